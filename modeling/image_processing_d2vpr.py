@@ -1,0 +1,182 @@
+# Copyright 2026 The D2-VPR for Hugging Face authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Photos to pixel values, without torchvision: upright, RGB, resized by torch's antialiased interpolation, normalised."""
+
+from typing import Any
+
+import torch
+from transformers import BaseImageProcessor, BatchFeature
+from transformers.image_transforms import group_images_by_shape, reorder_images
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    ImageType,
+    PILImageResampling,
+    SizeDict,
+    get_image_type,
+    infer_channel_dimension_format,
+    load_image,
+    to_numpy_array,
+)
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+_INTERPOLATION = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
+_UNSUPPORTED = ("do_center_crop", "do_pad")
+
+
+class D2VPRImageProcessor(BaseImageProcessor):
+    """Turn PIL images, numpy arrays, tensors, file paths or URLs into `pixel_values`.
+
+    - PIL images are turned upright by their EXIF orientation and converted to RGB from any mode: transparency is dropped,
+      16-bit grey is scaled down by its range.
+    - Arrays and tensors are (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4
+      channels. Whole numbers are scaled by their type's range (255 for 8 bits, 65535 for 16). Floating-point images are
+      taken as they are if no value exceeds 1, and as 0..255 otherwise.
+    - Images are resized without keeping their aspect, in floating point (`interpolate(antialias=True)`), then normalised
+      by ImageNet's mean and standard deviation, as the published models were trained.
+
+    Args:
+        size (`dict`, defaults to `{"height": 224, "width": 224}`): Size after resizing. The model asks for multiples of
+            its patch size, 14.
+        resample (`PILImageResampling`, defaults to `BILINEAR`): `BILINEAR` or `BICUBIC`.
+        do_resize, do_rescale, do_normalize (`bool`, default to `True`): Switch steps off.
+        image_mean, image_std (`list[float]`): Mean and standard deviation to normalise by.
+    """
+
+    do_resize = True
+    size = {"height": 224, "width": 224}
+    resample = PILImageResampling.BILINEAR
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    do_convert_rgb = True
+    model_input_names = ["pixel_values"]
+
+    def __init__(self, **kwargs: Unpack[ImagesKwargs]) -> None:
+        super().__init__(**kwargs)
+        self._set_attributes(**kwargs)
+
+    @property
+    def backend(self) -> str:
+        """Name the library that does the work."""
+        return "torch"
+
+    def fetch_images(self, images: Any) -> Any:
+        """Open file paths and URLs; leave everything else as it is."""
+        if isinstance(images, (list, tuple)):
+            return [self.fetch_images(image) for image in images]
+        return load_image(images) if isinstance(images, str) else images
+
+    def process_image(
+        self, image: Any, do_rescale: bool | None = None, input_data_format: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """Convert one image to an upright RGB tensor (3, height, width): uint8, or float32 in the range 0..255."""
+        kind = get_image_type(image)
+        if kind is ImageType.PIL:
+            return _from_pil(image)
+        if kind is ImageType.NUMPY:
+            image = torch.from_numpy(to_numpy_array(image).copy())
+        elif kind is not ImageType.TORCH:
+            raise TypeError(
+                f"An image must be a PIL image, a numpy array, a torch tensor, a path or a URL, got {type(image)}."
+            )
+        image = _to_channels_first(image, input_data_format)
+        return _to_byte_range(image) if do_rescale else image
+
+    def _preprocess(
+        self,
+        images: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample: Any,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: list[float],
+        image_std: list[float],
+        disable_grouping: bool | None = None,
+        return_tensors: Any = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Resize, rescale and normalise, all images of one shape at a time."""
+        _refuse_unsupported(kwargs)
+        if device is not None:
+            images = [image.to(device) for image in images]
+        groups, order = group_images_by_shape(images, disable_grouping=disable_grouping)
+        for shape, stacked in groups.items():
+            stacked = stacked.float() * rescale_factor if do_rescale else stacked.float()
+            if do_resize:
+                stacked = _resize(stacked, size, resample)
+            groups[shape] = _normalize(stacked, image_mean, image_std) if do_normalize else stacked
+        return BatchFeature({"pixel_values": reorder_images(groups, order)}, tensor_type=return_tensors)
+
+
+def _from_pil(image: Any) -> torch.Tensor:
+    """Turn a PIL image upright and into RGB bytes (3, height, width)."""
+    if image.mode.startswith("I"):  # 16-bit grey; PIL would cut values above 255 off instead of scaling them
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    image = load_image(image)  # transformers' own way: EXIF orientation, then RGB
+    return torch.from_numpy(to_numpy_array(image).copy()).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+
+
+def _to_channels_first(image: torch.Tensor, input_data_format: Any = None) -> torch.Tensor:
+    """Bring an array of any accepted layout to RGB (3, height, width)."""
+    if image.ndim == 2:
+        image = image.unsqueeze(0)
+    elif image.ndim != 3:
+        raise ValueError(f"An image must have 2 or 3 dimensions, got the shape {tuple(image.shape)}.")
+    elif (input_data_format or infer_channel_dimension_format(image, num_channels=(1, 3, 4))) == ChannelDimension.LAST:
+        image = image.permute(2, 0, 1)  # (H, W, C) -> (C, H, W)
+    return image.expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
+
+
+def _to_byte_range(image: torch.Tensor) -> torch.Tensor:
+    """Scale values to 0..255, which `rescale_factor` is made for."""
+    if image.dtype == torch.uint8:
+        return image
+    if image.dtype == torch.bool:
+        return image.float() * 255
+    if not image.is_floating_point():
+        return image.float() * (255 / torch.iinfo(image.dtype).max) if image.dtype == torch.uint16 else image.float()
+    return image.float() * 255 if image.numel() and image.max() <= 1 else image.float()
+
+
+def _resize(images: torch.Tensor, size: SizeDict, resample: Any) -> torch.Tensor:
+    """Resize (B, 3, H, W) to the height and width of `size`."""
+    if not size.height or not size.width:
+        raise ValueError(f'`size` must be {{"height": ..., "width": ...}}, got {size}.')
+    if resample not in _INTERPOLATION:
+        raise ValueError(f"`resample` must be BILINEAR (2) or BICUBIC (3), got {resample!r}.")
+    mode = _INTERPOLATION[PILImageResampling(resample)]
+    target = (size.height, size.width)
+    return torch.nn.functional.interpolate(images, size=target, mode=mode, antialias=True, align_corners=False)
+
+
+def _normalize(images: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel of (B, 3, H, W)."""
+    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    return (images - mean) / std
+
+
+def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
+    asked = [name for name in _UNSUPPORTED if kwargs.get(name)]
+    if asked:
+        raise ValueError(f"D2VPRImageProcessor resizes whole images; it has no {' and '.join(asked)}.")
+
+
+__all__ = ["D2VPRImageProcessor"]

@@ -1,0 +1,1 @@
+"""Two-stage training, run with `accelerate launch`."""
