@@ -1,0 +1,98 @@
+"""transformers' own common model tests, run on the student: they catch whatever breaks its loading, saving, half precision,
+attention implementations, gradient checkpointing, hidden states or initialisation."""
+
+import os
+import types
+import unittest
+
+import pytest
+import torch
+from torch import nn
+
+from d2vpr_hf.modeling import D2VPRConfig, D2VPRModel
+from tests import transformers_suite
+
+if not transformers_suite.FOLDER.is_dir() and not os.environ.get("CI"):
+    pytest.skip("fetch transformers' tests with `python tests/transformers_suite.py`", allow_module_level=True)
+
+common = transformers_suite.load_suite()
+
+
+class TrainableStudent(D2VPRModel):
+    """The student with a loss, which the suite's training tests ask for: they check that every weight gets a gradient."""
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs):
+        descriptors = super().forward(pixel_values).pooler_output
+        target = nn.functional.normalize(torch.linspace(-1, 1, descriptors.shape[1]), dim=0)
+        return types.SimpleNamespace(loss=(descriptors - target).square().sum())
+
+
+class StudentTester:
+    """What the common tests ask of a model: a small configuration and inputs for it."""
+
+    is_training = True
+    batch_size = 3
+    image_size = 56
+    seq_length = 1 + (56 // 14) ** 2
+    num_hidden_layers = 2
+    hidden_size = 32
+    num_attention_heads = 4
+
+    def __init__(self, parent: unittest.TestCase, use_cross_image_encoder: bool) -> None:
+        self.parent = parent
+        self.use_cross_image_encoder = use_cross_image_encoder
+
+    def get_config(self) -> D2VPRConfig:
+        return D2VPRConfig(
+            hidden_size=self.hidden_size,
+            num_hidden_layers=self.num_hidden_layers,
+            num_attention_heads=self.num_attention_heads,
+            image_size=56,
+            recovery_size=48,
+            offset_hidden_size=16,
+            fusion_hidden_size=16,
+            position_encoding_hidden_size=8,
+            use_cross_image_encoder=self.use_cross_image_encoder,
+            cross_image_num_heads=4,
+            cross_image_intermediate_size=32,
+        )
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[D2VPRConfig, dict[str, torch.Tensor]]:
+        images = torch.randn(self.batch_size, 3, self.image_size, self.image_size)
+        return self.get_config(), {"pixel_values": images}
+
+
+class StudentCommonTest(common.ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (D2VPRModel,)
+    test_resize_embeddings = False
+    use_cross_image_encoder = False
+
+    def setUp(self) -> None:
+        self.model_tester = StudentTester(self, self.use_cross_image_encoder)
+
+    @unittest.skip("the model has no text inputs")
+    def test_inputs_embeds(self) -> None: ...
+
+    def test_model_get_set_embeddings(self) -> None:
+        """As transformers' vision models override it: pixels are embedded by a convolution, not by a table."""
+        model = D2VPRModel(self.model_tester.get_config())
+        self.assertIsInstance(model.get_input_embeddings(), nn.Conv2d)
+        replacement = nn.Conv2d(3, 32, 14, 14)
+        model.set_input_embeddings(replacement)
+        self.assertIs(model.get_input_embeddings(), replacement)
+        self.assertIsNone(model.get_output_embeddings())
+
+    def test_training(self) -> None:
+        self.all_model_classes = (TrainableStudent,)
+        super().test_training()
+
+    def check_training_gradient_checkpointing(self, gradient_checkpointing_kwargs=None) -> None:
+        self.all_model_classes = (TrainableStudent,)
+        super().check_training_gradient_checkpointing(gradient_checkpointing_kwargs)
+
+
+class CrossImageStudentCommonTest(StudentCommonTest):
+    use_cross_image_encoder = True
+
+    @unittest.skip("with the cross-image encoder a descriptor depends on its batch")
+    def test_batching_equivalence(self) -> None: ...
