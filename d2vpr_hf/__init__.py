@@ -1,0 +1,80 @@
+"""Visual place recognition with D²-VPR: given photos with known positions and a new photo, say where it was taken.
+
+Names are imported when they are first touched, so that `import d2vpr_hf` costs nothing.
+"""
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+# In the repository root Python finds this folder before the installed package; its subpackages `modeling` and `training`
+# are then found through the installation.
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "D2VPRConfig": "modeling",
+    "D2VPRImageProcessor": "modeling",
+    "D2VPRModel": "modeling",
+    "D2VPRModelOutput": "modeling",
+    "EncodedPhotos": "encoder",
+    "Place": "readers",
+    "PlaceEncoder": "encoder",
+    "PlaceIndex": "index",
+    "convert": "convert",
+    "exact_search": "search",
+    "index_photos": "jobs",
+    "load_image_processor": "loading",
+    "load_model": "loading",
+    "read_places": "readers",
+    "search_photos": "jobs",
+}
+
+if TYPE_CHECKING:
+    from d2vpr_hf.convert import convert as convert
+    from d2vpr_hf.encoder import EncodedPhotos as EncodedPhotos
+    from d2vpr_hf.encoder import PlaceEncoder as PlaceEncoder
+    from d2vpr_hf.index import PlaceIndex as PlaceIndex
+    from d2vpr_hf.jobs import index_photos as index_photos
+    from d2vpr_hf.jobs import search_photos as search_photos
+    from d2vpr_hf.loading import load_image_processor as load_image_processor
+    from d2vpr_hf.loading import load_model as load_model
+    from d2vpr_hf.modeling import D2VPRConfig as D2VPRConfig
+    from d2vpr_hf.modeling import D2VPRImageProcessor as D2VPRImageProcessor
+    from d2vpr_hf.modeling import D2VPRModel as D2VPRModel
+    from d2vpr_hf.modeling import D2VPRModelOutput as D2VPRModelOutput
+    from d2vpr_hf.readers import Place as Place
+    from d2vpr_hf.readers import read_places as read_places
+    from d2vpr_hf.search import exact_search as exact_search
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # a function may share its module's name, which the import has just bound here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
+
+
+__all__ = [  # noqa: RUF022 - the order of use
+    "load_model",
+    "load_image_processor",
+    "PlaceEncoder",
+    "EncodedPhotos",
+    "PlaceIndex",
+    "Place",
+    "read_places",
+    "index_photos",
+    "search_photos",
+    "exact_search",
+    "convert",
+    "D2VPRConfig",
+    "D2VPRModel",
+    "D2VPRModelOutput",
+    "D2VPRImageProcessor",
+]

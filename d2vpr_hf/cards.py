@@ -1,0 +1,122 @@
+"""Model cards, filled from the configuration and facts about the weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from d2vpr_hf.modeling import D2VPRModel
+
+_TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+{{ summary }}
+
+D²-VPR ([arXiv 2511.12528](https://arxiv.org/abs/2511.12528)) turns a photo into one descriptor, so that photos of the same
+place lie close together: visual place recognition by nearest-neighbour search.
+
+| | |
+| --- | --- |
+| parameters | {{ parameters }} M |
+| descriptor | {{ descriptor_dim }} numbers, compared by L2 distance |
+| input | RGB, 224×224 by default, any height and width that are multiples of {{ patch_size }} |
+| cross-image encoder | {{ cross_image }} |
+| trained on | {{ training_data }} |
+| made from | {{ origin }} |
+
+## Use
+
+```python
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+folder = "path/or/hub-id"
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+with torch.inference_mode():
+    descriptor = model(**processor(Image.open("photo.jpg"), return_tensors="pt")).pooler_output
+```
+
+With the package: `d2vpr index PHOTOS --model path/or/hub-id --out INDEX`, then `d2vpr search INDEX QUERY.jpg`.
+
+## Limits
+
+A match says which known photo looks most like yours, also where your photo was taken somewhere else. No number of this page
+was measured on this copy of the weights.
+
+## Licence
+
+{{ license_note }}
+
+## Citation
+
+```bibtex
+@article{d2vpr2025,
+  title = {D²-VPR: A Parameter-efficient Visual-foundation-model-based Visual Place Recognition Method via Knowledge
+           Distillation and Deformable Aggregation},
+  journal = {arXiv preprint arXiv:2511.12528},
+  year = {2025}
+}
+```
+"""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card says that the model itself does not know.
+
+    Attributes:
+        summary: One sentence on these weights.
+        license: The Hub's identifier of their licence; `"other"` needs `license_name`.
+        license_note: The licence in a sentence.
+        training_data: What they were trained on.
+        base_model: Hub id of the model they started from, or `None`.
+        license_name: Name of a licence that the Hub has no identifier for.
+    """
+
+    summary: str
+    license: str
+    license_note: str
+    training_data: str
+    base_model: str | None = None
+    license_name: str | None = None
+
+
+def write_card(folder: Path, model: D2VPRModel, facts: CardFacts, *, origin: str) -> None:
+    """Write `README.md` into a model folder; one that is there already is left alone."""
+    path = folder / "README.md"
+    if not path.exists():
+        make_card(model, facts, origin).save(path)
+
+
+def make_card(model: D2VPRModel, facts: CardFacts, origin: str) -> ModelCard:
+    """Fill the card's template."""
+    config = model.config
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        base_model=facts.base_model,
+        license=facts.license,
+        license_name=facts.license_name,
+        tags=["visual-place-recognition", "image-retrieval", "geo-localization", "d2vpr"],
+    )
+    return ModelCard.from_template(
+        data,
+        template_str=_TEMPLATE,
+        title="D²-VPR",
+        summary=facts.summary,
+        parameters=f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f}",
+        descriptor_dim=config.descriptor_dim,
+        patch_size=config.patch_size,
+        cross_image="yes: descriptors depend on their batch" if config.use_cross_image_encoder else "no",
+        training_data=facts.training_data,
+        origin=origin,
+        license_note=facts.license_note,
+    )
+
+
+__all__ = ["CardFacts", "make_card", "write_card"]

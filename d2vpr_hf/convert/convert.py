@@ -1,0 +1,137 @@
+"""Read weights of another code, recognise them, and write a complete model folder."""
+
+import hashlib
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from d2vpr_hf.cards import write_card
+from d2vpr_hf.convert.names import rename
+from d2vpr_hf.convert.sources import SOURCES, Source, Weights
+from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
+
+_LISTED = 20  # names shown of each kind in an error
+
+
+class ConversionError(ValueError):
+    """A file that is not what it should be. The message lists everything that is off."""
+
+
+def convert(source: str | Path, out: str | Path, *, overwrite: bool = False) -> Source:
+    """Convert a weights file to a complete model folder: weights, configuration, processor, code, model card.
+
+    Args:
+        source: A `.pth` or `.safetensors` file; its kind is recognised by the names of its weights.
+        out: The folder; missing or empty unless `overwrite` is set.
+        overwrite: Whether files in `out` may be replaced. A model card there is left alone.
+
+    Returns:
+        The row of the table of sources that the file was recognised as.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        FileExistsError: If `out` is not free.
+        ConversionError: If the file cannot be read as weights alone, is of no known kind, or has weights missing, left
+            over or mis-shaped.
+    """
+    source, out = Path(source), Path(out)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
+        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one, or `--overwrite`.")
+    model, row = load_converted(source)
+    model.save_pretrained(out)
+    D2VPRImageProcessor().save_pretrained(out)
+    write_card(out, model, row.card, origin=f"{source.name} (SHA-256 {_sha256(source)})")
+    return row
+
+
+def load_converted(source: Path) -> tuple[D2VPRModel, Source]:
+    """Read a weights file as a model, and tell what it was recognised as. Raises as [`convert`] does."""
+    weights = read_weights(source)
+    row = next((row for row in SOURCES if row.recognises(weights)), None)
+    if row is None:
+        kinds = ", ".join(row.name for row in SOURCES)
+        raise ConversionError(
+            f"{source} is of no known kind ({kinds}). Its weights are: {_listing(sorted(weights))}."
+        )
+    model = D2VPRModel(row.config())
+    model.load_state_dict(_translate(source, weights, row, model))
+    return model.eval(), row
+
+
+def read_weights(source: Path) -> Weights:
+    """Read the weights in a file, executing nothing in it.
+
+    They may be the top level or lie under `model_state_dict`, with or without a `module.` prefix.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ConversionError: If the file holds anything but weights, or is damaged.
+    """
+    if not source.is_file():
+        raise FileNotFoundError(f"There is no file {source}. Give a .pth or .safetensors file of weights.")
+    content = _read_safetensors(source) if source.suffix == ".safetensors" else _read_pickle(source)
+    weights = content.get("model_state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not weights:
+        raise ConversionError(f"{source} holds no weights: expected names and tensors, got {type(content).__name__}.")
+    odd = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if odd:
+        raise ConversionError(f"{source} holds entries that are no weights: {_listing(odd)}.")
+    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+
+
+def _read_safetensors(source: Path) -> Weights:
+    try:
+        return safetensors.torch.load_file(source)
+    except safetensors.SafetensorError as error:
+        raise ConversionError(f"{source} is damaged or no safetensors file: {error}.") from error
+
+
+def _read_pickle(source: Path) -> object:
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConversionError(
+            f"{source} holds more than weights, or is no checkpoint; nothing in it was executed. torch says: {error}"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, struct.error, zipfile.BadZipFile) as error:
+        raise ConversionError(f"{source} is damaged or no checkpoint: {error}.") from error
+
+
+def _translate(source: Path, weights: Weights, row: Source, model: D2VPRModel) -> Weights:
+    """Bring weights to our names and shapes, all of them and nothing else."""
+    weights = row.reshape(weights)
+    names = rename(weights, row.names)
+    translated = {ours: weights[theirs] for theirs, ours in names.items()}
+    expected = model.state_dict()
+    problems = {
+        "left over": sorted(set(weights) - set(names)) + sorted(set(translated) - set(expected)),
+        "missing": sorted(set(expected) - set(translated)),
+        "mis-shaped": [
+            f"{name} {tuple(translated[name].shape)}, expected {tuple(expected[name].shape)}"
+            for name in sorted(set(expected) & set(translated))
+            if translated[name].shape != expected[name].shape
+        ],
+    }
+    lines = [f"  {kind} ({len(found)}): {_listing(found)}" for kind, found in problems.items() if found]
+    if lines:
+        raise ConversionError("\n".join([f"{source} looks like {row.name}, but its weights do not fit:", *lines]))
+    return translated
+
+
+def _listing(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = ["ConversionError", "convert", "load_converted", "read_weights"]

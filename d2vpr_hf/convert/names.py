@@ -1,0 +1,94 @@
+"""Names of weights here and elsewhere, as tables of pairs.
+
+A pair maps a prefix of one name to a prefix of the other, up to a whole component; `*` stands for a layer's number.
+"""
+
+import re
+from collections.abc import Iterable
+
+NamePairs = tuple[tuple[str, str], ...]
+
+_BLOCK: NamePairs = (
+    ("norm1", "norm1"),
+    ("attn.qkv", "attention.qkv"),
+    ("attn.proj", "attention.proj"),
+    ("ls1.gamma", "layer_scale1.gamma"),
+    ("norm2", "norm2"),
+    ("mlp.fc1", "mlp.fc1"),
+    ("mlp.fc2", "mlp.fc2"),
+    ("ls2.gamma", "layer_scale2.gamma"),
+)
+_ADAPTER: NamePairs = (
+    ("adapter.D_fc1", "adapter.down"),
+    ("adapter.D_fc2", "adapter.up"),
+    ("adapter.branch1.conv", "adapter.branches.0.0.conv"),
+    ("adapter.branch1.bn", "adapter.branches.0.0.norm"),
+    ("adapter.branch2.*.conv", "adapter.branches.1.*.conv"),
+    ("adapter.branch2.*.bn", "adapter.branches.1.*.norm"),
+    ("adapter.branch3.*.conv", "adapter.branches.2.*.conv"),
+    ("adapter.branch3.*.bn", "adapter.branches.2.*.norm"),
+)
+
+
+def _within(theirs: str, ours: str, pairs: NamePairs) -> NamePairs:
+    return tuple((theirs + left, ours + right) for left, right in pairs)
+
+
+BACKBONE: NamePairs = (
+    ("backbone.cls_token", "embeddings.cls_token"),
+    ("backbone.pos_embed", "embeddings.position_embeddings"),
+    ("backbone.mask_token", "embeddings.mask_token"),
+    ("backbone.patch_embed.proj", "embeddings.patch_embeddings"),
+    *_within("backbone.blocks.*.", "encoder.layers.*.", _BLOCK + _ADAPTER),
+)
+RECOVERY: NamePairs = (
+    ("backbone.lin", "recovery.projection"),
+    ("backbone.up_norm", "recovery.norm"),
+)
+AGGREGATOR: NamePairs = (
+    ("aggregation.1.p", "aggregator.gem.p"),
+    ("offset_generator.0.patch", "aggregator.sampler.offset_generator.patch_projection"),
+    ("offset_generator.0.global", "aggregator.sampler.offset_generator.global_projection"),
+    ("offset_generator.2", "aggregator.sampler.offset_generator.output"),
+    ("topdown_fusion.small_to_medium.0", "aggregator.fusion.small_to_medium.down"),
+    ("topdown_fusion.small_to_medium.1", "aggregator.fusion.small_to_medium.norm"),
+    ("topdown_fusion.small_to_medium.4", "aggregator.fusion.small_to_medium.up"),
+    ("topdown_fusion.medium_to_global.0", "aggregator.fusion.medium_to_global.down"),
+    ("topdown_fusion.medium_to_global.1", "aggregator.fusion.medium_to_global.norm"),
+    ("topdown_fusion.medium_to_global.4", "aggregator.fusion.medium_to_global.up"),
+    ("pos_encoder.fc.0", "aggregator.position_encoding.fc1"),
+    ("pos_encoder.fc.2", "aggregator.position_encoding.fc2"),
+)
+CROSS_IMAGE_ENCODER: NamePairs = (
+    ("encoder.layers.*.self_attn.in_proj_weight", "cross_image_encoder.layers.*.attention.qkv.weight"),
+    ("encoder.layers.*.self_attn.in_proj_bias", "cross_image_encoder.layers.*.attention.qkv.bias"),
+    ("encoder.layers.*.self_attn.out_proj", "cross_image_encoder.layers.*.attention.proj"),
+    ("encoder.layers.*.linear1", "cross_image_encoder.layers.*.mlp.fc1"),
+    ("encoder.layers.*.linear2", "cross_image_encoder.layers.*.mlp.fc2"),
+    ("encoder.layers.*.norm1", "cross_image_encoder.layers.*.norm1"),
+    ("encoder.layers.*.norm2", "cross_image_encoder.layers.*.norm2"),
+)
+
+
+def rename(names: Iterable[str], pairs: NamePairs) -> dict[str, str]:
+    """Map the names that a pair knows; the others are left out."""
+    patterns = [(re.compile(_pattern(left) + r"(?=\.|$)"), _replacement(right)) for left, right in pairs]
+    renamed = {}
+    for name in names:
+        for pattern, replacement in patterns:
+            if pattern.match(name):
+                renamed[name] = pattern.sub(replacement, name, count=1)
+                break
+    return renamed
+
+
+def _pattern(prefix: str) -> str:
+    return re.escape(prefix).replace(r"\*", r"(\d+)")
+
+
+def _replacement(prefix: str) -> str:
+    parts = prefix.split("*")
+    return parts[0] + "".join(rf"\g<{number}>{part}" for number, part in enumerate(parts[1:], 1))
+
+
+__all__ = ["AGGREGATOR", "BACKBONE", "CROSS_IMAGE_ENCODER", "RECOVERY", "NamePairs", "rename"]

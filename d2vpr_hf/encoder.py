@@ -1,0 +1,152 @@
+"""From photos to descriptors: decoding, preprocessing and the network, overlapping."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
+from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
+from d2vpr_hf.readers import UnreadablePhotoError, open_photo
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]  # called with the number of photos that were just finished
+
+
+@dataclass(frozen=True)
+class EncodedPhotos:
+    """Descriptors of the photos that could be read.
+
+    Attributes:
+        descriptors: (M, D) float32, in the order of the photos.
+        rows: (M,) int64, the position of each in the photos that were given.
+        skipped: Position and reason of each photo that could not be read.
+    """
+
+    descriptors: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    skipped: dict[int, str]
+
+
+class PlaceEncoder:
+    """Encode photos as descriptors, in order, in batches, while threads decode the next ones.
+
+    Args:
+        model: A model, its folder or Hub id; `None` for the small one that comes with this package.
+        processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
+        device: Where the network runs, such as `"cuda"`; `None` takes a GPU if there is one.
+        batch_size: Photos the network sees at once. Descriptors do not depend on it, unless the model has a cross-image
+            encoder.
+        num_workers: Threads that decode and preprocess (Pillow and torch release the interpreter while they work).
+    """
+
+    def __init__(
+        self,
+        model: D2VPRModel | str | Path | None = None,
+        processor: D2VPRImageProcessor | None = None,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 16,
+        num_workers: int = 2,
+    ) -> None:
+        if batch_size < 1 or num_workers < 1:
+            raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
+        loaded = isinstance(model, torch.nn.Module)
+        if loaded and processor is None:
+            raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
+        self.model = model if isinstance(model, torch.nn.Module) else load_model(model)
+        self.processor = processor if isinstance(model, torch.nn.Module) or processor else load_image_processor(model)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model.to(self.device).eval()
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        if self.model.config.use_cross_image_encoder:
+            logger.warning(
+                "This model has a cross-image encoder: a photo's descriptor depends on the photos around it and on "
+                "batch_size (%d). Use a model without it where descriptors must be comparable.",
+                batch_size,
+            )
+
+    @property
+    def descriptor_dim(self) -> int:
+        """Width of the descriptors."""
+        return self.model.config.descriptor_dim
+
+    def fingerprint(self) -> str:
+        """Hash what the descriptors depend on; see [`fingerprint`]."""
+        return fingerprint(self.model, self.processor)
+
+    def encode(self, photos: Sequence[Any], progress: Progress | None = None) -> EncodedPhotos:
+        """Encode photos.
+
+        Args:
+            photos: Paths, PIL images, numpy arrays or tensors.
+            progress: Called after each batch with the number of photos it finished, skipped ones included.
+
+        Raises:
+            ValueError: If the network gives a descriptor that is not finite.
+        """
+        descriptors, rows, skipped = [], [], {}
+        for batch in _batches(self._preprocessed(photos), self.batch_size):
+            skipped.update({row: pixels for row, pixels in batch if isinstance(pixels, str)})
+            readable = [(row, pixels) for row, pixels in batch if not isinstance(pixels, str)]
+            if readable:
+                rows += [row for row, _ in readable]
+                descriptors.append(self._describe(torch.cat([pixels for _, pixels in readable])))
+            if progress is not None:
+                progress(len(batch))
+        joined = np.concatenate(descriptors) if descriptors else np.empty((0, self.descriptor_dim), np.float32)
+        _check_finite(joined, rows)
+        return EncodedPhotos(joined, np.array(rows, dtype=np.int64), skipped)
+
+    def _preprocessed(self, photos: Sequence[Any]) -> Iterator[tuple[int, torch.Tensor | str]]:
+        """Yield each photo's number and pixel values (1, 3, height, width), or why there are none, in order."""
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            ahead = self.batch_size + self.num_workers  # enough that no thread waits for the network
+            submitted = ((row, pool.submit(self._preprocess, photo)) for row, photo in enumerate(photos))
+            waiting: deque[tuple[int, Future[torch.Tensor | str]]] = deque(islice(submitted, ahead))
+            while waiting:
+                row, future = waiting.popleft()
+                waiting.extend(islice(submitted, 1))
+                yield row, future.result()
+
+    def _preprocess(self, photo: Any) -> torch.Tensor | str:
+        try:
+            image = open_photo(Path(photo)) if isinstance(photo, str | Path) else photo
+        except UnreadablePhotoError as error:
+            return str(error)
+        return self.processor(image, return_tensors="pt")["pixel_values"]
+
+    @torch.inference_mode()
+    def _describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        """Run the network on (B, 3, height, width) and return descriptors (B, D)."""
+        pixel_values = pixel_values.to(self.device, self.model.dtype)
+        return self.model(pixel_values).pooler_output.float().cpu().numpy()
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _check_finite(descriptors: NDArray[np.float32], rows: list[int]) -> None:
+    broken = ~np.isfinite(descriptors).all(axis=1)
+    if broken.any():
+        numbers = [rows[i] for i in np.flatnonzero(broken)[:5]]
+        raise ValueError(
+            f"{broken.sum()} descriptors are not finite (photos number {numbers} first). The weights are broken, or they "
+            "overflow in half precision: load the model in float32."
+        )
+
+
+__all__ = ["EncodedPhotos", "PlaceEncoder", "Progress"]

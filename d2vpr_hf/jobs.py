@@ -1,0 +1,150 @@
+"""The main job: index a folder of photos, then search it with others. The command line calls these functions."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.index import Match, PlaceIndex, check_free
+from d2vpr_hf.readers import PlaceTable, find_photos, read_places
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What was found for one query.
+
+    Attributes:
+        query: The photo, as it was given.
+        matches: The places found, the nearest first; empty if the photo could not be read.
+        error: Why it could not be read, or `None`.
+    """
+
+    query: Path
+    matches: list[Match]
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that `d2vpr search --json` prints."""
+        result: dict[str, Any] = {"query": str(self.query), "matches": [_match_to_dict(match) for match in self.matches]}
+        return result if self.error is None else {**result, "error": self.error}
+
+
+def index_photos(
+    photos: str | Path | PlaceTable,
+    out: str | Path,
+    encoder: PlaceEncoder,
+    *,
+    model_name: str | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> tuple[PlaceIndex, dict[str, str]]:
+    """Encode a folder of photos and write the index.
+
+    Args:
+        photos: A folder, a CSV file, or what [`read_places`] made of one.
+        out: The index folder.
+        encoder: Gives the descriptors.
+        model_name: Folder or Hub id to load the model from when the index is searched; `None` for the embedded one.
+        strict: Whether a photo that is left out is an error.
+        overwrite: Whether to replace an index at `out`.
+        progress: Called with the number of photos just finished.
+
+    Returns:
+        The index, and the reason for each photo that was left out, by its path.
+
+    Raises:
+        ValueError: If no photo could be read, or with `strict` if one could not.
+    """
+    check_free(Path(out), overwrite)
+    table = photos if isinstance(photos, PlaceTable) else read_places(photos)
+    encoded = encoder.encode([table.photo(place) for place in table.places], progress)
+    skipped = table.skipped | {table.places[row].path: reason for row, reason in encoded.skipped.items()}
+    report_skipped(skipped, len(table.places) + len(table.skipped), strict)
+    if not len(encoded.rows):
+        raise ValueError(f"None of the {len(table.places)} photos in {table.folder} could be read.")
+    places = [table.places[row] for row in encoded.rows]
+    folder = table.folder.resolve()
+    index = PlaceIndex(folder, places, encoded.descriptors, model_name, encoder.fingerprint())
+    index.save(out, overwrite)
+    return index, skipped
+
+
+def search_photos(
+    index: PlaceIndex,
+    queries: Sequence[str | Path],
+    encoder: PlaceEncoder,
+    *,
+    top_k: int = 5,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> list[SearchResult]:
+    """Search an index with photos.
+
+    Args:
+        index: The index.
+        queries: Photo files, or folders of them.
+        encoder: Gives the descriptors; it must have the model the index was built with.
+        top_k: Matches wanted for each query.
+        strict: Whether a photo that cannot be read is an error.
+        progress: Called with the number of photos just finished.
+
+    Returns:
+        One result a query photo, in order; those that could not be read have no matches and say why.
+
+    Raises:
+        ValueError: If the encoder's model or preprocessing is not the index's.
+    """
+    check_encoder(index, encoder)
+    photos = [photo for query in queries for photo in _photos_of(Path(query))]
+    encoded = encoder.encode(photos, progress)
+    report_skipped({str(photos[row]): reason for row, reason in encoded.skipped.items()}, len(photos), strict)
+    found = dict(zip(encoded.rows.tolist(), index.search(encoded.descriptors, top_k), strict=True))
+    return [SearchResult(photo, found.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
+
+
+def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
+    """Raise ValueError unless an encoder makes the descriptors that an index holds."""
+    found = encoder.fingerprint()
+    if found != index.fingerprint:
+        name = index.model or "the model that comes with this package"
+        raise ValueError(
+            f"The index was built with another model or other preprocessing: with {name} as it was then, fingerprint "
+            f"{index.fingerprint[:12]}, while this one has {found[:12]}. Search with that model (`--model`), or build the "
+            "index anew with `d2vpr index`."
+        )
+
+
+def report_skipped(skipped: dict[str, str], total: int, strict: bool) -> None:
+    """Name and count the photos that were left out; with `strict`, as an error."""
+    if not skipped:
+        return
+    lines = [f"{len(skipped)} of {total} photos were left out:", *(f"  {path}: {why}" for path, why in skipped.items())]
+    if strict:
+        raise ValueError("\n".join(lines))
+    logger.warning("\n".join(lines))
+
+
+def _photos_of(query: Path) -> list[Path]:
+    return find_photos(query) if query.is_dir() else [query]
+
+
+def _match_to_dict(match: Match) -> dict[str, Any]:
+    place = match.place
+    result = {
+        "rank": match.rank,
+        "path": str(match.photo),
+        "score": match.score,
+        "latitude": place.latitude,
+        "longitude": place.longitude,
+        "utm_east": place.utm_east,
+        "utm_north": place.utm_north,
+    }
+    return result | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else result
+
+
+__all__ = ["SearchResult", "check_encoder", "index_photos", "report_skipped", "search_photos"]

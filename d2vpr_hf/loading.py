@@ -1,0 +1,116 @@
+"""The library's one way to load a model: loud where transformers is silent."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
+
+from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
+
+EMBEDDED_MODEL = Path(__file__).parent / "assets" / "d2vpr-tiny"
+
+# what save_pretrained adds to a config.json that is no field of a configuration
+_BOOKKEEPING_KEYS = {"auto_map", "model_type", "torch_dtype", "transformers_version"}
+
+
+def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> D2VPRModel:
+    """Load a model in eval mode, and refuse one that is not complete.
+
+    Use this instead of `from_pretrained`, which fills missing weights with random numbers and drops unexpected ones and
+    unknown configuration keys behind a log line.
+
+    Args:
+        name: A local folder or a Hub id; `None` gives the small model that comes with this package.
+        dtype: Type of the weights.
+        kwargs: Handed to `from_pretrained` (`revision`, `attn_implementation`, `device_map`, `token`, ...).
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or it lacks the configuration or the weights.
+        ValueError: If weights are missing, unexpected or of another shape, or a configuration key is unknown.
+    """
+    source = _resolve(name)
+    config = AutoConfig.from_pretrained(source, **_hub_arguments(kwargs))
+    _refuse_unknown_keys(source, config, kwargs)
+    try:
+        model, report = AutoModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **kwargs)
+    except RuntimeError as error:  # transformers' words for tensors of another shape
+        raise ValueError(f"The weights of {source} do not fit its configuration: {error}") from error
+    problems = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys") if report[kind]}
+    if problems:
+        raise ValueError(f"The weights of {source} do not fit its configuration: {json.dumps(problems, indent=2)}")
+    return model.eval()
+
+
+def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPRImageProcessor:
+    """Load the image processor that belongs to a model; arguments as for [`load_model`]."""
+    return AutoImageProcessor.from_pretrained(_resolve(name), **kwargs)
+
+
+def fingerprint(model: D2VPRModel, processor: D2VPRImageProcessor) -> str:
+    """Hash everything that descriptors depend on: weights, configuration and preprocessing.
+
+    Returns:
+        A SHA-256 in hexadecimal. Names, shapes and values count; the type they are stored in does not.
+    """
+    digest = hashlib.sha256()
+    config = {key: value for key, value in model.config.to_dict().items() if key in _model_fields(model.config)}
+    digest.update(json.dumps([config, _preprocessing(processor)], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _resolve(name: str | Path | None) -> str:
+    """Return what from_pretrained takes, after refusing what cannot be a model."""
+    if name is None:
+        return str(EMBEDDED_MODEL)
+    path = Path(name)
+    if not path.is_dir():
+        if isinstance(name, Path) or not _may_be_hub_id(name):
+            raise FileNotFoundError(f"There is no model folder {name}. Give a folder or a Hub id such as user/model.")
+        return str(name)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is no model folder: it has no config.json. `d2vpr convert` makes one.")
+    if not any(path.glob("*.safetensors")):
+        raise FileNotFoundError(f"{path} has a config.json but no weights: expected model.safetensors beside it.")
+    return str(path)
+
+
+def _may_be_hub_id(name: str) -> bool:
+    return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not Path(name).is_file()
+
+
+def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _refuse_unknown_keys(source: str, config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
+    stored, _ = PreTrainedConfig.get_config_dict(source, **_hub_arguments(kwargs))
+    known = {field.name for field in dataclasses.fields(config)} | _BOOKKEEPING_KEYS
+    unknown = sorted(key for key in stored if key not in known and not key.startswith("_"))
+    if unknown:
+        raise ValueError(
+            f"The configuration of {source} has keys that {type(config).__name__} does not know: {', '.join(unknown)}. "
+            "Remove them, or load the model with the version of this package that wrote them."
+        )
+
+
+def _model_fields(config: PreTrainedConfig) -> set[str]:
+    """Name the fields that shape the computation: those of our configuration, not the base class's."""
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return {field.name for field in dataclasses.fields(config)} - inherited
+
+
+def _preprocessing(processor: D2VPRImageProcessor) -> dict[str, Any]:
+    names = ("size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    settings = processor.to_dict()
+    return {name: settings.get(name) for name in names}
+
+
+__all__ = ["EMBEDDED_MODEL", "fingerprint", "load_image_processor", "load_model"]

@@ -1,0 +1,51 @@
+"""Positions in file names: the `@` convention of the field's data sets.
+
+`@ east @ north @ zone number @ zone letter @ latitude @ longitude @ pano @ tile @ heading @ pitch @ roll @ height @ time @
+note @ extension`, of which only east and north are required. See VPR-datasets-downloader.
+"""
+
+from pathlib import Path
+
+from d2vpr_hf.readers.places import Place, check_degrees, with_degrees
+
+PATTERN = "@east@north@zone number@zone letter@latitude@longitude@pano@tile@heading@pitch@roll@height@time@note@.jpg"
+_NUM_PARTS = 16  # the name begins with @, so the first part is empty
+
+
+def is_at_name(path: Path) -> bool:
+    """Tell whether a file is named by the convention; folders above it do not count."""
+    return path.name.startswith("@")
+
+
+def place_from_name(path: Path, folder: Path) -> Place:
+    """Read the place of a photo from its name.
+
+    Raises:
+        ValueError: If the name does not follow the convention; the message holds the file and the pattern.
+    """
+    try:
+        return _parse(path.name, path.relative_to(folder).as_posix())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Expected a name like {PATTERN}, with east and north in metres.") from error
+
+
+def _parse(name: str, path: str) -> Place:
+    parts = name.split("@")
+    if len(parts) != _NUM_PARTS:
+        raise ValueError(f"the name has {len(parts)} parts between @, not {_NUM_PARTS}")
+    east, north = _number(parts[1]), _number(parts[2])
+    if east is None or north is None:
+        raise ValueError("east or north is missing")
+    latitude, longitude = _number(parts[5]), _number(parts[6])
+    if latitude is not None and longitude is not None:
+        check_degrees(latitude, longitude)
+    zone = f"{int(parts[3])}{parts[4].upper()}" if parts[3] and parts[4] else None
+    place = Place(path, latitude, longitude, east, north, zone, heading=_number(parts[9]), timestamp=parts[13] or None)
+    return with_degrees(place)
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text.strip() else None
+
+
+__all__ = ["PATTERN", "is_at_name", "place_from_name"]

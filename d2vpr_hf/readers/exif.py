@@ -1,0 +1,54 @@
+"""Positions in photos: the GPS block of EXIF."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from PIL.ExifTags import GPS, IFD, Base
+
+from d2vpr_hf.readers.photos import UnreadablePhotoError, named_errors, open_header
+from d2vpr_hf.readers.places import Place, check_degrees, with_utm
+
+
+def place_from_exif(path: Path, folder: Path) -> Place:
+    """Read the place of a photo from its EXIF. A photo without a usable position gives a place without one."""
+    name = path.relative_to(folder).as_posix()
+    try:
+        with open_header(path) as image, named_errors(path):
+            exif = image.getexif()
+            gps = exif.get_ifd(IFD.GPSInfo)
+            taken = exif.get_ifd(IFD.Exif).get(Base.DateTimeOriginal) or exif.get(Base.DateTime)
+    except UnreadablePhotoError:
+        return Place(name)  # whoever decodes the photo names it
+    latitude = _degrees(gps.get(GPS.GPSLatitude), gps.get(GPS.GPSLatitudeRef), negative="S")
+    longitude = _degrees(gps.get(GPS.GPSLongitude), gps.get(GPS.GPSLongitudeRef), negative="W")
+    if latitude is None or longitude is None or not _on_globe(latitude, longitude):
+        return Place(name, timestamp=taken)
+    heading = _float(gps.get(GPS.GPSImgDirection))
+    return with_utm(Place(name, latitude, longitude, heading=heading, timestamp=taken))
+
+
+def _degrees(parts: Any, reference: Any, negative: str) -> float | None:
+    """Turn degrees, minutes and seconds and a letter into signed degrees."""
+    values = [_float(part) for part in parts or ()]
+    if len(values) != 3 or None in values:
+        return None
+    degrees = sum(value / 60**i for i, value in enumerate(values) if value is not None)
+    return -degrees if str(reference).strip("\0 ").upper() == negative else degrees
+
+
+def _float(value: Any) -> float | None:
+    """Turn a rational into a float; cameras without a fix write 0/0, which is no number."""
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else None
+
+
+def _on_globe(latitude: float, longitude: float) -> bool:
+    try:
+        check_degrees(latitude, longitude)
+    except ValueError:
+        return False
+    return True
+
+
+__all__ = ["place_from_exif"]

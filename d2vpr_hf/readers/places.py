@@ -1,0 +1,108 @@
+"""What is known of where a photo was taken."""
+
+import math
+from dataclasses import dataclass, replace
+
+import utm
+
+EARTH_RADIUS = 6_371_008.8  # metres, the mean radius of the IUGG
+
+
+@dataclass(frozen=True)
+class Place:
+    """A photo and its position. `None` means not known; a photo without any position can still be retrieved.
+
+    Attributes:
+        path: The photo, relative to the folder that was read, with forward slashes.
+        latitude, longitude: WGS 84, degrees.
+        utm_east, utm_north: Metres in the UTM zone `utm_zone` (such as `"10S"`); without a zone they are metres of some
+            flat frame, as in data sets with mock coordinates.
+        x, y, z: Metres in the local frame `frame`, for indoor maps; `yaw` in degrees.
+        heading: Compass direction the camera looked to, degrees clockwise from north.
+        timestamp: When the photo was taken, as its source writes it.
+    """
+
+    path: str
+    latitude: float | None = None
+    longitude: float | None = None
+    utm_east: float | None = None
+    utm_north: float | None = None
+    utm_zone: str | None = None
+    x: float | None = None
+    y: float | None = None
+    z: float | None = None
+    yaw: float | None = None
+    frame: str | None = None
+    heading: float | None = None
+    timestamp: str | None = None
+
+    @property
+    def has_position(self) -> bool:
+        """Whether any kind of position is known."""
+        return None not in (self.latitude, self.longitude) or None not in (self.utm_east, self.utm_north) or self.is_local
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the position is in a local frame."""
+        return None not in (self.x, self.y)
+
+
+def check_degrees(latitude: float, longitude: float) -> None:
+    """Raise ValueError unless a latitude and longitude lie on the globe."""
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+        raise ValueError(
+            f"latitude must be in [-90, 90] and longitude in [-180, 180] degrees, got {latitude} and {longitude}"
+        )
+
+
+def with_utm(place: Place) -> Place:
+    """Add UTM coordinates to a place that has a latitude and longitude, where UTM is defined (80° S to 84° N)."""
+    if place.latitude is None or place.longitude is None or not -80 <= place.latitude <= 84:
+        return place
+    east, north, number, letter = utm.from_latlon(place.latitude, place.longitude)
+    return replace(place, utm_east=float(east), utm_north=float(north), utm_zone=f"{number}{letter}")
+
+
+def with_degrees(place: Place) -> Place:
+    """Add latitude and longitude to a place that has UTM coordinates and a zone."""
+    if place.latitude is not None or place.utm_zone is None or place.utm_east is None:
+        return place
+    latitude, longitude = utm.to_latlon(place.utm_east, place.utm_north, int(place.utm_zone[:-1]), place.utm_zone[-1])
+    return replace(place, latitude=float(latitude), longitude=float(longitude))
+
+
+def distance_in_metres(first: Place, second: Place) -> float | None:
+    """Return how far apart two places are, or None if their positions cannot be compared.
+
+    Planar in a common local frame or UTM zone (zone letters only name latitude bands, so numbers decide), on the sphere
+    otherwise.
+    """
+    if first.is_local and second.is_local and first.frame == second.frame:
+        return math.dist(_local(first), _local(second))
+    if None not in (first.utm_east, second.utm_east) and _plane(first) == _plane(second):
+        return math.dist((first.utm_east, first.utm_north), (second.utm_east, second.utm_north))  # type: ignore[arg-type]
+    if None not in (first.latitude, second.latitude):
+        return _great_circle(first, second)
+    return None
+
+
+def _local(place: Place) -> tuple[float, float, float]:
+    return (place.x or 0.0, place.y or 0.0, place.z or 0.0)
+
+
+def _plane(place: Place) -> tuple[str, bool] | None:
+    """Name the plane of a place's UTM coordinates: zone number and hemisphere."""
+    return place.utm_zone and (place.utm_zone[:-1], place.utm_zone[-1] >= "N")  # type: ignore[return-value]
+
+
+def _great_circle(first: Place, second: Place) -> float:
+    latitudes = math.radians(first.latitude or 0.0), math.radians(second.latitude or 0.0)
+    turn = math.radians((second.longitude or 0.0) - (first.longitude or 0.0))
+    haversine = (
+        math.sin((latitudes[1] - latitudes[0]) / 2) ** 2
+        + math.cos(latitudes[0]) * math.cos(latitudes[1]) * math.sin(turn / 2) ** 2
+    )
+    return 2 * EARTH_RADIUS * math.asin(min(1.0, math.sqrt(haversine)))
+
+
+__all__ = ["Place", "check_degrees", "distance_in_metres", "with_degrees", "with_utm"]
