@@ -91,9 +91,7 @@ def index(
     name = _portable_name(model)
     with _progress("Indexing", len(table.places)) as progress:
         encoder = _encoder(name, batch_size, workers, device)
-        built, _ = index_photos(
-            table, out, encoder, model_name=name, strict=strict, overwrite=overwrite, progress=progress
-        )
+        built, _ = index_photos(table, out, encoder, model_name=name, strict=strict, overwrite=overwrite, progress=progress)
     typer.echo(f"Indexed {len(built)} photos as descriptors of {encoder.descriptor_dim} numbers in {out}.")
 
 

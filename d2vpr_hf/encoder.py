@@ -60,13 +60,15 @@ class PlaceEncoder:
     ) -> None:
         if batch_size < 1 or num_workers < 1:
             raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
-        loaded = isinstance(model, torch.nn.Module)
-        if loaded and processor is None:
-            raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
-        self.model = model if isinstance(model, torch.nn.Module) else load_model(model)
-        self.processor = processor if isinstance(model, torch.nn.Module) or processor else load_image_processor(model)
+        if isinstance(model, D2VPRModel):
+            if processor is None:
+                raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
+            self.model, self.processor = model, processor
+        else:
+            self.model, self.processor = load_model(model), processor or load_image_processor(model)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model.to(self.device).eval()
+        self.model.to(self.device)  # type: ignore[arg-type] # transformers' wrapper loses the signature
+        self.model.eval()
         self.batch_size = batch_size
         self.num_workers = num_workers
         if self.model.config.use_cross_image_encoder:

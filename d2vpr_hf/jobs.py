@@ -29,7 +29,10 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form that `d2vpr search --json` prints."""
-        result: dict[str, Any] = {"query": str(self.query), "matches": [_match_to_dict(match) for match in self.matches]}
+        result: dict[str, Any] = {
+            "query": str(self.query),
+            "matches": [_match_to_dict(match) for match in self.matches],
+        }
         return result if self.error is None else {**result, "error": self.error}
 
 
@@ -123,7 +126,10 @@ def report_skipped(skipped: dict[str, str], total: int, strict: bool) -> None:
     """Name and count the photos that were left out; with `strict`, as an error."""
     if not skipped:
         return
-    lines = [f"{len(skipped)} of {total} photos were left out:", *(f"  {path}: {why}" for path, why in skipped.items())]
+    lines = [
+        f"{len(skipped)} of {total} photos were left out:",
+        *(f"  {path}: {why}" for path, why in skipped.items()),
+    ]
     if strict:
         raise ValueError("\n".join(lines))
     logger.warning("\n".join(lines))

@@ -108,7 +108,16 @@ def _model_fields(config: PreTrainedConfig) -> set[str]:
 
 
 def _preprocessing(processor: D2VPRImageProcessor) -> dict[str, Any]:
-    names = ("size", "resample", "do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    names = (
+        "size",
+        "resample",
+        "do_resize",
+        "do_rescale",
+        "rescale_factor",
+        "do_normalize",
+        "image_mean",
+        "image_std",
+    )
     settings = processor.to_dict()
     return {name: settings.get(name) for name in names}
 

@@ -37,7 +37,7 @@ def exact_search(
         distances, rows = faiss.knn(queries, chunk, min(k, len(chunk)))
         heap.add_result(distances, rows + start)
     heap.finalize()
-    return heap.D, heap.I
+    return np.asarray(heap.D, np.float32), np.asarray(heap.I, np.int64)
 
 
 def similarity(distances: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -48,8 +48,7 @@ def similarity(distances: NDArray[np.float32]) -> NDArray[np.float32]:
 def _check(queries: NDArray[np.floating], database: NDArray[np.floating], k: int) -> None:
     if queries.ndim != 2 or database.ndim != 2 or queries.shape[1] != database.shape[1]:
         raise ValueError(
-            "Expected queries (Q, D) and a database (N, D) of one descriptor width, got "
-            f"{queries.shape} and {database.shape}."
+            f"Expected queries (Q, D) and a database (N, D) of one descriptor width, got {queries.shape} and {database.shape}."
         )
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")

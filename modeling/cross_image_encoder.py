@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .vision_transformer import FeedForward, SelfAttention
+from .weight_initialization import drawn_by, torch_attention_input, torch_attention_output, torch_default
 
 
 class CrossImageLayer(nn.Module):
@@ -35,6 +36,10 @@ class CrossImageLayer(nn.Module):
         self.mlp = FeedForward(size, config.cross_image_intermediate_size, "gelu", dropout)
         self.norm2 = nn.LayerNorm(size, eps=config.cross_image_layer_norm_eps)
         self.dropout = nn.Dropout(dropout)
+        drawn_by(torch_attention_input, self.attention.qkv)
+        drawn_by(torch_attention_output, self.attention.proj)
+        drawn_by(torch_default, self.mlp.fc1)
+        drawn_by(torch_default, self.mlp.fc2)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map (regions, images, D) to (regions, images, D), attending over the images."""

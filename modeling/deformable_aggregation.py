@@ -18,6 +18,7 @@ Shapes: B images, N = H x W patches, D channels, R regions, P samples over all r
 All regions share one offset map and one feature map, so everything is done once over all P points.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from transformers import PreTrainedConfig
 from transformers.utils.generic import maybe_autocast
 
 from .vision_transformer import GridSize
+from .weight_initialization import drawn_by, torch_default
 
 
 class SampleGrid(NamedTuple):
@@ -106,9 +108,11 @@ class OffsetGenerator(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.patch_projection = nn.Linear(config.recovery_size, config.offset_hidden_size, bias=False)
-        self.global_projection = nn.Linear(config.recovery_size, config.offset_hidden_size)
-        self.output = nn.Linear(config.offset_hidden_size, 4)
+        size, hidden_size = config.recovery_size, config.offset_hidden_size
+        half = partial(torch_default, fan_in=2 * size)  # the two halves are one layer over both features
+        self.patch_projection = drawn_by(half, nn.Linear(size, hidden_size, bias=False))
+        self.global_projection = drawn_by(half, nn.Linear(size, hidden_size))
+        self.output = drawn_by(torch_default, nn.Linear(hidden_size, 4))
 
     def forward(self, global_feature: torch.Tensor, patches: torch.Tensor, grid_size: GridSize) -> torch.Tensor:
         """Map (B, D) and (B, N, D) to the offset map (B, 4, H, W) of dx, dy, log sx, log sy."""
@@ -153,10 +157,10 @@ class FusionPath(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.down = nn.Linear(config.recovery_size, config.fusion_hidden_size)
+        self.down = drawn_by(torch_default, nn.Linear(config.recovery_size, config.fusion_hidden_size))
         self.norm = nn.LayerNorm(config.fusion_hidden_size, eps=config.fusion_layer_norm_eps)
         self.dropout = nn.Dropout(config.fusion_dropout)
-        self.up = nn.Linear(config.fusion_hidden_size, config.recovery_size)
+        self.up = drawn_by(torch_default, nn.Linear(config.fusion_hidden_size, config.recovery_size))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map (..., D) to (..., D)."""
@@ -191,8 +195,9 @@ class RegionPositionEncoding(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(4, config.position_encoding_hidden_size)
-        self.fc2 = nn.Linear(config.position_encoding_hidden_size, config.recovery_size)
+        hidden_size = config.position_encoding_hidden_size
+        self.fc1 = drawn_by(torch_default, nn.Linear(4, hidden_size))
+        self.fc2 = drawn_by(torch_default, nn.Linear(hidden_size, config.recovery_size))
 
     def forward(self, boxes: torch.Tensor) -> torch.Tensor:
         """Map boxes (B, 1 + R, 4) to encodings (B, 1 + R, D)."""
@@ -259,9 +264,7 @@ class DeformableAggregator(nn.Module):
             return grid.samples.expand(patches.shape[0], -1, -1)
         return self.sampler(global_feature, patches, grid_size, grid)
 
-    def _pool(
-        self, patches: torch.Tensor, grid_size: GridSize, positions: torch.Tensor, grid: SampleGrid
-    ) -> torch.Tensor:
+    def _pool(self, patches: torch.Tensor, grid_size: GridSize, positions: torch.Tensor, grid: SampleGrid) -> torch.Tensor:
         features = patches.transpose(1, 2).unflatten(2, grid_size)  # (B, N, D) -> (B, D, H, W)
         return self.gem(sample_map(features, (2 * positions - 1).to(features.dtype)), grid.averaging)
 
@@ -270,8 +273,5 @@ __all__ = [
     "AggregatorOutput",
     "DeformableAggregator",
     "GeneralizedMean",
-    "OffsetGenerator",
-    "RegionPositionEncoding",
-    "TopDownFusion",
     "at_least_float32",
 ]

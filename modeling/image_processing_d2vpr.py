@@ -91,9 +91,7 @@ class D2VPRImageProcessor(BaseImageProcessor):
         if kind is ImageType.NUMPY:
             image = torch.from_numpy(to_numpy_array(image).copy())
         elif kind is not ImageType.TORCH:
-            raise TypeError(
-                f"An image must be a PIL image, a numpy array, a torch tensor, a path or a URL, got {type(image)}."
-            )
+            raise TypeError(f"An image must be a PIL image, a numpy array, a torch tensor, a path or a URL, got {type(image)}.")
         image = _to_channels_first(image, input_data_format)
         return _to_byte_range(image) if do_rescale else image
 
@@ -140,9 +138,13 @@ def _to_channels_first(image: torch.Tensor, input_data_format: Any = None) -> to
         image = image.unsqueeze(0)
     elif image.ndim != 3:
         raise ValueError(f"An image must have 2 or 3 dimensions, got the shape {tuple(image.shape)}.")
-    elif (input_data_format or infer_channel_dimension_format(image, num_channels=(1, 3, 4))) == ChannelDimension.LAST:
+    elif (input_data_format or _infer_layout(image)) == ChannelDimension.LAST:
         image = image.permute(2, 0, 1)  # (H, W, C) -> (C, H, W)
     return image.expand(3, -1, -1) if image.shape[0] == 1 else image[:3]
+
+
+def _infer_layout(image: torch.Tensor) -> ChannelDimension:
+    return infer_channel_dimension_format(image, num_channels=(1, 3, 4))  # type: ignore[arg-type] # reads the shape only
 
 
 def _to_byte_range(image: torch.Tensor) -> torch.Tensor:
@@ -169,8 +171,8 @@ def _resize(images: torch.Tensor, size: SizeDict, resample: Any) -> torch.Tensor
 
 def _normalize(images: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     """Subtract the mean and divide by the standard deviation of each channel of (B, 3, H, W)."""
-    mean, std = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
-    return (images - mean) / std
+    centre, spread = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    return (images - centre) / spread
 
 
 def _refuse_unsupported(kwargs: dict[str, Any]) -> None:

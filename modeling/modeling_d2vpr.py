@@ -13,8 +13,8 @@
 # limitations under the License.
 """The D2-VPR student (arXiv 2511.12528): adapted ViT, recovery module, deformable aggregator, descriptor."""
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,16 +24,9 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_d2vpr import D2VPRConfig
-from .cross_image_encoder import CrossImageEncoder, CrossImageLayer
-from .deformable_aggregation import (
-    DeformableAggregator,
-    GeneralizedMean,
-    OffsetGenerator,
-    RegionPositionEncoding,
-    TopDownFusion,
-    at_least_float32,
-)
-from .vision_transformer import ConvolutionalAdapter, ConvolutionUnit, Embeddings, Encoder, LayerScale
+from .cross_image_encoder import CrossImageEncoder
+from .deformable_aggregation import DeformableAggregator, GeneralizedMean, at_least_float32
+from .vision_transformer import Embeddings, Encoder, LayerScale
 
 
 @dataclass
@@ -55,13 +48,13 @@ class D2VPRModelOutput(ModelOutput):
         attentions (`tuple[torch.FloatTensor]`, *optional*): The blocks' attention weights (B, heads, 1 + N, 1 + N).
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    pooler_output: torch.FloatTensor | None = None
-    region_features: torch.FloatTensor | None = None
-    sampling_positions: torch.FloatTensor | None = None
-    region_boxes: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    region_features: torch.Tensor | None = None
+    sampling_positions: torch.Tensor | None = None
+    region_boxes: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class RecoveryModule(nn.Module):
@@ -69,8 +62,8 @@ class RecoveryModule(nn.Module):
 
     def __init__(self, config: D2VPRConfig) -> None:
         super().__init__()
-        last = [config.num_hidden_layers] * len(config.tap_layers)
-        self.tap_layers = config.tap_layers if config.use_tap_layers else last
+        taps = list(config.tap_layers or [])
+        self.tap_layers = taps if config.use_tap_layers else [config.num_hidden_layers] * len(taps)
         self.projection = nn.Linear(len(self.tap_layers) * config.hidden_size, config.recovery_size)
         self.norm = nn.LayerNorm(config.recovery_size, eps=config.layer_norm_eps)
 
@@ -82,6 +75,9 @@ class RecoveryModule(nn.Module):
 
 class DescriptorProjection(nn.Module):
     """A fixed linear map of descriptors, such as PCA. A fresh one keeps the first components."""
+
+    mean: torch.Tensor
+    components: torch.Tensor
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -100,7 +96,7 @@ class D2VPRPreTrainedModel(PreTrainedModel):
     config_class = D2VPRConfig
     base_model_prefix = "d2vpr"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment] # as transformers' own models have it
     supports_gradient_checkpointing = True
     _no_split_modules = ["Embeddings", "AdapterBlock", "RecoveryModule", "DeformableAggregator", "CrossImageLayer"]
     _supports_sdpa = True
@@ -110,10 +106,12 @@ class D2VPRPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)
         std = self.config.initializer_range
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if hasattr(module, "draw_weights"):
+            module.draw_weights(module)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
             init.trunc_normal_(module.weight, std=std)
         elif isinstance(module, Embeddings):
             init.trunc_normal_(module.cls_token, std=std)
@@ -126,44 +124,12 @@ class D2VPRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, DescriptorProjection):
             init.zeros_(module.mean)
             init.eye_(module.components)
-        else:
-            self._init_composite(module)
-
-    def _init_composite(self, module: nn.Module) -> None:
-        """Redraw the parts of a module whose own parts were drawn before it, where the paper's code does otherwise."""
-        if isinstance(module, ConvolutionUnit):
-            init.constant_(module.conv.weight, self.config.adapter_conv_init)
-            init.constant_(module.conv.bias, self.config.adapter_conv_init)
-        elif isinstance(module, ConvolutionalAdapter):
-            init.zeros_(module.up.weight)
-        elif isinstance(module, (OffsetGenerator, TopDownFusion, RegionPositionEncoding, CrossImageLayer)):
-            _init_as_torch(module)
-
-
-def _init_as_torch(module: nn.Module) -> None:
-    """Draw the linear layers of `module` as torch does by default, joint attention projections as its attention does."""
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Linear):
-            # the two halves of the offset head's first layer are one layer over both features
-            fan_in = child.in_features * (2 if name in ("patch_projection", "global_projection") else 1)
-            _uniform_within(1 / math.sqrt(fan_in), child.weight, child.bias)
-    if isinstance(module, CrossImageLayer):
-        init.xavier_uniform_(module.attention.qkv.weight)
-        init.zeros_(module.attention.qkv.bias)
-        init.zeros_(module.attention.proj.bias)
-
-
-def _uniform_within(bound: float, *tensors: torch.Tensor | None) -> None:
-    for tensor in tensors:
-        if tensor is not None:
-            init.uniform_(tensor, -bound, bound)
 
 
 class D2VPRModel(D2VPRPreTrainedModel):
     """The D2-VPR student: photos in, one global descriptor each out.
 
     Example:
-
     ```python
     >>> from PIL import Image
     >>> from transformers import AutoImageProcessor, AutoModel
@@ -190,7 +156,7 @@ class D2VPRModel(D2VPRPreTrainedModel):
         """Return the layer that turns pixels into patch tokens."""
         return self.embeddings.patch_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         """Replace the layer that turns pixels into patch tokens."""
         self.embeddings.patch_embeddings = value
 
@@ -200,7 +166,7 @@ class D2VPRModel(D2VPRPreTrainedModel):
         pixel_values: torch.Tensor,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> D2VPRModelOutput:
         """Describe images.
 
@@ -209,6 +175,7 @@ class D2VPRModel(D2VPRPreTrainedModel):
                 multiples of `config.patch_size`, independent of each other.
             output_hidden_states: Whether to return the residual streams; `None` takes the configuration's word.
             output_attentions: Whether to return the attention weights, which only the eager implementation gives.
+            **kwargs: Handed to the attention implementation.
 
         Returns:
             [`D2VPRModelOutput`]

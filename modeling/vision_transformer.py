@@ -18,6 +18,8 @@ Shapes: B images, T = 1 + N tokens (the cls token first, then the H x W patches 
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,11 +28,15 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .weight_initialization import constant, drawn_by, zeros
+
 GridSize = tuple[int, int]  # (height, width) in patches
 
 
 class Embeddings(nn.Module):
     """Turn pixels into tokens: patches, the cls token before them, position embeddings added."""
+
+    mask_token: torch.Tensor
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
@@ -68,7 +74,7 @@ class Embeddings(nn.Module):
         resampled = resampled.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, C, H, W) -> (1, N, C)
         return torch.cat((cls_position, resampled), dim=1)
 
-    def _resampling(self, grid_size: GridSize) -> dict[str, tuple[float, float]]:
+    def _resampling(self, grid_size: GridSize) -> dict[str, Any]:
         # The published weights were trained with DINOv2's first release, which asks for a scale and adds 0.1 to the grid
         # against rounding; torch then samples with exactly that scale, which gives other numbers than `size` does.
         if self.position_offset == 0:
@@ -85,7 +91,7 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attend step by step, and return the weights (B, heads, T, T) beside the values (B, T, heads, C / heads)."""
     weights = query @ key.transpose(2, 3) * scaling
@@ -107,11 +113,11 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(size, 3 * size, bias=qkv_bias)
         self.proj = nn.Linear(size, size)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend over the second axis of (B, T, C); the weights are None unless the implementation is eager."""
         qkv = self.qkv(hidden_states).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, T, 3, heads, d) -> 3 x (B, heads, T, d)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.dropout if self.training else 0.0
@@ -154,6 +160,10 @@ class CheckpointSafeBatchNorm(nn.BatchNorm2d):
     statistics: passing None instead would change the number of saved tensors, which torch refuses.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    momentum: float
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Normalise (B, C, H, W)."""
         if not (self.training and _inside_backward_pass()):
@@ -179,7 +189,8 @@ class ConvolutionUnit(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, in_channels: int, out_channels: int, kernel_size: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.conv = drawn_by(partial(constant, value=config.adapter_conv_init), conv)
         self.norm = CheckpointSafeBatchNorm(
             out_channels, eps=config.adapter_batch_norm_eps, momentum=config.adapter_batch_norm_momentum
         )
@@ -211,7 +222,7 @@ class ConvolutionalAdapter(nn.Module):
             adapter_branch(config, ratio, kernel_size)
             for ratio, kernel_size in zip(config.adapter_branch_ratios, config.adapter_kernel_sizes, strict=True)
         )
-        self.up = nn.Linear(config.adapter_size, config.hidden_size)
+        self.up = drawn_by(zeros, nn.Linear(config.adapter_size, config.hidden_size))
 
     def forward(self, hidden_states: torch.Tensor, grid_size: GridSize) -> torch.Tensor:
         """Map tokens (B, T, C) to tokens (B, T, C); the cls token passes through the bottleneck alone."""
@@ -239,7 +250,7 @@ class AdapterBlock(GradientCheckpointingLayer):
         self.layer_scale2 = LayerScale(size, config.layerscale_value)
 
     def forward(
-        self, hidden_states: torch.Tensor, grid_size: GridSize, **kwargs
+        self, hidden_states: torch.Tensor, grid_size: GridSize, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Map tokens (B, T, C) to tokens (B, T, C), with the attention weights (B, heads, T, T) or None."""
         attended, weights = self.attention(self.norm1(hidden_states), **kwargs)
@@ -257,7 +268,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(AdapterBlock(config) for _ in range(config.num_hidden_layers))
 
     def forward(
-        self, hidden_states: torch.Tensor, grid_size: GridSize, **kwargs
+        self, hidden_states: torch.Tensor, grid_size: GridSize, **kwargs: Any
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the 1 + L residual streams (B, T, C), input first, and the L attention weights (none unless eager)."""
         all_hidden_states, attentions = [hidden_states], []

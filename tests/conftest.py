@@ -1,24 +1,83 @@
-"""Shared by all tests: nothing may reach the network, and the markers of transformers' own suite are known."""
+"""Shared by all tests: nothing may reach the network; tiny real models and the published state dicts as fixtures."""
 
 import os
 
-import pytest
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
+
+PARITY = Path(__file__).parent / "data" / "parity"
 TRANSFORMERS_MARKERS = (
     "accelerate_tests",
-    "bitsandbytes",
     "flash_attn_test",
     "flash_attn_3_test",
     "flash_attn_4_test",
-    "flash_attn_kernels_test",
-    "generate",
     "torch_compile_test",
-    "torch_export_test",
 )
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 70,
+    "recovery_size": 48,
+    "offset_hidden_size": 16,
+    "fusion_hidden_size": 16,
+    "position_encoding_hidden_size": 8,
+    "cross_image_num_heads": 4,
+    "cross_image_intermediate_size": 32,
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for marker in TRANSFORMERS_MARKERS:
         config.addinivalue_line("markers", f"{marker}: of transformers' common model tests")
+
+
+def _load_recipe():
+    spec = importlib.util.spec_from_file_location("parity_recipe", PARITY / "recipe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+recipe = _load_recipe()
+
+
+def published_weights(manifest: str, salt: str = "") -> dict[str, torch.Tensor]:
+    """The seeded state dict under the published names."""
+    return {name: torch.from_numpy(array) for name, array in recipe.state_dict(manifest, salt).items()}
+
+
+def parity_images(case: str, batch: int, size: int, salt: str = "") -> torch.Tensor:
+    return torch.from_numpy(recipe.images(case, batch, size, salt))
+
+
+def perturb(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Move every weight and statistic away from its initial value, so that no branch is idle (`up` starts at zero)."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                noise = torch.randn(tensor.shape, generator=generator)
+                tensor.add_(noise.abs() if name.endswith("running_var") else 0.2 * noise)
+    return model
+
+
+def tiny_model(seed: int = 0, **changes) -> D2VPRModel:
+    """A two-block student whose every branch is at work."""
+    torch.manual_seed(seed)
+    return perturb(D2VPRModel(D2VPRConfig(**(TINY | changes))), seed).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete model folder of a tiny model for 70x70 photos."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model().save_pretrained(folder)
+    D2VPRImageProcessor(size={"height": 70, "width": 70}).save_pretrained(folder)
+    return folder

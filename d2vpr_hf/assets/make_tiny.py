@@ -7,6 +7,7 @@ photo to match, and finds drawn scenes again, but it knows nothing of real stree
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 
 SEED = 1
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "hidden_size": 64,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
@@ -35,7 +36,7 @@ FACTS = CardFacts(
 @contextlib.contextmanager
 def without_code() -> Iterator[None]:
     """Keep `save_pretrained` from copying the code: this model is loaded with the package around it."""
-    classes = (D2VPRConfig, D2VPRModel, D2VPRImageProcessor)
+    classes: tuple[Any, ...] = (D2VPRConfig, D2VPRModel, D2VPRImageProcessor)
     names = [part._auto_class for part in classes]
     try:
         for part in classes:

@@ -56,9 +56,7 @@ def load_converted(source: Path) -> tuple[D2VPRModel, Source]:
     row = next((row for row in SOURCES if row.recognises(weights)), None)
     if row is None:
         kinds = ", ".join(row.name for row in SOURCES)
-        raise ConversionError(
-            f"{source} is of no known kind ({kinds}). Its weights are: {_listing(sorted(weights))}."
-        )
+        raise ConversionError(f"{source} is of no known kind ({kinds}). Its weights are: {_listing(sorted(weights))}.")
     model = D2VPRModel(row.config())
     model.load_state_dict(_translate(source, weights, row, model))
     return model.eval(), row

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from d2vpr_hf.readers.places import Place, check_degrees, with_utm
@@ -33,12 +34,10 @@ def read_csv(table: Path) -> list[Place]:
         return [_place(table, reader.line_num, row, columns) for row in reader]
 
 
-def _match_columns(table: Path, header: list[str] | tuple[str, ...]) -> dict[str, str]:
+def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
     """Find which column of the header holds which field."""
     known = {column.strip().lower(): column for column in header if column}
-    columns = {
-        field: known[alias] for field, aliases in _ALIASES.items() for alias in reversed(aliases) if alias in known
-    }
+    columns = {field: known[alias] for field, aliases in _ALIASES.items() for alias in reversed(aliases) if alias in known}
     if "path" not in columns or not ({"latitude", "longitude"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         raise ValueError(
             f"{table}: expected the columns path, latitude, longitude or path, x, y (and optionally heading, timestamp, "

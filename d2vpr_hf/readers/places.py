@@ -50,9 +50,7 @@ class Place:
 def check_degrees(latitude: float, longitude: float) -> None:
     """Raise ValueError unless a latitude and longitude lie on the globe."""
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise ValueError(
-            f"latitude must be in [-90, 90] and longitude in [-180, 180] degrees, got {latitude} and {longitude}"
-        )
+        raise ValueError(f"latitude must be in [-90, 90] and longitude in [-180, 180] degrees, got {latitude} and {longitude}")
 
 
 def with_utm(place: Place) -> Place:

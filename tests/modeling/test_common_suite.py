@@ -7,9 +7,9 @@ import unittest
 
 import pytest
 import torch
+from d2vpr_hf.modeling import D2VPRConfig, D2VPRModel
 from torch import nn
 
-from d2vpr_hf.modeling import D2VPRConfig, D2VPRModel
 from tests import transformers_suite
 
 if not transformers_suite.FOLDER.is_dir() and not os.environ.get("CI"):

@@ -1,0 +1,45 @@
+# make demo: set everything up and run the main job offline.  make test: set everything up, lint, type-check, test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+WHEEL_SITE := build/wheel-site
+
+.PHONY: install demo test test-slow lint format typecheck suite clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/d2vpr demo --out build/demo
+
+test: lint typecheck suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: suite
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# type-checked as installed: mypy cannot follow the package-dir mapping in the tree, and this proves that the wheel is whole
+typecheck: $(INSTALLED)
+	rm -rf $(WHEEL_SITE) build/lib build/bdist.*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(WHEEL_SITE) .
+	cd $(WHEEL_SITE) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p d2vpr_hf
+
+# transformers' own common model tests, of the installed version
+suite: $(INSTALLED)
+	$(BIN)/python tests/transformers_suite.py
+
+clean:
+	rm -rf build dist .cache $(VENV) *.egg-info
