@@ -37,7 +37,8 @@ def exact_search(
         distances, rows = faiss.knn(queries, chunk, min(k, len(chunk)))
         heap.add_result(distances, rows + start)
     heap.finalize()
-    return np.asarray(heap.D, np.float32), np.asarray(heap.I, np.int64)
+    distances: NDArray[np.float32] = heap.D
+    return distances, heap.I
 
 
 def similarity(distances: NDArray[np.float32]) -> NDArray[np.float32]:

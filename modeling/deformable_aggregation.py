@@ -54,8 +54,7 @@ def sample_grid(regions: list[dict[str, Any]], device: torch.device) -> SampleGr
 
     Made anew in each forward: a buffer would be rounded by `dtype=torch.bfloat16` and lost by loading on the meta device.
     """
-    samples, centres, sizes, averages, members = [], [], [], [], []
-    start = 0
+    samples, centres, sizes, averages = [], [], [], []
     for region in regions:
         x_min, y_min, x_max, y_max = region["box"]
         count = region["rows"] * region["columns"]
@@ -65,11 +64,17 @@ def sample_grid(regions: list[dict[str, Any]], device: torch.device) -> SampleGr
         centres.append(torch.tensor([(x_min + x_max) / 2, (y_min + y_max) / 2], device="cpu").expand(count, 2))
         sizes.append(torch.tensor([x_max - x_min, y_max - y_min], device="cpu").expand(count, 2))
         averages.append(torch.full((1, count), 1 / count, device="cpu"))
-        members.append(torch.arange(start, start + count, device="cpu"))
-        start += count
-    padded = [nn.functional.pad(row, (0, max(map(len, members)) - len(row)), value=int(row[0])) for row in members]
-    grid = (torch.cat(samples), torch.cat(centres), torch.cat(sizes), torch.block_diag(*averages), torch.stack(padded))
+    members = torch.tensor(_member_rows([average.shape[1] for average in averages]), device="cpu")
+    grid = (torch.cat(samples), torch.cat(centres), torch.cat(sizes), torch.block_diag(*averages), members)
     return SampleGrid(*(part.to(device, non_blocking=True) for part in grid))
+
+
+def _member_rows(counts: list[int]) -> list[list[int]]:
+    """Number the samples of each region, and fill rows to one length with the region's first sample."""
+    starts = [sum(counts[:region]) for region in range(len(counts))]
+    return [
+        [start + i if i < count else start for i in range(max(counts))] for start, count in zip(starts, counts, strict=True)
+    ]
 
 
 def sample_map(features: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,288 @@
+"""What Hugging Face users expect of the model: loading by every road, saving without loss, half precision, checkpointing,
+attention implementations, compilation, the pipeline."""
+
+import ast
+import copy
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
+
+from tests.conftest import TINY, tiny_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def relative(found, expected):
+    return ((found.float() - expected).norm() / expected.norm()).item()
+
+
+def test_save_and_load_are_bit_equal(tmp_path):
+    model = tiny_model(projection_dim=7, use_cross_image_encoder=True)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    loaded = D2VPRModel.from_pretrained(tmp_path)
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    images = torch.randn(2, 3, 42, 70)
+    assert torch.equal(loaded(images).pooler_output, model(images).pooler_output)
+
+
+def test_sharded_weights_are_bit_equal(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    images = torch.randn(1, 3, 70, 70)
+    assert torch.equal(D2VPRModel.from_pretrained(tmp_path)(images).pooler_output, model(images).pooler_output)
+
+
+def test_config_survives_json():
+    config = D2VPRConfig(**TINY, scale_range=(0.25, 3), tap_layers=(1, 2), use_offsets=False)
+    again = D2VPRConfig.from_dict(json.loads(config.to_json_string()))
+    assert again.to_dict() == config.to_dict()
+    assert again.scale_range == [0.25, 3]
+
+
+def test_auto_classes(tiny_folder):
+    assert isinstance(AutoConfig.from_pretrained(tiny_folder), D2VPRConfig)
+    assert isinstance(AutoModel.from_pretrained(tiny_folder), D2VPRModel)
+    assert isinstance(AutoImageProcessor.from_pretrained(tiny_folder), D2VPRImageProcessor)
+
+
+STRANGER = """
+    import sys, numpy as np, torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModel
+    name, photo, out = sys.argv[1:]
+    model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
+    inputs = AutoImageProcessor.from_pretrained(name, trust_remote_code=True)(Image.open(photo), return_tensors="pt")
+    with torch.no_grad():
+        np.save(out, model(**inputs).pooler_output.numpy())
+    fresh = model.__class__(model.config)  # drawn by the copied code alone
+    for key, weight in fresh.state_dict().items():
+        assert not (".branches." in key and ".conv." in key) or (weight == model.config.adapter_conv_init).all(), key
+    assert not any(module.split(".")[0] == "d2vpr_hf" for module in sys.modules), "the package was imported"
+"""
+
+
+def run_stranger(name: str, photo: Path, tmp_path: Path, **environment: str) -> np.ndarray:
+    """Load a model in a process that cannot import the package, and return the descriptor it computes."""
+    out = tmp_path / "descriptor.npy"
+    # -S with an explicit path would lose torch too, so the package is hidden by an import hook instead
+    hide = "import sys\nclass Hide:\n  def find_spec(self, name, path=None, target=None):\n"
+    hide += "    if name.split('.')[0] == 'd2vpr_hf': raise ModuleNotFoundError(name)\nsys.meta_path.insert(0, Hide())\n"
+    command = [sys.executable, "-c", hide + textwrap.dedent(STRANGER), name, str(photo), str(out)]
+    modules = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | modules | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return np.load(out)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def descriptor(tiny_folder, photo):
+    inputs = D2VPRImageProcessor.from_pretrained(tiny_folder)(Image.open(photo), return_tensors="pt")
+    with torch.no_grad():
+        return D2VPRModel.from_pretrained(tiny_folder)(**inputs).pooler_output.numpy()
+
+
+def test_a_process_without_the_package_computes_the_same_bits(tiny_folder, photo, descriptor, tmp_path):
+    assert np.array_equal(run_stranger(str(tiny_folder), photo, tmp_path), descriptor)
+
+
+def test_and_so_it_does_from_a_hub_id(tiny_folder, photo, descriptor, tmp_path):
+    """A Hub repository is a folder in the cache; offline it is all that is read."""
+    repository = tmp_path / "home" / "hub" / "models--someone--d2vpr"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(tiny_folder, target_is_directory=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    assert np.array_equal(
+        run_stranger("someone/d2vpr", photo, tmp_path, HF_HOME=str(tmp_path / "home")),
+        descriptor,
+    )
+
+
+def test_a_remote_copy_saves_its_code_again(tiny_folder, tmp_path):
+    names = {path.name for path in tiny_folder.glob("*.py")}
+    assert {"configuration_d2vpr.py", "modeling_d2vpr.py", "image_processing_d2vpr.py"} < names
+    AutoModel.from_pretrained(tiny_folder).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.py")} == names - {"image_processing_d2vpr.py"}
+
+
+def test_modeling_imports_torch_transformers_and_itself_only():
+    for path in (ROOT / "modeling").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            relative_import = isinstance(node, ast.ImportFrom) and node.level == 1
+            names = [node.module] if isinstance(node, ast.ImportFrom) else getattr(node, "names", [])
+            if isinstance(node, ast.Import | ast.ImportFrom) and not relative_import:
+                modules = {str(getattr(name, "name", name)).split(".")[0] for name in names}
+                assert modules <= {"torch", "transformers"} | sys.stdlib_module_names, f"{path.name}, line {node.lineno}"
+
+
+def test_pipeline(tiny_folder, photo, descriptor):
+    extract = pipeline("image-feature-extraction", model=str(tiny_folder), trust_remote_code=True)
+    assert np.allclose(extract(str(photo), pool=True), descriptor, atol=1e-6)
+    assert np.array(extract(str(photo))).shape == (1, 26, 48)
+    tensors = extract([Image.open(photo)] * 3, pool=True, batch_size=2, return_tensors=True)
+    assert [tensor.shape for tensor in tensors] == [(1, 14 * 48)] * 3
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_half_precision(tiny_folder, dtype, tolerance):
+    """Geometry and pooling stay in float32: in bfloat16 throughout, samples would miss by parts of a patch."""
+    images = torch.randn(2, 3, 70, 70)
+    full, half = (D2VPRModel.from_pretrained(tiny_folder, dtype=kind) for kind in (torch.float32, dtype))
+    with torch.no_grad():
+        expected, output = full(images), half(images)
+    assert output.pooler_output.dtype == dtype
+    assert output.sampling_positions.dtype == torch.float32
+    assert relative(output.pooler_output, expected.pooler_output) < tolerance
+    assert (output.sampling_positions - expected.sampling_positions).abs().max() < 0.02
+
+
+def test_autocast(tiny_folder):
+    images = torch.randn(2, 3, 70, 70)
+    model = D2VPRModel.from_pretrained(tiny_folder)
+    with torch.no_grad():
+        expected = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(images)
+    assert relative(output.pooler_output, expected.pooler_output) < 0.05
+
+
+def test_device_map(tiny_folder):
+    images = torch.randn(1, 3, 70, 70)
+    expected = D2VPRModel.from_pretrained(tiny_folder)(images).pooler_output
+    for device_map in ("cpu", "auto", {"": "cpu"}):
+        model = D2VPRModel.from_pretrained(tiny_folder, device_map=device_map)
+        assert torch.equal(model(images).pooler_output, expected)
+
+
+def test_parts_that_must_stay_on_one_device_are_named_right():
+    names = {type(module).__name__ for module in tiny_model(use_cross_image_encoder=True).modules()}
+    assert set(D2VPRModel._no_split_modules) <= names
+
+
+def test_weights_offloaded_to_disk(tiny_folder, tmp_path):
+    """Offloaded weights come in module by module: a weight read past its module would still be on the meta device."""
+    from accelerate import disk_offload
+
+    model = D2VPRModel.from_pretrained(tiny_folder)
+    images = torch.randn(1, 3, 70, 70)
+    with torch.no_grad():
+        expected = model(images).pooler_output
+        disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
+        assert torch.equal(model(images).pooler_output, expected)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
+def test_attention_implementations_agree(implementation):
+    torch.manual_seed(0)
+    model = tiny_model(use_cross_image_encoder=True)
+    images = torch.randn(2, 3, 70, 70)
+    with torch.no_grad():
+        expected = model(images).pooler_output
+        model.set_attn_implementation(implementation)
+        assert relative(model(images).pooler_output, expected) < 1e-5
+
+
+def test_hidden_states_and_attentions():
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    output = model(torch.randn(2, 3, 42, 70), output_hidden_states=True, output_attentions=True)
+    assert [state.shape for state in output.hidden_states] == [(2, 16, 32)] * 3
+    assert [weights.shape for weights in output.attentions] == [(2, 2, 16, 16)] * 2
+    assert torch.allclose(output.attentions[0].sum(-1), torch.ones(2, 2, 16))
+    assert model(torch.randn(1, 3, 42, 70)).hidden_states is None
+    as_tuple = model(torch.randn(1, 3, 42, 70), return_dict=False)
+    assert [part.shape[0] for part in as_tuple] == [1] * 5
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_counts_batch_norm_once(reentrant):
+    plain = tiny_model().train()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.activation_checkpointing_enable({"use_reentrant": reentrant})
+    images = torch.randn(3, 3, 42, 70, requires_grad=True)
+    for model in (plain, checkpointed):
+        torch.manual_seed(0)  # dropout
+        model(images).pooler_output.square().mul(torch.linspace(-1, 1, 14 * 48)).sum().backward()
+    for (name, first), second in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
+        assert torch.allclose(first.grad, second.grad, rtol=1e-4, atol=1e-7), name
+    for (name, first), second in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
+        assert torch.equal(first, second), name
+    assert plain.encoder.layers[0].adapter.branches[0][0].norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("hidden_states", [False, True])
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiles_without_graph_breaks(backend, hidden_states):
+    torch._dynamo.reset()
+    model = tiny_model(use_cross_image_encoder=True)
+    images = torch.randn(2, 3, 42, 70)
+    with torch.no_grad():
+        expected = model(images, output_hidden_states=hidden_states)
+        output = torch.compile(model, backend=backend, fullgraph=True)(images, output_hidden_states=hidden_states)
+    assert relative(output.pooler_output, expected.pooler_output) < 1e-5
+    assert len(output.hidden_states or ()) == (3 if hidden_states else 0)
+
+
+def test_exports_with_a_dynamic_batch():
+    """Nothing in the forward may depend on the batch size in Python."""
+    model = tiny_model()
+    shapes = {"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
+    program = torch.export.export(model, (), {"pixel_values": torch.randn(2, 3, 42, 70)}, dynamic_shapes=shapes)
+    images = torch.randn(5, 3, 42, 70)
+    with torch.no_grad():
+        exported = program.module()(pixel_values=images).pooler_output
+        assert relative(exported, model(images).pooler_output) < 1e-5
+
+
+def test_model_can_be_pickled_and_copied(tmp_path):
+    model = tiny_model()
+    model(torch.randn(1, 3, 42, 70), output_hidden_states=True)
+    torch.save(model, tmp_path / "whole.pt")
+    images = torch.randn(1, 3, 42, 70)
+    loaded = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert torch.equal(loaded(images).pooler_output, copy.deepcopy(model)(images).pooler_output)
+
+
+def test_push_to_hub_uploads_a_complete_folder(tiny_folder, monkeypatch):
+    """Against a Hub that only takes notes."""
+    pushed = {}
+
+    class Notebook:
+        def create_repo(self, repo_id, **kwargs):
+            return type("Repo", (), {"repo_id": repo_id})()
+
+        def create_commit(self, repo_id, operations, **kwargs):
+            pushed.update({operation.path_in_repo: operation for operation in operations})
+
+        def __getattr__(self, name):
+            return lambda *args, **kwargs: None
+
+    notebook = Notebook()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("transformers") and callable(vars(module).get("hf_api")):
+            monkeypatch.setattr(module, "hf_api", lambda *args, **kwargs: notebook)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    D2VPRModel.from_pretrained(tiny_folder).push_to_hub("someone/d2vpr")
+    assert {"config.json", "model.safetensors", "modeling_d2vpr.py", "vision_transformer.py"} <= pushed.keys()
