@@ -33,7 +33,7 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
         ValueError: If weights are missing, unexpected or of another shape, or a configuration key is unknown.
     """
     source = _resolve(name)
-    config = AutoConfig.from_pretrained(source, **_hub_arguments(kwargs))
+    config = _load_config(source, **_hub_arguments(kwargs))
     _refuse_unknown_keys(source, config, kwargs)
     try:
         model, report = AutoModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **kwargs)
@@ -83,6 +83,13 @@ def _resolve(name: str | Path | None) -> str:
 
 def _may_be_hub_id(name: str) -> bool:
     return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not Path(name).is_file()
+
+
+def _load_config(source: str, **kwargs: Any) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(source, **kwargs)
+    except OSError as error:
+        raise FileNotFoundError(f"No model {source}: there is no such folder, and from the Hub came: {error}") from error
 
 
 def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

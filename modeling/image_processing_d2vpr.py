@@ -81,6 +81,13 @@ class D2VPRImageProcessor(BaseImageProcessor):
             return [self.fetch_images(image) for image in images]
         return load_image(images) if isinstance(images, str) else images
 
+    def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
+        """List the single images in what was given, grey ones without a channel axis included."""
+        flat = _flatten(self.fetch_images(images))
+        if not flat:
+            raise ValueError("There is no image in what was given.")
+        return flat
+
     def process_image(
         self, image: Any, do_rescale: bool | None = None, input_data_format: Any = None, **kwargs: Any
     ) -> torch.Tensor:
@@ -122,6 +129,13 @@ class D2VPRImageProcessor(BaseImageProcessor):
                 stacked = _resize(stacked, size, resample)
             groups[shape] = _normalize(stacked, image_mean, image_std) if do_normalize else stacked
         return BatchFeature({"pixel_values": reorder_images(groups, order)}, tensor_type=return_tensors)
+
+
+def _flatten(images: Any) -> list[Any]:
+    """Unfold lists and four-dimensional batches."""
+    if isinstance(images, (list, tuple)):
+        return [image for item in images for image in _flatten(item)]
+    return list(images) if getattr(images, "ndim", 3) == 4 else [images]
 
 
 def _from_pil(image: Any) -> torch.Tensor:

@@ -62,10 +62,13 @@ def with_utm(place: Place) -> Place:
 
 
 def with_degrees(place: Place) -> Place:
-    """Add latitude and longitude to a place that has UTM coordinates and a zone."""
+    """Add latitude and longitude to a place that has UTM coordinates and a zone; mock coordinates outside a zone have none."""
     if place.latitude is not None or place.utm_zone is None or place.utm_east is None:
         return place
-    latitude, longitude = utm.to_latlon(place.utm_east, place.utm_north, int(place.utm_zone[:-1]), place.utm_zone[-1])
+    try:
+        latitude, longitude = utm.to_latlon(place.utm_east, place.utm_north, int(place.utm_zone[:-1]), place.utm_zone[-1])
+    except utm.OutOfRangeError:
+        return place
     return replace(place, latitude=float(latitude), longitude=float(longitude))
 
 

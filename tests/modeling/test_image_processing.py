@@ -1,0 +1,179 @@
+"""Every kind of photo must come out upright, in RGB, in the same numbers."""
+
+import io
+
+import numpy as np
+import pillow_heif
+import pytest
+import torch
+from d2vpr_hf.modeling import D2VPRImageProcessor
+from PIL import Image
+from transformers.utils import is_torchvision_available
+
+from d2vpr_hf.readers import open_photo
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def pixels(image, **settings):
+    return D2VPRImageProcessor(**settings)(image, return_tensors="pt")["pixel_values"]
+
+
+def to_rgb(pixel_values):
+    """Undo the normalisation: (B, 3, H, W) -> (B, H, W, 3) in [0, 1]."""
+    return pixel_values.permute(0, 2, 3, 1).numpy() * STD + MEAN
+
+
+@pytest.fixture
+def scene():
+    """A smooth picture whose four corners differ: 90 x 120, height first."""
+    y, x = np.mgrid[0:1:90j, 0:1:120j]
+    return np.stack([255 * x, 255 * y, 255 * (1 - x) * y], axis=-1).round().astype(np.uint8)
+
+
+def test_torchvision_is_not_needed():
+    assert not is_torchvision_available()
+
+
+def test_the_published_resize(scene):
+    """Float, bilinear, antialiased, aspect not kept; then normalised."""
+    tensor = torch.from_numpy(scene).permute(2, 0, 1)[None] / 255
+    resized = torch.nn.functional.interpolate(tensor, size=(224, 224), mode="bilinear", antialias=True, align_corners=False)
+    expected = (resized - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    assert torch.allclose(pixels(Image.fromarray(scene)), expected.float(), atol=1e-5)
+
+
+def test_shrinking_is_antialiased():
+    """A fine checkerboard becomes grey; without antialiasing it would become another pattern."""
+    board = np.indices((448, 448)).sum(axis=0) % 2 * np.uint8(255)
+    assert np.ptp(to_rgb(pixels(Image.fromarray(board.astype(np.uint8)))[:, :, 2:-2, 2:-2])) < 0.02
+
+
+def test_height_comes_before_width(scene):
+    assert pixels(Image.fromarray(scene), size={"height": 70, "width": 140}).shape == (1, 3, 70, 140)
+    rgb = to_rgb(pixels(Image.fromarray(scene), size={"height": 28, "width": 56}))[0]
+    assert rgb[0, -1, 0] > 0.9 > 0.1 > rgb[0, -1, 1]  # red grows to the right, green downwards
+    assert rgb[-1, 0, 1] > 0.9 > 0.1 > rgb[-1, 0, 0]
+
+
+def test_arrays_and_tensors_of_any_layout_agree(scene):
+    expected = pixels(Image.fromarray(scene))
+    unit = scene.astype(np.float32) / 255
+    kinds = {
+        "HWC bytes": scene,
+        "CHW bytes": scene.transpose(2, 0, 1),
+        "tensor HWC": torch.from_numpy(scene),
+        "tensor CHW": torch.from_numpy(scene).permute(2, 0, 1),
+        "floats in [0, 1]": unit,
+        "float64": unit.astype(np.float64),
+        "floats in [0, 255]": scene.astype(np.float32),
+        "16 bits": scene.astype(np.uint16) * 257,
+        "with alpha": np.dstack([scene, np.full(scene.shape[:2], 7, np.uint8)]),
+        "not contiguous": np.ascontiguousarray(scene[:, ::-1])[:, ::-1],
+    }
+    for name, image in kinds.items():
+        assert torch.allclose(pixels(image), expected, atol=2e-5), name
+
+
+def test_grey_arrays(scene):
+    grey = scene[..., 0]
+    expected = pixels(Image.fromarray(grey))
+    for image in (grey, grey[..., None], grey[None], torch.from_numpy(grey), grey / 255):
+        assert torch.allclose(pixels(image), expected, atol=2e-5)
+
+
+def test_rescaling_can_be_switched_off(scene):
+    unit = scene.astype(np.float32) / 255
+    assert torch.allclose(pixels(unit, do_rescale=False), pixels(scene), atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "I", "F"])
+def test_pil_modes(scene, mode):
+    source = Image.fromarray(scene)
+    image = source.convert(mode) if mode != "PA" else source.convert("P").convert("PA")
+    expected = image.convert("L").convert("RGB") if mode in ("F",) else image.convert("RGB")
+    if mode == "I":  # 32-bit grey holds 16-bit values
+        image, expected = image.point(lambda value: value * 257), source.convert("L").convert("RGB")
+    assert torch.allclose(pixels(image), pixels(expected), atol=2.5 / 255 / 0.22)
+    assert pixels(image).shape == (1, 3, 224, 224)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bit_files_keep_their_range(scene, tmp_path, suffix):
+    """Pillow's own conversion would turn everything above 255 of 65535 white."""
+    path = tmp_path / f"deep.{suffix}"
+    Image.fromarray(scene[..., 0].astype(np.uint16) * 257).save(path)
+    assert torch.allclose(pixels(open_photo(path)), pixels(scene[..., 0]), atol=1.01 / 255 / 0.22)
+
+
+def test_big_endian_16_bit(scene):
+    header = f"P5 {scene.shape[1]} {scene.shape[0]} 65535\n".encode()
+    image = Image.open(io.BytesIO(header + (scene[..., 0].astype(">u2") * 257).tobytes()))
+    assert torch.allclose(pixels(image), pixels(scene[..., 0]), atol=1.01 / 255 / 0.22)
+
+
+def test_transparent_palette(scene):
+    image = Image.fromarray(scene).quantize(32)
+    image.info["transparency"] = 0
+    assert torch.allclose(pixels(image), pixels(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(scene, orientation, tmp_path):
+    """Each stored orientation, undone by the tag that describes it, is the upright photo."""
+    upright = Image.fromarray(scene)
+    stored = {
+        1: lambda im: im,
+        2: lambda im: im.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        3: lambda im: im.transpose(Image.Transpose.ROTATE_180),
+        4: lambda im: im.transpose(Image.Transpose.FLIP_TOP_BOTTOM),
+        5: lambda im: im.transpose(Image.Transpose.TRANSPOSE),
+        6: lambda im: im.transpose(Image.Transpose.ROTATE_90),
+        7: lambda im: im.transpose(Image.Transpose.TRANSVERSE),
+        8: lambda im: im.transpose(Image.Transpose.ROTATE_270),
+    }[orientation](upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "photo.png", exif=exif)
+    for image in (Image.open(tmp_path / "photo.png"), open_photo(tmp_path / "photo.png"), str(tmp_path / "photo.png")):
+        assert torch.allclose(pixels(image), pixels(upright), atol=1e-5)
+
+
+def test_heic(scene, tmp_path):
+    pillow_heif.from_pillow(Image.fromarray(scene)).save(tmp_path / "phone.heic", quality=100)
+    found = to_rgb(pixels(open_photo(tmp_path / "phone.heic")))
+    assert np.abs(found - to_rgb(pixels(scene))).mean() < 0.02  # a lossy format
+
+
+def test_batches_keep_their_order(scene):
+    """Images of one shape are resized together; their places in the batch must survive."""
+    images = [scene, scene[:50], 255 - scene, scene[:50, ::-1].copy()]
+    batch = pixels(images)
+    assert torch.equal(batch, torch.cat([pixels(image) for image in images]))
+    assert torch.equal(pixels(np.stack(images[::2])), batch[::2])
+
+
+def test_settings_survive_saving(tmp_path):
+    processor = D2VPRImageProcessor(size={"height": 322, "width": 336}, resample=3)
+    processor.save_pretrained(tmp_path)
+    loaded = D2VPRImageProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert dict(loaded.size) == {"height": 322, "width": 336}
+
+
+@pytest.mark.parametrize(
+    ("image", "settings", "error", "message"),
+    [
+        (np.zeros((5, 6, 7), np.uint8), {}, ValueError, "channel"),
+        (np.zeros((2, 3, 4, 5, 6), np.uint8), {}, ValueError, "2 or 3 dimensions"),
+        ("nowhere.jpg", {}, ValueError, "nowhere.jpg"),
+        (7, {}, ValueError, "image type"),
+        ([], {}, ValueError, "no image"),
+        (np.zeros((8, 8), np.uint8), {"resample": 0}, ValueError, "must be BILINEAR"),
+        (np.zeros((8, 8), np.uint8), {"size": {"shortest_edge": 224}}, ValueError, "`size` must be"),
+        (np.zeros((8, 8), np.uint8), {"do_center_crop": True, "crop_size": 4}, ValueError, "has no do_center_crop"),
+    ],
+)
+def test_what_cannot_be_an_image_is_refused(image, settings, error, message):
+    with pytest.raises(error, match=message):
+        pixels(image, **settings)

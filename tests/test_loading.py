@@ -1,0 +1,103 @@
+"""The library's loader: loud where transformers is silent."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
+from safetensors.torch import load_file, save_file
+
+from d2vpr_hf.loading import EMBEDDED_MODEL, fingerprint, load_image_processor, load_model
+from tests.conftest import tiny_model
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_complete_model_loads_in_eval_mode(folder):
+    model = load_model(folder)
+    assert isinstance(model, D2VPRModel) and not model.training
+    assert isinstance(load_image_processor(folder), D2VPRImageProcessor)
+
+
+def test_the_embedded_model():
+    model = load_model()
+    assert sum(p.numel() for p in model.parameters()) < 1e6
+    descriptor = model(torch.zeros(1, 3, 224, 224)).pooler_output
+    assert descriptor.shape == (1, model.config.descriptor_dim)
+    assert (EMBEDDED_MODEL / "README.md").is_file()
+    assert not list(EMBEDDED_MODEL.glob("*.py")), "the embedded model needs no copy of the code"
+
+
+def test_missing_weights(folder):
+    edit_weights(folder, lambda weights: weights.pop("recovery.norm.bias"))
+    D2VPRModel.from_pretrained(folder)  # transformers draws them and goes on
+    with pytest.raises(ValueError, match=r'(?s)missing_keys.*"recovery\.norm\.bias"'):
+        load_model(folder)
+
+
+def test_unexpected_weights(folder):
+    edit_weights(folder, lambda weights: weights.update(stranger=torch.zeros(2)))
+    with pytest.raises(ValueError, match=r'(?s)unexpected_keys.*"stranger"'):
+        load_model(folder)
+
+
+def test_weights_of_another_shape(folder):
+    edit_weights(folder, lambda weights: weights.update({"recovery.norm.bias": torch.zeros(5)}))
+    with pytest.raises(ValueError, match="do not fit its configuration"):
+        load_model(folder)
+
+
+def test_unknown_configuration_keys(folder):
+    edit_config(folder, hiden_size=12)
+    with pytest.raises(ValueError, match="D2VPRConfig does not know: hiden_size"):
+        load_model(folder)
+
+
+def test_what_is_no_model(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no model folder"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"\./nowhere"):
+        load_model("./nowhere")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has a config\.json but no weights"):
+        load_model(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        load_model(str(folder))
+
+
+def test_a_hub_id_that_is_not_there():
+    with pytest.raises(OSError, match="someone/nothing"):
+        load_model("someone/nothing")
+
+
+def test_fingerprint_follows_what_descriptors_depend_on(folder):
+    model, processor = load_model(folder), load_image_processor(folder)
+    original = fingerprint(model, processor)
+    assert fingerprint(load_model(folder), load_image_processor(folder)) == original
+    assert fingerprint(model, D2VPRImageProcessor(size={"height": 84, "width": 70})) != original
+    assert fingerprint(tiny_model(seed=1), processor) != original
+    model.aggregator.gem.p.data += 1e-6
+    assert fingerprint(model, processor) != original
+
+
+def test_fingerprint_does_not_follow_names_and_attention(folder):
+    model, processor = load_model(folder), load_image_processor(folder)
+    original = fingerprint(model, processor)
+    moved = shutil.copytree(folder, folder.parent / "moved")
+    assert fingerprint(load_model(moved, attn_implementation="eager"), load_image_processor(moved)) == original

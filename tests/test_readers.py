@@ -1,0 +1,197 @@
+"""Positions, wherever they are written; and every file that is not what it should be."""
+
+import math
+
+import pytest
+import utm
+from PIL import Image
+from PIL.ExifTags import GPS, IFD
+from PIL.TiffImagePlugin import IFDRational
+
+from d2vpr_hf.readers import Place, UnreadablePhotoError, distance_in_metres, find_photos, open_photo, read_places
+from tests.photos import at_name, gps_exif, save, save_bad_files
+
+
+def test_at_names(tmp_path):
+    """The example of the convention's documentation; an @ in a folder above must not confuse the parser."""
+    name = "@0544388.51@4172758.25@10@S@037.70098@-122.49646@kPnABhWJ1kA61eMNPLs1vQ@@210@@@@201606@@.jpg"
+    folder = tmp_path / "@me@home"
+    save(folder / "deep" / name, 0)
+    table = read_places(folder)
+    assert table.source == "names"
+    assert table.places == [
+        Place(
+            f"deep/{name}",
+            latitude=37.70098,
+            longitude=-122.49646,
+            utm_east=544388.51,
+            utm_north=4172758.25,
+            utm_zone="10S",
+            heading=210.0,
+            timestamp="201606",
+        )
+    ]
+    assert table.photo(table.places[0]).is_file()
+
+
+def test_latitude_follows_from_utm(tmp_path):
+    save(tmp_path / at_name(544388.51, 4172758.25), 0)
+    place = read_places(tmp_path).places[0]
+    assert (place.latitude, place.longitude) == pytest.approx((37.70098, -122.49646), abs=1e-4)
+
+
+def test_mock_coordinates_without_zone(tmp_path):
+    """SPED, AmsterTime and Nordland: metres of nowhere."""
+    save(tmp_path / at_name(100, 200, zone="@"), 0)
+    place = read_places(tmp_path).places[0]
+    assert (place.utm_east, place.utm_zone, place.latitude, place.has_position) == (100.0, None, None, True)
+
+
+def test_mock_coordinates_with_a_zone(tmp_path):
+    save(tmp_path / at_name(100, 200), 0)
+    place = read_places(tmp_path).places[0]
+    assert (place.utm_east, place.utm_zone, place.latitude) == (100.0, "10S", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("@1@2@.jpg", r"@1@2@\.jpg: the name has 4 parts between @, not 16"),
+        ("@@2" + "@" * 13 + ".jpg", "east or north is missing"),
+        ("@x@2" + "@" * 13 + ".jpg", "could not convert string to float: 'x'"),
+        (at_name(1, 2, latitude="99", longitude="0"), r"latitude must be in \[-90, 90\]"),
+    ],
+)
+def test_bad_at_names_are_named(tmp_path, name, message):
+    save(tmp_path / name, 0)
+    with pytest.raises(ValueError, match=message) as raised:
+        read_places(tmp_path)
+    assert "@east@north@" in str(raised.value)
+
+
+def test_one_plain_name_among_at_names_is_an_error(tmp_path):
+    save(tmp_path / at_name(1, 2), 0)
+    save(tmp_path / "plain.jpg", 1)
+    with pytest.raises(ValueError, match=r"plain\.jpg: the name has 1 parts"):
+        read_places(tmp_path)
+
+
+@pytest.mark.parametrize(("latitude", "longitude"), [(43.7711, 11.2486), (-33.8568, -151.2153), (0.5, -0.25)])
+def test_exif(tmp_path, latitude, longitude):
+    """South and west are letters beside positive numbers."""
+    save(tmp_path / "a.jpg", 0, exif=gps_exif(latitude, longitude, heading=271.5))
+    save(tmp_path / "b.jpg", 1)
+    table = read_places(tmp_path)
+    assert (table.source, table.num_positions) == ("exif", 1)
+    place, unknown = table.places
+    assert (place.latitude, place.longitude) == pytest.approx((latitude, longitude), abs=1e-7)
+    assert (place.heading, place.timestamp) == (271.5, "2026:05:04 03:02:01")
+    east, north, number, letter = utm.from_latlon(latitude, longitude)
+    assert (place.utm_east, place.utm_north) == pytest.approx((east, north), abs=0.05)
+    assert place.utm_zone == f"{number}{letter}"
+    assert unknown == Place("b.jpg")
+
+
+def test_exif_without_a_fix_is_no_position(tmp_path):
+    """Cameras write 0/0 before they have a fix; 0° N 0° E would be in the sea off Ghana."""
+    nothing = (IFDRational(0, 0),) * 3
+    exif = Image.Exif()
+    exif[IFD.GPSInfo] = {
+        GPS.GPSLatitudeRef: "N",
+        GPS.GPSLatitude: nothing,
+        GPS.GPSLongitudeRef: "E",
+        GPS.GPSLongitude: nothing,
+    }
+    save(tmp_path / "a.jpg", 0, exif=exif)
+    assert read_places(tmp_path).num_positions == 0
+
+
+def test_csv(tmp_path):
+    for i, name in enumerate(("b.jpg", "sub/a.jpg", "unlisted.jpg")):
+        save(tmp_path / name, i)
+    (tmp_path / "places.csv").write_text("File, LAT, lon, heading\nsub/a.jpg, 43.5, 11.5, 90\nb.jpg, , , \n")
+    table = read_places(tmp_path)
+    assert (table.source, table.num_positions) == ("csv", 1)
+    assert [place.path for place in table.places] == ["sub/a.jpg", "b.jpg"]
+    assert (table.places[0].latitude, table.places[0].heading, table.places[0].utm_zone) == (43.5, 90.0, "32T")
+    assert table.skipped == {"unlisted.jpg": "not listed in places.csv"}
+    assert read_places(tmp_path / "places.csv").places == table.places
+
+
+def test_csv_of_a_local_frame(tmp_path):
+    save(tmp_path / "a.jpg", 0)
+    (tmp_path / "poses.csv").write_text("path,x,y,z,yaw,frame\na.jpg,1.5,-2,0.25,90,hall\n")
+    place = read_places(tmp_path).places[0]
+    assert place == Place("a.jpg", x=1.5, y=-2.0, z=0.25, yaw=90.0, frame="hall")
+    assert place.is_local and place.has_position
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,lat\na.jpg,1\n", "expected the columns path, latitude, longitude"),
+        ("", "expected the columns"),
+        ("path,lat,lon\n", "lists no photo"),
+        ("path,lat,lon\na.jpg,1,x\n", "line 2: could not convert string to float: 'x'"),
+        ("path,lat,lon\na.jpg,1,2\nb.jpg,91,2\n", r"line 3: latitude must be in \[-90, 90\]"),
+        ("path,lat,lon\na.jpg,nan,2\n", "line 2: expected a finite number"),
+        ("path,lat,lon\n,1,2\n", "line 2: the path is missing"),
+    ],
+)
+def test_bad_csv(tmp_path, text, message):
+    save(tmp_path / "a.jpg", 0)
+    (tmp_path / "places.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_places(tmp_path)
+
+
+def test_two_tables_are_ambiguous(tmp_path):
+    save(tmp_path / "a.jpg", 0)
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("path,lat,lon\n")
+    with pytest.raises(ValueError, match=r"several CSV files \(a\.csv, b\.csv\)"):
+        read_places(tmp_path)
+
+
+def test_photos_are_listed_in_order(tmp_path):
+    for i, name in enumerate(("b.JPG", "a.png", "sub/c.jpeg")):
+        save(tmp_path / name, i)
+    (tmp_path / "notes.txt").write_text("")
+    assert [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path)] == ["a.png", "b.JPG", "sub/c.jpeg"]
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere"):
+        read_places(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="No photo in"):
+        read_places(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="is not a folder"):
+        read_places(tmp_path / "file")
+
+
+def test_bad_photos_say_what_is_wrong(tmp_path):
+    for name, reason in save_bad_files(tmp_path).items():
+        with pytest.raises(UnreadablePhotoError, match=reason):
+            open_photo(tmp_path / name)
+    with pytest.raises(UnreadablePhotoError, match="no such file"):
+        open_photo(tmp_path / "gone.jpg")
+
+
+def test_bad_photos_do_not_stop_the_reader(tmp_path):
+    bad = save_bad_files(tmp_path)
+    assert [place.path for place in read_places(tmp_path).places] == sorted(bad)
+
+
+def test_distances():
+    """Planar in one zone and hemisphere, on the sphere across zones, unknown otherwise."""
+    first = Place("a", 0.0, 0.0, utm_east=100.0, utm_north=200.0, utm_zone="31N")
+    assert distance_in_metres(first, Place("b", utm_east=103.0, utm_north=204.0, utm_zone="31P")) == 5.0
+    assert distance_in_metres(first, Place("b", utm_east=103.0, utm_north=204.0, utm_zone="31M")) is None
+    degree = 2 * math.pi * 6_371_008.8 / 360
+    across = Place("b", 0.0, 6.5, utm_east=100.0, utm_north=200.0, utm_zone="32N")
+    assert distance_in_metres(first, across) == pytest.approx(6.5 * degree)
+    assert distance_in_metres(Place("a", 10.0, 179.5), Place("b", 10.0, -179.5)) < 111_000
+    assert distance_in_metres(Place("a", x=0.0, y=0.0, frame="hall"), Place("b", x=3.0, y=4.0, frame="hall")) == 5.0
+    assert distance_in_metres(Place("a", x=0.0, y=0.0, frame="hall"), Place("b", x=3.0, y=4.0, frame="yard")) is None
+    assert distance_in_metres(Place("a"), first) is None

@@ -1,0 +1,78 @@
+"""Exact search against the definition."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2vpr_hf import search
+from d2vpr_hf.search import exact_search, similarity
+
+
+def brute_force(queries, database, k):
+    distances = ((queries[:, None].astype(np.float64) - database[None]) ** 2).sum(axis=2)
+    rows = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, rows, axis=1), rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 150), st.integers(1, 64), st.integers(0, 99))
+def test_equals_brute_force_with_ties(num_queries, num_rows, k, chunk, seed):
+    """Whole numbers make distances exact and ties common; chunks must not change which row wins a tie."""
+    rng = np.random.default_rng(seed)
+    queries, database = (rng.integers(0, 3, (count, 4)).astype(np.float32) for count in (num_queries, num_rows))
+    original, search.DATABASE_CHUNK = search.DATABASE_CHUNK, chunk
+    try:
+        distances, rows = exact_search(queries, database, k)
+    finally:
+        search.DATABASE_CHUNK = original
+    expected_distances, expected_rows = brute_force(queries, database, k)
+    assert np.array_equal(distances, expected_distances)
+    assert np.array_equal(rows, expected_rows)
+
+
+def test_real_valued_descriptors():
+    rng = np.random.default_rng(0)
+    queries, database = (rng.standard_normal((count, 64)).astype(np.float32) for count in (5, 3000))
+    distances, rows = exact_search(queries, database, 10)
+    expected_distances, expected_rows = brute_force(queries, database, 10)
+    assert np.array_equal(rows, expected_rows)
+    assert np.allclose(distances, expected_distances, rtol=1e-4)
+
+
+def test_half_precision_database():
+    database = np.eye(4, dtype=np.float16)
+    assert exact_search(np.eye(4, dtype=np.float32), database, 1)[1].ravel().tolist() == [0, 1, 2, 3]
+
+
+def test_similarity_by_hand():
+    """Equal, orthogonal and opposite unit vectors."""
+    distances, rows = exact_search(np.float32([[1, 0]]), np.float32([[0, 1], [-1, 0], [1, 0]]), 3)
+    assert rows.tolist() == [[2, 0, 1]]
+    assert similarity(distances).tolist() == [[1.0, 0.0, -1.0]]
+
+
+def test_more_neighbours_than_rows():
+    """FAISS alone would fill up with row -1."""
+    distances, rows = exact_search(np.zeros((2, 3), np.float32), np.ones((4, 3), np.float32), 9)
+    assert distances.shape == rows.shape == (2, 4)
+    assert rows.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_nothing_to_search():
+    assert exact_search(np.zeros((2, 3)), np.zeros((0, 3)), 5)[1].shape == (2, 0)
+    assert exact_search(np.zeros((0, 3)), np.zeros((4, 3)), 5)[1].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("queries", "database", "k", "message"),
+    [
+        (np.zeros((1, 3)), np.zeros((4, 2)), 1, r"one descriptor width, got \(1, 3\) and \(4, 2\)"),
+        (np.zeros(3), np.zeros((4, 3)), 1, "Expected queries"),
+        (np.zeros((1, 3)), np.zeros((4, 3)), 0, "k must be at least 1, got 0"),
+        (np.full((1, 3), np.nan), np.zeros((4, 3)), 1, "not finite"),
+    ],
+)
+def test_bad_arguments(queries, database, k, message):
+    with pytest.raises(ValueError, match=message):
+        exact_search(queries, database, k)
