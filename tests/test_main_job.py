@@ -1,0 +1,312 @@
+"""Index a folder, search it: from Python and from the command line, with good photos and bad ones."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from d2vpr_hf.modeling import D2VPRImageProcessor
+from PIL import Image
+from typer.testing import CliRunner
+
+from d2vpr_hf import cli
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.jobs import index_photos, search_photos
+from d2vpr_hf.readers import Place
+from tests.conftest import tiny_model
+from tests.photos import at_name, draw, gps_exif, save, save_bad_files
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_folder):
+    return PlaceEncoder(tiny_folder, batch_size=4)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Nine photos with positions in their names."""
+    folder = tmp_path / "photos"
+    for i in range(9):
+        save(folder / at_name(544000 + 100 * i, 4172758, heading=str(10 * i)), i)
+    return folder
+
+
+def run(*arguments):
+    """Run the command line in this process: exit status, stdout, stderr."""
+    command = [sys.executable, "-m", "d2vpr_hf", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+# ---- PlaceEncoder
+
+
+def test_encoding_keeps_the_order_for_any_batch_and_workers(tiny_folder, tmp_path):
+    paths = [save(tmp_path / f"{i}.png", i) for i in range(11)]
+    processor = D2VPRImageProcessor.from_pretrained(tiny_folder)
+    model = tiny_model()
+    with torch.no_grad():
+        expected = np.concatenate([model(**processor(draw(i), return_tensors="pt")).pooler_output for i in range(11)])
+    for batch_size, num_workers in ((1, 1), (4, 3), (11, 2), (64, 5)):
+        encoded = PlaceEncoder(tiny_folder, batch_size=batch_size, num_workers=num_workers).encode(paths)
+        assert encoded.rows.tolist() == list(range(11))
+        assert np.allclose(encoded.descriptors, expected, atol=1e-6)
+        assert encoded.descriptors.dtype == np.float32
+
+
+def test_encoder_takes_images_arrays_and_paths(encoder, tmp_path):
+    image = draw(1)
+    tensor = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    encoded = encoder.encode([image, np.asarray(image), tensor, save(tmp_path / "a.png", 1), str(tmp_path / "a.png")])
+    assert np.allclose(encoded.descriptors, encoded.descriptors[:1], atol=1e-6)
+
+
+def test_unreadable_photos_keep_their_number(encoder, tmp_path):
+    bad = save_bad_files(tmp_path)
+    paths = [tmp_path / name for name in bad]
+    paths[2:2] = [save(tmp_path / f"good{i}.png", i) for i in range(2)]
+    seen = []
+    encoded = encoder.encode(paths, progress=seen.append)
+    assert encoded.rows.tolist() == [2, 3]
+    assert encoded.skipped.keys() == {0, 1, 4, 5}
+    assert all(reason in encoded.skipped[paths.index(tmp_path / name)] for name, reason in bad.items())
+    assert sum(seen) == 6
+
+
+def test_nothing_readable_gives_no_rows(encoder, tmp_path):
+    assert encoder.encode([tmp_path / "gone.jpg"]).descriptors.shape == (0, encoder.descriptor_dim)
+    assert encoder.encode([]).descriptors.shape == (0, encoder.descriptor_dim)
+
+
+def test_encoding_reads_ahead_but_not_everything(tiny_folder):
+    """Memory is bounded: with a batch of 2 and one thread, photo 50 is not touched while photo 0 is described."""
+    encoder = PlaceEncoder(tiny_folder, batch_size=2, num_workers=1)
+    taken = []
+
+    class Photos(list):
+        def __iter__(self):
+            for i in range(50):
+                taken.append(i)
+                yield draw(0)
+
+    ahead = []
+    encoder.encode(Photos(), progress=lambda count: ahead.append(len(taken)))
+    assert ahead[0] <= 2 + 2 + 1 + 1 < ahead[-1] == 50
+
+
+def test_descriptors_that_are_not_finite_are_refused(tiny_folder):
+    model = tiny_model()
+    model.recovery.norm.bias.data[0] = torch.nan
+    encoder = PlaceEncoder(model, D2VPRImageProcessor.from_pretrained(tiny_folder))
+    with pytest.raises(ValueError, match=r"2 descriptors are not finite \(photos number \[0, 1\] first\)"):
+        encoder.encode([draw(0), draw(1)])
+
+
+def test_encoder_arguments(tiny_folder, caplog):
+    with pytest.raises(ValueError, match="batch_size and num_workers must be at least 1, got 0 and 2"):
+        PlaceEncoder(tiny_folder, batch_size=0)
+    with pytest.raises(ValueError, match="needs its image processor"):
+        PlaceEncoder(tiny_model())
+    with caplog.at_level(logging.WARNING):
+        PlaceEncoder(tiny_model(use_cross_image_encoder=True), D2VPRImageProcessor())
+    assert "depends on the photos around it" in caplog.text
+
+
+def test_a_wrong_input_size_is_refused(tiny_folder):
+    encoder = PlaceEncoder(tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 71}))
+    with pytest.raises(ValueError, match="multiples of 14, got 70x71"):
+        encoder.encode([draw(0)])
+
+
+# ---- index and search
+
+
+def test_each_photo_finds_itself(encoder, photos, tmp_path):
+    built, skipped = index_photos(photos, tmp_path / "index", encoder, model_name="somewhere")
+    assert (len(built), skipped) == (9, {})
+    opened = PlaceIndex.open(tmp_path / "index")
+    assert opened.places == built.places and opened.model == "somewhere"
+    assert np.array_equal(opened.descriptors, built.descriptors)
+    results = search_photos(opened, [photos], encoder, top_k=3)
+    for result, place in zip(results, opened.places, strict=True):
+        best = result.matches[0]
+        assert (best.rank, best.place, best.photo) == (1, place, photos / place.path)
+        assert best.score == pytest.approx(1, abs=1e-6)
+        scores = [match.score for match in result.matches]
+        assert scores == sorted(scores, reverse=True) and len(scores) == 3
+
+
+def test_scores_are_cosines(encoder, photos, tmp_path):
+    built, _ = index_photos(photos, tmp_path / "index", encoder)
+    query = encoder.encode([draw(99)]).descriptors
+    matches = built.search(query, top_k=99)[0]
+    expected = built.descriptors @ query[0]
+    assert [match.row for match in matches] == np.argsort(-expected).tolist()
+    assert np.allclose([match.score for match in matches], np.sort(expected)[::-1], atol=1e-6)
+
+
+def test_the_index_folder_can_be_inspected(encoder, photos, tmp_path):
+    index_photos(photos, tmp_path / "index", encoder, model_name="user/model")
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    assert manifest["model"] == "user/model" and manifest["count"] == 9 and manifest["format_version"] == 1
+    table = pq.read_table(tmp_path / "index" / "places.parquet").to_pylist()
+    assert [Place(**row).utm_east for row in table] == [544000.0 + 100 * i for i in range(9)]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+        "descriptors.safetensors",
+        "manifest.json",
+        "places.parquet",
+    ]
+
+
+def test_the_same_folder_gives_the_same_bytes(encoder, photos, tmp_path):
+    for name in ("one", "two"):
+        index_photos(photos, tmp_path / name, encoder)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_every_kind_of_position_arrives(encoder, tmp_path):
+    save(tmp_path / "exif" / "a.jpg", 0, exif=gps_exif(43.5, 11.5))
+    save(tmp_path / "csv" / "a.jpg", 0)
+    (tmp_path / "csv" / "p.csv").write_text("path,x,y\na.jpg,1,2\n")
+    save(tmp_path / "none" / "a.jpg", 0)
+    found = {}
+    for kind in ("exif", "csv", "none"):
+        built, _ = index_photos(tmp_path / kind, tmp_path / f"{kind}-index", encoder)
+        found[kind] = search_photos(built, [tmp_path / kind], encoder)[0].to_dict()["matches"][0]
+    assert found["exif"]["latitude"] == pytest.approx(43.5, abs=1e-6) and found["exif"]["utm_east"] is not None
+    assert (found["csv"]["x"], found["csv"]["y"], found["csv"]["latitude"]) == (1.0, 2.0, None)
+    assert found["none"]["latitude"] is None and found["none"]["utm_north"] is None and "x" not in found["none"]
+
+
+def test_bad_photos_are_named_and_counted(encoder, photos, tmp_path, caplog):
+    plain = tmp_path / "plain"
+    bad = save_bad_files(save(plain / "good.jpg", 0).parent)
+    with caplog.at_level(logging.WARNING):
+        built, skipped = index_photos(plain, tmp_path / "index", encoder)
+    assert [place.path for place in built.places] == ["good.jpg"]
+    assert skipped.keys() == bad.keys()
+    assert "4 of 5 photos were left out" in caplog.text
+    assert all(f"{name}: " in caplog.text and reason in caplog.text for name, reason in bad.items())
+    with pytest.raises(ValueError, match="4 of 5 photos were left out"):
+        index_photos(plain, tmp_path / "strict", encoder, strict=True)
+    assert not (tmp_path / "strict").exists()
+    (plain / "good.jpg").unlink()
+    with pytest.raises(ValueError, match="None of the 4 photos"):
+        index_photos(plain, tmp_path / "none", encoder)
+
+
+def test_a_bad_query_is_reported_among_the_good(encoder, photos, tmp_path, caplog):
+    built, _ = index_photos(photos, tmp_path / "index", encoder)
+    good, bad = save(tmp_path / "q.jpg", 3), tmp_path / "gone.jpg"
+    results = search_photos(built, [bad, good], encoder)
+    assert [(r.query, len(r.matches), r.error) for r in results] == [(bad, 0, "no such file"), (good, 5, None)]
+    assert results[0].to_dict() == {"query": str(bad), "matches": [], "error": "no such file"}
+    assert "gone.jpg: no such file" in caplog.text
+    with pytest.raises(ValueError, match="1 of 2 photos"):
+        search_photos(built, [bad, good], encoder, strict=True)
+
+
+def test_an_index_of_another_model_or_size_is_refused(encoder, photos, tmp_path, tiny_folder):
+    built, _ = index_photos(photos, tmp_path / "index", encoder, model_name="the/model")
+    others = (
+        PlaceEncoder(tiny_model(seed=1), D2VPRImageProcessor.from_pretrained(tiny_folder)),
+        PlaceEncoder(tiny_model(), D2VPRImageProcessor(size={"height": 84, "width": 70})),
+    )
+    for other in others:
+        with pytest.raises(ValueError, match="built with another model or other preprocessing: with the/model"):
+            search_photos(built, [photos], other)
+
+
+def test_what_is_no_index(encoder, photos, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is no index: it has no manifest\.json"):
+        PlaceIndex.open(tmp_path)
+    index_photos(photos, tmp_path / "index", encoder)
+    broken = shutil.copytree(tmp_path / "index", tmp_path / "broken")
+    (broken / "places.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks places\.parquet"):
+        PlaceIndex.open(broken)
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    for text, message in (
+        ("{", "is damaged"),
+        (json.dumps(manifest | {"format_version": 99}), "has format 99, this package reads format 1"),
+        (json.dumps(manifest | {"count": 8}), "do not fit"),
+    ):
+        (tmp_path / "index" / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            PlaceIndex.open(tmp_path / "index")
+
+
+def test_nothing_is_overwritten_unasked(encoder, photos, tmp_path):
+    index_photos(photos, tmp_path / "index", encoder)
+    with pytest.raises(FileExistsError, match="exists already"):
+        index_photos(photos, tmp_path / "index", encoder)
+    index_photos(photos, tmp_path / "index", encoder, overwrite=True)
+    with pytest.raises(FileExistsError, match="is not an index, so it is not replaced"):
+        index_photos(photos, photos, encoder, overwrite=True)
+    assert len(list(photos.iterdir())) == 9
+
+
+# ---- command line
+
+
+def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
+    index, plot = tmp_path / "index", tmp_path / "plots" / "matches.png"
+    status, out, err = run("index", photos, "--model", tiny_folder, "--out", index)
+    assert status == 0, err
+    assert "9 photos, 9 with a position (from: names)" in out and "Indexed 9 photos" in out
+    query = save(tmp_path / "q.jpg", 4)
+    status, out, err = run("search", index, query, photos, "--top-k", 2, "--json", "--plot", plot)
+    assert status == 0, err
+    results = json.loads(out)
+    assert [entry["query"] for entry in results] == [str(query), *map(str, sorted(photos.iterdir()))]
+    best = results[0]["matches"][0]
+    assert list(best) == ["rank", "path", "score", "latitude", "longitude", "utm_east", "utm_north"]
+    assert (best["rank"], best["utm_east"], best["path"]) == (1, 544400.0, str(sorted(photos.iterdir())[4]))
+    assert Image.open(plot).width > 500
+    status, out, err = run("search", index, query)
+    assert status == 0 and f"{query}\n    1   1.0000  @544400.00" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "{tmp}/nowhere", "--out", "{tmp}/i"], "There is no folder"),
+        (["index", "{tmp}/empty", "--out", "{tmp}/i"], "No photo in"),
+        (["index", "{photos}", "--out", "{tmp}/empty"], "exists already"),
+        (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/nowhere"], "There is no model folder"),
+        (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/empty"], "has no config.json"),
+        (["search", "{tmp}/empty", "{photos}"], "is no index"),
+        (["convert", "{tmp}/nowhere.pth", "{tmp}/m"], "There is no file"),
+    ],
+)
+def test_errors_are_one_line_and_status_1(photos, tmp_path, arguments, message, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(tmp=tmp_path, photos=photos) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["d2vpr", *filled])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    err = capsys.readouterr().err
+    assert raised.value.code == 1
+    assert err.startswith("d2vpr: ") and message in err and "Traceback" not in err
+
+
+def test_search_fails_if_no_query_can_be_read(tiny_folder, photos, tmp_path):
+    assert run("index", photos, "--model", tiny_folder, "--out", tmp_path / "index")[0] == 0
+    status, out, err = run("search", tmp_path / "index", tmp_path / "gone.jpg", "--json")
+    assert status == 1
+    assert json.loads(out)[0]["error"] == "no such file"
+    assert "None of the queries could be read" in err
+
+
+def test_version_and_help():
+    result = CliRunner().invoke(cli.app, ["--version"])
+    assert (result.exit_code, result.output.strip()) == (0, "0.1.0")
+    help_text = CliRunner().invoke(cli.app, ["--help"]).output
+    assert all(command in help_text for command in ("convert", "index", "search", "demo"))
