@@ -22,7 +22,7 @@ _HOME = {
     "Place": "readers",
     "PlaceEncoder": "encoder",
     "PlaceIndex": "index",
-    "convert": "convert",
+    "convert_weights": "convert",
     "exact_search": "search",
     "index_photos": "jobs",
     "load_image_processor": "loading",
@@ -32,7 +32,7 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from d2vpr_hf.convert import convert as convert
+    from d2vpr_hf.convert import convert_weights as convert_weights
     from d2vpr_hf.encoder import EncodedPhotos as EncodedPhotos
     from d2vpr_hf.encoder import PlaceEncoder as PlaceEncoder
     from d2vpr_hf.index import PlaceIndex as PlaceIndex
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value  # a function may share its module's name, which the import has just bound here
+    globals()[name] = value
     return value
 
 
@@ -72,7 +72,7 @@ __all__ = [  # noqa: RUF022 - the order of use
     "index_photos",
     "search_photos",
     "exact_search",
-    "convert",
+    "convert_weights",
     "D2VPRConfig",
     "D2VPRModel",
     "D2VPRModelOutput",

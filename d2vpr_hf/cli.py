@@ -63,8 +63,9 @@ def convert(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Convert published weights to a complete Hugging Face model folder."""
-    from d2vpr_hf.convert import convert as convert_weights
+    from d2vpr_hf.convert import convert_weights
 
+    _hush_transformers()
     row = convert_weights(source, out, overwrite=overwrite)
     typer.echo(f"{source} is {row.name}; wrote the model folder {out}.")
 
@@ -131,18 +132,24 @@ def demo(
     """Draw a few streets, index them and search them: the main job offline, with the model in this package."""
     from d2vpr_hf.demo import run_demo
 
+    _hush_transformers()
     result = run_demo(out)
     typer.echo(_to_text(result.results))
     typer.echo(result.summary)
 
 
 def _encoder(model: str | None, batch_size: int, workers: int, device: str | None) -> PlaceEncoder:
-    from transformers.utils.logging import disable_progress_bar
-
     from d2vpr_hf.encoder import PlaceEncoder
 
-    disable_progress_bar()
+    _hush_transformers()
     return PlaceEncoder(model, device=device, batch_size=batch_size, num_workers=workers)
+
+
+def _hush_transformers() -> None:
+    """Switch off the bars that transformers draws for every file it reads or writes."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
 
 
 def _portable_name(model: str | None) -> str | None:

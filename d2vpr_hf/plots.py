@@ -44,9 +44,9 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def _draw_row(row: NDArray[np.object_], result: SearchResult) -> None:
-    title = f"query: {result.query.name}" if result.error is None else f"{result.query.name}: {result.error}"
-    _draw_photo(row[0], result.query, _shorten(title), _QUERY)
     truth = read_place(result.query) if result.error is None else None
+    title = f"query: {_label(truth)}" if truth is not None else f"{result.query.name}: {result.error}"
+    _draw_photo(row[0], result.query, _shorten(title), _QUERY)
     for axis, match in zip(row[1:], result.matches, strict=False):
         distance = distance_in_metres(truth, match.place) if truth is not None else None
         _draw_photo(axis, match.photo, _caption(match, distance), _frame_colour(distance))

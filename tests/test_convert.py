@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from d2vpr_hf.convert import ConversionError, convert
+from d2vpr_hf.convert import ConversionError, convert_weights
 from d2vpr_hf.convert.convert import read_weights
 from d2vpr_hf.loading import load_image_processor, load_model
 from tests.conftest import published_weights
@@ -28,7 +28,7 @@ def save(path, content):
 @pytest.fixture(scope="module")
 def converted(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted")
-    convert(save(folder / "published.pth", weights), folder / "out")
+    convert_weights(save(folder / "published.pth", weights), folder / "out")
     return folder / "out"
 
 
@@ -85,7 +85,7 @@ def test_every_published_form_gives_the_same_weights(weights, tmp_path, wrap):
 
 
 def test_the_encoder_is_recognised(tmp_path):
-    row = convert(save(tmp_path / "e.pth", published_weights("d2vpr_encoder")), tmp_path / "out")
+    row = convert_weights(save(tmp_path / "e.pth", published_weights("d2vpr_encoder")), tmp_path / "out")
     assert row.name == "published D²-VPR with cross-image encoder"
     assert load_model(tmp_path / "out").config.use_cross_image_encoder
 
@@ -95,7 +95,7 @@ def test_missing_left_over_and_mis_shaped_weights_are_listed(weights, tmp_path):
     broken["head.weight"] = torch.zeros(3)
     broken["backbone.lin.bias"] = torch.zeros(5)
     with pytest.raises(ConversionError) as raised:
-        convert(save(tmp_path / "a.pth", broken), tmp_path / "out")
+        convert_weights(save(tmp_path / "a.pth", broken), tmp_path / "out")
     message = str(raised.value)
     assert "left over (1): head.weight" in message
     assert "missing (1): aggregator.position_encoding.fc2.bias" in message
@@ -106,7 +106,7 @@ def test_missing_left_over_and_mis_shaped_weights_are_listed(weights, tmp_path):
 def test_another_model_is_of_no_known_kind(tmp_path):
     path = save(tmp_path / "a.pth", {"layer1.weight": torch.zeros(2)})
     with pytest.raises(ConversionError, match=r"of no known kind .*Its weights are: layer1\.weight"):
-        convert(path, tmp_path / "out")
+        convert_weights(path, tmp_path / "out")
 
 
 class Bomb:
@@ -123,7 +123,7 @@ def test_code_in_a_pickle_is_not_executed(tmp_path):
     for name, writer in {"zip.pth": torch.save, "plain.pth": lambda o, p: Path(p).write_bytes(pickle.dumps(o))}.items():
         writer({"model_state_dict": Bomb(tmp_path / "executed")}, tmp_path / name)
         with pytest.raises(ConversionError, match="nothing in it was executed"):
-            convert(tmp_path / name, tmp_path / "out")
+            convert_weights(tmp_path / name, tmp_path / "out")
         assert not (tmp_path / "executed").exists()
 
 
@@ -133,13 +133,13 @@ def test_damaged_files(weights, tmp_path):
     for name, content in damaged.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConversionError, match=name):
-            convert(tmp_path / name, tmp_path / "out")
+            convert_weights(tmp_path / name, tmp_path / "out")
     with pytest.raises(ConversionError, match="holds no weights"):
-        convert(save(tmp_path / "list.pth", [1, 2]), tmp_path / "out")
+        convert_weights(save(tmp_path / "list.pth", [1, 2]), tmp_path / "out")
     with pytest.raises(ConversionError, match="entries that are no weights: epoch"):
-        convert(save(tmp_path / "mixed.pth", {"a": torch.zeros(1), "epoch": 3}), tmp_path / "out")
+        convert_weights(save(tmp_path / "mixed.pth", {"a": torch.zeros(1), "epoch": 3}), tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="There is no file"):
-        convert(tmp_path / "nowhere.pth", tmp_path / "out")
+        convert_weights(tmp_path / "nowhere.pth", tmp_path / "out")
 
 
 def test_what_is_there_is_kept(weights, tmp_path):
@@ -148,7 +148,7 @@ def test_what_is_there_is_kept(weights, tmp_path):
     out.mkdir()
     (out / "README.md").write_text("my own words")
     with pytest.raises(FileExistsError, match="not an empty folder"):
-        convert(source, out)
-    convert(source, out, overwrite=True)
+        convert_weights(source, out)
+    convert_weights(source, out, overwrite=True)
     assert (out / "README.md").read_text() == "my own words"
     assert (out / "model.safetensors").is_file()

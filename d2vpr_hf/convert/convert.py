@@ -23,7 +23,7 @@ class ConversionError(ValueError):
     """A file that is not what it should be. The message lists everything that is off."""
 
 
-def convert(source: str | Path, out: str | Path, *, overwrite: bool = False) -> Source:
+def convert_weights(source: str | Path, out: str | Path, *, overwrite: bool = False) -> Source:
     """Convert a weights file to a complete model folder: weights, configuration, processor, code, model card.
 
     Args:
@@ -51,7 +51,7 @@ def convert(source: str | Path, out: str | Path, *, overwrite: bool = False) -> 
 
 
 def load_converted(source: Path) -> tuple[D2VPRModel, Source]:
-    """Read a weights file as a model, and tell what it was recognised as. Raises as [`convert`] does."""
+    """Read a weights file as a model, and tell what it was recognised as. Raises as [`convert_weights`] does."""
     weights = read_weights(source)
     row = next((row for row in SOURCES if row.recognises(weights)), None)
     if row is None:
@@ -132,4 +132,4 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-__all__ = ["ConversionError", "convert", "load_converted", "read_weights"]
+__all__ = ["ConversionError", "convert_weights", "load_converted", "read_weights"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from d2vpr_hf.convert import convert
+from d2vpr_hf.convert import convert_weights
 from d2vpr_hf.convert.names import AGGREGATOR, BACKBONE, RECOVERY, rename
 from d2vpr_hf.loading import load_model
 from tests.conftest import PARITY, parity_images, published_weights, recipe
@@ -32,7 +32,7 @@ def assert_close(found: torch.Tensor, key: str) -> None:
 def student(tmp_path_factory):
     folder = tmp_path_factory.mktemp("student")
     torch.save({"model_state_dict": {f"module.{k}": v for k, v in published_weights("d2vpr").items()}}, folder / "a.pth")
-    convert(folder / "a.pth", folder / "out")
+    convert_weights(folder / "a.pth", folder / "out")
     return load_model(folder / "out")
 
 
@@ -84,7 +84,7 @@ def test_other_sizes(student, size):
 @torch.no_grad()
 def test_cross_image_encoder(tmp_path):
     torch.save(published_weights("d2vpr_encoder"), tmp_path / "bare.pth")
-    convert(tmp_path / "bare.pth", tmp_path / "out")
+    convert_weights(tmp_path / "bare.pth", tmp_path / "out")
     model = load_model(tmp_path / "out")
     assert_close(model(parity_images("d2vpr_encoder", 4, 224)).pooler_output, "d2vpr_encoder.descriptor")
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 38.2
