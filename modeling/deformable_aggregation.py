@@ -54,27 +54,21 @@ def sample_grid(regions: list[dict[str, Any]], device: torch.device) -> SampleGr
 
     Made anew in each forward: a buffer would be rounded by `dtype=torch.bfloat16` and lost by loading on the meta device.
     """
-    samples, centres, sizes, averages = [], [], [], []
-    for region in regions:
-        x_min, y_min, x_max, y_max = region["box"]
-        count = region["rows"] * region["columns"]
-        y = torch.linspace(y_min, y_max, region["rows"], device="cpu")
-        x = torch.linspace(x_min, x_max, region["columns"], device="cpu")
-        samples.append(torch.cartesian_prod(y, x).flip(1))  # (rows * columns, 2), x first
-        centres.append(torch.tensor([(x_min + x_max) / 2, (y_min + y_max) / 2], device="cpu").expand(count, 2))
-        sizes.append(torch.tensor([x_max - x_min, y_max - y_min], device="cpu").expand(count, 2))
-        averages.append(torch.full((1, count), 1 / count, device="cpu"))
-    members = torch.tensor(_member_rows([average.shape[1] for average in averages]), device="cpu")
-    grid = (torch.cat(samples), torch.cat(centres), torch.cat(sizes), torch.block_diag(*averages), members)
-    return SampleGrid(*(part.to(device, non_blocking=True) for part in grid))
-
-
-def _member_rows(counts: list[int]) -> list[list[int]]:
-    """Number the samples of each region, and fill rows to one length with the region's first sample."""
-    starts = [sum(counts[:region]) for region in range(len(counts))]
-    return [
-        [start + i if i < count else start for i in range(max(counts))] for start, count in zip(starts, counts, strict=True)
-    ]
+    counts = [region["rows"] * region["columns"] for region in regions]
+    starts = [sum(counts[:index]) for index in range(len(counts))]
+    owners = [index for index, count in enumerate(counts) for _ in range(count)]
+    owner, count, start = (torch.tensor(numbers) for numbers in (owners, counts, starts))
+    boxes = torch.tensor([region["box"] for region in regions], dtype=torch.float64)[owner]
+    steps = torch.tensor([[region["columns"], region["rows"]] for region in regions])[owner]
+    number = torch.arange(len(owners)) - start[owner]  # of a sample within its region, row by row
+    cell = torch.stack((number % steps[:, 0], number // steps[:, 0]), dim=1)  # column, row
+    corners, sizes = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    samples = corners + sizes * cell / (steps - 1)
+    averaging = (owner == torch.arange(len(counts)).unsqueeze(1)) / count.unsqueeze(1)
+    column = torch.arange(max(counts))
+    members = start.unsqueeze(1) + column * (column < count.unsqueeze(1))
+    points = (part.float() for part in (samples, corners + sizes / 2, sizes, averaging))
+    return SampleGrid(*(part.to(device, non_blocking=True) for part in (*points, members)))
 
 
 def sample_map(features: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
