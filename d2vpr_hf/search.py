@@ -37,8 +37,7 @@ def exact_search(
         distances, rows = faiss.knn(queries, chunk, min(k, len(chunk)))
         heap.add_result(distances, rows + start)
     heap.finalize()
-    distances: NDArray[np.float32] = heap.D
-    return distances, heap.I
+    return heap.D.astype(np.float32, copy=False), heap.I.astype(np.int64, copy=False)
 
 
 def similarity(distances: NDArray[np.float32]) -> NDArray[np.float32]:
