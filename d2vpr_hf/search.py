@@ -42,7 +42,7 @@ def exact_search(
 
 def similarity(distances: NDArray[np.float32]) -> NDArray[np.float32]:
     """Turn squared L2 distances of unit-length descriptors into their cosine similarity: 1 - d² / 2."""
-    return 1 - distances / 2
+    return np.float32(1) - distances / np.float32(2)
 
 
 def _check(queries: NDArray[np.floating], database: NDArray[np.floating], k: int) -> None:
