@@ -11,6 +11,8 @@ _TEMPLATE = """---
 {{ card_data }}
 ---
 
+<!-- Written by d2vpr-hf, which replaces it; take this line out to keep your own words. -->
+
 # {{ title }}
 
 {{ summary }}
@@ -65,6 +67,9 @@ was measured on this copy of the weights.
 """
 
 
+_MARK = "<!-- Written by d2vpr-hf"
+
+
 @dataclass(frozen=True)
 class CardFacts:
     """What a card says that the model itself does not know.
@@ -87,9 +92,9 @@ class CardFacts:
 
 
 def write_card(folder: Path, model: D2VPRModel, facts: CardFacts, *, origin: str) -> None:
-    """Write `README.md` into a model folder; one that is there already is left alone."""
+    """Write `README.md` into a model folder; one that a person wrote or took the mark out of is left alone."""
     path = folder / "README.md"
-    if not path.exists():
+    if not path.exists() or _MARK in path.read_text(encoding="utf-8"):
         make_card(model, facts, origin).save(path)
 
 

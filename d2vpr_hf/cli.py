@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +30,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def _path(text: str) -> Path:
+    """Read a path; an empty one, as of an unset shell variable, would mean the current folder."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
+
+
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Model folder or Hub id. Default: the small one in this package.")
 ]
@@ -41,6 +50,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what
 
 def main() -> None:
     """Run the command line; what the user can put right is one line on stderr and exit status 1."""
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of photos it opens all the same
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
         app()
@@ -58,8 +68,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Weights file, .pth or .safetensors.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Model folder to write.")],
+    source: Annotated[Path, typer.Argument(parser=_path, metavar="SRC", help="Weights file, .pth or .safetensors.")],
+    out: Annotated[Path, typer.Argument(parser=_path, metavar="OUT", help="Model folder to write.")],
     overwrite: OverwriteOption = False,
 ) -> None:
     """Convert published weights to a complete Hugging Face model folder."""
@@ -72,8 +82,10 @@ def convert(
 
 @app.command()
 def index(
-    photos: Annotated[Path, typer.Argument(metavar="PHOTOS", help="Folder of photos, or a CSV file that lists them.")],
-    out: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Index folder to write.")],
+    photos: Annotated[
+        Path, typer.Argument(parser=_path, metavar="PHOTOS", help="Folder of photos, or a CSV file that lists them.")
+    ],
+    out: Annotated[Path, typer.Option("--out", parser=_path, metavar="INDEX", help="Index folder to write.")],
     model: ModelOption = None,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
@@ -82,11 +94,9 @@ def index(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Index a folder of photos, with positions from a CSV file, from @ names, from EXIF, or with none."""
-    from d2vpr_hf.index import check_free
     from d2vpr_hf.jobs import index_photos
     from d2vpr_hf.readers import read_places
 
-    check_free(out, overwrite)
     table = read_places(photos)
     typer.echo(f"{len(table.places)} photos, {table.num_positions} with a position (from: {table.source}).")
     name = _portable_name(model)
@@ -98,11 +108,13 @@ def index(
 
 @app.command()
 def search(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Index folder.")],
-    queries: Annotated[list[Path], typer.Argument(metavar="QUERY...", help="Photos, or folders of photos.")],
+    index: Annotated[Path, typer.Argument(parser=_path, metavar="INDEX", help="Index folder.")],
+    queries: Annotated[list[Path], typer.Argument(parser=_path, metavar="QUERY...", help="Photos, or folders of photos.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of a table.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw queries and matches into this file (png, pdf, svg).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
+    ] = None,
     model: ModelOption = None,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
@@ -113,6 +125,10 @@ def search(
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.jobs import search_photos
 
+    if plot is not None:
+        from d2vpr_hf.plots import check_plot_file
+
+        check_plot_file(plot)
     opened = PlaceIndex.open(index)
     encoder = _encoder(model or opened.model, batch_size, workers, device)
     results = search_photos(opened, queries, encoder, top_k=top_k, strict=strict)
@@ -127,7 +143,7 @@ def search(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for photos, index and plot.")],
+    out: Annotated[Path, typer.Option("--out", parser=_path, metavar="FOLDER", help="Folder for photos, index and plot.")],
 ) -> None:
     """Draw a few streets, index them and search them: the main job offline, with the model in this package."""
     from d2vpr_hf.demo import run_demo

@@ -1,5 +1,6 @@
 """From photos to descriptors: decoding, preprocessing and the network, overlapping."""
 
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,8 +45,8 @@ class PlaceEncoder:
         model: A model, its folder or Hub id; `None` for the small one that comes with this package.
         processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
         device: Where the network runs, such as `"cuda"`; `None` takes a GPU if there is one.
-        batch_size: Photos the network sees at once. Descriptors do not depend on it, unless the model has a cross-image
-            encoder.
+        batch_size: Photos the network sees at once. Descriptors depend on it by rounding only, unless the model has a
+            cross-image encoder.
         num_workers: Threads that decode and preprocess (Pillow and torch release the interpreter while they work).
     """
 
@@ -66,7 +67,7 @@ class PlaceEncoder:
             self.model, self.processor = model, processor
         else:
             self.model, self.processor = load_model(model), processor or load_image_processor(model)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device)  # type: ignore[arg-type] # transformers' wrapper loses the signature
         self.model.eval()
         self.batch_size = batch_size
@@ -83,8 +84,9 @@ class PlaceEncoder:
         """Width of the descriptors."""
         return self.model.config.descriptor_dim
 
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash what the descriptors depend on; see [`fingerprint`]."""
+        """Hash of what the descriptors depend on; see [`d2vpr_hf.loading.fingerprint`]. Taken once."""
         return fingerprint(self.model, self.processor)
 
     def encode(self, photos: Sequence[Any], progress: Progress | None = None) -> EncodedPhotos:
@@ -133,6 +135,14 @@ class PlaceEncoder:
         """Run the network on (B, 3, height, width) and return descriptors (B, D)."""
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         return self.model(pixel_values).pooler_output.float().cpu().numpy()
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    try:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"The network cannot run on {str(device)!r} here: {error}") from error
+    return torch.device(device)
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -1,7 +1,7 @@
 """PlaceIndex: descriptors and places in a folder that can be inspected and searched."""
 
 import json
-import shutil
+import os
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from d2vpr_hf.readers import Place
 from d2vpr_hf.search import exact_search, similarity
 
 FORMAT_VERSION = 1
 _MANIFEST, _DESCRIPTORS, _PLACES = "manifest.json", "descriptors.safetensors", "places.parquet"
+_MANIFEST_KEYS = {"model", "fingerprint", "count", "descriptor_dim", "photos"}
 _TYPES: dict[Any, pa.DataType] = {float | None: pa.float64(), str | None: pa.string(), str: pa.string()}
 _SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])
 
@@ -84,15 +86,13 @@ class PlaceIndex:
         Raises:
             FileExistsError: If `out` exists, unless `overwrite` is set and it is an index.
         """
-        out = Path(out)
-        check_free(out, overwrite)
-        out.parent.mkdir(parents=True, exist_ok=True)
+        out = check_free(Path(out), overwrite)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-            whole = Path(scratch) / "index"
+            whole, old = Path(scratch) / "new", Path(scratch) / "old"
             whole.mkdir()
             self._write(whole)
             if out.exists():
-                shutil.rmtree(out)
+                out.rename(old)
             whole.rename(out)
 
     def _write(self, folder: Path) -> None:
@@ -121,11 +121,7 @@ class PlaceIndex:
         """
         folder = Path(folder)
         manifest = _read_manifest(folder)
-        missing = [name for name in (_DESCRIPTORS, _PLACES) if not (folder / name).is_file()]
-        if missing:
-            raise FileNotFoundError(f"The index {folder} lacks {', '.join(missing)}. Build it anew with `d2vpr index`.")
-        places = [Place(**row) for row in pq.read_table(folder / _PLACES).to_pylist()]
-        descriptors = safetensors.numpy.load_file(folder / _DESCRIPTORS)["descriptors"]
+        places, descriptors = _read_rows(folder)
         expected = (manifest["count"], manifest["descriptor_dim"])
         if descriptors.shape != expected or len(places) != manifest["count"]:
             raise ValueError(
@@ -135,14 +131,43 @@ class PlaceIndex:
         return cls(Path(manifest["photos"]), places, descriptors, manifest["model"], manifest["fingerprint"])
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if an index cannot be written to `out`."""
-    if not out.exists():
-        return
-    if not overwrite:
+def check_free(out: Path, overwrite: bool) -> Path:
+    """Return where an index to be written to `out` will really lie, links followed.
+
+    Raises:
+        FileExistsError: If something is there already, unless `overwrite` is set and it is an index and nothing else.
+        PermissionError: If its parent folder cannot be written to.
+    """
+    place = out.resolve()
+    if place.exists() and not overwrite:
         raise FileExistsError(f"{out} exists already. Give another folder, or `--overwrite` to replace an index there.")
-    if not (out / _MANIFEST).is_file():
-        raise FileExistsError(f"{out} is not an index, so it is not replaced. Give another folder.")
+    if place.exists() and not _is_index_alone(place):
+        raise FileExistsError(f"{out} is not an index, or holds other files too; it is not replaced. Give another folder.")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(place.parent, os.W_OK):
+        raise PermissionError(f"No permission to write into {place.parent}, where the index {out} would lie.")
+    return place
+
+
+def _is_index_alone(folder: Path) -> bool:
+    """Tell whether a folder holds an index and nothing that would be lost with it."""
+    try:
+        _read_manifest(folder)
+    except (OSError, ValueError):
+        return False
+    return {path.name for path in folder.iterdir()} <= {_MANIFEST, _DESCRIPTORS, _PLACES}
+
+
+def _read_rows(folder: Path) -> tuple[list[Place], NDArray[np.float32]]:
+    """Read an index's places and descriptors."""
+    missing = [name for name in (_DESCRIPTORS, _PLACES) if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"The index {folder} lacks {', '.join(missing)}. Build it anew with `d2vpr index`.")
+    try:
+        places = [Place(**row) for row in pq.read_table(folder / _PLACES).to_pylist()]
+        return places, safetensors.numpy.load_file(folder / _DESCRIPTORS)["descriptors"]
+    except (SafetensorError, pa.ArrowException, OSError, KeyError, TypeError) as error:
+        raise ValueError(f"The index {folder} is damaged ({error}). Build it anew with `d2vpr index`.") from error
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -152,8 +177,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
+        missing = _MANIFEST_KEYS - manifest.keys()
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Build the index anew with `d2vpr index`.") from error
+    if version == FORMAT_VERSION and missing:
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}. Build the index anew.")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"The index {folder} has format {version}, this package reads format {FORMAT_VERSION}. "

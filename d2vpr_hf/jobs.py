@@ -63,7 +63,7 @@ def index_photos(
     Raises:
         ValueError: If no photo could be read, or with `strict` if one could not.
     """
-    check_free(Path(out), overwrite)
+    check_free(Path(out), overwrite)  # before the work, not after it
     table = photos if isinstance(photos, PlaceTable) else read_places(photos)
     encoded = encoder.encode([table.photo(place) for place in table.places], progress)
     skipped = table.skipped | {table.places[row].path: reason for row, reason in encoded.skipped.items()}
@@ -72,7 +72,7 @@ def index_photos(
         raise ValueError(f"None of the {len(table.places)} photos in {table.folder} could be read.")
     places = [table.places[row] for row in encoded.rows]
     folder = table.folder.resolve()
-    index = PlaceIndex(folder, places, encoded.descriptors, model_name, encoder.fingerprint())
+    index = PlaceIndex(folder, places, encoded.descriptors, model_name, encoder.fingerprint)
     index.save(out, overwrite)
     return index, skipped
 
@@ -112,7 +112,7 @@ def search_photos(
 
 def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
     """Raise ValueError unless an encoder makes the descriptors that an index holds."""
-    found = encoder.fingerprint()
+    found = encoder.fingerprint
     if found != index.fingerprint:
         name = index.model or "the model that comes with this package"
         raise ValueError(
@@ -136,7 +136,10 @@ def report_skipped(skipped: dict[str, str], total: int, strict: bool) -> None:
 
 
 def _photos_of(query: Path) -> list[Path]:
-    return find_photos(query) if query.is_dir() else [query]
+    try:
+        return find_photos(query) if query.is_dir() else [query]
+    except FileNotFoundError:
+        return [query]  # an empty folder becomes a result that says so
 
 
 def _match_to_dict(match: Match) -> dict[str, Any]:

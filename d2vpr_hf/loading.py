@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
+from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 
 EMBEDDED_MODEL = Path(__file__).parent / "assets" / "d2vpr-tiny"
 
 # what save_pretrained adds to a config.json that is no field of a configuration
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "torch_dtype", "transformers_version"}
+_TRAINING_FIELDS = {
+    *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p"),
+    *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout"),
+}
+_IDLE_TENSORS = ("mask_token", "num_batches_tracked")
 
 
 def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> D2VPRModel:
@@ -35,11 +42,21 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
     source = _resolve(name)
     config = _load_config(source, **_hub_arguments(kwargs))
     _refuse_unknown_keys(source, config, kwargs)
+    report: dict[str, Any]
     try:
-        model, report = AutoModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **kwargs)
-    except RuntimeError as error:  # transformers' words for tensors of another shape
-        raise ValueError(f"The weights of {source} do not fit its configuration: {error}") from error
-    problems = {kind: sorted(map(str, report[kind])) for kind in ("missing_keys", "unexpected_keys") if report[kind]}
+        model, report = AutoModel.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report names them all
+            **kwargs,
+        )
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {source} are damaged: {error}.") from error
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    problems = {kind: sorted(map(str, report[kind])) for kind in kinds if report[kind]}
     if problems:
         raise ValueError(f"The weights of {source} do not fit its configuration: {json.dumps(problems, indent=2)}")
     return model.eval()
@@ -47,7 +64,10 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
 
 def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPRImageProcessor:
     """Load the image processor that belongs to a model; arguments as for [`load_model`]."""
-    return AutoImageProcessor.from_pretrained(_resolve(name), **kwargs)
+    source = _resolve(name)
+    if Path(source).is_dir() and not (Path(source) / "preprocessor_config.json").is_file():
+        raise FileNotFoundError(f"{source} has no preprocessor_config.json, which says how photos are prepared for the model.")
+    return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **kwargs)
 
 
 def fingerprint(model: D2VPRModel, processor: D2VPRImageProcessor) -> str:
@@ -57,9 +77,11 @@ def fingerprint(model: D2VPRModel, processor: D2VPRImageProcessor) -> str:
         A SHA-256 in hexadecimal. Names, shapes and values count; the type they are stored in does not.
     """
     digest = hashlib.sha256()
-    config = {key: value for key, value in model.config.to_dict().items() if key in _model_fields(model.config)}
+    config = {key: value for key, value in model.config.to_dict().items() if key in _computing_fields(model.config)}
     digest.update(json.dumps([config, _preprocessing(processor)], sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
+        if name.endswith(_IDLE_TENSORS):
+            continue
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()
@@ -69,6 +91,8 @@ def _resolve(name: str | Path | None) -> str:
     """Return what from_pretrained takes, after refusing what cannot be a model."""
     if name is None:
         return str(EMBEDDED_MODEL)
+    if not str(name):
+        raise ValueError("The model's name is empty. Give a folder or a Hub id, or leave it out for the embedded model.")
     path = Path(name)
     if not path.is_dir():
         if isinstance(name, Path) or not _may_be_hub_id(name):
@@ -76,7 +100,7 @@ def _resolve(name: str | Path | None) -> str:
         return str(name)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is no model folder: it has no config.json. `d2vpr convert` makes one.")
-    if not any(path.glob("*.safetensors")):
+    if not any((path / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise FileNotFoundError(f"{path} has a config.json but no weights: expected model.safetensors beside it.")
     return str(path)
 
@@ -85,15 +109,20 @@ def _may_be_hub_id(name: str) -> bool:
     return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not Path(name).is_file()
 
 
-def _load_config(source: str, **kwargs: Any) -> PreTrainedConfig:
+def _load_config(source: str, **kwargs: Any) -> D2VPRConfig:
     try:
-        return AutoConfig.from_pretrained(source, **kwargs)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **kwargs)
     except OSError as error:
+        if Path(source).is_dir():
+            raise ValueError(f"The configuration of {source} cannot be read: {error}") from error
         raise FileNotFoundError(f"No model {source}: there is no such folder, and from the Hub came: {error}") from error
+    if not isinstance(config, D2VPRConfig):
+        raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {D2VPRConfig.model_type!r}.")
+    return config
 
 
 def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+    names = ("revision", "token", "cache_dir", "local_files_only", "force_download")
     return {name: kwargs[name] for name in names if name in kwargs}
 
 
@@ -108,10 +137,10 @@ def _refuse_unknown_keys(source: str, config: PreTrainedConfig, kwargs: dict[str
         )
 
 
-def _model_fields(config: PreTrainedConfig) -> set[str]:
-    """Name the fields that shape the computation: those of our configuration, not the base class's."""
+def _computing_fields(config: PreTrainedConfig) -> set[str]:
+    """Name the fields that descriptors depend on: ours, not the base class's, and none for fresh weights or training."""
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    return {field.name for field in dataclasses.fields(config)} - inherited
+    return {field.name for field in dataclasses.fields(config)} - inherited - _TRAINING_FIELDS
 
 
 def _preprocessing(processor: D2VPRImageProcessor) -> dict[str, Any]:

@@ -17,6 +17,10 @@ The defaults are the published model of "D2-VPR" (arXiv 2511.12528): DINOv2 ViT-
 Distillation Recovery Module (DRM) and the Top-Down-attention-based Deformable Aggregator (TDDA).
 """
 
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import field
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -54,11 +58,12 @@ class D2VPRConfig(PreTrainedConfig):
         num_hidden_layers (`int`, defaults to 12): Number of ViT blocks.
         num_attention_heads (`int`, defaults to 6): Attention heads of a block.
         mlp_ratio (`float`, defaults to 4): Hidden width of a block's MLP, as a multiple of `hidden_size`.
-        hidden_act (`str`, defaults to `"gelu"`): Activation of the MLPs.
+        hidden_act (`str`, defaults to `"gelu"`): Activation of the ViT's MLPs.
         qkv_bias (`bool`, defaults to `True`): Whether the query, key and value projections have a bias.
         layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the ViT's and the recovery module's LayerNorms.
         layerscale_value (`float`, defaults to 1.0): Initial LayerScale of a model that starts without weights.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of freshly drawn weights.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights in the ViT and the recovery module;
+            the rest is drawn as torch does.
         image_size (`int`, defaults to 518): Side, in pixels, of the square images the position embeddings are stored
             for. It is not the input size: any height and width that are multiples of `patch_size` work.
         patch_size (`int`, defaults to 14): Side of a patch in pixels.
@@ -80,9 +85,9 @@ class D2VPRConfig(PreTrainedConfig):
         use_tap_layers (`bool`, defaults to `True`): `False` feeds the recovery module the last block alone, repeated, at
             the same parameter count (ablation).
         recovery_size (`int`, defaults to 768): Width D of the recovered tokens: the teacher's width.
-        regions (`list[dict]`, *optional*): The pooled regions, in the descriptor's order. Each has a `level`
-            (`"medium"` or `"small"`), a `box` `[x_min, y_min, x_max, y_max]` in [0, 1] with x to the right and y down, and
-            `rows` and `columns` of samples (at least 2). `None` takes the published 4 medium and 9 small ones.
+        regions (`list[dict]`): The pooled regions, in the descriptor's order; by default the published 4 medium and 9 small
+            ones. Each has a `level` (`"medium"` or `"small"`), a `box` `[x_min, y_min, x_max, y_max]` in [0, 1] with x to the
+            right and y down, and `rows` and `columns` of samples (at least 2).
         offset_hidden_size (`int`, defaults to 512): Hidden width of the offset head.
         offset_limit (`float`, defaults to 0.25): Largest offset, as a part of a region's width and height.
         scale_range (`list[float]`, defaults to `[0.5, 2.0]`): Smallest and largest scale of a region's sample grid.
@@ -137,7 +142,7 @@ class D2VPRConfig(PreTrainedConfig):
     use_tap_layers: bool = True
     recovery_size: int = 768
 
-    regions: list[dict[str, Any]] | None = None
+    regions: list[dict[str, Any]] = field(default_factory=default_regions)
     offset_hidden_size: int = 512
     offset_limit: float = 0.25
     scale_range: list[float] | tuple[float, float] = (0.5, 2.0)
@@ -163,18 +168,27 @@ class D2VPRConfig(PreTrainedConfig):
     projection_dim: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in what derives from other fields and refuse what cannot describe a model."""
+        """Derive, check, and hand the rest to transformers."""
+        self.derive_and_check()
+        super().__post_init__(**kwargs)
+
+    def derive_and_check(self) -> None:
+        """Fill in what derives from other fields, and refuse what cannot describe a model.
+
+        The model calls it too: transformers sets overrides such as `from_pretrained(..., hidden_size=48)` afterwards.
+        """
+        for names, expected, is_right in _RULES:
+            for name in names:
+                if not is_right(getattr(self, name)):
+                    raise ValueError(f"`{name}` must be {expected}, got {getattr(self, name)!r}.")
         if self.tap_layers is None:
             self.tap_layers = [max(1, round(self.num_hidden_layers * part)) for part in (1 / 6, 1 / 3, 2 / 3, 1)]
-        if self.regions is None:
-            self.regions = default_regions()
-        for name in ("adapter_branch_ratios", "adapter_kernel_sizes", "tap_layers", "scale_range"):
-            setattr(self, name, list(getattr(self, name)))  # JSON knows lists only; a reloaded config must be equal
-        self._check_sizes()
+        for name in _LISTS:  # JSON knows lists only, and nobody else's list may change a model
+            setattr(self, name, copy.deepcopy(list(getattr(self, name))))
+        self._check_multiples()
         self._check_adapter()
-        self._check_recovery()
+        self._check_taps()
         self._check_regions()
-        super().__post_init__(**kwargs)
 
     @property
     def position_grid_size(self) -> int:
@@ -187,14 +201,20 @@ class D2VPRConfig(PreTrainedConfig):
         return round(self.hidden_size * self.adapter_ratio)
 
     @property
+    def recovery_layers(self) -> list[int]:
+        """The blocks whose outputs the recovery module reads, counted from 1."""
+        taps = list(self.tap_layers or ())
+        return taps if self.use_tap_layers else [self.num_hidden_layers] * len(taps)
+
+    @property
     def sample_counts(self) -> list[int]:
         """Number of samples of each region, in the order of `regions`."""
-        return [region["rows"] * region["columns"] for region in self.regions or []]
+        return [region["rows"] * region["columns"] for region in self.regions]
 
     @property
     def num_regions(self) -> int:
         """Number of features in a descriptor: the global one and one for each region."""
-        return 1 + len(self.regions or [])
+        return 1 + len(self.regions)
 
     @property
     def descriptor_dim(self) -> int:
@@ -203,31 +223,29 @@ class D2VPRConfig(PreTrainedConfig):
 
     def region_indices(self, level: str) -> list[int]:
         """Return the positions in `regions` of all regions of a level, `"medium"` or `"small"`."""
-        return [i for i, region in enumerate(self.regions or []) if region["level"] == level]
+        return [i for i, region in enumerate(self.regions) if region["level"] == level]
 
     def overlapping_small_regions(self, index: int) -> list[int]:
         """Return the positions in `regions` of the small regions that share area with region `index`."""
-        regions = self.regions or []
+        regions = self.regions
         return [i for i in self.region_indices("small") if _overlap(regions[index]["box"], regions[i]["box"])]
 
-    def _check_sizes(self) -> None:
-        for name in _POSITIVE_INTEGERS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        if self.projection_dim is not None and not (isinstance(self.projection_dim, int) and self.projection_dim >= 1):
-            raise ValueError(f"`projection_dim` must be None or at least 1, got {self.projection_dim!r}.")
-        for width, heads in (
-            ("hidden_size", "num_attention_heads"),
-            ("recovery_size", "cross_image_num_heads" if self.use_cross_image_encoder else None),
-            ("image_size", "patch_size"),
-        ):
-            if heads and getattr(self, width) % getattr(self, heads):
+    def _check_multiples(self) -> None:
+        pairs = [("hidden_size", "num_attention_heads"), ("image_size", "patch_size")]
+        if self.use_cross_image_encoder:
+            pairs.append(("recovery_size", "cross_image_num_heads"))
+        for whole, part in pairs:
+            if getattr(self, whole) % getattr(self, part):
                 raise ValueError(
-                    f"`{width}` must be a multiple of `{heads}`, got {getattr(self, width)} and {getattr(self, heads)}."
+                    f"`{whole}` must be a multiple of `{part}`, got {getattr(self, whole)} and {getattr(self, part)}."
                 )
-        if len(self.scale_range) != 2 or not 0 < self.scale_range[0] < self.scale_range[1]:
-            raise ValueError(f"`scale_range` must be [smallest, largest] with 0 < smallest < largest, got {self.scale_range}.")
+        if self.scale_range[0] >= self.scale_range[1]:
+            raise ValueError(f"`scale_range` must be [smallest, largest], got {self.scale_range}.")
+        if self.projection_dim is not None and self.projection_dim > self.num_regions * self.recovery_size:
+            raise ValueError(
+                f"`projection_dim` must be None or at most the {self.num_regions * self.recovery_size} numbers of the "
+                f"unprojected descriptor, got {self.projection_dim}."
+            )
 
     def _check_adapter(self) -> None:
         if len(self.adapter_branch_ratios) != len(self.adapter_kernel_sizes):
@@ -235,8 +253,6 @@ class D2VPRConfig(PreTrainedConfig):
                 "`adapter_branch_ratios` and `adapter_kernel_sizes` must be of one length, got "
                 f"{self.adapter_branch_ratios} and {self.adapter_kernel_sizes}."
             )
-        if any(size % 2 == 0 for size in self.adapter_kernel_sizes):
-            raise ValueError(f"`adapter_kernel_sizes` must be odd to keep the patch grid, got {self.adapter_kernel_sizes}.")
         widths = [self.adapter_size * ratio for ratio in self.adapter_branch_ratios]
         if sum(widths) != self.adapter_size or any(width != int(width) or width < 1 for width in widths):
             raise ValueError(
@@ -244,15 +260,15 @@ class D2VPRConfig(PreTrainedConfig):
                 f"`adapter_ratio`) into whole numbers that sum to it, got {widths}."
             )
 
-    def _check_recovery(self) -> None:
-        if not self.tap_layers or not all(1 <= layer <= self.num_hidden_layers for layer in self.tap_layers):
+    def _check_taps(self) -> None:
+        if not all(layer <= self.num_hidden_layers for layer in self.tap_layers or ()):
             raise ValueError(
                 f"`tap_layers` must be blocks from 1 to `num_hidden_layers` ({self.num_hidden_layers}), got "
-                f"{self.tap_layers}; leave it out to have it derived from the depth."
+                f"{self.tap_layers}; set it to None to have it derived from the depth."
             )
 
     def _check_regions(self) -> None:
-        for region in self.regions or []:
+        for region in self.regions:
             _check_region(region)
         if not self.use_top_down_fusion:
             return
@@ -264,20 +280,69 @@ class D2VPRConfig(PreTrainedConfig):
             )
 
 
-_POSITIVE_INTEGERS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "image_size",
-    "patch_size",
-    "num_channels",
-    "recovery_size",
-    "offset_hidden_size",
-    "fusion_hidden_size",
-    "position_encoding_hidden_size",
-    "cross_image_num_layers",
-    "cross_image_num_heads",
-    "cross_image_intermediate_size",
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_all(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Make the check of a list that is not empty."""
+    return lambda values: isinstance(values, list | tuple) and len(values) > 0 and all(map(is_right, values))
+
+
+_LISTS = ("adapter_branch_ratios", "adapter_kernel_sizes", "tap_layers", "scale_range", "regions")
+
+# fields, what they must be, and the test of it
+_RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (
+        (
+            *("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size", "num_channels"),
+            *("recovery_size", "offset_hidden_size", "fusion_hidden_size", "position_encoding_hidden_size"),
+            *("cross_image_num_layers", "cross_image_num_heads", "cross_image_intermediate_size"),
+        ),
+        "a whole number of at least 1",
+        _is_whole,
+    ),
+    (("projection_dim",), "None or a whole number of at least 1", lambda value: value is None or _is_whole(value)),
+    (
+        (
+            *("use_tap_layers", "use_offsets", "use_scales", "use_top_down_fusion", "use_position_encoding"),
+            *("use_cross_image_encoder", "published_offset_sampling", "qkv_bias"),
+        ),
+        "True or False",
+        lambda value: isinstance(value, bool),
+    ),
+    (
+        (
+            *("mlp_ratio", "adapter_ratio", "adapter_reduction_ratio", "gem_p", "gem_eps", "initializer_range"),
+            *("layer_norm_eps", "fusion_layer_norm_eps", "cross_image_layer_norm_eps", "adapter_batch_norm_eps"),
+        ),
+        "a number above 0",
+        lambda value: _is_number(value) and value > 0,
+    ),
+    (("offset_limit",), "a number of at least 0", lambda value: _is_number(value) and value >= 0),
+    (("layerscale_value", "adapter_scale", "adapter_conv_init"), "a number", _is_number),
+    (
+        ("position_embedding_offset", "fusion_dropout", "cross_image_dropout", "adapter_batch_norm_momentum"),
+        "a number in [0, 1)",
+        lambda value: _is_number(value) and 0 <= value < 1,
+    ),
+    (
+        ("scale_range",),
+        "two numbers above 0",
+        lambda values: _are_all(lambda value: _is_number(value) and value > 0)(values) and len(values) == 2,
+    ),
+    (("adapter_branch_ratios",), "numbers", _are_all(_is_number)),
+    (
+        ("adapter_kernel_sizes",),
+        "odd whole numbers, which keep the patch grid",
+        _are_all(lambda n: _is_whole(n) and n % 2 == 1),
+    ),
+    (("tap_layers",), "None or whole numbers of at least 1", lambda layers: layers is None or _are_all(_is_whole)(layers)),
+    (("regions",), "a list of regions, at least one", _are_all(lambda region: isinstance(region, dict))),
 )
 
 
@@ -296,9 +361,9 @@ def _check_region(region: dict[str, Any]) -> None:
     if region["level"] not in ("medium", "small"):
         raise ValueError(f'A region\'s level is "medium" or "small", got {region["level"]!r}.')
     box = region["box"]
-    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+    if not _are_all(_is_number)(box) or len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
         raise ValueError(f"A region's box is [x_min, y_min, x_max, y_max] inside [0, 1], got {box}.")
-    if region["rows"] < 2 or region["columns"] < 2:
+    if not all(_is_whole(region[side]) and region[side] >= 2 for side in ("rows", "columns")):
         raise ValueError(f"A region has at least 2 rows and 2 columns of samples, got {region['rows']} x {region['columns']}.")
 
 

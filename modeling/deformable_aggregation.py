@@ -55,20 +55,26 @@ def sample_grid(regions: list[dict[str, Any]], device: torch.device) -> SampleGr
     Made anew in each forward: a buffer would be rounded by `dtype=torch.bfloat16` and lost by loading on the meta device.
     """
     counts = [region["rows"] * region["columns"] for region in regions]
-    starts = [sum(counts[:index]) for index in range(len(counts))]
-    owners = [index for index, count in enumerate(counts) for _ in range(count)]
-    owner, count, start = (torch.tensor(numbers) for numbers in (owners, counts, starts))
+    owner = torch.tensor([index for index, count in enumerate(counts) for _ in range(count)])  # region of each sample
+    starts = torch.tensor([sum(counts[:index]) for index in range(len(counts))])
     boxes = torch.tensor([region["box"] for region in regions], dtype=torch.float64)[owner]
-    steps = torch.tensor([[region["columns"], region["rows"]] for region in regions])[owner]
-    number = torch.arange(len(owners)) - start[owner]  # of a sample within its region, row by row
-    cell = torch.stack((number % steps[:, 0], number // steps[:, 0]), dim=1)  # column, row
+    sides = torch.tensor([[region["columns"], region["rows"]] for region in regions])[owner]
+    number = torch.arange(len(owner)) - starts[owner]  # of a sample within its region
+    steps = torch.stack((number % sides[:, 0], number // sides[:, 0]), dim=1) / (sides - 1)  # x and y, from 0 to 1
     corners, sizes = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
-    samples = corners + sizes * cell / (steps - 1)
-    averaging = (owner == torch.arange(len(counts)).unsqueeze(1)) / count.unsqueeze(1)
+    points = (part.float() for part in (corners + sizes * steps, corners + sizes / 2, sizes, _averaging(owner, counts)))
+    return SampleGrid(*(part.to(device, non_blocking=True) for part in (*points, _members(starts, counts))))
+
+
+def _averaging(owner: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """Make the matrix (R, P) whose rows average the samples of one region."""
+    return (owner == torch.arange(len(counts)).unsqueeze(1)) / torch.tensor(counts).unsqueeze(1)
+
+
+def _members(starts: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """Number the samples of each region in a row; rows are filled up with the region's first sample."""
     column = torch.arange(max(counts))
-    members = start.unsqueeze(1) + column * (column < count.unsqueeze(1))
-    points = (part.float() for part in (samples, corners + sizes / 2, sizes, averaging))
-    return SampleGrid(*(part.to(device, non_blocking=True) for part in (*points, members)))
+    return starts.unsqueeze(1) + column * (column < torch.tensor(counts).unsqueeze(1))
 
 
 def sample_map(features: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
@@ -133,11 +139,11 @@ class DeformableSampler(nn.Module):
         """Return the sampling positions (B, P, 2) in [0, 1]."""
         offset_map = at_least_float32(self.offset_generator(global_feature, patches, grid_size))
         values = self._read_offsets(offset_map, grid.samples).transpose(1, 2)  # (B, 4, P) -> (B, P, 4)
-        shape = grid.samples - grid.centres
+        spread = grid.samples - grid.centres
         if self.config.use_scales:
             smallest, largest = self.config.scale_range
-            shape = shape * (smallest + (largest - smallest) * values[..., 2:].sigmoid())
-        positions = grid.centres + shape
+            spread = spread * (smallest + (largest - smallest) * values[..., 2:].sigmoid())
+        positions = grid.centres + spread
         if self.config.use_offsets:
             limit = self.config.offset_limit
             positions = positions + values[..., :2].clamp(-limit, limit) * grid.sizes
@@ -172,7 +178,7 @@ class TopDownFusion(nn.Module):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         self.medium = config.region_indices("medium")
-        self.weights = self._neighbour_weights(config)
+        self.neighbour_weights = self._neighbour_weights(config)
         self.small_to_medium = FusionPath(config)
         self.medium_to_global = FusionPath(config)
 
@@ -183,7 +189,7 @@ class TopDownFusion(nn.Module):
 
     def forward(self, global_feature: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         """Return the enhanced global feature (B, D), from (B, D) and the region features (B, R, D)."""
-        weights = torch.tensor(self.weights, dtype=regions.dtype).to(regions.device, non_blocking=True)
+        weights = torch.tensor(self.neighbour_weights, dtype=regions.dtype).to(regions.device, non_blocking=True)
         medium = torch.stack([regions[:, index] for index in self.medium], dim=1)
         medium = medium + self.small_to_medium(weights @ regions)
         return global_feature + self.medium_to_global(medium.mean(dim=1))
@@ -211,7 +217,8 @@ def region_boxes(positions: torch.Tensor, grid: SampleGrid) -> torch.Tensor:
     """
     means = grid.averaging.to(positions.dtype) @ positions  # (R, P) @ (B, P, 2) -> (B, R, 2)
     members = positions[:, grid.members]  # (B, R, largest sample count, 2)
-    regions = torch.cat((means, members.amax(dim=2) - members.amin(dim=2)), dim=-1)
+    # max, not amax: where two samples tie, amax halves the gradient between them
+    regions = torch.cat((means, members.max(dim=2).values - members.min(dim=2).values), dim=-1)
     whole = torch.cat((torch.full_like(regions[:, :1, :2], 0.5), torch.ones_like(regions[:, :1, 2:])), dim=-1)
     return torch.cat((whole, regions), dim=1)
 

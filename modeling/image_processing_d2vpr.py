@@ -13,6 +13,7 @@
 # limitations under the License.
 """Photos to pixel values, without torchvision: upright, RGB, resized by torch's antialiased interpolation, normalised."""
 
+import os
 from typing import Any
 
 import torch
@@ -42,8 +43,8 @@ class D2VPRImageProcessor(BaseImageProcessor):
     - PIL images are turned upright by their EXIF orientation and converted to RGB from any mode: transparency is dropped,
       16-bit grey is scaled down by its range.
     - Arrays and tensors are (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4
-      channels. Whole numbers are scaled by their type's range (255 for 8 bits, 65535 for 16). Floating-point images are
-      taken as they are if no value exceeds 1, and as 0..255 otherwise.
+      channels, as 8-bit or unsigned 16-bit numbers, or as floating-point numbers, which are taken as they are if none
+      exceeds 1, and as 0..255 otherwise.
     - Images are resized without keeping their aspect, in floating point (`interpolate(antialias=True)`), then normalised
       by ImageNet's mean and standard deviation, as the published models were trained.
 
@@ -79,7 +80,7 @@ class D2VPRImageProcessor(BaseImageProcessor):
         """Open file paths and URLs; leave everything else as it is."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        return load_image(images) if isinstance(images, str) else images
+        return load_image(str(images)) if isinstance(images, (str, os.PathLike)) else images
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """List the single images in what was given, grey ones without a channel axis included."""
@@ -94,11 +95,9 @@ class D2VPRImageProcessor(BaseImageProcessor):
         """Convert one image to an upright RGB tensor (3, height, width): uint8, or float32 in the range 0..255."""
         kind = get_image_type(image)
         if kind is ImageType.PIL:
-            return _from_pil(image)
+            return pil_to_rgb(image)
         if kind is ImageType.NUMPY:
             image = torch.from_numpy(to_numpy_array(image).copy())
-        elif kind is not ImageType.TORCH:
-            raise TypeError(f"An image must be a PIL image, a numpy array, a torch tensor, a path or a URL, got {type(image)}.")
         image = _to_channels_first(image, input_data_format)
         return _to_byte_range(image) if do_rescale else image
 
@@ -138,7 +137,7 @@ def _flatten(images: Any) -> list[Any]:
     return list(images) if getattr(images, "ndim", 3) == 4 else [images]
 
 
-def _from_pil(image: Any) -> torch.Tensor:
+def pil_to_rgb(image: Any) -> torch.Tensor:
     """Turn a PIL image upright and into RGB bytes (3, height, width)."""
     if image.mode.startswith("I"):  # 16-bit grey; PIL would cut values above 255 off instead of scaling them
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
@@ -167,8 +166,10 @@ def _to_byte_range(image: torch.Tensor) -> torch.Tensor:
         return image
     if image.dtype == torch.bool:
         return image.float() * 255
+    if image.dtype == torch.uint16:
+        return image.float() / 257
     if not image.is_floating_point():
-        return image.float() * (255 / torch.iinfo(image.dtype).max) if image.dtype == torch.uint16 else image.float()
+        raise ValueError(f"An image of whole numbers must be uint8 or uint16, got {image.dtype}.")
     return image.float() * 255 if image.numel() and image.max() <= 1 else image.float()
 
 
@@ -195,4 +196,4 @@ def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
         raise ValueError(f"D2VPRImageProcessor resizes whole images; it has no {' and '.join(asked)}.")
 
 
-__all__ = ["D2VPRImageProcessor"]
+__all__ = ["D2VPRImageProcessor", "pil_to_rgb"]

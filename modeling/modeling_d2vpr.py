@@ -20,13 +20,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_d2vpr import D2VPRConfig
 from .cross_image_encoder import CrossImageEncoder
 from .deformable_aggregation import DeformableAggregator, GeneralizedMean, at_least_float32
 from .vision_transformer import Embeddings, Encoder, LayerScale
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -62,14 +64,13 @@ class RecoveryModule(nn.Module):
 
     def __init__(self, config: D2VPRConfig) -> None:
         super().__init__()
-        taps = list(config.tap_layers or [])
-        self.tap_layers = taps if config.use_tap_layers else [config.num_hidden_layers] * len(taps)
-        self.projection = nn.Linear(len(self.tap_layers) * config.hidden_size, config.recovery_size)
+        self.layers = config.recovery_layers
+        self.projection = nn.Linear(len(self.layers) * config.hidden_size, config.recovery_size)
         self.norm = nn.LayerNorm(config.recovery_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_states: list[torch.Tensor]) -> torch.Tensor:
         """Map the 1 + L residual streams (B, T, C) to recovered tokens (B, T, D)."""
-        taps = torch.cat([hidden_states[layer] for layer in self.tap_layers], dim=-1)
+        taps = torch.cat([hidden_states[layer] for layer in self.layers], dim=-1)
         return self.norm(self.projection(taps))
 
 
@@ -142,6 +143,7 @@ class D2VPRModel(D2VPRPreTrainedModel):
     """
 
     def __init__(self, config: D2VPRConfig) -> None:
+        config.derive_and_check()
         super().__init__(config)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
@@ -166,7 +168,6 @@ class D2VPRModel(D2VPRPreTrainedModel):
         pixel_values: torch.Tensor,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        **kwargs: Any,
     ) -> D2VPRModelOutput:
         """Describe images.
 
@@ -174,8 +175,8 @@ class D2VPRModel(D2VPRPreTrainedModel):
             pixel_values: Normalised images (B, 3, height, width) as the image processor gives them. Height and width are
                 multiples of `config.patch_size`, independent of each other.
             output_hidden_states: Whether to return the residual streams; `None` takes the configuration's word.
-            output_attentions: Whether to return the attention weights, which only the eager implementation gives.
-            **kwargs: Handed to the attention implementation.
+            output_attentions: Whether to return the attention weights. Only the eager implementation gives them; the others
+                give an empty tuple and a warning.
 
         Returns:
             [`D2VPRModelOutput`]
@@ -187,7 +188,7 @@ class D2VPRModel(D2VPRPreTrainedModel):
         size = self.config.patch_size
         grid_size = (pixel_values.shape[2] // size, pixel_values.shape[3] // size)
         output_hidden_states, output_attentions = self._resolve_flags(output_hidden_states, output_attentions)
-        hidden_states, attentions = self.encoder(self.embeddings(pixel_values), grid_size, **kwargs)
+        hidden_states, attentions = self.encoder(self.embeddings(pixel_values), grid_size)
         tokens = self.recovery(hidden_states)
         features, positions, boxes = self.aggregator(tokens, grid_size)
         if self.cross_image_encoder is not None:
@@ -202,9 +203,15 @@ class D2VPRModel(D2VPRPreTrainedModel):
             attentions=tuple(attentions) if output_attentions else None,
         )
 
-    def _resolve_flags(self, *flags: bool | None) -> list[bool]:
+    def _resolve_flags(self, *flags: bool | None) -> tuple[bool, bool]:
         defaults = (self.config.output_hidden_states, self.config.output_attentions)
-        return [bool(default if flag is None else flag) for flag, default in zip(flags, defaults, strict=True)]
+        hidden_states, attentions = (default if flag is None else flag for flag, default in zip(flags, defaults, strict=True))
+        if attentions and self.config._attn_implementation != "eager" and not torch.compiler.is_compiling():
+            logger.warning_once(
+                f"`output_attentions=True` gives nothing with the attention implementation "
+                f"{self.config._attn_implementation!r}; use `model.set_attn_implementation('eager')`."
+            )
+        return bool(hidden_states), bool(attentions)
 
     def _descriptor(self, features: torch.Tensor) -> torch.Tensor:
         descriptors = nn.functional.normalize(at_least_float32(features.flatten(1)), dim=1).to(features.dtype)
@@ -212,10 +219,11 @@ class D2VPRModel(D2VPRPreTrainedModel):
 
     def _check_pixel_values(self, pixel_values: torch.Tensor) -> None:
         channels, size = self.config.num_channels, self.config.patch_size
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+        shape_is_right = pixel_values.ndim == 4 and pixel_values.shape[0] > 0 and pixel_values.shape[1] == channels
+        if not (shape_is_right and pixel_values.is_floating_point()):
             raise ValueError(
-                f"`pixel_values` must be (batch, {channels}, height, width), got {tuple(pixel_values.shape)}. "
-                "The image processor makes them from photos."
+                f"`pixel_values` must be floating-point (batch, {channels}, height, width), got {pixel_values.dtype} "
+                f"{tuple(pixel_values.shape)}. The image processor makes them from photos."
             )
         height, width = pixel_values.shape[2:]
         if height % size or width % size or not height or not width:

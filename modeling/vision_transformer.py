@@ -113,7 +113,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(size, 3 * size, bias=qkv_bias)
         self.proj = nn.Linear(size, size)
 
-    def forward(self, hidden_states: torch.Tensor, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend over the second axis of (B, T, C); the weights are None unless the implementation is eager."""
         qkv = self.qkv(hidden_states).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, T, 3, heads, d) -> 3 x (B, heads, T, d)
@@ -121,7 +121,7 @@ class SelfAttention(nn.Module):
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.dropout if self.training else 0.0
-        attended, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs)
+        attended, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling)
         return self.proj(attended.reshape(hidden_states.shape)), weights
 
 
@@ -249,11 +249,9 @@ class AdapterBlock(GradientCheckpointingLayer):
         self.adapter = ConvolutionalAdapter(config)
         self.layer_scale2 = LayerScale(size, config.layerscale_value)
 
-    def forward(
-        self, hidden_states: torch.Tensor, grid_size: GridSize, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, hidden_states: torch.Tensor, grid_size: GridSize) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Map tokens (B, T, C) to tokens (B, T, C), with the attention weights (B, heads, T, T) or None."""
-        attended, weights = self.attention(self.norm1(hidden_states), **kwargs)
+        attended, weights = self.attention(self.norm1(hidden_states))
         hidden_states = hidden_states + self.layer_scale1(attended)
         normed = self.norm2(hidden_states)
         update = self.mlp(normed) + self.adapter_scale * self.adapter(normed, grid_size)
@@ -267,13 +265,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(AdapterBlock(config) for _ in range(config.num_hidden_layers))
 
-    def forward(
-        self, hidden_states: torch.Tensor, grid_size: GridSize, **kwargs: Any
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def forward(self, hidden_states: torch.Tensor, grid_size: GridSize) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return the 1 + L residual streams (B, T, C), input first, and the L attention weights (none unless eager)."""
         all_hidden_states, attentions = [hidden_states], []
         for layer in self.layers:
-            hidden_states, weights = layer(hidden_states, grid_size, **kwargs)
+            hidden_states, weights = layer(hidden_states, grid_size)
             all_hidden_states.append(hidden_states)
             if weights is not None:
                 attentions.append(weights)

@@ -74,6 +74,11 @@ def tiny_model(seed: int = 0, **changes) -> D2VPRModel:
     return perturb(D2VPRModel(D2VPRConfig(**(TINY | changes))), seed).eval()
 
 
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm."""
+    return ((found.float() - expected).norm() / expected.norm()).item()
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete model folder of a tiny model for 70x70 photos."""

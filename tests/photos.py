@@ -62,6 +62,42 @@ def save_bad_files(folder: Path) -> dict[str, str]:
     }
 
 
+def add_rotation_box(heic: bytes, quarter_turns: int) -> bytes:
+    """Add to a HEIC file with one image the property that turns it anticlockwise when it is decoded."""
+    content = bytearray(heic)
+    ipco, ipma, iloc = (content.index(kind) - 4 for kind in (b"ipco", b"ipma", b"iloc"))
+    rotation = struct.pack(">I4sB", 9, b"irot", quarter_turns)
+    number = 1 + _count_boxes(content, ipco)
+    # the image's list of properties gets one more: count at byte 18 of ipma (one entry, version 0), then one byte each
+    content[ipma + 18] += 1
+    end = ipma + struct.unpack_from(">I", content, ipma)[0]
+    content[end:end] = bytes([0x80 | number])
+    end = ipco + struct.unpack_from(">I", content, ipco)[0]
+    content[end:end] = rotation
+    for box, grown in ((b"ipma", 1), (b"ipco", 9), (b"iprp", 10), (b"meta", 10)):
+        start = content.index(box) - 4
+        struct.pack_into(">I", content, start, struct.unpack_from(">I", content, start)[0] + grown)
+    _move_extents(content, iloc, 10)
+    return bytes(content)
+
+
+def _count_boxes(content: bytearray, parent: int) -> int:
+    position, end, count = parent + 8, parent + struct.unpack_from(">I", content, parent)[0], 0
+    while position < end:
+        position += struct.unpack_from(">I", content, position)[0]
+        count += 1
+    return count
+
+
+def _move_extents(content: bytearray, iloc: int, shift: int) -> None:
+    """Move where the pixels are looked for: version 0, offsets of 4 bytes, one extent an item."""
+    count = struct.unpack_from(">H", content, iloc + 14)[0]
+    assert content[iloc + 8 : iloc + 14] == bytes([0, 0, 0, 0, 0x44, 0x40]), "another layout than libheif's"
+    for item in range(count):
+        offset = iloc + 16 + item * 18 + 10
+        struct.pack_into(">I", content, offset, struct.unpack_from(">I", content, offset)[0] + shift)
+
+
 def _png_bomb(side: int) -> bytes:
     """A valid grey PNG of side x side zeros: 49 kB that unfold to 400 MB at 20,000."""
 

@@ -98,9 +98,35 @@ def test_missing_left_over_and_mis_shaped_weights_are_listed(weights, tmp_path):
         convert_weights(save(tmp_path / "a.pth", broken), tmp_path / "out")
     message = str(raised.value)
     assert "left over (1): head.weight" in message
-    assert "missing (1): aggregator.position_encoding.fc2.bias" in message
-    assert "mis-shaped (1): recovery.projection.bias (5,), expected (768,)" in message
+    assert "missing (1): pos_encoder.fc.2.bias" in message
+    assert "mis-shaped (1): backbone.lin.bias (5,), expected (768,)" in message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("pos_encoder.fc.0.weight", None, r"missing \(1\): pos_encoder\.fc\.0\.weight"),
+        ("offset_generator.0.weight", lambda w: w[:, 0, 0, 0], r"left over \(2\): offset_generator\.0\.bias, offset_gen"),
+        ("offset_generator.2.weight", lambda w: w.expand(-1, -1, 2, 2), r"mis-shaped \(1\): offset_generator\.2\.weight"),
+        ("backbone.lin.bias", lambda w: w * torch.nan, r"not finite \(1\): backbone\.lin\.bias"),
+        ("backbone.lin.bias", lambda w: w.long(), r"of another type \(1\): backbone\.lin\.bias"),
+        ("backbone.lin.bias", lambda w: w.to(torch.complex64), r"of another type \(1\): backbone\.lin\.bias"),
+    ],
+)
+def test_one_bad_weight_is_named(weights, tmp_path, name, change, message):
+    """Also where it is one that a kind of file could be recognised by."""
+    broken = {key: weight for key, weight in weights.items() if key != name}
+    if change is not None:
+        broken[name] = change(weights[name]).contiguous()
+    with pytest.raises(ConversionError, match=message):
+        convert_weights(save(tmp_path / "a.pth", broken), tmp_path / "out")
+
+
+def test_weights_that_are_there_twice(tmp_path):
+    path = save(tmp_path / "a.pth", {"x": torch.zeros(1), "module.x": torch.ones(1)})
+    with pytest.raises(ConversionError, match="holds some weights twice"):
+        read_weights(path)
 
 
 def test_another_model_is_of_no_known_kind(tmp_path):
@@ -152,3 +178,10 @@ def test_what_is_there_is_kept(weights, tmp_path):
     convert_weights(source, out, overwrite=True)
     assert (out / "README.md").read_text() == "my own words"
     assert (out / "model.safetensors").is_file()
+
+
+def test_a_card_that_this_package_wrote_is_renewed(weights, tmp_path):
+    out = tmp_path / "out"
+    convert_weights(save(tmp_path / "plain.pth", weights), out)
+    convert_weights(save(tmp_path / "e.pth", published_weights("d2vpr_encoder")), out, overwrite=True)
+    assert "38.2 M" in (out / "README.md").read_text()

@@ -58,8 +58,37 @@ def test_unexpected_weights(folder):
 
 def test_weights_of_another_shape(folder):
     edit_weights(folder, lambda weights: weights.update({"recovery.norm.bias": torch.zeros(5)}))
-    with pytest.raises(ValueError, match="do not fit its configuration"):
+    with pytest.raises(ValueError, match=r"(?s)mismatched_keys.*recovery\.norm\.bias"):
         load_model(folder)
+
+
+def test_damaged_files(folder):
+    (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    with pytest.raises(ValueError, match="are damaged"):
+        load_model(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="configuration of .* cannot be read"):
+        load_model(folder)
+
+
+def test_another_kind_of_model(folder):
+    edit_config(folder, model_type="dinov2")
+    with pytest.raises(ValueError, match="is a model of type 'dinov2'; expected 'd2vpr'"):
+        load_model(folder)
+
+
+def test_pickled_weights_are_not_read(folder):
+    """Safetensors only: a pickle can run code."""
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    with pytest.raises(FileNotFoundError, match="no weights: expected model"):
+        load_model(folder)
+
+
+def test_a_model_without_its_processor(folder):
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="has no preprocessor_config"):
+        load_image_processor(folder)
 
 
 def test_unknown_configuration_keys(folder):
@@ -96,8 +125,11 @@ def test_fingerprint_follows_what_descriptors_depend_on(folder):
     assert fingerprint(model, processor) != original
 
 
-def test_fingerprint_does_not_follow_names_and_attention(folder):
+def test_fingerprint_does_not_follow_names_attention_and_training(folder):
     model, processor = load_model(folder), load_image_processor(folder)
     original = fingerprint(model, processor)
+    model.config.initializer_range, model.config.fusion_dropout = 0.5, 0.9
+    model.embeddings.mask_token += 1
+    assert fingerprint(model, processor) == original
     moved = shutil.copytree(folder, folder.parent / "moved")
     assert fingerprint(load_model(moved, attn_implementation="eager"), load_image_processor(moved)) == original

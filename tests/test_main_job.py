@@ -2,16 +2,19 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from PIL import Image
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from d2vpr_hf import cli
@@ -113,6 +116,9 @@ def test_encoder_arguments(tiny_folder, caplog):
         PlaceEncoder(tiny_folder, batch_size=0)
     with pytest.raises(ValueError, match="needs its image processor"):
         PlaceEncoder(tiny_model())
+    for device in ("foo", "meta"):
+        with pytest.raises(ValueError, match=f"cannot run on '{device}' here"):
+            PlaceEncoder(tiny_folder, device=device)
     with caplog.at_level(logging.WARNING):
         PlaceEncoder(tiny_model(use_cross_image_encoder=True), D2VPRImageProcessor())
     assert "depends on the photos around it" in caplog.text
@@ -253,6 +259,60 @@ def test_nothing_is_overwritten_unasked(encoder, photos, tmp_path):
     assert len(list(photos.iterdir())) == 9
 
 
+def test_overwriting_loses_nothing_but_an_index(encoder, photos, tmp_path):
+    """A manifest.json alone makes no index, and an index with something beside it is not replaced."""
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "manifest.json").write_text('{"name": "my app"}')
+    index_photos(photos, tmp_path / "index", encoder)
+    (tmp_path / "index" / "notes.txt").write_text("precious")
+    for folder in (app, tmp_path / "index"):
+        with pytest.raises(FileExistsError, match="it is not replaced"):
+            index_photos(photos, folder, encoder, overwrite=True)
+    assert (app / "manifest.json").exists() and (tmp_path / "index" / "notes.txt").exists()
+
+
+def test_damaged_indexes_are_named(encoder, photos, tmp_path):
+    index_photos(photos, tmp_path / "index", encoder)
+
+    def damage(name, change):
+        broken = shutil.copytree(tmp_path / "index", tmp_path / f"broken-{len(list(tmp_path.iterdir()))}")
+        change(broken / name)
+        with pytest.raises(ValueError, match=f"{broken.name}.* is damaged"):
+            PlaceIndex.open(broken)
+
+    damage("descriptors.safetensors", lambda path: path.write_bytes(path.read_bytes()[:50]))
+    damage("places.parquet", lambda path: path.write_bytes(path.read_bytes()[:50]))
+    damage("places.parquet", lambda path: pq.write_table(pa.table({"path": ["a"], "colour": ["red"]}), path))
+    damage("descriptors.safetensors", lambda path: save_file({"other": np.zeros(3)}, path))
+    for key in ("model", "fingerprint", "photos", "count", "descriptor_dim"):
+        remove = lambda path, key=key: path.write_text(  # noqa: E731
+            json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key})
+        )
+        damage("manifest.json", remove)
+
+
+def test_a_place_to_write_is_looked_for_before_the_work(encoder, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(PlaceEncoder, "encode", lambda *arguments: pytest.fail("photos were encoded first"))
+    with pytest.raises(PermissionError, match="No permission to write into"):
+        index_photos(photos, tmp_path / "index", encoder)
+
+
+def test_an_index_behind_a_link(encoder, photos, tmp_path):
+    (tmp_path / "link").symlink_to("target")
+    for overwrite in (False, True):
+        index_photos(photos, tmp_path / "link", encoder, overwrite=overwrite)
+    assert (tmp_path / "link").is_symlink() and len(PlaceIndex.open(tmp_path / "target")) == 9
+
+
+def test_an_empty_query_folder_does_not_stop_the_others(encoder, photos, tmp_path):
+    built, _ = index_photos(photos, tmp_path / "index", encoder)
+    (tmp_path / "empty").mkdir()
+    results = search_photos(built, [tmp_path / "empty", save(tmp_path / "q.jpg", 1)], encoder)
+    assert [(result.error, len(result.matches)) for result in results] == [("a folder, not a photo", 0), (None, 5)]
+
+
 # ---- command line
 
 
@@ -283,6 +343,8 @@ def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
         (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/nowhere"], "There is no model folder"),
         (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/empty"], "has no config.json"),
         (["search", "{tmp}/empty", "{photos}"], "is no index"),
+        (["search", "{tmp}/empty", "{photos}", "--plot", "{tmp}/plot"], "Cannot draw into"),
+        (["index", "{photos}", "--out", "{tmp}/i", "--model", ""], "The model's name is empty"),
         (["convert", "{tmp}/nowhere.pth", "{tmp}/m"], "There is no file"),
     ],
 )
@@ -295,6 +357,15 @@ def test_errors_are_one_line_and_status_1(photos, tmp_path, arguments, message, 
     err = capsys.readouterr().err
     assert raised.value.code == 1
     assert err.startswith("d2vpr: ") and message in err and "Traceback" not in err
+
+
+def test_empty_arguments_are_not_the_current_folder(monkeypatch, capsys):
+    """What an unset shell variable leaves."""
+    for arguments in (["search", "index", ""], ["index", "", "--out", "x"], ["index", "x", "--out", ""]):
+        monkeypatch.setattr(sys, "argv", ["d2vpr", *arguments])
+        with pytest.raises(SystemExit) as raised:
+            cli.main()
+        assert raised.value.code == 2 and "the path is empty" in capsys.readouterr().err
 
 
 def test_search_fails_if_no_query_can_be_read(tiny_folder, photos, tmp_path):

@@ -57,7 +57,7 @@ def test_the_wheel_works_from_anywhere(installed, tmp_path, anywhere):
     cwd = tmp_path if anywhere else ROOT
     done = python("-c", SEE_EVERYTHING, cwd=cwd, path=installed)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "D2VPRModel"
+    assert done.stdout.split() == [str(installed / "d2vpr_hf" / "modeling" / "__init__.py"), "D2VPRModel"]
     done = python("-m", "d2vpr_hf", "--version", cwd=cwd, path=installed)
     assert done.stdout.strip() == d2vpr_hf.__version__, done.stderr
 

@@ -1,10 +1,13 @@
 """What the plot says must be what was found."""
 
+import numpy as np
+import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from d2vpr_hf.index import Match
 from d2vpr_hf.jobs import SearchResult
-from d2vpr_hf.plots import plot_search, save_figure
+from d2vpr_hf.plots import check_plot_file, plot_search, save_figure
 from d2vpr_hf.readers import Place
 from tests.photos import at_name, save
 
@@ -37,6 +40,33 @@ def test_frames_and_distances(tmp_path):
     assert [frame(axis) for axis in second[1:]] == ["#9a9a9a"] * 3
     assert "m" not in second[1].get_title().split("\n")[1]
     assert [text.get_text() for text in second[3].texts] == ["no such file"]
-    assert third[0].get_title() == "gone.jpg: no such file"
+    assert third[0].get_title() == "query\ngone.jpg" and third[0].texts[0].get_text() == "no such file"
     save_figure(figure, tmp_path / "new" / "plot.png")
     assert (tmp_path / "new" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_many_queries_and_long_names(tmp_path, caplog):
+    """Captions stay within their cells and tell names apart; a picture nobody can look at is cut, and says so."""
+    names = [save(tmp_path / f"{'a very long name ' * 5}{i:02d}.jpg", i) for i in range(62)]
+    figure = plot_search([SearchResult(name, [match(1, name, 0.0)]) for name in names])
+    assert "first 60 of 62 queries" in caplog.text
+    titles = {axis.get_title() for axis in figure.axes}
+    assert len(titles) == 2 * 60 and len(figure.axes) == 2 * 60
+    figure.set_size_inches(5.2, 150, forward=False)
+    renderer = figure.canvas.get_renderer()
+    boxes = [axis.title.get_window_extent(renderer) for axis in figure.axes[:2]]
+    assert boxes[0].x1 < boxes[1].x0 and boxes[1].x1 < figure.bbox.x1
+
+
+def test_deep_photos_are_not_drawn_white(tmp_path):
+    grey = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    drawn = plot_search([SearchResult(tmp_path / "deep.png", [])]).axes[0].images[0].get_array()
+    assert 100 < drawn.mean() < 155
+
+
+@pytest.mark.parametrize("name", ["noending", "plot.xyz", "folder.png"])
+def test_files_that_cannot_be_drawn_into(tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match=r"Cannot draw into .*\.png"):
+        check_plot_file(tmp_path / name)

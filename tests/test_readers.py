@@ -1,6 +1,7 @@
 """Positions, wherever they are written; and every file that is not what it should be."""
 
 import math
+import os
 
 import pytest
 import utm
@@ -106,6 +107,14 @@ def test_exif_without_a_fix_is_no_position(tmp_path):
     assert read_places(tmp_path).num_positions == 0
 
 
+def test_malformed_gps_blocks_are_no_position(tmp_path):
+    """Latitude as one number instead of three."""
+    exif = Image.Exif()
+    exif[IFD.GPSInfo] = {GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: 43.5, GPS.GPSLongitudeRef: "E", GPS.GPSLongitude: 11.5}
+    save(tmp_path / "a.jpg", 0, exif=exif)
+    assert read_places(tmp_path).num_positions == 0
+
+
 def test_csv(tmp_path):
     for i, name in enumerate(("b.jpg", "sub/a.jpg", "unlisted.jpg")):
         save(tmp_path / name, i)
@@ -116,6 +125,21 @@ def test_csv(tmp_path):
     assert (table.places[0].latitude, table.places[0].heading, table.places[0].utm_zone) == (43.5, 90.0, "32T")
     assert table.skipped == {"unlisted.jpg": "not listed in places.csv"}
     assert read_places(tmp_path / "places.csv").places == table.places
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_with_other_separators(tmp_path, separator):
+    save(tmp_path / "a.jpg", 0)
+    text = "\ufeff" + "path,lat,lon\r\n./a.jpg,1.5,2.5\r\n".replace(",", separator)
+    (tmp_path / "places.csv").write_text(text, encoding="utf-8")
+    assert [(place.path, place.longitude) for place in read_places(tmp_path).places] == [("a.jpg", 2.5)]
+
+
+def test_csv_in_another_encoding(tmp_path):
+    save(tmp_path / "a.jpg", 0)
+    (tmp_path / "places.csv").write_bytes("path,lat,lon\nStraße.jpg,1,2\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"places\.csv is no table in UTF-8"):
+        read_places(tmp_path)
 
 
 def test_csv_of_a_local_frame(tmp_path):
@@ -136,6 +160,10 @@ def test_csv_of_a_local_frame(tmp_path):
         ("path,lat,lon\na.jpg,1,2\nb.jpg,91,2\n", r"line 3: latitude must be in \[-90, 90\]"),
         ("path,lat,lon\na.jpg,nan,2\n", "line 2: expected a finite number"),
         ("path,lat,lon\n,1,2\n", "line 2: the path is missing"),
+        ("path,lat,lon\na.jpg,1\n", "line 2: latitude and longitude belong together"),
+        ("path,lat,lon\na.jpg,10,5,11,5\n", r"line 2: there are more fields than columns: \['11', '5'\]"),
+        ("path,lat,lon\na.jpg,1,2\n./a.jpg,3,4\n", r"line 3: a\.jpg is listed in line 2 already"),
+        ("path,lat,lon\n" + "a" * 200_000 + ",1,2\n", "is no table in UTF-8"),
     ],
 )
 def test_bad_csv(tmp_path, text, message):
@@ -158,6 +186,38 @@ def test_photos_are_listed_in_order(tmp_path):
         save(tmp_path / name, i)
     (tmp_path / "notes.txt").write_text("")
     assert [path.relative_to(tmp_path).as_posix() for path in find_photos(tmp_path)] == ["a.png", "b.JPG", "sub/c.jpeg"]
+
+
+def test_linked_folders_are_entered_once(tmp_path):
+    save(tmp_path / "real" / "a.jpg", 0)
+    save(tmp_path / "library" / "b.jpg", 1)
+    (tmp_path / "library" / "album").symlink_to("../real")
+    (tmp_path / "library" / "circle").symlink_to("..")
+    found = [path.relative_to(tmp_path / "library").as_posix() for path in find_photos(tmp_path / "library")]
+    assert found == ["album/a.jpg", "b.jpg"]
+
+
+def test_names_that_lead_nowhere_are_listed(tmp_path):
+    """They are named when they are opened; leaving them out of the list would lose them silently."""
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "._mac.jpg").write_text("what macOS leaves beside photos")
+    (tmp_path / ("x" * 240 + ".jpg")).write_text("")
+    reasons = {}
+    for path in find_photos(tmp_path):
+        with pytest.raises(UnreadablePhotoError) as raised:
+            open_photo(path)
+        reasons[path.name] = str(raised.value)
+    assert reasons.pop("x" * 240 + ".jpg") == "the file is empty"
+    assert reasons == {
+        "circle.jpg": reasons["circle.jpg"],
+        "gone.jpg": "no such file",
+        "pipe.jpg": "not a regular file",
+    }
+    for name in ("x" * 300 + ".jpg", "nul\0.jpg"):
+        with pytest.raises(UnreadablePhotoError, match="damaged"):
+            open_photo(tmp_path / name)
 
 
 def test_missing_and_empty_folders(tmp_path):

@@ -53,8 +53,8 @@ def convert_weights(source: str | Path, out: str | Path, *, overwrite: bool = Fa
 def load_converted(source: Path) -> tuple[D2VPRModel, Source]:
     """Read a weights file as a model, and tell what it was recognised as. Raises as [`convert_weights`] does."""
     weights = read_weights(source)
-    row = next((row for row in SOURCES if row.recognises(weights)), None)
-    if row is None:
+    row = max(SOURCES, key=lambda row: row.count_known(weights))
+    if row.count_known(weights) < len(weights) / 2:
         kinds = ", ".join(row.name for row in SOURCES)
         raise ConversionError(f"{source} is of no known kind ({kinds}). Its weights are: {_listing(sorted(weights))}.")
     model = D2VPRModel(row.config())
@@ -73,14 +73,17 @@ def read_weights(source: Path) -> Weights:
     """
     if not source.is_file():
         raise FileNotFoundError(f"There is no file {source}. Give a .pth or .safetensors file of weights.")
-    content = _read_safetensors(source) if source.suffix == ".safetensors" else _read_pickle(source)
+    content = _read_safetensors(source) if source.suffix.lower() == ".safetensors" else _read_pickle(source)
     weights = content.get("model_state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights:
         raise ConversionError(f"{source} holds no weights: expected names and tensors, got {type(content).__name__}.")
     odd = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd:
         raise ConversionError(f"{source} holds entries that are no weights: {_listing(odd)}.")
-    return {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    plain = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    if len(plain) < len(weights):
+        raise ConversionError(f"{source} holds some weights twice, with and without the prefix `module.`.")
+    return plain
 
 
 def _read_safetensors(source: Path) -> Weights:
@@ -93,12 +96,10 @@ def _read_safetensors(source: Path) -> Weights:
 def _read_pickle(source: Path) -> object:
     try:
         return torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConversionError(
-            f"{source} holds more than weights, or is no checkpoint; nothing in it was executed. torch says: {error}"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, struct.error, zipfile.BadZipFile) as error:
-        raise ConversionError(f"{source} is damaged or no checkpoint: {error}.") from error
+    except pickle.UnpicklingError as error:  # torch's words advise to execute it; they stay in the cause
+        raise ConversionError(f"{source} holds more than weights, or is no checkpoint; nothing in it was executed.") from error
+    except (RuntimeError, EOFError, ValueError, LookupError, AssertionError, struct.error, zipfile.BadZipFile) as error:
+        raise ConversionError(f"{source} is damaged or no checkpoint ({type(error).__name__}: {error}).") from error
 
 
 def _translate(source: Path, weights: Weights, row: Source, model: D2VPRModel) -> Weights:
@@ -107,14 +108,18 @@ def _translate(source: Path, weights: Weights, row: Source, model: D2VPRModel) -
     names = rename(weights, row.names)
     translated = {ours: weights[theirs] for theirs, ours in names.items()}
     expected = model.state_dict()
+    theirs = rename({*expected, *translated}, tuple((right, left) for left, right in row.names))
+    pairs = [(theirs[name], translated[name], expected[name]) for name in sorted({*expected} & {*translated})]
     problems = {
-        "left over": sorted(set(weights) - set(names)) + sorted(set(translated) - set(expected)),
-        "missing": sorted(set(expected) - set(translated)),
+        "left over": sorted({*weights} - {*names} | {theirs[name] for name in {*translated} - {*expected}}),
+        "missing": sorted(theirs[name] for name in {*expected} - {*translated}),
         "mis-shaped": [
-            f"{name} {tuple(translated[name].shape)}, expected {tuple(expected[name].shape)}"
-            for name in sorted(set(expected) & set(translated))
-            if translated[name].shape != expected[name].shape
+            f"{name} {tuple(found.shape)}, expected {tuple(right.shape)}"
+            for name, found, right in pairs
+            if found.shape != right.shape
         ],
+        "of another type": [name for name, found, right in pairs if found.is_floating_point() != right.is_floating_point()],
+        "not finite": [name for name, found, _ in pairs if not found.isfinite().all()],
     }
     lines = [f"  {kind} ({len(found)}): {_listing(found)}" for kind, found in problems.items() if found]
     if lines:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from torch import Tensor
 
 from d2vpr_hf.cards import CardFacts
-from d2vpr_hf.convert.names import AGGREGATOR, BACKBONE, CROSS_IMAGE_ENCODER, RECOVERY, NamePairs
+from d2vpr_hf.convert.names import AGGREGATOR, BACKBONE, CROSS_IMAGE_ENCODER, RECOVERY, NamePairs, rename
 from d2vpr_hf.modeling import D2VPRConfig
 
 Weights = dict[str, Tensor]
@@ -18,8 +19,6 @@ class Source:
 
     Attributes:
         name: What it is, for messages.
-        signature: Names that a file of this kind has and no other kind has.
-        without: Names that it must not have.
         config: Makes the configuration its weights are for.
         reshape: Brings tensors to this package's shapes, under names that `names` knows.
         names: Pairs of their names and ours.
@@ -27,31 +26,36 @@ class Source:
     """
 
     name: str
-    signature: tuple[str, ...]
-    without: tuple[str, ...]
     config: Callable[[], D2VPRConfig]
     reshape: Callable[[Weights], Weights]
     names: NamePairs
     card: CardFacts
 
-    def recognises(self, weights: Weights) -> bool:
-        """Tell by the names whether weights are of this kind."""
-        return all(name in weights for name in self.signature) and not any(name in weights for name in self.without)
+    def count_known(self, weights: Weights) -> int:
+        """Count the weights whose names belong to this kind; a file is of the kind that knows most of it."""
+        return len(rename(self.reshape(weights), self.names))
 
 
 def reshape_offset_head(weights: Weights) -> Weights:
-    """Turn the offset head's 1x1 convolutions into linear layers, the first one cut into its patch and its global half."""
+    """Turn the offset head's 1x1 convolutions into linear layers, the first one cut into its patch and its global half.
+
+    What has another shape is left as it is, and so found not to fit.
+    """
     weights = dict(weights)
-    first, bias = weights.pop("offset_generator.0.weight", None), weights.pop("offset_generator.0.bias", None)
-    if first is not None:
-        patch, whole = first.flatten(1).chunk(2, dim=1)
+    first, second = (weights.get(f"offset_generator.{layer}.weight") for layer in (0, 2))
+    if _is_pointwise(second):
+        weights["offset_generator.2.weight"] = second.flatten(1)
+    if _is_pointwise(first) and "offset_generator.0.bias" in weights:
+        patch, whole = weights.pop("offset_generator.0.weight").flatten(1).tensor_split(2, dim=1)
         weights["offset_generator.0.patch.weight"] = patch.contiguous()
         weights["offset_generator.0.global.weight"] = whole.contiguous()
-    if bias is not None:
-        weights["offset_generator.0.global.bias"] = bias
-    if "offset_generator.2.weight" in weights:
-        weights["offset_generator.2.weight"] = weights["offset_generator.2.weight"].flatten(1)
+        weights["offset_generator.0.global.bias"] = weights.pop("offset_generator.0.bias")
     return weights
+
+
+def _is_pointwise(weight: Tensor | None) -> TypeGuard[Tensor]:
+    """Tell whether a weight is that of a 1x1 convolution."""
+    return weight is not None and weight.ndim == 4 and weight.shape[2:] == (1, 1)
 
 
 _PUBLISHED_CARD = CardFacts(
@@ -65,14 +69,9 @@ _PUBLISHED_CARD = CardFacts(
     ),
     training_data="GSV-Cities (CC BY-NC-ND 4.0)",
 )
-_STUDENT_SIGNATURE = ("backbone.lin.weight", "offset_generator.0.weight", "pos_encoder.fc.0.weight")
-_ENCODER_SIGNATURE = ("encoder.layers.0.self_attn.in_proj_weight",)
-
 SOURCES = (
     Source(
         name="published D²-VPR",
-        signature=_STUDENT_SIGNATURE,
-        without=_ENCODER_SIGNATURE,
         config=D2VPRConfig,
         reshape=reshape_offset_head,
         names=BACKBONE + RECOVERY + AGGREGATOR,
@@ -80,8 +79,6 @@ SOURCES = (
     ),
     Source(
         name="published D²-VPR with cross-image encoder",
-        signature=_STUDENT_SIGNATURE + _ENCODER_SIGNATURE,
-        without=(),
         config=lambda: D2VPRConfig(use_cross_image_encoder=True),
         reshape=reshape_offset_head,
         names=BACKBONE + RECOVERY + AGGREGATOR + CROSS_IMAGE_ENCODER,

@@ -2,8 +2,10 @@
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from d2vpr_hf.readers.places import Place, check_degrees, with_utm
 
@@ -20,18 +22,41 @@ _ALIASES = {
     "timestamp": ("timestamp", "time", "datetime"),
 }
 _TEXT_FIELDS = ("path", "frame", "timestamp")
+_PAIRS = (("latitude", "longitude"), ("x", "y"))
+_SURPLUS = "surplus"
 
 
 def read_csv(table: Path) -> list[Place]:
     """Read places from a CSV file; paths are relative to its folder.
 
     Raises:
-        ValueError: If a column is missing, or a line has something else than a number where a number belongs.
+        ValueError: If the file is no UTF-8 table, a column is missing, a photo is listed twice, or a line has half a position,
+            too many fields, or something else than a number where a number belongs.
     """
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        columns = _match_columns(table, reader.fieldnames or [])
-        return [_place(table, reader.line_num, row, columns) for row in reader]
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            separator = _separator(file.readline())
+            file.seek(0)
+            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True, restkey=_SURPLUS)
+            columns = _match_columns(table, reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table} is no table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
+    places = {line: _place(table, line, row, columns) for line, row in rows}
+    _refuse_twice(table, places)
+    return list(places.values())
+
+
+def _separator(header: str) -> str:
+    """Guess the separator from the header: the first of comma, semicolon and tab that it has."""
+    return next((character for character in ",;\t" if character in header), ",")
+
+
+def _refuse_twice(table: Path, places: dict[int, Place]) -> None:
+    lines: dict[str, int] = {}
+    for line, place in places.items():
+        if lines.setdefault(place.path, line) != line:
+            raise ValueError(f"{table}, line {line}: {place.path} is listed in line {lines[place.path]} already.")
 
 
 def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
@@ -48,14 +73,26 @@ def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
 
 def _place(table: Path, line: int, row: dict[str, str], columns: dict[str, str]) -> Place:
     try:
-        texts = {field: (row[column] or "").strip() for field, column in columns.items()}
-        values = {field: text if field in _TEXT_FIELDS else _number(text) for field, text in texts.items() if text}
-        place = Place(**values)  # type: ignore[arg-type]
+        place = Place(**_values(row, columns))
         if place.latitude is not None and place.longitude is not None:
             check_degrees(place.latitude, place.longitude)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{table}, line {line}: {_explain(error)}.") from error
+    except ValueError as error:
+        raise ValueError(f"{table}, line {line}: {error}.") from error
     return with_utm(place)
+
+
+def _values(row: dict[str, str], columns: dict[str, str]) -> dict[str, Any]:
+    """Convert the filled cells of a row to the fields of a place."""
+    if _SURPLUS in row:
+        raise ValueError(f"there are more fields than columns: {row[_SURPLUS]}")
+    texts = {field: (row[column] or "").strip() for field, column in columns.items()}
+    values = {field: text if field in _TEXT_FIELDS else _number(text) for field, text in texts.items() if text}
+    if "path" not in values:
+        raise ValueError("the path is missing")
+    for first, second in _PAIRS:
+        if (first in values) != (second in values):
+            raise ValueError(f"{first} and {second} belong together, one of them is empty")
+    return values | {"path": Path(os.path.normpath(texts["path"])).as_posix()}
 
 
 def _number(text: str) -> float:
@@ -63,10 +100,6 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"expected a finite number, got {text}")
     return value
-
-
-def _explain(error: Exception) -> str:
-    return "the path is missing" if isinstance(error, TypeError) else str(error)
 
 
 __all__ = ["read_csv"]

@@ -30,7 +30,7 @@ def place_from_exif(path: Path, folder: Path) -> Place:
 
 def _degrees(parts: Any, reference: Any, negative: str) -> float | None:
     """Turn degrees, minutes and seconds and a letter into signed degrees."""
-    values = [_float(part) for part in parts or ()]
+    values = [_float(part) for part in parts] if isinstance(parts, tuple) else []
     if len(values) != 3 or None in values:
         return None
     degrees = sum(value / 60**i for i, value in enumerate(values) if value is not None)
@@ -38,8 +38,11 @@ def _degrees(parts: Any, reference: Any, negative: str) -> float | None:
 
 
 def _float(value: Any) -> float | None:
-    """Turn a rational into a float; cameras without a fix write 0/0, which is no number."""
-    number = math.nan if value is None else float(value)
+    """Turn a rational into a float; None for what is missing, malformed, or 0/0, which cameras write without a fix."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
     return number if math.isfinite(number) else None
 
 

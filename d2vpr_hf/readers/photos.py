@@ -2,23 +2,32 @@
 
 import contextlib
 import functools
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import PIL.Image
 import pillow_heif
+from PIL.ExifTags import Base
+from PIL.ImageOps import exif_transpose
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"})
+_FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
+PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 
 # what Pillow's decoders raise on files that are not what they claim to be
 _DECODING_ERRORS = (
     OSError,
+    RuntimeError,
     SyntaxError,
+    TypeError,
     ValueError,
     EOFError,
-    IndexError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
     struct.error,
     zlib.error,
     PIL.Image.DecompressionBombError,
@@ -30,37 +39,45 @@ class UnreadablePhotoError(Exception):
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """List the photo files under a folder, all levels deep, in the order of their paths.
+    """List the photo files under a folder, all levels deep, linked folders included, in the order of their paths.
+
+    Names that look like photos are listed also where they lead nowhere: whoever opens them says so. What macOS leaves beside
+    photos (`._*`) is not listed.
 
     Raises:
         FileNotFoundError: If the folder does not exist, or holds no photo.
         NotADirectoryError: If it is a file.
+        PermissionError: If a folder in it cannot be read.
     """
     if not folder.exists():
         raise FileNotFoundError(f"There is no folder {folder}. Give a folder of photos, or a CSV file that lists them.")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder. Give a folder of photos, or a CSV file that lists them.")
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
+    photos = sorted(path for path in _walk(folder) if _looks_like_photo(path))
     if not photos:
         raise FileNotFoundError(f"No photo in {folder}: expected files that end in {', '.join(sorted(PHOTO_SUFFIXES))}.")
     return photos
 
 
 def open_photo(path: Path) -> PIL.Image.Image:
-    """Open and decode a photo, as its file has it: any mode, not yet upright.
+    """Open and decode a photo, upright, in the mode its file has.
 
     Raises:
         UnreadablePhotoError: If there is no such file or it cannot be decoded, images too large to be safe included.
     """
     with open_header(path) as image, named_errors(path):
         image.load()
-        return image
+        if _needs_exif_orientation(image, path):
+            image.getexif()[Base.Orientation] = image.info["original_orientation"]
+        return exif_transpose(image)
 
 
 def open_header(path: Path) -> PIL.Image.Image:
     """Open a photo without decoding its pixels, for its size and metadata. Raises as [`open_photo`] does."""
     _register_heif()
     with named_errors(path):
+        if path.exists() and not path.is_file():
+            raise UnreadablePhotoError("a folder, not a photo" if path.is_dir() else "not a regular file")
         return PIL.Image.open(path)
 
 
@@ -73,25 +90,71 @@ def named_errors(path: Path) -> Iterator[None]:
         raise UnreadablePhotoError(_reason(path, error)) from error
 
 
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield everything that is no folder; a linked folder is entered once, so links may form circles."""
+    entered = set()
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=stop):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        yield from (Path(parent) / name for name in files)
+
+
+def _looks_like_photo(path: Path) -> bool:
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith("._")
+
+
 @functools.cache
 def _register_heif() -> None:
     """Teach Pillow the format that phones shoot; only when a photo is opened, as importing should change nothing."""
     pillow_heif.register_heif_opener()
 
 
+def _needs_exif_orientation(image: PIL.Image.Image, path: Path) -> bool:
+    """Tell whether a HEIF photo is turned by EXIF alone.
+
+    Phones write both EXIF and a rotation box; the box rules, the decoder obeys it and takes EXIF's word away. Other programs
+    write EXIF alone.
+    """
+    return bool(image.info.get("original_orientation")) and not _has_rotation_box(path)
+
+
+def _has_rotation_box(path: Path) -> bool:
+    """Look for rotation and mirror properties in the `meta` box of a HEIF file (ISO/IEC 23008-12)."""
+    with path.open("rb") as file:
+        boxes = dict(_top_level_boxes(file))
+    return any(kind in boxes.get(b"meta", b"") for kind in (b"irot", b"imir"))
+
+
+def _top_level_boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and content of each box, without the pixels."""
+    while len(header := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", header)
+        if size == 1:  # a 64-bit size follows
+            size = struct.unpack(">Q", file.read(8))[0] - 8
+        if size < 8:  # the last box, up to the end
+            return
+        if kind == b"meta":
+            yield kind, file.read(size - 8)
+        else:
+            file.seek(size - 8, os.SEEK_CUR)
+
+
 def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not a photo"
     if isinstance(error, PermissionError):
         return "no permission to read it"
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"too large to be safe ({error})"
-    if path.stat().st_size == 0:
-        return "the file is empty"
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "not an image"
+        return "not an image" if path.stat().st_size else "the file is empty"
     return f"damaged ({error})"
 
 

@@ -11,6 +11,7 @@ from d2vpr_hf.modeling import D2VPRConfig, D2VPRModel
 from torch import nn
 
 from tests import transformers_suite
+from tests.conftest import TINY
 
 if not transformers_suite.FOLDER.is_dir() and not os.environ.get("CI"):
     pytest.skip("fetch transformers' tests with `python tests/transformers_suite.py`", allow_module_level=True)
@@ -43,19 +44,8 @@ class StudentTester:
         self.use_cross_image_encoder = use_cross_image_encoder
 
     def get_config(self) -> D2VPRConfig:
-        return D2VPRConfig(
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            image_size=56,
-            recovery_size=48,
-            offset_hidden_size=16,
-            fusion_hidden_size=16,
-            position_encoding_hidden_size=8,
-            use_cross_image_encoder=self.use_cross_image_encoder,
-            cross_image_num_heads=4,
-            cross_image_intermediate_size=32,
-        )
+        changes = {"num_attention_heads": 4, "image_size": 56, "use_cross_image_encoder": self.use_cross_image_encoder}
+        return D2VPRConfig(**(TINY | changes))
 
     def prepare_config_and_inputs_for_common(self) -> tuple[D2VPRConfig, dict[str, torch.Tensor]]:
         images = torch.randn(self.batch_size, 3, self.image_size, self.image_size)

@@ -17,13 +17,9 @@ from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
-from tests.conftest import TINY, tiny_model
+from tests.conftest import TINY, relative, tiny_model
 
 ROOT = Path(__file__).parents[2]
-
-
-def relative(found, expected):
-    return ((found.float() - expected).norm() / expected.norm()).item()
 
 
 def test_save_and_load_are_bit_equal(tmp_path):
@@ -212,8 +208,18 @@ def test_hidden_states_and_attentions():
     assert [weights.shape for weights in output.attentions] == [(2, 2, 16, 16)] * 2
     assert torch.allclose(output.attentions[0].sum(-1), torch.ones(2, 2, 16))
     assert model(torch.randn(1, 3, 42, 70)).hidden_states is None
+    assert D2VPRModel(D2VPRConfig(**TINY, output_hidden_states=True))(torch.randn(1, 3, 42, 70)).hidden_states
     as_tuple = model(torch.randn(1, 3, 42, 70), return_dict=False)
     assert [part.shape[0] for part in as_tuple] == [1] * 5
+
+
+def test_attentions_that_cannot_be_given_are_warned_of(monkeypatch):
+    from d2vpr_hf.modeling import modeling_d2vpr
+
+    warnings = []
+    monkeypatch.setattr(modeling_d2vpr.logger, "warning_once", warnings.append)
+    assert tiny_model()(torch.randn(1, 3, 42, 70), output_attentions=True).attentions == ()
+    assert "set_attn_implementation('eager')" in warnings[0]
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from d2vpr_hf.readers import open_photo
+from tests.photos import add_rotation_box
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -135,7 +136,7 @@ def test_exif_orientation(scene, orientation, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored.save(tmp_path / "photo.png", exif=exif)
-    for image in (Image.open(tmp_path / "photo.png"), open_photo(tmp_path / "photo.png"), str(tmp_path / "photo.png")):
+    for image in (Image.open(tmp_path / "photo.png"), open_photo(tmp_path / "photo.png"), tmp_path / "photo.png"):
         assert torch.allclose(pixels(image), pixels(upright), atol=1e-5)
 
 
@@ -143,6 +144,34 @@ def test_heic(scene, tmp_path):
     pillow_heif.from_pillow(Image.fromarray(scene)).save(tmp_path / "phone.heic", quality=100)
     found = to_rgb(pixels(open_photo(tmp_path / "phone.heic")))
     assert np.abs(found - to_rgb(pixels(scene))).mean() < 0.02  # a lossy format
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heic_turned_by_exif_alone(scene, orientation, tmp_path):
+    """As Pillow writes it. Phones add a rotation box, which the decoder obeys."""
+    turns = {1: 0, 3: 180, 6: 90, 8: 270}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(scene).rotate(turns[orientation], expand=True)
+    pillow_heif.register_heif_opener()
+    stored.save(tmp_path / "turned.heic", exif=exif, quality=95)
+    image = open_photo(tmp_path / "turned.heic")
+    assert image.size == (120, 90)
+    assert np.abs(to_rgb(pixels(image)) - to_rgb(pixels(scene))).mean() < 0.02
+
+
+def test_heic_turned_by_a_box_is_not_turned_again(scene, tmp_path):
+    """Write a rotation box into a file's properties, and EXIF beside it, as phones do."""
+    turned = Image.fromarray(scene).rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.heic"
+    pillow_heif.register_heif_opener()
+    turned.save(path, exif=exif, quality=95)
+    path.write_bytes(add_rotation_box(path.read_bytes(), quarter_turns=3))
+    image = open_photo(path)
+    assert image.size == (120, 90)
+    assert np.abs(to_rgb(pixels(image)) - to_rgb(pixels(scene))).mean() < 0.02
 
 
 def test_batches_keep_their_order(scene):
@@ -168,6 +197,7 @@ def test_settings_survive_saving(tmp_path):
         (np.zeros((2, 3, 4, 5, 6), np.uint8), {}, ValueError, "2 or 3 dimensions"),
         ("nowhere.jpg", {}, ValueError, "nowhere.jpg"),
         (7, {}, ValueError, "image type"),
+        (np.zeros((8, 8), np.int64), {}, ValueError, "must be uint8 or uint16, got torch.int64"),
         ([], {}, ValueError, "no image"),
         (np.zeros((8, 8), np.uint8), {"resample": 0}, ValueError, "must be BILINEAR"),
         (np.zeros((8, 8), np.uint8), {"size": {"shortest_edge": 224}}, ValueError, "`size` must be"),
