@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	$(BIN)/d2vpr demo --out build/demo
 
 test: lint typecheck suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 test-slow: suite
 	$(BIN)/python -m pytest -m slow

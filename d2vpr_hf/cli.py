@@ -41,6 +41,9 @@ def _path(text: str) -> Path:
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Model folder or Hub id. Default: the small one in this package.")
 ]
+PlotOption = Annotated[
+    Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
+]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the network runs, such as cpu or cuda. Default: a GPU if any.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Photos the network sees at once.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode photos.")]
@@ -89,7 +92,10 @@ def index(
     model: ModelOption = None,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
-    device: DeviceOption = None,
+    device: PlotOption = Annotated[
+    Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
+]
+DeviceOption = None,
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -112,13 +118,14 @@ def search(
     queries: Annotated[list[Path], typer.Argument(parser=_path, metavar="QUERY...", help="Photos, or folders of photos.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of a table.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
-    ] = None,
+    plot: PlotOption = None,
     model: ModelOption = None,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
-    device: DeviceOption = None,
+    device: PlotOption = Annotated[
+    Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
+]
+DeviceOption = None,
     strict: StrictOption = False,
 ) -> None:
     """Find where photos were taken. Without --model, the index says which model to load."""
@@ -170,7 +177,7 @@ def _hush_transformers() -> None:
 
 def _portable_name(model: str | None) -> str | None:
     """Write a local model folder as an absolute path, so that the index finds it from anywhere."""
-    return str(Path(model).resolve()) if model is not None and Path(model).is_dir() else model
+    return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
 @contextlib.contextmanager

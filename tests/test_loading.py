@@ -67,7 +67,7 @@ def test_damaged_files(folder):
     with pytest.raises(ValueError, match="are damaged"):
         load_model(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="configuration of .* cannot be read"):
+    with pytest.raises(ValueError, match=r"configuration of .* cannot be read"):
         load_model(folder)
 
 

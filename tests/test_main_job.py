@@ -254,7 +254,7 @@ def test_nothing_is_overwritten_unasked(encoder, photos, tmp_path):
     with pytest.raises(FileExistsError, match="exists already"):
         index_photos(photos, tmp_path / "index", encoder)
     index_photos(photos, tmp_path / "index", encoder, overwrite=True)
-    with pytest.raises(FileExistsError, match="is not an index, so it is not replaced"):
+    with pytest.raises(FileExistsError, match="is not an index, or holds other files too; it is not replaced"):
         index_photos(photos, photos, encoder, overwrite=True)
     assert len(list(photos.iterdir())) == 9
 
