@@ -92,10 +92,7 @@ def index(
     model: ModelOption = None,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
-    device: PlotOption = Annotated[
-    Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
-]
-DeviceOption = None,
+    device: DeviceOption = None,
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -122,10 +119,7 @@ def search(
     model: ModelOption = None,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
-    device: PlotOption = Annotated[
-    Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
-]
-DeviceOption = None,
+    device: DeviceOption = None,
     strict: StrictOption = False,
 ) -> None:
     """Find where photos were taken. Without --model, the index says which model to load."""
