@@ -1,1 +1,1 @@
-"""Two-stage training, run with `accelerate launch`."""
+"""The room of the two training stages, which are still to be written."""
