@@ -185,7 +185,7 @@ class D2VPRConfig(PreTrainedConfig):
             self.tap_layers = [max(1, round(self.num_hidden_layers * part)) for part in (1 / 6, 1 / 3, 2 / 3, 1)]
         for name in _LISTS:  # JSON knows lists only, and nobody else's list may change a model
             setattr(self, name, copy.deepcopy(list(getattr(self, name))))
-        self._check_multiples()
+        self._check_sizes()
         self._check_adapter()
         self._check_taps()
         self._check_regions()
@@ -230,7 +230,7 @@ class D2VPRConfig(PreTrainedConfig):
         regions = self.regions
         return [i for i in self.region_indices("small") if _overlap(regions[index]["box"], regions[i]["box"])]
 
-    def _check_multiples(self) -> None:
+    def _check_sizes(self) -> None:
         pairs = [("hidden_size", "num_attention_heads"), ("image_size", "patch_size")]
         if self.use_cross_image_encoder:
             pairs.append(("recovery_size", "cross_image_num_heads"))
@@ -348,9 +348,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 
 def _overlap(first: list[float], second: list[float]) -> bool:
     """Tell whether two boxes `[x_min, y_min, x_max, y_max]` share area, a common edge not counted."""
-    return (
-        first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
-    )  # fmt: skip
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def _check_region(region: dict[str, Any]) -> None:

@@ -110,6 +110,18 @@ def test_what_is_no_model(folder, tmp_path):
         load_model(str(folder))
 
 
+def test_a_hub_id(tiny_folder, tmp_path):
+    """A Hub repository in the cache; offline it is all that is read."""
+    repository = tmp_path / "models--someone--d2vpr"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "snapshots" / ("0" * 40)).symlink_to(tiny_folder, target_is_directory=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    loaded, local = load_model("someone/d2vpr", cache_dir=tmp_path), load_model(tiny_folder)
+    processor = load_image_processor("someone/d2vpr", cache_dir=tmp_path)
+    assert fingerprint(loaded, processor) == fingerprint(local, load_image_processor(tiny_folder))
+
+
 def test_a_hub_id_that_is_not_there():
     with pytest.raises(OSError, match="someone/nothing"):
         load_model("someone/nothing")
