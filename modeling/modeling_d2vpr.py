@@ -189,6 +189,8 @@ class D2VPRModel(D2VPRPreTrainedModel):
         grid_size = (pixel_values.shape[2] // size, pixel_values.shape[3] // size)
         output_hidden_states, output_attentions = self._resolve_flags(output_hidden_states, output_attentions)
         hidden_states, attentions = self.encoder(self.embeddings(pixel_values), grid_size)
+        if output_attentions and not attentions:
+            self._warn_of_no_attentions()
         tokens = self.recovery(hidden_states)
         features, positions, boxes = self.aggregator(tokens, grid_size)
         if self.cross_image_encoder is not None:
@@ -203,15 +205,16 @@ class D2VPRModel(D2VPRPreTrainedModel):
             attentions=tuple(attentions) if output_attentions else None,
         )
 
-    def _resolve_flags(self, *flags: bool | None) -> tuple[bool, bool]:
+    def _resolve_flags(self, *flags: bool | None) -> list[bool]:
         defaults = (self.config.output_hidden_states, self.config.output_attentions)
-        hidden_states, attentions = (default if flag is None else flag for flag, default in zip(flags, defaults, strict=True))
-        if attentions and self.config._attn_implementation != "eager" and not torch.compiler.is_compiling():
+        return [bool(default if flag is None else flag) for flag, default in zip(flags, defaults, strict=True)]
+
+    def _warn_of_no_attentions(self) -> None:
+        if not torch.compiler.is_compiling():
             logger.warning_once(
-                f"`output_attentions=True` gives nothing with the attention implementation "
+                "`output_attentions=True` gives nothing with the attention implementation "
                 f"{self.config._attn_implementation!r}; use `model.set_attn_implementation('eager')`."
             )
-        return bool(hidden_states), bool(attentions)
 
     def _descriptor(self, features: torch.Tensor) -> torch.Tensor:
         descriptors = nn.functional.normalize(at_least_float32(features.flatten(1)), dim=1).to(features.dtype)

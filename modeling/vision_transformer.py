@@ -99,6 +99,22 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2), weights
 
 
+def unfused_attention_forward(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    """Attend step by step in the place of a fused kernel, which gives no weights."""
+    return eager_attention_forward(*args, **kwargs)[0], None
+
+
+def attention_function(implementation: str, tokens: torch.Tensor) -> Callable[..., Any]:
+    """Look up an attention implementation by transformers' name for it.
+
+    With gradients on the CPU, the fused kernel gives way to the step-by-step one, which is what the published code runs: other
+    rounding there flips ReLUs in the adapters, and single gradient norms then move by up to 1e-3.
+    """
+    if implementation == "sdpa" and tokens.device.type == "cpu" and torch.is_grad_enabled():
+        return unfused_attention_forward
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with one joint projection, by any implementation transformers knows."""
 
@@ -117,9 +133,7 @@ class SelfAttention(nn.Module):
         """Attend over the second axis of (B, T, C); the weights are None unless the implementation is eager."""
         qkv = self.qkv(hidden_states).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, T, 3, heads, d) -> 3 x (B, heads, T, d)
-        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
+        attend = attention_function(self.config._attn_implementation, hidden_states)
         dropout = self.dropout if self.training else 0.0
         attended, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling)
         return self.proj(attended.reshape(hidden_states.shape)), weights

@@ -200,6 +200,17 @@ def test_attention_implementations_agree(implementation):
         assert relative(model(images).pooler_output, expected) < 1e-5
 
 
+def test_gradients_on_the_cpu_are_those_of_step_by_step_attention():
+    """As the published code computes them, to the last bit: fused attention rounds otherwise, which flips ReLUs."""
+    images, gradients = torch.randn(2, 3, 70, 70), []
+    for implementation in ("sdpa", "eager"):
+        model = tiny_model()
+        model.set_attn_implementation(implementation)
+        model(images).pooler_output.square().mul(torch.linspace(-1, 1, 14 * 48)).sum().backward()
+        gradients.append([weight.grad for weight in model.parameters()])
+    assert all(map(torch.equal, *gradients))
+
+
 def test_hidden_states_and_attentions():
     model = tiny_model()
     model.set_attn_implementation("eager")
