@@ -11,7 +11,7 @@ _TEMPLATE = """---
 {{ card_data }}
 ---
 
-<!-- Written by d2vpr-hf, which replaces it; take this line out to keep your own words. -->
+{{ mark }}
 
 # {{ title }}
 
@@ -67,7 +67,7 @@ was measured on this copy of the weights.
 """
 
 
-_MARK = "<!-- Written by d2vpr-hf"
+_MARK = "<!-- Written by d2vpr-hf, which replaces it; take this line out to keep your own words. -->"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class CardFacts:
 def write_card(folder: Path, model: D2VPRModel, facts: CardFacts, *, origin: str) -> None:
     """Write `README.md` into a model folder; one that a person wrote or took the mark out of is left alone."""
     path = folder / "README.md"
-    if not path.exists() or _MARK in path.read_text(encoding="utf-8"):
+    if not path.exists() or _MARK in path.read_text(encoding="utf-8", errors="replace"):
         make_card(model, facts, origin).save(path)
 
 
@@ -112,6 +112,7 @@ def make_card(model: D2VPRModel, facts: CardFacts, origin: str) -> ModelCard:
     return ModelCard.from_template(
         data,
         template_str=_TEMPLATE,
+        mark=_MARK,
         title="D²-VPR",
         summary=facts.summary,
         parameters=f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f}",

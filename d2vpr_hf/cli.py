@@ -48,7 +48,12 @@ DeviceOption = Annotated[str | None, typer.Option(help="Where the network runs, 
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Photos the network sees at once.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode photos.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Make a photo that cannot be used an error.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is at OUT.")]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Write although there is something at OUT already: an index is replaced, a model's files are."
+    ),
+]
 
 
 def main() -> None:
@@ -126,11 +131,11 @@ def search(
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.jobs import search_photos
 
+    opened = PlaceIndex.open(index)
     if plot is not None:
         from d2vpr_hf.plots import check_plot_file
 
-        check_plot_file(plot)
-    opened = PlaceIndex.open(index)
+        check_plot_file(plot, photos=[*queries, opened.folder])
     encoder = _encoder(model or opened.model, batch_size, workers, device)
     results = search_photos(opened, queries, encoder, top_k=top_k, strict=strict)
     typer.echo(_to_json(results) if as_json else _to_text(results))
@@ -188,7 +193,7 @@ def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _to_json(results: list[SearchResult]) -> str:
-    return json.dumps([result.to_dict() for result in results], indent=2)
+    return json.dumps([result.to_dict() for result in results], indent=2, allow_nan=False)
 
 
 def _to_text(results: list[SearchResult]) -> str:

@@ -19,7 +19,14 @@ from d2vpr_hf.search import exact_search, similarity
 
 FORMAT_VERSION = 1
 _MANIFEST, _DESCRIPTORS, _PLACES = "manifest.json", "descriptors.safetensors", "places.parquet"
-_MANIFEST_KEYS = {"model", "fingerprint", "count", "descriptor_dim", "photos"}
+_MANIFEST_KEYS: dict[str, Any] = {
+    "model": str | None,
+    "fingerprint": str,
+    "metric": str,
+    "count": int,
+    "descriptor_dim": int,
+    "photos": str,
+}
 _TYPES: dict[Any, pa.DataType] = {float | None: pa.float64(), str | None: pa.string(), str: pa.string()}
 _SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])
 
@@ -87,13 +94,12 @@ class PlaceIndex:
             FileExistsError: If `out` exists, unless `overwrite` is set and it is an index.
         """
         out = check_free(Path(out), overwrite)
+        out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
             whole, old = Path(scratch) / "new", Path(scratch) / "old"
             whole.mkdir()
             self._write(whole)
-            if out.exists():
-                out.rename(old)
-            whole.rename(out)
+            _swap(whole, out, old)
 
     def _write(self, folder: Path) -> None:
         safetensors.numpy.save_file({"descriptors": self.descriptors}, folder / _DESCRIPTORS)
@@ -131,6 +137,19 @@ class PlaceIndex:
         return cls(Path(manifest["photos"]), places, descriptors, manifest["model"], manifest["fingerprint"])
 
 
+def _swap(new: Path, place: Path, old: Path) -> None:
+    """Move a folder to its place and what was there away; back, if that fails."""
+    if not place.exists():
+        new.rename(place)
+        return
+    place.rename(old)
+    try:
+        new.rename(place)
+    except BaseException:
+        old.rename(place)
+        raise
+
+
 def check_free(out: Path, overwrite: bool) -> Path:
     """Return where an index to be written to `out` will really lie, links followed.
 
@@ -138,14 +157,20 @@ def check_free(out: Path, overwrite: bool) -> Path:
         FileExistsError: If something is there already, unless `overwrite` is set and it is an index and nothing else.
         PermissionError: If its parent folder cannot be written to.
     """
-    place = out.resolve()
+    try:
+        place = out.resolve()
+    except RuntimeError as error:  # Python's word for links in a circle
+        raise FileExistsError(f"{out} is a link that leads nowhere. Give another folder.") from error
     if place.exists() and not overwrite:
         raise FileExistsError(f"{out} exists already. Give another folder, or `--overwrite` to replace an index there.")
     if place.exists() and not _is_index_alone(place):
-        raise FileExistsError(f"{out} is not an index, or holds other files too; it is not replaced. Give another folder.")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(place.parent, os.W_OK):
-        raise PermissionError(f"No permission to write into {place.parent}, where the index {out} would lie.")
+        raise FileExistsError(
+            f"{out} is not an index of this format, or holds other files too; it is not replaced. Give another folder, or "
+            "remove it yourself."
+        )
+    parent = next(folder for folder in place.parents if folder.exists())
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"No permission to write into {parent}, where the index {out} would lie.")
     return place
 
 
@@ -155,7 +180,7 @@ def _is_index_alone(folder: Path) -> bool:
         _read_manifest(folder)
     except (OSError, ValueError):
         return False
-    return {path.name for path in folder.iterdir()} <= {_MANIFEST, _DESCRIPTORS, _PLACES}
+    return all(path.name in (_MANIFEST, _DESCRIPTORS, _PLACES) and path.is_file() for path in folder.iterdir())
 
 
 def _read_rows(folder: Path) -> tuple[list[Place], NDArray[np.float32]]:
@@ -165,9 +190,12 @@ def _read_rows(folder: Path) -> tuple[list[Place], NDArray[np.float32]]:
         raise FileNotFoundError(f"The index {folder} lacks {', '.join(missing)}. Build it anew with `d2vpr index`.")
     try:
         places = [Place(**row) for row in pq.read_table(folder / _PLACES).to_pylist()]
-        return places, safetensors.numpy.load_file(folder / _DESCRIPTORS)["descriptors"]
+        descriptors = safetensors.numpy.load_file(folder / _DESCRIPTORS)["descriptors"]
     except (SafetensorError, pa.ArrowException, OSError, KeyError, TypeError) as error:
         raise ValueError(f"The index {folder} is damaged ({error}). Build it anew with `d2vpr index`.") from error
+    if descriptors.dtype != np.float32 or not np.isfinite(descriptors).all():
+        raise ValueError(f"The index {folder} is damaged: its descriptors are not finite float32 numbers. Build it anew.")
+    return places, descriptors
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -177,11 +205,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
-        missing = _MANIFEST_KEYS - manifest.keys()
+        wrong = [key for key, kind in _MANIFEST_KEYS.items() if key not in manifest or not isinstance(manifest[key], kind)]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Build the index anew with `d2vpr index`.") from error
-    if version == FORMAT_VERSION and missing:
-        raise ValueError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}. Build the index anew.")
+    if version == FORMAT_VERSION and wrong:
+        raise ValueError(f"{path} is damaged: {', '.join(wrong)} missing or wrong. Build the index anew with `d2vpr index`.")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"The index {folder} has format {version}, this package reads format {FORMAT_VERSION}. "

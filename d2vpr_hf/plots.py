@@ -2,7 +2,7 @@
 
 import logging
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +44,15 @@ def plot_search(results: Sequence[SearchResult]) -> Figure:
     return figure
 
 
-def check_plot_file(path: Path) -> None:
-    """Raise ValueError unless a figure can be written to a file of that name."""
+def check_plot_file(path: Path, photos: Iterable[Path] = ()) -> None:
+    """Raise ValueError unless a figure can be written to a file of that name.
+
+    Args:
+        path: The file.
+        photos: Photos, and folders of them, of which none may be overwritten.
+    """
+    if path.exists() and any(path.resolve().is_relative_to(photo.resolve()) for photo in photos):
+        raise ValueError(f"{path} lies among the photos and exists already. Draw into another file.")
     formats = FigureCanvasAgg.get_supported_filetypes()
     if path.is_dir() or path.suffix.lower().lstrip(".") not in formats:
         raise ValueError(

@@ -24,7 +24,7 @@ def exact_search(
         of the rows.
 
     Raises:
-        ValueError: If shapes do not fit, k is below 1, or a query is not finite.
+        ValueError: If shapes do not fit, k is below 1, or a descriptor is not finite.
     """
     _check(queries, database, k)
     k = min(k, len(database))
@@ -37,6 +37,8 @@ def exact_search(
         distances, rows = faiss.knn(queries, chunk, min(k, len(chunk)))
         heap.add_result(distances, rows + start)
     heap.finalize()
+    if (heap.I < 0).any():
+        raise ValueError("A database descriptor is not finite; nearest neighbours are not defined.")
     return heap.D.astype(np.float32, copy=False), heap.I.astype(np.int64, copy=False)
 
 

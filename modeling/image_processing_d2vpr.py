@@ -41,7 +41,8 @@ class D2VPRImageProcessor(BaseImageProcessor):
     """Turn PIL images, numpy arrays, tensors, file paths or URLs into `pixel_values`.
 
     - PIL images are turned upright by their EXIF orientation and converted to RGB from any mode: transparency is dropped,
-      16-bit grey is scaled down by its range.
+      16-bit grey is scaled down by its range. (A HEIC file that is turned by EXIF alone, without a rotation box, has lost its
+      orientation when Pillow hands it over; `d2vpr_hf.readers.open_photo` keeps it.)
     - Arrays and tensors are (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4
       channels, as 8-bit or unsigned 16-bit numbers, or as floating-point numbers, which are taken as they are if none
       exceeds 1, and as 0..255 otherwise.

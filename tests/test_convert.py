@@ -180,6 +180,14 @@ def test_what_is_there_is_kept(weights, tmp_path):
     assert (out / "model.safetensors").is_file()
 
 
+def test_the_source_is_not_overwritten(weights, tmp_path):
+    save_file(weights, tmp_path / "model.safetensors")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="might be overwritten"):
+        convert_weights(tmp_path / "model.safetensors", tmp_path, overwrite=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
 def test_a_card_that_this_package_wrote_is_renewed(weights, tmp_path):
     out = tmp_path / "out"
     convert_weights(save(tmp_path / "plain.pth", weights), out)

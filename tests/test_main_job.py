@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -254,7 +255,7 @@ def test_nothing_is_overwritten_unasked(encoder, photos, tmp_path):
     with pytest.raises(FileExistsError, match="exists already"):
         index_photos(photos, tmp_path / "index", encoder)
     index_photos(photos, tmp_path / "index", encoder, overwrite=True)
-    with pytest.raises(FileExistsError, match="is not an index, or holds other files too; it is not replaced"):
+    with pytest.raises(FileExistsError, match="it is not replaced"):
         index_photos(photos, photos, encoder, overwrite=True)
     assert len(list(photos.iterdir())) == 9
 
@@ -270,6 +271,11 @@ def test_overwriting_loses_nothing_but_an_index(encoder, photos, tmp_path):
         with pytest.raises(FileExistsError, match="it is not replaced"):
             index_photos(photos, folder, encoder, overwrite=True)
     assert (app / "manifest.json").exists() and (tmp_path / "index" / "notes.txt").exists()
+    (tmp_path / "index" / "notes.txt").unlink()
+    (tmp_path / "index" / "places.parquet").unlink()
+    save(tmp_path / "index" / "places.parquet" / "precious.jpg", 1)
+    with pytest.raises(FileExistsError, match="it is not replaced"):
+        index_photos(photos, tmp_path / "index", encoder, overwrite=True)
 
 
 def test_damaged_indexes_are_named(encoder, photos, tmp_path):
@@ -285,6 +291,9 @@ def test_damaged_indexes_are_named(encoder, photos, tmp_path):
     damage("places.parquet", lambda path: path.write_bytes(path.read_bytes()[:50]))
     damage("places.parquet", lambda path: pq.write_table(pa.table({"path": ["a"], "colour": ["red"]}), path))
     damage("descriptors.safetensors", lambda path: save_file({"other": np.zeros(3)}, path))
+    damage("descriptors.safetensors", lambda path: save_file({"descriptors": np.full((9, 672), np.nan, np.float32)}, path))
+    damage("descriptors.safetensors", lambda path: save_file({"descriptors": np.zeros((9, 672), np.int32)}, path))
+    damage("manifest.json", lambda path: path.write_text(path.read_text().replace('"photos": "', '"photos": 3, "x": "')))
     for key in ("model", "fingerprint", "photos", "count", "descriptor_dim"):
         remove = lambda path, key=key: path.write_text(  # noqa: E731
             json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != key})
@@ -299,8 +308,35 @@ def test_a_place_to_write_is_looked_for_before_the_work(encoder, photos, tmp_pat
         index_photos(photos, tmp_path / "index", encoder)
 
 
+def test_an_interrupted_replacement_keeps_the_old_index(encoder, photos, tmp_path, monkeypatch):
+    index_photos(photos, tmp_path / "index", encoder)
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        index_photos(photos, tmp_path / "index", encoder, overwrite=True)
+    assert len(PlaceIndex.open(tmp_path / "index")) == 9
+
+
+def test_broken_exif_does_not_lose_a_photo(encoder, tmp_path):
+    """Pillow hides it when it opens a JPEG, and stumbles over it when the photo is turned upright."""
+    for name in ("a.jpg", "b.png"):
+        draw(1).save(tmp_path / name, exif=b"Exif\0\0XX\0*\0\0\0\x08")
+    encoded = encoder.encode([tmp_path / "a.jpg", tmp_path / "b.png", draw(1)])
+    assert encoded.rows.tolist() == [0, 1, 2]
+
+
 def test_an_index_behind_a_link(encoder, photos, tmp_path):
     (tmp_path / "link").symlink_to("target")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="circle"):
+        index_photos(photos, tmp_path / "circle", encoder)
     for overwrite in (False, True):
         index_photos(photos, tmp_path / "link", encoder, overwrite=overwrite)
     assert (tmp_path / "link").is_symlink() and len(PlaceIndex.open(tmp_path / "target")) == 9
@@ -330,6 +366,9 @@ def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
     assert list(best) == ["rank", "path", "score", "latitude", "longitude", "utm_east", "utm_north"]
     assert (best["rank"], best["utm_east"], best["path"]) == (1, 544400.0, str(sorted(photos.iterdir())[4]))
     assert Image.open(plot).width > 500
+    before = query.read_bytes()
+    status, out, err = run("search", index, query, "--plot", query)
+    assert status == 1 and "lies among the photos" in err and out == "" and query.read_bytes() == before
     status, out, err = run("search", index, query)
     assert status == 0 and f"{query}\n    1   1.0000  @544400.00" in out
 
@@ -343,7 +382,6 @@ def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
         (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/nowhere"], "There is no model folder"),
         (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/empty"], "has no config.json"),
         (["search", "{tmp}/empty", "{photos}"], "is no index"),
-        (["search", "{tmp}/empty", "{photos}", "--plot", "{tmp}/plot"], "Cannot draw into"),
         (["index", "{photos}", "--out", "{tmp}/i", "--model", ""], "The model's name is empty"),
         (["convert", "{tmp}/nowhere.pth", "{tmp}/m"], "There is no file"),
     ],

@@ -60,6 +60,7 @@ def test_mock_coordinates_with_a_zone(tmp_path):
         ("@1@2@.jpg", r"@1@2@\.jpg: the name has 4 parts between @, not 16"),
         ("@@2" + "@" * 13 + ".jpg", "east or north is missing"),
         ("@x@2" + "@" * 13 + ".jpg", "could not convert string to float: 'x'"),
+        ("@nan@2" + "@" * 13 + ".jpg", "expected a finite number, got nan"),
         (at_name(1, 2, latitude="99", longitude="0"), r"latitude must be in \[-90, 90\]"),
     ],
 )
@@ -159,6 +160,8 @@ def test_csv_of_a_local_frame(tmp_path):
         ("path,lat,lon\na.jpg,1,x\n", "line 2: could not convert string to float: 'x'"),
         ("path,lat,lon\na.jpg,1,2\nb.jpg,91,2\n", r"line 3: latitude must be in \[-90, 90\]"),
         ("path,lat,lon\na.jpg,nan,2\n", "line 2: expected a finite number"),
+        ("path,lat,lon\na.jpg,1_0,2\n", "line 2: expected a finite number"),
+        ("path,path,lat,lon\na.jpg,b.jpg,1,2\n", "every column needs a name of its own"),
         ("path,lat,lon\n,1,2\n", "line 2: the path is missing"),
         ("path,lat,lon\na.jpg,1\n", "line 2: latitude and longitude belong together"),
         ("path,lat,lon\na.jpg,10,5,11,5\n", r"line 2: there are more fields than columns: \['11', '5'\]"),

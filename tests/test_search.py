@@ -59,6 +59,12 @@ def test_more_neighbours_than_rows():
     assert rows.tolist() == [[0, 1, 2, 3]] * 2
 
 
+def test_a_database_that_is_not_finite_is_refused():
+    """FAISS would answer with row -1, which Python takes for the last one."""
+    with pytest.raises(ValueError, match="database descriptor is not finite"):
+        exact_search(np.zeros((1, 2), np.float32), np.float32([[0, 1], [np.nan, 0]]), 2)
+
+
 def test_nothing_to_search():
     assert exact_search(np.zeros((2, 3)), np.zeros((0, 3)), 5)[1].shape == (2, 0)
     assert exact_search(np.zeros((0, 3)), np.zeros((4, 3)), 5)[1].shape == (0, 4)

@@ -17,6 +17,18 @@ from d2vpr_hf.convert.sources import SOURCES, Source, Weights
 from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
 
 _LISTED = 20  # names shown of each kind in an error
+# what torch raises on files that are cut, changed or of another kind
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 class ConversionError(ValueError):
@@ -43,6 +55,8 @@ def convert_weights(source: str | Path, out: str | Path, *, overwrite: bool = Fa
     source, out = Path(source), Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one, or `--overwrite`.")
+    if source.resolve().parent == out.resolve():
+        raise FileExistsError(f"{source} lies in {out} and might be overwritten. Give another folder.")
     model, row = load_converted(source)
     model.save_pretrained(out)
     D2VPRImageProcessor().save_pretrained(out)
@@ -98,7 +112,7 @@ def _read_pickle(source: Path) -> object:
         return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's words advise to execute it; they stay in the cause
         raise ConversionError(f"{source} holds more than weights, or is no checkpoint; nothing in it was executed.") from error
-    except (RuntimeError, EOFError, ValueError, LookupError, AssertionError, struct.error, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ConversionError(f"{source} is damaged or no checkpoint ({type(error).__name__}: {error}).") from error
 
 

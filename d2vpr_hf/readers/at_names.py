@@ -6,7 +6,7 @@ note @ extension`, of which only east and north are required. See VPR-datasets-d
 
 from pathlib import Path
 
-from d2vpr_hf.readers.places import Place, check_degrees, with_degrees
+from d2vpr_hf.readers.places import Place, check_degrees, parse_number, with_degrees
 
 PATTERN = "@east@north@zone number@zone letter@latitude@longitude@pano@tile@heading@pitch@roll@height@time@note@.jpg"
 _NUM_PARTS = 16  # the name begins with @, so the first part is empty
@@ -45,7 +45,7 @@ def _parse(name: str, path: str) -> Place:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if text.strip() else None
+    return parse_number(text) if text.strip() else None
 
 
 __all__ = ["PATTERN", "is_at_name", "place_from_name"]

@@ -1,13 +1,12 @@
 """Positions in a table: a CSV file with a path column and latitude and longitude, or x and y in a local frame."""
 
 import csv
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.readers.places import Place, check_degrees, with_utm
+from d2vpr_hf.readers.places import Place, check_degrees, parse_number, with_utm
 
 _ALIASES = {
     "path": ("path", "file", "filename", "file_name", "image", "name"),
@@ -23,7 +22,6 @@ _ALIASES = {
 }
 _TEXT_FIELDS = ("path", "frame", "timestamp")
 _PAIRS = (("latitude", "longitude"), ("x", "y"))
-_SURPLUS = "surplus"
 
 
 def read_csv(table: Path) -> list[Place]:
@@ -37,7 +35,7 @@ def read_csv(table: Path) -> list[Place]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             separator = _separator(file.readline())
             file.seek(0)
-            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True, restkey=_SURPLUS)
+            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
             columns = _match_columns(table, reader.fieldnames or [])
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -62,6 +60,8 @@ def _refuse_twice(table: Path, places: dict[int, Place]) -> None:
 def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
     """Find which column of the header holds which field."""
     known = {column.strip().lower(): column for column in header if column}
+    if len(known) < len(header):
+        raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(header)}.")
     columns = {field: known[alias] for field, aliases in _ALIASES.items() for alias in reversed(aliases) if alias in known}
     if "path" not in columns or not ({"latitude", "longitude"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         raise ValueError(
@@ -71,7 +71,7 @@ def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
     return columns
 
 
-def _place(table: Path, line: int, row: dict[str, str], columns: dict[str, str]) -> Place:
+def _place(table: Path, line: int, row: dict[Any, Any], columns: dict[str, str]) -> Place:
     try:
         place = Place(**_values(row, columns))
         if place.latitude is not None and place.longitude is not None:
@@ -81,25 +81,18 @@ def _place(table: Path, line: int, row: dict[str, str], columns: dict[str, str])
     return with_utm(place)
 
 
-def _values(row: dict[str, str], columns: dict[str, str]) -> dict[str, Any]:
+def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
     """Convert the filled cells of a row to the fields of a place."""
-    if _SURPLUS in row:
-        raise ValueError(f"there are more fields than columns: {row[_SURPLUS]}")
+    if None in row:  # where csv puts what no column has a name for
+        raise ValueError(f"there are more fields than columns: {row[None]}")
     texts = {field: (row[column] or "").strip() for field, column in columns.items()}
-    values = {field: text if field in _TEXT_FIELDS else _number(text) for field, text in texts.items() if text}
+    values = {field: text if field in _TEXT_FIELDS else parse_number(text) for field, text in texts.items() if text}
     if "path" not in values:
         raise ValueError("the path is missing")
     for first, second in _PAIRS:
         if (first in values) != (second in values):
             raise ValueError(f"{first} and {second} belong together, one of them is empty")
     return values | {"path": Path(os.path.normpath(texts["path"])).as_posix()}
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"expected a finite number, got {text}")
-    return value
 
 
 __all__ = ["read_csv"]

@@ -67,9 +67,9 @@ def open_photo(path: Path) -> PIL.Image.Image:
     """
     with open_header(path) as image, named_errors(path):
         image.load()
-        if _needs_exif_orientation(image, path):
-            image.getexif()[Base.Orientation] = image.info["original_orientation"]
-        return exif_transpose(image)
+    upright = _turn_upright(image, path)
+    upright.info.pop("exif", None)  # done with; whoever reads it again might stumble over it, or turn the photo again
+    return upright
 
 
 def open_header(path: Path) -> PIL.Image.Image:
@@ -114,6 +114,16 @@ def _looks_like_photo(path: Path) -> bool:
 def _register_heif() -> None:
     """Teach Pillow the format that phones shoot; only when a photo is opened, as importing should change nothing."""
     pillow_heif.register_heif_opener()
+
+
+def _turn_upright(image: PIL.Image.Image, path: Path) -> PIL.Image.Image:
+    """Turn a photo as its EXIF says; EXIF that cannot be read says nothing."""
+    try:
+        if _needs_exif_orientation(image, path):
+            image.getexif()[Base.Orientation] = image.info["original_orientation"]
+        return exif_transpose(image)
+    except _DECODING_ERRORS:
+        return image
 
 
 def _needs_exif_orientation(image: PIL.Image.Image, path: Path) -> bool:

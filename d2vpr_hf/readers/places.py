@@ -47,6 +47,14 @@ class Place:
         return None not in (self.x, self.y)
 
 
+def parse_number(text: str) -> float:
+    """Read a finite number; raise ValueError for anything else."""
+    value = float(text) if "_" not in text else math.nan  # Python's own literals are no data
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {text}")
+    return value
+
+
 def check_degrees(latitude: float, longitude: float) -> None:
     """Raise ValueError unless a latitude and longitude lie on the globe."""
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
@@ -106,4 +114,4 @@ def _great_circle(first: Place, second: Place) -> float:
     return 2 * EARTH_RADIUS * math.asin(min(1.0, math.sqrt(haversine)))
 
 
-__all__ = ["Place", "check_degrees", "distance_in_metres", "with_degrees", "with_utm"]
+__all__ = ["Place", "check_degrees", "distance_in_metres", "parse_number", "with_degrees", "with_utm"]

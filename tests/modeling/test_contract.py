@@ -247,7 +247,8 @@ def test_gradient_checkpointing_counts_batch_norm_once(reentrant):
     for (name, first), second in zip(plain.named_parameters(), checkpointed.parameters(), strict=True):
         assert torch.allclose(first.grad, second.grad, rtol=1e-4, atol=1e-7), name
     for (name, first), second in zip(plain.named_buffers(), checkpointed.buffers(), strict=True):
-        assert torch.equal(first, second), name
+        # counted twice, means would move by a tenth; reentrant checkpointing runs the first time without gradients, fused
+        assert torch.allclose(first, second, rtol=1e-5, atol=1e-6), name
     assert plain.encoder.layers[0].adapter.branches[0][0].norm.num_batches_tracked == 1
 
 
