@@ -8,6 +8,7 @@ import torch
 from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
 from safetensors.torch import load_file, save_file
 
+from d2vpr_hf.assets.make_tiny import make_tiny
 from d2vpr_hf.loading import EMBEDDED_MODEL, fingerprint, load_image_processor, load_model
 from tests.conftest import tiny_model
 
@@ -145,3 +146,14 @@ def test_fingerprint_does_not_follow_names_attention_and_training(folder):
     assert fingerprint(model, processor) == original
     moved = shutil.copytree(folder, folder.parent / "moved")
     assert fingerprint(load_model(moved, attn_implementation="eager"), load_image_processor(moved)) == original
+
+
+def test_the_embedded_model_is_what_its_script_makes(tmp_path):
+    """A change of how weights are drawn must not leave the committed file behind. The last bits may differ by processor."""
+    make_tiny(tmp_path)
+    made, committed = (load_file(folder / "model.safetensors") for folder in (tmp_path, EMBEDDED_MODEL))
+    assert made.keys() == committed.keys()
+    assert all(torch.allclose(made[name], committed[name], atol=1e-6) for name in made)
+    assert load_model(tmp_path).config.to_diff_dict() == load_model().config.to_diff_dict()
+    assert load_image_processor(tmp_path).to_dict() == load_image_processor().to_dict()
+    assert (tmp_path / "README.md").read_text() == (EMBEDDED_MODEL / "README.md").read_text()

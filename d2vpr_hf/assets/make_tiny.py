@@ -1,7 +1,7 @@
 """Write the embedded model: `python d2vpr_hf/assets/make_tiny.py`.
 
 Its weights are drawn from a seed and never trained. It stands in where nothing can be downloaded: it runs the whole way from
-photo to match, and finds drawn scenes again, but it knows nothing of real streets.
+photo to match, but it recognises no place.
 """
 
 import contextlib
