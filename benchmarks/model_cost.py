@@ -16,13 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model
 
-from d2vpr_hf import D2VPRConfig, D2VPRModel
+from d2vpr_hf import D2VPRConfig, D2VPRModel, load_model
 
 BASELINE = "transformers Dinov2-small, bare"
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     BASELINE: lambda: Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518)),
     "D²-VPR student": lambda: D2VPRModel(D2VPRConfig()),
     "D²-VPR student with cross-image encoder": lambda: D2VPRModel(D2VPRConfig(use_cross_image_encoder=True)),
+    "embedded tiny model": load_model,
 }
 
 

@@ -107,10 +107,9 @@ def index(
 
     table = read_places(photos)
     typer.echo(f"{len(table.places)} photos, {table.num_positions} with a position (from: {table.source}).")
-    name = _portable_name(model)
     with _progress("Indexing", len(table.places)) as progress:
-        encoder = _encoder(name, batch_size, workers, device)
-        built, _ = index_photos(table, out, encoder, model_name=name, strict=strict, overwrite=overwrite, progress=progress)
+        encoder = _encoder(model, batch_size, workers, device)
+        built, _ = index_photos(table, out, encoder, strict=strict, overwrite=overwrite, progress=progress)
     typer.echo(f"Indexed {len(built)} photos as descriptors of {encoder.descriptor_dim} numbers in {out}.")
 
 
@@ -172,11 +171,6 @@ def _hush_transformers() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-
-
-def _portable_name(model: str | None) -> str | None:
-    """Write a local model folder as an absolute path, so that the index finds it from anywhere."""
-    return str(Path(model).resolve()) if model and Path(model).is_dir() else model
 
 
 @contextlib.contextmanager

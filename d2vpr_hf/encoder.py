@@ -48,6 +48,10 @@ class PlaceEncoder:
         batch_size: Photos the network sees at once. Descriptors depend on it by rounding only, unless the model has a
             cross-image encoder.
         num_workers: Threads that decode and preprocess (Pillow and torch release the interpreter while they work).
+
+    Attributes:
+        model_name: Folder (absolute) or Hub id that the model can be loaded from again; `None` for the embedded model, and for
+            a model object that was never saved.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class PlaceEncoder:
             self.model, self.processor = model, processor
         else:
             self.model, self.processor = load_model(model), processor or load_image_processor(model)
+        self.model_name = _portable_name(model)
         self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device)  # type: ignore[arg-type] # transformers' wrapper loses the signature
         self.model.eval()
@@ -135,6 +140,14 @@ class PlaceEncoder:
         """Run the network on (B, 3, height, width) and return descriptors (B, D)."""
         pixel_values = pixel_values.to(self.device, self.model.dtype)
         return self.model(pixel_values).pooler_output.float().cpu().numpy()
+
+
+def _portable_name(model: D2VPRModel | str | Path | None) -> str | None:
+    """Name a model so that it can be loaded from anywhere; None for the embedded one, and one that only lives in memory."""
+    name = model.name_or_path if isinstance(model, D2VPRModel) else model
+    if not name:
+        return None
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
 
 
 def _usable_device(device: str | torch.device) -> torch.device:

@@ -57,7 +57,7 @@ class PlaceIndex:
         folder: The folder that the places' paths are relative to.
         places: One a row.
         descriptors: (N, D) float32.
-        model: The model's folder or Hub id, `None` for the one that comes with this package.
+        model: The model's folder or Hub id; `None` for the one that comes with this package.
         fingerprint: The hash of the model and its preprocessing, which queries must have too.
     """
 

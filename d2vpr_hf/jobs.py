@@ -41,7 +41,6 @@ def index_photos(
     out: str | Path,
     encoder: PlaceEncoder,
     *,
-    model_name: str | None = None,
     strict: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -52,7 +51,6 @@ def index_photos(
         photos: A folder, a CSV file, or what [`read_places`] made of one.
         out: The index folder.
         encoder: Gives the descriptors.
-        model_name: Folder or Hub id to load the model from when the index is searched; `None` for the embedded one.
         strict: Whether a photo that is left out is an error.
         overwrite: Whether to replace an index at `out`.
         progress: Called with the number of photos just finished.
@@ -72,7 +70,7 @@ def index_photos(
         raise ValueError(f"None of the {len(table.places)} photos in {table.folder} could be read.")
     places = [table.places[row] for row in encoded.rows]
     folder = table.folder.resolve()
-    index = PlaceIndex(folder, places, encoded.descriptors, model_name, encoder.fingerprint)
+    index = PlaceIndex(folder, places, encoded.descriptors, encoder.model_name, encoder.fingerprint)
     index.save(out, overwrite)
     return index, skipped
 
@@ -114,7 +112,7 @@ def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
     """Raise ValueError unless an encoder makes the descriptors that an index holds."""
     found = encoder.fingerprint
     if found != index.fingerprint:
-        name = index.model or "the model that comes with this package"
+        name = index.model or "the model that comes with this package, or one that was never saved"
         raise ValueError(
             f"The index was built with another model or other preprocessing: with {name} as it was then, fingerprint "
             f"{index.fingerprint[:12]}, while this one has {found[:12]}. Search with that model (`--model`), or build the "

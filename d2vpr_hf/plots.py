@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.index import Match
 from d2vpr_hf.jobs import SearchResult
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
-from d2vpr_hf.readers import UnreadablePhotoError, distance_in_metres, open_photo
-from d2vpr_hf.readers.folder import read_place
-from d2vpr_hf.readers.places import Place
+from d2vpr_hf.readers import Place, UnreadablePhotoError, distance_in_metres, open_photo, read_place
 
 logger = logging.getLogger(__name__)
 

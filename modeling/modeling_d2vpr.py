@@ -188,7 +188,7 @@ class D2VPRModel(D2VPRPreTrainedModel):
         size = self.config.patch_size
         grid_size = (pixel_values.shape[2] // size, pixel_values.shape[3] // size)
         output_hidden_states, output_attentions = self._resolve_flags(output_hidden_states, output_attentions)
-        hidden_states, attentions = self.encoder(self.embeddings(pixel_values), grid_size)
+        hidden_states, attentions = self.encoder(self.embeddings(pixel_values), grid_size, output_attentions)
         if output_attentions and not attentions:
             self._warn_of_no_attentions()
         tokens = self.recovery(hidden_states)

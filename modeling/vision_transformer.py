@@ -43,7 +43,6 @@ class Embeddings(nn.Module):
         grid = config.position_grid_size
         self.position_grid_size = grid
         self.position_offset = config.position_embedding_offset
-        self.patch_size = config.patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + grid * grid, config.hidden_size))
         # DINOv2's mask token is never used for place recognition. It is carried along so that checkpoints convert both
@@ -279,13 +278,15 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(AdapterBlock(config) for _ in range(config.num_hidden_layers))
 
-    def forward(self, hidden_states: torch.Tensor, grid_size: GridSize) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the 1 + L residual streams (B, T, C), input first, and the L attention weights (none unless eager)."""
+    def forward(
+        self, hidden_states: torch.Tensor, grid_size: GridSize, output_attentions: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the 1 + L residual streams (B, T, C), input first, and the attention weights, if asked for and given."""
         all_hidden_states, attentions = [hidden_states], []
         for layer in self.layers:
             hidden_states, weights = layer(hidden_states, grid_size)
             all_hidden_states.append(hidden_states)
-            if weights is not None:
+            if output_attentions and weights is not None:
                 attentions.append(weights)
         return all_hidden_states, attentions
 

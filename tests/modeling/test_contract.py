@@ -224,6 +224,17 @@ def test_hidden_states_and_attentions():
     assert [part.shape[0] for part in as_tuple] == [1] * 5
 
 
+def test_attention_weights_are_kept_only_if_asked_for():
+    """Kept for nothing, those of a batch of 8 at 518 pixels would take 4 GB."""
+    model = tiny_model()
+    model.set_attn_implementation("eager")
+    kept = []
+    model.encoder.register_forward_hook(lambda module, arguments, output: kept.append(len(output[1])))
+    model(torch.randn(1, 3, 42, 70))
+    model(torch.randn(1, 3, 42, 70), output_attentions=True)
+    assert kept == [0, 2]
+
+
 def test_attentions_that_cannot_be_given_are_warned_of(monkeypatch):
     from d2vpr_hf.modeling import modeling_d2vpr
 
