@@ -6,17 +6,34 @@ import torch, transformers and each other only.
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
+from .configuration_cricavpr import CricaVPRConfig
 from .configuration_d2vpr import D2VPRConfig
+from .configuration_vpr import VPRConfig
 from .image_processing_d2vpr import D2VPRImageProcessor
-from .modeling_d2vpr import D2VPRModel, D2VPRModelOutput, D2VPRPreTrainedModel
+from .modeling_cricavpr import CricaVPRModel, CricaVPRModelOutput
+from .modeling_d2vpr import D2VPRModel, D2VPRModelOutput
+from .modeling_vpr import VPRPreTrainedModel
 
-AutoConfig.register(D2VPRConfig.model_type, D2VPRConfig, exist_ok=True)
-AutoModel.register(D2VPRConfig, D2VPRModel, exist_ok=True)
-AutoImageProcessor.register(D2VPRConfig, image_processor_classes={"pil": D2VPRImageProcessor}, exist_ok=True)
+MODELS: dict[type[VPRConfig], type[VPRPreTrainedModel]] = {D2VPRConfig: D2VPRModel, CricaVPRConfig: CricaVPRModel}
 
-# save_pretrained then writes the code beside the weights
-D2VPRConfig.register_for_auto_class()
-D2VPRModel.register_for_auto_class("AutoModel")
+for _config, _model in MODELS.items():
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+    AutoImageProcessor.register(_config, image_processor_classes={"pil": D2VPRImageProcessor}, exist_ok=True)
+    # save_pretrained then writes the code beside the weights
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModel")
 D2VPRImageProcessor.register_for_auto_class()
 
-__all__ = ["D2VPRConfig", "D2VPRImageProcessor", "D2VPRModel", "D2VPRModelOutput", "D2VPRPreTrainedModel"]
+__all__ = [
+    "MODELS",
+    "CricaVPRConfig",
+    "CricaVPRModel",
+    "CricaVPRModelOutput",
+    "D2VPRConfig",
+    "D2VPRImageProcessor",
+    "D2VPRModel",
+    "D2VPRModelOutput",
+    "VPRConfig",
+    "VPRPreTrainedModel",
+]

@@ -30,7 +30,7 @@ class CrossImageLayer(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        size, dropout = config.recovery_size, config.cross_image_dropout
+        size, dropout = config.feature_size, config.cross_image_dropout
         self.attention = SelfAttention(config, size, config.cross_image_num_heads, dropout=dropout)
         self.norm1 = nn.LayerNorm(size, eps=config.cross_image_layer_norm_eps)
         self.mlp = FeedForward(size, config.cross_image_intermediate_size, "gelu", dropout)

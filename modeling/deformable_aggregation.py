@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """From tokens to region features: the Top-Down-attention-based Deformable Aggregator (TDDA) of D2-VPR (arXiv 2511.12528,
-section 3) and the generalised mean it pools with.
+section 3).
 
 Shapes: B images, N = H x W patches, D channels, R regions, P samples over all regions, x to the right and y down in [0, 1].
 All regions share one offset map and one feature map, so everything is done once over all P points.
@@ -26,6 +26,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils.generic import maybe_autocast
 
+from .generalized_mean import GeneralizedMean, at_least_float32
 from .vision_transformer import GridSize
 from .weight_initialization import drawn_by, torch_default
 
@@ -84,27 +85,6 @@ def sample_map(features: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     ).squeeze(3)
 
 
-def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Widen half precision: geometry, norms and powers lose too much in it."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-class GeneralizedMean(nn.Module):
-    """Generalised-mean (GeM) pooling of L2-normalised vectors with one learned exponent (arXiv 1711.02512)."""
-
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__()
-        self.initial_p = config.gem_p
-        self.eps = config.gem_eps
-        self.p = nn.Parameter(torch.full((1,), float(config.gem_p)))
-
-    def forward(self, vectors: torch.Tensor, averaging: torch.Tensor) -> torch.Tensor:
-        """Pool (B, D, P) by the means of `averaging` (R, P) into (B, R, D)."""
-        p = at_least_float32(self.p)
-        powers = nn.functional.normalize(vectors, dim=1).clamp(min=self.eps).pow(p)
-        return (averaging.to(powers.dtype) @ powers.transpose(1, 2)).pow(1 / p)
-
-
 class OffsetGenerator(nn.Module):
     """The offset head: two 1x1 convolutions over [patch feature, global feature].
 
@@ -113,7 +93,7 @@ class OffsetGenerator(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        size, hidden_size = config.recovery_size, config.offset_hidden_size
+        size, hidden_size = config.feature_size, config.offset_hidden_size
         half = partial(torch_default, fan_in=2 * size)  # the two halves are one layer over both features
         self.patch_projection = drawn_by(half, nn.Linear(size, hidden_size, bias=False))
         self.global_projection = drawn_by(half, nn.Linear(size, hidden_size))
@@ -162,10 +142,10 @@ class FusionPath(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.down = drawn_by(torch_default, nn.Linear(config.recovery_size, config.fusion_hidden_size))
+        self.down = drawn_by(torch_default, nn.Linear(config.feature_size, config.fusion_hidden_size))
         self.norm = nn.LayerNorm(config.fusion_hidden_size, eps=config.fusion_layer_norm_eps)
         self.dropout = nn.Dropout(config.fusion_dropout)
-        self.up = drawn_by(torch_default, nn.Linear(config.fusion_hidden_size, config.recovery_size))
+        self.up = drawn_by(torch_default, nn.Linear(config.fusion_hidden_size, config.feature_size))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map (..., D) to (..., D)."""
@@ -202,7 +182,7 @@ class RegionPositionEncoding(nn.Module):
         super().__init__()
         hidden_size = config.position_encoding_hidden_size
         self.fc1 = drawn_by(torch_default, nn.Linear(4, hidden_size))
-        self.fc2 = drawn_by(torch_default, nn.Linear(hidden_size, config.recovery_size))
+        self.fc2 = drawn_by(torch_default, nn.Linear(hidden_size, config.feature_size))
 
     def forward(self, boxes: torch.Tensor) -> torch.Tensor:
         """Map boxes (B, 1 + R, 4) to encodings (B, 1 + R, D)."""
@@ -278,6 +258,4 @@ class DeformableAggregator(nn.Module):
 __all__ = [
     "AggregatorOutput",
     "DeformableAggregator",
-    "GeneralizedMean",
-    "at_least_float32",
 ]

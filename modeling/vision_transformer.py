@@ -153,6 +153,27 @@ class FeedForward(nn.Module):
         return self.fc2(self.dropout(self.activation(self.fc1(hidden_states))))
 
 
+class GatedFeedForward(nn.Module):
+    """The MLP of a transformer block, gated by SiLU (SwiGLU), as DINOv2's ViT-g has it."""
+
+    def __init__(self, size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(size, 2 * hidden_size)
+        self.down = nn.Linear(hidden_size, size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map (..., C) to (..., C)."""
+        gate, values = self.gate_up(hidden_states).chunk(2, dim=-1)
+        return self.down(nn.functional.silu(gate) * values)
+
+
+def block_mlp(config: PreTrainedConfig) -> nn.Module:
+    """Build the MLP of a block."""
+    if config.use_swiglu_ffn:
+        return GatedFeedForward(config.hidden_size, config.mlp_size)
+    return FeedForward(config.hidden_size, config.mlp_size, config.hidden_act)
+
+
 class LayerScale(nn.Module):
     """One learned factor per channel."""
 
@@ -258,7 +279,7 @@ class AdapterBlock(GradientCheckpointingLayer):
         self.attention = SelfAttention(config, size, config.num_attention_heads, config.qkv_bias)
         self.layer_scale1 = LayerScale(size, config.layerscale_value)
         self.norm2 = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.mlp = FeedForward(size, int(size * config.mlp_ratio), config.hidden_act)
+        self.mlp = block_mlp(config)
         self.adapter = ConvolutionalAdapter(config)
         self.layer_scale2 = LayerScale(size, config.layerscale_value)
 
@@ -299,6 +320,7 @@ __all__ = [
     "Embeddings",
     "Encoder",
     "FeedForward",
+    "GatedFeedForward",
     "GridSize",
     "LayerScale",
     "SelfAttention",

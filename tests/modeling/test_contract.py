@@ -236,10 +236,10 @@ def test_attention_weights_are_kept_only_if_asked_for():
 
 
 def test_attentions_that_cannot_be_given_are_warned_of(monkeypatch):
-    from d2vpr_hf.modeling import modeling_d2vpr
+    from d2vpr_hf.modeling import modeling_vpr
 
     warnings = []
-    monkeypatch.setattr(modeling_d2vpr.logger, "warning_once", warnings.append)
+    monkeypatch.setattr(modeling_vpr.logger, "warning_once", warnings.append)
     assert tiny_model()(torch.randn(1, 3, 42, 70), output_attentions=True).attentions == ()
     assert "set_attn_implementation('eager')" in warnings[0]
 

@@ -1,0 +1,181 @@
+# Copyright 2026 The D2-VPR for Hugging Face authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What all place recognition models here share: from pixels to tokens, from features to the descriptor, and how transformers
+handles them.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import logging
+
+from .configuration_vpr import VPRConfig
+from .cross_image_encoder import CrossImageEncoder
+from .generalized_mean import GeneralizedMean, at_least_float32
+from .vision_transformer import Embeddings, Encoder, GridSize, LayerScale
+
+logger = logging.get_logger(__name__)
+
+
+class DescriptorProjection(nn.Module):
+    """A fixed linear map of descriptors, such as PCA. A fresh one keeps the first components."""
+
+    mean: torch.Tensor
+    components: torch.Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(in_features))
+        self.register_buffer("components", torch.eye(out_features, in_features))
+
+    def forward(self, descriptors: torch.Tensor) -> torch.Tensor:
+        """Map (B, in_features) to (B, out_features)."""
+        return (descriptors - self.mean) @ self.components.T
+
+
+class EncodedPixels(NamedTuple):
+    """What the ViT gives.
+
+    Attributes:
+        hidden_states (`list[torch.Tensor]`): The 1 + L residual streams (B, 1 + N, C), the blocks' input first.
+        grid_size (`tuple[int, int]`): Height and width of the patch grid.
+        requested (`dict`): Of `hidden_states` and `attentions`, what the caller asked for, as the model's output has it; the
+            rest is None.
+    """
+
+    hidden_states: list[torch.Tensor]
+    grid_size: GridSize
+    requested: dict[str, tuple[torch.Tensor, ...] | None]
+
+
+class VPRPreTrainedModel(PreTrainedModel):
+    """Base of the models: [`D2VPRModel`] and [`CricaVPRModel`]."""
+
+    config: VPRConfig
+    config_class = VPRConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)  # type: ignore[assignment] # as transformers' own models have it
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: Any) -> None:
+        config.derive_and_check()
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the layer that turns pixels into patch tokens."""
+        return self.embeddings.patch_embeddings
+
+    def set_input_embeddings(self, value: Any) -> None:
+        """Replace the layer that turns pixels into patch tokens."""
+        self.embeddings.patch_embeddings = value
+
+    @torch.no_grad()
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if hasattr(module, "draw_weights"):
+            module.draw_weights(module)
+        elif isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.trunc_normal_(module.weight, std=std)
+        elif isinstance(module, Embeddings):
+            init.trunc_normal_(module.cls_token, std=std)
+            init.trunc_normal_(module.position_embeddings, std=std)
+            init.zeros_(module.mask_token)
+        elif isinstance(module, LayerScale):
+            init.constant_(module.gamma, module.value)
+        elif isinstance(module, GeneralizedMean):
+            init.constant_(module.p, module.initial_p)
+        elif isinstance(module, DescriptorProjection):
+            init.zeros_(module.mean)
+            init.eye_(module.components)
+
+    def _add_descriptor_parts(self) -> None:
+        """Add what stands between the region features and the descriptor."""
+        config = self.config
+        unprojected, projected = config.unprojected_dim, config.projection_dim
+        self.cross_image_encoder = CrossImageEncoder(config) if config.use_cross_image_encoder else None
+        self.projection = DescriptorProjection(unprojected, projected) if projected else None
+
+    def _encode(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool | None, output_attentions: bool | None
+    ) -> EncodedPixels:
+        """Run the ViT on `pixel_values` (B, 3, height, width)."""
+        check_pixel_values(pixel_values, self.config.num_channels, self.config.patch_size)
+        size = self.config.patch_size
+        grid_size = (pixel_values.shape[2] // size, pixel_values.shape[3] // size)
+        output_hidden_states, output_attentions = self._resolve_flags(output_hidden_states, output_attentions)
+        hidden_states, attentions = self.encoder(self.embeddings(pixel_values), grid_size, output_attentions)
+        if output_attentions and not attentions:
+            self._warn_of_no_attentions()
+        requested = {
+            "hidden_states": tuple(hidden_states) if output_hidden_states else None,
+            "attentions": tuple(attentions) if output_attentions else None,
+        }
+        return EncodedPixels(hidden_states, grid_size, requested)
+
+    def _describe(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turn the aggregator's features (B, 1 + R, D) into the final ones and the descriptors (B, `descriptor_dim`)."""
+        if self.cross_image_encoder is not None:
+            features = self.cross_image_encoder(features)
+        descriptors = flatten_and_normalize(features)
+        return features, descriptors if self.projection is None else self.projection(descriptors)
+
+    def _resolve_flags(self, *flags: bool | None) -> list[bool]:
+        defaults = (self.config.output_hidden_states, self.config.output_attentions)
+        return [bool(default if flag is None else flag) for flag, default in zip(flags, defaults, strict=True)]
+
+    def _warn_of_no_attentions(self) -> None:
+        if not torch.compiler.is_compiling():
+            logger.warning_once(
+                "`output_attentions=True` gives nothing with the attention implementation "
+                f"{self.config._attn_implementation!r}; use `model.set_attn_implementation('eager')`."
+            )
+
+
+def flatten_and_normalize(features: torch.Tensor) -> torch.Tensor:
+    """Lay region features (B, 1 + R, D) in a row and L2-normalise it: (B, (1 + R) * D), in their type."""
+    return nn.functional.normalize(at_least_float32(features.flatten(1)), dim=1).to(features.dtype)
+
+
+def check_pixel_values(pixel_values: torch.Tensor, num_channels: int, patch_size: int) -> None:
+    """Refuse what a ViT cannot take.
+
+    Raises:
+        ValueError: If `pixel_values` is not floating-point (batch, num_channels, height, width) in whole patches.
+    """
+    shape_is_right = pixel_values.ndim == 4 and pixel_values.shape[0] > 0 and pixel_values.shape[1] == num_channels
+    if not (shape_is_right and pixel_values.is_floating_point()):
+        raise ValueError(
+            f"`pixel_values` must be floating-point (batch, {num_channels}, height, width), got {pixel_values.dtype} "
+            f"{tuple(pixel_values.shape)}. The image processor makes them from photos."
+        )
+    height, width = pixel_values.shape[2:]
+    if height % patch_size or width % patch_size or not height or not width:
+        raise ValueError(
+            f"Height and width of `pixel_values` must be multiples of {patch_size}, got {height}x{width}. "
+            "Set the image processor's `size` accordingly."
+        )
+
+
+__all__ = ["DescriptorProjection", "EncodedPixels", "VPRPreTrainedModel", "check_pixel_values", "flatten_and_normalize"]
