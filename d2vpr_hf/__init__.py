@@ -14,6 +14,9 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 __version__ = "0.1.0"
 
 _HOME = {
+    "CricaVPRConfig": "modeling",
+    "CricaVPRModel": "modeling",
+    "CricaVPRModelOutput": "modeling",
     "D2VPRConfig": "modeling",
     "D2VPRImageProcessor": "modeling",
     "D2VPRModel": "modeling",
@@ -22,16 +25,19 @@ _HOME = {
     "Place": "readers",
     "PlaceEncoder": "encoder",
     "PlaceIndex": "index",
+    "convert_to_published": "convert",
     "convert_weights": "convert",
     "exact_search": "search",
     "index_photos": "jobs",
     "load_image_processor": "loading",
     "load_model": "loading",
+    "load_teacher": "teachers",
     "read_places": "readers",
     "search_photos": "jobs",
 }
 
 if TYPE_CHECKING:
+    from d2vpr_hf.convert import convert_to_published as convert_to_published
     from d2vpr_hf.convert import convert_weights as convert_weights
     from d2vpr_hf.encoder import EncodedPhotos as EncodedPhotos
     from d2vpr_hf.encoder import PlaceEncoder as PlaceEncoder
@@ -40,6 +46,9 @@ if TYPE_CHECKING:
     from d2vpr_hf.jobs import search_photos as search_photos
     from d2vpr_hf.loading import load_image_processor as load_image_processor
     from d2vpr_hf.loading import load_model as load_model
+    from d2vpr_hf.modeling import CricaVPRConfig as CricaVPRConfig
+    from d2vpr_hf.modeling import CricaVPRModel as CricaVPRModel
+    from d2vpr_hf.modeling import CricaVPRModelOutput as CricaVPRModelOutput
     from d2vpr_hf.modeling import D2VPRConfig as D2VPRConfig
     from d2vpr_hf.modeling import D2VPRImageProcessor as D2VPRImageProcessor
     from d2vpr_hf.modeling import D2VPRModel as D2VPRModel
@@ -47,6 +56,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import Place as Place
     from d2vpr_hf.readers import read_places as read_places
     from d2vpr_hf.search import exact_search as exact_search
+    from d2vpr_hf.teachers import load_teacher as load_teacher
 
 
 def __getattr__(name: str) -> Any:
@@ -73,8 +83,13 @@ __all__ = [  # noqa: RUF022 - the order of use
     "search_photos",
     "exact_search",
     "convert_weights",
+    "convert_to_published",
+    "load_teacher",
     "D2VPRConfig",
     "D2VPRModel",
     "D2VPRModelOutput",
     "D2VPRImageProcessor",
+    "CricaVPRConfig",
+    "CricaVPRModel",
+    "CricaVPRModelOutput",
 ]

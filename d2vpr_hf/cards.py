@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from d2vpr_hf.modeling import D2VPRModel
+from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, VPRPreTrainedModel
 
 _TEMPLATE = """---
 {{ card_data }}
@@ -17,8 +17,8 @@ _TEMPLATE = """---
 
 {{ summary }}
 
-D²-VPR ([arXiv 2511.12528](https://arxiv.org/abs/2511.12528)) turns a photo into one descriptor, so that photos of the same
-place lie close together: visual place recognition by nearest-neighbour search.
+{{ title }} ([arXiv {{ arxiv }}](https://arxiv.org/abs/{{ arxiv }})) turns a photo into one descriptor, so that photos of the
+same place lie close together: visual place recognition by nearest-neighbour search.
 
 | | |
 | --- | --- |
@@ -57,17 +57,44 @@ was measured on this copy of the weights.
 ## Citation
 
 ```bibtex
-@article{d2vpr2025,
-  title = {D²-VPR: A Parameter-efficient Visual-foundation-model-based Visual Place Recognition Method via Knowledge
-           Distillation and Deformable Aggregation},
-  journal = {arXiv preprint arXiv:2511.12528},
-  year = {2025}
-}
+{{ citation }}
 ```
 """
 
 
 _MARK = "<!-- Written by d2vpr-hf, which replaces it; take this line out to keep your own words. -->"
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What a card says of the method, whatever the weights."""
+
+    title: str
+    arxiv: str
+    citation: str
+
+
+_METHODS = {
+    D2VPRConfig.model_type: _Method(
+        title="D²-VPR",
+        arxiv="2511.12528",
+        citation="""@article{d2vpr2025,
+  title = {D²-VPR: A Parameter-efficient Visual-foundation-model-based Visual Place Recognition Method via Knowledge
+           Distillation and Deformable Aggregation},
+  journal = {arXiv preprint arXiv:2511.12528},
+  year = {2025}
+}""",
+    ),
+    CricaVPRConfig.model_type: _Method(
+        title="CricaVPR",
+        arxiv="2402.19231",
+        citation="""@inproceedings{cricavpr2024,
+  title = {CricaVPR: Cross-image Correlation-aware Representation Learning for Visual Place Recognition},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2024}
+}""",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -91,29 +118,31 @@ class CardFacts:
     license_name: str | None = None
 
 
-def write_card(folder: Path, model: D2VPRModel, facts: CardFacts, *, origin: str) -> None:
+def write_card(folder: Path, model: VPRPreTrainedModel, facts: CardFacts, *, origin: str) -> None:
     """Write `README.md` into a model folder; one that a person wrote or took the mark out of is left alone."""
     path = folder / "README.md"
     if not path.exists() or _MARK in path.read_text(encoding="utf-8", errors="replace"):
         make_card(model, facts, origin).save(path)
 
 
-def make_card(model: D2VPRModel, facts: CardFacts, origin: str) -> ModelCard:
+def make_card(model: VPRPreTrainedModel, facts: CardFacts, origin: str) -> ModelCard:
     """Fill the card's template."""
-    config = model.config
+    config, method = model.config, _METHODS[model.config.model_type]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         base_model=facts.base_model,
         license=facts.license,
         license_name=facts.license_name,
-        tags=["visual-place-recognition", "image-retrieval", "geo-localization", "d2vpr"],
+        tags=["visual-place-recognition", "image-retrieval", "geo-localization", config.model_type],
     )
     return ModelCard.from_template(
         data,
         template_str=_TEMPLATE,
         mark=_MARK,
-        title="D²-VPR",
+        title=method.title,
+        arxiv=method.arxiv,
+        citation=method.citation,
         summary=facts.summary,
         parameters=f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f}",
         descriptor_dim=config.descriptor_dim,

@@ -76,16 +76,60 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(parser=_path, metavar="SRC", help="Weights file, .pth or .safetensors.")],
-    out: Annotated[Path, typer.Argument(parser=_path, metavar="OUT", help="Model folder to write.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SRC", help="Weights file (.pth, .safetensors), or folder or Hub id of a transformers model."),
+    ],
+    out: Annotated[Path, typer.Argument(parser=_path, metavar="OUT", help="Model folder to write; with --to, the file.")],
+    target: Annotated[
+        str | None, typer.Option("--as", metavar="student|cricavpr", help="What a DINOv2 becomes; the rest is freshly drawn.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="published", help="Write a model of this package for its authors' code.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the configuration, such as recovery_size=1024."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of what is freshly drawn.")] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Convert published weights to a complete Hugging Face model folder."""
-    from d2vpr_hf.convert import convert_weights
+    """Convert weights: the authors' files and DINOv2s to model folders, and back."""
+    from d2vpr_hf.convert import convert_to_published, convert_weights
 
     _hush_transformers()
-    row = convert_weights(source, out, overwrite=overwrite)
-    typer.echo(f"{source} is {row.name}; wrote the model folder {out}.")
+    if to is not None:
+        _check_publishing(to, target, changes)
+        row = convert_to_published(source, out, overwrite=overwrite)
+        typer.echo(f"Wrote {source} as {row.name}: {out}.")
+        return
+    done = convert_weights(source, out, target=target, changes=_parse_changes(changes), seed=seed, overwrite=overwrite)
+    typer.echo(f"{source} is {done.source.name}; wrote the model folder {out}.")
+    if done.drawn:
+        typer.echo(f"Freshly drawn with seed {seed}: {len(done.drawn)} weights that it does not have.")
+    if done.dropped:
+        typer.echo(f"Left out, as the model has no place for them: {', '.join(done.dropped)}.")
+
+
+def _check_publishing(to: str, target: str | None, changes: list[str] | None) -> None:
+    if to != "published":
+        raise ValueError(f"Models can be written as `--to published` only, got {to!r}.")
+    if target is not None or changes:
+        raise ValueError("`--to published` writes a model as it is; leave `--as` and `--set` out.")
+
+
+def _parse_changes(changes: list[str] | None) -> dict[str, Any]:
+    """Read FIELD=VALUE; a value is JSON where it can be read as such, and text otherwise."""
+    parsed = {}
+    for change in changes or ():
+        field, separator, value = change.partition("=")
+        if not separator:
+            raise ValueError(f"Expected `--set FIELD=VALUE`, got {change!r}.")
+        try:
+            parsed[field] = json.loads(value)
+        except ValueError:
+            parsed[field] = value
+    return parsed
 
 
 @app.command()

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
-from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
+from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class PlaceEncoder:
 
     def __init__(
         self,
-        model: D2VPRModel | str | Path | None = None,
+        model: VPRPreTrainedModel | str | Path | None = None,
         processor: D2VPRImageProcessor | None = None,
         *,
         device: str | torch.device | None = None,
@@ -65,7 +65,7 @@ class PlaceEncoder:
     ) -> None:
         if batch_size < 1 or num_workers < 1:
             raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
-        if isinstance(model, D2VPRModel):
+        if isinstance(model, VPRPreTrainedModel):
             if processor is None:
                 raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
             self.model, self.processor = model, processor
@@ -142,9 +142,9 @@ class PlaceEncoder:
         return self.model(pixel_values).pooler_output.float().cpu().numpy()
 
 
-def _portable_name(model: D2VPRModel | str | Path | None) -> str | None:
+def _portable_name(model: VPRPreTrainedModel | str | Path | None) -> str | None:
     """Name a model so that it can be loaded from anywhere; None for the embedded one, and one that only lives in memory."""
-    name = model.name_or_path if isinstance(model, D2VPRModel) else model
+    name = model.name_or_path if isinstance(model, VPRPreTrainedModel) else model
     if not name:
         return None
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)

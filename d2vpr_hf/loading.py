@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
+from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
 EMBEDDED_MODEL = Path(__file__).parent / "assets" / "d2vpr-tiny"
 
@@ -21,11 +21,13 @@ _TRAINING_FIELDS = {
     *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p"),
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout"),
 }
+# of transformers' models, those that are DINOv2
+DINOV2_TYPES = ("dinov2", "dinov2_with_registers")
 _IDLE_TENSORS = ("mask_token", "num_batches_tracked")
 
 
-def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> D2VPRModel:
-    """Load a model in eval mode, and refuse one that is not complete.
+def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> VPRPreTrainedModel:
+    """Load a model of this package in eval mode, and refuse one that is not complete.
 
     Use this instead of `from_pretrained`, which fills missing weights with random numbers and drops unexpected ones and
     unknown configuration keys behind a log line.
@@ -39,9 +41,46 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
         FileNotFoundError: If there is no such folder, or it lacks the configuration or the weights.
         ValueError: If weights are missing, unexpected or of another shape, or a configuration key is unknown.
     """
-    source = _resolve(name)
-    config = _load_config(source, **_hub_arguments(kwargs))
+    source, config = _resolve(name), load_config(name, **kwargs)
+    if not isinstance(config, VPRConfig):
+        types = " or ".join(repr(known.model_type) for known in MODELS)
+        hint = " `d2vpr convert --as` makes one of it." if config.model_type in DINOV2_TYPES else ""
+        raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {types}.{hint}")
     _refuse_unknown_keys(source, config, kwargs)
+    return _load_complete(source, dtype, **kwargs)
+
+
+def load_dinov2(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> PreTrainedModel:
+    """Load a transformers `Dinov2Model` or `Dinov2WithRegistersModel` in eval mode, and refuse one that is not complete.
+
+    Args:
+        name: A local folder or a Hub id, such as `"facebook/dinov2-base"`, written by any transformers 5.
+        dtype: Type of the weights.
+        kwargs: Handed to `from_pretrained`.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or it lacks the configuration or the weights.
+        ValueError: If it is another kind of model, or weights are missing, unexpected or of another shape.
+    """
+    source, config = _resolve(name), load_config(name, **kwargs)
+    if config.model_type not in DINOV2_TYPES:
+        raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {' or '.join(map(repr, DINOV2_TYPES))}.")
+    return _load_complete(source, dtype, **kwargs)
+
+
+def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConfig:
+    """Load a model's configuration, of any type transformers knows; arguments and errors as for [`load_model`]."""
+    source = _resolve(name)
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **_hub_arguments(kwargs))
+    except OSError as error:
+        if Path(source).is_dir():
+            raise ValueError(f"The configuration of {source} cannot be read: {error}") from error
+        raise FileNotFoundError(f"No model {source}: there is no such folder, and from the Hub came: {error}") from error
+
+
+def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
+    """Load a model, and raise if its weights are not exactly those that its configuration asks for."""
     report: dict[str, Any]
     try:
         model, report = AutoModel.from_pretrained(
@@ -70,21 +109,28 @@ def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPR
     return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **kwargs)
 
 
-def fingerprint(model: D2VPRModel, processor: D2VPRImageProcessor) -> str:
+def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> str:
     """Hash everything that descriptors depend on: weights, configuration and preprocessing.
 
     Returns:
         A SHA-256 in hexadecimal. Names, shapes and values count; the type they are stored in does not.
     """
     digest = hashlib.sha256()
-    config = {key: value for key, value in model.config.to_dict().items() if key in _computing_fields(model.config)}
-    digest.update(json.dumps([config, _preprocessing(processor)], sort_keys=True, default=str).encode())
+    settings = [model.config.model_type, computing_values(model.config), _preprocessing(processor)]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name.endswith(_IDLE_TENSORS):
             continue
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def computing_values(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields that descriptors depend on: ours, not the base class's, and none for fresh weights or training."""
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    names = {field.name for field in dataclasses.fields(config)} - inherited - _TRAINING_FIELDS
+    return {name: value for name, value in config.to_dict().items() if name in names}
 
 
 def _resolve(name: str | Path | None) -> str:
@@ -109,18 +155,6 @@ def _may_be_hub_id(name: str) -> bool:
     return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not Path(name).is_file()
 
 
-def _load_config(source: str, **kwargs: Any) -> D2VPRConfig:
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **kwargs)
-    except OSError as error:
-        if Path(source).is_dir():
-            raise ValueError(f"The configuration of {source} cannot be read: {error}") from error
-        raise FileNotFoundError(f"No model {source}: there is no such folder, and from the Hub came: {error}") from error
-    if not isinstance(config, D2VPRConfig):
-        raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {D2VPRConfig.model_type!r}.")
-    return config
-
-
 def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     names = ("revision", "token", "cache_dir", "local_files_only", "force_download")
     return {name: kwargs[name] for name in names if name in kwargs}
@@ -135,12 +169,6 @@ def _refuse_unknown_keys(source: str, config: PreTrainedConfig, kwargs: dict[str
             f"The configuration of {source} has keys that {type(config).__name__} does not know: {', '.join(unknown)}. "
             "Remove them, or load the model with the version of this package that wrote them."
         )
-
-
-def _computing_fields(config: PreTrainedConfig) -> set[str]:
-    """Name the fields that descriptors depend on: ours, not the base class's, and none for fresh weights or training."""
-    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    return {field.name for field in dataclasses.fields(config)} - inherited - _TRAINING_FIELDS
 
 
 def _preprocessing(processor: D2VPRImageProcessor) -> dict[str, Any]:
@@ -158,4 +186,13 @@ def _preprocessing(processor: D2VPRImageProcessor) -> dict[str, Any]:
     return {name: settings.get(name) for name in names}
 
 
-__all__ = ["EMBEDDED_MODEL", "fingerprint", "load_image_processor", "load_model"]
+__all__ = [
+    "DINOV2_TYPES",
+    "EMBEDDED_MODEL",
+    "computing_values",
+    "fingerprint",
+    "load_config",
+    "load_dinov2",
+    "load_image_processor",
+    "load_model",
+]

@@ -53,6 +53,13 @@ def are_all(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda values: isinstance(values, list | tuple) and len(values) > 0 and all(map(is_right, values))
 
 
+def _copy_as_lists(value: Any) -> Any:
+    """Copy a value with all that is in it, tuples as lists."""
+    if isinstance(value, list | tuple):
+        return [_copy_as_lists(item) for item in value]
+    return copy.deepcopy(value)
+
+
 # fields, what they must be, and the test of it
 VPR_RULES: Rules = (
     (
@@ -190,7 +197,7 @@ class VPRConfig(PreTrainedConfig):
                     raise ValueError(f"`{name}` must be {expected}, got {getattr(self, name)!r}.")
         self._derive()
         for name in self.list_fields:  # JSON knows lists only, and nobody else's list may change a model
-            setattr(self, name, copy.deepcopy(list(getattr(self, name))))
+            setattr(self, name, _copy_as_lists(getattr(self, name)))
         self._check_multiples()
         self._check_adapter()
         self._check_own_fields()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
+from d2vpr_hf.modeling import CricaVPRConfig, CricaVPRModel, D2VPRConfig, D2VPRImageProcessor, D2VPRModel, VPRPreTrainedModel
 
 PARITY = Path(__file__).parent / "data" / "parity"
 TRANSFORMERS_MARKERS = (
@@ -28,6 +28,15 @@ TINY = {
     "offset_hidden_size": 16,
     "fusion_hidden_size": 16,
     "position_encoding_hidden_size": 8,
+    "cross_image_num_heads": 4,
+    "cross_image_intermediate_size": 32,
+}
+TINY_CRICAVPR = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 70,
+    "adapter_ratio": 1 / 3,
     "cross_image_num_heads": 4,
     "cross_image_intermediate_size": 32,
 }
@@ -74,6 +83,19 @@ def tiny_model(seed: int = 0, **changes) -> D2VPRModel:
     return perturb(D2VPRModel(D2VPRConfig(**(TINY | changes))), seed).eval()
 
 
+def tiny_cricavpr(seed: int = 0, **changes) -> CricaVPRModel:
+    """A two-block CricaVPR whose every branch is at work; as wide as `tiny_model`'s recovered tokens."""
+    torch.manual_seed(seed)
+    return perturb(CricaVPRModel(CricaVPRConfig(**(TINY_CRICAVPR | changes))), seed).eval()
+
+
+def save_folder(model: VPRPreTrainedModel, folder: Path) -> Path:
+    """Write a complete model folder for 70x70 photos."""
+    model.save_pretrained(folder)
+    D2VPRImageProcessor(size={"height": 70, "width": 70}).save_pretrained(folder)
+    return folder
+
+
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference over the norm."""
     return ((found.float() - expected).norm() / expected.norm()).item()
@@ -82,7 +104,4 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete model folder of a tiny model for 70x70 photos."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tiny_model().save_pretrained(folder)
-    D2VPRImageProcessor(size={"height": 70, "width": 70}).save_pretrained(folder)
-    return folder
+    return save_folder(tiny_model(), tmp_path_factory.mktemp("tiny"))

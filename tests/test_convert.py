@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from d2vpr_hf.convert import ConversionError, convert_weights
-from d2vpr_hf.convert.convert import read_weights
+from d2vpr_hf.convert.weights_file import read_weights
 from d2vpr_hf.loading import load_image_processor, load_model
 from tests.conftest import published_weights
 
@@ -85,8 +85,8 @@ def test_every_published_form_gives_the_same_weights(weights, tmp_path, wrap):
 
 
 def test_the_encoder_is_recognised(tmp_path):
-    row = convert_weights(save(tmp_path / "e.pth", published_weights("d2vpr_encoder")), tmp_path / "out")
-    assert row.name == "published D²-VPR with cross-image encoder"
+    done = convert_weights(save(tmp_path / "e.pth", published_weights("d2vpr_encoder")), tmp_path / "out")
+    assert done.source.name == "published D²-VPR with cross-image encoder"
     assert load_model(tmp_path / "out").config.use_cross_image_encoder
 
 
@@ -107,7 +107,7 @@ def test_missing_left_over_and_mis_shaped_weights_are_listed(weights, tmp_path):
     ("name", "change", "message"),
     [
         ("pos_encoder.fc.0.weight", None, r"missing \(1\): pos_encoder\.fc\.0\.weight"),
-        ("offset_generator.0.weight", lambda w: w[:, 0, 0, 0], r"left over \(2\): offset_generator\.0\.bias, offset_gen"),
+        ("offset_generator.0.weight", lambda w: w[:, 0, 0, 0], r"mis-shaped \(1\): offset_generator\.0\.weight \(512,\)"),
         ("offset_generator.2.weight", lambda w: w.expand(-1, -1, 2, 2), r"mis-shaped \(1\): offset_generator\.2\.weight"),
         ("backbone.lin.bias", lambda w: w * torch.nan, r"not finite \(1\): backbone\.lin\.bias"),
         ("backbone.lin.bias", lambda w: w.long(), r"of another type \(1\): backbone\.lin\.bias"),

@@ -1,6 +1,17 @@
-"""Weights from elsewhere, as model folders of this package."""
+"""Weights from elsewhere as model folders of this package, and back."""
 
-from d2vpr_hf.convert.convert import ConversionError, convert_weights, load_converted
-from d2vpr_hf.convert.sources import SOURCES, Source
+from d2vpr_hf.convert.convert import Conversion, convert_weights, load_converted
+from d2vpr_hf.convert.published import convert_to_published
+from d2vpr_hf.convert.sources import SOURCES, Source, Target
+from d2vpr_hf.convert.weights_file import ConversionError
 
-__all__ = ["SOURCES", "ConversionError", "Source", "convert_weights", "load_converted"]
+__all__ = [
+    "SOURCES",
+    "Conversion",
+    "ConversionError",
+    "Source",
+    "Target",
+    "convert_to_published",
+    "convert_weights",
+    "load_converted",
+]

@@ -1,154 +1,189 @@
-"""Read weights of another code, recognise them, and write a complete model folder."""
+"""Turn weights of another code into a complete model folder of this package."""
 
 import hashlib
-import pickle
-import struct
-import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from d2vpr_hf.cards import write_card
-from d2vpr_hf.convert.names import rename
-from d2vpr_hf.convert.sources import SOURCES, Source, Weights
-from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
+from d2vpr_hf.cards import CardFacts, write_card
+from d2vpr_hf.convert.layouts import Weights
+from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source, Target
+from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
+from d2vpr_hf.loading import load_dinov2
+from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
-_LISTED = 20  # names shown of each kind in an error
-# what torch raises on files that are cut, changed or of another kind
-_DAMAGE = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    AssertionError,
-    struct.error,
-    zipfile.BadZipFile,
+_FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+# weights of ours that a source may lack (transformers makes this one optional, and nothing uses it), and weights of a source
+# that a model may have no place for (the student takes the residual streams, before DINOv2's last LayerNorm)
+_MAY_LACK = ("embeddings.mask_token",)
+_MAY_DROP = ("norm.weight", "norm.bias")
+# fields of transformers' Dinov2Config that mean the same here
+_SHARED_FIELDS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "hidden_act", "use_swiglu_ffn", "qkv_bias"),
+    *("layer_norm_eps", "layerscale_value", "initializer_range", "image_size", "patch_size", "num_channels"),
 )
+_DINOV2_IDS = {384: "facebook/dinov2-small", 768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}
+_DINOV2_IDS[1536] = "facebook/dinov2-giant"
 
 
-class ConversionError(ValueError):
-    """A file that is not what it should be. The message lists everything that is off."""
+@dataclass(frozen=True)
+class Conversion:
+    """What became of a source.
+
+    Attributes:
+        model: The model, in eval mode.
+        source: The row of the table of sources that the weights were recognised as.
+        drawn: Our names of the weights that the source does not have and that were freshly drawn.
+        dropped: The source's names of the weights that the model has no place for.
+    """
+
+    model: VPRPreTrainedModel
+    source: Source
+    drawn: list[str]
+    dropped: list[str]
 
 
-def convert_weights(source: str | Path, out: str | Path, *, overwrite: bool = False) -> Source:
-    """Convert a weights file to a complete model folder: weights, configuration, processor, code, model card.
+def convert_weights(
+    source: str | Path,
+    out: str | Path,
+    *,
+    target: Target | str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Conversion:
+    """Convert weights to a complete model folder: weights, configuration, processor, code, model card.
 
     Args:
-        source: A `.pth` or `.safetensors` file; its kind is recognised by the names of its weights.
+        source: A `.pth` or `.safetensors` file, whose kind is recognised by the names of its weights, or a folder or Hub id of
+            a transformers `Dinov2Model`.
         out: The folder; missing or empty unless `overwrite` is set.
+        target: What a DINOv2 becomes: `"student"` or `"cricavpr"`. The rest of the model is freshly drawn. `None` for sources
+            that are a whole model.
+        changes: Fields of the configuration to set, such as `{"recovery_size": 1024}`.
+        seed: Seed of what is freshly drawn.
         overwrite: Whether files in `out` may be replaced. A model card there is left alone.
 
-    Returns:
-        The row of the table of sources that the file was recognised as.
-
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such source.
         FileExistsError: If `out` is not free.
-        ConversionError: If the file cannot be read as weights alone, is of no known kind, or has weights missing, left
+        ValueError: If `target` or `changes` do not go with the source.
+        ConversionError: If the source cannot be read as weights alone, is of no known kind, or has weights missing, left
             over or mis-shaped.
     """
-    source, out = Path(source), Path(out)
+    out = Path(out)
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one, or `--overwrite`.")
-    if source.resolve().parent == out.resolve():
+    if out.resolve() in (Path(source).resolve(), Path(source).resolve().parent):
         raise FileExistsError(f"{source} lies in {out} and might be overwritten. Give another folder.")
-    model, row = load_converted(source)
-    model.save_pretrained(out)
+    conversion = load_converted(source, target=target, changes=changes, seed=seed)
+    conversion.model.save_pretrained(out)
     D2VPRImageProcessor().save_pretrained(out)
-    write_card(out, model, row.card, origin=f"{source.name} (SHA-256 {_sha256(source)})")
-    return row
+    write_card(out, conversion.model, _card_facts(conversion), origin=_origin(source))
+    return conversion
 
 
-def load_converted(source: Path) -> tuple[D2VPRModel, Source]:
-    """Read a weights file as a model, and tell what it was recognised as. Raises as [`convert_weights`] does."""
-    weights = read_weights(source)
+def load_converted(
+    source: str | Path,
+    *,
+    target: Target | str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Conversion:
+    """Turn weights into a model without writing it. Arguments and errors are those of [`convert_weights`]."""
+    weights, config_fields = _read(source)
     row = max(SOURCES, key=lambda row: row.count_known(weights))
     if row.count_known(weights) < len(weights) / 2:
         kinds = ", ".join(row.name for row in SOURCES)
-        raise ConversionError(f"{source} is of no known kind ({kinds}). Its weights are: {_listing(sorted(weights))}.")
-    model = D2VPRModel(row.config())
-    model.load_state_dict(_translate(source, weights, row, model))
-    return model.eval(), row
+        raise ConversionError(f"{source} is of no known kind ({kinds}). Its weights are: {listing(sorted(weights))}.")
+    config = _make_config(source, row, target, row.fields(row.rename(weights)) | config_fields | dict(changes or {}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MODELS[type(config)](config)
+    dropped = _check_fit(source, weights, row, model.state_dict())
+    state = row.to_ours({name: weight for name, weight in weights.items() if name not in dropped})
+    drawn = model.load_state_dict(state, strict=False).missing_keys
+    return Conversion(model.eval(), row, [name for name in drawn if name not in _MAY_LACK], dropped)
 
 
-def read_weights(source: Path) -> Weights:
-    """Read the weights in a file, executing nothing in it.
-
-    They may be the top level or lie under `model_state_dict`, with or without a `module.` prefix.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ConversionError: If the file holds anything but weights, or is damaged.
-    """
-    if not source.is_file():
-        raise FileNotFoundError(f"There is no file {source}. Give a .pth or .safetensors file of weights.")
-    content = _read_safetensors(source) if source.suffix.lower() == ".safetensors" else _read_pickle(source)
-    weights = content.get("model_state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not weights:
-        raise ConversionError(f"{source} holds no weights: expected names and tensors, got {type(content).__name__}.")
-    odd = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
-    if odd:
-        raise ConversionError(f"{source} holds entries that are no weights: {_listing(odd)}.")
-    plain = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    if len(plain) < len(weights):
-        raise ConversionError(f"{source} holds some weights twice, with and without the prefix `module.`.")
-    return plain
+def _read(source: str | Path) -> tuple[Weights, dict[str, Any]]:
+    """Read the weights of a file, or of a transformers model with the fields of its configuration."""
+    path = Path(source)
+    if path.is_file() or path.suffix.lower() in _FILES:
+        return read_weights(path), {}
+    model = load_dinov2(source)
+    return model.state_dict(), _shared_fields(model.config)
 
 
-def _read_safetensors(source: Path) -> Weights:
-    try:
-        return safetensors.torch.load_file(source)
-    except safetensors.SafetensorError as error:
-        raise ConversionError(f"{source} is damaged or no safetensors file: {error}.") from error
+def _shared_fields(config: Any) -> dict[str, Any]:
+    """Take over from a transformers Dinov2Config what ours has too; sizes may be given for both axes there."""
+    values = {name: getattr(config, name) for name in _SHARED_FIELDS}
+    sides = {name: value for name, value in values.items() if isinstance(value, list | tuple) and len(set(value)) == 1}
+    return values | {name: value[0] for name, value in sides.items()}
 
 
-def _read_pickle(source: Path) -> object:
-    try:
-        return torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's words advise to execute it; they stay in the cause
-        raise ConversionError(f"{source} holds more than weights, or is no checkpoint; nothing in it was executed.") from error
-    except _DAMAGE as error:
-        raise ConversionError(f"{source} is damaged or no checkpoint ({type(error).__name__}: {error}).") from error
+def _make_config(source: str | Path, row: Source, target: Target | str | None, values: dict[str, Any]) -> VPRConfig:
+    names = [str(name) for name in Target]
+    if target is not None and target not in names:
+        raise ValueError(f"Weights become one of {', '.join(names)} (`--as`), got {target!r}.")
+    if row.target is None and target is None:
+        raise ValueError(f"{source} is {row.name}: say what it shall become, `--as {'` or `--as '.join(names)}`.")
+    if row.target is not None and target not in (None, row.target):
+        raise ValueError(f"{source} is {row.name}, a whole {row.target}; it cannot become {target}. Leave `--as` out.")
+    config_class = CONFIGS[Target(row.target or target)]
+    unknown = sorted(set(values) - {field.name for field in fields(config_class)})
+    if unknown:
+        raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}.")
+    return config_class(**values)
 
 
-def _translate(source: Path, weights: Weights, row: Source, model: D2VPRModel) -> Weights:
-    """Bring weights to our names and shapes, all of them and nothing else."""
-    weights = row.reshape(weights)
-    names = rename(weights, row.names)
-    translated = {ours: weights[theirs] for theirs, ours in names.items()}
-    expected = model.state_dict()
-    theirs = rename({*expected, *translated}, tuple((right, left) for left, right in row.names))
-    pairs = [(theirs[name], translated[name], expected[name]) for name in sorted({*expected} & {*translated})]
+def _check_fit(source: str | Path, weights: Weights, row: Source, state: Weights) -> list[str]:
+    """Raise unless the weights are those that the model takes from this kind; return those it has no place for."""
+    expected = row.to_theirs(state)
+    left_over = sorted({*weights} - {*expected})
+    dropped = [name for name in left_over if row.target is None and _is_one_of(name, row, _MAY_DROP)]
+    shared = sorted({*weights} & {*expected})
     problems = {
-        "left over": sorted({*weights} - {*names} | {theirs[name] for name in {*translated} - {*expected}}),
-        "missing": sorted(theirs[name] for name in {*expected} - {*translated}),
+        "left over": [name for name in left_over if name not in dropped],
+        "missing": [name for name in sorted({*expected} - {*weights}) if not _is_one_of(name, row, _MAY_LACK)],
         "mis-shaped": [
-            f"{name} {tuple(found.shape)}, expected {tuple(right.shape)}"
-            for name, found, right in pairs
-            if found.shape != right.shape
+            _shapes(name, weights[name], expected[name]) for name in shared if weights[name].shape != expected[name].shape
         ],
-        "of another type": [name for name, found, right in pairs if found.is_floating_point() != right.is_floating_point()],
-        "not finite": [name for name, found, _ in pairs if not found.isfinite().all()],
+        "of another type": [name for name in shared if weights[name].is_floating_point() != expected[name].is_floating_point()],
+        "not finite": [name for name in shared if not weights[name].isfinite().all()],
     }
-    lines = [f"  {kind} ({len(found)}): {_listing(found)}" for kind, found in problems.items() if found]
+    lines = [f"  {kind} ({len(found)}): {listing(found)}" for kind, found in problems.items() if found]
     if lines:
         raise ConversionError("\n".join([f"{source} looks like {row.name}, but its weights do not fit:", *lines]))
-    return translated
+    return dropped
 
 
-def _listing(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+def _is_one_of(name: str, row: Source, ours: tuple[str, ...]) -> bool:
+    """Tell whether a weight of a source, under its name there, is one of ours."""
+    return any(known in ours for known in row.rename({name: torch.empty(0)}))
 
 
-def _sha256(path: Path) -> str:
+def _shapes(name: str, found: Tensor, expected: Tensor) -> str:
+    return f"{name} {tuple(found.shape)}, expected {tuple(expected.shape)}"
+
+
+def _card_facts(conversion: Conversion) -> CardFacts:
+    facts = conversion.source.card
+    if conversion.source.target is not None:
+        return facts
+    return replace(facts, base_model=_DINOV2_IDS.get(conversion.model.config.hidden_size))
+
+
+def _origin(source: str | Path) -> str:
+    path = Path(source)
+    if not path.is_file():
+        return path.name if path.is_dir() else str(source)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{path.name} (SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()})"
 
 
-__all__ = ["ConversionError", "convert_weights", "load_converted", "read_weights"]
+__all__ = ["Conversion", "convert_weights", "load_converted"]

@@ -1,6 +1,7 @@
 """Names of weights here and elsewhere, as tables of pairs.
 
-A pair maps a prefix of one name to a prefix of the other, up to a whole component; `*` stands for a layer's number.
+A pair maps a prefix of one name to a prefix of the other, up to a whole component; `*` stands for a layer's number. Where a
+kind of file cuts tensors otherwise than this package, the names on our side are those of the pieces; see `layouts.py`.
 """
 
 import re
@@ -16,6 +17,8 @@ _BLOCK: NamePairs = (
     ("norm2", "norm2"),
     ("mlp.fc1", "mlp.fc1"),
     ("mlp.fc2", "mlp.fc2"),
+    ("mlp.w12", "mlp.gate_up"),
+    ("mlp.w3", "mlp.down"),
     ("ls2.gamma", "layer_scale2.gamma"),
 )
 _ADAPTER: NamePairs = (
@@ -34,21 +37,27 @@ def _within(theirs: str, ours: str, pairs: NamePairs) -> NamePairs:
     return tuple((theirs + left, ours + right) for left, right in pairs)
 
 
-BACKBONE: NamePairs = (
-    ("backbone.cls_token", "embeddings.cls_token"),
-    ("backbone.pos_embed", "embeddings.position_embeddings"),
-    ("backbone.mask_token", "embeddings.mask_token"),
-    ("backbone.patch_embed.proj", "embeddings.patch_embeddings"),
-    *_within("backbone.blocks.*.", "encoder.layers.*.", _BLOCK + _ADAPTER),
+_VIT: NamePairs = (
+    ("cls_token", "embeddings.cls_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("mask_token", "embeddings.mask_token"),
+    ("patch_embed.proj", "embeddings.patch_embeddings"),
+    *_within("blocks.*.", "encoder.layers.*.", _BLOCK),
 )
+# DINOv2's own files
+DINOV2: NamePairs = (*_VIT, ("norm", "norm"))
+
+# the published files of CricaVPR and D2-VPR
+BACKBONE: NamePairs = _within("backbone.", "", _VIT) + _within("backbone.blocks.*.", "encoder.layers.*.", _ADAPTER)
+FINAL_NORM: NamePairs = (("backbone.norm", "norm"),)
+GENERALIZED_MEAN: NamePairs = (("aggregation.1.p", "aggregator.gem.p"),)
 RECOVERY: NamePairs = (
     ("backbone.lin", "recovery.projection"),
     ("backbone.up_norm", "recovery.norm"),
 )
-AGGREGATOR: NamePairs = (
-    ("aggregation.1.p", "aggregator.gem.p"),
-    ("offset_generator.0.patch", "aggregator.sampler.offset_generator.patch_projection"),
-    ("offset_generator.0.global", "aggregator.sampler.offset_generator.global_projection"),
+DEFORMABLE_AGGREGATOR: NamePairs = (
+    *GENERALIZED_MEAN,
+    ("offset_generator.0", "aggregator.sampler.offset_generator.hidden"),
     ("offset_generator.2", "aggregator.sampler.offset_generator.output"),
     ("topdown_fusion.small_to_medium.0", "aggregator.fusion.small_to_medium.down"),
     ("topdown_fusion.small_to_medium.1", "aggregator.fusion.small_to_medium.norm"),
@@ -68,6 +77,54 @@ CROSS_IMAGE_ENCODER: NamePairs = (
     ("encoder.layers.*.norm1", "cross_image_encoder.layers.*.norm1"),
     ("encoder.layers.*.norm2", "cross_image_encoder.layers.*.norm2"),
 )
+
+
+# transformers' Dinov2Model, with the names it has in files (and had in memory before 5.20), and those it has in memory since
+_TRANSFORMERS_VIT: NamePairs = (
+    ("embeddings.cls_token", "embeddings.cls_token"),
+    ("embeddings.position_embeddings", "embeddings.position_embeddings"),
+    ("embeddings.mask_token", "embeddings.mask_token"),
+    ("embeddings.patch_embeddings.projection", "embeddings.patch_embeddings"),
+    ("layernorm", "norm"),
+)
+_TRANSFORMERS_BLOCK: NamePairs = (
+    ("norm1", "norm1"),
+    ("layer_scale1.lambda1", "layer_scale1.gamma"),
+    ("norm2", "norm2"),
+    ("mlp.fc1", "mlp.fc1"),
+    ("mlp.fc2", "mlp.fc2"),
+    ("layer_scale2.lambda1", "layer_scale2.gamma"),
+)
+_IN_FILES: NamePairs = (
+    ("attention.attention.query", "attention.query"),
+    ("attention.attention.key", "attention.key"),
+    ("attention.attention.value", "attention.value"),
+    ("attention.output.dense", "attention.proj"),
+    ("mlp.weights_in", "mlp.gate_up"),
+    ("mlp.weights_out", "mlp.down"),
+)
+_IN_MEMORY: NamePairs = (
+    ("attention.q_proj", "attention.query"),
+    ("attention.k_proj", "attention.key"),
+    ("attention.v_proj", "attention.value"),
+    ("attention.o_proj", "attention.proj"),
+    ("mlp.gate_proj", "mlp.gate"),
+    ("mlp.up_proj", "mlp.up"),
+    ("mlp.down_proj", "mlp.down"),
+)
+TRANSFORMERS_FILES: NamePairs = (
+    *_TRANSFORMERS_VIT,
+    *_within("encoder.layer.*.", "encoder.layers.*.", _TRANSFORMERS_BLOCK + _IN_FILES),
+)
+TRANSFORMERS_MEMORY: NamePairs = (
+    *_TRANSFORMERS_VIT,
+    *_within("encoder.layer.*.", "encoder.layers.*.", _TRANSFORMERS_BLOCK + _IN_MEMORY),
+)
+
+
+def reverse(pairs: NamePairs) -> NamePairs:
+    """Turn a table around: ours to theirs."""
+    return tuple((right, left) for left, right in pairs)
 
 
 def rename(names: Iterable[str], pairs: NamePairs) -> dict[str, str]:
@@ -91,4 +148,17 @@ def _replacement(prefix: str) -> str:
     return parts[0] + "".join(rf"\g<{number}>{part}" for number, part in enumerate(parts[1:], 1))
 
 
-__all__ = ["AGGREGATOR", "BACKBONE", "CROSS_IMAGE_ENCODER", "RECOVERY", "NamePairs", "rename"]
+__all__ = [
+    "BACKBONE",
+    "CROSS_IMAGE_ENCODER",
+    "DEFORMABLE_AGGREGATOR",
+    "DINOV2",
+    "FINAL_NORM",
+    "GENERALIZED_MEAN",
+    "RECOVERY",
+    "TRANSFORMERS_FILES",
+    "TRANSFORMERS_MEMORY",
+    "NamePairs",
+    "rename",
+    "reverse",
+]

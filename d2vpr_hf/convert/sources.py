@@ -1,16 +1,40 @@
 """The table of sources that weights are converted from. A new source is a new row."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TypeGuard
-
-from torch import Tensor
+from enum import StrEnum
+from typing import Any
 
 from d2vpr_hf.cards import CardFacts
-from d2vpr_hf.convert.names import AGGREGATOR, BACKBONE, CROSS_IMAGE_ENCODER, RECOVERY, NamePairs, rename
-from d2vpr_hf.modeling import D2VPRConfig
+from d2vpr_hf.convert.layouts import OFFSET_HEAD, SAME, SEPARATE_ATTENTION, SEPARATE_ATTENTION_AND_GATE, Layout, Weights
+from d2vpr_hf.convert.names import (
+    BACKBONE,
+    CROSS_IMAGE_ENCODER,
+    DEFORMABLE_AGGREGATOR,
+    DINOV2,
+    FINAL_NORM,
+    GENERALIZED_MEAN,
+    RECOVERY,
+    TRANSFORMERS_FILES,
+    TRANSFORMERS_MEMORY,
+    NamePairs,
+    rename,
+    reverse,
+)
+from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, VPRConfig
 
-Weights = dict[str, Tensor]
+_DINOV2_HEAD_SIZE = 64  # of every published DINOv2; the weights do not tell
+
+
+class Target(StrEnum):
+    """What weights become."""
+
+    STUDENT = "student"
+    CRICAVPR = "cricavpr"
+
+
+CONFIGS: dict[Target, type[VPRConfig]] = {Target.STUDENT: D2VPRConfig, Target.CRICAVPR: CricaVPRConfig}
 
 
 @dataclass(frozen=True)
@@ -19,43 +43,62 @@ class Source:
 
     Attributes:
         name: What it is, for messages.
-        config: Makes the configuration its weights are for.
-        reshape: Brings tensors to this package's shapes, under names that `names` knows.
-        names: Pairs of their names and ours.
+        names: Pairs of its names and ours.
         card: What the model card says of it.
+        target: What it holds, whole; `None` for a ViT alone, which a student or a teacher can start from.
+        layout: How it cuts and shapes tensors.
+        fields: Fields of the configuration that its weights, under our names, tell, or that differ from the defaults.
+        prefix: What the published code expects before every name when it loads this kind.
     """
 
     name: str
-    config: Callable[[], D2VPRConfig]
-    reshape: Callable[[Weights], Weights]
     names: NamePairs
     card: CardFacts
+    target: Target | None = None
+    layout: Layout = SAME
+    fields: Callable[[Weights], dict[str, Any]] = lambda weights: {}
+    prefix: str = ""
 
-    def count_known(self, weights: Weights) -> int:
-        """Count the weights whose names belong to this kind; a file is of the kind that knows most of it."""
-        return len(rename(self.reshape(weights), self.names))
+    def rename(self, weights: Weights) -> Weights:
+        """Give weights our names, pieces the names of pieces; what this kind does not know is left out."""
+        names = rename(weights, self.names)
+        return {ours: weights[theirs] for theirs, ours in names.items()}
+
+    def count_known(self, names: Collection[str]) -> int:
+        """Count the names that belong to this kind; a file is of the kind that knows most of it."""
+        return len(rename(names, self.names))
+
+    def to_ours(self, weights: Weights) -> Weights:
+        """Turn the weights of such a file into a state dict of ours, or a part of one."""
+        return self.layout.put_together(self.rename(weights))
+
+    def to_theirs(self, state: Weights) -> Weights:
+        """Turn a state dict of ours into the weights of such a file; what it has no name for is left out."""
+        pieces = self.layout.take_apart(state)
+        return {theirs: pieces[ours] for ours, theirs in rename(pieces, reverse(self.names)).items()}
 
 
-def reshape_offset_head(weights: Weights) -> Weights:
-    """Turn the offset head's 1x1 convolutions into linear layers, the first one cut into its patch and its global half.
+def dinov2_fields(weights: Weights) -> dict[str, Any]:
+    """Tell the shape of a DINOv2 from its weights, under our names or those of pieces.
 
-    What has another shape is left as it is, and so found not to fit.
+    Empty if weights are missing, so that they are found missing.
     """
-    weights = dict(weights)
-    first, second = (weights.get(f"offset_generator.{layer}.weight") for layer in (0, 2))
-    if _is_pointwise(second):
-        weights["offset_generator.2.weight"] = second.flatten(1)
-    if _is_pointwise(first) and "offset_generator.0.bias" in weights:
-        patch, whole = weights.pop("offset_generator.0.weight").flatten(1).tensor_split(2, dim=1)
-        weights["offset_generator.0.patch.weight"] = patch.contiguous()
-        weights["offset_generator.0.global.weight"] = whole.contiguous()
-        weights["offset_generator.0.global.bias"] = weights.pop("offset_generator.0.bias")
-    return weights
-
-
-def _is_pointwise(weight: Tensor | None) -> TypeGuard[Tensor]:
-    """Tell whether a weight is that of a 1x1 convolution."""
-    return weight is not None and weight.ndim == 4 and weight.shape[2:] == (1, 1)
+    patches, positions = weights.get("embeddings.patch_embeddings.weight"), weights.get("embeddings.position_embeddings")
+    if patches is None or patches.ndim != 4 or positions is None or positions.ndim != 3:
+        return {}
+    hidden_size, channels, patch_size = patches.shape[:3]
+    layers = {int(match[1]) for name in weights if (match := re.match(r"encoder\.layers\.(\d+)\.", name))}
+    mlp = weights.get("encoder.layers.0.mlp.fc1.weight")
+    return {
+        "hidden_size": hidden_size,
+        "num_hidden_layers": max(1, len(layers)),
+        "num_attention_heads": max(1, hidden_size // _DINOV2_HEAD_SIZE),
+        "image_size": patch_size * round((positions.shape[1] - 1) ** 0.5),
+        "patch_size": patch_size,
+        "num_channels": channels,
+        "use_swiglu_ffn": any(".mlp.gate" in name for name in weights),
+        "mlp_ratio": 4 if mlp is None else mlp.shape[0] / hidden_size,
+    }
 
 
 _PUBLISHED_CARD = CardFacts(
@@ -69,21 +112,62 @@ _PUBLISHED_CARD = CardFacts(
     ),
     training_data="GSV-Cities (CC BY-NC-ND 4.0)",
 )
+_CRICAVPR_CARD = CardFacts(
+    summary="The published CricaVPR, teacher of D²-VPR, converted for transformers.",
+    base_model="facebook/dinov2-base",
+    license="other",
+    license_name="not-stated",
+    license_note=(
+        "We know of no licence stated for the CricaVPR weights; ask their authors before you redistribute. The code in this "
+        "repository is Apache-2.0."
+    ),
+    training_data="GSV-Cities (CC BY-NC-ND 4.0)",
+)
+_DINOV2_CARD = CardFacts(
+    summary="DINOv2 weights in a model that is yet to be trained: everything DINOv2 does not have is freshly drawn.",
+    license="apache-2.0",
+    license_note="DINOv2's weights are Apache-2.0, and so is the code in this repository.",
+    training_data="LVD-142M, DINOv2 alone; the model itself: nothing",
+)
+# Where two kinds know as much of a file, the earlier is taken: the one that asks for less.
 SOURCES = (
     Source(
         name="published D²-VPR",
-        config=D2VPRConfig,
-        reshape=reshape_offset_head,
-        names=BACKBONE + RECOVERY + AGGREGATOR,
+        target=Target.STUDENT,
+        names=BACKBONE + RECOVERY + DEFORMABLE_AGGREGATOR,
+        layout=OFFSET_HEAD,
         card=_PUBLISHED_CARD,
     ),
     Source(
+        name="published CricaVPR",
+        target=Target.CRICAVPR,
+        names=BACKBONE + FINAL_NORM + GENERALIZED_MEAN + CROSS_IMAGE_ENCODER,
+        card=_CRICAVPR_CARD,
+        prefix="module.",
+    ),
+    Source(
         name="published D²-VPR with cross-image encoder",
-        config=lambda: D2VPRConfig(use_cross_image_encoder=True),
-        reshape=reshape_offset_head,
-        names=BACKBONE + RECOVERY + AGGREGATOR + CROSS_IMAGE_ENCODER,
+        target=Target.STUDENT,
+        names=BACKBONE + RECOVERY + DEFORMABLE_AGGREGATOR + CROSS_IMAGE_ENCODER,
+        layout=OFFSET_HEAD,
+        fields=lambda weights: {"use_cross_image_encoder": True},
         card=_PUBLISHED_CARD,
+    ),
+    Source(name="DINOv2", names=DINOV2, fields=dinov2_fields, card=_DINOV2_CARD),
+    Source(
+        name="transformers' DINOv2 (names in files)",
+        names=TRANSFORMERS_FILES,
+        layout=SEPARATE_ATTENTION,
+        fields=dinov2_fields,
+        card=_DINOV2_CARD,
+    ),
+    Source(
+        name="transformers' DINOv2 (names in memory)",
+        names=TRANSFORMERS_MEMORY,
+        layout=SEPARATE_ATTENTION_AND_GATE,
+        fields=dinov2_fields,
+        card=_DINOV2_CARD,
     ),
 )
 
-__all__ = ["SOURCES", "Source", "Weights", "reshape_offset_head"]
+__all__ = ["CONFIGS", "SOURCES", "Source", "Target", "dinov2_fields"]

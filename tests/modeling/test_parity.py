@@ -5,7 +5,6 @@ an image, reorders sums; that stays under 3e-6 of the norm forward and 2e-5 in a
 """
 
 import json
-import math
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from d2vpr_hf.convert import convert_weights
-from d2vpr_hf.convert.names import AGGREGATOR, BACKBONE, RECOVERY, rename
+from d2vpr_hf.convert import SOURCES, convert_weights
 from d2vpr_hf.loading import load_model
 from tests.conftest import PARITY, parity_images, published_weights, recipe
 
@@ -98,30 +96,38 @@ def test_gradients(student):
     loss = torch.nn.functional.mse_loss(descriptors, target)
     loss.backward()
     assert_close(loss.detach().reshape(1), "gradient.loss")
-    ours = {name: weight.grad.double().norm().item() for name, weight in student.named_parameters()}
+    gradients = SOURCES[0].to_theirs({name: weight.grad for name, weight in student.named_parameters()})
     names = json.loads((PARITY / "gradient_names.json").read_text())
     assert len(names) == len(GOLDEN["gradient.norms"]) == 485
     wrong = {}
     for name, expected in zip(names, GOLDEN["gradient.norms"].tolist(), strict=True):
-        error = abs(_gradient_norm(name, ours) - expected) / expected
+        error = abs(gradients[name].double().norm().item() - expected) / expected
         if error > GRADIENT:
             wrong[name] = error
     assert not wrong
 
 
-def _gradient_norm(published: str, ours: dict[str, float]) -> float:
-    """The norm of our gradient under a published name; the offset head's first layer is two of ours."""
-    halves = {
-        "offset_generator.0.weight": ["offset_generator.0.patch.weight", "offset_generator.0.global.weight"],
-        "offset_generator.0.bias": ["offset_generator.0.global.bias"],
-    }
-    names = rename(halves.get(published, [published]), BACKBONE + RECOVERY + AGGREGATOR)
-    return math.hypot(*(ours[name] for name in names.values()))
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.save({f"module.{name}": weight for name, weight in published_weights("cricavpr").items()}, folder / "a.pth")
+    convert_weights(folder / "a.pth", folder / "out")
+    return load_model(folder / "out")
 
 
-def test_compute_and_parameters(student):
-    """7.1 GMAC where the published code spends 9.64: a second pass over the offset maps or the features would show."""
+@torch.no_grad()
+def test_cricavpr(teacher):
+    output = teacher(parity_images("cricavpr", 4, 224))
+    assert_close(output.pooler_output, "cricavpr.descriptor")
+    assert output.last_hidden_state.shape == (4, 257, 768)
+    assert output.region_features.shape == (4, 14, 768)
+
+
+@pytest.mark.parametrize(("model", "gmac", "parameters"), [("student", 7.12, 27.2), ("teacher", 25.66, 106.8)])
+def test_compute_and_parameters(request, model, gmac, parameters):
+    """7.1 GMAC where the published student spends 9.64: a second pass over the offset maps or the features would show."""
+    model = request.getfixturevalue(model)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-        student(torch.zeros(1, 3, 224, 224))
-    assert counter.get_total_flops() / 2e9 == pytest.approx(7.12, abs=0.01)
-    assert round(sum(p.numel() for p in student.parameters()) / 1e6, 1) == 27.2
+        model(torch.zeros(1, 3, 224, 224))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gmac, abs=0.01)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == parameters

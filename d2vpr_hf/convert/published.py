@@ -1,0 +1,64 @@
+"""Write a model of this package as the file its authors' code loads."""
+
+import tempfile
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source
+from d2vpr_hf.convert.weights_file import ConversionError
+from d2vpr_hf.loading import computing_values, load_model
+from d2vpr_hf.modeling import VPRConfig
+
+
+def convert_to_published(model: str | Path, out: str | Path, *, overwrite: bool = False) -> Source:
+    """Write a model's weights under the published names, for the code of D²-VPR or CricaVPR to load.
+
+    Args:
+        model: A model folder of this package or its Hub id.
+        out: The `.pth` file to write.
+        overwrite: Whether it may replace a file.
+
+    Returns:
+        The row of the table of sources that the file is of.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        FileExistsError: If `out` is not free.
+        ConversionError: If the published code, whose sizes and switches are fixed, computes something else than this model.
+    """
+    out = Path(out)
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise FileExistsError(f"{out} exists. Give another file, or `--overwrite` to replace a file.")
+    loaded = load_model(model)
+    row = _published_row(model, loaded.config)
+    weights = row.to_theirs(loaded.state_dict())
+    named = OrderedDict((row.prefix + name, weight.contiguous().clone()) for name, weight in weights.items())
+    _save({"model_state_dict": named}, out)
+    return row
+
+
+def _published_row(model: str | Path, config: VPRConfig) -> Source:
+    """Find the published model that computes what this configuration says."""
+    ours = computing_values(config)
+    differences = {}
+    for row in SOURCES:
+        if row.target is not None and isinstance(config, CONFIGS[row.target]):
+            published = computing_values(CONFIGS[row.target](**row.fields({})))
+            differences[row] = [f"{key} {ours[key]}, published {published[key]}" for key in ours if ours[key] != published[key]]
+    row = min(differences, key=lambda row: len(differences[row]))
+    if differences[row]:
+        raise ConversionError(f"The published code cannot compute {model}, which differs in: {'; '.join(differences[row])}.")
+    return row
+
+
+def _save(content: object, out: Path) -> None:
+    """Write a file whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        torch.save(content, Path(folder) / out.name)
+        (Path(folder) / out.name).replace(out)
+
+
+__all__ = ["convert_to_published"]

@@ -1,0 +1,126 @@
+"""Teachers for distillation: frozen models that are asked for tokens and descriptors.
+
+Whatever the teacher, a student learns from the same two things. CricaVPR, and any other model of this package, has both; a
+DINOv2 has tokens, and its descriptor is CricaVPR's pyramid of 14 regions, pooled from them without training (p = 3).
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from d2vpr_hf.loading import DINOV2_TYPES, load_config, load_dinov2, load_model
+from d2vpr_hf.modeling import CricaVPRConfig, VPRPreTrainedModel
+from d2vpr_hf.modeling.grid_aggregation import GridAggregator
+from d2vpr_hf.modeling.modeling_vpr import check_pixel_values, flatten_and_normalize
+
+
+class TeacherTargets(NamedTuple):
+    """What a student learns from, of B images with N patches.
+
+    Attributes:
+        tokens (`torch.Tensor` of shape (B, 1 + N, width)): The global token first, then the patches row by row.
+        descriptors (`torch.Tensor` of shape (B, descriptor_dim)): L2-normalised, before any projection.
+    """
+
+    tokens: torch.Tensor
+    descriptors: torch.Tensor
+
+
+class Teacher(nn.Module):
+    """A frozen model in eval mode, outside every graph. Subclasses say how it is asked.
+
+    Attributes:
+        model: The model itself.
+        width: Channels of a token, and of each of the descriptor's features. A student's `recovery_size` must be the same.
+        descriptor_dim: Width of the descriptors: 14 times `width` with the published regions.
+        depends_on_batch: Whether an image's descriptor depends on the other images of its batch.
+    """
+
+    width: int
+    descriptor_dim: int
+    depends_on_batch: bool
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def freeze(self) -> "Teacher":
+        """Switch gradients off, and eval mode on."""
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in eval mode, whatever the mode of the modules around it."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixel_values: torch.Tensor) -> TeacherTargets:
+        """Look at images (B, 3, height, width), normalised as the student's are; sides in whole patches.
+
+        Raises:
+            ValueError: If `pixel_values` is not of that shape.
+        """
+        return self._targets(pixel_values)
+
+    def _targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
+        raise NotImplementedError
+
+
+class PlaceTeacher(Teacher):
+    """A model of this package as a teacher: CricaVPR, as published, or a D²-VPR."""
+
+    def __init__(self, model: VPRPreTrainedModel) -> None:
+        super().__init__(model)
+        self.width = model.config.feature_size
+        self.descriptor_dim = model.config.unprojected_dim
+        self.depends_on_batch = model.config.use_cross_image_encoder
+        self.freeze()
+
+    def _targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
+        output = self.model(pixel_values)
+        return TeacherTargets(output.last_hidden_state, flatten_and_normalize(output.region_features))
+
+
+class Dinov2Teacher(Teacher):
+    """A transformers DINOv2, with or without registers, as a teacher that was never trained for places."""
+
+    depends_on_batch = False
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        pyramid = CricaVPRConfig()
+        self.aggregator = GridAggregator(pyramid)
+        self.width = model.config.hidden_size
+        self.descriptor_dim = pyramid.num_regions * self.width
+        self.num_registers = getattr(model.config, "num_register_tokens", 0)
+        self.patch_size = model.get_input_embeddings().patch_size[0]
+        self.freeze()
+
+    def _targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
+        check_pixel_values(pixel_values, self.model.config.num_channels, self.patch_size)
+        states = self.model(pixel_values).last_hidden_state  # cls, registers, patches
+        tokens = torch.cat((states[:, :1], states[:, 1 + self.num_registers :]), dim=1)
+        grid_size = (pixel_values.shape[2] // self.patch_size, pixel_values.shape[3] // self.patch_size)
+        return TeacherTargets(tokens, flatten_and_normalize(self.aggregator(tokens, grid_size)))
+
+
+def load_teacher(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Teacher:
+    """Load a teacher.
+
+    Args:
+        name: Folder or Hub id of a model of this package, such as a converted CricaVPR, or of a transformers DINOv2, such as
+            `"facebook/dinov2-base"` or `"facebook/dinov2-with-registers-large"`.
+        dtype: Type of the weights, and of the targets.
+        kwargs: Handed to `from_pretrained`.
+
+    Raises:
+        FileNotFoundError, ValueError: As [`load_model`] and [`load_dinov2`] raise them.
+    """
+    if load_config(name, **kwargs).model_type in DINOV2_TYPES:
+        return Dinov2Teacher(load_dinov2(name, dtype=dtype, **kwargs))
+    return PlaceTeacher(load_model(name, dtype=dtype, **kwargs))
+
+
+__all__ = ["Dinov2Teacher", "PlaceTeacher", "Teacher", "TeacherTargets", "load_teacher"]
