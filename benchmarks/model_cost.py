@@ -1,4 +1,4 @@
-"""Parameters, arithmetic and time of the student beside transformers' bare Dinov2-small, as a Markdown table.
+"""Parameters, arithmetic and time of the models beside transformers' bare Dinov2-small, as a Markdown table.
 
     python benchmarks/model_cost.py [--rounds 30] [--image-size 224]
 
@@ -16,13 +16,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model
 
-from d2vpr_hf import D2VPRConfig, D2VPRModel, load_model
+from d2vpr_hf import CricaVPRConfig, CricaVPRModel, D2VPRConfig, D2VPRModel, load_model
 
 BASELINE = "transformers Dinov2-small, bare"
 MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     BASELINE: lambda: Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518)),
     "D²-VPR student": lambda: D2VPRModel(D2VPRConfig()),
     "D²-VPR student with cross-image encoder": lambda: D2VPRModel(D2VPRConfig(use_cross_image_encoder=True)),
+    "CricaVPR": lambda: CricaVPRModel(CricaVPRConfig()),
     "embedded tiny model": load_model,
 }
 

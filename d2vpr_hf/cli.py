@@ -106,7 +106,7 @@ def convert(
     done = convert_weights(source, out, target=target, changes=_parse_changes(changes), seed=seed, overwrite=overwrite)
     typer.echo(f"{source} is {done.source.name}; wrote the model folder {out}.")
     if done.drawn:
-        typer.echo(f"Freshly drawn with seed {seed}: {len(done.drawn)} weights that it does not have.")
+        typer.echo(f"Freshly drawn with seed {seed}: {len(done.drawn)} tensors that it does not have.")
     if done.dropped:
         typer.echo(f"Left out, as the model has no place for them: {', '.join(done.dropped)}.")
 

@@ -94,12 +94,14 @@ class Dinov2Teacher(Teacher):
         self.aggregator = GridAggregator(pyramid)
         self.width = model.config.hidden_size
         self.descriptor_dim = pyramid.num_regions * self.width
-        self.num_registers = getattr(model.config, "num_register_tokens", 0)
-        self.patch_size = model.get_input_embeddings().patch_size[0]
+        self.num_channels: int = model.config.num_channels
+        self.num_registers: int = getattr(model.config, "num_register_tokens", 0)
+        patch_size = model.config.patch_size
+        self.patch_size: int = patch_size if isinstance(patch_size, int) else patch_size[0]
         self.freeze()
 
     def _targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
-        check_pixel_values(pixel_values, self.model.config.num_channels, self.patch_size)
+        check_pixel_values(pixel_values, self.num_channels, self.patch_size)
         states = self.model(pixel_values).last_hidden_state  # cls, registers, patches
         tokens = torch.cat((states[:, :1], states[:, 1 + self.num_registers :]), dim=1)
         grid_size = (pixel_values.shape[2] // self.patch_size, pixel_values.shape[3] // self.patch_size)

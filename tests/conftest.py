@@ -96,6 +96,16 @@ def save_folder(model: VPRPreTrainedModel, folder: Path) -> Path:
     return folder
 
 
+def hub_cache(cache: Path, name: str, folder: Path) -> Path:
+    """A Hub repository as it lies in the cache, which is all that is read offline."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "snapshots" / ("0" * 40)).symlink_to(folder, target_is_directory=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    return cache
+
+
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference over the norm."""
     return ((found.float() - expected).norm() / expected.norm()).item()

@@ -2,17 +2,23 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from d2vpr_hf.modeling import CricaVPRModel, D2VPRModel
+from safetensors.torch import load_file, save_file
+from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
+from typer.testing import CliRunner
 
-from d2vpr_hf.convert import ConversionError, convert_weights
+from d2vpr_hf.cli import app
+from d2vpr_hf.convert import ConversionError, Target, convert_to_published, convert_weights, load_converted
 from d2vpr_hf.convert.weights_file import read_weights
 from d2vpr_hf.loading import load_image_processor, load_model
-from tests.conftest import published_weights
+from tests.conftest import hub_cache, perturb, published_weights, relative, save_folder, tiny_cricavpr, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +199,315 @@ def test_a_card_that_this_package_wrote_is_renewed(weights, tmp_path):
     convert_weights(save(tmp_path / "plain.pth", weights), out)
     convert_weights(save(tmp_path / "e.pth", published_weights("d2vpr_encoder")), out, overwrite=True)
     assert "38.2 M" in (out / "README.md").read_text()
+
+
+def test_a_checkpoint_of_the_published_training_scripts(weights, tmp_path):
+    """They keep recalls beside the weights, as numpy's numbers and arrays, and the optimizer's state."""
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))])
+    extras = {"epoch_num": 3, "best_r5": np.float64(96.8), "recalls": np.array([91.7, 95.8]), "not_improved_num": np.int64(0)}
+    extras |= {"optimizer_state_dict": optimizer.state_dict()}
+    found = read_weights(save(tmp_path / "a.pth", {"model_state_dict": weights} | extras))
+    assert found.keys() == weights.keys()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "prefix"), [("d2vpr", ""), ("d2vpr_encoder", ""), ("cricavpr", "module.")], ids=lambda value: value
+)
+def test_round_trip_to_the_published_form(tmp_path, manifest, prefix):
+    """Bit-equal, under the names that each published code loads: CricaVPR's hub entry wraps its model, D²-VPR's does not."""
+    published = published_weights(manifest, salt="round trip")
+    published = {name: w + 7 if name.endswith("num_batches_tracked") else w for name, w in published.items()}
+    convert_weights(save(tmp_path / "a.pth", published), tmp_path / "ours")
+    convert_to_published(tmp_path / "ours", tmp_path / "b.pth")
+    content = torch.load(tmp_path / "b.pth", weights_only=True)["model_state_dict"]
+    assert content.keys() == {prefix + name for name in published}
+    for name, weight in published.items():
+        assert content[prefix + name].dtype == weight.dtype
+        assert torch.equal(content[prefix + name], weight), name
+
+
+def test_a_model_that_the_published_code_cannot_compute(tmp_path):
+    folder = save_folder(tiny_model(), tmp_path / "tiny")
+    with pytest.raises(ConversionError, match=r"cannot compute .*: .*hidden_size 32, published 384; .*recovery_size 48, publ"):
+        convert_to_published(folder, tmp_path / "a.pth")
+    assert not (tmp_path / "a.pth").exists()
+
+
+def test_a_switch_that_the_published_code_does_not_have(converted, tmp_path):
+    folder = shutil.copytree(converted, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"position_embedding_offset": 0, "fusion_dropout": 0.5}))
+    with pytest.raises(ConversionError, match=r"differs in: position_embedding_offset 0, published 0\.1\.$"):
+        convert_to_published(folder, tmp_path / "a.pth")
+
+
+def test_publishing_overwrites_nothing_unasked(converted, tmp_path):
+    (tmp_path / "a.pth").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists"):
+        convert_to_published(converted, tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_text() == "mine"
+    convert_to_published(converted, tmp_path / "a.pth", overwrite=True)
+    assert read_weights(tmp_path / "a.pth").keys() == published_weights("d2vpr").keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+    with pytest.raises(FileExistsError):
+        convert_to_published(converted, tmp_path, overwrite=True)
+
+
+TINY_DINOV2 = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 518}
+
+
+def dinov2(kind=Dinov2Model, config=Dinov2Config, **changes):
+    torch.manual_seed(0)
+    return perturb(kind(config(**(TINY_DINOV2 | {"patch_size": 14} | changes)))).eval()
+
+
+@pytest.fixture(scope="module")
+def dinov2_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dinov2")
+    dinov2().save_pretrained(folder)
+    return folder
+
+
+ORIGINAL = {  # a part of the names, as DINOv2's own files have them, and where transformers has them
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "mask_token": "embeddings.mask_token",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "norm1": "norm1",
+    "attn.proj": "attention.o_proj",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+    "mlp.w3": "mlp.down_proj",
+    "ls2.gamma": "layer_scale2.lambda1",
+}
+
+
+def original_names(model):
+    """The weights of a transformers model as DINOv2's own files have them, written out by hand."""
+    state, original = model.state_dict(), {}
+    stacks = {
+        "attn.qkv": ["attention.q_proj", "attention.k_proj", "attention.v_proj"],
+        "mlp.w12": ["mlp.gate_proj", "mlp.up_proj"],
+    }
+    for theirs, ours in ORIGINAL.items():
+        for name in [name for name in state if f".{ours}" in f".{name}" and not name.startswith("layernorm")]:
+            original[name.replace(ours, theirs).replace("encoder.layer.", "blocks.")] = state[name]
+    for theirs, parts in stacks.items():
+        for name in [name for name in state if f".{parts[0]}." in name]:
+            rows = [state[name.replace(parts[0], part)] for part in parts]
+            original[name.replace(parts[0], theirs).replace("encoder.layer.", "blocks.")] = torch.cat(rows)
+    return original | {f"norm.{kind}": state[f"layernorm.{kind}"] for kind in ("weight", "bias")}
+
+
+def assert_same_states(model, reference, size, tolerance=0.0):
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = reference(images, output_hidden_states=True)
+        found = model(images, output_hidden_states=True)
+    assert len(found.hidden_states) == len(expected.hidden_states) == 4
+    assert max(map(relative, found.hidden_states, expected.hidden_states)) <= tolerance
+    return found, expected
+
+
+def test_names_of_dinov2_are_those_of_the_published_backbones(tmp_path):
+    """The published CricaVPR keeps its DINOv2 under `backbone.`: names and shapes that nobody here wrote down."""
+    published = published_weights("cricavpr", salt="dinov2")
+    vit = {name.removeprefix("backbone."): w for name, w in published.items() if name.startswith("backbone.")}
+    vit = {name: weight for name, weight in vit.items() if ".adapter." not in name}
+    done = load_converted(save(tmp_path / "dinov2_vitb14_pretrain.pth", vit), target="cricavpr")
+    state = done.model.state_dict()
+    assert (done.source.name, done.dropped) == ("DINOv2", [])
+    assert torch.equal(state["encoder.layers.11.attention.qkv.weight"], vit["blocks.11.attn.qkv.weight"])
+    assert torch.equal(state["norm.bias"], vit["norm.bias"])
+    drawn = {name for name in state if ".adapter." in name or name.startswith(("cross_image_encoder", "aggregator"))}
+    assert set(done.drawn) == {name for name in drawn if not name.endswith("num_batches_tracked")}
+    assert done.model.config.num_attention_heads == 12
+
+
+@pytest.mark.parametrize("size", [(518, 518), (224, 224), (98, 294)], ids=str)
+def test_a_student_starts_as_dinov2(dinov2_folder, size):
+    """Below the recovery module, to the last bit, where both resample positions alike."""
+    done = load_converted(dinov2_folder, target=Target.STUDENT, changes={"position_embedding_offset": 0})
+    assert isinstance(done.model, D2VPRModel)
+    assert done.dropped == ["layernorm.bias", "layernorm.weight"]
+    assert not any(name.startswith(("embeddings.", "encoder.")) and ".adapter." not in name for name in done.drawn)
+    assert_same_states(done.model, dinov2(), size)
+
+
+def test_the_two_rules_for_positions_differ_except_on_the_stored_grid(dinov2_folder):
+    model = load_converted(dinov2_folder, target="student").model
+    assert model.config.position_embedding_offset == 0.1
+    assert_same_states(model, dinov2(), (518, 518))
+    with pytest.raises(AssertionError):
+        assert_same_states(model, dinov2(), (224, 224))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("form", ["folder", "sharded", "original.pth", "file.safetensors", "memory.safetensors"])
+def test_every_form_of_dinov2_gives_the_same_teacher(tmp_path, form, gated):
+    """ViT-g's gated MLPs included; tokens after the final norm are DINOv2's own."""
+    reference = dinov2(use_swiglu_ffn=gated)
+    source = tmp_path / form
+    if form in ("folder", "sharded"):
+        reference.save_pretrained(source, max_shard_size="300KB" if form == "sharded" else "1GB")
+    elif form == "original.pth":
+        torch.save(original_names(reference), source)
+    elif form == "memory.safetensors":
+        save_file(reference.state_dict(), source)
+    else:
+        reference.save_pretrained(tmp_path / "folder")
+        shutil.copy(tmp_path / "folder" / "model.safetensors", source)
+        assert any("attention.attention.query" in name for name in load_file(source))  # as every transformers 5 writes it
+    changes = {"position_embedding_offset": 0, "cross_image_num_heads": 8}
+    done = load_converted(source, target="cricavpr", changes=changes)
+    assert isinstance(done.model, CricaVPRModel) and done.dropped == []
+    assert done.model.config.use_swiglu_ffn == gated
+    # gate and values are one product here and two there, which may round otherwise
+    tolerance = 1e-6 if gated else 0.0
+    found, expected = assert_same_states(done.model, reference, (98, 70), tolerance)
+    assert relative(found.last_hidden_state, expected.last_hidden_state) <= tolerance
+
+
+def test_a_hub_id(dinov2_folder, tmp_path, monkeypatch):
+    cache = hub_cache(tmp_path, "facebook/dinov2-small", dinov2_folder)
+    for name in ("transformers.utils.hub.constants.HF_HUB_CACHE", "huggingface_hub.constants.HF_HUB_CACHE"):
+        monkeypatch.setattr(name, str(cache), raising=False)
+    result = CliRunner().invoke(app, ["convert", "facebook/dinov2-small", str(tmp_path / "out"), "--as", "student"])
+    assert result.exit_code == 0, result.exception
+    assert "Freshly drawn with seed 0" in result.output
+    assert "Left out, as the model has no place for them: layernorm.bias, layernorm.weight" in result.output
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| made from | facebook/dinov2-small |" in card and "license: apache-2.0" in card
+    assert load_model(tmp_path / "out").config.hidden_size == 128
+
+
+def test_the_seed_decides_what_is_drawn(dinov2_folder):
+    states = [load_converted(dinov2_folder, target="student", seed=seed).model.state_dict() for seed in (0, 0, 1)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert not torch.equal(states[0]["recovery.projection.weight"], states[2]["recovery.projection.weight"])
+    before = torch.random.get_rng_state()
+    load_converted(dinov2_folder, target="student")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_fields_of_the_configuration_can_be_set(dinov2_folder, tmp_path):
+    command = ["convert", str(dinov2_folder), str(tmp_path / "out"), "--as", "student", "--set", "recovery_size=128"]
+    result = CliRunner().invoke(app, [*command, "--set", "tap_layers=[1, 3]", "--set", "hidden_act=gelu", "--seed", "5"])
+    assert result.exit_code == 0, result.exception
+    config = load_model(tmp_path / "out").config
+    assert (config.recovery_size, config.tap_layers, config.hidden_act) == (128, [1, 3], "gelu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "say what it shall become, `--as student` or `--as cricavpr`"),
+        ({"target": "teacher"}, r"become one of student, cricavpr \(`--as`\), got 'teacher'"),
+        ({"target": "student", "changes": {"recovery_sise": 3}}, "D2VPRConfig has no field recovery_sise"),
+        ({"target": "student", "changes": {"recovery_size": "big"}}, "`recovery_size` must be a whole number"),
+        ({"target": "student", "changes": {"hidden_size": 64}}, r"(?s)mis-shaped \(\d+\): embeddings\.cls_token"),
+    ],
+)
+def test_options_that_do_not_go_with_the_source(dinov2_folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_converted(dinov2_folder, **options)
+
+
+def test_a_whole_model_becomes_nothing_else(weights, tmp_path):
+    path = save(tmp_path / "a.pth", weights)
+    with pytest.raises(ValueError, match="is published D²-VPR, a whole student; it cannot become cricavpr"):
+        load_converted(path, target="cricavpr")
+    assert load_converted(path, target="student").drawn == []
+
+
+def test_registers_have_no_place_in_a_student(tmp_path):
+    dinov2(Dinov2WithRegistersModel, Dinov2WithRegistersConfig).save_pretrained(tmp_path)
+    with pytest.raises(ConversionError, match=r"left over \(1\): embeddings\.register_tokens"):
+        load_converted(tmp_path, target="student")
+
+
+def test_a_mask_token_may_be_missing(tmp_path):
+    dinov2(use_mask_token=False).save_pretrained(tmp_path)
+    done = load_converted(tmp_path, target="student")
+    assert "embeddings.mask_token" not in done.drawn
+    assert (done.model.embeddings.mask_token == 0).all()
+
+
+def test_a_final_norm_may_not_be_missing_in_a_teacher(tmp_path):
+    broken = original_names(dinov2())
+    del broken["norm.weight"]
+    path = save(tmp_path / "a.pth", broken)
+    with pytest.raises(ConversionError, match=r"missing \(1\): norm\.weight"):
+        load_converted(path, target="cricavpr", changes={"cross_image_num_heads": 8})
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: w.pop("encoder.layer.1.attention.attention.key.bias"),
+            r"encoder\.layer\.1\.attention\..*key\.bias|k_proj\.bias",
+        ),
+        (lambda w: w.update({"stranger.weight": torch.zeros(3)}), r"stranger\.weight"),
+        (lambda w: w.update({"layernorm.bias": torch.zeros(5)}), r"layernorm\.bias.*5"),
+    ],
+)
+def test_a_dinov2_with_a_tensor_too_few_too_many_or_wrong(dinov2_folder, tmp_path, form, change, message):
+    folder = shutil.copytree(dinov2_folder, tmp_path / "folder")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    source = folder if form == "folder" else folder / "model.safetensors"
+    with pytest.raises(ValueError, match=f"(?s)do not fit.*({message})"):
+        convert_weights(source, tmp_path / "out", target="cricavpr", changes={"cross_image_num_heads": 8})
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_architecture(tmp_path):
+    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
+    ViTModel(config).save_pretrained(tmp_path / "vit")
+    with pytest.raises(ValueError, match="is a model of type 'vit'; expected 'dinov2'"):
+        convert_weights(tmp_path / "vit", tmp_path / "out", target="student")
+    with pytest.raises(ConversionError, match=r"(?s)do not fit.*left over \(10\).*missing \(10\)"):
+        convert_weights(tmp_path / "vit" / "model.safetensors", tmp_path / "out", target="student")
+
+
+def test_a_model_of_this_package_is_no_source(tmp_path):
+    folder = save_folder(tiny_cricavpr(), tmp_path / "tiny")
+    with pytest.raises(ValueError, match=r"is a model of this package already\. `--to published` writes it"):
+        convert_weights(folder, tmp_path / "out", target="student")
+
+
+def test_a_source_that_is_nowhere(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no file nowhere\.pth"):
+        convert_weights("nowhere.pth", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="No model someone/nothing"):
+        convert_weights("someone/nothing", tmp_path / "out", target="student")
+
+
+def test_the_folder_of_the_source_is_not_overwritten(dinov2_folder, tmp_path):
+    folder = shutil.copytree(dinov2_folder, tmp_path / "folder")
+    with pytest.raises(FileExistsError, match="might be overwritten"):
+        convert_weights(folder, folder, target="student", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--to", "onnx"], "as `--to published` only, got 'onnx'"),
+        (["--to", "published", "--as", "student"], "leave `--as` and `--set` out"),
+        (["--as", "student", "--set", "recovery_size"], "Expected `--set FIELD=VALUE`, got 'recovery_size'"),
+    ],
+)
+def test_command_lines_that_make_no_sense(dinov2_folder, tmp_path, options, message):
+    result = CliRunner().invoke(app, ["convert", str(dinov2_folder), str(tmp_path / "out"), *options])
+    assert isinstance(result.exception, ValueError) and message in str(result.exception)
+
+
+def test_publishing_from_the_command_line(converted, tmp_path):
+    result = CliRunner().invoke(app, ["convert", str(converted), str(tmp_path / "a.pth"), "--to", "published"])
+    assert result.exit_code == 0, result.exception
+    assert "as published D²-VPR:" in result.output and (tmp_path / "a.pth").is_file()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from d2vpr_hf.assets.make_tiny import make_tiny
 from d2vpr_hf.loading import EMBEDDED_MODEL, fingerprint, load_image_processor, load_model
-from tests.conftest import tiny_model
+from tests.conftest import hub_cache, tiny_model
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_damaged_files(folder):
 
 def test_another_kind_of_model(folder):
     edit_config(folder, model_type="dinov2")
-    with pytest.raises(ValueError, match="is a model of type 'dinov2'; expected 'd2vpr'"):
+    with pytest.raises(ValueError, match=r"is a model of type 'dinov2'; expected 'd2vpr' or 'cricavpr'\. `d2vpr convert --as`"):
         load_model(folder)
 
 
@@ -113,11 +113,7 @@ def test_what_is_no_model(folder, tmp_path):
 
 def test_a_hub_id(tiny_folder, tmp_path):
     """A Hub repository in the cache; offline it is all that is read."""
-    repository = tmp_path / "models--someone--d2vpr"
-    (repository / "snapshots").mkdir(parents=True)
-    (repository / "snapshots" / ("0" * 40)).symlink_to(tiny_folder, target_is_directory=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
+    hub_cache(tmp_path, "someone/d2vpr", tiny_folder)
     loaded, local = load_model("someone/d2vpr", cache_dir=tmp_path), load_model(tiny_folder)
     processor = load_image_processor("someone/d2vpr", cache_dir=tmp_path)
     assert fingerprint(loaded, processor) == fingerprint(local, load_image_processor(tiny_folder))

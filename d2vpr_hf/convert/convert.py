@@ -13,7 +13,7 @@ from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.convert.layouts import Weights
 from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source, Target
 from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
-from d2vpr_hf.loading import load_dinov2
+from d2vpr_hf.loading import load_config, load_dinov2
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
 _FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
@@ -98,9 +98,10 @@ def load_converted(
     weights, config_fields = _read(source)
     row = max(SOURCES, key=lambda row: row.count_known(weights))
     if row.count_known(weights) < len(weights) / 2:
-        kinds = ", ".join(row.name for row in SOURCES)
+        kinds = ", ".join(dict.fromkeys(row.name for row in SOURCES))
         raise ConversionError(f"{source} is of no known kind ({kinds}). Its weights are: {listing(sorted(weights))}.")
-    config = _make_config(source, row, target, row.fields(row.rename(weights)) | config_fields | dict(changes or {}))
+    values = row.fields(row.rename(weights)) | config_fields | dict(changes or {})
+    config = _make_config(_choose_target(source, row, target), values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS[type(config)](config)
@@ -115,6 +116,8 @@ def _read(source: str | Path) -> tuple[Weights, dict[str, Any]]:
     path = Path(source)
     if path.is_file() or path.suffix.lower() in _FILES:
         return read_weights(path), {}
+    if isinstance(load_config(source), VPRConfig):
+        raise ValueError(f"{source} is a model of this package already. `--to published` writes it for its authors' code.")
     model = load_dinov2(source)
     return model.state_dict(), _shared_fields(model.config)
 
@@ -126,15 +129,20 @@ def _shared_fields(config: Any) -> dict[str, Any]:
     return values | {name: value[0] for name, value in sides.items()}
 
 
-def _make_config(source: str | Path, row: Source, target: Target | str | None, values: dict[str, Any]) -> VPRConfig:
+def _choose_target(source: str | Path, row: Source, target: Target | str | None) -> Target:
     names = [str(name) for name in Target]
     if target is not None and target not in names:
         raise ValueError(f"Weights become one of {', '.join(names)} (`--as`), got {target!r}.")
-    if row.target is None and target is None:
+    chosen = row.target or target
+    if chosen is None:
         raise ValueError(f"{source} is {row.name}: say what it shall become, `--as {'` or `--as '.join(names)}`.")
-    if row.target is not None and target not in (None, row.target):
-        raise ValueError(f"{source} is {row.name}, a whole {row.target}; it cannot become {target}. Leave `--as` out.")
-    config_class = CONFIGS[Target(row.target or target)]
+    if target not in (None, chosen):
+        raise ValueError(f"{source} is {row.name}, a whole {chosen}; it cannot become {target}. Leave `--as` out.")
+    return Target(chosen)
+
+
+def _make_config(target: Target, values: dict[str, Any]) -> VPRConfig:
+    config_class = CONFIGS[target]
     unknown = sorted(set(values) - {field.name for field in fields(config_class)})
     if unknown:
         raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}.")

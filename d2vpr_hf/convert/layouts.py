@@ -4,7 +4,7 @@ A layout has two directions that undo each other: `take_apart` turns our tensors
 into ours. Both work on our side's names (see `names.py`), where a piece that only the file has is named beside ours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+Stacks = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def offset_head_to_halves(weights: Weights) -> Weights:
     return weights
 
 
-def stacked_layers(stacks: dict[str, tuple[str, ...]]) -> Layout:
+def stacked_layers(stacks: Stacks) -> Layout:
     """Make the layout of files that hold separate layers where we have one whose outputs are theirs in a row.
 
     Args:
@@ -61,7 +62,7 @@ def stacked_layers(stacks: dict[str, tuple[str, ...]]) -> Layout:
     return Layout(partial(_cut_stacks, stacks=stacks), partial(_stack, stacks=stacks))
 
 
-def _cut_stacks(weights: Weights, stacks: dict[str, tuple[str, ...]]) -> Weights:
+def _cut_stacks(weights: Weights, stacks: Stacks) -> Weights:
     cut = {}
     for name, weight in weights.items():
         whole = next((whole for whole in stacks if f".{whole}." in name), None)
@@ -73,7 +74,7 @@ def _cut_stacks(weights: Weights, stacks: dict[str, tuple[str, ...]]) -> Weights
     return cut
 
 
-def _stack(weights: Weights, stacks: dict[str, tuple[str, ...]]) -> Weights:
+def _stack(weights: Weights, stacks: Stacks) -> Weights:
     stacked = dict(weights)
     for whole, parts in stacks.items():
         for first in [name for name in weights if f".{parts[0]}." in name]:
@@ -82,7 +83,7 @@ def _stack(weights: Weights, stacks: dict[str, tuple[str, ...]]) -> Weights:
     return stacked
 
 
-_QUERY_KEY_VALUE = {"attention.qkv": ("attention.query", "attention.key", "attention.value")}
+_QUERY_KEY_VALUE: dict[str, tuple[str, ...]] = {"attention.qkv": ("attention.query", "attention.key", "attention.value")}
 OFFSET_HEAD = Layout(offset_head_to_convolutions, offset_head_to_halves)
 SEPARATE_ATTENTION = stacked_layers(_QUERY_KEY_VALUE)
 SEPARATE_ATTENTION_AND_GATE = stacked_layers(_QUERY_KEY_VALUE | {"mlp.gate_up": ("mlp.gate", "mlp.up")})

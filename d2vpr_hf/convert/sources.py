@@ -155,14 +155,14 @@ SOURCES = (
     ),
     Source(name="DINOv2", names=DINOV2, fields=dinov2_fields, card=_DINOV2_CARD),
     Source(
-        name="transformers' DINOv2 (names in files)",
+        name="transformers' DINOv2",
         names=TRANSFORMERS_FILES,
         layout=SEPARATE_ATTENTION,
         fields=dinov2_fields,
         card=_DINOV2_CARD,
     ),
     Source(
-        name="transformers' DINOv2 (names in memory)",
+        name="transformers' DINOv2",
         names=TRANSFORMERS_MEMORY,
         layout=SEPARATE_ATTENTION_AND_GATE,
         fields=dinov2_fields,

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy._core import multiarray
 from torch import Tensor
 
 from d2vpr_hf.convert.layouts import Weights
@@ -79,12 +80,8 @@ def _numbers_allowed() -> AbstractContextManager[None]:
 
     torch's unpickler refuses them otherwise. They are data: what builds them can do nothing else.
     """
-    core = np._core.multiarray
-    builders = [
-        (part, f"numpy.{folder}.multiarray.{part.__name__}")
-        for part in (core.scalar, core._reconstruct)
-        for folder in ("core", "_core")
-    ]
+    names = [f"numpy.{folder}.multiarray" for folder in ("core", "_core")]  # before numpy 2 and since
+    builders = [(part, f"{name}.{part.__name__}") for part in (multiarray.scalar, multiarray._reconstruct) for name in names]
     types = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name != "ObjectDType"]
     return torch.serialization.safe_globals([*builders, np.ndarray, np.dtype, *types])
 

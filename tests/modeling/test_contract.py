@@ -17,7 +17,7 @@ from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
-from tests.conftest import TINY, TINY_CRICAVPR, relative, save_folder, tiny_cricavpr, tiny_model
+from tests.conftest import TINY, TINY_CRICAVPR, hub_cache, relative, save_folder, tiny_cricavpr, tiny_model
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"d2vpr": tiny_model, "cricavpr": tiny_cricavpr}
@@ -125,12 +125,7 @@ def test_a_process_without_the_package_computes_the_same_bits(tiny_folder, photo
 
 def test_and_so_it_does_from_a_hub_id(tiny_folder, photo, descriptor, tmp_path):
     """A Hub repository is a folder in the cache; offline it is all that is read."""
-    repository = tmp_path / "home" / "hub" / "models--someone--d2vpr"
-    snapshot = repository / "snapshots" / ("0" * 40)
-    snapshot.parent.mkdir(parents=True)
-    snapshot.symlink_to(tiny_folder, target_is_directory=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("0" * 40)
+    hub_cache(tmp_path / "home" / "hub", "someone/d2vpr", tiny_folder)
     assert np.array_equal(
         run_stranger("someone/d2vpr", photo, tmp_path, HF_HOME=str(tmp_path / "home")),
         descriptor,
