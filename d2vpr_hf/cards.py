@@ -47,7 +47,10 @@ With the package: `d2vpr index PHOTOS --model path/or/hub-id --out INDEX`, then 
 
 ## Limits
 
-A match says which known photo looks most like yours, also where your photo was taken somewhere else. No number of this page
+{% if batch_dependent %}A descriptor depends on the other photos of its batch: described alone, as above, a photo gets
+another one than among others. Describe database and queries in batches of one size.
+
+{% endif %}A match says which known photo looks most like yours, also where your photo was taken somewhere else. No number of this page
 was measured on this copy of the weights.
 
 ## Licence
@@ -79,6 +82,7 @@ _METHODS = {
         title="D²-VPR",
         arxiv="2511.12528",
         citation="""@article{d2vpr2025,
+  author = {Zhang, Zheyuan and Zhang, Jiwei and Zhou, Boyu and Duan, Linzhimeng and Chen, Hong},
   title = {D²-VPR: A Parameter-efficient Visual-foundation-model-based Visual Place Recognition Method via Knowledge
            Distillation and Deformable Aggregation},
   journal = {arXiv preprint arXiv:2511.12528},
@@ -89,6 +93,7 @@ _METHODS = {
         title="CricaVPR",
         arxiv="2402.19231",
         citation="""@inproceedings{cricavpr2024,
+  author = {Lu, Feng and Lan, Xiangyuan and Zhang, Lijun and Jiang, Dongmei and Wang, Yaowei and Yuan, Chun},
   title = {CricaVPR: Cross-image Correlation-aware Representation Learning for Visual Place Recognition},
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year = {2024}
@@ -148,6 +153,7 @@ def make_card(model: VPRPreTrainedModel, facts: CardFacts, origin: str) -> Model
         descriptor_dim=config.descriptor_dim,
         patch_size=config.patch_size,
         cross_image="yes: descriptors depend on their batch" if config.use_cross_image_encoder else "no",
+        batch_dependent=config.use_cross_image_encoder,
         training_data=facts.training_data,
         origin=origin,
         license_note=facts.license_note,

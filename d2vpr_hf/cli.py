@@ -39,7 +39,10 @@ def _path(text: str) -> Path:
 
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Model folder or Hub id. Default: the small one in this package.")
+    str | None,
+    typer.Option(
+        "--model", help="Model folder or Hub id. Default: what the index was built with; for a new one, the small model here."
+    ),
 ]
 PlotOption = Annotated[
     Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
@@ -51,7 +54,8 @@ StrictOption = Annotated[bool, typer.Option("--strict", help="Make a photo that 
 OverwriteOption = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Write although there is something at OUT already: an index is replaced, a model's files are."
+        "--overwrite",
+        help="Write although there is something already: an index is replaced whole, a model's files are replaced.",
     ),
 ]
 
@@ -89,9 +93,13 @@ def convert(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the configuration, such as recovery_size=1024."),
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="With --as: set a field of the configuration, such as recovery_size=1024. VALUE as in JSON or Python.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of what is freshly drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of what is freshly drawn.")] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Convert weights: the authors' files and DINOv2s to model folders, and back."""
@@ -104,7 +112,11 @@ def convert(
         typer.echo(f"Wrote {source} as {row.name}: {out}.")
         return
     done = convert_weights(source, out, target=target, changes=_parse_changes(changes), seed=seed, overwrite=overwrite)
-    typer.echo(f"{source} is {done.source.name}; wrote the model folder {out}.")
+    typer.echo(
+        f"{source} is {done.source.name}; wrote the model folder {out}. Next: d2vpr index PHOTOS --model {out} --out INDEX"
+    )
+    if done.assumed_heads:
+        typer.echo(f"Assumed {done.assumed_heads} attention heads, of 64 channels each; if not, `--set num_attention_heads=N`.")
     if done.drawn:
         typer.echo(f"Freshly drawn with seed {seed}: {len(done.drawn)} tensors that it does not have.")
     if done.dropped:
@@ -119,14 +131,14 @@ def _check_publishing(to: str, target: str | None, changes: list[str] | None) ->
 
 
 def _parse_changes(changes: list[str] | None) -> dict[str, Any]:
-    """Read FIELD=VALUE; a value is JSON where it can be read as such, and text otherwise."""
+    """Read FIELD=VALUE; a value is JSON or one of Python's words where it can be read so, and text otherwise."""
     parsed = {}
     for change in changes or ():
         field, separator, value = change.partition("=")
-        if not separator:
+        if not separator or not field:
             raise ValueError(f"Expected `--set FIELD=VALUE`, got {change!r}.")
         try:
-            parsed[field] = json.loads(value)
+            parsed[field] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
         except ValueError:
             parsed[field] = value
     return parsed
@@ -211,10 +223,11 @@ def _encoder(model: str | None, batch_size: int, workers: int, device: str | Non
 
 
 def _hush_transformers() -> None:
-    """Switch off the bars that transformers draws for every file it reads or writes."""
-    from transformers.utils.logging import disable_progress_bar
+    """Switch off the bars that transformers draws for every file, and its reports, which our errors repeat."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
+    set_verbosity_error()
 
 
 @contextlib.contextmanager

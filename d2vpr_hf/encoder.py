@@ -80,7 +80,8 @@ class PlaceEncoder:
         if self.model.config.use_cross_image_encoder:
             logger.warning(
                 "This model has a cross-image encoder: a photo's descriptor depends on the photos around it and on "
-                "batch_size (%d). Use a model without it where descriptors must be comparable.",
+                "batch_size (%d), and a query alone gets another one than among others. Take a D²-VPR without it where "
+                "descriptors must be comparable.",
                 batch_size,
             )
 

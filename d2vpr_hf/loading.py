@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -22,7 +23,15 @@ _TRAINING_FIELDS = {
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout"),
 }
 # of transformers' models, those that are DINOv2
+# what transformers raises on configurations that cannot be
+_ODD_CONFIGURATION = (TypeError, AttributeError, KeyError, ZeroDivisionError, StrictDataclassError)
 DINOV2_TYPES = ("dinov2", "dinov2_with_registers")
+# switches, and how the fields begin that mean nothing without them
+_SWITCHED_FIELDS = {
+    "use_cross_image_encoder": "cross_image_",
+    "use_top_down_fusion": "fusion_",
+    "use_position_encoding": "position_encoding_",
+}
 _IDLE_TENSORS = ("mask_token", "num_batches_tracked")
 
 
@@ -77,6 +86,8 @@ def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConf
         if Path(source).is_dir():
             raise ValueError(f"The configuration of {source} cannot be read: {error}") from error
         raise FileNotFoundError(f"No model {source}: there is no such folder, and from the Hub came: {error}") from error
+    except _ODD_CONFIGURATION as error:
+        raise ValueError(f"The configuration of {source} cannot be read: {error!r}") from error
 
 
 def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
@@ -94,6 +105,8 @@ def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
         )
     except SafetensorError as error:
         raise ValueError(f"The weights of {source} are damaged: {error}.") from error
+    except _ODD_CONFIGURATION as error:
+        raise ValueError(f"The configuration of {source}, or what was asked of it, makes no model: {error!r}") from error
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     problems = {kind: sorted(map(str, report[kind])) for kind in kinds if report[kind]}
     if problems:
@@ -126,11 +139,26 @@ def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> st
     return digest.hexdigest()
 
 
-def computing_values(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the fields that descriptors depend on: ours, not the base class's, and none for fresh weights or training."""
+def own_fields(config: PreTrainedConfig | type[PreTrainedConfig]) -> list[str]:
+    """Name the fields that a configuration of ours adds to those of transformers' base class."""
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
-    names = {field.name for field in dataclasses.fields(config)} - inherited - _TRAINING_FIELDS
-    return {name: value for name, value in config.to_dict().items() if name in names}
+    return [field.name for field in dataclasses.fields(config) if field.name not in inherited]
+
+
+def computing_values(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields that descriptors depend on: none for fresh weights or training, none of a part that is off."""
+    off = tuple(prefix for switch, prefix in _SWITCHED_FIELDS.items() if not getattr(config, switch, True))
+    names = [name for name in own_fields(config) if name not in _TRAINING_FIELDS and not name.startswith(off)]
+    return {name: _plain(getattr(config, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    """Write equal numbers alike, in lists and tables too: 4.0 as 4."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _resolve(name: str | Path | None) -> str:
@@ -140,6 +168,10 @@ def _resolve(name: str | Path | None) -> str:
     if not str(name):
         raise ValueError("The model's name is empty. Give a folder or a Hub id, or leave it out for the embedded model.")
     path = Path(name)
+    if path.is_file():
+        raise FileNotFoundError(
+            f"{name} is a file, no model folder. If it holds weights, `d2vpr convert` makes a folder of it."
+        )
     if not path.is_dir():
         if isinstance(name, Path) or not _may_be_hub_id(name):
             raise FileNotFoundError(f"There is no model folder {name}. Give a folder or a Hub id such as user/model.")
@@ -152,7 +184,7 @@ def _resolve(name: str | Path | None) -> str:
 
 
 def _may_be_hub_id(name: str) -> bool:
-    return name.count("/") <= 1 and not name.startswith((".", "/", "~")) and not Path(name).is_file()
+    return name.count("/") <= 1 and not name.startswith((".", "/", "~"))
 
 
 def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -195,4 +227,5 @@ __all__ = [
     "load_dinov2",
     "load_image_processor",
     "load_model",
+    "own_fields",
 ]

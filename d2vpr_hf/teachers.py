@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from d2vpr_hf.loading import DINOV2_TYPES, load_config, load_dinov2, load_model
-from d2vpr_hf.modeling import CricaVPRConfig, VPRPreTrainedModel
+from d2vpr_hf.modeling import MODELS, CricaVPRConfig, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.modeling.grid_aggregation import GridAggregator
 from d2vpr_hf.modeling.modeling_vpr import check_pixel_values, flatten_and_normalize
 
@@ -46,6 +46,8 @@ class Teacher(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        flags = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
+        model.config.update(flags)  # a folder may say otherwise
 
     def freeze(self) -> "Teacher":
         """Switch gradients off, and eval mode on."""
@@ -120,9 +122,13 @@ def load_teacher(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwar
     Raises:
         FileNotFoundError, ValueError: As [`load_model`] and [`load_dinov2`] raise them.
     """
-    if load_config(name, **kwargs).model_type in DINOV2_TYPES:
+    config = load_config(name, **kwargs)
+    if config.model_type in DINOV2_TYPES:
         return Dinov2Teacher(load_dinov2(name, dtype=dtype, **kwargs))
-    return PlaceTeacher(load_model(name, dtype=dtype, **kwargs))
+    if isinstance(config, VPRConfig):
+        return PlaceTeacher(load_model(name, dtype=dtype, **kwargs))
+    types = [*(known.model_type for known in MODELS), *DINOV2_TYPES]
+    raise ValueError(f"{name} is a model of type {config.model_type!r}; a teacher is one of {', '.join(types)}.")
 
 
 __all__ = ["Dinov2Teacher", "PlaceTeacher", "Teacher", "TeacherTargets", "load_teacher"]

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 Rules = tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...]
 
@@ -86,6 +87,7 @@ VPR_RULES: Rules = (
         "a number in [0, 1)",
         is_fraction,
     ),
+    (("hidden_act",), "an activation of transformers", lambda value: isinstance(value, str) and value in ACT2FN),
     (("adapter_branch_ratios",), "numbers", are_all(is_number)),
     (
         ("adapter_kernel_sizes",),

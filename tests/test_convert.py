@@ -3,13 +3,16 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from d2vpr_hf.modeling import CricaVPRModel, D2VPRModel
+from d2vpr_hf.modeling import CricaVPRModel, D2VPRImageProcessor, D2VPRModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
 from typer.testing import CliRunner
@@ -17,7 +20,7 @@ from typer.testing import CliRunner
 from d2vpr_hf.cli import app
 from d2vpr_hf.convert import ConversionError, Target, convert_to_published, convert_weights, load_converted
 from d2vpr_hf.convert.weights_file import read_weights
-from d2vpr_hf.loading import load_image_processor, load_model
+from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
 from tests.conftest import hub_cache, perturb, published_weights, relative, save_folder, tiny_cricavpr, tiny_model
 
 
@@ -141,14 +144,21 @@ def test_another_model_is_of_no_known_kind(tmp_path):
         convert_weights(path, tmp_path / "out")
 
 
-class Bomb:
+class Call:
+    """A pickle that calls a function when it is loaded."""
+
+    def __init__(self, function, *arguments) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+class Bomb(Call):
     """A pickle that writes a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
+        super().__init__(Path.touch, path)
 
 
 def test_code_in_a_pickle_is_not_executed(tmp_path):
@@ -206,8 +216,57 @@ def test_a_checkpoint_of_the_published_training_scripts(weights, tmp_path):
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))])
     extras = {"epoch_num": 3, "best_r5": np.float64(96.8), "recalls": np.array([91.7, 95.8]), "not_improved_num": np.int64(0)}
     extras |= {"optimizer_state_dict": optimizer.state_dict()}
-    found = read_weights(save(tmp_path / "a.pth", {"model_state_dict": weights} | extras))
-    assert found.keys() == weights.keys()
+    path = tmp_path / "a.pth"
+    torch.save({"model_state_dict": {"a": torch.ones(2)}} | extras, path, _use_new_zipfile_serialization=False)
+    assert read_weights(path)["a"].tolist() == [1, 1]
+    path.write_bytes(path.read_bytes().replace(b"numpy._core.", b"numpy.core."))  # as numpy 1 wrote it
+    assert read_weights(path)["a"].tolist() == [1, 1]
+    assert read_weights(save(path, {"model_state_dict": weights} | extras)).keys() == weights.keys()
+
+
+def test_numpy_builds_nothing_that_a_file_describes(tmp_path):
+    """numpy takes a file's word for an address: the first kills the process where it is believed, the second takes 4 GB."""
+    for name, arguments in {"address": ((1,), "O", b"AAAAAAAA"), "memory": ((500_000_000,), "O")}.items():
+        torch.save({"a": torch.ones(1), "recalls": Call(np.ndarray, *arguments)}, tmp_path / f"{name}.pth")
+        code = "import sys; from d2vpr_hf.convert.weights_file import read_weights; read_weights(sys.argv[1])"
+        code = code.replace("read_weights(sys.argv[1])", "from pathlib import Path; read_weights(Path(sys.argv[1]))")
+        run = subprocess.run([sys.executable, "-c", code, str(tmp_path / f"{name}.pth")], capture_output=True, text=True)
+        assert "holds entries that are no weights: recalls" in run.stderr
+
+
+def test_reading_leaves_the_process_as_it_was(tmp_path):
+    """What else the process lets torch unpickle is neither used nor forgotten."""
+    path = save(tmp_path / "a.pth", {"a": torch.ones(1), "b": Bomb(tmp_path / "executed")})
+    torch.serialization.add_safe_globals([Path.touch, type(tmp_path)])
+    try:
+        before = torch.serialization.get_safe_globals()
+        with pytest.raises(ConversionError, match="nothing in it was executed"):
+            read_weights(path)
+        assert set(torch.serialization.get_safe_globals()) == set(before)
+        assert not (tmp_path / "executed").exists()
+    finally:
+        torch.serialization.clear_safe_globals()
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.ones(4).to_sparse(),
+        torch.empty(1).expand(10**6, 10**6),
+        torch.empty(3, device="meta"),
+        torch.ones(2).to(torch.float8_e4m3fn),
+    ],
+    ids=["sparse", "more than its memory", "meta", "8-bit float"],
+)
+def test_tensors_that_are_no_plain_numbers(tmp_path, tensor):
+    with pytest.raises(ConversionError, match=r"no plain numbers .*: odd\."):
+        read_weights(save(tmp_path / "a.pth", {"odd": tensor, "fine": torch.ones(1)}))
+
+
+def test_names_cannot_command_a_terminal(tmp_path):
+    path = save(tmp_path / "a.pth", {"\x1b[2J\nd2vpr: all fine": torch.ones(1)})
+    with pytest.raises(ConversionError, match=r"Its weights are: '\\x1b\[2J\\nd2vpr: all fine'"):
+        load_converted(path)
 
 
 @pytest.mark.parametrize(
@@ -249,8 +308,9 @@ def test_publishing_overwrites_nothing_unasked(converted, tmp_path):
     convert_to_published(converted, tmp_path / "a.pth", overwrite=True)
     assert read_weights(tmp_path / "a.pth").keys() == published_weights("d2vpr").keys()
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+    (tmp_path / "folder.pth").mkdir()
     with pytest.raises(FileExistsError):
-        convert_to_published(converted, tmp_path, overwrite=True)
+        convert_to_published(converted, tmp_path / "folder.pth", overwrite=True)
 
 
 TINY_DINOV2 = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 518}
@@ -394,20 +454,32 @@ def test_the_seed_decides_what_is_drawn(dinov2_folder):
 
 def test_fields_of_the_configuration_can_be_set(dinov2_folder, tmp_path):
     command = ["convert", str(dinov2_folder), str(tmp_path / "out"), "--as", "student", "--set", "recovery_size=128"]
-    result = CliRunner().invoke(app, [*command, "--set", "tap_layers=[1, 3]", "--set", "hidden_act=gelu", "--seed", "5"])
+    command += ["--set", "tap_layers=[1, 3]", "--set", "hidden_act=gelu", "--set", "use_offsets=False", "--seed", "5"]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.exception
     config = load_model(tmp_path / "out").config
-    assert (config.recovery_size, config.tap_layers, config.hidden_act) == (128, [1, 3], "gelu")
+    assert (config.recovery_size, config.tap_layers, config.hidden_act, config.use_offsets) == (128, [1, 3], "gelu", False)
+
+
+def test_assumed_heads_are_told(dinov2_folder, tmp_path):
+    command = ["convert", str(dinov2_folder / "model.safetensors"), str(tmp_path / "out"), "--as", "student"]
+    assert "Assumed 2 attention heads, of 64 channels each" in CliRunner().invoke(app, command).output
+    assert load_converted(dinov2_folder, target="student").assumed_heads is None
+    changes = {"num_attention_heads": 4}
+    assert load_converted(dinov2_folder / "model.safetensors", target="student", changes=changes).assumed_heads is None
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"target": "student", "changes": {"dtype": "bfloat16"}}, "has no field dtype to set. It has: hidden_size, "),
+        ({"target": "student", "changes": {"hidden_act": "nope"}}, "`hidden_act` must be an activation of transformers"),
+        ({"target": "student", "changes": {"mlp_ratio": 1e9}}, r"The weights of .* tell mlp_ratio \(4\); it cannot be set"),
         ({}, "say what it shall become, `--as student` or `--as cricavpr`"),
         ({"target": "teacher"}, r"become one of student, cricavpr \(`--as`\), got 'teacher'"),
         ({"target": "student", "changes": {"recovery_sise": 3}}, "D2VPRConfig has no field recovery_sise"),
         ({"target": "student", "changes": {"recovery_size": "big"}}, "`recovery_size` must be a whole number"),
-        ({"target": "student", "changes": {"hidden_size": 64}}, r"(?s)mis-shaped \(\d+\): embeddings\.cls_token"),
+        ({"target": "student", "changes": {"hidden_size": 64}}, r"tell hidden_size \(128\); it cannot be set"),
     ],
 )
 def test_options_that_do_not_go_with_the_source(dinov2_folder, options, message):
@@ -419,12 +491,14 @@ def test_a_whole_model_becomes_nothing_else(weights, tmp_path):
     path = save(tmp_path / "a.pth", weights)
     with pytest.raises(ValueError, match="is published D²-VPR, a whole student; it cannot become cricavpr"):
         load_converted(path, target="cricavpr")
+    with pytest.raises(ValueError, match=r"a whole model, and is taken as it is; projection_dim cannot be set"):
+        load_converted(path, changes={"projection_dim": 4096})
     assert load_converted(path, target="student").drawn == []
 
 
 def test_registers_have_no_place_in_a_student(tmp_path):
     dinov2(Dinov2WithRegistersModel, Dinov2WithRegistersConfig).save_pretrained(tmp_path)
-    with pytest.raises(ConversionError, match=r"left over \(1\): embeddings\.register_tokens"):
+    with pytest.raises(ConversionError, match=r"(?s)left over \(1\): embeddings\.register_tokens.*`load_teacher` takes it"):
         load_converted(tmp_path, target="student")
 
 
@@ -479,6 +553,97 @@ def test_a_model_of_this_package_is_no_source(tmp_path):
     folder = save_folder(tiny_cricavpr(), tmp_path / "tiny")
     with pytest.raises(ValueError, match=r"is a model of this package already\. `--to published` writes it"):
         convert_weights(folder, tmp_path / "out", target="student")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"position_embeddings": torch.zeros(1, 0, 128)}, r"mis-shaped \(1\): embeddings\.position_embeddings"),
+        ({"patch_embeddings.projection.weight": torch.zeros(0, 3, 14, 14)}, "mis-shaped"),
+        ({"patch_embeddings.projection.weight": torch.zeros(4)}, "mis-shaped"),
+        ({"mask_token": torch.full((1, 128), 1e39, dtype=torch.float64)}, r"not finite \(1\): embeddings\.mask_token"),
+    ],
+)
+def test_odd_tensors_are_named(dinov2_folder, tmp_path, change, message):
+    """Shapes that tell nothing, and numbers too large for float32."""
+    weights = load_file(dinov2_folder / "model.safetensors")
+    save_file(weights | {f"embeddings.{name}": tensor for name, tensor in change.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(ConversionError, match=message):
+        load_converted(tmp_path / "a.safetensors", target="student")
+
+
+def test_a_dropped_norm_is_checked_too(dinov2_folder, tmp_path):
+    weights = load_file(dinov2_folder / "model.safetensors")
+    save_file(weights | {"layernorm.weight": torch.full((5,), torch.nan)}, tmp_path / "a.safetensors")
+    with pytest.raises(ConversionError, match=r"mis-shaped \(1\): layernorm\.weight \(5,\), expected \(128,\)"):
+        load_converted(tmp_path / "a.safetensors", target="student")
+
+
+@pytest.mark.parametrize("config", ["null", '{"model_type": ["dinov2"]}', '{"model_type": "dinov2", "hidden_size": "x"}'])
+def test_configurations_that_cannot_be(dinov2_folder, tmp_path, config):
+    folder = shutil.copytree(dinov2_folder, tmp_path / "folder")
+    (folder / "config.json").write_text(config)
+    with pytest.raises(ValueError, match="configuration of"):
+        load_converted(folder, target="student")
+
+
+def test_folder_and_file_of_a_dinov2_make_one_model(dinov2_folder):
+    """The same weights and numbers must have one fingerprint, or an index would refuse the other."""
+    sources = (dinov2_folder, dinov2_folder / "model.safetensors")
+    models = [load_converted(source, target="student").model for source in sources]
+    assert fingerprint(models[0], D2VPRImageProcessor()) == fingerprint(models[1], D2VPRImageProcessor())
+
+
+def test_a_folder_named_like_a_file(dinov2_folder, tmp_path):
+    folder = shutil.copytree(dinov2_folder, tmp_path / "dinov2.pt")
+    assert load_converted(folder, target="student").source.name == "transformers' DINOv2"
+
+
+def test_what_cannot_be_written_leaves_no_trace(converted, dinov2_folder, tmp_path, monkeypatch):
+    """A full disk halfway, over a model that was there."""
+    out = shutil.copytree(converted, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full_disk(*arguments, **options):
+        raise SafetensorError("no space left")
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full_disk)
+    with pytest.raises(OSError, match=r"could not be written \(no space left\); nothing was changed"):
+        convert_weights(dinov2_folder, out, target="student", overwrite=True)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_of_another_model_do_not_stay(dinov2_folder, tmp_path):
+    out = tmp_path / "out"
+    tiny_model().save_pretrained(out, max_shard_size="40KB")
+    (out / "notes.txt").write_text("mine")
+    convert_weights(dinov2_folder, out, target="student", overwrite=True)
+    assert sorted(path.name for path in out.glob("*.safetensors*")) == ["model.safetensors"]
+    assert (out / "notes.txt").read_text() == "mine"
+    convert_weights(dinov2_folder, out, target="cricavpr", changes={"cross_image_num_heads": 8}, overwrite=True)
+    assert not (out / "modeling_d2vpr.py").exists() and (out / "modeling_cricavpr.py").is_file()
+    assert load_model(out).config.hidden_size == 128
+
+
+def test_a_card_claims_no_more_than_is_known(dinov2_folder, tmp_path):
+    convert_weights(dinov2_folder, tmp_path / "out", target="student")
+    card = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.base_model is None and card.data.license == "other"
+    assert "Apache-2.0 if it is one of Meta's" in card.text
+
+
+def test_published_files_are_pickles_outside_the_model(converted, tmp_path):
+    with pytest.raises(ValueError, match=r"expected OUT to end in \.pth"):
+        convert_to_published(converted, converted / "model.safetensors", overwrite=True)
+    assert load_model(converted)
+
+
+def test_what_is_switched_off_does_not_count(converted, tmp_path):
+    folder = shutil.copytree(converted, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"cross_image_num_heads": 8}))
+    convert_to_published(folder, tmp_path / "a.pth")
 
 
 def test_a_source_that_is_nowhere(tmp_path):

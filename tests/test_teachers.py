@@ -93,6 +93,15 @@ def test_a_projection_is_left_out():
     assert torch.allclose(descriptors.norm(dim=1), torch.ones(2))
 
 
+def test_flags_in_a_configuration_change_nothing(tmp_path):
+    for name, model in {"dinov2": dinov2(), "cricavpr": tiny_cricavpr()}.items():
+        images = torch.randn(1, 3, 70, 70)
+        plain = load_teacher(save(model, tmp_path / name))(images)
+        model.config.return_dict, model.config.output_hidden_states = False, True
+        flagged = load_teacher(save(model, tmp_path / f"{name} flagged"))(images)
+        assert torch.equal(plain.tokens, flagged.tokens) and torch.equal(plain.descriptors, flagged.descriptors)
+
+
 def test_teachers_stay_frozen():
     """Inside a module that trains, statistics, dropout and weights of the teacher must not move."""
     for teacher in (PlaceTeacher(tiny_cricavpr()), Dinov2Teacher(dinov2())):
@@ -133,7 +142,7 @@ def test_wrong_images_are_refused(shape):
 
 def test_what_is_no_teacher(tmp_path):
     config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
-    with pytest.raises(ValueError, match="is a model of type 'vit'; expected 'd2vpr' or 'cricavpr'"):
+    with pytest.raises(ValueError, match="of type 'vit'; a teacher is one of d2vpr, cricavpr, dinov2, dinov2_with_registers"):
         load_teacher(save(ViTModel(config), tmp_path / "vit"))
     with pytest.raises(FileNotFoundError, match="No model someone/nothing"):
         load_teacher("someone/nothing")

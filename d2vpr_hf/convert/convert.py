@@ -1,19 +1,22 @@
 """Turn weights of another code into a complete model folder of this package."""
 
 import hashlib
+import shutil
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
 
+from d2vpr_hf import modeling
 from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.convert.layouts import Weights
 from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source, Target
 from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
-from d2vpr_hf.loading import load_config, load_dinov2
+from d2vpr_hf.loading import load_config, load_dinov2, own_fields
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
 _FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
@@ -26,8 +29,11 @@ _SHARED_FIELDS = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "hidden_act", "use_swiglu_ffn", "qkv_bias"),
     *("layer_norm_eps", "layerscale_value", "initializer_range", "image_size", "patch_size", "num_channels"),
 )
-_DINOV2_IDS = {384: "facebook/dinov2-small", 768: "facebook/dinov2-base", 1024: "facebook/dinov2-large"}
-_DINOV2_IDS[1536] = "facebook/dinov2-giant"
+_SHAPE_FIELDS = (
+    *("hidden_size", "num_hidden_layers", "image_size", "patch_size", "num_channels"),
+    *("use_swiglu_ffn", "mlp_ratio"),
+)
+_STALE = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")  # weights, whole or in shards
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Conversion:
         model: The model, in eval mode.
         source: The row of the table of sources that the weights were recognised as.
         drawn: Our names of the weights that the source does not have and that were freshly drawn.
+        assumed_heads: Attention heads of a block, where a bare file does not tell and 64 channels a head were assumed.
         dropped: The source's names of the weights that the model has no place for.
     """
 
@@ -45,6 +52,7 @@ class Conversion:
     source: Source
     drawn: list[str]
     dropped: list[str]
+    assumed_heads: int | None
 
 
 def convert_weights(
@@ -64,7 +72,7 @@ def convert_weights(
         out: The folder; missing or empty unless `overwrite` is set.
         target: What a DINOv2 becomes: `"student"` or `"cricavpr"`. The rest of the model is freshly drawn. `None` for sources
             that are a whole model.
-        changes: Fields of the configuration to set, such as `{"recovery_size": 1024}`.
+        changes: Fields of the configuration to set where a DINOv2 is the start, such as `{"recovery_size": 1024}`.
         seed: Seed of what is freshly drawn.
         overwrite: Whether files in `out` may be replaced. A model card there is left alone.
 
@@ -76,15 +84,47 @@ def convert_weights(
             over or mis-shaped.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
+    _check_free(source, out, overwrite)
+    conversion = load_converted(source, target=target, changes=changes, seed=seed)
+    _write(conversion, out, source)
+    return conversion
+
+
+def _check_free(source: str | Path, out: Path, overwrite: bool) -> None:
+    if out.is_symlink() and not out.exists():
+        raise FileExistsError(f"{out} is a link that leads nowhere. Give another folder.")
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file. Give a folder.")
+    if out.exists() and any(out.iterdir()) and not overwrite:
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one, or `--overwrite`.")
     if out.resolve() in (Path(source).resolve(), Path(source).resolve().parent):
         raise FileExistsError(f"{source} lies in {out} and might be overwritten. Give another folder.")
-    conversion = load_converted(source, target=target, changes=changes, seed=seed)
-    conversion.model.save_pretrained(out)
-    D2VPRImageProcessor().save_pretrained(out)
-    write_card(out, conversion.model, _card_facts(conversion), origin=_origin(source))
-    return conversion
+
+
+def _write(conversion: Conversion, out: Path, source: str | Path) -> None:
+    """Write a model folder beside its place first, so that what fails on the way changes nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        folder = Path(scratch) / "model"
+        try:
+            conversion.model.save_pretrained(folder)
+        except SafetensorError as error:
+            raise OSError(f"{out} could not be written ({error}); nothing was changed.") from error
+        D2VPRImageProcessor().save_pretrained(folder)
+        if (out / "README.md").is_file():  # a card that a person wrote stays
+            shutil.copy(out / "README.md", folder)
+        write_card(folder, conversion.model, _card_facts(conversion, source), origin=_origin(source))
+        _move_into(folder, out)
+
+
+def _move_into(folder: Path, out: Path) -> None:
+    """Move files to their place, the configuration last; weights and code of another model there go."""
+    out.mkdir(exist_ok=True)
+    code = [path.name for path in Path(modeling.__file__).parent.glob("*.py")]
+    for stale in [path for pattern in (*_STALE, *code) for path in out.glob(pattern)]:
+        stale.unlink()
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(out / path.name)
 
 
 def load_converted(
@@ -99,22 +139,30 @@ def load_converted(
     row = max(SOURCES, key=lambda row: row.count_known(weights))
     if row.count_known(weights) < len(weights) / 2:
         kinds = ", ".join(dict.fromkeys(row.name for row in SOURCES))
-        raise ConversionError(f"{source} is of no known kind ({kinds}). Its weights are: {listing(sorted(weights))}.")
-    values = row.fields(row.rename(weights)) | config_fields | dict(changes or {})
-    config = _make_config(_choose_target(source, row, target), values)
+        raise ConversionError(
+            f"{source} is of no known kind ({kinds}; a model of this package is given as its folder). Its weights are: "
+            f"{listing(sorted(weights))}."
+        )
+    told = row.fields(row.rename(weights)) | config_fields
+    chosen = _choose_target(source, row, target)
+    _check_changes(source, row, told, changes or {})
+    config = _make_config(chosen, told | dict(changes or {}))
+    with torch.device("meta"):  # shapes alone, before anything as large as the file says is made
+        dropped = _check_fit(source, weights, row, MODELS[type(config)](config).state_dict())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MODELS[type(config)](config)
-    dropped = _check_fit(source, weights, row, model.state_dict())
     state = row.to_ours({name: weight for name, weight in weights.items() if name not in dropped})
     drawn = model.load_state_dict(state, strict=False).missing_keys
-    return Conversion(model.eval(), row, [name for name in drawn if name not in _MAY_LACK], dropped)
+    heads_are_told = row.target is not None or "num_attention_heads" in {**config_fields, **(changes or {})}
+    assumed_heads = None if heads_are_told else config.num_attention_heads
+    return Conversion(model.eval(), row, [name for name in drawn if name not in _MAY_LACK], dropped, assumed_heads)
 
 
 def _read(source: str | Path) -> tuple[Weights, dict[str, Any]]:
     """Read the weights of a file, or of a transformers model with the fields of its configuration."""
     path = Path(source)
-    if path.is_file() or path.suffix.lower() in _FILES:
+    if path.is_file() or (path.suffix.lower() in _FILES and not path.is_dir()):
         return read_weights(path), {}
     if isinstance(load_config(source), VPRConfig):
         raise ValueError(f"{source} is a model of this package already. `--to published` writes it for its authors' code.")
@@ -141,33 +189,54 @@ def _choose_target(source: str | Path, row: Source, target: Target | str | None)
     return Target(chosen)
 
 
+def _check_changes(source: str | Path, row: Source, told: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Refuse to set what a whole model has already, or what the weights' shapes tell."""
+    if row.target is not None and changes:
+        raise ValueError(
+            f"{source} is {row.name}, a whole model, and is taken as it is; {listing(list(changes))} cannot be set."
+        )
+    settled = [f"{name} ({told[name]})" for name in changes if name in _SHAPE_FIELDS and name in told]
+    if settled:
+        raise ValueError(f"The weights of {source} tell {listing(settled)}; it cannot be set.")
+
+
 def _make_config(target: Target, values: dict[str, Any]) -> VPRConfig:
     config_class = CONFIGS[target]
-    unknown = sorted(set(values) - {field.name for field in fields(config_class)})
+    known = own_fields(config_class)
+    unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ValueError(f"{config_class.__name__} has no field {', '.join(unknown)}.")
+        raise ValueError(f"{config_class.__name__} has no field {listing(unknown)} to set. It has: {', '.join(known)}.")
     return config_class(**values)
 
 
 def _check_fit(source: str | Path, weights: Weights, row: Source, state: Weights) -> list[str]:
     """Raise unless the weights are those that the model takes from this kind; return those it has no place for."""
     expected = row.to_theirs(state)
+    dropped = [name for name in sorted({*weights} - {*expected}) if row.target is None and _is_one_of(name, row, _MAY_DROP)]
+    expected |= {name: state["embeddings.cls_token"].flatten() for name in dropped}  # a norm: one number a channel
+    missing = [name for name in sorted({*expected} - {*weights}) if not _is_one_of(name, row, _MAY_LACK)]
     left_over = sorted({*weights} - {*expected})
-    dropped = [name for name in left_over if row.target is None and _is_one_of(name, row, _MAY_DROP)]
-    shared = sorted({*weights} & {*expected})
-    problems = {
-        "left over": [name for name in left_over if name not in dropped],
-        "missing": [name for name in sorted({*expected} - {*weights}) if not _is_one_of(name, row, _MAY_LACK)],
-        "mis-shaped": [
-            _shapes(name, weights[name], expected[name]) for name in shared if weights[name].shape != expected[name].shape
-        ],
-        "of another type": [name for name in shared if weights[name].is_floating_point() != expected[name].is_floating_point()],
-        "not finite": [name for name in shared if not weights[name].isfinite().all()],
-    }
+    problems = {"left over": left_over, "missing": missing} | _differences(weights, expected)
     lines = [f"  {kind} ({len(found)}): {listing(found)}" for kind, found in problems.items() if found]
+    if any("register_tokens" in name for name in left_over):
+        lines.append("  A DINOv2 with registers is no start for a student or CricaVPR; `load_teacher` takes it as a teacher.")
     if lines:
         raise ConversionError("\n".join([f"{source} looks like {row.name}, but its weights do not fit:", *lines]))
     return dropped
+
+
+def _differences(weights: Weights, expected: Weights) -> dict[str, list[str]]:
+    """List what is there but not as it should be."""
+    found: dict[str, list[str]] = {"mis-shaped": [], "of another type": [], "not finite": []}
+    for name in sorted({*weights} & {*expected}):
+        weight, right = weights[name], expected[name]
+        if weight.shape != right.shape:
+            found["mis-shaped"].append(f"{name} {tuple(weight.shape)}, expected {tuple(right.shape)}")
+        elif weight.is_floating_point() != right.is_floating_point():
+            found["of another type"].append(name)
+        elif not weight.to(right.dtype).isfinite().all():
+            found["not finite"].append(name)
+    return found
 
 
 def _is_one_of(name: str, row: Source, ours: tuple[str, ...]) -> bool:
@@ -175,19 +244,19 @@ def _is_one_of(name: str, row: Source, ours: tuple[str, ...]) -> bool:
     return any(known in ours for known in row.rename({name: torch.empty(0)}))
 
 
-def _shapes(name: str, found: Tensor, expected: Tensor) -> str:
-    return f"{name} {tuple(found.shape)}, expected {tuple(expected.shape)}"
-
-
-def _card_facts(conversion: Conversion) -> CardFacts:
+def _card_facts(conversion: Conversion, source: str | Path) -> CardFacts:
+    """Add to what a kind's card says the Hub id that a DINOv2 came from; Meta's own are Apache-2.0."""
     facts = conversion.source.card
-    if conversion.source.target is not None:
+    if conversion.source.target is not None or Path(source).exists():
         return facts
-    return replace(facts, base_model=_DINOV2_IDS.get(conversion.model.config.hidden_size))
+    if not str(source).startswith("facebook/dinov2-"):
+        return replace(facts, base_model=str(source))
+    note = "DINOv2's weights are Apache-2.0, and so is the code in this repository."
+    return replace(facts, base_model=str(source), license="apache-2.0", license_name=None, license_note=note)
 
 
 def _origin(source: str | Path) -> str:
-    path = Path(source)
+    path = Path(source).resolve()
     if not path.is_file():
         return path.name if path.is_dir() else str(source)
     with path.open("rb") as file:

@@ -26,9 +26,12 @@ def convert_to_published(model: str | Path, out: str | Path, *, overwrite: bool 
     Raises:
         FileNotFoundError: If there is no such model.
         FileExistsError: If `out` is not free.
+        ValueError: If `out` does not end in `.pth` or `.pt`.
         ConversionError: If the published code, whose sizes and switches are fixed, computes something else than this model.
     """
     out = Path(out)
+    if out.suffix.lower() not in (".pth", ".pt"):
+        raise ValueError(f"The published code loads pickles: expected OUT to end in .pth, got {out}.")
     if out.is_dir() or (out.exists() and not overwrite):
         raise FileExistsError(f"{out} exists. Give another file, or `--overwrite` to replace a file.")
     loaded = load_model(model)
@@ -41,23 +44,28 @@ def convert_to_published(model: str | Path, out: str | Path, *, overwrite: bool 
 
 def _published_row(model: str | Path, config: VPRConfig) -> Source:
     """Find the published model that computes what this configuration says."""
-    ours = computing_values(config)
-    differences = {}
-    for row in SOURCES:
-        if row.target is not None and isinstance(config, CONFIGS[row.target]):
-            published = computing_values(CONFIGS[row.target](**row.fields({})))
-            differences[row] = [f"{key} {ours[key]}, published {published[key]}" for key in ours if ours[key] != published[key]]
+    rows = [row for row in SOURCES if row.target is not None and isinstance(config, CONFIGS[row.target])]
+    differences = {row: _differences(config, CONFIGS[row.target](**row.fields({}))) for row in rows if row.target}
     row = min(differences, key=lambda row: len(differences[row]))
     if differences[row]:
         raise ConversionError(f"The published code cannot compute {model}, which differs in: {'; '.join(differences[row])}.")
     return row
 
 
+def _differences(config: VPRConfig, published: VPRConfig) -> list[str]:
+    """List the fields in which a configuration computes something else; those of a part that one lacks say no more."""
+    ours, theirs = computing_values(config), computing_values(published)
+    return [f"{key} {ours[key]}, published {theirs[key]}" for key in ours if key in theirs and ours[key] != theirs[key]]
+
+
 def _save(content: object, out: Path) -> None:
     """Write a file whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        torch.save(content, Path(folder) / out.name)
+        try:
+            torch.save(content, Path(folder) / out.name)
+        except RuntimeError as error:  # torch's word for a full disk
+            raise OSError(f"{out} could not be written ({error}); nothing was changed.") from error
         (Path(folder) / out.name).replace(out)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -81,53 +81,61 @@ class Source:
 def dinov2_fields(weights: Weights) -> dict[str, Any]:
     """Tell the shape of a DINOv2 from its weights, under our names or those of pieces.
 
-    Empty if weights are missing, so that they are found missing.
+    Empty if weights that tell are missing or odd, so that they are found missing or mis-shaped.
     """
     patches, positions = weights.get("embeddings.patch_embeddings.weight"), weights.get("embeddings.position_embeddings")
-    if patches is None or patches.ndim != 4 or positions is None or positions.ndim != 3:
+    if patches is None or positions is None or (patches.ndim, positions.ndim) != (4, 3) or 0 in patches.shape:
         return {}
     hidden_size, channels, patch_size = patches.shape[:3]
-    layers = {int(match[1]) for name in weights if (match := re.match(r"encoder\.layers\.(\d+)\.", name))}
-    mlp = weights.get("encoder.layers.0.mlp.fc1.weight")
+    layers = {match[1] for name in weights if (match := re.match(r"encoder\.layers\.(\d{1,4})\.", name))}
     return {
         "hidden_size": hidden_size,
         "num_hidden_layers": max(1, len(layers)),
         "num_attention_heads": max(1, hidden_size // _DINOV2_HEAD_SIZE),
-        "image_size": patch_size * round((positions.shape[1] - 1) ** 0.5),
+        "image_size": patch_size * max(1, round(max(0, positions.shape[1] - 1) ** 0.5)),
         "patch_size": patch_size,
         "num_channels": channels,
-        "use_swiglu_ffn": any(".mlp.gate" in name for name in weights),
-        "mlp_ratio": 4 if mlp is None else mlp.shape[0] / hidden_size,
+        **_mlp_fields(weights, hidden_size),
     }
 
 
+def _mlp_fields(weights: Weights, hidden_size: int) -> dict[str, Any]:
+    """Tell the kind of the MLPs, and their width as the configuration has it."""
+    first = "encoder.layers.0.mlp."
+    gated = any(".mlp.gate" in name for name in weights)
+    layer = weights.get(f"{first}down.weight" if gated else f"{first}fc1.weight")
+    if layer is None or layer.ndim != 2:
+        return {"use_swiglu_ffn": gated}
+    size = 1.5 * layer.shape[1] if gated else layer.shape[0]
+    ratio = size / hidden_size
+    return {"use_swiglu_ffn": gated, "mlp_ratio": int(ratio) if ratio.is_integer() else (size + 0.5) / hidden_size}
+
+
 _PUBLISHED_CARD = CardFacts(
-    summary="The published D²-VPR student, converted for transformers.",
+    summary="Weights in the form of the published D²-VPR students, converted for transformers.",
     base_model="facebook/dinov2-small",
     license="other",
     license_name="not-stated",
     license_note=(
-        "The authors of the D²-VPR weights state no licence; ask them before you redistribute. The code in this "
-        "repository is Apache-2.0."
+        "If these are the authors' weights: no licence is stated with them, so ask the authors before you redistribute. The "
+        "code in this repository is Apache-2.0."
     ),
-    training_data="GSV-Cities (CC BY-NC-ND 4.0)",
+    training_data="GSV-Cities (CC BY-NC-ND 4.0), if these are the authors' weights",
 )
-_CRICAVPR_CARD = CardFacts(
-    summary="The published CricaVPR, teacher of D²-VPR, converted for transformers.",
+_CRICAVPR_CARD = replace(
+    _PUBLISHED_CARD,
+    summary="Weights in the form of the published CricaVPR, teacher of D²-VPR, converted for transformers.",
     base_model="facebook/dinov2-base",
-    license="other",
-    license_name="not-stated",
-    license_note=(
-        "We know of no licence stated for the CricaVPR weights; ask their authors before you redistribute. The code in this "
-        "repository is Apache-2.0."
-    ),
-    training_data="GSV-Cities (CC BY-NC-ND 4.0)",
 )
 _DINOV2_CARD = CardFacts(
     summary="DINOv2 weights in a model that is yet to be trained: everything DINOv2 does not have is freshly drawn.",
-    license="apache-2.0",
-    license_note="DINOv2's weights are Apache-2.0, and so is the code in this repository.",
-    training_data="LVD-142M, DINOv2 alone; the model itself: nothing",
+    license="other",
+    license_name="that-of-the-dinov2",
+    license_note=(
+        "That of the DINOv2 it started from: Apache-2.0 if it is one of Meta's, which its weights do not tell. The code in "
+        "this repository is Apache-2.0."
+    ),
+    training_data="what its DINOv2 was trained on (Meta's: LVD-142M); the rest on nothing",
 )
 # Where two kinds know as much of a file, the earlier is taken: the one that asks for less.
 SOURCES = (

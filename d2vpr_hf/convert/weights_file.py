@@ -3,14 +3,13 @@
 import pickle
 import struct
 import zipfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from numpy._core import multiarray
 from torch import Tensor
 
 from d2vpr_hf.convert.layouts import Weights
@@ -27,6 +26,10 @@ _DAMAGE = (
     AssertionError,
     struct.error,
     zipfile.BadZipFile,
+)
+_PLAIN_TYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
 )
 
 
@@ -48,10 +51,18 @@ def read_weights(source: Path) -> Weights:
     content = _read_safetensors(source) if source.suffix.lower() == ".safetensors" else _read_pickle(source)
     weights = content.get("model_state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights:
-        raise ConversionError(f"{source} holds no weights: expected names and tensors, got {type(content).__name__}.")
+        raise ConversionError(f"{source} holds no weights: expected names and tensors, got {_kind(content)}.")
     odd = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd:
-        raise ConversionError(f"{source} holds entries that are no weights: {listing(odd)}.")
+        raise ConversionError(
+            f"{source} holds entries that are no weights: {listing(odd)}. Expected names and tensors at the top level, or "
+            "under `model_state_dict`."
+        )
+    odd = [name for name, value in weights.items() if not _is_plain(value)]
+    if odd:
+        raise ConversionError(
+            f"{source} holds tensors that are no plain numbers (sparse, quantised, 8-bit floats, …): {listing(odd)}."
+        )
     plain = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     if len(plain) < len(weights):
         raise ConversionError(f"{source} holds some weights twice, with and without the prefix `module.`.")
@@ -67,7 +78,7 @@ def _read_safetensors(source: Path) -> Weights:
 
 def _read_pickle(source: Path) -> object:
     try:
-        with _numbers_allowed():
+        with _nothing_but_tensors():
             return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's words advise to execute it; they stay in the cause
         raise ConversionError(f"{source} holds more than weights, or is no checkpoint; nothing in it was executed.") from error
@@ -75,19 +86,53 @@ def _read_pickle(source: Path) -> object:
         raise ConversionError(f"{source} is damaged or no checkpoint ({type(error).__name__}: {error}).") from error
 
 
-def _numbers_allowed() -> AbstractContextManager[None]:
-    """Allow numpy's numbers and arrays, which the published training scripts keep beside the weights: their recalls.
+class _Ignored:
+    """Stands where a file has a number or an array of numpy's: the published training scripts keep their recalls in it.
 
-    torch's unpickler refuses them otherwise. They are data: what builds them can do nothing else.
+    Nothing of them is built. numpy's own builders would do: they believe whatever memory a file describes.
     """
-    names = [f"numpy.{folder}.multiarray" for folder in ("core", "_core")]  # before numpy 2 and since
-    builders = [(part, f"{name}.{part.__name__}") for part in (multiarray.scalar, multiarray._reconstruct) for name in names]
-    types = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name != "ObjectDType"]
-    return torch.serialization.safe_globals([*builders, np.ndarray, np.dtype, *types])
+
+    def __init__(self, *arguments: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+_IGNORED = (
+    *("numpy.dtype", "numpy.ndarray"),
+    *(f"numpy.{folder}.multiarray.{builder}" for folder in ("core", "_core") for builder in ("scalar", "_reconstruct")),
+)
+
+
+@contextmanager
+def _nothing_but_tensors() -> Iterator[None]:
+    """Let torch's unpickler build tensors alone, whatever else the process allows it, and pass over numpy's numbers."""
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([(_Ignored, name) for name in _IGNORED])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(allowed)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor is numbers in memory, all of them; a view may claim more than the file holds."""
+    is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not (tensor.is_nested or tensor.is_quantized)
+    return (
+        is_dense
+        and tensor.dtype in _PLAIN_TYPES
+        and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+    )
+
+
+def _kind(content: object) -> str:
+    return f"an empty {type(content).__name__}" if content in ({}, [], ()) else f"a {type(content).__name__}"
 
 
 def listing(names: list[str]) -> str:
-    """Join names for a message, cut short where there are many."""
+    """Join names for a message, cut short where there are many; what a terminal might obey is spelt out."""
+    names = [name if name.isprintable() else ascii(name) for name in names]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 
