@@ -50,8 +50,8 @@ With the package: `d2vpr index PHOTOS --model path/or/hub-id --out INDEX`, then 
 {% if batch_dependent %}A descriptor depends on the other photos of its batch: described alone, as above, a photo gets
 another one than among others. Describe database and queries in batches of one size.
 
-{% endif %}A match says which known photo looks most like yours, also where your photo was taken somewhere else. No number of this page
-was measured on this copy of the weights.
+{% endif %}A match says which known photo looks most like yours, also where your photo was taken somewhere else. No number
+of this page was measured on this copy of the weights.
 
 ## Licence
 

@@ -132,6 +132,18 @@ def test_one_bad_weight_is_named(weights, tmp_path, name, change, message):
         convert_weights(save(tmp_path / "a.pth", broken), tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["backbone.norm.weight", "aggregation.1.p", "encoder.layers.1.linear2.bias"])
+def test_a_broken_cricavpr_is_recognised_as_one(tmp_path, name):
+    """Without its last norm it shares every name with a D²-VPR with encoder, which would list the wrong things as missing."""
+    broken = {
+        key: weight for key, weight in published_weights("cricavpr").items() if not key.startswith(name.split(".weight")[0])
+    }
+    with pytest.raises(
+        ConversionError, match=rf"looks like published CricaVPR(?s:.*)missing \(\d\): {name.split('.weight')[0]}"
+    ):
+        load_converted(save(tmp_path / "a.pth", broken))
+
+
 def test_weights_that_are_there_twice(tmp_path):
     path = save(tmp_path / "a.pth", {"x": torch.zeros(1), "module.x": torch.ones(1)})
     with pytest.raises(ConversionError, match="holds some weights twice"):
