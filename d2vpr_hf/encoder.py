@@ -95,34 +95,42 @@ class PlaceEncoder:
         """Hash of what the descriptors depend on; see [`d2vpr_hf.loading.fingerprint`]. Taken once."""
         return fingerprint(self.model, self.processor)
 
-    def encode(self, photos: Sequence[Any], progress: Progress | None = None) -> EncodedPhotos:
+    def encode(
+        self, photos: Sequence[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
+    ) -> EncodedPhotos:
         """Encode photos.
 
         Args:
             photos: Paths, PIL images, numpy arrays or tensors.
             progress: Called after each batch with the number of photos it finished, skipped ones included.
+            order: In which order the network sees the photos, a permutation of their numbers; it matters to models with a
+                cross-image encoder only. The descriptors come in the order of `photos` all the same.
 
         Raises:
             ValueError: If the network gives a descriptor that is not finite.
         """
-        descriptors, rows, skipped = [], [], {}
-        for batch in _batches(self._preprocessed(photos), self.batch_size):
+        descriptors = np.empty((len(photos), self.descriptor_dim), np.float32)
+        skipped: dict[int, str] = {}
+        for batch in _batches(self._preprocessed(photos, order), self.batch_size):
             skipped.update({row: pixels for row, pixels in batch if isinstance(pixels, str)})
             readable = [(row, pixels) for row, pixels in batch if not isinstance(pixels, str)]
             if readable:
-                rows += [row for row, _ in readable]
-                descriptors.append(self._describe(torch.cat([pixels for _, pixels in readable])))
+                descriptors[[row for row, _ in readable]] = self._describe(torch.cat([pixels for _, pixels in readable]))
             if progress is not None:
                 progress(len(batch))
-        joined = np.concatenate(descriptors) if descriptors else np.empty((0, self.descriptor_dim), np.float32)
+        rows = np.array([row for row in range(len(photos)) if row not in skipped], dtype=np.int64)
+        joined = _keep_rows(descriptors, rows)
         _check_finite(joined, rows)
-        return EncodedPhotos(joined, np.array(rows, dtype=np.int64), skipped)
+        return EncodedPhotos(joined, rows, dict(sorted(skipped.items())))
 
-    def _preprocessed(self, photos: Sequence[Any]) -> Iterator[tuple[int, torch.Tensor | str]]:
+    def _preprocessed(
+        self, photos: Sequence[Any], order: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, torch.Tensor | str]]:
         """Yield each photo's number and pixel values (1, 3, height, width), or why there are none, in order."""
         with ThreadPoolExecutor(self.num_workers) as pool:
             ahead = self.batch_size + self.num_workers  # enough that no thread waits for the network
-            submitted = ((row, pool.submit(self._preprocess, photo)) for row, photo in enumerate(photos))
+            numbered = enumerate(photos) if order is None else ((int(row), photos[row]) for row in order)
+            submitted = ((row, pool.submit(self._preprocess, photo)) for row, photo in numbered)
             waiting: deque[tuple[int, Future[torch.Tensor | str]]] = deque(islice(submitted, ahead))
             while waiting:
                 row, future = waiting.popleft()
@@ -165,10 +173,18 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _check_finite(descriptors: NDArray[np.float32], rows: list[int]) -> None:
-    broken = ~np.isfinite(descriptors).all(axis=1)
+def _keep_rows(descriptors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Move the rows wanted, in ascending order, to the front in place: a second copy of a large map may not fit."""
+    if len(rows) < len(descriptors):
+        for target, row in enumerate(rows):
+            descriptors[target] = descriptors[row]
+    return descriptors[: len(rows)]
+
+
+def _check_finite(descriptors: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+    broken = ~np.isfinite(descriptors.sum(axis=1))  # a sum is finite only if its terms are, and takes no room
     if broken.any():
-        numbers = [rows[i] for i in np.flatnonzero(broken)[:5]]
+        numbers = rows[np.flatnonzero(broken)[:5]].tolist()
         raise ValueError(
             f"{broken.sum()} descriptors are not finite (photos number {numbers} first). The weights are broken, or they "
             "overflow in half precision: load the model in float32."

@@ -101,7 +101,7 @@ def test_encoding_reads_ahead_but_not_everything(tiny_folder):
                 yield draw(0)
 
     ahead = []
-    encoder.encode(Photos(), progress=lambda count: ahead.append(len(taken)))
+    encoder.encode(Photos(range(50)), progress=lambda count: ahead.append(len(taken)))
     assert ahead[0] <= 2 + 2 + 1 + 1 < ahead[-1] == 50
 
 
