@@ -343,6 +343,24 @@ def test_broken_exif_does_not_lose_a_photo(encoder, tmp_path):
     assert encoded.rows.tolist() == [0, 1, 2]
 
 
+def test_an_index_from_before_conditions_were_read(encoder, photos, tmp_path):
+    built, _ = index_photos(photos, tmp_path / "index", encoder)
+    table = tmp_path / "index" / "places.parquet"
+    assert pq.read_schema(table).names[-1] == "condition"
+    pq.write_table(pq.read_table(table).drop_columns("condition"), table)
+    assert PlaceIndex.open(tmp_path / "index").places == built.places
+
+
+def test_encoding_in_another_order(encoder, tmp_path):
+    """The network sees the photos in that order; descriptors and gaps come in the order of the photos all the same."""
+    photos = [save(tmp_path / f"{i}.png", i) for i in range(6)]
+    photos.insert(1, tmp_path / "gone.png")
+    plain, other = encoder.encode(photos), encoder.encode(photos, order=[6, 0, 1, 5, 2, 4, 3])
+    assert np.array_equal(plain.rows, [0, 2, 3, 4, 5, 6]) and np.array_equal(plain.rows, other.rows)
+    assert plain.skipped == other.skipped == {1: "no such file"}
+    assert np.allclose(plain.descriptors, other.descriptors, atol=1e-6)
+
+
 def test_an_index_behind_a_link(encoder, photos, tmp_path):
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "circle").symlink_to("circle")

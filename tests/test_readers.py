@@ -35,6 +35,17 @@ def test_at_names(tmp_path):
     assert table.photo(table.places[0]).is_file()
 
 
+def test_conditions(tmp_path):
+    """The note of @ names and a column of a table; empty ones are not known."""
+    name = "@544388.51@4172758.25@10@S@@@@@@@@@201606@night@.jpg"
+    save(tmp_path / "names" / name, 0)
+    save(tmp_path / "names" / name.replace("night", ""), 0)
+    assert [place.condition for place in read_places(tmp_path / "names").places] == [None, "night"]
+    save(tmp_path / "table" / "a.jpg", 0)
+    (tmp_path / "table" / "p.csv").write_text("path,x,y,Condition\na.jpg,1,2,snow\nb.jpg,1,2,\n")
+    assert [place.condition for place in read_places(tmp_path / "table").places] == ["snow", None]
+
+
 def test_latitude_follows_from_utm(tmp_path):
     save(tmp_path / at_name(544388.51, 4172758.25), 0)
     place = read_places(tmp_path).places[0]

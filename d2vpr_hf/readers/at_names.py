@@ -5,6 +5,7 @@ note @ extension`, of which only east and north are required. See VPR-datasets-d
 """
 
 from pathlib import Path
+from typing import Any
 
 from d2vpr_hf.readers.places import Place, check_degrees, parse_number, with_degrees
 
@@ -40,8 +41,8 @@ def _parse(name: str, path: str) -> Place:
     if latitude is not None and longitude is not None:
         check_degrees(latitude, longitude)
     zone = f"{int(parts[3])}{parts[4].upper()}" if parts[3] and parts[4] else None
-    place = Place(path, latitude, longitude, east, north, zone, heading=_number(parts[9]), timestamp=parts[13] or None)
-    return with_degrees(place)
+    details: dict[str, Any] = {"heading": _number(parts[9]), "timestamp": parts[13] or None, "condition": parts[14] or None}
+    return with_degrees(Place(path, latitude, longitude, east, north, zone, **details))
 
 
 def _number(text: str) -> float | None:

@@ -19,8 +19,9 @@ _ALIASES = {
     "frame": ("frame", "frame_id"),
     "heading": ("heading", "bearing"),
     "timestamp": ("timestamp", "time", "datetime"),
+    "condition": ("condition",),
 }
-_TEXT_FIELDS = ("path", "frame", "timestamp")
+_TEXT_FIELDS = ("path", "frame", "timestamp", "condition")
 _PAIRS = (("latitude", "longitude"), ("x", "y"))
 
 
@@ -66,7 +67,7 @@ def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
     if "path" not in columns or not ({"latitude", "longitude"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         raise ValueError(
             f"{table}: expected the columns path, latitude, longitude or path, x, y (and optionally heading, timestamp, "
-            f"z, yaw, frame), got {', '.join(header) or 'none'}."
+            f"condition, z, yaw, frame), got {', '.join(header) or 'none'}."
         )
     return columns
 

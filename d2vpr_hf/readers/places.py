@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import utm
 
 EARTH_RADIUS = 6_371_008.8  # metres, the mean radius of the IUGG
+POSITIVE_DIST_THRESHOLD = 25.0  # metres within which photos show the same place, the field's usual number
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Place:
         x, y, z: Metres in the local frame `frame`, for indoor maps; `yaw` in degrees.
         heading: Compass direction the camera looked to, degrees clockwise from north.
         timestamp: When the photo was taken, as its source writes it.
+        condition: What the photo was taken in, such as `"night"`, in the words of its source.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Place:
     frame: str | None = None
     heading: float | None = None
     timestamp: str | None = None
+    condition: str | None = None
 
     @property
     def has_position(self) -> bool:
@@ -80,28 +83,38 @@ def with_degrees(place: Place) -> Place:
     return replace(place, latitude=float(latitude), longitude=float(longitude))
 
 
+def flat_coordinates(place: Place) -> dict[str, tuple[float, ...]]:
+    """Give a place's metres in each flat frame that it has a position in, by the frame's name: the local one, then UTM.
+
+    Three metres in a local frame, where a missing `z` counts as 0, and two in UTM; they are comparable within one frame only.
+    Zone letters name latitude bands, so a UTM frame is a zone number and a hemisphere.
+    """
+    found: dict[str, tuple[float, ...]] = {}
+    if place.x is not None and place.y is not None:
+        found[f"the local frame {place.frame or ''}".rstrip()] = (place.x, place.y, place.z or 0.0)
+    if place.utm_east is not None and place.utm_north is not None:
+        found[_utm_frame(place.utm_zone)] = (place.utm_east, place.utm_north)
+    return found
+
+
 def distance_in_metres(first: Place, second: Place) -> float | None:
     """Return how far apart two places are, or None if their positions cannot be compared.
 
-    Planar in a common local frame or UTM zone (zone letters only name latitude bands, so numbers decide), on the sphere
-    otherwise.
+    Planar in a common local frame or UTM zone, on the sphere otherwise.
     """
-    if first.is_local and second.is_local and first.frame == second.frame:
-        return math.dist(_local(first), _local(second))
-    if None not in (first.utm_east, second.utm_east) and _plane(first) == _plane(second):
-        return math.dist((first.utm_east, first.utm_north), (second.utm_east, second.utm_north))  # type: ignore[arg-type]
+    here, there = flat_coordinates(first), flat_coordinates(second)
+    for frame in here:
+        if frame in there:
+            return math.dist(here[frame], there[frame])
     if None not in (first.latitude, second.latitude):
         return _great_circle(first, second)
     return None
 
 
-def _local(place: Place) -> tuple[float, float, float]:
-    return (place.x or 0.0, place.y or 0.0, place.z or 0.0)
-
-
-def _plane(place: Place) -> tuple[str, bool] | None:
-    """Name the plane of a place's UTM coordinates: zone number and hemisphere."""
-    return place.utm_zone and (place.utm_zone[:-1], place.utm_zone[-1] >= "N")  # type: ignore[return-value]
+def _utm_frame(zone: str | None) -> str:
+    if not zone:
+        return "UTM metres without a zone"
+    return f"UTM zone {int(zone[:-1])} {'north' if zone[-1] >= 'N' else 'south'}"
 
 
 def _great_circle(first: Place, second: Place) -> float:
@@ -114,4 +127,13 @@ def _great_circle(first: Place, second: Place) -> float:
     return 2 * EARTH_RADIUS * math.asin(min(1.0, math.sqrt(haversine)))
 
 
-__all__ = ["Place", "check_degrees", "distance_in_metres", "parse_number", "with_degrees", "with_utm"]
+__all__ = [
+    "POSITIVE_DIST_THRESHOLD",
+    "Place",
+    "check_degrees",
+    "distance_in_metres",
+    "flat_coordinates",
+    "parse_number",
+    "with_degrees",
+    "with_utm",
+]
