@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import SearchResult, index_photos, search_photos
-from d2vpr_hf.plots import POSITIVE_DIST_THRESHOLD, plot_search, save_figure
-from d2vpr_hf.readers import distance_in_metres, read_place
+from d2vpr_hf.plots import plot_search, save_figure
+from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, distance_in_metres, read_place
 
 NUM_PLACES = 24
 NUM_QUERIES = 6

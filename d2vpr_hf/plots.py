@@ -3,6 +3,7 @@
 import logging
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,30 @@ from numpy.typing import NDArray
 from d2vpr_hf.index import Match
 from d2vpr_hf.jobs import SearchResult
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
-from d2vpr_hf.readers import Place, UnreadablePhotoError, distance_in_metres, open_photo, read_place
+from d2vpr_hf.readers import (
+    POSITIVE_DIST_THRESHOLD,
+    Place,
+    UnreadablePhotoError,
+    distance_in_metres,
+    open_photo,
+    read_place,
+)
 
 logger = logging.getLogger(__name__)
 
-POSITIVE_DIST_THRESHOLD = 25.0  # metres, the field's usual one
-_RIGHT, _WRONG, _UNKNOWN, _QUERY = "#2e9e4f", "#c8373a", "#9a9a9a", "#1f5fbf"
+RIGHT, WRONG, UNKNOWN, QUERY = "#2e9e4f", "#c8373a", "#9a9a9a", "#1f5fbf"
 _CELL = (2.6, 2.5)  # inches
 MAX_ROWS = 60  # a taller picture is no longer looked at
 _THUMBNAIL = (480, 480)  # pixels, more than a cell shows
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A photo in a picture of rows: its file, the title above it, and the colour of its frame."""
+
+    photo: Path
+    title: str
+    colour: str
 
 
 def plot_search(results: Sequence[SearchResult]) -> Figure:
@@ -32,13 +48,17 @@ def plot_search(results: Sequence[SearchResult]) -> Figure:
     """
     if len(results) > MAX_ROWS:
         logger.warning("The plot shows the first %d of %d queries.", MAX_ROWS, len(results))
-    results = results[:MAX_ROWS]
-    columns, rows = 1 + max((len(result.matches) for result in results), default=0), max(1, len(results))
-    figure = Figure(figsize=(_CELL[0] * columns, _CELL[1] * rows))
+    return plot_rows([_row(result) for result in results[:MAX_ROWS]])
+
+
+def plot_rows(rows: Sequence[Sequence[Cell]]) -> Figure:
+    """Draw photos in rows, which may differ in length: the query first, then its matches."""
+    columns, count = max((len(row) for row in rows), default=1), max(1, len(rows))
+    figure = Figure(figsize=(_CELL[0] * columns, _CELL[1] * count))
     FigureCanvasAgg(figure)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02 / rows, top=1 - 0.17 / rows, wspace=0.04, hspace=0.24)
-    for axes, result in zip(figure.subplots(rows, columns, squeeze=False), results, strict=False):
-        _draw_row(axes, result)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02 / count, top=1 - 0.17 / count, wspace=0.04, hspace=0.24)
+    for axes, row in zip(figure.subplots(count, columns, squeeze=False), rows, strict=False):
+        _draw_row(axes, row)
     return figure
 
 
@@ -66,42 +86,55 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _draw_row(axes: NDArray[np.object_], result: SearchResult) -> None:
+def query_cell(photo: Path, name: str) -> Cell:
+    """Make the cell of a query, framed in blue."""
+    return Cell(photo, f"query\n{_shorten(name)}", QUERY)
+
+
+def match_cell(photo: Path, rank: int, name: str, score: float, distance: float | None, right: bool | None) -> Cell:
+    """Make the cell of a match: distance in metres if known, framed green if right, red if wrong, grey if nobody knows."""
+    metres = "" if distance is None else f" · {distance:,.0f} m"
+    colour = UNKNOWN if right is None else RIGHT if right else WRONG
+    return Cell(photo, f"{rank}. {_shorten(name)}\n{score:.3f}{metres}", colour)
+
+
+def photo_label(path: str, east: float | None, north: float | None) -> str:
+    """Name a photo briefly: `@` names are all position."""
+    name = path.rsplit("/", 1)[-1]
+    return f"{east:.0f} E {north:.0f} N" if name.startswith("@") and east is not None else name
+
+
+def _row(result: SearchResult) -> list[Cell]:
     truth = read_place(result.query) if result.error is None else None
     name = result.query.name if truth is None else _label(truth)
-    _draw_photo(axes[0], result.query, f"query\n{_shorten(name)}", _QUERY)
-    for axis, match in zip(axes[1:], result.matches, strict=False):
-        distance = distance_in_metres(truth, match.place) if truth is not None else None
-        _draw_photo(axis, match.photo, _caption(match, distance), _frame_colour(distance))
-    for axis in axes[1 + len(result.matches) :]:
-        axis.set_axis_off()
+    return [query_cell(result.query, name), *(_match_cell(match, truth) for match in result.matches)]
 
 
-def _caption(match: Match, distance: float | None) -> str:
-    metres = "" if distance is None else f" · {distance:,.0f} m"
-    return f"{match.rank}. {_shorten(_label(match.place))}\n{match.score:.3f}{metres}"
+def _match_cell(match: Match, truth: Place | None) -> Cell:
+    distance = distance_in_metres(truth, match.place) if truth is not None else None
+    right = None if distance is None else distance <= POSITIVE_DIST_THRESHOLD
+    return match_cell(match.photo, match.rank, _label(match.place), match.score, distance, right)
 
 
 def _label(place: Place) -> str:
-    """Name a place briefly: `@` names are all position."""
-    name = place.path.rsplit("/", 1)[-1]
-    return f"{place.utm_east:.0f} E {place.utm_north:.0f} N" if name.startswith("@") else name
+    return photo_label(place.path, place.utm_east, place.utm_north)
 
 
-def _frame_colour(distance: float | None) -> str:
-    if distance is None:
-        return _UNKNOWN
-    return _RIGHT if distance <= POSITIVE_DIST_THRESHOLD else _WRONG
+def _draw_row(axes: NDArray[np.object_], row: Sequence[Cell]) -> None:
+    for axis, cell in zip(axes, row, strict=False):
+        _draw_photo(axis, cell)
+    for axis in axes[len(row) :]:
+        axis.set_axis_off()
 
 
-def _draw_photo(axis: Axes, photo: Path, title: str, colour: str) -> None:
+def _draw_photo(axis: Axes, cell: Cell) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
-        spine.set(color=colour, linewidth=3)
-    axis.set_title(title, fontsize=8)
+        spine.set(color=cell.colour, linewidth=3)
+    axis.set_title(cell.title, fontsize=8)
     try:
-        axis.imshow(_thumbnail(photo))
+        axis.imshow(_thumbnail(cell.photo))
     except UnreadablePhotoError as error:
         text = textwrap.fill(str(error), 30)
         axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, transform=axis.transAxes)
@@ -121,4 +154,17 @@ def _shorten(text: str, length: int = 26) -> str:
     return f"{text[: length // 2]}…{text[len(text) - length // 2 + 1 :]}"
 
 
-__all__ = ["POSITIVE_DIST_THRESHOLD", "check_plot_file", "plot_search", "save_figure"]
+__all__ = [
+    "QUERY",
+    "RIGHT",
+    "UNKNOWN",
+    "WRONG",
+    "Cell",
+    "check_plot_file",
+    "match_cell",
+    "photo_label",
+    "plot_rows",
+    "plot_search",
+    "query_cell",
+    "save_figure",
+]
