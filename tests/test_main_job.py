@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,20 @@ def test_encoding_reads_ahead_but_not_everything(tiny_folder):
     ahead = []
     encoder.encode(Photos(range(50)), progress=lambda count: ahead.append(len(taken)))
     assert ahead[0] <= 2 + 2 + 1 + 1 < ahead[-1] == 50
+
+
+def test_descriptors_are_held_once(tiny_folder, monkeypatch):
+    """A map that fills most of the memory must not be there twice, as batches and joined, nor when photos are left out."""
+    encoder, width = PlaceEncoder(tiny_folder, batch_size=2), 200_000
+    monkeypatch.setattr(PlaceEncoder, "descriptor_dim", width)
+    monkeypatch.setattr(encoder, "_preprocess", lambda photo: photo if isinstance(photo, str) else torch.zeros(1, 1))
+    monkeypatch.setattr(encoder, "_describe", lambda pixels: np.ones((len(pixels), width), np.float32))
+    for photos in ([0] * 40, ["unreadable", *[0] * 39]):
+        tracemalloc.start()
+        encoder.encode(photos)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1.25 * 40 * width * 4
 
 
 def test_descriptors_that_are_not_finite_are_refused(tiny_folder):
