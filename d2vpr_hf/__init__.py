@@ -22,11 +22,17 @@ _HOME = {
     "D2VPRModel": "modeling",
     "D2VPRModelOutput": "modeling",
     "EncodedPhotos": "encoder",
+    "Evaluation": "evaluation",
+    "PhotoSet": "evaluation",
     "Place": "readers",
     "PlaceEncoder": "encoder",
     "PlaceIndex": "index",
+    "PositiveRule": "evaluation",
+    "compare_evaluations": "evaluation",
     "convert_to_published": "convert",
     "convert_weights": "convert",
+    "evaluate": "evaluation",
+    "evaluate_descriptors": "evaluation",
     "exact_search": "search",
     "index_photos": "jobs",
     "load_image_processor": "loading",
@@ -41,6 +47,12 @@ if TYPE_CHECKING:
     from d2vpr_hf.convert import convert_weights as convert_weights
     from d2vpr_hf.encoder import EncodedPhotos as EncodedPhotos
     from d2vpr_hf.encoder import PlaceEncoder as PlaceEncoder
+    from d2vpr_hf.evaluation import Evaluation as Evaluation
+    from d2vpr_hf.evaluation import PhotoSet as PhotoSet
+    from d2vpr_hf.evaluation import PositiveRule as PositiveRule
+    from d2vpr_hf.evaluation import compare_evaluations as compare_evaluations
+    from d2vpr_hf.evaluation import evaluate as evaluate
+    from d2vpr_hf.evaluation import evaluate_descriptors as evaluate_descriptors
     from d2vpr_hf.index import PlaceIndex as PlaceIndex
     from d2vpr_hf.jobs import index_photos as index_photos
     from d2vpr_hf.jobs import search_photos as search_photos
@@ -82,6 +94,12 @@ __all__ = [  # noqa: RUF022 - the order of use
     "index_photos",
     "search_photos",
     "exact_search",
+    "evaluate",
+    "evaluate_descriptors",
+    "Evaluation",
+    "PhotoSet",
+    "PositiveRule",
+    "compare_evaluations",
     "convert_weights",
     "convert_to_published",
     "load_teacher",

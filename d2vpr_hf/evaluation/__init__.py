@@ -1,0 +1,28 @@
+"""How well places are recognised: recall@N and its uncertainty, distances, confidence, and comparisons of models."""
+
+from d2vpr_hf.evaluation.comparison import Comparison, Difference, compare_evaluations
+from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
+from d2vpr_hf.evaluation.jobs import evaluate, evaluate_descriptors
+from d2vpr_hf.evaluation.positives import NearbyPositives, PhotoSet, PositiveRule, Positives
+from d2vpr_hf.evaluation.recall import RECALL_VALUES, bootstrap_interval, recall_at
+from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
+
+__all__ = [
+    "RECALL_VALUES",
+    "Comparison",
+    "Difference",
+    "Evaluation",
+    "NearbyPositives",
+    "PhotoSet",
+    "PositiveRule",
+    "Positives",
+    "PrecisionCurve",
+    "Predictions",
+    "QueryResult",
+    "bootstrap_interval",
+    "compare_evaluations",
+    "evaluate",
+    "evaluate_descriptors",
+    "precision_curve",
+    "recall_at",
+]

@@ -1,0 +1,190 @@
+"""Which database photos show a query's place: near it, near it and facing alike, or next to it in a sequence."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD
+
+
+class Positives(Protocol):
+    """The database rows that are right for each query; a list of arrays is one, for data sets that come with their own."""
+
+    def __len__(self) -> int:
+        """Return the number of queries."""
+
+    def __getitem__(self, query: int, /) -> NDArray[np.integer]:
+        """Return the rows (P,) that are right for a query."""
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """What is known of the photos of one side, database or queries, other than their descriptors. `None` means not known.
+
+    Attributes:
+        positions: (N, 2) or (N, 3) metres, in one frame for both sides.
+        headings: (N,) degrees.
+        frames: (N,) whole numbers, the photos' places in a sequence that both sides share.
+        paths: N names, unique, relative to `folder`.
+        conditions: N words such as `"night"`, or `None` for a photo.
+        folder: Where the photos lie.
+    """
+
+    positions: NDArray[np.floating] | None = None
+    headings: NDArray[np.floating] | None = None
+    frames: NDArray[np.integer] | None = None
+    paths: Sequence[str] | None = None
+    conditions: Sequence[str | None] | None = None
+    folder: Path | None = None
+
+    def check_length(self, count: int, side: str) -> None:
+        """Raise ValueError unless everything known has one entry a photo and every number is finite."""
+        for name in ("positions", "headings", "frames", "paths", "conditions"):
+            values = getattr(self, name)
+            if values is not None and len(values) != count:
+                raise ValueError(f"Expected {name} of {count} {side} photos, one for each descriptor, got {len(values)}.")
+            if isinstance(values, np.ndarray) and not np.isfinite(values).all():
+                raise ValueError(f"The {name} of the {side} photos are not all finite. Leave out photos that have none.")
+
+    def take(self, rows: NDArray[np.integer]) -> "PhotoSet":
+        """Return the set of some photos, in the order of their rows."""
+        arrays = [None if values is None else values[rows] for values in (self.positions, self.headings, self.frames)]
+        paths, conditions = (None if names is None else [names[row] for row in rows] for names in (self.paths, self.conditions))
+        return PhotoSet(arrays[0], arrays[1], arrays[2], paths, conditions, self.folder)
+
+    def path(self, row: int) -> str:
+        """Name a photo: its path, or its row where paths are not known."""
+        return str(row) if self.paths is None else self.paths[row]
+
+    def checksum(self, count: int) -> str:
+        """Hash the photos' names, positions (to the millimetre), headings and frames: SHA-256 in hexadecimal."""
+        digest = hashlib.sha256("\n".join(map(self.path, range(count))).encode())
+        for values in (self.positions, self.headings, self.frames):
+            digest.update(b"none" if values is None else np.round(np.asarray(values, np.float64), 3).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class PositiveRule:
+    """When a database photo is right for a query.
+
+    Attributes:
+        positive_dist_threshold: Metres, inclusive; `None` where frames decide.
+        heading_tolerance: Degrees, inclusive, by which the headings may differ as well; `None` lets them.
+        frame_tolerance: Frames, inclusive; if given, the numbers of the photos in their sequence decide instead of metres.
+    """
+
+    positive_dist_threshold: float | None = POSITIVE_DIST_THRESHOLD
+    heading_tolerance: float | None = None
+    frame_tolerance: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.frame_tolerance is not None:
+            object.__setattr__(self, "positive_dist_threshold", None)
+        elif self.positive_dist_threshold is None or not 0 < self.positive_dist_threshold < np.inf:
+            raise ValueError(f"positive_dist_threshold must be above 0 metres, got {self.positive_dist_threshold}.")
+        if self.frame_tolerance is not None and self.frame_tolerance < 0:
+            raise ValueError(f"frame_tolerance must be at least 0 frames, got {self.frame_tolerance}.")
+        if self.heading_tolerance is not None and not 0 <= self.heading_tolerance <= 180:
+            raise ValueError(f"heading_tolerance must be within 0 and 180 degrees, got {self.heading_tolerance}.")
+
+    def find(self, database: PhotoSet, queries: PhotoSet) -> "NearbyPositives":
+        """Find the positives of each query.
+
+        Raises:
+            ValueError: If a side lacks the positions, headings or frames that the rule needs.
+        """
+        points = self._points(database, "database"), self._points(queries, "query")
+        if self.heading_tolerance is None:
+            return NearbyPositives(*points, self._radius)
+        headings = self._need(database.headings, "headings", "database"), self._need(queries.headings, "headings", "query")
+        return NearbyPositives(*points, self._radius, headings, self.heading_tolerance)
+
+    def group(self, queries: PhotoSet) -> NDArray[np.int64]:
+        """Number the places of the queries (Q,): the cells of a grid with the threshold's side that queries fall into.
+
+        A grid, not a chain of neighbours, which would make one place of a whole drive. Cells are numbered by their position.
+        """
+        cells = np.floor(self._points(queries, "query") / max(self._radius, 1 if self.frame_tolerance is not None else 0))
+        return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that reports have."""
+        return {
+            "positive_dist_threshold": self.positive_dist_threshold,
+            "heading_tolerance": self.heading_tolerance,
+            "frame_tolerance": self.frame_tolerance,
+        }
+
+    def __str__(self) -> str:
+        if self.frame_tolerance is not None:
+            near = f"within {self.frame_tolerance} frames"
+        else:
+            near = f"within {self.positive_dist_threshold:g} m"
+        return near if self.heading_tolerance is None else f"{near} and {self.heading_tolerance:g}°"
+
+    @property
+    def _radius(self) -> float:
+        return float(self.frame_tolerance if self.positive_dist_threshold is None else self.positive_dist_threshold)  # type: ignore[arg-type]
+
+    def _points(self, side: PhotoSet, name: str) -> NDArray[np.float64]:
+        """Return what nearness is measured between: positions (N, 2 or 3), or frame numbers (N, 1)."""
+        if self.frame_tolerance is not None:
+            return np.asarray(self._need(side.frames, "frames", name), np.float64)[:, None]
+        return np.asarray(self._need(side.positions, "positions", name), np.float64)
+
+    def _need(self, values: NDArray[Any] | None, what: str, side: str) -> NDArray[Any]:
+        if values is None:
+            raise ValueError(f"Positives {self} need {what} of the {side} photos, and there are none.")
+        return values
+
+
+class NearbyPositives:
+    """The database photos near each query, looked up in a k-d tree when asked for: no list of them all is ever held.
+
+    Args:
+        database: (N, M) points.
+        queries: (Q, M) points.
+        radius: Largest distance, inclusive.
+        headings: Degrees of the database (N,) and the queries (Q,), which must agree too; `None` if they do not matter.
+        heading_tolerance: Degrees, inclusive.
+    """
+
+    def __init__(
+        self,
+        database: NDArray[np.float64],
+        queries: NDArray[np.float64],
+        radius: float,
+        headings: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
+        heading_tolerance: float = 180.0,
+    ) -> None:
+        if database.ndim != 2 or queries.ndim != 2 or database.shape[1] != queries.shape[1]:
+            raise ValueError(
+                f"Expected positions (N, M) and (Q, M) of as many coordinates, got {database.shape} and {queries.shape}."
+            )
+        self._tree = cKDTree(database)
+        self._queries, self._radius = queries, radius
+        self._headings, self._heading_tolerance = headings, heading_tolerance
+
+    def __len__(self) -> int:
+        return len(self._queries)
+
+    def __getitem__(self, query: int, /) -> NDArray[np.int64]:
+        rows = np.array(self._tree.query_ball_point(self._queries[query], self._radius), dtype=np.int64)
+        if self._headings is None:
+            return rows
+        return rows[angle_between(self._headings[0][rows], self._headings[1][query]) <= self._heading_tolerance]
+
+
+def angle_between(first: NDArray[np.floating], second: float | NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the angle between directions in degrees, 0 to 180: of 350 and 10 it is 20."""
+    return np.abs((first - second + 180) % 360 - 180)
+
+
+__all__ = ["NearbyPositives", "PhotoSet", "PositiveRule", "Positives", "angle_between"]

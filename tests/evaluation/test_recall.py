@@ -1,0 +1,183 @@
+"""Recall, positives and confidence against definitions and values computed by hand."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2vpr_hf.evaluation import (
+    NearbyPositives,
+    PhotoSet,
+    PositiveRule,
+    bootstrap_interval,
+    evaluate_descriptors,
+    precision_curve,
+    recall_at,
+)
+from d2vpr_hf.evaluation.recall import check_recall_values, first_positive_ranks, judge, recall_with_positives
+
+
+def brute_force(predictions, positives, n):
+    pairs = zip(predictions, positives, strict=True)
+    return np.mean([any(row in good for row in rows[:n]) for rows, good in pairs])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 30), st.permutations([1, 2, 5, 10, 40]), st.integers(0, 9999))
+def test_recall_is_the_definition_for_any_order_of_n(num_queries, num_rows, recall_values, seed):
+    """Whole-number descriptors make ties common; N beyond the database is all of it."""
+    rng = np.random.default_rng(seed)
+    database, queries = (rng.integers(0, 3, (count, 3)).astype(np.float32) for count in (num_rows, num_queries))
+    places, asked = (rng.integers(0, 200, (count, 2)).astype(float) for count in (num_rows, num_queries))
+    found = evaluate_descriptors(database, queries, PhotoSet(places), PhotoSet(asked), recall_values=recall_values)
+    near = [np.flatnonzero(np.hypot(*(places - point).T) <= 25) for point in asked]
+    order = [np.argsort(((database - query) ** 2).sum(axis=1), kind="stable") for query in queries]
+    expected = {f"recall@{n}": brute_force(order, near, n) for n in recall_values}
+    assert {name: entry["recall"] for name, entry in found.recall().items()} == pytest.approx(expected)
+    assert list(found.recall()) == list(expected)
+    assert [query.num_positives for query in found.queries] == [len(rows) for rows in near]
+
+
+def test_recall_by_hand():
+    """Found at rank 1, at rank 3, not within 3, and without a positive: the last one counts as a miss."""
+    predictions = np.array([[4, 0, 1], [0, 1, 5], [0, 1, 2], [0, 1, 2]])
+    right, counts = judge(predictions, [np.array([4]), np.array([5, 6]), np.array([9]), np.array([], int)])
+    ranks = first_positive_ranks(right)
+    assert ranks.tolist() == [1, 3, 0, 0] and counts.tolist() == [1, 2, 1, 0]
+    assert recall_at(ranks, [3, 1, 2]).tolist() == [0.5, 0.25, 0.25]
+    assert recall_with_positives(ranks, counts, [3, 1]).tolist() == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_minus_one_is_never_right():
+    """FAISS returns -1 where the database has fewer than k rows; Python would take it for the last row."""
+    right, _ = judge(np.array([[0, -1], [-1, -1]]), [np.array([9]), np.array([-1, 9])])
+    assert not right.any()
+
+
+def test_no_predictions_and_no_queries():
+    assert first_positive_ranks(np.zeros((2, 0), bool)).tolist() == [0, 0]
+    assert np.isnan(recall_at(np.zeros(0, np.int64), [1])).all()
+    assert np.isnan(recall_with_positives(np.zeros(2, np.int64), np.zeros(2, np.int64), [1])).all()
+
+
+@pytest.mark.parametrize("values", [[], [5, 0], [-1]])
+def test_bad_recall_values(values):
+    with pytest.raises(ValueError, match="N of at least 1"):
+        check_recall_values(values)
+    assert check_recall_values([10, 1, 10]) == (10, 1)
+
+
+# ---- positives
+
+
+def test_the_threshold_is_inclusive():
+    found = NearbyPositives(np.array([[0.0, 0], [25, 0], [25.001, 0], [15, 20]]), np.array([[0.0, 0]]), 25)[0]
+    assert sorted(found.tolist()) == [0, 1, 3]
+
+
+def test_headings_wrap_around():
+    sides = [PhotoSet(np.zeros((len(degrees), 2)), np.array(degrees)) for degrees in ([350.0, 30, 180, -10], [10.0])]
+    assert PositiveRule(heading_tolerance=20).find(*sides)[0].tolist() == [0, 1, 3]
+    with pytest.raises(ValueError, match="need headings of the query photos"):
+        PositiveRule(heading_tolerance=20).find(sides[0], PhotoSet(np.zeros((1, 2))))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 12), st.booleans(), st.integers(0, 999))
+def test_positives_equal_brute_force(count, tolerance, by_frames, seed):
+    rng = np.random.default_rng(seed)
+    if by_frames:
+        sides, rule = [PhotoSet(frames=rng.permutation(count)) for _ in range(2)], PositiveRule(frame_tolerance=tolerance)
+        near = np.abs(sides[1].frames[:, None] - sides[0].frames[None]) <= tolerance
+    else:
+        sides = [PhotoSet(rng.uniform(0, 50, (count, 3)), rng.uniform(0, 360, count)) for _ in range(2)]
+        rule = PositiveRule(10.0 + tolerance, heading_tolerance=90)
+        metres = np.linalg.norm(sides[1].positions[:, None] - sides[0].positions[None], axis=2)
+        angles = np.abs((sides[1].headings[:, None] - sides[0].headings[None] + 180) % 360 - 180)
+        near = (metres <= 10 + tolerance) & (angles <= 90)
+    found = rule.find(*sides)
+    assert [sorted(found[query].tolist()) for query in range(count)] == [np.flatnonzero(row).tolist() for row in near]
+
+
+def test_places_are_cells():
+    """A drive of queries every 20 m is many places, not one long chain; both floors of a building are two."""
+    drive = PhotoSet(np.column_stack([np.arange(0, 200, 20.0), np.zeros(10)]))
+    assert PositiveRule().group(drive).tolist() == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7]
+    assert PositiveRule().group(PhotoSet(np.array([[0, 0, 0.0], [0, 0, 30.0], [1, 1, 1.0]]))).tolist() == [0, 1, 0]
+    frames = PhotoSet(frames=np.arange(5))
+    assert PositiveRule(frame_tolerance=2).group(frames).tolist() == [0, 0, 1, 1, 2]
+    assert PositiveRule(frame_tolerance=0).group(frames).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"positive_dist_threshold": 0}, "above 0 metres, got 0"),
+        ({"positive_dist_threshold": None}, "above 0 metres, got None"),
+        ({"positive_dist_threshold": math.nan}, "above 0 metres, got nan"),
+        ({"heading_tolerance": 181}, "within 0 and 180 degrees, got 181"),
+        ({"frame_tolerance": -1}, "at least 0 frames, got -1"),
+    ],
+)
+def test_bad_rules(options, message):
+    with pytest.raises(ValueError, match=message):
+        PositiveRule(**options)
+
+
+# ---- bootstrap
+
+
+def test_places_are_resampled_not_photos():
+    """Two places, one always found and one never, a hundred photos each: all may come from either, so anything is possible.
+    Of photos drawn one by one, 95 % of the recalls would lie within 0.43 and 0.57."""
+    hits, places = np.repeat([[True], [False]], 100, axis=0), np.repeat([7, 3], 100)
+    assert bootstrap_interval(hits, places)[:, 0].tolist() == [0.0, 1.0]
+    alone = bootstrap_interval(hits, np.arange(200))[:, 0]
+    assert 0.42 < alone[0] < 0.45 and 0.55 < alone[1] < 0.58
+
+
+def test_the_interval_of_few_places_is_all_their_draws():
+    """Three places with 1, 2 and 3 photos have 27 equally likely draws; the percentiles of those are the interval."""
+    hits, places = np.array([[1], [0], [1], [0], [0], [1]]), np.array([0, 1, 1, 2, 2, 2])
+    sums, sizes = np.array([1, 1, 1]), np.array([1, 2, 3])
+    draws = [sums[list(draw)].sum() / sizes[list(draw)].sum() for draw in itertools.product(range(3), repeat=3)]
+    found = bootstrap_interval(hits, places, num_resamples=20_000)[:, 0]
+    assert found == pytest.approx(np.percentile(draws, [2.5, 97.5], method="inverted_cdf"), abs=1e-12)
+
+
+def test_the_interval_is_seeded_and_needs_two_places():
+    hits, places = np.random.default_rng(0).random((50, 2)) < 0.5, np.arange(50) // 3
+    assert np.array_equal(bootstrap_interval(hits, places), bootstrap_interval(hits, places))
+    assert not np.array_equal(bootstrap_interval(hits, places), bootstrap_interval(hits, places, seed=1))
+    assert bootstrap_interval(hits, np.zeros(50, int)) is None
+
+
+# ---- confidence
+
+
+def test_precision_by_hand():
+    """Five queries, four of which have a positive. Accepted 1: right. 2 and 3 tie: one is wrong. 4: wrong. 5: right."""
+    curve = precision_curve(np.float32([0.5, 0.9, 0.7, 0.7, 0.6]), np.array([True, True, True, False, False]), 4)
+    assert curve.thresholds.tolist() == np.float32([0.9, 0.7, 0.6, 0.5]).tolist()
+    assert curve.precision.tolist() == [1, 2 / 3, 2 / 4, 3 / 5]
+    assert curve.coverage.tolist() == [0.2, 0.6, 0.8, 1.0]
+    assert curve.recall.tolist() == [0.25, 0.5, 0.5, 0.75]
+    assert curve.auc_pr == pytest.approx(0.25 * 1 + 0.25 * 2 / 3 + 0 + 0.25 * 3 / 5)
+    assert curve.recall_at_100_precision == 0.25
+
+
+def test_a_tie_at_the_top_with_a_wrong_match_is_not_faultless():
+    """Whichever of the two a sort puts first, no threshold accepts one without the other."""
+    for right in ([True, False], [False, True]):
+        curve = precision_curve(np.float32([0.8, 0.8]), np.array(right), 2)
+        assert (curve.recall_at_100_precision, curve.auc_pr) == (0.0, 0.25)
+
+
+def test_perfect_and_undefined_confidence():
+    perfect = precision_curve(np.float32([0.1, 0.2]), np.array([True, True]), 2)
+    assert (perfect.auc_pr, perfect.recall_at_100_precision) == (1.0, 1.0)
+    nothing = precision_curve(np.float32([0.1, 0.2]), np.array([False, False]), 0)
+    assert math.isnan(nothing.auc_pr) and math.isnan(nothing.recall_at_100_precision)

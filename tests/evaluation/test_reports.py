@@ -1,0 +1,214 @@
+"""Evaluations of descriptors: the report, reading it back, comparing two."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from d2vpr_hf.evaluation import Evaluation, PhotoSet, PositiveRule, compare_evaluations, evaluate_descriptors
+from d2vpr_hf.evaluation.plots import plot_map, plot_matches, plot_precision_coverage, save_plots
+
+RIGHT, WRONG = "#2e9e4f", "#c8373a"
+
+
+def world(tops, conditions=None, **options):
+    """Four database places 100 m apart with orthogonal descriptors, and a query at each that looks like place `tops[i]`."""
+    places = PhotoSet(np.arange(4)[:, None] * [100.0, 0.0], paths=list("abcd"))
+    queries = PhotoSet(np.arange(len(tops))[:, None] * [100.0, 0.0] + [3, 4], paths="wxyz"[: len(tops)], conditions=conditions)
+    lengths = np.linspace(0.9, 0.6, len(tops))  # the first is the most similar
+    seen = np.stack([_looks_like(top, cosine) for top, cosine in zip(tops, lengths, strict=True)])
+    return evaluate_descriptors(np.eye(5, dtype=np.float32)[:4], seen, places, queries, recall_values=[1, 4], **options)
+
+
+def _looks_like(top, cosine):
+    vector = np.zeros(5, np.float32)
+    vector[[top, 4]] = cosine, np.sqrt(1 - cosine**2)
+    return vector
+
+
+def test_a_report_by_hand():
+    found = world([0, 1, 3, 3], conditions=["day", "night", "night", None])
+    report = found.to_dict()
+    assert [query.right for query in found.queries] == [True, True, False, True]
+    assert report["recall"]["recall@1"]["recall"] == 0.75 and report["recall"]["recall@4"]["recall"] == 1.0
+    assert report["num_places"] == 4 and report["num_without_positives"] == 0
+    assert report["distance_error"] == {"median": 5.0, "within_5_m": 0.75, "within_25_m": 0.75, "within_100_m": 1.0}
+    assert report["recall_at_100_precision"] == 0.5
+    assert report["auc_pr"] == pytest.approx(0.25 + 0.25 + 0.25 * 3 / 4)
+    assert report["conditions"] == [
+        {"condition": None, "count": 1, "recall@1": 1.0, "recall@4": 1.0},
+        {"condition": "day", "count": 1, "recall@1": 1.0, "recall@4": 1.0},
+        {"condition": "night", "count": 2, "recall@1": 0.5, "recall@4": 1.0},
+    ]
+    third = report["queries"][2]  # looks like d; a, b and c are all orthogonal to it and rank in the order of their rows
+    assert (third["path"], third["top_match"], third["first_positive_rank"], third["num_positives"]) == ("y", "d", 4, 1)
+    assert third["distance"] == pytest.approx(np.hypot(97, 4)) and third["similarity"] == pytest.approx(0.7)
+    assert third["position"] == [203.0, 4.0] and third["top_match_position"] == [300.0, 0.0]
+
+
+def test_the_printed_table():
+    text = world([0, 1, 3, 3], conditions=["day", "night", "night", "night"]).to_text()
+    assert re.search(r"R@1 +R@4\nall queries +75\.0 +100\.0\n", text)
+    assert "within 25 m; 0 queries have none" in text and re.search(r"\nnight +3 +66\.7 +100\.0$", text)
+
+
+def test_saved_and_read_back(tmp_path):
+    """Everything but the pictures of matches follows from the file, and twice the same is the same bytes."""
+    found = world([0, 1, 3, 3], conditions=["é", None, None, None])
+    found.save(tmp_path / "new" / "a.json")
+    found.save(tmp_path / "b.json")
+    assert (tmp_path / "new" / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    read = Evaluation.load(tmp_path / "b.json")
+    assert read == found and read.to_dict() == found.to_dict() and read.to_text() == found.to_text()
+    with pytest.raises(FileExistsError, match="exists already"):
+        found.save(tmp_path / "b.json")
+    with pytest.raises(FileExistsError, match="is a folder"):
+        found.save(tmp_path, overwrite=True)
+    found.save(tmp_path / "b.json", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no report"),
+        ("[]", "no report"),
+        ('{"format": "other", "format_version": 1}', "has format None"),
+        ('{"format": "d2vpr evaluation", "format_version": 9}', "has format 9, this package reads 'd2vpr evaluation' 1"),
+        ('{"format": "d2vpr evaluation", "format_version": 1}', "is damaged"),
+    ],
+)
+def test_what_is_no_report(tmp_path, text, message):
+    with pytest.raises(FileNotFoundError, match="There is no report"):
+        Evaluation.load(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Evaluation.load(tmp_path / "a.json")
+
+
+def test_without_positives_nothing_is_undefined_in_json(tmp_path):
+    """NaN is no JSON."""
+    found = world([0, 1, 2, 3], rule=PositiveRule(1.0))
+    report = found.to_dict()
+    assert report["num_without_positives"] == 4 and report["auc_pr"] is None and report["recall_at_100_precision"] is None
+    assert report["recall"]["recall@1"] == {"recall": 0.0, "interval_95": [0.0, 0.0], "recall_with_positives": None}
+    found.save(tmp_path / "a.json")
+    assert "AUC-PR -" in found.to_text()
+
+
+def test_positives_may_be_given():
+    """Ground truth that comes with a data set; without positions every query is a place, and distances are not known."""
+    rows = np.eye(3, dtype=np.float32)
+    found = evaluate_descriptors(
+        rows, rows, PhotoSet(), PhotoSet(), positives=[np.array([0]), np.array([0, 1]), np.array([], int)]
+    )
+    assert [query.right for query in found.queries] == [True, True, False]
+    assert found.num_without_positives == 1 and found.places.tolist() == [0, 1, 2]
+    assert found.distance_error() is None and found.queries[2].path == "2"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"database": PhotoSet()}, "need positions of the database photos"),
+        ({"queries": PhotoSet(np.zeros((3, 2)))}, "Expected positions of 2 query photos, one for each descriptor, got 3"),
+        ({"queries": PhotoSet(np.full((2, 2), np.nan))}, "positions of the query photos are not all finite"),
+        ({"queries": PhotoSet(np.zeros((2, 3)))}, "of as many coordinates"),
+        ({"query_descriptors": np.zeros((0, 4))}, "no query descriptors"),
+        ({"positives": [np.array([0])]}, "Expected positives of 2 queries, got those of 1"),
+        ({"recall_values": [0]}, "at least 1"),
+    ],
+)
+def test_bad_arguments(change, message):
+    photos = PhotoSet(np.zeros((2, 2)))
+    arguments = {
+        "database_descriptors": np.eye(2, 4),
+        "query_descriptors": np.eye(2, 4),
+        "database": photos,
+        "queries": photos,
+    }
+    with pytest.raises(ValueError, match=message):
+        evaluate_descriptors(**(arguments | change))
+
+
+# ---- comparison
+
+
+def test_comparison_by_hand():
+    """B finds the third query, which A misses, and loses the first."""
+    first, second = world([0, 1, 3, 3]), world([1, 1, 2, 3])
+    compared = compare_evaluations(first, second)
+    at_1, at_4 = compared.differences
+    assert (at_1.first, at_1.second, at_1.won, at_1.lost) == (0.75, 0.75, 1, 1)
+    assert at_1.interval_95 == (-0.75, 0.75)
+    assert (at_4.won, at_4.lost, at_4.interval_95) == (0, 0, (0.0, 0.0))
+    assert "R@1   75.0   75.0   +0.0" in compared.to_text()
+
+
+def test_one_clear_winner():
+    compared = compare_evaluations(world([1, 0, 3, 2]), world([0, 1, 2, 3]))
+    row = compared.differences[0]
+    assert (row.first, row.second, row.interval_95, row.won, row.lost) == (0.0, 1.0, (1.0, 1.0), 4, 0)
+
+
+def change(evaluation, path, **changes):
+    report = json.loads(json.dumps(evaluation.to_dict()))
+    for key, value in changes.items():
+        report[key] = report[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(report))
+    return Evaluation.load(path)
+
+
+def test_what_cannot_be_compared(tmp_path):
+    first = world([0, 1, 2, 3])
+    others = [
+        (world([0, 1, 2]), "different queries, 4 and 3: 1 are in one report only, z first"),
+        (world([0, 1, 2, 3], rule=PositiveRule(10.0)), "one those within 25 m, the other those within 10 m"),
+        (change(first, tmp_path / "a", database={"checksum": "0"}), "different databases: 4 photos"),
+        (change(first, tmp_path / "b", query_set={"checksum": "0"}), "different queries: 4 photos"),
+        (change(first, tmp_path / "c", queries=first.to_dict()["queries"][::-1]), "their order differs"),
+        (change(first, tmp_path / "d", recall_values=[2]), "share no N"),
+        (world([0, 1, 2, 3], positives=[np.array([0, 1])] * 4), "different positives"),
+    ]
+    for other, message in others:
+        with pytest.raises(ValueError, match=message):
+            compare_evaluations(first, other)
+
+
+def test_what_makes_numbers_hard_to_compare_is_said(tmp_path):
+    first = world([0, 1, 2, 3])
+    second = change(first, tmp_path / "a", model={"cross_image_encoder": True, "batch_size": 8, "resolution": [322, 322]})
+    notes = compare_evaluations(first, second).notes
+    assert len(notes) == 2 and "resolutions differ: None and [322, 322]" in notes[0] and "cross-image encoder ran" in notes[1]
+    assert compare_evaluations(second, second).notes == []
+
+
+# ---- pictures
+
+
+def test_the_map_shows_what_was_found():
+    """One red line, from the query that was wrong to its match; three green points; four grey ones."""
+    axes = plot_map(world([0, 1, 3, 3])).axes[0]
+    lines, *_ = (artist for artist in axes.collections if type(artist).__name__ == "LineCollection")
+    assert [segment.tolist() for segment in lines.get_segments()] == [[[203.0, 4.0], [300.0, 0.0]]]
+    points = {
+        to_hex(artist.get_facecolor()[0]): len(artist.get_offsets()) for artist in axes.collections if artist is not lines
+    }
+    assert (points[RIGHT], points[WRONG], points["#a3a3a3"]) == (3, 1, 4)
+    assert "R@1: 75.0" in axes.get_title() and axes.get_xlabel().endswith("/ m")
+
+
+def test_pictures_of_what_is_known(tmp_path):
+    found = world([0, 1, 3, 3])
+    (tmp_path / "right.png").write_text("of another run")
+    assert [path.name for path in save_plots(found, tmp_path)] == ["map.png", "precision_coverage.png"]
+    assert not (tmp_path / "right.png").exists()
+    with pytest.raises(ValueError, match="needs the photos"):
+        plot_matches(found, right=True)
+    rows = np.eye(2, dtype=np.float32)
+    unplaced = evaluate_descriptors(rows, rows, PhotoSet(), PhotoSet(), positives=[np.array([0]), np.array([], int)])
+    with pytest.raises(ValueError, match="needs the positions"):
+        plot_map(unplaced)
+    curve = plot_precision_coverage(unplaced).axes[0].lines[0].get_xydata()
+    assert curve.tolist() == [[100.0, 50.0]]
