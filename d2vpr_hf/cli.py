@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ from d2vpr_hf import __version__
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder
+    from d2vpr_hf.evaluation import PositiveRule
     from d2vpr_hf.jobs import SearchResult
+    from d2vpr_hf.readers import PlaceTable
 
 app = typer.Typer(
     help="Visual place recognition with D²-VPR: where was this photo taken?",
@@ -200,6 +203,125 @@ def search(
         save_figure(plot_search(results), plot)
     if all(result.error for result in results):
         raise ValueError("None of the queries could be read.")
+
+
+@app.command()
+def evaluate(
+    database: Annotated[Path, typer.Option("--database", parser=_path, metavar="DIR", help="Photos to search, or their CSV.")],
+    queries: Annotated[Path, typer.Option("--queries", parser=_path, metavar="DIR", help="Photos to find, or their CSV.")],
+    model: ModelOption = None,
+    positive_dist_threshold: Annotated[
+        float | None, typer.Option(help="Metres within which a match is right. Default: 25, unless frames decide.")
+    ] = None,
+    heading_tolerance: Annotated[
+        float | None, typer.Option(help="Degrees that headings may differ by as well. Default: headings do not matter.")
+    ] = None,
+    frame_tolerance: Annotated[
+        int | None, typer.Option(help="Frames within which a match is right, instead of metres, for two aligned sequences.")
+    ] = None,
+    recall_values: Annotated[
+        list[str] | None,
+        typer.Option("--recall-values", metavar="N,N,...", help="The N of recall@N; may be repeated. Default: 1,5,10,20."),
+    ] = None,
+    shuffle_check: Annotated[
+        bool, typer.Option("--shuffle-check", help="Evaluate once more with the photos in a random order.")
+    ] = False,
+    report: Annotated[Path | None, typer.Option("--json", parser=_path, metavar="OUT", help="Write the report here.")] = None,
+    plots: Annotated[Path | None, typer.Option(parser=_path, metavar="DIR", help="Draw map, curve and matches here.")] = None,
+    save_descriptors: Annotated[
+        Path | None, typer.Option(parser=_path, metavar="DIR", help="Write both sides here as indexes.")
+    ] = None,
+    batch_size: BatchSizeOption = 16,
+    workers: WorkersOption = 2,
+    device: DeviceOption = None,
+    strict: StrictOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report and indexes of another run.")] = False,
+) -> None:
+    """Search one folder with another and count how often a right place is found: recall@N and more."""
+    from d2vpr_hf.evaluation import evaluate as run
+
+    rule = _rule(positive_dist_threshold, heading_tolerance, frame_tolerance)
+    values = _parse_recall_values(recall_values)
+    _check_outputs(report, plots, [database, queries], overwrite)
+    known, asked = _read_tables(database, queries)
+    start = time.perf_counter()
+    with _progress("Encoding", (len(known.places) + len(asked.places)) * (1 + shuffle_check)) as progress:
+        encoder = _encoder(model, batch_size, workers, device)
+        found = run(
+            known,
+            asked,
+            encoder,
+            rule,
+            recall_values=values,
+            shuffle_check=shuffle_check,
+            save_descriptors=save_descriptors,
+            strict=strict,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    typer.echo(found.to_text())
+    typer.echo(f"took {time.perf_counter() - start:.1f} s")
+    if report is not None:
+        found.save(report, overwrite)
+        typer.echo(f"Report: {report}")
+    if plots is not None:
+        from d2vpr_hf.evaluation.plots import save_plots
+
+        typer.echo(f"Pictures: {', '.join(map(str, save_plots(found, plots)))}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(parser=_path, metavar="A.json", help="Report to compare with.")],
+    second: Annotated[Path, typer.Argument(parser=_path, metavar="B.json", help="Report in question.")],
+) -> None:
+    """Compare two reports of the same queries: differences of recall@N, and whether they could be luck."""
+    from d2vpr_hf.evaluation import Evaluation, compare_evaluations
+
+    for letter, path in (("A", first), ("B", second)):
+        typer.echo(f"{letter}: {path}")
+    typer.echo(compare_evaluations(Evaluation.load(first), Evaluation.load(second)).to_text())
+
+
+def _rule(threshold: float | None, heading_tolerance: float | None, frame_tolerance: int | None) -> PositiveRule:
+    from d2vpr_hf.evaluation import PositiveRule
+    from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD
+
+    if threshold is not None and frame_tolerance is not None:
+        raise ValueError("Give either --positive-dist-threshold or --frame-tolerance: metres decide, or frames do.")
+    return PositiveRule(POSITIVE_DIST_THRESHOLD if threshold is None else threshold, heading_tolerance, frame_tolerance)
+
+
+def _parse_recall_values(texts: list[str] | None) -> tuple[int, ...]:
+    from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values
+
+    if not texts:
+        return RECALL_VALUES
+    try:
+        return check_recall_values([int(value) for text in texts for value in text.split(",")])
+    except ValueError as error:
+        raise ValueError(f"Expected `--recall-values 1,5,10`, whole numbers from 1, got {','.join(texts)!r}.") from error
+
+
+def _check_outputs(report: Path | None, plots: Path | None, photos: list[Path], overwrite: bool) -> None:
+    """Refuse what could not be written, or must not be, before the work."""
+    if report is not None:
+        from d2vpr_hf.evaluation.report import check_report_file
+
+        check_report_file(report, overwrite)
+    if plots is not None:
+        from d2vpr_hf.evaluation.plots import check_plot_folder
+
+        check_plot_folder(plots, photos)
+
+
+def _read_tables(database: Path, queries: Path) -> tuple[PlaceTable, PlaceTable]:
+    from d2vpr_hf.readers import read_places
+
+    tables = read_places(database), read_places(queries)
+    for name, table in zip(("Database", "Queries"), tables, strict=True):
+        typer.echo(f"{name}: {len(table.places)} photos, {table.num_positions} with a position (from: {table.source}).")
+    return tables
 
 
 @app.command()

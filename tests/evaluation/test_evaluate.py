@@ -1,0 +1,200 @@
+"""From folders to numbers: from Python and from the command line."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from d2vpr_hf.modeling import D2VPRImageProcessor
+from PIL import Image
+
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
+from d2vpr_hf.index import PlaceIndex
+from tests.conftest import tiny_model
+from tests.photos import at_name, save, save_bad_files
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_folder):
+    return PlaceEncoder(tiny_folder, batch_size=4)
+
+
+@pytest.fixture
+def world(tmp_path):
+    """Six places 100 m apart under a folder with an @, and the very same photos 3 m beside them as queries. The last query
+    stands where the database has nothing."""
+    for i in range(6):
+        save(tmp_path / "@home@" / "database" / at_name(544000 + 100 * i, 4172000), i)
+        east = 544003 + 100 * i if i < 5 else 546000
+        save(tmp_path / "@home@" / "queries" / at_name(east, 4172000).replace("@@.jpg", f"@{['day', 'night'][i % 2]}@.jpg"), i)
+    return tmp_path / "@home@"
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, "-m", "d2vpr_hf", *map(str, arguments)], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_world_by_hand(encoder, world):
+    """The same photo is its own best match: five are found, the sixth has no positive."""
+    found = evaluate(world / "database", world / "queries", encoder, recall_values=[10, 1])
+    recall = found.recall()["recall@1"]
+    assert recall["recall"] == pytest.approx(5 / 6) and recall["recall_with_positives"] == 1.0
+    assert found.num_without_positives == 1 and found.rule.positive_dist_threshold == 25
+    assert [query.distance for query in found.queries[:5]] == pytest.approx([3.0] * 5)
+    assert found.queries[5].first_positive_rank is None and not found.queries[5].right
+    assert [entry["condition"] for entry in found.conditions()] == ["day", "night"]
+    assert found.model == {
+        "name": encoder.model_name,
+        "fingerprint": encoder.fingerprint,
+        "descriptor_dim": encoder.descriptor_dim,
+        "projection_dim": None,
+        "resolution": [70, 70],
+        "batch_size": 4,
+        "cross_image_encoder": False,
+        "device": encoder.device.type,
+        "dtype": "float32",
+    }
+
+
+def test_shuffling_matters_to_the_cross_image_encoder_only(tiny_folder, world):
+    """A photo's descriptor follows it through the shuffled batches; only what its neighbours did to it may differ."""
+    for model, same in ((tiny_model(), True), (tiny_model(use_cross_image_encoder=True), False)):
+        encoder = PlaceEncoder(model, D2VPRImageProcessor.from_pretrained(tiny_folder), batch_size=3)
+        found = evaluate(world / "database", world / "queries", encoder, shuffle_check=True)
+        assert (found.order_seed, found.shuffled.order_seed) == (None, 0)
+        assert found.model["cross_image_encoder"] is not same
+        scores, others = ([query.similarity for query in run.queries] for run in (found, found.shuffled))
+        assert np.allclose(scores, others, atol=1e-5) is same
+        assert [query.path for query in found.queries] == [query.path for query in found.shuffled.queries]
+        assert "shuffled (seed 0): recall@1" in found.to_text()
+        assert found.to_dict()["shuffled"]["recall"].keys() == found.recall().keys()
+
+
+def test_two_zones_are_refused(encoder, world):
+    """Eastings of two UTM zones are no distance; letters within a hemisphere are the same zone."""
+    save(world / "queries" / at_name(544000, 4172000, zone="10@T"), 1)
+    evaluate(world / "database", world / "queries", encoder)
+    save(world / "queries" / at_name(544000, 4172000, zone="11@S"), 1)
+    with pytest.raises(ValueError, match=r"@10@S@.* lies in UTM zone 10 north, @.*@11@S@.* in UTM zone 11 north"):
+        evaluate(world / "database", world / "queries", encoder)
+
+
+def test_local_frames(encoder, tmp_path):
+    """Metres of a robot: floors apart are places apart, and frames do not mix."""
+    for side in ("database", "queries"):
+        for i in range(2):
+            save(tmp_path / side / f"{i}.png", i)
+    (tmp_path / "database" / "p.csv").write_text("path,x,y,z,frame,yaw\n0.png,0,0,0,hall,0\n1.png,0,0,30,hall,180\n")
+    table = tmp_path / "queries" / "p.csv"
+    table.write_text("path,x,y,z,frame,yaw\n0.png,1,0,0,hall,350\n1.png,1,0,30,hall,350\n")
+    found = evaluate(tmp_path / "database", tmp_path / "queries", encoder)
+    assert found.num_positives.tolist() == [1, 1] and found.queries[1].position == [1.0, 0.0, 30.0]
+    facing = evaluate(tmp_path / "database", tmp_path / "queries", encoder, PositiveRule(heading_tolerance=20))
+    assert facing.num_positives.tolist() == [1, 0]
+    table.write_text("path,x,y,frame\n0.png,1,0,roof\n1.png,1,0,roof\n")
+    with pytest.raises(ValueError, match=r"the local frame hall, 0\.png in the local frame roof"):
+        evaluate(tmp_path / "database", tmp_path / "queries", encoder)
+    table.write_text("path,x,y,frame\n0.png,1,0,hall\n1.png,1,0,hall\n")
+    with pytest.raises(ValueError, match=r"2 of 2 in the queries have none, 0\.png first"):
+        evaluate(tmp_path / "database", tmp_path / "queries", encoder, PositiveRule(heading_tolerance=20))
+
+
+def test_frames_are_counted_by_name(encoder, tmp_path):
+    """Without positions, as Nordland: 9.png comes before 10.png, and a photo that cannot be read still counts as a frame."""
+    for side in ("database", "queries"):
+        for i in range(8, 13):
+            save(tmp_path / side / f"{i}.png", i)
+    (tmp_path / "database" / "9.png").write_bytes(b"")
+    rule = PositiveRule(frame_tolerance=1)
+    found = evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
+    counts = {query.path: (query.num_positives, query.right) for query in found.queries}
+    assert counts["8.png"] == (1, True) and counts["9.png"][0] == 2 and counts["10.png"] == (2, True)
+    assert counts["12.png"] == (2, True) and found.rule.to_dict()["positive_dist_threshold"] is None
+    assert found.distance_error() is None and "within 1 frames" in found.to_text()
+    (tmp_path / "queries" / "8.png").unlink()
+    with pytest.raises(ValueError, match="both sides need as many; got 5 and 4"):
+        evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
+
+
+def test_photos_without_position_or_pixels_are_named(encoder, tmp_path, world, caplog):
+    with pytest.raises(ValueError, match=r"None of the 1 photos in .* has a position"):
+        evaluate(world / "database", save(tmp_path / "plain" / "a.jpg", 0).parent, encoder)
+    table = tmp_path / "plain" / "p.csv"
+    bad = save_bad_files(tmp_path / "plain")
+    table.write_text("path,x,y\na.jpg,0,0\nb.jpg,,\n" + "".join(f"{name},0,0\n" for name in bad))
+    found = evaluate(table.parent, table, encoder)
+    assert found.skipped["database"].keys() == {"b.jpg", *bad} and found.skipped["queries"]["b.jpg"] == "no position in metres"
+    assert found.database["count"] == found.query_set["count"] == len(found.queries) == 1
+    assert "5 of 6 photos were left out" in caplog.text
+    with pytest.raises(ValueError, match="5 of 6 photos were left out"):
+        evaluate(table.parent, table, encoder, strict=True)
+
+
+def test_descriptors_are_saved_as_indexes(encoder, world, tmp_path):
+    found = evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved")
+    index = PlaceIndex.open(tmp_path / "saved" / "database")
+    queries = PlaceIndex.open(tmp_path / "saved" / "queries")
+    tops = [matches[0].place.path for matches in index.search(queries.descriptors, 1)]
+    assert tops == [query.top_match for query in found.queries] and index.fingerprint == encoder.fingerprint
+    with pytest.raises(FileExistsError, match="exists already"):
+        evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved")
+    evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved", overwrite=True)
+
+
+def test_command_line_end_to_end(world, tmp_path):
+    """With the embedded model: the same bytes twice, pictures, and a comparison with itself."""
+    sides = ("--database", world / "database", "--queries", world / "queries")
+    options = ("--recall-values", "5,1", "--recall-values", "3", "--shuffle-check")
+    status, out, err = run("evaluate", *sides, *options, "--json", tmp_path / "a.json", "--plots", tmp_path / "plots")
+    assert status == 0, err
+    assert re.search("R@5 +R@1 +R@3\n", out) and "1 queries have none and count as misses" in out
+    for name in ("map.png", "precision_coverage.png", "right.png", "wrong.png"):
+        assert Image.open(tmp_path / "plots" / name).width > 500
+    again = run("evaluate", *sides, *options, "--json", tmp_path / "b.json")
+    assert again[0] == 0 and (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["recall_values"] == [5, 1, 3] and report["shuffled"]["order_seed"] == 0
+    assert report["database"]["path"] == str(world / "database") and report["model"]["name"] is None
+    status, out, err = run("compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert status == 0 and "+0.0" in out, err
+    other = Evaluation.load(tmp_path / "a.json").to_dict() | {"positives": PositiveRule(10.0).to_dict()}
+    (tmp_path / "c.json").write_text(json.dumps(other))
+    status, out, err = run("compare", tmp_path / "a.json", tmp_path / "c.json")
+    assert status == 1 and "one those within 25 m, the other those within 10 m" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recall-values", "1,x"], "Expected `--recall-values 1,5,10`, whole numbers from 1, got '1,x'"),
+        (["--recall-values", "0"], "got '0'"),
+        (["--positive-dist-threshold", "5", "--frame-tolerance", "1"], "Give either --positive-dist-threshold or"),
+        (["--positive-dist-threshold", "-5"], "above 0 metres, got -5"),
+        (["--json", "{world}/queries"], "is a folder"),
+        (["--plots", "{world}/queries/plots"], "lies among the photos"),
+    ],
+)
+def test_errors_come_before_the_work(world, options, message, monkeypatch, capsys):
+    from d2vpr_hf import cli
+
+    monkeypatch.setattr(PlaceEncoder, "encode", lambda *arguments, **options: pytest.fail("photos were encoded first"))
+    filled = [option.format(world=world) for option in options]
+    arguments = ["evaluate", "--database", str(world / "database"), "--queries", str(world / "queries"), *filled]
+    monkeypatch.setattr(sys, "argv", ["d2vpr", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    assert raised.value.code == 1 and message in capsys.readouterr().err
+
+
+def test_a_moved_copy_compares(encoder, world, tmp_path):
+    """Paths are relative to their folders, so that a report from another machine compares."""
+    from d2vpr_hf import compare_evaluations
+
+    moved = shutil.copytree(world, tmp_path / "moved")
+    first, second = (evaluate(folder / "database", folder / "queries", encoder) for folder in (world, moved))
+    assert [row.won + row.lost for row in compare_evaluations(first, second).differences] == [0] * 4
