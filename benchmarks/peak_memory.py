@@ -1,0 +1,8 @@
+"""Shared by benchmarks: the most memory that this process ever held."""
+
+import resource
+
+
+def peak_gigabytes() -> float:
+    """Return the largest resident set of this process so far, in GB (1e9 bytes). Linux counts it in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
