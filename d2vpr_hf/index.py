@@ -168,10 +168,17 @@ def check_free(out: Path, overwrite: bool) -> Path:
             f"{out} is not an index of this format, or holds other files too; it is not replaced. Give another folder, or "
             "remove it yourself."
         )
-    parent = next(folder for folder in place.parents if folder.exists())
-    if not os.access(parent, os.W_OK):
-        raise PermissionError(f"No permission to write into {parent}, where the index {out} would lie.")
+    check_writable(out)
     return place
+
+
+def check_writable(out: Path) -> None:
+    """Raise NotADirectoryError or PermissionError if the folder that a path would lie in cannot be written to."""
+    parent = next(folder for folder in out.resolve().parents if folder.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{parent} is a file, so that {out} cannot lie in it. Give another path.")
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"No permission to write into {parent}, where {out} would lie.")
 
 
 def _is_index_alone(folder: Path) -> bool:
@@ -218,4 +225,4 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-__all__ = ["FORMAT_VERSION", "Match", "PlaceIndex", "check_free"]
+__all__ = ["FORMAT_VERSION", "Match", "PlaceIndex", "check_free", "check_writable"]

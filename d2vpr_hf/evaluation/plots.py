@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.evaluation.positives import PhotoSet
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, percent
+from d2vpr_hf.index import check_writable
 from d2vpr_hf.plots import (
     QUERY,
     RIGHT,
@@ -42,10 +43,14 @@ def save_plots(evaluation: Evaluation, out: str | Path) -> list[Path]:
 
 
 def check_plot_folder(out: Path, photos: Iterable[Path]) -> None:
-    """Raise ValueError if pictures in `out` would lie among photos, where the next run would take them for some."""
+    """Raise ValueError if pictures in `out` would lie among photos, where the next run would take them for some.
+
+    Raises NotADirectoryError or PermissionError if they could not be written at all.
+    """
     if any(out.resolve().is_relative_to(folder.resolve()) for folder in photos):
         raise ValueError(f"{out} lies among the photos. Draw into another folder.")
     for name in FILES:
+        check_writable(out / name)
         check_plot_file(out / name)
 
 

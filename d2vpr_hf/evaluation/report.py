@@ -15,6 +15,7 @@ from d2vpr_hf import __version__
 from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
+from d2vpr_hf.index import check_writable
 
 FORMAT = "d2vpr evaluation"
 FORMAT_VERSION = 1
@@ -126,15 +127,18 @@ class Evaluation:
         """Return `recall@N` for each N: `recall`, `interval_95` ([low, high] or `None`) and `recall_with_positives`."""
         recalls = recall_at(self.ranks, self.recall_values)
         narrow = recall_with_positives(self.ranks, self.num_positives, self.recall_values)
-        interval = bootstrap_interval(hits_at(self.ranks, self.recall_values), self.places)
         return {
             f"recall@{n}": {
                 "recall": float(recalls[i]),
-                "interval_95": None if interval is None else interval[:, i].tolist(),
+                "interval_95": None if self._interval is None else self._interval[:, i].tolist(),
                 "recall_with_positives": _number(narrow[i]),
             }
             for i, n in enumerate(self.recall_values)
         }
+
+    @functools.cached_property
+    def _interval(self) -> NDArray[np.float64] | None:
+        return bootstrap_interval(hits_at(self.ranks, self.recall_values), self.places)
 
     def distance_error(self) -> dict[str, Any] | None:
         """Return the `median` metres to top matches, and the shares `within_5_m` and so on; `None` without positions."""
@@ -245,11 +249,12 @@ _PLAIN_FIELDS = ("database", "query_set", "model", "order_seed", "skipped", "pac
 
 
 def check_report_file(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if a report must not be written there."""
+    """Raise FileExistsError if a report must not be written there, NotADirectoryError or PermissionError if it cannot."""
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder; give a file for the report.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already. Give another file, or `--overwrite` to replace it.")
+    check_writable(path)
 
 
 def align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -287,12 +292,13 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
 def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
     for name, side in (("database", evaluation.database), ("queries", evaluation.query_set)):
         yield f"{name + ':':10} {side['count']} photos{'' if side['path'] is None else ' of ' + side['path']}"
-    yield f"model:     {_model_text(evaluation.model)}"
+    yield f"model:     {model_text(evaluation.model)}"
     without, places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
     yield f"positives: {evaluation.rule}; {without} queries have none and count as misses; {places} places"
 
 
-def _model_text(model: dict[str, Any]) -> str:
+def model_text(model: dict[str, Any]) -> str:
+    """Say in a line what made the descriptors, with all that must stand beside a recall."""
     if "name" not in model:
         return f"descriptors of {model['descriptor_dim']} numbers as they were given"
     height, width = model["resolution"]
@@ -354,6 +360,7 @@ __all__ = [
     "QueryResult",
     "align",
     "check_report_file",
+    "model_text",
     "percent",
     "percent_interval",
 ]

@@ -177,12 +177,15 @@ def test_command_line_end_to_end(world, tmp_path):
         (["--positive-dist-threshold", "-5"], "above 0 metres, got -5"),
         (["--json", "{world}/queries"], "is a folder"),
         (["--plots", "{world}/queries/plots"], "lies among the photos"),
+        (["--plots", "{world}/file/plots"], "is a file, so that"),
+        (["--json", "{world}/file/a.json"], "is a file, so that"),
     ],
 )
 def test_errors_come_before_the_work(world, options, message, monkeypatch, capsys):
     from d2vpr_hf import cli
 
     monkeypatch.setattr(PlaceEncoder, "encode", lambda *arguments, **options: pytest.fail("photos were encoded first"))
+    (world / "file").touch()
     filled = [option.format(world=world) for option in options]
     arguments = ["evaluate", "--database", str(world / "database"), "--queries", str(world / "queries"), *filled]
     monkeypatch.setattr(sys, "argv", ["d2vpr", *arguments])
