@@ -244,6 +244,7 @@ def evaluate(
     values = _parse_recall_values(recall_values)
     _check_outputs(report, plots, [database, queries], overwrite)
     known, asked = _read_tables(database, queries)
+    typer.echo(f"Right: {rule}. Recall@N of N = {', '.join(map(str, values))}. Batch size {batch_size}.")
     start = time.perf_counter()
     with _progress("Encoding", (len(known.places) + len(asked.places)) * (1 + shuffle_check)) as progress:
         encoder = _encoder(model, batch_size, workers, device)
@@ -277,10 +278,12 @@ def compare(
 ) -> None:
     """Compare two reports of the same queries: differences of recall@N, and whether they could be luck."""
     from d2vpr_hf.evaluation import Evaluation, compare_evaluations
+    from d2vpr_hf.evaluation.report import model_text
 
-    for letter, path in (("A", first), ("B", second)):
-        typer.echo(f"{letter}: {path}")
-    typer.echo(compare_evaluations(Evaluation.load(first), Evaluation.load(second)).to_text())
+    reports = Evaluation.load(first), Evaluation.load(second)
+    for letter, path, report in zip("AB", (first, second), reports, strict=True):
+        typer.echo(f"{letter}: {path}, {model_text(report.model)}")
+    typer.echo(compare_evaluations(*reports).to_text())
 
 
 def _rule(threshold: float | None, heading_tolerance: float | None, frame_tolerance: int | None) -> PositiveRule:
