@@ -14,6 +14,8 @@ import pillow_heif
 from PIL.ExifTags import Base
 from PIL.ImageOps import exif_transpose
 
+from d2vpr_hf.readers.paths_file import paths_file, read_paths_file
+
 _FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 
@@ -41,6 +43,9 @@ class UnreadablePhotoError(Exception):
 def find_photos(folder: Path) -> list[Path]:
     """List the photo files under a folder, all levels deep, linked folders included, in the order of their paths.
 
+    A file `<folder>_images_paths.txt` beside the folder, one path relative to the folder a line, replaces the walk; the order
+    is then that of its lines.
+
     Names that look like photos are listed also where they lead nowhere: whoever opens them says so. What macOS leaves beside
     photos (`._*`) is not listed.
 
@@ -48,11 +53,15 @@ def find_photos(folder: Path) -> list[Path]:
         FileNotFoundError: If the folder does not exist, or holds no photo.
         NotADirectoryError: If it is a file.
         PermissionError: If a folder in it cannot be read.
+        ValueError: If the list of paths is malformed.
     """
     if not folder.exists():
         raise FileNotFoundError(f"There is no folder {folder}. Give a folder of photos, or a CSV file that lists them.")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder. Give a folder of photos, or a CSV file that lists them.")
+    listing = paths_file(folder)
+    if listing.is_file():
+        return read_paths_file(listing, folder)
     photos = sorted(path for path in _walk(folder) if _looks_like_photo(path))
     if not photos:
         raise FileNotFoundError(f"No photo in {folder}: expected files that end in {', '.join(sorted(PHOTO_SUFFIXES))}.")
