@@ -10,6 +10,7 @@ from PIL.ExifTags import GPS, IFD
 from PIL.TiffImagePlugin import IFDRational
 
 from d2vpr_hf.readers import Place, UnreadablePhotoError, distance_in_metres, find_photos, open_photo, read_places
+from d2vpr_hf.readers.places import all_with_utm
 from tests.photos import at_name, gps_exif, save, save_bad_files
 
 
@@ -244,6 +245,18 @@ def test_bad_photos_say_what_is_wrong(tmp_path):
 def test_bad_photos_do_not_stop_the_reader(tmp_path):
     bad = save_bad_files(tmp_path)
     assert [place.path for place in read_places(tmp_path).places] == sorted(bad)
+
+
+def test_many_positions_are_converted_as_one_by_one():
+    """Zones, hemispheres and Norway's wide zone side by side; what has UTM coordinates keeps them, the poles have none."""
+    degrees = [(43.5, 11.5), (-33.9, 18.4), (60.4, 5.3), (43.5, 12.1), (0.1, 11.5), (-0.1, 11.5), (78.2, 15.6)]
+    places = [Place("a", *pair) for pair in degrees]
+    given, polar, unknown = Place("b", 1.0, 2.0, utm_east=3.0, utm_north=4.0), Place("c", 89.0, 2.0), Place("d")
+    done = all_with_utm([given, *places, polar, unknown])
+    assert (done[0], done[-2], done[-1]) == (given, polar, unknown)
+    for place, pair in zip(done[1:-2], degrees, strict=True):
+        east, north, number, letter = utm.from_latlon(*pair)
+        assert (place.utm_east, place.utm_north, place.utm_zone) == (east, north, f"{number}{letter}")
 
 
 def test_distances():

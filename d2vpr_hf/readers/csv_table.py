@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.readers.places import Place, check_degrees, parse_number, with_utm
+from d2vpr_hf.readers.places import Place, all_with_utm, check_place, parse_number
 
 _ALIASES = {
     "path": ("path", "file", "filename", "file_name", "image", "name"),
@@ -21,7 +21,6 @@ _ALIASES = {
     "timestamp": ("timestamp", "time", "datetime"),
 }
 _TEXT_FIELDS = ("path", "frame", "timestamp")
-_PAIRS = (("latitude", "longitude"), ("x", "y"))
 
 
 def read_csv(table: Path) -> list[Place]:
@@ -42,7 +41,7 @@ def read_csv(table: Path) -> list[Place]:
         raise ValueError(f"{table} is no table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
     places = {line: _place(table, line, row, columns) for line, row in rows}
     _refuse_twice(table, places)
-    return list(places.values())
+    return all_with_utm(list(places.values()))
 
 
 def _separator(header: str) -> str:
@@ -74,11 +73,10 @@ def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
 def _place(table: Path, line: int, row: dict[Any, Any], columns: dict[str, str]) -> Place:
     try:
         place = Place(**_values(row, columns))
-        if place.latitude is not None and place.longitude is not None:
-            check_degrees(place.latitude, place.longitude)
+        check_place(place)
     except ValueError as error:
         raise ValueError(f"{table}, line {line}: {error}.") from error
-    return with_utm(place)
+    return place
 
 
 def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
@@ -89,9 +87,6 @@ def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
     values = {field: text if field in _TEXT_FIELDS else parse_number(text) for field, text in texts.items() if text}
     if "path" not in values:
         raise ValueError("the path is missing")
-    for first, second in _PAIRS:
-        if (first in values) != (second in values):
-            raise ValueError(f"{first} and {second} belong together, one of them is empty")
     return values | {"path": Path(os.path.normpath(texts["path"])).as_posix()}
 
 
