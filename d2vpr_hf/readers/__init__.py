@@ -1,6 +1,7 @@
 """From files on disk to places: which photos there are, and where each was taken."""
 
 from d2vpr_hf.readers.folder import PlaceTable, read_place, read_places
+from d2vpr_hf.readers.gsv_cities import read_gsv_cities
 from d2vpr_hf.readers.photos import UnreadablePhotoError, find_photos, open_photo
 from d2vpr_hf.readers.places import Place, distance_in_metres
 
@@ -11,6 +12,7 @@ __all__ = [
     "distance_in_metres",
     "find_photos",
     "open_photo",
+    "read_gsv_cities",
     "read_place",
     "read_places",
 ]
