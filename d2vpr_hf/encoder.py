@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.readers import UnreadablePhotoError, open_photo
+from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +95,12 @@ class PlaceEncoder:
         """Hash of what the descriptors depend on; see [`d2vpr_hf.loading.fingerprint`]. Taken once."""
         return fingerprint(self.model, self.processor)
 
-    def encode(self, photos: Sequence[Any], progress: Progress | None = None) -> EncodedPhotos:
+    def encode(self, photos: Iterable[Any], progress: Progress | None = None) -> EncodedPhotos:
         """Encode photos.
 
         Args:
-            photos: Paths, PIL images, numpy arrays or tensors.
+            photos: Paths, URLs, contents of files (`bytes`), PIL images, numpy arrays or tensors. They are taken one by one,
+                no further ahead than it needs to keep the threads at work.
             progress: Called after each batch with the number of photos it finished, skipped ones included.
 
         Raises:
@@ -118,7 +119,7 @@ class PlaceEncoder:
         _check_finite(joined, rows)
         return EncodedPhotos(joined, np.array(rows, dtype=np.int64), skipped)
 
-    def _preprocessed(self, photos: Sequence[Any]) -> Iterator[tuple[int, torch.Tensor | str]]:
+    def _preprocessed(self, photos: Iterable[Any]) -> Iterator[tuple[int, torch.Tensor | str]]:
         """Yield each photo's number and pixel values (1, 3, height, width), or why there are none, in order."""
         with ThreadPoolExecutor(self.num_workers) as pool:
             ahead = self.batch_size + self.num_workers  # enough that no thread waits for the network
@@ -131,7 +132,7 @@ class PlaceEncoder:
 
     def _preprocess(self, photo: Any) -> torch.Tensor | str:
         try:
-            image = open_photo(Path(photo)) if isinstance(photo, str | Path) else photo
+            image = open_photo(photo) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:
             return str(error)
         return self.processor(image, return_tensors="pt")["pixel_values"]

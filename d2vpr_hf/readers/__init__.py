@@ -2,10 +2,11 @@
 
 from d2vpr_hf.readers.folder import PlaceTable, read_place, read_places
 from d2vpr_hf.readers.gsv_cities import read_gsv_cities
-from d2vpr_hf.readers.photos import UnreadablePhotoError, find_photos, open_photo
+from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, find_photos, open_photo
 from d2vpr_hf.readers.places import Place, distance_in_metres
 
 __all__ = [
+    "PhotoSource",
     "Place",
     "PlaceTable",
     "UnreadablePhotoError",
