@@ -2,18 +2,24 @@
 
 from d2vpr_hf.readers.folder import PlaceTable, read_place, read_places
 from d2vpr_hf.readers.gsv_cities import read_gsv_cities
+from d2vpr_hf.readers.hub_dataset import load_places
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, find_photos, open_photo
-from d2vpr_hf.readers.places import Place, distance_in_metres
+from d2vpr_hf.readers.place_dataset import iter_photos, to_dataset
+from d2vpr_hf.readers.places import PLACE_SCHEMA, Place, distance_in_metres
 
 __all__ = [
+    "PLACE_SCHEMA",
     "PhotoSource",
     "Place",
     "PlaceTable",
     "UnreadablePhotoError",
     "distance_in_metres",
     "find_photos",
+    "iter_photos",
+    "load_places",
     "open_photo",
     "read_gsv_cities",
     "read_place",
     "read_places",
+    "to_dataset",
 ]

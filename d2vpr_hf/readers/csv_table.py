@@ -2,13 +2,13 @@
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.readers.places import Place, all_with_utm, check_place, parse_number
 
-_ALIASES = {
+ALIASES = {
     "path": ("path", "file", "filename", "file_name", "image", "name"),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng"),
@@ -44,6 +44,12 @@ def read_csv(table: Path) -> list[Place]:
     return all_with_utm(list(places.values()))
 
 
+def columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Find which column holds which field: the first of the field's aliases that is the name of one, in any case."""
+    known = {name.strip().lower(): name for name in names}
+    return {field: known[alias] for field, its_aliases in aliases.items() for alias in reversed(its_aliases) if alias in known}
+
+
 def _separator(header: str) -> str:
     """Guess the separator from the header: the first of comma, semicolon and tab that it has."""
     return next((character for character in ",;\t" if character in header), ",")
@@ -58,10 +64,9 @@ def _refuse_twice(table: Path, places: dict[int, Place]) -> None:
 
 def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
     """Find which column of the header holds which field."""
-    known = {column.strip().lower(): column for column in header if column}
-    if len(known) < len(header):
+    if len({column.strip().lower() for column in header if column}) < len(header):
         raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(header)}.")
-    columns = {field: known[alias] for field, aliases in _ALIASES.items() for alias in reversed(aliases) if alias in known}
+    columns = columns_by_alias(header, ALIASES)
     if "path" not in columns or not ({"latitude", "longitude"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         raise ValueError(
             f"{table}: expected the columns path, latitude, longitude or path, x, y (and optionally heading, timestamp, "
@@ -90,4 +95,4 @@ def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
     return values | {"path": Path(os.path.normpath(texts["path"])).as_posix()}
 
 
-__all__ = ["read_csv"]
+__all__ = ["ALIASES", "columns_by_alias", "read_csv"]

@@ -3,13 +3,15 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import utm
 
 EARTH_RADIUS = 6_371_008.8  # metres, the mean radius of the IUGG
-_PAIRS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
+POSITION_PAIRS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Place:
         return None not in (self.x, self.y)
 
 
+_TYPES: dict[Any, pa.DataType] = {float | None: pa.float64(), str | None: pa.string(), str: pa.string()}
+PLACE_SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])  # of places as rows of a table
+
+
 def parse_number(text: str) -> float:
     """Read a finite number; raise ValueError for anything else."""
     value = float(text) if "_" not in text else math.nan  # Python's own literals are no data
@@ -67,7 +73,7 @@ def check_degrees(latitude: float, longitude: float) -> None:
 
 def check_place(place: Place) -> None:
     """Raise ValueError if a place has half a position, or a latitude and longitude that do not lie on the globe."""
-    for first, second in _PAIRS:
+    for first, second in POSITION_PAIRS:
         if (getattr(place, first) is None) != (getattr(place, second) is None):
             raise ValueError(f"{first} and {second} belong together, one of them is empty")
     if place.latitude is not None and place.longitude is not None:
@@ -147,6 +153,8 @@ def _great_circle(first: Place, second: Place) -> float:
 
 
 __all__ = [
+    "PLACE_SCHEMA",
+    "POSITION_PAIRS",
     "Place",
     "all_with_utm",
     "check_degrees",
