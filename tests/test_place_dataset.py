@@ -1,15 +1,25 @@
-"""Hugging Face data sets of every kind in one form, streamed or not."""
+"""Hugging Face data sets of every kind in one form, streamed or not, and indexed as a folder is."""
 
 import json
+import logging
 import shutil
+import sys
 
 import datasets
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import utm
+from PIL import Image
+from PIL.ExifTags import Base
 
+from d2vpr_hf import cli
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.readers import iter_photos, load_places, open_photo, read_gsv_cities, read_places, to_dataset
 from d2vpr_hf.readers.place_dataset import place_features
-from tests.photos import at_name, save
+from tests.photos import at_name, draw, gps_exif, save, save_bad_files
 from tests.test_gsv_cities import row as gsv_row
 from tests.test_gsv_cities import write_city
 
@@ -23,6 +33,11 @@ def datasets_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_folder):
+    return PlaceEncoder(tiny_folder, batch_size=4)
 
 
 def image_folder(folder):
@@ -268,3 +283,118 @@ def test_gsv_cities_in_the_common_form(tmp_path):
     dataset = to_dataset(read_gsv_cities(tmp_path, images_per_place=2))
     assert list(dataset["place_id"]) == [1, 1, 0, 0]
     assert dataset[0]["image"].size == (90, 60) and dataset[0]["timestamp"] == "2015-01"
+
+
+# ---- indexing
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_indexing_a_data_set_is_indexing_its_photos(tmp_path, encoder, streaming):
+    """Orientation by EXIF included: a photo that lies on its side would find nothing."""
+    exif = gps_exif(1.0, 2.0)
+    exif[Base.Orientation] = 8
+    folder = image_folder(tmp_path / "data") / "train"
+    save(folder / NAMES[2], 2, exif=exif)
+    expected, _ = index_photos(folder, tmp_path / "expected", encoder)
+    contents = [{"bytes": (folder / name).read_bytes(), "path": name} for name in NAMES]
+    datasets.Dataset.from_dict({"image": contents, **POSITIONS}).save_to_disk(tmp_path / "saved")
+    for number, name in enumerate((tmp_path / "data", tmp_path / "saved")):
+        built, skipped = index_photos(load_places(name, streaming=streaming), tmp_path / f"index{number}", encoder)
+        by_position = {place.latitude: row for row, place in enumerate(built.places)}
+        order = [by_position[place.latitude] for place in expected.places]
+        assert np.allclose(built.descriptors[order], expected.descriptors, atol=1e-6)
+        assert skipped == {} and PlaceIndex.open(tmp_path / f"index{number}").places == built.places
+
+
+def test_matches_of_a_data_set_of_files_are_files(tmp_path, encoder):
+    """The index names the folder that they have in common, and photos in it."""
+    folder = image_folder(tmp_path / "data") / "train"
+    built, _ = index_photos(load_places(tmp_path / "data"), tmp_path / "index", encoder)
+    assert (built.folder, [place.path for place in built.places]) == (folder, NAMES)
+    match = built.search(encoder.encode([folder / NAMES[3]]).descriptors, 1)[0][0]
+    assert match.photo == folder / NAMES[3]
+
+
+def test_matches_of_a_hub_data_set_are_named_by_it(tmp_path, encoder):
+    built, _ = index_photos(load_places(in_hub_cache(tmp_path / "data")), tmp_path / "index", encoder)
+    assert str(built.search(built.descriptors[1:2], 1)[0][0].photo) == "user/streets/train/1/1.jpg"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_unreadable_images_are_named_and_skipped(tmp_path, encoder, caplog, streaming):
+    """One bad row must not stop the other rows, nor shift their positions."""
+    (tmp_path / "bad").mkdir()
+    bad = save_bad_files(tmp_path / "bad")
+    good = save(tmp_path / "good.jpg", 0).read_bytes()
+    contents = [{"bytes": (tmp_path / "bad" / name).read_bytes(), "path": name} for name in bad]
+    contents = [*contents, {"bytes": None, "path": str(tmp_path / "gone.jpg")}, None, {"bytes": good, "path": None}]
+    columns = {"image": contents, "lat": [float(i) for i in range(7)], "lon": [0.0] * 7}
+    features = datasets.Features(image=datasets.Image(), lat=datasets.Value("float64"), lon=datasets.Value("float64"))
+    pq.write_table(datasets.Dataset.from_dict(columns, features).with_format("arrow")[:], tmp_path / "a.parquet")
+    rows = load_places(tmp_path / "a.parquet", streaming=streaming)
+    with caplog.at_level(logging.WARNING):
+        built, skipped = index_photos(rows, tmp_path / "index", encoder)
+    assert [(place.path.split("/")[-1], place.latitude) for place in built.places] == [("6", 6.0)]
+    reasons = [*bad.values(), "no such file", "the file is empty"]
+    assert len(skipped) == 6 and "6 of 7 photos were left out" in caplog.text
+    assert all(reason in found for reason, found in zip(reasons, skipped.values(), strict=True))
+    assert [path.split("/")[-1] for path in skipped] == [*bad, "gone.jpg", "5"]
+    with pytest.raises(ValueError, match="6 of 7 photos were left out"):
+        index_photos(load_places(tmp_path / "a.parquet", streaming=streaming), tmp_path / "strict", encoder, strict=True)
+
+
+def test_streams_are_read_as_they_are_encoded(tiny_folder):
+    """Memory is bounded: a stream of a million photos must not be collected first."""
+    taken = []
+
+    def rows():
+        for i in range(100):
+            taken.append(i)
+            yield {"image": draw(i), **dict.fromkeys(place_features().keys() - {"image"}), "path": str(i)}
+
+    stream = datasets.IterableDataset.from_generator(rows, features=place_features())
+    ahead = []
+    encoder = PlaceEncoder(tiny_folder, batch_size=2, num_workers=1)
+    encoder.encode((photo for _, photo in iter_photos(stream)), progress=lambda count: ahead.append(len(taken)))
+    assert ahead[0] < 20 < ahead[-1] == 100
+
+
+# ---- command line
+
+
+def run(monkeypatch, capsys, *arguments):
+    """Run the command line in this process: exit status, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["d2vpr", *map(str, arguments)])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    return raised.value.code or 0, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_command_line(tmp_path, tiny_folder, monkeypatch, capsys, streaming):
+    embedded(tmp_path / "source").rename_columns({"lat": "y", "Lon": "x"}).to_parquet(tmp_path / "a.parquet")
+    options = ["--dataset", tmp_path / "a.parquet", "--split", "train", *(["--streaming"] if streaming else [])]
+    options += ["--column", "latitude=y", "--column", "longitude=x", "--model", tiny_folder, "--out", tmp_path / "i"]
+    status, out, err = run(monkeypatch, capsys, "index", *options)
+    assert status == 0, err
+    assert ("Streaming photos from" if streaming else "5 photos in") in out
+    assert "Indexed 5 photos, 5 with a position, as descriptors" in out
+    query = Image.open(save(tmp_path / "query.jpg", 3))
+    match = PlaceIndex.open(tmp_path / "i").search(PlaceEncoder(tiny_folder).encode([query]).descriptors, 1)[0][0]
+    assert (match.place.latitude, match.place.path) == (POSITIONS["lat"][3], "3/3.jpg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Give either PHOTOS or `--dataset NAME`"),
+        (["{tmp}", "--dataset", "user/name"], "Give either PHOTOS or `--dataset NAME`"),
+        (["{tmp}", "--split", "train", "--column", "image=a"], "PHOTOS is no data set; --split, --column belongs to"),
+        (["--dataset", "user/name", "--column", "image"], "Expected `--column FIELD=COLUMN`, got 'image'"),
+        (["--dataset", "user/name"], "Couldn't reach 'user/name'"),
+    ],
+)
+def test_command_line_errors(tmp_path, monkeypatch, capsys, arguments, message):
+    filled = [argument.format(tmp=tmp_path) for argument in arguments]
+    status, _, err = run(monkeypatch, capsys, "index", *filled, "--out", tmp_path / "index")
+    assert status == 1 and err.startswith("d2vpr: ") and message in err
