@@ -285,6 +285,11 @@ def test_gsv_cities_in_the_common_form(tmp_path):
     assert dataset[0]["image"].size == (90, 60) and dataset[0]["timestamp"] == "2015-01"
 
 
+def test_other_data_sets_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"lacks path, latitude, .*place_id\. `load_places` brings it to"):
+        next(iter_photos(embedded(tmp_path)))
+
+
 # ---- indexing
 
 

@@ -1,6 +1,7 @@
 """The list of photos that may lie beside a huge folder, so that nobody has to walk it."""
 
-from pathlib import Path, PurePosixPath
+import posixpath
+from pathlib import Path
 
 _ENDING = "_images_paths.txt"
 
@@ -31,24 +32,24 @@ def read_paths_file(listing: Path, folder: Path) -> list[Path]:
     return photos
 
 
-def _paths(listing: Path) -> list[PurePosixPath]:
+def _paths(listing: Path) -> list[str]:
     try:
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{listing} is no text in UTF-8 ({error}). List one path a line.") from error
-    numbers: dict[PurePosixPath, int] = {}
+    numbers: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
-            path = _inside(listing, number, PurePosixPath(line.strip()))
+            path = posixpath.normpath(line.strip())
+            _check_inside(listing, number, path)
             if numbers.setdefault(path, number) != number:
                 raise ValueError(f"{listing}, line {number}: {path} is listed in line {numbers[path]} already.")
     return list(numbers)
 
 
-def _inside(listing: Path, number: int, path: PurePosixPath) -> PurePosixPath:
-    if path.is_absolute() or ".." in path.parts:
+def _check_inside(listing: Path, number: int, path: str) -> None:
+    if path.startswith(("/", "../")):
         raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
-    return path
 
 
 __all__ = ["paths_file", "read_paths_file"]

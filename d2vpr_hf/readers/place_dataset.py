@@ -46,13 +46,19 @@ def to_dataset(table: PlaceTable) -> datasets.Dataset:
 def iter_photos(photos: PlaceTable | PlaceDataset) -> Iterator[tuple[Place, PhotoSource]]:
     """Yield each photo's place and where its pixels come from, undecoded; of streamed data sets, as they come.
 
-    The path of a photo that lies in a file of its own is that file's.
+    The path of a photo of a data set that lies in a file of its own is that file's.
+
+    Raises:
+        ValueError: If a data set is not in the common form.
     """
     if isinstance(photos, PlaceTable):
         yield from ((place, photos.photo(place)) for place in photos.places)
         return
     import datasets
 
+    missing = [name for name in place_features() if name not in (photos.column_names or ())]
+    if missing:
+        raise ValueError(f"The data set lacks {', '.join(missing)}. `load_places` brings it to the common form.")
     for row in photos.cast_column("image", datasets.Image(decode=False)):
         yield _photo(row)
 
