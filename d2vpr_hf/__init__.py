@@ -37,9 +37,12 @@ _HOME = {
     "index_photos": "jobs",
     "load_image_processor": "loading",
     "load_model": "loading",
+    "load_places": "readers",
     "load_teacher": "teachers",
+    "read_gsv_cities": "readers",
     "read_places": "readers",
     "search_photos": "jobs",
+    "to_dataset": "readers",
 }
 
 if TYPE_CHECKING:
@@ -66,7 +69,10 @@ if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRModel as D2VPRModel
     from d2vpr_hf.modeling import D2VPRModelOutput as D2VPRModelOutput
     from d2vpr_hf.readers import Place as Place
+    from d2vpr_hf.readers import load_places as load_places
+    from d2vpr_hf.readers import read_gsv_cities as read_gsv_cities
     from d2vpr_hf.readers import read_places as read_places
+    from d2vpr_hf.readers import to_dataset as to_dataset
     from d2vpr_hf.search import exact_search as exact_search
     from d2vpr_hf.teachers import load_teacher as load_teacher
 
@@ -91,6 +97,9 @@ __all__ = [  # noqa: RUF022 - the order of use
     "PlaceIndex",
     "Place",
     "read_places",
+    "read_gsv_cities",
+    "load_places",
+    "to_dataset",
     "index_photos",
     "search_photos",
     "exact_search",

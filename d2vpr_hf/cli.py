@@ -136,10 +136,7 @@ def _check_publishing(to: str, target: str | None, changes: list[str] | None) ->
 def _parse_changes(changes: list[str] | None) -> dict[str, Any]:
     """Read FIELD=VALUE; a value is JSON or one of Python's words where it can be read so, and text otherwise."""
     parsed = {}
-    for change in changes or ():
-        field, separator, value = change.partition("=")
-        if not separator or not field:
-            raise ValueError(f"Expected `--set FIELD=VALUE`, got {change!r}.")
+    for field, value in _pairs(changes, "--set FIELD=VALUE"):
         try:
             parsed[field] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
         except ValueError:
@@ -147,12 +144,33 @@ def _parse_changes(changes: list[str] | None) -> dict[str, Any]:
     return parsed
 
 
+def _pairs(texts: list[str] | None, form: str) -> Iterator[tuple[str, str]]:
+    """Split what options like `--set FIELD=VALUE` were given."""
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise ValueError(f"Expected `{form}`, got {text!r}.")
+        yield name, value
+
+
 @app.command()
 def index(
-    photos: Annotated[
-        Path, typer.Argument(parser=_path, metavar="PHOTOS", help="Folder of photos, or a CSV file that lists them.")
-    ],
     out: Annotated[Path, typer.Option("--out", parser=_path, metavar="INDEX", help="Index folder to write.")],
+    photos: Annotated[
+        Path | None,
+        typer.Argument(parser=_path, metavar="PHOTOS", help="Folder of photos, or a CSV file that lists them."),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Instead of PHOTOS: a Hugging Face data set, by Hub id, folder or file.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration (subset) of the data set.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set, such as train.")] = None,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Read the data set without downloading it first.")] = False,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="FIELD=COLUMN", help="Say which column of the data set holds what: image=photo."),
+    ] = None,
     model: ModelOption = None,
     batch_size: BatchSizeOption = 16,
     workers: WorkersOption = 2,
@@ -160,16 +178,38 @@ def index(
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Index a folder of photos, with positions from a CSV file, from @ names, from EXIF, or with none."""
+    """Index photos: a folder, with positions from a CSV file, from @ names, from EXIF, or with none; or a data set."""
+    from d2vpr_hf.index import check_free
     from d2vpr_hf.jobs import index_photos
-    from d2vpr_hf.readers import read_places
 
+    check_free(out, overwrite)  # before anything is downloaded
+    options = {"config": config, "revision": revision, "split": split, "streaming": streaming}
+    source, total = _source_of_photos(photos, dataset, options | {"columns": dict(_pairs(columns, "--column FIELD=COLUMN"))})
+    with _progress("Indexing", total) as progress:
+        encoder = _encoder(model, batch_size, workers, device)
+        built, _ = index_photos(source, out, encoder, strict=strict, overwrite=overwrite, progress=progress)
+    positions = sum(place.has_position for place in built.places)
+    with_positions = "" if dataset is None else f", {positions} with a position,"
+    typer.echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
+
+
+def _source_of_photos(photos: Path | None, dataset: str | None, options: dict[str, Any]) -> tuple[Any, int | None]:
+    """Read or load what is to be indexed, and say how many photos there are (`None` if streaming)."""
+    from d2vpr_hf.readers import load_places, read_places
+
+    if (photos is None) == (dataset is None):
+        raise ValueError("Give either PHOTOS or `--dataset NAME`.")
+    if photos is None:
+        rows = load_places(str(dataset), **options)
+        total = None if options["streaming"] else len(rows)
+        typer.echo(f"Streaming photos from {dataset}." if total is None else f"{total} photos in {dataset}.")
+        return rows, total
+    if any(options.values()):
+        given = ", ".join(f"--{name}".removesuffix("s") for name, value in options.items() if value)
+        raise ValueError(f"PHOTOS is no data set; {given} belongs to `--dataset`.")
     table = read_places(photos)
     typer.echo(f"{len(table.places)} photos, {table.num_positions} with a position (from: {table.source}).")
-    with _progress("Indexing", len(table.places)) as progress:
-        encoder = _encoder(model, batch_size, workers, device)
-        built, _ = index_photos(table, out, encoder, strict=strict, overwrite=overwrite, progress=progress)
-    typer.echo(f"Indexed {len(built)} photos as descriptors of {encoder.descriptor_dim} numbers in {out}.")
+    return table, len(table.places)
 
 
 @app.command()
@@ -356,7 +396,7 @@ def _hush_transformers() -> None:
 
 
 @contextlib.contextmanager
-def _progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a bar on stderr, if a person is looking."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

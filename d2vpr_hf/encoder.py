@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.readers import UnreadablePhotoError, open_photo
+from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
 
@@ -96,40 +97,45 @@ class PlaceEncoder:
         return fingerprint(self.model, self.processor)
 
     def encode(
-        self, photos: Sequence[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
+        self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
     ) -> EncodedPhotos:
         """Encode photos.
 
         Args:
-            photos: Paths, PIL images, numpy arrays or tensors.
+            photos: Paths, URLs, contents of files (`bytes`), PIL images, numpy arrays or tensors. They are taken one by one,
+                no further ahead than it needs to keep the threads at work.
             progress: Called after each batch with the number of photos it finished, skipped ones included.
-            order: In which order the network sees the photos, a permutation of their numbers; it matters to models with a
-                cross-image encoder only. The descriptors come in the order of `photos` all the same.
+            order: In which order the network sees the photos, a permutation of their numbers, which must then be a sequence; it
+                matters to models with a cross-image encoder only. The descriptors come in the order of `photos` all the same.
 
         Raises:
             ValueError: If the network gives a descriptor that is not finite.
         """
-        descriptors = np.empty((len(photos), self.descriptor_dim), np.float32)
+        descriptors = np.empty((operator.length_hint(photos), self.descriptor_dim), np.float32)
         skipped: dict[int, str] = {}
+        count = 0
         for batch in _batches(self._preprocessed(photos, order), self.batch_size):
             skipped.update({row: pixels for row, pixels in batch if isinstance(pixels, str)})
             readable = [(row, pixels) for row, pixels in batch if not isinstance(pixels, str)]
             if readable:
-                descriptors[[row for row, _ in readable]] = self._describe(torch.cat([pixels for _, pixels in readable]))
+                described = [row for row, _ in readable]
+                _make_room(descriptors, max(described) + 1)
+                descriptors[described] = self._describe(torch.cat([pixels for _, pixels in readable]))
+            count += len(batch)
             if progress is not None:
                 progress(len(batch))
-        rows = np.array([row for row in range(len(photos)) if row not in skipped], dtype=np.int64)
+        rows = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
         joined = _keep_rows(descriptors, rows)
         _check_finite(joined, rows)
         return EncodedPhotos(joined, rows, dict(sorted(skipped.items())))
 
     def _preprocessed(
-        self, photos: Sequence[Any], order: Sequence[int] | None = None
+        self, photos: Iterable[Any], order: Sequence[int] | None = None
     ) -> Iterator[tuple[int, torch.Tensor | str]]:
         """Yield each photo's number and pixel values (1, 3, height, width), or why there are none, in order."""
         with ThreadPoolExecutor(self.num_workers) as pool:
             ahead = self.batch_size + self.num_workers  # enough that no thread waits for the network
-            numbered = enumerate(photos) if order is None else ((int(row), photos[row]) for row in order)
+            numbered = enumerate(photos) if order is None else _in_order(photos, order)
             submitted = ((row, pool.submit(self._preprocess, photo)) for row, photo in numbered)
             waiting: deque[tuple[int, Future[torch.Tensor | str]]] = deque(islice(submitted, ahead))
             while waiting:
@@ -139,7 +145,7 @@ class PlaceEncoder:
 
     def _preprocess(self, photo: Any) -> torch.Tensor | str:
         try:
-            image = open_photo(Path(photo)) if isinstance(photo, str | Path) else photo
+            image = open_photo(photo) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:
             return str(error)
         return self.processor(image, return_tensors="pt")["pixel_values"]
@@ -171,6 +177,18 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _in_order(photos: Iterable[Any], order: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    if not isinstance(photos, Sequence):
+        raise TypeError(f"An order needs photos in a sequence, got {type(photos).__name__}.")
+    return ((int(row), photos[row]) for row in order)
+
+
+def _make_room(descriptors: NDArray[np.float32], count: int) -> None:
+    """Enlarge descriptors in place, by a quarter at least, where a stream gives more photos than its length promised."""
+    if count > len(descriptors):
+        descriptors.resize((max(count, len(descriptors) * 5 // 4), descriptors.shape[1]), refcheck=False)
 
 
 def _keep_rows(descriptors: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:

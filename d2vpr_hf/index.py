@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from d2vpr_hf.readers import Place
+from d2vpr_hf.readers import PLACE_SCHEMA, Place
 from d2vpr_hf.search import exact_search, similarity
 
 FORMAT_VERSION = 1
@@ -27,8 +27,6 @@ _MANIFEST_KEYS: dict[str, Any] = {
     "descriptor_dim": int,
     "photos": str,
 }
-_TYPES: dict[Any, pa.DataType] = {float | None: pa.float64(), str | None: pa.string(), str: pa.string()}
-_SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class PlaceIndex:
 
     def _write(self, folder: Path) -> None:
         safetensors.numpy.save_file({"descriptors": self.descriptors}, folder / _DESCRIPTORS)
-        pq.write_table(pa.Table.from_pylist([asdict(place) for place in self.places], _SCHEMA), folder / _PLACES)
+        pq.write_table(pa.Table.from_pylist([asdict(place) for place in self.places], PLACE_SCHEMA), folder / _PLACES)
         (folder / _MANIFEST).write_text(json.dumps(self._manifest(), indent=2) + "\n", encoding="utf-8")
 
     def _manifest(self) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """The main job: index a folder of photos, then search it with others. The command line calls these functions."""
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
 from d2vpr_hf.index import Match, PlaceIndex, check_free
-from d2vpr_hf.readers import PlaceTable, find_photos, read_places
+from d2vpr_hf.readers import PhotoSource, Place, PlaceTable, find_photos, iter_photos, read_places
+
+if TYPE_CHECKING:
+    from d2vpr_hf.readers.place_dataset import PlaceDataset
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +43,7 @@ class SearchResult:
 
 
 def index_photos(
-    photos: str | Path | PlaceTable,
+    photos: str | Path | PlaceTable | PlaceDataset,
     out: str | Path,
     encoder: PlaceEncoder,
     *,
@@ -45,10 +51,10 @@ def index_photos(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[PlaceIndex, dict[str, str]]:
-    """Encode a folder of photos and write the index.
+    """Encode photos and write the index.
 
     Args:
-        photos: A folder, a CSV file, or what [`read_places`] made of one.
+        photos: A folder, a CSV file, what [`read_places`] made of one, or a data set as [`load_places`] gives it.
         out: The index folder.
         encoder: Gives the descriptors.
         strict: Whether a photo that is left out is an error.
@@ -62,17 +68,46 @@ def index_photos(
         ValueError: If no photo could be read, or with `strict` if one could not.
     """
     check_free(Path(out), overwrite)  # before the work, not after it
-    table = photos if isinstance(photos, PlaceTable) else read_places(photos)
-    encoded = encoder.encode([table.photo(place) for place in table.places], progress)
-    skipped = table.skipped | {table.places[row].path: reason for row, reason in encoded.skipped.items()}
-    report_skipped(skipped, len(table.places) + len(table.skipped), strict)
+    source = read_places(photos) if isinstance(photos, str | Path) else photos
+    seen: list[Place] = []
+    encoded = encoder.encode(_NotingPlaces(source, seen), progress)
+    folder, places = (source.folder.resolve(), seen) if isinstance(source, PlaceTable) else _common_folder(seen)
+    left_out = source.skipped if isinstance(source, PlaceTable) else {}
+    skipped = left_out | {places[row].path: reason for row, reason in encoded.skipped.items()}
+    report_skipped(skipped, len(places) + len(left_out), strict)
     if not len(encoded.rows):
-        raise ValueError(f"None of the {len(table.places)} photos in {table.folder} could be read.")
-    places = [table.places[row] for row in encoded.rows]
-    folder = table.folder.resolve()
-    index = PlaceIndex(folder, places, encoded.descriptors, encoder.model_name, encoder.fingerprint)
+        raise ValueError(f"None of the {len(places)} photos in {folder} could be read.")
+    kept = [places[row] for row in encoded.rows]
+    index = PlaceIndex(folder, kept, encoded.descriptors, encoder.model_name, encoder.fingerprint)
     index.save(out, overwrite)
     return index, skipped
+
+
+@dataclass(frozen=True)
+class _NotingPlaces:
+    """Photos one by one, whose places are kept as they pass: streamed data sets can be read once only."""
+
+    source: PlaceTable | PlaceDataset
+    places: list[Place]
+
+    def __iter__(self) -> Iterator[PhotoSource]:
+        for place, photo in iter_photos(self.source):
+            self.places.append(place)
+            yield photo
+
+    def __length_hint__(self) -> int:
+        if isinstance(self.source, PlaceTable):
+            return len(self.source.places)
+        return getattr(self.source, "num_rows", 0)
+
+
+def _common_folder(places: list[Place]) -> tuple[Path, list[Place]]:
+    """Find the folder that the photos of a data set have in common, and make their paths relative to it."""
+    parents = {PurePosixPath(place.path).parent for place in places}
+    if len({parent.is_absolute() for parent in parents}) != 1:  # none, or some in files of their own and some not
+        return Path(), places
+    folder = Path(os.path.commonpath(parents))
+    return folder, [replace(place, path=Path(place.path).relative_to(folder).as_posix()) for place in places]
 
 
 def search_photos(

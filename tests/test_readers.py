@@ -2,15 +2,18 @@
 
 import math
 import os
+import zipfile
 
+import pillow_heif
 import pytest
 import utm
 from PIL import Image
-from PIL.ExifTags import GPS, IFD
+from PIL.ExifTags import GPS, IFD, Base
 from PIL.TiffImagePlugin import IFDRational
 
 from d2vpr_hf.readers import Place, UnreadablePhotoError, distance_in_metres, find_photos, open_photo, read_places
-from tests.photos import at_name, gps_exif, save, save_bad_files
+from d2vpr_hf.readers.places import all_with_utm
+from tests.photos import at_name, draw, gps_exif, save, save_bad_files
 
 
 def test_at_names(tmp_path):
@@ -255,6 +258,47 @@ def test_bad_photos_say_what_is_wrong(tmp_path):
 def test_bad_photos_do_not_stop_the_reader(tmp_path):
     bad = save_bad_files(tmp_path)
     assert [place.path for place in read_places(tmp_path).places] == sorted(bad)
+
+
+def test_many_positions_are_converted_as_one_by_one():
+    """Zones, hemispheres and Norway's wide zone side by side; what has UTM coordinates keeps them, the poles have none."""
+    degrees = [(43.5, 11.5), (-33.9, 18.4), (60.4, 5.3), (43.5, 12.1), (0.1, 11.5), (-0.1, 11.5), (78.2, 15.6)]
+    places = [Place("a", *pair) for pair in degrees]
+    given, polar, unknown = Place("b", 1.0, 2.0, utm_east=3.0, utm_north=4.0), Place("c", 89.0, 2.0), Place("d")
+    done = all_with_utm([given, *places, polar, unknown])
+    assert (done[0], done[-2], done[-1]) == (given, polar, unknown)
+    for place, pair in zip(done[1:-2], degrees, strict=True):
+        east, north, number, letter = utm.from_latlon(*pair)
+        assert (place.utm_east, place.utm_north, place.utm_zone) == (east, north, f"{number}{letter}")
+
+
+def test_contents_and_urls_are_opened_as_files_are(tmp_path):
+    """As data sets hold photos: turned upright all the same, HEIC without a rotation box included."""
+    exif = gps_exif(43.5, 11.5)
+    exif[Base.Orientation] = 6
+    save(tmp_path / "a.jpg", 0, exif=exif)
+    pillow_heif.from_pillow(draw(0)).save(tmp_path / "a.heic", exif=exif)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.jpg", "deep/a.jpg")
+    for path, url in (("a.jpg", f"zip://deep/a.jpg::{tmp_path / 'a.zip'}"), ("a.heic", f"file://{tmp_path / 'a.heic'}")):
+        expected = open_photo(tmp_path / path)
+        assert expected.size == (60, 90)
+        for source in ((tmp_path / path).read_bytes(), str(tmp_path / path), url):
+            assert open_photo(source).tobytes() == expected.tobytes()
+
+
+def test_bad_contents_and_urls_say_what_is_wrong(tmp_path):
+    for name, reason in save_bad_files(tmp_path).items():
+        with pytest.raises(UnreadablePhotoError, match=reason):
+            open_photo((tmp_path / name).read_bytes())
+    sources = {
+        f"file://{tmp_path / 'gone.jpg'}": "no such file",
+        f"zip://a.jpg::{tmp_path / 'text.jpg'}": "it could not be fetched .*zip",
+        "nothing://a.jpg": "it could not be fetched .*nothing",
+    }
+    for source, reason in sources.items():
+        with pytest.raises(UnreadablePhotoError, match=reason):
+            open_photo(source)
 
 
 def test_distances():

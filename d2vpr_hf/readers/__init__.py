@@ -1,18 +1,27 @@
 """From files on disk to places: which photos there are, and where each was taken."""
 
 from d2vpr_hf.readers.folder import PlaceTable, read_place, read_places
-from d2vpr_hf.readers.photos import UnreadablePhotoError, find_photos, open_photo
-from d2vpr_hf.readers.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres, flat_coordinates
+from d2vpr_hf.readers.gsv_cities import read_gsv_cities
+from d2vpr_hf.readers.hub_dataset import load_places
+from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, find_photos, open_photo
+from d2vpr_hf.readers.place_dataset import iter_photos, to_dataset
+from d2vpr_hf.readers.places import PLACE_SCHEMA, POSITIVE_DIST_THRESHOLD, Place, distance_in_metres, flat_coordinates
 
 __all__ = [
+    "PLACE_SCHEMA",
     "POSITIVE_DIST_THRESHOLD",
+    "PhotoSource",
     "Place",
     "PlaceTable",
     "UnreadablePhotoError",
     "distance_in_metres",
     "find_photos",
     "flat_coordinates",
+    "iter_photos",
+    "load_places",
     "open_photo",
+    "read_gsv_cities",
     "read_place",
     "read_places",
+    "to_dataset",
 ]

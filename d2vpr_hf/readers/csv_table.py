@@ -2,13 +2,13 @@
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.readers.places import Place, check_degrees, parse_number, with_utm
+from d2vpr_hf.readers.places import Place, all_with_utm, check_place, parse_number
 
-_ALIASES = {
+ALIASES = {
     "path": ("path", "file", "filename", "file_name", "image", "name"),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng"),
@@ -22,7 +22,6 @@ _ALIASES = {
     "condition": ("condition",),
 }
 _TEXT_FIELDS = ("path", "frame", "timestamp", "condition")
-_PAIRS = (("latitude", "longitude"), ("x", "y"))
 
 
 def read_csv(table: Path) -> list[Place]:
@@ -43,7 +42,13 @@ def read_csv(table: Path) -> list[Place]:
         raise ValueError(f"{table} is no table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
     places = {line: _place(table, line, row, columns) for line, row in rows}
     _refuse_twice(table, places)
-    return list(places.values())
+    return all_with_utm(list(places.values()))
+
+
+def columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Find which column holds which field: the first of the field's aliases that is the name of one, in any case."""
+    known = {name.strip().lower(): name for name in names}
+    return {field: known[alias] for field, its_aliases in aliases.items() for alias in reversed(its_aliases) if alias in known}
 
 
 def _separator(header: str) -> str:
@@ -60,10 +65,9 @@ def _refuse_twice(table: Path, places: dict[int, Place]) -> None:
 
 def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
     """Find which column of the header holds which field."""
-    known = {column.strip().lower(): column for column in header if column}
-    if len(known) < len(header):
+    if len({column.strip().lower() for column in header if column}) < len(header):
         raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(header)}.")
-    columns = {field: known[alias] for field, aliases in _ALIASES.items() for alias in reversed(aliases) if alias in known}
+    columns = columns_by_alias(header, ALIASES)
     if "path" not in columns or not ({"latitude", "longitude"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         raise ValueError(
             f"{table}: expected the columns path, latitude, longitude or path, x, y (and optionally heading, timestamp, "
@@ -75,11 +79,10 @@ def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
 def _place(table: Path, line: int, row: dict[Any, Any], columns: dict[str, str]) -> Place:
     try:
         place = Place(**_values(row, columns))
-        if place.latitude is not None and place.longitude is not None:
-            check_degrees(place.latitude, place.longitude)
+        check_place(place)
     except ValueError as error:
         raise ValueError(f"{table}, line {line}: {error}.") from error
-    return with_utm(place)
+    return place
 
 
 def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
@@ -90,10 +93,7 @@ def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
     values = {field: text if field in _TEXT_FIELDS else parse_number(text) for field, text in texts.items() if text}
     if "path" not in values:
         raise ValueError("the path is missing")
-    for first, second in _PAIRS:
-        if (first in values) != (second in values):
-            raise ValueError(f"{first} and {second} belong together, one of them is empty")
     return values | {"path": Path(os.path.normpath(texts["path"])).as_posix()}
 
 
-__all__ = ["read_csv"]
+__all__ = ["ALIASES", "columns_by_alias", "read_csv"]

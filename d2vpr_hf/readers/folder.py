@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from d2vpr_hf.readers.at_names import is_at_name, place_from_name
 from d2vpr_hf.readers.csv_table import read_csv
 from d2vpr_hf.readers.exif import place_from_exif
@@ -17,14 +20,17 @@ class PlaceTable:
     Attributes:
         folder: The folder that the places' paths are relative to.
         places: One place a photo, in the order of their paths (of the lines, for a CSV file).
-        source: Where the positions come from: `"csv"`, `"names"`, `"exif"` or `"none"`.
-        skipped: Photos that lie in the folder and are not among the places, with the reason.
+        source: Where the positions come from: `"csv"`, `"names"`, `"exif"`, `"gsv-cities"` or `"none"`.
+        skipped: Photos that lie in the folder and are not among the places, or should lie there, with the reason.
+        place_ids: (N,) int64, which of the data set's places each photo shows, from 0 without gaps; `None` where it knows
+            positions only.
     """
 
     folder: Path
     places: list[Place]
     source: str
     skipped: dict[str, str] = field(default_factory=dict)
+    place_ids: NDArray[np.int64] | None = field(default=None, compare=False)
 
     @property
     def num_positions(self) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import os
 import struct
 import zlib
@@ -14,7 +15,10 @@ import pillow_heif
 from PIL.ExifTags import Base
 from PIL.ImageOps import exif_transpose
 
+from d2vpr_hf.readers.paths_file import paths_file, read_paths_file
+
 _FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
+PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 
 # what Pillow's decoders raise on files that are not what they claim to be
@@ -41,6 +45,9 @@ class UnreadablePhotoError(Exception):
 def find_photos(folder: Path) -> list[Path]:
     """List the photo files under a folder, all levels deep, linked folders included, in the order of their paths.
 
+    A file `<folder>_images_paths.txt` beside the folder, one path relative to the folder a line, replaces the walk; the order
+    is then that of its lines.
+
     Names that look like photos are listed also where they lead nowhere: whoever opens them says so. What macOS leaves beside
     photos (`._*`) is not listed.
 
@@ -48,46 +55,78 @@ def find_photos(folder: Path) -> list[Path]:
         FileNotFoundError: If the folder does not exist, or holds no photo.
         NotADirectoryError: If it is a file.
         PermissionError: If a folder in it cannot be read.
+        ValueError: If the list of paths is malformed.
     """
     if not folder.exists():
         raise FileNotFoundError(f"There is no folder {folder}. Give a folder of photos, or a CSV file that lists them.")
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder. Give a folder of photos, or a CSV file that lists them.")
+    listing = paths_file(folder)
+    if listing.is_file():
+        return read_paths_file(listing, folder)
     photos = sorted(path for path in _walk(folder) if _looks_like_photo(path))
     if not photos:
         raise FileNotFoundError(f"No photo in {folder}: expected files that end in {', '.join(sorted(PHOTO_SUFFIXES))}.")
     return photos
 
 
-def open_photo(path: Path) -> PIL.Image.Image:
+def open_photo(source: PhotoSource) -> PIL.Image.Image:
     """Open and decode a photo, upright, in the mode its file has.
+
+    Args:
+        source: Its file, as a path or a URL, or its content.
 
     Raises:
         UnreadablePhotoError: If there is no such file or it cannot be decoded, images too large to be safe included.
     """
-    with open_header(path) as image, named_errors(path):
+    photo = _local(source)
+    with open_header(photo) as image, named_errors(photo):
         image.load()
-    upright = _turn_upright(image, path)
+    upright = _turn_upright(image, photo)
     upright.info.pop("exif", None)  # done with; whoever reads it again might stumble over it, or turn the photo again
     return upright
 
 
-def open_header(path: Path) -> PIL.Image.Image:
+def open_header(photo: Path | bytes) -> PIL.Image.Image:
     """Open a photo without decoding its pixels, for its size and metadata. Raises as [`open_photo`] does."""
     _register_heif()
-    with named_errors(path):
-        if path.exists() and not path.is_file():
-            raise UnreadablePhotoError("a folder, not a photo" if path.is_dir() else "not a regular file")
-        return PIL.Image.open(path)
+    with named_errors(photo):
+        if isinstance(photo, bytes):
+            return PIL.Image.open(io.BytesIO(photo))
+        if photo.exists() and not photo.is_file():
+            raise UnreadablePhotoError("a folder, not a photo" if photo.is_dir() else "not a regular file")
+        return PIL.Image.open(photo)
 
 
 @contextlib.contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def named_errors(photo: Path | bytes) -> Iterator[None]:
     """Turn whatever Pillow raises on a bad file into an [`UnreadablePhotoError`] that says what is wrong with it."""
     try:
         yield
     except _DECODING_ERRORS as error:
-        raise UnreadablePhotoError(_reason(path, error)) from error
+        raise UnreadablePhotoError(_reason(photo, error)) from error
+
+
+def is_url(source: str) -> bool:
+    """Tell a URL from a path."""
+    return "://" in source
+
+
+def _local(source: PhotoSource) -> Path | bytes:
+    """Fetch what lies behind a URL; give everything else as it is."""
+    if not isinstance(source, str):
+        return source
+    if not is_url(source):
+        return Path(source)
+    import fsspec  # takes as long as everything else here together, and local photos need none of it
+
+    try:
+        with fsspec.open(source, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise UnreadablePhotoError("no such file") from error
+    except Exception as error:  # each protocol has errors of its own
+        raise UnreadablePhotoError(f"it could not be fetched ({error})") from error
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -116,28 +155,28 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _turn_upright(image: PIL.Image.Image, path: Path) -> PIL.Image.Image:
+def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Image:
     """Turn a photo as its EXIF says; EXIF that cannot be read says nothing."""
     try:
-        if _needs_exif_orientation(image, path):
+        if _needs_exif_orientation(image, photo):
             image.getexif()[Base.Orientation] = image.info["original_orientation"]
         return exif_transpose(image)
     except _DECODING_ERRORS:
         return image
 
 
-def _needs_exif_orientation(image: PIL.Image.Image, path: Path) -> bool:
+def _needs_exif_orientation(image: PIL.Image.Image, photo: Path | bytes) -> bool:
     """Tell whether a HEIF photo is turned by EXIF alone.
 
     Phones write both EXIF and a rotation box; the box rules, the decoder obeys it and takes EXIF's word away. Other programs
     write EXIF alone.
     """
-    return bool(image.info.get("original_orientation")) and not _has_rotation_box(path)
+    return bool(image.info.get("original_orientation")) and not _has_rotation_box(photo)
 
 
-def _has_rotation_box(path: Path) -> bool:
+def _has_rotation_box(photo: Path | bytes) -> bool:
     """Look for rotation and mirror properties in the `meta` box of a HEIF file (ISO/IEC 23008-12)."""
-    with path.open("rb") as file:
+    with io.BytesIO(photo) if isinstance(photo, bytes) else photo.open("rb") as file:
         boxes = dict(_top_level_boxes(file))
     return any(kind in boxes.get(b"meta", b"") for kind in (b"irot", b"imir"))
 
@@ -156,7 +195,7 @@ def _top_level_boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
             file.seek(size - 8, os.SEEK_CUR)
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(photo: Path | bytes, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
@@ -164,8 +203,18 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"too large to be safe ({error})"
     if isinstance(error, PIL.UnidentifiedImageError):
-        return "not an image" if path.stat().st_size else "the file is empty"
+        size = len(photo) if isinstance(photo, bytes) else photo.stat().st_size
+        return "not an image" if size else "the file is empty"
     return f"damaged ({error})"
 
 
-__all__ = ["PHOTO_SUFFIXES", "UnreadablePhotoError", "find_photos", "named_errors", "open_header", "open_photo"]
+__all__ = [
+    "PHOTO_SUFFIXES",
+    "PhotoSource",
+    "UnreadablePhotoError",
+    "find_photos",
+    "is_url",
+    "named_errors",
+    "open_header",
+    "open_photo",
+]

@@ -1,12 +1,18 @@
 """What is known of where a photo was taken."""
 
 import math
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import utm
 
 EARTH_RADIUS = 6_371_008.8  # metres, the mean radius of the IUGG
 POSITIVE_DIST_THRESHOLD = 25.0  # metres within which photos show the same place, the field's usual number
+POSITION_PAIRS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,10 @@ class Place:
         return None not in (self.x, self.y)
 
 
+_TYPES: dict[Any, pa.DataType] = {float | None: pa.float64(), str | None: pa.string(), str: pa.string()}
+PLACE_SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])  # of places as rows of a table
+
+
 def parse_number(text: str) -> float:
     """Read a finite number; raise ValueError for anything else."""
     value = float(text) if "_" not in text else math.nan  # Python's own literals are no data
@@ -64,12 +74,40 @@ def check_degrees(latitude: float, longitude: float) -> None:
         raise ValueError(f"latitude must be in [-90, 90] and longitude in [-180, 180] degrees, got {latitude} and {longitude}")
 
 
+def check_place(place: Place) -> None:
+    """Raise ValueError if a place has half a position, or a latitude and longitude that do not lie on the globe."""
+    for first, second in POSITION_PAIRS:
+        if (getattr(place, first) is None) != (getattr(place, second) is None):
+            raise ValueError(f"{first} and {second} belong together, one of them is empty")
+    if place.latitude is not None and place.longitude is not None:
+        check_degrees(place.latitude, place.longitude)
+
+
 def with_utm(place: Place) -> Place:
     """Add UTM coordinates to a place that has a latitude and longitude, where UTM is defined (80° S to 84° N)."""
-    if place.latitude is None or place.longitude is None or not -80 <= place.latitude <= 84:
-        return place
-    east, north, number, letter = utm.from_latlon(place.latitude, place.longitude)
-    return replace(place, utm_east=float(east), utm_north=float(north), utm_zone=f"{number}{letter}")
+    return all_with_utm([place])[0]
+
+
+def all_with_utm(places: Sequence[Place]) -> list[Place]:
+    """Do what [`with_utm`] does to many places, several times as fast; those that have UTM coordinates keep them."""
+    done = list(places)
+    for (number, letter), rows in _rows_of_zones(done).items():
+        degrees = np.array([(done[row].latitude, done[row].longitude) for row in rows])
+        east, north, _, _ = utm.from_latlon(*degrees.T, force_zone_number=number, force_zone_letter=letter)
+        for row, *position in zip(rows, east.tolist(), north.tolist(), strict=True):
+            done[row] = replace(done[row], utm_east=position[0], utm_north=position[1], utm_zone=f"{number}{letter}")
+    return done
+
+
+def _rows_of_zones(places: list[Place]) -> dict[tuple[int, str], list[int]]:
+    """Group the places that lack UTM coordinates and can have them by their zones."""
+    rows = defaultdict(list)
+    for row, place in enumerate(places):
+        if place.latitude is None or place.longitude is None or place.utm_east is not None or not -80 <= place.latitude <= 84:
+            continue
+        zone = utm.latlon_to_zone_number(place.latitude, place.longitude), utm.latitude_to_zone_letter(place.latitude)
+        rows[zone].append(row)
+    return rows
 
 
 def with_degrees(place: Place) -> Place:
@@ -128,9 +166,13 @@ def _great_circle(first: Place, second: Place) -> float:
 
 
 __all__ = [
+    "PLACE_SCHEMA",
+    "POSITION_PAIRS",
     "POSITIVE_DIST_THRESHOLD",
     "Place",
+    "all_with_utm",
     "check_degrees",
+    "check_place",
     "distance_in_metres",
     "flat_coordinates",
     "parse_number",

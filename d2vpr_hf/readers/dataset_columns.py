@@ -1,0 +1,139 @@
+"""From the columns of any data set to those of the common form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from d2vpr_hf.readers.csv_table import ALIASES, columns_by_alias
+from d2vpr_hf.readers.photos import is_url
+from d2vpr_hf.readers.place_dataset import place_columns
+from d2vpr_hf.readers.places import (
+    PLACE_SCHEMA,
+    POSITION_PAIRS,
+    Place,
+    all_with_utm,
+    check_place,
+    parse_number,
+    with_degrees,
+)
+
+if TYPE_CHECKING:
+    import datasets
+
+ImageFile = tuple[str | None, bool]  # the path that an image names, and whether its pixels lie there
+
+_LOCAL_FIELDS = ("x", "y", "z", "yaw", "frame")  # such columns often mean something else: pixels, frames of a video
+_IMAGES = ("image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp")
+_PATHS = ("path", "file_name", "filename", "file")
+_KNOWN = {field: aliases for field, aliases in ALIASES.items() if field not in _LOCAL_FIELDS} | {
+    "image": _IMAGES,
+    "path": _PATHS,
+    "utm_east": ("utm_east", "easting"),
+    "utm_north": ("utm_north", "northing"),
+    "utm_zone": ("utm_zone",),
+    "place_id": ("place_id",),
+}
+
+
+def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Find which column holds which field.
+
+    As chosen; else by the usual names in any case, and for the image by its type, if one column only is of it.
+
+    Args:
+        name: The data set, for errors.
+        features: Its columns.
+        chosen: Columns by field.
+
+    Raises:
+        ValueError: If a chosen field or column does not exist, no column can be told to hold images, or the column of one
+            coordinate is found without the other's.
+    """
+    has = f"{name} has the columns {', '.join(features)}"
+    _check_chosen(chosen, list(features), has)
+    images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
+    by_type = {"image": images[0]} if len(images) == 1 else {}
+    fields = columns_by_alias(list(features), _KNOWN) | by_type | dict(chosen)
+    if "image" not in fields:
+        raise ValueError(f"{has}, none of them images as far as their names tell. Say which one with `--column image=COLUMN`.")
+    for first, second in POSITION_PAIRS:
+        if (first in fields) != (second in fields):
+            missing = second if first in fields else first
+            raise ValueError(f"{has}: {first} and {second} belong together. Say with `--column {missing}=COLUMN` where it is.")
+    return fields
+
+
+def _check_chosen(chosen: Mapping[str, str], columns: Sequence[str], has: str) -> None:
+    allowed = ("image", *PLACE_SCHEMA.names, "place_id")
+    unknown = [field for field in chosen if field not in allowed]
+    if unknown:
+        raise ValueError(f"There is no field {', '.join(unknown)} to fill. The fields are {', '.join(allowed)}.")
+    missing = [column for column in chosen.values() if column not in columns]
+    if missing:
+        raise ValueError(f"{has}, but not {', '.join(missing)}.")
+
+
+def compute_columns(
+    values: dict[str, list[Any]], images: Sequence[ImageFile], rows: Sequence[int], label: str
+) -> dict[str, list[Any]]:
+    """Compute the columns of places from those that a data set has.
+
+    Args:
+        values: Columns by field, without the images.
+        images: Of each row.
+        rows: Their numbers in the data set.
+        label: The data set and its split; names of photos and errors begin with it.
+
+    Raises:
+        ValueError: If a row holds half a position, or something else than a number where a number belongs.
+    """
+    places, place_ids = [], []
+    for number, (row, image) in enumerate(zip(rows, images, strict=True)):
+        cells = {field: column[number] for field, column in values.items()}
+        try:
+            place_ids.append(_whole(cells.pop("place_id", None)))
+            places.append(_place(f"{label}/{row}", image, cells))
+        except ValueError as error:
+            raise ValueError(f"{label}, row {row}: {error}.") from error
+    return place_columns(all_with_utm(places), place_ids)
+
+
+def _place(name: str, image: ImageFile, cells: dict[str, Any]) -> Place:
+    path = _path(name, image, cells.pop("path", None))
+    place = Place(path, **{field: _cell(field, value) for field, value in cells.items()})
+    check_place(place)
+    return with_degrees(place)
+
+
+def _path(name: str, image: ImageFile, file_name: Any) -> str:
+    """Name a photo: by its file, or by its row and what is known of its name."""
+    path, is_elsewhere = image
+    if path and is_elsewhere and not is_url(path):
+        return Path(path).absolute().as_posix()
+    known = PurePosixPath(str(file_name or path or "").split("::")[0]).name
+    return f"{name}/{known}" if known else name
+
+
+def _cell(field: str, value: Any) -> Any:
+    """Bring a value to the type of a place's field; empty and NaN are not known."""
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if PLACE_SCHEMA.field(field).type == pa.string():
+        return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return parse_number(str(value))
+
+
+def _whole(value: Any) -> int | None:
+    if value is None or value != value:  # NaN is how a table of floats says null
+        return None
+    if not isinstance(value, int | float) or value != int(value):
+        raise ValueError(f"place_id must be a whole number, got {value!r}")
+    return int(value)
+
+
+__all__ = ["ImageFile", "compute_columns", "match_columns"]

@@ -1,0 +1,175 @@
+"""Any Hugging Face data set in the common form of [`d2vpr_hf.readers.place_dataset`]: from the Hub, or from this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from d2vpr_hf.readers.dataset_columns import ImageFile, compute_columns, match_columns
+from d2vpr_hf.readers.place_dataset import place_features
+
+if TYPE_CHECKING:
+    import datasets
+
+    from d2vpr_hf.readers.place_dataset import PlaceDataset
+
+_STREAMED_ROWS = 16  # mapped at once, their images in memory
+
+
+def load_places(
+    name: str | Path,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    split: str | None = None,
+    streaming: bool = False,
+    columns: Mapping[str, str] | None = None,
+) -> PlaceDataset:
+    """Load a Hugging Face data set of photos and bring it to the common form.
+
+    Args:
+        name: A Hub id (`user/name`); a folder of Parquet files, images with `metadata.csv`, or anything else that
+            `datasets.load_dataset` reads; a Parquet file; or what `save_to_disk` wrote.
+        config: The configuration (subset), where there are several.
+        revision: Branch, tag or commit on the Hub.
+        split: Such as `"train"`; may be left out where there is one only.
+        streaming: Whether rows are read as they are needed, without downloading the whole first. The result is then an
+            `IterableDataset`.
+        columns: Which column holds which field, such as `{"image": "photo", "latitude": "y_wgs84"}`, where the usual names
+            are not used. The fields are `image`, `place_id` and those of [`Place`].
+
+    Returns:
+        The columns of [`d2vpr_hf.readers.place_dataset.place_features`]. `path` is the photo's file where it has one of its own
+        on this machine, and otherwise `<name>/<split>/<row>/<file name>`; rows count from 0.
+
+    Raises:
+        FileNotFoundError, ConnectionError: If there is no such data set, or the Hub cannot be reached.
+        ValueError: If there are several splits and none is chosen, a column is missing, or a row holds half a position or
+            something else than a number where a number belongs (when it is read, if streaming).
+    """
+    dataset, loaded = _load(str(name), config, revision, split, streaming)
+    fields = match_columns(str(name), dataset.features, columns or {})
+    label = f"{name}/{loaded}" if loaded else str(name)
+    return _map_stream(dataset, fields, label) if streaming else _add_columns(dataset, fields, label)
+
+
+def _load(
+    name: str, config: str | None, revision: str | None, split: str | None, streaming: bool
+) -> tuple[PlaceDataset, str | None]:
+    """Load a split as it is; give its name too, if it has one."""
+    if not name:
+        raise ValueError("The data set's name is empty. Give a Hub id such as user/name, or a folder.")
+    if revision is not None and Path(name).exists():
+        raise ValueError(f"{name} is on this machine and has no revisions. Leave `--revision` out, or give a Hub id.")
+    if any((Path(name) / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
+        return _load_saved(name, split, streaming)
+    from datasets.exceptions import DatasetBuildError
+
+    builder = _builder(name, config, revision)
+    try:
+        split = split or _only_split(name, list(builder.info.splits or builder.as_streaming_dataset()))
+        if streaming:
+            return _with_features(builder.as_streaming_dataset(split)), split
+        builder.download_and_prepare()
+        return builder.as_dataset(split), split
+    except (DatasetBuildError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{name} cannot be read as a data set: {error.__cause__ or error}") from error
+
+
+def _builder(name: str, config: str | None, revision: str | None) -> datasets.DatasetBuilder:
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+
+    if Path(name).is_file():
+        if Path(name).suffix.lower() != ".parquet":
+            raise ValueError(f"Expected a Hub id, a folder or a .parquet file, got the file {name}.")
+        return datasets.load_dataset_builder("parquet", data_files=name)
+    builder = datasets.load_dataset_builder(name, config, revision=revision)
+    if revision is not None and isinstance(builder, Cache):
+        raise ValueError(
+            f"The Hub cannot be reached, and `datasets` then gives what it loaded of {name} last, whatever its revision. "
+            "Leave `--revision` out to take that, or try again online."
+        )
+    return builder
+
+
+def _load_saved(folder: str, split: str | None, streaming: bool) -> tuple[PlaceDataset, str | None]:
+    """Load what `save_to_disk` wrote."""
+    import datasets
+
+    saved = datasets.load_from_disk(folder)
+    if isinstance(saved, datasets.DatasetDict):
+        split = split or _only_split(folder, list(saved))
+        if split not in saved:
+            raise ValueError(f"{folder} has no split {split}. It has {', '.join(saved)}.")
+        saved = saved[split]
+    elif split is not None and split != saved.split:
+        raise ValueError(f"{folder} holds one split ({saved.split}), not {split}. Leave `--split` out.")
+    split = split or (str(saved.split) if saved.split else None)
+    return (saved.to_iterable_dataset() if streaming else saved), split
+
+
+def _with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """Look at the first rows of streamed files that do not say what types their columns have."""
+    return stream if stream.features is not None else stream._resolve_features()
+
+
+def _only_split(name: str, splits: list[str]) -> str:
+    if len(splits) != 1:
+        raise ValueError(f"{name} has {len(splits)} splits ({', '.join(splits)}). Choose one with `--split`.")
+    return splits[0]
+
+
+def _add_columns(dataset: datasets.Dataset, fields: dict[str, str], label: str) -> datasets.Dataset:
+    """Put the columns of places beside the images, which are not touched."""
+    import datasets
+
+    images = _as_images(dataset.select_columns(fields["image"]), fields["image"])
+    values = {field: dataset[column][:] for field, column in fields.items() if field != "image"}
+    features = place_features()
+    del features["image"]
+    columns = compute_columns(values, list(_image_files(images)), range(len(dataset)), label)
+    return datasets.concatenate_datasets([images, datasets.Dataset.from_dict(columns, features)], axis=1)
+
+
+def _map_stream(dataset: datasets.IterableDataset, fields: dict[str, str], label: str) -> datasets.IterableDataset:
+    """Compute the columns of places as rows pass by; the images pass undecoded."""
+    import datasets
+
+    def convert(batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
+        values = {field: batch[column] for field, column in fields.items() if field != "image"}
+        images = batch[fields["image"]]
+        return {"image": images} | compute_columns(values, [_image_file(image) for image in images], rows, label)
+
+    undecoded = dataset.cast_column(fields["image"], datasets.Image(decode=False))
+    options = {"batched": True, "batch_size": _STREAMED_ROWS, "with_indices": True}
+    return undecoded.map(convert, remove_columns=list(undecoded.features), **options).cast(place_features())
+
+
+def _as_images(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
+    """Give a data set of one column of images, contents or paths of files, as `image`."""
+    import datasets
+
+    named = dataset if column == "image" else dataset.rename_column(column, "image")
+    try:
+        return named.cast_column("image", datasets.Image())
+    except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"The column {column} holds {dataset.features[column]}, which are no images.") from error
+
+
+def _image_files(images: datasets.Dataset) -> Iterator[ImageFile]:
+    """Yield where the pixels of undecoded images are, without reading them."""
+    column = images.with_format("arrow")[:]["image"]
+    is_elsewhere = pc.is_null(pc.struct_field(column, "bytes"))
+    yield from zip(pc.struct_field(column, "path").to_pylist(), is_elsewhere.to_pylist(), strict=True)
+
+
+def _image_file(image: dict[str, Any] | None) -> ImageFile:
+    return (image["path"], image["bytes"] is None) if image else (None, True)
+
+
+__all__ = ["load_places"]

@@ -1,0 +1,77 @@
+"""One form for the photos of every source: a Hugging Face data set with a column for everything known of a place.
+
+Columns: `image` (decoded when it is touched), those of [`Place`], and `place_id` (int64, null where only positions are known).
+`datasets` is imported where it is used: it takes a second, and a folder of photos can be indexed without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from d2vpr_hf.readers.folder import PlaceTable
+from d2vpr_hf.readers.photos import PhotoSource, is_url
+from d2vpr_hf.readers.places import PLACE_SCHEMA, Place
+
+if TYPE_CHECKING:
+    import datasets
+
+    PlaceDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset  # in the form of this module
+
+
+def place_features() -> datasets.Features:
+    """Return the columns of the common form and their types."""
+    import datasets
+
+    places = datasets.Features.from_arrow_schema(PLACE_SCHEMA)
+    return datasets.Features({"image": datasets.Image(), **places, "place_id": datasets.Value("int64")})
+
+
+def place_columns(places: Sequence[Place], place_ids: Sequence[int | None] | None = None) -> dict[str, list[Any]]:
+    """Return the columns of the common form without the images."""
+    columns: dict[str, list[Any]] = {name: [getattr(place, name) for place in places] for name in PLACE_SCHEMA.names}
+    return columns | {"place_id": list(place_ids) if place_ids is not None else [None] * len(places)}
+
+
+def to_dataset(table: PlaceTable) -> datasets.Dataset:
+    """Turn a table of photos into the common form. Nothing is decoded or copied: images are read when they are touched."""
+    import datasets
+
+    photos = [str(table.photo(place).absolute()) for place in table.places]
+    place_ids = table.place_ids.tolist() if table.place_ids is not None else None
+    return datasets.Dataset.from_dict({"image": photos} | place_columns(table.places, place_ids), place_features())
+
+
+def iter_photos(photos: PlaceTable | PlaceDataset) -> Iterator[tuple[Place, PhotoSource]]:
+    """Yield each photo's place and where its pixels come from, undecoded; of streamed data sets, as they come.
+
+    The path of a photo of a data set that lies in a file of its own is that file's.
+
+    Raises:
+        ValueError: If a data set is not in the common form.
+    """
+    if isinstance(photos, PlaceTable):
+        yield from ((place, photos.photo(place)) for place in photos.places)
+        return
+    import datasets
+
+    missing = [name for name in place_features() if name not in (photos.column_names or ())]
+    if missing:
+        raise ValueError(f"The data set lacks {', '.join(missing)}. `load_places` brings it to the common form.")
+    for row in photos.cast_column("image", datasets.Image(decode=False)):
+        yield _photo(row)
+
+
+def _photo(row: dict[str, Any]) -> tuple[Place, PhotoSource]:
+    image = row["image"] or {"path": None, "bytes": None}
+    values = {name: row[name] for name in PLACE_SCHEMA.names}
+    if image["bytes"] is not None or image["path"] is None:
+        return Place(**values), image["bytes"] or b""
+    if is_url(image["path"]):
+        return Place(**values), image["path"]
+    photo = Path(image["path"]).absolute()
+    return Place(**values | {"path": photo.as_posix()}), photo
+
+
+__all__ = ["iter_photos", "place_columns", "place_features", "to_dataset"]
