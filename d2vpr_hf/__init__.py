@@ -28,9 +28,12 @@ _HOME = {
     "PlaceEncoder": "encoder",
     "PlaceIndex": "index",
     "PositiveRule": "evaluation",
+    "Town": "gridtown",
+    "Variation": "gridtown",
     "compare_evaluations": "evaluation",
     "convert_to_published": "convert",
     "convert_weights": "convert",
+    "draw_photo": "gridtown",
     "evaluate": "evaluation",
     "evaluate_descriptors": "evaluation",
     "exact_search": "search",
@@ -39,9 +42,11 @@ _HOME = {
     "load_model": "loading",
     "load_places": "readers",
     "load_teacher": "teachers",
+    "make_town": "gridtown",
     "read_gsv_cities": "readers",
     "read_places": "readers",
     "search_photos": "jobs",
+    "simulate": "gridtown",
     "to_dataset": "readers",
 }
 
@@ -56,6 +61,11 @@ if TYPE_CHECKING:
     from d2vpr_hf.evaluation import compare_evaluations as compare_evaluations
     from d2vpr_hf.evaluation import evaluate as evaluate
     from d2vpr_hf.evaluation import evaluate_descriptors as evaluate_descriptors
+    from d2vpr_hf.gridtown import Town as Town
+    from d2vpr_hf.gridtown import Variation as Variation
+    from d2vpr_hf.gridtown import draw_photo as draw_photo
+    from d2vpr_hf.gridtown import make_town as make_town
+    from d2vpr_hf.gridtown import simulate as simulate
     from d2vpr_hf.index import PlaceIndex as PlaceIndex
     from d2vpr_hf.jobs import index_photos as index_photos
     from d2vpr_hf.jobs import search_photos as search_photos
@@ -112,6 +122,11 @@ __all__ = [  # noqa: RUF022 - the order of use
     "convert_weights",
     "convert_to_published",
     "load_teacher",
+    "simulate",
+    "make_town",
+    "Town",
+    "draw_photo",
+    "Variation",
     "D2VPRConfig",
     "D2VPRModel",
     "D2VPRModelOutput",

@@ -368,6 +368,41 @@ def _read_tables(database: Path, queries: Path) -> tuple[PlaceTable, PlaceTable]
 
 
 @app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(parser=_path, metavar="OUT", help="Folder to write.")],
+    places: Annotated[int, typer.Option("--places", min=1, help="Places of the city, at least 32 m apart along a street.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which city. 9001 to 9003 are for testing, 8001 for validation.")],
+    layout: Annotated[str, typer.Option(metavar="at-names|gsv-cities", help="How the photos lie on disk.")] = "at-names",
+    tier: Annotated[str, typer.Option(metavar="easy|standard|all", help="How far photos of a place differ.")] = "standard",
+    conditions: Annotated[
+        str | None, typer.Option(metavar="LIST", help="What queries see, such as day,night, in place of the tier's weathers.")
+    ] = None,
+    photos_per_place: Annotated[int, typer.Option(min=1, help="Queries of a place; with gsv-cities, photos of each view.")] = 5,
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 224,
+    workers: Annotated[int, typer.Option(min=1, help="Processes. The files do not depend on their number.")] = 1,
+) -> None:
+    """Render street photos of a procedural city, with exact positions."""
+    from d2vpr_hf.gridtown import parse_weathers
+    from d2vpr_hf.gridtown import simulate as render_city
+
+    weathers = parse_weathers(conditions.split(",")) if conditions else None
+    with _progress("Rendering", None) as progress:
+        count = render_city(
+            out,
+            places,
+            seed,
+            layout=layout,
+            tier=tier,
+            conditions=weathers,
+            photos_per_place=photos_per_place,
+            image_size=image_size,
+            workers=workers,
+            progress=progress,
+        )
+    typer.echo(f"Wrote {count} photos of {places} places to {out}.")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", parser=_path, metavar="FOLDER", help="Folder for photos, index and plot.")],
 ) -> None:

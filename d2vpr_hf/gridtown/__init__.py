@@ -1,0 +1,31 @@
+"""Gridtown: street photos of procedural cities with exact positions, in any number, from a seed.
+
+Not a substitute for real photos: numbers on it compare methods within this package.
+"""
+
+from d2vpr_hf.gridtown.city import City, make_city
+from d2vpr_hf.gridtown.photos import WEATHERS, Photo, Variation, draw_photo, parse_weathers
+from d2vpr_hf.gridtown.simulate import Layout, simulate
+from d2vpr_hf.gridtown.tiers import TEST_SEEDS, TIERS, TRAIN_SEEDS, VAL_SEEDS, Tier, TierName, tier_digest
+from d2vpr_hf.gridtown.town import Town, make_town
+
+__all__ = [
+    "TEST_SEEDS",
+    "TIERS",
+    "TRAIN_SEEDS",
+    "VAL_SEEDS",
+    "WEATHERS",
+    "City",
+    "Layout",
+    "Photo",
+    "Tier",
+    "TierName",
+    "Town",
+    "Variation",
+    "draw_photo",
+    "make_city",
+    "make_town",
+    "parse_weathers",
+    "simulate",
+    "tier_digest",
+]

@@ -1,0 +1,102 @@
+"""Pictures at all their scales, and how they are read without turning into noise.
+
+Every picture is kept at every power-of-two size down to one texel, for each axis on its own: a wall seen at a slant is filtered
+along the street and not up and down, and far walls fade to their mean colour.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Picture = NDArray[np.float32]  # (height, width, 4) in [0, 1]: red, green, blue and a fourth channel; row 0 is the top
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Pictures of one size, at all their scales.
+
+    Attributes:
+        texels: (count * texels of a picture,) int32, a byte for each channel.
+        height, width: Size of the largest scale in texels, powers of two.
+    """
+
+    texels: torch.Tensor
+    height: int
+    width: int
+
+    def to(self, device: torch.device | str) -> "Atlas":
+        """Move the texels to a device."""
+        return Atlas(self.texels.to(device), self.height, self.width)
+
+    def read(
+        self,
+        picture: torch.Tensor,
+        across: torch.Tensor,
+        down: torch.Tensor,
+        step_across: torch.Tensor,
+        step_down: torch.Tensor,
+    ) -> torch.Tensor:
+        """Read pictures, bilinearly at the scale that fits.
+
+        Args:
+            picture: Number of the picture for each of any number of points.
+            across: Where in it, from 0 at the left to 1. Beyond, the border goes on.
+            down: Where in it, from 0 at the top to 1.
+            step_across: How far apart neighbouring pixels lie, in the same unit.
+            step_down: The same, down.
+
+        Returns:
+            (4, ...) float32 in [0, 1].
+        """
+        height, y0, y1, y = _axis(self.height, down, step_down)
+        width, x0, x1, x = _axis(self.width, across, step_across)
+        start = picture * ((2 * self.height - 1) * (2 * self.width - 1))
+        start = start + (2 * self.width - 1) * (2 * self.height - 2 * height) + height * (2 * self.width - 2 * width)
+        upper, lower = start + y0 * width, start + y1 * width
+        top = torch.lerp(self._texel(upper + x0), self._texel(upper + x1), x)
+        bottom = torch.lerp(self._texel(lower + x0), self._texel(lower + x1), x)
+        return torch.lerp(top, bottom, y) * (1 / 255)
+
+    def _texel(self, index: torch.Tensor) -> torch.Tensor:
+        """Return (4, ...) in 0..255."""
+        packed = self.texels.take(index)
+        return torch.stack([((packed >> shift) & 255).float() for shift in (0, 8, 16, 24)])
+
+
+def _axis(size: int, where: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Choose the scale along one axis; return its size, the two neighbouring texels and the weight of the second."""
+    scale = (step * size).clamp(1, size).log2().round().long()
+    length = size >> scale
+    position = (where * length - 0.5).clamp(min=0)
+    first = torch.minimum(position.long(), length - 1)
+    second = torch.minimum(first + 1, length - 1)
+    return length, first, second, (position - first).clamp(0, 1)
+
+
+def make_atlas(pictures: list[Picture]) -> Atlas:
+    """Lay out pictures of one size with all their scales, the rows halved in the outer loop, the columns in the inner one."""
+    rows = np.stack(pictures).astype(np.float32)
+    rows[..., :3] **= 2  # drawn as a screen shows them, kept as light: averages and shading are right in light only
+    count, height, width, _ = rows.shape
+    scales = []
+    for _ in range(height.bit_length()):
+        columns = rows
+        for _ in range(width.bit_length()):
+            scales.append(columns.reshape(count, -1, 4))
+            columns = _halve(columns, axis=2)
+        rows = _halve(rows, axis=1)
+    texels = np.rint(np.concatenate(scales, axis=1) * 255).clip(0, 255).astype(np.uint8)
+    return Atlas(torch.from_numpy(texels.reshape(-1, 4).view(np.int32).reshape(-1)), height, width)
+
+
+def _halve(pictures: Picture, axis: int) -> Picture:
+    """Average neighbouring pairs along an axis, until one is left."""
+    if pictures.shape[axis] == 1:
+        return pictures
+    first, second = (np.take(pictures, np.arange(start, pictures.shape[axis], 2), axis) for start in (0, 1))
+    return ((first + second) / 2).astype(np.float32)
+
+
+__all__ = ["Atlas", "Picture", "make_atlas"]

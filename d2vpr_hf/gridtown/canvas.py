@@ -1,0 +1,44 @@
+"""A small canvas: shapes painted on a grid of texels, smoothed by averaging."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2vpr_hf.gridtown.atlas import Picture
+
+Mask = NDArray[np.bool_]
+Colour = tuple[float, float, float]
+_FINER = 2  # pictures are drawn that much larger and averaged
+
+
+class Canvas:
+    """A picture being drawn. Coordinates run from 0 to 1, x to the right and y down.
+
+    Attributes:
+        pixels: (rows, columns, 4) float32 in [0, 1], larger than the final picture.
+        x, y: (rows, columns) where each of its pixels is.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        rows, columns = height * _FINER, width * _FINER
+        self.pixels = np.zeros((rows, columns, 4), np.float32)
+        self.y, self.x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+
+    def paint(self, mask: Mask, colour: Colour, fourth: float) -> None:
+        """Paint where the mask says so; the fourth channel is what the picture's kind uses it for."""
+        self.pixels[mask] = (*colour, fourth)
+
+    def box(self, left: float, top: float, right: float, bottom: float) -> Mask:
+        """Select a rectangle."""
+        return (self.x >= left) & (self.x < right) & (self.y >= top) & (self.y < bottom)
+
+    def disc(self, x: float, y: float, radius_x: float, radius_y: float) -> Mask:
+        """Select an ellipse."""
+        return ((self.x - x) / radius_x) ** 2 + ((self.y - y) / radius_y) ** 2 < 1
+
+    def finish(self) -> Picture:
+        """Average down to the final size."""
+        height, width = self.pixels.shape[0] // _FINER, self.pixels.shape[1] // _FINER
+        return self.pixels.reshape(height, _FINER, width, _FINER, 4).mean((1, 3))
+
+
+__all__ = ["Canvas", "Colour", "Mask"]

@@ -1,0 +1,82 @@
+"""From light to the camera's bytes: the air in between, what falls through it, lens and sensor."""
+
+import torch
+
+from d2vpr_hf.gridtown.hashing import hash_unit
+from d2vpr_hf.gridtown.scene import Scene
+from d2vpr_hf.gridtown.view import View
+from d2vpr_hf.gridtown.walls import per_pixel
+
+_FLAKES = ((5, 0.9), (9, 1.4), (17, 2.4))  # pixels between flakes at 224 pixels, and their radius
+_GAMMA = 1 / 2.2
+
+
+def develop(scene: Scene, view: View, light: torch.Tensor, depth: torch.Tensor, is_sky: torch.Tensor) -> torch.Tensor:
+    """Turn light (3, B, H, W) into pixels.
+
+    Args:
+        scene: The scene.
+        view: Where pixels look.
+        light: Linear light.
+        depth: (B, H, W) metres.
+        is_sky: (B, H, W) where there is no end; the sky has its own haze, but thick fog covers it.
+
+    Returns:
+        (B, 3, H, W) float32, whole numbers from 0 to 255.
+    """
+    conditions = scene.conditions
+    light = _through_air(scene, light, depth, is_sky)
+    light = _falling(scene, view, light)
+    light = light * per_pixel(conditions["exposure"][:, None] * conditions["white_balance"]) * _vignette(view)
+    bright = (light / (light + 0.18) * 1.18).clamp(0, 1) ** _GAMMA  # rolls off before it clips, as cameras do
+    bright = bright + _noise(scene, bright) * conditions["noise"][:, None, None]
+    return (bright.clamp(0, 1) * 255).round().transpose(0, 1).contiguous()
+
+
+def _through_air(scene: Scene, light: torch.Tensor, depth: torch.Tensor, is_sky: torch.Tensor) -> torch.Tensor:
+    """Fade to the fog's colour over distance."""
+    visibility = scene.conditions["visibility"][:, None, None]
+    depth = torch.where(is_sky, 90.0, depth)  # how deep the fog lies above, metres
+    return torch.lerp(per_pixel(scene.conditions["fog"]), light, (-depth / visibility).exp())
+
+
+def _falling(scene: Scene, view: View, light: torch.Tensor) -> torch.Tensor:
+    """Let rain or snow fall before the lens."""
+    rain, snow = (scene.conditions[name][:, None, None] for name in ("rain", "snow"))
+    if not bool((rain + snow).any()):
+        return light
+    height, width = view.size
+    device = light.device
+    row, column = torch.arange(height, device=device)[None, :, None], torch.arange(width, device=device)[None, None, :]
+    key = scene.key[:, None, None]
+    streaks = (hash_unit(key, column, (row * 224 // height + 3 * column) // 13) > 1 - 0.05 * rain).float()
+    light = light * (1 + 0.35 * streaks)
+    flakes = sum(_flakes(key, row, column, spacing * width / 224, radius * width / 224) for spacing, radius in _FLAKES)
+    return torch.lerp(light, torch.full_like(light, 0.75), (flakes * snow).clamp(0, 0.9))
+
+
+def _flakes(key: torch.Tensor, row: torch.Tensor, column: torch.Tensor, spacing: float, radius: float) -> torch.Tensor:
+    """Return how much of each pixel a flake covers: at most one in each square of a grid."""
+    across, down = (column + 0.5) / spacing, (row + 0.5) / spacing
+    square = across.floor().long(), down.floor().long()
+    x, y, chance = (hash_unit(key, *square, number) for number in (1, 2, 3))
+    distance = (((across - square[0] - x) ** 2 + (down - square[1] - y) ** 2).sqrt()) * spacing
+    return (radius - distance + 0.5).clamp(0, 1) * (chance < 0.12)
+
+
+def _vignette(view: View) -> torch.Tensor:
+    """Return how the lens darkens the corners, (B, H, W)."""
+    return 1 / (1 + 0.16 * (view.slope**2 + view.column.unsqueeze(1) ** 2)) ** 2
+
+
+def _noise(scene: Scene, like: torch.Tensor) -> torch.Tensor:
+    """Return noise (3, B, H, W) of variance 1: the sum of two even numbers, a bell that is good enough."""
+    height, width = like.shape[2:]
+    pixel = torch.arange(height * width, device=like.device).view(1, height, width)
+    channel = torch.arange(3, device=like.device).view(3, 1, 1, 1)
+    number = hash_unit(scene.key[:, None, None], pixel, channel)
+    other = hash_unit(scene.key[:, None, None], pixel, channel + 3)
+    return (number + other - 1) * 6**0.5
+
+
+__all__ = ["develop"]

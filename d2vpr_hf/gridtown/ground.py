@@ -1,0 +1,111 @@
+"""The ground: carriageways with their markings, sidewalks, squares and parks."""
+
+import torch
+
+from d2vpr_hf.gridtown.city import SIDEWALK
+from d2vpr_hf.gridtown.scene import Scene
+from d2vpr_hf.gridtown.textures import GROUND_TILE, Ground, Paintbox
+from d2vpr_hf.gridtown.view import View
+from d2vpr_hf.gridtown.walls import per_pixel
+
+_KERB = 0.16  # metres
+_LINE = 0.07  # half the width of a marking, metres
+_DASH = 6.0  # metres from one dash of the middle line to the next
+_ZEBRA = (1.2, 4.0)  # metres from the crossing street's kerb
+
+
+def ground_light(scene: Scene, view: View, paintbox: Paintbox) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the light (3, B, G, W) of the G rows that can see ground, and its depth (B, G, 1) in metres."""
+    slope = view.slope[:, view.first_ground_row :].clamp(min=1e-3)
+    depth = view.height[:, None, None] / slope
+    x, y = (view.direction[:, axis, None] * depth for axis in (0, 1))
+    blur = depth / view.focal[:, None, None]  # metres a pixel, sideways
+    blur_ahead = (blur * depth / view.height[:, None, None]).expand_as(x)
+    surface, paint = _surface(scene, x, y, blur.expand_as(x), blur_ahead)
+    place = [(part + scene.camera[name][:, None, None] % GROUND_TILE) / GROUND_TILE for part, name in ((x, "x"), (y, "y"))]
+    step = (blur * blur_ahead).sqrt() / GROUND_TILE
+    albedo = paintbox.ground.read(surface, place[0] % 1, place[1] % 1, step, step)[:3]
+    albedo = torch.lerp(albedo, torch.full_like(albedo, 0.82), paint)
+    return _lit(scene, albedo, depth), depth
+
+
+def _surface(
+    scene: Scene, x: torch.Tensor, y: torch.Tensor, blur: torch.Tensor, blur_ahead: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tell what lies where, as numbers of [`Ground`], and how much of it is painted white."""
+    streets = scene.streets
+    off_x, half_x = _nearest(x, streets["x"], streets["width_x"])
+    off_y, half_y = _nearest(y, streets["y"], streets["width_y"])
+    road = torch.minimum(off_x.abs() - half_x, off_y.abs() - half_y)  # below 0 on a carriageway, metres
+    kerb = _cover((road - _KERB / 2).abs(), _KERB / 2, blur)
+    surface = torch.where(road < 0, int(Ground.ASPHALT), int(Ground.PAVING))
+    surface = torch.where(road > SIDEWALK, _beyond(scene, x, y), surface)
+    lines = _markings(off_x, half_x, off_y, half_y, y, blur_ahead) + _markings(off_y, half_y, off_x, half_x, x, blur_ahead)
+    return surface, (0.55 * kerb + 0.85 * lines).clamp(max=1)
+
+
+def _nearest(where: torch.Tensor, lines: torch.Tensor, widths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return metres off the middle of the nearest street of one direction, and half the width of its carriageway."""
+    off, half = where - lines[:, 0, None, None], (widths[:, 0, None, None] / 2 - SIDEWALK).expand_as(where)
+    for number in range(1, lines.shape[1]):
+        other = where - lines[:, number, None, None]
+        is_nearer = other.abs() < off.abs()
+        off = torch.where(is_nearer, other, off)
+        half = torch.where(is_nearer, widths[:, number, None, None] / 2 - SIDEWALK, half)
+    return off, half
+
+
+def _beyond(scene: Scene, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Tell what lies within blocks: grass in parks, paving in squares and between houses."""
+    blocks = scene.open_blocks
+    surface = torch.full_like(x, int(Ground.GRAVEL), dtype=torch.long)
+    for number in range(blocks.shape[1]):
+        low_x, low_y, high_x, high_y, is_park = (blocks[:, number, part, None, None] for part in range(5))
+        inside = (x > low_x) & (x < high_x) & (y > low_y) & (y < high_y)
+        kind = torch.where(is_park > 0, int(Ground.GRASS), int(Ground.PAVING))
+        surface = torch.where(inside, kind, surface)
+    return surface
+
+
+def _markings(
+    off: torch.Tensor,
+    half: torch.Tensor,
+    off_other: torch.Tensor,
+    half_other: torch.Tensor,
+    along: torch.Tensor,
+    blur: torch.Tensor,
+) -> torch.Tensor:
+    """Return how much of each pixel is marking: a dashed middle line between crossings, and zebras before them."""
+    to_crossing = off_other.abs() - half_other  # metres to the kerb of the street that crosses
+    dash = _cover(((along / _DASH) % 1 - 0.5).abs() * _DASH, _DASH / 4, blur)
+    middle = _cover(off.abs(), _LINE, 0.3 * blur) * dash * (to_crossing > _ZEBRA[1] + 1)
+    stripe = _cover(((off / 1.0) % 1 - 0.5).abs(), 0.25, blur.clamp(max=0.5))
+    first, last = _ZEBRA
+    zebra = stripe * _cover((to_crossing - (first + last) / 2).abs(), (last - first) / 2, blur) * (off.abs() < half - 0.3)
+    return torch.maximum(middle, zebra)
+
+
+def _cover(distance: torch.Tensor, half_width: float, blur: torch.Tensor) -> torch.Tensor:
+    """Return how much of a pixel, `blur` wide, a strip covers whose middle lies `distance` away."""
+    return ((half_width - distance) / blur.clamp(min=1e-3) + 0.5).clamp(0, 1) * (2 * half_width / blur.clamp(min=1e-3)).clamp(
+        max=1
+    )
+
+
+def _lit(scene: Scene, albedo: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    """Light the ground; rain darkens it, snow lies on it."""
+    light = scene.conditions
+    albedo = albedo * (1 - 0.45 * light["rain"][:, None, None])
+    white = torch.full_like(albedo, 0.86)
+    albedo = torch.lerp(albedo, white, (0.85 * light["snow"]).clamp(max=1)[:, None, None])
+    near = (1 - depth / 24.0).clamp(0, 1)
+    received = (
+        per_pixel(light["sunlight"] * light["sun"][:, 2:].clamp(min=0) * 0.75)
+        + per_pixel(light["skylight"])
+        + per_pixel(light["lamplight"]) * near
+    )
+    mirrored = 0.1 * light["rain"][:, None, None] * per_pixel(light["horizon"])
+    return albedo * received + mirrored
+
+
+__all__ = ["ground_light"]

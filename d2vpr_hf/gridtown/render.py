@@ -1,0 +1,53 @@
+"""Scenes to photos: a caster of image columns against upright walls, with pictures that are filtered over distance.
+
+The image plane is upright, so that a column of pixels looks into one direction of the map and the walls it meets are found once
+a column; pitch moves the horizon up and down. A pixel is then sky, ground, or a point on one of the walls, with trees, vehicles
+and people before it.
+"""
+
+import torch
+
+from d2vpr_hf.gridtown.film import develop
+from d2vpr_hf.gridtown.ground import ground_light
+from d2vpr_hf.gridtown.scene import Scene
+from d2vpr_hf.gridtown.sky import sky_light
+from d2vpr_hf.gridtown.standing import stand_before
+from d2vpr_hf.gridtown.textures import Paintbox
+from d2vpr_hf.gridtown.view import View, make_view
+from d2vpr_hf.gridtown.walls import Hits, cast_walls, wall_light
+
+
+@torch.no_grad()
+def render(scene: Scene, paintbox: Paintbox, size: tuple[int, int]) -> torch.Tensor:
+    """Take the photos of a scene.
+
+    Args:
+        scene: What they see.
+        paintbox: The city's pictures, on the scene's device.
+        size: Height and width in pixels.
+
+    Returns:
+        (B, 3, height, width) float32, whole numbers from 0 to 255: what a camera's 8 bits hold.
+    """
+    view = make_view(scene, size)
+    hits = cast_walls(scene, view)
+    light = torch.lerp(wall_light(scene, view, hits, paintbox), sky_light(scene, view, paintbox), hits.is_sky.float())
+    light, depth, is_ground = _with_ground(scene, view, hits, paintbox, light)
+    light, depth = stand_before(scene, view, paintbox, light, depth)
+    return develop(scene, view, light, depth, hits.is_sky & ~is_ground & (depth >= hits.depth))
+
+
+def _with_ground(
+    scene: Scene, view: View, hits: Hits, paintbox: Paintbox, light: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lay the ground before the walls; return light, depth, and where it is."""
+    first = view.first_ground_row
+    is_ground = view.slope > hits.foot.unsqueeze(1).clamp(min=1e-3)
+    ground, depth = ground_light(scene, view, paintbox)
+    share = is_ground[:, first:].float()
+    lower = torch.lerp(light[:, :, first:], ground, share)
+    lower_depth = torch.lerp(hits.depth[:, first:], depth.expand_as(share), share)
+    return torch.cat((light[:, :, :first], lower), 2), torch.cat((hits.depth[:, :first], lower_depth), 1), is_ground
+
+
+__all__ = ["render"]

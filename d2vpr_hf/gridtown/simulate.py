@@ -1,0 +1,247 @@
+"""Write a town's photos to disk in the field's formats, by as many processes as wanted."""
+
+import csv
+import io
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+import utm
+from PIL import Image
+from PIL.ExifTags import GPS, IFD
+
+from d2vpr_hf.gridtown.city import UTM_ZONE, City, make_city
+from d2vpr_hf.gridtown.photos import NUM_HEADINGS, Photo, draw_photo, parse_weathers
+from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName
+from d2vpr_hf.gridtown.town import Town, make_town
+
+_CHUNK = 16  # photos that a process takes at once
+
+Progress = Callable[[int], None]  # called with the number of photos that were just written
+
+
+class Layout(StrEnum):
+    """How photos lie on disk."""
+
+    AT_NAMES = "at-names"
+    GSV_CITIES = "gsv-cities"
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What every process must know to take the same photos."""
+
+    seed: int
+    num_places: int
+    tier: Tier
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A photo to take, and where it goes, relative to the folder."""
+
+    photo: Photo
+    path: str
+
+
+def simulate(
+    out: str | Path,
+    num_places: int,
+    seed: int,
+    *,
+    layout: Layout | str = Layout.AT_NAMES,
+    tier: TierName | str = TierName.STANDARD,
+    conditions: Sequence[str] | None = None,
+    photos_per_place: int = 5,
+    image_size: int = 224,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> int:
+    """Write the photos of a city.
+
+    Args:
+        out: Folder to write; missing or empty.
+        num_places: Places of the city.
+        seed: Which city. See [`tiers`] for the seeds that are kept for testing.
+        layout: `"at-names"` writes `images/test/database`, four views of every place, and `images/test/queries`, named by the
+            `@` convention with EXIF positions. `"gsv-cities"` writes `Dataframes` and `Images` as GSV-Cities has them, where
+            each view of a place is a place of its own.
+        tier: How photos of a place differ, and how much of the city repeats.
+        conditions: What queries may see, in place of the tier's weathers.
+        photos_per_place: Queries of a place, each of one of its views; with `"gsv-cities"`, photos of each view.
+        image_size: Height and width in pixels.
+        workers: Processes. The files do not depend on their number.
+        progress: Called now and then with the number of photos that were just written.
+
+    Returns:
+        The number of photos.
+
+    Raises:
+        FileExistsError: If `out` exists and is not an empty folder.
+        ValueError: If a number, layout, tier or condition is none.
+    """
+    out, layout, chosen = Path(out), Layout(layout), _tier(TierName(tier), conditions)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+    if min(photos_per_place, image_size, workers) < 1:
+        raise ValueError(f"Expected at least 1, got {photos_per_place=}, {image_size=}, {workers=}.")
+    order = _Order(seed, num_places, chosen, (image_size, image_size))
+    city = make_city(seed, num_places, chosen.copy_share)
+    list_tasks = {Layout.AT_NAMES: _at_name_tasks, Layout.GSV_CITIES: _gsv_tasks}[layout]
+    tasks = list(list_tasks(city, chosen, photos_per_place))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        folder = Path(scratch) / "town"
+        for parent in {(folder / task.path).parent for task in tasks}:
+            parent.mkdir(parents=True)
+        if layout == Layout.GSV_CITIES:
+            _write_dataframe(folder, city, tasks)
+        for written in _take_all(order, folder, tasks, workers):
+            if progress is not None:
+                progress(written)
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+    return len(tasks)
+
+
+def _tier(name: TierName, conditions: Sequence[str] | None) -> Tier:
+    tier = TIERS[name]
+    return tier if conditions is None else replace(tier, queries=replace(tier.queries, weathers=parse_weathers(conditions)))
+
+
+def _at_name_tasks(city: City, tier: Tier, photos_per_place: int) -> Iterator[_Task]:
+    """List the database, four views of a place, and the queries, of one view after the other."""
+    for place in range(len(city.places)):
+        for heading in range(NUM_HEADINGS):
+            photo = draw_photo(city, place, heading, 0, tier.variation(0))
+            yield _Task(photo, f"images/test/database/{at_name(city, photo)}")
+        for visit in range(1, photos_per_place + 1):
+            photo = draw_photo(city, place, (place + visit) % NUM_HEADINGS, visit, tier.variation(visit))
+            yield _Task(photo, f"images/test/queries/{at_name(city, photo)}")
+
+
+def _gsv_tasks(city: City, tier: Tier, photos_per_place: int) -> Iterator[_Task]:
+    """List the photos of every view of every place."""
+    name = city_name(city)
+    for place in range(len(city.places)):
+        for heading in range(NUM_HEADINGS):
+            for visit in range(1, photos_per_place + 1):
+                photo = draw_photo(city, place, heading, visit, tier.variation(visit))
+                yield _Task(photo, f"Images/{name}/{_gsv_name(city, photo)}")
+
+
+def city_name(city: City) -> str:
+    """Name a city as GSV-Cities names its own."""
+    return f"Gridtown{city.seed}"
+
+
+def position(city: City, photo: Photo) -> tuple[float, float, float, float]:
+    """Return where a photo was taken: UTM east and north in metres, latitude and longitude in degrees."""
+    east, north = (float(part) for part in city.to_utm(photo.camera.x, photo.camera.y))
+    latitude, longitude = utm.to_latlon(east, north, *UTM_ZONE)
+    return east, north, float(latitude), float(longitude)
+
+
+def at_name(city: City, photo: Photo) -> str:
+    """Name a photo by the `@` convention; the note is its weather."""
+    east, north, latitude, longitude = position(city, photo)
+    number, letter = UTM_ZONE
+    pano = f"{city.seed}-{photo.place}-{photo.heading}-{photo.visit}"
+    heading = f"{float(city.heading(photo.camera.yaw)):.2f}"
+    parts = [f"{east:.2f}", f"{north:.2f}", number, letter, f"{latitude:.6f}", f"{longitude:.6f}", pano, "", heading]
+    return "@".join(["", *map(str, parts), "", "", f"{photo.camera.height:.2f}", "", photo.conditions.weather, ".jpg"])
+
+
+def _gsv_row(city: City, photo: Photo) -> dict[str, Any]:
+    """Return a photo's row in the city's table: each view is a place."""
+    _, _, latitude, longitude = position(city, photo)
+    return {
+        "place_id": photo.place * NUM_HEADINGS + photo.heading,
+        "year": 2000 + photo.visit % 100,
+        "month": 1 + photo.visit % 12,
+        "northdeg": int(city.heading(photo.camera.yaw)) % 360,
+        "city_id": city_name(city),
+        "lat": round(latitude, 7),
+        "lon": round(longitude, 7),
+        "panoid": f"{photo.place}-{photo.heading}-{photo.visit}",
+    }
+
+
+def _gsv_name(city: City, photo: Photo) -> str:
+    row = _gsv_row(city, photo)
+    when = f"{row['year']:04d}_{row['month']:02d}_{row['northdeg']:03d}"
+    return f"{row['city_id']}_{row['place_id']:07d}_{when}_{row['lat']}_{row['lon']}_{row['panoid']}.jpg"
+
+
+def _write_dataframe(folder: Path, city: City, tasks: list[_Task]) -> None:
+    rows = [_gsv_row(city, task.photo) for task in tasks]
+    path = folder / "Dataframes" / f"{city_name(city)}.csv"
+    path.parent.mkdir()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _take_all(order: _Order, folder: Path, tasks: list[_Task], workers: int) -> Iterator[int]:
+    """Take photos and write them; yield how many each time some are done."""
+    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (order, folder)) as pool:
+        yield from pool.map(_take_chunk, chunks)
+
+
+_town: Town
+_order: _Order
+_folder: Path
+
+
+def _begin(order: _Order, folder: Path) -> None:
+    """Build the town in a process of its own, which uses one thread."""
+    global _town, _order, _folder
+    torch.set_num_threads(1)
+    _town, _order, _folder = make_town(order.seed, order.num_places, order.tier.copy_share), order, folder
+
+
+def _take_chunk(tasks: list[_Task]) -> int:
+    pixels = _town.take([task.photo for task in tasks], _order.size)
+    for task, photo in zip(tasks, pixels, strict=True):
+        (_folder / task.path).write_bytes(_jpeg(photo, task.photo, _town.city))
+    return len(tasks)
+
+
+def _jpeg(pixels: torch.Tensor, photo: Photo, city: City) -> bytes:
+    """Compress (3, height, width) uint8 as the photo's camera does, with its position."""
+    file = io.BytesIO()
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    image.save(file, "JPEG", quality=photo.conditions.jpeg_quality, exif=_exif(city, photo))
+    return file.getvalue()
+
+
+def _exif(city: City, photo: Photo) -> Image.Exif:
+    _, _, latitude, longitude = position(city, photo)
+    exif = Image.Exif()
+    exif[IFD.GPSInfo] = {
+        GPS.GPSLatitudeRef: "N",  # where the towns lie
+        GPS.GPSLatitude: _sexagesimal(latitude),
+        GPS.GPSLongitudeRef: "E",
+        GPS.GPSLongitude: _sexagesimal(longitude),
+        GPS.GPSImgDirection: float(city.heading(photo.camera.yaw)),
+    }
+    return exif
+
+
+def _sexagesimal(degrees: float) -> tuple[float, float, float]:
+    minutes, seconds = divmod(degrees * 3600, 60)
+    whole, minutes = divmod(minutes, 60)
+    return whole, minutes, seconds
+
+
+__all__ = ["Layout", "at_name", "city_name", "position", "simulate"]

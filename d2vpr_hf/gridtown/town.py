@@ -1,0 +1,58 @@
+"""A city and its pictures together: photos straight to tensors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from d2vpr_hf.gridtown.city import COPY_SHARE, City, make_city
+from d2vpr_hf.gridtown.photos import Photo
+from d2vpr_hf.gridtown.render import render
+from d2vpr_hf.gridtown.scene import make_scene
+from d2vpr_hf.gridtown.textures import Paintbox, make_paintbox
+
+_BATCH = 32  # photos that a GPU renders at once
+
+
+@dataclass(frozen=True)
+class Town:
+    """A city that photos can be taken of.
+
+    Example:
+    ```python
+    >>> town = make_town(seed=1, num_places=100)
+    >>> photos = [draw_photo(town.city, place=3, heading=0, visit=visit, variation=Variation()) for visit in range(4)]
+    >>> town.take(photos, size=(224, 224)).shape
+    torch.Size([4, 3, 224, 224])
+    ```
+    """
+
+    city: City
+    paintbox: Paintbox
+
+    def take(self, photos: Sequence[Photo], size: tuple[int, int] = (224, 224), device: str = "cpu") -> torch.Tensor:
+        """Take photos.
+
+        On the CPU one by one, so that a photo has the same bytes in any batch; on a GPU many at once, with other rounding.
+
+        Args:
+            photos: What to take, as [`draw_photo`] draws it.
+            size: Height and width in pixels.
+            device: Where to render, such as `"cuda"`.
+
+        Returns:
+            (B, 3, height, width) uint8 RGB, on the device.
+        """
+        paintbox = self.paintbox.to(device)
+        step = 1 if torch.device(device).type == "cpu" else _BATCH
+        batches = [photos[start : start + step] for start in range(0, len(photos), step)]
+        taken = [render(make_scene(self.city, list(batch), device), paintbox, size).to(torch.uint8) for batch in batches]
+        return torch.cat(taken) if taken else torch.empty((0, 3, *size), dtype=torch.uint8, device=device)
+
+
+def make_town(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> Town:
+    """Build a city and draw its pictures; arguments and errors as for [`make_city`]."""
+    return Town(make_city(seed, num_places, copy_share), make_paintbox(seed))
+
+
+__all__ = ["Town", "make_town"]

@@ -1,0 +1,291 @@
+"""Gridtown: geometry that can be worked out by hand, bytes that depend on the seed alone, files that our own readers read."""
+
+import hashlib
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from d2vpr_hf.cli import app
+from d2vpr_hf.gridtown import (
+    TEST_SEEDS,
+    TIERS,
+    TRAIN_SEEDS,
+    VAL_SEEDS,
+    WEATHERS,
+    TierName,
+    Variation,
+    draw_photo,
+    make_city,
+    make_town,
+    simulate,
+    tier_digest,
+)
+from d2vpr_hf.gridtown.atlas import make_atlas
+from d2vpr_hf.gridtown.city import SIDEWALK
+from d2vpr_hf.gridtown.ground import _surface
+from d2vpr_hf.gridtown.hashing import hash_unit
+from d2vpr_hf.gridtown.photos import NO_VARIATION
+from d2vpr_hf.gridtown.scene import make_scene
+from d2vpr_hf.gridtown.simulate import position
+from d2vpr_hf.gridtown.textures import Ground
+from d2vpr_hf.gridtown.view import make_view
+from d2vpr_hf.gridtown.walls import cast_walls
+from d2vpr_hf.readers import read_gsv_cities, read_places
+
+# Every number reported on a tier is about exactly these draws. A change here makes them incomparable: say so in docs/LOG.md.
+FROZEN = {
+    TierName.EASY: "46e46e61053d187b6624d931eeb3eba8a26a36fbc9399cc8b104ae5d7dac0ec7",
+    TierName.STANDARD: "91d4dd85b2f62c97e3860f3527c2f7c1373fd7fad83d1cf3d490e62c11931a96",
+    TierName.ALL: "0d2105b820892c4181d4c73231baefe8285df1e88f1b262f8984d74251100551",
+}
+STILL = Variation(weathers=("day",), shift=0.0, advance=0.0, turn=0.0, tilt=0.0, zoom=0.0, traffic=0.0)
+
+
+@pytest.fixture(scope="module")
+def town():
+    return make_town(3, 30)
+
+
+@pytest.mark.parametrize("tier", TierName)
+def test_the_tiers_are_frozen(tier):
+    assert tier_digest(tier) == FROZEN[tier]
+
+
+def test_splits_are_different_cities():
+    assert not {*TEST_SEEDS} & {*VAL_SEEDS} and not ({*TEST_SEEDS} | {*VAL_SEEDS}) & {*TRAIN_SEEDS}
+
+
+def test_a_city_follows_from_its_seed():
+    first, same, other = make_city(7, 20), make_city(7, 20), make_city(8, 20)
+    assert np.array_equal(first.walls.coordinate, same.walls.coordinate)
+    assert np.array_equal(first.buildings.key, same.buildings.key)
+    assert not np.array_equal(first.street_x, other.street_x)
+
+
+def test_neighbouring_seeds_are_far_apart():
+    """Evaluated together, photos of two cities must never count as one place."""
+    origins = np.array([make_city(seed, 1).origin for seed in (*TEST_SEEDS, 9000, 9059, 9060, 9061, 11999)])
+    gaps = [np.hypot(*(a - b)) for a, b in itertools.combinations(origins, 2)]
+    assert min(gaps) >= 4999
+
+
+def test_places_are_places_of_their_own():
+    """Two places within 25 m would be positives of each other."""
+    places = make_city(5, 400).places
+    spots = np.stack((places.x, places.y), axis=1)
+    gaps = np.linalg.norm(spots[:, None] - spots[None], axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    assert len(places) == 400 and gaps.min() > 25
+
+
+def test_houses_stand_beside_the_streets():
+    city = make_city(5, 60)
+    walls = city.walls
+    along_y = walls.axis == 0  # walls at constant x must not stand in a street at constant x
+    gaps = np.abs(walls.coordinate[along_y][:, None] - city.street_x[None]) - city.width_x / 2
+    assert gaps.min() > -1e-6
+    assert (walls.high > walls.low).all() and (walls.height > 5).all()
+
+
+def test_copied_segments_repeat_buildings():
+    """Perceptual aliasing: without it a blind match of one facade would always be right."""
+    keys = [make_city(5, 200, copy_share=share).buildings.key for share in (0.0, 0.5)]
+    repeated = [1 - len(np.unique(k)) / len(k) for k in keys]
+    assert 0.15 < repeated[0] < 0.35 < repeated[1]
+
+
+def test_utm_and_headings_by_hand(town):
+    """The camera looks along the street: a step forward moves it by the heading's sine east and cosine north."""
+    city = town.city
+    for heading in range(4):
+        photo = draw_photo(city, 11, heading, 0, NO_VARIATION)
+        camera = photo.camera
+        ahead = (camera.x + math.cos(camera.yaw), camera.y + math.sin(camera.yaw))
+        moved = np.subtract(city.to_utm(*ahead), city.to_utm(camera.x, camera.y))
+        compass = math.radians(float(city.heading(camera.yaw)))
+        assert np.allclose(moved, (math.sin(compass), math.cos(compass)), atol=1e-6)
+
+
+def test_a_place_seen_again_is_the_same_place_seen_otherwise(town):
+    photos = [draw_photo(town.city, 4, 1, visit, Variation()) for visit in range(40)]
+    x, y = (np.array([getattr(photo.camera, axis) for photo in photos]) for axis in "xy")
+    spot = (town.city.places.x[4], town.city.places.y[4])
+    assert np.hypot(x - spot[0], y - spot[1]).max() <= math.hypot(3, 4)
+    turns = np.degrees([photo.camera.yaw for photo in photos]) - np.degrees(photos[0].camera.yaw)
+    assert 30 < np.ptp(turns) <= 50
+    assert {photo.conditions.weather for photo in photos} == set(WEATHERS)
+    assert len({photo.key for photo in photos}) == 40
+
+
+def test_a_photo_does_not_depend_on_the_others(town):
+    assert draw_photo(town.city, 4, 1, 3, Variation()) == draw_photo(town.city, 4, 1, 3, Variation())
+    with pytest.raises(IndexError, match="has the places 0 to 29, got 30"):
+        draw_photo(town.city, 30, 0, 0, Variation())
+
+
+def test_the_wall_ahead_is_as_far_as_geometry_says(town):
+    """Looking across the street, the middle column meets the nearest wall that a brute-force search finds."""
+    city, found = town.city, 0
+    for place in range(12):
+        photo = draw_photo(city, place, 1, 0, STILL)
+        scene = make_scene(city, [photo])
+        hits = cast_walls(scene, make_view(scene, (64, 65)))
+        walls, camera = city.walls, photo.camera
+        axis = 1 - int(city.places.along[place])  # the walls it looks at are at constant `axis`
+        own, beside = (camera.x, camera.y)[axis], (camera.y, camera.x)[axis]
+        step = round(math.cos(camera.yaw)) if axis == 0 else round(math.sin(camera.yaw))
+        ahead = (walls.axis == axis) & (walls.low <= beside) & (beside <= walls.high) & (walls.side == -step)
+        depths = (walls.coordinate[ahead] - own) * step
+        depths = depths[depths > 0]
+        if len(depths) and depths.min() < 60:
+            foot = scene.camera["height"][0] / hits.foot[0, 32]
+            assert float(foot) == pytest.approx(depths.min(), rel=1e-3)
+            found += 1
+    assert found > 4
+
+
+def test_what_lies_across_a_street(town):
+    """Carriageway, kerb, sidewalk, from the middle outwards, by the street's width."""
+    city = town.city
+    photo = draw_photo(city, 2, 0, 0, STILL)
+    scene = make_scene(city, [photo])
+    width = float(city.places.street_width[2])
+    across = torch.tensor([0.0, width / 2 - SIDEWALK - 0.3, width / 2 - SIDEWALK + 0.3, width / 2 - 0.3]).view(1, 1, 4)
+    along = torch.zeros_like(across)
+    x, y = (along, across) if city.places.along[2] == 0 else (across, along)
+    blur = torch.full_like(across, 0.01)
+    surface, paint = _surface(scene, x, y, blur, blur)
+    assert surface.flatten().tolist() == [Ground.ASPHALT, Ground.ASPHALT, Ground.PAVING, Ground.PAVING]
+    kerb = across[..., :1] + width / 2 - SIDEWALK + 0.08  # in the middle of the kerb
+    x, y = (along[..., :1], kerb) if city.places.along[2] == 0 else (kerb, along[..., :1])
+    assert _surface(scene, x, y, blur[..., :1], blur[..., :1])[1].item() == pytest.approx(0.55, abs=0.01)
+    assert paint[..., 1:].max() == 0
+
+
+def test_bytes_do_not_depend_on_the_batch_or_the_threads(town):
+    photos = [draw_photo(town.city, place, place % 4, 1, Variation()) for place in range(5)]
+    together = town.take(photos, (96, 128))
+    assert together.shape == (5, 3, 96, 128) and together.dtype == torch.uint8
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        alone = torch.cat([town.take([photo], (96, 128)) for photo in reversed(photos)])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(together, alone.flip(0))
+
+
+def test_a_batch_renders_what_single_photos_do(town):
+    """As a GPU does it: rows of several photos in one tensor, filled up to one length."""
+    from d2vpr_hf.gridtown.render import render
+
+    photos = [draw_photo(town.city, place, place % 4, 1, Variation()) for place in range(5)]
+    batched = render(make_scene(town.city, photos), town.paintbox, (64, 96))
+    single = town.take(photos, (64, 96)).float()
+    assert (batched - single).abs().mean() < 0.5
+
+
+def test_weather_is_seen(town):
+    """Night is darker than day, fog flatter, snow brighter on the ground."""
+    pictures = {}
+    for weather in WEATHERS:
+        photos = [draw_photo(town.city, place, 0, 1, Variation(weathers=(weather,))) for place in range(6)]
+        pictures[weather] = town.take(photos, (64, 64)).float()
+    assert pictures["night"].mean() < 0.6 * pictures["day"].mean()
+    assert pictures["fog"].std() < 0.8 * pictures["day"].std()
+    assert pictures["snow"][:, :, 50:].mean() > pictures["day"][:, :, 50:].mean() + 30
+
+
+def test_what_moves_is_redrawn(town):
+    """Vehicles, people and lit windows of a visit would be a barcode of the place if they came back."""
+    pictures = town.take([draw_photo(town.city, 6, 0, visit, NO_VARIATION) for visit in (1, 2)], (96, 96)).float()
+    assert (pictures[0] - pictures[1]).abs().mean() > 1
+
+
+def test_far_pictures_fade_to_their_mean():
+    """A checkerboard read at a step of its whole width is grey, not black or white by chance."""
+    board = np.zeros((16, 32, 4), np.float32)
+    board[::2, ::2], board[1::2, 1::2] = 1.0, 1.0
+    atlas = make_atlas([board])
+    where, step = torch.rand(50), torch.ones(50)
+    far = atlas.read(torch.zeros(50, dtype=torch.long), where, where, step, step)
+    assert torch.allclose(far, torch.full((4, 50), 0.5), atol=0.01)
+    one = torch.tensor([0.5 / 32, 1.5 / 32])
+    near = atlas.read(torch.zeros(2, dtype=torch.long), one, torch.full((2,), 0.5 / 16), *torch.full((2, 2), 1e-3))
+    assert torch.allclose(near[0], torch.tensor([1.0, 0.0]), atol=0.01)
+
+
+def test_hashed_numbers_are_even():
+    numbers = hash_unit(torch.arange(100_000), 17, torch.tensor(3))
+    assert numbers.min() >= 0 and numbers.max() < 1
+    counts = torch.histc(numbers, 20, 0, 1)
+    assert (counts - 5000).abs().max() < 400
+    assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.02
+
+
+def digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    content = b"".join(path.relative_to(folder).as_posix().encode() + path.read_bytes() for path in files)
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_at_names_on_disk(tmp_path):
+    """Any number of workers writes the same bytes; readers find the positions that the city has."""
+    options = {"photos_per_place": 2, "image_size": 56, "tier": "all"}
+    assert simulate(tmp_path / "a", 3, 4, workers=1, **options) == 3 * (4 + 2)
+    simulate(tmp_path / "b", 3, 4, workers=2, **options)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    city = make_city(4, 3)
+    database = read_places(tmp_path / "a" / "images" / "test" / "database")
+    queries = read_places(tmp_path / "a" / "images" / "test" / "queries")
+    assert (len(database.places), len(queries.places)) == (12, 6)
+    photo = draw_photo(city, 0, 0, 0, TIERS[TierName.ALL].database)
+    place = next(place for place in database.places if "@4-0-0-0@" in place.path)
+    east, north, latitude, longitude = position(city, photo)
+    assert (place.utm_east, place.utm_north) == pytest.approx((east, north), abs=0.006)
+    assert place.utm_zone == "32T" and place.condition == "day"
+    assert place.heading == pytest.approx(float(city.heading(photo.camera.yaw)), abs=0.006)
+    assert {place.condition for place in queries.places} <= set(WEATHERS)
+    with Image.open(database.photo(place)) as image:
+        assert image.size == (56, 56)
+        gps = image.getexif().get_ifd(0x8825)
+    degrees = [float(sum(part / 60**power for power, part in enumerate(gps[tag]))) for tag in (2, 4)]
+    assert degrees == pytest.approx([latitude, longitude], abs=1e-6)
+
+
+def test_gsv_cities_on_disk(tmp_path):
+    simulate(tmp_path / "g", 2, 6, layout="gsv-cities", photos_per_place=4, image_size=42)
+    table = read_gsv_cities(tmp_path / "g", images_per_place=4)
+    assert len(table.places) == 2 * 4 * 4
+    assert np.bincount(table.place_ids).tolist() == [4] * 8
+
+
+def test_what_cannot_be_simulated(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="not an empty folder"):
+        simulate(tmp_path / "full", 2, 0)
+    with pytest.raises(ValueError, match="photos_per_place=0"):
+        simulate(tmp_path / "out", 2, 0, photos_per_place=0)
+    with pytest.raises(ValueError, match="'hard' is not a valid TierName"):
+        simulate(tmp_path / "out", 2, 0, tier="hard")
+    with pytest.raises(ValueError, match="Expected weathers among day, dusk, night, fog, rain, snow, got hail"):
+        simulate(tmp_path / "out", 2, 0, conditions=["hail"])
+    with pytest.raises(ValueError, match="at least 1 place"):
+        make_city(0, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_from_the_command_line(tmp_path):
+    command = ["simulate", str(tmp_path / "out"), "--places", "1", "--seed", "2", "--image-size", "28", "--conditions", "night"]
+    result = CliRunner().invoke(app, [*command, "--photos-per-place", "1"])
+    assert result.exit_code == 0, result.exception
+    assert "Wrote 5 photos of 1 places" in result.output
+    (query,) = read_places(tmp_path / "out" / "images" / "test" / "queries").places
+    assert query.condition == "night"
