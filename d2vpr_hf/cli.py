@@ -263,6 +263,13 @@ def evaluate(
         list[str] | None,
         typer.Option("--recall-values", metavar="N,N,...", help="The N of recall@N; may be repeated. Default: 1,5,10,20."),
     ] = None,
+    cross_image_encoder: Annotated[
+        bool | None,
+        typer.Option(
+            "--cross-image-encoder/--no-cross-image-encoder",
+            help="Whether the model's cross-image encoder takes part. Default: if the model has one.",
+        ),
+    ] = None,
     shuffle_check: Annotated[
         bool, typer.Option("--shuffle-check", help="Evaluate once more with the photos in a random order.")
     ] = False,
@@ -287,7 +294,7 @@ def evaluate(
     typer.echo(f"Right: {rule}. Recall@N of N = {', '.join(map(str, values))}. Batch size {batch_size}.")
     start = time.perf_counter()
     with _progress("Encoding", (len(known.places) + len(asked.places)) * (1 + shuffle_check)) as progress:
-        encoder = _encoder(model, batch_size, workers, device)
+        encoder = _encoder(model, batch_size, workers, device, cross_image_encoder)
         found = run(
             known,
             asked,
@@ -415,11 +422,14 @@ def demo(
     typer.echo(result.summary)
 
 
-def _encoder(model: str | None, batch_size: int, workers: int, device: str | None) -> PlaceEncoder:
+def _encoder(
+    model: str | None, batch_size: int, workers: int, device: str | None, cross_image_encoder: bool | None = None
+) -> PlaceEncoder:
     from d2vpr_hf.encoder import PlaceEncoder
 
     _hush_transformers()
-    return PlaceEncoder(model, device=device, batch_size=batch_size, num_workers=workers)
+    options: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers, "cross_image_encoder": cross_image_encoder}
+    return PlaceEncoder(model, device=device, **options)
 
 
 def _hush_transformers() -> None:

@@ -48,6 +48,8 @@ class PlaceEncoder:
         device: Where the network runs, such as `"cuda"`; `None` takes a GPU if there is one.
         batch_size: Photos the network sees at once. Descriptors depend on it by rounding only, unless the model has a
             cross-image encoder.
+        cross_image_encoder: Whether a model's cross-image encoder takes part; `False` removes it from the model, `None` leaves
+            the model as it is.
         num_workers: Threads that decode and preprocess (Pillow and torch release the interpreter while they work).
 
     Attributes:
@@ -63,6 +65,7 @@ class PlaceEncoder:
         device: str | torch.device | None = None,
         batch_size: int = 16,
         num_workers: int = 2,
+        cross_image_encoder: bool | None = None,
     ) -> None:
         if batch_size < 1 or num_workers < 1:
             raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
@@ -78,6 +81,10 @@ class PlaceEncoder:
         self.model.eval()
         self.batch_size = batch_size
         self.num_workers = num_workers
+        if cross_image_encoder is False:
+            self.model.remove_cross_image_encoder()
+        if cross_image_encoder and not self.model.config.use_cross_image_encoder:
+            raise ValueError(f"The model {self.model_name or 'in this package'} has no cross-image encoder to use.")
         if self.model.config.use_cross_image_encoder:
             logger.warning(
                 "This model has a cross-image encoder: a photo's descriptor depends on the photos around it and on "

@@ -110,6 +110,11 @@ class VPRPreTrainedModel(PreTrainedModel):
             init.zeros_(module.mean)
             init.eye_(module.components)
 
+    def remove_cross_image_encoder(self) -> None:
+        """Describe images one by one from now on, whatever their batch; descriptors become others."""
+        self.cross_image_encoder = None
+        self.config.use_cross_image_encoder = False
+
     def _add_descriptor_parts(self) -> None:
         """Add what stands between the region features and the descriptor."""
         config = self.config

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from PIL import Image
+from typer.testing import CliRunner
 
+from d2vpr_hf.cli import app
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
 from d2vpr_hf.index import PlaceIndex
-from tests.conftest import tiny_model
+from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.photos import at_name, save, save_bad_files
 
 
@@ -37,6 +39,19 @@ def world(tmp_path):
 def run(*arguments):
     done = subprocess.run([sys.executable, "-m", "d2vpr_hf", *map(str, arguments)], capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
+
+
+def test_without_the_cross_image_encoder_the_order_does_not_matter(world, tmp_path):
+    save_folder(tiny_cricavpr(), tmp_path / "model")
+    command = ["evaluate", "--database", str(world / "database"), "--queries", str(world / "queries"), "--shuffle-check"]
+    command += ["--model", str(tmp_path / "model"), "--json", str(tmp_path / "a.json"), "--no-cross-image-encoder"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.exception
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["model"]["cross_image_encoder"] is False
+    assert report["recall"] == report["shuffled"]["recall"]
+    with pytest.raises(ValueError, match="has no cross-image encoder to use"):
+        PlaceEncoder(cross_image_encoder=True)
 
 
 def test_a_world_by_hand(encoder, world):
