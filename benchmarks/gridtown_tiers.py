@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.evaluation import PhotoSet, PositiveRule, evaluate_descriptors
 from d2vpr_hf.gridtown import TEST_SEEDS, TierName, simulate
 from d2vpr_hf.readers import Place, read_places
-from d2vpr_hf.search import exact_search
 
 Photos = NDArray[np.uint8]  # (N, height, width, 3)
 Descriptors = NDArray[np.float32]  # (N, D)
@@ -82,10 +82,10 @@ def load(folder: Path) -> tuple[Photos, list[Place]]:
     return np.stack([np.asarray(Image.open(table.photo(place))) for place in table.places]), table.places
 
 
-def find_positives(database: list[Place], queries: list[Place]) -> NDArray[np.bool_]:
-    """Tell which photos lie within 25 m of each query, (queries, database)."""
-    here, there = (np.array([(p.utm_east, p.utm_north) for p in places]) for places in (queries, database))
-    return np.linalg.norm(here[:, None] - there[None], axis=2) <= 25
+def photo_set(places: list[Place]) -> PhotoSet:
+    """Say where photos were taken, and under which conditions."""
+    positions = np.array([(place.utm_east, place.utm_north) for place in places])
+    return PhotoSet(positions, conditions=[place.condition for place in places])
 
 
 def main() -> None:
@@ -103,27 +103,36 @@ def main() -> None:
 
 def measure(tier: TierName, arguments: argparse.Namespace) -> list[str]:
     """Return the rows of a tier: R@1 over all cities, and by condition."""
-    found: dict[str, list[NDArray[np.bool_]]] = {"chance": []} | {name: [] for name in METHODS}
-    weathers: list[str] = []
+    found: dict[str, list[NDArray[np.floating]]] = {"chance": []} | {name: [] for name in METHODS}
+    weathers: list[str | None] = []
     for seed in arguments.seeds:
-        folder = Path(f"build/gridtown/{tier}-{seed}-{arguments.places}-{arguments.queries}-{arguments.image_size}")
-        if not folder.exists():
-            options = {"photos_per_place": arguments.queries, "image_size": arguments.image_size, "workers": 2}
-            simulate(folder, arguments.places, seed, tier=tier, **options)
-        (database, places), (queries, query_places) = (load(folder / "images/test" / side) for side in ("database", "queries"))
-        positives = find_positives(places, query_places)
-        weathers += [place.condition or "" for place in query_places]
-        found["chance"].append(positives.mean(axis=1))
+        (database, places), (queries, query_places) = (load(side) for side in render(tier, seed, arguments))
+        sides = photo_set(places), photo_set(query_places)
+        weathers += sides[1].conditions or []
+        positives = PositiveRule().find(*sides)
+        found["chance"].append(np.array([len(positives[query]) for query in range(len(queries))]) / len(places))
         for name, describe in METHODS.items():
-            _, rows = exact_search(describe(queries), describe(database), 1)
-            found[name].append(positives[np.arange(len(rows)), rows[:, 0]])
-    columns = sorted(set(weathers), key=weathers.count, reverse=True)
+            evaluation = evaluate_descriptors(describe(database), describe(queries), *sides, recall_values=[1])
+            found[name].append(np.array([float(query.right) for query in evaluation.queries]))
+    return table({name: np.concatenate(values) for name, values in found.items()}, np.array(weathers))
+
+
+def render(tier: TierName, seed: int, arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Write a city once; return the folders of its database and its queries."""
+    folder = Path(f"build/gridtown/{tier}-{seed}-{arguments.places}-{arguments.queries}-{arguments.image_size}")
+    if not folder.exists():
+        options = {"photos_per_place": arguments.queries, "image_size": arguments.image_size, "workers": 2}
+        simulate(folder, arguments.places, seed, tier=tier, **options)
+    return folder / "images/test/database", folder / "images/test/queries"
+
+
+def table(right: dict[str, NDArray[np.floating]], weathers: NDArray[np.str_]) -> list[str]:
+    """Lay out R@1 of each method, over all queries and over those of each weather."""
+    columns = sorted(set(weathers.tolist()), key=weathers.tolist().count, reverse=True)
+    masks = [np.ones(len(weathers), bool), *(weathers == weather for weather in columns)]
     header = ["| R@1, % | all | " + " | ".join(columns) + " |", "| --- " * (2 + len(columns)) + "|"]
-    masks = [np.ones(len(weathers), bool), *(np.array(weathers) == weather for weather in columns)]
-    joined = {name: np.concatenate(values) for name, values in found.items()}
     rows = [
-        f"| {name} | " + " | ".join(f"{100 * right[mask].mean():.1f}" for mask in masks) + " |"
-        for name, right in joined.items()
+        f"| {name} | " + " | ".join(f"{100 * hits[mask].mean():.1f}" for mask in masks) + " |" for name, hits in right.items()
     ]
     return [f"{len(weathers)} queries", "", *header, *rows]
 
