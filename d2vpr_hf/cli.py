@@ -392,7 +392,7 @@ def simulate(
     from d2vpr_hf.gridtown import parse_weathers
     from d2vpr_hf.gridtown import simulate as render_city
 
-    weathers = parse_weathers(conditions.split(",")) if conditions else None
+    weathers = None if conditions is None else parse_weathers([name.strip() for name in conditions.split(",")])
     with _progress("Rendering", None) as progress:
         count = render_city(
             out,

@@ -75,10 +75,17 @@ def _axis(size: int, where: torch.Tensor, step: torch.Tensor) -> tuple[torch.Ten
     return length, first, second, (position - first).clamp(0, 1)
 
 
-def make_atlas(pictures: list[Picture]) -> Atlas:
-    """Lay out pictures of one size with all their scales, the rows halved in the outer loop, the columns in the inner one."""
+def make_atlas(pictures: list[Picture], has_opacity: bool = False) -> Atlas:
+    """Lay out pictures of one size with all their scales, the rows halved in the outer loop, the columns in the inner one.
+
+    Pictures are drawn as a screen shows them and kept as light: averages and shading are right in light only.
+
+    Args:
+        pictures: The pictures.
+        has_opacity: Whether the fourth channel is opacity, which colours are multiplied by, before and after.
+    """
     rows = np.stack(pictures).astype(np.float32)
-    rows[..., :3] **= 2  # drawn as a screen shows them, kept as light: averages and shading are right in light only
+    rows[..., :3] = rows[..., :3] ** 2 / (rows[..., 3:].clip(1e-3, 1) if has_opacity else 1)
     count, height, width, _ = rows.shape
     scales = []
     for _ in range(height.bit_length()):

@@ -24,6 +24,9 @@ NUM_SIGNS = 96  # shop signs of a city
 NUM_LOOKS = 1 << 16  # a fixture's look is a number below; the renderer picks a picture by it
 SIDEWALK = 2.6  # metres on either side of a street
 UTM_ZONE = (32, "T")
+MAX_PLACES = 5000  # of a city, so that it fits into its square
+_SQUARE = 6_000.0  # metres
+_SQUARES = (77, 144)  # columns and rows of them in the zone: 11,088 seeds have one of their own
 _NUM_DESIGNS = 48  # standard buildings that stand in several places
 _DESIGN_SHARE = 0.3  # of buildings that are of a standard design
 COPY_SHARE = 0.3  # of street segments that copy another one
@@ -33,6 +36,8 @@ _BLOCK_SIDES = (70.0, 125.0)  # metres between neighbouring streets
 _STREET_WIDTHS = (13.0, 15.0, 18.0, 22.0)  # metres between building lines
 _BUILDING_DEPTH = 11.0
 _LOT_WIDTHS = (8.0, 19.0)
+_SETBACKS = (0.8, 3.5)  # metres, of houses that have one
+_CLEAR = 11.5  # metres from the middle of a crossing to what stands along a street: beyond the widest carriageway
 _PLACE_SPACING = 32.0  # metres between neighbouring places of a street: beyond the 25 m within which two are one
 _CROSSING_MARGIN = 18.0  # metres from the middle of a crossing to the nearest place, so that those round a corner are apart
 _SEGMENT_PLACES = 2  # that a segment has room for, at least
@@ -150,6 +155,7 @@ class City:
     def to_utm(self, x: Floats | float, y: Floats | float) -> tuple[Floats, Floats]:
         """Turn city coordinates into east and north, metres."""
         cos, sin = np.cos(self.rotation), np.sin(self.rotation)
+        x, y = x - (self.street_x[0] + self.street_x[-1]) / 2, y - (self.street_y[0] + self.street_y[-1]) / 2
         return self.origin[0] + x * cos - y * sin, self.origin[1] + x * sin + y * cos
 
     def heading(self, yaw: Floats | float) -> Floats:
@@ -178,17 +184,17 @@ def make_city(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> Cit
     """Build a city.
 
     Args:
-        seed: Which city. 3,000 seeds in a row lie 5 km apart in UTM.
-        num_places: Number of its places, at least 32 m from each other along a street.
+        seed: Which city. Those from 0 to 11,087 lie in squares of their own in UTM, 6 km apart.
+        num_places: Number of its places, at least 32 m from each other along a street; at most 5,000.
         copy_share: Share of street segments that copy another one, from 0 to 1.
 
     Raises:
         ValueError: If a number is out of its range.
     """
-    if seed < 0 or num_places < 1 or not 0 <= copy_share <= 1:
+    if seed < 0 or not 1 <= num_places <= MAX_PLACES or not 0 <= copy_share <= 1:
         raise ValueError(
-            "A city has a seed of at least 0, at least 1 place and a share of copies from 0 to 1, got "
-            f"{seed}, {num_places} and {copy_share}."
+            f"A city has a seed of at least 0, 1 to {MAX_PLACES} places and a share of copies from 0 to 1, got {seed}, "
+            f"{num_places} and {copy_share}. More places are more cities, each with a seed."
         )
     rng = np.random.default_rng([seed, 0])
     blocks = int(np.ceil(np.sqrt(num_places / (2 * _SEGMENT_PLACES)))) + 1
@@ -212,8 +218,10 @@ def make_city(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> Cit
 
 
 def _origin(seed: int) -> tuple[float, float]:
-    """Return where a city lies, east and north in metres of `UTM_ZONE`: one square of 5 km for each of 3,000 seeds in a row."""
-    return 350_000.0 + 5_000.0 * (seed % 60), 4_610_000.0 + 5_000.0 * (seed // 60 % 50)
+    """Return where the middle of a city lies, east and north in metres of `UTM_ZONE`: a square of its own."""
+    columns, rows = _SQUARES
+    east, north = 268_000.0 + _SQUARE * (seed % columns), 4_440_000.0 + _SQUARE * (seed // columns % rows)
+    return east, north
 
 
 class _Plan:
@@ -280,7 +288,8 @@ class _Plan:
         x0, y0, x1, y1 = self._box(block)
         yield from self._edge(_Segment(0, j, i), 1, (x0, x1), y0, 1.0)
         yield from self._edge(_Segment(0, j + 1, i), 0, (x0, x1), y1, -1.0)
-        inner = (y0 + _BUILDING_DEPTH + 2.0, y1 - _BUILDING_DEPTH - 2.0)  # the other two edges leave the corners alone
+        corner = _BUILDING_DEPTH + _SETBACKS[1]
+        inner = (y0 + corner, y1 - corner)  # the other two edges leave the corners alone
         yield from self._edge(_Segment(1, i, j), 1, inner, x0, 1.0)
         yield from self._edge(_Segment(1, i + 1, j), 0, inner, x1, -1.0)
 
@@ -388,7 +397,7 @@ def _draw_lot(rng: Generator) -> tuple[float, float, float]:
     return (
         float(rng.uniform(*_LOT_WIDTHS)),
         float(rng.uniform(1.5, 5.0)) * float(gap < 0.15),
-        float(rng.uniform(0.8, 3.5)) * float(setback < 0.3),
+        float(rng.uniform(*_SETBACKS)) * float(setback < 0.3),
     )
 
 
@@ -413,14 +422,14 @@ def _draw_fixtures(rng: Generator, length: float, width: float) -> Iterator[tupl
     kerb = width / 2 - 1.0
     for side in (-1.0, 1.0):
         has_trees, spacing = rng.random() < 0.5, rng.uniform(8.0, 15.0)
-        for spot in np.arange(rng.uniform(10.0, 16.0), length - 10.0, spacing):
+        for spot in np.arange(rng.uniform(_CLEAR + 1, 18.0), length - _CLEAR - 1, spacing):
             tree = _draw_fixture(rng, Fixture.TREE)
             if has_trees:
                 yield float(spot + rng.uniform(-1, 1)), side * kerb, tree
-        for spot in np.arange(rng.uniform(8.0, 20.0), length - 8.0, 27.0):
+        for spot in np.arange(rng.uniform(_CLEAR, 20.0), length - _CLEAR, 27.0):
             yield float(spot), side * kerb, _draw_fixture(rng, Fixture.LAMP)
         for kind in (Fixture.SIGN, Fixture.SIGN, Fixture.BOX):
-            yield float(rng.uniform(9.0, length - 9.0)), side * kerb, _draw_fixture(rng, kind)
+            yield float(rng.uniform(_CLEAR, length - _CLEAR)), side * kerb, _draw_fixture(rng, kind)
 
 
 def _draw_fixture(rng: Generator, kind: Fixture) -> dict[str, Any]:
@@ -435,12 +444,12 @@ def _draw_fixture(rng: Generator, kind: Fixture) -> dict[str, Any]:
 
 def _columns(table: type[Any], rows: list[dict[str, Any]]) -> Any:
     """Turn rows into a table of columns, whole numbers where it says so."""
-    return table(
-        **{
-            column.name: np.array([row[column.name] for row in rows], dtype=np.int64 if column.type == Ints else np.float64)
-            for column in fields(table)
-        }
-    )
+    columns = {}
+    for field in fields(table):
+        kind = np.int64 if field.type == Ints else np.float64
+        width = (3,) if field.name == "tint" else ()
+        columns[field.name] = np.array([row[field.name] for row in rows], dtype=kind).reshape(len(rows), *width)
+    return table(**columns)
 
 
 __all__ = [

@@ -40,7 +40,9 @@ def _surface(
     kerb = _cover((road - _KERB / 2).abs(), _KERB / 2, blur)
     surface = torch.where(road < 0, int(Ground.ASPHALT), int(Ground.PAVING))
     surface = torch.where(road > SIDEWALK, _beyond(scene, x, y), surface)
-    lines = _markings(off_x, half_x, off_y, half_y, y, blur_ahead) + _markings(off_y, half_y, off_x, half_x, x, blur_ahead)
+    along_x, along_y = (part + scene.camera[name][:, None, None] for part, name in ((x, "x"), (y, "y")))  # dashes stay in place
+    lines = _markings(off_x, half_x, off_y, half_y, along_y, blur_ahead)
+    lines = lines + _markings(off_y, half_y, off_x, half_x, along_x, blur_ahead)
     return surface, (0.55 * kerb + 0.85 * lines).clamp(max=1)
 
 

@@ -138,8 +138,13 @@ def draw_photo(city: City, place: int, heading: int, visit: int, variation: Vari
     """Draw a photo of a place. The same arguments give the same photo, whatever else is drawn.
 
     Raises:
-        IndexError: If the city has no such place.
+        IndexError: If the city has no such place or a place no such view.
+        ValueError: If the variation has no weather.
     """
+    if not 0 <= heading < NUM_HEADINGS:
+        raise IndexError(f"A place has the views 0 to {NUM_HEADINGS - 1}, got {heading}.")
+    if not variation.weathers:
+        raise ValueError(f"Expected at least one weather among {', '.join(WEATHERS)}, got none.")
     if not 0 <= place < len(city.places):
         raise IndexError(f"The city has the places 0 to {len(city.places) - 1}, got {place}.")
     rng = np.random.default_rng([city.seed, 30, place, heading, visit])

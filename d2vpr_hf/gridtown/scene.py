@@ -68,7 +68,7 @@ def _table(rows: list[dict[str, Any]], device: str) -> dict[str, torch.Tensor]:
 
 def _padded(tables: list[Rows], device: str, fill: dict[str, float]) -> dict[str, torch.Tensor]:
     """Stack tables of different lengths."""
-    length = max(len(next(iter(table.values()))) for table in tables)
+    length = max(1, *(len(next(iter(table.values()))) for table in tables))  # a row at least, so that there is one to read
 
     def pad(name: str) -> NDArray[Any]:
         columns = [table[name] for table in tables]
@@ -147,11 +147,12 @@ def _vehicles(city: City, photo: Photo, rng: Generator) -> Rows:
     """Park vehicles along the kerbs of the nearest streets, and send some along the lanes."""
     rows = []
     for along, line, width in _streets_around(city, photo):
+        crossings = _crossings(city, photo, along)
         kerb = width / 2 - SIDEWALK - 1.0
         for across, share in ((-kerb, 0.35), (kerb, 0.35), (-kerb / 3, 0.06), (kerb / 3, 0.06)):
             for spot in np.arange(-_STANDING_REACH, _STANDING_REACH, 6.2):
                 chance, look, *sizes = rng.random(5)
-                if chance < share * photo.traffic:
+                if chance < share * photo.traffic and not (np.abs(crossings[0] - spot - sizes[2]) < crossings[1]).any():
                     place = (spot + sizes[2], line + across)[:: 1 if along == 0 else -1]
                     rows.append(_vehicle(photo, along, place, int(look * (1 << 16)), sizes[:2]))
     return _rows([row for row in rows if row is not None])
@@ -167,6 +168,12 @@ def _streets_around(city: City, photo: Photo) -> list[tuple[int, float, float]]:
         nearest = int(np.argmin(np.abs(lines - where)))
         streets.append((along, float(lines[nearest] - where), float(widths[nearest])))
     return streets
+
+
+def _crossings(city: City, photo: Photo, along: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return where a street is crossed, metres from the camera along it, and how far from there vehicles keep."""
+    lines, widths = (city.street_x, city.width_x) if along == 0 else (city.street_y, city.width_y)
+    return lines - (photo.camera.x, photo.camera.y)[along], widths / 2 + _CAR_SIZES[0][1] / 2
 
 
 def _vehicle(photo: Photo, along: int, place: tuple[float, ...], look: int, sizes: list[float]) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,7 @@ from PIL.ExifTags import GPS, IFD
 from d2vpr_hf.gridtown.city import UTM_ZONE, City, make_city
 from d2vpr_hf.gridtown.photos import NUM_HEADINGS, Photo, draw_photo, parse_weathers
 from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName
-from d2vpr_hf.gridtown.town import Town, make_town
+from d2vpr_hf.gridtown.town import make_town
 
 _CHUNK = 16  # photos that a process takes at once
 
@@ -72,12 +73,13 @@ def simulate(
         seed: Which city. See [`tiers`] for the seeds that are kept for testing.
         layout: `"at-names"` writes `images/test/database`, four views of every place, and `images/test/queries`, named by the
             `@` convention with EXIF positions. `"gsv-cities"` writes `Dataframes` and `Images` as GSV-Cities has them, where
-            each view of a place is a place of its own.
+            two opposite views of a place are places of their own.
         tier: How photos of a place differ, and how much of the city repeats.
         conditions: What queries may see, in place of the tier's weathers.
         photos_per_place: Queries of a place, each of one of its views; with `"gsv-cities"`, photos of each view.
         image_size: Height and width in pixels.
-        workers: Processes. The files do not depend on their number.
+        workers: Processes. The files do not depend on their number. With more than one, a script that calls this must do so
+            under `if __name__ == "__main__":`, as Python's multiprocessing asks.
         progress: Called now and then with the number of photos that were just written.
 
     Returns:
@@ -87,7 +89,7 @@ def simulate(
         FileExistsError: If `out` exists and is not an empty folder.
         ValueError: If a number, layout, tier or condition is none.
     """
-    out, layout, chosen = Path(out), Layout(layout), _tier(TierName(tier), conditions)
+    out, layout, chosen = Path(out).resolve(), Layout(layout), _tier(TierName(tier), conditions)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
     if min(photos_per_place, image_size, workers) < 1:
@@ -106,9 +108,9 @@ def simulate(
         for written in _take_all(order, folder, tasks, workers):
             if progress is not None:
                 progress(written)
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
+        out.mkdir(exist_ok=True)
+        for part in folder.iterdir():
+            part.rename(out / part.name)
     return len(tasks)
 
 
@@ -129,10 +131,10 @@ def _at_name_tasks(city: City, tier: Tier, photos_per_place: int) -> Iterator[_T
 
 
 def _gsv_tasks(city: City, tier: Tier, photos_per_place: int) -> Iterator[_Task]:
-    """List the photos of every view of every place."""
+    """List the photos of two opposite views of every place: neighbouring ones would share much of what they see."""
     name = city_name(city)
     for place in range(len(city.places)):
-        for heading in range(NUM_HEADINGS):
+        for heading in range(place % 2, NUM_HEADINGS, 2):
             for visit in range(1, photos_per_place + 1):
                 photo = draw_photo(city, place, heading, visit, tier.variation(visit))
                 yield _Task(photo, f"Images/{name}/{_gsv_name(city, photo)}")
@@ -155,7 +157,7 @@ def at_name(city: City, photo: Photo) -> str:
     east, north, latitude, longitude = position(city, photo)
     number, letter = UTM_ZONE
     pano = f"{city.seed}-{photo.place}-{photo.heading}-{photo.visit}"
-    heading = f"{float(city.heading(photo.camera.yaw)):.2f}"
+    heading = f"{round(float(city.heading(photo.camera.yaw)), 2) % 360:.2f}"
     parts = [f"{east:.2f}", f"{north:.2f}", number, letter, f"{latitude:.6f}", f"{longitude:.6f}", pano, "", heading]
     return "@".join(["", *map(str, parts), "", "", f"{photo.camera.height:.2f}", "", photo.conditions.weather, ".jpg"])
 
@@ -194,27 +196,42 @@ def _write_dataframe(folder: Path, city: City, tasks: list[_Task]) -> None:
 def _take_all(order: _Order, folder: Path, tasks: list[_Task], workers: int) -> Iterator[int]:
     """Take photos and write them; yield how many each time some are done."""
     chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+    if workers == 1:
+        photographer = _Photographer(order, folder)
+        yield from map(photographer.take, chunks)
+        return
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (order, folder)) as pool:
         yield from pool.map(_take_chunk, chunks)
 
 
-_town: Town
-_order: _Order
-_folder: Path
+class _Photographer:
+    """A town, and where its photos go."""
+
+    def __init__(self, order: _Order, folder: Path) -> None:
+        self.town = make_town(order.seed, order.num_places, order.tier.copy_share)
+        self.size, self.folder = order.size, folder
+
+    def take(self, tasks: list[_Task]) -> int:
+        """Take photos and write them; return how many."""
+        pixels = self.town.take([task.photo for task in tasks], self.size)
+        for task, photo in zip(tasks, pixels, strict=True):
+            (self.folder / task.path).write_bytes(_jpeg(photo, task.photo, self.town.city))
+        return len(tasks)
+
+
+_photographer: _Photographer  # of a worker process
 
 
 def _begin(order: _Order, folder: Path) -> None:
-    """Build the town in a process of its own, which uses one thread."""
-    global _town, _order, _folder
+    """Build the town in a process of its own, which uses one thread and leaves interruptions to its parent."""
+    global _photographer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _town, _order, _folder = make_town(order.seed, order.num_places, order.tier.copy_share), order, folder
+    _photographer = _Photographer(order, folder)
 
 
 def _take_chunk(tasks: list[_Task]) -> int:
-    pixels = _town.take([task.photo for task in tasks], _order.size)
-    for task, photo in zip(tasks, pixels, strict=True):
-        (_folder / task.path).write_bytes(_jpeg(photo, task.photo, _town.city))
-    return len(tasks)
+    return _photographer.take(tasks)
 
 
 def _jpeg(pixels: torch.Tensor, photo: Photo, city: City) -> bytes:
@@ -233,6 +250,7 @@ def _exif(city: City, photo: Photo) -> Image.Exif:
         GPS.GPSLatitude: _sexagesimal(latitude),
         GPS.GPSLongitudeRef: "E",
         GPS.GPSLongitude: _sexagesimal(longitude),
+        GPS.GPSImgDirectionRef: "T",
         GPS.GPSImgDirection: float(city.heading(photo.camera.yaw)),
     }
     return exif

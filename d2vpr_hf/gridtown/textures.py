@@ -107,7 +107,7 @@ def make_paintbox(seed: int) -> Paintbox:
         for number in range(count)
     ]
     ground = [_draw_ground(kind, np.random.default_rng([seed, 23, kind])) for kind in Ground]
-    return Paintbox(*(make_atlas(pictures) for pictures in (styles, signs, sprites, ground)))
+    return Paintbox(make_atlas(styles), make_atlas(signs), make_atlas(sprites, has_opacity=True), make_atlas(ground))
 
 
 def _draw_ground(kind: Ground, rng: Generator) -> Picture:
