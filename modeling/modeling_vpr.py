@@ -67,6 +67,7 @@ class VPRPreTrainedModel(PreTrainedModel):
 
     config: VPRConfig
     config_class = VPRConfig
+    cross_image_encoder: CrossImageEncoder | None
     main_input_name = "pixel_values"
     input_modalities = ("image",)  # type: ignore[assignment] # as transformers' own models have it
     supports_gradient_checkpointing = True
