@@ -89,7 +89,7 @@ def _near_walls(city: City, photo: Photo) -> Rows:
     walls, camera = city.walls, photo.camera
     own, other = (np.where(walls.axis == axis, camera.x, camera.y) for axis in (0, 1))
     beside = np.clip(other, walls.low, walls.high) - other
-    seen = (walls.side * (own - walls.coordinate) > 0) & (np.hypot(walls.coordinate - own, beside) < REACH)
+    seen = np.flatnonzero((walls.side * (own - walls.coordinate) > 0) & (np.hypot(walls.coordinate - own, beside) < REACH))
     rows = {column.name: getattr(walls, column.name)[seen] for column in fields(walls)}
     building = rows.pop("building")
     rows |= {column.name: getattr(city.buildings, column.name)[building] for column in fields(city.buildings)}
@@ -150,11 +150,14 @@ def _vehicles(city: City, photo: Photo, rng: Generator) -> Rows:
         crossings = _crossings(city, photo, along)
         kerb = width / 2 - SIDEWALK - 1.0
         for across, share in ((-kerb, 0.35), (kerb, 0.35), (-kerb / 3, 0.06), (kerb / 3, 0.06)):
-            for spot in np.arange(-_STANDING_REACH, _STANDING_REACH, 6.2):
-                chance, look, *sizes = rng.random(5)
-                if chance < share * photo.traffic and not (np.abs(crossings[0] - spot - sizes[2]) < crossings[1]).any():
-                    place = (spot + sizes[2], line + across)[:: 1 if along == 0 else -1]
-                    rows.append(_vehicle(photo, along, place, int(look * (1 << 16)), sizes[:2]))
+            spots = np.arange(-_STANDING_REACH, _STANDING_REACH, 6.2)
+            chance, look, length, height, shift = rng.random((len(spots), 5)).T
+            spots = spots + shift
+            in_crossing = (np.abs(crossings[0] - spots[:, None]) < crossings[1]).any(axis=1)
+            for number in np.flatnonzero((chance < share * photo.traffic) & ~in_crossing):
+                place = (spots[number], line + across)[:: 1 if along == 0 else -1]
+                sizes = [length[number], height[number]]
+                rows.append(_vehicle(photo, along, place, int(look[number] * (1 << 16)), sizes))
     return _rows([row for row in rows if row is not None])
 
 

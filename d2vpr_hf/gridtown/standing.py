@@ -48,7 +48,8 @@ def _layers(scene: Scene, view: View) -> list[dict[str, torch.Tensor]]:
     met, thing = met.topk(min(_NUM_LAYERS, met.shape[1]), dim=1, largest=False)  # (B, K, W)
     found = {name: things[name].gather(1, thing.flatten(1)).view(thing.shape) for name in ("width", "height", "picture")}
     found |= {"depth": met, "across": 0.5 + offset.gather(1, thing) / found["width"].clamp(min=0.1)}
-    return [{name: column[:, k] for name, column in found.items()} for k in reversed(range(met.shape[1]))]
+    count = int((met < FAR).any(dim=2).sum(dim=1).max())  # layers that anything is in; the nearest come first
+    return [{name: column[:, k] for name, column in found.items()} for k in reversed(range(count))]
 
 
 def _read(layer: dict[str, torch.Tensor], view: View, paintbox: Paintbox) -> torch.Tensor:
