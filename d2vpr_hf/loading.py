@@ -22,9 +22,9 @@ _TRAINING_FIELDS = {
     *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p"),
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout"),
 }
-# of transformers' models, those that are DINOv2
 # what transformers raises on configurations that cannot be
 _ODD_CONFIGURATION = (TypeError, AttributeError, KeyError, ZeroDivisionError, StrictDataclassError)
+# of transformers' models, those that are DINOv2
 DINOV2_TYPES = ("dinov2", "dinov2_with_registers")
 # switches, and how the fields begin that mean nothing without them
 _SWITCHED_FIELDS = {

@@ -655,7 +655,7 @@ def test_what_is_switched_off_does_not_count(converted, tmp_path):
     folder = shutil.copytree(converted, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"cross_image_num_heads": 8}))
-    convert_to_published(folder, tmp_path / "a.pth")
+    assert convert_to_published(folder, tmp_path / "a.pth").name == "published D²-VPR"
 
 
 def test_a_source_that_is_nowhere(tmp_path):

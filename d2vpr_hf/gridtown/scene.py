@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.gridtown.city import SIDEWALK, City, Fixture
 from d2vpr_hf.gridtown.photos import Photo
-from d2vpr_hf.gridtown.textures import Cell, Group, group_size, group_start
+from d2vpr_hf.gridtown.textures import Group, group_size, group_start
 
-REACH = 130.0  # metres that a camera sees walls for
+_REACH = 130.0  # metres that a camera sees walls for
 _STANDING_REACH = 75.0  # metres that it sees vehicles, trees and people for
 _NUM_STREETS = 4  # of each direction that are drawn on the ground
 _FAR = 1e6
@@ -89,7 +89,7 @@ def _near_walls(city: City, photo: Photo) -> Rows:
     walls, camera = city.walls, photo.camera
     own, other = (np.where(walls.axis == axis, camera.x, camera.y) for axis in (0, 1))
     beside = np.clip(other, walls.low, walls.high) - other
-    seen = np.flatnonzero((walls.side * (own - walls.coordinate) > 0) & (np.hypot(walls.coordinate - own, beside) < REACH))
+    seen = np.flatnonzero((walls.side * (own - walls.coordinate) > 0) & (np.hypot(walls.coordinate - own, beside) < _REACH))
     rows = {column.name: getattr(walls, column.name)[seen] for column in fields(walls)}
     building = rows.pop("building")
     rows |= {column.name: getattr(city.buildings, column.name)[building] for column in fields(city.buildings)}
@@ -116,7 +116,7 @@ def _near_open_blocks(city: City, photo: Photo) -> NDArray[Any]:
     camera = photo.camera
     boxes = city.open_blocks - np.array([camera.x, camera.y, camera.x, camera.y, 0.0])
     off = np.maximum(boxes[:, :2], -boxes[:, 2:4]).max(axis=1, initial=-_FAR, where=np.ones((len(boxes), 2), bool))
-    return boxes[off < REACH]
+    return boxes[off < _REACH]
 
 
 def _standing(city: City, photo: Photo) -> Rows:
@@ -213,4 +213,4 @@ def _rows(rows: list[dict[str, float]]) -> Rows:
     return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
 
 
-__all__ = ["REACH", "Cell", "Scene", "make_scene"]
+__all__ = ["Scene", "make_scene"]

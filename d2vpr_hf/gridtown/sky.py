@@ -1,4 +1,4 @@
-"""The sky: a gradient with clouds, and the far skyline."""
+"""The sky: a gradient with clouds."""
 
 import torch
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from d2vpr_hf.gridtown.city import COPY_SHARE, City, make_city
-from d2vpr_hf.gridtown.photos import Photo, Variation, draw_photo
+from d2vpr_hf.gridtown.photos import Variation, draw_photo
 
 TEST_SEEDS = (9001, 9002, 9003)  # cities that are for testing only
 VAL_SEEDS = (8001,)
@@ -78,4 +78,4 @@ def _rounded(value: Any) -> Any:
     return np.round(np.asarray(value, dtype=np.float64), 6).tolist()
 
 
-__all__ = ["TEST_SEEDS", "TIERS", "TRAIN_SEEDS", "VAL_SEEDS", "Photo", "Tier", "TierName", "tier_digest"]
+__all__ = ["TEST_SEEDS", "TIERS", "TRAIN_SEEDS", "VAL_SEEDS", "Tier", "TierName", "tier_digest"]
