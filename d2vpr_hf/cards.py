@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.evaluation.report import percent, percent_interval
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, VPRPreTrainedModel
 
 _TEMPLATE = """---
@@ -50,9 +53,28 @@ With the package: `d2vpr index PHOTOS --model path/or/hub-id --out INDEX`, then 
 {% if batch_dependent %}A descriptor depends on the other photos of its batch: described alone, as above, a photo gets
 another one than among others. Describe database and queries in batches of one size.
 
-{% endif %}A match says which known photo looks most like yours, also where your photo was taken somewhere else. No number
-of this page was measured on this copy of the weights.
+{% endif %}A match says which known photo looks most like yours, also where your photo was taken somewhere else.
+{% if not measured %}No number of this page was measured on this copy of the weights.
+{% endif %}
+{% if measured %}
+## Measured
 
+Validation on {{ measured.database_count }} database photos and {{ measured.query_count }} queries; right: {{ measured.rule }}.
+The best of several models was chosen by such numbers, so that they flatter it. `validation.json` has every query.
+
+| | {{ measured.names }} |
+| --- | {{ measured.rules }} |
+| recall, % | {{ measured.recalls }} |
+| 95 % interval | {{ measured.intervals }} |
+
+{% endif %}
+{% if recipe %}
+## Training
+
+```yaml
+{{ recipe }}```
+
+{% endif %}
 ## Licence
 
 {{ license_note }}
@@ -108,7 +130,7 @@ class CardFacts:
 
     Attributes:
         summary: One sentence on these weights.
-        license: The Hub's identifier of their licence; `"other"` needs `license_name`.
+        license: The Hub's identifier of their licence; `"other"` needs `license_name`; `None` where none was chosen yet.
         license_note: The licence in a sentence.
         training_data: What they were trained on.
         base_model: Hub id of the model they started from, or `None`.
@@ -116,33 +138,48 @@ class CardFacts:
     """
 
     summary: str
-    license: str
+    license: str | None
     license_note: str
     training_data: str
     base_model: str | None = None
     license_name: str | None = None
 
 
-def write_card(folder: Path, model: VPRPreTrainedModel, facts: CardFacts, *, origin: str) -> None:
-    """Write `README.md` into a model folder; one that a person wrote or took the mark out of is left alone."""
+def write_card(
+    folder: Path,
+    model: VPRPreTrainedModel,
+    facts: CardFacts,
+    *,
+    origin: str,
+    measured: Evaluation | None = None,
+    recipe: str | None = None,
+) -> None:
+    """Write `README.md` into a model folder; one that a person wrote or took the mark out of is left alone.
+
+    Args:
+        folder: The model's.
+        model: The model.
+        facts: What it does not know of itself.
+        origin: What it was made from.
+        measured: How good it is, if that was measured.
+        recipe: The options it was trained with, as YAML.
+    """
     path = folder / "README.md"
     if not path.exists() or _MARK in path.read_text(encoding="utf-8", errors="replace"):
-        make_card(model, facts, origin).save(path)
+        make_card(model, facts, origin, measured, recipe).save(path)
 
 
-def make_card(model: VPRPreTrainedModel, facts: CardFacts, origin: str) -> ModelCard:
-    """Fill the card's template."""
+def make_card(
+    model: VPRPreTrainedModel,
+    facts: CardFacts,
+    origin: str,
+    measured: Evaluation | None = None,
+    recipe: str | None = None,
+) -> ModelCard:
+    """Fill the card's template; arguments as for [`write_card`]."""
     config, method = model.config, _METHODS[model.config.model_type]
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-feature-extraction",
-        base_model=facts.base_model,
-        license=facts.license,
-        license_name=facts.license_name,
-        tags=["visual-place-recognition", "image-retrieval", "geo-localization", config.model_type],
-    )
     return ModelCard.from_template(
-        data,
+        _metadata(config.model_type, facts, measured),
         template_str=_TEMPLATE,
         mark=_MARK,
         title=method.title,
@@ -157,7 +194,53 @@ def make_card(model: VPRPreTrainedModel, facts: CardFacts, origin: str) -> Model
         training_data=facts.training_data,
         origin=origin,
         license_note=facts.license_note,
+        measured=None if measured is None else _table(measured),
+        recipe=recipe,
     )
+
+
+def _metadata(model_type: str, facts: CardFacts, measured: Evaluation | None) -> ModelCardData:
+    """Make the block at the head of a card that the Hub reads."""
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        base_model=facts.base_model,
+        license=facts.license,
+        license_name=facts.license_name,
+        tags=["visual-place-recognition", "image-retrieval", "geo-localization", model_type],
+        model_name=None if measured is None else _METHODS[model_type].title,
+        eval_results=None if measured is None else _results(measured),
+    )
+
+
+def _results(measured: Evaluation) -> list[EvalResult]:
+    name = Path(str(measured.query_set["path"])).name
+    return [
+        EvalResult(
+            task_type="image-feature-extraction",
+            task_name="Visual place recognition",
+            dataset_type=name,
+            dataset_name=name,
+            metric_type=metric,
+            metric_name=metric.replace("recall", "Recall"),
+            metric_value=round(100 * entry["recall"], 2),
+        )
+        for metric, entry in measured.recall().items()
+    ]
+
+
+def _table(measured: Evaluation) -> dict[str, Any]:
+    """Write recalls as the rows of a table."""
+    recalls = measured.recall()
+    return {
+        "database_count": measured.database["count"],
+        "query_count": measured.query_set["count"],
+        "rule": measured.rule,
+        "names": " | ".join(name.replace("recall", "R") for name in recalls),
+        "rules": " | ".join("---:" for _ in recalls),
+        "recalls": " | ".join(percent(entry["recall"]) for entry in recalls.values()),
+        "intervals": " | ".join(percent_interval(entry["interval_95"]) for entry in recalls.values()),
+    }
 
 
 __all__ = ["CardFacts", "make_card", "write_card"]

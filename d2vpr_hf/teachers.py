@@ -80,6 +80,11 @@ class PlaceTeacher(Teacher):
         self.depends_on_batch = model.config.use_cross_image_encoder
         self.freeze()
 
+    def remove_cross_image_encoder(self) -> None:
+        """Look at images one by one from now on, whatever their batch; targets become others."""
+        self.model.remove_cross_image_encoder()
+        self.depends_on_batch = False
+
     def _targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
         output = self.model(pixel_values)
         return TeacherTargets(output.last_hidden_state, flatten_and_normalize(output.region_features))

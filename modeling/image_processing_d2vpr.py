@@ -138,12 +138,16 @@ def _flatten(images: Any) -> list[Any]:
     return list(images) if getattr(images, "ndim", 3) == 4 else [images]
 
 
-def pil_to_rgb(image: Any) -> torch.Tensor:
-    """Turn a PIL image upright and into RGB bytes (3, height, width)."""
+def to_rgb_image(image: Any) -> Any:
+    """Turn a PIL image upright and into RGB."""
     if image.mode.startswith("I"):  # 16-bit grey; PIL would cut values above 255 off instead of scaling them
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    image = load_image(image)  # transformers' own way: EXIF orientation, then RGB
-    return torch.from_numpy(to_numpy_array(image).copy()).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+    return load_image(image)  # transformers' own way: EXIF orientation, then RGB
+
+
+def pil_to_rgb(image: Any) -> torch.Tensor:
+    """Turn a PIL image upright and into RGB bytes (3, height, width)."""
+    return torch.from_numpy(to_numpy_array(to_rgb_image(image)).copy()).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
 
 
 def _to_channels_first(image: torch.Tensor, input_data_format: Any = None) -> torch.Tensor:
@@ -197,4 +201,4 @@ def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
         raise ValueError(f"D2VPRImageProcessor resizes whole images; it has no {' and '.join(asked)}.")
 
 
-__all__ = ["D2VPRImageProcessor", "pil_to_rgb"]
+__all__ = ["D2VPRImageProcessor", "pil_to_rgb", "to_rgb_image"]

@@ -200,7 +200,7 @@ class CheckpointSafeBatchNorm(nn.BatchNorm2d):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Normalise (B, C, H, W)."""
-        if not (self.training and _inside_backward_pass()):
+        if not (self.training and inside_backward_pass()):
             return super().forward(features)
         return nn.functional.batch_norm(
             features,
@@ -214,7 +214,8 @@ class CheckpointSafeBatchNorm(nn.BatchNorm2d):
         )
 
 
-def _inside_backward_pass() -> bool:
+def inside_backward_pass() -> bool:
+    """Tell whether a forward runs inside a backward pass, as gradient checkpointing has it."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
@@ -324,4 +325,5 @@ __all__ = [
     "GridSize",
     "LayerScale",
     "SelfAttention",
+    "inside_backward_pass",
 ]

@@ -1,1 +1,1 @@
-"""The room of the two training stages, which are still to be written."""
+"""The two training stages, `distill.py` and `finetune.py`, and what only they need. See docs/training.md."""

@@ -131,13 +131,22 @@ def _at_name_tasks(city: City, tier: Tier, photos_per_place: int) -> Iterator[_T
 
 
 def _gsv_tasks(city: City, tier: Tier, photos_per_place: int) -> Iterator[_Task]:
-    """List the photos of two opposite views of every place: neighbouring ones would share much of what they see."""
+    """List the photos of every view that is trained on, one view after the other."""
     name = city_name(city)
-    for place in range(len(city.places)):
+    for place, heading in training_views(len(city.places)):
+        for visit in range(1, photos_per_place + 1):
+            photo = draw_photo(city, place, heading, visit, tier.variation(visit))
+            yield _Task(photo, f"Images/{name}/{_gsv_name(city, photo)}")
+
+
+def training_views(num_places: int) -> Iterator[tuple[int, int]]:
+    """List what counts as a place in training: (place, heading) of two opposite views of every place of a city.
+
+    Neighbouring views would share much of what they see.
+    """
+    for place in range(num_places):
         for heading in range(place % 2, NUM_HEADINGS, 2):
-            for visit in range(1, photos_per_place + 1):
-                photo = draw_photo(city, place, heading, visit, tier.variation(visit))
-                yield _Task(photo, f"Images/{name}/{_gsv_name(city, photo)}")
+            yield place, heading
 
 
 def city_name(city: City) -> str:
@@ -262,4 +271,4 @@ def _sexagesimal(degrees: float) -> tuple[float, float, float]:
     return whole, minutes, seconds
 
 
-__all__ = ["Layout", "at_name", "city_name", "position", "simulate"]
+__all__ = ["Layout", "at_name", "city_name", "position", "simulate", "training_views"]

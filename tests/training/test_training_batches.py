@@ -1,0 +1,138 @@
+"""From places to pixels: the same for any number of workers and processes; photos that vanish are counted."""
+
+import numpy as np
+import pytest
+import torch
+from d2vpr_hf.training.augmentation import RandAugment
+from d2vpr_hf.training.place_photos import GridtownPhotos, PhotoFiles, read_place_photos
+from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
+from d2vpr_hf.training.training_batches import PlaceDataset, load_batches
+from PIL import Image
+
+from d2vpr_hf.gridtown import TIERS, draw_photo, make_town
+from d2vpr_hf.readers import PlaceTable, read_places
+from tests.training.places import photo_path, write_places
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_places(tmp_path_factory.mktemp("gsv"))
+
+
+def make_dataset(root, seed=0, augment=RandAugment(3, 9)):
+    return PlaceDataset(read_place_photos(root, None, 4), 4, (28, 42), augment=augment, seed=seed)
+
+
+def load(root, workers=0, process=0, processes=1, first=0, last=5, seed=0):
+    dataset = make_dataset(root, seed)
+    sampler = PlaceSampler(dataset.photos.cities, 4, "mixed", True, seed)
+    return list(load_batches(dataset, LocalBatches(sampler, first, last, process, processes), workers, pin_memory=False))
+
+
+def test_places_come_together_in_the_order_of_the_sampler(root):
+    (batch,) = load(root, last=1)
+    assert batch.pixels.shape == (16, 3, 28, 42) and batch.pixels.dtype == torch.uint8
+    wanted = PlaceSampler(make_dataset(root).photos.cities, 4, "mixed", True, 0).batches(0)[0]
+    assert batch.place_ids.tolist() == np.repeat(wanted, 4).tolist()
+    assert batch.unreadable == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_pixel(root, workers):
+    """Draws from a worker's own generator would."""
+    for alone, shared in zip(load(root), load(root, workers), strict=True):
+        assert torch.equal(alone.pixels, shared.pixels) and torch.equal(alone.place_ids, shared.place_ids)
+
+
+def test_processes_share_the_batch_of_one(root):
+    whole, shares = load(root), [load(root, process=process, processes=2) for process in range(2)]
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert torch.equal(batch.pixels, torch.cat((first.pixels, second.pixels)))
+
+
+def test_a_later_start_gives_the_same_pixels(root):
+    """Five steps of four places are more than an epoch of sixteen."""
+    assert all(torch.equal(late.pixels, whole.pixels) for late, whole in zip(load(root, first=3), load(root)[3:], strict=True))
+
+
+def test_epochs_and_seeds_choose_and_augment_anew(root):
+    dataset = make_dataset(root)
+    first, again, later = (dataset[epoch, 3].pixels for epoch in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, later)
+    assert not torch.equal(first, make_dataset(root, seed=1)[0, 3].pixels)
+
+
+def test_loading_draws_nothing_from_torch(root):
+    """Dropout would otherwise depend on when a loader is made, and a resumed run end elsewhere."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load(root, workers=1, last=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_without_augmentation_pixels_are_the_resized_photo(root):
+    """Different photos of the place, no twice the same, and Pillow's own resizing."""
+    dataset = make_dataset(root, augment=RandAugment(0))
+    found = {pixels.numpy().tobytes() for pixels in dataset[0, 0].pixels}
+    photos = [root / photo_path(0, 2010 + n, 1 + n, 0, "Athens", 50.5, 10.25, f"p{n}") for n in range(5)]
+    resized = [np.asarray(Image.open(photo).resize((42, 28), Image.Resampling.BILINEAR)) for photo in photos]
+    assert len(found) == 4 and found < {image.transpose(2, 0, 1).tobytes() for image in resized}
+
+
+def test_a_vanished_photo_gives_way_to_another_and_is_named(tmp_path):
+    root = write_places(tmp_path, places_per_city=1, cities=["Athens"])
+    photos = read_place_photos(root, None, 4)
+    gone = photo_path(0, 2012, 3, 0, "Athens", 50.5, 10.25, "p2")
+    (root / gone).unlink()
+    for epoch in range(8):
+        shots, unreadable = photos.take(0, 4, np.random.default_rng(epoch))
+        assert sorted(key for _, (key,) in ((shot.image, shot.key) for shot in shots)) == [0, 1, 3, 4]
+        assert unreadable in ([], [f"{gone}: no such file"])
+    (root / photo_path(0, 2010, 1, 0, "Athens", 50.5, 10.25, "p0")).write_text("no photo")
+    with pytest.raises(ValueError, match=r"Place 0 has only 3 readable photos, 4 are needed: .*not an image"):
+        photos.take(0, 4, np.random.default_rng(0))
+
+
+def test_places_with_too_few_photos_are_not_trained_on():
+    places = read_places_of(5 * [0] + 3 * [1] + 4 * [2])
+    assert np.concatenate(PhotoFiles(places, 4).cities).tolist() == [0, 2]
+    with pytest.raises(ValueError, match="No place in .* has 6 photos"):
+        PhotoFiles(places, 6)
+
+
+def read_places_of(place_ids):
+    from pathlib import Path
+
+    from d2vpr_hf.readers import Place
+
+    return PlaceTable(
+        Path("photos"), [Place(f"{n}.jpg") for n in range(len(place_ids))], "csv", place_ids=np.array(place_ids, np.int64)
+    )
+
+
+def test_photos_without_places_are_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    assert read_places(tmp_path).place_ids is None
+    with pytest.raises(ValueError, match="`d2vpr places` makes a table"):
+        read_place_photos(tmp_path, None, 4)
+    with pytest.raises(ValueError, match="leave `cities` out"):
+        read_place_photos(tmp_path, ["Rome"], 4)
+
+
+def test_cities_are_the_folders_of_photos(root):
+    assert [city.tolist() for city in read_place_photos(root, None, 4).cities] == [[*range(8)], [*range(8, 16)]]
+    assert [city.tolist() for city in read_place_photos(root, ["Berlin"], 4).cities] == [[*range(8)]]
+
+
+def test_gridtown_is_photographed_as_simulate_does():
+    """Two opposite views of each place, numbered city after city; visits count from 1."""
+    photos = GridtownPhotos([3, 5], num_places=4, image_size=(28, 42), tier="easy", visits=4)
+    assert [city.tolist() for city in photos.cities] == [[*range(8)], [*range(8, 16)]]
+    shots, unreadable = photos.take(11, 4, np.random.default_rng(0))  # city 5: place 1, its second view: heading 3
+    town = make_town(5, 4, TIERS["easy"].copy_share)
+    drawn = [draw_photo(town.city, 1, 3, visit, TIERS["easy"].queries) for visit in range(1, 5)]
+    wanted = [pixels.permute(1, 2, 0).numpy().tobytes() for pixels in town.take(drawn, (28, 42))]
+    assert not unreadable and sorted(shot.image.tobytes() for shot in shots) == sorted(wanted)
+    assert sorted(shot.key for shot in shots) == [(11, visit) for visit in range(1, 5)]
+    with pytest.raises(ValueError, match="has 4 photos, 5 are needed"):
+        photos.take(0, 5, np.random.default_rng(0))

@@ -1,0 +1,71 @@
+"""Stage 2 of D²-VPR (arXiv 2511.12528): descriptors of one place come together, of different places apart.
+
+It trains any model of this package, teachers from scratch included. On a laptop, offline:
+    accelerate launch training/finetune.py training/configs/teacher_gridtown_tiny.yaml --out runs/teacher
+    accelerate launch training/finetune.py training/configs/finetune_gridtown_tiny.yaml --model runs/student/best --out runs/tuned
+As published, on one GPU, from the outcome of stage 1:
+    accelerate launch training/finetune.py finetune_gsv_cities --photos GSV-CITIES --model runs/stage1/best --out runs/stage2
+On 4 nodes of 8 GPUs, the same batch shared by all:
+    accelerate launch --config_file training/configs/accelerate/4x8_gpus.yaml training/finetune.py finetune_gsv_cities ...
+Any option of the YAML file can be said on the command line, and `-m d2vpr_hf.training.finetune` starts the installed package's.
+"""
+
+from pathlib import Path
+
+import torch
+from d2vpr_hf.modeling import VPRPreTrainedModel
+from d2vpr_hf.training.command_line import run_script
+from d2vpr_hf.training.gathering import gather_with_gradients
+from d2vpr_hf.training.metric_loss import MetricLoss
+from d2vpr_hf.training.options import FinetuneOptions
+from d2vpr_hf.training.trained_model import DescriptorsInParts, add_cross_image_encoder, load_or_make
+from d2vpr_hf.training.training_batches import PlaceBatch
+from d2vpr_hf.training.training_data import TrainingData
+from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
+
+
+def finetune(options: FinetuneOptions) -> Path:
+    """Train a model; return the folder of the best one.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: If something that the options name is missing or does not fit.
+        FloatingPointError: If the loss is no finite number.
+        OSError: If a checkpoint or a model cannot be written.
+    """
+    accelerator = start_accelerator(options)
+    data = TrainingData(options, accelerator)
+    model = _load(options)
+    network = DescriptorsInParts(model, options.gradient_accumulation_steps)
+    loss_of = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
+    run = TrainingRun(options, accelerator, model, network, data)
+
+    def joint_loss(batch: PlaceBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute the loss over the descriptors of all processes, in each of them."""
+        descriptors = gather_with_gradients(run.network(run.pixel_values(batch)).float())
+        place_ids = gather_with_gradients(batch.place_ids.to(descriptors.device))
+        return loss_of(descriptors, place_ids)
+
+    run.begin(held_out_loss=lambda batch: joint_loss(batch)[0])
+    for batch in run.batches():
+        loss, numbers = joint_loss(batch)
+        run.backward(loss, numbers)
+        run.update(batch)
+    return run.finish()
+
+
+def _load(options: FinetuneOptions) -> VPRPreTrainedModel:
+    model = load_or_make(str(options.model), options.seed)
+    if options.cross_image_encoder == "add":
+        return add_cross_image_encoder(model, options.seed)
+    if options.cross_image_encoder == "remove":
+        model.remove_cross_image_encoder()
+    return model
+
+
+def main() -> None:
+    """Run this stage from the command line."""
+    run_script(FinetuneOptions, finetune)
+
+
+if __name__ == "__main__":
+    main()

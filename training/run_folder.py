@@ -1,0 +1,103 @@
+"""What a run leaves behind.
+
+- `best/`, `last/`: models as Hub folders, each with a card, and the report of its validation.
+- `run/`: `options.yaml`, `run.json` (command, versions, hardware), `metrics.jsonl`, and what trackers write.
+- `checkpoints/`: what `--resume` goes on from.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from d2vpr_hf.training.options import TrainingOptions, to_yaml
+
+_LIBRARIES = ("d2vpr-hf", "torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def records(self) -> Path:
+        """Where the records of the run lie."""
+        return self.path / "run"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, each with its `step`."""
+        return self.records / "metrics.jsonl"
+
+    def begin(self, options: TrainingOptions, step: int) -> None:
+        """Make the folder, and write down what runs; metrics of steps after `step` are from a run that was cut off, and go.
+
+        Raises:
+            FileExistsError: If a run is there already and it is not to be resumed.
+        """
+        if self.metrics.exists() and not options.resume:
+            raise FileExistsError(f"{self.path} holds a run already. Go on with --resume, or give another --out.")
+        self.records.mkdir(parents=True, exist_ok=True)
+        (self.records / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
+        (self.records / "run.json").write_text(json.dumps(describe_run(), indent=1) + "\n", encoding="utf-8")
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        self.metrics.write_text("".join(kept), encoding="utf-8")
+
+    def log(self, step: int, numbers: dict[str, Any]) -> None:
+        """Write down numbers of a step."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+
+    def _lines(self) -> Iterable[str]:
+        """Return the whole lines of metrics; the last of a killed run may be cut off."""
+        text = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
+        return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def describe_run() -> dict[str, Any]:
+    """Say what runs, with what, on what."""
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "machine": platform.machine(),
+        "gpus": devices,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    """Name the commit of the code, with a `+` if files differ from it; `None` outside a repository."""
+    try:
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+__all__ = ["RunFolder", "describe_run"]

@@ -1,0 +1,100 @@
+"""From places to batches of pixels: decoded, resized and augmented by worker processes, ahead of the network."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
+from d2vpr_hf.training.augmentation import RandAugment, photo_rng
+from d2vpr_hf.training.place_photos import PlacePhotos
+from d2vpr_hf.training.place_sampler import LocalBatches
+from PIL.Image import Image, Resampling
+from torch.utils.data import DataLoader, Dataset
+
+_WHICH_PHOTOS, _AUGMENTATION = range(2)  # what is drawn, as part of the seed
+
+
+class PlaceBatch(NamedTuple):
+    """P places of K photos each, B = P * K, photos of one place side by side.
+
+    Attributes:
+        pixels: (B, 3, height, width) uint8 RGB, augmented.
+        place_ids: (B,) int64.
+        unreadable: Photos that could not be read and gave way to others, with the reason.
+    """
+
+    pixels: torch.Tensor
+    place_ids: torch.Tensor
+    unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class PlaceDataset(Dataset[PlaceBatch]):
+    """Photos of places, chosen and augmented anew in each epoch.
+
+    What is drawn for a photo depends on seed, epoch and photo only: not on the worker, the process or the batch.
+
+    Attributes:
+        photos: Where photos come from.
+        images_per_place: K.
+        image_size: Height and width in pixels.
+        resample: How photos are resized.
+        augment: What is done to them afterwards.
+        seed: What everything is drawn from.
+    """
+
+    photos: PlacePhotos
+    images_per_place: int
+    image_size: tuple[int, int]
+    resample: Resampling = Resampling.BILINEAR
+    augment: RandAugment = RandAugment(0)
+    seed: int = 0
+
+    def __getitem__(self, index: tuple[int, int]) -> PlaceBatch:
+        """Give one place, by its epoch and id."""
+        epoch, place = index
+        rng = np.random.default_rng([self.seed, _WHICH_PHOTOS, epoch, place])
+        shots, unreadable = self.photos.take(place, self.images_per_place, rng)
+        pixels = torch.stack([self._prepare(shot.image, epoch, shot.key) for shot in shots])
+        return PlaceBatch(pixels, torch.full((len(shots),), place), unreadable)
+
+    def _prepare(self, image: Image, epoch: int, key: tuple[int, ...]) -> torch.Tensor:
+        """Bring a photo to its size, augmented: (3, height, width) uint8."""
+        height, width = self.image_size
+        if image.size != (width, height):
+            image = image.resize((width, height), self.resample)
+        return pil_to_rgb(self.augment(image, photo_rng(self.seed, epoch, (_AUGMENTATION, *key))))
+
+
+def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int, pin_memory: bool) -> DataLoader[PlaceBatch]:
+    """Load batches in order, each by one of `num_workers` processes (0: by this one), ahead of their use.
+
+    Nothing is drawn from torch's global generator, so that loading has no part in what a network draws.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=join_places,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+        worker_init_fn=_begin_worker,
+    )
+
+
+def join_places(places: Sequence[PlaceBatch]) -> PlaceBatch:
+    """Join batches of one place or more."""
+    pixels, place_ids, unreadable = zip(*places, strict=True)
+    return PlaceBatch(torch.cat(pixels), torch.cat(place_ids), [photo for photos in unreadable for photo in photos])
+
+
+def _begin_worker(worker: int) -> None:
+    """Use one thread, and end when asked to, whatever the training process does then."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+__all__ = ["PlaceBatch", "PlaceDataset", "join_places", "load_batches"]

@@ -1,0 +1,107 @@
+"""The data of a run: which places are trained on, which are held out, and their batches."""
+
+import numpy as np
+from accelerate import Accelerator
+from d2vpr_hf.training.augmentation import RandAugment
+from d2vpr_hf.training.options import TrainingOptions
+from d2vpr_hf.training.place_photos import GridtownPhotos, PlacePhotos, read_place_photos
+from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
+from d2vpr_hf.training.training_batches import PlaceBatch, PlaceDataset, load_batches
+from numpy.typing import NDArray
+from PIL.Image import Resampling
+from torch.utils.data import DataLoader
+
+_HELD_OUT = 2  # what is drawn, as part of the seed
+
+
+class TrainingData:
+    """Batches for training, and for watching the loss on places that are held out.
+
+    Args:
+        options: Of the run.
+        accelerator: Of the run; each process gets its share of every batch.
+
+    Attributes:
+        sampler: Places trained on, in batches.
+        total_steps: Of the run.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is nothing to train on, or numbers do not fit.
+    """
+
+    def __init__(self, options: TrainingOptions, accelerator: Accelerator) -> None:
+        _check_shares(options, accelerator.num_processes)
+        self.options, self.accelerator = options, accelerator
+        self.photos = _open_photos(options)
+        trained, held_out = _split(self.photos.cities, options)
+        self.sampler = self._sampler(trained, redraw=options.redraw_order)
+        self.held_out_sampler = self._sampler([held_out], redraw=False) if len(held_out) else None
+        steps = options.epochs * self.sampler.batches_per_epoch
+        self.total_steps = min(steps, options.max_steps or steps)
+
+    @property
+    def num_places(self) -> int:
+        """Number of places trained on."""
+        return sum(map(len, self.sampler.cities))
+
+    @property
+    def images_at_a_time(self) -> int:
+        """Images of a batch that a process computes at a time."""
+        options = self.options
+        parts = self.accelerator.num_processes * options.gradient_accumulation_steps
+        return options.places_per_batch // parts * options.images_per_place
+
+    def batches(self, first_step: int) -> DataLoader[PlaceBatch]:
+        """Load this process's share of the batches from a step on, augmented."""
+        augment = RandAugment(self.options.augment_operations, self.options.augment_magnitude)
+        return self._load(self.sampler, augment, first_step, self.total_steps)
+
+    def held_out_batches(self) -> DataLoader[PlaceBatch] | None:
+        """Load this process's share of the held-out places, the same photos every time, not augmented; `None` for none."""
+        if self.held_out_sampler is None:
+            return None
+        return self._load(self.held_out_sampler, RandAugment(0), 0, self.held_out_sampler.batches_per_epoch)
+
+    def _sampler(self, cities: list[NDArray[np.int64]], redraw: bool) -> PlaceSampler:
+        options = self.options
+        return PlaceSampler(cities, options.places_per_batch, options.batches, redraw, options.seed)
+
+    def _load(self, sampler: PlaceSampler, augment: RandAugment, first_step: int, last_step: int) -> DataLoader[PlaceBatch]:
+        options, accelerator = self.options, self.accelerator
+        resample = Resampling[options.resize.upper()]
+        dataset = PlaceDataset(self.photos, options.images_per_place, options.size, resample, augment, options.seed)
+        batches = LocalBatches(sampler, first_step, last_step, accelerator.process_index, accelerator.num_processes)
+        return load_batches(dataset, batches, options.num_workers, pin_memory=accelerator.device.type == "cuda")
+
+
+def _open_photos(options: TrainingOptions) -> PlacePhotos:
+    if options.photos != "gridtown":
+        return read_place_photos(str(options.photos), options.cities, options.images_per_place)
+    seeds, places, visits = options.gridtown_seeds, options.gridtown_places, options.gridtown_visits
+    return GridtownPhotos(seeds, places, options.size, options.gridtown_tier, visits)
+
+
+def _check_shares(options: TrainingOptions, num_processes: int) -> None:
+    """Raise ValueError unless a batch can be cut evenly into processes and parts."""
+    parts = num_processes * options.gradient_accumulation_steps
+    if options.places_per_batch % parts:
+        raise ValueError(
+            f"A batch of {options.places_per_batch} places cannot be shared evenly by {num_processes} processes in "
+            f"{options.gradient_accumulation_steps} parts each. Set places_per_batch to a multiple of {parts}."
+        )
+
+
+def _split(cities: list[NDArray[np.int64]], options: TrainingOptions) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Draw the places that are held out; return the others, city by city, and them."""
+    count, every = options.held_out_places, np.concatenate(cities)
+    if count % options.places_per_batch or count > len(every):
+        raise ValueError(
+            f"held_out_places must be a multiple of places_per_batch ({options.places_per_batch}), as their loss is taken batch "
+            f"by batch, and at most the {len(every)} places there are; got {count}."
+        )
+    held_out = np.random.default_rng([options.seed, _HELD_OUT]).permutation(np.sort(every))[:count]
+    trained = [places[~np.isin(places, held_out)] for places in cities]
+    return [places for places in trained if len(places)], held_out
+
+
+__all__ = ["TrainingData"]
