@@ -73,6 +73,8 @@ class Teacher(nn.Module):
 class PlaceTeacher(Teacher):
     """A model of this package as a teacher: CricaVPR, as published, or a D²-VPR."""
 
+    model: VPRPreTrainedModel
+
     def __init__(self, model: VPRPreTrainedModel) -> None:
         super().__init__(model)
         self.width = model.config.feature_size

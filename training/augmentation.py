@@ -40,12 +40,20 @@ def _shift_of(axis: int) -> _Strength:
     return lambda magnitude, image: _LARGEST_SHIFT * image.size[axis] * magnitude
 
 
-def _enhance(enhancer: type[ImageEnhance._Enhance]) -> Operation:
+def _enhance(enhancer: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return Operation(lambda image, strength: enhancer(image).enhance(1 + strength), _up_to(0.9), True)
 
 
 def _fixed(apply: Callable[[Image.Image], Image.Image]) -> Operation:
     return Operation(lambda image, strength: apply(image), _up_to(0.0), False)
+
+
+def _posterize(image: Image.Image, bits: float) -> Image.Image:
+    return ImageOps.posterize(image, int(bits))
+
+
+def _solarize(image: Image.Image, threshold: float) -> Image.Image:
+    return ImageOps.solarize(image, threshold)  # type: ignore[arg-type] # it is compared only
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -59,10 +67,8 @@ OPERATIONS: dict[str, Operation] = {
     "color": _enhance(ImageEnhance.Color),
     "contrast": _enhance(ImageEnhance.Contrast),
     "sharpness": _enhance(ImageEnhance.Sharpness),
-    "posterize": Operation(
-        lambda image, bits: ImageOps.posterize(image, int(bits)), lambda magnitude, image: 8 - round(4 * magnitude), False
-    ),
-    "solarize": Operation(ImageOps.solarize, lambda magnitude, image: 255 * (1 - magnitude), False),
+    "posterize": Operation(_posterize, lambda magnitude, image: 8 - round(4 * magnitude), False),
+    "solarize": Operation(_solarize, lambda magnitude, image: 255 * (1 - magnitude), False),
     "autocontrast": _fixed(ImageOps.autocontrast),
     "equalize": _fixed(ImageOps.equalize),
 }

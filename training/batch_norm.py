@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from d2vpr_hf.modeling.generalized_mean import at_least_float32
 from d2vpr_hf.modeling.vision_transformer import CheckpointSafeBatchNorm, inside_backward_pass
 from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
 from torch import nn
@@ -38,8 +39,8 @@ class SynchronisedBatchNorm(CheckpointSafeBatchNorm):
 
 
 def _joint_statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and (biased) variance (C,) of each channel of (B, C, H, W) over all processes' images, in float32."""
-    own_variance, own_mean = torch.var_mean(features.float(), dim=(0, 2, 3), correction=0)
+    """Return mean and (biased) variance (C,) of each channel of (B, C, H, W) over all processes' images."""
+    own_variance, own_mean = torch.var_mean(at_least_float32(features), dim=(0, 2, 3), correction=0)
     means, variances = gather_with_gradients(torch.stack((own_mean, own_variance))[None]).unbind(1)  # 2 x (processes, C)
     mean = means.mean(0)
     return mean, variances.mean(0) + (means - mean).square().mean(0)
@@ -50,9 +51,9 @@ def apply_policy(model: nn.Module, policy: BatchNormPolicy) -> None:
 
     Args:
         model: A model of this package.
-        policy: `"published"`: each process normalises by its own batch, and running statistics move, also in blocks whose weights
-            are frozen. `"frozen"`: running statistics are used and stay. `"synchronised"`: as published, over the batch of all
-            processes.
+        policy: `"published"`: each process normalises by its own batch, and running statistics move, also in blocks whose
+            weights are frozen. `"frozen"`: running statistics are used and stay. `"synchronised"`: as published, over the
+            batch of all processes.
     """
     model.train()
     for module in model.modules():

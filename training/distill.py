@@ -1,9 +1,9 @@
 """Stage 1 of D²-VPR (arXiv 2511.12528): a student learns its teacher's descriptors.
 
 On a laptop, offline (a few minutes; the teacher is trained before, see `finetune.py`):
-    accelerate launch training/distill.py training/configs/distill_gridtown_tiny.yaml --teacher runs/teacher/best --out runs/student
+    accelerate launch training/distill.py distill_gridtown_tiny --teacher runs/teacher/best --out runs/student
 As published, on one GPU:
-    accelerate launch training/distill.py distill_gsv_cities --photos GSV-CITIES --teacher CRICAVPR --model STUDENT --out runs/stage1
+    accelerate launch training/distill.py distill_gsv_cities --photos GSV --teacher CRICAVPR --model STUDENT --out runs/stage1
 On 4 nodes of 8 GPUs, the same batch shared by all (the teacher's groups of 8 places want 256 places then):
     accelerate launch --config_file training/configs/accelerate/4x8_gpus.yaml training/distill.py distill_gsv_cities ... \
         --places-per-batch 256

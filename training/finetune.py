@@ -1,10 +1,10 @@
 """Stage 2 of D²-VPR (arXiv 2511.12528): descriptors of one place come together, of different places apart.
 
 It trains any model of this package, teachers from scratch included. On a laptop, offline:
-    accelerate launch training/finetune.py training/configs/teacher_gridtown_tiny.yaml --out runs/teacher
-    accelerate launch training/finetune.py training/configs/finetune_gridtown_tiny.yaml --model runs/student/best --out runs/tuned
+    accelerate launch training/finetune.py teacher_gridtown_tiny --out runs/teacher
+    accelerate launch training/finetune.py finetune_gridtown_tiny --model runs/student/best --out runs/tuned
 As published, on one GPU, from the outcome of stage 1:
-    accelerate launch training/finetune.py finetune_gsv_cities --photos GSV-CITIES --model runs/stage1/best --out runs/stage2
+    accelerate launch training/finetune.py finetune_gsv_cities --photos GSV --model runs/stage1/best --out runs/stage2
 On 4 nodes of 8 GPUs, the same batch shared by all:
     accelerate launch --config_file training/configs/accelerate/4x8_gpus.yaml training/finetune.py finetune_gsv_cities ...
 Any option of the YAML file can be said on the command line, and `-m d2vpr_hf.training.finetune` starts the installed package's.

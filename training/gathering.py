@@ -18,7 +18,7 @@ def gather_with_gradients(tensor: torch.Tensor) -> torch.Tensor:
     the whole, and gradients are then averaged over the processes, as distributed training does, what comes out is the gradient
     of the whole. The tensors must be of one shape.
     """
-    return tensor if num_processes() == 1 else _Gather.apply(tensor)  # type: ignore[no-untyped-call]
+    return tensor if num_processes() == 1 else _Gather.apply(tensor)
 
 
 class _Gather(torch.autograd.Function):

@@ -19,9 +19,10 @@ class GroupedTeacher:
 
     Args:
         teacher: A frozen teacher.
-        groups: What a group is made of: `"places"`, images as they come, all of a place together: the teacher knows which ones
-            belong together, and its targets of a place are alike. `"shuffled"`: images drawn from the whole share of the process,
-            which takes that knowledge away but for chance. `"off"`: the encoder is removed, every image stands for itself.
+        groups: What a group is made of: `"places"`, images as they come, all of a place together: the teacher sees several
+            photos of a place at once, and its targets of them are more alike. `"shuffled"`: images drawn from the whole
+            share of the process, which takes that away but for chance. `"off"`: the encoder is removed, and every image
+            stands for itself.
         group_size: Images in a group.
         seed: What shuffled groups are drawn from.
     """

@@ -40,7 +40,7 @@ class MetricLoss:
             place_ids: (B,).
 
         Returns:
-            The loss; and, for the log, the number of pairs of either kind, and `active`: the share of images that are an anchor.
+            The loss; and, for the log, the number of pairs of either kind and the share of images that are an anchor, `active`.
         """
         with torch.autocast(descriptors.device.type, enabled=False):
             descriptors = descriptors.float()

@@ -5,7 +5,7 @@ from argparse import ArgumentDefaultsHelpFormatter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 from d2vpr_hf.training.batch_norm import BatchNormPolicy
@@ -40,8 +40,8 @@ class TrainingOptions:
     )
     batch_norm: BatchNormPolicy = _option(
         "published",
-        "published: each process normalises by its own batch, and running statistics move in frozen blocks too; frozen: running "
-        "statistics are used and stay; synchronised: as published, over the batch of all processes.",
+        "published: each process normalises by its own batch, and running statistics move in frozen blocks too; frozen: "
+        "running statistics are used and stay; synchronised: as published, over the batch of all processes.",
     )
 
     photos: str | None = _option(
@@ -58,8 +58,8 @@ class TrainingOptions:
     images_per_place: int = _option(4, "K: photos of each. Places with fewer are dropped.")
     batches: BatchKind = _option(
         "published",
-        "published: city after city, places shuffled within each; city-wise: every batch from one city, in random order; mixed: "
-        "all places shuffled.",
+        "published: city after city, places shuffled within each; city-wise: every batch from one city, in random order; "
+        "mixed: all places shuffled.",
     )
     redraw_order: bool = _option(True, "Whether every epoch has its own order of places.")
     image_size: list[int] = _option([224, 224], "Height and width in pixels, multiples of the patch size.")
@@ -137,10 +137,8 @@ class TrainingOptions:
             )
         if self.best_metric is None:
             return
-        searched = self.validation_database is not None
-        if (self.best_metric == "held_out_loss" and not self.held_out_places) or (
-            self.best_metric != "held_out_loss" and not searched
-        ):
+        given = self.held_out_places if self.best_metric == "held_out_loss" else self.validation_database
+        if not given:
             raise ValueError(f"Nothing gives {self.best_metric}: set held_out_places, or validation_database and its queries.")
 
 
@@ -209,7 +207,7 @@ def parse_options(kind: type[Options], arguments: Sequence[str]) -> Options:
         FileNotFoundError: If there is no such YAML file.
         SystemExit: From argparse, if a flag is unknown or its value is of another kind.
     """
-    parser = HfArgumentParser(kind, description=kind.__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
+    parser = HfArgumentParser(cast(Any, kind), description=kind.__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     named = [] if not arguments or arguments[0].startswith("-") else [arguments[0]]
     recipe = [flag for name in named for flag in _recipe_flags(kind, _find_recipe(name))]
     (options,) = parser.parse_args_into_dataclasses([*recipe, *arguments[len(named) :]], look_for_args_file=False)

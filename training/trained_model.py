@@ -23,8 +23,8 @@ def load_or_make(name: str, seed: int) -> VPRPreTrainedModel:
         seed: What fresh weights are drawn from.
 
     Raises:
-        FileNotFoundError, ValueError: As [`load_model`] raises them; ValueError also for a configuration that makes no model, and
-            for a model that projects its descriptors.
+        FileNotFoundError, ValueError: As [`load_model`] raises them; ValueError also for a configuration that makes no
+            model, and for a model that projects its descriptors.
     """
     model = _make(Path(name), seed) if name.endswith(".json") else load_model(name)
     if model.projection is not None:
@@ -56,6 +56,7 @@ def add_cross_image_encoder(model: VPRPreTrainedModel, seed: int) -> VPRPreTrain
     torch.manual_seed(seed)
     config = type(model.config)(**{**model.config.to_dict(), "use_cross_image_encoder": True})
     larger = MODELS[type(config)](config)
+    larger.to(model.dtype)  # type: ignore[arg-type] # transformers' wrapper loses the signature
     larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
     return larger
 
@@ -83,9 +84,9 @@ def _parts(names: list[str]) -> list[str]:
 class DescriptorsInParts(nn.Module):
     """Describe a batch in parts of equal size, one after the other, to save memory.
 
-    Where there are several parts, activations are not kept: each part is computed a second time in the backward pass, which gives
-    the gradients of the whole batch (cached gradients). Dropout and BatchNorm's running statistics come out as if it had been
-    computed once.
+    Where there are several parts, activations are not kept: each part is computed a second time in the backward pass, which
+    gives the gradients of the whole batch (cached gradients). Dropout and BatchNorm's running statistics come out as if it had
+    been computed once.
 
     Args:
         model: A model of this package, without cross-image encoder if there are several parts.
@@ -107,7 +108,7 @@ class DescriptorsInParts(nn.Module):
         if self.num_parts == 1:
             return self._describe(pixel_values)
         parts = [checkpoint(self._describe, part, use_reentrant=False) for part in pixel_values.chunk(self.num_parts)]
-        return torch.cat(parts)  # type: ignore[arg-type] # checkpoint is untyped
+        return torch.cat(parts)
 
     def _describe(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return self.model(pixel_values).pooler_output

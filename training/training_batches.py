@@ -14,6 +14,7 @@ from d2vpr_hf.training.place_sampler import LocalBatches
 from PIL.Image import Image, Resampling
 from torch.utils.data import DataLoader, Dataset
 
+NO_AUGMENTATION = RandAugment(0)
 _WHICH_PHOTOS, _AUGMENTATION = range(2)  # what is drawn, as part of the seed
 
 
@@ -50,7 +51,7 @@ class PlaceDataset(Dataset[PlaceBatch]):
     images_per_place: int
     image_size: tuple[int, int]
     resample: Resampling = Resampling.BILINEAR
-    augment: RandAugment = RandAugment(0)
+    augment: RandAugment = NO_AUGMENTATION
     seed: int = 0
 
     def __getitem__(self, index: tuple[int, int]) -> PlaceBatch:
@@ -97,4 +98,4 @@ def _begin_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-__all__ = ["PlaceBatch", "PlaceDataset", "join_places", "load_batches"]
+__all__ = ["NO_AUGMENTATION", "PlaceBatch", "PlaceDataset", "join_places", "load_batches"]

@@ -6,7 +6,7 @@ from d2vpr_hf.training.augmentation import RandAugment
 from d2vpr_hf.training.options import TrainingOptions
 from d2vpr_hf.training.place_photos import GridtownPhotos, PlacePhotos, read_place_photos
 from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
-from d2vpr_hf.training.training_batches import PlaceBatch, PlaceDataset, load_batches
+from d2vpr_hf.training.training_batches import NO_AUGMENTATION, PlaceBatch, PlaceDataset, load_batches
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 from torch.utils.data import DataLoader
@@ -60,7 +60,7 @@ class TrainingData:
         """Load this process's share of the held-out places, the same photos every time, not augmented; `None` for none."""
         if self.held_out_sampler is None:
             return None
-        return self._load(self.held_out_sampler, RandAugment(0), 0, self.held_out_sampler.batches_per_epoch)
+        return self._load(self.held_out_sampler, NO_AUGMENTATION, 0, self.held_out_sampler.batches_per_epoch)
 
     def _sampler(self, cities: list[NDArray[np.int64]], redraw: bool) -> PlaceSampler:
         options = self.options
@@ -96,8 +96,8 @@ def _split(cities: list[NDArray[np.int64]], options: TrainingOptions) -> tuple[l
     count, every = options.held_out_places, np.concatenate(cities)
     if count % options.places_per_batch or count > len(every):
         raise ValueError(
-            f"held_out_places must be a multiple of places_per_batch ({options.places_per_batch}), as their loss is taken batch "
-            f"by batch, and at most the {len(every)} places there are; got {count}."
+            f"held_out_places must be a multiple of places_per_batch ({options.places_per_batch}), as their loss is taken "
+            f"batch by batch, and at most the {len(every)} places there are; got {count}."
         )
     held_out = np.random.default_rng([options.seed, _HELD_OUT]).permutation(np.sort(every))[:count]
     trained = [places[~np.isin(places, held_out)] for places in cities]

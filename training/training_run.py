@@ -262,13 +262,14 @@ class TrainingRun:
             HfApi().create_repo(options.push_to_hub, private=options.private, exist_ok=True)
 
     def _plan(self) -> str:
-        data, options = self.data, self.options
+        data, options, accelerator = self.data, self.options, self.accelerator
         trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
         return (
-            f"{data.num_places} places to train on, {options.held_out_places} held out; "
-            f"{data.sampler.batches_per_epoch} batches an epoch of {options.places_per_batch} places x {options.images_per_place} "
-            f"photos; {trained / 1e6:.2f} of {self.model.num_parameters() / 1e6:.2f} M parameters are trained; steps "
-            f"{self.state.step} to {data.total_steps} on {self.accelerator.num_processes} x {self.accelerator.device.type}"
+            f"{data.num_places} places to train on, {options.held_out_places} held out\n"
+            f"{data.sampler.batches_per_epoch} batches an epoch, of {options.places_per_batch} places x "
+            f"{options.images_per_place} photos\n"
+            f"{trained / 1e6:.2f} of {self.model.num_parameters() / 1e6:.2f} M parameters are trained\n"
+            f"steps {self.state.step} to {data.total_steps}, on {accelerator.num_processes} x {accelerator.device.type}"
         )
 
 

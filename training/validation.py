@@ -30,9 +30,9 @@ class SharedEncoder(PlaceEncoder):
     """
 
     def __init__(
-        self, accelerator: Accelerator, model: VPRPreTrainedModel, processor: D2VPRImageProcessor, **kwargs: Any
+        self, accelerator: Accelerator, model: VPRPreTrainedModel, processor: D2VPRImageProcessor, num_workers: int
     ) -> None:
-        super().__init__(model, processor, device=accelerator.device, **kwargs)
+        super().__init__(model, processor, device=accelerator.device, num_workers=num_workers)
         self.accelerator = accelerator
 
     def encode(
@@ -113,7 +113,7 @@ class Validation:
     def _evaluate(self, model: VPRPreTrainedModel) -> Evaluation | None:
         if self.folders is None:
             return None
-        encoder = SharedEncoder(self.accelerator, model, self.processor, num_workers=self.num_workers)
+        encoder = SharedEncoder(self.accelerator, model, self.processor, self.num_workers)
         return evaluate(*self.folders, encoder)
 
     def _mean_loss(self) -> dict[str, float]:

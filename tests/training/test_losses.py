@@ -131,5 +131,5 @@ def test_a_teacher_that_does_not_fit_is_refused(crica):
     teacher.check_fit(tiny_model(), share=16)
     with pytest.raises(ValueError, match=r"have 672 numbers \(48 a region\), the student's 896 .*recovery_size=48"):
         teacher.check_fit(tiny_model(recovery_size=64), share=16)
-    with pytest.raises(ValueError, match="groups have 8 images .* has 12 at a time"):
+    with pytest.raises(ValueError, match=r"groups have 8 images .* has 12 at a time"):
         teacher.check_fit(tiny_model(), share=12)

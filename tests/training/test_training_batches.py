@@ -19,7 +19,10 @@ def root(tmp_path_factory):
     return write_places(tmp_path_factory.mktemp("gsv"))
 
 
-def make_dataset(root, seed=0, augment=RandAugment(3, 9)):
+PUBLISHED = RandAugment(3, 9)
+
+
+def make_dataset(root, seed=0, augment=PUBLISHED):
     return PlaceDataset(read_place_photos(root, None, 4), 4, (28, 42), augment=augment, seed=seed)
 
 
@@ -96,7 +99,7 @@ def test_a_vanished_photo_gives_way_to_another_and_is_named(tmp_path):
 def test_places_with_too_few_photos_are_not_trained_on():
     places = read_places_of(5 * [0] + 3 * [1] + 4 * [2])
     assert np.concatenate(PhotoFiles(places, 4).cities).tolist() == [0, 2]
-    with pytest.raises(ValueError, match="No place in .* has 6 photos"):
+    with pytest.raises(ValueError, match=r"No place in .* has 6 photos"):
         PhotoFiles(places, 6)
 
 

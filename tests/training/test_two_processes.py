@@ -1,0 +1,92 @@
+"""Two processes (gloo, CPU) compute what one computes on the joined batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import relative, save_folder, tiny_cricavpr, tiny_model
+from tests.training.places import write_places
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+EQUAL = [
+    *("distill-frozen", "distill-synchronised", "distill-parts", "distill-tokens"),
+    *("finetune-frozen", "finetune-synchronised", "finetune-parts", "finetune-encoder", "finetune-checkpointing"),
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Of one process, and of each of two."""
+    folder = tmp_path_factory.mktemp("processes")
+    root = write_places(folder / "gsv", size=70)
+    teacher = save_folder(tiny_cricavpr(use_cross_image_encoder=True), folder / "teacher")
+    student = save_folder(tiny_model(fusion_dropout=0.0, cross_image_dropout=0.0), folder / "student")
+    paths = [str(path) for path in (root, teacher, student)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for command, out in (([sys.executable], "one"), (launcher, "two")):
+        run = [*command, str(SCRIPT), str(folder / out), *paths]
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr[-4000:]
+    return [torch.load(folder / name) for name in ("one-0.pt", "two-0.pt", "two-1.pt")]
+
+
+def worst(found, wanted):
+    """Largest relative difference of a gradient that is one."""
+    assert found.keys() == wanted.keys() and len(wanted) > 50
+    return max(relative(found[name], gradient) for name, gradient in wanted.items() if gradient.norm() > 1e-9)
+
+
+def of_all(found, wanted):
+    """Relative difference of the whole gradient."""
+    return relative(*(torch.cat([gradients[name].flatten() for name in wanted]) for gradients in (found, wanted)))
+
+
+def joint_loss(first, second, case):
+    """In stage 1 each process has the loss of its own images; in stage 2 both have the whole."""
+    losses = first[case]["loss"], second[case]["loss"]
+    return sum(losses) / 2
+
+
+@pytest.mark.parametrize("case", EQUAL)
+def test_loss_and_gradients_are_those_of_the_joined_batch(results, case):
+    one, first, second = results
+    assert joint_loss(first, second, case).item() == pytest.approx(one[case]["loss"].item(), rel=1e-5)
+    for process in (first, second):
+        assert worst(process[case]["gradients"], one[case]["gradients"]) < 1e-5
+
+
+@pytest.mark.parametrize("stage", ["distill", "finetune"])
+def test_in_float32_the_rest_is_rounding(results, stage):
+    """Single gradients that are sums of terms that cancel differ by up to 1e-4 then, and so they do with the batch's size."""
+    one, first, _ = (result[f"{stage}-float32"]["gradients"] for result in results)
+    assert of_all(first, one) < 1e-5
+
+
+@pytest.mark.parametrize("case", [case for case in EQUAL if case.startswith("finetune")])
+def test_the_same_pairs_are_mined(results, case):
+    one, *two = results
+    assert one[case]["pairs"].shape[1] > 100
+    for process in two:
+        assert torch.equal(process[case]["place_ids"], one[case]["place_ids"])
+        assert torch.equal(process[case]["pairs"], one[case]["pairs"])
+
+
+@pytest.mark.parametrize("stage", ["distill", "finetune"])
+def test_synchronised_statistics_are_those_of_the_joined_batch(results, stage):
+    case = f"{stage}-synchronised"
+    one, *two = (result[case]["statistics"] for result in results)
+    for process in two:
+        assert max(relative(process[name], wanted) for name, wanted in one.items()) < 1e-5
+
+
+@pytest.mark.parametrize("stage", ["distill", "finetune"])
+def test_published_batch_norm_depends_on_the_number_of_processes(results, stage):
+    """As documented: each process normalises by its own images."""
+    one, first, _ = results
+    case = f"{stage}-published"
+    assert worst(first[case]["gradients"], one[case]["gradients"]) > 1e-3

@@ -1,0 +1,106 @@
+"""What one process and two compute for the same batch; `test_two_processes.py` starts this by torchrun.
+
+Usage: two_processes.py OUT ROOT TEACHER STUDENT
+"""
+
+import sys
+
+import torch
+from accelerate.state import AcceleratorState
+from d2vpr_hf.training import distill as distill_stage
+from d2vpr_hf.training import metric_loss, trained_model, training_run
+from d2vpr_hf.training.distill import distill
+from d2vpr_hf.training.finetune import finetune
+from d2vpr_hf.training.options import DistillOptions, FinetuneOptions
+
+COMMON = {
+    "image_size": [70, 70],
+    "places_per_batch": 4,
+    "num_workers": 0,
+    "max_steps": 1,
+    "log_every": 1,
+    "batches": "mixed",
+}
+
+
+class StopError(Exception):
+    """The gradients are there."""
+
+
+def cases(root, teacher, student):
+    """Name, stage and options of each."""
+    common = {"photos": root, "model": student, "out": "none", **COMMON}
+    distilled = {**common, "teacher": teacher, "teacher_group_places": 2}
+    for policy in ("published", "frozen", "synchronised"):
+        yield f"distill-{policy}", distill, DistillOptions(**distilled, batch_norm=policy)
+        yield f"finetune-{policy}", finetune, FinetuneOptions(**common, batch_norm=policy)
+    frozen = {"batch_norm": "frozen"}
+    in_parts = {**frozen, "gradient_accumulation_steps": 2}
+    yield "distill-parts", distill, DistillOptions(**{**distilled, "teacher_group_places": 1}, **in_parts)
+    yield "distill-tokens", distill, DistillOptions(**distilled, **frozen, token_mse_weight=0.1, token_cosine_weight=0.1)
+    yield "finetune-parts", finetune, FinetuneOptions(**common, **in_parts)
+    yield "finetune-encoder", finetune, FinetuneOptions(**common, **frozen, cross_image_encoder="add")
+    yield "finetune-checkpointing", finetune, FinetuneOptions(**common, batch_norm="synchronised", gradient_checkpointing=True)
+    yield "distill-float32", distill, DistillOptions(**distilled, **frozen)
+    yield "finetune-float32", finetune, FinetuneOptions(**common, **frozen)
+
+
+def compute_in_float64():
+    """Let both stages compute so that rounding does not hide what is otherwise different."""
+    load_student, load_teacher = trained_model.load_model, distill_stage.load_teacher
+    trained_model.load_model = lambda name: load_student(name).double()
+    distill_stage.load_teacher = lambda name, dtype: load_teacher(name, dtype=torch.float64)
+    return lambda: (setattr(trained_model, "load_model", load_student), setattr(distill_stage, "load_teacher", load_teacher))
+
+
+def first_step(stage, options):
+    """Run a stage up to its first gradients; return them with the loss, the pairs and BatchNorm's statistics."""
+    found = {}
+
+    def stop(run, batch):
+        found["loss"] = run.meter._sums["loss"].clone()
+        found["gradients"] = {
+            key: weights.grad.clone() for key, weights in run.model.named_parameters() if weights.grad is not None
+        }
+        found["statistics"] = {key: value.clone() for key, value in run.model.named_buffers() if "running" in key}
+        raise StopError
+
+    def watch(loss, descriptors, place_ids):
+        found["pairs"] = torch.cat(
+            [torch.stack((pairs[0], pairs[1])) for pairs in _halves(loss.mine(descriptors, place_ids))], 1
+        )
+        found["place_ids"] = place_ids
+        return call(loss, descriptors, place_ids)
+
+    call = metric_loss.MetricLoss.__call__
+    metric_loss.MetricLoss.__call__ = watch
+    training_run.TrainingRun.update = stop
+    training_run.TrainingRun.begin = lambda run, held_out_loss: training_run.apply_policy(run.model, run.options.batch_norm)
+    try:
+        stage(options)
+    except StopError:
+        pass
+    finally:
+        metric_loss.MetricLoss.__call__ = call
+    return found
+
+
+def _halves(pairs):
+    return (pairs[0], pairs[1]), (pairs[2], pairs[3])
+
+
+def main():
+    out, root, teacher, student = sys.argv[1:]
+    results = {}
+    back_to_float32 = compute_in_float64()
+    for name, stage, options in cases(root, teacher, student):
+        if name.endswith("float32"):
+            back_to_float32()
+        results[name] = first_step(stage, options)
+        AcceleratorState._reset_state()
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    torch.save(results, f"{out}-{rank}.pt")
+
+
+if __name__ == "__main__":
+    main()
