@@ -47,8 +47,13 @@ class RunFolder:
         """One JSON object a line, each with its `step`."""
         return self.records / "metrics.jsonl"
 
-    def begin(self, options: TrainingOptions, step: int) -> None:
-        """Make the folder, and write down what runs; metrics of steps after `step` are from a run that was cut off, and go.
+    def begin(self, options: TrainingOptions, done: int | None) -> None:
+        """Make the folder, and write down what runs.
+
+        Args:
+            options: Of the run.
+            done: Steps of the checkpoint that the run goes on from, `None` without one. Metrics of later steps go: they are of
+                a run that was cut off, and will come again.
 
         Raises:
             FileExistsError: If a run is there already and it is not to be resumed.
@@ -58,7 +63,7 @@ class RunFolder:
         self.records.mkdir(parents=True, exist_ok=True)
         (self.records / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
         (self.records / "run.json").write_text(json.dumps(describe_run(), indent=1) + "\n", encoding="utf-8")
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        kept = [line for line in self._lines() if done is not None and json.loads(line)["step"] <= done]
         self.metrics.write_text("".join(kept), encoding="utf-8")
 
     def log(self, step: int, numbers: dict[str, Any]) -> None:

@@ -107,11 +107,12 @@ class TrainingRun:
         newest = self.checkpoints.newest() if options.resume else None
         if newest is not None:
             self.state = self.checkpoints.load(self.accelerator, newest)
-        on_main(self.accelerator, lambda: self.folder.begin(options, self.state.step))
+        done = None if newest is None else self.state.step
+        on_main(self.accelerator, lambda: self.folder.begin(options, done))
         self._open_outlets()
         self._validation = Validation(self.accelerator, options, self.processor, self.data, self.folder.records, held_out_loss)
         logger.info("%s", self._plan())
-        if self.state.step == 0:
+        if newest is None:
             self._validate()
         apply_policy(self.model, options.batch_norm)
 

@@ -1,0 +1,79 @@
+"""Options from YAML and flags, by the same rules."""
+
+import pytest
+from d2vpr_hf.training.options import CONFIGS, DistillOptions, FinetuneOptions, parse_options, to_yaml
+
+NEEDED = ["--out", "o", "--model", "m", "--photos", "p"]
+
+
+def recipe(folder, text):
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
+    path = recipe(tmp_path, "learning_rate: 1e-3\nepochs: 7\ncities: [Rome, PRG]\nredraw_order: false\npatience: null\n")
+    options = parse_options(FinetuneOptions, [path, *NEEDED, "--epochs", "9", "--image-size", "98", "294"])
+    assert (options.learning_rate, options.epochs, options.weight_decay) == (1e-3, 9, 1e-3)
+    assert (options.cities, options.redraw_order, options.patience) == (["Rome", "PRG"], False, None)
+    assert options.size == (98, 294)
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    """YAML 1.1 reads `1e-4`, without a point, as a word."""
+    assert parse_options(FinetuneOptions, [recipe(tmp_path, "learning_rate: 1e-4"), *NEEDED]).learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1", "no option learning_rat. Did you mean learning_rate"),
+        ("teacher: x", "no option teacher"),  # the other stage's
+        ("- a list", "must hold options"),
+        ("a: [", "is no YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(FinetuneOptions, [recipe(tmp_path, text), *NEEDED])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--places-per-batch", "0"], "at least 1, got places_per_batch=0"),
+        (["--images-per-place", "1"], "at least 2 photos"),
+        (["--image-size", "224"], "height and width"),
+        (["--validation-database", "d"], "belong together"),
+        (["--best-metric", "recall@5"], "Nothing gives recall@5"),
+        (["--best-metric", "held_out_loss"], "Nothing gives held_out_loss"),
+    ],
+)
+def test_impossible_options_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(FinetuneOptions, [*NEEDED, *flags])
+
+
+def test_what_is_missing_is_listed(capsys):
+    with pytest.raises(ValueError, match="Missing: out, model, photos, teacher"):
+        parse_options(DistillOptions, [])
+    with pytest.raises(FileNotFoundError, match="neither a YAML file nor a recipe of this package: distill_gridtown_tiny, "):
+        parse_options(DistillOptions, ["none.yaml"])
+    with pytest.raises(SystemExit):
+        parse_options(FinetuneOptions, [*NEEDED, "--schedule", "sudden"])
+    assert "constant" in capsys.readouterr().err  # the words that are allowed
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_every_recipe_is_read_and_comes_back(tmp_path, name):
+    kind = DistillOptions if name.startswith("distill") else FinetuneOptions
+    needed = [*NEEDED, *(["--teacher", "t"] if kind is DistillOptions else [])]
+    options = parse_options(kind, [name, *needed])
+    assert parse_options(kind, [recipe(tmp_path, to_yaml(options))]) == options
+
+
+def test_a_recipe_finds_the_configuration_beside_it(tmp_path, monkeypatch):
+    """Wherever it is started from."""
+    monkeypatch.chdir(tmp_path)
+    assert parse_options(FinetuneOptions, ["teacher_gridtown_tiny", "--out", "o"]).model == str(CONFIGS / "teacher_tiny.json")

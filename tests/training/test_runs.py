@@ -1,0 +1,346 @@
+"""Whole runs, small: what they leave behind, how they stop, and that a run that was cut off ends at the same weights."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from d2vpr_hf.training import training_run
+from d2vpr_hf.training.command_line import run_script
+from d2vpr_hf.training.distill import distill
+from d2vpr_hf.training.finetune import finetune
+from d2vpr_hf.training.options import DistillOptions, FinetuneOptions
+from safetensors.torch import load_file, save_file
+
+from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.loading import load_image_processor, load_model
+from tests.conftest import save_folder, tiny_cricavpr, tiny_model
+from tests.training.places import write_places
+
+STAGES = {"distill": (DistillOptions, distill), "finetune": (FinetuneOptions, finetune)}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return {
+        "photos": str(write_places(root / "gsv")),
+        "teacher": str(save_folder(tiny_cricavpr(use_cross_image_encoder=True), root / "teacher")),
+        "model": str(save_folder(tiny_model(), root / "student")),
+    }
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Each run of a process finds Accelerate as the first one does."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def make_options(stage, folders, out, **changes):
+    """A run of six steps with dropout and augmentation, over more than one epoch."""
+    kind, _ = STAGES[stage]
+    values = {
+        "photos": folders["photos"],
+        "model": folders["model"],
+        "out": str(out),
+        "image_size": [42, 42],
+        "places_per_batch": 4,
+        "num_workers": 0,
+        "max_steps": 6,
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "validate_every": 3,
+        "held_out_places": 4,
+    }
+    if stage == "distill":
+        values |= {"teacher": folders["teacher"], "teacher_group_places": 4, "optimizer": "adam"}
+    return kind(**(values | changes))
+
+
+def train(stage, folders, out, **changes):
+    AcceleratorState._reset_state()
+    return STAGES[stage][1](make_options(stage, folders, out, **changes))
+
+
+def metrics(out):
+    return [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def state_of(out):
+    """Everything that a run ends with: weights, statistics, optimiser."""
+    return load_file(out / "last" / "model.safetensors"), torch.load(
+        out / "checkpoints" / "step-00000006" / "optimizer.bin", weights_only=True
+    )["state"]
+
+
+def assert_same_end(found, wanted):
+    for name, weights in wanted[0].items():
+        assert torch.equal(found[0][name], weights), name
+    for parameter, moments in wanted[1].items():
+        assert all(torch.equal(found[1][parameter][name], value) for name, value in moments.items())
+
+
+@pytest.fixture(scope="module")
+def whole(folders, tmp_path_factory):
+    """Runs that nothing cut off."""
+    out = tmp_path_factory.mktemp("whole")
+    for stage in STAGES:
+        train(stage, folders, out / stage)
+    return out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_leaves_models_records_and_checkpoints(whole, stage):
+    out = whole / stage
+    for name in ("best", "last"):
+        assert load_image_processor(out / name).size == {"height": 42, "width": 42}
+        card = (out / name / "README.md").read_text()
+        assert "learning_rate: 0.001" in card and "library_name: transformers" in card
+        assert str(Path(out).parent) not in card.split("```yaml")[0]  # no folder of this machine in its sentences
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
+    assert "seed: 0" in (out / "run" / "options.yaml").read_text()
+    assert json.loads((out / "run" / "run.json").read_text())["versions"]["torch"] == torch.__version__
+    steps = [line["step"] for line in metrics(out) if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert all(line["images_per_second"] > 0 for line in metrics(out) if "loss" in line)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_best_model_is_that_of_the_lowest_held_out_loss(whole, stage):
+    """Measured again from the folder: what was saved must be what was measured."""
+    held_out = {line["step"]: line["held_out_loss"] for line in metrics(whole / stage) if "held_out_loss" in line}
+    assert sorted(held_out) == [0, 3, 6]
+    best = min(held_out, key=held_out.get)
+    trained = load_model(whole / stage / "last").state_dict()
+    kept = load_model(whole / stage / "best").state_dict()
+    assert all(torch.equal(kept[name], weights) for name, weights in trained.items()) == (best == 6)
+    assert f"step {best}" in (whole / stage / "best" / "README.md").read_text()
+
+
+def test_held_out_places_are_not_trained_on(folders, tmp_path):
+    accelerator = Accelerator()
+    data = training_run.TrainingData(make_options("finetune", folders, tmp_path), accelerator)
+    trained = {place for epoch in range(4) for place in data.sampler.batches(epoch).ravel().tolist()}
+    held_out = set(data.held_out_sampler.batches(0).ravel().tolist())
+    assert len(held_out) == 4 and not trained & held_out and len(trained) == 12
+    first, second = (torch.cat([batch.pixels for batch in data.held_out_batches()]) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("cut_off_at", [1, 3, 5])
+def test_a_run_that_was_cut_off_ends_at_the_same_weights(folders, whole, tmp_path, monkeypatch, stage, cut_off_at):
+    """Checkpoints are every two steps, so steps are done again: order, choice of photos, augmentation, dropout."""
+    update = training_run.TrainingRun.update
+
+    def stop_after(run, batch):
+        update(run, batch)
+        if run.state.step == cut_off_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(training_run.TrainingRun, "update", stop_after)
+        train(stage, folders, tmp_path / "run")
+    train(stage, folders, tmp_path / "run", resume=True)
+    assert_same_end(state_of(tmp_path / "run"), state_of(whole / stage))
+    seen = [{k: v for k, v in line.items() if k != "images_per_second"} for line in metrics(tmp_path / "run")]
+    wanted = [{k: v for k, v in line.items() if k != "images_per_second"} for line in metrics(whole / stage)]
+    assert seen == wanted
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
+    """SIGTERM is answered by a checkpoint; kill -9 by nothing. Either way --resume ends where the whole run did."""
+    flags = []
+    for name, value in vars(make_options(stage, folders, tmp_path / "run")).items():
+        if value is not None and value is not False:
+            flags += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    command = [sys.executable, "-m", f"d2vpr_hf.training.{stage}", *flags]
+    rng = torch.Generator().manual_seed(len(stage))
+    for number, kind in enumerate((signal.SIGTERM, signal.SIGKILL)):
+        process = subprocess.Popen([*command, *(["--resume"] if number else [])], stderr=subprocess.PIPE, text=True)
+        _wait_for_line(tmp_path / "run", process)
+        time.sleep(0.3 * torch.rand(1, generator=rng).item())
+        process.send_signal(kind)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode in ((143, 0) if kind == signal.SIGTERM else (-9, 0)), errors
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(state_of(tmp_path / "run"), state_of(whole / stage))
+
+
+def _wait_for_line(out, process, patience=120.0):
+    """Wait until the run has made a step since it was started."""
+    before, end = _last_step(out), time.monotonic() + patience
+    while process.poll() is None and _last_step(out) == before and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _last_step(out):
+    path = out / "run" / "metrics.jsonl"
+    return path.read_text().count('"loss"') if path.exists() else 0
+
+
+def test_sigterm_saves_and_says_how_to_go_on(folders, tmp_path, monkeypatch, caplog):
+    """Without waiting for the next checkpoint: the third step is none of its own."""
+    update = training_run.TrainingRun.update
+
+    def ask_to_end(run, batch):
+        if run.state.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(run, batch)
+
+    monkeypatch.setattr(training_run.TrainingRun, "update", ask_to_end)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        train("finetune", folders, tmp_path, checkpoint_every=1000, log_every=1000)
+    assert ended.value.code == 143 and "Go on with --resume" in caplog.text
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
+def test_a_full_disk_costs_no_older_checkpoint(folders, whole, tmp_path, monkeypatch, error):
+    save = Accelerator.save_state
+
+    def fill_up(accelerator, folder):
+        if "step-00000004" in folder:
+            (Path(folder) / "model.safetensors").write_bytes(b"half")
+            raise error
+        return save(accelerator, folder)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"step 4 could not.*go on from step-00000002 with"):
+        patched.setattr(Accelerator, "save_state", fill_up)
+        train("finetune", folders, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    train("finetune", folders, tmp_path, resume=True)
+    assert_same_end(state_of(tmp_path), state_of(whole / "finetune"))
+
+
+def test_a_half_written_checkpoint_is_never_loaded(folders, whole, tmp_path):
+    train("finetune", folders, tmp_path, max_steps=6)
+    (tmp_path / "checkpoints" / ".step-00000099.writing").mkdir()
+    train("finetune", folders, tmp_path, resume=True)
+    assert_same_end(state_of(tmp_path), state_of(whole / "finetune"))
+
+
+def test_a_run_is_not_overwritten(folders, whole):
+    with pytest.raises(FileExistsError, match=r"holds a run already\. Go on with --resume"):
+        train("finetune", folders, whole / "finetune")
+
+
+def test_another_number_of_processes_is_refused(folders, tmp_path):
+    train("finetune", folders, tmp_path, max_steps=2, held_out_places=0)
+    state = tmp_path / "checkpoints" / "step-00000002" / "run_state.json"
+    state.write_text(state.read_text().replace('"num_processes": 1', '"num_processes": 8'))
+    with pytest.raises(ValueError, match="with 8 processes, this one has 1"):
+        train("finetune", folders, tmp_path, resume=True, max_steps=4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_loss_that_is_no_number_stops_the_run(folders, tmp_path, stage):
+    weights = load_file(Path(folders["model"]) / "model.safetensors")
+    weights["recovery.projection.bias"][0] = torch.nan
+    broken = save_folder(tiny_model(), tmp_path / "broken")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(FloatingPointError, match=r"Not a finite number .* loss"):
+        train(stage, folders, tmp_path / "run", model=str(broken), held_out_places=0, log_every=2)
+    assert not (tmp_path / "run" / "last").exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_patience_ends_a_run(folders, tmp_path):
+    """With a rate of zero nothing gets better: two validations after the first, at steps 1 and 2."""
+    train("finetune", folders, tmp_path, learning_rate=0.0, batch_norm="frozen", validate_every=1, patience=2)
+    assert metrics(tmp_path)[-1]["step"] == 2
+    assert (tmp_path / "last" / "config.json").exists()
+    train("finetune", folders, tmp_path, learning_rate=0.0, validate_every=1, patience=2, resume=True)
+    assert metrics(tmp_path)[-1]["step"] == 2
+
+
+def test_validation_by_recall_goes_into_the_card(folders, tmp_path):
+    """On a small city of Gridtown. The report beside the model is the evaluation that the card quotes."""
+    changes = {"validation_database": "gridtown", "validation_places": 5, "gridtown_tier": "easy", "validate_every": 6}
+    best = train("finetune", folders, tmp_path, **changes)
+    report = Evaluation.load(best / "validation.json")
+    recall = report.recall()["recall@1"]["recall"]
+    card = (best / "README.md").read_text()
+    assert report.query_set["count"] == 20 and report.database["count"] == 20
+    assert f"| recall, % | {100 * recall:.1f} |" in card and "name: Recall@1" in card
+    assert max(line["recall@1"] for line in metrics(tmp_path) if "recall@1" in line) == recall
+
+
+def test_an_empty_validation_set_is_an_error_at_once(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    changes = {"validation_database": str(tmp_path / "empty"), "validation_queries": folders["photos"]}
+    with pytest.raises(FileNotFoundError, match="No photo in"):
+        train("finetune", folders, tmp_path / "run", **changes)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match="4 places cannot be shared evenly by 1 processes in 3 parts"):
+        train("finetune", folders, tmp_path, gradient_accumulation_steps=3)
+    with pytest.raises(ValueError, match="held_out_places must be a multiple of places_per_batch"):
+        train("finetune", folders, tmp_path, held_out_places=3)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_half_precision_checkpointing_parts_and_clipping(folders, tmp_path, stage):
+    """All switches at once; weights stay float32 and the loss finite."""
+    changes = {
+        "mixed_precision": "bf16",
+        "gradient_checkpointing": True,
+        "gradient_accumulation_steps": 2,
+        "max_grad_norm": 0.1,
+        "teacher_group_places": 2,
+        "trackers": ["tensorboard"],
+    }
+    if stage == "finetune":
+        changes.pop("teacher_group_places")
+    train(stage, folders, tmp_path, **changes)
+    assert all(weights.dtype == torch.float32 for weights in load_file(tmp_path / "last" / "model.safetensors").values()
+               if weights.is_floating_point())  # fmt: skip
+    assert list((tmp_path / "run" / "d2vpr").glob("events*"))
+
+
+def test_a_compiled_network_learns_the_same(folders, whole, tmp_path):
+    train("finetune", folders, tmp_path, compile=True, max_steps=2)
+    found, wanted = metrics(tmp_path), metrics(whole / "finetune")
+    assert found[1]["loss"] == pytest.approx(wanted[1]["loss"], rel=1e-4)
+    assert load_model(tmp_path / "last").config.model_type == "d2vpr"
+
+
+def test_the_best_model_is_uploaded(folders, tmp_path, monkeypatch):
+    calls = []
+
+    class FakeHub:
+        def create_repo(self, name, private, exist_ok):
+            calls.append(("create", name, private))
+
+        def upload_folder(self, repo_id, folder_path):
+            calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+    monkeypatch.setattr(training_run, "HfApi", FakeHub)
+    train("finetune", folders, tmp_path, max_steps=1, push_to_hub="me/model", private=True)
+    assert calls[0] == ("create", "me/model", True)
+    assert calls[1][:2] == ("upload", "me/model")
+    assert {"README.md", "config.json", "model.safetensors", "modeling_d2vpr.py"} <= set(calls[1][2])
+
+
+def test_errors_are_one_line_and_a_status(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["finetune"])
+    with pytest.raises(SystemExit) as ended:
+        run_script(FinetuneOptions, finetune)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("ValueError: Missing: out, model, photos")
