@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.evaluation import evaluate
 from d2vpr_hf.evaluation.positives import angle_between
 from d2vpr_hf.gridtown import simulate
+from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.readers import Place, PlaceGrid, PlaceTable, describe_places, group_places, read_places, to_dataset, write_places
 from d2vpr_hf.readers.places import with_utm
 from tests.photos import at_name, save
@@ -64,6 +66,12 @@ def test_zones_and_frames_never_mix():
     table = group([*zones, *rooms])
     assert sorted(table.place_ids) == sorted(table.group_ids) == list(range(7))
     assert len(set(group([utm_photo(0, 500, 4000, 5, "10S"), utm_photo(1, 500, 4000, 5, "10T")]).place_ids)) == 1  # one zone
+
+
+def test_frames_do_not_push_each_other_apart():
+    """Groups fill up frame by frame; a place in another frame is no neighbour."""
+    photos = [utm_photo(0, 0, 0, 0), utm_photo(1, 0, 0, 0, "11S"), utm_photo(2, 1000, 0, 0, "11S")]
+    assert group(photos).group_ids.tolist() == [0, 1, 1]
 
 
 def test_two_sides_of_a_zone_border():
@@ -166,13 +174,18 @@ def test_places_of_a_group_do_not_overlap(grid):
 
 
 def test_groups_by_hand():
-    """Spacing 25 m and cells of 10 m: every fourth cell, which leaves 30 m between them; and every other direction."""
+    """Spacing 25 m and cells of 10 m: every fourth cell, which leaves 30 m between them; and every other direction.
+
+    A full grid takes no more groups than that: 4 x 4 x 2.
+    """
     photos = [utm_photo(i, 10 * i, 0, 0) for i in range(9)] + [utm_photo(10 + i, 0, 0, 30 * i) for i in range(1, 12)]
     table = group(photos)
     group_of = {int(place.path[:4]): number for place, number in zip(table.places, table.group_ids.tolist(), strict=True)}
     assert group_of[0] == group_of[4] == group_of[8] and len({group_of[i] for i in range(4)}) == 4
     assert {group_of[10 + i] for i in range(2, 12, 2)} == {group_of[0]}
     assert {group_of[10 + i] for i in range(1, 12, 2)} == {group_of[11]} != {group_of[0]}
+    full = [(10 * x, 10 * y, 30 * turn) for x in range(8) for y in range(8) for turn in range(12)]
+    assert np.bincount(group([utm_photo(i, *values) for i, values in enumerate(full)]).group_ids).tolist() == [24] * 32
 
 
 def test_a_place_has_one_group():
@@ -186,6 +199,8 @@ def test_the_order_of_the_photos_does_not_matter():
     photos = [*drawn_photos(), utm_photo(900, 5, 5, 5, "9S"), Place("0901.jpg", x=1.0, y=1.0, heading=0.0)]
     first, second = group(photos), group([photos[i] for i in np.random.default_rng(1).permutation(len(photos))])
     assert first == second
+    keys = list(zip(first.place_ids.tolist(), [place.path for place in first.places], strict=True))
+    assert keys == sorted(keys)
     np.testing.assert_array_equal(first.place_ids, second.place_ids)
     np.testing.assert_array_equal(first.group_ids, second.group_ids)
 
@@ -203,7 +218,7 @@ def test_the_order_of_the_photos_does_not_matter():
         ({"min_photos": 0}, "must be at least 1, got 0 and 1"),
         (
             {"min_photos": 2},
-            r"No place has 2 photos \(cells of 10 m, directions of 30°, .*\)\. 0000\.jpg: its place has 1 photos",
+            r"No place has 2 photos \(cells of 10 m, directions of 30°, .*\)\. 0000\.jpg: its place has 1",
         ),
         ({"min_days": 2}, "No place has 1 photos of 2 days"),
     ],
@@ -237,11 +252,13 @@ def run(*arguments):
 
 
 def test_round_trip(tmp_path, drive):
-    """What the table says is what was grouped, from a folder beside the photos' and read through a link."""
+    """What the table says is what was grouped, also if written and read through a link of another depth."""
     grouped = group_places(read_places(drive))
-    write_places(grouped, tmp_path / "tables" / "places.csv")
-    (tmp_path / "link").symlink_to(tmp_path / "tables")
-    for folder in ("tables", "link"):
+    for folder in ("tables", "deep"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "deep" / "link").symlink_to(tmp_path / "tables")
+    write_places(grouped, tmp_path / "deep" / "link" / "places.csv")
+    for folder in ("tables", "deep/link"):
         table = read_places(tmp_path / folder / "places.csv")
         assert [table.photo(place).name for place in table.places] == [place.path for place in grouped.places]
         assert all(table.photo(place).is_file() for place in table.places)
@@ -253,6 +270,14 @@ def test_round_trip(tmp_path, drive):
     np.testing.assert_array_equal(table.group_ids, grouped.group_ids)
     assert to_dataset(table)["place_id"][:] == [0] * 6
     assert group_places(table).place_ids.tolist() == [0] * 6  # read again, grouped again
+
+
+def test_such_a_table_is_indexed_and_evaluated_like_any_other(tmp_path, drive, tiny_folder):
+    write_places(group_places(read_places(drive)), tmp_path / "places.csv")
+    index, skipped = index_photos(tmp_path / "places.csv", tmp_path / "index", PlaceEncoder(tiny_folder))
+    assert (len(index), skipped) == (6, {})
+    found = evaluate(tmp_path / "places.csv", tmp_path / "places.csv", PlaceEncoder(tiny_folder), recall_values=(1,))
+    assert found.recall()["recall@1"]["recall"] == 1
 
 
 def test_every_kind_of_position_survives(tmp_path):
@@ -331,18 +356,17 @@ def test_a_failing_disk_leaves_the_old_table(tmp_path, drive, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "p.csv"]
 
 
-def test_gridtown(tmp_path, caplog):
-    """Photos of one view of a town stay together: nearly all places hold photos of one of its places only."""
-    simulate(tmp_path / "town", 4, 3, image_size=14)
-    with caplog.at_level(logging.WARNING):
-        result = run(tmp_path / "town" / "images" / "test", "--out", tmp_path / "p.csv", "--cell", 20, "--heading", 60)
+def test_gridtown(tmp_path):
+    """A town's own numbers agree: photos of one place in the table were taken at one of its places and look one of its ways."""
+    simulate(tmp_path / "town", 3, 3, tier="easy", photos_per_place=20, image_size=14)
+    result = run(tmp_path / "town" / "images" / "test", "--out", tmp_path / "p.csv", "--cell", 10, "--heading", 30)
     assert result.exit_code == 0, result.output
+    assert "72 photos, 72 with a position (from: names)." in result.output
     table = read_places(tmp_path / "p.csv")
     assert all(table.photo(place).is_file() for place in table.places)
-    sizes = np.bincount(table.place_ids)
-    assert sizes.min() >= 4
-    pano = [Path(place.path).name.split("@")[7].split("-")[1] for place in table.places]
-    assert all(len({pano[row] for row in np.flatnonzero(table.place_ids == number)}) == 1 for number in range(len(sizes)))
+    views = np.array([Path(place.path).name.split("@")[7].rsplit("-", 1)[0] for place in table.places])  # city, place, way
+    rows = [np.flatnonzero(table.place_ids == number) for number in range(table.place_ids.max() + 1)]
+    assert len(rows) >= 6 and all(len(of_place) >= 4 and len(set(views[of_place])) == 1 for of_place in rows)
 
 
 # --- tables that somebody else wrote ---
@@ -355,8 +379,8 @@ def read_table(tmp_path, text):
 
 def test_ids_are_numbered_without_gaps(tmp_path):
     """In the order of the numbers; ids of 19 digits that differ in the last are different, which floats would miss."""
-    text = "path,x,y,Place_ID, group_id\na.jpg,1,2,9223372036854775808,7\nb.jpg,1,2,-4,-1\nc.jpg,1,2,9223372036854775809,7\nd.jpg,1,2,-4.0,-1\n"
-    table = read_table(tmp_path, text)
+    rows = ("path,x,y,Place_ID, group_id", "a.jpg,1,2,9223372036854775808,7", "b.jpg,1,2,-4,-1")
+    table = read_table(tmp_path, "\n".join([*rows, "c.jpg,1,2,9223372036854775809,7", "d.jpg,1,2,-4.0,-1"]))
     assert (table.place_ids.tolist(), table.group_ids.tolist()) == ([1, 0, 2, 0], [1, 0, 1, 0])
     assert table.place_ids.dtype == np.int64
 

@@ -3,9 +3,12 @@
 Cells, directions and groups of places that never share a batch are CosPlace's (Rethinking Visual Geo-localization for
 Large-Scale Applications, arXiv 2204.02287). A grid cuts through what can be seen: a metre beyond an edge the next place shows
 the same street, and the two would be negatives of each other in a batch. Groups keep such neighbours apart and every place in
-use, where thinning the grid out would lose most of them; and a place's group follows from its own cell and direction alone.
+use, where thinning the grid out would lose most of them. CosPlace's groups are every fifth cell each way and every other
+direction; here a place joins the first group that holds no neighbour of it, because drives fill few cells, and groups of a
+regular pattern would be many and small.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from d2vpr_hf.readers.folder import PlaceTable
 from d2vpr_hf.readers.gsv_cities import IMAGES_PER_PLACE
@@ -84,14 +88,18 @@ class PlaceGrid:
         return np.column_stack([frames, np.floor(numbers[:, :3] / self.cell), bins]).astype(np.int64)
 
     def groups(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Number the groups of views (N,) from 0 without gaps: every so many cells each way, and every other bin.
+        """Number the groups of views (N,), which must be different and in order, from 0 without gaps.
 
-        If the number of bins is odd, the last is a third kind, because around the circle it meets the first.
+        Each joins the first group of its frame that holds no neighbour: within `spacing`, and of the same or the next bin.
         """
-        stride = 1 + math.ceil(self.spacing / self.cell)
-        bins = views[:, 4]
-        kinds = np.where((bins == self.num_bins - 1) & (self.num_bins % 2 == 1), 2, bins % 2)
-        return _number_rows(np.column_stack([views[:, 0], views[:, 1:4] % stride, kinds]))
+        reach = math.ceil(self.spacing / self.cell)  # cells so many apart are neighbours
+        scale = np.array([reach + 1, 1, 1, 1, reach])  # frames are never neighbours, bins are if they touch
+        tree = cKDTree(views * scale, boxsize=[0, 0, 0, 0, self.num_bins * reach])
+        groups = np.full(len(views), -1)
+        for row, point in enumerate(tree.data):
+            taken = set(groups[tree.query_ball_point(point, reach, p=np.inf)].tolist())
+            groups[row] = next(number for number in itertools.count() if number not in taken)
+        return _number_rows(np.column_stack([views[:, 0], groups]))
 
 
 def group_places(
@@ -134,8 +142,8 @@ def _in_order(
     """Put the photos of each place together."""
     place_ids = _number_rows(views)
     order = np.argsort(place_ids, kind="stable")
-    groups = grid.groups(views[order])
-    return PlaceTable(table.folder, [places[row] for row in order], table.source, skipped, place_ids[order], groups)
+    groups = grid.groups(_unique_rows(views))[place_ids]
+    return PlaceTable(table.folder, [places[row] for row in order], table.source, skipped, place_ids[order], groups[order])
 
 
 def describe_places(table: PlaceTable) -> str:
