@@ -26,6 +26,7 @@ _HOME = {
     "PhotoSet": "evaluation",
     "Place": "readers",
     "PlaceEncoder": "encoder",
+    "PlaceGrid": "readers",
     "PlaceIndex": "index",
     "PositiveRule": "evaluation",
     "Town": "gridtown",
@@ -37,6 +38,7 @@ _HOME = {
     "evaluate": "evaluation",
     "evaluate_descriptors": "evaluation",
     "exact_search": "search",
+    "group_places": "readers",
     "index_photos": "jobs",
     "load_image_processor": "loading",
     "load_model": "loading",
@@ -48,6 +50,7 @@ _HOME = {
     "search_photos": "jobs",
     "simulate": "gridtown",
     "to_dataset": "readers",
+    "write_places": "readers",
 }
 
 if TYPE_CHECKING:
@@ -79,10 +82,13 @@ if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRModel as D2VPRModel
     from d2vpr_hf.modeling import D2VPRModelOutput as D2VPRModelOutput
     from d2vpr_hf.readers import Place as Place
+    from d2vpr_hf.readers import PlaceGrid as PlaceGrid
+    from d2vpr_hf.readers import group_places as group_places
     from d2vpr_hf.readers import load_places as load_places
     from d2vpr_hf.readers import read_gsv_cities as read_gsv_cities
     from d2vpr_hf.readers import read_places as read_places
     from d2vpr_hf.readers import to_dataset as to_dataset
+    from d2vpr_hf.readers import write_places as write_places
     from d2vpr_hf.search import exact_search as exact_search
     from d2vpr_hf.teachers import load_teacher as load_teacher
 
@@ -110,6 +116,9 @@ __all__ = [  # noqa: RUF022 - the order of use
     "read_gsv_cities",
     "load_places",
     "to_dataset",
+    "group_places",
+    "PlaceGrid",
+    "write_places",
     "index_photos",
     "search_photos",
     "exact_search",

@@ -410,6 +410,42 @@ def simulate(
 
 
 @app.command()
+def places(
+    photos: Annotated[
+        Path,
+        typer.Argument(parser=_path, metavar="PHOTOS", help="Folder of photos with positions, or a CSV file that lists them."),
+    ],
+    out: Annotated[Path, typer.Option("--out", parser=_path, metavar="FILE", help="CSV file to write.")] = Path("places.csv"),
+    cell: Annotated[float, typer.Option(help="Side in metres of the cells whose photos show one place.")] = 10.0,
+    heading: Annotated[
+        float, typer.Option(help="Degrees of the directions that one place is seen in; 360 ignores headings.")
+    ] = 30.0,
+    spacing: Annotated[float, typer.Option(help="Metres between the places of a group, which may share a batch.")] = 25.0,
+    min_photos: Annotated[int, typer.Option(min=1, help="Photos that a place must have.")] = 4,
+    min_days: Annotated[int, typer.Option(min=1, help="Different days that its photos must be of.")] = 1,
+    strict: StrictOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file.")] = False,
+) -> None:
+    """Group photos with positions into places for training: those of one cell of a grid that look the same way."""
+    from d2vpr_hf.index import check_writable
+    from d2vpr_hf.jobs import report_skipped
+    from d2vpr_hf.readers import PlaceGrid, describe_places, group_places, read_places, write_places
+    from d2vpr_hf.readers.folder import check_places_file
+
+    grid = PlaceGrid(cell, heading, spacing)
+    check_places_file(out, photos if photos.is_dir() else photos.parent, overwrite)
+    check_writable(out)
+    typer.echo(f"Places: {grid}.")
+    table = read_places(photos)
+    typer.echo(f"{len(table.places)} photos, {table.num_positions} with a position (from: {table.source}).")
+    grouped = group_places(table, grid, min_photos=min_photos, min_days=min_days)
+    report_skipped(grouped.skipped, len(table.places) + len(table.skipped), strict)
+    write_places(grouped, out, overwrite)
+    typer.echo(describe_places(grouped))
+    typer.echo(f"Wrote {out}.")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", parser=_path, metavar="FOLDER", help="Folder for photos, index and plot.")],
 ) -> None:

@@ -1,6 +1,7 @@
 """From files on disk to places: which photos there are, and where each was taken."""
 
-from d2vpr_hf.readers.folder import PlaceTable, read_place, read_places
+from d2vpr_hf.readers.folder import PlaceTable, read_place, read_places, write_places
+from d2vpr_hf.readers.group_places import PlaceGrid, describe_places, group_places
 from d2vpr_hf.readers.gsv_cities import read_gsv_cities
 from d2vpr_hf.readers.hub_dataset import load_places
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, find_photos, open_photo
@@ -12,11 +13,14 @@ __all__ = [
     "POSITIVE_DIST_THRESHOLD",
     "PhotoSource",
     "Place",
+    "PlaceGrid",
     "PlaceTable",
     "UnreadablePhotoError",
+    "describe_places",
     "distance_in_metres",
     "find_photos",
     "flat_coordinates",
+    "group_places",
     "iter_photos",
     "load_places",
     "open_photo",
@@ -24,4 +28,5 @@ __all__ = [
     "read_place",
     "read_places",
     "to_dataset",
+    "write_places",
 ]

@@ -1,12 +1,19 @@
-"""Positions in a table: a CSV file with a path column and latitude and longitude, or x and y in a local frame."""
+"""Positions in a table: a CSV file with a path column and latitude and longitude, or x and y in a local frame.
+
+For training, whole numbers may say which place each photo shows (`place_id`), and which places may share a batch (`group_id`).
+"""
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.readers.places import Place, all_with_utm, check_place, parse_number
+import numpy as np
+from numpy.typing import NDArray
+
+from d2vpr_hf.readers.places import Place, all_with_utm, check_place, flat_coordinates, number_values, parse_number
 
 ALIASES = {
     "path": ("path", "file", "filename", "file_name", "image", "name"),
@@ -22,33 +29,102 @@ ALIASES = {
     "condition": ("condition",),
 }
 _TEXT_FIELDS = ("path", "frame", "timestamp", "condition")
+_PLACE_ID, _GROUP_ID = "place_id", "group_id"
+
+Row = tuple[int, dict[Any, Any]]  # its line in the file, and its cells by column
 
 
-def read_csv(table: Path) -> list[Place]:
+def read_csv(table: Path) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
     """Read places from a CSV file; paths are relative to its folder.
+
+    Returns:
+        The photos' places; and `place_ids` (N,) and `group_ids` (N,) where the table has such columns, each from 0 without gaps
+        in the order of the numbers in the file. Without place ids, a column of groups means nothing.
 
     Raises:
         ValueError: If the file is no UTF-8 table, a column is missing, a photo is listed twice, or a line has half a position,
-            too many fields, or something else than a number where a number belongs.
+            too many fields, something else than a number where a number belongs, no place id while others have one, or another
+            group than its place.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             separator = _separator(file.readline())
             file.seek(0)
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
-            columns = _match_columns(table, reader.fieldnames or [])
+            columns, id_columns = _match_columns(table, reader.fieldnames or [])
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} is no table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
     places = {line: _place(table, line, row, columns) for line, row in rows}
     _refuse_twice(table, places)
-    return all_with_utm(list(places.values()))
+    return all_with_utm(list(places.values())), _read_ids(table, id_columns, rows)
+
+
+def write_csv(table: Path, places: Sequence[Place], ids: Mapping[str, NDArray[np.int64]]) -> None:
+    """Write what [`read_csv`] reads: numbers to their last digit, and only columns that have something in them.
+
+    Metres in UTM of places without a latitude are written as those of a local frame of that name.
+    """
+    rows = [_known(place) for place in places]
+    fields = [field for field in ALIASES if any(field in row for row in rows)]
+    columns = [[row.get(field) for row in rows] for field in fields]
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*fields, *ids])
+        writer.writerows(zip(*columns, *(numbers.tolist() for numbers in ids.values()), strict=True))
 
 
 def columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Find which column holds which field: the first of the field's aliases that is the name of one, in any case."""
     known = {name.strip().lower(): name for name in names}
     return {field: known[alias] for field, its_aliases in aliases.items() for alias in reversed(its_aliases) if alias in known}
+
+
+def _known(place: Place) -> dict[str, Any]:
+    """Return what is known of a place by column."""
+    values = {field: value for field in ALIASES if (value := getattr(place, field)) is not None}
+    if "latitude" in values or "x" in values or place.utm_east is None:
+        return values
+    frame, (east, north) = next(iter(flat_coordinates(place).items()))
+    return values | {"x": east, "y": north, "frame": frame}
+
+
+def _read_ids(table: Path, columns: Mapping[str, str], rows: Sequence[Row]) -> dict[str, NDArray[np.int64]]:
+    """Read the columns of places and groups, if there are any place ids."""
+    filled = {name: column for name, column in columns.items() if any((row[column] or "").strip() for _, row in rows)}
+    if _PLACE_ID not in filled:
+        return {}
+    numbers = {name: [_read_id(table, line, name, row[column]) for line, row in rows] for name, column in filled.items()}
+    if _GROUP_ID in numbers:
+        _refuse_split_places(table, [line for line, _ in rows], numbers)
+    return {f"{name}s": number_values(ids) for name, ids in numbers.items()}
+
+
+def _read_id(table: Path, line: int, name: str, cell: str | None) -> int:
+    text = (cell or "").strip()
+    if not text:
+        raise ValueError(f"{table}, line {line}: {name} is missing. Leave out photos that show no place, or the column.")
+    try:
+        return _whole(text)
+    except ValueError as error:
+        raise ValueError(f"{table}, line {line}: {name} must be a whole number, got {text}.") from error
+
+
+def _whole(text: str) -> int:
+    """Read a whole number, exactly however long it is; 12.0 is one, as programs write columns with gaps."""
+    value = int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else parse_number(text)
+    if value != int(value):
+        raise ValueError(f"{text} is no whole number")
+    return int(value)
+
+
+def _refuse_split_places(table: Path, lines: Sequence[int], numbers: Mapping[str, Sequence[int]]) -> None:
+    groups: dict[int, int] = {}
+    for line, place_id, group_id in zip(lines, numbers[_PLACE_ID], numbers[_GROUP_ID], strict=True):
+        if groups.setdefault(place_id, group_id) != group_id:
+            raise ValueError(
+                f"{table}, line {line}: place {place_id} is of group {groups[place_id]}, here it is of {group_id}."
+            )
 
 
 def _separator(header: str) -> str:
@@ -63,17 +139,17 @@ def _refuse_twice(table: Path, places: dict[int, Place]) -> None:
             raise ValueError(f"{table}, line {line}: {place.path} is listed in line {lines[place.path]} already.")
 
 
-def _match_columns(table: Path, header: Sequence[str]) -> dict[str, str]:
-    """Find which column of the header holds which field."""
+def _match_columns(table: Path, header: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Find which column of the header holds which field of a place, and which hold ids."""
     if len({column.strip().lower() for column in header if column}) < len(header):
         raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(header)}.")
     columns = columns_by_alias(header, ALIASES)
     if "path" not in columns or not ({"latitude", "longitude"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         raise ValueError(
             f"{table}: expected the columns path, latitude, longitude or path, x, y (and optionally heading, timestamp, "
-            f"condition, z, yaw, frame), got {', '.join(header) or 'none'}."
+            f"condition, z, yaw, frame, place_id, group_id), got {', '.join(header) or 'none'}."
         )
-    return columns
+    return columns, columns_by_alias(header, {name: (name,) for name in (_PLACE_ID, _GROUP_ID)})
 
 
 def _place(table: Path, line: int, row: dict[Any, Any], columns: dict[str, str]) -> Place:
@@ -96,4 +172,4 @@ def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
     return values | {"path": Path(os.path.normpath(texts["path"])).as_posix()}
 
 
-__all__ = ["ALIASES", "columns_by_alias", "read_csv"]
+__all__ = ["ALIASES", "columns_by_alias", "read_csv", "write_csv"]

@@ -1,13 +1,15 @@
 """Read a folder of photos, wherever its positions are: in a CSV file, in `@` names, in EXIF, or nowhere."""
 
-from dataclasses import dataclass, field
+import os
+import tempfile
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.readers.at_names import is_at_name, place_from_name
-from d2vpr_hf.readers.csv_table import read_csv
+from d2vpr_hf.readers.csv_table import read_csv, write_csv
 from d2vpr_hf.readers.exif import place_from_exif
 from d2vpr_hf.readers.photos import find_photos
 from d2vpr_hf.readers.places import Place
@@ -24,6 +26,8 @@ class PlaceTable:
         skipped: Photos that lie in the folder and are not among the places, or should lie there, with the reason.
         place_ids: (N,) int64, which of the data set's places each photo shows, from 0 without gaps; `None` where it knows
             positions only.
+        group_ids: (N,) int64, the group of each photo's place, from 0 without gaps. Places of different groups may overlap and
+            must not share a training batch; `None` where any may.
     """
 
     folder: Path
@@ -31,6 +35,7 @@ class PlaceTable:
     source: str
     skipped: dict[str, str] = field(default_factory=dict)
     place_ids: NDArray[np.int64] | None = field(default=None, compare=False)
+    group_ids: NDArray[np.int64] | None = field(default=None, compare=False)
 
     @property
     def num_positions(self) -> int:
@@ -68,6 +73,46 @@ def read_places(photos: str | Path) -> PlaceTable:
     return PlaceTable(path, places, "exif" if any(place.has_position for place in places) else "none")
 
 
+def write_places(table: PlaceTable, out: str | Path, overwrite: bool = False) -> None:
+    """Write photos and their places as a CSV file that [`read_places`] reads, whole or not at all.
+
+    Raises:
+        FileExistsError, ValueError: As [`check_places_file`] does.
+    """
+    out = Path(out).resolve()
+    check_places_file(out, table.folder, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = table.folder.resolve()
+    places = [replace(place, path=Path(os.path.relpath(folder / place.path, out.parent)).as_posix()) for place in table.places]
+    ids = {"place_id": table.place_ids, "group_id": table.group_ids}
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+        whole = Path(scratch) / out.name
+        write_csv(whole, places, {name: numbers for name, numbers in ids.items() if numbers is not None})
+        whole.replace(out)
+
+
+def check_places_file(out: Path, folder: Path, overwrite: bool) -> None:
+    """Check that a table of places may be written before the photos are read.
+
+    Args:
+        out: The CSV file.
+        folder: Where the photos lie.
+        overwrite: Whether it may replace a file.
+
+    Raises:
+        FileExistsError: If something is there already.
+        ValueError: If it is no CSV file by its name, or lies in the photos' folder and would be read instead of it.
+    """
+    if out.suffix.lower() != ".csv":
+        raise ValueError(f"Expected a file that ends in .csv for the places, got {out}.")
+    if out.resolve().parent == folder.resolve():
+        raise ValueError(
+            f"In {folder}, {out.name} would be taken for the table of all its photos. Give a file in another folder."
+        )
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise FileExistsError(f"{out} exists already. Give another file, or `--overwrite` to replace a file.")
+
+
 def read_place(photo: Path) -> Place:
     """Read the place of one photo from its name or its EXIF."""
     return place_from_name(photo, photo.parent) if is_at_name(photo) else place_from_exif(photo, photo.parent)
@@ -82,13 +127,13 @@ def _find_table(folder: Path) -> Path | None:
 
 
 def _from_csv(table: Path, files: list[Path] | None = None) -> PlaceTable:
-    places = read_csv(table)
+    places, ids = read_csv(table)
     if not places:
         raise ValueError(f"{table} lists no photo.")
     listed = {place.path for place in places}
     names = [file.relative_to(table.parent).as_posix() for file in files or []]
     skipped = {name: f"not listed in {table.name}" for name in names if name not in listed}
-    return PlaceTable(table.parent, places, "csv", skipped)
+    return PlaceTable(table.parent, places, "csv", skipped, **ids)
 
 
-__all__ = ["PlaceTable", "read_place", "read_places"]
+__all__ = ["PlaceTable", "check_places_file", "read_place", "read_places", "write_places"]

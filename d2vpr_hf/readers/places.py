@@ -4,15 +4,18 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import utm
+from numpy.typing import NDArray
 
 EARTH_RADIUS = 6_371_008.8  # metres, the mean radius of the IUGG
 POSITIVE_DIST_THRESHOLD = 25.0  # metres within which photos show the same place, the field's usual number
 POSITION_PAIRS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
+
+_Value = TypeVar("_Value", int, str)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ def parse_number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"expected a finite number, got {text}")
     return value
+
+
+def number_values(values: Sequence[_Value]) -> NDArray[np.int64]:
+    """Number values (N,) from 0 without gaps, in their order; equal ones alike."""
+    numbers = {value: number for number, value in enumerate(sorted(set(values)))}
+    return np.array([numbers[value] for value in values], np.int64)
 
 
 def check_degrees(latitude: float, longitude: float) -> None:
@@ -175,6 +184,7 @@ __all__ = [
     "check_place",
     "distance_in_metres",
     "flat_coordinates",
+    "number_values",
     "parse_number",
     "with_degrees",
     "with_utm",

@@ -1,0 +1,224 @@
+"""From photos with positions to places for training: photos of one cell of a grid that look the same way show one place.
+
+Cells, directions and groups of places that never share a batch are CosPlace's (Rethinking Visual Geo-localization for
+Large-Scale Applications, arXiv 2204.02287). A grid cuts through what can be seen: a metre beyond an edge the next place shows
+the same street, and the two would be negatives of each other in a batch. Groups keep such neighbours apart and every place in
+use, where thinning the grid out would lose most of them. CosPlace's groups are every fifth cell each way and every other
+direction; here a place joins the first group that holds no neighbour of it, because drives fill few cells, and groups of a
+regular pattern would be many and small.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from d2vpr_hf.readers.folder import PlaceTable
+from d2vpr_hf.readers.gsv_cities import IMAGES_PER_PLACE
+from d2vpr_hf.readers.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates, number_values
+
+_DAY = re.compile(r"((?:19|20)\d\d)([-:/.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])")
+_SECONDS = re.compile(r"(\d{9,19})(\.\d*)?")  # since 1970; or thousandths, millionths or billionths of them
+_SECONDS_A_DAY = 86_400
+
+Pose = tuple[str, float, float, float, float]  # frame, metres in it, and direction in degrees
+
+
+@dataclass(frozen=True)
+class PlaceGrid:
+    """Which photos show one place, and which places may share a batch.
+
+    A group lies in one frame (a UTM zone of one hemisphere, or a local one), as distances over frames are not known. Photos of
+    different places of a group were taken at least `spacing` apart, or look more than `heading` apart.
+
+    Attributes:
+        cell: Side of a cell in metres. In local frames cells have a height too, the same, so that floors differ.
+        heading: Width of a bin of directions in degrees, a whole fraction of 360. 360 ignores directions: then photos that look
+            opposite ways share a place.
+        spacing: Metres between places of a group. With the default, none is a negative that evaluation would count as right.
+    """
+
+    cell: float = 10.0
+    heading: float = 30.0
+    spacing: float = POSITIVE_DIST_THRESHOLD
+
+    def __post_init__(self) -> None:
+        for name in ("cell", "spacing"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 metres, got {getattr(self, name)}.")
+        if not 0 < self.heading <= 360 or not math.isclose(self.num_bins * self.heading, 360):
+            raise ValueError(
+                f"heading must be a whole fraction of 360 degrees, such as 30, or 360 to ignore headings; got {self.heading}."
+            )
+
+    @property
+    def num_bins(self) -> int:
+        """Number of bins of directions."""
+        return round(360 / self.heading)
+
+    def __str__(self) -> str:
+        directions = "any direction" if self.num_bins == 1 else f"directions of {self.heading:g}°"
+        return f"cells of {self.cell:g} m, {directions}, {self.spacing:g} m between places of a group"
+
+    def locate(self, place: Place) -> Pose | str:
+        """Return the frame that a photo stands in, and where; or why it has no cell or no direction."""
+        if not place.has_position:
+            return "no position"
+        found = next(iter(flat_coordinates(place).items()), None)
+        if found is None:
+            return "no position in metres: UTM ends at 80° S and 84° N"
+        frame, (east, north, height) = found[0], (*found[1], 0.0)[:3]
+        if self.num_bins == 1:
+            return frame, east, north, height, 0.0
+        frame, direction = (f"{frame}, yaw", place.yaw) if _has_only_yaw(place) else (frame, place.heading)
+        return "no heading" if direction is None else (frame, east, north, height, direction)
+
+    def views(self, poses: Sequence[Pose]) -> NDArray[np.int64]:
+        """Return frame, cell (3) and bin of photos (N, 5); photos of equal rows show one place."""
+        numbers = np.array([pose[1:] for pose in poses], np.float64).reshape(-1, 4)
+        bins = np.floor(numbers[:, 3] % 360 / self.heading)
+        bins = np.minimum(bins, self.num_bins - 1)  # -1e-15 % 360 is 360
+        frames = number_values([pose[0] for pose in poses])
+        return np.column_stack([frames, np.floor(numbers[:, :3] / self.cell), bins]).astype(np.int64)
+
+    def groups(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number the groups of views (N,), which must be different and in order, from 0 without gaps.
+
+        Each joins the first group of its frame that holds no neighbour: within `spacing`, and of the same or the next bin.
+        """
+        reach = math.ceil(self.spacing / self.cell)  # cells so many apart are neighbours
+        scale = np.array([reach + 1, 1, 1, 1, reach])  # frames are never neighbours, bins are if they touch
+        tree = cKDTree(views * scale, boxsize=[0, 0, 0, 0, self.num_bins * reach])
+        groups = np.full(len(views), -1)
+        for row, point in enumerate(tree.data):
+            taken = set(groups[tree.query_ball_point(point, reach, p=np.inf)].tolist())
+            groups[row] = next(number for number in itertools.count() if number not in taken)
+        return _number_rows(np.column_stack([views[:, 0], groups]))
+
+
+def group_places(
+    table: PlaceTable, grid: PlaceGrid | None = None, *, min_photos: int = IMAGES_PER_PLACE, min_days: int = 1
+) -> PlaceTable:
+    """Group photos into places for training. A batch takes places of one group, and as many photos of each.
+
+    Args:
+        table: The photos, in any order. Places that they have already do not count.
+        grid: Which photos show one place. Default: cells of 10 m and directions of 30°.
+        min_photos: Places with fewer photos are left out.
+        min_days: Places whose photos are of fewer known days are left out: photos of one drive are almost the same.
+
+    Returns:
+        The photos in the order of their places (by frame, cell and direction) and paths, with `place_ids` and `group_ids`;
+        `skipped` names the others.
+
+    Raises:
+        ValueError: If no place is left, or a number is below 1.
+    """
+    if min_photos < 1 or min_days < 1:
+        raise ValueError(f"min_photos and min_days must be at least 1, got {min_photos} and {min_days}.")
+    grid = grid or PlaceGrid()
+    photos = sorted(table.places, key=attrgetter("path"))
+    poses = [grid.locate(place) for place in photos]
+    skipped = {place.path: pose for place, pose in zip(photos, poses, strict=True) if isinstance(pose, str)}
+    inside = [place for place, pose in zip(photos, poses, strict=True) if not isinstance(pose, str)]
+    views = grid.views([pose for pose in poses if not isinstance(pose, str)])
+    reasons = _why_small(inside, _number_rows(views), min_photos, min_days)
+    skipped |= {inside[row].path: reason for row, reason in reasons.items()}
+    if len(reasons) == len(inside):
+        raise ValueError(_nothing_left(grid, min_photos, min_days, skipped))
+    rows = np.array([row for row in range(len(inside)) if row not in reasons])
+    return _in_order(table, [inside[row] for row in rows], views[rows], grid, table.skipped | skipped)
+
+
+def _in_order(
+    table: PlaceTable, places: list[Place], views: NDArray[np.int64], grid: PlaceGrid, skipped: dict[str, str]
+) -> PlaceTable:
+    """Put the photos of each place together."""
+    place_ids = _number_rows(views)
+    order = np.argsort(place_ids, kind="stable")
+    groups = grid.groups(_unique_rows(views))[place_ids]
+    return PlaceTable(table.folder, [places[row] for row in order], table.source, skipped, place_ids[order], groups[order])
+
+
+def describe_places(table: PlaceTable) -> str:
+    """Say how many places and groups there are, and of how many places the photos are hardly different in time."""
+    if table.place_ids is None or table.group_ids is None:
+        raise ValueError("It is not known which places the photos show. `group_places` finds out.")
+    first, sizes = np.unique(table.place_ids, return_index=True, return_counts=True)[1:]
+    groups = np.bincount(table.group_ids[first])
+    days = _count_days(table.places, table.place_ids)
+    return (
+        f"{len(sizes)} places of {sizes.min()} to {sizes.max()} photos, {sizes.sum()} in all, in {len(groups)} groups of "
+        f"{groups.min()} to {groups.max()} places.\n"
+        f"Places with photos of one known day only: {(days == 1).sum()}; of unknown days: {(days == 0).sum()}."
+    )
+
+
+def _count_days(places: Sequence[Place], place_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Count the different days that the photos of each place (P,) are known to be of; 0 where no timestamp is known.
+
+    Seconds since 1970 are days by UTC. A timestamp without a day (`2015-06`) counts as a day of its own.
+    """
+    days = number_values(["", *(_day(place.timestamp) for place in places)])[1:]  # 0 is no day
+    seen = _unique_rows(np.column_stack([place_ids, days])[days > 0])
+    return np.bincount(seen[:, 0], minlength=place_ids.max(initial=-1) + 1).astype(np.int64)
+
+
+def _day(timestamp: str | None) -> str:
+    """Return the day of a timestamp in a form that is equal for equal days; empty if there is none."""
+    if timestamp is None:
+        return ""
+    if found := _DAY.match(timestamp):
+        return "-".join(found.group(1, 3, 4))
+    if found := _SECONDS.fullmatch(timestamp):
+        thousands = (len(found[1]) - 8) // 3  # 9 or 10 digits are seconds, up to 13 thousandths, and so on
+        return str(int(found[1]) // (1000**thousands * _SECONDS_A_DAY))
+    return timestamp
+
+
+def _has_only_yaw(place: Place) -> bool:
+    """Tell whether the yaw of a local frame says where a photo looks; it and the compass never share a frame."""
+    return place.is_local and place.heading is None
+
+
+def _number_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number rows (N, M) from 0 without gaps, in their order; equal ones alike (N,)."""
+    numbers = np.zeros(len(rows), np.int64)
+    for column in rows.T:  # np.unique(axis=0) compares whole rows, which is slow
+        values, inverse = np.unique(column, return_inverse=True)
+        numbers = np.unique(numbers * len(values) + inverse, return_inverse=True)[1]
+    return numbers.astype(np.int64)
+
+
+def _unique_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return rows[np.unique(_number_rows(rows), return_index=True)[1]]
+
+
+def _why_small(places: Sequence[Place], place_ids: NDArray[np.int64], min_photos: int, min_days: int) -> dict[int, str]:
+    """Say which rows belong to places with too few photos or days."""
+    sizes = np.bincount(place_ids)[place_ids]
+    days = _count_days(places, place_ids)[place_ids] if min_days > 1 else np.ones_like(place_ids)
+    reasons = {}
+    for row in np.flatnonzero((sizes < min_photos) | (days < min_days)).tolist():
+        few_photos = sizes[row] < min_photos
+        count, least, what = (sizes[row], min_photos, "photos") if few_photos else (days[row], min_days, "known days")
+        reasons[row] = f"its place has {count} {what}, fewer than {least}"
+    return reasons
+
+
+def _nothing_left(grid: PlaceGrid, min_photos: int, min_days: int, skipped: dict[str, str]) -> str:
+    path, reason = next(iter(skipped.items()), ("The table", "it lists no photo"))
+    days = f" of {min_days} days" if min_days > 1 else ""
+    return (
+        f"No place has {min_photos} photos{days} ({grid}). {path}: {reason}. Take larger cells, a lower `--min-photos`, or "
+        "`--heading 360`, which ignores headings."
+    )
+
+
+__all__ = ["PlaceGrid", "describe_places", "group_places"]
