@@ -42,6 +42,8 @@ def test_the_wheel_holds_everything(wheel):
     expected = {f"d2vpr_hf/{path.relative_to(ROOT / 'd2vpr_hf').as_posix()}" for path in (ROOT / "d2vpr_hf").rglob("*.py")}
     for room in ("modeling", "training"):
         expected |= {f"d2vpr_hf/{room}/{path.name}" for path in (ROOT / room).glob("*.py")}
+    expected |= {f"d2vpr_hf/training/{path.relative_to(ROOT / 'training').as_posix()}"
+                 for kind in ("json", "yaml") for path in (ROOT / "training" / "configs").rglob(f"*.{kind}")}  # fmt: skip
     assets = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
     expected |= {"d2vpr_hf/py.typed", *(f"d2vpr_hf/assets/d2vpr-tiny/{name}" for name in assets)}
     assert expected <= names
@@ -100,3 +102,13 @@ def test_all_public_names_exist():
 def test_touching_a_class_registers_it(tmp_path):
     code = "import d2vpr_hf; d2vpr_hf.D2VPRConfig; from transformers import AutoConfig; AutoConfig.for_model('d2vpr')"
     assert python("-c", code, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("stage", ["distill", "finetune"])
+def test_training_starts_from_the_wheel_and_as_a_script(installed, tmp_path, stage):
+    """A script's own folder comes first on Python's path: no file there may be named like a library."""
+    as_module = python("-m", f"d2vpr_hf.training.{stage}", "--help", cwd=tmp_path, path=installed)
+    as_script = python(str(ROOT / "training" / f"{stage}.py"), "--help", cwd=tmp_path, path=installed)
+    for done in (as_module, as_script):
+        assert done.returncode == 0, done.stderr
+        assert "--places-per-batch" in done.stdout

@@ -34,6 +34,7 @@ def finetune(options: FinetuneOptions) -> Path:
     """
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)
+    data.check_negatives()
     model = _load(options)
     network = DescriptorsInParts(model, options.gradient_accumulation_steps)
     loss_of = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)

@@ -58,8 +58,8 @@ class TrainingOptions:
     images_per_place: int = _option(4, "K: photos of each. Places with fewer are dropped.")
     batches: BatchKind = _option(
         "published",
-        "published: city after city, places shuffled within each; city-wise: every batch from one city, in random order; "
-        "mixed: all places shuffled.",
+        "published: city after city, places shuffled within each; city-wise: every batch from one city (or group of "
+        "`d2vpr places`), in random order; mixed: all places shuffled.",
     )
     redraw_order: bool = _option(True, "Whether every epoch has its own order of places.")
     image_size: list[int] = _option([224, 224], "Height and width in pixels, multiples of the patch size.")

@@ -2,7 +2,7 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from d2vpr_hf.gridtown.simulate import training_views
 from d2vpr_hf.readers import PlaceTable, UnreadablePhotoError, open_photo, read_gsv_cities, read_places
 
 _TOWNS_AT_HAND = 4  # that a worker keeps
+_PHOTOS_AT_HAND = 4096  # of Gridtown, that a worker keeps: 87 MB at 84x84, 620 MB at 224x224
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class PlacePhotos(Protocol):
     @property
     def cities(self) -> list[NDArray[np.int64]]:
         """The ids of each city's places, unique over the cities."""
+
+    @property
+    def must_not_mix(self) -> bool:
+        """Whether places of different cities may be the same, so that none must be a negative of another."""
 
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
         """Give `count` different photos of a place, drawn from `rng`, and name those that could not be read on the way.
@@ -68,17 +73,26 @@ class PhotoFiles:
             )
         self._folder = table.folder
         self._paths = [place.path for place in table.places]
+        self._groups = table.group_ids
         self._rows = {int(ids[0]): rows for ids, rows in _group(table.place_ids) if len(rows) >= images_per_place}
         if not self._rows:
             raise ValueError(f"No place in {table.folder} has {images_per_place} photos.")
 
     @functools.cached_property
     def cities(self) -> list[NDArray[np.int64]]:
-        """Places by the folder that their first photo lies in: a city of GSV-Cities, or a drive."""
+        """Places by the group that `d2vpr places` put them into; else by the folder that their first photo lies in."""
         found = defaultdict(list)
         for place, rows in self._rows.items():
-            found[PurePosixPath(self._paths[rows[0]]).parent].append(place)
+            found[self._city_of(rows[0])].append(place)
         return [np.array(places, dtype=np.int64) for places in found.values()]
+
+    @property
+    def must_not_mix(self) -> bool:
+        """Whether there are groups: neighbouring places are in different ones, and their photos show the same."""
+        return self._groups is not None
+
+    def _city_of(self, row: int) -> Hashable:
+        return PurePosixPath(self._paths[row]).parent if self._groups is None else int(self._groups[row])
 
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
         """Open photos; one that cannot be read gives way to another of the place. See [`PlacePhotos`]."""
@@ -131,7 +145,7 @@ class GridtownPhotos:
         visits: int = 16,
     ) -> None:
         self._seeds, self._num_places, self._size, self._visits = tuple(seeds), num_places, image_size, visits
-        self._tier = TIERS[TierName(tier)]
+        self._tier = TierName(tier)
         self._views = list(training_views(num_places))
 
     @functools.cached_property
@@ -140,17 +154,31 @@ class GridtownPhotos:
         count = len(self._views)
         return [np.arange(count, dtype=np.int64) + count * city for city in range(len(self._seeds))]
 
+    @property
+    def must_not_mix(self) -> bool:
+        """No: cities of Gridtown have nothing in common."""
+        return False
+
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
-        """Render photos; all of them can be. See [`PlacePhotos`]."""
+        """Render photos, or take them from earlier epochs; all of them can be. See [`PlacePhotos`]."""
         if count > self._visits:
             raise ValueError(f"A place of this Gridtown has {self._visits} photos, {count} are needed. Raise gridtown_visits.")
         city, view = divmod(place, len(self._views))
         spot, heading = self._views[view]
         visits = (1 + rng.permutation(self._visits)[:count]).tolist()
-        town = _town(self._seeds[city], self._num_places, self._tier.copy_share)
-        pixels = town.take([draw_photo(town.city, spot, heading, visit, self._tier.queries) for visit in visits], self._size)
-        images = [Image.fromarray(photo.permute(1, 2, 0).contiguous().numpy()) for photo in pixels]  # (3, H, W) -> (H, W, 3)
-        return [Shot(image, (place, visit)) for image, visit in zip(images, visits, strict=True)], []
+        scene = (self._seeds[city], self._num_places, self._tier, self._size, spot, heading)
+        return [Shot(_photograph(*scene, visit), (place, visit)) for visit in visits], []
+
+
+@functools.lru_cache(maxsize=_PHOTOS_AT_HAND)
+def _photograph(
+    seed: int, num_places: int, tier: TierName, size: tuple[int, int], spot: int, heading: int, visit: int
+) -> Image.Image:
+    """Render a photo, unless it is at hand from an earlier epoch."""
+    variation = TIERS[tier]
+    town = _town(seed, num_places, variation.copy_share)
+    (pixels,) = town.take([draw_photo(town.city, spot, heading, visit, variation.queries)], size)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())  # (3, H, W) -> (H, W, 3)
 
 
 @functools.lru_cache(maxsize=_TOWNS_AT_HAND)

@@ -1,5 +1,7 @@
 """The data of a run: which places are trained on, which are held out, and their batches."""
 
+import logging
+
 import numpy as np
 from accelerate import Accelerator
 from d2vpr_hf.training.augmentation import RandAugment
@@ -10,6 +12,8 @@ from d2vpr_hf.training.training_batches import NO_AUGMENTATION, PlaceBatch, Plac
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 from torch.utils.data import DataLoader
+
+logger = logging.getLogger(__name__)
 
 _HELD_OUT = 2  # what is drawn, as part of the seed
 
@@ -38,6 +42,14 @@ class TrainingData:
         self.held_out_sampler = self._sampler([held_out], redraw=False) if len(held_out) else None
         steps = options.epochs * self.sampler.batches_per_epoch
         self.total_steps = min(steps, options.max_steps or steps)
+
+    def check_negatives(self) -> None:
+        """Raise ValueError if a batch may hold places as different that show the same."""
+        if self.photos.must_not_mix and self.options.batches != "city-wise":
+            raise ValueError(
+                f"The places of {self.options.photos} come in groups, and places of different groups may show the same. Only "
+                f"`batches: city-wise` keeps them apart, got {self.options.batches}."
+            )
 
     @property
     def num_places(self) -> int:
@@ -81,6 +93,18 @@ def _open_photos(options: TrainingOptions) -> PlacePhotos:
     return GridtownPhotos(seeds, places, options.size, options.gridtown_tier, visits)
 
 
+def _large_enough(cities: list[NDArray[np.int64]], options: TrainingOptions) -> list[NDArray[np.int64]]:
+    """Leave cities out that are too small for a batch of their own, where each batch is of one city; say how many."""
+    least = options.places_per_batch if options.batches == "city-wise" else 1
+    kept = [places for places in cities if len(places) >= least]
+    if len(kept) < len(cities):
+        left_out = sum(map(len, cities)) - sum(map(len, kept))
+        logger.warning(
+            "Left out: %d places of %d cities or groups with fewer than %d.", left_out, len(cities) - len(kept), least
+        )
+    return kept
+
+
 def _check_shares(options: TrainingOptions, num_processes: int) -> None:
     """Raise ValueError unless a batch can be cut evenly into processes and parts."""
     parts = num_processes * options.gradient_accumulation_steps
@@ -101,7 +125,7 @@ def _split(cities: list[NDArray[np.int64]], options: TrainingOptions) -> tuple[l
         )
     held_out = np.random.default_rng([options.seed, _HELD_OUT]).permutation(np.sort(every))[:count]
     trained = [places[~np.isin(places, held_out)] for places in cities]
-    return [places for places in trained if len(places)], held_out
+    return _large_enough(trained, options), held_out
 
 
 __all__ = ["TrainingData"]

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import sys
 import threading
@@ -41,7 +42,8 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
     """Set Accelerate up as `accelerate launch` and the options say; print the options first.
 
     Raises:
-        ValueError: If the device does not compute in the precision asked for.
+        ValueError: If the device does not compute in the precision asked for, or Accelerate does not see the processes that
+            were started: each would train, and write, for itself.
     """
     accelerator = Accelerator(
         mixed_precision=options.mixed_precision,
@@ -52,6 +54,12 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
             InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
         ],
     )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if started != accelerator.num_processes:
+        raise ValueError(
+            f"{started} processes were started, but Accelerate sees {accelerator.num_processes} train together. Its "
+            "configuration does not fit this machine, as FSDP does not fit a CPU."
+        )
     if not accelerator.is_main_process:
         logging.getLogger("d2vpr_hf").setLevel(logging.ERROR)
     logger.info("%s", to_yaml(options))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.training.checkpoints import on_main
@@ -38,8 +38,11 @@ class SharedEncoder(PlaceEncoder):
     def encode(
         self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
     ) -> EncodedPhotos:
-        """Encode photos; see [`PlaceEncoder.encode`]. With an order, each process encodes all of them."""
-        if self.accelerator.num_processes == 1 or order is not None:
+        """Encode photos; see [`PlaceEncoder.encode`].
+
+        With an order, and with FSDP, whose processes must all do the same, each process encodes all photos.
+        """
+        if order is not None or self.accelerator.distributed_type in (DistributedType.NO, DistributedType.FSDP):
             return super().encode(photos, progress, order=order)
         every = list(photos)
         mine = self._share(len(every))

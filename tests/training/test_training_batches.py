@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from d2vpr_hf.training.augmentation import RandAugment
+from d2vpr_hf.training.options import FinetuneOptions
 from d2vpr_hf.training.place_photos import GridtownPhotos, PhotoFiles, read_place_photos
 from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
 from d2vpr_hf.training.training_batches import PlaceDataset, load_batches
+from d2vpr_hf.training.training_data import TrainingData
 from PIL import Image
 
 from d2vpr_hf.gridtown import TIERS, draw_photo, make_town
@@ -139,3 +142,22 @@ def test_gridtown_is_photographed_as_simulate_does():
     assert sorted(shot.key for shot in shots) == [(11, visit) for visit in range(1, 5)]
     with pytest.raises(ValueError, match="has 4 photos, 5 are needed"):
         photos.take(0, 5, np.random.default_rng(0))
+
+
+def test_groups_of_places_are_never_mixed(tmp_path):
+    """A table of `d2vpr places`: neighbouring places show the same, so that they must not be each other's negatives."""
+    for n in range(10):
+        Image.new("RGB", (28, 28)).save(tmp_path / f"{n}.png")
+    rows = [f"{n}.png,{n // 2},{int(n >= 8)}" for n in range(10)]
+    table = tmp_path / "places" / "places.csv"
+    table.parent.mkdir()
+    table.write_text("\n".join(["path,place_id,group_id,x,y", *(f"../{row},0,0" for row in rows)]) + "\n")
+    photos = read_place_photos(table, None, 2)
+    assert [group.tolist() for group in photos.cities] == [[0, 1, 2, 3], [4]] and photos.must_not_mix
+    common = {"photos": str(table), "model": "m", "out": "o", "images_per_place": 2, "places_per_batch": 2}
+    accelerator = Accelerator()
+    with pytest.raises(ValueError, match="Only `batches: city-wise` keeps them apart, got published"):
+        TrainingData(FinetuneOptions(**common), accelerator).check_negatives()
+    data = TrainingData(FinetuneOptions(**common, batches="city-wise"), accelerator)
+    data.check_negatives()
+    assert {place for epoch in range(4) for place in data.sampler.batches(epoch).ravel().tolist()} == {0, 1, 2, 3}
