@@ -5,7 +5,7 @@
 Stage 1: a ViT-S student and a ViT-B teacher (CricaVPR with its encoder) on 32 images. Stage 2, `--stage finetune --images 512`:
 blocks 9 to 12 and above. Input is rendered by Gridtown; weights are random, as cost does not depend on them. The published way
 computes in float32, keeps the teacher in the graph, and aggregates region by region, each with an offset map of its own. That
-both ways give one loss in float32 is checked first. They alternate, and the ratio of medians is what to read. Memory is what the
+they give one loss in float32 is checked first. They alternate, and the ratio of medians is what to read. Memory is what the
 device's allocator held at most; on a CPU it is not measured.
 """
 
@@ -165,7 +165,7 @@ def time_step(way: Way, optimizer: torch.optim.Optimizer, images: torch.Tensor) 
 
 
 def check_equal(stage: str, device: str, images: torch.Tensor) -> None:
-    """Raise unless both ways give one loss in float32."""
+    """Raise unless they give one loss in float32."""
     ours, theirs = our_way(stage, device, torch.float32), published_way(stage, device)
     losses = [way.loss_of(images).item() for way in (ours, theirs)]
     if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[1]):

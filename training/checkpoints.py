@@ -62,7 +62,7 @@ class Checkpoints:
         place = self.folder / f"{_PREFIX}{state.step:08d}"
         scratch = self.folder / f".{place.name}.writing"
         try:
-            on_main(accelerator, lambda: _make_empty(scratch))
+            on_main(accelerator, lambda: make_empty(scratch))
             accelerator.save_state(str(scratch))
             accelerator.wait_for_everyone()
             on_main(accelerator, lambda: self._commit(scratch, place, state))
@@ -105,7 +105,8 @@ def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
     accelerator.wait_for_everyone()
 
 
-def _make_empty(folder: Path) -> None:
+def make_empty(folder: Path) -> None:
+    """Make a folder, without what an earlier run may have left there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -134,4 +135,4 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-__all__ = ["Checkpoints", "RunState", "on_main", "replace_folder"]
+__all__ = ["Checkpoints", "RunState", "make_empty", "on_main", "replace_folder"]

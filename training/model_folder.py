@@ -1,19 +1,20 @@
 """A trained model as a Hub folder: weights, image processor, card, and the report of its validation."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.training.checkpoints import replace_folder
+from d2vpr_hf.training.checkpoints import make_empty, replace_folder
 from d2vpr_hf.training.options import DistillOptions, TrainingOptions, to_yaml
 
 from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.evaluation import Evaluation
 
 REPORT = "validation.json"
+_PLACES = ("out", "model", "teacher", "photos", "validation_database", "validation_queries")  # options that may be paths
 _LICENSE_NOTE = (
     "Not chosen yet. Choose one that those of the model that training started from, of the teacher and of the photos allow."
 )
@@ -39,18 +40,24 @@ def write_model_folder(
         step: When the weights were like this.
         evaluation: Of these weights, if there is one; it goes into the card and beside it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    scratch = folder.with_name(f".{folder.name}.writing")
+    make_empty(scratch)
     try:
         model.save_pretrained(scratch, state_dict=dict(weights))
         processor.save_pretrained(scratch)
         if evaluation is not None:
             evaluation.save(scratch / REPORT)
-        write_card(scratch, model, _facts(options), origin=_origin(options, step), measured=evaluation, recipe=to_yaml(options))
+        write_card(scratch, model, _facts(options), origin=_origin(options, step), measured=evaluation, recipe=_recipe(options))
         replace_folder(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def _recipe(options: TrainingOptions) -> str:
+    """Write the options down without saying where on this machine anything lies."""
+    places = {name: _public(getattr(options, name)) for name in _PLACES if getattr(options, name, None)}
+    return to_yaml(replace(options, **places))
 
 
 def _facts(options: TrainingOptions) -> CardFacts:
@@ -82,7 +89,8 @@ def _origin(options: TrainingOptions, step: int) -> str:
 
 def _public(name: str | None) -> str:
     """Name a model or a folder without saying where on this machine it lies."""
-    return Path(str(name)).name if Path(str(name)).exists() else str(name)
+    path = Path(str(name))
+    return path.name if path.exists() or path.is_absolute() else str(name)
 
 
 __all__ = ["REPORT", "write_model_folder"]

@@ -19,7 +19,7 @@ from d2vpr_hf.gridtown.simulate import training_views
 from d2vpr_hf.readers import PlaceTable, UnreadablePhotoError, open_photo, read_gsv_cities, read_places
 
 _TOWNS_AT_HAND = 4  # that a worker keeps
-_PHOTOS_AT_HAND = 4096  # of Gridtown, that a worker keeps: 87 MB at 84x84, 620 MB at 224x224
+_PHOTOS_AT_HAND = 8192  # of Gridtown, that a worker keeps: 170 MB at 84x84, 1.2 GB at 224x224
 
 
 @dataclass(frozen=True)
