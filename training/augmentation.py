@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageEnhance, ImageOps
 from PIL.Image import Resampling, Transform
@@ -107,9 +106,4 @@ class RandAugment:
         return image
 
 
-def photo_rng(seed: int, epoch: int, sample: tuple[int, ...]) -> Generator:
-    """Return the generator that everything about a photo's augmentation in an epoch is drawn from."""
-    return np.random.default_rng([seed, epoch, *sample])
-
-
-__all__ = ["NUM_MAGNITUDES", "OPERATIONS", "Operation", "RandAugment", "photo_rng"]
+__all__ = ["NUM_MAGNITUDES", "OPERATIONS", "Operation", "RandAugment"]

@@ -6,7 +6,7 @@ import torch
 from d2vpr_hf.modeling.generalized_mean import at_least_float32
 from d2vpr_hf.modeling.vision_transformer import CheckpointSafeBatchNorm, inside_backward_pass
 from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
-from torch import nn
+from torch import distributed, nn
 
 BatchNormPolicy = Literal["published", "frozen", "synchronised"]
 
@@ -63,4 +63,14 @@ def apply_policy(model: nn.Module, policy: BatchNormPolicy) -> None:
                 module.__class__ = SynchronisedBatchNorm  # it has the same parameters and buffers, which keep their names
 
 
-__all__ = ["BatchNormPolicy", "SynchronisedBatchNorm", "apply_policy"]
+def share_statistics(model: nn.Module) -> None:
+    """Give all processes the first one's running statistics, which the saved model has; they play no part in training."""
+    if num_processes() == 1:
+        return
+    for module in model.modules():
+        if isinstance(module, CheckpointSafeBatchNorm):
+            for statistic in module.buffers(recurse=False):
+                distributed.broadcast(statistic, src=0)
+
+
+__all__ = ["BatchNormPolicy", "SynchronisedBatchNorm", "apply_policy", "share_statistics"]

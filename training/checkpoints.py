@@ -1,18 +1,17 @@
 """Checkpoints to resume from: each is a folder that appears whole or not at all."""
 
 import json
-import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
-from safetensors import SafetensorError
+from accelerate.utils import gather_object
+from d2vpr_hf.training.gathering import on_main
+from d2vpr_hf.training.whole_files import WRITING_ERRORS, make_empty, replace_folder
 
 _PREFIX = "step-"
 _STATE = "run_state.json"
-_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk, in the words of Python, torch and safetensors
 
 
 @dataclass
@@ -21,21 +20,37 @@ class RunState:
 
     Attributes:
         step: Steps done.
+        validated: Step of the newest validation; -1 before the first.
         best: Best value of what the best model is chosen by; `None` before the first validation.
         best_step: Step of it.
         worse_in_a_row: Validations since.
         num_processes: How many processes train; another number cannot go on bit for bit.
-        unreadable_photos: Photos so far that could not be read and gave way to others.
-        images_seen: Images so far.
+        unreadable_photos: Photos so far that could not be read and gave way to others, of all processes.
+        images_seen: Images so far, of all processes.
     """
 
     step: int = 0
+    validated: int = -1
     best: float | None = None
     best_step: int = 0
     worse_in_a_row: int = 0
     num_processes: int = 1
     unreadable_photos: int = 0
     images_seen: int = 0
+
+    def is_better(self, value: float, lower: bool) -> bool:
+        """Take in a validation's value, and tell whether it is the best so far.
+
+        Args:
+            value: What the best model is chosen by.
+            lower: Whether lower values are better.
+        """
+        self.validated = self.step
+        if self.best is not None and (value >= self.best if lower else value <= self.best):
+            self.worse_in_a_row += 1
+            return False
+        self.best, self.best_step, self.worse_in_a_row = value, self.step, 0
+        return True
 
 
 class Checkpoints:
@@ -53,6 +68,18 @@ class Checkpoints:
         """Return the newest whole checkpoint; half-written ones have other names."""
         return max(self.folder.glob(f"{_PREFIX}*"), default=None)
 
+    def newest_of_all(self) -> Path | None:
+        """Return the newest checkpoint, which all processes must see.
+
+        Raises:
+            ValueError: If machines see different ones: their folders are not one.
+        """
+        newest = self.newest()
+        seen = gather_object([None if newest is None else newest.name])
+        if len(set(seen)) > 1:
+            raise ValueError(f"The processes see different checkpoints in {self.folder}: {seen}. It must lie on a shared disk.")
+        return newest
+
     def save(self, accelerator: Accelerator, state: RunState) -> None:
         """Write a checkpoint; all processes must call it.
 
@@ -66,7 +93,7 @@ class Checkpoints:
             accelerator.save_state(str(scratch))
             accelerator.wait_for_everyone()
             on_main(accelerator, lambda: self._commit(scratch, place, state))
-        except _WRITING_ERRORS as error:
+        except WRITING_ERRORS as error:
             shutil.rmtree(scratch, ignore_errors=True)
             raise OSError(f"The checkpoint of step {state.step} could not be written: {error}. {self._advice()}") from error
 
@@ -98,41 +125,4 @@ class Checkpoints:
         return f"Make room, then go on from {newest.name} with --resume."
 
 
-def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
-    """Do something in one process while the others wait."""
-    if accelerator.is_main_process:
-        work()
-    accelerator.wait_for_everyone()
-
-
-def make_empty(folder: Path) -> None:
-    """Make a folder, without what an earlier run may have left there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-
-
-def replace_folder(new: Path, place: Path) -> None:
-    """Bring a finished folder to its place for good; what was there goes."""
-    for path in [*new.rglob("*"), new]:
-        _flush(path)
-    old = place.with_name(f".{place.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    _flush(place.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Make sure that a file or folder is on the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no such call for folders
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-__all__ = ["Checkpoints", "RunState", "make_empty", "on_main", "replace_folder"]
+__all__ = ["Checkpoints", "RunState"]

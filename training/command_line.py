@@ -17,8 +17,14 @@ def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:
     try:
         train(parse_options(kind, sys.argv[1:]))
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(f"{type(error).__name__}: {_message(error)}\n")
         sys.exit(1)
+
+
+def _message(error: Exception) -> str:
+    """Return an error's message; of one that a loading process raised, without that process's traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if "in DataLoader worker process" in text else text
 
 
 __all__ = ["run_script"]

@@ -17,7 +17,7 @@ from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.distillation_loss import DistillationLoss
 from d2vpr_hf.training.grouped_teacher import GroupedTeacher
 from d2vpr_hf.training.options import DistillOptions
-from d2vpr_hf.training.trained_model import load_or_make
+from d2vpr_hf.training.trained_model import InTraining, load_or_make
 from d2vpr_hf.training.training_batches import PlaceBatch
 from d2vpr_hf.training.training_data import TrainingData
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
@@ -35,10 +35,10 @@ def distill(options: DistillOptions) -> Path:
     """
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)
-    student = load_or_make(str(options.model), options.seed)
+    student = load_or_make(options.model, options.seed)
     student.remove_cross_image_encoder()  # each photo's descriptor is its own
     teacher = GroupedTeacher(
-        load_teacher(str(options.teacher), dtype=_teacher_dtype(options, accelerator.device)).to(accelerator.device),
+        load_teacher(options.teacher, dtype=_teacher_dtype(options, accelerator.device)).to(accelerator.device),
         options.teacher_groups,
         options.teacher_group_places * options.images_per_place,
         options.seed,
@@ -47,7 +47,7 @@ def distill(options: DistillOptions) -> Path:
     loss_of = DistillationLoss(
         options.descriptor_weight, options.token_mse_weight, options.token_cosine_weight, options.mse_reduction
     )
-    run = TrainingRun(options, accelerator, student, student, data)
+    run = TrainingRun(options, accelerator, student, InTraining(student), data)
 
     def held_out_loss(batch: PlaceBatch) -> torch.Tensor:
         pixel_values = run.pixel_values(batch)
@@ -68,8 +68,9 @@ def _teacher_dtype(options: DistillOptions, device: torch.device) -> torch.dtype
     """Return the type of the teacher's weights: half precision where the device has it, unless the options say otherwise."""
     if options.teacher_dtype != "auto":
         return getattr(torch, options.teacher_dtype)
-    has_half = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if has_half else torch.float32
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def main() -> None:

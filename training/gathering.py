@@ -1,8 +1,10 @@
 """Bring together what the processes of a run hold. Without a process group all of it is the identity."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import distributed
 
 
@@ -38,4 +40,11 @@ class _Gather(torch.autograd.Function):
         return total[start : start + context.size]
 
 
-__all__ = ["gather_with_gradients", "num_processes"]
+def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
+    """Do something in one process while the others wait."""
+    if accelerator.is_main_process:
+        work()
+    accelerator.wait_for_everyone()
+
+
+__all__ = ["gather_with_gradients", "num_processes", "on_main"]

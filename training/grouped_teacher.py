@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-import numpy as np
 import torch
 from d2vpr_hf.modeling import VPRPreTrainedModel
+from d2vpr_hf.training.draws import Purpose, make_rng
 
 from d2vpr_hf.teachers import PlaceTeacher, Teacher, TeacherTargets
 
@@ -72,7 +72,7 @@ class GroupedTeacher:
     def _order(self, count: int, step: int) -> torch.Tensor:
         if self.groups != "shuffled":
             return torch.arange(count)
-        return torch.from_numpy(np.random.default_rng([self.seed, step]).permutation(count))
+        return torch.from_numpy(make_rng(Purpose.TEACHER_GROUPS, self.seed, step).permutation(count))
 
 
 __all__ = ["GroupedTeacher", "TeacherGroups"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.training.checkpoints import make_empty, replace_folder
 from d2vpr_hf.training.options import DistillOptions, TrainingOptions, to_yaml
+from d2vpr_hf.training.validation import Measured
+from d2vpr_hf.training.whole_files import WRITING_ERRORS, make_empty, replace_folder
 
 from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.evaluation import Evaluation
@@ -27,7 +28,7 @@ def write_model_folder(
     processor: D2VPRImageProcessor,
     options: TrainingOptions,
     step: int,
-    evaluation: Evaluation | None,
+    measured: Measured | None,
 ) -> None:
     """Write a model of a run; what was in the folder is replaced when all is written.
 
@@ -38,25 +39,37 @@ def write_model_folder(
         processor: Of the model.
         options: Of the run; they go into the card.
         step: When the weights were like this.
-        evaluation: Of these weights, if there is one; it goes into the card and beside it.
+        measured: Of these weights, if they were; it goes into the card, and the evaluation beside it.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk.
     """
     scratch = folder.with_name(f".{folder.name}.writing")
-    make_empty(scratch)
+    evaluation = None if measured is None or measured.evaluation is None else _without_folders(measured.evaluation)
     try:
+        make_empty(scratch)
         model.save_pretrained(scratch, state_dict=dict(weights))
         processor.save_pretrained(scratch)
         if evaluation is not None:
             evaluation.save(scratch / REPORT)
-        write_card(scratch, model, _facts(options), origin=_origin(options, step), measured=evaluation, recipe=_recipe(options))
+        origin = _origin(options, step, measured)
+        write_card(scratch, model, _facts(options), origin=origin, measured=evaluation, recipe=_recipe(options))
         replace_folder(scratch, folder)
-    except BaseException:
+    except WRITING_ERRORS as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        raise
+        raise OSError(f"The model {folder} could not be written: {error}. Make room, then go on with --resume.") from error
+
+
+def _without_folders(evaluation: Evaluation) -> Evaluation:
+    """Name an evaluation's folders without saying where on this machine they lie."""
+    sides = {name: getattr(evaluation, name) for name in ("database", "query_set")}
+    named = {name: {**side, "path": public_name(side["path"])} for name, side in sides.items()}
+    return replace(evaluation, model={**evaluation.model, "name": "this model"}, **named)
 
 
 def _recipe(options: TrainingOptions) -> str:
     """Write the options down without saying where on this machine anything lies."""
-    places = {name: _public(getattr(options, name)) for name in _PLACES if getattr(options, name, None)}
+    places = {name: public_name(getattr(options, name)) for name in _PLACES if getattr(options, name, None)}
     return to_yaml(replace(options, **places))
 
 
@@ -72,25 +85,27 @@ def _facts(options: TrainingOptions) -> CardFacts:
 
 def _doing(options: TrainingOptions) -> str:
     if isinstance(options, DistillOptions):
-        return f"distilled from {_public(options.teacher)}"
+        return f"distilled from {public_name(options.teacher)}"
     return "trained with MultiSimilarity loss"
 
 
 def _photos(options: TrainingOptions) -> str:
     if options.photos != "gridtown":
-        return _public(options.photos)
+        return public_name(options.photos)
     seeds = ", ".join(map(str, options.gridtown_seeds))
     return f"Gridtown (simulated photos; cities {seeds}, {options.gridtown_places} places each)"
 
 
-def _origin(options: TrainingOptions, step: int) -> str:
-    return f"{_public(options.model)}, {_doing(options)}, step {step}"
+def _origin(options: TrainingOptions, step: int, measured: Measured | None) -> str:
+    losses = {} if measured is None else {name: value for name, value in measured.numbers.items() if "loss" in name}
+    numbers = "".join(f", {name.replace('_', '-')} {value:.4g}" for name, value in losses.items())
+    return f"{public_name(options.model)}, {_doing(options)}, step {step}{numbers}"
 
 
-def _public(name: str | None) -> str:
+def public_name(name: str) -> str:
     """Name a model or a folder without saying where on this machine it lies."""
-    path = Path(str(name))
-    return path.name if path.exists() or path.is_absolute() else str(name)
+    path = Path(name)
+    return path.name if path.exists() or path.is_absolute() else name
 
 
 __all__ = ["REPORT", "write_model_folder"]

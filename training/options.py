@@ -12,6 +12,8 @@ from d2vpr_hf.training.batch_norm import BatchNormPolicy
 from d2vpr_hf.training.place_sampler import BatchKind
 from transformers import HfArgumentParser
 
+from d2vpr_hf.gridtown import TRAIN_SEEDS
+
 CONFIGS = Path(__file__).parent / "configs"
 Schedule = Literal["constant", "published", "cosine"]
 BestMetric = Literal["recall@1", "recall@5", "recall@10", "held_out_loss"]
@@ -28,12 +30,12 @@ def _option(default: Any, text: str) -> Any:
 class TrainingOptions:
     """What both stages have in common. The defaults are the published recipe's where it has one."""
 
-    out: str | None = _option(None, "Folder of the run; made if missing. Required.")
+    out: str = _option("", "Folder of the run; made if missing. Required.")
     resume: bool = _option(False, "Go on from the newest checkpoint in `out`, if there is one.")
     seed: int = _option(0, "What weights, order, choice of photos, augmentation and dropout are drawn from.")
 
-    model: str | None = _option(
-        None, "Model to train: folder or Hub id; or a configuration (.json) that a fresh one is made of. Required."
+    model: str = _option(
+        "", "Model to train: folder or Hub id; or a configuration (.json) that a fresh one is made of. Required."
     )
     frozen: list[str] | None = _option(
         None, "Parameters that are not trained, by patterns of their names, such as 'encoder.layers.[0-7].*'."
@@ -44,8 +46,8 @@ class TrainingOptions:
         "running statistics are used and stay; synchronised: as published, over the batch of all processes.",
     )
 
-    photos: str | None = _option(
-        None,
+    photos: str = _option(
+        "",
         "What to train on: a folder as GSV-Cities has it, a table with place ids (`d2vpr places`), or `gridtown`, rendered on "
         "the fly. Required.",
     )
@@ -107,15 +109,21 @@ class TrainingOptions:
     private: bool = _option(False, "Whether that repository is private.")
 
     def __post_init__(self) -> None:
-        missing = [name for name in self._required if getattr(self, name) is None]
+        missing = [name for name in self._required if not getattr(self, name)]
         if missing:
             raise ValueError(f"Missing: {', '.join(missing)}. Say them in the YAML file or by flags (--{missing[0]} ...).")
-        _check_counts(self)
+        _check_numbers(self)
+        _check_gridtown(self)
         self._check_validation()
 
     @property
     def _required(self) -> tuple[str, ...]:
         return ("out", "model", "photos")
+
+    @property
+    def leaves_parts_idle(self) -> bool:
+        """Whether the loss may leave parameters without a gradient, which several processes must know."""
+        return False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -135,6 +143,8 @@ class TrainingOptions:
             raise ValueError(
                 "validation_database and validation_queries belong together; `validation_database: gridtown` brings its own."
             )
+        if self.patience is not None and self.chosen_by is None:
+            raise ValueError("patience waits for validations; set held_out_places, or validation_database and its queries.")
         if self.best_metric is None:
             return
         given = self.held_out_places if self.best_metric == "held_out_loss" else self.validation_database
@@ -146,8 +156,8 @@ class TrainingOptions:
 class DistillOptions(TrainingOptions):
     """Stage 1: a student learns its teacher's descriptors."""
 
-    teacher: str | None = _option(
-        None, "Folder or Hub id of the teacher: a model of this package, such as a converted CricaVPR, or any DINOv2. Required."
+    teacher: str = _option(
+        "", "Folder or Hub id of the teacher: a model of this package, such as a converted CricaVPR, or any DINOv2. Required."
     )
     teacher_groups: Literal["places", "shuffled", "off"] = _option(
         "places",
@@ -168,6 +178,11 @@ class DistillOptions(TrainingOptions):
     @property
     def _required(self) -> tuple[str, ...]:
         return (*super()._required, "teacher")
+
+    @property
+    def leaves_parts_idle(self) -> bool:
+        """Whether only tokens are learned: the aggregator then has no gradient."""
+        return not self.descriptor_weight
 
 
 @dataclass
@@ -190,6 +205,14 @@ class FinetuneOptions(TrainingOptions):
     ms_beta: float = _option(50.0, "MultiSimilarity loss: weight of negative pairs' exponents.")
     ms_base: float = _option(0.0, "MultiSimilarity loss: similarity that both are counted from.")
     miner_epsilon: float = _option(0.1, "MultiSimilarity miner: margin within which a pair is hard enough.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compile and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                "A compiled network cannot be computed twice without moving BatchNorm's statistics twice: take compile or "
+                "gradient_accumulation_steps, not both. gradient_checkpointing saves memory too."
+            )
 
 
 Options = TypeVar("Options", bound=TrainingOptions)
@@ -229,15 +252,20 @@ def _recipe_flags(kind: type[TrainingOptions], recipe: Path) -> Iterator[str]:
     """Turn a YAML file into the flags that say the same, so that both are read by the same rules."""
     try:
         values = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{recipe} is no YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{recipe} must hold options, as `learning_rate: 1e-4`, one a line.")
     _refuse_unknown(recipe, values, [known.name for known in fields(kind)])
     for name, value in values.items():
         if value is not None:
-            items = value if isinstance(value, list) else [value]
-            yield from (f"--{name}", *(_beside(recipe, name, str(item)) for item in items))
+            yield from _flags(name, value) if isinstance(value, list) else [f"--{name}={_beside(recipe, name, str(value))}"]
+
+
+def _flags(name: str, items: list[Any]) -> list[str]:
+    if not items:
+        raise ValueError(f"{name} is empty. Leave it out, or name something.")
+    return [f"--{name}", *map(str, items)]
 
 
 def _refuse_unknown(recipe: Path, values: dict[str, Any], known: list[str]) -> None:
@@ -254,21 +282,42 @@ def _beside(recipe: Path, name: str, value: str) -> str:
     return str(beside) if name in _MODEL_OPTIONS and value.endswith(".json") and beside.is_file() else value
 
 
-_AT_LEAST_ONE = (
-    *("gridtown_places", "gridtown_visits", "places_per_batch", "epochs", "max_steps", "gradient_accumulation_steps"),
-    *("validation_places", "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_every"),
-    *("teacher_group_places",),
-)
+_AT_LEAST = {
+    1: (
+        *("gridtown_places", "gridtown_visits", "places_per_batch", "epochs", "max_steps", "gradient_accumulation_steps"),
+        *("validation_places", "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_every"),
+        *("teacher_group_places",),
+    ),
+    0: ("held_out_places", "num_workers", "warmup_steps", "learning_rate", "weight_decay", "seed"),
+}
 
 
-def _check_counts(options: TrainingOptions) -> None:
-    low = [name for name in _AT_LEAST_ONE if getattr(options, name, None) is not None and getattr(options, name) < 1]
-    if low:
-        raise ValueError(f"Expected at least 1, got {', '.join(f'{name}={getattr(options, name)}' for name in low)}.")
+def _check_numbers(options: TrainingOptions) -> None:
+    for least, names in _AT_LEAST.items():
+        given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+        low = [f"{name}={value}" for name, value in given.items() if value < least]
+        if low:
+            raise ValueError(f"Expected at least {least}, got {', '.join(low)}.")
+    for name in ("max_grad_norm", "ms_alpha", "ms_beta"):
+        if getattr(options, name, None) is not None and getattr(options, name) <= 0:
+            raise ValueError(f"Expected a number above 0, got {name}={getattr(options, name)}.")
     if options.images_per_place < 2:
         raise ValueError(f"A place needs at least 2 photos to be told from others, got {options.images_per_place=}.")
     if len(options.image_size) != 2:
         raise ValueError(f"image_size is height and width, got {options.image_size}.")
+
+
+def _check_gridtown(options: TrainingOptions) -> None:
+    if options.photos != "gridtown":
+        return
+    seeds, low, high = options.gridtown_seeds, min(TRAIN_SEEDS), max(TRAIN_SEEDS)
+    if len(set(seeds)) < len(seeds) or not all(seed in TRAIN_SEEDS for seed in seeds):
+        raise ValueError(f"gridtown_seeds must be different cities to train on, from {low} to {high}, got {seeds}.")
+    if options.gridtown_visits < options.images_per_place:
+        raise ValueError(
+            f"A batch takes {options.images_per_place} photos of a place, but a view of Gridtown has "
+            f"{options.gridtown_visits}. Raise gridtown_visits."
+        )
 
 
 def to_yaml(options: TrainingOptions) -> str:
@@ -276,4 +325,31 @@ def to_yaml(options: TrainingOptions) -> str:
     return yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True)
 
 
-__all__ = ["CONFIGS", "DistillOptions", "FinetuneOptions", "TrainingOptions", "parse_options", "to_yaml"]
+_MAY_CHANGE = {  # between a run's parts, without making another run of it
+    *("out", "resume", "num_workers", "log_every", "checkpoint_every", "keep_checkpoints", "validate_every", "patience"),
+    *("max_steps", "epochs", "trackers", "project", "push_to_hub", "private"),
+}
+
+
+def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None:
+    """Refuse to go on with a run under options that would make another of it.
+
+    Args:
+        stored: Options that the run began with, as [`to_yaml`] wrote them.
+        options: Those to go on with.
+        folder: Of the run.
+
+    Raises:
+        ValueError: If they differ where they must not; the message says where.
+    """
+    before, now = yaml.safe_load(stored), asdict(options)
+    names = [name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name]]
+    if names:
+        changes = ", ".join(f"{name} ({before.get(name)} then, {now[name]} now)" for name in names)
+        raise ValueError(
+            f"The run in {folder} had other options: {changes}. Resume with the same, or begin a new run from its model: "
+            f"--model {folder / 'last'} or {folder / 'best'}."
+        )
+
+
+__all__ = ["CONFIGS", "DistillOptions", "FinetuneOptions", "TrainingOptions", "check_resumable", "parse_options", "to_yaml"]

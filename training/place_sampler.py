@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
+from d2vpr_hf.training.draws import Purpose, make_rng
 from numpy.typing import NDArray
 
 BatchKind = Literal["published", "city-wise", "mixed"]
 Places = NDArray[np.int64]
-
-_ORDER, _LEFT_OUT, _BATCH_ORDER = range(3)  # what is drawn, as part of the seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +42,13 @@ class PlaceSampler:
     def __post_init__(self) -> None:
         smallest = min((len(places) for places in self._pools), default=0)
         if not 1 <= self.places_per_batch <= smallest:
-            where = "a city" if self.kind == "city-wise" else "all"
+            where = "a city has" if self.kind == "city-wise" else "there are"
             raise ValueError(
-                f"A batch takes {self.places_per_batch} places, but {where} has {smallest} to train on. Lower "
-                "places_per_batch, or give more places."
+                f"A batch takes {self.places_per_batch} places, but {where} only {smallest}. Lower places_per_batch, or give "
+                "more places."
             )
 
-    @property
+    @cached_property
     def batches_per_epoch(self) -> int:
         """Number of batches in an epoch."""
         return sum(len(pool) // self.places_per_batch for pool in self._pools)
@@ -70,14 +69,14 @@ _NO_PLACES: Places = np.empty(0, np.int64)
 @lru_cache(maxsize=2)  # an epoch and the next, which the loader begins early
 def _epoch_batches(sampler: PlaceSampler, epoch: int) -> Places:
     drawn = epoch if sampler.redraw else 0
-    shuffled = [_shuffle(places, sampler.seed, _ORDER, drawn, city) for city, places in enumerate(sampler.cities)]
+    shuffled = [_shuffle(places, Purpose.ORDER, sampler.seed, drawn, city) for city, places in enumerate(sampler.cities)]
     if sampler.kind != "city-wise":
         shuffled = [np.concatenate(shuffled)]
     if sampler.kind == "mixed":
-        shuffled = [_shuffle(np.sort(shuffled[0]), sampler.seed, _ORDER, drawn)]
+        shuffled = [_shuffle(np.sort(shuffled[0]), Purpose.ORDER, sampler.seed, drawn)]
     batches = [_cut(sampler, pool, epoch, number) for number, pool in enumerate(shuffled)]
     joined = np.concatenate(batches)
-    return _shuffle(joined, sampler.seed, _BATCH_ORDER, drawn) if sampler.kind == "city-wise" else joined
+    return _shuffle(joined, Purpose.BATCH_ORDER, sampler.seed, drawn) if sampler.kind == "city-wise" else joined
 
 
 def _cut(sampler: PlaceSampler, ordered: Places, epoch: int, pool: int) -> Places:
@@ -85,12 +84,12 @@ def _cut(sampler: PlaceSampler, ordered: Places, epoch: int, pool: int) -> Place
     size = sampler.places_per_batch
     spare = len(ordered) % size
     turn = (epoch * spare + np.arange(spare)) % len(ordered)
-    left_out = _shuffle(np.sort(ordered), sampler.seed, _LEFT_OUT, pool)[turn]
+    left_out = _shuffle(np.sort(ordered), Purpose.LEFT_OUT, sampler.seed, pool)[turn]
     return ordered[~np.isin(ordered, left_out)].reshape(-1, size)
 
 
-def _shuffle(items: Places, *seeds: int) -> Places:
-    return np.random.default_rng(seeds).permutation(items)
+def _shuffle(items: Places, purpose: Purpose, seed: int, *numbers: int) -> Places:
+    return make_rng(purpose, seed, *numbers).permutation(items)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Meter:
         means = torch.stack(list(self._sums.values())) / self._added
         means = self.accelerator.reduce(means, "mean")
         read = dict(zip(self._sums, means.tolist(), strict=True))
-        _check_finite(read)
+        check_finite(read)
         read["images_per_second"] = self._images / (time.perf_counter() - self._start)
         self._reset()
         return read
@@ -58,13 +58,14 @@ class Meter:
         self._added, self._images, self._start = 0, 0, time.perf_counter()
 
 
-def _check_finite(numbers: dict[str, float]) -> None:
+def check_finite(numbers: dict[str, float]) -> None:
+    """Raise FloatingPointError if one of a run's numbers is not finite."""
     broken = [name for name, number in numbers.items() if not math.isfinite(number)]
     if broken:
         raise FloatingPointError(
-            f"Not a finite number since the last line of progress: {', '.join(broken)}. Nothing of that was saved. Lower the "
-            "learning rate, warm up, clip gradients (--max-grad-norm 1), or compute in bf16 instead of fp16; then --resume."
+            f"Not a finite number: {', '.join(broken)}. Nothing since the newest checkpoint was saved. Begin a new run with a "
+            "lower learning rate, a warm-up, clipped gradients (--max-grad-norm 1), or bf16 in the place of fp16."
         )
 
 
-__all__ = ["Meter"]
+__all__ = ["Meter", "check_finite"]

@@ -9,7 +9,6 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from d2vpr_hf.training.options import TrainingOptions, to_yaml
+from d2vpr_hf.training.options import TrainingOptions, check_resumable, to_yaml
+from d2vpr_hf.training.whole_files import replace_file, restore_folder
 
 _LIBRARIES = ("d2vpr-hf", "torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
 
@@ -47,6 +47,10 @@ class RunFolder:
         """One JSON object a line, each with its `step`."""
         return self.records / "metrics.jsonl"
 
+    @property
+    def _options(self) -> Path:
+        return self.records / "options.yaml"
+
     def begin(self, options: TrainingOptions, done: int | None) -> None:
         """Make the folder, and write down what runs.
 
@@ -57,21 +61,27 @@ class RunFolder:
 
         Raises:
             FileExistsError: If a run is there already and it is not to be resumed.
+            ValueError: If it is to be resumed with options that would make another run of it.
         """
-        if self.metrics.exists() and not options.resume:
+        lines = self._lines()
+        if lines and not options.resume:
             raise FileExistsError(f"{self.path} holds a run already. Go on with --resume, or give another --out.")
+        if done is not None:
+            check_resumable(self._options.read_text(encoding="utf-8"), options, self.path)
         self.records.mkdir(parents=True, exist_ok=True)
-        (self.records / "options.yaml").write_text(to_yaml(options), encoding="utf-8")
-        (self.records / "run.json").write_text(json.dumps(describe_run(), indent=1) + "\n", encoding="utf-8")
-        kept = [line for line in self._lines() if done is not None and json.loads(line)["step"] <= done]
-        self.metrics.write_text("".join(kept), encoding="utf-8")
+        for name in ("best", "last"):
+            restore_folder(self.path / name)
+        kept = [line for line in lines if done is not None and json.loads(line)["step"] <= done]
+        replace_file(self.metrics, "".join(kept))
+        replace_file(self._options, to_yaml(options))
+        replace_file(self.records / "run.json", json.dumps(describe_run(), indent=1) + "\n")
 
     def log(self, step: int, numbers: dict[str, Any]) -> None:
         """Write down numbers of a step."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
 
-    def _lines(self) -> Iterable[str]:
+    def _lines(self) -> list[str]:
         """Return the whole lines of metrics; the last of a killed run may be cut off."""
         text = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
         return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -93,8 +103,9 @@ def describe_run() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Name the commit of the code, with a `+` if files differ from it; `None` outside a repository."""
+    """Name the commit of the code, with a `+` if files differ from it; `None` where the code is in no repository."""
     try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
         return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -11,7 +11,7 @@ from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from d2vpr_hf.loading import load_model
+from d2vpr_hf.loading import load_model, own_fields
 
 
 def load_or_make(name: str, seed: int) -> VPRPreTrainedModel:
@@ -33,16 +33,29 @@ def load_or_make(name: str, seed: int) -> VPRPreTrainedModel:
 
 
 def _make(path: Path, seed: int) -> VPRPreTrainedModel:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no configuration {path}.")
-    fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    fields = _read_fields(path)
     kinds = {config.model_type: config for config in MODELS}
     kind = fields.pop("model_type", None)
     if kind not in kinds:
         raise ValueError(f"{path}: `model_type` must be one of {', '.join(kinds)}, got {kind!r}.")
+    unknown = sorted(fields.keys() - set(own_fields(kinds[kind])))
+    if unknown:
+        raise ValueError(f"{path}: a {kind} has no {', '.join(unknown)}.")
     torch.manual_seed(seed)
     config = kinds[kind](**fields)
     return MODELS[type(config)](config)
+
+
+def _read_fields(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no configuration {path}.")
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f'{path} must hold a configuration\'s fields, `{{"model_type": ...}}`.')
+    return fields
 
 
 def add_cross_image_encoder(model: VPRPreTrainedModel, seed: int) -> VPRPreTrainedModel:
@@ -81,7 +94,23 @@ def _parts(names: list[str]) -> list[str]:
     return sorted({".".join(name.split(".")[:2]) + ".*" for name in names})
 
 
-class DescriptorsInParts(nn.Module):
+class InTraining(nn.Module):
+    """A model as training calls it. What Accelerate puts around this, such as mixed precision, leaves the model itself alone.
+
+    Args:
+        model: A model of this package.
+    """
+
+    def __init__(self, model: VPRPreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        """Call the model."""
+        return self.model(pixel_values)
+
+
+class DescriptorsInParts(InTraining):
     """Describe a batch in parts of equal size, one after the other, to save memory.
 
     Where there are several parts, activations are not kept: each part is computed a second time in the backward pass, which
@@ -94,13 +123,12 @@ class DescriptorsInParts(nn.Module):
     """
 
     def __init__(self, model: VPRPreTrainedModel, num_parts: int = 1) -> None:
-        super().__init__()
+        super().__init__(model)
         if num_parts > 1 and model.config.use_cross_image_encoder:
             raise ValueError(
                 "A model with a cross-image encoder describes a batch as a whole: gradient_accumulation_steps must be 1, got "
                 f"{num_parts}. gradient_checkpointing saves memory too."
             )
-        self.model = model
         self.num_parts = num_parts
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -131,4 +159,4 @@ def _keep_own_features(encoder: nn.Module, arguments: Any, features: torch.Tenso
     return features.chunk(num_processes())[torch.distributed.get_rank()]
 
 
-__all__ = ["DescriptorsInParts", "add_cross_image_encoder", "freeze", "load_or_make", "see_all_processes"]
+__all__ = ["DescriptorsInParts", "InTraining", "add_cross_image_encoder", "freeze", "load_or_make", "see_all_processes"]

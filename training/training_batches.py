@@ -5,17 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
-from d2vpr_hf.training.augmentation import RandAugment, photo_rng
+from d2vpr_hf.training.augmentation import RandAugment
+from d2vpr_hf.training.draws import Purpose, make_rng
 from d2vpr_hf.training.place_photos import PlacePhotos
 from d2vpr_hf.training.place_sampler import LocalBatches
 from PIL.Image import Image, Resampling
 from torch.utils.data import DataLoader, Dataset
 
 NO_AUGMENTATION = RandAugment(0)
-_WHICH_PHOTOS, _AUGMENTATION = range(2)  # what is drawn, as part of the seed
 
 
 class PlaceBatch(NamedTuple):
@@ -57,7 +56,7 @@ class PlaceDataset(Dataset[PlaceBatch]):
     def __getitem__(self, index: tuple[int, int]) -> PlaceBatch:
         """Give one place, by its epoch and id."""
         epoch, place = index
-        rng = np.random.default_rng([self.seed, _WHICH_PHOTOS, epoch, place])
+        rng = make_rng(Purpose.WHICH_PHOTOS, self.seed, epoch, place)
         shots, unreadable = self.photos.take(place, self.images_per_place, rng)
         pixels = torch.stack([self._prepare(shot.image, epoch, shot.key) for shot in shots])
         return PlaceBatch(pixels, torch.full((len(shots),), place), unreadable)
@@ -67,7 +66,7 @@ class PlaceDataset(Dataset[PlaceBatch]):
         height, width = self.image_size
         if image.size != (width, height):
             image = image.resize((width, height), self.resample)
-        return pil_to_rgb(self.augment(image, photo_rng(self.seed, epoch, (_AUGMENTATION, *key))))
+        return pil_to_rgb(self.augment(image, make_rng(Purpose.AUGMENTATION, self.seed, epoch, *key)))
 
 
 def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int, pin_memory: bool) -> DataLoader[PlaceBatch]:
@@ -93,9 +92,9 @@ def join_places(places: Sequence[PlaceBatch]) -> PlaceBatch:
 
 
 def _begin_worker(worker: int) -> None:
-    """Use one thread, and end when asked to, whatever the training process does then."""
+    """Use one thread, and leave SIGTERM to the training process, which still needs its batch; workers end when it does."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 __all__ = ["NO_AUGMENTATION", "PlaceBatch", "PlaceDataset", "join_places", "load_batches"]

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 from accelerate import Accelerator
 from d2vpr_hf.training.augmentation import RandAugment
+from d2vpr_hf.training.draws import Purpose, make_rng
 from d2vpr_hf.training.options import TrainingOptions
 from d2vpr_hf.training.place_photos import GridtownPhotos, PlacePhotos, read_place_photos
 from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
 
-_HELD_OUT = 2  # what is drawn, as part of the seed
+_NO_PLACES = np.empty(0, np.int64)
 
 
 class TrainingData:
@@ -37,9 +38,11 @@ class TrainingData:
         _check_shares(options, accelerator.num_processes)
         self.options, self.accelerator = options, accelerator
         self.photos = _open_photos(options)
+        self._augment = RandAugment(options.augment_operations, options.augment_magnitude)
         trained, held_out = _split(self.photos.cities, options)
-        self.sampler = self._sampler(trained, redraw=options.redraw_order)
-        self.held_out_sampler = self._sampler([held_out], redraw=False) if len(held_out) else None
+        size, seed = options.places_per_batch, options.seed
+        self.sampler = PlaceSampler(trained, size, options.batches, options.redraw_order, seed)
+        self.held_out_sampler = PlaceSampler(held_out, size, "city-wise", False, seed) if held_out else None
         steps = options.epochs * self.sampler.batches_per_epoch
         self.total_steps = min(steps, options.max_steps or steps)
 
@@ -65,18 +68,13 @@ class TrainingData:
 
     def batches(self, first_step: int) -> DataLoader[PlaceBatch]:
         """Load this process's share of the batches from a step on, augmented."""
-        augment = RandAugment(self.options.augment_operations, self.options.augment_magnitude)
-        return self._load(self.sampler, augment, first_step, self.total_steps)
+        return self._load(self.sampler, self._augment, first_step, self.total_steps)
 
     def held_out_batches(self) -> DataLoader[PlaceBatch] | None:
         """Load this process's share of the held-out places, the same photos every time, not augmented; `None` for none."""
         if self.held_out_sampler is None:
             return None
         return self._load(self.held_out_sampler, NO_AUGMENTATION, 0, self.held_out_sampler.batches_per_epoch)
-
-    def _sampler(self, cities: list[NDArray[np.int64]], redraw: bool) -> PlaceSampler:
-        options = self.options
-        return PlaceSampler(cities, options.places_per_batch, options.batches, redraw, options.seed)
 
     def _load(self, sampler: PlaceSampler, augment: RandAugment, first_step: int, last_step: int) -> DataLoader[PlaceBatch]:
         options, accelerator = self.options, self.accelerator
@@ -88,7 +86,7 @@ class TrainingData:
 
 def _open_photos(options: TrainingOptions) -> PlacePhotos:
     if options.photos != "gridtown":
-        return read_place_photos(str(options.photos), options.cities, options.images_per_place)
+        return read_place_photos(options.photos, options.cities, options.images_per_place)
     seeds, places, visits = options.gridtown_seeds, options.gridtown_places, options.gridtown_visits
     return GridtownPhotos(seeds, places, options.size, options.gridtown_tier, visits)
 
@@ -115,16 +113,22 @@ def _check_shares(options: TrainingOptions, num_processes: int) -> None:
         )
 
 
-def _split(cities: list[NDArray[np.int64]], options: TrainingOptions) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Draw the places that are held out; return the others, city by city, and them."""
-    count, every = options.held_out_places, np.concatenate(cities)
-    if count % options.places_per_batch or count > len(every):
+def _split(
+    cities: list[NDArray[np.int64]], options: TrainingOptions
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Draw the places that are held out; return the others, city by city, and them, batch by batch."""
+    size, count = options.places_per_batch, options.held_out_places // options.places_per_batch
+    pools = cities if options.batches == "city-wise" else [np.sort(np.concatenate(cities))]
+    shuffled = [make_rng(Purpose.HELD_OUT, options.seed, number).permutation(pool) for number, pool in enumerate(pools)]
+    batches = [pool[start : start + size] for pool in shuffled for start in range(0, len(pool) - size + 1, size)]
+    if options.held_out_places % size or count > len(batches):
         raise ValueError(
-            f"held_out_places must be a multiple of places_per_batch ({options.places_per_batch}), as their loss is taken "
-            f"batch by batch, and at most the {len(every)} places there are; got {count}."
+            f"held_out_places must be a multiple of places_per_batch ({size}), as their loss is taken batch by batch, and "
+            f"at most {len(batches) * size}; got {options.held_out_places}."
         )
-    held_out = np.random.default_rng([options.seed, _HELD_OUT]).permutation(np.sort(every))[:count]
-    trained = [places[~np.isin(places, held_out)] for places in cities]
+    drawn = make_rng(Purpose.HELD_OUT, options.seed).permutation(len(batches))[:count]
+    held_out = [batches[number] for number in sorted(drawn)]
+    trained = [places[~np.isin(places, np.concatenate([_NO_PLACES, *held_out]))] for places in cities]
     return _large_enough(trained, options), held_out
 
 

@@ -16,21 +16,20 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.training.batch_norm import apply_policy
-from d2vpr_hf.training.checkpoints import Checkpoints, RunState, on_main
+from d2vpr_hf.training.batch_norm import apply_policy, share_statistics
+from d2vpr_hf.training.checkpoints import Checkpoints, RunState
+from d2vpr_hf.training.gathering import on_main
 from d2vpr_hf.training.learning_rate import learning_rate_factor
 from d2vpr_hf.training.model_folder import write_model_folder
 from d2vpr_hf.training.options import TrainingOptions, to_yaml
-from d2vpr_hf.training.progress import Meter
+from d2vpr_hf.training.progress import Meter, check_finite
 from d2vpr_hf.training.run_folder import RunFolder
 from d2vpr_hf.training.trained_model import freeze, see_all_processes
 from d2vpr_hf.training.training_batches import PlaceBatch
 from d2vpr_hf.training.training_data import TrainingData
-from d2vpr_hf.training.validation import Validation
+from d2vpr_hf.training.validation import Measured, Validation
 from huggingface_hub import HfApi
 from torch import nn
-
-from d2vpr_hf.evaluation import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -42,28 +41,43 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
     """Set Accelerate up as `accelerate launch` and the options say; print the options first.
 
     Raises:
+        ImportError: If a tracker's library is not installed.
         ValueError: If the device does not compute in the precision asked for, or Accelerate does not see the processes that
             were started: each would train, and write, for itself.
     """
     accelerator = Accelerator(
         mixed_precision=options.mixed_precision,
         log_with=options.trackers,
-        project_dir=str(RunFolder(Path(str(options.out))).records),
+        project_dir=str(RunFolder(Path(options.out)).records),
         kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # BatchNorm's policy says what statistics are
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False,  # BatchNorm's policy says what statistics are
+                find_unused_parameters=options.leaves_parts_idle,
+            ),
             InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
         ],
     )
+    accelerator.gradient_accumulation_steps = 1  # whatever its configuration says: the options' parts are ours
+    if not accelerator.is_main_process:
+        logging.getLogger("d2vpr_hf").setLevel(logging.ERROR)
+        logger.setLevel(logging.WARNING)  # each process names the photos that it could not read
+    logger.info("%s", to_yaml(options))
+    _check_accelerator(accelerator, options)
+    return accelerator
+
+
+def _check_accelerator(accelerator: Accelerator, options: TrainingOptions) -> None:
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started != accelerator.num_processes:
         raise ValueError(
             f"{started} processes were started, but Accelerate sees {accelerator.num_processes} train together. Its "
             "configuration does not fit this machine, as FSDP does not fit a CPU."
         )
-    if not accelerator.is_main_process:
-        logging.getLogger("d2vpr_hf").setLevel(logging.ERROR)
-    logger.info("%s", to_yaml(options))
-    return accelerator
+    if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("A CPU does not train in fp16. Take `mixed_precision: bf16`, or `no`.")
+    missing = sorted(set(options.trackers or ()) - {str(tracker) for tracker in accelerator.log_with})
+    if missing:
+        raise ImportError(f"No library for the trackers {', '.join(missing)}. `pip install {' '.join(missing)}` brings it.")
 
 
 class TrainingRun:
@@ -90,16 +104,19 @@ class TrainingRun:
         data: TrainingData,
     ) -> None:
         self.options, self.accelerator, self.model, self.data = options, accelerator, model, data
-        self.folder = RunFolder(Path(str(options.out)))
+        self.folder = RunFolder(Path(options.out))
         height, width = options.size
+        _check_size(options.size, model.config.patch_size)
         self.processor = D2VPRImageProcessor(size={"height": height, "width": width})
         _prepare_model(model, options)
         self.network, self.optimizer = accelerator.prepare(network, _make_optimizer(model, options))
         self.checkpoints = Checkpoints(self.folder.checkpoints, options.keep_checkpoints)
         self.meter = Meter(accelerator)
+        self._unreadable = 0  # photos of this process since the last line of progress
         self.state = RunState(num_processes=accelerator.num_processes)
         self._termination = _Termination()
         self._validation: Validation | None = None
+        self._measured: Measured | None = None  # of the model as it is, if that was validated
 
     def begin(self, held_out_loss: Callable[[PlaceBatch], torch.Tensor]) -> None:
         """Resume if asked to; else write down what runs, and validate the model as it is.
@@ -109,10 +126,11 @@ class TrainingRun:
 
         Raises:
             FileExistsError: If there is a run in the folder that is not to be resumed.
+            ValueError: If the run to be resumed had other options, or another number of processes.
         """
         options = self.options
         set_seed(options.seed, device_specific=True)
-        newest = self.checkpoints.newest() if options.resume else None
+        newest = self.checkpoints.newest_of_all() if options.resume else None
         if newest is not None:
             self.state = self.checkpoints.load(self.accelerator, newest)
         done = None if newest is None else self.state.step
@@ -120,7 +138,7 @@ class TrainingRun:
         self._open_outlets()
         self._validation = Validation(self.accelerator, options, self.processor, self.data, self.folder.records, held_out_loss)
         logger.info("%s", self._plan())
-        if newest is None:
+        if self._is_due(options.validate_every) and self.state.validated != self.state.step:
             self._validate()
         apply_policy(self.model, options.batch_norm)
 
@@ -185,7 +203,8 @@ class TrainingRun:
         if self.options.push_to_hub and self.accelerator.is_main_process:
             HfApi().upload_folder(repo_id=self.options.push_to_hub, folder_path=chosen)
             logger.info("Uploaded %s to %s.", chosen, self.options.push_to_hub)
-        logger.info("Done after %d steps: %s", self.state.step, chosen)
+        best = "" if self.state.best is None else f", best at step {self.state.best_step} ({self.state.best:.4g})"
+        logger.info("Done after %d steps%s: %s", self.state.step, best, chosen)
         return chosen
 
     def _set_learning_rate(self) -> float:
@@ -198,32 +217,53 @@ class TrainingRun:
         return options.learning_rate * factor
 
     def _count(self, batch: PlaceBatch) -> None:
-        self.state.step += 1
         images = len(batch.pixels) * self.accelerator.num_processes
         self.meter.count(images)
+        self.state.step += 1
         self.state.images_seen += images
-        self.state.unreadable_photos += len(batch.unreadable)
+        self._unreadable += len(batch.unreadable)
         for photo in batch.unreadable:
             logger.warning("Left out, another photo of the place in its stead: %s", photo)
+        self._measured = None
 
     def _do_what_is_due(self, learning_rate: float) -> None:
-        step, options, at_end = self.state.step, self.options, self.state.step >= self.data.total_steps
-        validates, saves = (at_end or step % every == 0 for every in (options.validate_every, options.checkpoint_every))
-        looks = validates or saves or step % options.log_every == 0
+        validates, saves = self._is_due(self.options.validate_every), self._is_due(self.options.checkpoint_every)
+        looks = validates or saves or self._is_due(self.options.log_every)
         if looks:
-            epoch = step / self.data.sampler.batches_per_epoch
-            self._log({**self.meter.read(), "learning_rate": learning_rate, "epoch": epoch})
-        if validates:
-            self._validate()
-            apply_policy(self.model, options.batch_norm)
+            self._log_step(learning_rate)
         stopped = self._termination.agreed(self.accelerator, looks)
-        if self._is_over():
-            self._save_model("last", None)
+        if validates and not stopped:
+            self._validate()
+            apply_policy(self.model, self.options.batch_norm)
+        if self._is_over() and not stopped:
+            self._save_model("last")
         if saves or stopped or self._is_over():
-            self.checkpoints.save(self.accelerator, self.state)
+            self._save_checkpoint()
         if stopped:
-            logger.warning("Stopped after step %d, as was asked (SIGTERM). Go on with --resume.", step)
+            logger.warning("Stopped after step %d, as was asked (SIGTERM). Go on with --resume.", self.state.step)
             sys.exit(_SIGTERM_STATUS)
+
+    def _is_due(self, every: int) -> bool:
+        """Tell whether something that happens every so many steps, and at the end, is to happen now."""
+        return self.state.step % every == 0 or self.state.step >= self.data.total_steps
+
+    def _log_step(self, learning_rate: float) -> None:
+        unreadable = self.accelerator.reduce(torch.tensor(self._unreadable, device=self.accelerator.device), "sum")
+        self.state.unreadable_photos += int(unreadable)
+        self._unreadable = 0
+        numbers = {"learning_rate": learning_rate, "epoch": self.state.step / self.data.sampler.batches_per_epoch}
+        counts = {"images_seen": self.state.images_seen, "unreadable_photos": self.state.unreadable_photos}
+        self._log({**self.meter.read(), **numbers, **counts})
+
+    def _save_checkpoint(self) -> None:
+        share_statistics(self.model)
+        self._check_weights()
+        self.checkpoints.save(self.accelerator, self.state)
+
+    def _check_weights(self) -> None:
+        """Raise FloatingPointError unless weights are finite: gradients may not be where the loss is."""
+        sums = torch.stack([weights.detach().float().sum() for weights in self.model.parameters()])
+        check_finite({"weights": float(sums.sum())})
 
     def _is_over(self) -> bool:
         patience = self.options.patience
@@ -236,23 +276,21 @@ class TrainingRun:
         if chosen_by is None or self._validation is None:
             return
         self.meter.pause()
-        measured = self._validation(self.model)
-        self._log(measured.numbers)
-        value = measured.numbers[chosen_by]
-        if self.state.best is None or (value < self.state.best if chosen_by == "held_out_loss" else value > self.state.best):
-            self.state.best, self.state.best_step, self.state.worse_in_a_row = value, self.state.step, 0
-            self._save_model("best", measured.evaluation)
-        else:
-            self.state.worse_in_a_row += 1
+        share_statistics(self.model)
+        self._measured = self._validation(self.model)
+        check_finite(self._measured.numbers)
+        self._log(self._measured.numbers)
+        if self.state.is_better(self._measured.numbers[chosen_by], lower=chosen_by == "held_out_loss"):
+            self._save_model("best")
         self.meter.go_on()
 
-    def _save_model(self, name: str, evaluation: Evaluation | None) -> None:
+    def _save_model(self, name: str) -> None:
+        """Write the model into the run's folder, with what was measured of it."""
+        self._check_weights()
         weights = self.accelerator.get_state_dict(self.network)
-        prefix = "model." if self.accelerator.unwrap_model(self.network) is not self.model else ""
-        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-        place = self.folder.path / name
-        arguments = (self.model, weights, self.processor, self.options, self.state.step, evaluation)
-        on_main(self.accelerator, lambda: write_model_folder(place, *arguments))
+        weights = {key.removeprefix("model."): value for key, value in weights.items()}  # see InTraining
+        arguments = (self.model, weights, self.processor, self.options, self.state.step, self._measured)
+        on_main(self.accelerator, lambda: write_model_folder(self.folder.path / name, *arguments))
 
     def _log(self, numbers: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -280,6 +318,11 @@ class TrainingRun:
             f"{trained / 1e6:.2f} of {self.model.num_parameters() / 1e6:.2f} M parameters are trained\n"
             f"steps {self.state.step} to {data.total_steps}, on {accelerator.num_processes} x {accelerator.device.type}"
         )
+
+
+def _check_size(size: tuple[int, int], patch_size: int) -> None:
+    if any(side < patch_size or side % patch_size for side in size):
+        raise ValueError(f"image_size must be multiples of the model's patch size, {patch_size}, got {list(size)}.")
 
 
 def _prepare_model(model: VPRPreTrainedModel, options: TrainingOptions) -> None:

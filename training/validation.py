@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.training.checkpoints import on_main
+from d2vpr_hf.training.gathering import on_main
 from d2vpr_hf.training.options import TrainingOptions
 from d2vpr_hf.training.training_batches import PlaceBatch
 from d2vpr_hf.training.training_data import TrainingData
@@ -100,7 +100,8 @@ class Validation:
     ) -> None:
         self.accelerator, self.processor, self.num_workers = accelerator, processor, max(1, options.num_workers)
         self.data, self.held_out_loss = data, held_out_loss
-        town = scratch / f"gridtown-{VAL_SEEDS[0]}"
+        height, width = options.size
+        town = scratch / f"gridtown-{VAL_SEEDS[0]}-{options.gridtown_tier}-{options.validation_places}-{height}x{width}"
         if options.validation_database == "gridtown":
             on_main(accelerator, lambda: _render(town, options))
         self.folders = _folders(options, town)

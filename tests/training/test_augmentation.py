@@ -4,7 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from d2vpr_hf.training.augmentation import OPERATIONS, RandAugment, photo_rng
+from d2vpr_hf.training.augmentation import OPERATIONS, RandAugment
+from d2vpr_hf.training.draws import Purpose, make_rng
 from PIL import Image
 
 # torchvision's table at magnitudes 9 and 15 for an image of 331 x 331: linspace(0, largest, 31)[magnitude], and
@@ -26,6 +27,10 @@ STRENGTHS = {
     "equalize": (0, 0),
 }
 SIGNED = {name for name in STRENGTHS if name.startswith(("shear", "translate", "rotate", "bright", "color", "contr", "sharp"))}
+
+
+def photo_rng(seed, epoch, sample):
+    return make_rng(Purpose.AUGMENTATION, seed, epoch, *sample)
 
 
 def picture(height=40, width=60, seed=0):

@@ -23,6 +23,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
 def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
     """YAML 1.1 reads `1e-4`, without a point, as a word."""
     assert parse_options(FinetuneOptions, [recipe(tmp_path, "learning_rate: 1e-4"), *NEEDED]).learning_rate == 1e-4
+    assert parse_options(FinetuneOptions, [recipe(tmp_path, "ms_base: -1e-3"), *NEEDED]).ms_base == -1e-3
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
         ("teacher: x", "no option teacher"),  # the other stage's
         ("- a list", "must hold options"),
         ("a: [", "is no YAML"),
+        ("cities: []", "cities is empty"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
@@ -45,6 +47,12 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
         (["--places-per-batch", "0"], "at least 1, got places_per_batch=0"),
         (["--images-per-place", "1"], "at least 2 photos"),
         (["--image-size", "224"], "height and width"),
+        (["--held-out-places", "-8"], "at least 0, got held_out_places=-8"),
+        (["--max-grad-norm", "0"], "above 0, got max_grad_norm=0"),
+        (["--patience", "3"], "patience waits for validations"),
+        (["--compile", "--gradient-accumulation-steps", "2"], "not both"),
+        (["--photos", "gridtown", "--gridtown-seeds", "1", "9001"], r"from 1 to 8000, got \[1, 9001\]"),
+        (["--photos", "gridtown", "--gridtown-visits", "3"], "takes 4 photos of a place, but a view of Gridtown has 3"),
         (["--validation-database", "d"], "belong together"),
         (["--best-metric", "recall@5"], "Nothing gives recall@5"),
         (["--best-metric", "held_out_loss"], "Nothing gives held_out_loss"),

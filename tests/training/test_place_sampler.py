@@ -90,9 +90,9 @@ def test_a_later_start_gives_the_rest_of_the_same_run():
 
 
 def test_too_few_places_is_an_error():
-    with pytest.raises(ValueError, match="takes 24 places, but all has 23"):
+    with pytest.raises(ValueError, match="takes 24 places, but there are only 23"):
         PlaceSampler(CITIES, 24)
-    with pytest.raises(ValueError, match="takes 7 places, but a city has 6"):
+    with pytest.raises(ValueError, match="takes 7 places, but a city has only 6"):
         PlaceSampler(CITIES, 7, "city-wise")
-    with pytest.raises(ValueError, match="has 0 to train on"):
+    with pytest.raises(ValueError, match="there are only 0"):
         PlaceSampler([], 1)

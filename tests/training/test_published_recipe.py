@@ -70,18 +70,18 @@ def batches(root, places_per_batch, redraw, magnitude, resample):
     order, epoch = [], 0
     while True:
         drawn = epoch if redraw else 0
-        order = [np.random.default_rng([SEED, 0, drawn, city]).permutation(of_city) for city, of_city in enumerate(cities)]
+        order = [np.random.default_rng([0, SEED, drawn, city]).permutation(of_city) for city, of_city in enumerate(cities)]
         order = np.concatenate(order)
         spare = len(order) % places_per_batch  # the published code trains on this incomplete batch too
-        left_out = np.random.default_rng([SEED, 1, 0]).permutation(len(order))[(epoch * spare + np.arange(spare)) % len(order)]
+        left_out = np.random.default_rng([1, SEED, 0]).permutation(len(order))[(epoch * spare + np.arange(spare)) % len(order)]
         order = [place for place in order if place not in left_out]
         for start in range(0, len(order), places_per_batch):
             pixels, labels = [], []
             for place in order[start : start + places_per_batch]:
-                chosen = np.random.default_rng([SEED, 0, epoch, place]).permutation([rows[path] for path in places[place]])[:K]
+                chosen = np.random.default_rng([4, SEED, epoch, place]).permutation([rows[path] for path in places[place]])[:K]
                 for row in chosen:
                     photo = Image.open(Path(root) / list(rows)[row]).convert("RGB").resize((SIZE, SIZE), resample)
-                    photo = RandAugment(3, magnitude)(photo, np.random.default_rng([SEED, epoch, 1, row]))
+                    photo = RandAugment(3, magnitude)(photo, np.random.default_rng([5, SEED, epoch, row]))
                     image = torch.from_numpy(np.array(photo)).permute(2, 0, 1) / 255
                     pixels.append((image - MEAN) / STD)
                     labels.append(place)

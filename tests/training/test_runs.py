@@ -18,6 +18,8 @@ from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune
 from d2vpr_hf.training.options import DistillOptions, FinetuneOptions
+from d2vpr_hf.training.whole_files import restore_folder
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from d2vpr_hf.evaluation import Evaluation
@@ -164,16 +166,17 @@ def test_a_run_that_was_cut_off_ends_at_the_same_weights(folders, whole, tmp_pat
 def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
     """SIGTERM is answered by a checkpoint; kill -9 by nothing. Either way --resume ends where the whole run did."""
     flags = []
-    for name, value in vars(make_options(stage, folders, tmp_path / "run")).items():
-        if value is not None and value is not False:
+    for name, value in vars(make_options(stage, folders, tmp_path / "run", num_workers=1)).items():
+        if value not in (None, False, ""):
             flags += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     command = [sys.executable, "-m", f"d2vpr_hf.training.{stage}", *flags]
     rng = torch.Generator().manual_seed(len(stage))
     for number, kind in enumerate((signal.SIGTERM, signal.SIGKILL)):
-        process = subprocess.Popen([*command, *(["--resume"] if number else [])], stderr=subprocess.PIPE, text=True)
+        resume = ["--resume"] if number else []
+        process = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
         _wait_for_line(tmp_path / "run", process)
         time.sleep(0.3 * torch.rand(1, generator=rng).item())
-        process.send_signal(kind)
+        os.killpg(process.pid, kind)  # loading processes as well, as torchrun and cluster managers do
         _, errors = process.communicate(timeout=120)
         assert process.returncode in ((143, 0) if kind == signal.SIGTERM else (-9, 0)), errors
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=200)
@@ -255,9 +258,80 @@ def test_a_loss_that_is_no_number_stops_the_run(folders, tmp_path, stage):
     weights["recovery.projection.bias"][0] = torch.nan
     broken = save_folder(tiny_model(), tmp_path / "broken")
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(FloatingPointError, match=r"Not a finite number .* loss"):
+    with pytest.raises(FloatingPointError, match="Not a finite number: loss"):
         train(stage, folders, tmp_path / "run", model=str(broken), held_out_places=0, log_every=2)
     assert not (tmp_path / "run" / "last").exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(folders, whole, tmp_path, monkeypatch):
+    """The loss is finite where a gradient already is not; the checkpoint before it must stay the newest."""
+    backward = training_run.TrainingRun.backward
+
+    def break_one(run, loss, numbers, parts=1):
+        backward(run, loss, numbers, parts)
+        if run.state.step == 3:
+            next(iter(run.model.recovery.parameters())).grad[0, 0] = torch.nan
+
+    with monkeypatch.context() as patched, pytest.raises(FloatingPointError, match="Not a finite number: weights"):
+        patched.setattr(training_run.TrainingRun, "backward", break_one)
+        train("finetune", folders, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    train("finetune", folders, tmp_path, resume=True)
+    assert_same_end(state_of(tmp_path), state_of(whole / "finetune"))
+
+
+def test_a_held_out_loss_that_is_no_number_stops_the_run(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("d2vpr_hf.training.distill.DistillationLoss.__call__", lambda *_: (torch.tensor(torch.nan), {}))
+    with pytest.raises(FloatingPointError, match="Not a finite number: held_out_loss"):
+        train("distill", folders, tmp_path)
+    assert not (tmp_path / "best").exists()
+
+
+def test_a_run_resumes_with_the_options_it_began_with(folders, tmp_path):
+    train("finetune", folders, tmp_path, max_steps=2)
+    before = (tmp_path / "run" / "options.yaml").read_text()
+    with pytest.raises(ValueError, match=r"other options: seed \(0 then, 1 now\), ms_beta \(50\.0 then, 40\.0 now\)"):
+        train("finetune", folders, tmp_path, resume=True, seed=1, ms_beta=40.0)
+    assert (tmp_path / "run" / "options.yaml").read_text() == before
+    train("finetune", folders, tmp_path, resume=True, max_steps=3)
+    assert metrics(tmp_path)[-1]["step"] == 3
+
+
+def test_a_full_disk_costs_no_older_model(folders, tmp_path, monkeypatch):
+    def fill_up(*arguments, **options):
+        raise SafetensorError("I/O error: No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="best could not be written: I/O error"):
+        patched.setattr("d2vpr_hf.modeling.D2VPRModel.save_pretrained", fill_up)
+        train("finetune", folders, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_model_that_was_being_replaced_comes_back(tmp_path):
+    """Killed between the two renames: the new one is not there yet, the old one is aside."""
+    (tmp_path / ".best.old").mkdir()
+    (tmp_path / ".best.old" / "config.json").write_text("{}")
+    restore_folder(tmp_path / "best")
+    restore_folder(tmp_path / "best")
+    assert (tmp_path / "best" / "config.json").exists() and not (tmp_path / ".best.old").exists()
+
+
+def test_what_cannot_be_had_is_said_at_once(folders, tmp_path):
+    with pytest.raises(ValueError, match="does not train in fp16"):
+        train("finetune", folders, tmp_path, mixed_precision="fp16")
+    with pytest.raises(ImportError, match="`pip install trackio` brings it"):
+        train("finetune", folders, tmp_path, trackers=["trackio"])
+    with pytest.raises(ValueError, match=r"multiples of the model's patch size, 14, got \[42, 40\]"):
+        train("finetune", folders, tmp_path, image_size=[42, 40])
+    train("finetune", folders, tmp_path, max_steps=1)  # the mistakes have left nothing that is in the way
+
+
+def test_photos_that_vanish_in_a_run_are_counted(folders, tmp_path):
+    root = write_places(tmp_path / "gsv")
+    for photo in list((root / "Images" / "Athens").glob("*_p0.jpg")):
+        photo.write_text("no photo")
+    train("finetune", folders | {"photos": str(root)}, tmp_path / "run")
+    assert metrics(tmp_path / "run")[-2]["unreadable_photos"] > 0
 
 
 def test_patience_ends_a_run(folders, tmp_path):
@@ -265,7 +339,7 @@ def test_patience_ends_a_run(folders, tmp_path):
     train("finetune", folders, tmp_path, learning_rate=0.0, batch_norm="frozen", validate_every=1, patience=2)
     assert metrics(tmp_path)[-1]["step"] == 2
     assert (tmp_path / "last" / "config.json").exists()
-    train("finetune", folders, tmp_path, learning_rate=0.0, validate_every=1, patience=2, resume=True)
+    train("finetune", folders, tmp_path, learning_rate=0.0, batch_norm="frozen", validate_every=1, patience=2, resume=True)
     assert metrics(tmp_path)[-1]["step"] == 2
 
 

@@ -108,5 +108,11 @@ def test_fresh_models_follow_from_configuration_and_seed(tmp_path):
     path.write_text(json.dumps({"model_type": "d2vpr", **TINY, "projection_dim": 4}))
     with pytest.raises(ValueError, match="projects its descriptors"):
         load_or_make(str(path), 0)
+    path.write_text(json.dumps({"model_type": "d2vpr", **TINY, "hiden_size": 4}))
+    with pytest.raises(ValueError, match="a d2vpr has no hiden_size"):
+        load_or_make(str(path), 0)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"student\.json is no JSON"):
+        load_or_make(str(path), 0)
     with pytest.raises(FileNotFoundError, match="no configuration"):
         load_or_make(str(tmp_path / "none.json"), 0)

@@ -1,5 +1,6 @@
 """Two processes (gloo, CPU) compute what one computes on the joined batch."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import torch
 from tests.conftest import relative, save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import write_places
 
+WEIGHTS = "model.safetensors"
 SCRIPT = Path(__file__).with_name("two_processes.py")
 EQUAL = [
     *("distill-frozen", "distill-synchronised", "distill-parts", "distill-tokens"),
@@ -26,12 +28,8 @@ def results(tmp_path_factory):
     teacher = save_folder(tiny_cricavpr(use_cross_image_encoder=True), folder / "teacher")
     student = save_folder(tiny_model(fusion_dropout=0.0, cross_image_dropout=0.0), folder / "student")
     paths = [str(path) for path in (root, teacher, student)]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    for command, out in (([sys.executable], "one"), (launcher, "two")):
-        run = [*command, str(SCRIPT), str(folder / out), *paths]
-        done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=500)
-        assert done.returncode == 0, done.stderr[-4000:]
+    for processes, out in ((1, "one"), (2, "two")):
+        launch(f"--nproc-per-node {processes} {SCRIPT} {folder / out} {' '.join(paths)}")
     return [torch.load(folder / name) for name in ("one-0.pt", "two-0.pt", "two-1.pt")]
 
 
@@ -90,3 +88,33 @@ def test_published_batch_norm_depends_on_the_number_of_processes(results, stage)
     one, first, _ = results
     case = f"{stage}-published"
     assert worst(first[case]["gradients"], one[case]["gradients"]) > 1e-3
+
+
+def test_a_run_of_two_processes_resumes_to_the_same(tmp_path_factory):
+    """By torchrun: the loss leaves parameters idle, BatchNorm's statistics differ by process, loaders have workers."""
+    folder = tmp_path_factory.mktemp("runs")
+    root = write_places(folder / "gsv")
+    teacher = save_folder(tiny_cricavpr(use_cross_image_encoder=True), folder / "teacher")
+    student = save_folder(tiny_model(), folder / "student")
+    flags = f"--photos {root} --model {student} --teacher {teacher} --teacher-group-places 2 --image-size 42 42"
+    flags += " --places-per-batch 4 --held-out-places 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
+    flags += " --num-workers 1 --learning-rate 1e-3 --descriptor-weight 0 --token-mse-weight 1"
+    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'whole'}")
+    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 2 --out {folder / 'parts'}")
+    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'parts'} --resume")
+    for name in ("best", "last"):
+        assert (folder / "parts" / name / WEIGHTS).read_bytes() == (folder / "whole" / name / WEIGHTS).read_bytes()
+    parts, whole = (held_out_losses(folder / name) for name in ("parts", "whole"))
+    assert parts == whole and len(whole) == 3
+
+
+def launch(words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words.split()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def held_out_losses(out):
+    lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    return [line["held_out_loss"] for line in lines if "held_out_loss" in line]
