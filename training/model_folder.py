@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
@@ -62,15 +63,14 @@ def write_model_folder(
 
 def _without_folders(evaluation: Evaluation) -> Evaluation:
     """Name an evaluation's folders without saying where on this machine they lie."""
-    sides = {name: getattr(evaluation, name) for name in ("database", "query_set")}
-    named = {name: {**side, "path": public_name(side["path"])} for name, side in sides.items()}
-    return replace(evaluation, model={**evaluation.model, "name": "this model"}, **named)
+    database, query_set = ({**side, "path": public_name(side["path"])} for side in (evaluation.database, evaluation.query_set))
+    return replace(evaluation, model={**evaluation.model, "name": "this model"}, database=database, query_set=query_set)
 
 
 def _recipe(options: TrainingOptions) -> str:
     """Write the options down without saying where on this machine anything lies."""
-    places = {name: public_name(getattr(options, name)) for name in _PLACES if getattr(options, name, None)}
-    return to_yaml(replace(options, **places))
+    named: dict[str, Any] = {name: public_name(getattr(options, name)) for name in _PLACES if getattr(options, name, None)}
+    return to_yaml(replace(options, **named))
 
 
 def _facts(options: TrainingOptions) -> CardFacts:
