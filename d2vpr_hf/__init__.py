@@ -37,6 +37,8 @@ _HOME = {
     "draw_photo": "gridtown",
     "evaluate": "evaluation",
     "evaluate_descriptors": "evaluation",
+    "UpdateReport": "updates",
+    "add_photos": "jobs",
     "exact_search": "search",
     "group_places": "readers",
     "index_photos": "jobs",
@@ -47,6 +49,7 @@ _HOME = {
     "make_town": "gridtown",
     "read_gsv_cities": "readers",
     "read_places": "readers",
+    "remove_photos": "jobs",
     "search_photos": "jobs",
     "simulate": "gridtown",
     "to_dataset": "readers",
@@ -70,7 +73,9 @@ if TYPE_CHECKING:
     from d2vpr_hf.gridtown import make_town as make_town
     from d2vpr_hf.gridtown import simulate as simulate
     from d2vpr_hf.index import PlaceIndex as PlaceIndex
+    from d2vpr_hf.jobs import add_photos as add_photos
     from d2vpr_hf.jobs import index_photos as index_photos
+    from d2vpr_hf.jobs import remove_photos as remove_photos
     from d2vpr_hf.jobs import search_photos as search_photos
     from d2vpr_hf.loading import load_image_processor as load_image_processor
     from d2vpr_hf.loading import load_model as load_model
@@ -91,6 +96,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import write_places as write_places
     from d2vpr_hf.search import exact_search as exact_search
     from d2vpr_hf.teachers import load_teacher as load_teacher
+    from d2vpr_hf.updates import UpdateReport as UpdateReport
 
 
 def __getattr__(name: str) -> Any:
@@ -120,6 +126,9 @@ __all__ = [  # noqa: RUF022 - the order of use
     "PlaceGrid",
     "write_places",
     "index_photos",
+    "add_photos",
+    "remove_photos",
+    "UpdateReport",
     "search_photos",
     "exact_search",
     "evaluate",

@@ -22,8 +22,10 @@ from d2vpr_hf import __version__
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder
     from d2vpr_hf.evaluation import PositiveRule
+    from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.jobs import SearchResult
     from d2vpr_hf.readers import PlaceTable
+    from d2vpr_hf.updates import UpdateReport
 
 app = typer.Typer(
     help="Visual place recognition with D²-VPR: where was this photo taken?",
@@ -41,17 +43,22 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+_BATCH_SIZE = 16
 ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model", help="Model folder or Hub id. Default: what the index was built with; for a new one, the small model here."
     ),
 ]
+IndexArgument = Annotated[Path, typer.Argument(parser=_path, metavar="INDEX", help="Index folder.")]
 PlotOption = Annotated[
     Path | None, typer.Option(parser=_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg).")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="Where the network runs, such as cpu or cuda. Default: a GPU if any.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Photos the network sees at once.")]
+IndexBatchSizeOption = Annotated[
+    int | None, typer.Option(min=1, help=f"Photos the network sees at once. Default: as the index has it, or {_BATCH_SIZE}.")
+]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode photos.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Make a photo that cannot be used an error.")]
 OverwriteOption = Annotated[
@@ -172,25 +179,123 @@ def index(
         typer.Option("--column", metavar="FIELD=COLUMN", help="Say which column of the data set holds what: image=photo."),
     ] = None,
     model: ModelOption = None,
-    batch_size: BatchSizeOption = 16,
+    batch_size: IndexBatchSizeOption = None,
     workers: WorkersOption = 2,
     device: DeviceOption = None,
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="float16|float32", help="How a new index stores descriptors. Default: float16.")
+    ] = None,
 ) -> None:
-    """Index photos: a folder, with positions from a CSV file, from @ names, from EXIF, or with none; or a data set."""
-    from d2vpr_hf.index import check_free
+    """Index photos: a folder, with positions from a CSV file, from @ names, from EXIF, or with none; or a data set.
+
+    An index that is there already is brought in line with the photos: only what is new or changed is encoded. A run that was
+    interrupted goes on where it stopped.
+    """
+    from d2vpr_hf.index import PlaceIndex, check_out
     from d2vpr_hf.jobs import index_photos
 
-    check_free(out, overwrite)  # before anything is downloaded
+    folder = check_out(out)  # before anything is downloaded
+    there = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     options = {"config": config, "revision": revision, "split": split, "streaming": streaming}
     source, total = _source_of_photos(photos, dataset, options | {"columns": dict(_pairs(columns, "--column FIELD=COLUMN"))})
     with _progress("Indexing", total) as progress:
-        encoder = _encoder(model, batch_size, workers, device)
-        built, _ = index_photos(source, out, encoder, strict=strict, overwrite=overwrite, progress=progress)
+        encoder = _encoder_of_index(there, model, batch_size, workers, device)
+        built, report = index_photos(source, out, encoder, strict=strict, overwrite=overwrite, dtype=dtype, progress=progress)
     positions = sum(place.has_position for place in built.places)
     with_positions = "" if dataset is None else f", {positions} with a position,"
     typer.echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
+    if there is not None:
+        typer.echo(_changes(report))
+
+
+@app.command()
+def add(
+    index: IndexArgument,
+    photos: Annotated[list[Path], typer.Argument(parser=_path, metavar="PHOTOS...", help="Photos, folders, or CSV files.")],
+    model: ModelOption = None,
+    batch_size: IndexBatchSizeOption = None,
+    workers: WorkersOption = 2,
+    device: DeviceOption = None,
+    strict: StrictOption = False,
+) -> None:
+    """Add photos to an index; those in it that changed are encoded anew, everything else stays."""
+    from d2vpr_hf.index import PlaceIndex
+    from d2vpr_hf.jobs import add_photos
+
+    encoder = _encoder_of_index(PlaceIndex.open(index), model, batch_size, workers, device)
+    with _progress("Adding", None) as progress:
+        changed, report = add_photos(index, photos, encoder, strict=strict, progress=progress)
+    typer.echo(f"{_changes(report)} {len(changed)} photos in {index}.")
+
+
+@app.command()
+def remove(
+    index: IndexArgument,
+    photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Photos, as they are named in the index, or files.")],
+) -> None:
+    """Remove photos from an index. The photos themselves stay; `compact` gives back their room in the index."""
+    from d2vpr_hf.jobs import remove_photos
+
+    left = remove_photos(index, photos)
+    typer.echo(f"Removed {len(set(photos))} photos; {len(left)} are left in {index}.")
+
+
+@app.command()
+def verify(index: IndexArgument) -> None:
+    """Read everything in an index and name every damaged file."""
+    from d2vpr_hf.index import verify_index
+
+    problems = verify_index(index)
+    if problems:
+        raise ValueError("\n".join([f"{len(problems)} files of {index} are damaged:", *(f"  {line}" for line in problems)]))
+    typer.echo(f"{index} is as it was stored.")
+
+
+@app.command()
+def compact(index: IndexArgument) -> None:
+    """Rewrite an index without the room of removed photos, in few files."""
+    from d2vpr_hf.index import PlaceIndex
+
+    opened = PlaceIndex.open(index)
+    before = opened.info()
+    opened.compact()
+    after = opened.info()
+    typer.echo(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
+
+
+@app.command()
+def info(
+    index: IndexArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Say what an index holds and what made it."""
+    from d2vpr_hf.index import PlaceIndex
+
+    found = PlaceIndex.open(index).info()
+    lines = "\n".join(f"{name}: {_plain(value)}" for name, value in found.items())
+    typer.echo(json.dumps(found, indent=2) if as_json else lines)
+
+
+def _encoder_of_index(
+    index: PlaceIndex | None, model: str | None, batch_size: int | None, workers: int, device: str | None
+) -> PlaceEncoder:
+    """Load the encoder that an index goes on with; what is not given is as the index has it."""
+    if index is None:
+        return _encoder(model, batch_size or _BATCH_SIZE, workers, device)
+    return _encoder(model or index.model, batch_size or index.batch_size or _BATCH_SIZE, workers, device)
+
+
+def _changes(report: UpdateReport) -> str:
+    return f"{report.added} added, {report.changed} changed, {report.removed} removed, {report.kept} kept."
+
+
+def _plain(value: Any) -> str:
+    """Show a value on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} ({what})" for name, what in value.items()) or "none"
+    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
 def _source_of_photos(photos: Path | None, dataset: str | None, options: dict[str, Any]) -> tuple[Any, int | None]:
@@ -214,13 +319,13 @@ def _source_of_photos(photos: Path | None, dataset: str | None, options: dict[st
 
 @app.command()
 def search(
-    index: Annotated[Path, typer.Argument(parser=_path, metavar="INDEX", help="Index folder.")],
+    index: IndexArgument,
     queries: Annotated[list[Path], typer.Argument(parser=_path, metavar="QUERY...", help="Photos, or folders of photos.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of a table.")] = False,
     plot: PlotOption = None,
     model: ModelOption = None,
-    batch_size: BatchSizeOption = 16,
+    batch_size: BatchSizeOption = _BATCH_SIZE,
     workers: WorkersOption = 2,
     device: DeviceOption = None,
     strict: StrictOption = False,
@@ -233,7 +338,7 @@ def search(
     if plot is not None:
         from d2vpr_hf.plots import check_plot_file
 
-        check_plot_file(plot, photos=[*queries, opened.folder])
+        check_plot_file(plot, photos=[*queries, opened.photos])
     encoder = _encoder(model or opened.model, batch_size, workers, device)
     results = search_photos(opened, queries, encoder, top_k=top_k, strict=strict)
     typer.echo(_to_json(results) if as_json else _to_text(results))
@@ -278,7 +383,7 @@ def evaluate(
     save_descriptors: Annotated[
         Path | None, typer.Option(parser=_path, metavar="DIR", help="Write both sides here as indexes.")
     ] = None,
-    batch_size: BatchSizeOption = 16,
+    batch_size: BatchSizeOption = _BATCH_SIZE,
     workers: WorkersOption = 2,
     device: DeviceOption = None,
     strict: StrictOption = False,

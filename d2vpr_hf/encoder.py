@@ -109,8 +109,9 @@ class PlaceEncoder:
         """Encode photos.
 
         Args:
-            photos: Paths, URLs, contents of files (`bytes`), PIL images, numpy arrays or tensors. They are taken one by one,
-                no further ahead than it needs to keep the threads at work.
+            photos: Paths, URLs, contents of files (`bytes`), PIL images, numpy arrays or tensors, or functions that return one
+                of these and are called in the threads. They are taken one by one, no further ahead than it needs to keep the
+                threads at work.
             progress: Called after each batch with the number of photos it finished, skipped ones included.
             order: In which order the network sees the photos, a permutation of their numbers, which must then be a sequence; it
                 matters to models with a cross-image encoder only. The descriptors come in the order of `photos` all the same.
@@ -151,6 +152,7 @@ class PlaceEncoder:
                 yield row, future.result()
 
     def _preprocess(self, photo: Any) -> torch.Tensor | str:
+        photo = photo() if callable(photo) else photo
         try:
             image = open_photo(photo) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:

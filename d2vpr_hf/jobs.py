@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
-from d2vpr_hf.index import Match, PlaceIndex, check_free
-from d2vpr_hf.readers import PhotoSource, Place, PlaceTable, find_photos, iter_photos, read_places
+from d2vpr_hf.index import SHARD_SIZE, Match, PlaceIndex, check_out
+from d2vpr_hf.readers import PhotoSource, Place, PlaceTable, find_photos, iter_photos, read_place, read_places
+from d2vpr_hf.readers.place_dataset import common_folder
+from d2vpr_hf.updates import IndexUpdate, UpdateReport, not_the_same_photos, report_skipped
 
 if TYPE_CHECKING:
     from d2vpr_hf.readers.place_dataset import PlaceDataset
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,65 +48,198 @@ def index_photos(
     *,
     strict: bool = False,
     overwrite: bool = False,
+    dtype: str | None = None,
+    shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
-) -> tuple[PlaceIndex, dict[str, str]]:
-    """Encode photos and write the index.
+) -> tuple[PlaceIndex, UpdateReport]:
+    """Build the index of photos, or bring it in line with them: only what is new or changed is encoded.
+
+    Photos are stored a shard at a time, so that a run which is killed loses no more; the same call again goes on from there,
+    to the same bytes. A photo is taken for unchanged if its file has the size and time it had, or else the same content.
 
     Args:
         photos: A folder, a CSV file, what [`read_places`] made of one, or a data set as [`load_places`] gives it.
         out: The index folder.
-        encoder: Gives the descriptors.
+        encoder: Gives the descriptors; it must have the model the index was built with.
         strict: Whether a photo that is left out is an error.
-        overwrite: Whether to replace an index at `out`.
+        overwrite: Whether to build anew what is at `out`; the old index stays in force until the new one is complete.
+        dtype: How a new index stores descriptors: `"float16"`, the default, or `"float32"`.
+        shard_size: Photos that a new index stores at a time.
         progress: Called with the number of photos just finished.
 
     Returns:
-        The index, and the reason for each photo that was left out, by its path.
+        The index, and what was done.
 
     Raises:
-        ValueError: If no photo could be read, or with `strict` if one could not.
+        FileExistsError: If there is something at `out` that is no index.
+        BlockingIOError: If another process is changing the index.
+        ValueError: If no photo could be read, with `strict` if one could not, or if the index is of another model or of other
+            photos.
     """
-    check_free(Path(out), overwrite)  # before the work, not after it
+    folder = check_out(Path(out))  # before the work, not after it
     source = read_places(photos) if isinstance(photos, str | Path) else photos
-    seen: list[Place] = []
-    encoded = encoder.encode(_NotingPlaces(source, seen), progress)
-    folder, places = (source.folder.resolve(), seen) if isinstance(source, PlaceTable) else _common_folder(seen)
     left_out = source.skipped if isinstance(source, PlaceTable) else {}
-    skipped = left_out | {places[row].path: reason for row, reason in encoded.skipped.items()}
-    report_skipped(skipped, len(places) + len(left_out), strict)
-    if not len(encoded.rows):
-        raise ValueError(f"None of the {len(places)} photos in {folder} could be read.")
-    kept = [places[row] for row in encoded.rows]
-    index = PlaceIndex(folder, kept, encoded.descriptors, encoder.model_name, encoder.fingerprint)
-    index.save(out, overwrite)
-    return index, skipped
+    if strict:
+        report_skipped(left_out, _count(source) or len(left_out), strict)
+    index = _index_to_continue(folder, encoder, overwrite, dtype)
+    base = _base_folder(source, index)
+    with contextlib.ExitStack() as stack:
+        if index is not None:
+            stack.enter_context(index)
+            _check_photos(index, source, base)
+
+        def begin() -> PlaceIndex:
+            settings = index_settings(encoder) | {"dtype": dtype or "float16", "shard_size": shard_size, "photos": base}
+            return stack.enter_context(PlaceIndex.create(folder, **settings, overwrite=overwrite))
+
+        size = shard_size if index is None else index.shard_size
+        options: dict[str, Any] = {"total": _count(source), "strict": strict, "progress": progress}
+        update = IndexUpdate(index, begin, encoder, shard_size=size, folder=base, **options)
+        report = update.run(_relative_places(source, base))
+    skipped = left_out | report.skipped
+    report_skipped(skipped, len(skipped) + report.added + report.changed + report.kept, strict)
+    if update.index is None:
+        raise ValueError(f"None of the {len(report.skipped)} photos in {base} could be read.")
+    return update.index, replace(report, skipped=skipped)
 
 
-@dataclass(frozen=True)
-class _NotingPlaces:
-    """Photos one by one, whose places are kept as they pass: streamed data sets can be read once only."""
+def add_photos(
+    index: str | Path,
+    photos: Sequence[str | Path],
+    encoder: PlaceEncoder,
+    *,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> tuple[PlaceIndex, UpdateReport]:
+    """Add photos to an index, or encode them anew if they changed; what else is in it stays.
 
-    source: PlaceTable | PlaceDataset
-    places: list[Place]
+    Args:
+        index: The index folder.
+        photos: Photo files, folders of them, or CSV files that list them. Photos outside the folder that the index was built
+            from are named by their absolute paths, and no update of that folder removes them.
+        encoder: Gives the descriptors; it must have the model the index was built with.
+        strict: Whether a photo that is left out is an error.
+        progress: Called with the number of photos just finished.
 
-    def __iter__(self) -> Iterator[PhotoSource]:
-        for place, photo in iter_photos(self.source):
-            self.places.append(place)
-            yield photo
+    Raises:
+        ValueError: If the index is of another model, or with `strict` if a photo was left out.
+    """
+    opened = PlaceIndex.open(index)
+    _check_setup(opened, encoder)
+    tables = [_table_of(Path(photo)) for photo in photos]
+    found = [(place, table.photo(place)) for table in tables for place in table.places]
+    named = [(replace(place, path=_name_in(opened.photos, photo)), photo) for place, photo in found]
+    left_out = {str(table.folder / path): why for table in tables for path, why in table.skipped.items()}
+    with opened:
+        options: dict[str, Any] = {"total": len(named), "strict": strict, "progress": progress}
+        update = IndexUpdate(opened, lambda: opened, encoder, shard_size=opened.shard_size, folder=None, **options)
+        report = update.run(named)
+    skipped = left_out | report.skipped
+    report_skipped(skipped, len(named) + len(left_out), strict)
+    return opened, replace(report, skipped=skipped)
 
-    def __length_hint__(self) -> int:
-        if isinstance(self.source, PlaceTable):
-            return len(self.source.places)
-        return getattr(self.source, "num_rows", 0)
+
+def remove_photos(index: str | Path, photos: Sequence[str | Path]) -> PlaceIndex:
+    """Remove photos from an index, named as they stand in it or by their files.
+
+    Raises:
+        ValueError: If one is not in the index; then nothing is removed.
+    """
+    opened = PlaceIndex.open(index)
+    known = set(opened.places.column("path"))
+    names = [str(photo) if str(photo) in known else _name_in(opened.photos, Path(photo)) for photo in photos]
+    opened.remove(names)
+    return opened
 
 
-def _common_folder(places: list[Place]) -> tuple[Path, list[Place]]:
-    """Find the folder that the photos of a data set have in common, and make their paths relative to it."""
-    parents = {PurePosixPath(place.path).parent for place in places}
-    if len({parent.is_absolute() for parent in parents}) != 1:  # none, or some in files of their own and some not
-        return Path(), places
-    folder = Path(os.path.commonpath(parents))
-    return folder, [replace(place, path=Path(place.path).relative_to(folder).as_posix()) for place in places]
+def _index_to_continue(folder: Path, encoder: PlaceEncoder, overwrite: bool, dtype: str | None) -> PlaceIndex | None:
+    """Open the index that a run adds to: the one there, or the one that an interrupted run was to replace it with."""
+    if not overwrite:
+        index = PlaceIndex.resume(folder, replacement=False)
+        if index is not None:
+            _check_setup(index, encoder, dtype)
+        return index
+    with contextlib.suppress(ValueError, OSError):  # whatever is wrong with it, a new one takes its place
+        index = PlaceIndex.resume(folder, replacement=True)
+        if index is not None:
+            _check_setup(index, encoder, dtype)
+        return index
+    return None
+
+
+def index_settings(encoder: PlaceEncoder) -> dict[str, Any]:
+    """Say what made descriptors, as an index wants to know it."""
+    return {
+        "model": encoder.model_name,
+        "fingerprint": encoder.fingerprint,
+        "descriptor_dim": encoder.descriptor_dim,
+        "projection_dim": encoder.model.config.projection_dim,
+        "batch_size": encoder.batch_size,
+    }
+
+
+def _check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = None) -> None:
+    """Raise ValueError unless an encoder can go on with an index as it was begun."""
+    check_encoder(index, encoder)
+    if encoder.model.config.use_cross_image_encoder and index.batch_size not in (None, encoder.batch_size):
+        raise ValueError(
+            f"The model has a cross-image encoder, so that descriptors depend on the batch size: {index.batch_size} in the "
+            f"index, {encoder.batch_size} in this run. Give `--batch-size {index.batch_size}`, or `--overwrite`."
+        )
+    if dtype not in (None, index.dtype):
+        raise ValueError(f"The index holds {index.dtype}, not {dtype}. Leave `--dtype` out, or give `--overwrite`.")
+
+
+def _check_photos(index: PlaceIndex, source: PlaceTable | PlaceDataset, folder: Path) -> None:
+    """Raise ValueError if a folder of photos cannot be the one that an index was built from, or what became of it."""
+    if not isinstance(source, PlaceTable):
+        return
+    known = index.photos
+    if known != folder and known.is_dir():
+        raise ValueError(
+            f"The index {index.folder} holds the photos of {known.resolve()}, which is another folder than {folder}. Give that "
+            "folder, `--overwrite` to replace the index, or `d2vpr add` to add photos from elsewhere."
+        )
+    own = {path for path in index.places.column("path") if not Path(path).is_absolute()}
+    if own and own.isdisjoint(place.path for place in source.places):
+        raise ValueError(not_the_same_photos(index))
+
+
+def _base_folder(source: PlaceTable | PlaceDataset, index: PlaceIndex | None) -> Path:
+    """Name the folder that paths in the index are relative to."""
+    if isinstance(source, PlaceTable):
+        return source.folder.resolve()
+    return common_folder(source) if index is None else index.photos
+
+
+def _count(source: PlaceTable | PlaceDataset) -> int | None:
+    """Return how many photos there are, those that are left out included; `None` of a stream."""
+    if isinstance(source, PlaceTable):
+        return len(source.places) + len(source.skipped)
+    return getattr(source, "num_rows", None)
+
+
+def _relative_places(source: PlaceTable | PlaceDataset, folder: Path) -> Iterator[tuple[Place, PhotoSource]]:
+    """Yield photos with paths as the index of a folder has them: those of a table are relative to it already."""
+    for place, photo in iter_photos(source):
+        is_file = isinstance(photo, Path) and not isinstance(source, PlaceTable)
+        yield (replace(place, path=_name_in(folder, Path(place.path))) if is_file else place), photo
+
+
+def _name_in(folder: Path, photo: Path) -> str:
+    """Name a photo as an index does: relative to its folder if it lies there, else by its absolute path."""
+    path = photo.absolute()
+    if folder.is_absolute() and path.is_relative_to(folder):
+        return path.relative_to(folder).as_posix()
+    resolved = path.parent.resolve() / path.name
+    return (resolved.relative_to(folder) if folder.is_absolute() and resolved.is_relative_to(folder) else path).as_posix()
+
+
+def _table_of(photo: Path) -> PlaceTable:
+    """Read what is known of a photo, or of the photos in a folder or a table."""
+    if photo.is_dir() or photo.suffix.lower() == ".csv":
+        return read_places(photo)
+    return PlaceTable(photo.parent, [read_place(photo)], "names")
 
 
 def search_photos(
@@ -155,19 +287,6 @@ def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
         )
 
 
-def report_skipped(skipped: dict[str, str], total: int, strict: bool) -> None:
-    """Name and count the photos that were left out; with `strict`, as an error."""
-    if not skipped:
-        return
-    lines = [
-        f"{len(skipped)} of {total} photos were left out:",
-        *(f"  {path}: {why}" for path, why in skipped.items()),
-    ]
-    if strict:
-        raise ValueError("\n".join(lines))
-    logger.warning("\n".join(lines))
-
-
 def _photos_of(query: Path) -> list[Path]:
     try:
         return find_photos(query) if query.is_dir() else [query]
@@ -189,4 +308,4 @@ def _match_to_dict(match: Match) -> dict[str, Any]:
     return result | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else result
 
 
-__all__ = ["SearchResult", "check_encoder", "index_photos", "report_skipped", "search_photos"]
+__all__ = ["SearchResult", "add_photos", "check_encoder", "index_photos", "index_settings", "remove_photos", "search_photos"]

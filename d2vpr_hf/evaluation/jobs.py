@@ -14,9 +14,10 @@ from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
 from d2vpr_hf.evaluation.sides import Side, keep_rows, prepare_sides
 from d2vpr_hf.index import PlaceIndex, check_free
-from d2vpr_hf.jobs import report_skipped
+from d2vpr_hf.jobs import index_settings
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.search import exact_search, similarity
+from d2vpr_hf.updates import report_skipped
 
 SHUFFLE_SEED = 0
 
@@ -158,9 +159,9 @@ def _shuffle(side: Side, seed: int) -> list[int]:
 
 def _save(encoded: list[_Encoded], encoder: PlaceEncoder, out: Path, overwrite: bool) -> None:
     for side, descriptors in encoded:
-        folder = side.table.folder.resolve()
-        index = PlaceIndex(folder, side.places, descriptors, encoder.model_name, encoder.fingerprint)
-        index.save(out / side.name, overwrite)
+        settings = index_settings(encoder) | {"photos": side.table.folder.resolve(), "overwrite": overwrite}
+        with PlaceIndex.create(out / side.name, **settings) as index:
+            index.add(descriptors, side.places)
 
 
 def _evaluate_encoded(encoded: list[_Encoded], rule: PositiveRule, recall_values: tuple[int, ...], **setup: Any) -> Evaluation:

@@ -6,6 +6,7 @@ Columns: `image` (decoded when it is touched), those of [`Place`], and `place_id
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -63,6 +64,25 @@ def iter_photos(photos: PlaceTable | PlaceDataset) -> Iterator[tuple[Place, Phot
         yield _photo(row)
 
 
+def common_folder(photos: PlaceDataset) -> Path:
+    """Return the folder that the photo files of a data set have in common; an empty path where not all are files, or if nobody
+    knows before they are read, as of a stream.
+
+    Looks at paths only.
+    """
+    import datasets
+
+    if not isinstance(photos, datasets.Dataset):
+        return Path()
+    parents = set()
+    for batch in photos.select_columns("image").with_format("arrow").iter(1000):
+        for content, path in zip(*batch["image"].combine_chunks().flatten(), strict=True):
+            if content.is_valid or not path.is_valid or is_url(path.as_py()):
+                return Path()
+            parents.add(Path(path.as_py()).absolute().parent)
+    return Path(os.path.commonpath(parents)) if parents else Path()
+
+
 def _photo(row: dict[str, Any]) -> tuple[Place, PhotoSource]:
     image = row["image"] or {"path": None, "bytes": None}
     values = {name: row[name] for name in PLACE_SCHEMA.names}
@@ -74,4 +94,4 @@ def _photo(row: dict[str, Any]) -> tuple[Place, PhotoSource]:
     return Place(**values | {"path": photo.as_posix()}), photo
 
 
-__all__ = ["iter_photos", "place_columns", "place_features", "to_dataset"]
+__all__ = ["common_folder", "iter_photos", "place_columns", "place_features", "to_dataset"]

@@ -1,0 +1,130 @@
+"""Files that survive a crash: each appears whole or not at all, and what was stored stays stored.
+
+A file is written under a temporary name, forced to the disk, and renamed; then the folder is forced to the disk too. Nothing
+else in the index writes, renames or removes files.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+TEMPORARY = ".tmp"  # ends the names of files that are being written
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def store_files(folder: Path, contents: dict[str, bytes]) -> None:
+    """Store files durably in an existing folder, replacing those of the same names; together they are not atomic.
+
+    Raises:
+        OSError: If the disk is full or the folder cannot be written to; with what to do.
+    """
+    with _explained(folder):
+        for name, content in contents.items():
+            _store(folder, name, content)
+        sync_folder(folder)
+
+
+def rename_file(folder: Path, old: str, new: str) -> None:
+    """Give a stored file another name durably, replacing what had it."""
+    with _explained(folder):
+        os.replace(folder / old, folder / new)  # noqa: PTH105 - every step goes through `os`, where tests can crash it
+        sync_folder(folder)
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files that nothing needs any more; one that cannot be removed stays for the next time."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / name)  # noqa: PTH108
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those that it lies in, durably.
+
+    Raises:
+        OSError: If that cannot be; with what to do.
+    """
+    missing = [folder, *folder.parents]
+    missing = missing[: next(number for number, path in enumerate(missing) if path.exists())]
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in missing:
+            sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk. Windows has no way to, and does so by itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def checksum(content: bytes) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_writable(out: Path) -> None:
+    """Raise NotADirectoryError or PermissionError if the folder that a path would lie in cannot be written to."""
+    parent = next(folder for folder in out.resolve().parents if folder.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{parent} is a file, so that {out} cannot lie in it. Give another path.")
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"No permission to write into {parent}, where {out} would lie.")
+
+
+def _store(folder: Path, name: str, content: bytes) -> None:
+    temporary = folder / f"{name}{TEMPORARY}"
+    try:
+        _write(temporary, content)
+        os.replace(temporary, folder / name)  # noqa: PTH105
+    except BaseException:
+        remove_files(folder, [temporary.name])
+        raise
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say what a failure to write means and what to do, keeping its kind."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            advice = "The disk is full. Free some space and run the same again"
+        elif error.errno in _FORBIDDEN:
+            advice = "It cannot be written to. Give the permission, or copy the index to another folder"
+        else:
+            raise
+        raise OSError(error.errno, f"{advice}; what was stored before is whole ({error.strerror})", str(folder)) from error
+
+
+__all__ = [
+    "TEMPORARY",
+    "check_writable",
+    "checksum",
+    "make_folder",
+    "remove_files",
+    "rename_file",
+    "store_files",
+    "sync_folder",
+]

@@ -1,0 +1,33 @@
+"""An index on the Hugging Face Hub: a data set repository that holds its files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+
+_PATTERNS = ["manifest.json", "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json"]
+
+
+def push_index(
+    folder: Path, files: Sequence[str], name: str, *, private: bool | None, commit_message: str, token: str | None
+) -> str:
+    """Upload the files of an index in one commit that also removes the files of the one before; return the commit's URL."""
+    api = HfApi(token=token)
+    repository = api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+    commit = api.upload_folder(
+        repo_id=repository.repo_id,
+        repo_type="dataset",
+        folder_path=folder,
+        allow_patterns=list(files),
+        delete_patterns=_PATTERNS,
+        commit_message=commit_message,
+    )
+    return str(commit.commit_url)
+
+
+def fetch_index(name: str, *, revision: str | None, token: str | bool | None) -> Path:
+    """Download an index, or find it in the cache, and return its folder."""
+    return Path(snapshot_download(name, repo_type="dataset", revision=revision, token=token, allow_patterns=_PATTERNS))
+
+
+__all__ = ["fetch_index", "push_index"]

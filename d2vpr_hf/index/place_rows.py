@@ -1,0 +1,259 @@
+"""Places as the rows of an index: Parquet files beside the descriptors, seen as one sequence."""
+
+import functools
+import hashlib
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from d2vpr_hf.descriptors import kept_rows, map_file
+from d2vpr_hf.index.manifest import damaged_file
+from d2vpr_hf.readers import PLACE_SCHEMA, PhotoSource, Place
+
+_FILE_FIELDS = (("content_hash", pa.string()), ("file_size", pa.int64()), ("file_mtime_ns", pa.int64()))
+ROW_SCHEMA = pa.schema([*PLACE_SCHEMA, *_FILE_FIELDS])
+_REPEATED = ["utm_zone", "frame", "condition"]  # few values in many rows: a table in memory holds each once
+_EXIF_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d)(?= |$)")
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """What tells whether a photo changed since it was encoded. `None` means not known, as of frames that never were files.
+
+    Attributes:
+        content_hash: SHA-256 of the file's content, in hexadecimal.
+        file_size: In bytes.
+        file_mtime_ns: When it was last modified, nanoseconds since 1970.
+    """
+
+    content_hash: str | None = None
+    file_size: int | None = None
+    file_mtime_ns: int | None = None
+
+    @classmethod
+    def glance(cls, photo: PhotoSource) -> "PhotoFile":
+        """Describe a photo without reading it: size and time of a file, size of a content, nothing of a URL.
+
+        Raises:
+            OSError: If there is no such file.
+        """
+        if isinstance(photo, Path):
+            status = photo.stat()
+            return cls(None, status.st_size, status.st_mtime_ns)
+        return cls(None, len(photo)) if isinstance(photo, bytes) else cls()
+
+    def with_hash(self, photo: PhotoSource) -> "PhotoFile":
+        """Add the hash of the content; a URL, which would have to be fetched once more, gets none.
+
+        Raises:
+            OSError: If the file cannot be read.
+        """
+        return PhotoFile(_hash(photo), self.file_size, self.file_mtime_ns)
+
+
+class StoredPlaces:
+    """The places of a shard. Nothing but the number of rows is read before it is asked for.
+
+    Args:
+        path: The Parquet file, which is mapped.
+        removed: Rows, ascending, that must not be seen.
+
+    Raises:
+        ValueError: If it is no table of places.
+    """
+
+    def __init__(self, path: Path, removed: Sequence[int] = ()) -> None:
+        self._path, self._removed, self._buffer = path, removed, map_file(path)
+        try:
+            metadata = pq.read_metadata(pa.BufferReader(self._buffer))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"it is no Parquet file ({error})") from error
+        if metadata.schema.to_arrow_schema().names != ROW_SCHEMA.names:
+            raise ValueError(f"expected the columns {', '.join(ROW_SCHEMA.names)}")
+        self.rows: int = metadata.num_rows
+
+    def __len__(self) -> int:
+        return self.rows - len(self._removed)
+
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """The rows that are seen, every page's checksum tested.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        try:
+            reader = pa.BufferReader(self._buffer)
+            table = pq.read_table(reader, page_checksum_verification=True, read_dictionary=_REPEATED)
+        except (pa.ArrowException, OSError) as error:
+            raise damaged_file(self._path.parent, self._path.name, error) from error
+        table = table.take(kept_rows(self.rows, self._removed)) if len(self._removed) else table
+        return _without_empty_columns(table.combine_chunks())
+
+    @functools.cached_property
+    def seconds(self) -> NDArray[np.float64]:
+        """When each photo was taken, (n,); NaN where that is not known."""
+        return np.array([to_seconds(timestamp) for timestamp in self.column("timestamp")], np.float64)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return one row."""
+        return {name: column[number].as_py() for name, column in zip(ROW_SCHEMA.names, self.table.columns, strict=True)}
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column."""
+        return self.table.column(name).to_pylist()
+
+
+class WaitingPlaces:
+    """Places that are not stored yet."""
+
+    def __init__(self) -> None:
+        self._places: list[Place] = []
+        self._files: list[PhotoFile] = []
+        self._seconds: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def extend(self, places: Sequence[Place], files: Sequence[PhotoFile]) -> None:
+        """Add rows."""
+        self._places += places
+        self._files += files
+        self._seconds += [to_seconds(place.timestamp) for place in places]
+
+    def drop(self, count: int) -> None:
+        """Forget the first rows."""
+        del self._places[:count], self._files[:count], self._seconds[:count]
+
+    def first(self, count: int) -> pa.Table:
+        """Return the first rows as a table."""
+        return rows_to_table(self._places[:count], self._files[:count])
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """When each photo was taken, (n,); NaN where that is not known."""
+        return np.array(self._seconds, np.float64)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Return one row."""
+        return vars(self._places[number]) | vars(self._files[number])
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column."""
+        return [getattr(row, name) for row in (self._places if name in PLACE_SCHEMA.names else self._files)]
+
+
+class PlaceRows(Sequence[Place]):
+    """The places of an index, in the order of its descriptors."""
+
+    def __init__(self, parts: Sequence[StoredPlaces | WaitingPlaces]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._starts = np.cumsum([0, *map(len, self._parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @overload
+    def __getitem__(self, row: int) -> Place: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Place]: ...
+    def __getitem__(self, row: int | slice) -> Place | list[Place]:
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"Expected a row from 0 to {len(self) - 1}, got {row}.")
+        row %= len(self)
+        part = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return _place(self._parts[part].row(int(row - self._starts[part])))
+
+    def __iter__(self) -> Iterator[Place]:
+        return (place for place, _ in self.with_files())
+
+    def with_files(self) -> Iterator[tuple[Place, PhotoFile]]:
+        """Yield each place and what is known of its file."""
+        for part in self._parts:
+            columns = [part.column(name) for name in ROW_SCHEMA.names]
+            for values in zip(*columns, strict=True):
+                count = len(PLACE_SCHEMA.names)
+                yield Place(*values[:count]), PhotoFile(*values[count:])
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column, such as `"latitude"`; `None` where a value is not known."""
+        return [value for part in self._parts for value in part.column(name)]
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """When each photo was taken, (N,), as [`to_seconds`] reads it; NaN where that is not known."""
+        return np.concatenate([np.empty(0), *(part.seconds for part in self._parts)])
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """Return a column of numbers (N,); NaN where a value is not known."""
+        return np.array(self.column(name), np.float64)
+
+
+def rows_to_table(places: Sequence[Place], files: Sequence[PhotoFile]) -> pa.Table:
+    """Return places and what is known of their files as a table."""
+    return pa.Table.from_pylist([vars(place) | vars(file) for place, file in zip(places, files, strict=True)], ROW_SCHEMA)
+
+
+def table_to_bytes(table: pa.Table) -> bytes:
+    """Return the contents of a Parquet file of places; each page has a checksum, so that damage is found when it is read."""
+    sink = io.BytesIO()
+    pq.write_table(table.cast(ROW_SCHEMA), sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def to_seconds(timestamp: str | float | None) -> float:
+    """Read a time: seconds as a number, ISO 8601, or EXIF's form; UTC where it names no zone. NaN if it is none of these."""
+    try:
+        return float(timestamp) if timestamp is not None else math.nan
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(_EXIF_DATE.sub(r"\1-\2-\3", str(timestamp)))
+    except ValueError:
+        return math.nan
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _place(row: dict[str, Any]) -> Place:
+    return Place(**{name: row[name] for name in PLACE_SCHEMA.names})
+
+
+def _without_empty_columns(table: pa.Table) -> pa.Table:
+    """Give columns without any value a type that takes no memory: most maps know a position of one kind only."""
+    for number, name in enumerate(table.column_names):
+        if table.num_rows and table.column(number).null_count == table.num_rows:
+            table = table.set_column(number, name, pa.nulls(table.num_rows))
+    return table
+
+
+def _hash(photo: PhotoSource) -> str | None:
+    if isinstance(photo, bytes):
+        return hashlib.sha256(photo).hexdigest()
+    if not isinstance(photo, Path):
+        return None
+    with photo.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = [
+    "ROW_SCHEMA",
+    "PhotoFile",
+    "PlaceRows",
+    "StoredPlaces",
+    "WaitingPlaces",
+    "rows_to_table",
+    "table_to_bytes",
+    "to_seconds",
+]
