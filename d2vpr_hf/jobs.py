@@ -222,8 +222,8 @@ def _count(source: PlaceTable | PlaceDataset) -> int | None:
 def _relative_places(source: PlaceTable | PlaceDataset, folder: Path) -> Iterator[tuple[Place, PhotoSource]]:
     """Yield photos with paths as the index of a folder has them: those of a table are relative to it already."""
     for place, photo in iter_photos(source):
-        is_file = isinstance(photo, Path) and not isinstance(source, PlaceTable)
-        yield (replace(place, path=_name_in(folder, Path(place.path))) if is_file else place), photo
+        named = Path(place.path).is_absolute() and not isinstance(source, PlaceTable)
+        yield (replace(place, path=_name_in(folder, Path(place.path))) if named else place), photo
 
 
 def _name_in(folder: Path, photo: Path) -> str:

@@ -163,13 +163,13 @@ class IndexUpdate:
         if self.index is None and readable:
             self.index = self._begin()
         removed = [path for path in unreadable if path in self._known]
+        replaced = [photo.place.path for photo in readable if photo.place.path in self._known]
         if self.index is not None and (readable or removed or left_out != self._left_out):
             places, files = [photo.place for photo in readable], [photo.file for photo in readable]
             notes: UpdateState = {"left_out": left_out, "complete": self.index.complete and self._folder is None}
-            self.index.put(encoded.descriptors, places, files, removed=removed, **notes)
+            self.index.put(encoded.descriptors, places, files, removed=[*removed, *replaced], **notes)
         self._left_out = left_out
-        changed = sum(photo.place.path in self._known for photo in readable)
-        self._counts.update(added=len(readable) - changed, changed=changed, removed=len(removed))
+        self._counts.update(added=len(readable) - len(replaced), changed=len(replaced), removed=len(removed))
 
     def _finish(self, index: PlaceIndex, folder: Path) -> None:
         """Remove the rows of photos that are gone, and note that the index is complete."""

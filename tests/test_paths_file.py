@@ -45,9 +45,9 @@ def test_missing_photos_are_named_and_counted(tmp_path, tiny_folder, caplog):
     save(folder / names[1], 0)
     write_list(folder, *names)
     with caplog.at_level(logging.WARNING):
-        index, skipped = index_photos(folder, tmp_path / "index", PlaceEncoder(tiny_folder))
+        index, report = index_photos(folder, tmp_path / "index", PlaceEncoder(tiny_folder))
     assert [place.path for place in index.places] == [names[1]]
-    assert skipped == {names[0]: "no such file", names[2]: "no such file"}
+    assert report.skipped == {names[0]: "no such file", names[2]: "no such file"}
     assert "2 of 3 photos were left out" in caplog.text
 
 

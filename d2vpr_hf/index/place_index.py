@@ -413,7 +413,7 @@ class PlaceIndex:
         removed: Collection[str] = (),
         **state: Unpack[UpdateState],
     ) -> None:
-        """Store rows at once, each instead of the one with its path if there is one: all of it happens, or nothing.
+        """Store rows, removals and notes in one step: all of it happens, or nothing.
 
         Use this to bring an index in line with photos; use [`add`] to add frame by frame.
 
@@ -421,7 +421,7 @@ class PlaceIndex:
             descriptors: (M, D), at most a shard.
             places: One a row.
             files: What is known of the photos' files.
-            removed: Paths of rows to remove in the same step.
+            removed: Paths of rows to remove; a row with the path of one that is there already belongs among them.
             state: What to note in the manifest in the same step.
 
         Raises:
@@ -432,7 +432,7 @@ class PlaceIndex:
         rows = Rows(self._checked(descriptors, places), rows_to_table(places, files))
         with self._writing():
             self._store_waiting()
-            self._commit(rows, {*removed, *(place.path for place in places)}, **state)
+            self._commit(rows, set(removed), **state)
 
     def amend(self, places: Sequence[Place], files: Sequence[PhotoFile]) -> None:
         """Replace what is known of photos whose descriptors stay, found by their paths."""
@@ -441,7 +441,7 @@ class PlaceIndex:
                 part = slice(start, start + self.shard_size)
                 row_of = {path: row for row, path in enumerate(self.places.column("path"))}
                 descriptors = self.descriptors.take([row_of[place.path] for place in places[part]])
-                self.put(descriptors, places[part], files[part])
+                self.put(descriptors, places[part], files[part], removed=[place.path for place in places[part]])
 
     def remove(self, paths: Iterable[str]) -> int:
         """Remove the rows of these paths, all at once; [`compact`] gives their room back. Returns how many there were.
@@ -666,7 +666,7 @@ class PlaceIndex:
         manifest = replace(self._manifest, shards=tuple(shards), next_shard=number, **changes)
         if manifest != self._manifest:
             self._store(contents, manifest, waiting)
-        if removed:
+        if removed or (rows is not None and not waiting):
             self._known_paths = None
 
     def _with_rows(self, shards: list[Shard], rows: Rows) -> tuple[list[Shard], dict[str, bytes]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from d2vpr_hf.readers.folder import PlaceTable
@@ -17,6 +17,7 @@ from d2vpr_hf.readers.places import PLACE_SCHEMA, Place
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
     PlaceDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset  # in the form of this module
 
@@ -65,22 +66,28 @@ def iter_photos(photos: PlaceTable | PlaceDataset) -> Iterator[tuple[Place, Phot
 
 
 def common_folder(photos: PlaceDataset) -> Path:
-    """Return the folder that the photo files of a data set have in common; an empty path where not all are files, or if nobody
-    knows before they are read, as of a stream.
+    """Return the folder that the paths of a data set's photos have in common, without reading the photos.
 
-    Looks at paths only.
+    An empty path where there is none, as of photos that are named by a Hub data set; or if nobody knows before they are read,
+    as of a stream.
     """
     import datasets
 
-    if not isinstance(photos, datasets.Dataset):
+    parents: set[PurePosixPath] = set()
+    if isinstance(photos, datasets.Dataset):
+        for batch in photos.select_columns(["image", "path"]).with_format("arrow").iter(1000):
+            parents.update(_parents(batch))
+    if not parents or not all(parent.is_absolute() for parent in parents):
         return Path()
-    parents = set()
-    for batch in photos.select_columns("image").with_format("arrow").iter(1000):
-        for content, path in zip(*batch["image"].combine_chunks().flatten(), strict=True):
-            if content.is_valid or not path.is_valid or is_url(path.as_py()):
-                return Path()
-            parents.add(Path(path.as_py()).absolute().parent)
-    return Path(os.path.commonpath(parents)) if parents else Path()
+    return Path(os.path.commonpath(parents))
+
+
+def _parents(batch: pa.Table) -> Iterator[PurePosixPath]:
+    """Yield the folder of each photo: of its file, or of what names it."""
+    contents, files = batch["image"].combine_chunks().flatten()
+    for content, file, name in zip(contents, files.to_pylist(), batch["path"].to_pylist(), strict=True):
+        is_file = not content.is_valid and file is not None and not is_url(file)
+        yield PurePosixPath(Path(file).absolute().as_posix() if is_file else name).parent
 
 
 def _photo(row: dict[str, Any]) -> tuple[Place, PhotoSource]:

@@ -1,0 +1,192 @@
+"""Every operation on the disk is the last one, once: power goes, and with it what was not forced to the disk. Or it fails."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from d2vpr_hf.index import PlaceIndex, durable_files
+from tests.index.workers import JOBS, begin, build, contents, frame, prepare_photos
+
+
+class Crash(BaseException):
+    """The machine is off."""
+
+
+class Disk:
+    """Stands for `os` in the module that stores files.
+
+    Args:
+        limit: How many operations succeed.
+        error: What the next one raises. After a crash all others raise it too; after an error they work again.
+    """
+
+    def __init__(self, limit: int | None = None, error: type[BaseException] | OSError = Crash) -> None:
+        self.limit, self.error, self.count = limit, error, 0
+        self._names: dict[int, Path] = {}
+        self._unforced: set[Path] = set()  # files with content that may not be on the disk yet
+        self._undone: list[tuple[Path, bytes | None]] = []  # names that may be as they were, and what they had
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def _step(self):
+        self.count += 1
+        if self.limit is not None and self.count > self.limit:
+            if isinstance(self.error, OSError):
+                self.limit = None
+            raise self.error
+
+    def open(self, path, flags, mode=0o777):
+        if flags & os.O_CREAT:
+            self._step()
+            self._unforced.add(Path(path))
+        descriptor = os.open(path, flags, mode)
+        self._names[descriptor] = Path(path)
+        return descriptor
+
+    def write(self, descriptor, data):
+        try:
+            self._step()
+        except Crash:
+            os.write(descriptor, data[: len(data) // 2])
+            raise
+        return os.write(descriptor, data[:2048])  # the system may write less than it is given
+
+    def fsync(self, descriptor):
+        self._step()
+        path = self._names[descriptor]
+        self._unforced.discard(path)
+        self._undone = [(name, content) for name, content in self._undone if name.parent != path]
+
+    def replace(self, old, new):
+        self._step()
+        self._undone.append((Path(new), Path(new).read_bytes() if Path(new).exists() else None))
+        if Path(old) in self._unforced:
+            self._unforced.add(Path(new))
+        os.replace(old, new)  # noqa: PTH105
+
+    def unlink(self, path):
+        self._step()
+        self._undone.append((Path(path), Path(path).read_bytes()))
+        os.unlink(path)  # noqa: PTH108
+
+    def lose(self, names: bool) -> None:
+        """Do what a loss of power does to what was not forced to the disk: content is cut, and names may be the old ones."""
+        for path in self._unforced:
+            if path.exists():
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        for path, content in reversed(self._undone if names else []):
+            path.unlink(missing_ok=True)
+            if content is not None:
+                path.write_bytes(content)
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Prepares where a job begins; gives a function that puts that in place and one that runs the job there."""
+    photos = prepare_photos(tmp_path / "photos")
+    build(tmp_path / "built", photos)
+
+    def start(job):
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        if job in ("update", "replace"):
+            shutil.copytree(tmp_path / "built", out)
+        return out
+
+    return start, lambda job, out: JOBS[job](out, photos)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("lose_names", [False, True])
+def test_a_crash_at_every_operation(started, monkeypatch, job, lose_names):
+    """Rows without their manifest, a manifest without its rows, or a file that is not whole would show here."""
+    start, run = started
+    out = start(job)
+    whole = Disk()
+    monkeypatch.setattr(durable_files, "os", whole)
+    run(job, out)
+    expected = contents(out)
+    assert whole.count > 40
+    for limit in range(whole.count):
+        out, disk = start(job), Disk(limit)
+        monkeypatch.setattr(durable_files, "os", disk)
+        with pytest.raises(Crash):
+            run(job, out)
+        disk.lose(lose_names)
+        monkeypatch.setattr(durable_files, "os", os)
+        if (out / "manifest.json").exists():
+            assert PlaceIndex.open(out).verify() == []
+        run(job, out)
+        assert contents(out) == expected, limit
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_an_error_at_every_operation(started, monkeypatch, job, number):
+    """A full disk, or one that was mounted read-only: the last state stays, nothing half-written is left, going on works."""
+    start, run = started
+    out = start(job)
+    whole = Disk()
+    monkeypatch.setattr(durable_files, "os", whole)
+    run(job, out)
+    expected = contents(out)
+    for limit in range(0, whole.count, 2):
+        out = start(job)
+        monkeypatch.setattr(durable_files, "os", Disk(limit, OSError(number, os.strerror(number))))
+        try:
+            run(job, out)  # errors of tidying up are no errors
+        except OSError as error:
+            assert error.errno == number and "what was stored before is whole" in str(error)
+            assert ("The disk is full. Free some space" in str(error)) == (number == errno.ENOSPC)
+            assert not list(out.glob("*.tmp"))
+        if (out / "manifest.json").exists():
+            assert PlaceIndex.open(out).verify() == []
+        run(job, out)
+        assert contents(out) == expected, limit
+
+
+def test_rows_wait_until_the_disk_has_room_again(tmp_path, monkeypatch):
+    """One object goes on: rows of a flush that failed are neither lost nor there twice, wherever it failed."""
+    for limit in range(40):
+        out = tmp_path / str(limit)
+        with begin(out) as index:
+            for number in range(3):
+                index.add(*frame(number))
+            disk = Disk(limit, OSError(errno.ENOSPC, "No space left on device"))
+            monkeypatch.setattr(durable_files, "os", disk)
+            try:
+                index.flush()
+            except OSError:
+                index.add(*frame(3))
+                assert [match.place.path for match in index.search(frame(3)[0], 1)[0]] == ["/frames/3"]
+            monkeypatch.setattr(durable_files, "os", os)
+        stored = PlaceIndex.open(out)
+        count = len(stored)
+        assert [place.path for place in stored.places] == [f"/frames/{number}" for number in range(count)]
+        assert stored.verify() == [] and not list(out.glob("*.tmp"))
+        if disk.limit is not None:
+            assert count == 3
+            return
+        assert count == 4 or disk.count > limit
+    pytest.fail("every flush failed")
+
+
+def test_an_interrupt_between_storing_and_knowing_it(tmp_path, monkeypatch):
+    """The manifest is stored, and then comes Ctrl-C: rows must not be stored once more under another number."""
+    with begin(tmp_path / "index") as index:
+        index.add(*frame(0))
+        adopt = PlaceIndex._adopt
+
+        def interrupted(self, manifest):
+            monkeypatch.setattr(PlaceIndex, "_adopt", adopt)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(PlaceIndex, "_adopt", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.flush()
+        index.add(*frame(1))
+    assert [place.path for place in PlaceIndex.open(tmp_path / "index").places] == ["/frames/0", "/frames/1"]
