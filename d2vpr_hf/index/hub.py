@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
 
 _PATTERNS = ["manifest.json", "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json"]
 
@@ -26,8 +27,17 @@ def push_index(
 
 
 def fetch_index(name: str, *, revision: str | None, token: str | bool | None) -> Path:
-    """Download an index, or find it in the cache, and return its folder."""
-    return Path(snapshot_download(name, repo_type="dataset", revision=revision, token=token, allow_patterns=_PATTERNS))
+    """Download an index, or find it in the cache, and return its folder.
+
+    Raises:
+        FileNotFoundError: If there is none, or no connection and nothing in the cache.
+    """
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision, token=token, allow_patterns=_PATTERNS))
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"There is no index folder {name}, and the Hub gave no data set of that name: {error}"
+        ) from error
 
 
 __all__ = ["fetch_index", "push_index"]

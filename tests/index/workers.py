@@ -92,8 +92,7 @@ def drive(out: Path, photos: Path) -> None:
         begin(out).close()
     with PlaceIndex.open(out) as index:
         known = set(index.places.column("path"))
-        for last in (0, 1, 3, 8, 10, 11):
-            first = {0: 0, 1: 1, 3: 2, 8: 4, 10: 9, 11: 11}[last]
+        for first, last in ((0, 0), (1, 1), (2, 8), (9, 11)):
             if f"/frames/{last}" not in known:
                 for number in range(first, last + 1):
                     index.add(*frame(number))
