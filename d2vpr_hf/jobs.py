@@ -228,11 +228,11 @@ def _relative_places(source: PlaceTable | PlaceDataset, folder: Path) -> Iterato
 
 def _name_in(folder: Path, photo: Path) -> str:
     """Name a photo as an index does: relative to its folder if it lies there, else by its absolute path."""
-    path = photo.absolute()
-    if folder.is_absolute() and path.is_relative_to(folder):
-        return path.relative_to(folder).as_posix()
-    resolved = path.parent.resolve() / path.name
-    return (resolved.relative_to(folder) if folder.is_absolute() and resolved.is_relative_to(folder) else path).as_posix()
+    plain, resolved = photo.absolute(), photo.parent.resolve() / photo.name
+    for path in (plain, resolved) if ".." not in plain.parts else (resolved,):
+        if folder.is_absolute() and path.is_relative_to(folder):
+            return path.relative_to(folder).as_posix()
+    return path.as_posix()
 
 
 def _table_of(photo: Path) -> PlaceTable:
