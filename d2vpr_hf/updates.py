@@ -127,6 +127,8 @@ class IndexUpdate:
         for place, source in photos:
             if place.path in self._seen:
                 self._skip({place.path: "there twice; the first was taken"})
+            elif _as_text(place.path) != place.path:
+                self._skip({_as_text(place.path): "its name is not UTF-8"})
             elif place.path in self._left_out:
                 self._again.append(TrackedPhoto(place, source))
             elif not self._keep(place, source):
@@ -239,6 +241,11 @@ def _same_content(source: PhotoSource, known: PhotoFile) -> PhotoFile | None:
     except OSError:
         return None
     return hashed if hashed.content_hash is not None and hashed.content_hash == known.content_hash else None
+
+
+def _as_text(path: str) -> str:
+    """Return a name with what cannot be written down replaced; Linux allows any bytes."""
+    return path.encode(errors="backslashreplace").decode()
 
 
 def _glance(file: PhotoFile) -> PhotoFile:

@@ -13,7 +13,7 @@ from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, judge
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
 from d2vpr_hf.evaluation.sides import Side, keep_rows, prepare_sides
-from d2vpr_hf.index import PlaceIndex, check_free
+from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.jobs import index_settings
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.search import exact_search, similarity
@@ -161,7 +161,8 @@ def _save(encoded: list[_Encoded], encoder: PlaceEncoder, out: Path, overwrite: 
     for side, descriptors in encoded:
         settings = index_settings(encoder) | {"photos": side.table.folder.resolve(), "overwrite": overwrite}
         with PlaceIndex.create(out / side.name, **settings) as index:
-            index.add(descriptors, side.places)
+            for start in range(0, len(descriptors), SHARD_SIZE):  # a second copy of a large map may not fit
+                index.add(descriptors[start : start + SHARD_SIZE], side.places[start : start + SHARD_SIZE])
 
 
 def _evaluate_encoded(encoded: list[_Encoded], rule: PositiveRule, recall_values: tuple[int, ...], **setup: Any) -> Evaluation:

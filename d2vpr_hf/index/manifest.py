@@ -159,12 +159,8 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
 
 def damaged_file(folder: Path, name: str, reason: object) -> DamagedIndexError:
     """Make the error for a file of an index that is not as it was stored."""
-    return DamagedIndexError(f"The index {folder} is damaged: {name}: {reason}. `d2vpr verify` names all damage; {_REBUILD}.")
-
-
-def missing_file(folder: Path, name: str) -> FileNotFoundError:
-    """Make the error for a file of an index that is not there."""
-    return FileNotFoundError(f"The index {folder} is damaged: {name} is missing. {_REBUILD}.")
+    line = " ".join(str(reason).split())  # Parquet's have several
+    return DamagedIndexError(f"The index {folder} is damaged: {name}: {line}. `d2vpr verify` names all damage; {_REBUILD}.")
 
 
 def folder_text(photos: str | Path | None) -> str:
@@ -287,7 +283,6 @@ __all__ = [
     "free_number",
     "is_own_file",
     "leftover_files",
-    "missing_file",
     "read_manifest",
     "shard_files",
 ]

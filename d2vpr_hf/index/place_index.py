@@ -21,22 +21,22 @@ from d2vpr_hf.index.manifest import (
     MANIFEST,
     REPLACEMENT,
     SHARD_SIZE,
+    DamagedIndexError,
     Manifest,
     Shard,
     StoredFile,
     calibration_file,
-    damaged_file,
     derived_file,
     folder_text,
     free_number,
     leftover_files,
-    missing_file,
     read_manifest,
 )
 from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table, to_seconds
 from d2vpr_hf.index.shards import (
     OpenShard,
     Rows,
+    check_content,
     count_to_merge,
     join_rows,
     make_shard,
@@ -187,8 +187,9 @@ class PlaceIndex:
         places when they are read, and for descriptors by [`verify`] only.
 
         Raises:
-            FileNotFoundError: If `folder` is no index, or a file of it is missing.
-            ValueError: If it is damaged, or another version of this package wrote it.
+            FileNotFoundError: If `folder` is no index.
+            DamagedIndexError: If a file is missing or damaged; it is a ValueError.
+            ValueError: If another version of this package wrote it.
         """
         index = cls._load(Path(folder))
         if not index.complete:
@@ -206,7 +207,7 @@ class PlaceIndex:
             manifest = read_manifest(folder, manifest_name)
             try:
                 return cls(folder, manifest, manifest_name=manifest_name, read_only=read_only)
-            except (FileNotFoundError, ValueError):
+            except DamagedIndexError:
                 if read_manifest(folder, manifest_name) == manifest:
                     raise
 
@@ -437,10 +438,13 @@ class PlaceIndex:
     def amend(self, places: Sequence[Place], files: Sequence[PhotoFile]) -> None:
         """Replace what is known of photos whose descriptors stay, found by their paths."""
         with self._writing():
+            self._store_waiting()
             for start in range(0, len(places), self.shard_size):
                 part = slice(start, start + self.shard_size)
                 row_of = {path: row for row, path in enumerate(self.places.column("path"))}
-                descriptors = self.descriptors.take([row_of[place.path] for place in places[part]])
+                rows = [row_of[place.path] for place in places[part]]
+                self._check_rows(rows)
+                descriptors = self.descriptors.take(rows)
                 self.put(descriptors, places[part], files[part], removed=[place.path for place in places[part]])
 
     def remove(self, paths: Iterable[str]) -> int:
@@ -476,6 +480,8 @@ class PlaceIndex:
             first = full.index(False) if False in full else len(full)
             if first == len(full) or (first == len(full) - 1 and not shards[first].removed):
                 return
+            for shard in shards[first:]:
+                check_content(self.folder, shard.descriptors, shard.places)
             whole, number = list(shards[:first]), self._manifest.next_shard
             for rows in read_rows(shards[first:], [self._shards[shard] for shard in shards[first:]], self.shard_size):
                 shard, contents = make_shard(number, rows)
@@ -533,19 +539,13 @@ class PlaceIndex:
         """What [`store_calibration`] stored, or `None`. It stays when rows are added or removed.
 
         Raises:
-            FileNotFoundError: If its file is missing.
-            ValueError: If its file is damaged.
+            DamagedIndexError: If its file is missing or damaged.
         """
         stored = self._manifest.calibration
         if stored is None:
             return None
-        path = self.folder / stored.name
-        if not path.is_file():
-            raise missing_file(self.folder, stored.name)
-        content = path.read_bytes()
-        if StoredFile.of(stored.name, content) != stored:
-            raise damaged_file(self.folder, stored.name, "its checksum is wrong")
-        return json.loads(content)
+        check_content(self.folder, stored)
+        return json.loads((self.folder / stored.name).read_bytes())
 
     def store_calibration(self, calibration: dict[str, Any]) -> None:
         """Store a calibration, JSON values, in a file that the manifest names, instead of the one before."""
@@ -632,6 +632,14 @@ class PlaceIndex:
             raise ValueError(f"A descriptor is not finite in {self.dtype}; nothing was added.")
         return stored
 
+    def _check_rows(self, rows: Sequence[int]) -> None:
+        """Raise DamagedIndexError unless the shards that rows lie in are what was stored."""
+        ends = np.cumsum([shard.count for shard in self._shards])
+        touched = set(np.searchsorted(ends, rows, side="right").tolist())
+        for number, shard in enumerate(self._shards):
+            if number in touched:
+                check_content(self.folder, shard.descriptors, shard.places)
+
     def _check_new(self, places: Sequence[Place]) -> None:
         paths = [place.path for place in places]
         known = sorted({path for path in paths if path in self._paths})
@@ -673,6 +681,8 @@ class PlaceIndex:
         """Put rows behind shards, the last of which may be stored anew with them; return what files that takes."""
         kept = len(shards) - count_to_merge(shards, len(rows.descriptors), self.shard_size)
         merged = [open_shard(self.folder, shard, self._manifest) for shard in shards[kept:]]
+        for shard in shards[kept:]:
+            check_content(self.folder, shard.descriptors, shard.places)
         if merged:
             rows = join_rows([*read_rows(shards[kept:], merged, self.shard_size), rows])
         shard, contents = make_shard(self._manifest.next_shard, rows)

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from d2vpr_hf.descriptors import MappedDescriptors, descriptors_to_bytes, kept_rows, map_descriptors
-from d2vpr_hf.index.manifest import Manifest, Shard, StoredFile, damaged_file, missing_file, shard_files
+from d2vpr_hf.index.durable_files import checksum
+from d2vpr_hf.index.manifest import Manifest, Shard, StoredFile, damaged_file, shard_files
 from d2vpr_hf.index.place_rows import ROW_SCHEMA, StoredPlaces, table_to_bytes
 
 
@@ -40,11 +41,12 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
     """Map the files of a shard, and test what can be tested without reading them.
 
     Raises:
-        FileNotFoundError: If one is missing.
-        DamagedIndexError: If one has another size than it was stored with, or holds something else.
+        DamagedIndexError: If one is missing, has another size than it was stored with, or holds something else.
     """
     for file in (shard.descriptors, shard.places):
-        check_size(folder, file)
+        problem = _size_problem(folder, file)
+        if problem is not None:
+            raise damaged_file(folder, file.name, problem)
     descriptors = _named(folder, shard.descriptors, map_descriptors)
     if descriptors.shape != (shard.rows, manifest.descriptor_dim) or descriptors.dtype != manifest.dtype:
         found = f"it holds {descriptors.dtype} {descriptors.shape}"
@@ -55,13 +57,31 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
     return OpenShard(descriptors, places)
 
 
-def check_size(folder: Path, file: StoredFile) -> None:
-    """Raise FileNotFoundError or DamagedIndexError unless a file is there and as long as it was stored."""
+def check_content(folder: Path, *files: StoredFile) -> None:
+    """Raise DamagedIndexError unless files are what was stored, to the last bit.
+
+    To be called before rows are stored anew as well: damage must not get a right checksum.
+    """
+    for file in files:
+        problem = content_problem(folder, file)
+        if problem is not None:
+            raise damaged_file(folder, file.name, problem)
+
+
+def content_problem(folder: Path, file: StoredFile) -> str | None:
+    """Say what is wrong with a stored file, read in full; `None` if nothing is."""
+    problem = _size_problem(folder, file)
+    if problem is None and checksum((folder / file.name).read_bytes()) != file.sha256:
+        return "its checksum is not the one it was stored with"
+    return problem
+
+
+def _size_problem(folder: Path, file: StoredFile) -> str | None:
     path = folder / file.name
     if not path.is_file():
-        raise missing_file(folder, file.name)
-    if path.stat().st_size != file.size:
-        raise damaged_file(folder, file.name, f"it has {path.stat().st_size} bytes instead of {file.size}")
+        return "it is missing"
+    size = path.stat().st_size
+    return None if size == file.size else f"it has {size} bytes instead of {file.size}"
 
 
 def without_paths(shard: Shard, opened: OpenShard, paths: Collection[str]) -> Shard:
@@ -113,7 +133,8 @@ def _named(folder: Path, file: StoredFile, read: Any) -> Any:
 __all__ = [
     "OpenShard",
     "Rows",
-    "check_size",
+    "check_content",
+    "content_problem",
     "count_to_merge",
     "join_rows",
     "make_shard",

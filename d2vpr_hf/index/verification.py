@@ -1,13 +1,11 @@
 """Verifying an index: everything that is stored is read and compared with what was stored."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from d2vpr_hf.index.durable_files import checksum
 from d2vpr_hf.index.manifest import DamagedIndexError, Manifest, Shard, StoredFile, read_manifest
-from d2vpr_hf.index.shards import check_size, open_shard
+from d2vpr_hf.index.shards import content_problem, open_shard
 
 
 def verify_index(folder: str | Path) -> list[str]:
@@ -27,27 +25,20 @@ def verify_index(folder: str | Path) -> list[str]:
         manifest = read_manifest(folder)
     except DamagedIndexError as error:
         return [str(error)]
-    calibration = [] if manifest.calibration is None else _file_problems(folder, manifest.calibration)
-    return [*calibration, *(problem for shard in manifest.shards for problem in _shard_problems(folder, shard, manifest))]
+    problems = [problem for shard in manifest.shards for problem in _shard_problems(folder, shard, manifest)]
+    return problems if manifest.calibration is None else [*problems, *_file_problems(folder, manifest.calibration)]
 
 
-def _shard_problems(folder: Path, shard: Shard, manifest: Manifest) -> Iterator[str]:
-    problems = [*_file_problems(folder, shard.descriptors), *_file_problems(folder, shard.places)]
-    yield from problems
-    if problems:
-        return
-    opened = open_shard(folder, shard, manifest)
-    if not np.isfinite(opened.descriptors).all():
-        yield f"{shard.descriptors.name}: a descriptor is not finite"
+def _shard_problems(folder: Path, shard: Shard, manifest: Manifest) -> list[str]:
+    problems = _file_problems(folder, shard.descriptors, shard.places)
+    if problems or np.isfinite(open_shard(folder, shard, manifest).descriptors).all():
+        return problems
+    return [f"{shard.descriptors.name}: a descriptor is not finite"]
 
 
-def _file_problems(folder: Path, file: StoredFile) -> list[str]:
-    try:
-        check_size(folder, file)
-        right = checksum((folder / file.name).read_bytes()) == file.sha256
-    except (DamagedIndexError, OSError) as error:
-        return [str(error)]
-    return [] if right else [f"{file.name}: its checksum is not the one it was stored with"]
+def _file_problems(folder: Path, *files: StoredFile) -> list[str]:
+    problems = {file.name: content_problem(folder, file) for file in files}
+    return [f"{name}: {problem}" for name, problem in problems.items() if problem is not None]
 
 
 __all__ = ["verify_index"]

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from d2vpr_hf.index import DamagedIndexError, PlaceIndex, verify_index
+from d2vpr_hf.index import DamagedIndexError, PhotoFile, PlaceIndex, verify_index
 from d2vpr_hf.index.durable_files import checksum
 from d2vpr_hf.index.manifest import read_manifest
 from d2vpr_hf.readers import Place
@@ -19,7 +19,7 @@ def whole(tmp_path_factory):
     """Three shards, one with a removed row, and a calibration."""
     folder = tmp_path_factory.mktemp("damage") / "whole"
     with begin(folder) as index:
-        for number in range(13):
+        for number in range(12):
             index.add(*frame(number))
         index.remove(["/frames/1"])
         index.store_calibration({"scale": 1.5})
@@ -68,7 +68,7 @@ def test_no_index_with_such_a_file_is_opened(whole, tmp_path, change):
         (broken / name).unlink()
         if new is not None:
             (broken / name).write_bytes(new)
-        with pytest.raises((ValueError, FileNotFoundError), match=re.escape(name) + ".*`d2vpr index"):
+        with pytest.raises((DamagedIndexError, FileNotFoundError), match=re.escape(name) + ".*`d2vpr index"):
             _ = PlaceIndex.open(broken).calibration
         if (broken / "manifest.json").exists():
             assert [name in problem for problem in verify_index(broken)] == [True]
@@ -98,6 +98,26 @@ def test_damaged_places_are_never_given(whole, tmp_path):
         index.search(frame(0)[0], 99)
 
 
+@pytest.mark.parametrize("kind", ["descriptors", "places"])
+def test_damage_never_gets_a_right_checksum(whole, tmp_path, kind):
+    """Rows are stored anew when shards are joined, compacted or amended: not before they were compared."""
+    changes = {
+        "joined": lambda index: (index.add(*frame(20)), index.add(*frame(21)), index.flush()),
+        "compacted": lambda index: index.compact(),
+        "amended": lambda index: index.amend([Place("/frames/11")], [PhotoFile()]),
+    }
+    for name, change in changes.items():
+        broken = shutil.copytree(whole, tmp_path / name)
+        last = sorted(path for path in broken.iterdir() if path.name.startswith(kind))[-1]
+        content = bytearray(last.read_bytes())
+        content[60 if kind == "places" else -1] ^= 1  # within the pages of a table, within the numbers
+        last.write_bytes(content)
+        index = PlaceIndex.open(broken)
+        with pytest.raises(DamagedIndexError, match=re.escape(last.name)):
+            change(index)
+        assert len(verify_index(broken)) == 1 and len(PlaceIndex.open(broken)) == 11
+
+
 def test_numbers_that_are_not_finite_are_found(tmp_path):
     """As a broken writer would store them: the checksum is right, the content is not."""
     index = begin(tmp_path / "index")
@@ -125,7 +145,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(whole, tmp_path, name):
 def test_manifests_with_wrong_values(whole, tmp_path):
     broken = shutil.copytree(whole, tmp_path / "broken")
     values = json.loads((whole / "manifest.json").read_text())
-    assert read_manifest(whole).count == 12
+    assert read_manifest(whole).count == 11
     for key in values:
         for changed in (values | {key: 1.5}, {name: value for name, value in values.items() if name != key}):
             (broken / "manifest.json").write_text(json.dumps(changed, indent=2) + "\n")

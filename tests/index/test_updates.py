@@ -159,6 +159,13 @@ def test_photos_that_are_listed_twice(photos, tmp_path, encoder, caplog):
     assert report.skipped == {"00.jpg": "there twice; the first was taken"} and "00.jpg: there twice" in caplog.text
 
 
+def test_names_that_are_no_text(photos, tmp_path, encoder):
+    """Linux allows any bytes; the tables and the manifest of an index hold text."""
+    (photos / os.fsdecode(b"\xff.jpg")).write_bytes(b"a photo")
+    index, report = index_photos(photos, tmp_path / "index", encoder)
+    assert report.skipped[r"\udcff.jpg"] == "its name is not UTF-8" and len(index) == 7
+
+
 def test_progress_counts_every_photo_once(photos, tmp_path, encoder):
     for added in (0, 2):
         write_photos(photos, 8 + added, bad=(3,))
