@@ -38,7 +38,7 @@ def run_demo(out: str | Path) -> DemoResult:
     draw_photos(out / "database", range(NUM_PLACES), visit=0)
     draw_photos(out / "queries", range(0, NUM_PLACES, NUM_PLACES // NUM_QUERIES), visit=1)
     encoder = PlaceEncoder()
-    index_photos(out / "database", out / "index", encoder, overwrite=(out / "index").exists())
+    index_photos(out / "database", out / "index", encoder, overwrite=True)
     results = search_photos(PlaceIndex.open(out / "index"), [out / "queries"], encoder, top_k=4)
     save_figure(plot_search(results), out / "matches.png")
     found = sum(_found(result) for result in results)
