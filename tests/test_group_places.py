@@ -274,8 +274,8 @@ def test_round_trip(tmp_path, drive):
 
 def test_such_a_table_is_indexed_and_evaluated_like_any_other(tmp_path, drive, tiny_folder):
     write_places(group_places(read_places(drive)), tmp_path / "places.csv")
-    index, skipped = index_photos(tmp_path / "places.csv", tmp_path / "index", PlaceEncoder(tiny_folder))
-    assert (len(index), skipped) == (6, {})
+    index, report = index_photos(tmp_path / "places.csv", tmp_path / "index", PlaceEncoder(tiny_folder))
+    assert (len(index), report.skipped) == (6, {})
     found = evaluate(tmp_path / "places.csv", tmp_path / "places.csv", PlaceEncoder(tiny_folder), recall_values=(1,))
     assert found.recall()["recall@1"]["recall"] == 1
 

@@ -27,7 +27,7 @@ class Disk:
         self.limit, self.error, self.count = limit, error, 0
         self._names: dict[int, Path] = {}
         self._unforced: set[Path] = set()  # files with content that may not be on the disk yet
-        self._undone: list[tuple[Path, bytes | None]] = []  # names that may be as they were, and what they had
+        self._undone: list[dict[Path, bytes | None]] = []  # names that may be as they were, and what they had
 
     def __getattr__(self, name):
         return getattr(os, name)
@@ -59,18 +59,19 @@ class Disk:
         self._step()
         path = self._names[descriptor]
         self._unforced.discard(path)
-        self._undone = [(name, content) for name, content in self._undone if name.parent != path]
+        self._undone = [names for names in self._undone if all(name.parent != path for name in names)]
 
     def replace(self, old, new):
         self._step()
-        self._undone.append((Path(new), Path(new).read_bytes() if Path(new).exists() else None))
+        before = Path(new).read_bytes() if Path(new).exists() else None
+        self._undone.append({Path(new): before, Path(old): Path(old).read_bytes()})
         if Path(old) in self._unforced:
             self._unforced.add(Path(new))
         os.replace(old, new)  # noqa: PTH105
 
     def unlink(self, path):
         self._step()
-        self._undone.append((Path(path), Path(path).read_bytes()))
+        self._undone.append({Path(path): Path(path).read_bytes()})
         os.unlink(path)  # noqa: PTH108
 
     def lose(self, kept: int) -> None:
@@ -78,10 +79,11 @@ class Disk:
         for path in self._unforced:
             if path.exists():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        for path, content in reversed(self._undone[: len(self._undone) - kept]):
-            path.unlink(missing_ok=True)
-            if content is not None:
-                path.write_bytes(content)
+        for names in reversed(self._undone[: len(self._undone) - kept]):
+            for path, content in names.items():
+                path.unlink(missing_ok=True)
+                if content is not None:
+                    path.write_bytes(content)
 
 
 @pytest.fixture

@@ -78,12 +78,12 @@ def update(out: Path, photos: Path) -> None:
 
 
 def replace(out: Path, photos: Path) -> None:
-    """Build anew what is there; if that was done already, only what it left is tidied up."""
-    with PlaceIndex.open(out) as index:
-        done = len(index) == 4
-    if not done:
-        few = PlaceTable(photos, table_of(photos).places[:6], "csv")
-        index_photos(few, out, BytesEncoder(), overwrite=True, shard_size=2)
+    """Build anew what is there; if that was done already, only tidy up what it left."""
+    if len(PlaceIndex.open(out)) == 4:
+        with PlaceIndex.open(out):
+            return
+    few = PlaceTable(photos, table_of(photos).places[:6], "csv")
+    index_photos(few, out, BytesEncoder(), overwrite=True, shard_size=2)
 
 
 def drive(out: Path, photos: Path) -> None:
@@ -92,7 +92,7 @@ def drive(out: Path, photos: Path) -> None:
         begin(out).close()
     with PlaceIndex.open(out) as index:
         known = set(index.places.column("path"))
-        for first, last in ((0, 0), (1, 1), (2, 8), (9, 11)):
+        for first, last in ((0, 0), (1, 1), (2, 3), (4, 8), (9, 11)):
             if f"/frames/{last}" not in known:
                 for number in range(first, last + 1):
                     index.add(*frame(number))
