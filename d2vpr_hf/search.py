@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.cores import map_on_cores, num_cores
 
 BLOCK_BYTES = 4 << 20  # of float32 that a core compares at once: they stay in its cache (16 MB took 1.6 times as long)
+SMALL_WORK = 1 << 20  # products that a second core is not worth
 QUERY_GROUP = 1024  # queries compared at once: bounds the table of their distances to a block
 CANDIDATE_LIMIT = 1 << 22  # candidates held before their exact distances are taken: bounds memory where rows repeat
 
@@ -144,15 +145,17 @@ def _search_group(
         candidates.settle()
         return candidates
 
-    found = map_on_cores(search_part, _parts(range(len(database)) if rows is None else rows, database.shape[1]))
+    found = map_on_cores(search_part, _parts(range(len(database)) if rows is None else rows, queries.shape))
     query, rows, distances = (np.concatenate([getattr(part, name) for part in found]) for name in ("query", "rows", "high"))
     chosen = _first_of_each(query, k, rows, distances)
     return distances[chosen].astype(np.float32).reshape(-1, k), rows[chosen].reshape(-1, k)
 
 
-def _parts(rows: Rows, descriptor_dim: int) -> list[Rows]:
+def _parts(rows: Rows, query_shape: tuple[int, ...]) -> list[Rows]:
     """Cut rows into one part for each core, if there is enough to do."""
-    count = min(num_cores(), 1 + 4 * len(rows) * descriptor_dim // BLOCK_BYTES)
+    num_queries, descriptor_dim = query_shape
+    products = len(rows) * descriptor_dim * (1 + num_queries // 8)  # reading takes as long as eight queries
+    count = min(num_cores(), 1 + products // SMALL_WORK)
     bounds = [len(rows) * part // count for part in range(count + 1)]
     return [rows[start:stop] for start, stop in itertools.pairwise(bounds)]
 

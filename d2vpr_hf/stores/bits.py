@@ -18,6 +18,7 @@ from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_descrip
 
 SEED = 12_345  # FAISS's own
 SCAN_BYTES = 32 << 20  # bits that one thread compares at once, which bounds the copies of filtered rows
+SMALL_SCAN = 2 << 20  # bytes of bits that a second core is not worth
 CANDIDATES_OF_EACH = 10  # of each neighbour wanted, at least
 MEAN_ROWS = 10_000  # rows that the mean is taken of
 _BITS, _MEAN = "bits.npy", "mean.npy"
@@ -99,7 +100,8 @@ class BitStore:
     def _nearest_bits(self, codes: NDArray[np.uint8], wanted: int, rows: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Return the rows (Q, wanted) that share the most bits with codes (Q, B), in no order."""
         count = len(self._bits) if rows is None else len(rows)
-        parts = max(num_cores(), -(-count * self._bits.shape[1] // SCAN_BYTES))
+        size = count * self._bits.shape[1] * (1 + len(codes) // 8)
+        parts = max(min(num_cores(), 1 + size // SMALL_SCAN), -(-count * self._bits.shape[1] // SCAN_BYTES))
         bounds = [count * part // parts for part in range(parts + 1)]
 
         def scan(part: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

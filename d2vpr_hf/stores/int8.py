@@ -7,6 +7,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.cores import map_on_cores, num_cores
 from d2vpr_hf.search import Descriptors, check_search, float32_blocks, rescore
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 
@@ -44,8 +45,9 @@ class Int8Store:
             return np.empty((len(queries), min(k, count)), np.float32), np.empty((len(queries), min(k, count)), np.int64)
         parameters = None if allowed is None else faiss.SearchParameters(sel=_selector(allowed))
         wanted = min(count, k + EXTRA_CANDIDATES)
-        _, candidates = self._index.search(np.ascontiguousarray(queries, np.float32), wanted, params=parameters)
-        return rescore(queries, self._descriptors, candidates, min(k, count))
+        parts = np.array_split(np.ascontiguousarray(queries, np.float32), min(num_cores(), len(queries)))
+        found = map_on_cores(lambda part: self._index.search(part, wanted, params=parameters)[1], parts)
+        return rescore(queries, self._descriptors, np.concatenate(found), min(k, count))
 
     def save(self, path: Path) -> None:
         """Write the FAISS index."""
