@@ -2,9 +2,9 @@
 
     python benchmarks/compact_search.py [--scratch FOLDER] [--quick]
 
-The descriptors are drawn from a fixed seed: places of ten photos each, 100 places an area, ten areas a city; numbers fall off as
-a power law; the noise of a photo has three levels, by the cosine that two photos of a place have: 0.9, 0.78, and the hard 0.64.
-Queries are eleventh photos of places. Descriptors lie in a temporary file of float16, which is mapped as an index's are.
+The descriptors are drawn from a fixed seed: places of ten photos each, 100 places an area, ten areas a city; numbers fall off
+as a power law; the noise of a photo has three levels, by the cosine that two photos of a place have: 0.9, 0.78, and the hard
+0.64. Queries are eleventh photos of places. Descriptors lie in a temporary file of float16, which is mapped as an index's are.
 
 Each store is built and saved, then opened and searched, one query at a time, by a fresh process. Memory is that process's, as
 Linux counts it: its largest anonymous memory, which the interpreter and its libraries share, and beside it the pages of mapped
