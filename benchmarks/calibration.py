@@ -85,13 +85,14 @@ def _similarity_threshold(labelled: Labelled) -> float:
 
 def _row(name: str, found: Reliability, threshold: float, least: float) -> str:
     answered = found.confidences >= threshold
+    inside = f"{100 * (found.errors <= found.radii)[answered].mean():.1f} %" if answered.any() else "none"
     cells = [
         f"{len(found.right):,}",
         f"{100 * found.right.mean():.1f} %",
         f"{found.expected_calibration_error:.3f}",
         f"{found.brier:.3f} ({found.base_brier:.3f})",
-        f"{100 * (found.errors <= found.radii)[answered].mean():.1f} % ({100 * found.radius_coverage:.1f} %)",
-        f"{np.median(found.radii[answered]) if answered.any() else np.nan:.1f} m",
+        f"{inside} ({100 * found.radius_coverage:.1f} %)",
+        f"{np.median(found.radii[answered]):.1f} m" if answered.any() else "none",
         _answered(found, answered),
         _answered(found, found.similarities >= least),
     ]
@@ -99,8 +100,7 @@ def _row(name: str, found: Reliability, threshold: float, least: float) -> str:
 
 
 def _answered(found: Reliability, accepted: NDArray[np.bool_]) -> str:
-    precision = 100 * found.right[accepted].mean() if accepted.any() else np.nan
-    return f"{100 * accepted.mean():.1f} % ({precision:.1f} %)"
+    return f"{100 * accepted.mean():.1f} % ({100 * found.right[accepted].mean():.1f} %)" if accepted.any() else "none"
 
 
 def main() -> None:

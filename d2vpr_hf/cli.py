@@ -460,6 +460,31 @@ def _read_tables(database: Path, queries: Path) -> tuple[PlaceTable, PlaceTable]
 
 
 @app.command()
+def fit_projection(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hub id, without a projection.")],
+    photos: Annotated[
+        Path, typer.Argument(parser=_path, metavar="PHOTOS", help="Photos that the model is not evaluated on, or their CSV.")
+    ],
+    dim: Annotated[int, typer.Option("--dim", min=1, help="Width of the projected descriptors.")],
+    out: Annotated[Path, typer.Option("--out", parser=_path, metavar="MODEL2", help="Model folder to write.")],
+    whiten: Annotated[bool, typer.Option("--whiten", help="Give all directions the same variance.")] = False,
+    batch_size: BatchSizeOption = 16,
+    workers: WorkersOption = 2,
+    device: DeviceOption = None,
+    strict: StrictOption = False,
+) -> None:
+    """Make a model of smaller descriptors: PCA or whitening, fitted to photos and stored in the model."""
+    from d2vpr_hf.projection import fit_projection as run
+    from d2vpr_hf.readers import read_places
+
+    table = read_places(photos)
+    with _progress("Encoding", len(table.places)) as progress:
+        encoder = _encoder(model, batch_size, workers, device)
+        found = run(table, out, encoder, dim, whiten=whiten, strict=strict, progress=progress)
+    typer.echo(f"{found.components.shape[1]} numbers become {dim}, with {100 * found.explained:.1f} % of the variance: {out}")
+
+
+@app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(parser=_path, metavar="OUT", help="Folder to write.")],
     places: Annotated[int, typer.Option("--places", min=1, help="Places of the city, at least 32 m apart along a street.")],
