@@ -31,6 +31,10 @@ def open_store(path: str | Path, descriptors: Descriptors) -> VectorStore:
         ValueError: If it was built of other descriptors, is damaged, or has another format.
     """
     compression = read_description(Path(path)).get("compression")
+    if compression == "milvus":
+        from d2vpr_hf.stores.milvus import MilvusStore  # its client is an extra
+
+        return MilvusStore.open(Path(path), descriptors)
     return _STORES[check_compression(str(compression))].open(Path(path), descriptors)
 
 
