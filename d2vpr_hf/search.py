@@ -185,7 +185,8 @@ class _Candidates:
             self._reach = self._first_reach(table, norms)
         query, column = self._within_reach(table, norms).nonzero(as_tuple=True)
         distances = (table[query, column] + self._norms[query]).numpy().astype(np.float64)
-        self._keep(query.numpy(), rows[column.numpy()], distances, self._slack * (norms[column] + self._norms[query]).numpy())
+        slack = self._slack * (norms[column] + self._norms[query])
+        self._keep(query.numpy(), rows[column.numpy()], distances, slack.numpy().astype(np.float64))
 
     def settle(self) -> None:
         """Replace the bounds by the distances themselves, and keep the k smallest of each query, in order."""
@@ -205,7 +206,7 @@ class _Candidates:
         return table <= limit.float()[:, None] + 2 * self._slack * norms.max()
 
     def _keep(
-        self, query: NDArray[np.int64], rows: NDArray[np.int64], distances: NDArray[np.float64], slack: NDArray[np.float32]
+        self, query: NDArray[np.int64], rows: NDArray[np.int64], distances: NDArray[np.float64], slack: NDArray[np.float64]
     ) -> None:
         """Join new pairs to the old ones, and drop those that are out of reach by now."""
         if not len(query):

@@ -155,17 +155,21 @@ def fit_calibration(
     confidences = _sigmoid((features - means) / deviations @ weights + bias)
     thresholds, precision, coverage = _precision_curve(confidences, right)
     radius_confidence, radius = _fit_radius(confidences, errors)
-    numbers = weights, means, deviations, thresholds, precision, coverage, radius_confidence, radius
-    lists = [values.tolist() for values in numbers]
     return Calibration(
-        lists[0],
-        bias,
-        *lists[1:],
-        num_matches,
-        positive_dist_threshold,
-        len(right),
-        int(right.sum()),
-        fingerprint,
+        weights=weights.tolist(),
+        bias=bias,
+        means=means.tolist(),
+        deviations=deviations.tolist(),
+        thresholds=thresholds.tolist(),
+        precision=precision.tolist(),
+        coverage=coverage.tolist(),
+        radius_confidence=radius_confidence.tolist(),
+        radius=radius.tolist(),
+        num_matches=num_matches,
+        positive_dist_threshold=positive_dist_threshold,
+        num_queries=len(right),
+        num_right=int(right.sum()),
+        fingerprint=fingerprint,
     )
 
 

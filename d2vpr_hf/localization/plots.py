@@ -34,7 +34,7 @@ def plot_reliability(reliability: Reliability) -> Figure:
         f"{len(reliability.right)} queries: calibration error {reliability.expected_calibration_error:.3f}\n"
         f"Brier score {reliability.brier:.3f}, of the base rate {reliability.base_brier:.3f}"
     )
-    counts.bar(bins[:, 0], bins[:, 2], width=0.8 / BINS, color=QUERY)
+    counts.bar(bins[:, 0], bins[:, 2], width=0.5 / BINS, color=QUERY)
     counts.set(xlabel="confidence", ylabel="queries")
     for axis in (axes, counts):
         axis.grid(alpha=0.3)

@@ -88,7 +88,7 @@ def cross_judge(
     half = np.array([_cell(truth, 4 * positive_dist_threshold) % 2 for truth in truths])
     judged = []
     for side in (0, 1):
-        fitted, asked = np.flatnonzero(half != side), np.flatnonzero(half == side)
+        fitted, asked = np.flatnonzero(half != side).tolist(), np.flatnonzero(half == side).tolist()
         calibration = fit_calibration(
             [estimates[row] for row in fitted],
             [truths[row] for row in fitted],

@@ -107,7 +107,7 @@ class BitStore:
         def scan(part: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
             start, stop = bounds[part], bounds[part + 1]
             bits = self._bits[start:stop] if rows is None else self._bits[rows[start:stop]]
-            differing, found = faiss.knn_hamming(codes, bits, min(wanted, len(bits)))
+            differing, found = faiss.knn_hamming(codes, bits, min(wanted, len(bits)), variant="mc")  # counts: no heap of 1,000
             return differing, found + start if rows is None else rows[start:stop][found]
 
         found = map_on_cores(scan, range(parts))

@@ -1,7 +1,7 @@
 """Eight bits a number: FAISS's scalar quantiser, and exact distances of the best."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import faiss
 import numpy as np
@@ -43,7 +43,7 @@ class Int8Store:
         count = len(self._descriptors) if allowed is None else int(allowed.sum())
         if not count or not len(queries):
             return np.empty((len(queries), min(k, count)), np.float32), np.empty((len(queries), min(k, count)), np.int64)
-        parameters = None if allowed is None else faiss.SearchParameters(sel=_selector(allowed))
+        parameters = None if allowed is None else _select(allowed)
         wanted = min(count, k + EXTRA_CANDIDATES)
         parts = np.array_split(np.ascontiguousarray(queries, np.float32), min(num_cores(), len(queries)))
         found = map_on_cores(lambda part: self._index.search(part, wanted, params=parameters)[1], parts)
@@ -81,8 +81,9 @@ def _quantise(descriptors: Descriptors) -> faiss.Index:
     return index
 
 
-def _selector(allowed: NDArray[np.bool_]) -> faiss.IDSelector:
-    return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+def _select(allowed: NDArray[np.bool_]) -> faiss.SearchParameters:
+    bitmap: Any = np.packbits(allowed, bitorder="little")  # FAISS's hints know its C++ arguments only
+    return faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))  # type: ignore[call-arg]
 
 
 def _map_index(path: Path) -> faiss.Index:

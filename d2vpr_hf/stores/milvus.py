@@ -150,7 +150,7 @@ def row_expression(allowed: NDArray[np.bool_]) -> str:
 def _runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the first and last row of each run of true values (R, 2)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
-    return edges.reshape(-1, 2) - [0, 1]
+    return edges.reshape(-1, 2) - np.array([0, 1])
 
 
 def _ranges(runs: NDArray[np.int64]) -> str:
