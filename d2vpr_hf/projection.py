@@ -139,7 +139,7 @@ def fit_projection(
         out: The folder; missing or empty.
         encoder: Has the model, which is changed.
         dim: Width of the projected descriptors.
-        whiten: Whether all directions get the same variance.
+        whiten: Whether all directions get the same variance; the model then brings projected descriptors to unit length.
         strict: Whether a photo that cannot be read is an error.
         progress: Called with the number of photos just finished.
 
@@ -156,7 +156,7 @@ def fit_projection(
     fitted, used = _encode(table, encoder, strict, progress)
     found = fitted.components(dim, whiten)
     source = encoder.model_name
-    config.projection_dim = dim
+    config.projection_dim, config.normalize_projection = dim, whiten
     encoder.model.projection = DescriptorProjection(config.unprojected_dim, dim).to(encoder.device)
     with torch.no_grad():
         encoder.model.projection.mean.copy_(torch.from_numpy(found.mean))

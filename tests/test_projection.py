@@ -92,8 +92,18 @@ def test_the_model_projects_as_numpy_does(photos, tmp_path):
     assert model.config.projection_dim == model.config.descriptor_dim == 8
     found = PlaceEncoder(tmp_path / "small", batch_size=8).encode(sorted(photos.iterdir())).descriptors
     components, mean = model.projection.components.numpy(), model.projection.mean.numpy()
-    assert np.allclose(found, (plain - mean) @ components.T, atol=1e-4)
-    assert (found**2).sum(axis=1).mean() == pytest.approx(23 / 24, rel=1e-2)
+    expected = (plain - mean) @ components.T
+    assert (expected**2).sum(axis=1).mean() == pytest.approx(23 / 24, rel=1e-2)
+    assert np.allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-3)
+
+
+def test_pca_keeps_lengths(photos, tmp_path):
+    """The published form: mean and components, nothing after them."""
+    files = sorted(photos.iterdir())
+    plain = PlaceEncoder(batch_size=8).encode(files).descriptors
+    found = fit_projection(photos, tmp_path / "small", PlaceEncoder(batch_size=8), 8)
+    expected = (plain - found.mean) @ found.components.T
+    assert np.allclose(PlaceEncoder(tmp_path / "small", batch_size=8).encode(files).descriptors, expected, atol=1e-5)
 
 
 def test_evaluating_the_photos_of_the_fit_is_warned_of(photos, tmp_path, caplog):

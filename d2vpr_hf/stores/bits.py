@@ -64,7 +64,8 @@ class BitStore:
             everything = np.arange(count) if allowed is None else rows
             candidates = np.broadcast_to(everything, (len(queries), count))
             return rescore(queries, self._descriptors, candidates, min(k, count))
-        found = self._nearest_bits(self._encode(queries), wanted, None if allowed is None else rows)
+        codes = map_on_cores(self._encode, [queries])[0]
+        found = self._nearest_bits(codes, wanted, None if allowed is None else rows)
         return rescore(queries, self._descriptors, found, k)
 
     def save(self, path: Path) -> None:
