@@ -137,8 +137,8 @@ class VPRConfig(PreTrainedConfig):
         cross_image_intermediate_size (`int`, defaults to 2048), cross_image_dropout (`float`, defaults to 0.1),
         cross_image_layer_norm_eps (`float`, defaults to 1e-5): Shape of that encoder.
         projection_dim (`int`, *optional*): Width of a linear projection (PCA) of the descriptor; `None` for none.
-        normalize_projection (`bool`, defaults to `False`): Whether projected descriptors are brought to unit length, as whitened
-            ones should be; published projections are not.
+        normalize_projection (`bool`, defaults to `False`): Whether projected descriptors are brought to unit length, as
+            whitened ones should be; published projections are not.
 
     Raises:
         ValueError: If a value cannot describe a model; the message names the field, the value and what is allowed.
