@@ -14,6 +14,7 @@ __path__ = pkgutil.extend_path(__path__, __name__)
 __version__ = "0.1.0"
 
 _HOME = {
+    "Calibration": "localization",
     "CricaVPRConfig": "modeling",
     "CricaVPRModel": "modeling",
     "CricaVPRModelOutput": "modeling",
@@ -24,6 +25,7 @@ _HOME = {
     "EncodedPhotos": "encoder",
     "Evaluation": "evaluation",
     "PhotoSet": "evaluation",
+    "Localization": "localization",
     "Place": "readers",
     "PlaceEncoder": "encoder",
     "PlaceGrid": "readers",
@@ -31,6 +33,8 @@ _HOME = {
     "PositiveRule": "evaluation",
     "Town": "gridtown",
     "Variation": "gridtown",
+    "build_store": "stores",
+    "calibrate": "localization",
     "compare_evaluations": "evaluation",
     "convert_to_published": "convert",
     "convert_weights": "convert",
@@ -40,12 +44,14 @@ _HOME = {
     "UpdateReport": "updates",
     "add_photos": "jobs",
     "exact_search": "search",
+    "fit_projection": "projection",
     "group_places": "readers",
     "index_photos": "jobs",
     "load_image_processor": "loading",
     "load_model": "loading",
     "load_places": "readers",
     "load_teacher": "teachers",
+    "localize_photos": "localization",
     "make_town": "gridtown",
     "read_gsv_cities": "readers",
     "read_places": "readers",
@@ -79,6 +85,10 @@ if TYPE_CHECKING:
     from d2vpr_hf.jobs import search_photos as search_photos
     from d2vpr_hf.loading import load_image_processor as load_image_processor
     from d2vpr_hf.loading import load_model as load_model
+    from d2vpr_hf.localization import Calibration as Calibration
+    from d2vpr_hf.localization import Localization as Localization
+    from d2vpr_hf.localization import calibrate as calibrate
+    from d2vpr_hf.localization import localize_photos as localize_photos
     from d2vpr_hf.modeling import CricaVPRConfig as CricaVPRConfig
     from d2vpr_hf.modeling import CricaVPRModel as CricaVPRModel
     from d2vpr_hf.modeling import CricaVPRModelOutput as CricaVPRModelOutput
@@ -86,6 +96,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor as D2VPRImageProcessor
     from d2vpr_hf.modeling import D2VPRModel as D2VPRModel
     from d2vpr_hf.modeling import D2VPRModelOutput as D2VPRModelOutput
+    from d2vpr_hf.projection import fit_projection as fit_projection
     from d2vpr_hf.readers import Place as Place
     from d2vpr_hf.readers import PlaceGrid as PlaceGrid
     from d2vpr_hf.readers import group_places as group_places
@@ -95,6 +106,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import to_dataset as to_dataset
     from d2vpr_hf.readers import write_places as write_places
     from d2vpr_hf.search import exact_search as exact_search
+    from d2vpr_hf.stores import build_store as build_store
     from d2vpr_hf.teachers import load_teacher as load_teacher
     from d2vpr_hf.updates import UpdateReport as UpdateReport
 
@@ -131,6 +143,12 @@ __all__ = [  # noqa: RUF022 - the order of use
     "UpdateReport",
     "search_photos",
     "exact_search",
+    "build_store",
+    "localize_photos",
+    "calibrate",
+    "Localization",
+    "Calibration",
+    "fit_projection",
     "evaluate",
     "evaluate_descriptors",
     "Evaluation",

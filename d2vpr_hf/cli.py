@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.evaluation import PositiveRule
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.jobs import SearchResult
+    from d2vpr_hf.localization import Localization
     from d2vpr_hf.readers import PlaceTable
     from d2vpr_hf.updates import UpdateReport
 
@@ -351,6 +352,90 @@ def search(
 
 
 @app.command()
+def localize(
+    index: Annotated[Path, typer.Argument(parser=_path, metavar="INDEX", help="Index folder.")],
+    queries: Annotated[list[Path], typer.Argument(parser=_path, metavar="QUERY...", help="Photos, or folders of photos.")],
+    precision: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of right ones among the answers given; the rest is no match.")
+    ] = 0.95,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")] = False,
+    model: ModelOption = None,
+    batch_size: BatchSizeOption = 16,
+    workers: WorkersOption = 2,
+    device: DeviceOption = None,
+    strict: StrictOption = False,
+) -> None:
+    """Say where photos were taken: position, radius and confidence, or no match. Calibrate the index first."""
+    from d2vpr_hf.index import PlaceIndex
+    from d2vpr_hf.localization import load_calibration, localize_photos
+
+    opened = PlaceIndex.open(index)
+    calibration = load_calibration(index, opened.fingerprint)
+    encoder = _encoder(model or opened.model, batch_size, workers, device)
+    answers = localize_photos(opened, queries, encoder, calibration, precision=precision, strict=strict)
+    if as_json:
+        typer.echo(json.dumps([answer.to_dict() for answer in answers], indent=2, allow_nan=False))
+    else:
+        typer.echo("\n".join(map(_localization_line, answers)))
+    if all(answer.error for answer in answers):
+        raise ValueError("None of the queries could be read.")
+
+
+@app.command()
+def calibrate(
+    index: Annotated[Path, typer.Argument(parser=_path, metavar="INDEX", help="Index folder; the calibration goes into it.")],
+    queries: Annotated[
+        Path,
+        typer.Option(
+            "--queries", parser=_path, metavar="DIR", help="Photos with positions that are not in the index, or a CSV."
+        ),
+    ],
+    positive_dist_threshold: Annotated[float, typer.Option(help="Metres within which a position is right.")] = 25.0,
+    plots: Annotated[
+        Path | None, typer.Option(parser=_path, metavar="DIR", help="Draw reliability, and precision over coverage, here.")
+    ] = None,
+    model: ModelOption = None,
+    batch_size: BatchSizeOption = 16,
+    workers: WorkersOption = 2,
+    device: DeviceOption = None,
+    strict: StrictOption = False,
+) -> None:
+    """Fit confidences and radii to photos whose positions are known, some of them from outside the map."""
+    from d2vpr_hf.index import PlaceIndex
+    from d2vpr_hf.localization import calibrate as run
+    from d2vpr_hf.localization import save_calibration
+    from d2vpr_hf.readers import read_places
+
+    opened, table = PlaceIndex.open(index), read_places(queries)
+    if plots is not None:
+        from d2vpr_hf.evaluation.plots import check_plot_folder
+        from d2vpr_hf.localization.plots import FILES
+
+        check_plot_folder(plots, [queries, opened.folder], FILES)
+    with _progress("Encoding", len(table.places)) as progress:
+        encoder = _encoder(model or opened.model, batch_size, workers, device)
+        options = {"positive_dist_threshold": positive_dist_threshold, "strict": strict}
+        calibration, reliability = run(opened, table, encoder, progress=progress, **options)  # type: ignore[arg-type]
+    save_calibration(index, calibration)
+    typer.echo(f"Calibrated {index}. Fitted on one half of the queries and judged on the other, both ways:")
+    typer.echo(reliability.to_text())
+    if plots is not None:
+        from d2vpr_hf.localization.plots import save_plots
+
+        typer.echo(f"Pictures: {', '.join(map(str, save_plots(reliability, plots)))}")
+
+
+def _localization_line(answer: Localization) -> str:
+    if answer.error is not None:
+        return f"{answer.query}: {answer.error}"
+    sure = "" if answer.confidence is None else f"  confidence {answer.confidence:.3f}"
+    if answer.place is None:
+        return f"{answer.query}  {'no match' if answer.no_match else answer.note}{sure}"
+    radius = f"  ({answer.note})" if answer.radius_90 is None else f"  within {answer.radius_90:.1f} m (90 %)"
+    return f"{answer.query}{_position(answer.place)}{radius}{sure}"
+
+
+@app.command()
 def evaluate(
     database: Annotated[Path, typer.Option("--database", parser=_path, metavar="DIR", help="Photos to search, or their CSV.")],
     queries: Annotated[Path, typer.Option("--queries", parser=_path, metavar="DIR", help="Photos to find, or their CSV.")],
@@ -477,6 +562,31 @@ def _read_tables(database: Path, queries: Path) -> tuple[PlaceTable, PlaceTable]
     for name, table in zip(("Database", "Queries"), tables, strict=True):
         typer.echo(f"{name}: {len(table.places)} photos, {table.num_positions} with a position (from: {table.source}).")
     return tables
+
+
+@app.command()
+def fit_projection(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hub id, without a projection.")],
+    photos: Annotated[
+        Path, typer.Argument(parser=_path, metavar="PHOTOS", help="Photos that the model is not evaluated on, or their CSV.")
+    ],
+    dim: Annotated[int, typer.Option("--dim", min=1, help="Width of the projected descriptors.")],
+    out: Annotated[Path, typer.Option("--out", parser=_path, metavar="MODEL2", help="Model folder to write.")],
+    whiten: Annotated[bool, typer.Option("--whiten", help="Give all directions the same variance.")] = False,
+    batch_size: BatchSizeOption = 16,
+    workers: WorkersOption = 2,
+    device: DeviceOption = None,
+    strict: StrictOption = False,
+) -> None:
+    """Make a model of smaller descriptors: PCA or whitening, fitted to photos and stored in the model."""
+    from d2vpr_hf.projection import fit_projection as run
+    from d2vpr_hf.readers import read_places
+
+    table = read_places(photos)
+    with _progress("Encoding", len(table.places)) as progress:
+        encoder = _encoder(model, batch_size, workers, device)
+        found = run(table, out, encoder, dim, whiten=whiten, strict=strict, progress=progress)
+    typer.echo(f"{found.components.shape[1]} numbers become {dim}, with {100 * found.explained:.1f} % of the variance: {out}")
 
 
 @app.command()

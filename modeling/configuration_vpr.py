@@ -72,7 +72,7 @@ VPR_RULES: Rules = (
         is_whole,
     ),
     (("projection_dim",), "None or a whole number of at least 1", lambda value: value is None or is_whole(value)),
-    (("use_cross_image_encoder", "use_swiglu_ffn", "qkv_bias"), "True or False", is_switch),
+    (("use_cross_image_encoder", "use_swiglu_ffn", "qkv_bias", "normalize_projection"), "True or False", is_switch),
     (
         (
             *("mlp_ratio", "adapter_ratio", "adapter_reduction_ratio", "gem_p", "gem_eps", "initializer_range"),
@@ -137,6 +137,8 @@ class VPRConfig(PreTrainedConfig):
         cross_image_intermediate_size (`int`, defaults to 2048), cross_image_dropout (`float`, defaults to 0.1),
         cross_image_layer_norm_eps (`float`, defaults to 1e-5): Shape of that encoder.
         projection_dim (`int`, *optional*): Width of a linear projection (PCA) of the descriptor; `None` for none.
+        normalize_projection (`bool`, defaults to `False`): Whether projected descriptors are brought to unit length, as
+            whitened ones should be; published projections are not.
 
     Raises:
         ValueError: If a value cannot describe a model; the message names the field, the value and what is allowed.
@@ -182,6 +184,7 @@ class VPRConfig(PreTrainedConfig):
     cross_image_layer_norm_eps: float = 1e-5
 
     projection_dim: int | None = None
+    normalize_projection: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Derive, check, and hand the rest to transformers."""

@@ -145,7 +145,10 @@ class VPRPreTrainedModel(PreTrainedModel):
         if self.cross_image_encoder is not None:
             features = self.cross_image_encoder(features)
         descriptors = flatten_and_normalize(features)
-        return features, descriptors if self.projection is None else self.projection(descriptors)
+        if self.projection is None:
+            return features, descriptors
+        projected = self.projection(descriptors)
+        return features, flatten_and_normalize(projected) if self.config.normalize_projection else projected
 
     def _resolve_flags(self, *flags: bool | None) -> list[bool]:
         defaults = (self.config.output_hidden_states, self.config.output_attentions)
@@ -160,7 +163,7 @@ class VPRPreTrainedModel(PreTrainedModel):
 
 
 def flatten_and_normalize(features: torch.Tensor) -> torch.Tensor:
-    """Lay region features (B, 1 + R, D) in a row and L2-normalise it: (B, (1 + R) * D), in their type."""
+    """Lay region features (B, 1 + R, D) in a row and L2-normalise it: (B, (1 + R) * D), in their type; rows stay rows."""
     return nn.functional.normalize(at_least_float32(features.flatten(1)), dim=1).to(features.dtype)
 
 

@@ -1,5 +1,7 @@
 """Exact search against the definition."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,16 +18,20 @@ def brute_force(queries, database, k):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 150), st.integers(1, 64), st.integers(0, 99))
-def test_equals_brute_force_with_ties(num_queries, num_rows, k, chunk, seed):
+@given(
+    st.integers(1, 40),
+    st.integers(1, 200),
+    st.integers(1, 150),
+    st.integers(1, 64),
+    st.sampled_from([1, 1 << 22]),
+    st.integers(0, 99),
+)
+def test_equals_brute_force_with_ties(num_queries, num_rows, k, chunk, limit, seed):
     """Whole numbers make distances exact and ties common; chunks must not change which row wins a tie."""
     rng = np.random.default_rng(seed)
     queries, database = (rng.integers(0, 3, (count, 4)).astype(np.float32) for count in (num_queries, num_rows))
-    original, search.DATABASE_CHUNK = search.DATABASE_CHUNK, chunk
-    try:
+    with mock.patch.object(search, "BLOCK_BYTES", chunk * 16), mock.patch.object(search, "CANDIDATE_LIMIT", limit):
         distances, rows = exact_search(queries, database, k)
-    finally:
-        search.DATABASE_CHUNK = original
     expected_distances, expected_rows = brute_force(queries, database, k)
     assert np.array_equal(distances, expected_distances)
     assert np.array_equal(rows, expected_rows)

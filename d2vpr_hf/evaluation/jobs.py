@@ -15,6 +15,7 @@ from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
 from d2vpr_hf.evaluation.sides import Side, keep_rows, prepare_sides
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.jobs import index_settings
+from d2vpr_hf.projection import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.search import exact_search, similarity
 from d2vpr_hf.updates import report_skipped
@@ -60,6 +61,7 @@ def evaluate(
     rule, recall_values = rule or PositiveRule(), check_recall_values(recall_values)
     _check_folders(save_descriptors, overwrite)
     sides = prepare_sides(_read(database), _read(queries), rule)
+    warn_of_fitted_photos(encoder.model_name, [side.table.photo(place) for side in sides for place in side.places])
 
     def run(seed: int | None) -> Evaluation:
         encoded = [_encode(side, encoder, seed, strict, progress) for side in sides]

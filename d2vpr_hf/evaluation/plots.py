@@ -42,14 +42,14 @@ def save_plots(evaluation: Evaluation, out: str | Path) -> list[Path]:
     return list(drawn)
 
 
-def check_plot_folder(out: Path, photos: Iterable[Path]) -> None:
+def check_plot_folder(out: Path, photos: Iterable[Path], files: Iterable[str] = FILES) -> None:
     """Raise ValueError if pictures in `out` would lie among photos, where the next run would take them for some.
 
     Raises NotADirectoryError or PermissionError if they could not be written at all.
     """
     if any(out.resolve().is_relative_to(folder.resolve()) for folder in photos):
         raise ValueError(f"{out} lies among the photos. Draw into another folder.")
-    for name in FILES:
+    for name in files:
         check_writable(out / name)
         check_plot_file(out / name)
 

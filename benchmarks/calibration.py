@@ -1,0 +1,129 @@
+"""How good confidences are on Gridtown, with three in ten queries outside the map.
+
+    python benchmarks/calibration.py [--descriptor HOG] [--tiers easy standard] [--image-size 64] [--out build/calibration]
+
+One city of 1,000 places and ten queries a place gives labelled queries; the calibration is fitted on half of them, drawn by
+chance, and tested on the other half. The map lacks the eastern end of the city, so that three in ten queries were taken outside
+it. Confidences and radii are tested on another city too, of 300 places and eight queries a place, cut alike. "Answered" is what
+is accepted at the threshold that gave a precision of 95 % on the fitted half, by confidence and by plain similarity. Photos are
+written to `build/gridtown` once and used again.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from gridtown_tiers import METHODS, Descriptors, Photos, load, render
+from numpy.typing import NDArray
+
+from d2vpr_hf.evaluation.confidence import precision_curve
+from d2vpr_hf.gridtown import TierName
+from d2vpr_hf.index import Match
+from d2vpr_hf.localization import (
+    PositionEstimate,
+    Reliability,
+    estimate_position,
+    fit_calibration,
+    judge_calibration,
+)
+from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES
+from d2vpr_hf.localization.plots import plot_precision_coverage, plot_reliability
+from d2vpr_hf.readers import Place
+from d2vpr_hf.search import exact_search, similarity
+
+OUTSIDE = 0.3
+PRECISION = 0.95
+CITY, OTHER_CITY = (9001, 1000, 10), (9002, 300, 8)  # seed, places, queries a place
+Labelled = tuple[list[PositionEstimate], list[Place]]
+
+
+def ask(folders: tuple[Path, Path], describe: Callable[[Photos], Descriptors]) -> Labelled:
+    """Search the western part of a city with all its queries: estimates and truths."""
+    (photos, places), (queries, truths) = (load(folder) for folder in folders)
+    east = np.array([place.utm_east for place in places])
+    mapped = np.flatnonzero(east <= np.quantile(east, 1 - OUTSIDE))
+    distances, rows = exact_search(describe(queries), describe(photos)[mapped], NUM_MATCHES)
+    estimates = [
+        estimate_position(_matches([places[mapped[row]] for row in near], scores))
+        for near, scores in zip(rows.tolist(), similarity(distances).tolist(), strict=True)
+    ]
+    return [estimate for estimate in estimates if estimate is not None], truths
+
+
+def _matches(places: list[Place], scores: list[float]) -> list[Match]:
+    return [Match(rank, 0, place, Path(), score) for rank, (place, score) in enumerate(zip(places, scores, strict=True), 1)]
+
+
+def measure(tier: TierName, describe: Callable[[Photos], Descriptors], size: int) -> tuple[list[str], Reliability]:
+    """Fit and test on one tier: rows of a table, and what the tested half gave."""
+    city, other = (
+        ask(render(tier, seed, argparse.Namespace(places=places, queries=queries, image_size=size)), describe)
+        for seed, places, queries in (CITY, OTHER_CITY)
+    )
+    order = np.random.default_rng(0).permutation(len(city[0]))
+    fitted, tested = (_choose(city, rows) for rows in np.array_split(order, 2))
+    calibration = fit_calibration(*fitted)
+    threshold = calibration.threshold(PRECISION)
+    least = _similarity_threshold(fitted)
+    judged = {name: judge_calibration(calibration, *side) for name, side in (("same city", tested), ("other city", other))}
+    return [_row(f"{tier}, {name}", found, threshold, least) for name, found in judged.items()], judged["same city"]
+
+
+def _choose(labelled: Labelled, rows: NDArray[np.int64]) -> Labelled:
+    estimates, truths = labelled
+    return [estimates[row] for row in rows], [truths[row] for row in rows]
+
+
+def _similarity_threshold(labelled: Labelled) -> float:
+    """Tune the least similarity of the best match that gives the precision."""
+    reliability = judge_calibration(fit_calibration(*labelled), *labelled)
+    curve = precision_curve(reliability.similarities, reliability.right, int(reliability.right.sum()))
+    reached = np.flatnonzero(curve.precision >= PRECISION)
+    return float(curve.thresholds[reached[-1]]) if len(reached) else np.inf
+
+
+def _row(name: str, found: Reliability, threshold: float, least: float) -> str:
+    answered = found.confidences >= threshold
+    inside = f"{100 * (found.errors <= found.radii)[answered].mean():.1f} %" if answered.any() else "none"
+    cells = [
+        f"{len(found.right):,}",
+        f"{100 * found.right.mean():.1f} %",
+        f"{found.expected_calibration_error:.3f}",
+        f"{found.brier:.3f} ({found.base_brier:.3f})",
+        f"{inside} ({100 * found.radius_coverage:.1f} %)",
+        f"{np.median(found.radii[answered]):.1f} m" if answered.any() else "none",
+        _answered(found, answered),
+        _answered(found, found.similarities >= least),
+    ]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _answered(found: Reliability, accepted: NDArray[np.bool_]) -> str:
+    return f"{100 * accepted.mean():.1f} % ({100 * found.right[accepted].mean():.1f} %)" if accepted.any() else "none"
+
+
+def main() -> None:
+    """Measure, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--descriptor", choices=list(METHODS), default="HOG")
+    parser.add_argument("--tiers", nargs="+", type=TierName, default=[TierName.EASY, TierName.STANDARD])
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--out", type=Path, default=Path("build/calibration"), help="Folder for the pictures.")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    print(f"{arguments.descriptor}; features: {', '.join(FEATURES)}\n")
+    print(
+        "| queries | number | right | calibration error | Brier (base rate's) | answers within their 90 % radius (all queries) "
+        "| median radius, answered | answered (right of them) | by similarity alone |"
+    )
+    print("| --- " * 9 + "|")
+    for tier in arguments.tiers:
+        rows, tested = measure(tier, METHODS[arguments.descriptor], arguments.image_size)
+        print("\n".join(rows), flush=True)
+        plot_reliability(tested).savefig(arguments.out / f"reliability_{tier}.png", dpi=110)
+        plot_precision_coverage(tested).savefig(arguments.out / f"precision_coverage_{tier}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""How sure an answer is: probabilities from a labelled split of the user's own map.
+
+The features of a position estimate go through a logistic regression (Platt's scaling, of several features) to the probability
+that the estimate is right: within 25 m of the truth. On the same split, probabilities are the thresholds of precisions that can
+be promised, and errors at each probability make the radius that holds for 90 %. All of it is plain numbers in JSON.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression, minimize
+
+from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES, PositionEstimate
+from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
+
+CALIBRATION_FORMAT_VERSION = 1
+MIN_QUERIES = 50  # with fewer, and fewer than 5 of either kind, probabilities would be guesses
+RADIUS_SHARE = 0.9
+_MIN_OF_EITHER_KIND = 5
+_PENALTY = 1.0  # of squared weights, against the sum over queries: it decides where the split is tiny or can be parted in two
+_CURVE_POINTS = 200
+_LEAST_RADIUS = 0.1  # metres
+_RADIUS_BIN = 100  # queries that a radius is taken of, where there are so many
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes confidences of features.
+
+    Attributes:
+        weights: (F,) of the standardised features, and `bias`.
+        bias: Of the logistic regression.
+        means, deviations: (F,) that standardise the features.
+        thresholds, precision, coverage: (T,) of confidences accepted at or above a threshold: how many were right, and how many
+            of all queries they were. Thresholds fall.
+        radius_confidence, radius: (R,) metres that held for 90 % at each confidence; confidences rise, metres do not.
+        num_matches: Matches that estimates are made of.
+        positive_dist_threshold: Metres within which an estimate is right.
+        num_queries, num_right: Of the split it was fitted on.
+        fingerprint: Of the model whose similarities these are, or `None`.
+    """
+
+    weights: list[float]
+    bias: float
+    means: list[float]
+    deviations: list[float]
+    thresholds: list[float]
+    precision: list[float]
+    coverage: list[float]
+    radius_confidence: list[float]
+    radius: list[float]
+    num_matches: int = NUM_MATCHES
+    positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD
+    num_queries: int = 0
+    num_right: int = 0
+    fingerprint: str | None = None
+    features: list[str] = field(default_factory=lambda: list(FEATURES))
+
+    def confidences(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the probability that each estimate is right, in [0, 1]: features (Q, F) -> (Q,)."""
+        return _sigmoid(self._standardise(features) @ np.array(self.weights) + self.bias)
+
+    def threshold(self, precision: float) -> float:
+        """Return the least confidence to accept so that, on the split, at least this share of the accepted was right.
+
+        Infinity where no threshold reached it; of 0, everything is accepted.
+
+        Raises:
+            ValueError: If the precision is not within 0 and 1.
+        """
+        if not 0 <= precision <= 1:
+            raise ValueError(f"A precision must be within 0 and 1, got {precision}.")
+        if precision == 0:
+            return 0.0
+        reached = np.flatnonzero(np.array(self.precision) >= precision)
+        return self.thresholds[reached[-1]] if len(reached) else math.inf
+
+    def radius_90(self, confidence: float) -> float:
+        """Return the metres within which the truth lay for 90 % of the split's queries of such a confidence."""
+        return float(np.exp(np.interp(confidence, self.radius_confidence, np.log(self.radius))))
+
+    def to_json(self) -> str:
+        """Write it as JSON."""
+        return json.dumps({"format_version": CALIBRATION_FORMAT_VERSION} | asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: If it is damaged, has another format, or is of features that this package does not compute.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            version = values.pop("format_version")
+            found = cls(**values) if version == CALIBRATION_FORMAT_VERSION else None
+            whole = found is None or found._is_whole()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"The calibration is damaged ({error!r}). Make it anew with `d2vpr calibrate`.") from error
+        if found is None:
+            raise ValueError(
+                f"The calibration has format {version}, this package reads format {CALIBRATION_FORMAT_VERSION}. Make it anew "
+                "with `d2vpr calibrate`."
+            )
+        if not whole:
+            raise ValueError(
+                "The calibration is damaged: its numbers do not fit each other. Make it anew with `d2vpr calibrate`."
+            )
+        return found
+
+    def _is_whole(self) -> bool:
+        columns = (
+            (self.weights, self.means, self.deviations, self.features),
+            (self.thresholds, self.precision, self.coverage),
+            (self.radius_confidence, self.radius),
+        )
+        lengths_fit = all(len({len(column) for column in group}) == 1 and group[0] for group in columns)
+        return lengths_fit and self.features == list(FEATURES)
+
+    def _standardise(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        return (np.asarray(features, np.float64) - self.means) / self.deviations
+
+
+def fit_calibration(
+    estimates: Sequence[PositionEstimate],
+    truths: Sequence[Place],
+    *,
+    positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD,
+    num_matches: int = NUM_MATCHES,
+    fingerprint: str | None = None,
+) -> Calibration:
+    """Fit a calibration to queries whose positions are known; some should lie outside the map, as some will later.
+
+    Args:
+        estimates: Of Q queries.
+        truths: Where they were taken.
+        positive_dist_threshold: Metres within which an estimate is right.
+        num_matches: Matches that the estimates were made of.
+        fingerprint: Of the model that the similarities come from.
+
+    Raises:
+        ValueError: If there are too few queries, or too few right or wrong ones, or positions that cannot be compared.
+    """
+    errors = position_errors(estimates, truths)
+    right = errors <= positive_dist_threshold
+    _check_enough(right)
+    features = np.array([estimate.features for estimate in estimates])
+    means, deviations = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
+    weights, bias = _fit_logistic((features - means) / deviations, right)
+    confidences = _sigmoid((features - means) / deviations @ weights + bias)
+    thresholds, precision, coverage = _precision_curve(confidences, right)
+    radius_confidence, radius = _fit_radius(confidences, errors)
+    return Calibration(
+        weights=weights.tolist(),
+        bias=bias,
+        means=means.tolist(),
+        deviations=deviations.tolist(),
+        thresholds=thresholds.tolist(),
+        precision=precision.tolist(),
+        coverage=coverage.tolist(),
+        radius_confidence=radius_confidence.tolist(),
+        radius=radius.tolist(),
+        num_matches=num_matches,
+        positive_dist_threshold=positive_dist_threshold,
+        num_queries=len(right),
+        num_right=int(right.sum()),
+        fingerprint=fingerprint,
+    )
+
+
+def position_errors(estimates: Sequence[PositionEstimate], truths: Sequence[Place]) -> NDArray[np.float64]:
+    """Return how far each estimate is off, in metres (Q,).
+
+    Raises:
+        ValueError: If a truth cannot be compared with its estimate.
+    """
+    errors = [distance_in_metres(estimate.place, truth) for estimate, truth in zip(estimates, truths, strict=True)]
+    for estimate, truth, error in zip(estimates, truths, errors, strict=True):
+        if error is None:
+            raise ValueError(f"{truth.path} has no position in {estimate.frame}, in which the map answers.")
+    return np.array(errors, np.float64)
+
+
+def _check_enough(right: NDArray[np.bool_]) -> None:
+    least = min(int(right.sum()), int((~right).sum()))
+    if len(right) < MIN_QUERIES or least < _MIN_OF_EITHER_KIND:
+        raise ValueError(
+            f"A calibration needs at least {MIN_QUERIES} labelled queries, {_MIN_OF_EITHER_KIND} of them answered rightly and "
+            f"as many wrongly; got {len(right)} queries, {int(right.sum())} right. Add queries, some from outside the map."
+        )
+
+
+def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 0.5 * (1 + np.tanh(values / 2))
+
+
+def _fit_logistic(features: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+    """Fit weights (F,) and a bias to standardised features (Q, F) by penalised maximum likelihood."""
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        values = features @ parameters[:-1] + parameters[-1]
+        slope = _sigmoid(values) - right
+        penalty = 0.5 * _PENALTY * float(parameters[:-1] @ parameters[:-1])
+        gradient = np.append(features.T @ slope + _PENALTY * parameters[:-1], slope.sum())
+        return float((np.logaddexp(0, values) - right * values).sum()) + penalty, gradient
+
+    found = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B")
+    return found.x[:-1], float(found.x[-1])
+
+
+def _precision_curve(
+    confidences: NDArray[np.float64], right: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return falling thresholds and what is right and accepted at each, thinned to some hundred points."""
+    order = np.argsort(-confidences, kind="stable")
+    falling = confidences[order]
+    last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+    last = last[np.unique(np.linspace(0, len(last) - 1, _CURVE_POINTS).astype(int))]
+    return falling[last], np.cumsum(right[order])[last] / (last + 1), (last + 1) / len(falling)
+
+
+def _fit_radius(
+    confidences: NDArray[np.float64], errors: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return confidences, rising, and the metres that hold for 90 % of the queries about each, never rising."""
+    order = np.argsort(confidences, kind="stable")
+    bins = np.array_split(order, max(1, len(order) // _RADIUS_BIN))
+    middle = np.array([confidences[rows].mean() for rows in bins])
+    radius = np.array([_upper_quantile(errors[rows]) for rows in bins])
+    falling = isotonic_regression(np.log(np.maximum(radius, _LEAST_RADIUS)), increasing=False).x
+    return middle, np.exp(falling)
+
+
+def _upper_quantile(errors: NDArray[np.float64]) -> float:
+    """Return the error that 90 % stay within, the new one counted: of 99 errors the 90th."""
+    rank = min(len(errors), math.ceil(RADIUS_SHARE * (len(errors) + 1)))
+    return float(np.sort(errors)[rank - 1])
+
+
+__all__ = ["MIN_QUERIES", "Calibration", "fit_calibration", "position_errors"]

@@ -1,0 +1,135 @@
+"""Localize photos, and calibrate an index. The command line calls these functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.jobs import check_encoder, report_skipped, search_photos
+from d2vpr_hf.localization.answers import NO_POSITIONS, PRECISION, Localization, localize
+from d2vpr_hf.localization.calibration import Calibration, fit_calibration
+from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
+from d2vpr_hf.localization.reliability import Reliability, cross_judge
+from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, PlaceTable, read_places
+
+if TYPE_CHECKING:
+    from d2vpr_hf.encoder import PlaceEncoder, Progress
+
+_CALIBRATION = "calibration.json"
+
+
+def calibration_file(index_folder: str | Path) -> Path:
+    """Say where the calibration of an index lies."""
+    return Path(index_folder) / _CALIBRATION
+
+
+def save_calibration(index_folder: str | Path, calibration: Calibration) -> None:
+    """Write a calibration into an index folder, in place of what is there."""
+    file = calibration_file(index_folder)
+    scratch = file.with_name(f".{file.name}.new")
+    scratch.write_text(calibration.to_json(), encoding="utf-8")
+    scratch.replace(file)
+
+
+def load_calibration(index_folder: str | Path, fingerprint: str | None = None) -> Calibration | None:
+    """Read the calibration of an index, `None` if it has none.
+
+    Raises:
+        ValueError: If it is damaged, or was made with another model than one of that fingerprint.
+    """
+    file = calibration_file(index_folder)
+    if not file.is_file():
+        return None
+    calibration = Calibration.from_json(file.read_text(encoding="utf-8"))
+    if None not in (fingerprint, calibration.fingerprint) and fingerprint != calibration.fingerprint:
+        raise ValueError(f"{file} was made with another model than the index. Make it anew with `d2vpr calibrate`.")
+    return calibration
+
+
+def localize_photos(
+    index: PlaceIndex,
+    queries: Sequence[str | Path],
+    encoder: PlaceEncoder,
+    calibration: Calibration | None = None,
+    *,
+    precision: float = PRECISION,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> list[Localization]:
+    """Say where photos were taken.
+
+    Args:
+        index: The map.
+        queries: Photos, and folders of them.
+        encoder: Gives the descriptors, by the index's model.
+        calibration: See [`load_calibration`]; without one answers have no confidence.
+        precision: Share of right ones among the answers that are given.
+        strict: Whether a photo that cannot be read is an error.
+        progress: Called with the number of photos just finished.
+
+    Returns:
+        One answer a photo, in order.
+
+    Raises:
+        ValueError: If the encoder's model is not the index's.
+    """
+    top_k = NUM_MATCHES if calibration is None else calibration.num_matches
+    results = search_photos(index, queries, encoder, top_k=top_k, strict=strict, progress=progress)
+    return [
+        localize(result.matches, calibration, str(result.query), precision)
+        if result.error is None
+        else Localization(str(result.query), error=result.error)
+        for result in results
+    ]
+
+
+def calibrate(
+    index: PlaceIndex,
+    queries: str | Path | PlaceTable,
+    encoder: PlaceEncoder,
+    *,
+    positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Calibration, Reliability]:
+    """Fit a calibration to labelled queries, some of which should lie outside the map, and judge one like it on halves.
+
+    Args:
+        index: The map.
+        queries: Photos with positions, none of them in the index.
+        encoder: Gives the descriptors, by the index's model.
+        positive_dist_threshold: Metres within which a position is right.
+        strict: Whether a photo that cannot be used is an error.
+        progress: Called with the number of photos just finished.
+
+    Returns:
+        The calibration of all queries, and how good those of the halves are.
+
+    Raises:
+        ValueError: If the encoder's model is not the index's, or there are too few queries, right or wrong ones, or positions.
+    """
+    check_encoder(index, encoder)
+    table = read_places(queries) if isinstance(queries, str | Path) else queries
+    placed = [place for place in table.places if place.has_position]
+    encoded = encoder.encode([table.photo(place) for place in placed], progress)
+    skipped = {place.path: "no position" for place in table.places if not place.has_position}
+    skipped |= table.skipped | {placed[row].path: why for row, why in encoded.skipped.items()}
+    report_skipped(skipped, len(table.places) + len(table.skipped), strict)
+    found = index.search(encoded.descriptors, NUM_MATCHES) if len(encoded.rows) else []
+    estimates = _need_positions([estimate_position(matches, radius=positive_dist_threshold) for matches in found])
+    truths: list[Place] = [placed[row] for row in encoded.rows]
+    options = {"positive_dist_threshold": positive_dist_threshold}
+    calibration = fit_calibration(estimates, truths, fingerprint=index.fingerprint, **options)  # type: ignore[arg-type]
+    return calibration, cross_judge(estimates, truths, **options)
+
+
+def _need_positions(estimates: Sequence[PositionEstimate | None]) -> list[PositionEstimate]:
+    known = [estimate for estimate in estimates if estimate is not None]
+    if len(known) < len(estimates):
+        raise ValueError(f"An index without positions cannot be calibrated: {NO_POSITIONS}.")
+    return known
+
+
+__all__ = ["calibrate", "calibration_file", "load_calibration", "localize_photos", "save_calibration"]

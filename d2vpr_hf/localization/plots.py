@@ -1,0 +1,65 @@
+"""Pictures of a calibration. Functions return the figure."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from d2vpr_hf.evaluation.confidence import precision_curve
+from d2vpr_hf.localization.reliability import BINS, Reliability
+from d2vpr_hf.plots import QUERY, UNKNOWN, save_figure
+
+FILES = ("reliability.png", "precision_coverage.png")
+
+
+def save_plots(reliability: Reliability, out: str | Path) -> list[Path]:
+    """Write both pictures into a folder and return their files."""
+    paths = [Path(out) / name for name in FILES]
+    for path, figure in zip(paths, (plot_reliability(reliability), plot_precision_coverage(reliability)), strict=True):
+        save_figure(figure, path)
+    return paths
+
+
+def plot_reliability(reliability: Reliability) -> Figure:
+    """Draw how many of the queries of a confidence are right, and below how many queries those are."""
+    figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    bins = np.array(reliability.bins())
+    axes.plot([0, 1], [0, 1], color=UNKNOWN, linestyle="--", linewidth=1)
+    axes.plot(bins[:, 0], bins[:, 1], "o-", color=QUERY, markersize=5)
+    axes.set(ylabel="share of right positions", xlim=(0, 1), ylim=(-0.02, 1.02))
+    axes.set_title(
+        f"{len(reliability.right)} queries: calibration error {reliability.expected_calibration_error:.3f}\n"
+        f"Brier score {reliability.brier:.3f}, of the base rate {reliability.base_brier:.3f}"
+    )
+    counts.bar(bins[:, 0], bins[:, 2], width=0.5 / BINS, color=QUERY)
+    counts.set(xlabel="confidence", ylabel="queries")
+    for axis in (axes, counts):
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def plot_precision_coverage(reliability: Reliability) -> Figure:
+    """Draw how much of what is accepted is right, over how much is accepted, by confidence and by plain similarity."""
+    figure = Figure(figsize=(6.2, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    sides = (
+        ("confidence", reliability.confidences, QUERY),
+        ("similarity of the best match", reliability.similarities, UNKNOWN),
+    )
+    for label, values, colour in sides:
+        curve = precision_curve(values, reliability.right, int(reliability.right.sum()))
+        axes.step(100 * curve.coverage, 100 * curve.precision, where="post", color=colour, linewidth=1.8, label=label)
+    axes.axhline(95, color="black", linewidth=0.7, linestyle=":")
+    axes.set(xlabel="coverage: accepted queries / %", ylabel="precision: right ones of the accepted / %")
+    axes.set(xlim=(0, 102), ylim=(-3, 103))
+    axes.set_title(f"{len(reliability.right)} queries, {100 * reliability.right.mean():.1f} % right")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+__all__ = ["FILES", "plot_precision_coverage", "plot_reliability", "save_plots"]

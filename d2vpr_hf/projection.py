@@ -1,0 +1,229 @@
+"""Fit a projection of descriptors, PCA or whitening, and store it in a model.
+
+The covariance of all descriptors is summed as they come: exact, in memory that depends on their width D alone (D² float32, 462
+MB for 10,752). With at most D photos, the products of the photos with each other say the same and are smaller.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+
+from d2vpr_hf.cards import CardFacts, write_card
+from d2vpr_hf.jobs import report_skipped
+from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
+from d2vpr_hf.readers import PlaceTable, read_places
+
+if TYPE_CHECKING:
+    from d2vpr_hf.encoder import PlaceEncoder, Progress
+
+logger = logging.getLogger(__name__)
+
+PROJECTION_FILE = "projection.json"
+_LEAST_VARIANCE = 1e-6  # of the largest, below which float32 descriptors vary by rounding
+_PHOTOS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map of descriptors, as [`DescriptorProjection`] computes it: (descriptor - mean) @ components.T.
+
+    Attributes:
+        mean: (D,) float32.
+        components: (dim, D) float32, by falling variance; orthonormal, or divided by the standard deviation along each and by
+            the root of `dim` where they whiten, so that projected descriptors have a mean squared length of 1.
+        explained: Share of the variance that is kept, in [0, 1].
+    """
+
+    mean: NDArray[np.float32]
+    components: NDArray[np.float32]
+    explained: float
+
+
+class ProjectionFit:
+    """Collects descriptors, then gives their principal components.
+
+    Args:
+        descriptor_dim: Their width D.
+    """
+
+    def __init__(self, descriptor_dim: int) -> None:
+        self._width = descriptor_dim
+        self._count = 0
+        self._few: list[torch.Tensor] = []  # all so far, while they are fewer than their width
+        self._shift = torch.zeros(descriptor_dim)  # near the mean: less is lost when it is taken off
+        self._sum = torch.zeros(descriptor_dim, dtype=torch.float64)
+        self._products: torch.Tensor | None = None
+
+    def add(self, descriptors: NDArray[np.float32]) -> None:
+        """Take in descriptors (n, D)."""
+        block = torch.tensor(descriptors, dtype=torch.float32)
+        if not self._count and len(block):
+            self._shift = block.mean(0)
+        block -= self._shift
+        self._count += len(block)
+        self._sum += block.double().sum(0)
+        if self._products is None and self._count <= self._width:
+            self._few.append(block)
+            return
+        if self._products is None:
+            self._products = torch.zeros(self._width, self._width)
+        for part in [*self._few, block]:
+            self._products.addmm_(part.T, part)
+        self._few.clear()
+
+    def components(self, dim: int, whiten: bool = False) -> Projection:
+        """Return the `dim` directions that descriptors vary most along.
+
+        Raises:
+            ValueError: If they do not vary along as many.
+        """
+        if not 1 <= dim <= min(self._width, self._count - 1):
+            raise ValueError(
+                f"{self._count} descriptors of {self._width} numbers have at most {max(0, min(self._width, self._count - 1))} "
+                f"components, got a `--dim` of {dim}. Give more photos, or a smaller one."
+            )
+        mean = self._sum / self._count
+        variances, axes, total = self._from_rows(mean, dim) if self._products is None else self._from_products(mean, dim)
+        if variances[-1] <= _LEAST_VARIANCE * variances[0]:
+            known = int((variances > _LEAST_VARIANCE * variances[0]).sum())
+            raise ValueError(f"The descriptors vary along {known} directions only, got a `--dim` of {dim}. Give a smaller one.")
+        axes *= np.sign(axes[np.arange(dim), np.abs(axes).argmax(axis=1)])[:, None]  # eigenvectors have no sign of their own
+        scale = 1 / np.sqrt(dim * variances)[:, None] if whiten else 1.0
+        shifted = (self._shift.double() + mean).numpy().astype(np.float32)
+        return Projection(shifted, (axes * scale).astype(np.float32), float(variances.sum() / total))
+
+    def _from_rows(self, mean: torch.Tensor, dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """Solve for fewer photos than numbers: eigenvectors of the photos' products (n, n), brought back to descriptors."""
+        rows = torch.cat(self._few) - mean.float()
+        products = (rows @ rows.T).double().numpy() / (self._count - 1)
+        values, vectors = eigh(products, subset_by_index=(self._count - dim, self._count - 1))
+        axes = (rows.double().T @ torch.from_numpy(vectors[:, ::-1].copy())).T.numpy()
+        lengths = np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-30)
+        return values[::-1].copy(), axes / lengths, float(np.trace(products))
+
+    def _from_products(self, mean: torch.Tensor, dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """Solve for more photos than numbers: eigenvectors of the covariance (D, D), which is overwritten."""
+        assert self._products is not None
+        covariance = self._products.addr_(mean.float(), mean.float(), alpha=-self._count).div_(self._count - 1)
+        total = float(covariance.diagonal().double().sum())
+        self._products = None
+        values, vectors = eigh(covariance.numpy(), subset_by_index=(self._width - dim, self._width - 1), overwrite_a=True)
+        return values[::-1].astype(np.float64), vectors.T[::-1].astype(np.float64), total
+
+
+def fit_projection(
+    photos: str | Path | PlaceTable,
+    out: str | Path,
+    encoder: "PlaceEncoder",
+    dim: int,
+    *,
+    whiten: bool = False,
+    strict: bool = False,
+    progress: "Progress | None" = None,
+) -> Projection:
+    """Fit a projection to photos, and write the encoder's model with it, into a new folder.
+
+    Args:
+        photos: A folder, a CSV file, or what [`read_places`] made of one. Not those that the model is evaluated on: which they
+            were is stored, and `d2vpr evaluate` warns.
+        out: The folder; missing or empty.
+        encoder: Has the model, which is changed.
+        dim: Width of the projected descriptors.
+        whiten: Whether all directions get the same variance; the model then brings projected descriptors to unit length.
+        strict: Whether a photo that cannot be read is an error.
+        progress: Called with the number of photos just finished.
+
+    Raises:
+        FileExistsError: If `out` is not free.
+        ValueError: If the model has a projection already, or the photos are too few.
+    """
+    out, config = Path(out), encoder.model.config
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+    if config.projection_dim is not None:
+        raise ValueError(f"The model projects already, to {config.projection_dim} numbers. Fit to the model without it.")
+    table = read_places(photos) if isinstance(photos, str | Path) else photos
+    fitted, used = _encode(table, encoder, strict, progress)
+    found = fitted.components(dim, whiten)
+    source = encoder.model_name
+    config.projection_dim, config.normalize_projection = dim, whiten
+    encoder.model.projection = DescriptorProjection(config.unprojected_dim, dim).to(encoder.device)
+    with torch.no_grad():
+        encoder.model.projection.mean.copy_(torch.from_numpy(found.mean))
+        encoder.model.projection.components.copy_(torch.from_numpy(found.components))
+    facts = {"dim": dim, "whiten": whiten, "explained": found.explained, "photos": sorted(_checksums(used))}
+    _write(encoder, out, facts, source)
+    return found
+
+
+def warn_of_fitted_photos(model_folder: str | None, photos: Sequence[Path]) -> int:
+    """Count the photos that a model's projection was fitted on, and warn if there are any: recall on them is too good."""
+    file = Path(model_folder or "") / PROJECTION_FILE
+    if model_folder is None or not file.is_file():
+        return 0
+    known = set(json.loads(file.read_text(encoding="utf-8"))["photos"])
+    count = sum(checksum in known for checksum in _checksums(photos))
+    if count:
+        logger.warning(
+            "%d of these %d photos are those that the model's projection was fitted on: recall on them is too good. "
+            "Fit it to other photos.",
+            count,
+            len(photos),
+        )
+    return count
+
+
+def _encode(
+    table: PlaceTable, encoder: "PlaceEncoder", strict: bool, progress: "Progress | None"
+) -> tuple[ProjectionFit, list[Path]]:
+    """Collect the descriptors of photos, some at a time."""
+    fitted, used, skipped = ProjectionFit(encoder.descriptor_dim), list[Path](), dict(table.skipped)
+    for start in range(0, len(table.places), _PHOTOS_AT_ONCE):
+        places = table.places[start : start + _PHOTOS_AT_ONCE]
+        encoded = encoder.encode([table.photo(place) for place in places], progress)
+        fitted.add(encoded.descriptors)
+        used += [table.photo(places[row]) for row in encoded.rows]
+        skipped |= {places[row].path: why for row, why in encoded.skipped.items()}
+    report_skipped(skipped, len(table.places) + len(table.skipped), strict)
+    return fitted, used
+
+
+def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source: str | None) -> None:
+    """Write the model folder beside its place first, so that what fails on the way leaves nothing."""
+    name = "the model that comes with d2vpr-hf" if source is None else Path(source).name
+    kind = "whitening" if facts["whiten"] else "PCA"
+    card = CardFacts(
+        summary=f"{name}, with {kind} of its descriptors to {facts['dim']} numbers.",
+        license="other",
+        license_name="as-the-source",
+        license_note=f"That of {name}.",
+        training_data=f"The projection: {len(facts['photos'])} photos. The rest: see {name}.",  # type: ignore[arg-type]
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        folder = Path(scratch) / "model"
+        encoder.model.save_pretrained(folder)
+        encoder.processor.save_pretrained(folder)
+        write_card(folder, encoder.model, card, origin=name)
+        (folder / PROJECTION_FILE).write_text(json.dumps({"format_version": 1} | facts, indent=1) + "\n", encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+
+
+def _checksums(photos: Iterable[Path]) -> list[str]:
+    """Hash the contents of photos: 16 hexadecimal digits of SHA-256 each."""
+    return [hashlib.sha256(photo.read_bytes()).hexdigest()[:16] for photo in photos if photo.is_file()]
+
+
+__all__ = ["PROJECTION_FILE", "Projection", "ProjectionFit", "fit_projection", "warn_of_fitted_photos"]

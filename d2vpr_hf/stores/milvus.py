@@ -1,0 +1,171 @@
+"""Milvus: descriptors in a database of their own, embedded in a file (milvus-lite) or on a cluster, by the same client.
+
+Milvus finds candidates; exact distances come from the stored descriptors, as in every store.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2vpr_hf.descriptors import Descriptors
+from d2vpr_hf.search import check_search, float32_blocks, rescore
+from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+COLLECTION = "d2vpr_places"
+EXTRA_CANDIDATES = 16  # beyond k: rounding and ties swap close neighbours only
+TOKEN_VARIABLE = "MILVUS_TOKEN"
+_CONNECTION = "milvus.json"
+_MAX_LIMIT = 16_384  # neighbours that Milvus gives
+_INSERT_BYTES = 8 << 20  # of float32 sent at once; servers refuse messages above 64 MB
+_QUERIES_AT_ONCE = 100
+
+
+class MilvusStore:
+    """A collection of Milvus that holds descriptors by their rows.
+
+    Args:
+        descriptors: (N, D) the stored ones, which decide among the candidates.
+        uri: A file that ends in `.db`, for milvus-lite, or a server's address such as `http://localhost:19530`. A user's token
+            is read from the environment variable `MILVUS_TOKEN`.
+        collection: Its name there.
+        index_type: Milvus's index; `"FLAT"` compares all descriptors and misses none.
+
+    Raises:
+        ImportError: If pymilvus is not installed.
+        ValueError: If the collection is there but holds other rows than the descriptors'.
+    """
+
+    def __init__(self, descriptors: Descriptors, uri: str, collection: str = COLLECTION, *, index_type: str = "FLAT") -> None:
+        self._descriptors = descriptors
+        self._uri, self._collection = uri, collection
+        self._client = _connect(uri)
+        if not self._client.has_collection(collection):
+            self._fill(index_type)
+        self._client.load_collection(collection)
+        self._check_count()
+
+    @property
+    def info(self) -> StoreInfo:
+        """Say what the store holds; its memory is Milvus's own affair."""
+        return StoreInfo("milvus", len(self._descriptors), self._descriptors.shape[1], 0, 0)
+
+    def search(
+        self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the k nearest of each query (Q, D): squared distances and rows (Q, k). Filters become expressions on rows.
+
+        Raises:
+            ValueError: If arguments do not fit, or k is more than Milvus gives.
+        """
+        check_search(queries, self._descriptors, k, allowed)
+        count = len(self._descriptors) if allowed is None else int(allowed.sum())
+        wanted, k = min(count, k + EXTRA_CANDIDATES), min(k, count)
+        if wanted > _MAX_LIMIT:
+            raise ValueError(f"Milvus gives at most {_MAX_LIMIT - EXTRA_CANDIDATES} neighbours, got k = {k}.")
+        candidates = np.empty((len(queries), wanted), np.int64)
+        expression = "" if allowed is None else row_expression(allowed)
+        for start in range(0, len(queries) if wanted else 0, _QUERIES_AT_ONCE):
+            part = np.ascontiguousarray(queries[start : start + _QUERIES_AT_ONCE], np.float32)
+            candidates[start : start + len(part)] = self._candidates(part, wanted, expression)
+        return rescore(queries, self._descriptors, candidates, k)
+
+    def save(self, path: Path) -> None:
+        """Write down where the collection is; the descriptors in it are Milvus's to keep."""
+        path.mkdir(parents=True, exist_ok=True)
+        connection = {"uri": self._uri, "collection": self._collection}
+        (path / _CONNECTION).write_text(json.dumps(connection, indent=2) + "\n", encoding="utf-8")
+        write_description(path, self.info)
+
+    @classmethod
+    def open(cls, path: Path, descriptors: Descriptors) -> Self:
+        """Connect to the collection that `save` wrote down; one that is gone is filled anew."""
+        check_description(path, "milvus", descriptors)
+        try:
+            connection = json.loads((path / _CONNECTION).read_text(encoding="utf-8"))
+            uri, collection = connection["uri"], connection["collection"]
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path / _CONNECTION} is missing. Build the store anew from the descriptors.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path / _CONNECTION} is damaged. Build the store anew from the descriptors.") from error
+        return cls(descriptors, uri, collection)
+
+    def close(self) -> None:
+        """Let go of the connection, and of milvus-lite's file."""
+        self._client.close()
+
+    def _candidates(self, queries: NDArray[np.float32], wanted: int, expression: str) -> NDArray[np.int64]:
+        options: dict[str, Any] = {"limit": wanted, "anns_field": "descriptor", "output_fields": ["row"]}
+        found = self._client.search(self._collection, data=list(queries), filter=expression, **options)
+        rows = [[hit["entity"]["row"] for hit in hits] for hits in found]
+        if any(len(row) != wanted for row in rows):
+            raise ValueError(f"The collection {self._collection} gave too few rows. Remove it; it is filled anew when opened.")
+        return np.array(rows, np.int64)
+
+    def _fill(self, index_type: str) -> None:
+        """Create the collection and send all descriptors."""
+        from pymilvus import DataType
+
+        schema = self._client.create_schema(auto_id=False)
+        schema.add_field("row", DataType.INT64, is_primary=True)
+        schema.add_field("descriptor", DataType.FLOAT_VECTOR, dim=self._descriptors.shape[1])
+        index = self._client.prepare_index_params()
+        index.add_index("descriptor", index_type=index_type, metric_type="L2")
+        self._client.create_collection(self._collection, schema=schema, index_params=index, consistency_level="Strong")
+        try:
+            for rows in self._rows():
+                self._client.insert(self._collection, rows)
+            self._client.flush(self._collection)
+        except BaseException:
+            self._client.drop_collection(self._collection)  # half a collection would give wrong answers
+            raise
+
+    def _rows(self) -> Iterator[list[dict[str, Any]]]:
+        start = 0
+        for block in float32_blocks(self._descriptors, _INSERT_BYTES):
+            yield [{"row": start + number, "descriptor": descriptor} for number, descriptor in enumerate(block)]
+            start += len(block)
+
+    def _check_count(self) -> None:
+        found = int(self._client.get_collection_stats(self._collection)["row_count"])
+        if found != len(self._descriptors):
+            raise ValueError(
+                f"The collection {self._collection} in {self._uri} holds {found} rows, the descriptors are "
+                f"{len(self._descriptors)}. Give another collection, or remove that one."
+            )
+
+
+def row_expression(allowed: NDArray[np.bool_]) -> str:
+    """Write a mask (N,) as an expression on `row`, by runs of the allowed rows or of the others, whichever are fewer."""
+    kept, left_out = _runs(allowed), _runs(~allowed)
+    return _ranges(kept) if len(kept) <= len(left_out) else f"not ({_ranges(left_out)})"
+
+
+def _runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the first and last row of each run of true values (R, 2)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
+    return edges.reshape(-1, 2) - np.array([0, 1])
+
+
+def _ranges(runs: NDArray[np.int64]) -> str:
+    single = runs[runs[:, 0] == runs[:, 1], 0].tolist()
+    parts = [f"(row >= {first} and row <= {last})" for first, last in runs.tolist() if first < last]
+    return " or ".join([f"row in {single}", *parts] if single or not parts else parts)
+
+
+def _connect(uri: str) -> "MilvusClient":
+    try:
+        from pymilvus import MilvusClient
+    except ImportError as error:
+        raise ImportError('Milvus needs its client: pip install "d2vpr-hf[milvus]".') from error
+    return MilvusClient(uri, token=os.environ.get(TOKEN_VARIABLE, ""))
+
+
+__all__ = ["COLLECTION", "MilvusStore", "row_expression"]

@@ -1,0 +1,61 @@
+"""The commands, from photos to answers."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from d2vpr_hf.cli import app
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    """A map of 12 spots, and 240 labelled queries: photos of the spots with noise, or nothing but noise."""
+    folder = tmp_path_factory.mktemp("town")
+    rng = np.random.default_rng(0)
+    spots = [rng.integers(0, 255, (7, 7, 3)) for _ in range(12)]
+    for side in ("database", "queries"):
+        (folder / side).mkdir()
+    for spot, pixels in enumerate(spots):
+        _save(folder / "database", pixels, spot, 0)
+    for query in range(240):
+        pixels = spots[query % 12] + rng.normal(0, 12, (7, 7, 3)) if query % 3 else rng.integers(0, 255, (7, 7, 3))
+        _save(folder / "queries", pixels, query % 12 if query % 3 else 500 + query % 2, query)
+    return folder
+
+
+def _save(folder, pixels, spot, number):
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).resize((56, 56), Image.Resampling.BICUBIC)
+    image.save(folder / f"@{500_000 + 300 * spot}@4649776@32@T@@@{number}@@@@@@@@.png")
+
+
+def run(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_calibrate_then_localize(town, tmp_path):
+    index, query = tmp_path / "index", next((town / "queries").glob("*@1@@@@@@@@.png"))
+    run("index", town / "database", "--out", index)
+    before = json.loads(run("localize", index, query, "--json"))[0]
+    assert before["confidence"] is None and "not calibrated" in before["note"]
+    printed = run("calibrate", index, "--queries", town / "queries", "--plots", tmp_path / "plots")
+    assert "expected calibration error" in printed and "of 240 positions are right" in printed
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["precision_coverage.png", "reliability.png"]
+    after = json.loads(run("localize", index, query, "--json", "--precision", "0"))[0]
+    assert 0 <= after["confidence"] <= 1 and after["radius_90"] > 0 and after["no_match"] is False
+    assert "within" in run("localize", index, query, "--precision", "0")
+
+
+def test_an_index_without_positions_cannot_be_calibrated(town, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, file in enumerate((town / "database").iterdir()):
+        (photos / f"{number}.png").write_bytes(file.read_bytes())
+    run("index", photos, "--out", tmp_path / "index")
+    with pytest.raises(ValueError, match="without positions cannot be calibrated"):
+        run("calibrate", tmp_path / "index", "--queries", town / "queries")
+    assert "no positions" in run("localize", tmp_path / "index", next(photos.iterdir()))

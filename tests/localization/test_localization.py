@@ -1,0 +1,208 @@
+"""Positions and confidences by hand, calibration on drawn answers, and the commands."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2vpr_hf.index import Match
+from d2vpr_hf.localization import (
+    Calibration,
+    Localization,
+    cross_judge,
+    estimate_position,
+    fit_calibration,
+    judge_calibration,
+    load_calibration,
+    localize,
+    save_calibration,
+)
+from d2vpr_hf.localization.answers import NO_POSITIONS, NOT_CALIBRATED
+from d2vpr_hf.localization.plots import save_plots
+from d2vpr_hf.readers import Place
+
+
+def match(rank, score, east, north=0.0, zone="32T", **fields):
+    return Match(rank, rank, Place(f"{rank}.jpg", utm_east=east, utm_north=north, utm_zone=zone, **fields), Path(), score)
+
+
+def test_a_majority_outvotes_the_top_match():
+    """Three matches at one corner against a lone best one: the top match alone would be 1 km off."""
+    matches = [match(1, 0.9, 500_000.0), *(match(rank, 0.89, 501_000.0 + rank, heading=90.0) for rank in (2, 3, 4))]
+    estimate = estimate_position([*matches, match(5, 0.5, 509_000.0)])
+    assert abs(estimate.position[0] - 501_003) < 1e-6
+    assert estimate.place.heading == 90.0
+    assert estimate.place.utm_zone == "32T" and estimate.place.latitude == pytest.approx(0.0, abs=1e-6)
+
+
+def test_features_by_hand():
+    """Two matches of one place and one 100 m away, scores 1, 1 and 0: weights 1, 1 and exp(-3)."""
+    estimate = estimate_position([match(1, 1.0, 500_000.0), match(2, 1.0, 500_000.0), match(3, 0.0, 500_100.0)])
+    far = math.exp(-3) / (2 + math.exp(-3))
+    spread = 100 * math.sqrt(far * (1 - far))  # of a coin with that probability
+    assert estimate.features == pytest.approx([1.0, 1.0, 1 - far, math.log1p(spread), 1.0])
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 500)), min_size=1, max_size=12), st.floats(-1, 1), st.floats(0.01, 10))
+def test_estimates_do_not_depend_on_the_scale_of_similarities(pairs, shift, scale):
+    """Models differ in how far their similarities lie apart; positions must not move with it."""
+    scores = sorted((round(score, 3) for score, _ in pairs), reverse=True)
+    plain, moved = (
+        estimate_position([match(1, factor * s + add, 500_000 + x) for s, (_, x) in zip(scores, pairs, strict=True)])
+        for factor, add in ((1.0, 0.0), (scale, shift))
+    )
+    assert len(set(scores)) == 1 or moved.features[2] == pytest.approx(plain.features[2], abs=1e-5)
+    assert np.isfinite(moved.features).all() and 0 < moved.features[2] <= 1 + 1e-9
+
+
+def test_local_frames_keep_their_height_and_name():
+    matches = [Match(1, 1, Place("a", x=1.0, y=2.0, z=3.0, yaw=30.0, frame="hall"), Path(), 0.5)]
+    place = estimate_position(matches).place
+    assert (place.x, place.y, place.z, place.yaw, place.frame, place.latitude) == (1.0, 2.0, 3.0, 30.0, "hall", None)
+
+
+def test_matches_in_other_frames_have_no_vote():
+    matches = [match(1, 0.9, 500_000.0), match(2, 0.9, 100_000.0, zone="33T"), Match(3, 3, Place("nowhere"), Path(), 0.9)]
+    assert estimate_position(matches).position == (500_000.0, 0.0)
+
+
+def draw_answers(count, seed=0, outside=0.0):
+    """Queries with a similarity that tells how likely they are right; wrong ones are 100 to 900 m off."""
+    rng = np.random.default_rng(seed)
+    estimates, truths = [], []
+    for query in range(count):
+        clarity = rng.uniform(0, 1)
+        right = rng.uniform() < 1 / (1 + np.exp(8 - 16 * clarity)) and rng.uniform() >= outside
+        east = 500_000.0 + 60 * query
+        seen = east + (rng.normal(0, 3) if right else rng.uniform(100, 900))
+        matches = [match(rank, clarity - 0.01 * rank, seen) for rank in range(1, 4)]
+        estimates.append(estimate_position(matches))
+        truths.append(Place(f"q{query}", utm_east=east, utm_north=0.0, utm_zone="32T"))
+    return estimates, truths
+
+
+def test_confidences_are_probabilities_of_being_right():
+    calibration = fit_calibration(*draw_answers(3000))
+    judged = judge_calibration(calibration, *draw_answers(3000, seed=1))
+    assert judged.expected_calibration_error < 0.03
+    assert judged.brier < 0.8 * judged.base_brier
+    assert 0.87 < judged.radius_coverage < 0.93
+    answered = judged.confidences >= calibration.threshold(0.9)
+    assert answered.mean() > 0.05 and judged.right[answered].mean() > 0.87
+    assert 0.87 < (judged.errors <= judged.radii)[answered].mean() < 0.96
+
+
+def test_reliability_by_hand():
+    """Two bins: 10 queries of confidence 0.9 with 8 right, 30 of 0.1 with 6 right."""
+    from d2vpr_hf.localization import Reliability
+
+    right = np.array([True] * 8 + [False] * 2 + [True] * 6 + [False] * 24)
+    confidences = np.array([0.9] * 10 + [0.1] * 30)
+    judged = Reliability(confidences, confidences, right, np.where(right, 1.0, 9.0), np.full(40, 5.0))
+    assert judged.expected_calibration_error == pytest.approx((0.1 * 10 + 0.1 * 30) / 40)
+    assert judged.brier == pytest.approx((8 * 0.01 + 2 * 0.81 + 6 * 0.81 + 24 * 0.01) / 40)
+    assert judged.base_brier == pytest.approx(0.35 * 0.65)
+    assert judged.radius_coverage == 14 / 40
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99))
+def test_json_keeps_every_bit(seed):
+    calibration = fit_calibration(*draw_answers(120, seed))
+    again = Calibration.from_json(calibration.to_json())
+    assert again == calibration
+    values = np.diff([again.radius_90(confidence) for confidence in np.linspace(0, 1, 50)])
+    assert (values <= 1e-9).all()  # the surer, the nearer
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "format 2, this package reads format 1"),
+        ({"weights": [1.0]}, "do not fit each other"),
+        ({"features": ["similarity"] * 5}, "do not fit each other"),
+        ({"nonsense": 1}, "damaged"),
+    ],
+)
+def test_odd_calibrations_are_refused(change, message):
+    text = json.dumps(json.loads(fit_calibration(*draw_answers(100)).to_json()) | change)
+    with pytest.raises(ValueError, match=message):
+        Calibration.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format_version": 1}'])
+def test_damaged_calibrations_are_refused(text):
+    with pytest.raises(ValueError, match="damaged"):
+        Calibration.from_json(text)
+
+
+def test_too_little_to_calibrate():
+    with pytest.raises(ValueError, match=r"at least 50 labelled queries.*got 20 queries"):
+        fit_calibration(*draw_answers(20))
+    with pytest.raises(ValueError, match="0 right"):
+        fit_calibration(*draw_answers(200, outside=1.0))
+
+
+def test_truths_in_another_frame_are_named():
+    estimates, truths = draw_answers(100)
+    truths[7] = replace(truths[7], utm_zone=None)
+    with pytest.raises(ValueError, match="q7 has no position in UTM zone 32 north"):
+        fit_calibration(estimates, truths)
+
+
+def test_answers_say_what_they_lack():
+    """No position and no calibration: nothing is guessed."""
+    assert localize([], None).note == NO_POSITIONS
+    assert localize([Match(1, 1, Place("a"), Path(), 0.9)], None).note == NO_POSITIONS
+    answer = localize([match(1, 0.9, 500_000.0)], None)
+    assert (answer.note, answer.confidence, answer.radius_90, answer.no_match) == (NOT_CALIBRATED, None, None, None)
+    assert answer.place.utm_east == 500_000.0
+
+
+def test_unsure_answers_are_no_match():
+    calibration = fit_calibration(*draw_answers(3000))
+    sure = [match(rank, 0.99 - 0.01 * rank, 500_000.0) for rank in (1, 2, 3)]
+    unsure = [match(rank, 0.2 - 0.01 * rank, 500_000.0 + 300 * rank) for rank in (1, 2, 3)]
+    yes, no = (localize(matches, calibration, "q.jpg", precision=0.9) for matches in (sure, unsure))
+    assert yes.no_match is False and yes.radius_90 < 25 and yes.confidence > 0.9
+    assert no.no_match is True and no.place is None and no.radius_90 is None and no.confidence < 0.3
+    assert localize(sure, calibration, precision=1.0).confidence == yes.confidence
+    assert localize(unsure, calibration, precision=0.0).no_match is False
+    with pytest.raises(ValueError, match="within 0 and 1"):
+        localize(sure, calibration, precision=95)
+
+
+def test_json_of_an_answer():
+    found = Localization("q.jpg", Place("", latitude=1.0, longitude=2.0, heading=90.0), 3.5, 0.75, False).to_dict()
+    assert found == {
+        "query": "q.jpg",
+        "latitude": 1.0,
+        "longitude": 2.0,
+        "utm_east": None,
+        "utm_north": None,
+        "utm_zone": None,
+        "heading": 90.0,
+        "radius_90": 3.5,
+        "confidence": 0.75,
+        "no_match": False,
+    }
+    assert Localization("q.jpg", error="broken").to_dict()["error"] == "broken"
+
+
+def test_a_calibration_of_another_model_is_refused(tmp_path):
+    assert load_calibration(tmp_path) is None
+    save_calibration(tmp_path, fit_calibration(*draw_answers(100), fingerprint="one"))
+    assert load_calibration(tmp_path, "one").fingerprint == "one"
+    with pytest.raises(ValueError, match="another model"):
+        load_calibration(tmp_path, "two")
+
+
+def test_pictures(tmp_path):
+    judged = cross_judge(*draw_answers(300))
+    assert len(judged.right) == 300
+    assert all(path.stat().st_size > 5000 for path in save_plots(judged, tmp_path))

@@ -1,0 +1,139 @@
+"""Projections against numpy's SVD, and what is stored of them."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from d2vpr_hf import PlaceEncoder, load_model
+from d2vpr_hf.cli import app
+from d2vpr_hf.loading import EMBEDDED_MODEL
+from d2vpr_hf.projection import ProjectionFit, fit_projection, warn_of_fitted_photos
+
+
+def draw(count, width, seed=0):
+    """Descriptors far from the origin, whose variance falls by a power law: what is lost by taking the mean off shows here."""
+    rng = np.random.default_rng(seed)
+    return (3 + rng.standard_normal((count, width)) * np.arange(1, width + 1) ** -0.5).astype(np.float32)
+
+
+def fit(rows, step):
+    fitted = ProjectionFit(rows.shape[1])
+    for start in range(0, len(rows), step):
+        fitted.add(rows[start : start + step])
+    return fitted
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(8, 200), st.integers(6, 60), st.integers(1, 70), st.integers(0, 99))
+def test_equals_an_svd(count, width, step, seed):
+    """More and fewer photos than numbers take two ways; neither may depend on how photos come in groups."""
+    rows = draw(count, width, seed)
+    found = fit(rows, step).components(4)
+    _, singular, axes = np.linalg.svd(rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64), full_matrices=False)
+    assert np.allclose(found.mean, rows.mean(axis=0), atol=1e-5)
+    kept, expected = (rows.astype(np.float64) - found.mean) @ found.components.T, singular[:4] ** 2
+    assert np.allclose((kept**2).sum(axis=0), expected, rtol=2e-3)
+    assert np.allclose(found.components @ found.components.T, np.eye(4), atol=1e-4)
+    assert found.explained == pytest.approx(expected.sum() / (singular**2).sum(), rel=1e-3)
+    apart = singular[:4] / singular[1:5] > 1.2  # directions of like variance may be any of their plane
+    if apart.all():
+        assert np.allclose(np.abs((found.components * axes[:4]).sum(axis=1)), 1, atol=1e-3)
+
+
+def test_components_have_signs_of_their_own():
+    """Eigenvectors come with either sign; the same photos must give the same model."""
+    components = fit(draw(300, 20), 50).components(3).components
+    assert (components[np.arange(3), np.abs(components).argmax(axis=1)] > 0).all()
+
+
+@pytest.mark.parametrize("count", [40, 400])
+def test_whitened_descriptors_have_unit_length_on_average(count):
+    """Their similarity, 1 - d² / 2, would mean nothing at a length of 10."""
+    rows = draw(count, 64)
+    found = fit(rows, 37).components(16, whiten=True)
+    projected = (rows - found.mean) @ found.components.T
+    covariance = np.cov(projected.T)
+    assert np.allclose(covariance, np.eye(16) / 16, atol=1e-4)
+
+
+def test_too_many_components():
+    with pytest.raises(ValueError, match="10 descriptors of 20 numbers have at most 9 components, got a `--dim` of 10"):
+        fit(draw(10, 20), 5).components(10)
+    flat = draw(100, 20)
+    flat[:, 5:] = 1
+    with pytest.raises(ValueError, match="vary along 5 directions only, got a `--dim` of 8"):
+        fit(flat, 30).components(8)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        pixels = rng.integers(0, 255, (6, 6, 3)).astype(np.uint8)
+        Image.fromarray(pixels).resize((70, 70)).save(folder / f"@{500_000 + 100 * number}@4649776@32@T@@@{number}@@@@@@@@.png")
+    return folder
+
+
+def test_the_model_projects_as_numpy_does(photos, tmp_path):
+    plain = PlaceEncoder(batch_size=8).encode(sorted(photos.iterdir())).descriptors
+    done = CliRunner().invoke(
+        app, ["fit-projection", str(EMBEDDED_MODEL), str(photos), "--dim", "8", "--whiten", "--out", str(tmp_path / "small")]
+    )
+    assert done.exit_code == 0, done.output
+    assert f"{plain.shape[1]} numbers become 8" in done.output
+    model = load_model(tmp_path / "small")
+    assert model.config.projection_dim == model.config.descriptor_dim == 8
+    found = PlaceEncoder(tmp_path / "small", batch_size=8).encode(sorted(photos.iterdir())).descriptors
+    components, mean = model.projection.components.numpy(), model.projection.mean.numpy()
+    expected = (plain - mean) @ components.T
+    assert (expected**2).sum(axis=1).mean() == pytest.approx(23 / 24, rel=1e-2)
+    assert np.allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-3)
+
+
+def test_pca_keeps_lengths(photos, tmp_path):
+    """The published form: mean and components, nothing after them."""
+    files = sorted(photos.iterdir())
+    plain = PlaceEncoder(batch_size=8).encode(files).descriptors
+    found = fit_projection(photos, tmp_path / "small", PlaceEncoder(batch_size=8), 8)
+    expected = (plain - found.mean) @ found.components.T
+    assert np.allclose(PlaceEncoder(tmp_path / "small", batch_size=8).encode(files).descriptors, expected, atol=1e-5)
+
+
+def test_evaluating_the_photos_of_the_fit_is_warned_of(photos, tmp_path, caplog):
+    """By content: a copy under another name is the same photo."""
+    from d2vpr_hf import evaluate
+
+    fit_projection(photos, tmp_path / "small", PlaceEncoder(batch_size=8), 4)
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    Image.new("RGB", (70, 70), "red").save(fresh / "@1@2@@@@@a@@@@@@@@.png")
+    Image.new("RGB", (70, 70), "blue").save(fresh / "@1@2@@@@@b@@@@@@@@.png")
+    assert warn_of_fitted_photos(str(tmp_path / "small"), sorted(fresh.iterdir())) == 0
+    (fresh / "@1@2@@@@@c@@@@@@@@.png").write_bytes(next(photos.iterdir()).read_bytes())
+    encoder = PlaceEncoder(tmp_path / "small")
+    with caplog.at_level(logging.WARNING):
+        evaluate(fresh, fresh, encoder, recall_values=[1])
+    assert "2 of these 6 photos are those that the model's projection was fitted on" in caplog.text
+    assert warn_of_fitted_photos(None, [photos]) == warn_of_fitted_photos(str(EMBEDDED_MODEL), [photos]) == 0
+
+
+def test_refusals(photos, tmp_path):
+    encoder = PlaceEncoder(batch_size=8)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(FileExistsError, match="not an empty folder"):
+        fit_projection(photos, tmp_path / "full", encoder, 4)
+    with pytest.raises(ValueError, match="at most 23 components"):
+        fit_projection(photos, tmp_path / "new", encoder, 24)
+    assert not (tmp_path / "new").exists() and encoder.model.config.projection_dim is None
+    fit_projection(photos, tmp_path / "new", encoder, 4)
+    with pytest.raises(ValueError, match="projects already, to 4 numbers"):
+        fit_projection(photos, tmp_path / "newer", PlaceEncoder(tmp_path / "new"), 2)
+    assert torch.equal(load_model(tmp_path / "new").projection.mean, encoder.model.projection.mean)
