@@ -1,14 +1,17 @@
 """Model cards, filled from the configuration and facts about the weights."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from d2vpr_hf.evaluation import Evaluation
-from d2vpr_hf.evaluation.report import percent, percent_interval
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, VPRPreTrainedModel
+
+if TYPE_CHECKING:
+    from d2vpr_hf.evaluation import Evaluation
 
 _TEMPLATE = """---
 {{ card_data }}
@@ -231,6 +234,8 @@ def _results(measured: Evaluation) -> list[EvalResult]:
 
 def _table(measured: Evaluation) -> dict[str, Any]:
     """Write recalls as the rows of a table."""
+    from d2vpr_hf.evaluation.report import percent, percent_interval  # which imports what writes cards
+
     recalls = measured.recall()
     return {
         "database_count": measured.database["count"],
