@@ -4,11 +4,8 @@ The covariance of all descriptors is summed as they come: exact, in memory that 
 MB for 10,752). With at most D photos, the products of the photos with each other say the same and are smaller.
 """
 
-import hashlib
 import json
-import logging
 import tempfile
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from d2vpr_hf.cards import CardFacts, write_card
+from d2vpr_hf.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.jobs import report_skipped
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.readers import PlaceTable, read_places
@@ -26,9 +24,6 @@ from d2vpr_hf.readers import PlaceTable, read_places
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder, Progress
 
-logger = logging.getLogger(__name__)
-
-PROJECTION_FILE = "projection.json"
 _LEAST_VARIANCE = 1e-6  # of the largest, below which float32 descriptors vary by rounding
 _PHOTOS_AT_ONCE = 256
 
@@ -161,26 +156,9 @@ def fit_projection(
     with torch.no_grad():
         encoder.model.projection.mean.copy_(torch.from_numpy(found.mean))
         encoder.model.projection.components.copy_(torch.from_numpy(found.components))
-    facts = {"dim": dim, "whiten": whiten, "explained": found.explained, "photos": sorted(_checksums(used))}
+    facts = {"dim": dim, "whiten": whiten, "explained": found.explained, "photos": sorted(checksums(used))}
     _write(encoder, out, facts, source)
     return found
-
-
-def warn_of_fitted_photos(model_folder: str | None, photos: Sequence[Path]) -> int:
-    """Count the photos that a model's projection was fitted on, and warn if there are any: recall on them is too good."""
-    file = Path(model_folder or "") / PROJECTION_FILE
-    if model_folder is None or not file.is_file():
-        return 0
-    known = set(json.loads(file.read_text(encoding="utf-8"))["photos"])
-    count = sum(checksum in known for checksum in _checksums(photos))
-    if count:
-        logger.warning(
-            "%d of these %d photos are those that the model's projection was fitted on: recall on them is too good. "
-            "Fit it to other photos.",
-            count,
-            len(photos),
-        )
-    return count
 
 
 def _encode(
@@ -221,9 +199,4 @@ def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source:
         folder.rename(out)
 
 
-def _checksums(photos: Iterable[Path]) -> list[str]:
-    """Hash the contents of photos: 16 hexadecimal digits of SHA-256 each."""
-    return [hashlib.sha256(photo.read_bytes()).hexdigest()[:16] for photo in photos if photo.is_file()]
-
-
-__all__ = ["PROJECTION_FILE", "Projection", "ProjectionFit", "fit_projection", "warn_of_fitted_photos"]
+__all__ = ["Projection", "ProjectionFit", "fit_projection"]

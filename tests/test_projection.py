@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, load_model
 from d2vpr_hf.cli import app
+from d2vpr_hf.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.loading import EMBEDDED_MODEL
-from d2vpr_hf.projection import ProjectionFit, fit_projection, warn_of_fitted_photos
+from d2vpr_hf.projection import ProjectionFit, fit_projection
 
 
 def draw(count, width, seed=0):
