@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from d2vpr_hf.stores.bits import num_candidates
 from d2vpr_hf.stores.protocol import COMPRESSIONS
 
-_SCAN_SECONDS_PER_BYTE = {"none": 1.0e-10, "half": 1.0e-10, "int8": 1.8e-10, "bits": 0.4e-10}
-_RESCORE_SECONDS_PER_NUMBER = 4e-9
+_SCAN_SECONDS_PER_BYTE = {"none": 2.5e-10, "half": 2.5e-10, "int8": 1.7e-10, "bits": 0.4e-10}
+_RESCORE_SECONDS_PER_NUMBER = 2.5e-9
 _OVERHEAD_SECONDS = 0.001
 
 
@@ -18,7 +18,8 @@ class Estimate:
         compression: The word that chooses it.
         stored_bytes: The descriptors themselves, on disk.
         scanned_bytes: What each search reads: it should fit into memory, as mapped pages or as the store's own.
-        latency_seconds: One query, warm, for 10 neighbours on two cores as measured in docs/search.md; expect twice or half.
+        latency_seconds: One query, warm, for 10 neighbours on two free cores, from what docs/search.md measured; expect twice
+            or half.
     """
 
     compression: str
