@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import d2vpr_hf
 
@@ -23,7 +24,8 @@ def python(*arguments, cwd, path=None):
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    with FileLock(tmp_path_factory.getbasetemp().parent / "wheel.lock"):  # test processes would build in the same folder
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
 
