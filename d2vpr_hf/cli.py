@@ -22,6 +22,7 @@ from d2vpr_hf import __version__
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder
     from d2vpr_hf.evaluation import PositiveRule
+    from d2vpr_hf.filters import PlaceFilter
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.jobs import SearchResult
     from d2vpr_hf.localization import Localization
@@ -60,6 +61,17 @@ BatchSizeOption = Annotated[int, typer.Option(min=1, help="Photos the network se
 IndexBatchSizeOption = Annotated[
     int | None, typer.Option(min=1, help=f"Photos the network sees at once. Default: as the index has it, or {_BATCH_SIZE}.")
 ]
+NearOption = Annotated[
+    str | None, typer.Option(metavar="LAT,LON,METRES", help="Search places within so many metres of a position.")
+]
+BoxOption = Annotated[
+    str | None, typer.Option(metavar="SOUTH,WEST,NORTH,EAST", help="Search places in a box of latitudes and longitudes.")
+]
+HeadingOption = Annotated[
+    str | None, typer.Option(metavar="DEGREES,TOLERANCE", help="Search photos that look this way, give or take.")
+]
+SinceOption = Annotated[str | None, typer.Option(metavar="TIME", help="Search photos of this time or later: 2024-05-01T12:30.")]
+UntilOption = Annotated[str | None, typer.Option(metavar="TIME", help="Search photos of this time or earlier.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Threads that decode photos.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Make a photo that cannot be used an error.")]
 OverwriteOption = Annotated[
@@ -323,6 +335,11 @@ def search(
     index: IndexArgument,
     queries: Annotated[list[Path], typer.Argument(parser=_path, metavar="QUERY...", help="Photos, or folders of photos.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
+    near: NearOption = None,
+    box: BoxOption = None,
+    heading: HeadingOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of a table.")] = False,
     plot: PlotOption = None,
     model: ModelOption = None,
@@ -336,12 +353,13 @@ def search(
     from d2vpr_hf.jobs import search_photos
 
     opened = PlaceIndex.open(index)
+    allowed = _filter(near, box, heading, since, until).allowed(opened.places)
     if plot is not None:
         from d2vpr_hf.plots import check_plot_file
 
         check_plot_file(plot, photos=[*queries, opened.photos])
     encoder = _encoder(model or opened.model, batch_size, workers, device)
-    results = search_photos(opened, queries, encoder, top_k=top_k, strict=strict)
+    results = search_photos(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict)
     typer.echo(_to_json(results) if as_json else _to_text(results))
     if plot is not None:
         from d2vpr_hf.plots import plot_search, save_figure
@@ -358,6 +376,11 @@ def localize(
     precision: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of right ones among the answers given; the rest is no match.")
     ] = 0.95,
+    near: NearOption = None,
+    box: BoxOption = None,
+    heading: HeadingOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")] = False,
     model: ModelOption = None,
     batch_size: BatchSizeOption = 16,
@@ -370,15 +393,41 @@ def localize(
     from d2vpr_hf.localization import load_calibration, localize_photos
 
     opened = PlaceIndex.open(index)
+    allowed = _filter(near, box, heading, since, until).allowed(opened.places)
     calibration = load_calibration(index, opened.fingerprint)
     encoder = _encoder(model or opened.model, batch_size, workers, device)
-    answers = localize_photos(opened, queries, encoder, calibration, precision=precision, strict=strict)
+    options: dict[str, Any] = {"precision": precision, "allowed": allowed, "strict": strict}
+    answers = localize_photos(opened, queries, encoder, calibration, **options)
     if as_json:
         typer.echo(json.dumps([answer.to_dict() for answer in answers], indent=2, allow_nan=False))
     else:
         typer.echo("\n".join(map(_localization_line, answers)))
     if all(answer.error for answer in answers):
         raise ValueError("None of the queries could be read.")
+
+
+def _filter(near: str | None, box: str | None, heading: str | None, since: str | None, until: str | None) -> PlaceFilter:
+    from d2vpr_hf.filters import PlaceFilter
+
+    ranges = {
+        "near": _numbers(near, "--near LAT,LON,METRES"),
+        "box": _numbers(box, "--box SOUTH,WEST,NORTH,EAST"),
+        "heading": _numbers(heading, "--heading DEGREES,TOLERANCE"),
+    }
+    return PlaceFilter(**ranges, since=since, until=until)  # type: ignore[arg-type]
+
+
+def _numbers(text: str | None, form: str) -> tuple[float, ...] | None:
+    """Read what an option was given: as many numbers as its form names."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != form.count(",") + 1:
+        raise ValueError(f"Expected `{form}` in numbers, got {text!r}.")
+    return numbers
 
 
 @app.command()

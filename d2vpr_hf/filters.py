@@ -5,16 +5,54 @@ other rows. Filters are joined by `&` and `|` of what they give. A place that la
 """
 
 import math
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.readers import Place, distance_in_metres
 from d2vpr_hf.readers.places import with_utm
+from d2vpr_hf.readers.timestamps import to_seconds
 
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PlaceFilter:
+    """Which places a search may find: those that pass every filter that is set.
+
+    Attributes:
+        near: Latitude and longitude in degrees, and the radius in metres; see [`within_radius`].
+        box: South, west, north and east in degrees; see [`within_box`].
+        heading: Degrees, and the tolerance; see [`within_heading`].
+        since, until: Times; see [`within_time`].
+    """
+
+    near: tuple[float, float, float] | None = None
+    box: tuple[float, float, float, float] | None = None
+    heading: tuple[float, float] | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def allowed(self, places: Sequence[Place]) -> Mask | None:
+        """Return which of N places pass, (N,), as the searches take it; `None` if no filter is set.
+
+        Raises:
+            ValueError: If a filter's values make no sense.
+        """
+        masks = list(self._masks(places))
+        return np.logical_and.reduce(masks) if masks else None
+
+    def _masks(self, places: Sequence[Place]) -> Iterator[Mask]:
+        if self.near is not None:
+            yield within_radius(places, _prior(*self.near[:2]), self.near[2])
+        if self.box is not None:
+            yield within_box(places, *self.box)
+        if self.heading is not None:
+            yield within_heading(places, *self.heading)
+        if self.since is not None or self.until is not None:
+            yield within_time(places, self.since, self.until)
 
 
 def within_radius(places: Sequence[Place], prior: Place, radius: float) -> Mask:
@@ -62,17 +100,21 @@ def within_heading(places: Sequence[Place], heading: float, tolerance: float) ->
 def within_time(places: Sequence[Place], start: str | None = None, end: str | None = None) -> Mask:
     """Allow places whose timestamp lies within `start` and `end`, both inclusive; `None` leaves a side open.
 
-    Times are read as ISO 8601 (`2024-05-01`, `2024-05-01T12:30:00+02:00`), EXIF's (`2024:05:01 12:30:00`), digits as in `@`
-    names (`20240501` and `20240501123000`), or seconds (`1714566600.25`); without a zone they count as UTC. An `end` that is a
-    day alone means the day's beginning.
+    Times are read by [`to_seconds`]. An `end` that is a day alone means the day's beginning.
 
     Raises:
         ValueError: If `start` or `end` cannot be read.
     """
     low = -math.inf if start is None else _need_seconds(start)
     high = math.inf if end is None else _need_seconds(end)
-    seconds = np.array([_seconds(place.timestamp) for place in places], np.float64).reshape(-1)
+    seconds = np.array([to_seconds(place.timestamp) for place in places], np.float64).reshape(-1)
     return (seconds >= low) & (seconds <= high)
+
+
+def _prior(latitude: float, longitude: float) -> Place:
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+        raise ValueError(f"Expected a latitude within 90 and a longitude within 180 degrees, got {latitude}, {longitude}.")
+    return Place("", latitude=latitude, longitude=longitude)
 
 
 def _numbers(places: Sequence[Place], field: str) -> NDArray[np.float64]:
@@ -82,29 +124,10 @@ def _numbers(places: Sequence[Place], field: str) -> NDArray[np.float64]:
 
 
 def _need_seconds(text: str) -> float:
-    seconds = _seconds(text)
+    seconds = to_seconds(text)
     if math.isnan(seconds):
         raise ValueError(f"Expected a time such as 2024-05-01T12:30:00, got {text!r}.")
     return seconds
 
 
-def _seconds(text: str | None) -> float:
-    """Read a time as seconds since 1970, NaN if it cannot be read."""
-    text = (text or "").strip()
-    if text.isdigit() and len(text) == 14:
-        text = f"{text[:8]}T{text[8:]}"
-    elif len(text) == 19 and text[4] == text[7] == ":":
-        text = text.replace(":", "-", 2)
-    elif not (text.isdigit() and len(text) == 8):
-        try:
-            return float(text)
-        except ValueError:
-            pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return math.nan
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-__all__ = ["Mask", "within_box", "within_heading", "within_radius", "within_time"]
+__all__ = ["Mask", "PlaceFilter", "within_box", "within_heading", "within_radius", "within_time"]

@@ -15,6 +15,7 @@ from d2vpr_hf.readers.place_dataset import common_folder
 from d2vpr_hf.updates import IndexUpdate, UpdateReport, not_the_same_photos, report_skipped
 
 if TYPE_CHECKING:
+    from d2vpr_hf.filters import Mask
     from d2vpr_hf.readers.place_dataset import PlaceDataset
 
 
@@ -248,6 +249,7 @@ def search_photos(
     encoder: PlaceEncoder,
     *,
     top_k: int = 5,
+    allowed: Mask | None = None,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> list[SearchResult]:
@@ -258,6 +260,7 @@ def search_photos(
         queries: Photo files, or folders of them.
         encoder: Gives the descriptors; it must have the model the index was built with.
         top_k: Matches wanted for each query.
+        allowed: (N,) which rows may be found, as [`PlaceFilter.allowed`] says; `None` for all.
         strict: Whether a photo that cannot be read is an error.
         progress: Called with the number of photos just finished.
 
@@ -271,7 +274,8 @@ def search_photos(
     photos = [photo for query in queries for photo in _photos_of(Path(query))]
     encoded = encoder.encode(photos, progress)
     report_skipped({str(photos[row]): reason for row, reason in encoded.skipped.items()}, len(photos), strict)
-    found = dict(zip(encoded.rows.tolist(), index.search(encoded.descriptors, top_k), strict=True))
+    matches = index.search(encoded.descriptors, top_k, allowed=allowed)
+    found = dict(zip(encoded.rows.tolist(), matches, strict=True))
     return [SearchResult(photo, found.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
 
 

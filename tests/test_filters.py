@@ -1,14 +1,18 @@
 """Filters against the definition, place by place."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from d2vpr_hf.filters import within_box, within_heading, within_radius, within_time
+from d2vpr_hf.cli import app
+from d2vpr_hf.filters import PlaceFilter, within_box, within_heading, within_radius, within_time
 from d2vpr_hf.readers import Place
+from tests.photos import save
 
 
 def test_radius_by_hand():
@@ -92,3 +96,70 @@ def test_no_places():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ---- in the search of an index
+
+
+NORTHS, HEADINGS, DAYS = (0, 100, 200, 300, 400), (350, 10, 90, 180, 270), (1, 2, 3, 4, 5)
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    """An index of five photos, 100 m apart from 42° N, 9° E to the north, one a day."""
+    folder = tmp_path_factory.mktemp("street")
+    for number, (north, heading, day) in enumerate(zip(NORTHS, HEADINGS, DAYS, strict=True)):
+        save(folder / "photos" / f"@500000@{4649776.22 + north:.2f}@32@T@@@{number}@@{heading}@@@@2024050{day}@@.jpg", number)
+    done = CliRunner().invoke(app, ["index", str(folder / "photos"), "--out", str(folder / "index")])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+def ask(command, street, *options):
+    query = str(next((street / "photos").iterdir()))
+    arguments = [command, str(street / "index"), query, *options, "--json"]
+    return json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), {0, 1, 2, 3, 4}),
+        (("--near", "42,9,101"), {0, 1}),
+        (("--box", "42.0005,8.9,42.003,9.1"), {1, 2, 3}),  # a degree has 111 km
+        (("--heading", "0,10"), {0, 1}),
+        (("--since", "2024-05-03"), {2, 3, 4}),
+        (("--since", "2024-05-02", "--until", "2024:05:03"), {1, 2}),
+        (("--near", "42,9,201", "--heading", "50,40"), {1, 2}),
+        (("--near", "-42,9,10"), set()),
+    ],
+)
+def test_a_search_looks_only_where_it_may(street, options, expected):
+    found = ask("search", street, *options)["matches"]
+    assert {int(match["path"].split("@")[7]) for match in found} == expected and len(found) == len(expected)
+
+
+def test_an_answer_comes_from_where_it_may(street):
+    assert ask("localize", street, "--near", "42,9,1")["utm_north"] == pytest.approx(4649776.22, abs=0.01)
+    assert "no place of the index came into question" in ask("localize", street, "--since", "2025-01-01")["note"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--near", "42,9"), r"Expected `--near LAT,LON,METRES` in numbers, got '42,9'"),
+        (("--box", "1,2,3,east"), "SOUTH,WEST,NORTH,EAST` in numbers, got '1,2,3,east'"),
+        (("--near", "95,9,10"), "a latitude within 90"),
+        (("--heading", "nan,5"), "Expected a heading"),
+        (("--until", "noon"), "got 'noon'"),
+    ],
+)
+def test_malformed_filters(street, options, message):
+    for command in ("search", "localize"):
+        with pytest.raises(ValueError, match=message):
+            ask(command, street, *options)
+
+
+def test_no_filter_is_no_mask():
+    assert PlaceFilter().allowed([Place("a")]) is None
+    assert PlaceFilter(since="2024").allowed([]).shape == (0,)

@@ -32,7 +32,7 @@ from d2vpr_hf.index.manifest import (
     leftover_files,
     read_manifest,
 )
-from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table, to_seconds
+from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
 from d2vpr_hf.index.shards import (
     OpenShard,
     Rows,
@@ -48,6 +48,7 @@ from d2vpr_hf.index.verification import verify_index
 from d2vpr_hf.index.waiting_rows import WaitingRows
 from d2vpr_hf.index.writer_lock import WriterLock
 from d2vpr_hf.readers import Place
+from d2vpr_hf.readers.timestamps import to_seconds
 from d2vpr_hf.search import exact_search, similarity
 
 logger = logging.getLogger(__name__)

@@ -3,11 +3,8 @@
 import functools
 import hashlib
 import io
-import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,11 +16,11 @@ from numpy.typing import NDArray
 from d2vpr_hf.descriptors import kept_rows, map_file
 from d2vpr_hf.index.manifest import damaged_file
 from d2vpr_hf.readers import PLACE_SCHEMA, PhotoSource, Place
+from d2vpr_hf.readers.timestamps import to_seconds
 
 _FILE_FIELDS = (("content_hash", pa.string()), ("file_size", pa.int64()), ("file_mtime_ns", pa.int64()))
 ROW_SCHEMA = pa.schema([*PLACE_SCHEMA, *_FILE_FIELDS])
 _REPEATED = ["utm_zone", "frame", "condition"]  # few values in many rows: a table in memory holds each once
-_EXIF_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d)(?= |$)")
 
 
 @dataclass(frozen=True)
@@ -213,19 +210,6 @@ def table_to_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def to_seconds(timestamp: str | float | None) -> float:
-    """Read a time: seconds as a number, ISO 8601, or EXIF's form; UTC where it names no zone. NaN if it is none of these."""
-    try:
-        return float(timestamp) if timestamp is not None else math.nan
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(_EXIF_DATE.sub(r"\1-\2-\3", str(timestamp)))
-    except ValueError:
-        return math.nan
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
 def _place(row: dict[str, Any]) -> Place:
     return Place(**{name: row[name] for name in PLACE_SCHEMA.names})
 
@@ -255,5 +239,4 @@ __all__ = [
     "WaitingPlaces",
     "rows_to_table",
     "table_to_bytes",
-    "to_seconds",
 ]

@@ -11,6 +11,7 @@ from d2vpr_hf.readers import Place
 
 PRECISION = 0.95  # of the answers that are given, where the user does not choose
 NOT_CALIBRATED = "not calibrated: `d2vpr calibrate INDEX --queries DIR` makes confidences and radii of labelled queries"
+NO_MATCHES = "no place of the index came into question"
 NO_POSITIONS = "the matches have no positions in metres"
 
 
@@ -62,7 +63,7 @@ def localize(
     num_matches = NUM_MATCHES if calibration is None else calibration.num_matches
     estimate = estimate_position(matches, num_matches, *_radius(calibration))
     if estimate is None:
-        return Localization(query, note=NO_POSITIONS)
+        return Localization(query, note=NO_POSITIONS if matches else NO_MATCHES)
     if calibration is None:
         return Localization(query, estimate.place, note=NOT_CALIBRATED)
     confidence = float(calibration.confidences(estimate.features[None])[0])
@@ -75,4 +76,4 @@ def _radius(calibration: Calibration | None) -> tuple[float, ...]:
     return () if calibration is None else (calibration.positive_dist_threshold,)
 
 
-__all__ = ["NOT_CALIBRATED", "NO_POSITIONS", "PRECISION", "Localization", "localize"]
+__all__ = ["NOT_CALIBRATED", "NO_MATCHES", "NO_POSITIONS", "PRECISION", "Localization", "localize"]

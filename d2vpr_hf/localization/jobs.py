@@ -16,6 +16,7 @@ from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, PlaceTable, read_pl
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder, Progress
+    from d2vpr_hf.filters import Mask
 
 _CALIBRATION = "calibration.json"
 
@@ -55,6 +56,7 @@ def localize_photos(
     calibration: Calibration | None = None,
     *,
     precision: float = PRECISION,
+    allowed: Mask | None = None,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> list[Localization]:
@@ -66,6 +68,7 @@ def localize_photos(
         encoder: Gives the descriptors, by the index's model.
         calibration: See [`load_calibration`]; without one answers have no confidence.
         precision: Share of right ones among the answers that are given.
+        allowed: (N,) which rows may be found, as [`PlaceFilter.allowed`] says; `None` for all.
         strict: Whether a photo that cannot be read is an error.
         progress: Called with the number of photos just finished.
 
@@ -76,7 +79,7 @@ def localize_photos(
         ValueError: If the encoder's model is not the index's.
     """
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
-    results = search_photos(index, queries, encoder, top_k=top_k, strict=strict, progress=progress)
+    results = search_photos(index, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, progress=progress)
     return [
         localize(result.matches, calibration, str(result.query), precision)
         if result.error is None

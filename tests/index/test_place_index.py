@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.index.place_rows import to_seconds
 from d2vpr_hf.readers import Place
 from tests.index.workers import DIM, begin, frame
 
@@ -99,21 +98,6 @@ def test_times_that_are_not_known_are_not_recent(index):
     for query_time in ("spring", "nan"):
         with pytest.raises(ValueError, match="Expected a time in seconds"):
             index.search(signs(1, 0), 1, exclude_last_seconds=5, query_time=query_time)
-
-
-@pytest.mark.parametrize(
-    ("timestamp", "seconds"),
-    [
-        ("1403636579.5", 1403636579.5),
-        (12, 12.0),
-        ("1970-01-01T00:01:00", 60.0),
-        ("1970-01-01 01:00:00+01:00", 0.0),
-        ("1970:01:02 00:00:00", 86400.0),
-        ("1970-01-01T00:00:00Z", 0.0),
-    ],
-)
-def test_times(timestamp, seconds):
-    assert to_seconds(timestamp) == seconds
 
 
 def test_full_shards_are_stored_by_themselves(index, tmp_path):

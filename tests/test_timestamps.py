@@ -1,0 +1,30 @@
+"""All forms of a time mean the seconds they should."""
+
+import math
+
+import pytest
+
+from d2vpr_hf.readers.timestamps import to_seconds
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "seconds"),
+    [
+        ("1403636579.5", 1403636579.5),
+        (12, 12.0),
+        ("1970-01-01T00:01:00", 60.0),
+        ("1970-01-01 01:00:00+01:00", 0.0),
+        ("1970:01:02 00:00:00", 86400.0),
+        ("1970-01-01T00:00:00Z", 0.0),
+        ("19700102", 86400.0),
+        ("19700102000001", 86401.0),
+        ("99999999", 99999999.0),  # no date, so seconds
+    ],
+)
+def test_times(timestamp, seconds):
+    assert to_seconds(timestamp) == seconds
+
+
+@pytest.mark.parametrize("timestamp", [None, "", "spring", "nan", "inf", "2015-13-01"])
+def test_what_is_no_time(timestamp):
+    assert math.isnan(to_seconds(timestamp))
