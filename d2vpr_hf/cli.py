@@ -394,7 +394,7 @@ def localize(
 
     opened = PlaceIndex.open(index)
     allowed = _filter(near, box, heading, since, until).allowed(opened.places)
-    calibration = load_calibration(index, opened.fingerprint)
+    calibration = load_calibration(opened)
     encoder = _encoder(model or opened.model, batch_size, workers, device)
     options: dict[str, Any] = {"precision": precision, "allowed": allowed, "strict": strict}
     answers = localize_photos(opened, queries, encoder, calibration, **options)
@@ -452,7 +452,6 @@ def calibrate(
     """Fit confidences and radii to photos whose positions are known, some of them from outside the map."""
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.localization import calibrate as run
-    from d2vpr_hf.localization import save_calibration
     from d2vpr_hf.readers import read_places
 
     opened, table = PlaceIndex.open(index), read_places(queries)
@@ -465,7 +464,7 @@ def calibrate(
         encoder = _encoder(model or opened.model, batch_size, workers, device)
         options = {"positive_dist_threshold": positive_dist_threshold, "strict": strict}
         calibration, reliability = run(opened, table, encoder, progress=progress, **options)  # type: ignore[arg-type]
-    save_calibration(index, calibration)
+    opened.store_calibration(calibration.to_dict())
     typer.echo(f"Calibrated {index}. Fitted on one half of the queries and judged on the other, both ways:")
     typer.echo(reliability.to_text())
     if plots is not None:

@@ -3,7 +3,7 @@
 from d2vpr_hf.localization.answers import Localization, localize
 from d2vpr_hf.localization.calibration import Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import PositionEstimate, estimate_position
-from d2vpr_hf.localization.jobs import calibrate, load_calibration, localize_photos, save_calibration
+from d2vpr_hf.localization.jobs import calibrate, load_calibration, localize_photos
 from d2vpr_hf.localization.reliability import Reliability, cross_judge, judge_calibration
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "load_calibration",
     "localize",
     "localize_photos",
-    "save_calibration",
 ]

@@ -5,7 +5,6 @@ that the estimate is right: within 25 m of the truth. On the same split, probabi
 be promised, and errors at each probability make the radius that holds for 90 %. All of it is plain numbers in JSON.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -84,21 +83,21 @@ class Calibration:
         """Return the metres within which the truth lay for 90 % of the split's queries of such a confidence."""
         return float(np.exp(np.interp(confidence, self.radius_confidence, np.log(self.radius))))
 
-    def to_json(self) -> str:
-        """Write it as JSON."""
-        return json.dumps({"format_version": CALIBRATION_FORMAT_VERSION} | asdict(self), indent=1, allow_nan=False) + "\n"
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values, as [`PlaceIndex.store_calibration`] takes them."""
+        return {"format_version": CALIBRATION_FORMAT_VERSION} | asdict(self)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_dict` gave.
 
         Raises:
             ValueError: If it is damaged, has another format, or is of features that this package does not compute.
         """
         try:
-            values: dict[str, Any] = json.loads(text)
-            version = values.pop("format_version")
-            found = cls(**values) if version == CALIBRATION_FORMAT_VERSION else None
+            version = values["format_version"]
+            own = {name: value for name, value in values.items() if name != "format_version"}
+            found = cls(**own) if version == CALIBRATION_FORMAT_VERSION else None
             whole = found is None or found._is_whole()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The calibration is damaged ({error!r}). Make it anew with `d2vpr calibrate`.") from error

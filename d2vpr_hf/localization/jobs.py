@@ -18,34 +18,19 @@ if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder, Progress
     from d2vpr_hf.filters import Mask
 
-_CALIBRATION = "calibration.json"
 
-
-def calibration_file(index_folder: str | Path) -> Path:
-    """Say where the calibration of an index lies."""
-    return Path(index_folder) / _CALIBRATION
-
-
-def save_calibration(index_folder: str | Path, calibration: Calibration) -> None:
-    """Write a calibration into an index folder, in place of what is there."""
-    file = calibration_file(index_folder)
-    scratch = file.with_name(f".{file.name}.new")
-    scratch.write_text(calibration.to_json(), encoding="utf-8")
-    scratch.replace(file)
-
-
-def load_calibration(index_folder: str | Path, fingerprint: str | None = None) -> Calibration | None:
+def load_calibration(index: PlaceIndex) -> Calibration | None:
     """Read the calibration of an index, `None` if it has none.
 
     Raises:
-        ValueError: If it is damaged, or was made with another model than one of that fingerprint.
+        ValueError: If it is damaged, or was made with another model than the index.
     """
-    file = calibration_file(index_folder)
-    if not file.is_file():
+    values = index.calibration
+    if values is None:
         return None
-    calibration = Calibration.from_json(file.read_text(encoding="utf-8"))
-    if None not in (fingerprint, calibration.fingerprint) and fingerprint != calibration.fingerprint:
-        raise ValueError(f"{file} was made with another model than the index. Make it anew with `d2vpr calibrate`.")
+    calibration = Calibration.from_dict(values)
+    if calibration.fingerprint not in (None, index.fingerprint):
+        raise ValueError(f"The calibration of {index.folder} was made with another model. Make it anew with `d2vpr calibrate`.")
     return calibration
 
 
@@ -108,7 +93,8 @@ def calibrate(
         progress: Called with the number of photos just finished.
 
     Returns:
-        The calibration of all queries, and how good those of the halves are.
+        The calibration of all queries, which `index.store_calibration(calibration.to_dict())` keeps, and how good those of the
+        halves are.
 
     Raises:
         ValueError: If the encoder's model is not the index's, or there are too few queries, right or wrong ones, or positions.
@@ -135,4 +121,4 @@ def _need_positions(estimates: Sequence[PositionEstimate | None]) -> list[Positi
     return known
 
 
-__all__ = ["calibrate", "calibration_file", "load_calibration", "localize_photos", "save_calibration"]
+__all__ = ["calibrate", "load_calibration", "localize_photos"]

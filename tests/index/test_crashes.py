@@ -1,5 +1,6 @@
 """Every operation on the disk is the last one, once: power goes, and with it what was not forced to the disk. Or it fails."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -148,6 +149,27 @@ def test_an_error_at_every_operation(started, monkeypatch, job):
             assert PlaceIndex.open(out).verify() == []
         run(job, out)
         assert contents(out) == expected, limit
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_crash_while_a_calibration_is_replaced(tmp_path, monkeypatch, kept):
+    """The old one or the new one is in force, whole, and never the manifest of one with the file of the other."""
+    begin(tmp_path / "begun").store_calibration({"scale": 1.0})
+    seen = []
+    for limit in range(40):
+        out = shutil.copytree(tmp_path / "begun", tmp_path / str(limit))
+        disk = Disk(limit)
+        monkeypatch.setattr(durable_files, "os", disk)
+        with contextlib.suppress(Crash):
+            PlaceIndex.open(out).store_calibration({"scale": 2.0})
+        disk.lose(kept)
+        monkeypatch.setattr(durable_files, "os", os)
+        opened = PlaceIndex.open(out)
+        assert opened.verify() == []
+        seen.append(opened.calibration["scale"])
+        if disk.count <= limit:
+            break
+    assert seen == sorted(seen) and set(seen) == {1.0, 2.0} and len(seen) < 40
 
 
 def test_rows_wait_until_the_disk_has_room_again(tmp_path, monkeypatch):

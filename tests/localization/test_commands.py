@@ -8,6 +8,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.localization import load_calibration
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,18 @@ def test_calibrate_then_localize(town, tmp_path):
     after = json.loads(run("localize", index, query, "--json", "--precision", "0"))[0]
     assert 0 <= after["confidence"] <= 1 and after["radius_90"] > 0 and after["no_match"] is False
     assert "within" in run("localize", index, query, "--precision", "0")
+    run("remove", index, PlaceIndex.open(index).places[0].path)
+    run("add", index, query)
+    run("compact", index)
+    run("index", town / "database", "--out", index)
+    assert load_calibration(PlaceIndex.open(index)).num_queries == 240
+    run("verify", index)
+    file = next(index.glob("calibration-*.json"))
+    file.write_bytes(file.read_bytes().replace(b"240", b"241"))
+    with pytest.raises(ValueError, match=file.name):
+        run("verify", index)
+    with pytest.raises(ValueError, match=file.name):
+        run("localize", index, query)
 
 
 def test_an_index_without_positions_cannot_be_calibrated(town, tmp_path):

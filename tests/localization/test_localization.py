@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2vpr_hf.index import Match
+from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization import (
     Calibration,
     Localization,
@@ -20,9 +20,8 @@ from d2vpr_hf.localization import (
     judge_calibration,
     load_calibration,
     localize,
-    save_calibration,
 )
-from d2vpr_hf.localization.answers import NO_POSITIONS, NOT_CALIBRATED
+from d2vpr_hf.localization.answers import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED
 from d2vpr_hf.localization.plots import save_plots
 from d2vpr_hf.readers import Place
 
@@ -114,7 +113,7 @@ def test_reliability_by_hand():
 @given(st.integers(0, 99))
 def test_json_keeps_every_bit(seed):
     calibration = fit_calibration(*draw_answers(120, seed))
-    again = Calibration.from_json(calibration.to_json())
+    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
     assert again == calibration
     values = np.diff([again.radius_90(confidence) for confidence in np.linspace(0, 1, 50)])
     assert (values <= 1e-9).all()  # the surer, the nearer
@@ -130,15 +129,15 @@ def test_json_keeps_every_bit(seed):
     ],
 )
 def test_odd_calibrations_are_refused(change, message):
-    text = json.dumps(json.loads(fit_calibration(*draw_answers(100)).to_json()) | change)
+    values = fit_calibration(*draw_answers(100)).to_dict() | change
     with pytest.raises(ValueError, match=message):
-        Calibration.from_json(text)
+        Calibration.from_dict(values)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format_version": 1}'])
-def test_damaged_calibrations_are_refused(text):
+@pytest.mark.parametrize("values", [[], {}, None, {"format_version": 1}])
+def test_damaged_calibrations_are_refused(values):
     with pytest.raises(ValueError, match="damaged"):
-        Calibration.from_json(text)
+        Calibration.from_dict(values)
 
 
 def test_too_little_to_calibrate():
@@ -157,7 +156,8 @@ def test_truths_in_another_frame_are_named():
 
 def test_answers_say_what_they_lack():
     """No position and no calibration: nothing is guessed."""
-    assert localize([], None).note == NO_POSITIONS
+    assert localize([], None).note == NO_MATCHES
+    assert localize([Match(1, 0, Place("a"), Path(), 0.5)], None).note == NO_POSITIONS
     assert localize([Match(1, 1, Place("a"), Path(), 0.9)], None).note == NO_POSITIONS
     answer = localize([match(1, 0.9, 500_000.0)], None)
     assert (answer.note, answer.confidence, answer.radius_90, answer.no_match) == (NOT_CALIBRATED, None, None, None)
@@ -195,11 +195,15 @@ def test_json_of_an_answer():
 
 
 def test_a_calibration_of_another_model_is_refused(tmp_path):
-    assert load_calibration(tmp_path) is None
-    save_calibration(tmp_path, fit_calibration(*draw_answers(100), fingerprint="one"))
-    assert load_calibration(tmp_path, "one").fingerprint == "one"
+    index = PlaceIndex.create(tmp_path / "index", model=None, fingerprint="one", descriptor_dim=2)
+    assert load_calibration(index) is None
+    for fingerprint in ("one", None):
+        calibration = fit_calibration(*draw_answers(100), fingerprint=fingerprint)
+        index.store_calibration(calibration.to_dict())
+        assert load_calibration(PlaceIndex.open(index.folder)) == calibration
+    index.store_calibration(fit_calibration(*draw_answers(100), fingerprint="two").to_dict())
     with pytest.raises(ValueError, match="another model"):
-        load_calibration(tmp_path, "two")
+        load_calibration(index)
 
 
 def test_pictures(tmp_path):
