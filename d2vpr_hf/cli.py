@@ -200,6 +200,12 @@ def index(
     dtype: Annotated[
         str | None, typer.Option(metavar="float16|float32", help="How a new index stores descriptors. Default: float16.")
     ] = None,
+    compression: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|half|int8|bits", help="What searches read: docs/search.md. Default: as the index has it, or none."
+        ),
+    ] = None,
 ) -> None:
     """Index photos: a folder, with positions from a CSV file, from @ names, from EXIF, or with none; or a data set.
 
@@ -208,14 +214,17 @@ def index(
     """
     from d2vpr_hf.index import PlaceIndex, check_out
     from d2vpr_hf.jobs import index_photos
+    from d2vpr_hf.stores import check_compression
 
     folder = check_out(out)  # before anything is downloaded
+    check_compression(compression or "none")
     there = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     options = {"config": config, "revision": revision, "split": split, "streaming": streaming}
     source, total = _source_of_photos(photos, dataset, options | {"columns": dict(_pairs(columns, "--column FIELD=COLUMN"))})
     with _progress("Indexing", total) as progress:
         encoder = _encoder_of_index(there, model, batch_size, workers, device)
-        built, report = index_photos(source, out, encoder, strict=strict, overwrite=overwrite, dtype=dtype, progress=progress)
+        settings: dict[str, Any] = {"dtype": dtype, "compression": compression}
+        built, report = index_photos(source, out, encoder, strict=strict, overwrite=overwrite, progress=progress, **settings)
     positions = sum(place.has_position for place in built.places)
     with_positions = "" if dataset is None else f", {positions} with a position,"
     typer.echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
@@ -274,6 +283,7 @@ def compact(index: IndexArgument) -> None:
     opened = PlaceIndex.open(index)
     before = opened.info()
     opened.compact()
+    opened.compress()
     after = opened.info()
     typer.echo(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
 

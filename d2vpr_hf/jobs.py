@@ -12,11 +12,13 @@ from d2vpr_hf.encoder import PlaceEncoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, Match, PlaceIndex, check_out
 from d2vpr_hf.readers import PhotoSource, Place, PlaceTable, find_photos, iter_photos, read_place, read_places
 from d2vpr_hf.readers.place_dataset import common_folder
+from d2vpr_hf.stores import check_compression
 from d2vpr_hf.updates import IndexUpdate, UpdateReport, not_the_same_photos, report_skipped
 
 if TYPE_CHECKING:
     from d2vpr_hf.filters import Mask
     from d2vpr_hf.readers.place_dataset import PlaceDataset
+    from d2vpr_hf.stores import Compression
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def index_photos(
     strict: bool = False,
     overwrite: bool = False,
     dtype: str | None = None,
+    compression: Compression | None = None,
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> tuple[PlaceIndex, UpdateReport]:
@@ -65,6 +68,7 @@ def index_photos(
         strict: Whether a photo that is left out is an error.
         overwrite: Whether to build anew what is at `out`; the old index stays in force until the new one is complete.
         dtype: How a new index stores descriptors: `"float16"`, the default, or `"float32"`.
+        compression: What searches read: `"none"`, `"half"`, `"int8"` or `"bits"`; `None` for what it has.
         shard_size: Photos that a new index stores at a time.
         progress: Called with the number of photos just finished.
 
@@ -78,6 +82,7 @@ def index_photos(
             photos.
     """
     folder = check_out(Path(out))  # before the work, not after it
+    check_compression(compression or "none")
     source = read_places(photos) if isinstance(photos, str | Path) else photos
     left_out = source.skipped if isinstance(source, PlaceTable) else {}
     if strict:
@@ -101,6 +106,7 @@ def index_photos(
     report_skipped(skipped, len(skipped) + report.added + report.changed + report.kept, strict)
     if update.index is None:
         raise ValueError(f"None of the {len(report.skipped)} photos in {base} could be read.")
+    update.index.compress(compression)
     return update.index, replace(report, skipped=skipped)
 
 
@@ -136,6 +142,7 @@ def add_photos(
         update = IndexUpdate(opened, lambda: opened, encoder, shard_size=opened.shard_size, folder=None, **options)
         report = update.run(named)
     skipped = left_out | report.skipped
+    opened.compress()
     report_skipped(skipped, len(named) + len(left_out), strict)
     return opened, replace(report, skipped=skipped)
 
@@ -150,6 +157,7 @@ def remove_photos(index: str | Path, photos: Sequence[str | Path]) -> PlaceIndex
     known = set(opened.places.column("path"))
     names = [str(photo) if str(photo) in known else _name_in(opened.photos, Path(photo)) for photo in photos]
     opened.remove(names)
+    opened.compress()
     return opened
 
 

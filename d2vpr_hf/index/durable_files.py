@@ -8,7 +8,8 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp"  # ends the names of files that are being written
@@ -29,6 +30,29 @@ def store_files(folder: Path, contents: dict[str, bytes]) -> None:
         sync_folder(folder)
 
 
+def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None:
+    """Store a folder of files durably, whole or not at all; one of that name is replaced.
+
+    Args:
+        folder: Where it shall lie.
+        name: Its name.
+        write: Makes it and its files at the path it is given.
+    """
+    temporary = folder / f"{name}{TEMPORARY}"
+    remove_files(folder, [temporary.name, name])
+    with _explained(folder):
+        try:
+            write(temporary)
+            for path in temporary.iterdir():
+                _sync(path)
+            sync_folder(temporary)
+            os.replace(temporary, folder / name)  # noqa: PTH105
+        except BaseException:
+            remove_files(folder, [temporary.name])
+            raise
+        sync_folder(folder)
+
+
 def rename_file(folder: Path, old: str, new: str) -> None:
     """Give a stored file another name durably, replacing what had it."""
     with _explained(folder):
@@ -37,10 +61,13 @@ def rename_file(folder: Path, old: str, new: str) -> None:
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files that nothing needs any more; one that cannot be removed stays for the next time."""
+    """Remove files, and folders of files, that nothing needs any more; one that cannot be removed stays for the next time."""
     for name in names:
         with contextlib.suppress(OSError):
-            os.unlink(folder / name)  # noqa: PTH108
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name)
+            else:
+                os.unlink(folder / name)  # noqa: PTH108
 
 
 def make_folder(folder: Path) -> None:
@@ -62,6 +89,14 @@ def sync_folder(folder: Path) -> None:
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)  # Windows forces to the disk only what may be written
     try:
         os.fsync(descriptor)
     finally:
@@ -126,5 +161,6 @@ __all__ = [
     "remove_files",
     "rename_file",
     "store_files",
+    "store_folder",
     "sync_folder",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from d2vpr_hf.descriptors import DTYPES
 from d2vpr_hf.index.durable_files import TEMPORARY, checksum
+from d2vpr_hf.stores import Compression, check_compression
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -80,7 +81,7 @@ class Manifest:
         next_shard: The number that the next shard's files get; numbers are never used twice.
         left_out: Photos that could not be read when they were last tried, with the reason.
         complete: Whether the last build or update came to its end.
-        compression: What a compressed search was asked for: settings of the store that is derived from the rows, or `None`.
+        compression: How the store that is derived from the rows compresses them for searching; `"none"` for exact search.
         calibration: The file of the calibration, or `None`.
     """
 
@@ -97,10 +98,11 @@ class Manifest:
     next_shard: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
     complete: bool = True
-    compression: dict[str, Any] | None = None
+    compression: Compression = "none"
     calibration: StoredFile | None = None
 
     def __post_init__(self) -> None:
+        check_compression(self.compression)
         if self.dtype not in DTYPES:
             raise ValueError(f"Descriptors are stored as {' or '.join(DTYPES)}, got {self.dtype!r}.")
         if self.descriptor_dim < 1 or self.shard_size < 1:
@@ -173,9 +175,9 @@ def shard_files(number: int) -> tuple[str, str]:
     return f"descriptors-{number:06d}.safetensors", f"places-{number:06d}.parquet"
 
 
-def derived_file(rows_id: str, suffix: str) -> str:
-    """Name a file that can be rebuilt from rows; the next change of the rows removes it."""
-    return f"derived-{rows_id}.{suffix}"
+def store_folder(manifest: Manifest) -> str:
+    """Name the folder of the vector store, which can be rebuilt from the rows; the next change of the rows removes it."""
+    return f"derived-{manifest.rows_id}.{manifest.compression}"
 
 
 def calibration_file(content: bytes) -> str:
@@ -185,8 +187,8 @@ def calibration_file(content: bytes) -> str:
 
 def leftover_files(names: Sequence[str], manifest: Manifest) -> list[str]:
     """Pick the files that an index once wrote and no longer needs; files that it never writes are not among them."""
-    needed = {MANIFEST, *(file.name for file in manifest.files)}
-    return [name for name in names if is_own_file(name) and name not in needed and not _is_current(name, manifest)]
+    needed = {MANIFEST, store_folder(manifest), *(file.name for file in manifest.files)}
+    return [name for name in names if is_own_file(name) and name not in needed]
 
 
 def is_own_file(name: str) -> bool:
@@ -199,10 +201,6 @@ def is_own_file(name: str) -> bool:
 def free_number(names: Sequence[str]) -> int:
     """Return the first number above those of all shard files there are."""
     return 1 + max((int(match[1]) for match in map(_SHARD_FILE.match, names) if match), default=-1)
-
-
-def _is_current(name: str, manifest: Manifest) -> bool:
-    return name.startswith(f"derived-{manifest.rows_id}.") and not name.endswith(TEMPORARY)
 
 
 def _check_version(folder: Path, version: Any) -> None:
@@ -241,7 +239,7 @@ _TYPES: dict[str, Any] = {
     "next_shard": int,
     "left_out": dict,
     "complete": bool,
-    "compression": dict | None,
+    "compression": str,
     "calibration": dict | None,
 }
 
@@ -278,11 +276,11 @@ __all__ = [
     "StoredFile",
     "calibration_file",
     "damaged_file",
-    "derived_file",
     "folder_text",
     "free_number",
     "is_own_file",
     "leftover_files",
     "read_manifest",
     "shard_files",
+    "store_folder",
 ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.descriptors import MappedDescriptors
 from d2vpr_hf.index import hub
+from d2vpr_hf.index.compression import build_rows_store, has_store, open_rows_store
 from d2vpr_hf.index.durable_files import make_folder, remove_files, rename_file, store_files
 from d2vpr_hf.index.folders import check_free, list_names
 from d2vpr_hf.index.manifest import (
@@ -26,7 +27,6 @@ from d2vpr_hf.index.manifest import (
     Shard,
     StoredFile,
     calibration_file,
-    derived_file,
     folder_text,
     free_number,
     leftover_files,
@@ -49,7 +49,8 @@ from d2vpr_hf.index.waiting_rows import WaitingRows
 from d2vpr_hf.index.writer_lock import WriterLock
 from d2vpr_hf.readers import Place
 from d2vpr_hf.readers.timestamps import to_seconds
-from d2vpr_hf.search import exact_search, similarity
+from d2vpr_hf.search import check_search, exact_search, similarity
+from d2vpr_hf.stores import Compression, VectorStore
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class PlaceIndex:
         self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and how many waiting rows were in it
         self._waiting = WaitingRows(manifest.descriptor_dim, manifest.dtype)
         self._shards: dict[Shard, OpenShard] = {}
+        self._vectors: VectorStore | None = None
         self._adopt(manifest)
 
     # ---- making and opening
@@ -294,8 +296,16 @@ class PlaceIndex:
     @property
     def descriptors(self) -> MappedDescriptors:
         """All descriptors (N, D), those that wait to be stored last. Nothing is read before it is asked for."""
-        parts = [*(opened.descriptors for opened in self._shards.values()), self._waiting.descriptors]
-        removed = [*(shard.removed for shard in self._shards), ()]
+        return self._mapped([self._waiting.descriptors])
+
+    @property
+    def _stored_descriptors(self) -> MappedDescriptors:
+        return self._mapped([])
+
+    def _mapped(self, more: list[NDArray[Any]]) -> MappedDescriptors:
+        """See the descriptors of all shards as one array, with more behind them."""
+        parts = [*(opened.descriptors for opened in self._shards.values()), *more]
+        removed = [*(shard.removed for shard in self._shards), *(() for _ in more)]
         return MappedDescriptors(parts, removed, descriptor_dim=self.descriptor_dim, dtype=self.dtype)
 
     @property
@@ -319,6 +329,7 @@ class PlaceIndex:
             "complete": manifest.complete,
             "left_out": manifest.left_out,
             "compression": manifest.compression,
+            "store_is_fresh": self.store_is_fresh,
             "calibrated": manifest.calibration is not None,
         }
 
@@ -334,6 +345,8 @@ class PlaceIndex:
         query_time: str | float | None = None,
     ) -> list[list[Match]]:
         """Find the nearest places of each descriptor, those that wait to be stored included.
+
+        Exact, unless there is a vector store that fits the rows (see [`compress`]): then a neighbour may be missed.
 
         Args:
             descriptors: (Q, D), or one (D,).
@@ -352,12 +365,29 @@ class PlaceIndex:
             ValueError: If shapes do not fit, or a time cannot be read.
         """
         chosen = self._allowed(allowed, exclude_last_seconds, query_time)
-        distances, rows = exact_search(np.atleast_2d(descriptors), self.descriptors, top_k, allowed=chosen)
+        distances, rows = self._nearest(np.atleast_2d(descriptors), top_k, chosen)
         scores, places = similarity(distances), self.places
         return [
             [self._match(rank, row, places[row], score) for rank, (row, score) in enumerate(zip(*pair, strict=True), 1)]
             for pair in zip(rows.tolist(), scores.tolist(), strict=True)
         ]
+
+    def _nearest(
+        self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the k nearest rows of queries (Q, D): squared distances and rows (Q, k). Rows that wait are in no store."""
+        if self._vectors is None:
+            return exact_search(queries, self.descriptors, k, allowed)
+        check_search(queries, self.descriptors, k, allowed)
+        count = self._manifest.count
+        parts = (None, None) if allowed is None else (allowed[:count], allowed[count:])
+        distances, rows = self._vectors.search(queries, k, parts[0])
+        if not len(self._waiting):
+            return distances, rows
+        more = exact_search(queries, self._waiting.descriptors, k, parts[1])
+        distances, rows = np.hstack([distances, more[0]]), np.hstack([rows, more[1] + count])
+        order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
 
     def _match(self, rank: int, row: int, place: Place, score: float) -> Match:
         return Match(rank, row, place, self.photos / place.path, score)
@@ -517,23 +547,38 @@ class PlaceIndex:
     # ---- what hangs on it
 
     @property
-    def compression(self) -> dict[str, Any] | None:
-        """What a compressed search was asked for, as [`choose_compression`] noted it; `None` for exact search."""
+    def compression(self) -> Compression:
+        """How rows are compressed for searching, as [`compress`] noted it; `"none"` for exact search."""
         return self._manifest.compression
 
-    def choose_compression(self, settings: dict[str, Any] | None) -> None:
-        """Note in the manifest how the rows shall be compressed for searching; JSON values. The rows stay as they are."""
-        with self._writing():
-            self._store({}, replace(self._manifest, compression=settings))
+    @property
+    def store_is_fresh(self) -> bool | None:
+        """Whether the vector store is there and fits the stored rows; `None` where there need not be one."""
+        return self._vectors is not None if has_store(self._manifest) else None
 
-    def derived_file(self, suffix: str) -> Path:
-        """Name the file for something that can be rebuilt from the stored rows, such as a vector store.
+    def compress(self, compression: Compression | None = None) -> None:
+        """Build the vector store that [`search`] uses, unless it is there, and store what waits.
 
-        The name belongs to exactly these rows: where they changed, the file is not there any more and must be made anew. Write
-        it under another name and rename it. It is no part of the index: not in the manifest, not verified, not sent to the
-        Hub.
+        The store belongs to exactly the rows that are stored now. When they change it goes, and searches are exact until this
+        is called again. It can be made anew and is no part of the index: not in the manifest, not verified and not sent to
+        the Hub.
+
+        Args:
+            compression: What to note in the manifest first; `None` for what is noted there.
+
+        Raises:
+            ValueError: If there is no such compression.
         """
-        return self.folder / derived_file(self._manifest.rows_id, suffix)
+        compression = compression or self.compression
+        if compression == self.compression and self.store_is_fresh is not False and not len(self._waiting):
+            return
+        with self._writing():
+            self._store_waiting()
+            if compression != self.compression:
+                self._store({}, replace(self._manifest, compression=compression))
+            if self.store_is_fresh is False:
+                build_rows_store(self.folder, self._manifest, self._stored_descriptors)
+                self._adopt(self._manifest)
 
     @property
     def calibration(self) -> dict[str, Any] | None:
@@ -616,6 +661,7 @@ class PlaceIndex:
         opened = {shard: self._shards.get(shard) for shard in manifest.shards}
         self._shards = {shard: one or open_shard(self.folder, shard, manifest) for shard, one in opened.items()}
         self._manifest = manifest
+        self._vectors = open_rows_store(self.folder, manifest, self._stored_descriptors)
 
     def _clean(self) -> None:
         """Remove what the index no longer needs; while it is to replace another, that one's files are needed."""

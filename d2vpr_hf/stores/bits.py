@@ -80,7 +80,7 @@ class BitStore:
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
         """Open a folder that `save` wrote."""
         check_description(path, "bits", descriptors)
-        width = faiss.HadamardRotation(descriptors.shape[1], SEED).d_out // 8
+        width = _num_bytes(faiss.HadamardRotation(descriptors.shape[1], SEED))
         bits = map_array(path / _BITS, np.uint8, (len(descriptors), width))
         mean = map_array(path / _MEAN, np.float32, (descriptors.shape[1],))
         store = cls(descriptors, bits, np.array(mean))
@@ -88,7 +88,7 @@ class BitStore:
         return store
 
     def _encode_all(self) -> NDArray[np.uint8]:
-        bits = np.empty((len(self._descriptors), self._rotation.d_out // 8), np.uint8)
+        bits = np.empty((len(self._descriptors), _num_bytes(self._rotation)), np.uint8)
         start = 0
         for block in float32_blocks(self._descriptors):
             bits[start : start + len(block)] = self._encode(block)
@@ -133,6 +133,11 @@ def num_candidates(count: int, num_bits: int, k: int) -> int:
     128 bits, 125 for 2,048. Fitted to what recall@10 of 0.97 needs on the hard data of `benchmarks/compact_search.py`.
     """
     return min(count, max(CANDIDATES_OF_EACH * k, int(count**0.5 * (512 / num_bits) ** 1.5)))
+
+
+def _num_bytes(rotation: faiss.HadamardRotation) -> int:
+    """Return the bytes that the bits of one descriptor take; fewer than eight are filled up."""
+    return -(-int(rotation.d_out) // 8)
 
 
 def _mean(descriptors: Descriptors) -> NDArray[np.float32]:

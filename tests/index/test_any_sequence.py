@@ -40,6 +40,11 @@ class IndexAndList(RuleBasedStateMachine):
         self.index.add(vectors, places)
         self.rows += made
 
+    @rule(compression=st.sampled_from([None, "none", "half", "int8", "bits"]))
+    def compress(self, compression):
+        """So few rows are all candidates: every store must find what exact search finds."""
+        self.index.compress(compression)
+
     @rule(count=st.integers(1, 4), data=st.data())
     def put(self, count, data):
         made, vectors, places = self.new_rows(count)

@@ -57,7 +57,8 @@ def test_there_and_back(fake_hub, tmp_path):
     index.store_calibration({"scale": 2.0})
     (index.folder / "notes.txt").write_text("mine")
     assert index.push_to_hub("user/map") == "https://hub/user/map"
-    index.derived_file("faiss").write_bytes(b"rows")
+    index.compress("bits")
+    assert index.push_to_hub("user/map") and list(index.folder.glob("derived-*.bits"))
     found = PlaceIndex.from_pretrained("user/map")
     expected = {name: content for name, content in contents(index.folder).items() if name not in (".lock", "notes.txt")}
     assert contents(found.folder) == expected and found.verify() == []

@@ -239,25 +239,20 @@ def test_compacting_gives_room_back(index):
 # ---- what hangs on it
 
 
-def test_a_calibration_stays_and_a_derived_file_goes_when_rows_change(index, tmp_path):
+def test_a_calibration_stays_and_a_store_goes_when_rows_change(index, tmp_path):
     index.add(*frame(0))
-    index.flush()
     index.store_calibration({"scale": 1.5})
-    index.choose_compression({"kind": "bits"})
-    derived = index.derived_file("faiss")
-    derived.write_bytes(b"rows")
-    assert PlaceIndex.open(tmp_path / "index").derived_file("faiss") == derived and derived.exists()
-    for change in (lambda: index.add(*frame(1)) or index.flush(), lambda: index.remove(["/frames/0"]), index.compact):
-        index.derived_file("faiss").write_bytes(b"rows")
+    index.compress("bits")
+    for change in (lambda: index.add(*frame(1)) or index.flush(), lambda: index.remove(["/frames/0"])):
+        index.compress()
+        assert len(list(index.folder.glob("derived-*.bits"))) == 1 and PlaceIndex.open(index.folder).store_is_fresh
         change()
         opened = PlaceIndex.open(tmp_path / "index")
-        assert not opened.derived_file("faiss").exists() and not list(index.folder.glob("derived-*"))
-        assert opened.calibration == {"scale": 1.5} and opened.compression == {"kind": "bits"} and opened.verify() == []
+        assert opened.store_is_fresh is False and not list(index.folder.glob("derived-*"))
+        assert opened.calibration == {"scale": 1.5} and opened.compression == "bits" and opened.verify() == []
     index.store_calibration({"scale": 2.5})
     assert PlaceIndex.open(tmp_path / "index").calibration == {"scale": 2.5}
     assert len(list(index.folder.glob("calibration-*"))) == 1
-    index.choose_compression(None)
-    assert PlaceIndex.open(tmp_path / "index").compression is None
 
 
 def test_info(index):

@@ -1,0 +1,143 @@
+"""Searches of a compressed index: the rows of exact search, whatever happened to index and store."""
+
+import errno
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from d2vpr_hf.cli import app
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.jobs import add_photos, index_photos
+from d2vpr_hf.readers import Place
+from d2vpr_hf.search import exact_search
+from d2vpr_hf.stores import BitStore
+from tests.index.workers import DIM, SHARD, BytesEncoder, begin, write_photos
+
+KINDS = ("half", "int8", "bits")
+
+
+def unit(count, seed):
+    vectors = np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def named(prefix, count):
+    return [Place(f"{prefix}{number}.jpg") for number in range(count)]
+
+
+def check_exact(index, allowed=None):
+    """Compare with exact search: so few rows are all candidates, and distances are exact."""
+    queries = unit(5, 9)
+    _, rows = exact_search(queries, index.descriptors, 7, allowed)
+    assert [[match.row for match in found] for found in index.search(queries, 7, allowed=allowed)] == rows.tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtype, monkeypatch):
+    """With and without a mask, with rows that wait, after removals, and with the store left behind by other rows."""
+    index = begin(tmp_path / "index", dtype=dtype)
+    index.add(unit(23, 0), named("a", 23))
+    index.compress(kind)
+    opened = PlaceIndex.open(tmp_path / "index")
+    assert opened.store_is_fresh and opened.info()["compression"] == kind
+    check_exact(opened)
+    opened.add(unit(SHARD - 2, 1), named("b", SHARD - 2))  # they wait
+    assert opened.store_is_fresh
+    check_exact(opened)
+    check_exact(opened, np.arange(len(opened)) % 3 > 0)
+    check_exact(opened, np.arange(len(opened)) >= 23)
+    opened.remove(["a3.jpg", "b1.jpg"])
+    assert opened.store_is_fresh is False
+    check_exact(opened)
+    opened.compress()
+    assert opened.store_is_fresh and opened.verify() == []
+    check_exact(opened)
+    opened.compact()
+    check_exact(PlaceIndex.open(tmp_path / "index"))
+
+
+def test_the_store_is_used(tmp_path, monkeypatch):
+    """Else a compressed search would be an exact one that nobody notices."""
+    index = begin(tmp_path / "index")
+    index.add(unit(9, 0), named("a", 9))
+    index.compress("bits")
+    asked = []
+    search = BitStore.search
+    monkeypatch.setattr(BitStore, "search", lambda *arguments: asked.append(1) or search(*arguments))
+    index.search(unit(1, 1), 3)
+    assert asked == [1]
+
+
+def test_a_damaged_store_is_not_used_and_is_made_anew(tmp_path, caplog):
+    index = begin(tmp_path / "index")
+    index.add(unit(9, 0), named("a", 9))
+    index.compress("bits")
+    store = next(index.folder.glob("derived-*"))
+    (store / "bits.npy").write_bytes(b"bits")
+    opened = PlaceIndex.open(index.folder)
+    assert opened.store_is_fresh is False and "The search is exact" in caplog.text
+    check_exact(opened)
+    opened.compress()
+    assert PlaceIndex.open(index.folder).store_is_fresh
+
+
+def test_a_full_disk_leaves_no_half_store(tmp_path, monkeypatch):
+    index = begin(tmp_path / "index")
+    index.add(unit(9, 0), named("a", 9))
+    index.flush()
+
+    def full(store, path):
+        path.mkdir()
+        (path / "bits.npy").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="The disk is full"):
+        patched.setattr(BitStore, "save", full)
+        index.compress("bits")
+    assert not list(index.folder.glob("derived-*"))
+    check_exact(PlaceIndex.open(index.folder))
+    (index.folder / "derived-0123456789abcdef.bits.tmp").mkdir()  # of a run that was killed
+    index.compress()
+    assert [path.name[-5:] for path in index.folder.glob("derived-*")] == [".bits"]
+
+
+def test_another_compression_replaces_the_store(tmp_path):
+    index = begin(tmp_path / "index")
+    index.compress("bits")
+    assert index.store_is_fresh is None  # of no rows
+    index.add(unit(9, 0), named("a", 9))
+    for kind in KINDS:
+        index.compress(kind)
+        assert [path.suffix for path in index.folder.glob("derived-*")] == [f".{kind}"]
+    index.compress("none")
+    assert index.store_is_fresh is None and not list(index.folder.glob("derived-*"))
+    with pytest.raises(ValueError, match="Expected a compression of none, half, int8, bits, got 'zip'"):
+        index.compress("zip")
+
+
+def test_the_jobs_keep_the_store_fresh(tmp_path):
+    """Building, updating, adding, removing, compacting, replacing: each ends with a store of its rows."""
+    table, out = write_photos(tmp_path / "photos", 9), tmp_path / "index"
+    run = {"encoder": BytesEncoder(), "shard_size": SHARD}
+    assert index_photos(table, out, **run, compression="int8")[0].store_is_fresh
+    write_photos(tmp_path / "more", 3)
+    (tmp_path / "more" / "00.jpg").write_bytes(b"another photo")
+    add_photos(out, [tmp_path / "more"], BytesEncoder())
+    assert PlaceIndex.open(out).store_is_fresh
+    commands = (["remove", str(out), "03.jpg"], ["compact", str(out)])
+    for command in commands:
+        assert CliRunner().invoke(app, command).exit_code == 0
+        assert PlaceIndex.open(out).store_is_fresh
+    found = json.loads(CliRunner().invoke(app, ["info", str(out), "--json"]).stdout)
+    assert (found["compression"], found["store_is_fresh"]) == ("int8", True)
+    index_photos(table, out, **run)
+    assert PlaceIndex.open(out).compression == "int8" and PlaceIndex.open(out).store_is_fresh
+    index_photos(table, out, **run, overwrite=True, compression="bits")
+    assert PlaceIndex.open(out).store_is_fresh and len(list(out.glob("derived-*"))) == 1
+    check_exact(PlaceIndex.open(out))
+    with pytest.raises(ValueError, match="got 'zip'"):
+        index_photos(table, tmp_path / "none", **run, compression="zip")
+    assert not (tmp_path / "none").exists()
