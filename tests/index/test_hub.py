@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from d2vpr_hf.index import PlaceIndex, hub
-from tests.index.workers import begin, contents, frame
+from tests.index.workers import begin, frame
 
 
 class FakeHub:
@@ -41,6 +41,10 @@ class FakeHub:
         return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
 
 
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture
 def fake_hub(tmp_path, monkeypatch):
     fake = FakeHub(tmp_path / "cache")
@@ -60,8 +64,8 @@ def test_there_and_back(fake_hub, tmp_path):
     index.compress("bits")
     assert index.push_to_hub("user/map") and list(index.folder.glob("derived-*.bits"))
     found = PlaceIndex.from_pretrained("user/map")
-    expected = {name: content for name, content in contents(index.folder).items() if name not in (".lock", "notes.txt")}
-    assert contents(found.folder) == expected and found.verify() == []
+    own = {path.name for path in index.folder.iterdir()} - {".lock", "notes.txt", index.derived_file("faiss").name}
+    assert bytes_of(found.folder) == {name: (index.folder / name).read_bytes() for name in own} and found.verify() == []
     assert list(found.places) == list(index.places) and found.calibration == {"scale": 2.0}
     assert found.search(frame(3)[0], 1)[0][0].place.path == "/frames/3"
 
@@ -85,11 +89,11 @@ def test_the_cache_is_not_changed(fake_hub, tmp_path):
     index.add(*frame(0))
     index.push_to_hub("user/map")
     found = PlaceIndex.from_pretrained("user/map")
-    before = contents(found.folder)
+    before = bytes_of(found.folder)
     for change in (lambda: found.add(*frame(1)), lambda: found.remove(["/frames/0"]), found.compact):
         with pytest.raises(ValueError, match=r"lies in the Hub's cache\. Copy the folder"):
             change()
-    assert contents(found.folder) == before and found.push_to_hub("user/copy")
+    assert bytes_of(found.folder) == before and found.push_to_hub("user/copy")
 
 
 def test_from_pretrained_takes_folders_and_names_what_is_missing(fake_hub, tmp_path):

@@ -11,6 +11,7 @@ import torch
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index.manifest import read_manifest
 from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.readers import Place, PlaceTable
 
@@ -119,9 +120,10 @@ def prepare_photos(folder: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of an index but what can be made anew."""
-    files = (path for path in folder.iterdir() if not path.name.startswith("derived-"))
-    return {path.name: path.read_bytes() for path in files}
+    """Every file of an index; there must be no others than those it names."""
+    names = {file.name for file in read_manifest(folder).files}
+    assert {path.name for path in folder.iterdir()} == {".lock", "manifest.json", *names}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def run_logged(job: str, out: Path, photos: Path, log: Path) -> None:
