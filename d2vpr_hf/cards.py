@@ -56,11 +56,11 @@ With the package: `d2vpr index PHOTOS --model path/or/hub-id --out INDEX`, then 
 {% if batch_dependent %}A descriptor depends on the other photos of its batch: described alone, as above, a photo gets
 another one than among others. Describe database and queries in batches of one size.
 
-{% endif %}A match says which known photo looks most like yours, also where your photo was taken somewhere else.
-{% if not measured %}No number of this page was measured on this copy of the weights.
-{% endif %}
-{% if measured %}
-## Measured
+{% endif %}A match says which known photo looks most like yours, also where your photo was taken somewhere else.{%
+if not measured %} No number
+of this page was measured on this copy of the weights.{% endif %}
+
+{% if measured %}## Measured
 
 Validation on {{ measured.database_count }} database photos and {{ measured.query_count }} queries; right: {{ measured.rule }}.
 The best of several models was chosen by such numbers, so that they flatter it. `validation.json` has every query.
@@ -70,15 +70,12 @@ The best of several models was chosen by such numbers, so that they flatter it. 
 | recall, % | {{ measured.recalls }} |
 | 95 % interval | {{ measured.intervals }} |
 
-{% endif %}
-{% if recipe %}
-## Training
+{% endif %}{% if recipe %}## Training
 
 ```yaml
 {{ recipe }}```
 
-{% endif %}
-## Licence
+{% endif %}## Licence
 
 {{ license_note }}
 
