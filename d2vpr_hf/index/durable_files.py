@@ -39,7 +39,7 @@ def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None
         write: Makes it and its files at the path it is given.
     """
     temporary = folder / f"{name}{TEMPORARY}"
-    remove_files(folder, [temporary.name, name])
+    remove_folders(folder, [temporary.name, name])
     with _explained(folder):
         try:
             write(temporary)
@@ -48,7 +48,7 @@ def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None
             sync_folder(temporary)
             os.replace(temporary, folder / name)  # noqa: PTH105
         except BaseException:
-            remove_files(folder, [temporary.name])
+            remove_folders(folder, [temporary.name])
             raise
         sync_folder(folder)
 
@@ -61,13 +61,16 @@ def rename_file(folder: Path, old: str, new: str) -> None:
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files, and folders of files, that nothing needs any more; one that cannot be removed stays for the next time."""
+    """Remove files that nothing needs any more; one that cannot be removed stays for the next time, and so does a folder."""
     for name in names:
         with contextlib.suppress(OSError):
-            if (folder / name).is_dir():
-                shutil.rmtree(folder / name)
-            else:
-                os.unlink(folder / name)  # noqa: PTH108
+            os.unlink(folder / name)  # noqa: PTH108
+
+
+def remove_folders(folder: Path, names: Iterable[str]) -> None:
+    """Remove what [`store_folder`] stored, or what is left of it; only the caller knows that these are no others' folders."""
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -159,6 +162,7 @@ __all__ = [
     "checksum",
     "make_folder",
     "remove_files",
+    "remove_folders",
     "rename_file",
     "store_files",
     "store_folder",

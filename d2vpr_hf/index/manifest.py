@@ -10,7 +10,7 @@ from typing import Any
 
 from d2vpr_hf.descriptors import DTYPES
 from d2vpr_hf.index.durable_files import TEMPORARY, checksum
-from d2vpr_hf.stores import Compression, check_compression
+from d2vpr_hf.stores import COMPRESSIONS, Compression, check_compression
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -20,7 +20,7 @@ SHARD_SIZE = 4096  # rows of a shard at most, unless said otherwise
 _OLD_FILES = ("descriptors.safetensors", "places.parquet")  # of format 1
 _SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})\.(?:safetensors|parquet)")
 _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
-_DERIVED_FILE = re.compile(r"derived-[0-9a-f]{16}\.\w+")
+_STORE_FOLDER = re.compile(rf"derived-[0-9a-f]{{16}}\.({'|'.join(COMPRESSIONS)})")
 _REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it anew"
 
 
@@ -194,8 +194,13 @@ def leftover_files(names: Sequence[str], manifest: Manifest) -> list[str]:
 def is_own_file(name: str) -> bool:
     """Tell whether an index writes files of such a name, apart from the lock."""
     name = name.removesuffix(TEMPORARY)
-    patterns = (_SHARD_FILE, _CALIBRATION_FILE, _DERIVED_FILE)
+    patterns = (_SHARD_FILE, _CALIBRATION_FILE, _STORE_FOLDER)
     return name in (MANIFEST, REPLACEMENT, *_OLD_FILES) or any(pattern.fullmatch(name) for pattern in patterns)
+
+
+def is_store_folder(name: str) -> bool:
+    """Tell whether a folder of such a name is a vector store of an index, or was to become one."""
+    return _STORE_FOLDER.fullmatch(name.removesuffix(TEMPORARY)) is not None
 
 
 def free_number(names: Sequence[str]) -> int:
@@ -279,6 +284,7 @@ __all__ = [
     "folder_text",
     "free_number",
     "is_own_file",
+    "is_store_folder",
     "leftover_files",
     "read_manifest",
     "shard_files",

@@ -1,6 +1,7 @@
 """PlaceIndex: descriptors and places in a folder that can be inspected, searched and changed, and that survives a crash."""
 
 import contextlib
+import itertools
 import json
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.descriptors import MappedDescriptors
 from d2vpr_hf.index import hub
 from d2vpr_hf.index.compression import build_rows_store, has_store, open_rows_store
-from d2vpr_hf.index.durable_files import make_folder, remove_files, rename_file, store_files
+from d2vpr_hf.index.durable_files import make_folder, remove_files, remove_folders, rename_file, store_files
 from d2vpr_hf.index.folders import check_free, list_names
 from d2vpr_hf.index.manifest import (
     FORMAT_VERSION,
@@ -29,6 +30,7 @@ from d2vpr_hf.index.manifest import (
     calibration_file,
     folder_text,
     free_number,
+    is_store_folder,
     leftover_files,
     read_manifest,
 )
@@ -666,7 +668,9 @@ class PlaceIndex:
     def _clean(self) -> None:
         """Remove what the index no longer needs; while it is to replace another, that one's files are needed."""
         if self._manifest_name == MANIFEST:
-            remove_files(self.folder, leftover_files(list_names(self.folder), self._manifest))
+            names = leftover_files(list_names(self.folder), self._manifest)
+            remove_folders(self.folder, filter(is_store_folder, names))
+            remove_files(self.folder, itertools.filterfalse(is_store_folder, names))
 
     def _checked(self, descriptors: NDArray[np.floating], places: Sequence[Place]) -> NDArray[Any]:
         """Return descriptors (M, D) in the type of the index."""
