@@ -124,6 +124,10 @@ def _numbers(places: Sequence[Place], field: str) -> NDArray[np.float64]:
 
 
 def _need_seconds(text: str) -> float:
+    if text.strip().isdigit() and len(text.strip()) == 4:
+        raise ValueError(
+            f"{text} may be a year or seconds. Write the year as {text.strip()}-01, or the seconds as {text.strip()}.0."
+        )
     seconds = to_seconds(text)
     if math.isnan(seconds):
         raise ValueError(f"Expected a time such as 2024-05-01T12:30:00, got {text!r}.")

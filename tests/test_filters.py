@@ -163,3 +163,9 @@ def test_malformed_filters(street, options, message):
 def test_no_filter_is_no_mask():
     assert PlaceFilter().allowed([Place("a")]) is None
     assert PlaceFilter(since="2024").allowed([]).shape == (0,)
+
+
+def test_a_year_alone_is_not_taken_for_seconds():
+    """`--since 2025` would allow everything after the first 34 minutes of 1970."""
+    with pytest.raises(ValueError, match=r"2025 may be a year or seconds\. Write the year as 2025-01"):
+        within_time([], start="2025")

@@ -19,6 +19,10 @@ from d2vpr_hf.readers.timestamps import to_seconds
         ("19700102", 86400.0),
         ("19700102000001", 86401.0),
         ("99999999", 99999999.0),  # no date, so seconds
+        ("1970-02", 31 * 86400.0),
+        ("197002", 31 * 86400.0),
+        ("197013", 197013.0),  # no month, so seconds
+        ("2025", 2025.0),  # a robot's clock, not a year
     ],
 )
 def test_times(timestamp, seconds):

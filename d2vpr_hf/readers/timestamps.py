@@ -6,18 +6,19 @@ from datetime import UTC, datetime
 
 _EXIF_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d)(?= |$)")
 _DIGITS = re.compile(r"^(\d{8})(\d{6})?$")
+_MONTH = re.compile(r"^((?:19|20|21)\d\d)-?(0[1-9]|1[0-2])$")
 
 
 def to_seconds(timestamp: str | float | None) -> float:
     """Read a time as seconds since 1970; NaN if it cannot be read.
 
     Read are ISO 8601 (`2024-05-01`, `2024-05-01T12:30:00+02:00`), EXIF's form (`2024:05:01 12:30:00`), the digits of `@` names
-    where they are a date (`20240501`, `20240501123000`), and seconds as a number or text (`1714566600.25`); without a zone they
-    are UTC.
+    where they are a date (`20240501`, `20240501123000`), months of GSV-Cities and of `@` names (`2024-05`, `202405`: their
+    beginning), and seconds as a number or text (`1714566600.25`); without a zone they are UTC.
     """
     if not isinstance(timestamp, str):
         return math.nan if timestamp is None else float(timestamp)
-    text = timestamp.strip()
+    text = _MONTH.sub(r"\1-\2-01", timestamp.strip())
     if _DIGITS.match(text):
         return _first_known(_moment(_DIGITS.sub(r"\1T\2", text).removesuffix("T")), _number(text))
     return _first_known(_number(text), _moment(_EXIF_DATE.sub(r"\1-\2-\3", text)))
