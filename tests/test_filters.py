@@ -162,7 +162,7 @@ def test_malformed_filters(street, options, message):
 
 def test_no_filter_is_no_mask():
     assert PlaceFilter().allowed([Place("a")]) is None
-    assert PlaceFilter(since="2024").allowed([]).shape == (0,)
+    assert PlaceFilter(since="2024-01").allowed([]).shape == (0,)
 
 
 def test_a_year_alone_is_not_taken_for_seconds():
