@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	$(BIN)/d2vpr demo --out build/demo
 
 test: lint typecheck suite
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow" # a test process for each core: one thread each
 
 test-slow: suite
 	$(BIN)/python -m pytest -m slow
