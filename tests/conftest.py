@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from d2vpr_hf.modeling import CricaVPRConfig, CricaVPRModel, D2VPRConfig, D2VPRImageProcessor, D2VPRModel, VPRPreTrainedModel
 
 PARITY = Path(__file__).parent / "data" / "parity"

@@ -11,7 +11,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from d2vpr_hf.modeling import CricaVPRModel, D2VPRImageProcessor, D2VPRModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
@@ -21,6 +20,7 @@ from d2vpr_hf.cli import app
 from d2vpr_hf.convert import ConversionError, Target, convert_to_published, convert_weights, load_converted
 from d2vpr_hf.convert.weights_file import read_weights
 from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
+from d2vpr_hf.modeling import CricaVPRModel, D2VPRImageProcessor, D2VPRModel
 from tests.conftest import hub_cache, perturb, published_weights, relative, save_folder, tiny_cricavpr, tiny_model
 
 

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
 from safetensors.torch import load_file, save_file
 
 from d2vpr_hf.assets.make_tiny import make_tiny
 from d2vpr_hf.loading import EMBEDDED_MODEL, fingerprint, load_image_processor, load_model
+from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
 from tests.conftest import hub_cache, tiny_model
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from d2vpr_hf.modeling import D2VPRImageProcessor
 from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
@@ -23,6 +22,7 @@ from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import index_photos, search_photos
 from d2vpr_hf.loading import load_image_processor, load_model
+from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.updates import UpdateReport
 from tests.conftest import tiny_model
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files

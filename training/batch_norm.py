@@ -3,10 +3,11 @@
 from typing import Literal
 
 import torch
+from torch import distributed, nn
+
 from d2vpr_hf.modeling.generalized_mean import at_least_float32
 from d2vpr_hf.modeling.vision_transformer import CheckpointSafeBatchNorm, inside_backward_pass
 from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
-from torch import distributed, nn
 
 BatchNormPolicy = Literal["published", "frozen", "synchronised"]
 

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from d2vpr_hf.training.options import Options, parse_options
 from transformers.utils.logging import disable_progress_bar
+
+from d2vpr_hf.training.options import Options, parse_options
 
 
 def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:

@@ -13,6 +13,8 @@ Any option of the YAML file can be said on the command line, and `-m d2vpr_hf.tr
 from pathlib import Path
 
 import torch
+
+from d2vpr_hf.teachers import load_teacher
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.distillation_loss import DistillationLoss
 from d2vpr_hf.training.grouped_teacher import GroupedTeacher
@@ -21,8 +23,6 @@ from d2vpr_hf.training.trained_model import InTraining, load_or_make
 from d2vpr_hf.training.training_batches import PlaceBatch
 from d2vpr_hf.training.training_data import TrainingData
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
-
-from d2vpr_hf.teachers import load_teacher
 
 
 def distill(options: DistillOptions) -> Path:

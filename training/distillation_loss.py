@@ -3,9 +3,9 @@
 from typing import Literal
 
 import torch
-from d2vpr_hf.modeling import D2VPRModelOutput
 from torch import nn
 
+from d2vpr_hf.modeling import D2VPRModelOutput
 from d2vpr_hf.teachers import TeacherTargets
 
 Reduction = Literal["mean", "sum"]

@@ -13,6 +13,7 @@ Any option of the YAML file can be said on the command line, and `-m d2vpr_hf.tr
 from pathlib import Path
 
 import torch
+
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.gathering import gather_with_gradients

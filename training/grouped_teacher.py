@@ -3,10 +3,10 @@
 from typing import Literal
 
 import torch
-from d2vpr_hf.modeling import VPRPreTrainedModel
-from d2vpr_hf.training.draws import Purpose, make_rng
 
+from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.teachers import PlaceTeacher, Teacher, TeacherTargets
+from d2vpr_hf.training.draws import Purpose, make_rng
 
 TeacherGroups = Literal["places", "shuffled", "off"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from d2vpr_hf.training.batch_norm import BatchNormPolicy
-from d2vpr_hf.training.place_sampler import BatchKind
 from transformers import HfArgumentParser
 
 from d2vpr_hf.gridtown import TRAIN_SEEDS
+from d2vpr_hf.training.batch_norm import BatchNormPolicy
+from d2vpr_hf.training.place_sampler import BatchKind
 
 CONFIGS = Path(__file__).parent / "configs"
 Schedule = Literal["constant", "published", "cosine"]

@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
-from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
 from d2vpr_hf.gridtown import TIERS, TierName, Town, draw_photo, make_town
 from d2vpr_hf.gridtown.simulate import training_views
+from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from d2vpr_hf.readers import PlaceTable, UnreadablePhotoError, open_photo, read_gsv_cities, read_places
 
 _TOWNS_AT_HAND = 4  # that a worker keeps

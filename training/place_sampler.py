@@ -6,8 +6,9 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
-from d2vpr_hf.training.draws import Purpose, make_rng
 from numpy.typing import NDArray
+
+from d2vpr_hf.training.draws import Purpose, make_rng
 
 BatchKind = Literal["published", "city-wise", "mixed"]
 Places = NDArray[np.int64]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from d2vpr_hf.training.options import TrainingOptions, check_resumable, to_yaml
 from d2vpr_hf.training.whole_files import replace_file, restore_folder
 

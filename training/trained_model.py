@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from d2vpr_hf.modeling import MODELS, VPRPreTrainedModel
-from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from d2vpr_hf.loading import load_model, own_fields
+from d2vpr_hf.modeling import MODELS, VPRPreTrainedModel
+from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
 
 
 def load_or_make(name: str, seed: int) -> VPRPreTrainedModel:

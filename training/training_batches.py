@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from PIL.Image import Image, Resampling
+from torch.utils.data import DataLoader, Dataset
+
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
 from d2vpr_hf.training.augmentation import RandAugment
 from d2vpr_hf.training.draws import Purpose, make_rng
 from d2vpr_hf.training.place_photos import PlacePhotos
 from d2vpr_hf.training.place_sampler import LocalBatches
-from PIL.Image import Image, Resampling
-from torch.utils.data import DataLoader, Dataset
 
 NO_AUGMENTATION = RandAugment(0)
 

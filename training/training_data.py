@@ -4,15 +4,16 @@ import logging
 
 import numpy as np
 from accelerate import Accelerator
+from numpy.typing import NDArray
+from PIL.Image import Resampling
+from torch.utils.data import DataLoader
+
 from d2vpr_hf.training.augmentation import RandAugment
 from d2vpr_hf.training.draws import Purpose, make_rng
 from d2vpr_hf.training.options import TrainingOptions
 from d2vpr_hf.training.place_photos import GridtownPhotos, PlacePhotos, read_place_photos
 from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
 from d2vpr_hf.training.training_batches import NO_AUGMENTATION, PlaceBatch, PlaceDataset, load_batches
-from numpy.typing import NDArray
-from PIL.Image import Resampling
-from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,9 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+from huggingface_hub import HfApi
+from torch import nn
+
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.training.batch_norm import apply_policy, share_statistics
 from d2vpr_hf.training.checkpoints import Checkpoints, RunState
@@ -28,8 +31,6 @@ from d2vpr_hf.training.trained_model import freeze, see_all_processes
 from d2vpr_hf.training.training_batches import PlaceBatch
 from d2vpr_hf.training.training_data import TrainingData
 from d2vpr_hf.training.validation import Measured, Validation
-from huggingface_hub import HfApi
-from torch import nn
 
 logger = logging.getLogger(__name__)
 

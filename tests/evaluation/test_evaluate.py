@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-from d2vpr_hf.modeling import D2VPRImageProcessor
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,6 +15,7 @@ from d2vpr_hf.cli import app
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
 from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.modeling import D2VPRImageProcessor
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.photos import at_name, save, save_bad_files
 

@@ -7,9 +7,9 @@ import unittest
 
 import pytest
 import torch
-from d2vpr_hf.modeling import CricaVPRConfig, CricaVPRModel, D2VPRConfig, D2VPRModel, VPRConfig
 from torch import nn
 
+from d2vpr_hf.modeling import CricaVPRConfig, CricaVPRModel, D2VPRConfig, D2VPRModel, VPRConfig
 from tests import transformers_suite
 from tests.conftest import TINY, TINY_CRICAVPR
 

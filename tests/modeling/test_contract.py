@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, pipeline
 
+from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor
 from tests.conftest import TINY, TINY_CRICAVPR, hub_cache, relative, save_folder, tiny_cricavpr, tiny_model
 
 ROOT = Path(__file__).parents[2]

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from d2vpr_hf.modeling import CricaVPRConfig, CricaVPRModel
 from d2vpr_hf.modeling.grid_aggregation import GridAggregator, cell_averaging, cell_edges
-
 from tests.conftest import TINY_CRICAVPR, relative, tiny_cricavpr
 
 PUBLISHED_CUTS = CricaVPRConfig().region_cuts

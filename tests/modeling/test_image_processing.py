@@ -6,10 +6,10 @@ import numpy as np
 import pillow_heif
 import pytest
 import torch
-from d2vpr_hf.modeling import D2VPRImageProcessor
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
+from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.readers import open_photo
 from tests.photos import add_rotation_box
 

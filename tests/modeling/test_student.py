@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRModel
 from d2vpr_hf.modeling.deformable_aggregation import region_boxes, sample_grid
-
 from tests.conftest import TINY, relative, tiny_model
 
 

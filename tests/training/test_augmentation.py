@@ -4,9 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from d2vpr_hf.training.augmentation import OPERATIONS, RandAugment
 from d2vpr_hf.training.draws import Purpose, make_rng
-from PIL import Image
 
 # torchvision's table at magnitudes 9 and 15 for an image of 331 x 331: linspace(0, largest, 31)[magnitude], and
 # 8 - round(magnitude / 7.5) for posterize, 255 down to 0 for solarize

@@ -1,6 +1,7 @@
 """Options from YAML and flags, by the same rules."""
 
 import pytest
+
 from d2vpr_hf.training.options import CONFIGS, DistillOptions, FinetuneOptions, parse_options, to_yaml
 
 NEEDED = ["--out", "o", "--model", "m", "--photos", "p"]

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
 from hypothesis import given
 from hypothesis import strategies as st
+
+from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
 
 CITIES = [np.arange(0, 10), np.arange(10, 17), np.arange(17, 23)]
 KINDS = ("published", "city-wise", "mixed")

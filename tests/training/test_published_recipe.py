@@ -9,14 +9,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from d2vpr_hf.training.augmentation import RandAugment
-from d2vpr_hf.training.distill import distill
-from d2vpr_hf.training.finetune import finetune
-from d2vpr_hf.training.options import CONFIGS, DistillOptions, FinetuneOptions, parse_options
 from PIL import Image
 from torch import nn
 
 from d2vpr_hf.loading import load_model
+from d2vpr_hf.training.augmentation import RandAugment
+from d2vpr_hf.training.distill import distill
+from d2vpr_hf.training.finetune import finetune
+from d2vpr_hf.training.options import CONFIGS, DistillOptions, FinetuneOptions, parse_options
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import CITIES, photo_path, write_places
 

@@ -13,17 +13,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.loading import load_image_processor, load_model
 from d2vpr_hf.training import training_run
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune
 from d2vpr_hf.training.options import DistillOptions, FinetuneOptions
 from d2vpr_hf.training.whole_files import restore_folder
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from d2vpr_hf.evaluation import Evaluation
-from d2vpr_hf.loading import load_image_processor, load_model
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import write_places
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from PIL import Image
+
+from d2vpr_hf.gridtown import TIERS, draw_photo, make_town
+from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.training.augmentation import RandAugment
 from d2vpr_hf.training.options import FinetuneOptions
 from d2vpr_hf.training.place_photos import GridtownPhotos, PhotoFiles, read_place_photos
 from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
 from d2vpr_hf.training.training_batches import PlaceDataset, load_batches
 from d2vpr_hf.training.training_data import TrainingData
-from PIL import Image
-
-from d2vpr_hf.gridtown import TIERS, draw_photo, make_town
-from d2vpr_hf.readers import PlaceTable, read_places
 from tests.training.places import photo_path, write_places
 
 

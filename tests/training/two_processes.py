@@ -7,6 +7,7 @@ import sys
 
 import torch
 from accelerate.state import AcceleratorState
+
 from d2vpr_hf.training import distill as distill_stage
 from d2vpr_hf.training import metric_loss, trained_model, training_run
 from d2vpr_hf.training.distill import distill
