@@ -1,23 +1,18 @@
-"""Index a folder, search it: from Python and from the command line, with good photos and bad ones."""
+"""Index a folder, search it: with good photos and bad ones."""
 
 import hashlib
 import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import tracemalloc
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
-from d2vpr_hf import cli
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import index_photos, search_photos
@@ -40,13 +35,6 @@ def photos(tmp_path):
     for i in range(9):
         save(folder / at_name(544000 + 100 * i, 4172758, heading=str(10 * i)), i)
     return folder
-
-
-def run(*arguments):
-    """Run the command line in this process: exit status, stdout, stderr."""
-    command = [sys.executable, "-m", "d2vpr_hf", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
 
 
 # ---- PlaceEncoder
@@ -364,77 +352,3 @@ def test_an_empty_query_folder_does_not_stop_the_others(encoder, photos, tmp_pat
     (tmp_path / "empty").mkdir()
     results = search_photos(built, [tmp_path / "empty", save(tmp_path / "q.jpg", 1)], encoder)
     assert [(result.error, len(result.matches)) for result in results] == [("a folder, not a photo", 0), (None, 5)]
-
-
-# ---- command line
-
-
-def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
-    index, plot = tmp_path / "index", tmp_path / "plots" / "matches.png"
-    status, out, err = run("index", photos, "--model", tiny_folder, "--out", index)
-    assert status == 0, err
-    assert "9 photos, 9 with a position (from: names)" in out and "Indexed 9 photos" in out
-    query = save(tmp_path / "q.jpg", 4)
-    status, out, err = run("search", index, query, photos, "--top-k", 2, "--json", "--plot", plot)
-    assert status == 0, err
-    results = json.loads(out)
-    assert [entry["query"] for entry in results] == [str(query), *map(str, sorted(photos.iterdir()))]
-    best = results[0]["matches"][0]
-    assert list(best) == ["rank", "path", "score", "latitude", "longitude", "utm_east", "utm_north"]
-    assert (best["rank"], best["utm_east"], best["path"]) == (1, 544400.0, str(sorted(photos.iterdir())[4]))
-    assert Image.open(plot).width > 500
-    before = query.read_bytes()
-    status, out, err = run("search", index, query, "--plot", query)
-    assert status == 1 and "lies among the photos" in err and out == "" and query.read_bytes() == before
-    status, out, err = run("search", index, query)
-    assert status == 0 and f"{query}\n    1   1.0000  @544400.00" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["index", "{tmp}/nowhere", "--out", "{tmp}/i"], "There is no folder"),
-        (["index", "{tmp}/empty", "--out", "{tmp}/i"], "No photo in"),
-        (["index", "{photos}", "--out", "{tmp}/full"], "exists already and is no index"),
-        (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/nowhere"], "There is no model folder"),
-        (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/empty"], "has no config.json"),
-        (["search", "{tmp}/empty", "{photos}"], "is no index"),
-        (["index", "{photos}", "--out", "{tmp}/i", "--model", ""], "The model's name is empty"),
-        (["convert", "{tmp}/nowhere.pth", "{tmp}/m"], "There is no file"),
-    ],
-)
-def test_errors_are_one_line_and_status_1(photos, tmp_path, arguments, message, monkeypatch, capsys):
-    (tmp_path / "empty").mkdir()
-    save(tmp_path / "full" / "a.jpg", 0)
-    filled = [argument.format(tmp=tmp_path, photos=photos) for argument in arguments]
-    monkeypatch.setattr(sys, "argv", ["d2vpr", *filled])
-    with pytest.raises(SystemExit) as raised:
-        cli.main()
-    err = capsys.readouterr().err
-    assert raised.value.code == 1
-    assert err.startswith("d2vpr: ") and message in err and "Traceback" not in err
-
-
-def test_empty_arguments_are_not_the_current_folder(monkeypatch, capsys):
-    """What an unset shell variable leaves."""
-    for arguments in (["search", "index", ""], ["index", "", "--out", "x"], ["index", "x", "--out", ""]):
-        monkeypatch.setattr(sys, "argv", ["d2vpr", *arguments])
-        with pytest.raises(SystemExit) as raised:
-            cli.main()
-        assert raised.value.code == 2 and "the path is empty" in capsys.readouterr().err
-
-
-def test_search_fails_if_no_query_can_be_read(tiny_folder, photos, tmp_path):
-    assert run("index", photos, "--model", tiny_folder, "--out", tmp_path / "index")[0] == 0
-    status, out, err = run("search", tmp_path / "index", tmp_path / "gone.jpg", "--json")
-    assert status == 1
-    assert json.loads(out)[0]["error"] == "no such file"
-    assert "None of the queries could be read" in err
-
-
-def test_version_and_help():
-    result = CliRunner().invoke(cli.app, ["--version"])
-    assert (result.exit_code, result.output.strip()) == (0, "0.1.0")
-    help_text = CliRunner().invoke(cli.app, ["--help"]).output
-    commands = ("convert", "index", "add", "remove", "verify", "compact", "info", "search", "demo")
-    assert all(command in help_text for command in commands)

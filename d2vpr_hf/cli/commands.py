@@ -1,0 +1,62 @@
+"""The program `d2vpr`: its commands in the order of `d2vpr --help`, and how it ends."""
+
+import logging
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+from d2vpr_hf import __version__
+from d2vpr_hf.cli import demo, evaluation, indexes, localization, models, photos, searches
+from d2vpr_hf.cli.option_groups import spread_groups
+
+_COMMANDS = (
+    indexes.index,
+    indexes.add,
+    indexes.remove,
+    indexes.info,
+    indexes.verify,
+    indexes.compact,
+    searches.search,
+    localization.calibrate,
+    localization.localize,
+    evaluation.evaluate,
+    evaluation.compare,
+    models.convert,
+    models.fit_projection,
+    photos.places,
+    photos.simulate,
+    demo.demo,
+)
+
+app = typer.Typer(
+    help="Visual place recognition with D²-VPR: where was this photo taken?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for _command in _COMMANDS:
+    app.command()(spread_groups(_command))
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; what the user can put right is one line on stderr and exit status 1."""
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of photos it opens all the same
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        sys.stderr.write(f"d2vpr: {error}\n")
+        sys.exit(1)
+
+
+__all__ = ["app", "main"]

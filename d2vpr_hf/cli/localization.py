@@ -1,0 +1,108 @@
+"""Commands that say where photos were taken, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from d2vpr_hf.cli.options import (
+    EncoderOptions,
+    FilterOptions,
+    IndexArgument,
+    ModelOption,
+    QueriesArgument,
+    StrictOption,
+    parse_path,
+)
+from d2vpr_hf.cli.terminal import position_text, progress_bar
+
+if TYPE_CHECKING:
+    from d2vpr_hf.localization import Localization
+
+
+def calibrate(
+    index: IndexArgument,
+    *,
+    queries: Annotated[
+        Path,
+        typer.Option(
+            "--queries", parser=parse_path, metavar="DIR", help="Photos with positions that are not in the index, or a CSV."
+        ),
+    ],
+    positive_dist_threshold: Annotated[float, typer.Option(help="Metres within which a position is right.")] = 25.0,
+    plots: Annotated[
+        Path | None, typer.Option(parser=parse_path, metavar="DIR", help="Draw reliability, and precision over coverage, here.")
+    ] = None,
+    model: ModelOption = None,
+    encoding: EncoderOptions,
+    strict: StrictOption = False,
+) -> None:
+    """Fit confidences and radii to photos whose positions are known, some of them from outside the map.
+
+    The index keeps them.
+    """
+    from d2vpr_hf.index import PlaceIndex
+    from d2vpr_hf.localization import calibrate as run
+    from d2vpr_hf.readers import read_places
+
+    opened, table = PlaceIndex.open(index), read_places(queries)
+    if plots is not None:
+        from d2vpr_hf.evaluation.plots import check_plot_folder
+        from d2vpr_hf.localization.plots import FILES
+
+        check_plot_folder(plots, [queries, opened.folder], FILES)
+    with progress_bar("Encoding", len(table.places)) as progress:
+        encoder = encoding.load(model, opened)
+        options = {"positive_dist_threshold": positive_dist_threshold, "strict": strict}
+        calibration, reliability = run(opened, table, encoder, progress=progress, **options)  # type: ignore[arg-type]
+    opened.store_calibration(calibration.to_dict())
+    typer.echo(f"Calibrated {index}. Fitted on one half of the queries and judged on the other, both ways:")
+    typer.echo(reliability.to_text())
+    if plots is not None:
+        from d2vpr_hf.localization.plots import save_plots
+
+        typer.echo(f"Pictures: {', '.join(map(str, save_plots(reliability, plots)))}")
+
+
+def localize(
+    index: IndexArgument,
+    queries: QueriesArgument,
+    *,
+    precision: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of right ones among the answers given; the rest is no match.")
+    ] = 0.95,
+    where: FilterOptions,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")] = False,
+    model: ModelOption = None,
+    encoding: EncoderOptions,
+    strict: StrictOption = False,
+) -> None:
+    """Say where photos were taken: position, radius and confidence, or no match. Calibrate the index first."""
+    from d2vpr_hf.index import PlaceIndex
+    from d2vpr_hf.localization import load_calibration, localize_photos
+
+    opened = PlaceIndex.open(index)
+    allowed = where.place_filter().allowed(opened.places)
+    calibration = load_calibration(opened)
+    encoder = encoding.load(model, opened)
+    answers = localize_photos(opened, queries, encoder, calibration, precision=precision, allowed=allowed, strict=strict)
+    rows = [answer.to_dict() for answer in answers]
+    typer.echo(json.dumps(rows, indent=2, allow_nan=False) if as_json else "\n".join(map(_line, answers)))
+    if all(answer.error for answer in answers):
+        raise ValueError("None of the queries could be read.")
+
+
+def _line(answer: Localization) -> str:
+    if answer.error is not None:
+        return f"{answer.query}: {answer.error}"
+    sure = "" if answer.confidence is None else f"  confidence {answer.confidence:.3f}"
+    if answer.place is None:
+        return f"{answer.query}  {'no match' if answer.no_match else answer.note}{sure}"
+    radius = f"  ({answer.note})" if answer.radius_90 is None else f"  within {answer.radius_90:.1f} m (90 %)"
+    return f"{answer.query}{position_text(answer.place)}{radius}{sure}"
+
+
+__all__ = ["calibrate", "localize"]

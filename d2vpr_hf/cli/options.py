@@ -1,0 +1,146 @@
+"""Arguments and options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from d2vpr_hf.cli.terminal import hush_transformers
+
+if TYPE_CHECKING:
+    from d2vpr_hf.encoder import PlaceEncoder
+    from d2vpr_hf.filters import PlaceFilter
+    from d2vpr_hf.index import PlaceIndex
+
+BATCH_SIZE = 16
+
+
+def parse_path(text: str) -> Path:
+    """Read a path; an empty one, as of an unset shell variable, would mean the current folder."""
+    if not text:
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
+
+
+IndexArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="INDEX", help="Index folder.")]
+QueriesArgument = Annotated[
+    list[Path], typer.Argument(parser=parse_path, metavar="QUERY...", help="Photos, or folders of photos.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="Model folder or Hub id. Default: what the index was built with; for a new one, the small model here."
+    ),
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Make a photo that cannot be used an error.")]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Write although there is something already: an index is replaced whole, a model's files are replaced.",
+    ),
+]
+
+
+@dataclass
+class EncoderOptions:
+    """How photos are encoded."""
+
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Photos the network sees at once.")] = BATCH_SIZE
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode photos.")] = 2
+    device: Annotated[str | None, typer.Option(help="Where the network runs, such as cpu or cuda. Default: a GPU if any.")] = (
+        None
+    )
+
+    def load(
+        self, model: str | None, index: PlaceIndex | None = None, *, cross_image_encoder: bool | None = None
+    ) -> PlaceEncoder:
+        """Load an encoder: of a model, or else the one an index was built with, or else the small one in this package."""
+        from d2vpr_hf.encoder import PlaceEncoder
+
+        hush_transformers()
+        known_model, known_batch_size = (None, None) if index is None else (index.model, index.batch_size)
+        batch_size = self.batch_size or known_batch_size or BATCH_SIZE
+        options: dict[str, Any] = {"num_workers": self.workers, "cross_image_encoder": cross_image_encoder}
+        return PlaceEncoder(known_model if model is None else model, device=self.device, batch_size=batch_size, **options)
+
+
+@dataclass
+class IndexEncoderOptions(EncoderOptions):
+    """How photos are encoded for an index, which goes on as it began."""
+
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help=f"Photos the network sees at once. Default: as the index has it, or {BATCH_SIZE}.")
+    ] = None
+
+
+@dataclass
+class FilterOptions:
+    """Which places come into question."""
+
+    near: Annotated[
+        str | None, typer.Option(metavar="LAT,LON,METRES", help="Search places within so many metres of a position.")
+    ] = None
+    box: Annotated[
+        str | None, typer.Option(metavar="SOUTH,WEST,NORTH,EAST", help="Search places in a box of latitudes and longitudes.")
+    ] = None
+    heading: Annotated[
+        str | None, typer.Option(metavar="DEGREES,TOLERANCE", help="Search photos that look this way, give or take.")
+    ] = None
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Search photos of this time or later: 2024-05-01T12:30.")
+    ] = None
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Search photos of this time or earlier.")] = None
+
+    def place_filter(self) -> PlaceFilter:
+        """Read the options."""
+        from d2vpr_hf.filters import PlaceFilter
+
+        ranges = {
+            "near": parse_numbers(self.near, "--near LAT,LON,METRES"),
+            "box": parse_numbers(self.box, "--box SOUTH,WEST,NORTH,EAST"),
+            "heading": parse_numbers(self.heading, "--heading DEGREES,TOLERANCE"),
+        }
+        return PlaceFilter(**ranges, since=self.since, until=self.until)  # type: ignore[arg-type]
+
+
+def parse_numbers(text: str | None, form: str) -> tuple[float, ...] | None:
+    """Read what an option was given: as many numbers as its form names."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != form.count(",") + 1:
+        raise ValueError(f"Expected `{form}` in numbers, got {text!r}.")
+    return numbers
+
+
+def parse_pairs(texts: list[str] | None, form: str) -> Iterator[tuple[str, str]]:
+    """Split what options like `--set FIELD=VALUE` were given."""
+    for text in texts or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise ValueError(f"Expected `{form}`, got {text!r}.")
+        yield name, value
+
+
+__all__ = [
+    "BATCH_SIZE",
+    "EncoderOptions",
+    "FilterOptions",
+    "IndexArgument",
+    "IndexEncoderOptions",
+    "ModelOption",
+    "OverwriteOption",
+    "QueriesArgument",
+    "StrictOption",
+    "parse_numbers",
+    "parse_pairs",
+    "parse_path",
+]

@@ -1,0 +1,60 @@
+"""The command that searches an index."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2vpr_hf.cli.options import (
+    EncoderOptions,
+    FilterOptions,
+    IndexArgument,
+    ModelOption,
+    QueriesArgument,
+    StrictOption,
+    parse_path,
+)
+from d2vpr_hf.cli.terminal import results_text
+
+
+def search(
+    index: IndexArgument,
+    queries: QueriesArgument,
+    *,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
+    where: FilterOptions,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of a table.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(parser=parse_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg)."),
+    ] = None,
+    model: ModelOption = None,
+    encoding: EncoderOptions,
+    strict: StrictOption = False,
+) -> None:
+    """Find where photos were taken. Without --model, the index says which model to load."""
+    from d2vpr_hf.index import PlaceIndex
+    from d2vpr_hf.jobs import search_photos
+
+    opened = PlaceIndex.open(index)
+    allowed = where.place_filter().allowed(opened.places)
+    if plot is not None:
+        from d2vpr_hf.plots import check_plot_file
+
+        check_plot_file(plot, photos=[*queries, opened.photos])
+    encoder = encoding.load(model, opened)
+    results = search_photos(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict)
+    rows = [result.to_dict() for result in results]
+    typer.echo(json.dumps(rows, indent=2, allow_nan=False) if as_json else results_text(results))
+    if plot is not None:
+        from d2vpr_hf.plots import plot_search, save_figure
+
+        save_figure(plot_search(results), plot)
+    if all(result.error for result in results):
+        raise ValueError("None of the queries could be read.")
+
+
+__all__ = ["search"]

@@ -1,0 +1,60 @@
+"""What several commands show: progress, tables of photos, results of searches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from d2vpr_hf.jobs import SearchResult
+    from d2vpr_hf.readers import PlaceTable
+
+
+def hush_transformers() -> None:
+    """Switch off the bars that transformers draws for every file, and its reports, which our errors repeat."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr, if a person is looking."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def table_text(table: PlaceTable) -> str:
+    """Say how many photos were found, and where their positions come from."""
+    return f"{len(table.places)} photos, {table.num_positions} with a position (from: {table.source})."
+
+
+def results_text(results: list[SearchResult]) -> str:
+    """Show each query, and below it a line for each match."""
+    return "\n".join(line for result in results for line in _lines(result))
+
+
+def _lines(result: SearchResult) -> Iterator[str]:
+    yield f"{result.query}" if result.error is None else f"{result.query}: {result.error}"
+    for match in result.matches:
+        yield f"  {match.rank:3d}  {match.score:7.4f}  {match.place.path}{position_text(match.place)}"
+
+
+def position_text(place: Any) -> str:
+    """Show a position behind a name; nothing where there is none."""
+    if place.is_local:
+        return f"  x {place.x:.2f} m, y {place.y:.2f} m"
+    if place.latitude is not None and place.longitude is not None:
+        return f"  {place.latitude:.6f}, {place.longitude:.6f}"
+    return "" if place.utm_east is None else f"  {place.utm_east:.1f} E, {place.utm_north:.1f} N"
+
+
+__all__ = ["hush_transformers", "position_text", "progress_bar", "results_text", "table_text"]
