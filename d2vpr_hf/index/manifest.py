@@ -115,7 +115,7 @@ class Manifest:
 
     @property
     def rows_id(self) -> str:
-        """A name for exactly these rows in this order; what is derived from them is stale under another one."""
+        """A name for exactly these rows in this order."""
         rows = [(shard.descriptors.sha256, shard.places.sha256, shard.removed) for shard in self.shards]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
@@ -176,7 +176,7 @@ def shard_files(number: int) -> tuple[str, str]:
 
 
 def store_folder(manifest: Manifest) -> str:
-    """Name the folder of the vector store, which can be rebuilt from the rows; the next change of the rows removes it."""
+    """Name the folder of a vector store that is built of exactly these rows."""
     return f"derived-{manifest.rows_id}.{manifest.compression}"
 
 
@@ -185,9 +185,15 @@ def calibration_file(content: bytes) -> str:
     return f"calibration-{checksum(content)[:16]}.json"
 
 
-def leftover_files(names: Sequence[str], manifest: Manifest) -> list[str]:
-    """Pick the files that an index once wrote and no longer needs; files that it never writes are not among them."""
-    needed = {MANIFEST, store_folder(manifest), *(file.name for file in manifest.files)}
+def leftover_files(names: Sequence[str], manifest: Manifest, used: Sequence[str]) -> list[str]:
+    """Pick the files that an index once wrote and no longer needs; files that it never writes are not among them.
+
+    Args:
+        names: What is in its folder.
+        manifest: What is in force.
+        used: What is needed beside the files that it names.
+    """
+    needed = {MANIFEST, *used, *(file.name for file in manifest.files)}
     return [name for name in names if is_own_file(name) and name not in needed]
 
 

@@ -20,10 +20,12 @@ from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_descrip
 SEED = 12_345  # FAISS's own
 SCAN_BYTES = 32 << 20  # bits that one thread compares at once, which bounds the copies of filtered rows
 SMALL_SCAN = 2 << 20  # bytes of bits that a second core is not worth
+FEW_FORBIDDEN = 8  # a mask that forbids less than one row in so many is applied to what was found
 CANDIDATES_OF_EACH = 10  # of each neighbour wanted, at least
 MEAN_ROWS = 10_000  # rows that the mean is taken of
 _BITS, _MEAN = "bits.npy", "mean.npy"
 _PROBES = 16
+_NEVER = np.iinfo(np.int32).max
 
 
 class BitStore:
@@ -58,16 +60,14 @@ class BitStore:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the k nearest of each query (Q, D): squared distances and rows (Q, k)."""
         check_search(queries, self._descriptors, k, allowed)
-        rows = np.arange(0) if allowed is None else np.flatnonzero(allowed)
-        count = len(self._bits) if allowed is None else len(rows)
+        count = len(self._bits) if allowed is None else int(allowed.sum())
         wanted = num_candidates(count, self._bits.shape[1] * 8, k)
         if count <= wanted or not len(queries):  # nothing to choose by bits
-            everything = np.arange(count) if allowed is None else rows
+            everything = np.arange(count) if allowed is None else np.flatnonzero(allowed)
             candidates = np.broadcast_to(everything, (len(queries), count))
             return rescore(queries, self._descriptors, candidates, min(k, count))
         codes = map_on_cores(self._encode, [queries])[0]
-        found = self._nearest_bits(codes, wanted, None if allowed is None else rows)
-        return rescore(queries, self._descriptors, found, k)
+        return rescore(queries, self._descriptors, self._nearest_allowed(codes, wanted, count, allowed), k)
 
     def save(self, path: Path) -> None:
         """Write bits and mean."""
@@ -99,8 +99,26 @@ class BitStore:
         centred = np.ascontiguousarray(descriptors, np.float32) - self._mean
         return np.packbits(self._rotation.apply(centred) > 0, axis=1)
 
-    def _nearest_bits(self, codes: NDArray[np.uint8], wanted: int, rows: NDArray[np.int64] | None) -> NDArray[np.int64]:
-        """Return the rows (Q, wanted) that share the most bits with codes (Q, B), in no order."""
+    def _nearest_allowed(
+        self, codes: NDArray[np.uint8], wanted: int, count: int, allowed: NDArray[np.bool_] | None
+    ) -> NDArray[np.int64]:
+        """Return the rows (Q, wanted) that share the most bits with codes (Q, B), among the `count` allowed ones, in no order."""
+        if allowed is None:
+            return self._nearest_bits(codes, wanted, None)[1]
+        forbidden = len(allowed) - count
+        if (
+            forbidden <= len(allowed) // FEW_FORBIDDEN
+        ):  # as after removals: cheaper to find some too many than to copy the others
+            differing, rows = self._nearest_bits(codes, min(len(allowed), wanted + min(forbidden, wanted)), None)
+            usable = allowed[rows]
+            if (usable.sum(axis=1) >= wanted).all():
+                return _smallest(np.where(usable, differing, _NEVER), rows, wanted)[1]
+        return self._nearest_bits(codes, wanted, np.flatnonzero(allowed))[1]
+
+    def _nearest_bits(
+        self, codes: NDArray[np.uint8], wanted: int, rows: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return how many bits differ, and the rows (Q, wanted), of all rows or of some, in no order."""
         count = len(self._bits) if rows is None else len(rows)
         size = count * self._bits.shape[1] * (1 + len(codes) // 8)
         parts = max(min(num_cores(), 1 + size // SMALL_SCAN), -(-count * self._bits.shape[1] // SCAN_BYTES))
@@ -114,15 +132,16 @@ class BitStore:
 
         found = map_on_cores(scan, range(parts))
         differing, numbers = (np.concatenate(columns, axis=1) for columns in zip(*found, strict=True))
-        best = np.argpartition(differing, wanted - 1, axis=1)[:, :wanted]
-        return np.take_along_axis(numbers, best, axis=1)
+        return _smallest(differing, numbers, wanted)
 
     def _check_probes(self, path: Path) -> None:
         """Make sure that bits and descriptors belong together, and that this FAISS rotates as the one that made them did."""
         step = max(1, len(self._bits) // _PROBES)
         for row in range(0, len(self._bits), step):
-            differing = np.bitwise_count(self._encode(self._descriptors[row : row + 1])[0] ^ self._bits[row]).sum()
-            if differing > self._bits.shape[1] * 8 // 100:  # a number that is nearly 0 may round to the other side
+            descriptor = self._descriptors[row : row + 1]
+            differing = np.bitwise_count(self._encode(descriptor)[0] ^ self._bits[row]).sum()
+            # a number that is nearly 0 may round to the other side; a row of zeros is one that is gone
+            if descriptor.any() and differing > self._bits.shape[1] * 8 // 100:
                 raise ValueError(f"The bits in {path} are not those of the descriptors (row {row}). Build the store anew.")
 
 
@@ -133,6 +152,14 @@ def num_candidates(count: int, num_bits: int, k: int) -> int:
     128 bits, 125 for 2,048. Fitted to what recall@10 of 0.97 needs on the hard data of `benchmarks/compact_search.py`.
     """
     return min(count, max(CANDIDATES_OF_EACH * k, int(count**0.5 * (512 / num_bits) ** 1.5)))
+
+
+def _smallest(
+    differing: NDArray[np.int32], rows: NDArray[np.int64], wanted: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the `wanted` entries of each query (Q, n) that differ least, in no order."""
+    best = np.argpartition(differing, wanted - 1, axis=1)[:, :wanted]
+    return np.take_along_axis(differing, best, axis=1), np.take_along_axis(rows, best, axis=1)
 
 
 def _num_bytes(rotation: faiss.HadamardRotation) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.descriptors import Descriptors
-from d2vpr_hf.search import check_search, exact_search, rescore
+from d2vpr_hf.search import check_search, exact_search, float32_blocks, rescore
 from d2vpr_hf.stores.files import map_array, save_array
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 
@@ -65,9 +65,10 @@ def _round(descriptors: Descriptors) -> Descriptors:
     if descriptors.dtype == np.float16:
         return descriptors
     halves = np.empty((len(descriptors), descriptors.shape[1]), np.float16)
-    step = 16_384
-    for start in range(0, len(halves), step):
-        halves[start : start + step] = descriptors[start : start + step]
+    start = 0
+    for block in float32_blocks(descriptors):
+        halves[start : start + len(block)] = block
+        start += len(block)
     if not np.isfinite(halves).all():
         raise ValueError("A descriptor is not finite, or too large for half precision. Choose another compression.")
     return halves

@@ -65,7 +65,8 @@ class VectorStore(Protocol):
 
         Args:
             path: The folder.
-            descriptors: (N, D) the descriptors that the store was built of.
+            descriptors: (N, D) the descriptors that the store was built of. Zeros stand for rows that are gone, which every
+                search must forbid.
 
         Raises:
             FileNotFoundError: If there is no store, or a part of it is missing.

@@ -5,11 +5,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from d2vpr_hf.index import PhotoFile, PlaceIndex
+from d2vpr_hf.index import PhotoFile, PlaceIndex, derived_store
 from d2vpr_hf.readers import Place
 from tests.index.workers import begin
 
@@ -19,9 +20,12 @@ DIM = 4
 class IndexAndList(RuleBasedStateMachine):
     """An index with shards of four rows beside a list of paths and descriptors."""
 
-    @initialize(dtype=st.sampled_from(["float16", "float32"]))
-    def start(self, dtype):
+    @initialize(dtype=st.sampled_from(["float16", "float32"]), lag=st.sampled_from([0, 3, 4096]))
+    def start(self, dtype, lag):
+        """A vector store is built anew at once, now and then, or never."""
         self.scratch = Path(tempfile.mkdtemp())
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(derived_store, "LAG_ROWS", lag)
         self.index = begin(self.scratch / "index", descriptor_dim=DIM, shard_size=4, dtype=dtype)
         self.rows = []
         self.number = 0
@@ -103,6 +107,7 @@ class IndexAndList(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "index"):
+            self.patch.undo()
             self.index.close()
             assert PlaceIndex.open(self.scratch / "index").verify() == []
             shutil.rmtree(self.scratch)

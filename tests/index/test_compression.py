@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
-from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index import PlaceIndex, derived_store
 from d2vpr_hf.jobs import add_photos, index_photos
 from d2vpr_hf.readers import Place
 from d2vpr_hf.search import exact_search
@@ -37,7 +37,7 @@ def check_exact(index, allowed=None):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtype, monkeypatch):
-    """With and without a mask, with rows that wait, after removals, and with the store left behind by other rows."""
+    """With and without a mask, with rows that wait, after removals, beside a store that lags behind, and after it caught up."""
     index = begin(tmp_path / "index", dtype=dtype)
     index.add(unit(23, 0), named("a", 23))
     index.compress(kind)
@@ -50,13 +50,50 @@ def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtyp
     check_exact(opened, np.arange(len(opened)) % 3 > 0)
     check_exact(opened, np.arange(len(opened)) >= 23)
     opened.remove(["a3.jpg", "b1.jpg"])
-    assert opened.store_is_fresh is False
+    assert opened.store_is_fresh and opened.info()["store_lag"] == 1 + SHARD - 3  # a3 is gone, all of b but one came
     check_exact(opened)
+    check_exact(PlaceIndex.open(tmp_path / "index"), np.arange(len(opened)) % 3 > 0)
+    monkeypatch.setattr(derived_store, "LAG_ROWS", 1)
+    assert opened.store_is_fresh is False
     opened.compress()
-    assert opened.store_is_fresh and opened.verify() == []
+    assert opened.store_is_fresh and opened.info()["store_lag"] == 0 and opened.verify() == []
     check_exact(opened)
     opened.compact()
     check_exact(PlaceIndex.open(tmp_path / "index"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_store_outlives_the_files_it_was_built_of(tmp_path, kind, dtype):
+    """Its last shard is stored anew together with what comes behind, so that nothing is there to compare its rows with."""
+    index = begin(tmp_path / "index", dtype=dtype)
+    index.add(unit(2 * SHARD + 2, 0), named("a", 2 * SHARD + 2))
+    index.compress(kind)
+    index.add(unit(2, 1), named("b", 2))
+    index.flush()
+    index.remove(["a0.jpg"])
+    for opened in (index, PlaceIndex.open(tmp_path / "index")):
+        assert opened.info()["store_lag"] == 1 + 2 + 4  # gone, gone with their file, and the four of the new file
+        check_exact(opened)
+        check_exact(opened, np.arange(len(opened)) % 2 == 0)
+
+
+def test_rows_that_were_removed_do_not_take_the_room_of_others(monkeypatch, tmp_path):
+    """Of a store of many rows, where bits choose: the same ten as of a store that never had them."""
+    vectors = unit(6000, 0)
+    index = begin(tmp_path / "index", shard_size=1000)
+    index.add(vectors, named("a", 6000))
+    index.compress("bits")
+    gone = sorted({match.place.path for found in index.search(vectors[:40], 60) for match in found})
+    index.remove(gone)
+    assert index.store_is_fresh and index.info()["store_lag"] == len(gone) > 500
+    lagging = [[match.place.path for match in found] for found in index.search(vectors[:40], 10)]
+    monkeypatch.setattr(derived_store, "LAG_ROWS", 0)
+    index.compress()
+    assert index.info()["store_lag"] == 0
+    anew = [[match.place.path for match in found] for found in index.search(vectors[:40], 10)]
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(lagging, anew, strict=True)]) > 9.8  # the mean is of other rows
+    assert not {path for paths in lagging for path in paths} & set(gone)
 
 
 def test_the_store_is_used(tmp_path, monkeypatch):

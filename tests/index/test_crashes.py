@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from d2vpr_hf.index import PlaceIndex, durable_files
+from d2vpr_hf.index.index_folder import IndexFolder
 from tests.index.workers import JOBS, begin, build, contents, frame, prepare_photos
 
 
@@ -202,13 +203,13 @@ def test_an_interrupt_between_storing_and_knowing_it(tmp_path, monkeypatch):
     """The manifest is stored, and then comes Ctrl-C: rows must not be stored once more under another number."""
     with begin(tmp_path / "index") as index:
         index.add(*frame(0))
-        adopt = PlaceIndex._adopt
+        adopt = IndexFolder.adopt
 
         def interrupted(self, manifest):
-            monkeypatch.setattr(PlaceIndex, "_adopt", adopt)
+            monkeypatch.setattr(IndexFolder, "adopt", adopt)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(PlaceIndex, "_adopt", interrupted)
+        monkeypatch.setattr(IndexFolder, "adopt", interrupted)
         with pytest.raises(KeyboardInterrupt):
             index.flush()
         index.add(*frame(1))

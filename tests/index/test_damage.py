@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from d2vpr_hf.index import DamagedIndexError, PhotoFile, PlaceIndex, verify_index
+from d2vpr_hf.index import DamagedIndexError, PhotoFile, PlaceIndex, place_index, verify_index
 from d2vpr_hf.index.durable_files import checksum
 from d2vpr_hf.index.manifest import read_manifest
 from d2vpr_hf.readers import Place
@@ -68,7 +68,8 @@ def test_no_index_with_such_a_file_is_opened(whole, tmp_path, change):
         (broken / name).unlink()
         if new is not None:
             (broken / name).write_bytes(new)
-        with pytest.raises((DamagedIndexError, FileNotFoundError), match=re.escape(name) + ".*`d2vpr index"):
+        repair = "calibrate" if name.startswith("calibration") else "index"
+        with pytest.raises((DamagedIndexError, FileNotFoundError), match=re.escape(name) + f".*`d2vpr {repair}"):
             _ = PlaceIndex.open(broken).calibration
         if (broken / "manifest.json").exists():
             assert [name in problem for problem in verify_index(broken)] == [True]
@@ -118,10 +119,10 @@ def test_damage_never_gets_a_right_checksum(whole, tmp_path, kind):
         assert len(verify_index(broken)) == 1 and len(PlaceIndex.open(broken)) == 11
 
 
-def test_numbers_that_are_not_finite_are_found(tmp_path):
+def test_numbers_that_are_not_finite_are_found(tmp_path, monkeypatch):
     """As a broken writer would store them: the checksum is right, the content is not."""
     index = begin(tmp_path / "index")
-    index._checked = lambda descriptors, places: np.full((1, DIM), np.inf, np.float16)
+    monkeypatch.setattr(place_index, "to_stored", lambda descriptors, places, manifest: np.full((1, DIM), np.inf, np.float16))
     index.add(np.zeros(DIM), Place("a"))
     index.flush()
     assert verify_index(tmp_path / "index") == ["descriptors-000000.safetensors: a descriptor is not finite"]

@@ -11,6 +11,7 @@ import torch
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import read_manifest
 from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.readers import Place, PlaceTable
@@ -128,15 +129,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def run_logged(job: str, out: Path, photos: Path, log: Path) -> None:
     """Run a job and write down every manifest that is known to be stored, before going on."""
-    store, file = PlaceIndex._store, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    store, file = IndexFolder.commit, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def logged(self, stored, manifest, waiting=0):
         store(self, stored, manifest, waiting)
         os.write(file, f"{hashlib.sha256(manifest.to_text().encode()).hexdigest()}\n".encode())
 
-    PlaceIndex._store = logged
+    IndexFolder.commit = logged
     try:
         JOBS[job](out, photos)
     finally:
-        PlaceIndex._store = store
+        IndexFolder.commit = store
         os.close(file)

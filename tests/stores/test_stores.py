@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2vpr_hf.search import exact_search
-from d2vpr_hf.stores import COMPRESSIONS, BitStore, build_store, estimate, open_store
+from d2vpr_hf.stores import COMPRESSIONS, BitStore, bits, build_store, estimate, open_store
 from d2vpr_hf.stores.bits import num_candidates
 
 
@@ -102,6 +102,19 @@ def test_rotation_matters():
         np.mean([len(set(a) & set(b)) / 10 for a, b in zip(truth, rows, strict=True)]) for rows in (found, plain)
     )
     assert recall > 0.9 > unrotated
+
+
+@pytest.mark.parametrize("forbidden", [1, 30, 400, 2600])
+def test_few_forbidden_rows_cost_no_neighbour(forbidden, monkeypatch):
+    """The nearest by bits are those of the allowed rows alone, also where every nearest one is forbidden."""
+    database = draw(3000, 64)
+    store, queries = BitStore(database), database[:5]
+    allowed = np.ones(3000, bool)
+    allowed[store.search(queries[:1], forbidden)[1][0]] = False
+    found = store.search(queries, 10, allowed)
+    monkeypatch.setattr(bits, "FEW_FORBIDDEN", 10_000)  # copy the allowed ones
+    expected = store.search(queries, 10, allowed)
+    assert np.array_equal(found[0], expected[0]) and allowed[found[1]].all()
 
 
 def test_candidates_by_hand():

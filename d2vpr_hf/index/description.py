@@ -1,0 +1,41 @@
+"""What an index says of itself."""
+
+from typing import Any
+
+from d2vpr_hf.index.derived_store import has_store, is_fresh
+from d2vpr_hf.index.index_folder import IndexFolder
+from d2vpr_hf.index.manifest import FORMAT_VERSION
+
+_MADE_BY = ("model", "fingerprint", "projection_dim", "batch_size", "metric", "descriptor_dim", "dtype", "photos")
+
+
+def describe_index(folder: IndexFolder) -> dict[str, Any]:
+    """Say what an index is, in values that JSON has."""
+    manifest = folder.manifest
+    return {
+        "format_version": FORMAT_VERSION,
+        **{name: getattr(manifest, name) for name in _MADE_BY},
+        "count": folder.count,
+        "with_position": sum(place.has_position for place in folder.places),
+        "removed": sum(len(shard.removed) for shard in manifest.shards),
+        "shards": len(manifest.shards),
+        "shard_size": manifest.shard_size,
+        "bytes": sum(file.size for file in manifest.files),
+        "complete": manifest.complete,
+        "left_out": manifest.left_out,
+        **_describe_store(folder),
+        "calibrated": manifest.calibration is not None,
+    }
+
+
+def _describe_store(folder: IndexFolder) -> dict[str, Any]:
+    """Say how rows are searched: whether the store is fresh, and how many rows came or went since it was built."""
+    needed = has_store(folder.manifest)
+    return {
+        "compression": folder.manifest.compression,
+        "store_is_fresh": is_fresh(folder.store, folder.manifest) if needed else None,
+        "store_lag": None if folder.store is None else folder.store.lag,
+    }
+
+
+__all__ = ["describe_index"]

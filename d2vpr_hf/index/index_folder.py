@@ -1,0 +1,171 @@
+"""What is in an index folder, what waits to be, and the one way to change it."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from d2vpr_hf.descriptors import MappedDescriptors
+from d2vpr_hf.index.derived_store import DerivedStore, open_derived_store
+from d2vpr_hf.index.durable_files import remove_files, remove_folders, rename_file, store_files
+from d2vpr_hf.index.folders import list_names
+from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, Manifest, Shard, is_store_folder, leftover_files, read_manifest
+from d2vpr_hf.index.place_rows import PlaceRows
+from d2vpr_hf.index.shards import OpenShard, open_shard
+from d2vpr_hf.index.waiting_rows import WaitingRows
+from d2vpr_hf.index.writer_lock import WriterLock
+
+
+class IndexFolder:
+    """The state of an index: the manifest in force, its shards, the rows that wait, and the right to change all that.
+
+    Args:
+        path: Where it lies.
+        manifest: What is in force.
+        manifest_name: Its file; [`REPLACEMENT`] while the index is to take the place of another one.
+        read_only: Whether nothing may be changed, as in the Hub's cache.
+
+    Attributes:
+        shards: The opened files of each shard.
+        store: The vector store, or `None` where there is none that fits.
+        waiting: The rows that are not stored yet.
+        lock: The right to change the folder.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, *, manifest_name: str = MANIFEST, read_only: bool = False) -> None:
+        self.path = path
+        self.manifest_name = manifest_name
+        self.read_only = read_only
+        self.lock = WriterLock(path)
+        self.kept = False  # the right is kept until the end of a `with` block
+        self.behind = True  # until the manifest was read with the right to change it
+        self.waiting = WaitingRows(manifest.descriptor_dim, manifest.dtype)
+        self.shards: dict[Shard, OpenShard] = {}
+        self.store: DerivedStore | None = None
+        self._depth = 0  # of the methods at work that change the index
+        self._known_paths: set[str] | None = None
+        self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and how many waiting rows were in it
+        self.adopt(manifest)
+
+    @property
+    def count(self) -> int:
+        """Rows, those that wait included."""
+        return self.manifest.count + len(self.waiting)
+
+    @property
+    def attempted(self) -> bool:
+        """Whether a commit failed, so that nobody knows yet whether it was stored."""
+        return self._attempt is not None
+
+    @property
+    def places(self) -> PlaceRows:
+        """The place of each row, in the order of the descriptors."""
+        return PlaceRows([*(opened.places for opened in self.shards.values()), self.waiting.places])
+
+    @property
+    def paths(self) -> set[str]:
+        """The paths of all rows; collected when they are first needed, as only those who add need them."""
+        if self._known_paths is None:
+            self._known_paths = set(self.places.column("path"))
+        return self._known_paths
+
+    def descriptors(self, first_shard: int = 0, *, waiting: bool = True) -> MappedDescriptors:
+        """See the descriptors of all shards from one on as one array, with those that wait behind them."""
+        more: list[NDArray[Any]] = [self.waiting.descriptors] if waiting else []
+        shards = list(self.shards.items())[first_shard:]
+        parts = [*(opened.descriptors for _, opened in shards), *more]
+        removed = [*(shard.removed for shard, _ in shards), *(() for _ in more)]
+        return MappedDescriptors(parts, removed, descriptor_dim=self.manifest.descriptor_dim, dtype=self.manifest.dtype)
+
+    # ---- the right to change it
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Take the right to change the index, if need be, and see what others did; give it back when all is stored."""
+        if self.read_only:
+            raise ValueError(f"The index {self.path} lies in the Hub's cache. Copy the folder to change it.")
+        if not self.lock.held:
+            self.lock.acquire()
+            self.behind = True
+        self._depth += 1
+        try:
+            if self.behind or self._attempt is not None:
+                self._catch_up()
+            yield
+        finally:
+            self._depth -= 1
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Give back the right to change the index, unless it is still needed."""
+        if not (self._depth or self.kept or len(self.waiting) or self.manifest_name == REPLACEMENT):
+            self.lock.release()
+
+    def take_place(self) -> None:
+        """Put an index that was begun in the place of another one into force."""
+        if self.manifest_name == REPLACEMENT:
+            rename_file(self.path, REPLACEMENT, MANIFEST)
+            self.manifest_name = MANIFEST
+            self.clean()
+
+    def _catch_up(self) -> None:
+        """See what is stored: another process may have changed it, or an own attempt that failed late was stored after all."""
+        stored = read_manifest(self.path, self.manifest_name)
+        if self._attempt is not None and stored == self._attempt[0]:
+            self.waiting.drop(self._attempt[1])
+        self._attempt = None
+        if stored != self.manifest:
+            self._check_same_model(stored)
+            self.adopt(stored)
+            self.forget_paths()
+        self.behind = False
+        self.clean()
+
+    def _check_same_model(self, stored: Manifest) -> None:
+        made_by = [(one.fingerprint, one.descriptor_dim, one.dtype) for one in (stored, self.manifest)]
+        if made_by[0] != made_by[1]:
+            raise ValueError(f"The index {self.path} was replaced by one of another model meanwhile. Open it anew.")
+
+    # ---- changing it
+
+    def commit(self, contents: dict[str, bytes], manifest: Manifest, waiting: int = 0) -> None:
+        """Store files, then the manifest that names them: from then on, and not before, they are part of the index.
+
+        Args:
+            contents: The files, by name.
+            manifest: What will be in force.
+            waiting: How many of the rows that wait are in it.
+        """
+        self._attempt = (manifest, waiting)
+        if contents:
+            store_files(self.path, contents)
+        store_files(self.path, {self.manifest_name: manifest.to_text().encode()})
+        self.adopt(manifest)
+        self.waiting.drop(waiting)
+        self._attempt = None
+        self.clean()
+
+    def adopt(self, manifest: Manifest) -> None:
+        """See a manifest as the one in force: open its shards, and the vector store that fits them."""
+        opened = {shard: self.shards.get(shard) for shard in manifest.shards}
+        self.shards = {shard: one or open_shard(self.path, shard, manifest) for shard, one in opened.items()}
+        self.manifest = manifest
+        self.store = open_derived_store(self.path, manifest, self.shards, self.store)
+
+    def forget_paths(self) -> None:
+        """Collect the paths of the rows anew when they are needed next."""
+        self._known_paths = None
+
+    def clean(self) -> None:
+        """Remove what the index no longer needs; while it is to replace another, that one's files are needed."""
+        if self.manifest_name == MANIFEST:
+            used = [] if self.store is None else [self.store.path.name]
+            names = leftover_files(list_names(self.path), self.manifest, used)
+            remove_folders(self.path, filter(is_store_folder, names))
+            remove_files(self.path, itertools.filterfalse(is_store_folder, names))
+
+
+__all__ = ["IndexFolder"]

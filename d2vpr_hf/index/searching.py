@@ -1,0 +1,93 @@
+"""Searching an index: the rows that its vector store covers there, all others exactly."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2vpr_hf.index.index_folder import IndexFolder
+from d2vpr_hf.index.place_rows import PlaceRows
+from d2vpr_hf.readers import Place
+from d2vpr_hf.readers.timestamps import to_seconds
+from d2vpr_hf.search import check_search, exact_search, similarity
+
+Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # squared distances and rows (Q, k)
+
+
+@dataclass(frozen=True)
+class Match:
+    """One database photo found for a query.
+
+    Attributes:
+        rank: 1 for the nearest.
+        row: Its row in the index.
+        place: Its place; `photo` is its file.
+        score: Cosine similarity of the descriptors, at most 1 (1 - d² / 2 of the L2 distance d for projected ones).
+    """
+
+    rank: int
+    row: int
+    place: Place
+    photo: Path
+    score: float
+
+
+def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Found:
+    """Find the k nearest rows of queries (Q, D), those that wait included: squared distances and rows (Q, k)."""
+    if folder.store is None:
+        return exact_search(queries, folder.descriptors(), k, allowed)
+    check_search(queries, folder.descriptors(), k, allowed)
+    covered = folder.store.num_rows
+    parts = (None, None) if allowed is None else (allowed[:covered], allowed[covered:])
+    found = folder.store.search(queries, k, parts[0])
+    if covered == folder.count:
+        return found
+    distances, rows = exact_search(queries, folder.descriptors(folder.store.num_shards), k, parts[1])
+    return _join(found, (distances, rows + covered), k)
+
+
+def _join(first: Found, second: Found, k: int) -> Found:
+    """Return the k nearest of what was found in the first and the other rows, ties in the order of the rows."""
+    distances, rows = np.hstack([first[0], second[0]]), np.hstack([first[1], second[1]])
+    order = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def rows_of_other_times(places: PlaceRows, seconds: float, query_time: str | float | None) -> NDArray[np.bool_]:
+    """Return which rows (N,) were not taken within so many seconds before a time, or after it; rows without a time were not.
+
+    Args:
+        places: The places of the rows.
+        seconds: How long before.
+        query_time: The time; `None` for the latest of the places.
+
+    Raises:
+        ValueError: If there is no such time, or it cannot be read.
+    """
+    taken = places.seconds
+    now = _latest(taken) if query_time is None else to_seconds(query_time)
+    if np.isnan(now):
+        raise ValueError(f"Expected a time in seconds or as in ISO 8601, got {query_time!r}, or places that have one.")
+    return ~(taken > now - seconds)  # also where there is no time to compare
+
+
+def _latest(seconds: NDArray[np.float64]) -> float:
+    known = seconds[~np.isnan(seconds)]
+    return float(known.max()) if len(known) else np.nan
+
+
+def to_matches(found: Found, places: PlaceRows, photos: Path) -> list[list[Match]]:
+    """Return what was found (Q, k) as matches, with the places of the rows."""
+    scores = similarity(found[0]).tolist()
+    return [
+        [_match(rank, row, places[row], photos, score) for rank, (row, score) in enumerate(zip(*pair, strict=True), 1)]
+        for pair in zip(found[1].tolist(), scores, strict=True)
+    ]
+
+
+def _match(rank: int, row: int, place: Place, photos: Path, score: float) -> Match:
+    return Match(rank, row, place, photos / place.path, score)
+
+
+__all__ = ["Match", "nearest_rows", "rows_of_other_times", "to_matches"]
