@@ -102,7 +102,7 @@ class BitStore:
     def _nearest_allowed(
         self, codes: NDArray[np.uint8], wanted: int, count: int, allowed: NDArray[np.bool_] | None
     ) -> NDArray[np.int64]:
-        """Return the rows (Q, wanted) that share the most bits with codes (Q, B), among the `count` allowed ones, in no order."""
+        """Return the rows (Q, wanted) that share the most bits with codes (Q, B), of `count` allowed ones, in no order."""
         if allowed is None:
             return self._nearest_bits(codes, wanted, None)[1]
         forbidden = len(allowed) - count
