@@ -1,0 +1,109 @@
+"""Explain a match: both photos seen once more by the network, and their cosine taken apart."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.explanation.regions import PhotoRegions, locate_regions, region_names
+from d2vpr_hf.explanation.similarity import cosine_of, region_shares
+from d2vpr_hf.modeling import D2VPRModel
+from d2vpr_hf.readers import PhotoSource, open_photo
+
+BEFORE_PROJECTION = (
+    "This model projects descriptors before they are searched, which mixes all regions. The similarity shown here is that of "
+    "the descriptors before the projection, so it differs from the one in the list of matches."
+)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why two photos are alike.
+
+    Attributes:
+        names: (1 + R) names of the regions, the whole photo first.
+        shares: (1 + R,) float64, what each region adds to the cosine, as [`region_shares`] says.
+        cosine: Of the two descriptors, before a projection: the sum of the shares.
+        query: Where the query was sampled.
+        match: Where the match was.
+        note: What a reader must know besides, or `None`.
+    """
+
+    names: list[str]
+    shares: NDArray[np.float64]
+    cosine: float
+    query: PhotoRegions
+    match: PhotoRegions
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that the Space's `/explain` answers with."""
+        regions = [{"region": name, "share": share} for name, share in zip(self.names, self.shares.tolist(), strict=True)]
+        sides = {"query": self.query, "match": self.match}
+        result = {"cosine": self.cosine, "regions": regions} | {side: _side(photo) for side, photo in sides.items()}
+        return result if self.note is None else result | {"note": self.note}
+
+
+def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource) -> Explanation:
+    """Say which regions carry the similarity of two photos, and where the network looked in each.
+
+    Args:
+        encoder: Of the model that found the match.
+        query: A photo.
+        match: Another.
+
+    Raises:
+        ValueError: If the model cannot be explained: another than D²-VPR has no sampling points, and with a cross-image encoder
+            descriptors belong to batches and not to two photos.
+        UnreadablePhotoError: If a photo cannot be decoded.
+    """
+    config = explainable_model(encoder).config
+    images = [open_photo(photo) for photo in (query, match)]
+    pixels = torch.cat([encoder.processor(image, return_tensors="pt")["pixel_values"] for image in images])
+    features, positions = _look(encoder, pixels)
+    input_size = (pixels.shape[2], pixels.shape[3])
+    sides = [
+        locate_regions(config, position, input_size, (image.height, image.width))
+        for position, image in zip(positions, images, strict=True)
+    ]
+    note = BEFORE_PROJECTION if config.projection_dim else None
+    shares, cosine = region_shares(*features), cosine_of(*features)
+    return Explanation(region_names(config), shares, cosine, sides[0], sides[1], note)
+
+
+def explainable_model(encoder: PlaceEncoder) -> D2VPRModel:
+    """Return the model of an encoder, or raise ValueError if its matches cannot be explained."""
+    model = encoder.model
+    if not isinstance(model, D2VPRModel):
+        raise ValueError(
+            f"Matches can be explained for D²-VPR, which has sampling points; this one is {model.config.model_type!r}."
+        )
+    if model.config.use_cross_image_encoder:
+        raise ValueError(
+            "This model has a cross-image encoder: a descriptor depends on all photos of its batch, so no sum over the regions "
+            "of two photos is the similarity that was searched by. Take a D²-VPR without it."
+        )
+    return model
+
+
+@torch.inference_mode()
+def _look(encoder: PlaceEncoder, pixels: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return region features (B, 1 + R, D) and sampling positions (B, P, 2) of pixels (B, 3, height, width)."""
+    found = encoder.model(pixels.to(encoder.device, encoder.model.dtype))
+    return found.region_features.float().cpu().numpy(), found.sampling_positions.float().cpu().numpy()
+
+
+def _side(photo: PhotoRegions) -> dict[str, Any]:
+    return {
+        "height": photo.size[0],
+        "width": photo.size[1],
+        "points": photo.points.round(2).tolist(),
+        "region_of_point": photo.region.tolist(),
+        "boxes": photo.boxes.round(2).tolist(),
+    }
+
+
+__all__ = ["BEFORE_PROJECTION", "Explanation", "explain_match", "explainable_model"]

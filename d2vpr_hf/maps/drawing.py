@@ -1,0 +1,187 @@
+"""A map as SVG: the database's photos and the ways between them, and on top matches, the estimate with its radius, the truth.
+
+The ways are drawn between photos that stand close together, so that what was photographed along streets looks like streets, and
+nothing has to be fetched from anywhere. Colours are left to whoever shows the drawing; every mark has a class and a shape of
+its own, so that colour is not all that tells them apart.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from d2vpr_hf.maps.plane import Plane
+from d2vpr_hf.maps.tiles import TileSource, View
+from d2vpr_hf.readers import Place
+
+WIDTH, HEIGHT = 720.0, 460.0  # units of a drawing
+_MAX_DOTS = 2500  # a browser draws more of them slowly, and they would lie on each other
+_MAX_WAYS = 8000
+_SPOT = 4.0  # metres that photos of one spot lie within
+_MARGIN = 0.12  # of the view, around what must be seen
+_LEAST_SPAN = 160.0  # metres
+_REACH = 1.6  # times the usual distance between neighbours: photos so close are joined by a way
+
+
+@dataclass(frozen=True)
+class MapMarks:
+    """What is shown on a map besides the database.
+
+    Attributes:
+        matches: Places of the matches, the best first.
+        estimate: Where the query was taken, as the matches say; with the radius that holds for 90 %.
+        radius: Metres, or `None`.
+        truth: Where it was really taken, if that is known.
+    """
+
+    matches: Sequence[Place] = field(default_factory=tuple)
+    estimate: Place | None = None
+    radius: float | None = None
+    truth: Place | None = None
+
+
+class BaseMap:
+    """The database's photos on a plane, prepared once and drawn with other marks each time.
+
+    Args:
+        places: Of the database.
+        tiles: Server of tiles to lie below; `None` for the drawing alone.
+    """
+
+    def __init__(self, places: Sequence[Place], tiles: TileSource | None = None) -> None:
+        self.plane = Plane.of(places)
+        self.tiles = tiles if self.plane is not None and self.plane.frame is None else None
+        points = np.empty((0, 2)) if self.plane is None else self.plane.project(places)
+        self.points = _thin(points[~np.isnan(points).any(axis=1)])
+        self.ways = _ways(self.points)
+
+    def draw(self, marks: MapMarks = MapMarks(), caption: str = "") -> str:
+        """Draw the map around what must be seen: all marks, or the whole database where there are none.
+
+        Args:
+            marks: What to show.
+            caption: What the map shows, for those who cannot see it.
+
+        Returns:
+            SVG, or an empty text where no place has a position.
+        """
+        if self.plane is None:
+            return ""
+        canvas = _Canvas(self.plane, self._view(marks))
+        tiles = "" if self.tiles is None else self.tiles.draw(self.plane, canvas.view, canvas.scale)
+        parts = [tiles, self._draw_base(canvas), _draw_marks(canvas, marks), _draw_scale_bar(canvas)]
+        return (
+            f'<svg class="map{" tiled" if tiles else ""}" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" tabindex="0" '
+            f'aria-label="{escape(caption)}">{"".join(parts)}</svg>'
+        )
+
+    def _view(self, marks: MapMarks) -> View:
+        """Choose the part of the plane to show, in the drawing's proportions."""
+        assert self.plane is not None
+        wanted = [place for place in (*marks.matches, marks.estimate, marks.truth) if place is not None]
+        points = self.plane.project(wanted)
+        points = points[~np.isnan(points).any(axis=1)]
+        points = points if len(points) else self.points
+        low, high = points.min(axis=0), points.max(axis=0)
+        if marks.estimate is not None and marks.radius is not None:
+            centre = self.plane.project([marks.estimate])[0]
+            reach = min(marks.radius, float(np.ptp(self.points, axis=0).max()) or _LEAST_SPAN)
+            low, high = np.fmin(low, centre - reach), np.fmax(high, centre + reach)
+        middle, span = (low + high) / 2, np.maximum((high - low) * (1 + 2 * _MARGIN), _LEAST_SPAN)
+        metres = max(span[0] / WIDTH, span[1] / HEIGHT)  # of a unit
+        half = metres * np.array([WIDTH, HEIGHT]) / 2
+        return View(*(middle - half).tolist(), *(middle + half).tolist())
+
+    def _draw_base(self, canvas: "_Canvas") -> str:
+        ways = "".join(f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" for a, b in canvas.to_units(self.ways))
+        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in canvas.to_units(self.points))  # round caps make dots of them
+        return f'<path class="ways" d="{ways}"/><path class="database" d="{dots}"/>'
+
+
+class _Canvas:
+    """A view, and how it becomes units of the drawing."""
+
+    def __init__(self, plane: Plane, view: View) -> None:
+        self.plane, self.view = plane, view
+        self.scale = WIDTH / (view.right - view.left)
+
+    def to_units(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn metres (..., 2) into units, y down."""
+        return (points - [self.view.left, self.view.top]) * [self.scale, -self.scale]
+
+    def place(self, place: Place) -> tuple[float, float] | None:
+        """Return where a place lies in units, or `None` if it cannot be drawn here."""
+        found = self.to_units(self.plane.project([place]))[0]
+        return None if np.isnan(found).any() else (float(found[0]), float(found[1]))
+
+
+def _draw_marks(canvas: _Canvas, marks: MapMarks) -> str:
+    parts = []
+    if marks.estimate is not None and (at := canvas.place(marks.estimate)) is not None:
+        if marks.radius is not None:
+            parts.append(f'<circle class="radius" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{marks.radius * canvas.scale:.1f}"/>')
+        parts.append(_mark(at, "estimate", '<circle r="11"/><circle class="core" r="4"/>', "estimate"))
+    for rank, place in reversed(list(enumerate(marks.matches, 1))):  # the best on top
+        if (at := canvas.place(place)) is not None:
+            pin = f'<path d="M0 0C-4 -7 -9 -10 -9 -17A9 9 0 0 1 9 -17C9 -10 4 -7 0 0Z"/><text y="-13.5">{rank}</text>'
+            parts.append(_mark(at, "match", pin, f"match {rank}"))
+    if marks.truth is not None and (at := canvas.place(marks.truth)) is not None:
+        star = '<path d="M0 -9L2.6 -3 9 -2.6 4 1.6 5.8 8 0 4.4 -5.8 8 -4 1.6 -9 -2.6 -2.6 -3Z"/>'
+        parts.append(_mark(at, "truth", star, "truth"))
+    return "".join(parts)
+
+
+def _mark(at: tuple[float, float], kind: str, shape: str, title: str) -> str:
+    """Draw a mark that keeps its size when the map is zoomed: the inner group is scaled back by whoever zooms."""
+    inner = f'<g class="mark"><title>{title}</title>{shape}</g>'
+    return f'<g class="{kind}" transform="translate({at[0]:.1f} {at[1]:.1f})">{inner}</g>'
+
+
+def _draw_scale_bar(canvas: _Canvas) -> str:
+    metres = nice_length((canvas.view.right - canvas.view.left) / 5)
+    length = metres * canvas.scale
+    text = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
+    north = '<g class="north" transform="translate(692 32)"><path d="M0 -16L6 4 0 0 -6 4Z"/><text y="18">N</text></g>'
+    bar = f'<path d="M0 -6V0H{length:.1f}V-6"/><text x="{length / 2:.1f}" y="-9">{text}</text>'
+    return f'<g class="furniture"><g class="scale" transform="translate(20 {HEIGHT - 18:.0f})">{bar}</g>{north}</g>'
+
+
+def nice_length(metres: float) -> float:
+    """Round a length down to 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(max(metres, 1e-3)))
+    return next(step * power for step in (5.0, 2.0, 1.0) if step * power <= max(metres, 1e-3) * (1 + 1e-9))
+
+
+def _thin(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keep one point of each cell of a grid, the coarser the more there are, so that few enough are drawn."""
+    points = np.unique(points.round(1), axis=0)
+    cell = 1.0
+    while len(points) > _MAX_DOTS:
+        points, cell = _first_of_cells(points, cell), 1.5 * cell
+    return points
+
+
+def _ways(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Join spots that are about as close as neighbouring spots usually are: the ends of each way in metres (W, 2, 2)."""
+    spots = _first_of_cells(points, _SPOT)
+    if len(spots) < 3:
+        return np.empty((0, 2, 2))
+    tree = cKDTree(spots)
+    apart = np.sort(tree.query(spots, k=min(9, len(spots)))[0][:, 1:], axis=1)
+    elsewhere = np.where(apart > _SPOT, apart, np.inf).min(axis=1)  # several photos of one spot say nothing of distances
+    usual = float(np.median(elsewhere[np.isfinite(elsewhere)])) if np.isfinite(elsewhere).any() else 0.0
+    pairs = tree.query_pairs(_REACH * usual, output_type="ndarray")
+    return spots[pairs[:_MAX_WAYS]]
+
+
+def _first_of_cells(points: NDArray[np.float64], cell: float) -> NDArray[np.float64]:
+    """Keep the first point of each cell of a grid."""
+    _, first = np.unique(np.floor(points / cell), axis=0, return_index=True)
+    return points[np.sort(first)]
+
+
+__all__ = ["HEIGHT", "WIDTH", "BaseMap", "MapMarks", "nice_length"]

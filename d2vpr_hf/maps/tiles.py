@@ -1,0 +1,66 @@
+"""Tiles of a web map below a drawing, where somebody asks for them. The visitor's browser fetches them, and tells the server by
+that where the visitor looks; so there are none by default.
+"""
+
+import math
+from dataclasses import dataclass
+from html import escape
+from typing import NamedTuple
+
+from d2vpr_hf.maps.plane import Plane
+
+_MAX_TILES = 36
+_MAX_ZOOM = 19
+
+
+class View(NamedTuple):
+    """A part of the plane, metres: left, bottom, right and top."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+
+@dataclass(frozen=True)
+class TileSource:
+    """A server of tiles.
+
+    Attributes:
+        template: URL with `{z}`, `{x}` and `{y}`.
+        attribution: Whose the map is, which must be shown with it.
+    """
+
+    template: str
+    attribution: str
+
+    def __post_init__(self) -> None:
+        if not (self.template.startswith("https://") and all(part in self.template for part in ("{z}", "{x}", "{y}"))):
+            raise ValueError(f"Expected tiles as https://host/{{z}}/{{x}}/{{y}}.png, got {self.template!r}.")
+
+    def draw(self, plane: Plane, view: View, scale: float) -> str:
+        """Return the tiles that cover a view as SVG images, in units of 1 / `scale` metres from its upper left corner."""
+        zoom = self._zoom(plane, view)
+        side = plane.world() / 2**zoom
+        half = plane.world() / 2
+        columns = range(math.floor((view.left + half) / side), math.floor((view.right + half) / side) + 1)
+        rows = range(math.floor((half - view.top) / side), math.floor((half - view.bottom) / side) + 1)
+        images = []
+        for x in columns:
+            for y in rows:
+                url = escape(self.template.replace("{z}", str(zoom)).replace("{x}", str(x)).replace("{y}", str(y)))
+                left, top = (x * side - half - view.left) * scale, (view.top - (half - y * side)) * scale
+                images.append(f'<image href="{url}" x="{left:.2f}" y="{top:.2f}" width="{side * scale + 0.5:.2f}" '
+                              f'height="{side * scale + 0.5:.2f}"/>')  # fmt: skip
+        return f'<g class="tiles">{"".join(images)}</g>'
+
+    def _zoom(self, plane: Plane, view: View) -> int:
+        """Choose the finest zoom that covers a view with few tiles."""
+        for zoom in range(_MAX_ZOOM, 0, -1):
+            side = plane.world() / 2**zoom
+            if ((view.right - view.left) / side + 2) * ((view.top - view.bottom) / side + 2) <= _MAX_TILES:
+                return zoom
+        return 0
+
+
+__all__ = ["TileSource", "View"]

@@ -1,0 +1,1 @@
+"""What the Gradio Space shows and guards, in plain functions: nothing here imports Gradio."""

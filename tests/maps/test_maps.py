@@ -1,0 +1,138 @@
+"""Marks must lie where the places are, and the map must need nothing but itself."""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from d2vpr_hf.maps import BaseMap, MapMarks, Plane, TileSource
+from d2vpr_hf.maps.drawing import HEIGHT, WIDTH, nice_length
+from d2vpr_hf.maps.tiles import View
+from d2vpr_hf.readers import Place
+from d2vpr_hf.readers.places import distance_in_metres
+
+SPACE = "{http://www.w3.org/2000/svg}"
+
+
+def parsed(svg):
+    return ElementTree.fromstring(svg.replace("<svg ", f'<svg xmlns="{SPACE[1:-1]}" ', 1))
+
+
+def degrees(latitude, longitude):
+    return Place("", latitude=latitude, longitude=longitude)
+
+
+def local(x, y):
+    return Place("", x=x, y=y, frame="hall")
+
+
+def position(svg, kind):
+    """Where marks of a kind lie, in units of the drawing."""
+    groups = [group for group in parsed(svg).iter(f"{SPACE}g") if group.get("class") == kind]
+    return np.array([re.findall(r"-?[\d.]+", group.get("transform")) for group in groups], float)
+
+
+def scale_of(svg):
+    """Units of a metre, as the scale bar shows it."""
+    bar = next(group for group in parsed(svg).iter(f"{SPACE}g") if group.get("class") == "scale")
+    number, unit = bar.find(f"{SPACE}text").text.split()
+    return float(re.search(r"H([\d.]+)", bar.find(f"{SPACE}path").get("d")).group(1)) / (
+        float(number) * {"m": 1, "km": 1e3}[unit]
+    )
+
+
+@pytest.mark.parametrize("latitude", [0.0, 46.35, -60.0])
+def test_metres_of_the_plane_are_metres(latitude):
+    """Mercator stretches by 1 / cos(latitude): 2 at 60 degrees. Against the great circle, to 1 %: the earth is flattened."""
+    places = [degrees(latitude, 11.0), degrees(latitude + 0.003, 11.0), degrees(latitude, 11.004)]
+    points = Plane.of(places).project(places)
+    for other in (1, 2):
+        assert math.dist(points[0], points[other]) == pytest.approx(distance_in_metres(places[0], places[other]), rel=0.01)
+    assert points[1][1] > points[0][1] and points[2][0] > points[0][0]
+
+
+def test_the_frame_is_that_of_most_places():
+    assert Plane.of([]) is None and Plane.of([Place("a")]) is None
+    assert Plane.of([degrees(10, 20), local(1, 2), degrees(11, 20)]).frame is None
+    assert Plane.of([local(1, 2)] * 3 + [degrees(1, 2)]).frame == "the local frame hall"
+    utm = Place("", utm_east=500000.0, utm_north=5000000.0, utm_zone="32T")
+    assert Plane.of([utm]).frame is None and not np.isnan(Plane.of([utm]).project([utm])).any()
+    assert np.isnan(Plane.of([local(1, 2)]).project([degrees(1, 2), Place("a")])).all()
+
+
+def test_marks_lie_where_their_places_are():
+    """North is up, east is right, distances are as the scale bar says, and the estimate's circle has its radius."""
+    database = [local(x, y) for x in range(0, 400, 40) for y in range(0, 200, 40)]
+    marks = MapMarks([local(100, 100), local(200, 100)], local(150, 150), 50.0, local(100, 0))
+    svg = BaseMap(database).draw(marks, "a map")
+    matches, estimate, truth = (position(svg, kind) for kind in ("match", "estimate", "truth"))
+    first, second = matches[1], matches[0]  # the best is drawn last, on top
+    scale = scale_of(svg)
+    assert np.allclose(second - first, [100 * scale, 0], atol=0.2) and np.allclose(truth[0] - first, [0, 100 * scale], atol=0.2)
+    assert np.allclose(estimate[0] - first, [50 * scale, -50 * scale], atol=0.2)
+    circle = next(element for element in parsed(svg).iter(f"{SPACE}circle") if element.get("class") == "radius")
+    assert float(circle.get("r")) == pytest.approx(50 * scale, abs=0.2)
+    assert parsed(svg).get("aria-label") == "a map"
+
+
+@pytest.mark.parametrize("reach", [10.0, 3000.0])
+def test_all_marks_are_in_view(reach):
+    database = [local(x, 0.0) for x in range(0, 5000, 50)]
+    svg = BaseMap(database).draw(MapMarks([local(0, 0), local(reach, reach)], truth=local(-reach, 0)))
+    found = np.vstack([position(svg, "match"), position(svg, "truth")])
+    assert (found > 0).all() and (found < [WIDTH, HEIGHT]).all()
+
+
+def test_ways_join_neighbours_and_no_others():
+    """Four photos of each spot, 40 m apart along two streets 200 m apart: streets are drawn, nothing across."""
+    spots = [(x, y) for x in range(0, 400, 40) for y in (0, 200)]
+    places = [local(x + dx, y + dy) for x, y in spots for dx in (0, 0.5) for dy in (0, 0.5)]
+    ways = BaseMap(places).ways
+    lengths = np.linalg.norm(ways[:, 0] - ways[:, 1], axis=1)
+    assert len(ways) == 18 and np.allclose(lengths, 40, atol=1)
+
+
+def test_a_large_database_is_thinned():
+    points = np.random.default_rng(0).uniform(0, 1e4, (20_000, 2))
+    base = BaseMap([local(x, y) for x, y in points])
+    assert 500 < len(base.points) <= 2500 and len(base.draw()) < 700_000
+
+
+def test_maps_without_positions_or_with_one():
+    assert BaseMap([Place("a")]).draw() == ""
+    svg = BaseMap([degrees(46.0, 11.0)]).draw()
+    assert scale_of(svg) > 0 and position(svg, "match").size == 0
+    assert position(BaseMap([degrees(46.0, 11.0)]).draw(MapMarks([Place("nowhere")])), "match").size == 0
+
+
+@pytest.mark.parametrize(("metres", "nice"), [(1.0, 1.0), (1.99, 1.0), (2.0, 2.0), (49.9, 20.0), (50.0, 50.0), (999.0, 500.0)])
+def test_nice_lengths(metres, nice):
+    assert nice_length(metres) == pytest.approx(nice)
+
+
+def test_nothing_is_fetched_without_tiles():
+    svg = BaseMap([degrees(46.0, 11.0), degrees(46.001, 11.0)]).draw(MapMarks([degrees(46.0, 11.0)]), "x")
+    assert "<image" not in svg and "http" not in svg
+
+
+def test_tiles_lie_where_the_web_map_has_them():
+    """The tile of a place, by the formula of web maps in latitudes, must cover the place's mark."""
+    place, tiles = degrees(46.3493, 11.5191), TileSource("https://tiles.example/{z}/{x}/{y}.png", "somebody")
+    svg = BaseMap([place, degrees(46.3523, 11.5241)], tiles).draw(MapMarks([place]))
+    images = {tuple(map(int, re.findall(r"/(\d+)", image.get("href")))): image for image in parsed(svg).iter(f"{SPACE}image")}
+    zoom = next(iter(images))[0]
+    x = math.floor((place.longitude + 180) / 360 * 2**zoom)
+    y = math.floor((1 - math.asinh(math.tan(math.radians(place.latitude))) / math.pi) / 2 * 2**zoom)
+    left, top, width, height = (float(images[zoom, x, y].get(name)) for name in ("x", "y", "width", "height"))
+    across, down = position(svg, "match")[0]
+    assert left <= across <= left + width and top <= down <= top + height and len(images) <= 36
+
+
+def test_tiles_need_a_template_and_degrees():
+    with pytest.raises(ValueError, match="Expected tiles as https"):
+        TileSource("http://host/tile.png", "")
+    assert BaseMap([local(0, 0)], TileSource("https://h/{z}/{x}/{y}", "a")).tiles is None
+    plane = Plane.of([degrees(46, 11)])
+    assert TileSource("https://h/{z}/{x}/{y}?a=1&b=2", "a").draw(plane, View(0, 0, 1e7, 1e7), 1).count("&amp;b=2") <= 36

@@ -1,0 +1,167 @@
+"""A visitor's uploads are his: through the middleware, as Gradio's routes look, without Gradio."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from d2vpr_hf.space.private_files import PrivateFiles, visitor_of
+from d2vpr_hf.space.visitors import COOKIE, Visitors
+
+
+class Server:
+    """Answers as Gradio would: uploads with the names of files, everything else with what it was sent."""
+
+    def __init__(self, folder, public=()):
+        self.visitors = Visitors(folder)
+        self.app = PrivateFiles(self.answer, self.visitors, frozenset(public))
+        self.upload = []
+
+    async def answer(self, scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        answer = json.dumps(self.upload).encode() if scope["path"].endswith("/upload") else b"got " + body
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for part in (answer[:5], answer[5:]):  # answers may come in parts
+            await send({"type": "http.response.body", "body": part, "more_body": part == answer[:5]})
+
+    def request(self, method, path, body=b"", visitor=None, headers=()):
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        cookies = [(b"cookie", f"theme=dark; {COOKIE}={visitor}".encode())] if visitor else []
+        scope = {"type": "http", "method": method, "path": path, "scheme": "http", "headers": [*cookies, *headers]}
+        asyncio.run(self.app(scope, receive, send))
+        answer = b"".join(message.get("body", b"") for message in sent)
+        return sent[0]["status"], dict(sent[0]["headers"]), answer
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "up" / "ab12").mkdir(parents=True)
+    (tmp_path / "example.jpg").write_text("public")
+    found = Server(tmp_path / "up", [tmp_path / "example.jpg"])
+    found.photo = tmp_path / "up" / "ab12" / "photo.jpg"
+    found.photo.write_text("private")
+    found.upload = [str(found.photo)]
+    return found
+
+
+def work(server, file, visitor=None):
+    body = json.dumps({"data": [{"path": str(file), "meta": {"_type": "gradio.FileData"}}, [1, {"a": None}]]}).encode()
+    return server.request("POST", "/gradio_api/queue/join", body, visitor)
+
+
+def test_only_who_uploaded_a_file_can_fetch_it(server):
+    assert server.request("POST", "/gradio_api/upload", b"...", "alice")[2] == json.dumps(server.upload).encode()
+    path = f"/gradio_api/file={server.photo}"
+    assert server.request("GET", path, visitor="alice")[0] == 200
+    for visitor in ("bob", None, ""):
+        status, _, answer = server.request("GET", path, visitor=visitor)
+        assert (status, answer) == (403, b"This file belongs to another visitor, or is gone.")
+    for spelling in (
+        f"/file={server.photo.parent}/../ab12/photo.jpg",
+        f"/gradio_api/file/{server.photo}",
+        f"/file=/{server.photo}",
+    ):
+        assert server.request("GET", spelling, visitor="bob")[0] == 403
+        assert server.request("HEAD", spelling, visitor="bob")[0] == 403
+
+
+def test_a_link_into_the_folder_is_no_way_round(server, tmp_path):
+    server.visitors.add_file("alice", server.photo)
+    (tmp_path / "link").symlink_to(server.photo)
+    assert server.request("GET", f"/file={tmp_path / 'link'}", visitor="bob")[0] == 403
+
+
+def test_files_of_the_folder_that_nobody_uploaded_are_closed(server):
+    assert server.request("GET", f"/file={server.photo}", visitor="alice")[0] == 403
+    assert server.request("GET", "/gradio_api/file=/etc/hostname")[0] == 200  # Gradio's own rules decide on other folders
+
+
+def test_only_own_files_are_worked_on(server, tmp_path):
+    server.request("POST", "/gradio_api/upload", b"...", "alice")
+    status, _, answer = work(server, server.photo, "alice")
+    assert status == 200 and str(server.photo).encode() in answer  # the body arrives whole
+    for visitor in ("bob", None):
+        assert work(server, server.photo, visitor)[0] == 403
+    for outside in (
+        "/etc/passwd",
+        tmp_path / "secret.jpg",
+        "example.jpg",
+        str(server.photo.parent / ".." / ".." / "secret.jpg"),
+    ):
+        assert work(server, outside, "alice")[0] == 403
+    assert work(server, tmp_path / "example.jpg", "bob")[0] == 200
+    assert work(server, "https://example.org/photo.jpg", "bob")[0] == 200
+
+
+@pytest.mark.parametrize("route", ["queue/join", "call/localize", "run/predict", "api/predict", "call/v2/localize"])
+def test_every_route_to_work_is_watched(server, route):
+    body = json.dumps({"data": {"deep": [{"path": "/etc/passwd"}]}}).encode()
+    assert server.request("POST", f"/gradio_api/{route}", body)[0] == 403
+    assert server.request("POST", f"/gradio_api/{route}", b'{"data": []}')[0] == 200
+    assert server.request("POST", f"/gradio_api/{route}", b" " * 4_000_001)[0] == 413
+
+
+def test_who_keeps_no_cookies_can_use_uploads_but_fetches_none(server):
+    server.request("POST", "/gradio_api/upload", b"...")
+    assert work(server, server.photo)[0] == 200
+    assert server.request("GET", f"/file={server.photo}")[0] == 403
+
+
+def test_files_go_when_their_last_visitor_leaves(server):
+    """The same photo may be two visitors' own; a visitor may have two pages open."""
+    for visitor, session in (("alice", "1"), ("alice", "2"), ("bob", "3")):
+        server.visitors.arrive(visitor, session)
+        server.visitors.add_file(visitor, server.photo)
+    server.visitors.leave("alice", "1")
+    assert server.visitors.may_fetch("alice", server.photo)
+    server.visitors.leave("alice", "2")
+    assert not server.visitors.may_fetch("alice", server.photo) and server.visitors.may_fetch("bob", server.photo)
+    server.visitors.leave("bob", "3")
+    assert not server.photo.exists() and not server.photo.parent.exists() and server.visitors.folder.exists()
+
+
+def test_visitors_get_a_cookie_once(server):
+    status, headers, _ = server.request("GET", "/")
+    name, _, rest = headers[b"set-cookie"].decode().partition("=")
+    assert status == 200 and name == COOKIE and len(rest.split(";")[0]) == 32
+    assert "HttpOnly" in rest and "SameSite=Lax" in rest
+    assert b"set-cookie" not in server.request("GET", "/", visitor="alice")[1]
+    framed = server.request("GET", "/", headers=[(b"x-forwarded-proto", b"https")])[1][b"set-cookie"].decode()
+    assert "SameSite=None; Secure; Partitioned" in framed
+    assert server.request("GET", "/")[1][b"set-cookie"] != headers[b"set-cookie"]
+
+
+@pytest.mark.parametrize("header", [b"", b"\xff\xfe=;;", b"other=1", f"{COOKIE}=".encode()])
+def test_odd_cookies_name_nobody(header):
+    assert visitor_of({"headers": [(b"cookie", header)]}) is None
+
+
+def test_many_uploads_do_not_fill_the_memory(tmp_path):
+    visitors = Visitors(tmp_path)
+    for number in range(1000):
+        visitors.add_file("alice", tmp_path / str(number))  # deleted meanwhile
+    assert len(visitors._owners) <= 200
+    for number in range(50):
+        visitors.arrive(str(number), "s")
+        visitors.leave(str(number), "s")
+    assert not visitors._sessions
+
+
+def test_other_protocols_pass(tmp_path):
+    async def app(scope, receive, send):
+        scope["seen"] = True
+
+    scope = {"type": "lifespan"}
+    asyncio.run(PrivateFiles(app, Visitors(Path(tmp_path)))(scope, None, None))
+    assert scope["seen"]

@@ -1,0 +1,162 @@
+"""What strangers upload: refused with a sentence, never written outside, never unfolded beyond the limits."""
+
+import io
+import stat
+import struct
+import zipfile
+from pathlib import Path
+
+import pillow_heif
+import pytest
+from PIL import Image
+
+from d2vpr_hf.space.uploads import Limits, UploadError, check_photo, collect_photos, safe_name
+from tests.photos import draw, save
+
+SMALL = Limits(photos=4, photo_bytes=30_000, pixels=10_000, zip_entries=10, unpacked_bytes=100_000)
+
+
+def jpeg(seed=1):
+    file = io.BytesIO()
+    draw(seed).save(file, "JPEG")
+    return file.getvalue()
+
+
+def zipped(path, entries):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+    return path
+
+
+def files_under(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_photos_and_zips_are_taken_and_the_rest_is_named(tmp_path):
+    pillow_heif.register_heif_opener()
+    draw(3).save(tmp_path / "phone.HEIC", format="HEIF")
+    (tmp_path / "broken.jpg").write_text("not a photo")
+    archive = zipped(tmp_path / "more.zip", [("a/one.jpg", jpeg()), ("__MACOSX/a/._one.jpg", b"x"), ("a/notes.txt", b"hello")])
+    files = [save(tmp_path / "first.jpg", 1), tmp_path / "phone.HEIC", tmp_path / "broken.jpg", archive]
+    found = collect_photos(files, tmp_path / "out", SMALL)
+    assert [path.name for path in found.photos] == ["first.jpg", "phone.HEIC", "one.jpg"]
+    assert found.left_out == {"broken.jpg": "not an image", "a/notes.txt": "not a photo by its name"}
+    assert files_under(tmp_path / "out") == ["0000/first.jpg", "0001/phone.HEIC", "0002/one.jpg"]
+    assert (tmp_path / "out" / "0002" / "one.jpg").read_bytes() == jpeg()
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.jpg", "a/../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg", "C:\\evil.jpg", "a/..", "C:evil.jpg"]
+)
+def test_names_that_lead_out(tmp_path, name):
+    archive = zipped(tmp_path / "evil.zip", [("good.jpg", jpeg()), (name, jpeg())])
+    with pytest.raises(UploadError, match=r"leads out of it .* Nothing was read"):
+        collect_photos([archive], tmp_path / "in" / "out", SMALL)
+    assert files_under(tmp_path) == ["evil.zip"]
+
+
+def test_links_are_refused(tmp_path):
+    link = zipfile.ZipInfo("link.jpg")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive = zipped(tmp_path / "link.zip", [(link, "/etc/passwd")])
+    with pytest.raises(UploadError, match="holds a link"):
+        collect_photos([archive], tmp_path / "out", SMALL)
+
+
+def test_a_bomb_is_not_unfolded(tmp_path):
+    """10 MB of zeros in 10 kB: refused by what the zip says of itself."""
+    bomb = zipped(tmp_path / "bomb.zip", [("zeros.jpg", bytes(10_000_000))])
+    with pytest.raises(UploadError, match="would unfold to 10 MB"):
+        collect_photos([bomb], tmp_path / "out", SMALL)
+    with pytest.raises(UploadError, match="would unfold to 300 MB"):  # few photos, but packed too well to be photos
+        collect_photos([zipped(tmp_path / "b.zip", [("z.jpg", bytes(300_000_000))])], tmp_path / "out", Limits(ratio=100))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bomb_that_lies_about_its_size(tmp_path):
+    """The list says 100 bytes, the content is 10 MB: no more is written than a photo may have."""
+    bomb = zipped(tmp_path / "bomb.zip", [("zeros.jpg", bytes(10_000_000))])
+    content = bytearray(bomb.read_bytes())
+    for position in (content.index(b"PK\x01\x02") + 24, 22):  # uncompressed size in the list and before the content
+        struct.pack_into("<I", content, position, 100)
+    bomb.write_bytes(content)
+    with pytest.raises(UploadError, match="damaged"):
+        collect_photos([bomb], tmp_path / "out", SMALL)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("out/**/*") if path.is_file()) <= SMALL.photo_bytes + (1 << 20)
+
+
+def test_too_many(tmp_path):
+    photos = [save(tmp_path / f"{i}.jpg", i) for i in range(5)]
+    with pytest.raises(UploadError, match=r"more than 4 photos\. Up to 4 photos"):
+        collect_photos(photos, tmp_path / "out", SMALL)
+    with pytest.raises(UploadError, match="holds 5 photos"):
+        collect_photos([zipped(tmp_path / "5.zip", [(f"{i}.jpg", jpeg()) for i in range(5)])], tmp_path / "out", SMALL)
+    with pytest.raises(UploadError, match="lists 11 files"):
+        collect_photos([zipped(tmp_path / "11.zip", [(f"{i}.txt", "") for i in range(11)])], tmp_path / "out", SMALL)
+
+
+def test_too_large(tmp_path):
+    draw(1, height=100, width=100).save(tmp_path / "pixels.png")
+    (tmp_path / "bytes.jpg").write_bytes(jpeg() + bytes(40_000))
+    with pytest.raises(UploadError, match=r"it has 0\.0 megapixels, and photos must have fewer"):
+        check_photo(tmp_path / "pixels.png", SMALL)
+    with pytest.raises(UploadError, match="larger than 0 MB"):
+        check_photo(tmp_path / "bytes.jpg", SMALL)
+    found = collect_photos([save(tmp_path / "good.jpg", 1), tmp_path / "bytes.jpg"], tmp_path / "out", SMALL)
+    assert len(found.photos) == 1 and files_under(tmp_path / "out") == ["0000/good.jpg"]
+    photos = [save(tmp_path / f"{i}.bmp", i) for i in range(4)]  # 16 kB each
+    with pytest.raises(UploadError, match="take more than"):
+        collect_photos(photos, tmp_path / "out2", Limits(photos=9, unpacked_bytes=40_000))
+
+
+def test_fifty_megapixels_are_refused_without_decoding(tmp_path):
+    Image.new("1", (10_000, 5_000)).save(tmp_path / "50.png")
+    Image.new("1", (9_999, 5_000)).save(tmp_path / "49.png")
+    with pytest.raises(UploadError, match=r"50\.0 megapixels, and photos must have fewer than 50"):
+        check_photo(tmp_path / "50.png")
+    check_photo(tmp_path / "49.png")
+
+
+def test_what_is_no_photo(tmp_path):
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "false.zip").write_text("hello")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UploadError, match="cannot be used: not an image"):
+        check_photo(tmp_path / "text.jpg")
+    with pytest.raises(UploadError, match=r"false\.zip is not a zip"):
+        collect_photos([tmp_path / "false.zip"], tmp_path / "out")
+    with pytest.raises(UploadError, match=r"no photo .*notes\.txt: not a photo by its name.* Up to 300 photos"):
+        collect_photos([tmp_path / "notes.txt"], tmp_path / "out")
+    with pytest.raises(UploadError, match="no photo"):
+        collect_photos([], tmp_path / "out")
+
+
+def test_a_locked_or_damaged_zip(tmp_path):
+    archive = zipped(tmp_path / "locked.zip", [("a.jpg", jpeg())])
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(UploadError, match="password"):
+        collect_photos([archive], tmp_path / "out")
+    archive = zipped(tmp_path / "damaged.zip", [("a.jpg", jpeg())])
+    content = bytearray(archive.read_bytes())
+    content[60:80] = bytes(20)
+    archive.write_bytes(content)
+    with pytest.raises(UploadError, match="The zip is damaged: Bad CRC"):
+        collect_photos([archive], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a/b/c.jpg", "c.jpg"),
+        ("..\\..\\x.jpg", "x.jpg"),
+        ("<img src=x>.png", "_img src_x_.png"),
+        ("...", "photo"),
+        ("Straße 1.HEIC", "Straße 1.HEIC"),
+        ("x" * 300 + ".jpg", "x" * 116 + ".jpg"),
+    ],
+)
+def test_safe_names(name, safe):
+    assert safe_name(name) == safe and Path(safe).name == safe
