@@ -1,6 +1,12 @@
 """Memory, latency and recall of the vector stores on drawn descriptors, as a Markdown table, a JSON file and a figure.
 
-    python benchmarks/compact_search.py [--scratch FOLDER] [--quick]
+    python benchmarks/compact_search.py [--scratch FOLDER] [--quick | --case N ...]
+    python benchmarks/compact_search.py --index INDEX --queries INDEX
+
+With `--case` only those rows of CASES are measured; they take the place of their like in the JSON file, so that everything can
+be measured bit by bit, when nothing else runs. With `--index` real descriptors are measured: those of an index, searched with
+those of another one (`d2vpr index` makes both, `d2vpr evaluate --save-descriptors` too); place-R@1 then counts first matches
+within 25 m.
 
 The descriptors are drawn from a fixed seed: places of ten photos each, 100 places an area, ten areas a city; numbers fall off
 as a power law; the noise of a photo has three levels, by the cosine that two photos of a place have: 0.9, 0.78, and the hard
@@ -19,14 +25,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from faiss_stores import FACTORIES, FaissStore
 from matplotlib.figure import Figure
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from d2vpr_hf.descriptors import Descriptors
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, distance_in_metres
 from d2vpr_hf.search import exact_search
 from d2vpr_hf.stores import build_store, open_store
 
@@ -72,36 +83,78 @@ def _draw_photos(rng: np.random.Generator, places: NDArray[np.float32], noise: N
     return photos / np.linalg.norm(photos, axis=2, keepdims=True)
 
 
-def measure(data: Path, queries: NDArray[np.float32], asked: NDArray[np.int64], compression: str) -> dict[str, Any]:
+class Data(NamedTuple):
+    """Descriptors to search, and what to search them with.
+
+    Attributes:
+        path: A file of numpy's, or an index folder.
+        queries: (Q, D) float32.
+        is_right: Tells whether a row shows the place of a query, by both numbers.
+    """
+
+    path: Path
+    queries: NDArray[np.float32]
+    is_right: Callable[[int, int], bool]
+
+    def open(self) -> Descriptors:
+        """Map the descriptors (N, D)."""
+        return open_descriptors(self.path)
+
+
+def open_descriptors(path: Path) -> Descriptors:
+    """Map descriptors (N, D) of a file or of an index."""
+    return PlaceIndex.open(path).descriptors if path.is_dir() else np.load(path, mmap_mode="r")
+
+
+def drawn_data(path: Path, count: int, width: int, cosine: float) -> Data:
+    """Draw descriptors into a file; a right row is one of the query's place."""
+    queries, asked = draw(path, count, width, cosine)
+    return Data(path, queries, lambda query, row: bool(row // PHOTOS == asked[query]))
+
+
+def real_data(index: Path, queries: Path) -> Data:
+    """Take the descriptors of an index, and as queries those of another one; a right row lies within 25 m."""
+    opened = PlaceIndex.open(queries)
+    rows = np.sort(np.random.default_rng(0).permutation(len(opened))[:QUERIES])
+    places, known = [opened.places[row] for row in rows], PlaceIndex.open(index).places
+
+    def is_right(query: int, row: int) -> bool:
+        distance = distance_in_metres(places[query], known[row])
+        return distance is not None and distance <= POSITIVE_DIST_THRESHOLD
+
+    return Data(index, opened.descriptors.take(rows).astype(np.float32), is_right)
+
+
+def measure(data: Data, word: str, scratch: Path) -> dict[str, Any]:
     """Build a store, and search it in a process of its own."""
-    descriptors = np.load(data, mmap_mode="r")
+    descriptors = data.open()
     start = time.perf_counter()
-    store = build_store(descriptors, compression)  # type: ignore[arg-type] # one of COMPRESSIONS
-    with tempfile.TemporaryDirectory(dir=data.parent) as folder:
+    store = FaissStore(word, descriptors) if word in FACTORIES else build_store(descriptors, word)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         store.save(Path(folder))
         built = time.perf_counter() - start
-        np.save(Path(folder) / "queries.npy", queries)
-        command = [sys.executable, __file__, "--search", folder, "--data", str(data)]
+        np.save(Path(folder) / "queries.npy", data.queries)
+        command = [sys.executable, __file__, "--search", folder, "--word", word, "--data", str(data.path)]
         searched = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     rows = np.array(searched.pop("rows"))
-    return {"compression": compression, "build_seconds": built} | searched | _judge(rows, descriptors, queries, asked)
+    shape = {"count": len(descriptors), "width": descriptors.shape[1], "compression": word, "build_seconds": built}
+    return shape | searched | _judge(rows, descriptors, data)
 
 
-def _judge(
-    rows: NDArray[np.int64], descriptors: NDArray[np.float16], queries: NDArray[np.float32], asked: NDArray[np.int64]
-) -> dict[str, float]:
-    queries, asked = queries[: len(rows)], asked[: len(rows)]
-    truth = exact_search(queries, descriptors, NEIGHBOURS)[1]
+def _judge(rows: NDArray[np.int64], descriptors: Descriptors, data: Data) -> dict[str, float]:
+    truth = exact_search(data.queries[: len(rows)], descriptors, NEIGHBOURS)[1]
     shared = [len(set(found) & set(right)) for found, right in zip(rows.tolist(), truth.tolist(), strict=True)]
-    first = [100 * float((top[:, 0] // PHOTOS == asked).mean()) for top in (rows, truth)]
-    return {"recall": float(np.mean(shared)) / NEIGHBOURS, "place_recall": first[0], "place_recall_exact": first[1]}
+    first = [[data.is_right(*pair) for pair in enumerate(top[:, 0].tolist())] for top in (rows, truth)]
+    place_recall, exact = (100 * float(np.mean(right)) for right in first)
+    return {"recall": float(np.mean(shared)) / NEIGHBOURS, "place_recall": place_recall, "place_recall_exact": exact}
 
 
-def search_alone(folder: Path, data: Path) -> None:
+def search_alone(folder: Path, word: str, data: Path) -> None:
     """Search a saved store and print times, rows and memory: what the process of its own does."""
     queries = np.load(folder / "queries.npy")
     before = _memory("RssAnon")
-    store = open_store(folder, np.load(data, mmap_mode="r"))
+    descriptors = open_descriptors(data)
+    store = FaissStore.open(word, folder, descriptors) if word in FACTORIES else open_store(folder, descriptors)
     for query in queries[:20]:  # warm
         store.search(query[None], NEIGHBOURS)
     seconds, processor, rows, anonymous = [], [], [], 0
@@ -136,18 +189,33 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
-def run(scratch: Path, cases: list[tuple[int, int, float, list[str]]]) -> list[dict[str, Any]]:
-    """Measure stores on each case: count, width, cosine, compressions."""
-    results = []
-    for count, width, cosine, compressions in cases:
-        data = scratch / "descriptors.npy"
-        queries, asked = draw(data, count, width, cosine)
-        for compression in compressions:
-            case = {"count": count, "width": width, "cosine": cosine}
-            results.append(case | measure(data, queries, asked, compression))
-            print(table(results[-1:]).splitlines()[-1], flush=True)
-        data.unlink()
+def run(scratch: Path, case: "Case") -> list[dict[str, Any]]:
+    """Measure the stores of a case, and print each."""
+    count, width, cosine, words = case
+    data = drawn_data(scratch / "descriptors.npy", count, width, cosine)
+    results = [show({"cosine": cosine} | measure(data, word, scratch)) for word in words]
+    data.path.unlink()
     return results
+
+
+def show(result: dict[str, Any]) -> dict[str, Any]:
+    """Print a result as a row of the table."""
+    print(_row(result), flush=True)
+    return result
+
+
+def join(file: Path, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put results in the place of their like among those in a file, and write them there."""
+    known = json.loads(file.read_text()) if file.exists() else []
+    joined = {_key(result): result for result in [*known, *results]}
+    sorted_by_case = sorted(joined.values(), key=lambda result: (result["width"], -result["cosine"], result["count"]))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(sorted_by_case, indent=1) + "\n")
+    return sorted_by_case
+
+
+def _key(result: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(result[name] for name in ("count", "width", "cosine", "compression"))
 
 
 COLUMNS = (
@@ -164,7 +232,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def _row(result: dict[str, Any]) -> str:
     cells = (
         f"{result['count']:,} × {result['width']}",
-        f"{result['cosine']}",
+        f"{result['cosine'] or 'real'}",
         result["compression"],
         f"{result['recall']:.4f}",
         f"{result['place_recall']:.1f} % ({result['place_recall_exact']:.1f} %)",
@@ -180,7 +248,7 @@ def plot_growth(results: list[dict[str, Any]]) -> Figure:
     grown = [result for result in results if result["width"] == 512 and result["cosine"] == 0.64]
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots(1, 2)
-    for compression in MEASURED:
+    for compression in COMPARED:
         line = sorted((r for r in grown if r["compression"] == compression), key=lambda r: r["count"])
         counts = [result["count"] for result in line]
         drawn = axes[0].plot(counts, [result["median_ms"] for result in line], "o-", markersize=4, label=compression)
@@ -194,38 +262,59 @@ def plot_growth(results: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-# of stored float16, `half` is `none`
-MEASURED = ["none", "int8", "bits"]
-CASES: list[tuple[int, int, float, list[str]]] = [
-    (10_000, 512, 0.64, MEASURED),
-    (30_000, 512, 0.64, MEASURED),
-    (100_000, 512, 0.64, MEASURED),
-    (300_000, 512, 0.64, MEASURED),
-    (1_000_000, 512, 0.64, MEASURED),
+Case = tuple[int, int, float, list[str]]  # count, width, cosine, words
+COMPARED = ["none", "int8", "bits"]  # of stored float16, `half` is `none`
+CASES: list[Case] = [
+    (10_000, 512, 0.64, COMPARED),
+    (30_000, 512, 0.64, COMPARED),
+    (100_000, 512, 0.64, COMPARED),
+    (300_000, 512, 0.64, COMPARED),
+    (1_000_000, 512, 0.64, ["bits"]),
+    (1_000_000, 512, 0.64, ["int8"]),
+    (1_000_000, 512, 0.64, ["none"]),
     (1_000_000, 512, 0.78, ["bits"]),
     (1_000_000, 512, 0.9, ["bits"]),
-    (100_000, 4096, 0.64, MEASURED),
+    (100_000, 4096, 0.64, ["bits"]),
+    (100_000, 4096, 0.64, ["int8"]),
+    (100_000, 4096, 0.64, ["none"]),
+    *((1_000_000, 512, 0.64, [word]) for word in FACTORIES),
 ]
+
+
+def parse() -> argparse.Namespace:
+    """Read the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scratch", type=Path, help="Folder for temporary files; 2 GB are needed.")
+    parser.add_argument("--quick", action="store_true", help="Up to 30,000 descriptors only.")
+    parser.add_argument("--case", type=int, nargs="+", help=f"Which of the cases, from 0 to {len(CASES) - 1}.")
+    parser.add_argument("--index", type=Path, help="Measure the descriptors of this index instead of drawn ones.")
+    parser.add_argument("--queries", type=Path, help="With --index: an index of query photos.")
+    parser.add_argument("--out", type=Path, default=Path("build/compact_search"), help="Folder of JSON file and figure.")
+    parser.add_argument("--search", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--word", help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Measure, print, write and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, help="Folder for temporary files; 2 GB are needed.")
-    parser.add_argument("--quick", action="store_true", help="Up to 30,000 descriptors only.")
-    parser.add_argument("--out", type=Path, default=Path("build/compact_search"), help="Folder of JSON file and figure.")
-    parser.add_argument("--search", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parse()
     if arguments.search:
-        search_alone(arguments.search, arguments.data)
+        search_alone(arguments.search, arguments.word, arguments.data)
         return
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        results = run(Path(scratch), [case for case in CASES if case[0] <= 30_000 or not arguments.quick])
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "compact_search.json").write_text(json.dumps(results, indent=1) + "\n")
-    plot_growth(results).savefig(arguments.out / "compact_search.png", dpi=110)
-    print("\n" + table(results))
+        if arguments.index:
+            data = real_data(arguments.index, arguments.queries)
+            print(table([]))
+            for word in COMPARED:
+                show({"cosine": None} | measure(data, word, Path(scratch)))
+            return
+        cases = CASES if arguments.case is None else [CASES[number] for number in arguments.case]
+        chosen = [case for case in cases if case[0] <= 30_000 or not arguments.quick]
+        results = [result for case in chosen for result in run(Path(scratch), case)]
+    joined = join(arguments.out / "compact_search.json", results)
+    plot_growth(joined).savefig(arguments.out / "compact_search.png", dpi=110)
+    print("\n" + table(joined))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""FAISS's inverted files and product quantisers as vector stores, for benchmarks/compact_search.py to compare `bits` with.
+
+Their best candidates get exact distances from the descriptors, as in every store of the library. Nothing here is installed.
+"""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from d2vpr_hf.descriptors import Descriptors, take_rows
+from d2vpr_hf.search import float32_blocks, rescore
+from d2vpr_hf.stores.bits import num_candidates
+
+# word: what FAISS builds, and how many of the lists are read
+FACTORIES = {
+    "pq64": ("PQ64", 0),
+    "ivf-sq8": ("IVF1024,SQ8", 16),
+    "ivf-sq8-64": ("IVF1024,SQ8", 64),
+    "ivf-pq64": ("IVF1024,PQ64", 64),
+    "opq-pq64": ("OPQ64,PQ64", 0),
+}
+TRAINING_ROWS = 65_536  # 64 a list
+_FILE = "faiss.index"
+
+
+class FaissStore:
+    """What `faiss.index_factory` makes of a word of [`FACTORIES`].
+
+    Args:
+        word: Which.
+        descriptors: (N, D).
+        index: What `save` wrote; `None` to make it.
+    """
+
+    def __init__(self, word: str, descriptors: Descriptors, index: faiss.Index | None = None) -> None:
+        self._descriptors = descriptors
+        self._index = _build(word, descriptors) if index is None else index
+        if FACTORIES[word][1]:
+            faiss.extract_index_ivf(self._index).nprobe = FACTORIES[word][1]
+
+    def search(self, queries: NDArray[np.floating], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the k nearest of queries (Q, D), with as many candidates as `bits` takes."""
+        wanted = num_candidates(len(self._descriptors), self._descriptors.shape[1], k)
+        found = self._index.search(np.ascontiguousarray(queries, np.float32), wanted)[1]
+        return rescore(queries, self._descriptors, found[:, (found >= 0).all(axis=0)], k)
+
+    def save(self, path: Path) -> None:
+        """Write the FAISS index."""
+        faiss.write_index(self._index, str(path / _FILE))
+
+    @classmethod
+    def open(cls, word: str, path: Path, descriptors: Descriptors) -> "FaissStore":
+        """Open what `save` wrote."""
+        return cls(word, descriptors, faiss.read_index(str(path / _FILE), faiss.IO_FLAG_MMAP_IFC))
+
+
+def _build(word: str, descriptors: Descriptors) -> faiss.Index:
+    index = faiss.index_factory(descriptors.shape[1], FACTORIES[word][0])
+    rows = np.random.default_rng(0).choice(len(descriptors), min(TRAINING_ROWS, len(descriptors)), replace=False)
+    index.train(take_rows(descriptors, np.sort(rows)).astype(np.float32))
+    for block in float32_blocks(descriptors, 64 << 20):
+        index.add(block)
+    return index
+
+
+__all__ = ["FACTORIES", "FaissStore"]
