@@ -17,6 +17,7 @@ _COMMANDS = (
     indexes.remove,
     indexes.info,
     indexes.verify,
+    indexes.repair,
     indexes.compact,
     searches.search,
     localization.calibrate,

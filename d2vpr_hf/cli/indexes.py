@@ -172,8 +172,25 @@ def verify(index: IndexArgument) -> None:
 
     problems = verify_index(index)
     if problems:
-        raise ValueError("\n".join([f"{len(problems)} files of {index} are damaged:", *(f"  {line}" for line in problems)]))
+        lines = (f"{len(problems)} files of {index} are damaged:", *(f"  {line}" for line in problems))
+        raise ValueError("\n".join([*lines, "`d2vpr repair` drops damaged shards and keeps all others."]))
     typer.echo(f"{index} is as it was stored.")
+
+
+def repair(index: IndexArgument) -> None:
+    """Drop the damaged shards of an index, and keep all others; `index` with its photos then encodes what went."""
+    from d2vpr_hf.index import repair_index
+
+    done = repair_index(index)
+    typer.echo(f"Dropped {done.shards} damaged shards with {done.rows} photos from {index}.")
+    if done.rows:
+        typer.echo("`d2vpr index PHOTOS --out INDEX` with the photos it was built from encodes them again.")
+    if elsewhere := [path for path in done.paths if Path(path).is_absolute()]:
+        typer.echo("\n".join(["These came from elsewhere; `d2vpr add` adds them again:", *(f"  {path}" for path in elsewhere)]))
+    if done.rows > len(done.paths):
+        typer.echo(f"The names of {done.rows - len(done.paths)} of them are lost; add again what came from elsewhere.")
+    if done.calibration:
+        typer.echo("Its calibration was damaged too; `d2vpr calibrate` makes it anew.")
 
 
 def compact(index: IndexArgument) -> None:
@@ -199,4 +216,4 @@ def _plain(value: Any) -> str:
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-__all__ = ["add", "compact", "index", "info", "remove", "verify"]
+__all__ = ["add", "compact", "index", "info", "remove", "repair", "verify"]

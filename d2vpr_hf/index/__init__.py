@@ -6,6 +6,7 @@ from d2vpr_hf.index.folders import check_free, check_out
 from d2vpr_hf.index.manifest import FORMAT_VERSION, SHARD_SIZE, DamagedIndexError, folder_text
 from d2vpr_hf.index.place_index import PlaceIndex
 from d2vpr_hf.index.place_rows import PhotoFile
+from d2vpr_hf.index.repair import Repair, repair_index
 from d2vpr_hf.index.searching import Match
 from d2vpr_hf.index.verification import verify_index
 
@@ -16,10 +17,12 @@ __all__ = [
     "Match",
     "PhotoFile",
     "PlaceIndex",
+    "Repair",
     "UpdateState",
     "check_free",
     "check_out",
     "check_writable",
     "folder_text",
+    "repair_index",
     "verify_index",
 ]

@@ -22,6 +22,7 @@ _SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})\.(?:safetensors|parqu
 _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
 _STORE_FOLDER = re.compile(rf"derived-[0-9a-f]{{16}}\.({'|'.join(COMPRESSIONS)})")
 _REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it anew"
+_REPAIR = "`d2vpr repair INDEX` drops what is damaged, `d2vpr index PHOTOS --out INDEX` then encodes it again"
 
 
 class DamagedIndexError(ValueError):
@@ -162,7 +163,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
 def damaged_file(folder: Path, name: str, reason: object) -> DamagedIndexError:
     """Make the error for a file of an index that is not as it was stored."""
     line = " ".join(str(reason).split())  # Parquet's have several
-    return DamagedIndexError(f"The index {folder} is damaged: {name}: {line}. `d2vpr verify` names all damage; {_REBUILD}.")
+    return DamagedIndexError(f"The index {folder} is damaged: {name}: {line}. `d2vpr verify` names all damage; {_REPAIR}.")
 
 
 def folder_text(photos: str | Path | None) -> str:

@@ -25,15 +25,20 @@ def verify_index(folder: str | Path) -> list[str]:
         manifest = read_manifest(folder)
     except DamagedIndexError as error:
         return [str(error)]
-    problems = [problem for shard in manifest.shards for problem in _shard_problems(folder, shard, manifest)]
-    return problems if manifest.calibration is None else [*problems, *_file_problems(folder, manifest.calibration)]
+    problems = [problem for shard in manifest.shards for problem in shard_problems(folder, shard, manifest)]
+    return problems if manifest.calibration is None else [*problems, *_calibration_problems(folder, manifest.calibration)]
 
 
-def _shard_problems(folder: Path, shard: Shard, manifest: Manifest) -> list[str]:
+def shard_problems(folder: Path, shard: Shard, manifest: Manifest) -> list[str]:
+    """Read the files of a shard and name what is damaged."""
     problems = _file_problems(folder, shard.descriptors, shard.places)
     if problems or np.isfinite(open_shard(folder, shard, manifest).descriptors).all():
         return problems
     return [f"{shard.descriptors.name}: a descriptor is not finite"]
+
+
+def _calibration_problems(folder: Path, file: StoredFile) -> list[str]:
+    return [f"{problem}; `d2vpr calibrate` makes it anew" for problem in _file_problems(folder, file)]
 
 
 def _file_problems(folder: Path, *files: StoredFile) -> list[str]:
@@ -41,4 +46,4 @@ def _file_problems(folder: Path, *files: StoredFile) -> list[str]:
     return [f"{name}: {problem}" for name, problem in problems.items() if problem is not None]
 
 
-__all__ = ["verify_index"]
+__all__ = ["shard_problems", "verify_index"]

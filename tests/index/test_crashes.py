@@ -6,10 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pytest
 
-from d2vpr_hf.index import PlaceIndex, durable_files
+from d2vpr_hf.index import PlaceIndex, derived_store, durable_files
 from d2vpr_hf.index.index_folder import IndexFolder
+from d2vpr_hf.search import exact_search
 from tests.index.workers import JOBS, begin, build, contents, frame, prepare_photos
 
 
@@ -29,12 +32,14 @@ class Disk:
         self.limit, self.error, self.count = limit, error, 0
         self._names: dict[int, Path] = {}
         self._unforced: set[Path] = set()  # files with content that may not be on the disk yet
+        self._forced: set[Path] = set()
+        self._moved: list[tuple[Path, Path]] = []  # folders, whose names may be as they were
         self._undone: list[dict[Path, bytes | None]] = []  # names that may be as they were, and what they had
 
     def __getattr__(self, name):
         return getattr(os, name)
 
-    def _step(self):
+    def step(self):
         self.count += 1
         if self.limit is not None and self.count > self.limit:
             if isinstance(self.error, OSError):
@@ -43,7 +48,7 @@ class Disk:
 
     def open(self, path, flags, mode=0o777):
         if flags & os.O_CREAT:
-            self._step()
+            self.step()
             self._unforced.add(Path(path))
         descriptor = os.open(path, flags, mode)
         self._names[descriptor] = Path(path)
@@ -51,20 +56,27 @@ class Disk:
 
     def write(self, descriptor, data):
         try:
-            self._step()
+            self.step()
         except Crash:
             os.write(descriptor, data[: len(data) // 2])
             raise
         return os.write(descriptor, data[:2048])  # the system may write less than it is given
 
     def fsync(self, descriptor):
-        self._step()
+        self.step()
         path = self._names[descriptor]
         self._unforced.discard(path)
+        self._forced.add(path)
+        self._moved = [names for names in self._moved if names[0].parent != path]
         self._undone = [names for names in self._undone if all(name.parent != path for name in names)]
 
     def replace(self, old, new):
-        self._step()
+        self.step()
+        if Path(old).is_dir():
+            self._unforced.update(Path(new) / path.name for path in Path(old).iterdir() if path not in self._forced)
+            self._moved.append((Path(old), Path(new)))
+            os.replace(old, new)  # noqa: PTH105
+            return
         before = Path(new).read_bytes() if Path(new).exists() else None
         self._undone.append({Path(new): before, Path(old): Path(old).read_bytes()})
         if Path(old) in self._unforced:
@@ -72,7 +84,7 @@ class Disk:
         os.replace(old, new)  # noqa: PTH105
 
     def unlink(self, path):
-        self._step()
+        self.step()
         self._undone.append({Path(path): Path(path).read_bytes()})
         os.unlink(path)  # noqa: PTH108
 
@@ -81,6 +93,8 @@ class Disk:
         for path in self._unforced:
             if path.exists():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        for old, new in self._moved[: len(self._moved) - kept]:
+            new.rename(old)
         for names in reversed(self._undone[: len(self._undone) - kept]):
             for path, content in names.items():
                 path.unlink(missing_ok=True)
@@ -171,6 +185,60 @@ def test_a_crash_while_a_calibration_is_replaced(tmp_path, monkeypatch, kept):
         if disk.count <= limit:
             break
     assert seen == sorted(seen) and set(seen) == {1.0, 2.0} and len(seen) < 40
+
+
+@contextlib.contextmanager
+def stepping(disk):
+    """Make a disk stand for `os`, and count what stores write by other means among its operations."""
+    with pytest.MonkeyPatch.context() as patched, contextlib.suppress(Crash, OSError):
+        patched.setattr(durable_files, "os", disk)
+        for owner, name in ((np, "save"), (faiss, "write_index"), (Path, "write_text"), (Path, "replace"), (shutil, "rmtree")):
+            patched.setattr(owner, name, step_before(disk, getattr(owner, name)))
+        yield
+
+
+def step_before(disk, write):
+    def stepped(*arguments, **options):
+        disk.step()
+        return write(*arguments, **options)
+
+    return stepped
+
+
+@pytest.mark.parametrize("error", [Crash, OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("kind", ["half", "int8", "bits"])
+def test_a_store_that_is_not_finished(tmp_path, kind, error):
+    """A first store and one that takes the place of another: searches are right at once, and the next build is a whole one."""
+    index = begin(tmp_path / "begun", dtype="float32")
+    for number in range(7):
+        index.add(*frame(number))
+    index.flush()
+    shutil.copytree(tmp_path / "begun", tmp_path / "without")
+    index.compress(kind)
+    index.remove(["/frames/2"])
+    for name in ("without", "begun"):
+        for limit in range(60):
+            out, disk = shutil.copytree(tmp_path / name, tmp_path / f"{name}{limit}"), Disk(limit, error)
+            with stepping(disk):
+                build_store(out, kind)
+            if error is Crash:
+                disk.lose(0)
+            opened = PlaceIndex.open(out)
+            rows = exact_search(frame(4)[0][None], opened.descriptors, 3)[1]
+            assert [match.row for match in opened.search(frame(4)[0], 3)[0]] == rows[0].tolist() and opened.verify() == []
+            build_store(out, kind)
+            assert PlaceIndex.open(out).store_is_fresh and PlaceIndex.open(out).info()["store_lag"] == 0
+            assert [path.suffix for path in out.glob("derived-*")] == [f".{kind}"]
+            if disk.count <= limit:
+                break
+        assert 8 < limit < 59
+
+
+def build_store(folder, kind):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(derived_store, "LAG_ROWS", 0)
+        with PlaceIndex.open(folder) as index:  # the next writer tidies up, whatever there is to do
+            index.compress(kind)
 
 
 def test_rows_wait_until_the_disk_has_room_again(tmp_path, monkeypatch):

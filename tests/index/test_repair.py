@@ -1,0 +1,93 @@
+"""A damaged index loses what is damaged, and nothing else is encoded again."""
+
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from d2vpr_hf.cli import app
+from d2vpr_hf.index import DamagedIndexError, PlaceIndex, repair_index
+from d2vpr_hf.jobs import add_photos, index_photos
+from tests.index.workers import SHARD, BytesEncoder, write_photos
+
+COUNT = 17
+
+
+@pytest.fixture
+def built(tmp_path):
+    """Four shards of photos, and one of two that came from elsewhere; a calibration."""
+    table = write_photos(tmp_path / "photos", COUNT)
+    index_photos(table, tmp_path / "index", BytesEncoder(), shard_size=SHARD)
+    write_photos(tmp_path / "elsewhere", 2)
+    index, _ = add_photos(tmp_path / "index", [tmp_path / "elsewhere"], BytesEncoder())
+    index.store_calibration({"scale": 1.0})
+    return tmp_path / "index", table
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def shards_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".safetensors", ".parquet")}
+
+
+@pytest.mark.parametrize("kind", ["descriptors-000001.safetensors", "places-000001.parquet"])
+@pytest.mark.parametrize("compression", ["none", "bits"])
+def test_only_the_damaged_shard_is_encoded_again(built, kind, compression):
+    folder, table = built
+    PlaceIndex.open(folder).compress(compression)
+    whole, before = shards_of(folder), {place.path: place for place in PlaceIndex.open(folder).places}
+    flip(folder / kind)
+    done = repair_index(folder)
+    names = [f"{number:02d}.jpg" for number in range(5, 10)]
+    assert (done.shards, done.rows, done.calibration) == (1, 5, False)
+    assert done.paths == (names if kind.startswith("descriptors") else [])
+    opened = PlaceIndex.open(folder)
+    assert opened.verify() == [] and not opened.complete and len(opened) == COUNT + 2 - 5
+    encoder = BytesEncoder()
+    index, report = index_photos(table, folder, encoder)
+    assert sorted(encoder.seen) == names and (report.added, report.kept) == (5, 12)
+    assert {place.path: place for place in index.places} == before and index.verify() == [] and index.complete
+    assert sum(shards_of(folder).get(name) == content for name, content in whole.items()) >= 2 * 3
+    assert repair_index(folder).shards == 0
+
+
+def test_the_command_says_what_to_do_next(built, tmp_path):
+    """Photos from elsewhere are named, as no update of the folder brings them back; so is the calibration."""
+    folder, _ = built
+    last = sorted(folder.glob("descriptors-*"))[-1]
+    last.unlink()
+    flip(next(folder.glob("calibration-*")))
+    with pytest.raises(DamagedIndexError, match=r"missing.*`d2vpr repair INDEX` drops what is damaged"):
+        PlaceIndex.open(folder)
+    printed = CliRunner().invoke(app, ["repair", str(folder)]).stdout
+    assert "Dropped 1 damaged shards with" in printed and "`d2vpr index PHOTOS --out INDEX`" in printed
+    assert f"  {tmp_path / 'elsewhere' / '01.jpg'}\n" in printed and "`d2vpr calibrate` makes it anew" in printed
+    assert PlaceIndex.open(folder).verify() == [] and PlaceIndex.open(folder).calibration is None
+
+
+def test_a_damaged_calibration_asks_for_a_calibration(built):
+    folder, _ = built
+    flip(next(folder.glob("calibration-*")))
+    index = PlaceIndex.open(folder)
+    with pytest.raises(DamagedIndexError, match="`d2vpr calibrate INDEX --queries DIR` makes it anew"):
+        _ = index.calibration
+    assert "`d2vpr calibrate` makes it anew" in index.verify()[0]
+    index.store_calibration({"scale": 2.0})
+    assert index.verify() == [] and PlaceIndex.open(folder).calibration == {"scale": 2.0}
+
+
+def test_what_cannot_be_repaired(built, tmp_path):
+    """Of a damaged manifest nothing is known; somebody may be at work."""
+    folder, _ = built
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    flip(copy / "manifest.json")
+    with pytest.raises(DamagedIndexError, match="--overwrite"):
+        repair_index(copy)
+    with PlaceIndex.open(folder), pytest.raises(BlockingIOError, match="changed by another process"):
+        repair_index(folder)
+    with pytest.raises(FileNotFoundError, match="is no index"):
+        repair_index(tmp_path)
