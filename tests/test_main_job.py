@@ -256,7 +256,7 @@ def test_what_is_no_index(encoder, photos, tmp_path):
     index_photos(photos, tmp_path / "index", encoder)
     broken = shutil.copytree(tmp_path / "index", tmp_path / "broken")
     (broken / "places-000000.parquet").unlink()
-    with pytest.raises(ValueError, match=r"places-000000\.parquet: it is missing.*`d2vpr index .*--overwrite` builds"):
+    with pytest.raises(ValueError, match=r"places-000000\.parquet: it is missing.*`d2vpr repair INDEX` drops what is damaged"):
         PlaceIndex.open(broken)
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     for text, message in (
