@@ -5,7 +5,6 @@ MB for 10,752). With at most D photos, the products of the photos with each othe
 """
 
 import json
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from d2vpr_hf.cards import CardFacts, write_card
+from d2vpr_hf.durable_files import scratch_folder
 from d2vpr_hf.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.jobs import report_skipped
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
@@ -187,9 +187,8 @@ def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source:
         license_note=f"That of {name}.",
         training_data=f"The projection: {len(facts['photos'])} photos. The rest: see {name}.",  # type: ignore[arg-type]
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        folder = Path(scratch) / "model"
+    with scratch_folder(out) as scratch:
+        folder = scratch / "model"
         encoder.model.save_pretrained(folder)
         encoder.processor.save_pretrained(folder)
         write_card(folder, encoder.model, card, origin=name)

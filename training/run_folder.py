@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from d2vpr_hf.durable_files import restore_folder, store_files
 from d2vpr_hf.training.options import TrainingOptions, check_resumable, to_yaml
-from d2vpr_hf.training.whole_files import replace_file, restore_folder
 
 _LIBRARIES = ("d2vpr-hf", "torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
 
@@ -73,9 +73,12 @@ class RunFolder:
         for name in ("best", "last"):
             restore_folder(self.path / name)
         kept = [line for line in lines if done is not None and json.loads(line)["step"] <= done]
-        replace_file(self.metrics, "".join(kept))
-        replace_file(self._options, to_yaml(options))
-        replace_file(self.records / "run.json", json.dumps(describe_run(), indent=1) + "\n")
+        texts = {
+            self.metrics.name: "".join(kept),
+            self._options.name: to_yaml(options),
+            "run.json": json.dumps(describe_run(), indent=1) + "\n",
+        }
+        store_files(self.records, {name: text.encode() for name, text in texts.items()})
 
     def log(self, step: int, numbers: dict[str, Any]) -> None:
         """Write down numbers of a step."""

@@ -33,7 +33,7 @@ def places(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file.")] = False,
 ) -> None:
     """Group photos with positions into places for training: those of one cell of a grid that look the same way."""
-    from d2vpr_hf.index import check_writable
+    from d2vpr_hf.durable_files import check_writable
     from d2vpr_hf.readers import PlaceGrid, describe_places, group_places, read_places, write_places
     from d2vpr_hf.readers.folder import check_places_file
     from d2vpr_hf.updates import report_skipped

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.convert.layouts import Weights
 from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source, Target
 from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
+from d2vpr_hf.durable_files import scratch_folder
 from d2vpr_hf.loading import load_config, load_dinov2, own_fields
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
@@ -103,9 +103,8 @@ def _check_free(source: str | Path, out: Path, overwrite: bool) -> None:
 
 def _write(conversion: Conversion, out: Path, source: str | Path) -> None:
     """Write a model folder beside its place first, so that what fails on the way changes nothing."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        folder = Path(scratch) / "model"
+    with scratch_folder(out) as scratch:
+        folder = scratch / "model"
         try:
             conversion.model.save_pretrained(folder)
         except SafetensorError as error:

@@ -1,6 +1,5 @@
 """Write a model of this package as the file its authors' code loads."""
 
-import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 
 from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source
 from d2vpr_hf.convert.weights_file import ConversionError
+from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.loading import computing_values, load_model
 from d2vpr_hf.modeling import VPRConfig
 
@@ -60,13 +60,10 @@ def _differences(config: VPRConfig, published: VPRConfig) -> list[str]:
 
 def _save(content: object, out: Path) -> None:
     """Write a file whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        try:
-            torch.save(content, Path(folder) / out.name)
-        except RuntimeError as error:  # torch's word for a full disk
-            raise OSError(f"{out} could not be written ({error}); nothing was changed.") from error
-        (Path(folder) / out.name).replace(out)
+    try:
+        store_file(out, lambda scratch: torch.save(content, scratch))
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(f"{out} could not be written ({error}); nothing was changed.") from error
 
 
 __all__ = ["convert_to_published"]

@@ -10,9 +10,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from d2vpr_hf.durable_files import check_writable
 from d2vpr_hf.evaluation.positives import PhotoSet
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, percent
-from d2vpr_hf.index import check_writable
 from d2vpr_hf.plots import (
     QUERY,
     RIGHT,

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf import __version__
+from d2vpr_hf.durable_files import check_writable, store_file
 from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
-from d2vpr_hf.index import check_writable
 
 FORMAT = "d2vpr evaluation"
 FORMAT_VERSION = 1
@@ -198,9 +198,8 @@ class Evaluation:
         """Write the report as JSON; the same evaluation gives the same bytes. Raises as [`check_report_file`] does."""
         path = Path(path)
         check_report_file(path, overwrite)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        store_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":

@@ -3,7 +3,6 @@
 import csv
 import io
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import utm
 from PIL import Image
 from PIL.ExifTags import GPS, IFD
 
+from d2vpr_hf.durable_files import scratch_folder
 from d2vpr_hf.gridtown.city import UTM_ZONE, City, make_city
 from d2vpr_hf.gridtown.photos import NUM_HEADINGS, Photo, draw_photo, parse_weathers
 from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName
@@ -98,9 +98,7 @@ def simulate(
     city = make_city(seed, num_places, chosen.copy_share)
     list_tasks = {Layout.AT_NAMES: _at_name_tasks, Layout.GSV_CITIES: _gsv_tasks}[layout]
     tasks = list(list_tasks(city, chosen, photos_per_place))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        folder = Path(scratch) / "town"
+    with scratch_folder(out) as folder:
         for parent in {(folder / task.path).parent for task in tasks}:
             parent.mkdir(parents=True)
         if layout == Layout.GSV_CITIES:

@@ -1,7 +1,6 @@
 """PlaceIndex: descriptors and places in a folder that can be inspected, searched and changed, and that survives a crash."""
 
 from d2vpr_hf.index.committing import UpdateState
-from d2vpr_hf.index.durable_files import check_writable
 from d2vpr_hf.index.folders import check_free, check_out
 from d2vpr_hf.index.manifest import FORMAT_VERSION, SHARD_SIZE, DamagedIndexError, folder_text
 from d2vpr_hf.index.place_index import PlaceIndex
@@ -21,7 +20,6 @@ __all__ = [
     "UpdateState",
     "check_free",
     "check_out",
-    "check_writable",
     "folder_text",
     "repair_index",
     "verify_index",

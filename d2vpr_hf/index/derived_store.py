@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf import durable_files
 from d2vpr_hf.descriptors import MappedDescriptors, kept_rows
-from d2vpr_hf.index import durable_files
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import Manifest, Shard, is_store_folder, store_folder
 from d2vpr_hf.index.shards import OpenShard

@@ -9,8 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from d2vpr_hf.descriptors import MappedDescriptors
+from d2vpr_hf.durable_files import remove_files, remove_folders, rename_file, store_files
 from d2vpr_hf.index.derived_store import DerivedStore, open_derived_store
-from d2vpr_hf.index.durable_files import remove_files, remove_folders, rename_file, store_files
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, Manifest, Shard, is_store_folder, leftover_files, read_manifest
 from d2vpr_hf.index.place_rows import PlaceRows

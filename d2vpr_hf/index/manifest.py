@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.descriptors import DTYPES
-from d2vpr_hf.index.durable_files import TEMPORARY, checksum
+from d2vpr_hf.durable_files import TEMPORARY, checksum
 from d2vpr_hf.stores import COMPRESSIONS, Compression, check_compression
 
 FORMAT_VERSION = 2

@@ -1,13 +1,13 @@
 """Read a folder of photos, wherever its positions are: in a CSV file, in `@` names, in EXIF, or nowhere."""
 
 import os
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.readers.at_names import is_at_name, place_from_name
 from d2vpr_hf.readers.csv_table import read_csv, write_csv
 from d2vpr_hf.readers.exif import place_from_exif
@@ -81,14 +81,11 @@ def write_places(table: PlaceTable, out: str | Path, overwrite: bool = False) ->
     """
     out = Path(out).resolve()
     check_places_file(out, table.folder, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
     folder = table.folder.resolve()
     places = [replace(place, path=Path(os.path.relpath(folder / place.path, out.parent)).as_posix()) for place in table.places]
     ids = {"place_id": table.place_ids, "group_id": table.group_ids}
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        whole = Path(scratch) / out.name
-        write_csv(whole, places, {name: numbers for name, numbers in ids.items() if numbers is not None})
-        whole.replace(out)
+    columns = {name: numbers for name, numbers in ids.items() if numbers is not None}
+    store_file(out, lambda scratch: write_csv(scratch, places, columns))
 
 
 def check_places_file(out: Path, folder: Path, overwrite: bool) -> None:

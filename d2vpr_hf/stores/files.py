@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from d2vpr_hf.durable_files import store_file
+
 
 def save_array(path: Path, values: NDArray[Any]) -> None:
     """Write an array as numpy does, in place of what is there, so that readers of the old file keep it."""
-    scratch = path.with_name(f".{path.name}.new")
-    with scratch.open("wb") as file:
+    store_file(path, lambda scratch: _write(scratch, values))
+
+
+def _write(path: Path, values: NDArray[Any]) -> None:
+    with path.open("wb") as file:  # given a path, numpy would change its name
         np.save(file, values, allow_pickle=False)
-    scratch.replace(path)
 
 
 def map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.cores import map_on_cores, num_cores
 from d2vpr_hf.descriptors import Descriptors
+from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.search import check_search, float32_blocks, rescore
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 
@@ -52,10 +53,7 @@ class Int8Store:
 
     def save(self, path: Path) -> None:
         """Write the FAISS index."""
-        path.mkdir(parents=True, exist_ok=True)
-        scratch = path / f".{_FILE}.new"
-        faiss.write_index(self._index, str(scratch))
-        scratch.replace(path / _FILE)
+        store_file(path / _FILE, lambda scratch: faiss.write_index(self._index, str(scratch)))
         write_description(path, self.info)
 
     @classmethod

@@ -10,7 +10,8 @@ import faiss
 import numpy as np
 import pytest
 
-from d2vpr_hf.index import PlaceIndex, derived_store, durable_files
+from d2vpr_hf import durable_files
+from d2vpr_hf.index import PlaceIndex, derived_store
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.search import exact_search
 from tests.index.workers import JOBS, begin, build, contents, frame, prepare_photos

@@ -23,7 +23,6 @@ from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune
 from d2vpr_hf.training.options import DistillOptions, FinetuneOptions
-from d2vpr_hf.training.whole_files import restore_folder
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import write_places
 
@@ -305,15 +304,6 @@ def test_a_full_disk_costs_no_older_model(folders, tmp_path, monkeypatch):
         patched.setattr("d2vpr_hf.modeling.D2VPRModel.save_pretrained", fill_up)
         train("finetune", folders, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-def test_a_model_that_was_being_replaced_comes_back(tmp_path):
-    """Killed between the two renames: the new one is not there yet, the old one is aside."""
-    (tmp_path / ".best.old").mkdir()
-    (tmp_path / ".best.old" / "config.json").write_text("{}")
-    restore_folder(tmp_path / "best")
-    restore_folder(tmp_path / "best")
-    assert (tmp_path / "best" / "config.json").exists() and not (tmp_path / ".best.old").exists()
 
 
 def test_what_cannot_be_had_is_said_at_once(folders, tmp_path):

@@ -1,4 +1,4 @@
-"""Files that survive a crash: each appears whole or not at all, and what was stored stays stored.
+"""Files and folders that survive a crash: each appears whole or not at all, and what was stored stays stored.
 
 A file is written under a temporary name, forced to the disk, and renamed; then the folder is forced to the disk too. Nothing
 else in the index writes, renames or removes files.
@@ -9,10 +9,14 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 TEMPORARY = ".tmp"  # ends the names of files that are being written
+WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk, in the words of Python, torch and safetensors
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -30,6 +34,31 @@ def store_files(folder: Path, contents: dict[str, bytes]) -> None:
         sync_folder(folder)
 
 
+def store_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Store a file durably that a library writes, whole or not at all, replacing one that is there.
+
+    Args:
+        path: Where it shall lie; the folder is made if it is missing.
+        write: Makes it at the path it is given, which has the same name.
+
+    Raises:
+        OSError: If the disk is full or the folder cannot be written to; with what to do.
+    """
+    with _explained(path.parent), scratch_folder(path) as scratch:
+        write(scratch / path.name)
+        _sync(scratch / path.name)
+        os.replace(scratch / path.name, path)  # noqa: PTH105
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def scratch_folder(out: Path) -> Iterator[Path]:
+    """Give a folder beside a file or folder to be, where that is made before it takes its place; what is left there goes."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        yield Path(scratch)
+
+
 def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None:
     """Store a folder of files durably, whole or not at all; one of that name is replaced.
 
@@ -43,14 +72,39 @@ def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None
     with _explained(folder):
         try:
             write(temporary)
-            for path in temporary.iterdir():
-                _sync(path)
-            sync_folder(temporary)
+            _sync_tree(temporary)
             os.replace(temporary, folder / name)  # noqa: PTH105
         except BaseException:
             remove_folders(folder, [temporary.name])
             raise
         sync_folder(folder)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Bring a finished folder to its place durably; what was there goes when the new one is there.
+
+    A crash between the two renames leaves the old one aside: [`restore_folder`] brings it back.
+    """
+    _sync_tree(new)
+    old = _aside(place)
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    sync_folder(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(place: Path) -> None:
+    """Bring back what [`replace_folder`] had moved away when it was killed, if the new one did not come to its place."""
+    if _aside(place).exists() and not place.exists():
+        _aside(place).rename(place)
+
+
+def make_empty(folder: Path) -> None:
+    """Make a folder, without what an earlier run may have left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def rename_file(folder: Path, old: str, new: str) -> None:
@@ -106,6 +160,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        (sync_folder if path.is_dir() else _sync)(path)
+    sync_folder(folder)
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old")
+
+
 def checksum(content: bytes) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
@@ -150,7 +214,7 @@ def _explained(folder: Path) -> Iterator[None]:
         if error.errno in _FULL:
             advice = "The disk is full. Free some space and run the same again"
         elif error.errno in _FORBIDDEN:
-            advice = "It cannot be written to. Give the permission, or copy the index to another folder"
+            advice = "It cannot be written to. Give the permission, or choose another folder"
         else:
             raise
         raise OSError(error.errno, f"{advice}; what was stored before is whole ({error.strerror})", str(folder)) from error
@@ -158,12 +222,18 @@ def _explained(folder: Path) -> Iterator[None]:
 
 __all__ = [
     "TEMPORARY",
+    "WRITING_ERRORS",
     "check_writable",
     "checksum",
+    "make_empty",
     "make_folder",
     "remove_files",
     "remove_folders",
     "rename_file",
+    "replace_folder",
+    "restore_folder",
+    "scratch_folder",
+    "store_file",
     "store_files",
     "store_folder",
     "sync_folder",
