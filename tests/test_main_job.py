@@ -20,7 +20,7 @@ from d2vpr_hf.loading import load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.updates import UpdateReport
 from tests.conftest import tiny_model
-from tests.photos import at_name, draw, gps_exif, save, save_bad_files
+from tests.photos import at_name, draw, gps_exif, save, save_bad_files, save_row
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,7 @@ def encoder(tiny_folder):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Nine photos with positions in their names."""
-    folder = tmp_path / "photos"
-    for i in range(9):
-        save(folder / at_name(544000 + 100 * i, 4172758, heading=str(10 * i)), i)
-    return folder
+    return save_row(tmp_path / "photos")
 
 
 # ---- PlaceEncoder

@@ -3,7 +3,6 @@
 import json
 import logging
 import shutil
-import sys
 
 import datasets
 import numpy as np
@@ -13,12 +12,12 @@ import utm
 from PIL import Image
 from PIL.ExifTags import Base
 
-from d2vpr_hf import cli
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.readers import iter_photos, load_places, open_photo, read_gsv_cities, read_places, to_dataset
 from d2vpr_hf.readers.place_dataset import place_features
+from tests.command_line import run_here
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files
 from tests.test_gsv_cities import row as gsv_row
 from tests.test_gsv_cities import write_city
@@ -370,20 +369,12 @@ def test_streams_are_read_as_they_are_encoded(tiny_folder):
 # ---- command line
 
 
-def run(monkeypatch, capsys, *arguments):
-    """Run the command line in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["d2vpr", *map(str, arguments)])
-    with pytest.raises(SystemExit) as raised:
-        cli.main()
-    return raised.value.code or 0, *capsys.readouterr()
-
-
 @pytest.mark.parametrize("streaming", [False, True])
 def test_command_line(tmp_path, tiny_folder, monkeypatch, capsys, streaming):
     embedded(tmp_path / "source").rename_columns({"lat": "y", "Lon": "x"}).to_parquet(tmp_path / "a.parquet")
     options = ["--dataset", tmp_path / "a.parquet", "--split", "train", *(["--streaming"] if streaming else [])]
     options += ["--column", "latitude=y", "--column", "longitude=x", "--model", tiny_folder, "--out", tmp_path / "i"]
-    status, out, err = run(monkeypatch, capsys, "index", *options)
+    status, out, err = run_here(monkeypatch, capsys, "index", *options)
     assert status == 0, err
     assert ("Streaming photos from" if streaming else "5 photos in") in out
     assert "Indexed 5 photos, 5 with a position, as descriptors" in out
@@ -405,5 +396,5 @@ def test_command_line(tmp_path, tiny_folder, monkeypatch, capsys, streaming):
 )
 def test_command_line_errors(tmp_path, monkeypatch, capsys, arguments, message):
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
-    status, _, err = run(monkeypatch, capsys, "index", *filled, "--out", tmp_path / "index")
+    status, _, err = run_here(monkeypatch, capsys, "index", *filled, "--out", tmp_path / "index")
     assert status == 1 and err.startswith("d2vpr: ") and message in err

@@ -19,6 +19,10 @@ from d2vpr_hf.readers.timestamps import to_seconds
         ("19700102", 86400.0),
         ("19700102000001", 86401.0),
         ("99999999", 99999999.0),  # no date, so seconds
+        ("1970/01/02 00:00:01", 86401.0),
+        ("1970.01.02", 86400.0),
+        ("1714566600250", 1714566600.25),  # thousandths
+        (1714566600250000000, 1714566600.25),
         ("1970-02", 31 * 86400.0),
         ("197002", 31 * 86400.0),
         ("197013", 197013.0),  # no month, so seconds
@@ -26,7 +30,7 @@ from d2vpr_hf.readers.timestamps import to_seconds
     ],
 )
 def test_times(timestamp, seconds):
-    assert to_seconds(timestamp) == seconds
+    assert to_seconds(timestamp) == pytest.approx(seconds, abs=1e-6)
 
 
 @pytest.mark.parametrize("timestamp", [None, "", "spring", "nan", "inf", "2015-13-01"])

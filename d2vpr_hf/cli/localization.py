@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,7 @@ from d2vpr_hf.cli.options import (
     StrictOption,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import position_text, progress_bar
+from d2vpr_hf.cli.terminal import check_any_answer, json_text, position_text, progress_bar
 
 if TYPE_CHECKING:
     from d2vpr_hf.localization import Localization
@@ -89,10 +88,8 @@ def localize(
     calibration = load_calibration(opened)
     encoder = encoding.load(model, opened)
     answers = localize_photos(opened, queries, encoder, calibration, precision=precision, allowed=allowed, strict=strict)
-    rows = [answer.to_dict() for answer in answers]
-    typer.echo(json.dumps(rows, indent=2, allow_nan=False) if as_json else "\n".join(map(_line, answers)))
-    if all(answer.error for answer in answers):
-        raise ValueError("None of the queries could be read.")
+    typer.echo(json_text(answers) if as_json else "\n".join(map(_line, answers)))
+    check_any_answer(answers)
 
 
 def _line(answer: Localization) -> str:

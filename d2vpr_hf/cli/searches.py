@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from d2vpr_hf.cli.options import (
     StrictOption,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import results_text
+from d2vpr_hf.cli.terminal import check_any_answer, json_text, results_text
 
 
 def search(
@@ -47,14 +46,12 @@ def search(
         check_plot_file(plot, photos=[*queries, opened.photos])
     encoder = encoding.load(model, opened)
     results = search_photos(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict)
-    rows = [result.to_dict() for result in results]
-    typer.echo(json.dumps(rows, indent=2, allow_nan=False) if as_json else results_text(results))
+    typer.echo(json_text(results) if as_json else results_text(results))
     if plot is not None:
         from d2vpr_hf.plots import plot_search, save_figure
 
         save_figure(plot_search(results), plot)
-    if all(result.error for result in results):
-        raise ValueError("None of the queries could be read.")
+    check_any_answer(results)
 
 
 __all__ = ["search"]

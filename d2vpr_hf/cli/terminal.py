@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,6 +49,17 @@ def _lines(result: SearchResult) -> Iterator[str]:
         yield f"  {match.rank:3d}  {match.score:7.4f}  {match.place.path}{position_text(match.place)}"
 
 
+def json_text(answers: Sequence[Any]) -> str:
+    """Show answers to queries as one JSON list."""
+    return json.dumps([answer.to_dict() for answer in answers], indent=2, allow_nan=False)
+
+
+def check_any_answer(answers: Sequence[Any]) -> None:
+    """Raise ValueError if every query had an error."""
+    if all(answer.error for answer in answers):
+        raise ValueError("None of the queries could be read.")
+
+
 def position_text(place: Any) -> str:
     """Show a position behind a name; nothing where there is none."""
     if place.is_local:
@@ -57,4 +69,4 @@ def position_text(place: Any) -> str:
     return "" if place.utm_east is None else f"  {place.utm_east:.1f} E, {place.utm_north:.1f} N"
 
 
-__all__ = ["hush_transformers", "position_text", "progress_bar", "results_text", "table_text"]
+__all__ = ["check_any_answer", "hush_transformers", "json_text", "position_text", "progress_bar", "results_text", "table_text"]

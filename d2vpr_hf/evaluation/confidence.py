@@ -20,7 +20,7 @@ class PrecisionCurve:
         recall: (T,) right accepted ones among the queries that have a positive; NaN if none has.
     """
 
-    thresholds: NDArray[np.float32]
+    thresholds: NDArray[np.floating]
     precision: NDArray[np.float64]
     coverage: NDArray[np.float64]
     recall: NDArray[np.float64]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize
 
+from d2vpr_hf.evaluation.confidence import precision_curve
 from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES, PositionEstimate
 from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 
@@ -216,11 +217,9 @@ def _precision_curve(
     confidences: NDArray[np.float64], right: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return falling thresholds and what is right and accepted at each, thinned to some hundred points."""
-    order = np.argsort(-confidences, kind="stable")
-    falling = confidences[order]
-    last = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
-    last = last[np.unique(np.linspace(0, len(last) - 1, _CURVE_POINTS).astype(int))]
-    return falling[last], np.cumsum(right[order])[last] / (last + 1), (last + 1) / len(falling)
+    curve = precision_curve(confidences, right, int(right.sum()))
+    points = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
+    return curve.thresholds[points], curve.precision[points], curve.coverage[points]
 
 
 def _fit_radius(

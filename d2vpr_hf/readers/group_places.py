@@ -10,7 +10,6 @@ regular pattern would be many and small.
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -22,10 +21,7 @@ from scipy.spatial import cKDTree
 from d2vpr_hf.readers.folder import PlaceTable
 from d2vpr_hf.readers.gsv_cities import IMAGES_PER_PLACE
 from d2vpr_hf.readers.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates, number_values
-
-_DAY = re.compile(r"((?:19|20)\d\d)([-:/.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])")
-_SECONDS = re.compile(r"(\d{9,19})(\.\d*)?")  # since 1970; or thousandths, millionths or billionths of them
-_SECONDS_A_DAY = 86_400
+from d2vpr_hf.readers.timestamps import to_day
 
 Pose = tuple[str, float, float, float, float]  # frame, metres in it, and direction in degrees
 
@@ -161,25 +157,10 @@ def describe_places(table: PlaceTable) -> str:
 
 
 def _count_days(places: Sequence[Place], place_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Count the different days that the photos of each place (P,) are known to be of; 0 where no timestamp is known.
-
-    Seconds since 1970 are days by UTC. A timestamp without a day (`2015-06`) counts as a day of its own.
-    """
-    days = number_values(["", *(_day(place.timestamp) for place in places)])[1:]  # 0 is no day
+    """Count the different days that the photos of each place (P,) are of, see [`to_day`]; 0 where no timestamp is known."""
+    days = number_values(["", *(to_day(place.timestamp) for place in places)])[1:]  # 0 is no day
     seen = _unique_rows(np.column_stack([place_ids, days])[days > 0])
     return np.bincount(seen[:, 0], minlength=place_ids.max(initial=-1) + 1).astype(np.int64)
-
-
-def _day(timestamp: str | None) -> str:
-    """Return the day of a timestamp in a form that is equal for equal days; empty if there is none."""
-    if timestamp is None:
-        return ""
-    if found := _DAY.match(timestamp):
-        return "-".join(found.group(1, 3, 4))
-    if found := _SECONDS.fullmatch(timestamp):
-        thousands = (len(found[1]) - 8) // 3  # 9 or 10 digits are seconds, up to 13 thousandths, and so on
-        return str(int(found[1]) // (1000**thousands * _SECONDS_A_DAY))
-    return timestamp
 
 
 def _has_only_yaw(place: Place) -> bool:

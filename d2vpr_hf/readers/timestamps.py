@@ -4,24 +4,39 @@ import math
 import re
 from datetime import UTC, datetime
 
-_EXIF_DATE = re.compile(r"^(\d{4}):(\d\d):(\d\d)(?= |$)")
+_DATE = re.compile(r"^(\d{4})([:/.])(\d\d)\2(\d\d)(?= |$)")
+_DAY = re.compile(r"((?:19|20)\d\d)([-:/.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])")
 _DIGITS = re.compile(r"^(\d{8})(\d{6})?$")
 _MONTH = re.compile(r"^((?:19|20|21)\d\d)-?(0[1-9]|1[0-2])$")
+_TOO_LATE = 1e11  # seconds until the year 5138, or thousandths since 1973
+_SECONDS_A_DAY = 86_400
 
 
 def to_seconds(timestamp: str | float | None) -> float:
     """Read a time as seconds since 1970; NaN if it cannot be read.
 
-    Read are ISO 8601 (`2024-05-01`, `2024-05-01T12:30:00+02:00`), EXIF's form (`2024:05:01 12:30:00`), the digits of `@` names
+    Read are ISO 8601 (`2024-05-01`, `2024-05-01T12:30:00+02:00`), EXIF's form (`2024:05:01 12:30:00`;
+    slashes and dots will do), the digits of `@` names
     where they are a date (`20240501`, `20240501123000`), months of GSV-Cities and of `@` names (`2024-05`, `202405`: their
-    beginning), and seconds as a number or text (`1714566600.25`); without a zone they are UTC.
+    beginning), and seconds as a number or text (`1714566600.25`), or thousandths, millionths or billionths where seconds would
+    be past the year 5138; without a zone they are UTC.
     """
     if not isinstance(timestamp, str):
-        return math.nan if timestamp is None else float(timestamp)
+        return math.nan if timestamp is None else _scale(float(timestamp))
     text = _MONTH.sub(r"\1-\2-01", timestamp.strip())
     if _DIGITS.match(text):
         return _first_known(_moment(_DIGITS.sub(r"\1T\2", text).removesuffix("T")), _number(text))
-    return _first_known(_number(text), _moment(_EXIF_DATE.sub(r"\1-\2-\3", text)))
+    return _first_known(_number(text), _moment(_DATE.sub(r"\1-\3-\4", text)))
+
+
+def to_day(timestamp: str | None) -> str:
+    """Name the day of a time, equally for equal days: the day as it is written, that of seconds by UTC; empty if there is none.
+
+    A month counts as its first day. What cannot be read counts as a day of its own.
+    """
+    found = _DAY.match(timestamp or "")
+    seconds = to_seconds(found[0] if found else timestamp)
+    return timestamp or "" if math.isnan(seconds) else str(math.floor(seconds / _SECONDS_A_DAY))
 
 
 def _number(text: str) -> float:
@@ -29,7 +44,14 @@ def _number(text: str) -> float:
         number = float(text)
     except ValueError:
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return _scale(number) if math.isfinite(number) else math.nan
+
+
+def _scale(number: float) -> float:
+    """Make seconds of a number that may be thousandths, millionths or billionths of them."""
+    while math.isfinite(number) and abs(number) >= _TOO_LATE:
+        number /= 1000
+    return number
 
 
 def _moment(text: str) -> float:
@@ -44,4 +66,4 @@ def _first_known(first: float, second: float) -> float:
     return second if math.isnan(first) else first
 
 
-__all__ = ["to_seconds"]
+__all__ = ["to_day", "to_seconds"]

@@ -2,31 +2,19 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from d2vpr_hf.cli import app, main
-from tests.photos import at_name, save
+from d2vpr_hf.cli import app
+from tests.command_line import run, run_here
+from tests.photos import save, save_row
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Nine photos with positions in their names."""
-    folder = tmp_path / "photos"
-    for i in range(9):
-        save(folder / at_name(544000 + 100 * i, 4172758, heading=str(10 * i)), i)
-    return folder
-
-
-def run(*arguments):
-    """Run the command line in this process: exit status, stdout, stderr."""
-    command = [sys.executable, "-m", "d2vpr_hf", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+    return save_row(tmp_path / "photos")
 
 
 def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
@@ -67,21 +55,16 @@ def test_errors_are_one_line_and_status_1(photos, tmp_path, arguments, message, 
     (tmp_path / "empty").mkdir()
     save(tmp_path / "full" / "a.jpg", 0)
     filled = [argument.format(tmp=tmp_path, photos=photos) for argument in arguments]
-    monkeypatch.setattr(sys, "argv", ["d2vpr", *filled])
-    with pytest.raises(SystemExit) as raised:
-        main()
-    err = capsys.readouterr().err
-    assert raised.value.code == 1
+    status, _, err = run_here(monkeypatch, capsys, *filled)
+    assert status == 1
     assert err.startswith("d2vpr: ") and message in err and "Traceback" not in err
 
 
 def test_empty_arguments_are_not_the_current_folder(monkeypatch, capsys):
     """What an unset shell variable leaves."""
     for arguments in (["search", "index", ""], ["index", "", "--out", "x"], ["index", "x", "--out", ""]):
-        monkeypatch.setattr(sys, "argv", ["d2vpr", *arguments])
-        with pytest.raises(SystemExit) as raised:
-            main()
-        assert raised.value.code == 2 and "the path is empty" in capsys.readouterr().err
+        status, _, err = run_here(monkeypatch, capsys, *arguments)
+        assert status == 2 and "the path is empty" in err
 
 
 def test_search_fails_if_no_query_can_be_read(tiny_folder, photos, tmp_path):

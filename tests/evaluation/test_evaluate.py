@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +14,7 @@ from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.modeling import D2VPRImageProcessor
+from tests.command_line import run, run_here
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.photos import at_name, save, save_bad_files
 
@@ -34,11 +33,6 @@ def world(tmp_path):
         east = 544003 + 100 * i if i < 5 else 546000
         save(tmp_path / "@home@" / "queries" / at_name(east, 4172000).replace("@@.jpg", f"@{['day', 'night'][i % 2]}@.jpg"), i)
     return tmp_path / "@home@"
-
-
-def run(*arguments):
-    done = subprocess.run([sys.executable, "-m", "d2vpr_hf", *map(str, arguments)], capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_without_the_cross_image_encoder_the_order_does_not_matter(world, tmp_path):
@@ -197,16 +191,12 @@ def test_command_line_end_to_end(world, tmp_path):
     ],
 )
 def test_errors_come_before_the_work(world, options, message, monkeypatch, capsys):
-    from d2vpr_hf import cli
-
     monkeypatch.setattr(PlaceEncoder, "encode", lambda *arguments, **options: pytest.fail("photos were encoded first"))
     (world / "file").touch()
     filled = [option.format(world=world) for option in options]
     arguments = ["evaluate", "--database", str(world / "database"), "--queries", str(world / "queries"), *filled]
-    monkeypatch.setattr(sys, "argv", ["d2vpr", *arguments])
-    with pytest.raises(SystemExit) as raised:
-        cli.main()
-    assert raised.value.code == 1 and message in capsys.readouterr().err
+    status, _, err = run_here(monkeypatch, capsys, *arguments)
+    assert status == 1 and message in err
 
 
 def test_a_moved_copy_compares(encoder, world, tmp_path):

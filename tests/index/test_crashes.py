@@ -119,18 +119,23 @@ def started(tmp_path):
     return start, lambda job, out: JOBS[job](out, photos)
 
 
+def undisturbed(started, monkeypatch, job):
+    """Run a job; return what it leaves and how many operations it takes."""
+    start, run = started
+    out, disk = start(job), Disk()
+    monkeypatch.setattr(durable_files, "os", disk)
+    run(job, out)
+    assert disk.count > 40
+    return contents(out), disk.count
+
+
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_crash_at_every_operation(started, monkeypatch, job, kept):
     """Rows without their manifest, a manifest without its rows, or a file that is not whole would show here."""
     start, run = started
-    out = start(job)
-    whole = Disk()
-    monkeypatch.setattr(durable_files, "os", whole)
-    run(job, out)
-    expected = contents(out)
-    assert whole.count > 40
-    for limit in range(whole.count):
+    expected, operations = undisturbed(started, monkeypatch, job)
+    for limit in range(operations):
         out, disk = start(job), Disk(limit)
         monkeypatch.setattr(durable_files, "os", disk)
         with pytest.raises(Crash):
@@ -147,12 +152,8 @@ def test_a_crash_at_every_operation(started, monkeypatch, job, kept):
 def test_an_error_at_every_operation(started, monkeypatch, job):
     """A full disk, or one that was mounted read-only: the last state stays, nothing half-written is left, going on works."""
     start, run = started
-    out = start(job)
-    whole = Disk()
-    monkeypatch.setattr(durable_files, "os", whole)
-    run(job, out)
-    expected = contents(out)
-    for limit in range(0, whole.count, 2):
+    expected, operations = undisturbed(started, monkeypatch, job)
+    for limit in range(0, operations, 2):
         out, number = start(job), (errno.ENOSPC, errno.EROFS)[limit // 2 % 2]
         monkeypatch.setattr(durable_files, "os", Disk(limit, OSError(number, os.strerror(number))))
         try:

@@ -5,17 +5,16 @@ import json
 import logging
 import os
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
-from d2vpr_hf import cli
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import add_photos, index_photos, remove_photos
 from d2vpr_hf.readers import Place, PlaceTable, read_places
 from d2vpr_hf.updates import UpdateReport
+from tests.command_line import run_here
 from tests.index.workers import BytesEncoder, begin, contents, frame, write_photos
 from tests.photos import at_name, save
 
@@ -216,14 +215,6 @@ def test_photos_are_removed_by_name_or_file(photos, tmp_path, encoder, monkeypat
 # ---- command line
 
 
-def run(monkeypatch, capsys, *arguments):
-    """Run the command line in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["d2vpr", *map(str, arguments)])
-    with pytest.raises(SystemExit) as raised:
-        cli.main()
-    return raised.value.code or 0, *capsys.readouterr()
-
-
 def test_the_life_of_an_index(tiny_folder, tmp_path, monkeypatch, capsys):
     """Build, update, add, remove, look at, compact and verify it; then a bit flips."""
     photos, index = tmp_path / "photos", tmp_path / "index"
@@ -233,7 +224,7 @@ def test_the_life_of_an_index(tiny_folder, tmp_path, monkeypatch, capsys):
     options = ("--out", index, "--batch-size", 4)
 
     def done(*arguments):
-        status, out, err = run(monkeypatch, capsys, *arguments)
+        status, out, err = run_here(monkeypatch, capsys, *arguments)
         assert status == 0, err
         return out
 
@@ -255,7 +246,7 @@ def test_the_life_of_an_index(tiny_folder, tmp_path, monkeypatch, capsys):
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    status, _, err = run(monkeypatch, capsys, "verify", index)
+    status, _, err = run_here(monkeypatch, capsys, "verify", index)
     assert status == 1 and f"1 files of {index} are damaged:\n  {shard.name}: its checksum" in err
     assert "Indexed 5 photos" in done("index", photos, *options, "--model", tiny_folder, "--overwrite")
     assert "is as it was stored" in done("verify", index)
