@@ -12,7 +12,7 @@ from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.durable_files import WRITING_ERRORS, make_empty, replace_folder
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.training.options import DistillOptions, TrainingOptions, to_yaml
+from d2vpr_hf.training.options import DistillOptions, PretrainOptions, TrainingOptions, to_yaml
 from d2vpr_hf.training.validation import Measured
 
 REPORT = "validation.json"
@@ -86,6 +86,8 @@ def _facts(options: TrainingOptions) -> CardFacts:
 def _doing(options: TrainingOptions) -> str:
     if isinstance(options, DistillOptions):
         return f"distilled from {public_name(options.teacher)}"
+    if isinstance(options, PretrainOptions):
+        return "its ViT trained with a renderer's labels"
     return "trained with MultiSimilarity loss"
 
 

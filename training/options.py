@@ -215,6 +215,28 @@ class FinetuneOptions(TrainingOptions):
             )
 
 
+@dataclass
+class PretrainOptions(TrainingOptions):
+    """Stage 0, for models from scratch: a ViT learns to see Gridtown's streets by the renderer's labels."""
+
+    augment_operations: int = _option(0, "Must be 0: RandAugment moves what labels say.")
+    building_size: int = _option(64, "Width of the vectors that buildings are told apart by.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.photos == "gridtown" or self.augment_operations or self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                "Pretraining takes photos with labels from disk (`d2vpr simulate --layout gsv-cities --label-cells`), as they "
+                "are (augment_operations: 0), a batch at a time (gradient_accumulation_steps: 1); got "
+                f"{self.photos}, {self.augment_operations}, {self.gradient_accumulation_steps}."
+            )
+
+    @property
+    def leaves_parts_idle(self) -> bool:
+        """Yes: what comes after the ViT."""
+        return True
+
+
 Options = TypeVar("Options", bound=TrainingOptions)
 
 
@@ -286,7 +308,7 @@ _AT_LEAST = {
     1: (
         *("gridtown_places", "gridtown_visits", "places_per_batch", "epochs", "max_steps", "gradient_accumulation_steps"),
         *("validation_places", "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_every"),
-        *("teacher_group_places",),
+        *("teacher_group_places", "building_size"),
     ),
     0: ("held_out_places", "num_workers", "warmup_steps", "learning_rate", "weight_decay", "seed"),
 }
@@ -352,4 +374,4 @@ def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None
         )
 
 
-__all__ = ["CONFIGS", "DistillOptions", "FinetuneOptions", "TrainingOptions", "check_resumable", "parse_options", "to_yaml"]
+__all__ = ["CONFIGS", "DistillOptions", "FinetuneOptions", "PretrainOptions", "TrainingOptions", "check_resumable", "parse_options", "to_yaml"]

@@ -9,11 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2vpr_hf.gridtown import TIERS, TierName, Town, draw_photo, make_town
+from d2vpr_hf.gridtown import TIERS, Labels, TierName, Town, draw_photo, make_town, read_labels
 from d2vpr_hf.gridtown.simulate import training_views
 from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from d2vpr_hf.readers import PlaceTable, UnreadablePhotoError, open_photo, read_gsv_cities, read_places
@@ -29,10 +30,12 @@ class Shot:
     Attributes:
         image: RGB.
         key: Numbers that name the photo among all, which its augmentation is drawn from.
+        labels: What the renderer knows of it, if that is trained on.
     """
 
     image: Image.Image
     key: tuple[int, ...]
+    labels: Labels | None = None
 
 
 class PlacePhotos(Protocol):
@@ -112,7 +115,40 @@ class PhotoFiles:
             except UnreadablePhotoError as error:
                 unreadable.append(f"{self._paths[row]}: {error}")
             else:
-                yield Shot(photo, (row,))
+                yield Shot(photo, (row,), self._labels_of(row))
+
+    def _labels_of(self, row: int) -> Labels | None:
+        return None
+
+
+class LabelledPhotos(PhotoFiles):
+    """Photos on disk with the renderer's labels beside them, as `d2vpr simulate --layout gsv-cities --label-cells` writes them.
+
+    Args:
+        table: Photos with place ids, of a folder with `Labels` in it.
+        images_per_place: Places with fewer photos are not among the `cities`.
+
+    Raises:
+        FileNotFoundError: If there are no labels.
+        ValueError: If a photo has none.
+    """
+
+    def __init__(self, table: PlaceTable, images_per_place: int) -> None:
+        super().__init__(table, images_per_place)
+        files = sorted((table.folder / "Labels").glob("*.safetensors")) or [table.folder / "Labels"]
+        found = {photo: labels for file in files for photo, labels in read_labels(file).items()}
+        missing = [path for path in self._paths if path not in found]
+        if missing:
+            raise ValueError(f"{len(missing)} photos in {table.folder} have no labels, {missing[0]} among them.")
+        self._labels = [found[path] for path in self._paths]
+
+    def buildings(self) -> torch.Tensor:
+        """Return the numbers of all buildings, in ascending order: (M,) int32."""
+        seen = torch.cat([labels.building.flatten() for labels in self._labels]).unique()
+        return seen[seen >= 0]
+
+    def _labels_of(self, row: int) -> Labels:
+        return self._labels[row]
 
 
 def _group(place_ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -186,6 +222,15 @@ def _town(seed: int, num_places: int, copy_share: float) -> Town:
     return make_town(seed, num_places, copy_share)
 
 
+def read_labelled_photos(photos: str | Path, cities: Sequence[str] | None, images_per_place: int) -> LabelledPhotos:
+    """Read a training set with labels on disk: a folder as GSV-Cities has it, with `Labels` beside.
+
+    Raises:
+        FileNotFoundError, ValueError: As [`read_gsv_cities`] and [`LabelledPhotos`] raise them.
+    """
+    return LabelledPhotos(read_gsv_cities(photos, cities, images_per_place), images_per_place)
+
+
 def read_place_photos(photos: str | Path, cities: Sequence[str] | None, images_per_place: int) -> PhotoFiles:
     """Read a training set on disk: a folder as GSV-Cities has it, or a table with place ids.
 
@@ -199,4 +244,12 @@ def read_place_photos(photos: str | Path, cities: Sequence[str] | None, images_p
     return PhotoFiles(read_places(photos), images_per_place)
 
 
-__all__ = ["GridtownPhotos", "PhotoFiles", "PlacePhotos", "Shot", "read_place_photos"]
+__all__ = [
+    "GridtownPhotos",
+    "LabelledPhotos",
+    "PhotoFiles",
+    "PlacePhotos",
+    "Shot",
+    "read_labelled_photos",
+    "read_place_photos",
+]

@@ -1,7 +1,7 @@
 """From places to batches of pixels: decoded, resized and augmented by worker processes, ahead of the network."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from PIL.Image import Image, Resampling
 from torch.utils.data import DataLoader, Dataset
 
+from d2vpr_hf.gridtown import Labels
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
 from d2vpr_hf.training.augmentation import RandAugment
 from d2vpr_hf.training.draws import Purpose, make_rng
@@ -25,11 +26,13 @@ class PlaceBatch(NamedTuple):
         pixels: (B, 3, height, width) uint8 RGB, augmented.
         place_ids: (B,) int64.
         unreadable: Photos that could not be read and gave way to others, with the reason.
+        labels: Of the photos, if the data set has any.
     """
 
     pixels: torch.Tensor
     place_ids: torch.Tensor
     unreadable: list[str]
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class PlaceDataset(Dataset[PlaceBatch]):
         rng = make_rng(Purpose.WHICH_PHOTOS, self.seed, epoch, place)
         shots, unreadable = self.photos.take(place, self.images_per_place, rng)
         pixels = torch.stack([self._prepare(shot.image, epoch, shot.key) for shot in shots])
-        return PlaceBatch(pixels, torch.full((len(shots),), place), unreadable)
+        labels = _join_labels([shot.labels for shot in shots], torch.stack)
+        return PlaceBatch(pixels, torch.full((len(shots),), place), unreadable, labels)
 
     def _prepare(self, image: Image, epoch: int, key: tuple[int, ...]) -> torch.Tensor:
         """Bring a photo to its size, augmented: (3, height, width) uint8."""
@@ -88,8 +92,15 @@ def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int,
 
 def join_places(places: Sequence[PlaceBatch]) -> PlaceBatch:
     """Join batches of one place or more."""
-    pixels, place_ids, unreadable = zip(*places, strict=True)
-    return PlaceBatch(torch.cat(pixels), torch.cat(place_ids), [photo for photos in unreadable for photo in photos])
+    pixels, place_ids, unreadable, labels = zip(*places, strict=True)
+    every = [photo for photos in unreadable for photo in photos]
+    return PlaceBatch(torch.cat(pixels), torch.cat(place_ids), every, _join_labels(labels, torch.cat))
+
+
+def _join_labels(labels: Sequence[Labels | None], join: Callable[[Sequence[torch.Tensor]], torch.Tensor]) -> Labels | None:
+    """Join labels part by part; none where there are none."""
+    given = [one for one in labels if one is not None]
+    return Labels(*(join(parts) for parts in zip(*given, strict=True))) if given else None
 
 
 def _begin_worker(worker: int) -> None:

@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 from PIL.Image import Resampling
@@ -10,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from d2vpr_hf.training.augmentation import RandAugment
 from d2vpr_hf.training.draws import Purpose, make_rng
-from d2vpr_hf.training.options import TrainingOptions
-from d2vpr_hf.training.place_photos import GridtownPhotos, PlacePhotos, read_place_photos
+from d2vpr_hf.training.options import PretrainOptions, TrainingOptions
+from d2vpr_hf.training.place_photos import GridtownPhotos, LabelledPhotos, PlacePhotos, read_labelled_photos, read_place_photos
 from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
 from d2vpr_hf.training.training_batches import NO_AUGMENTATION, PlaceBatch, PlaceDataset, load_batches
 
@@ -55,6 +56,16 @@ class TrainingData:
                 f"`batches: city-wise` keeps them apart, got {self.options.batches}."
             )
 
+    def buildings(self) -> torch.Tensor:
+        """Return the numbers of all buildings in the photos, in ascending order: (M,) int32.
+
+        Raises:
+            ValueError: If the photos have no labels.
+        """
+        if not isinstance(self.photos, LabelledPhotos):
+            raise ValueError(f"{self.options.photos} has no labels.")
+        return self.photos.buildings()
+
     @property
     def num_places(self) -> int:
         """Number of places trained on."""
@@ -86,6 +97,8 @@ class TrainingData:
 
 
 def _open_photos(options: TrainingOptions) -> PlacePhotos:
+    if isinstance(options, PretrainOptions):
+        return read_labelled_photos(options.photos, options.cities, options.images_per_place)
     if options.photos != "gridtown":
         return read_place_photos(options.photos, options.cities, options.images_per_place)
     seeds, places, visits = options.gridtown_seeds, options.gridtown_places, options.gridtown_visits

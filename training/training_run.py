@@ -18,6 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from huggingface_hub import HfApi
 from torch import nn
 
+from d2vpr_hf.gridtown import Labels
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.training.batch_norm import apply_policy, share_statistics
 from d2vpr_hf.training.checkpoints import Checkpoints, RunState
@@ -110,7 +111,7 @@ class TrainingRun:
         _check_size(options.size, model.config.patch_size)
         self.processor = D2VPRImageProcessor(size={"height": height, "width": width})
         _prepare_model(model, options)
-        self.network, self.optimizer = accelerator.prepare(network, _make_optimizer(model, options))
+        self.network, self.optimizer = accelerator.prepare(network, _make_optimizer(network, options))
         self.checkpoints = Checkpoints(self.folder.checkpoints, options.keep_checkpoints)
         self.meter = Meter(accelerator)
         self._unreadable = 0  # photos of this process since the last line of progress
@@ -166,6 +167,11 @@ class TrainingRun:
         """Bring a batch to the device, normalised: (B, 3, height, width) float32."""
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
         return self.processor(pixels, do_resize=False, return_tensors="pt")["pixel_values"]
+
+    def labels(self, batch: PlaceBatch) -> Labels:
+        """Bring a batch's labels to the device."""
+        assert batch.labels is not None  # of a data set with labels
+        return Labels(*(part.to(self.accelerator.device, non_blocking=True) for part in batch.labels))
 
     def backward(self, loss: torch.Tensor, numbers: dict[str, torch.Tensor], parts: int = 1) -> None:
         """Add a loss's gradients to those of the step.
@@ -289,7 +295,8 @@ class TrainingRun:
         """Write the model into the run's folder, with what was measured of it."""
         self._check_weights()
         weights = self.accelerator.get_state_dict(self.network)
-        weights = {key.removeprefix("model."): value for key, value in weights.items()}  # see InTraining
+        prefix = "model."  # see InTraining; what a network has beside its model is for training only
+        weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
         arguments = (self.model, weights, self.processor, self.options, self.state.step, self._measured)
         on_main(self.accelerator, lambda: write_model_folder(self.folder.path / name, *arguments))
 

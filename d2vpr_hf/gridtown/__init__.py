@@ -4,6 +4,7 @@ Not a substitute for real photos: numbers on it compare methods within this pack
 """
 
 from d2vpr_hf.gridtown.city import City, make_city
+from d2vpr_hf.gridtown.labels import Labels, Surface, label_photos, read_labels
 from d2vpr_hf.gridtown.photos import WEATHERS, Photo, Variation, draw_photo, parse_weathers
 from d2vpr_hf.gridtown.simulate import Layout, simulate
 from d2vpr_hf.gridtown.tiers import TEST_SEEDS, TIERS, TRAIN_SEEDS, VAL_SEEDS, Tier, TierName, tier_digest
@@ -16,16 +17,20 @@ __all__ = [
     "VAL_SEEDS",
     "WEATHERS",
     "City",
+    "Labels",
     "Layout",
     "Photo",
+    "Surface",
     "Tier",
     "TierName",
     "Town",
     "Variation",
     "draw_photo",
+    "label_photos",
     "make_city",
     "make_town",
     "parse_weathers",
+    "read_labels",
     "simulate",
     "tier_digest",
 ]

@@ -18,6 +18,7 @@ from PIL.ExifTags import GPS, IFD
 
 from d2vpr_hf.durable_files import scratch_folder
 from d2vpr_hf.gridtown.city import UTM_ZONE, City, make_city
+from d2vpr_hf.gridtown.labels import Labels, label_photos, write_labels
 from d2vpr_hf.gridtown.photos import NUM_HEADINGS, Photo, draw_photo, parse_weathers
 from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName
 from d2vpr_hf.gridtown.town import make_town
@@ -42,6 +43,7 @@ class _Order:
     num_places: int
     tier: Tier
     size: tuple[int, int]
+    label_cells: int | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def simulate(
     conditions: Sequence[str] | None = None,
     photos_per_place: int = 5,
     image_size: int = 224,
+    label_cells: int | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> int:
@@ -78,6 +81,8 @@ def simulate(
         conditions: What queries may see, in place of the tier's weathers.
         photos_per_place: Queries of a place, each of one of its views; with `"gsv-cities"`, photos of each view.
         image_size: Height and width in pixels.
+        label_cells: With `"gsv-cities"`: also write `Labels/<City>.safetensors`, what each of so many by so many cells of
+            every photo shows. See [`Labels`].
         workers: Processes. The files do not depend on their number. With more than one, a script that calls this must do so
             under `if __name__ == "__main__":`, as Python's multiprocessing asks.
         progress: Called now and then with the number of photos that were just written.
@@ -94,7 +99,9 @@ def simulate(
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
     if min(photos_per_place, image_size, workers) < 1:
         raise ValueError(f"Expected at least 1, got {photos_per_place=}, {image_size=}, {workers=}.")
-    order = _Order(seed, num_places, chosen, (image_size, image_size))
+    if label_cells is not None and (label_cells < 1 or layout != Layout.GSV_CITIES):
+        raise ValueError(f"Labels of at least 1 x 1 cells go with the layout {Layout.GSV_CITIES}, got {label_cells=}, {layout}.")
+    order = _Order(seed, num_places, chosen, (image_size, image_size), label_cells)
     city = make_city(seed, num_places, chosen.copy_share)
     list_tasks = {Layout.AT_NAMES: _at_name_tasks, Layout.GSV_CITIES: _gsv_tasks}[layout]
     tasks = list(list_tasks(city, chosen, photos_per_place))
@@ -103,9 +110,13 @@ def simulate(
             parent.mkdir(parents=True)
         if layout == Layout.GSV_CITIES:
             _write_dataframe(folder, city, tasks)
-        for written in _take_all(order, folder, tasks, workers):
+        labels = []
+        for written, found in _take_all(order, folder, tasks, workers):
+            labels += found
             if progress is not None:
                 progress(written)
+        if labels:
+            write_labels(folder / "Labels" / f"{city_name(city)}.safetensors", labels, [task.path for task in tasks])
         out.mkdir(exist_ok=True)
         for part in folder.iterdir():
             part.rename(out / part.name)
@@ -200,8 +211,11 @@ def _write_dataframe(folder: Path, city: City, tasks: list[_Task]) -> None:
         writer.writerows(rows)
 
 
-def _take_all(order: _Order, folder: Path, tasks: list[_Task], workers: int) -> Iterator[int]:
-    """Take photos and write them; yield how many each time some are done."""
+_Taken = tuple[int, list[Labels]]  # how many photos were written, and their labels if they are wanted
+
+
+def _take_all(order: _Order, folder: Path, tasks: list[_Task], workers: int) -> Iterator[_Taken]:
+    """Take photos and write them; yield each time some are done."""
     chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
     if workers == 1:
         photographer = _Photographer(order, folder)
@@ -216,14 +230,20 @@ class _Photographer:
 
     def __init__(self, order: _Order, folder: Path) -> None:
         self.town = make_town(order.seed, order.num_places, order.tier.copy_share)
-        self.size, self.folder = order.size, folder
+        self.order, self.folder = order, folder
 
-    def take(self, tasks: list[_Task]) -> int:
-        """Take photos and write them; return how many."""
-        pixels = self.town.take([task.photo for task in tasks], self.size)
+    def take(self, tasks: list[_Task]) -> _Taken:
+        """Take photos and write them."""
+        pixels = self.town.take([task.photo for task in tasks], self.order.size)
         for task, photo in zip(tasks, pixels, strict=True):
             (self.folder / task.path).write_bytes(_jpeg(photo, task.photo, self.town.city))
-        return len(tasks)
+        return len(tasks), self._label(tasks)
+
+    def _label(self, tasks: list[_Task]) -> list[Labels]:
+        cells = self.order.label_cells
+        if cells is None:
+            return []
+        return [label_photos(self.town.city, self.town.paintbox, [task.photo], (cells, cells)) for task in tasks]
 
 
 _photographer: _Photographer  # of a worker process
@@ -237,7 +257,7 @@ def _begin(order: _Order, folder: Path) -> None:
     _photographer = _Photographer(order, folder)
 
 
-def _take_chunk(tasks: list[_Task]) -> int:
+def _take_chunk(tasks: list[_Task]) -> _Taken:
     return _photographer.take(tasks)
 
 

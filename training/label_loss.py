@@ -1,0 +1,88 @@
+"""What a ViT is asked about a photo in stage 0, and how wrong its answers are."""
+
+import torch
+from torch import nn
+
+from d2vpr_hf.gridtown import Labels, Surface
+from d2vpr_hf.modeling import VPRPreTrainedModel
+from d2vpr_hf.training.trained_model import InTraining
+
+_SHARPNESS = 16.0  # factor on cosine similarities before the softmax over buildings
+
+
+class LabelLoss(InTraining):
+    """A model with one linear answer to each question, and the losses of the answers.
+
+    Patches answer for surface (cross-entropy), depth (Huber loss of log(1 + metres), not of the sky), normal (squared error, of
+    walls) and building (cross-entropy over cosine similarities with one learned vector a building, of walls). The class token
+    answers which buildings the photo shows, by the share of its walls, over the same vectors.
+
+    Args:
+        model: A model of this package. Only its ViT is asked.
+        buildings: (M,) numbers of all buildings, in ascending order.
+        building_size: Width of their vectors.
+        seed: What the answers' weights are drawn from.
+    """
+
+    def __init__(self, model: VPRPreTrainedModel, buildings: torch.Tensor, building_size: int, seed: int) -> None:
+        super().__init__(model)
+        torch.manual_seed(seed)
+        width = model.config.hidden_size
+        self.norm = nn.LayerNorm(width)
+        self.surface = nn.Linear(width, len(Surface))
+        self.depth = nn.Linear(width, 1)
+        self.normal = nn.Linear(width, 2)
+        self.building = nn.Linear(width, building_size)
+        self.view = nn.Linear(width, building_size)
+        self.vectors = nn.Parameter(torch.randn(len(buildings), building_size))
+        self.register_buffer("numbers", buildings, persistent=False)
+
+    def forward(self, pixel_values: torch.Tensor, labels: Labels) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the sum of the losses, and each of them.
+
+        Args:
+            pixel_values: (B, 3, height, width), normalised.
+            labels: Of the photos, one cell a patch.
+
+        Raises:
+            ValueError: If there is not one cell a patch.
+        """
+        hidden = self.model(pixel_values, output_hidden_states=True).hidden_states[-1]
+        tokens = self.norm(hidden.float())
+        labels = Labels(*(part.flatten(1, 2) for part in labels))
+        if labels.surface.shape[1] != tokens.shape[1] - 1:
+            raise ValueError(
+                f"The photos have labels of {labels.surface.shape[1]} cells, but the model sees {tokens.shape[1] - 1} patches. "
+                "Make photos with as many --label-cells as there are patches in a row."
+            )
+        terms = self._about_patches(tokens[:, 1:], labels) | self._about_buildings(tokens, labels)
+        return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
+
+    def _about_patches(self, patches: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
+        is_near, is_wall = labels.surface != Surface.SKY, labels.surface == Surface.WALL
+        depth = nn.functional.smooth_l1_loss(self.depth(patches).squeeze(2), labels.depth.log1p(), reduction="none")
+        normal = (self.normal(patches) - labels.normal).square().sum(dim=2)
+        surface = nn.functional.cross_entropy(self.surface(patches).flatten(0, 1), labels.surface.long().flatten())
+        return {"surface": surface, "depth": _mean_where(is_near, depth), "normal": _mean_where(is_wall, normal)}
+
+    def _about_buildings(self, tokens: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
+        is_wall = labels.surface == Surface.WALL
+        image, _ = is_wall.nonzero(as_tuple=True)
+        owner = torch.searchsorted(self.numbers, labels.building[is_wall])
+        of_patch = -self._log_share(self.building(tokens[:, 1:][is_wall])).gather(1, owner.unsqueeze(1)).squeeze(1)
+        of_image = -self._log_share(self.view(tokens[:, 0]))[image, owner]
+        weight = 1 / is_wall.sum(dim=1).clamp(min=1).float()[image]  # each photo with walls counts alike
+        photos = is_wall.any(dim=1).sum().clamp(min=1)
+        return {"building": of_patch.sum() / is_wall.sum().clamp(min=1), "view": (of_image * weight).sum() / photos}
+
+    def _log_share(self, found: torch.Tensor) -> torch.Tensor:
+        """Return the logarithm of each building's probability, (..., M)."""
+        cosines = nn.functional.normalize(found, dim=1) @ nn.functional.normalize(self.vectors, dim=1).T
+        return (_SHARPNESS * cosines).log_softmax(dim=1)
+
+
+def _mean_where(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+__all__ = ["LabelLoss"]

@@ -1,0 +1,48 @@
+"""Stage 0, for models from scratch: a ViT learns to see Gridtown's streets, by the renderer's labels.
+
+The paper's models start from DINOv2, which has seen 142 million photos. Where none of that can be had, as in experiments on
+simulated photos, this stands in for it: each patch tells what it shows, how far it is, which way it faces and which building it
+belongs to, and the class token which buildings there are. What comes after the ViT stays as it was drawn.
+
+    d2vpr simulate towns --places 250 --seed 201 --layout gsv-cities --tier all --image-size 112 --label-cells 8 --workers 2
+    accelerate launch training/pretrain.py pretrain_gridtown_tiny --photos towns --out runs/foundation
+"""
+
+from pathlib import Path
+
+from d2vpr_hf.training.command_line import run_script
+from d2vpr_hf.training.label_loss import LabelLoss
+from d2vpr_hf.training.options import PretrainOptions
+from d2vpr_hf.training.trained_model import load_or_make
+from d2vpr_hf.training.training_data import TrainingData
+from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
+
+
+def pretrain(options: PretrainOptions) -> Path:
+    """Train a model's ViT; return the folder of the best one.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: If something that the options name is missing or does not fit.
+        FloatingPointError: If the loss is no finite number.
+        OSError: If a checkpoint or a model cannot be written.
+    """
+    accelerator = start_accelerator(options)
+    data = TrainingData(options, accelerator)
+    model = load_or_make(options.model, options.seed)
+    network = LabelLoss(model, data.buildings(), options.building_size, options.seed)
+    run = TrainingRun(options, accelerator, model, network, data)
+    run.begin(held_out_loss=lambda batch: run.network(run.pixel_values(batch), run.labels(batch))[0])
+    for batch in run.batches():
+        loss, terms = run.network(run.pixel_values(batch), run.labels(batch))
+        run.backward(loss, terms)
+        run.update(batch)
+    return run.finish()
+
+
+def main() -> None:
+    """Run this stage from the command line."""
+    run_script(PretrainOptions, pretrain)
+
+
+if __name__ == "__main__":
+    main()
