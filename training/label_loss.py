@@ -8,6 +8,7 @@ from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.training.trained_model import InTraining
 
 _SHARPNESS = 16.0  # factor on cosine similarities before the softmax over buildings
+_FIRST_LENGTH = 0.05  # of the components of buildings' vectors: short ones turn quickly
 
 
 class LabelLoss(InTraining):
@@ -34,7 +35,7 @@ class LabelLoss(InTraining):
         self.normal = nn.Linear(width, 2)
         self.building = nn.Linear(width, building_size)
         self.view = nn.Linear(width, building_size)
-        self.vectors = nn.Parameter(torch.randn(len(buildings), building_size))
+        self.vectors = nn.Parameter(_FIRST_LENGTH * torch.randn(len(buildings), building_size))
         self.register_buffer("numbers", buildings, persistent=False)
 
     def forward(self, pixel_values: torch.Tensor, labels: Labels) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

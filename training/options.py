@@ -374,4 +374,13 @@ def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None
         )
 
 
-__all__ = ["CONFIGS", "DistillOptions", "FinetuneOptions", "PretrainOptions", "TrainingOptions", "check_resumable", "parse_options", "to_yaml"]
+__all__ = [
+    "CONFIGS",
+    "DistillOptions",
+    "FinetuneOptions",
+    "PretrainOptions",
+    "TrainingOptions",
+    "check_resumable",
+    "parse_options",
+    "to_yaml",
+]

@@ -37,7 +37,7 @@ class Labels(NamedTuple):
         surface: (B, rows, columns) uint8, a [`Surface`].
         depth: (B, rows, columns) float32 metres along the camera's axis, at most 130.
         normal: (B, rows, columns, 2) float32: where a wall faces on the map, to the camera's right and towards it; 0 elsewhere.
-        building: (B, rows, columns) int32: number of a wall's building, the same for buildings that look the same; -1 elsewhere.
+        building: (B, rows, columns) int32: a wall's building, one number for all that look the same; -1 elsewhere.
     """
 
     surface: torch.Tensor

@@ -100,7 +100,7 @@ def simulate(
     if min(photos_per_place, image_size, workers) < 1:
         raise ValueError(f"Expected at least 1, got {photos_per_place=}, {image_size=}, {workers=}.")
     if label_cells is not None and (label_cells < 1 or layout != Layout.GSV_CITIES):
-        raise ValueError(f"Labels of at least 1 x 1 cells go with the layout {Layout.GSV_CITIES}, got {label_cells=}, {layout}.")
+        raise ValueError(f"Labels of at least 1 cell a side go with the layout gsv-cities, got {label_cells=}, {layout}.")
     order = _Order(seed, num_places, chosen, (image_size, image_size), label_cells)
     city = make_city(seed, num_places, chosen.copy_share)
     list_tasks = {Layout.AT_NAMES: _at_name_tasks, Layout.GSV_CITIES: _gsv_tasks}[layout]

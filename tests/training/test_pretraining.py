@@ -52,7 +52,7 @@ def test_terms_by_hand(loss_of):
 
 def test_a_photo_of_the_sky_asks_for_nothing_else(loss_of):
     """A mean over no walls would be no number."""
-    loss, terms = loss_of(torch.randn(2, 3, 42, 42), make_labels(Surface.SKY))
+    loss, _ = loss_of(torch.randn(2, 3, 42, 42), make_labels(Surface.SKY))
     assert float(loss) == pytest.approx(math.log(4), rel=1e-5)
     loss.backward()
     assert all(weights.grad is None or weights.grad.isfinite().all() for weights in loss_of.parameters())
@@ -114,7 +114,7 @@ def test_a_photo_without_labels(towns, tmp_path):
     """A label file of another city must not pass unseen."""
     folder = write_places(tmp_path / "gsv")
     (folder / "Labels").symlink_to(towns / "Labels")
-    with pytest.raises(ValueError, match="80 photos in .* have no labels"):
+    with pytest.raises(ValueError, match=r"80 photos in .* have no labels"):
         read_labelled_photos(folder, None, 4)
 
 
