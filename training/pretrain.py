@@ -5,7 +5,8 @@ simulated photos, this stands in for it: each patch tells what it shows, how far
 belongs to, and the class token which buildings there are. What comes after the ViT stays as it was drawn.
 
     d2vpr simulate towns --places 250 --seed 201 --layout gsv-cities --tier all --image-size 112 --label-cells 8 --workers 2
-    accelerate launch training/pretrain.py pretrain_gridtown_tiny --photos towns --out runs/foundation
+    accelerate launch training/pretrain.py pretrain_gridtown_small --photos towns --model training/configs/student_small.json \
+        --out runs/foundation
 """
 
 from pathlib import Path

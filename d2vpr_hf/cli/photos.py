@@ -62,6 +62,9 @@ class CityOptions:
     ] = None
     photos_per_place: Annotated[int, typer.Option(min=1, help="Queries of a place; with gsv-cities, photos of each view.")] = 5
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 224
+    label_cells: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With gsv-cities: also write what N x N cells of every photo show.")
+    ] = None
     workers: Annotated[int, typer.Option(min=1, help="Processes. The files do not depend on their number.")] = 1
 
     def read(self) -> dict[str, Any]:

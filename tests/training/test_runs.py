@@ -17,23 +17,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.loading import load_image_processor, load_model
 from d2vpr_hf.training import training_run
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune
-from d2vpr_hf.training.options import DistillOptions, FinetuneOptions
+from d2vpr_hf.training.options import DistillOptions, FinetuneOptions, PretrainOptions
+from d2vpr_hf.training.pretrain import pretrain
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import write_places
 
-STAGES = {"distill": (DistillOptions, distill), "finetune": (FinetuneOptions, finetune)}
+STAGES = {
+    "pretrain": (PretrainOptions, pretrain),
+    "distill": (DistillOptions, distill),
+    "finetune": (FinetuneOptions, finetune),
+}
+PUBLISHED = ("distill", "finetune")  # stages that train all of a model
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
+    simulate(root / "labelled", 8, 5, layout="gsv-cities", photos_per_place=5, image_size=42, label_cells=3)
     return {
         "photos": str(write_places(root / "gsv")),
+        "labelled": str(root / "labelled"),
         "teacher": str(save_folder(tiny_cricavpr(use_cross_image_encoder=True), root / "teacher")),
         "model": str(save_folder(tiny_model(), root / "student")),
     }
@@ -51,7 +60,7 @@ def make_options(stage, folders, out, **changes):
     """A run of six steps with dropout and augmentation, over more than one epoch."""
     kind, _ = STAGES[stage]
     values = {
-        "photos": folders["photos"],
+        "photos": folders["labelled" if stage == "pretrain" else "photos"],
         "model": folders["model"],
         "out": str(out),
         "image_size": [42, 42],
@@ -161,7 +170,7 @@ def test_a_run_that_was_cut_off_ends_at_the_same_weights(folders, whole, tmp_pat
     assert seen == wanted
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", PUBLISHED)
 def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
     """SIGTERM is answered by a checkpoint; kill -9 by nothing. Either way --resume ends where the whole run did."""
     flags = []
@@ -251,7 +260,7 @@ def test_another_number_of_processes_is_refused(folders, tmp_path):
         train("finetune", folders, tmp_path, resume=True, max_steps=4)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", PUBLISHED)
 def test_a_loss_that_is_no_number_stops_the_run(folders, tmp_path, stage):
     weights = load_file(Path(folders["model"]) / "model.safetensors")
     weights["recovery.projection.bias"][0] = torch.nan
@@ -359,7 +368,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(folders, tmp_path):
         train("finetune", folders, tmp_path, held_out_places=3)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", PUBLISHED)
 def test_half_precision_checkpointing_parts_and_clipping(folders, tmp_path, stage):
     """All switches at once; weights stay float32 and the loss finite."""
     changes = {
