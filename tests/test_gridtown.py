@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -315,6 +316,18 @@ def test_gsv_cities_on_disk(tmp_path):
     table = read_gsv_cities(tmp_path / "g", images_per_place=4)
     assert len(table.places) == 2 * 2 * 4
     assert np.bincount(table.place_ids).tolist() == [4] * 4
+
+
+@pytest.mark.parametrize("layout", ["at-names", "gsv-cities"])
+def test_several_cities_share_a_folder(tmp_path, layout):
+    """Each must be written as if it were alone: no file of one may take the place of another's."""
+    options = {"layout": layout, "photos_per_place": 1, "image_size": 42}
+    options |= {"label_cells": 3} if layout == "gsv-cities" else {}
+    count = simulate(tmp_path / "both", 2, 6, num_cities=2, **options)
+    assert count == sum(simulate(tmp_path / str(seed), 2, seed, **options) for seed in (6, 7))
+    for seed in (6, 7):
+        shutil.copytree(tmp_path / str(seed), tmp_path / "joined", dirs_exist_ok=True)
+    assert digest(tmp_path / "both") == digest(tmp_path / "joined")
 
 
 def test_what_cannot_be_simulated(tmp_path):

@@ -5,13 +5,12 @@ from torch import nn
 
 from d2vpr_hf.gridtown import Labels, Surface
 from d2vpr_hf.modeling import VPRPreTrainedModel
-from d2vpr_hf.training.trained_model import InTraining
 
 _SHARPNESS = 16.0  # factor on cosine similarities before the softmax over buildings
 _FIRST_LENGTH = 0.05  # of the components of buildings' vectors: short ones turn quickly
 
 
-class LabelLoss(InTraining):
+class LabelLoss(nn.Module):
     """A model with one linear answer to each question, and the losses of the answers.
 
     Patches answer for surface (cross-entropy), depth (Huber loss of log(1 + metres), not of the sky), normal (squared error, of
@@ -25,8 +24,11 @@ class LabelLoss(InTraining):
         seed: What the answers' weights are drawn from.
     """
 
+    numbers: torch.Tensor
+
     def __init__(self, model: VPRPreTrainedModel, buildings: torch.Tensor, building_size: int, seed: int) -> None:
-        super().__init__(model)
+        super().__init__()
+        self.model = model
         torch.manual_seed(seed)
         width = model.config.hidden_size
         self.norm = nn.LayerNorm(width)

@@ -4,7 +4,7 @@ The paper's models start from DINOv2, which has seen 142 million photos. Where n
 simulated photos, this stands in for it: each patch tells what it shows, how far it is, which way it faces and which building it
 belongs to, and the class token which buildings there are. What comes after the ViT stays as it was drawn.
 
-    d2vpr simulate towns --places 250 --seed 201 --layout gsv-cities --tier all --image-size 112 --label-cells 8 --workers 2
+    d2vpr simulate towns --places 250 --seed 201 --cities 10 --layout gsv-cities --tier all --image-size 112 --label-cells 8
     accelerate launch training/pretrain.py pretrain_gridtown_small --photos towns --model training/configs/student_small.json \
         --out runs/foundation
 """

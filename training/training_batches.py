@@ -97,7 +97,7 @@ def join_places(places: Sequence[PlaceBatch]) -> PlaceBatch:
     return PlaceBatch(torch.cat(pixels), torch.cat(place_ids), every, _join_labels(labels, torch.cat))
 
 
-def _join_labels(labels: Sequence[Labels | None], join: Callable[[Sequence[torch.Tensor]], torch.Tensor]) -> Labels | None:
+def _join_labels(labels: Sequence[Labels | None], join: Callable[[tuple[torch.Tensor, ...]], torch.Tensor]) -> Labels | None:
     """Join labels part by part; none where there are none."""
     given = [one for one in labels if one is not None]
     return Labels(*(join(parts) for parts in zip(*given, strict=True))) if given else None

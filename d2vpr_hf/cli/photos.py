@@ -55,6 +55,7 @@ def places(
 class CityOptions:
     """What is rendered of a city."""
 
+    num_cities: Annotated[int, typer.Option("--cities", min=1, help="How many cities: of this seed and of those after it.")] = 1
     layout: Annotated[str, typer.Option(metavar="at-names|gsv-cities", help="How the photos lie on disk.")] = "at-names"
     tier: Annotated[str, typer.Option(metavar="easy|standard|all", help="How far photos of a place differ.")] = "standard"
     conditions: Annotated[
@@ -78,7 +79,7 @@ class CityOptions:
 def simulate(
     out: Annotated[Path, typer.Argument(parser=parse_path, metavar="OUT", help="Folder to write.")],
     *,
-    places: Annotated[int, typer.Option("--places", min=1, help="Places of the city, at least 32 m apart along a street.")],
+    places: Annotated[int, typer.Option("--places", min=1, help="Places of a city, at least 32 m apart along a street.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which city. 9001 to 9003 are for testing, 8001 for validation.")],
     city: CityOptions,
 ) -> None:

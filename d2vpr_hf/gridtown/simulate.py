@@ -37,11 +37,13 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True)
 class _Order:
-    """What every process must know to take the same photos."""
+    """What every process must know to take the same photos of a city."""
 
     seed: int
     num_places: int
+    layout: Layout
     tier: Tier
+    photos_per_place: int
     size: tuple[int, int]
     label_cells: int | None
 
@@ -59,6 +61,7 @@ def simulate(
     num_places: int,
     seed: int,
     *,
+    num_cities: int = 1,
     layout: Layout | str = Layout.AT_NAMES,
     tier: TierName | str = TierName.STANDARD,
     conditions: Sequence[str] | None = None,
@@ -68,12 +71,13 @@ def simulate(
     workers: int = 1,
     progress: Progress | None = None,
 ) -> int:
-    """Write the photos of a city.
+    """Write the photos of a city, or of several.
 
     Args:
         out: Folder to write; missing or empty.
-        num_places: Places of the city.
+        num_places: Places of a city.
         seed: Which city. See [`tiers`] for the seeds that are kept for testing.
+        num_cities: How many cities, of this seed and those after it. None overlap, so they may share a map.
         layout: `"at-names"` writes `images/test/database`, four views of every place, and `images/test/queries`, named by the
             `@` convention with EXIF positions. `"gsv-cities"` writes `Dataframes` and `Images` as GSV-Cities has them, where
             two opposite views of a place are places of their own.
@@ -97,29 +101,40 @@ def simulate(
     out, layout, chosen = Path(out).resolve(), Layout(layout), _tier(TierName(tier), conditions)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
-    if min(photos_per_place, image_size, workers) < 1:
-        raise ValueError(f"Expected at least 1, got {photos_per_place=}, {image_size=}, {workers=}.")
+    if min(num_cities, photos_per_place, image_size, workers) < 1:
+        raise ValueError(f"Expected at least 1, got {num_cities=}, {photos_per_place=}, {image_size=}, {workers=}.")
     if label_cells is not None and (label_cells < 1 or layout != Layout.GSV_CITIES):
         raise ValueError(f"Labels of at least 1 cell a side go with the layout gsv-cities, got {label_cells=}, {layout}.")
-    order = _Order(seed, num_places, chosen, (image_size, image_size), label_cells)
-    city = make_city(seed, num_places, chosen.copy_share)
-    list_tasks = {Layout.AT_NAMES: _at_name_tasks, Layout.GSV_CITIES: _gsv_tasks}[layout]
-    tasks = list(list_tasks(city, chosen, photos_per_place))
+    size = (image_size, image_size)
+    seeds = range(seed, seed + num_cities)
+    orders = [_Order(each, num_places, layout, chosen, photos_per_place, size, label_cells) for each in seeds]
     with scratch_folder(out) as folder:
-        for parent in {(folder / task.path).parent for task in tasks}:
-            parent.mkdir(parents=True)
-        if layout == Layout.GSV_CITIES:
-            _write_dataframe(folder, city, tasks)
-        labels = []
-        for written, found in _take_all(order, folder, tasks, workers):
-            labels += found
-            if progress is not None:
-                progress(written)
-        if labels:
-            write_labels(folder / "Labels" / f"{city_name(city)}.safetensors", labels, [task.path for task in tasks])
+        count = sum(_write_city(order, folder, workers, progress or _ignore) for order in orders)
         out.mkdir(exist_ok=True)
         for part in folder.iterdir():
             part.rename(out / part.name)
+    return count
+
+
+def _ignore(count: int) -> None:
+    """Take no notice of progress."""
+
+
+def _write_city(order: _Order, folder: Path, workers: int, progress: Progress) -> int:
+    """Write a city's photos, their table and their labels; return how many photos."""
+    city = make_city(order.seed, order.num_places, order.tier.copy_share)
+    list_tasks = {Layout.AT_NAMES: _at_name_tasks, Layout.GSV_CITIES: _gsv_tasks}[order.layout]
+    tasks = list(list_tasks(city, order.tier, order.photos_per_place))
+    for parent in {(folder / task.path).parent for task in tasks}:
+        parent.mkdir(parents=True, exist_ok=True)
+    if order.layout == Layout.GSV_CITIES:
+        _write_dataframe(folder, city, tasks)
+    labels = []
+    for written, found in _take_all(order, folder, tasks, workers):
+        labels += found
+        progress(written)
+    if labels:
+        write_labels(folder / "Labels" / f"{city_name(city)}.safetensors", labels, [task.path for task in tasks])
     return len(tasks)
 
 
@@ -204,7 +219,7 @@ def _gsv_name(city: City, photo: Photo) -> str:
 def _write_dataframe(folder: Path, city: City, tasks: list[_Task]) -> None:
     rows = [_gsv_row(city, task.photo) for task in tasks]
     path = folder / "Dataframes" / f"{city_name(city)}.csv"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
