@@ -35,10 +35,16 @@ def map_on_cores(function: Callable[[Part], Result], parts: Sequence[Part]) -> l
 @functools.cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Start threads once for a process: a fork has its parent's memory, not its threads."""
-    pool = ThreadPoolExecutor(threads, "d2vpr-search", initializer=_stay_on_one_core)
-    started = threading.Barrier(threads)
-    list(pool.map(lambda _: started.wait(), range(threads)))
-    torch.set_num_threads(threads)  # for threads that start later; the caller's number never changed
+    return single_core_threads(threads)
+
+
+def single_core_threads(number: int) -> ThreadPoolExecutor:
+    """Start threads that stay on one core each."""
+    usual = num_cores()
+    pool = ThreadPoolExecutor(number, "d2vpr", initializer=_stay_on_one_core)
+    started = threading.Barrier(number)
+    list(pool.map(lambda _: started.wait(), range(number)))
+    torch.set_num_threads(usual)  # for threads that start later; the caller's number never changed
     return pool
 
 
@@ -49,4 +55,4 @@ def _stay_on_one_core() -> None:
     torch.get_num_threads()  # a thread's first use of torch resets its number: let it be over
 
 
-__all__ = ["map_on_cores", "num_cores"]
+__all__ = ["map_on_cores", "num_cores", "single_core_threads"]

@@ -5,7 +5,7 @@ import logging
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from d2vpr_hf.backends.opening import open_backend
+from d2vpr_hf.backends.protocol import Backend, check_backend
+from d2vpr_hf.cores import single_core_threads
 from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
@@ -51,6 +54,9 @@ class PlaceEncoder:
         cross_image_encoder: Whether a model's cross-image encoder takes part; `False` removes it from the model, `None` leaves
             the model as it is.
         num_workers: Threads that decode and preprocess (Pillow and torch release the interpreter while they work).
+        backend: What runs the network; see [`d2vpr_hf.backends.opening.open_backend`].
+        precision: Of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, as far as the backend has it; `None` for
+            the type of the model's weights.
 
     Attributes:
         model_name: Folder (absolute) or Hub id that the model can be loaded from again; `None` for the embedded model, and for
@@ -66,7 +72,10 @@ class PlaceEncoder:
         batch_size: int = 16,
         num_workers: int = 2,
         cross_image_encoder: bool | None = None,
+        backend: str = "torch",
+        precision: str | None = None,
     ) -> None:
+        check_backend(backend, precision)
         if batch_size < 1 or num_workers < 1:
             raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
         if isinstance(model, VPRPreTrainedModel):
@@ -81,6 +90,7 @@ class PlaceEncoder:
         self.model.eval()
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self._backend_choice = (backend, precision)
         if cross_image_encoder is False:
             self.model.remove_cross_image_encoder()
         if cross_image_encoder and not self.model.config.use_cross_image_encoder:
@@ -102,6 +112,19 @@ class PlaceEncoder:
     def fingerprint(self) -> str:
         """Hash of what the descriptors depend on; see [`d2vpr_hf.loading.fingerprint`]. Taken once."""
         return fingerprint(self.model, self.processor)
+
+    @functools.cached_property
+    def backend(self) -> Backend:
+        """What runs the network, with the weights that the model has when it is first asked for; see `reopen_backend`."""
+        return self._open_backend()
+
+    def reopen_backend(self) -> None:
+        """Take up changes of the model."""
+        self.__dict__.pop("backend", None)
+
+    def _open_backend(self) -> Backend:
+        name, precision = self._backend_choice
+        return open_backend(self.model, self.processor, name, precision)
 
     def encode(
         self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
@@ -125,23 +148,22 @@ class PlaceEncoder:
         for batch in _batches(self._preprocessed(photos, order), self.batch_size):
             skipped.update({row: pixels for row, pixels in batch if isinstance(pixels, str)})
             readable = [(row, pixels) for row, pixels in batch if not isinstance(pixels, str)]
-            if readable:
-                described = [row for row, _ in readable]
-                _make_room(descriptors, max(described) + 1)
-                descriptors[described] = self._describe(torch.cat([pixels for _, pixels in readable]))
+            for rows, pixel_values in _by_size(readable):
+                _make_room(descriptors, max(rows) + 1)
+                descriptors[rows] = self.backend.describe(pixel_values)
             count += len(batch)
             if progress is not None:
                 progress(len(batch))
-        rows = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
-        joined = _keep_rows(descriptors, rows)
-        _check_finite(joined, rows)
-        return EncodedPhotos(joined, rows, dict(sorted(skipped.items())))
+        found = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
+        joined = _keep_rows(descriptors, found)
+        _check_finite(joined, found)
+        return EncodedPhotos(joined, found, dict(sorted(skipped.items())))
 
     def _preprocessed(
         self, photos: Iterable[Any], order: Sequence[int] | None = None
     ) -> Iterator[tuple[int, torch.Tensor | str]]:
         """Yield each photo's number and pixel values (1, 3, height, width), or why there are none, in order."""
-        with ThreadPoolExecutor(self.num_workers) as pool:
+        with single_core_threads(self.num_workers) as pool:
             ahead = self.batch_size + self.num_workers  # enough that no thread waits for the network
             numbered = enumerate(photos) if order is None else _in_order(photos, order)
             submitted = ((row, pool.submit(self._preprocess, photo)) for row, photo in numbered)
@@ -158,12 +180,6 @@ class PlaceEncoder:
         except UnreadablePhotoError as error:
             return str(error)
         return self.processor(image, return_tensors="pt")["pixel_values"]
-
-    @torch.inference_mode()
-    def _describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-        """Run the network on (B, 3, height, width) and return descriptors (B, D)."""
-        pixel_values = pixel_values.to(self.device, self.model.dtype)
-        return self.model(pixel_values).pooler_output.float().cpu().numpy()
 
 
 def _portable_name(model: VPRPreTrainedModel | str | Path | None) -> str | None:
@@ -186,6 +202,15 @@ def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def _by_size(photos: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yield numbers and pixel values (B, 3, height, width) of the photos of each size; most often there is one."""
+    groups: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
+    for row, pixels in photos:
+        groups.setdefault(pixels.shape, []).append((row, pixels))
+    for group in groups.values():
+        yield [row for row, _ in group], torch.cat([pixels for _, pixels in group])
 
 
 def _in_order(photos: Iterable[Any], order: Sequence[int]) -> Iterator[tuple[int, Any]]:

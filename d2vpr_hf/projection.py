@@ -156,6 +156,7 @@ def fit_projection(
     with torch.no_grad():
         encoder.model.projection.mean.copy_(torch.from_numpy(found.mean))
         encoder.model.projection.components.copy_(torch.from_numpy(found.components))
+    encoder.reopen_backend()
     facts = {"dim": dim, "whiten": whiten, "explained": found.explained, "photos": sorted(checksums(used))}
     _write(encoder, out, facts, source)
     return found

@@ -231,7 +231,7 @@ class DeformableAggregator(nn.Module):
     def forward(self, tokens: torch.Tensor, grid_size: GridSize) -> AggregatorOutput:
         """Aggregate tokens (B, 1 + N, D), the global feature first, laid out on a grid of N patches."""
         global_feature, patches = tokens[:, 0], tokens[:, 1:]
-        grid = sample_grid(self.config.regions, tokens.device)
+        grid = self._sample_grid(tokens.device)
         positions = self._positions(global_feature, patches, grid_size, grid)
         with maybe_autocast(device_type=tokens.device.type, enabled=False):
             pooled = self._pool(at_least_float32(patches), grid_size, positions, grid).to(patches.dtype)
@@ -242,6 +242,9 @@ class DeformableAggregator(nn.Module):
         if self.position_encoding is not None:
             features = features + self.position_encoding(boxes)
         return AggregatorOutput(features, positions, boxes)
+
+    def _sample_grid(self, device: torch.device) -> SampleGrid:
+        return sample_grid(self.config.regions, device)
 
     def _positions(
         self, global_feature: torch.Tensor, patches: torch.Tensor, grid_size: GridSize, grid: SampleGrid

@@ -33,7 +33,7 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-_INTERPOLATION = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
+INTERPOLATION = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 _UNSUPPORTED = ("do_center_crop", "do_pad")
 
 
@@ -182,9 +182,9 @@ def _resize(images: torch.Tensor, size: SizeDict, resample: Any) -> torch.Tensor
     """Resize (B, 3, H, W) to the height and width of `size`."""
     if not size.height or not size.width:
         raise ValueError(f'`size` must be {{"height": ..., "width": ...}}, got {size}.')
-    if resample not in _INTERPOLATION:
+    if resample not in INTERPOLATION:
         raise ValueError(f"`resample` must be BILINEAR (2) or BICUBIC (3), got {resample!r}.")
-    mode = _INTERPOLATION[PILImageResampling(resample)]
+    mode = INTERPOLATION[PILImageResampling(resample)]
     target = (size.height, size.width)
     return torch.nn.functional.interpolate(images, size=target, mode=mode, antialias=True, align_corners=False)
 

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -94,7 +95,7 @@ def test_descriptors_are_held_once(tiny_folder, monkeypatch):
     encoder, width = PlaceEncoder(tiny_folder, batch_size=2), 200_000
     monkeypatch.setattr(PlaceEncoder, "descriptor_dim", width)
     monkeypatch.setattr(encoder, "_preprocess", lambda photo: photo if isinstance(photo, str) else torch.zeros(1, 1))
-    monkeypatch.setattr(encoder, "_describe", lambda pixels: np.ones((len(pixels), width), np.float32))
+    encoder.backend = SimpleNamespace(describe=lambda pixels: np.ones((len(pixels), width), np.float32))
     for photos in ([0] * 40, ["unreadable", *[0] * 39]):
         tracemalloc.start()
         encoder.encode(photos)

@@ -9,6 +9,8 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 
+from d2vpr_hf.backends.protocol import Backend
+from d2vpr_hf.backends.torch_backend import PlainTorchBackend
 from d2vpr_hf.encoder import EncodedPhotos, PlaceEncoder, Progress
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.gridtown import VAL_SEEDS, simulate
@@ -34,6 +36,9 @@ class SharedEncoder(PlaceEncoder):
     ) -> None:
         super().__init__(model, processor, device=accelerator.device, num_workers=num_workers)
         self.accelerator = accelerator
+
+    def _open_backend(self) -> Backend:
+        return PlainTorchBackend(self.model)  # it changes, and may be in parts
 
     def encode(
         self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None

@@ -56,6 +56,14 @@ class EncoderOptions:
         None
     )
 
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="What runs the network: torch, torch-compiled, onnxruntime, openvino, or auto.")
+    ] = "torch"
+    backend_precision: Annotated[
+        str | None,
+        typer.Option(metavar="fp32|bf16|fp16|int8", help="Of the network's products. Default: the type of its weights."),
+    ] = None
+
     def load(
         self, model: str | None, index: PlaceIndex | None = None, *, cross_image_encoder: bool | None = None
     ) -> PlaceEncoder:
@@ -66,6 +74,7 @@ class EncoderOptions:
         known_model, known_batch_size = (None, None) if index is None else (index.model, index.batch_size)
         batch_size = self.batch_size or known_batch_size or BATCH_SIZE
         options: dict[str, Any] = {"num_workers": self.workers, "cross_image_encoder": cross_image_encoder}
+        options |= {"backend": self.backend, "precision": self.backend_precision}
         return PlaceEncoder(known_model if model is None else model, device=self.device, batch_size=batch_size, **options)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.descriptors import Descriptors
+from d2vpr_hf.extras import import_extra
 from d2vpr_hf.search import check_search, float32_blocks, rescore
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 
@@ -161,11 +162,8 @@ def _ranges(runs: NDArray[np.int64]) -> str:
 
 
 def _connect(uri: str) -> "MilvusClient":
-    try:
-        from pymilvus import MilvusClient
-    except ImportError as error:
-        raise ImportError('Milvus needs its client: pip install "d2vpr-hf[milvus]".') from error
-    return MilvusClient(uri, token=os.environ.get(TOKEN_VARIABLE, ""))
+    client: MilvusClient = import_extra("pymilvus", "milvus").MilvusClient(uri, token=os.environ.get(TOKEN_VARIABLE, ""))
+    return client
 
 
 __all__ = ["COLLECTION", "MilvusStore", "row_expression"]

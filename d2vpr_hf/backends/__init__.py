@@ -1,0 +1,1 @@
+"""What runs the network: torch, onnxruntime or OpenVINO, behind one protocol."""

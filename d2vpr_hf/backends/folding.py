@@ -1,0 +1,101 @@
+"""Fold layers into their neighbours: BatchNorms, scales and parallel branches become weights of one layer.
+
+Everything is computed in float64; whoever uses the layers brings them to the type that products are to have.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from d2vpr_hf.modeling.vision_transformer import ConvolutionUnit
+
+
+def linear_before_scale(linear: nn.Linear, scale: torch.Tensor) -> nn.Linear:
+    """Fold factors of the output channels into a linear layer."""
+    return make_linear(linear.weight.double() * scale.unsqueeze(1), linear.bias.double() * scale)
+
+
+def copy_linear(linear: nn.Linear) -> nn.Linear:
+    """Make a layer of the same weights, with a bias in any case, that can change its type without the other."""
+    return make_linear(linear.weight, torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias)
+
+
+def make_linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    """Make a linear layer of given weights (C_out, C_in) and bias (C_out,)."""
+    made = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    made.weight, made.bias = _frozen(weight), _frozen(bias)
+    return made
+
+
+def select_channels(linear: nn.Linear, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> nn.Linear:
+    """Reorder the outputs (rows) or the inputs (columns) of a linear layer."""
+    weight, bias = linear.weight, linear.bias
+    if rows is not None:
+        weight, bias = weight[list(rows)], bias[list(rows)]
+    return make_linear(weight if columns is None else weight[:, list(columns)], bias)
+
+
+def fold_batch_norm(unit: ConvolutionUnit) -> nn.Conv2d:
+    """Fold a BatchNorm's running statistics and weights into the convolution before it."""
+    conv, norm = unit.conv, unit.norm
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    weight = conv.weight.double() * factor.view(-1, 1, 1, 1)
+    return make_convolution(weight, (conv.bias.double() - norm.running_mean) * factor + norm.bias)
+
+
+def make_convolution(weight: torch.Tensor, bias: torch.Tensor, groups: int = 1) -> nn.Conv2d:
+    """Make a convolution (C_out, C_in / groups, size, size) that keeps the grid it works on."""
+    size = weight.shape[-1]
+    made = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], size, padding=size // 2, groups=groups, device="meta")
+    made.weight, made.bias = _frozen(weight), _frozen(bias)
+    return made
+
+
+def join_pointwise(convolutions: Sequence[nn.Conv2d]) -> nn.Linear:
+    """Make one linear layer over tokens of 1x1 convolutions that read the same map; outputs in their order."""
+    weight = torch.cat([conv.weight.flatten(1) for conv in convolutions])
+    return make_linear(weight, torch.cat([_bias(conv) for conv in convolutions]))
+
+
+def join_spatial(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
+    """Make one convolution of several that read neighbouring channels; inputs and outputs in their order.
+
+    Smaller kernels are padded by zeros to the largest. Branches of one width become groups; others meet zeros.
+    """
+    size = max(conv.kernel_size[0] for conv in convolutions)
+    kernels = [nn.functional.pad(conv.weight, [(size - conv.kernel_size[0]) // 2] * 4) for conv in convolutions]
+    bias = torch.cat([_bias(conv) for conv in convolutions])
+    if len({kernel.shape for kernel in kernels}) == 1:
+        return make_convolution(torch.cat(kernels), bias, groups=len(kernels))
+    return make_convolution(_block_diagonal(kernels), bias)
+
+
+def _block_diagonal(kernels: Sequence[torch.Tensor]) -> torch.Tensor:
+    inputs = [kernel.shape[1] for kernel in kernels]
+    blocks = (
+        nn.functional.pad(kernel, (0, 0, 0, 0, sum(inputs[:index]), sum(inputs[index + 1 :])))
+        for index, kernel in enumerate(kernels)
+    )
+    return torch.cat(list(blocks))
+
+
+def _bias(conv: nn.Conv2d) -> torch.Tensor:
+    assert conv.bias is not None
+    return conv.bias
+
+
+def _frozen(values: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach(), requires_grad=False)
+
+
+__all__ = [
+    "copy_linear",
+    "fold_batch_norm",
+    "join_pointwise",
+    "join_spatial",
+    "linear_before_scale",
+    "make_convolution",
+    "make_linear",
+    "select_channels",
+]

@@ -1,0 +1,45 @@
+"""Make a model ready for inference: the same descriptors from less work."""
+
+import copy
+
+import torch
+from torch import nn
+
+from d2vpr_hf.backends.prepared_aggregation import GatheringAggregator, PreparedAggregator, PreparedRecovery
+from d2vpr_hf.backends.prepared_blocks import PreparedBlock, PreparedEmbeddings
+from d2vpr_hf.backends.products import pack_products
+from d2vpr_hf.modeling import D2VPRModel, VPRPreTrainedModel
+
+
+@torch.no_grad()
+def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on_cpu: bool = False) -> VPRPreTrainedModel:
+    """Make a copy of a model that gives the same descriptors in less time, and can do nothing else.
+
+    BatchNorms, LayerScales and scales are folded into their neighbours, parallel branches are joined, and what depends on the
+    size or on nothing is computed once. What is not changed is shared with the model.
+
+    Args:
+        model: In eval mode, with weights in float32. It stays as it is.
+        dtype: Of the products. With a half-precision type the residual stream, normalisations, sampling geometry and pooling
+            stay in float32: all in bfloat16, descriptors are other ones (cosine 0.99).
+        on_cpu: Whether to use what is fastest on a CPU, and can neither be exported nor compiled.
+
+    Returns:
+        A model whose `pooler_output` is the descriptor, in float32.
+    """
+    if model.training:
+        raise ValueError("A model in training mode cannot be prepared: call `model.eval()` first.")
+    prepared = copy.copy(model)
+    prepared._modules = dict(model._modules)  # a shallow copy would share the table of parts
+    prepared.embeddings = PreparedEmbeddings(model.embeddings, dtype)
+    prepared.encoder = copy.copy(model.encoder)
+    prepared.encoder._modules = {"layers": nn.ModuleList(PreparedBlock(block, dtype) for block in model.encoder.layers)}
+    if isinstance(model, D2VPRModel):
+        prepared.recovery = PreparedRecovery(model.recovery, dtype)
+        prepared.aggregator = (GatheringAggregator if on_cpu else PreparedAggregator)(model.aggregator, dtype)
+    if on_cpu and dtype == torch.float32:
+        pack_products(prepared)
+    return prepared.eval()
+
+
+__all__ = ["prepare"]

@@ -1,0 +1,43 @@
+"""What every backend does, and in which precisions it can."""
+
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+BackendName = Literal["torch", "torch-compiled", "onnxruntime", "openvino"]
+
+PRECISIONS: dict[BackendName, tuple[Precision, ...]] = {
+    "torch": ("fp32", "bf16", "fp16"),
+    "torch-compiled": ("fp32", "bf16", "fp16"),
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+}
+TORCH_TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Backend(Protocol):
+    """What runs the network.
+
+    Attributes:
+        precision: Of its products; descriptors of one model in several precisions are nearly the same, not exactly.
+    """
+
+    precision: str
+
+    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        """Map normalised images (B, 3, height, width) of one size, on the CPU, to descriptors (B, D)."""
+
+
+def check_backend(name: str, precision: str | None) -> None:
+    """Raise ValueError unless a backend of that name has that precision; `"auto"` and `None` are left open."""
+    if name != "auto" and name not in PRECISIONS:
+        raise ValueError(f"A backend is auto, {', '.join(PRECISIONS)}, got {name!r}.")
+    allowed = get_args(Precision) if name == "auto" else PRECISIONS[name]  # type: ignore[index]
+    if precision is not None and precision not in allowed:
+        raise ValueError(f"The precision of the backend {name} is {' or '.join(allowed)}, got {precision!r}.")
+
+
+__all__ = ["PRECISIONS", "TORCH_TYPES", "Backend", "BackendName", "Precision", "check_backend"]

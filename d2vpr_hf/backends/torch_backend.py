@@ -1,0 +1,83 @@
+"""Run the network by torch, on a CPU or a GPU."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2vpr_hf.backends.preparation import prepare
+from d2vpr_hf.backends.protocol import TORCH_TYPES
+from d2vpr_hf.cores import map_on_cores, num_cores
+from d2vpr_hf.modeling import VPRPreTrainedModel
+
+_NAMES = {dtype: name for name, dtype in TORCH_TYPES.items()}
+_PHOTOS_OF_A_CORE = 4  # at once: what they need still lies close to it
+
+
+class TorchBackend:
+    """A model made ready for inference, as it is when this is made: later changes of its weights are not seen.
+
+    On a CPU each core has photos of its own, where there are enough: two cores that share each product wait for each other.
+
+    Args:
+        model: In eval mode, on its device. It stays as it is.
+        precision: Of the products; `None` for the type of the model's weights.
+        compiled: Whether torch compiles it, which takes a minute at the first call and at each new size, and on a CPU needs a
+            C++ compiler.
+    """
+
+    def __init__(self, model: VPRPreTrainedModel, precision: str | None = None, *, compiled: bool = False) -> None:
+        self.precision = precision or precision_of(model)
+        self._device = model.device
+        on_cpu = self._device.type == "cpu" and not compiled
+        prepared = prepare(_in_float32(model), TORCH_TYPES[self.precision], on_cpu=on_cpu)
+        self._network = torch.compile(prepared, fullgraph=True) if compiled else prepared
+        self._divisible = on_cpu and not model.config.use_cross_image_encoder
+
+    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
+        if not self._divisible or len(pixel_values) < max(2, num_cores()):
+            return self._run(pixel_values)
+        return np.concatenate(map_on_cores(self._run, _divide(pixel_values)))
+
+    def _run(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        return run_network(self._network, pixel_values.to(self._device))
+
+
+class PlainTorchBackend:
+    """A model as it is, also while it changes: for training, and models that are spread over processes."""
+
+    def __init__(self, model: VPRPreTrainedModel) -> None:
+        self.precision = precision_of(model)
+        self._model = model
+
+    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
+        return run_network(self._model, pixel_values.to(self._model.device, self._model.dtype))
+
+
+@torch.inference_mode()
+def run_network(network: Callable[[torch.Tensor], Any], pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    """Run a model of ours on its device; threads have to say for themselves that they need no gradients."""
+    return network(pixel_values).pooler_output.float().cpu().numpy()
+
+
+def precision_of(model: VPRPreTrainedModel) -> str:
+    """Name the type of a model's weights."""
+    return _NAMES.get(model.dtype, "fp32")
+
+
+def _in_float32(model: VPRPreTrainedModel) -> VPRPreTrainedModel:
+    return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+
+
+def _divide(pixel_values: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Divide a batch into small parts, as many for each core."""
+    cores = num_cores()
+    return pixel_values.tensor_split(cores * -(-len(pixel_values) // (cores * _PHOTOS_OF_A_CORE)))
+
+
+__all__ = ["PlainTorchBackend", "TorchBackend", "precision_of"]

@@ -1,0 +1,169 @@
+"""The prepared model and the torch backend: the plain model's numbers, faster.
+
+Tolerances: folding in float64 and other orders of sums move a float32 descriptor by 4e-7 of its norm here.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from d2vpr_hf import PlaceEncoder
+from d2vpr_hf.backends.preparation import prepare
+from d2vpr_hf.backends.protocol import check_backend
+from d2vpr_hf.backends.torch_backend import TorchBackend
+from d2vpr_hf.extras import import_extra
+from d2vpr_hf.modeling import D2VPRImageProcessor
+from tests.conftest import PARITY, parity_images, published_weights, relative, tiny_cricavpr, tiny_model
+from tests.photos import draw
+
+HALF = [torch.bfloat16, torch.float16]
+MODELS = {
+    "student": tiny_model,
+    "without offsets": lambda: tiny_model(use_offsets=False, use_scales=False),
+    "without fusion": lambda: tiny_model(use_top_down_fusion=False, use_position_encoding=False),
+    "gated": lambda: tiny_model(use_swiglu_ffn=True),
+    "without a bias": lambda: tiny_model(qkv_bias=False),
+    "branches of several widths": lambda: tiny_model(adapter_branch_ratios=[0.25, 0.5, 0.25]),
+    "direct branches alone": lambda: tiny_model(adapter_branch_ratios=[0.5, 0.5], adapter_kernel_sizes=[1, 1]),
+    "projected": lambda: tiny_model(projection_dim=8),
+    "with cross-image encoder": lambda: tiny_model(use_cross_image_encoder=True),
+    "teacher": tiny_cricavpr,
+}
+
+
+def images(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def describe(model, pixels):
+    return model(pixels).pooler_output
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_prepared_model_gives_the_plain_descriptors(kind, on_cpu):
+    """Channels joined in a wrong order, a forgotten scale, x and y swapped where samples are gathered."""
+    model = MODELS[kind]()
+    prepared = prepare(model, on_cpu=on_cpu)
+    for size in ((70, 70), (42, 126), (126, 42), (70, 70)):
+        assert relative(describe(prepared, images(3, 3, *size)), describe(model, images(3, 3, *size))) < 3e-6
+
+
+def test_a_prepared_model_gives_the_published_descriptor(tmp_path):
+    """At full size, with seeded weights in the published form."""
+    from d2vpr_hf.convert import convert_weights
+    from d2vpr_hf.loading import load_model
+
+    torch.save({"model_state_dict": published_weights("d2vpr")}, tmp_path / "a.pth")
+    convert_weights(tmp_path / "a.pth", tmp_path / "out")
+    found = TorchBackend(load_model(tmp_path / "out")).describe(parity_images("d2vpr", 2, 224))
+    golden = load_file(PARITY / "golden.safetensors")["d2vpr.descriptor"]
+    assert relative(torch.from_numpy(found), golden) < 3e-6
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_keeps_what_decides_in_float32(dtype):
+    """All in bfloat16, samples move by a hundredth of the image and powers of small numbers vanish."""
+    model = tiny_model()
+    with torch.no_grad():
+        exact, found = model(images(4, 3, 70, 70)), prepare(model, dtype, on_cpu=True)(images(4, 3, 70, 70))
+    assert found.pooler_output.dtype == found.sampling_positions.dtype == found.last_hidden_state.dtype == torch.float32
+    assert torch.isfinite(found.pooler_output).all()
+    assert torch.cosine_similarity(found.pooler_output, exact.pooler_output).min() > 0.9999
+    assert (found.sampling_positions - exact.sampling_positions).abs().mean() < 1e-3
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_half_precision_survives_large_activations(dtype):
+    """DINOv2's residual streams have single values of hundreds; beside such a one all others would vanish in half precision."""
+    model = tiny_model()
+    model.embeddings.cls_token.data[..., 0] = 1e3
+    found = describe(prepare(model, dtype, on_cpu=True), images(2, 3, 70, 70))
+    assert torch.cosine_similarity(found, describe(model, images(2, 3, 70, 70))).min() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF])
+def test_preparing_leaves_the_model_as_it_is(dtype):
+    model = tiny_model()
+    before = copy.deepcopy(model.state_dict())
+    prepare(model, dtype, on_cpu=True)
+    assert all(
+        torch.equal(before[name], tensor) and before[name].dtype == tensor.dtype for name, tensor in model.state_dict().items()
+    )
+    assert type(model.encoder.layers[0]).__name__ == "AdapterBlock"
+
+
+def test_a_model_in_training_is_not_prepared():
+    with pytest.raises(ValueError, match=r"call `model\.eval\(\)` first"):
+        prepare(tiny_model().train())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 17])
+def test_photos_divided_over_cores_keep_their_order(count, monkeypatch):
+    monkeypatch.setattr("d2vpr_hf.backends.torch_backend.num_cores", lambda: 2)
+    model = tiny_model()
+    found = TorchBackend(model).describe(images(count, 3, 70, 70))
+    assert relative(torch.from_numpy(found), describe(model, images(count, 3, 70, 70))) < 3e-6
+
+
+def test_a_batch_that_belongs_together_is_not_divided(monkeypatch):
+    """With a cross-image encoder half a batch gives other descriptors."""
+    monkeypatch.setattr("d2vpr_hf.backends.torch_backend.num_cores", lambda: 2)
+    model = tiny_model(use_cross_image_encoder=True)
+    found = TorchBackend(model).describe(images(8, 3, 70, 70))
+    assert relative(torch.from_numpy(found), describe(model, images(8, 3, 70, 70))) < 3e-6
+
+
+def test_weights_in_half_precision_choose_the_precision():
+    backend = TorchBackend(tiny_model().bfloat16())
+    assert backend.precision == "bf16"
+    assert np.isfinite(backend.describe(images(1, 3, 70, 70))).all()
+
+
+def test_an_encoder_groups_photos_by_size_and_keeps_their_order():
+    """Without resizing, photos of several sizes share a batch."""
+    model, processor = tiny_model(), D2VPRImageProcessor(do_resize=False)
+    photos = [draw(i, *size) for i, size in enumerate([(70, 98), (42, 56), (70, 98), (98, 70), (42, 56)])]
+    together = PlaceEncoder(model, processor, batch_size=4).encode(photos).descriptors
+    alone = [PlaceEncoder(model, processor).encode([photo]).descriptors[0] for photo in photos]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_an_encoder_takes_up_changes_when_told():
+    model, processor = tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 70})
+    encoder = PlaceEncoder(model, processor)
+    before = encoder.encode([draw(0)]).descriptors
+    model.recovery.projection.weight.data.mul_(-1)
+    encoder.reopen_backend()
+    assert np.abs(encoder.encode([draw(0)]).descriptors - before).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "message"),
+    [
+        ("tensorrt", None, "A backend is auto, torch, .*, got 'tensorrt'"),
+        ("torch", "int8", "The precision of the backend torch is fp32 or bf16 or fp16, got 'int8'"),
+        ("auto", "fp8", "got 'fp8'"),
+    ],
+)
+def test_what_there_is_not_is_refused(name, precision, message):
+    with pytest.raises(ValueError, match=message):
+        check_backend(name, precision)
+
+
+def test_a_missing_extra_says_what_brings_it():
+    with pytest.raises(ImportError, match=r'no_such_library cannot be imported .*: pip install "d2vpr-hf\[export\]" brings it'):
+        import_extra("no_such_library.part", "export")
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_plain_descriptors():
+    model = tiny_model()
+    backend = TorchBackend(model, compiled=True)
+    for size in ((70, 70), (42, 126), (70, 70)):
+        found = torch.from_numpy(backend.describe(images(2, 3, *size)))
+        assert relative(found, describe(model, images(2, 3, *size))) < 3e-6
