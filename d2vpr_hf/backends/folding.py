@@ -18,19 +18,21 @@ def linear_before_scale(linear: nn.Linear, scale: torch.Tensor) -> nn.Linear:
 
 def copy_linear(linear: nn.Linear) -> nn.Linear:
     """Make a layer of the same weights, with a bias in any case, that can change its type without the other."""
-    return make_linear(linear.weight, torch.zeros_like(linear.weight[:, 0]) if linear.bias is None else linear.bias)
+    return make_linear(linear.weight, linear.bias)
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
-    """Make a linear layer of given weights (C_out, C_in) and bias (C_out,)."""
+def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    """Make a linear layer of given weights (C_out, C_in) and bias (C_out,); none is zeros."""
     made = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    bias = torch.zeros_like(weight[:, 0]) if bias is None else bias
     made.weight, made.bias = _frozen(weight), _frozen(bias)
     return made
 
 
 def select_channels(linear: nn.Linear, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> nn.Linear:
     """Reorder the outputs (rows) or the inputs (columns) of a linear layer."""
-    weight, bias = linear.weight, linear.bias
+    weight: torch.Tensor = linear.weight
+    bias: torch.Tensor = linear.bias
     if rows is not None:
         weight, bias = weight[list(rows)], bias[list(rows)]
     return make_linear(weight if columns is None else weight[:, list(columns)], bias)
@@ -41,7 +43,7 @@ def fold_batch_norm(unit: ConvolutionUnit) -> nn.Conv2d:
     conv, norm = unit.conv, unit.norm
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     weight = conv.weight.double() * factor.view(-1, 1, 1, 1)
-    return make_convolution(weight, (conv.bias.double() - norm.running_mean) * factor + norm.bias)
+    return make_convolution(weight, (_bias(conv).double() - norm.running_mean) * factor + norm.bias)
 
 
 def make_convolution(weight: torch.Tensor, bias: torch.Tensor, groups: int = 1) -> nn.Conv2d:

@@ -1,6 +1,8 @@
 """Make a model ready for inference: the same descriptors from less work."""
 
 import copy
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,17 +31,22 @@ def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on
     """
     if model.training:
         raise ValueError("A model in training mode cannot be prepared: call `model.eval()` first.")
-    prepared = copy.copy(model)
+    prepared: Any = copy.copy(model)
     prepared._modules = dict(model._modules)  # a shallow copy would share the table of parts
     prepared.embeddings = PreparedEmbeddings(model.embeddings, dtype)
     prepared.encoder = copy.copy(model.encoder)
-    prepared.encoder._modules = {"layers": nn.ModuleList(PreparedBlock(block, dtype) for block in model.encoder.layers)}
+    prepared.encoder._modules = {"layers": nn.ModuleList(_prepare_blocks(model.encoder, dtype))}
     if isinstance(model, D2VPRModel):
         prepared.recovery = PreparedRecovery(model.recovery, dtype)
         prepared.aggregator = (GatheringAggregator if on_cpu else PreparedAggregator)(model.aggregator, dtype)
     if on_cpu and dtype == torch.float32:
         pack_products(prepared)
-    return prepared.eval()
+    made: VPRPreTrainedModel = prepared.eval()
+    return made
+
+
+def _prepare_blocks(encoder: Any, dtype: torch.dtype) -> Iterator[PreparedBlock]:
+    return (PreparedBlock(block, dtype) for block in encoder.layers)
 
 
 __all__ = ["prepare"]

@@ -3,6 +3,8 @@
 Shapes: B images, N = H x W patches, T = 1 + N tokens, D channels, R regions, P samples over all regions.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -58,14 +60,14 @@ class PreparedSampler(DeformableSampler):
         self.offset_generator = PreparedOffsetGenerator(sampler.offset_generator, dtype)
 
 
-class PreparedOffsetGenerator(nn.Module):
+class PreparedOffsetGenerator(OffsetGenerator):
     """The offset head, whose product over all patches may be in half precision; its output is in float32."""
 
     def __init__(self, head: OffsetGenerator, dtype: torch.dtype) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         weight, self.dtype = head.global_projection.weight, dtype
         self.global_projection = make_linear(weight, torch.zeros_like(weight[:, 0]))
-        self.patch_projection = Product(make_linear(head.patch_projection.weight, head.global_projection.bias)).to(dtype)
+        self.patch_projection: Any = Product(make_linear(head.patch_projection.weight, head.global_projection.bias)).to(dtype)
         self.output = head.output
 
     def forward(self, global_feature: torch.Tensor, patches: torch.Tensor, grid_size: GridSize) -> torch.Tensor:
@@ -74,11 +76,11 @@ class PreparedOffsetGenerator(nn.Module):
         return self.output(nn.functional.relu(hidden)).transpose(1, 2).unflatten(2, grid_size)
 
 
-class PreparedGeneralizedMean(nn.Module):
+class PreparedGeneralizedMean(GeneralizedMean):
     """Generalised-mean pooling; a power is the exponential of a multiple of the logarithm, which takes a third of the time."""
 
     def __init__(self, gem: GeneralizedMean) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.eps, self.p = gem.eps, gem.p
 
     def forward(self, vectors: torch.Tensor, averaging: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,8 @@ Shapes: B images, T = 1 + N tokens (the cls token first, then the H x W patches 
 type of the weights; the residual stream and the normalisations stay in float32.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -97,10 +99,10 @@ class PreparedAttention(nn.Module):
 class PreparedFeedForward(nn.Module):
     """The MLP of a block, gated or not."""
 
-    def __init__(self, mlp: nn.Module, activation: str, scale: torch.Tensor) -> None:
+    def __init__(self, mlp: Any, activation: str, scale: torch.Tensor) -> None:
         super().__init__()
         self.gated = isinstance(mlp, GatedFeedForward)
-        first, second = (mlp.gate_up, mlp.down) if self.gated else (mlp.fc1, mlp.fc2)
+        first, second = (mlp.gate_up, mlp.down) if isinstance(mlp, GatedFeedForward) else (mlp.fc1, mlp.fc2)
         self.first = Product(first, "none" if self.gated else activation)
         self.second = Product(linear_before_scale(second, scale))
 
@@ -121,14 +123,15 @@ class PreparedAdapter(nn.Module):
 
     def __init__(self, adapter: ConvolutionalAdapter, scale: torch.Tensor) -> None:
         super().__init__()
-        branches = [[fold_batch_norm(unit) for unit in branch] for branch in adapter.branches]
+        units: Any = adapter.branches
+        branches = [[fold_batch_norm(unit) for unit in branch] for branch in units]
         order = sorted(range(len(branches)), key=lambda index: len(branches[index]))
         channels = _channels(branches, order)
         first, larger = [branches[i][0] for i in order], [branches[i][1] for i in order if len(branches[i]) > 1]
         self.num_direct = sum(branch[0].out_channels for branch in branches if len(branch) == 1)
         self.down = Product(select_channels(adapter.down, rows=channels), "relu")
         self.pointwise = Product(select_channels(join_pointwise(first), columns=channels), "relu")
-        self.spatial = join_spatial(larger).to(memory_format=torch.channels_last) if larger else None
+        self.spatial = join_spatial(larger).to(memory_format=torch.channels_last) if larger else None  # type: ignore[call-overload]
         self.up = Product(linear_before_scale(select_channels(adapter.up, columns=channels), scale))
 
     def forward(self, hidden_states: torch.Tensor, grid_size: GridSize, residual: torch.Tensor) -> torch.Tensor:
