@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 WHEEL_SITE := build/wheel-site
 
-.PHONY: install demo test test-slow lint format typecheck suite clean
+.PHONY: install demo test test-slow browser lint format typecheck suite clean
 
 install: $(INSTALLED)
 
@@ -22,6 +22,12 @@ test: lint typecheck suite
 
 test-slow: suite
 	$(BIN)/python -m pytest -m slow
+
+# the Space in a real browser: Debian's chromium, driven by Playwright; with both there, `make test` runs these too
+browser: $(INSTALLED)
+	command -v chromium || (apt-get update && apt-get install -y --no-install-recommends chromium)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
+	$(BIN)/python -m pytest -m browser
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

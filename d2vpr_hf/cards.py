@@ -91,7 +91,7 @@ _MARK = "<!-- Written by d2vpr-hf, which replaces it; take this line out to keep
 
 
 @dataclass(frozen=True)
-class _Method:
+class Method:
     """What a card says of the method, whatever the weights."""
 
     title: str
@@ -99,8 +99,8 @@ class _Method:
     citation: str
 
 
-_METHODS = {
-    D2VPRConfig.model_type: _Method(
+METHODS = {
+    D2VPRConfig.model_type: Method(
         title="D²-VPR",
         arxiv="2511.12528",
         citation="""@article{d2vpr2025,
@@ -111,7 +111,7 @@ _METHODS = {
   year = {2025}
 }""",
     ),
-    CricaVPRConfig.model_type: _Method(
+    CricaVPRConfig.model_type: Method(
         title="CricaVPR",
         arxiv="2402.19231",
         citation="""@inproceedings{cricavpr2024,
@@ -177,7 +177,7 @@ def make_card(
     recipe: str | None = None,
 ) -> ModelCard:
     """Fill the card's template; arguments as for [`write_card`]."""
-    config, method = model.config, _METHODS[model.config.model_type]
+    config, method = model.config, METHODS[model.config.model_type]
     return ModelCard.from_template(
         _metadata(config.model_type, facts, measured),
         template_str=_TEMPLATE,
@@ -208,7 +208,7 @@ def _metadata(model_type: str, facts: CardFacts, measured: Evaluation | None) ->
         license=facts.license,
         license_name=facts.license_name,
         tags=["visual-place-recognition", "image-retrieval", "geo-localization", model_type],
-        model_name=None if measured is None else _METHODS[model_type].title,
+        model_name=None if measured is None else METHODS[model_type].title,
         eval_results=None if measured is None else _results(measured),
     )
 
@@ -245,4 +245,4 @@ def _table(measured: Evaluation) -> dict[str, Any]:
     }
 
 
-__all__ = ["CardFacts", "make_card", "write_card"]
+__all__ = ["METHODS", "CardFacts", "Method", "make_card", "write_card"]

@@ -55,6 +55,19 @@ class PlaceFilter:
             yield within_time(places, self.since, self.until)
 
 
+def parse_numbers(text: str | None, form: str) -> tuple[float, ...] | None:
+    """Read what an option was given: as many numbers as its form names."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != form.count(",") + 1:
+        raise ValueError(f"Expected `{form}` in numbers, got {text!r}.")
+    return numbers
+
+
 def within_radius(places: Sequence[Place], prior: Place, radius: float) -> Mask:
     """Allow places within `radius` metres, inclusive, of a prior position such as a GPS fix.
 
@@ -134,4 +147,4 @@ def _need_seconds(text: str) -> float:
     return seconds
 
 
-__all__ = ["Mask", "PlaceFilter", "within_box", "within_heading", "within_radius", "within_time"]
+__all__ = ["Mask", "PlaceFilter", "parse_numbers", "within_box", "within_heading", "within_radius", "within_time"]

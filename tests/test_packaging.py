@@ -12,6 +12,7 @@ from filelock import FileLock
 import d2vpr_hf
 
 ROOT = Path(__file__).parents[1]
+_SPACE_SUFFIXES = {".py", ".css", ".js", ".md", ".txt"}
 
 
 def python(*arguments, cwd, path=None):
@@ -48,6 +49,7 @@ def test_the_wheel_holds_everything(wheel):
                  for kind in ("json", "yaml") for path in (ROOT / "training" / "configs").rglob(f"*.{kind}")}  # fmt: skip
     assets = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
     expected |= {"d2vpr_hf/py.typed", *(f"d2vpr_hf/assets/d2vpr-tiny/{name}" for name in assets)}
+    expected |= {f"d2vpr_hf/spaces/{path.name}" for path in (ROOT / "spaces").iterdir() if path.suffix in _SPACE_SUFFIXES}
     assert expected <= names
     assert {name.split("/")[0] for name in names} == {"d2vpr_hf", f"d2vpr_hf-{d2vpr_hf.__version__}.dist-info"}
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf import __version__
-from d2vpr_hf.cli import demo, evaluation, indexes, localization, models, photos, searches
+from d2vpr_hf.cli import demo, evaluation, indexes, localization, models, photos, searches, space
 from d2vpr_hf.cli.option_groups import spread_groups
 
 _COMMANDS = (
@@ -29,6 +29,8 @@ _COMMANDS = (
     photos.places,
     photos.simulate,
     demo.demo,
+    space.space,
+    space.push_space,
 )
 
 app = typer.Typer(

@@ -107,7 +107,7 @@ class FilterOptions:
 
     def place_filter(self) -> PlaceFilter:
         """Read the options."""
-        from d2vpr_hf.filters import PlaceFilter
+        from d2vpr_hf.filters import PlaceFilter, parse_numbers
 
         ranges = {
             "near": parse_numbers(self.near, "--near LAT,LON,METRES"),
@@ -115,19 +115,6 @@ class FilterOptions:
             "heading": parse_numbers(self.heading, "--heading DEGREES,TOLERANCE"),
         }
         return PlaceFilter(**ranges, since=self.since, until=self.until)  # type: ignore[arg-type]
-
-
-def parse_numbers(text: str | None, form: str) -> tuple[float, ...] | None:
-    """Read what an option was given: as many numbers as its form names."""
-    if text is None:
-        return None
-    try:
-        numbers = tuple(float(number) for number in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != form.count(",") + 1:
-        raise ValueError(f"Expected `{form}` in numbers, got {text!r}.")
-    return numbers
 
 
 def parse_pairs(texts: list[str] | None, form: str) -> Iterator[tuple[str, str]]:
@@ -149,7 +136,6 @@ __all__ = [
     "OverwriteOption",
     "QueriesArgument",
     "StrictOption",
-    "parse_numbers",
     "parse_pairs",
     "parse_path",
 ]

@@ -24,7 +24,8 @@ _MAX_WAYS = 8000
 _SPOT = 4.0  # metres that photos of one spot lie within
 _MARGIN = 0.12  # of the view, around what must be seen
 _LEAST_SPAN = 160.0  # metres
-_REACH = 1.6  # times the usual distance between neighbours: photos so close are joined by a way
+_REACH = 2.8  # times the usual distance between neighbours: farther spots are not joined by a way
+_NEAREST = 12  # spots that a way may have as its detour
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,10 @@ def _thin(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ways(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Join spots that are about as close as neighbouring spots usually are: the ends of each way in metres (W, 2, 2)."""
+    """Join spots that no third one lies between: the ends of each way in metres (W, 2, 2).
+
+    That is the relative neighbourhood graph, cut where spots are much farther apart than neighbours usually are.
+    """
     spots = _first_of_cells(points, _SPOT)
     if len(spots) < 3:
         return np.empty((0, 2, 2))
@@ -175,7 +179,15 @@ def _ways(points: NDArray[np.float64]) -> NDArray[np.float64]:
     elsewhere = np.where(apart > _SPOT, apart, np.inf).min(axis=1)  # several photos of one spot say nothing of distances
     usual = float(np.median(elsewhere[np.isfinite(elsewhere)])) if np.isfinite(elsewhere).any() else 0.0
     pairs = tree.query_pairs(_REACH * usual, output_type="ndarray")
-    return spots[pairs[:_MAX_WAYS]]
+    return spots[pairs[~_has_detour(spots, pairs, tree)][:_MAX_WAYS]]
+
+
+def _has_detour(spots: NDArray[np.float64], pairs: NDArray[np.intp], tree: cKDTree) -> NDArray[np.bool_]:
+    """Tell of each pair (W, 2) whether a third spot is nearer to both than they are to each other."""
+    apart = np.linalg.norm(spots[pairs[:, 0]] - spots[pairs[:, 1]], axis=1)
+    near = tree.query(spots, k=min(_NEAREST, len(spots)))[1][pairs[:, 0]]  # (W, neighbours of the first, itself among them)
+    to_ends = [np.linalg.norm(spots[near] - spots[end][:, None], axis=2) for end in pairs.T]
+    return np.asarray((np.maximum(*to_ends) < apart[:, None] - _SPOT / 2).any(axis=1))
 
 
 def _first_of_cells(points: NDArray[np.float64], cell: float) -> NDArray[np.float64]:

@@ -19,8 +19,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _FILE = re.compile(r"/file[=/](?P<file>.+)$")
-_WORK = re.compile(r"/(queue/join|call/.+|run/.+|api/.+|predict/?)$")
-_MAX_BODY = 4_000_000  # bytes of a request for work: numbers, words and names of files
+_WORK = re.compile(r"/(queue/join|call/.+|run/.+|api/.+|predict/?|mcp/?.*)$")
+_AGENT = re.compile(r"/mcp/?.*$")
+_MAX_BODY = 40_000_000  # bytes of a request for work: agents may send a photo in it, as text
 _YEAR = 31_536_000  # seconds
 
 
@@ -41,6 +42,8 @@ class PrivateFiles:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if _AGENT.search(scope["path"]):
+            scope = _without_cookies(scope)
         visitor = visitor_of(scope)
         fetched = _FILE.search(scope["path"])
         if fetched and not self._may_fetch(visitor, fetched["file"]):
@@ -90,6 +93,11 @@ def visitor_of(scope: MutableMapping[str, Any]) -> str | None:
     except Exception:  # a cookie that cannot be read is none
         return None
     return found.value if found is not None and found.value else None
+
+
+def _without_cookies(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Forget who an agent is: Gradio works for all agents as one client, with a cookie of its own that theirs would replace."""
+    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"cookie"]}
 
 
 def _with_cookie(scope: MutableMapping[str, Any], send: Send) -> Send:

@@ -1,44 +1,10 @@
 """An index goes to the Hugging Face Hub and comes back; no network, a folder stands for the Hub."""
 
-import fnmatch
-import shutil
-from types import SimpleNamespace
-
 import pytest
 
 from d2vpr_hf.index import PlaceIndex, hub
+from tests.fake_hub import FakeHub
 from tests.index.workers import begin, frame
-
-
-class FakeHub:
-    """Keeps repositories in a folder, in the layout of the Hub's cache, which is all that is read offline."""
-
-    def __init__(self, cache):
-        self.cache = cache
-
-    def __call__(self, token=None):
-        return self
-
-    def _snapshot(self, name):
-        return self.cache / f"datasets--{name.replace('/', '--')}" / "snapshots" / ("0" * 40)
-
-    def create_repo(self, name, *, repo_type, private, exist_ok):
-        assert repo_type == "dataset" and exist_ok
-        snapshot = self._snapshot(name)
-        snapshot.mkdir(parents=True, exist_ok=True)
-        (snapshot.parents[1] / "refs").mkdir(exist_ok=True)
-        (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
-        return SimpleNamespace(repo_id=name)
-
-    def upload_folder(self, *, repo_id, repo_type, folder_path, allow_patterns, delete_patterns, commit_message):
-        snapshot = self._snapshot(repo_id)
-        for path in snapshot.iterdir():
-            if any(fnmatch.fnmatch(path.name, pattern) for pattern in delete_patterns):
-                path.unlink()
-        for path in folder_path.iterdir():
-            if path.name in allow_patterns:
-                shutil.copy(path, snapshot)
-        return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
 
 
 def bytes_of(folder):

@@ -104,18 +104,28 @@ def test_only_own_files_are_worked_on(server, tmp_path):
     assert work(server, "https://example.org/photo.jpg", "bob")[0] == 200
 
 
-@pytest.mark.parametrize("route", ["queue/join", "call/localize", "run/predict", "api/predict", "call/v2/localize"])
+@pytest.mark.parametrize(
+    "route", ["queue/join", "call/localize", "run/predict", "api/predict", "call/v2/localize", "mcp/", "mcp"]
+)
 def test_every_route_to_work_is_watched(server, route):
     body = json.dumps({"data": {"deep": [{"path": "/etc/passwd"}]}}).encode()
     assert server.request("POST", f"/gradio_api/{route}", body)[0] == 403
     assert server.request("POST", f"/gradio_api/{route}", b'{"data": []}')[0] == 200
-    assert server.request("POST", f"/gradio_api/{route}", b" " * 4_000_001)[0] == 413
+    assert server.request("POST", f"/gradio_api/{route}", b" " * 40_000_001)[0] == 413
 
 
 def test_who_keeps_no_cookies_can_use_uploads_but_fetches_none(server):
     server.request("POST", "/gradio_api/upload", b"...")
     assert work(server, server.photo)[0] == 200
     assert server.request("GET", f"/file={server.photo}")[0] == 403
+
+
+def test_agents_are_nobody(server):
+    """Gradio hands their headers on to the client that works for them: their cookie would take the place of its own."""
+    server.request("POST", "/gradio_api/upload", b"...", "alice")
+    body = json.dumps({"photo": {"path": str(server.photo)}}).encode()
+    assert server.request("POST", "/gradio_api/mcp/", body, "alice")[0] == 403
+    assert server.request("POST", "/gradio_api/mcp/", b"{}", "alice")[0] == 200
 
 
 def test_files_go_when_their_last_visitor_leaves(server):

@@ -1,0 +1,63 @@
+"""Commands that run and publish the Gradio Space."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import runpy
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2vpr_hf.cli.options import parse_path
+
+_IndexOption = Annotated[
+    str | None, typer.Option("--index", metavar="INDEX", help="Index folder or Hub id. Default: a simulated town.")
+]
+_SpaceModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="Model folder or Hub id. Default: the index's, or the small model here."),
+]
+
+
+def space(
+    model: _SpaceModelOption = None,
+    index: _IndexOption = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
+) -> None:
+    """Open the Space on this machine: see where a photo was taken, and why. The first start draws a town and indexes it."""
+    from d2vpr_hf.space.publishing import find_space_folder
+
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError('The Space needs Gradio: pip install "d2vpr-hf[demo]".')
+    os.environ |= _variables(model, index) | {"GRADIO_SERVER_PORT": str(port)}
+    runpy.run_path(str(find_space_folder() / "app.py"), run_name="__main__")
+
+
+def push_space(
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Space on the Hugging Face Hub; made if there is none.")],
+    model: _SpaceModelOption = None,
+    index: _IndexOption = None,
+    wheel: Annotated[
+        Path | None,
+        typer.Option(parser=parse_path, metavar="FILE", help="Wheel of this package. Default: built from the source tree."),
+    ] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Who sees a new Space.")] = None,
+) -> None:
+    """Publish the Space on the Hugging Face Hub, with a wheel of this package. --model and --index must be Hub ids."""
+    from d2vpr_hf.space.publishing import push_space as run
+
+    for value in _variables(model, index).values():
+        if Path(value).exists():
+            raise ValueError(f"{value} is a folder of this machine, which the Hub cannot read. Push it there first.")
+    typer.echo(run(name, wheel=wheel, variables=_variables(model, index), private=private))
+
+
+def _variables(model: str | None, index: str | None) -> dict[str, str]:
+    """Name what the Space reads from its environment."""
+    given = {"D2VPR_MODEL": model, "D2VPR_INDEX": index}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+__all__ = ["push_space", "space"]

@@ -1,0 +1,115 @@
+"""The page that says what the Space is: the method in one picture, numbers with their conditions, licences, citation."""
+
+from html import escape
+from itertools import product
+
+from d2vpr_hf.cards import METHODS
+from d2vpr_hf.space.opening import OpenedSpace
+from d2vpr_hf.space.uploads import LIMITS
+
+_STEPS = (
+    ("Photo", "224 × 224, upright"),
+    ("ViT-S/14", "patches become tokens"),
+    ("Recovery", "as wide as the teacher"),
+    ("Regions", "13, at points that each photo moves"),
+    ("Descriptor", "14 features in a row"),
+    ("Map", "the nearest known photos"),
+)
+_REPOSITORY = "https://arxiv.org/abs/2511.12528"
+
+
+def about_page(opened: OpenedSpace) -> str:
+    """Write the page for what was opened."""
+    method = METHODS["d2vpr"]
+    return "".join(
+        (
+            '<article class="about">',
+            "<h2>How it works</h2>",
+            "<p>Given photos with known positions and a new one, D²-VPR finds the ones that show the same place. It is a small "
+            "network distilled from a large one: it gathers what it sees over 13 regions of the photo, at points that it moves "
+            "for each photo. The 14 features in a row are the descriptor, and photos of one place lie close together.</p>",
+            method_picture(),
+            f"<h3>What answers here</h3>{_table(_facts(opened))}<p class='fine'>{_conditions(opened)}</p>",
+            "<h3>Your photos</h3>",
+            f"<p>{escape(LIMITS.to_text())} What you upload is given back to nobody but you. It is deleted when you close the "
+            "page, and after an hour at the latest; positions in your photos are not written to any log. Photos sent by "
+            "programs are deleted after an hour.</p>",
+            "<h3>Licences</h3>",
+            "<p>Code and the embedded model: Apache-2.0. The simulated town was drawn by this package: Apache-2.0. Published "
+            "D²-VPR weights state no licence that we know of, and are not part of this. DINOv2: Apache-2.0.</p>",
+            f'<h3>Cite</h3><p><a href="{_REPOSITORY}">arXiv {escape(method.arxiv)}</a></p><pre>{escape(method.citation)}</pre>',
+            "</article>",
+        )
+    )
+
+
+def method_picture() -> str:
+    """Draw the way from a photo to a place, with the regions in the middle."""
+    return (
+        '<figure class="method"><ol aria-label="From a photo to a place">'
+        + "".join(
+            f"<li>{_icon(n)}<b>{escape(name)}</b><span>{escape(text)}</span></li>" for n, (name, text) in enumerate(_STEPS)
+        )
+        + "</ol></figure>"
+    )
+
+
+def _facts(opened: OpenedSpace) -> list[tuple[str, str]]:
+    encoder, index = opened.photo_map.encoder, opened.photo_map.index
+    parameters = sum(weight.numel() for weight in encoder.model.parameters())
+    facts = [
+        ("model", f"{opened.model_name}, {parameters / 1e6:.1f} M parameters"),
+        ("descriptor", f"{encoder.descriptor_dim} numbers"),
+        ("map", f"{opened.index_name}, {len(index)} photos"),
+        ("confidence", _calibration(opened)),
+    ]
+    if opened.town is not None and opened.town.queries:
+        share = 100 * opened.town.found / opened.town.queries
+        facts.append(("recall@1 at 25 m", f"{share:.0f} % of {opened.town.queries} other photos of the mapped part"))
+    return facts
+
+
+def _calibration(opened: OpenedSpace) -> str:
+    calibration = opened.photo_map.calibration
+    if calibration is None:
+        return "none: the map has no calibration"
+    return f"calibrated on {calibration.num_queries} labelled photos, {calibration.num_right} of them right"
+
+
+def _conditions(opened: OpenedSpace) -> str:
+    if opened.town is None:
+        return "Numbers of this map are its owner's to give; nothing was measured on it here."
+    return (
+        "Measured when this map was made: photos of a simulated town by day, seen from a little aside. Such numbers compare "
+        "methods on this town; they say nothing of real streets. The examples are photos that "
+        "were found, as far as there are enough, and two from outside the map."
+    )
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f"<table>{cells}</table>"
+
+
+def _icon(number: int) -> str:
+    """Draw a step: a photo, patches, layers, moved points, a row of features, a pin."""
+    patches = "".join(f'<rect x="{4 + 10 * x}" y="{4 + 10 * y}" width="8" height="8"/>' for x in range(4) for y in range(4))
+    steps = [8 + 9.5 * step for step in range(4)]
+    shift = [2.5 * (step % 3 - 1) for step in (0, 7, 2, 5, 3, 1, 8, 4, 6, 2, 7, 0, 5, 3, 1, 8, 4)]
+    points = "".join(
+        f'<circle cx="{x + shift[n]}" cy="{y + shift[n + 1]}" r="2.2"/>' for n, (x, y) in enumerate(product(steps, steps))
+    )
+    heights = (12, 32, 20, 36, 16, 28, 24)
+    row = "".join(f'<rect x="{3 + 6 * n}" y="{42 - height}" width="4" height="{height}"/>' for n, height in enumerate(heights))
+    shapes = (
+        '<path d="M4 8h40v32H4z" class="line"/><path d="M4 36l12-14 9 10 6-7 13 13V40H4z"/><circle cx="33" cy="17" r="4"/>',
+        patches,
+        '<path d="M24 5l20 10-20 10L4 15z"/><path d="M4 24l20 10 20-10M4 33l20 10 20-10" class="line"/>',
+        f'<path d="M3 3h42v42H3zM24 3v42M3 24h42" class="line"/>{points}',
+        row,
+        '<path d="M24 45C18 32 9 28 9 18a15 15 0 0 1 30 0c0 10-9 14-15 27z"/><circle cx="24" cy="18" r="6" class="hole"/>',
+    )
+    return f'<svg viewBox="0 0 48 48" aria-hidden="true">{shapes[number]}</svg>'
+
+
+__all__ = ["about_page", "method_picture"]

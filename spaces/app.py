@@ -1,0 +1,381 @@
+"""The Space: see where a photo was taken, and why. A thin view: the answers are those of `d2vpr_hf.space`.
+
+Run it with `d2vpr space`, or `python spaces/app.py`. `D2VPR_MODEL` and `D2VPR_INDEX` (folders or Hub ids) choose what it shows;
+by default it is the embedded model on a simulated town, offline.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+VISITORS = Path(tempfile.gettempdir()) / f"d2vpr-space-{secrets.token_hex(8)}"  # everything of visitors lies in it
+UPLOADS = VISITORS / "uploads"
+os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS)  # before Gradio is imported, which reads it
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
+
+from d2vpr_hf.explanation import Explanation, explain_match  # noqa: E402
+from d2vpr_hf.localization.answers import PRECISION  # noqa: E402
+from d2vpr_hf.readers import UnreadablePhotoError  # noqa: E402
+from d2vpr_hf.readers.photos import PHOTO_SUFFIXES  # noqa: E402
+from d2vpr_hf.space import pages  # noqa: E402
+from d2vpr_hf.space.about import about_page  # noqa: E402
+from d2vpr_hf.space.opening import OpenedSpace, open_space  # noqa: E402
+from d2vpr_hf.space.own_map import OwnMaps, build_own_map, pack_index  # noqa: E402
+from d2vpr_hf.space.photo_map import MAX_MATCHES, Answer, PhotoMap, make_question  # noqa: E402
+from d2vpr_hf.space.pictures import map_picture_uri, picture_uri  # noqa: E402
+from d2vpr_hf.space.private_files import PrivateFiles, visitor_of  # noqa: E402
+from d2vpr_hf.space.settings import read_settings  # noqa: E402
+from d2vpr_hf.space.uploads import LIMITS  # noqa: E402
+from d2vpr_hf.space.visitors import Visitors  # noqa: E402
+
+_BATCH = 16  # requests of clients that go through the network together
+_QUEUE = 400  # requests that may wait; one more is told to come later
+_KEPT_SECONDS = 3600  # that uploads of clients without a page are kept
+_NETWORK: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "network"}
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# hands on which button of a drawing was pressed
+_PASS_ON = """element.addEventListener("click", (event) => {{
+  const button = event.target.closest("button[{what}]");
+  if (button) trigger("select", {{ index: Number(button.getAttribute("{what}")) }});
+}});"""
+# on a phone the answer is below the photo and the examples
+_SHOW_VERDICT = "() => { if (innerWidth <= 720) document.querySelector('.verdict')?.scrollIntoView({ behavior: 'smooth' }); }"
+_TO_TOP = "() => { scrollTo({ top: 0, behavior: 'smooth' }); }"
+_FONTS = ["Inter", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]  # what is there: nothing is fetched
+_THEME = gr.themes.Base(
+    primary_hue="teal",
+    neutral_hue="slate",
+    font=_FONTS,
+    font_mono=["ui-monospace", "Menlo", "Consolas", "Liberation Mono", "monospace"],
+    radius_size="lg",
+)
+
+
+class Views:
+    """What happens when visitors click; each method is one event."""
+
+    def __init__(self, opened: OpenedSpace, visitors: Visitors) -> None:
+        self.opened, self.visitors = opened, visitors
+        self.own_maps = OwnMaps(VISITORS / "own")
+
+    # ---- localise
+
+    def locate(self, photo: str | None, *options: Any) -> tuple[Any, ...]:
+        """Answer for the Space's own map."""
+        return self._answer(self.opened.photo_map, photo, options, with_buttons=True)
+
+    def choose_example(self, event: gr.EventData, *options: Any) -> tuple[Any, ...]:
+        """Show an example and answer for it."""
+        photo = str(self.opened.examples[int(event.index)])
+        return (photo, *self.locate(photo, *options))
+
+    def _answer(
+        self, photo_map: PhotoMap, photo: str | None, options: tuple[Any, ...], *, with_buttons: bool
+    ) -> tuple[Any, ...]:
+        if photo is None:
+            raise _sentence("There is no photo yet. Upload one, or take an example.")
+        answer = _ask(photo_map, Path(photo), options)
+        shown = (pages.verdict(answer), pages.map_panel(photo_map.drawing, answer))
+        return (*shown, pages.match_cards(answer, with_buttons=with_buttons), (photo, answer))
+
+    # ---- why
+
+    def explain_rank(self, found: tuple[str, Answer] | None, rank: int) -> str:
+        """Explain one of the matches that were found last."""
+        if found is None or not found[1].matches:
+            raise _sentence("There is nothing to explain yet. Locate a photo first, then choose one of its matches.")
+        if rank > len(found[1].matches):
+            raise _sentence(
+                f"There is no match {rank}: {len(found[1].matches)} were asked for. Search for more, or choose another."
+            )
+        photo, match = Path(found[0]), found[1].matches[rank - 1]
+        explanation = _explained(self.opened.photo_map, photo, match.photo)
+        return pages.explanation_panel(explanation, picture_uri(photo, 640), map_picture_uri(match.photo, 640) or "", rank)
+
+    def explain_card(self, found: tuple[str, Answer] | None, event: gr.EventData) -> tuple[Any, ...]:
+        """Explain the match whose button was pressed, and turn to that view."""
+        rank = int(event.index)
+        return gr.Tabs(selected="why"), gr.Slider(value=rank), self.explain_rank(found, rank)
+
+    # ---- your photos
+
+    def build(self, files: list[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+        """Index a visitor's photos."""
+        if not files:
+            raise _sentence("There are no photos yet. Choose some with GPS, or a zip of them.")
+        session, encoder = str(request.session_hash), self.opened.photo_map.encoder
+        folder = self.own_maps.begin(session)
+        try:
+            own = build_own_map([Path(file) for file in files], folder, encoder, progress=_bar(progress))
+        except (ValueError, OSError) as error:
+            raise _sentence(str(error)) from None
+        photo_map = self.own_maps.keep(session, own, PhotoMap(own.index, encoder, self.opened.tiles))
+        packed = pack_index(own, UPLOADS / folder.name / "my-index.zip")
+        self.visitors.add_file(_visitor(request), packed)
+        drawing = pages.map_panel(photo_map.drawing, None)
+        return pages.own_summary(len(own.index), own.left_out), drawing, gr.DownloadButton(value=str(packed), interactive=True)
+
+    def search_own(self, photo: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """Answer for the visitor's own map."""
+        photo_map = self.own_maps.get(str(request.session_hash))
+        if photo_map is None:
+            raise _sentence("There is no map of your photos yet, or its hour is over. Make one first.")
+        return self._answer(photo_map, photo, (), with_buttons=False)[:3]
+
+    # ---- coming and going
+
+    def arrive(self, request: gr.Request) -> None:
+        """Note that a page was opened."""
+        self.visitors.arrive(_visitor(request), str(request.session_hash))
+
+    def leave(self, request: gr.Request) -> None:
+        """Delete what a page left."""
+        self.own_maps.remove(str(request.session_hash))
+        self.visitors.leave(_visitor(request), str(request.session_hash))
+
+
+class Endpoints:
+    """What programs call: the same answers as JSON. Arguments come as columns, as many requests are answered at once."""
+
+    def __init__(self, photo_map: PhotoMap) -> None:
+        self.photo_map = photo_map
+
+    def localize(
+        self,
+        photo: list[str],
+        top_k: list[int],
+        precision: list[float],
+        near: list[str],
+        heading: list[str],
+        since: list[str],
+        until: list[str],
+    ) -> tuple[list[dict[str, Any]]]:
+        """Say where a photo was taken: position, radius (metres) that holds in 90 % of cases, confidence, matches, or no match.
+
+        Args:
+            photo: The photo's file.
+            top_k: Matches wanted, 1 to 20.
+            precision: Share of right ones among the answers given, 0 to 1; less sure ones are "no match".
+            near: "LAT,LON,METRES" to search within so many metres of a position, or empty.
+            heading: "DEGREES,TOLERANCE" to search photos that look this way, or empty.
+            since: Search photos of this time or later, such as 2024-05-01, or empty.
+            until: Search photos of this time or earlier, or empty.
+        """
+        answers = self.photo_map.answer_texts(photo, top_k, precision, near, heading, since, until)
+        return ([_json_of(answer, answer.to_dict()) for answer in answers],)
+
+    def search(self, photo: list[str], top_k: list[int]) -> tuple[list[dict[str, Any]]]:
+        """Find the photos of the map that look most like a photo.
+
+        Args:
+            photo: The photo's file.
+            top_k: Matches wanted, 1 to 20.
+        """
+        answers = self.photo_map.answer_texts(photo, top_k)
+        return ([_json_of(answer, {"matches": answer.to_dict()["matches"]}) for answer in answers],)
+
+    def explain(self, photo: str, rank: int) -> dict[str, Any]:
+        """Say which regions carry the similarity of a photo and one of its matches, and where the network looked in both.
+
+        Args:
+            photo: The photo's file.
+            rank: Which match, 1 for the best.
+        """
+        answer = _ask(self.photo_map, Path(photo), (max(1, int(rank)),))
+        if len(answer.matches) < rank:
+            raise _sentence(f"There is no match of rank {rank}.")
+        match = answer.matches[int(rank) - 1]
+        return {"photo": match.place.path, **_explained(self.photo_map, Path(photo), match.photo).to_dict()}
+
+
+def build(opened: OpenedSpace, visitors: Visitors) -> gr.Blocks:
+    """Lay out the page and wire it."""
+    views = Views(opened, visitors)
+    with gr.Blocks(title="D²-VPR: where was this photo taken?", delete_cache=(600, _KEPT_SECONDS), fill_width=False) as page:
+        gr.HTML(pages.title(opened.model_name, opened.index_name, len(opened.photo_map.index)), elem_id="title")
+        found = gr.State(None, time_to_live=_KEPT_SECONDS)
+        with gr.Tabs(selected="localise") as tabs:
+            with gr.Tab("Localise", id="localise"):
+                cards = _localise_view(views, found)
+            with gr.Tab("Why", id="why"):
+                rank, why = _why_view(views, found)
+            with gr.Tab("Your photos", id="own"):
+                _own_view(views)
+            with gr.Tab("About", id="about"):
+                gr.HTML(about_page(opened))
+        cards.select(views.explain_card, found, [tabs, rank, why], **_PRIVATE, **_NETWORK).success(js=_TO_TOP, **_PRIVATE)
+        _endpoints(Endpoints(opened.photo_map))
+        page.load(views.arrive, **_PRIVATE, queue=False)
+        page.unload(views.leave)
+    return page
+
+
+def _localise_view(views: Views, found: gr.State) -> gr.HTML:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            photo = _photo_input("Your photo")
+            go = gr.Button("Locate", variant="primary", size="lg")
+            strip = gr.HTML(_example_strip(views.opened.examples), js_on_load=_PASS_ON.format(what="data-example"))
+            options = _options()
+        with gr.Column(scale=7, min_width=320):
+            verdict = gr.HTML(
+                pages.empty_state("Where was it taken?", "Upload, paste or take a photo, or try one of the examples.")
+            )
+            drawing = gr.HTML(pages.map_panel(views.opened.photo_map.drawing, None))
+    cards = gr.HTML("", js_on_load=_PASS_ON.format(what="data-rank"))
+    outputs = [verdict, drawing, cards, found]
+    asked = (
+        go.click(views.locate, [photo, *options], outputs, **_PRIVATE, **_NETWORK),
+        strip.select(views.choose_example, options, [photo, *outputs], **_PRIVATE, **_NETWORK),
+        photo.input(views.locate, [photo, *options], outputs, **_PRIVATE, **_NETWORK),
+    )
+    for event in asked:
+        event.success(js=_SHOW_VERDICT, **_PRIVATE)
+    return cards
+
+
+def _options() -> list[Any]:
+    """Lay out what a search can be told, in the order of [`make_question`]."""
+    with gr.Accordion("Search options", open=False):
+        top_k = gr.Slider(1, MAX_MATCHES, value=5, step=1, label="Matches")
+        precision = gr.Slider(
+            0, 1, value=PRECISION, step=0.01, label="Precision wanted", info="Less sure answers become “no match”."
+        )
+        near = gr.Textbox(label="Near", placeholder="latitude, longitude, metres", max_lines=1)
+        heading = gr.Textbox(label="Looking towards", placeholder="degrees, tolerance", max_lines=1)
+        with gr.Row():
+            since = gr.Textbox(label="Since", placeholder="2024-05-01", max_lines=1, min_width=120)
+            until = gr.Textbox(label="Until", placeholder="2025-01-01", max_lines=1, min_width=120)
+    return [top_k, precision, near, heading, since, until]
+
+
+def _why_view(views: Views, found: gr.State) -> tuple[gr.Slider, gr.HTML]:
+    gr.HTML(pages.why_intro())
+    with gr.Row(equal_height=False, elem_id="why-choice"):
+        rank = gr.Slider(1, MAX_MATCHES, value=1, step=1, label="Match", scale=4)
+        go = gr.Button("Explain", variant="primary", scale=1)
+    why = gr.HTML(pages.empty_state("Nothing to explain yet", "Locate a photo, then press “Why?” on one of its matches."))
+    go.click(views.explain_rank, [found, rank], why, **_PRIVATE, **_NETWORK)
+    return rank, why
+
+
+def _own_view(views: Views) -> None:
+    gr.HTML(pages.own_intro(LIMITS))
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            types = [*sorted(PHOTO_SUFFIXES), ".zip"]
+            files = gr.File(label="Photos with GPS, or a zip of them", file_count="multiple", file_types=types, height=180)
+            make = gr.Button("Make my map", variant="primary")
+            summary = gr.HTML("")
+            download = gr.DownloadButton("Download the index", interactive=False)
+        with gr.Column(scale=7, min_width=320):
+            drawing = gr.HTML(pages.empty_state("Your map", "It appears here when your photos are indexed."))
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            photo = _photo_input("A photo to look for")
+            go = gr.Button("Search my photos", variant="primary")
+        with gr.Column(scale=7, min_width=320):
+            verdict, cards = gr.HTML(""), gr.HTML("")
+    make.click(views.build, files, [summary, drawing, download], **_PRIVATE, **_NETWORK)
+    go.click(views.search_own, photo, [verdict, drawing, cards], **_PRIVATE, **_NETWORK)
+
+
+def _endpoints(endpoints: Endpoints) -> None:
+    """Give programs their functions: components that nobody sees say what the arguments are."""
+    batch: dict[str, Any] = {"batch": True, "max_batch_size": _BATCH, **_NETWORK}
+    with gr.Row(visible=False):
+        photo, result, call = gr.File(label="photo", type="filepath"), gr.JSON(label="answer"), gr.Button()
+        top_k, precision = gr.Number(5, label="top_k", precision=0), gr.Number(PRECISION, label="precision")
+        rank = gr.Number(1, label="rank", precision=0)
+        texts = [gr.Textbox("", label=name) for name in ("near", "heading", "since", "until")]
+    call.click(endpoints.localize, [photo, top_k, precision, *texts], result, api_name="localize", **batch)
+    call.click(endpoints.search, [photo, top_k], result, api_name="search", **batch)
+    call.click(endpoints.explain, [photo, rank], result, api_name="explain", **_NETWORK)
+
+
+def _photo_input(label: str) -> gr.Image:
+    """Make an image that is handed on as the file that was uploaded: Gradio would write it anew, without its EXIF."""
+    image = gr.Image(label=label, sources=["upload", "clipboard", "webcam"], height=300, buttons=["fullscreen"], alt_text=label)
+    image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+    return image
+
+
+def _example_strip(examples: list[Path]) -> str:
+    return pages.example_strip([map_picture_uri(photo, 200) for photo in examples])
+
+
+def _ask(photo_map: PhotoMap, photo: Path, options: tuple[Any, ...]) -> Answer:
+    """Answer one question, or say in a sentence why not."""
+    try:
+        answer = photo_map.answer([make_question(photo, *options)])[0]
+    except ValueError as error:
+        raise _sentence(str(error)) from None
+    if answer.error is not None:
+        raise _sentence(answer.error)
+    return answer
+
+
+def _explained(photo_map: PhotoMap, photo: Path, match: Path) -> Explanation:
+    try:
+        return explain_match(photo_map.encoder, photo, match)
+    except (ValueError, UnreadablePhotoError, OSError) as error:
+        raise _sentence(f"This match cannot be explained: {error}") from None
+
+
+def _json_of(answer: Answer, values: dict[str, Any]) -> dict[str, Any]:
+    return values if answer.error is None else {"error": answer.error}
+
+
+def _sentence(text: str) -> gr.Error:
+    """Make an error that visitors see; nothing of it goes to the log, as it may name their photos."""
+    return gr.Error(text, duration=12, title="Not possible", print_exception=False)
+
+
+def _bar(progress: gr.Progress) -> Callable[[int, int], None]:
+    return lambda done, total: progress((done, total), desc="Describing your photos", unit="photos")
+
+
+def _visitor(request: gr.Request) -> str | None:
+    return None if request.request is None else visitor_of(request.request.scope)
+
+
+def serve() -> None:
+    """Open the Space and serve it until somebody stops it; then nothing of visitors is left."""
+    logging.getLogger("d2vpr_hf").setLevel(logging.ERROR)  # warnings name photos, and their names may hold positions
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    VISITORS.mkdir(mode=0o700)
+    try:
+        _launch(open_space(read_settings()))
+    finally:
+        shutil.rmtree(VISITORS, ignore_errors=True)
+
+
+def _launch(opened: OpenedSpace) -> None:
+    visitors = Visitors(UPLOADS)
+    public = frozenset(photo.resolve() for photo in opened.examples)
+    gr.set_static_paths([str(photo) for photo in opened.examples])
+    build(opened, visitors).queue(max_size=_QUEUE).launch(
+        theme=_THEME,
+        css_paths=HERE / "style.css",
+        js=(HERE / "behaviour.js").read_text(encoding="utf-8"),
+        mcp_server=True,
+        max_file_size=LIMITS.unpacked_bytes,
+        app_kwargs={"middleware": [Middleware(PrivateFiles, visitors=visitors, public=public)]},
+        ssr_mode=False,
+        footer_links=["api"],
+    )
+
+
+if __name__ == "__main__":
+    serve()

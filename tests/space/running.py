@@ -1,0 +1,87 @@
+"""The Space as visitors meet it: a process of its own, with a small map, watched from outside."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from d2vpr_hf.demo import draw_photos
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.jobs import index_photos
+
+APP = Path(__file__).parents[2] / "spaces" / "app.py"
+_STARTING = 180  # seconds, on a machine that does much else
+
+
+@dataclass
+class RunningSpace:
+    """A Space that serves.
+
+    Attributes:
+        url: Its page.
+        folder: Holds `index`, `database`, `queries`, the server's temporary folder `tmp`, and its `log`.
+        process: The server.
+    """
+
+    url: str
+    folder: Path
+    process: subprocess.Popen
+
+    @property
+    def queries(self):
+        return sorted((self.folder / "queries").iterdir())
+
+    @property
+    def log(self):
+        return (self.folder / "log").read_text(encoding="utf-8")
+
+    def visitors_files(self):
+        """Everything of visitors that the server keeps."""
+        return [path for path in (self.folder / "tmp").rglob("*") if path.is_file() and "d2vpr-space-" in str(path)]
+
+
+def make_map(folder):
+    """Draw and index a small map, without a calibration, and queries of it."""
+    draw_photos(folder / "database", range(12), visit=0)
+    draw_photos(folder / "queries", range(12), visit=1)
+    index_photos(folder / "database", folder / "index", PlaceEncoder())
+
+
+@contextlib.contextmanager
+def running_space(folder):
+    """Serve the map of a folder; what the server prints goes to its log."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "tmp").mkdir()
+    environment = os.environ | {"D2VPR_INDEX": str(folder / "index"), "D2VPR_CACHE": str(folder / "cache")}
+    environment |= {"GRADIO_SERVER_PORT": str(port), "TMPDIR": str(folder / "tmp"), "NO_PROXY": "*"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-u", str(APP)], env=environment, stdout=log, stderr=subprocess.STDOUT)
+    space = RunningSpace(f"http://127.0.0.1:{port}", folder, process)
+    try:
+        _wait(space)
+        yield space
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _wait(space):
+    until = time.monotonic() + _STARTING
+    while time.monotonic() < until and space.process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            urllib.request.urlopen(space.url, timeout=5)
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"The Space did not start:\n{space.log}")

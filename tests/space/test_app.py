@@ -1,0 +1,188 @@
+"""The Space as programs meet it: named endpoints, tools for agents, and what is refused; no browser."""
+
+import ast
+import asyncio
+import base64
+import json
+import re
+import signal
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from gradio_client import Client, handle_file
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.explanation import explain_match
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.jobs import search_photos
+from d2vpr_hf.space.visitors import COOKIE
+from tests.photos import draw, gps_exif
+from tests.space.running import make_map, running_space
+
+
+@pytest.fixture(scope="module")
+def client(space):
+    return Client(space.url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return PlaceEncoder()
+
+
+@pytest.fixture(scope="module")
+def expected(space, encoder):
+    """What the command line would find for each query."""
+    results = search_photos(PlaceIndex.open(space.folder / "index"), space.queries, encoder, top_k=3)
+    return {result.query.name: [match.place.path for match in result.matches] for result in results}
+
+
+def paths(answer):
+    return [match["photo"] for match in answer["matches"]]
+
+
+def test_the_endpoints_are_these_three_and_say_what_they_take(client):
+    found = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(found) == {"/localize", "/search", "/explain"}
+    assert [argument["parameter_name"] for argument in found["/localize"]["parameters"]] == [
+        "photo", "top_k", "precision", "near", "heading", "since", "until",
+    ]  # fmt: skip
+    assert [argument["parameter_name"] for argument in found["/explain"]["parameters"]] == ["photo", "rank"]
+
+
+def test_answers_are_the_command_lines(client, space, expected):
+    for photo in space.queries[:3]:
+        found = client.predict(handle_file(photo), top_k=3, api_name="/search")
+        assert paths(found) == expected[photo.name] and set(found) == {"matches"}
+        located = client.predict(handle_file(photo), top_k=3, api_name="/localize")
+        assert located["matches"] == found["matches"] and located["latitude"] == pytest.approx(43.77, abs=0.01)
+        assert located["confidence"] is None and "not calibrated" in located["note"]
+
+
+def test_filters_reach_the_search(client, space):
+    photo = space.queries[0]
+    place = PlaceIndex.open(space.folder / "index").places[5]
+    near = f"{place.latitude},{place.longitude},5"
+    assert paths(client.predict(handle_file(photo), near=near, api_name="/localize")) == [place.path]
+    assert client.predict(handle_file(photo), heading="180,10", api_name="/localize")["matches"] == []
+
+
+def test_explanations_add_up_and_are_the_librarys(client, space, encoder, expected):
+    photo = space.queries[1]
+    found = client.predict(handle_file(photo), rank=2, api_name="/explain")
+    assert found["photo"] == expected[photo.name][1]
+    alone = explain_match(encoder, photo, space.folder / "database" / found["photo"])
+    assert found["cosine"] == pytest.approx(alone.cosine, abs=1e-5)
+    assert [region["share"] for region in found["regions"]] == pytest.approx(alone.shares.tolist(), abs=1e-5)
+    assert sum(region["share"] for region in found["regions"]) == pytest.approx(found["cosine"], abs=1e-9)
+    assert len(found["query"]["points"]) == len(found["query"]["region_of_point"]) == 512
+
+
+def test_what_is_wrong_is_said_in_a_sentence(client, space, tmp_path):
+    (tmp_path / "notes.jpg").write_text("hello")
+    assert client.predict(handle_file(tmp_path / "notes.jpg"), api_name="/localize") == {
+        "error": "This photo cannot be used: not an image."
+    }
+    photo = handle_file(space.queries[0])
+    assert "Expected 1 to 20 matches" in client.predict(photo, top_k=0, api_name="/search")["error"]
+    assert "LAT,LON,METRES" in client.predict(photo, near="here", api_name="/localize")["error"]
+    with pytest.raises(Exception, match="no match of rank 13"):
+        client.predict(photo, rank=13, api_name="/explain")
+
+
+def test_many_clients_get_their_own_answers(space, expected):
+    """Requests are answered in batches: each client checks that the answer is to its own photo."""
+
+    def ask(number):
+        own = Client(space.url, verbose=False)
+        asked = [space.queries[(number + step) % 12] for step in range(4)]
+        jobs = [own.submit(handle_file(photo), top_k=1 + number % 3, api_name="/search") for photo in asked]
+        return [(photo, paths(job.result())) for photo, job in zip(asked, jobs, strict=True)]
+
+    with ThreadPoolExecutor(6) as pool:
+        for number, answers in enumerate(pool.map(ask, range(6))):
+            for photo, found in answers:
+                assert found == expected[photo.name][: 1 + number % 3]
+
+
+def post(url, values, cookie=None):
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    headers |= {"Cookie": f"{COOKIE}={cookie}"} if cookie else {}
+    request = urllib.request.Request(url, json.dumps(values).encode(), headers)
+    try:
+        return urllib.request.urlopen(request, timeout=60).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def upload(space, photo, cookie):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="p.jpg"\r\n\r\n' + photo + b"\r\n--x--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=x", "Cookie": f"{COOKIE}={cookie}"}
+    answer = urllib.request.urlopen(urllib.request.Request(f"{space.url}/gradio_api/upload", body, headers), timeout=60)
+    return json.loads(answer.read())[0]
+
+
+def fetch(url, cookie):
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers={"Cookie": f"{COOKIE}={cookie}"}), timeout=60).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_uploads_are_their_visitors_alone(space):
+    """Through the real server, by every route that names a file."""
+    file = upload(space, space.queries[0].read_bytes(), "alice")
+    assert fetch(f"{space.url}/gradio_api/file={file}", "alice") == 200
+    assert fetch(f"{space.url}/gradio_api/file={file}", "bob") == 403
+    secret = space.folder / "database" / PlaceIndex.open(space.folder / "index").places[11].path  # no example
+    for path, cookie, status in [(file, "alice", 200), (file, "bob", 403), (str(secret), "bob", 403), (str(secret), "", 403)]:
+        data = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        assert post(f"{space.url}/gradio_api/call/search", {"data": [data, 3]}, cookie) == status
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "search", "arguments": {"photo": data}}}
+        assert post(f"{space.url}/gradio_api/mcp/", call, cookie) == 403
+    assert fetch(f"{space.url}/gradio_api/file={space.folder / 'index' / 'manifest.json'}", "bob") == 403
+    assert fetch(f"{space.url}/gradio_api/file=/etc/passwd", "bob") == 403
+
+
+def test_agents_have_the_same_three_as_tools(space, expected):
+    photo = space.queries[2]
+    data = "data:image/jpeg;base64," + base64.b64encode(photo.read_bytes()).decode()
+
+    async def talk():
+        async with (
+            streamablehttp_client(f"{space.url}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as agent,
+        ):
+            await agent.initialize()
+            tools = {tool.name: tool for tool in (await agent.list_tools()).tools}
+            answer = await agent.call_tool(next(name for name in tools if name.endswith("search")), {"photo": data, "top_k": 3})
+            refused = await agent.call_tool(next(name for name in tools if name.endswith("search")), {"photo": "/etc/passwd"})
+            return tools, answer, refused
+
+    tools, answer, refused = asyncio.run(talk())
+    assert sorted(re.sub(r"^.*_", "", name) for name in tools) == ["explain", "localize", "search"]
+    assert all("photo" in tool.inputSchema["properties"] for tool in tools.values())
+    assert not answer.isError and paths(ast.literal_eval(answer.content[0].text)) == expected[photo.name]
+    assert refused.isError
+
+
+def test_positions_of_photos_are_not_logged(client, space, tmp_path):
+    draw(5).save(tmp_path / "phone.jpg", exif=gps_exif(12.345678, 98.765432))
+    found = client.predict(handle_file(tmp_path / "phone.jpg"), api_name="/localize")
+    assert found["matches"] and "12.34" not in json.dumps(found)
+    assert "12.34" not in space.log and "98.76" not in space.log and "phone" not in space.log
+    assert "Traceback" not in space.log
+
+
+def test_nothing_of_visitors_is_left_when_the_space_is_stopped(tmp_path):
+    make_map(tmp_path)
+    with running_space(tmp_path) as own:
+        upload(own, own.queries[0].read_bytes(), "alice")
+        assert len(own.visitors_files()) == 1
+        own.process.send_signal(signal.SIGTERM)
+        own.process.wait(60)
+        assert own.visitors_files() == []

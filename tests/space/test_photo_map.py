@@ -1,0 +1,151 @@
+"""Answers of the Space, without Gradio: the same as the command line's, one by one or many at once."""
+
+from dataclasses import replace
+
+import pytest
+
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.filters import PlaceFilter
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.jobs import index_photos, search_photos
+from d2vpr_hf.localization import fit_calibration, localize_photos
+from d2vpr_hf.space import pages
+from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, make_question, truth_of
+from tests.localization.test_localization import draw_answers
+from tests.photos import at_name, draw, gps_exif, save
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_folder):
+    return PlaceEncoder(tiny_folder, num_workers=1)
+
+
+@pytest.fixture(scope="module")
+def photo_map(encoder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("map")
+    for number in range(12):
+        save(folder / "photos" / at_name(544000 + 40 * number, 4172758, heading=str(30 * number)), number)
+    index, _ = index_photos(folder / "photos", folder / "index", encoder)
+    return PhotoMap(index, encoder)
+
+
+@pytest.fixture
+def queries(tmp_path):
+    names = [at_name(544000 + 40 * number + 3, 4172758) for number in range(5)]
+    return [save(tmp_path / name, number) for number, name in enumerate(names)]
+
+
+def test_answers_are_the_command_lines(photo_map, queries):
+    """One way to an answer: what the Space says is what `d2vpr search` and `d2vpr localize` say."""
+    answers = photo_map.answer([Question(photo, top_k=3) for photo in queries])
+    found = search_photos(photo_map.index, queries, photo_map.encoder, top_k=3)
+    assert [answer.matches for answer in answers] == [result.matches for result in found]
+    located = localize_photos(photo_map.index, queries, photo_map.encoder)
+    assert [answer.localization.place for answer in answers] == [answer.place for answer in located]
+    assert [answer.matches[0].row for answer in answers] == [0, 1, 2, 3, 4]
+
+
+def test_many_at_once_are_one_by_one(photo_map, queries, tmp_path):
+    """Requests are answered in batches: nobody may get another's answer, and one bad photo is nobody else's trouble."""
+    (tmp_path / "text.jpg").write_text("hello")
+    asked = [
+        Question(queries[0]),
+        Question(tmp_path / "text.jpg"),
+        Question(queries[1], top_k=2, places=PlaceFilter(heading=(300, 40))),
+        Question(queries[2], places=PlaceFilter(heading=(0, 999))),
+        Question(tmp_path / "gone.jpg"),
+        Question(queries[3], top_k=99),
+    ]
+    together = photo_map.answer(asked)
+    for answer, question in zip(together, asked, strict=True):
+        alone = photo_map.answer([question])[0]
+        # products of a batch round otherwise than those of one photo, which may turn near ties behind the best round
+        assert [match.row for match in answer.matches[:1]] == [match.row for match in alone.matches[:1]]
+        assert [match.score for match in answer.matches] == pytest.approx([match.score for match in alone.matches], abs=1e-5)
+        assert answer.error == alone.error
+    assert [len(answer.matches) for answer in together] == [5, 0, 2, 0, 0, 12]
+    assert together[1].error == "This photo cannot be used: not an image."
+    assert "tolerance within 0 and 180" in together[3].error and "no longer here" in together[4].error
+
+
+def test_columns_of_texts(photo_map, queries):
+    """As the endpoints get them: a wrong one is an answer's error, at its place."""
+    columns = [str(queries[0]), str(queries[1]), str(queries[2])], [2, 50, 3], [0.5, 0.5, 0.5], ["", "", "here"]
+    first, second, third = photo_map.answer_texts(*columns)
+    assert [match.row for match in first.matches] == [
+        match.row for match in photo_map.answer([Question(queries[0], 2)])[0].matches
+    ]
+    assert "Expected 1 to 20 matches" in second.error and "LAT,LON,METRES" in third.error
+    assert photo_map.answer_texts([], []) == []
+
+
+def test_questions_of_what_was_typed(tmp_path):
+    asked = make_question(tmp_path, 3.0, 0.9, " 46.3, 11.5, 200 ", None, "2024-05-01", " ")
+    assert asked == Question(tmp_path, 3, 0.9, PlaceFilter(near=(46.3, 11.5, 200.0), since="2024-05-01"))
+    for arguments in ((0,), (21,), (5, 1.5), (5, 0.9, "1,2"), (5, 0.9, "", "north")):
+        with pytest.raises(ValueError, match="Expected"):
+            make_question(tmp_path, *arguments)
+
+
+def test_distances_are_from_the_truth_or_else_from_the_estimate(photo_map, queries, tmp_path):
+    known = photo_map.answer([Question(queries[2])])[0]
+    assert known.distance(known.matches[0]) == pytest.approx(3.0)
+    unknown = photo_map.answer([Question(save(tmp_path / "plain.jpg", 2))])[0]
+    assert unknown.truth is None and unknown.distance(unknown.matches[0]) is not None
+    assert known.matches == unknown.matches
+
+
+def test_the_truth_is_read_from_exif_and_left_out_of_answers(photo_map, tmp_path):
+    """What a visitor's photo says of its place is shown to him on the map, and is no part of the JSON."""
+    photo = tmp_path / "phone.jpg"
+    draw(1).save(photo, exif=gps_exif(12.345678, 98.765432))
+    answer = photo_map.answer([Question(photo)])[0]
+    assert answer.truth.latitude == pytest.approx(12.345678, abs=1e-6)
+    assert "12.34" not in str(answer.to_dict()) and str(tmp_path) not in str(answer.to_dict())
+    assert truth_of(save(tmp_path / "@not a name.jpg", 1)) is None
+
+
+def test_answers_name_no_folder_of_the_server(photo_map, queries):
+    assert str(photo_map.index.photos) not in str(photo_map.answer([Question(queries[0])])[0].to_dict())
+
+
+def calibrated(photo_map):
+    calibration = replace(fit_calibration(*draw_answers(400)), fingerprint=photo_map.index.fingerprint)
+    photo_map.index.store_calibration(calibration.to_dict())
+    return PhotoMap(PlaceIndex.open(photo_map.index.folder), photo_map.encoder)
+
+
+def test_no_match_keeps_the_guess_for_the_map_alone(photo_map, queries):
+    sure = calibrated(photo_map)
+    anyway = sure.answer([Question(queries[0], precision=0.0)])[0]
+    never = sure.answer([Question(queries[0], precision=1.0)])[0]
+    confidence = anyway.localization.confidence
+    assert anyway.localization.place is not None and anyway.localization.no_match is False
+    assert never.localization.confidence == confidence
+    if never.localization.no_match:
+        assert never.localization.place is None and never.guess is not None and "No match" in pages.verdict(never)
+        assert "estimate" not in pages.map_panel(sure.drawing, replace(never, guess=None))
+    assert f"{100 * confidence:.0f} % sure" in pages.verdict(anyway)
+
+
+def test_pages_escape_what_files_are_called(photo_map, queries):
+    answer = photo_map.answer([Question(queries[0])])[0]
+    evil = "<script>alert(1)</script>.jpg"
+    match = replace(answer.matches[0], place=replace(answer.matches[0].place, path=evil))
+    shown = pages.match_cards(Answer(answer.localization, [match])) + pages.left_out_list({evil: "<b>"})
+    assert "<script>" not in shown and "&lt;script&gt;" in shown and "<b>:" not in shown
+
+
+def test_cards_say_what_was_found(photo_map, queries):
+    answer = photo_map.answer([Question(queries[2])])[0]
+    cards = pages.match_cards(answer)
+    assert cards.count("<li") == 5 and cards.count('class="card right"') == 1 and cards.count('class="card wrong"') == 4
+    for match in answer.matches:
+        assert f"<b>{match.score:.3f}</b>" in cards and f'data-rank="{match.rank}"' in cards
+        assert f"{pages.metres(answer.distance(match))} from the true place" in cards
+    assert "Widen them" in pages.match_cards(Answer(answer.localization, []))
+
+
+@pytest.mark.parametrize(("distance", "text"), [(0.0, "0.0 m"), (9.94, "9.9 m"), (25.4, "25 m"), (1234.0, "1.2 km")])
+def test_metres(distance, text):
+    assert pages.metres(distance) == text

@@ -1,0 +1,99 @@
+"""The Space on its way to the Hub: everything it needs in one commit, and nothing of earlier ones; no network."""
+
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from d2vpr_hf.cli import app
+from d2vpr_hf.space import publishing
+from d2vpr_hf.space.publishing import build_wheel, find_space_folder, push_space, stage_space
+from tests.fake_hub import FakeHub
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def fake_hub(tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path / "hub")
+    monkeypatch.setattr(publishing, "HfApi", fake)
+    return fake
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    path = tmp_path / "d2vpr_hf-0.1.0-py3-none-any.whl"
+    path.write_bytes(b"a wheel")
+    return path
+
+
+def test_folder_and_wheel_go_up_together(fake_hub, wheel):
+    (fake_hub.snapshot("user/where", "space")).mkdir(parents=True)
+    (fake_hub.snapshot("user/where", "space") / "d2vpr_hf-0.0.9-py3-none-any.whl").write_bytes(b"old")
+    assert (
+        push_space("user/where", wheel=wheel, private=True, variables={"D2VPR_INDEX": "user/map"}) == "https://hub/user/where"
+    )
+    assert fake_hub.created["user/where"] == {"repo_type": "space", "private": True, "space_sdk": "gradio"}
+    assert fake_hub.variables == {"D2VPR_INDEX": "user/map"}
+    pushed = fake_hub.snapshot("user/where", "space")
+    sources = {path.name for path in (ROOT / "spaces").iterdir() if path.suffix in {".py", ".css", ".js", ".md", ".txt"}}
+    assert {path.name for path in pushed.iterdir()} == sources | {wheel.name}
+    assert {"app.py", "README.md", "requirements.txt"} <= sources
+    digest = hashlib.sha256(b"a wheel").hexdigest()
+    address = f"https://huggingface.co/spaces/user/where/resolve/main/{wheel.name}#sha256={digest}"
+    assert f"\nd2vpr-hf[demo] @ {address}\n" in (pushed / "requirements.txt").read_text()
+
+
+def test_the_folder_here_is_left_as_it_is(wheel, tmp_path):
+    before = {path.name: path.read_bytes() for path in find_space_folder().iterdir() if path.is_file()}
+    stage_space(tmp_path / "staged", wheel, "user/where")
+    assert before == {path.name: path.read_bytes() for path in find_space_folder().iterdir() if path.is_file()}
+    assert b"\nd2vpr-hf[demo]\n" in before["requirements.txt"]
+
+
+def test_the_command(fake_hub, wheel, tmp_path):
+    run = CliRunner().invoke
+    done = run(app, ["push-space", "user/where", "--wheel", str(wheel), "--index", "user/map", "--public"])
+    assert done.output == "https://hub/user/where\n" and fake_hub.created["user/where"]["private"] is False
+    done = run(app, ["push-space", "user/where", "--wheel", str(wheel), "--model", str(tmp_path)])
+    assert "is a folder of this machine" in str(done.exception)
+    done = run(app, ["push-space", "user/where", "--wheel", str(tmp_path / "gone.whl")])
+    assert "There is no wheel" in str(done.exception)
+
+
+def test_a_wheel_is_built_of_the_sources_alone(tmp_path, monkeypatch):
+    """What earlier builds left in `build/` would get into a wheel that is built in place."""
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "off")  # pip's word for: with what is installed, offline
+    built = build_wheel(tmp_path)
+    names = zipfile.ZipFile(built).namelist()
+    assert {"d2vpr_hf/spaces/app.py", "d2vpr_hf/modeling/modeling_d2vpr.py", "d2vpr_hf/training/distill.py"} <= set(names)
+    assert not [name for name in names if name.startswith("build/")]
+
+
+def test_without_sources_a_wheel_must_be_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(publishing, "_PACKAGE", tmp_path / "site-packages" / "d2vpr_hf")
+    with pytest.raises(FileNotFoundError, match="Give one with `--wheel`"):
+        build_wheel(tmp_path)
+
+
+def test_the_folder_is_found_in_the_tree_and_in_an_installation(tmp_path):
+    assert find_space_folder() == ROOT / "spaces"
+    installed = tmp_path / "d2vpr_hf"
+    with pytest.raises(FileNotFoundError, match="install d2vpr-hf again"):
+        find_space_folder(installed)
+    (installed / "spaces").mkdir(parents=True)
+    (installed / "spaces" / "app.py").touch()
+    assert find_space_folder(installed) == installed / "spaces"
+
+
+def test_the_card_fits_what_is_tested():
+    """The Hub installs the Gradio that the card names: it must be the one that these tests ran with."""
+    head = yaml.safe_load((ROOT / "spaces" / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert f"gradio=={head['sdk_version']}\n" in (ROOT / "constraints.txt").read_text()
+    assert head["sdk"] == "gradio" and head["app_file"] == "app.py" and len(head["short_description"]) <= 60
+    minimum, below = re.search(r">=3\.(\d+)", (ROOT / "pyproject.toml").read_text()).group(1), 14
+    assert int(minimum) <= int(head["python_version"].split(".")[1]) < below
