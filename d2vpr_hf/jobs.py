@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
-from d2vpr_hf.index import SHARD_SIZE, Match, PlaceIndex, check_out
+from d2vpr_hf.index import SHARD_SIZE, Match, PlaceIndex, check_out, check_store
 from d2vpr_hf.readers import PhotoSource, Place, PlaceTable, find_photos, iter_photos, read_place, read_places
 from d2vpr_hf.readers.place_dataset import common_folder
-from d2vpr_hf.stores import check_compression
 from d2vpr_hf.updates import IndexUpdate, UpdateReport, not_the_same_photos, report_skipped
 
 if TYPE_CHECKING:
     from d2vpr_hf.filters import Mask
+    from d2vpr_hf.index import StoreWord
     from d2vpr_hf.readers.place_dataset import PlaceDataset
     from d2vpr_hf.stores import Compression
 
@@ -53,6 +53,8 @@ def index_photos(
     overwrite: bool = False,
     dtype: str | None = None,
     compression: Compression | None = None,
+    store: StoreWord | None = None,
+    uri: str | None = None,
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> tuple[PlaceIndex, UpdateReport]:
@@ -69,6 +71,8 @@ def index_photos(
         overwrite: Whether to build anew what is at `out`; the old index stays in force until the new one is complete.
         dtype: How a new index stores descriptors: `"float16"`, the default, or `"float32"`.
         compression: What searches read: `"none"`, `"half"`, `"int8"` or `"bits"`; `None` for what it has.
+        store: Who searches, `"faiss"` here or `"milvus"` at `uri`; `None` for what it has.
+        uri: A file that ends in `.db`, or the address of a server.
         shard_size: Photos that a new index stores at a time.
         progress: Called with the number of photos just finished.
 
@@ -82,7 +86,7 @@ def index_photos(
             photos.
     """
     folder = check_out(Path(out))  # before the work, not after it
-    check_compression(compression or "none")
+    check_store(store, uri, compression)
     source = read_places(photos) if isinstance(photos, str | Path) else photos
     left_out = source.skipped if isinstance(source, PlaceTable) else {}
     if strict:
@@ -106,7 +110,7 @@ def index_photos(
     report_skipped(skipped, len(skipped) + report.added + report.changed + report.kept, strict)
     if update.index is None:
         raise ValueError(f"None of the {len(report.skipped)} photos in {base} could be read.")
-    update.index.compress(compression)
+    update.index.compress(compression, store=store, uri=uri)
     return update.index, replace(report, skipped=skipped)
 
 

@@ -83,6 +83,13 @@ class StorageOptions:
             metavar="none|half|int8|bits", help="What searches read: docs/search.md. Default: as the index has it, or none."
         ),
     ] = None
+    store: Annotated[
+        str | None, typer.Option(metavar="faiss|milvus", help="Who searches. Default: as the index has it, or faiss.")
+    ] = None
+    uri: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|URL", help="With --store milvus: a file that ends in .db, or a server. The index keeps it."),
+    ] = None
 
 
 def index(
@@ -104,12 +111,11 @@ def index(
     An index that is there already is brought in line with the photos: only what is new or changed is encoded. A run that was
     interrupted goes on where it stopped.
     """
-    from d2vpr_hf.index import PlaceIndex, check_out
+    from d2vpr_hf.index import PlaceIndex, check_out, check_store
     from d2vpr_hf.jobs import index_photos
-    from d2vpr_hf.stores import check_compression
 
     folder = check_out(out)  # before anything is downloaded
-    check_compression(storage.compression or "none")
+    check_store(storage.store, storage.uri, storage.compression)
     there = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     source, total = dataset.read(photos)
     options: dict[str, Any] = {"strict": strict, "overwrite": overwrite, **vars(storage)}

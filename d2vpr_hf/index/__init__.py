@@ -7,6 +7,7 @@ from d2vpr_hf.index.place_index import PlaceIndex
 from d2vpr_hf.index.place_rows import PhotoFile
 from d2vpr_hf.index.repair import Repair, repair_index
 from d2vpr_hf.index.searching import Match
+from d2vpr_hf.index.store_choice import StoreWord, check_store
 from d2vpr_hf.index.verification import verify_index
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "PhotoFile",
     "PlaceIndex",
     "Repair",
+    "StoreWord",
     "UpdateState",
     "check_free",
     "check_out",
+    "check_store",
     "folder_text",
     "repair_index",
     "verify_index",

@@ -20,6 +20,7 @@ from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import Manifest, Shard, is_store_folder, store_folder
 from d2vpr_hf.index.shards import OpenShard
 from d2vpr_hf.stores import VectorStore, build_store, open_store
+from d2vpr_hf.stores.milvus import COLLECTION, MilvusStore, note_collection
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class DerivedStore:
 
 def has_store(manifest: Manifest) -> bool:
     """Tell whether searching these rows takes a store: not where none was asked for, or nothing is stored."""
-    return manifest.compression != "none" and manifest.count > 0
+    return manifest.store_kind != "none" and manifest.count > 0
 
 
 def is_fresh(store: DerivedStore | None, manifest: Manifest) -> bool:
@@ -114,7 +115,7 @@ def open_derived_store(
     """
     if not has_store(manifest):
         return None
-    built = {name: _read_built(folder / name) for name in list_names(folder) if _is_of(name, manifest)}
+    built = {name: _read_built(folder / name) for name in list_names(folder) if is_of_kind(name, manifest)}
     lags = {name: _lag(shards_then, manifest) for name, shards_then in built.items()}
     name = min((name for name in lags if lags[name] is not None), key=lambda name: lags[name] or 0, default=None)
     if name is None:
@@ -123,7 +124,7 @@ def open_derived_store(
         return known.of(manifest)
     try:
         vectors = open_store(folder / name, _descriptors_of(built[name], shards, manifest))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         logger.warning("The search is exact: %s `d2vpr index` and `d2vpr compact` build the store anew.", error)
         return None
     return DerivedStore(folder / name, built[name], vectors, manifest)
@@ -135,14 +136,36 @@ def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDes
     Raises:
         OSError: If the disk is full or the folder cannot be written to.
     """
-    store = build_store(descriptors, manifest.compression)
     built = json.dumps([BuiltShard.of(shard)._asdict() for shard in manifest.shards], indent=1) + "\n"
 
     def write(path: Path) -> None:
-        store.save(path)
+        _build(manifest, descriptors, path).save(path)
         (path / _SHARDS).write_text(built, encoding="utf-8")
 
     durable_files.store_folder(folder, store_folder(manifest), write)
+
+
+def _build(manifest: Manifest, descriptors: MappedDescriptors, path: Path) -> VectorStore:
+    if manifest.store_uri is None:
+        return build_store(descriptors, manifest.compression)
+    collection = f"{COLLECTION}_{manifest.rows_id}"
+    note_collection(path, manifest.store_uri, collection)  # first, so that a run that is killed leaves word of it
+    return MilvusStore.refill(descriptors, manifest.store_uri, collection)
+
+
+def discard_store(path: Path) -> None:
+    """Drop what the store in a folder has elsewhere, as Milvus's does, before the folder is removed."""
+    if ".milvus-" not in path.name:
+        return
+    try:
+        MilvusStore.discard(path)
+    except (OSError, ImportError) as error:
+        logger.warning("A collection that %s names is not needed any more and could not be dropped: %s", path, error)
+
+
+def is_of_kind(name: str, manifest: Manifest) -> bool:
+    """Tell whether a folder of such a name holds a store of the kind that an index has."""
+    return is_store_folder(name) and name.endswith(f".{manifest.store_kind}")
 
 
 def num_covered_shards(built: Sequence[BuiltShard], manifest: Manifest) -> int:
@@ -188,10 +211,6 @@ def _descriptors_of(built: Sequence[BuiltShard], shards: Mapping[Shard, OpenShar
     return MappedDescriptors(parts, removed, descriptor_dim=manifest.descriptor_dim, dtype=manifest.dtype)
 
 
-def _is_of(name: str, manifest: Manifest) -> bool:
-    return is_store_folder(name) and name.endswith(f".{manifest.compression}")
-
-
 def _read_built(path: Path) -> list[BuiltShard]:
     """Read what a store was built of; nothing where that cannot be read."""
     try:
@@ -201,4 +220,12 @@ def _read_built(path: Path) -> list[BuiltShard]:
         return []
 
 
-__all__ = ["DerivedStore", "build_derived_store", "has_store", "is_fresh", "open_derived_store"]
+__all__ = [
+    "DerivedStore",
+    "build_derived_store",
+    "discard_store",
+    "has_store",
+    "is_fresh",
+    "is_of_kind",
+    "open_derived_store",
+]

@@ -33,6 +33,8 @@ def _describe_store(folder: IndexFolder) -> dict[str, Any]:
     needed = has_store(folder.manifest)
     return {
         "compression": folder.manifest.compression,
+        "store": "faiss" if folder.manifest.store_uri is None else "milvus",
+        "store_uri": folder.manifest.store_uri,
         "store_is_fresh": is_fresh(folder.store, folder.manifest) if needed else None,
         "store_lag": None if folder.store is None else folder.store.lag,
     }

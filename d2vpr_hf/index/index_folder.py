@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.descriptors import MappedDescriptors
 from d2vpr_hf.durable_files import remove_files, remove_folders, rename_file, store_files
-from d2vpr_hf.index.derived_store import DerivedStore, open_derived_store
+from d2vpr_hf.index.derived_store import DerivedStore, discard_store, is_of_kind, open_derived_store
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, Manifest, Shard, is_store_folder, leftover_files, read_manifest
 from d2vpr_hf.index.place_rows import PlaceRows
@@ -162,10 +162,18 @@ class IndexFolder:
     def clean(self) -> None:
         """Remove what the index no longer needs; while it is to replace another, that one's files are needed."""
         if self.manifest_name == MANIFEST:
-            used = [] if self.store is None else [self.store.path.name]
-            names = leftover_files(list_names(self.path), self.manifest, used)
-            remove_folders(self.path, filter(is_store_folder, names))
-            remove_files(self.path, itertools.filterfalse(is_store_folder, names))
+            names = list_names(self.path)
+            unused = leftover_files(names, self.manifest, self._used_stores(names))
+            for name in filter(is_store_folder, unused):
+                discard_store(self.path / name)
+            remove_folders(self.path, filter(is_store_folder, unused))
+            remove_files(self.path, itertools.filterfalse(is_store_folder, unused))
+
+    def _used_stores(self, names: Sequence[str]) -> list[str]:
+        """Pick the store's folder; where Milvus did not answer, all that may be one when it does again."""
+        if self.store is not None:
+            return [self.store.path.name]
+        return [name for name in names if self.manifest.store_uri is not None and is_of_kind(name, self.manifest)]
 
 
 __all__ = ["IndexFolder"]

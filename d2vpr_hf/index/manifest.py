@@ -20,7 +20,7 @@ SHARD_SIZE = 4096  # rows of a shard at most, unless said otherwise
 _OLD_FILES = ("descriptors.safetensors", "places.parquet")  # of format 1
 _SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})\.(?:safetensors|parquet)")
 _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
-_STORE_FOLDER = re.compile(rf"derived-[0-9a-f]{{16}}\.({'|'.join(COMPRESSIONS)})")
+_STORE_FOLDER = re.compile(rf"derived-[0-9a-f]{{16}}\.({'|'.join(COMPRESSIONS)}|milvus-[0-9a-f]{{8}})")
 _REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it anew"
 _REPAIR = "`d2vpr repair INDEX` drops what is damaged, `d2vpr index PHOTOS --out INDEX` then encodes it again"
 
@@ -84,6 +84,7 @@ class Manifest:
         complete: Whether the last build or update came to its end.
         compression: How the store that is derived from the rows compresses them for searching; `"none"` for exact search.
         calibration: The file of the calibration, or `None`.
+        store_uri: Where the store is, if it is Milvus's; `None` for one in the folder. Written only where there is one.
     """
 
     model: str | None
@@ -101,6 +102,7 @@ class Manifest:
     complete: bool = True
     compression: Compression = "none"
     calibration: StoredFile | None = None
+    store_uri: str | None = None
 
     def __post_init__(self) -> None:
         check_compression(self.compression)
@@ -113,6 +115,11 @@ class Manifest:
     def count(self) -> int:
         """Rows that can be found."""
         return sum(shard.count for shard in self.shards)
+
+    @property
+    def store_kind(self) -> str:
+        """What is derived from the rows for searching: a compression, or a collection of the Milvus at a certain URI."""
+        return self.compression if self.store_uri is None else f"milvus-{checksum(self.store_uri.encode())[:8]}"
 
     @property
     def rows_id(self) -> str:
@@ -130,6 +137,8 @@ class Manifest:
         """Return the content of the file, its own checksum included."""
         values = {"format_version": FORMAT_VERSION, "count": self.count, **asdict(self)}
         values["left_out"] = dict(sorted(self.left_out.items()))
+        if self.store_uri is None:
+            del values["store_uri"]
         return json.dumps(values | {"checksum": _checksum(values)}, indent=2) + "\n"
 
 
@@ -178,7 +187,7 @@ def shard_files(number: int) -> tuple[str, str]:
 
 def store_folder(manifest: Manifest) -> str:
     """Name the folder of a vector store that is built of exactly these rows."""
-    return f"derived-{manifest.rows_id}.{manifest.compression}"
+    return f"derived-{manifest.rows_id}.{manifest.store_kind}"
 
 
 def calibration_file(content: bytes) -> str:
@@ -231,6 +240,7 @@ def _checksum(values: dict[str, Any]) -> str:
 
 
 def _from_values(values: dict[str, Any]) -> Manifest:
+    values = {"store_uri": None, **values}
     own = {key: values[key] for key in (field.name for field in fields(Manifest))}
     _check_types(own)
     calibration = None if own["calibration"] is None else _stored_file(own["calibration"], _CALIBRATION_FILE)
@@ -253,6 +263,7 @@ _TYPES: dict[str, Any] = {
     "complete": bool,
     "compression": str,
     "calibration": dict | None,
+    "store_uri": str | None,
 }
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Unpack
@@ -24,6 +23,7 @@ from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
 from d2vpr_hf.index.row_checks import check_known_paths, check_new_places, check_stored_rows, to_stored
 from d2vpr_hf.index.searching import Match, nearest_rows, rows_of_other_times, to_matches
 from d2vpr_hf.index.shards import Rows
+from d2vpr_hf.index.store_choice import StoreWord, with_store
 from d2vpr_hf.index.verification import verify_index
 from d2vpr_hf.readers import Place
 from d2vpr_hf.stores import Compression
@@ -383,7 +383,9 @@ class PlaceIndex:
         """Whether there is a vector store and few rows came or went since it was built; `None` where there need not be one."""
         return is_fresh(self._state.store, self._state.manifest) if has_store(self._state.manifest) else None
 
-    def compress(self, compression: Compression | None = None) -> None:
+    def compress(
+        self, compression: Compression | None = None, *, store: StoreWord | None = None, uri: str | None = None
+    ) -> None:
         """Build the vector store that [`search`] uses, unless a fresh one is there, and store what waits.
 
         Rows that are added later are searched exactly beside the store, and rows that are removed are not found there. When
@@ -392,16 +394,21 @@ class PlaceIndex:
 
         Args:
             compression: What to note in the manifest first; `None` for what is noted there.
+            store: `"faiss"`, a store in the index folder, compressed; or `"milvus"`, a collection of its own; `None` for what
+                is noted in the manifest.
+            uri: Where Milvus is, see [`MilvusStore`]; noted in the manifest. Needs `store="milvus"`.
 
         Raises:
-            ValueError: If there is no such compression.
+            ValueError: If there is no such compression or store, or no URI for one that needs it.
+            ConnectionError: If Milvus does not answer.
         """
-        compression = compression or self.compression
-        if compression == self.compression and self.store_is_fresh is not False and not len(self._state.waiting):
+        wanted = with_store(self._state.manifest, compression, store, uri)
+        if wanted == self._state.manifest and self.store_is_fresh is not False and not len(self._state.waiting):
             return
         with self._storing():
-            if compression != self.compression:
-                self._state.commit({}, replace(self._state.manifest, compression=compression))
+            wanted = with_store(self._state.manifest, compression, store, uri)
+            if wanted != self._state.manifest:
+                self._state.commit({}, wanted)
             if self.store_is_fresh is False:
                 build_derived_store(self.folder, self._state.manifest, self._state.descriptors(waiting=False))
                 self._state.adopt(self._state.manifest)
@@ -426,7 +433,8 @@ class PlaceIndex:
     ) -> str:
         """Put the index into a data set repository of the Hugging Face Hub, in one commit, instead of what was there of it.
 
-        Photos are not uploaded; their positions and the names of the photos' and the model's folder are.
+        Photos are not uploaded; their positions, the names of the photos' and the model's folder,
+        and the address of Milvus are.
 
         Returns:
             The URL of the commit.

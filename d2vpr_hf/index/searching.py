@@ -1,16 +1,20 @@
 """Searching an index: the rows that its vector store covers there, all others exactly."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.index.derived_store import DerivedStore
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.readers import Place
 from d2vpr_hf.readers.timestamps import to_seconds
 from d2vpr_hf.search import check_search, exact_search, similarity
+
+logger = logging.getLogger(__name__)
 
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # squared distances and rows (Q, k)
 
@@ -35,15 +39,25 @@ class Match:
 
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Found:
     """Find the k nearest rows of queries (Q, D), those that wait included: squared distances and rows (Q, k)."""
-    if folder.store is None:
-        return exact_search(queries, folder.descriptors(), k, allowed)
     check_search(queries, folder.descriptors(), k, allowed)
-    covered = folder.store.num_rows
+    if folder.store is not None:
+        try:
+            return _nearest_with_store(folder, folder.store, queries, k, allowed)
+        except ConnectionError as error:
+            logger.warning("The search is exact: %s", error)
+    return exact_search(queries, folder.descriptors(), k, allowed)
+
+
+def _nearest_with_store(
+    folder: IndexFolder, store: DerivedStore, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
+) -> Found:
+    """Search the first rows in the store, and those behind them exactly."""
+    covered = store.num_rows
     parts = (None, None) if allowed is None else (allowed[:covered], allowed[covered:])
-    found = folder.store.search(queries, k, parts[0])
+    found = store.search(queries, k, parts[0])
     if covered == folder.count:
         return found
-    distances, rows = exact_search(queries, folder.descriptors(folder.store.num_shards), k, parts[1])
+    distances, rows = exact_search(queries, folder.descriptors(store.num_shards), k, parts[1])
     return _join(found, (distances, rows + covered), k)
 
 

@@ -3,11 +3,13 @@
 Milvus finds candidates; exact distances come from the stored descriptors, as in every store.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ _CONNECTION = "milvus.json"
 _MAX_LIMIT = 16_384  # neighbours that Milvus gives
 _INSERT_BYTES = 8 << 20  # of float32 sent at once; servers refuse messages above 64 MB
 _QUERIES_AT_ONCE = 100
+_SEARCH_SECONDS = 60.0  # that a server may take; the client's own patience lasts for minutes
 
 
 class MilvusStore:
@@ -36,11 +39,12 @@ class MilvusStore:
         descriptors: (N, D) the stored ones, which decide among the candidates.
         uri: A file that ends in `.db`, for milvus-lite, or a server's address such as `http://localhost:19530`. A user's token
             is read from the environment variable `MILVUS_TOKEN`.
-        collection: Its name there.
+        collection: Its name there; one that is not there is filled.
         index_type: Milvus's index; `"FLAT"` compares all descriptors and misses none.
 
     Raises:
         ImportError: If pymilvus is not installed.
+        ConnectionError: If nobody answers there.
         ValueError: If the collection is there but holds other rows than the descriptors'.
     """
 
@@ -78,33 +82,52 @@ class MilvusStore:
             candidates[start : start + len(part)] = self._candidates(part, wanted, expression)
         return rescore(queries, self._descriptors, candidates, k)
 
+    @classmethod
+    def refill(cls, descriptors: Descriptors, uri: str, collection: str) -> Self:
+        """Fill a collection, in place of what an interrupted run may have left of it."""
+        client = _connect(uri)
+        if client.has_collection(collection):
+            client.drop_collection(collection)
+        return cls(descriptors, uri, collection)
+
     def save(self, path: Path) -> None:
         """Write down where the collection is; the descriptors in it are Milvus's to keep."""
-        path.mkdir(parents=True, exist_ok=True)
-        connection = {"uri": self._uri, "collection": self._collection}
-        (path / _CONNECTION).write_text(json.dumps(connection, indent=2) + "\n", encoding="utf-8")
+        note_collection(path, self._uri, self._collection)
         write_description(path, self.info)
 
     @classmethod
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
-        """Connect to the collection that `save` wrote down; one that is gone is filled anew."""
+        """Connect to the collection that `save` wrote down."""
         check_description(path, "milvus", descriptors)
-        try:
-            connection = json.loads((path / _CONNECTION).read_text(encoding="utf-8"))
-            uri, collection = connection["uri"], connection["collection"]
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{path / _CONNECTION} is missing. Build the store anew from the descriptors.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path / _CONNECTION} is damaged. Build the store anew from the descriptors.") from error
+        uri, collection = _read_connection(path)
+        if not _connect(uri).has_collection(collection):
+            raise FileNotFoundError(f"The collection {collection} in {uri} is gone. Build the store anew from the descriptors.")
         return cls(descriptors, uri, collection)
+
+    @staticmethod
+    def discard(path: Path) -> None:
+        """Drop the collection that `save` wrote down, if there is one.
+
+        Raises:
+            ConnectionError: If nobody answers there.
+        """
+        try:
+            uri, collection = _read_connection(path)
+        except (FileNotFoundError, ValueError):
+            return
+        client = _connect(uri)
+        if client.has_collection(collection):
+            client.drop_collection(collection)
 
     def close(self) -> None:
         """Let go of the connection, and of milvus-lite's file."""
         self._client.close()
 
     def _candidates(self, queries: NDArray[np.float32], wanted: int, expression: str) -> NDArray[np.int64]:
-        options: dict[str, Any] = {"limit": wanted, "anns_field": "descriptor", "output_fields": ["row"]}
-        found = self._client.search(self._collection, data=list(queries), filter=expression, **options)
+        options: dict[str, Any] = {"limit": wanted, "filter": expression, "timeout": _SEARCH_SECONDS}
+        asked = {"data": list(queries), "anns_field": "descriptor", "output_fields": ["row"]}
+        with _answering(self._uri):
+            found = self._client.search(self._collection, **asked, **options)
         rows = [[hit["entity"]["row"] for hit in hits] for hits in found]
         if any(len(row) != wanted for row in rows):
             raise ValueError(f"The collection {self._collection} gave too few rows. Remove it; it is filled anew when opened.")
@@ -161,9 +184,58 @@ def _ranges(runs: NDArray[np.int64]) -> str:
     return " or ".join([f"row in {single}", *parts] if single or not parts else parts)
 
 
+def check_uri(uri: str) -> str:
+    """Return a URI as it may be written down: a file's with its whole path, a server's without secrets.
+
+    Raises:
+        ValueError: If it is neither, or holds a password or token.
+    """
+    if "://" not in uri:
+        if not uri.endswith(".db"):
+            raise ValueError(f"Expected a file that ends in .db, or an address such as http://localhost:19530, got {uri!r}.")
+        return str(Path(uri).absolute())
+    parts = urlsplit(uri)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(
+            f"The address would be written down with its secrets. Give `user:password` in {TOKEN_VARIABLE} instead."
+        )
+    return uri
+
+
+def note_collection(path: Path, uri: str, collection: str) -> None:
+    """Write down in a store's folder, which is made, where its collection is."""
+    path.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"uri": uri, "collection": collection}, indent=2)
+    (path / _CONNECTION).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_connection(path: Path) -> tuple[str, str]:
+    try:
+        connection = json.loads((path / _CONNECTION).read_text(encoding="utf-8"))
+        return connection["uri"], connection["collection"]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path / _CONNECTION} is missing. Build the store anew from the descriptors.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path / _CONNECTION} is damaged. Build the store anew from the descriptors.") from error
+
+
 def _connect(uri: str) -> "MilvusClient":
-    client: MilvusClient = import_extra("pymilvus", "milvus").MilvusClient(uri, token=os.environ.get(TOKEN_VARIABLE, ""))
-    return client
+    pymilvus = import_extra("pymilvus", "milvus")
+    with _answering(uri):
+        client: MilvusClient = pymilvus.MilvusClient(uri, token=os.environ.get(TOKEN_VARIABLE, ""))
+        return client
 
 
-__all__ = ["COLLECTION", "MilvusStore", "row_expression"]
+@contextlib.contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """Turn the client's errors into ConnectionError."""
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except MilvusException as error:
+        advice = f"Is it running, and is the token in {TOKEN_VARIABLE} right?"
+        raise ConnectionError(f"Milvus at {uri} did not answer ({error.message}). {advice}") from error
+
+
+__all__ = ["COLLECTION", "MilvusStore", "check_uri", "note_collection", "row_expression"]

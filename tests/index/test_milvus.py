@@ -1,0 +1,209 @@
+"""An index whose rows Milvus searches gives the answers of exact search, whatever happened to it or its collection."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from d2vpr_hf.cli import app
+from d2vpr_hf.index import PlaceIndex, derived_store
+from d2vpr_hf.jobs import add_photos, index_photos, remove_photos
+from d2vpr_hf.stores.milvus import MilvusStore
+from tests.index.test_compression import check_exact, named, unit
+from tests.index.workers import SHARD, BytesEncoder, begin, write_photos
+
+pymilvus = pytest.importorskip("pymilvus")
+pytest.importorskip("milvus_lite")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """One entry a search of Milvus: else an exact search beside it would pass for one."""
+    asked, search = [], MilvusStore.search
+    monkeypatch.setattr(MilvusStore, "search", lambda *arguments: asked.append(1) or search(*arguments))
+    return asked
+
+
+def collections(uri):
+    return pymilvus.MilvusClient(str(uri)).list_collections()
+
+
+def with_rows(folder, uri, count=23):
+    index = begin(folder)
+    index.add(unit(count, 0), named("a", count))
+    index.compress(store="milvus", uri=str(uri))
+    return index
+
+
+def test_milvus_finds_the_rows_of_exact_search(tmp_path, asked, monkeypatch):
+    """With and without a mask, opened again, with rows that wait, after removals, beside a lagging collection and a new one."""
+    uri = tmp_path / "places.db"
+    with_rows(tmp_path / "index", uri)
+    opened = PlaceIndex.open(tmp_path / "index")
+    check_exact(opened)
+    check_exact(opened, np.arange(23) % 3 > 0)
+    assert len(asked) == 2
+    opened.add(unit(SHARD - 2, 1), named("b", SHARD - 2))  # they wait
+    check_exact(opened)
+    opened.remove(["a3.jpg", "b1.jpg"])
+    assert opened.store_is_fresh and opened.info()["store_lag"] == 1 + SHARD - 3
+    check_exact(opened)
+    check_exact(PlaceIndex.open(tmp_path / "index"), np.arange(len(opened)) % 3 > 0)
+    assert len(asked) == 5
+    before = collections(uri)
+    monkeypatch.setattr(derived_store, "LAG_ROWS", 1)
+    opened.compress()
+    assert opened.info()["store_lag"] == 0 and opened.verify() == []
+    check_exact(opened)
+    assert len(collections(uri)) == 1 and collections(uri) != before  # the old one is not left there
+
+
+def test_the_jobs_keep_the_collection(tmp_path, asked):
+    """Building, adding, removing and updating keep to what the index notes; the command line says who searches."""
+    table, out, uri = write_photos(tmp_path / "photos", 9), tmp_path / "index", tmp_path / "places.db"
+    run = {"encoder": BytesEncoder(), "shard_size": SHARD}
+    assert index_photos(table, out, **run, store="milvus", uri=str(uri))[0].store_is_fresh
+    write_photos(tmp_path / "more", 3)
+    (tmp_path / "more" / "00.jpg").write_bytes(b"another photo")
+    add_photos(out, [tmp_path / "more"], BytesEncoder())
+    remove_photos(out, ["03.jpg"])
+    check_exact(PlaceIndex.open(out))
+    index_photos(table, out, **run)
+    check_exact(PlaceIndex.open(out))
+    assert len(asked) == 2 and len(collections(uri)) == 1
+    found = json.loads(CliRunner().invoke(app, ["info", str(out), "--json"]).stdout)
+    assert (found["store"], found["store_uri"], found["store_is_fresh"]) == ("milvus", str(uri), True)
+
+
+def test_back_to_faiss_and_on_to_another_file(tmp_path, asked):
+    """What a store leaves behind goes: the folder here and the collection there."""
+    first, second = tmp_path / "first.db", tmp_path / "second.db"
+    index = with_rows(tmp_path / "index", first)
+    index.compress(store="milvus", uri=str(second))
+    assert index.store_is_fresh and collections(first) == [] and len(collections(second)) == 1
+    check_exact(index)
+    assert asked == [1]
+    index.compress("bits", store="faiss")
+    assert collections(second) == [] and [path.suffix for path in index.folder.glob("derived-*")] == [".bits"]
+    check_exact(index)
+    assert asked == [1] and index.info()["store"] == "faiss"
+    index.compress("none")
+    assert not list(index.folder.glob("derived-*"))
+
+
+def test_a_manifest_without_milvus_is_as_it_always_was(tmp_path):
+    """Indexes that were written before must still open, and their bytes must not change."""
+    index = begin(tmp_path / "index")
+    index.add(unit(3, 0), named("a", 3))
+    index.flush()
+    assert "store_uri" not in json.loads((index.folder / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("damage", ["gone", "of other rows", "unreachable"])
+def test_a_collection_that_cannot_be_used_is_named_and_made_anew(tmp_path, asked, caplog, damage):
+    """Never a wrong row: the search is exact and says so, and the next build fills the collection."""
+    uri = tmp_path / "db" / "places.db"
+    uri.parent.mkdir()
+    index = with_rows(tmp_path / "index", uri)
+    (collection,) = collections(uri)
+    if damage == "unreachable":
+        (index.folder / next(index.folder.glob("derived-*")) / "milvus.json").write_text(
+            json.dumps({"uri": str(tmp_path / "nowhere" / "places.db"), "collection": collection})
+        )
+    else:
+        client = pymilvus.MilvusClient(str(uri))
+        client.drop_collection(collection)
+        if damage == "of other rows":
+            MilvusStore(unit(5, 3), str(uri), collection)
+    opened = PlaceIndex.open(index.folder)
+    assert opened.store_is_fresh is False
+    expected = {"gone": "is gone", "of other rows": "holds 5 rows, the descriptors are 23", "unreachable": "did not answer"}
+    assert expected[damage] in caplog.text and "The search is exact" in caplog.text
+    check_exact(opened)
+    assert not asked
+    opened.compress()
+    check_exact(PlaceIndex.open(index.folder))
+    assert asked == [1] and collections(uri) == [collection]
+
+
+def test_a_server_that_goes_away_leaves_exact_search(tmp_path, caplog):
+    index = with_rows(tmp_path / "index", tmp_path / "places.db")
+    client = pymilvus.MilvusClient(str(tmp_path / "places.db"))
+    client.drop_collection(client.list_collections()[0])
+    with caplog.at_level(logging.WARNING):
+        check_exact(index)
+    assert "The search is exact" in caplog.text
+
+
+def test_a_run_that_is_killed_leaves_no_collection(tmp_path, monkeypatch):
+    """Its half of a collection has another name than the next run's if rows changed meanwhile: the folder must tell of it."""
+    uri = tmp_path / "places.db"
+    index = begin(tmp_path / "index")
+    index.add(unit(9, 0), named("a", 9))
+    index.flush()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder, name, write):
+        write(folder / f"{name}.tmp")
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(derived_store.durable_files, "store_folder", killed)
+        index.compress(store="milvus", uri=str(uri))
+    (left,) = collections(uri)
+    again = PlaceIndex.open(index.folder)
+    again.remove(["a1.jpg"])
+    again.compress()
+    assert len(collections(uri)) == 1 and left not in collections(uri)
+    check_exact(again)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--store", "milvus"], "give `--uri places.db` or"),
+        (["--uri", "places.db"], "give `--store milvus` with `--uri`"),
+        (["--store", "chroma"], "Expected a store of faiss, milvus, got 'chroma'"),
+        (["--store", "milvus", "--uri", "places"], "Expected a file that ends in .db, or an address"),
+        (["--store", "milvus", "--uri", "a.db", "--compression", "zip"], "Expected a compression of none"),
+        (["--store", "milvus", "--uri", "https://me:hush@host:19530"], "Give `user:password` in MILVUS_TOKEN"),
+        (["--store", "milvus", "--uri", "https://host:19530?token=hush"], "Give `user:password` in MILVUS_TOKEN"),
+    ],
+)
+def test_words_that_choose_no_store_are_refused_before_the_work(tmp_path, options, match):
+    write_photos(tmp_path / "photos", 2)
+    result = CliRunner().invoke(app, ["index", str(tmp_path / "photos"), "--out", str(tmp_path / "index"), *options])
+    assert isinstance(result.exception, ValueError) and match in str(result.exception)
+    assert "hush" not in str(result.exception) and not (tmp_path / "index").exists()
+
+
+def test_compression_is_faiss_s(tmp_path):
+    index = with_rows(tmp_path / "index", tmp_path / "places.db")
+    with pytest.raises(ValueError, match="leave out `--compression bits`, or give `--store faiss`"):
+        index.compress("bits")
+
+
+def test_a_token_stays_in_the_environment(tmp_path, monkeypatch):
+    """It goes to the client, and into no file of the index."""
+    monkeypatch.setenv("MILVUS_TOKEN", "root:hush-hush")
+    seen, client = [], pymilvus.MilvusClient
+    monkeypatch.setattr(pymilvus, "MilvusClient", lambda uri, token: seen.append(token) or client(uri))
+    index = with_rows(tmp_path / "index", tmp_path / "places.db")
+    assert set(seen) == {"root:hush-hush"}
+    files = [path for path in index.folder.rglob("*") if path.is_file()]
+    assert files and not any(b"hush-hush" in path.read_bytes() for path in files)
+
+
+def test_a_file_is_named_from_wherever_the_index_is_opened(tmp_path, monkeypatch):
+    """A path relative to the folder of the day would make an empty database elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    with_rows(tmp_path / "index", Path("places.db"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert PlaceIndex.open(tmp_path / "index").store_is_fresh
+    assert not list((tmp_path / "elsewhere").iterdir())
