@@ -148,7 +148,7 @@ def fit_calibration(
     """
     errors = position_errors(estimates, truths)
     right = errors <= positive_dist_threshold
-    _check_enough(right)
+    _check_enough(errors, positive_dist_threshold)
     features = np.array([estimate.features for estimate in estimates])
     means, deviations = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
     weights, bias = _fit_logistic((features - means) / deviations, right)
@@ -182,17 +182,36 @@ def position_errors(estimates: Sequence[PositionEstimate], truths: Sequence[Plac
     errors = [distance_in_metres(estimate.place, truth) for estimate, truth in zip(estimates, truths, strict=True)]
     for estimate, truth, error in zip(estimates, truths, errors, strict=True):
         if error is None:
-            raise ValueError(f"{truth.path} has no position in {estimate.frame}, in which the map answers.")
+            raise ValueError(
+                f"{truth.path} has no position in {estimate.frame}, in which the map answers. Give queries with positions of "
+                "the map's kind: latitude and longitude or UTM with its zone, or the same local frame."
+            )
     return np.array(errors, np.float64)
 
 
-def _check_enough(right: NDArray[np.bool_]) -> None:
-    least = min(int(right.sum()), int((~right).sum()))
-    if len(right) < MIN_QUERIES or least < _MIN_OF_EITHER_KIND:
+def _check_enough(errors: NDArray[np.float64], positive_dist_threshold: float) -> None:
+    right = int((errors <= positive_dist_threshold).sum())
+    advice = _advice(len(errors), right)
+    if advice is not None:
+        median = f", median error {np.median(errors):.0f} m" if len(errors) else ""
         raise ValueError(
-            f"A calibration needs at least {MIN_QUERIES} labelled queries, {_MIN_OF_EITHER_KIND} of them answered rightly and "
-            f"as many wrongly; got {len(right)} queries, {int(right.sum())} right. Add queries, some from outside the map."
+            f"A calibration needs at least {MIN_QUERIES} labelled queries, {_MIN_OF_EITHER_KIND} of them answered rightly to "
+            f"{positive_dist_threshold:g} m and as many wrongly; got {len(errors)} queries, {right} right{median}. {advice}"
         )
+
+
+def _advice(count: int, right: int) -> str | None:
+    """Say what is to be done about queries of which so many were answered rightly; nothing if they are enough."""
+    if count < MIN_QUERIES:
+        return "Add queries with positions, some of them from outside the map."
+    if right < _MIN_OF_EITHER_KIND:
+        return (
+            "Are they of this map's area, and was its model trained? Add queries from inside the map, or allow more metres "
+            "with `--positive-dist-threshold`."
+        )
+    if count - right < _MIN_OF_EITHER_KIND:
+        return "Leave out photos that are in the index themselves, and add harder ones and some from outside the map."
+    return None
 
 
 def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:

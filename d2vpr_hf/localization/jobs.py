@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import check_encoder, report_skipped, search_photos
 from d2vpr_hf.localization.answers import NO_POSITIONS, PRECISION, Localization, localize
-from d2vpr_hf.localization.calibration import Calibration, fit_calibration
+from d2vpr_hf.localization.calibration import MIN_QUERIES, Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
-from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, PlaceTable, read_places
+from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, PlaceTable, flat_coordinates, read_places
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder, Progress
     from d2vpr_hf.filters import Mask
+
+NO_INDEX_POSITIONS = (
+    "none of its photos has a position in metres. List them in a CSV file with latitude and longitude, or x and y, and run "
+    "`d2vpr index` again; what is encoded already stays."
+)
 
 
 def load_calibration(index: PlaceIndex) -> Calibration | None:
@@ -102,6 +107,7 @@ def calibrate(
     check_encoder(index, encoder)
     table = read_places(queries) if isinstance(queries, str | Path) else queries
     placed = [place for place in table.places if place.has_position]
+    _check_labelled(index, table, len(placed))
     encoded = encoder.encode([table.photo(place) for place in placed], progress)
     skipped = {place.path: "no position" for place in table.places if not place.has_position}
     skipped |= table.skipped | {placed[row].path: why for row, why in encoded.skipped.items()}
@@ -114,10 +120,23 @@ def calibrate(
     return calibration, cross_judge(estimates, truths, **options)
 
 
+def _check_labelled(index: PlaceIndex, table: PlaceTable, num_placed: int) -> None:
+    """Raise ValueError before the work if there cannot be enough queries or answers with positions."""
+    if not any(map(flat_coordinates, index.places)):
+        raise ValueError(f"The index {index.folder} cannot be calibrated: {NO_INDEX_POSITIONS}")
+    if num_placed < MIN_QUERIES:
+        raise ValueError(
+            f"A calibration needs at least {MIN_QUERIES} labelled queries; of {len(table.places)} photos in {table.folder}, "
+            f"{num_placed} have a position. Add photos with positions: in a CSV file, in @ names or in EXIF."
+        )
+
+
 def _need_positions(estimates: Sequence[PositionEstimate | None]) -> list[PositionEstimate]:
     known = [estimate for estimate in estimates if estimate is not None]
     if len(known) < len(estimates):
-        raise ValueError(f"An index without positions cannot be calibrated: {NO_POSITIONS}.")
+        missing = f"for {len(estimates) - len(known)} of {len(estimates)} queries, {NO_POSITIONS}"
+        advice = "Give all photos of the map positions in a CSV file, and run `d2vpr index` again"
+        raise ValueError(f"The index cannot be calibrated: {missing}. {advice}.")
     return known
 
 

@@ -89,14 +89,20 @@ def cross_judge(
     judged = []
     for side in (0, 1):
         fitted, asked = np.flatnonzero(half != side).tolist(), np.flatnonzero(half == side).tolist()
-        calibration = fit_calibration(
-            [estimates[row] for row in fitted],
-            [truths[row] for row in fitted],
-            positive_dist_threshold=positive_dist_threshold,
-        )
+        calibration = _fit_half([estimates[row] for row in fitted], [truths[row] for row in fitted], positive_dist_threshold)
         judged.append(judge_calibration(calibration, [estimates[row] for row in asked], [truths[row] for row in asked]))
     columns = ("confidences", "similarities", "right", "errors", "radii")
     return Reliability(*(np.concatenate([getattr(part, column) for part in judged]) for column in columns))
+
+
+def _fit_half(estimates: Sequence[PositionEstimate], truths: Sequence[Place], positive_dist_threshold: float) -> Calibration:
+    try:
+        return fit_calibration(estimates, truths, positive_dist_threshold=positive_dist_threshold)
+    except ValueError as error:
+        squares = f"every other square of {4 * positive_dist_threshold:g} m"
+        raise ValueError(
+            f"Confidences are judged on halves of the queries, those in {squares}, and one is no good: {error}"
+        ) from error
 
 
 def _cell(place: Place, side: float) -> int:

@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
+from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import load_calibration
 
@@ -70,6 +71,26 @@ def test_an_index_without_positions_cannot_be_calibrated(town, tmp_path):
     for number, file in enumerate((town / "database").iterdir()):
         (photos / f"{number}.png").write_bytes(file.read_bytes())
     run("index", photos, "--out", tmp_path / "index")
-    with pytest.raises(ValueError, match="without positions cannot be calibrated"):
+    with pytest.raises(ValueError, match=r"cannot be calibrated: none of its photos has a position.* List them in a CSV"):
         run("calibrate", tmp_path / "index", "--queries", town / "queries")
     assert "no positions" in run("localize", tmp_path / "index", next(photos.iterdir()))
+
+
+def test_what_is_no_good_for_a_calibration_is_said_with_what_to_do(town, tmp_path, monkeypatch):
+    """Too few, none with a position, and an index of another model: all before the photos are encoded."""
+    index, few, bare = tmp_path / "index", tmp_path / "few", tmp_path / "bare"
+    run("index", town / "database", "--out", index)
+    few.mkdir()
+    bare.mkdir()
+    for number, file in enumerate(sorted((town / "queries").iterdir())[:60]):
+        (bare / f"{number}.png").write_bytes(file.read_bytes())
+        if number < 7:
+            (few / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(PlaceEncoder, "encode", None)
+    with pytest.raises(ValueError, match=r"at least 50 labelled queries; of 7 photos in .*few, 7 have a position\. Add photos"):
+        run("calibrate", index, "--queries", few)
+    with pytest.raises(ValueError, match=r"of 60 photos in .*bare, 0 have a position\. Add photos with positions: in a CSV"):
+        run("calibrate", index, "--queries", bare)
+    monkeypatch.setattr(PlaceEncoder, "fingerprint", "other")
+    with pytest.raises(ValueError, match=r"built with another model .* Search with that model \(`--model`\), or build"):
+        run("calibrate", index, "--queries", town / "queries")

@@ -141,16 +141,27 @@ def test_damaged_calibrations_are_refused(values):
 
 
 def test_too_little_to_calibrate():
-    with pytest.raises(ValueError, match=r"at least 50 labelled queries.*got 20 queries"):
+    """What came is said with what is to be done about it, which differs."""
+    with pytest.raises(ValueError, match=r"at least 50 labelled queries.*got 20 queries.*Add queries with positions"):
         fit_calibration(*draw_answers(20))
-    with pytest.raises(ValueError, match="0 right"):
+    with pytest.raises(ValueError, match=r"got 200 queries, 0 right, median error \d+ m\. Are they of this map's area"):
         fit_calibration(*draw_answers(200, outside=1.0))
+    with pytest.raises(ValueError, match=r"200 right, median error .* Leave out photos that are in the index themselves"):
+        fit_calibration(*draw_answers(200), positive_dist_threshold=1000.0)
+
+
+def test_a_half_that_is_too_little_is_named():
+    """All queries are enough, but those of one square are most of them: the count would confuse."""
+    estimates, truths = draw_answers(90)
+    crowded = [replace(truth, utm_east=500_000.0) if number < 80 else truth for number, truth in enumerate(truths)]
+    with pytest.raises(ValueError, match=r"halves of the queries, those in every other square of 100 m, .*got \d+ queries"):
+        cross_judge(estimates, crowded)
 
 
 def test_truths_in_another_frame_are_named():
     estimates, truths = draw_answers(100)
     truths[7] = replace(truths[7], utm_zone=None)
-    with pytest.raises(ValueError, match="q7 has no position in UTM zone 32 north"):
+    with pytest.raises(ValueError, match=r"q7 has no position in UTM zone 32 north.*Give queries with positions of the map's"):
         fit_calibration(estimates, truths)
 
 
