@@ -17,7 +17,8 @@ from d2vpr_hf.descriptors import Descriptors, take_rows
 
 BLOCK_BYTES = 4 << 20  # of float32 that a core compares at once: they stay in its cache (16 MB took 1.6 times as long)
 SMALL_WORK = 1 << 20  # products that a second core is not worth
-QUERY_GROUP = 1024  # queries compared at once: bounds the table of their distances to a block
+QUERY_GROUP = 1024  # queries compared at once
+TABLE_BYTES = 32 << 20  # of float32, the distances of these queries to a block: makes blocks of narrow descriptors shorter
 CANDIDATE_LIMIT = 1 << 22  # candidates held before their exact distances are taken: bounds memory where rows repeat
 
 _PAIR_BYTES = 1 << 18  # of float64 subtracted at once
@@ -116,10 +117,11 @@ def _search_group(
     queries: NDArray[np.float32], database: Descriptors, k: int, rows: NDArray[np.int64] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find the k nearest of each query: those of every part of the rows, and of them the nearest."""
+    size = min(BLOCK_BYTES, TABLE_BYTES * queries.shape[1] // len(queries))
 
     def search_part(part: Rows) -> _Candidates:
         candidates = _Candidates(queries, database, k)
-        for numbers, block in _blocks(database, part, BLOCK_BYTES):
+        for numbers, block in _blocks(database, part, size):
             candidates.add(numbers, _to_tensor(block).float())
         candidates.settle()
         return candidates

@@ -37,6 +37,30 @@ def test_equals_brute_force_with_ties(num_queries, num_rows, k, chunk, limit, se
     assert np.array_equal(rows, expected_rows)
 
 
+@pytest.mark.parametrize(("width", "num_rows"), [(16, 40_000), (512, 5000), (10_752, 300)])
+@pytest.mark.parametrize("stored", [np.float16, np.float32])
+def test_pieces_are_bounded_in_bytes_and_change_nothing(width, num_rows, stored, monkeypatch):
+    """By rows alone, wide descriptors would take 21 times the room of those of 512 numbers; short tables the same of narrow."""
+    rng = np.random.default_rng(width)
+    queries = rng.standard_normal((600, width)).astype(np.float32)
+    database = rng.standard_normal((num_rows, width)).astype(stored)
+    seen = []
+    squared_norms = search._squared_norms
+    monkeypatch.setattr(search, "_squared_norms", lambda block: seen.append(block.shape) or squared_norms(block))
+    distances, rows = exact_search(queries, database, 10)
+    blocks = [shape for shape in seen if shape != queries.shape]
+    assert sum(count for count, _ in blocks) == num_rows
+    assert max(count * width * 4 for count, _ in blocks) <= search.BLOCK_BYTES
+    assert max(count * len(queries) * 4 for count, _ in blocks) <= search.TABLE_BYTES
+    monkeypatch.setattr(search, "BLOCK_BYTES", 1 << 40)
+    monkeypatch.setattr(search, "TABLE_BYTES", 1 << 40)
+    monkeypatch.setattr(search, "num_cores", lambda: 1)
+    seen.clear()
+    whole_distances, whole_rows = exact_search(queries, database, 10)
+    assert (num_rows, width) in seen
+    assert np.array_equal(rows, whole_rows) and np.array_equal(distances, whole_distances)
+
+
 def test_real_valued_descriptors():
     rng = np.random.default_rng(0)
     queries, database = (rng.standard_normal((count, 64)).astype(np.float32) for count in (5, 3000))
