@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -125,10 +125,9 @@ class IndexUpdate:
     def _pick(self, photos: Iterable[tuple[Place, PhotoSource]]) -> Iterator[TrackedPhoto]:
         """Pick the photos that must be encoded; note what else is to be done with the others."""
         for place, source in photos:
-            if place.path in self._seen:
-                self._skip({place.path: "there twice; the first was taken"})
-            elif _as_text(place.path) != place.path:
-                self._skip({_as_text(place.path): "its name is not UTF-8"})
+            problem = name_problem(place.path, self._seen)
+            if problem:
+                self._skip(problem)
             elif place.path in self._left_out:
                 self._again.append(TrackedPhoto(place, source))
             elif not self._keep(place, source):
@@ -138,7 +137,7 @@ class IndexUpdate:
     def _keep(self, place: Place, source: PhotoSource) -> bool:
         """Tell whether a photo's descriptor can stay; what is known of the photo may be new all the same."""
         old = self._known.get(place.path)
-        file = None if old is None else _same_content(source, old[1])
+        file = None if old is None else same_content(source, old[1])
         if file is None:
             return False
         if (place, file) != old:
@@ -227,7 +226,14 @@ def report_skipped(skipped: dict[str, str], total: int, strict: bool) -> None:
     logger.warning("\n".join(lines))
 
 
-def _same_content(source: PhotoSource, known: PhotoFile) -> PhotoFile | None:
+def name_problem(path: str, seen: Collection[str]) -> dict[str, str]:
+    """Say why a photo of such a name is left out, by its name as it can be written down; nothing if it is not."""
+    if path in seen:
+        return {path: "there twice; the first was taken"}
+    return {_as_text(path): "its name is not UTF-8"} if _as_text(path) != path else {}
+
+
+def same_content(source: PhotoSource, known: PhotoFile) -> PhotoFile | None:
     """Return what is known of a photo's file now if its content is what it was, else `None`.
 
     Size and time of a file are trusted where both are as they were; else its content is compared. A URL is not fetched for
@@ -257,4 +263,12 @@ def _without(reasons: dict[str, str], paths: Iterable[str]) -> dict[str, str]:
     return {path: reason for path, reason in reasons.items() if path not in left}
 
 
-__all__ = ["IndexUpdate", "TrackedPhoto", "UpdateReport", "not_the_same_photos", "report_skipped"]
+__all__ = [
+    "IndexUpdate",
+    "TrackedPhoto",
+    "UpdateReport",
+    "name_problem",
+    "not_the_same_photos",
+    "report_skipped",
+    "same_content",
+]

@@ -13,6 +13,8 @@ from d2vpr_hf.cli.option_groups import spread_groups
 
 _COMMANDS = (
     indexes.index,
+    indexes.embed,
+    indexes.merge,
     indexes.add,
     indexes.remove,
     indexes.info,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from d2vpr_hf.cli.options import (
+    EncoderOptions,
     IndexArgument,
     IndexEncoderOptions,
     ModelOption,
@@ -71,12 +72,9 @@ class DatasetOptions:
 
 
 @dataclass
-class StorageOptions:
-    """How an index stores descriptors, and what searches read."""
+class SearchOptions:
+    """What searches of an index read."""
 
-    dtype: Annotated[
-        str | None, typer.Option(metavar="float16|float32", help="How a new index stores descriptors. Default: float16.")
-    ] = None
     compression: Annotated[
         str | None,
         typer.Option(
@@ -104,7 +102,10 @@ def index(
     encoding: IndexEncoderOptions,
     strict: StrictOption = False,
     overwrite: OverwriteOption = False,
-    storage: StorageOptions,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="float16|float32", help="How a new index stores descriptors. Default: float16.")
+    ] = None,
+    search: SearchOptions,
 ) -> None:
     """Index photos: a folder, with positions from a CSV file, from @ names, from EXIF, or with none; or a data set.
 
@@ -115,10 +116,10 @@ def index(
     from d2vpr_hf.jobs import index_photos
 
     folder = check_out(out)  # before anything is downloaded
-    check_store(storage.store, storage.uri, storage.compression)
+    check_store(search.store, search.uri, search.compression)
     there = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     source, total = dataset.read(photos)
-    options: dict[str, Any] = {"strict": strict, "overwrite": overwrite, **vars(storage)}
+    options: dict[str, Any] = {"strict": strict, "overwrite": overwrite, "dtype": dtype, **vars(search)}
     with progress_bar("Indexing", total) as progress:
         encoder = encoding.load(model, there)
         built, report = index_photos(source, out, encoder, progress=progress, **options)
@@ -127,6 +128,55 @@ def index(
     typer.echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
     if there is not None:
         typer.echo(_changes(report))
+
+
+def embed(
+    photos: Annotated[
+        Path, typer.Argument(parser=parse_path, metavar="PHOTOS", help="Folder of photos, or a CSV file that lists them.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="PARTS", help="Folder to write parts into.")],
+    model: ModelOption = None,
+    encoding: EncoderOptions,
+    dtype: Annotated[str, typer.Option(metavar="float16|float32", help="How descriptors are stored.")] = "float16",
+    shard_size: Annotated[int, typer.Option(min=1, help="Photos of a part, and of a shard of the index.")] = 4096,
+    strict: StrictOption = False,
+) -> None:
+    """Encode a large set of photos in parts, by several processes: accelerate launch -m d2vpr_hf embed PHOTOS --out PARTS.
+
+    `merge` makes the index. Parts that are there are kept, so that a run which was interrupted goes on, with as many processes
+    as you like.
+    """
+    from d2vpr_hf.parts import embed_photos, launched_device, launched_process
+    from d2vpr_hf.readers import read_places
+
+    table, process = read_places(photos), launched_process()
+    encoding.device = encoding.device or launched_device()
+    encoder = encoding.load(model)
+    with progress_bar("Encoding", len(table.places) // process[1] if process[0] == 0 else None) as progress:
+        options: dict[str, Any] = {"strict": strict, "dtype": dtype, "shard_size": shard_size, "progress": progress}
+        done = embed_photos(table, out, encoder, process=process, **options)
+    own = f"{done.encoded} parts encoded, {done.kept} kept, of {done.total} in all"
+    typer.echo(f"Process {process[0] + 1} of {process[1]}: {own}; {len(done.skipped)} photos left out.")
+
+
+def merge(
+    parts: Annotated[
+        list[Path], typer.Argument(parser=parse_path, metavar="PARTS...", help="Folders that `embed` wrote parts into.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="INDEX", help="Index folder to write.")],
+    overwrite: OverwriteOption = False,
+    search: SearchOptions,
+) -> None:
+    """Make an index of the parts that `embed` wrote. The parts stay."""
+    from d2vpr_hf.parts import merge_parts
+
+    with progress_bar("Merging", None) as progress:
+        options: dict[str, Any] = {"overwrite": overwrite, "progress": progress, **vars(search)}
+        merged = merge_parts(parts, out, **options)
+    left_out = f"; {len(merged.left_out)} could not be read" if merged.left_out else ""
+    typer.echo(f"Merged {len(merged)} photos as descriptors of {merged.descriptor_dim} numbers into {out}{left_out}.")
 
 
 def add(
@@ -222,4 +272,4 @@ def _plain(value: Any) -> str:
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-__all__ = ["add", "compact", "index", "info", "remove", "repair", "verify"]
+__all__ = ["add", "compact", "embed", "index", "info", "merge", "remove", "repair", "verify"]

@@ -182,6 +182,12 @@ class PlaceIndex:
         return self._state.manifest.shard_size
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What [`create`] was given: what makes the descriptors, and how they are stored."""
+        names = ("model", "fingerprint", "descriptor_dim", "photos", "dtype", "projection_dim", "batch_size", "shard_size")
+        return {name: getattr(self._state.manifest, name) for name in names}
+
+    @property
     def complete(self) -> bool:
         """Whether the last build or update came to its end."""
         return self._state.manifest.complete

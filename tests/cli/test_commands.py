@@ -81,7 +81,7 @@ def test_version_and_help():
     help_text = CliRunner().invoke(app, ["--help"]).output
     listed = re.findall(r"^  ([a-z-]+)  ", help_text[help_text.index("Commands:") :], flags=re.MULTILINE)
     assert listed == [
-        *("index", "add", "remove", "info", "verify", "repair", "compact"),
+        *("index", "embed", "merge", "add", "remove", "info", "verify", "repair", "compact"),
         *("search", "calibrate", "localize", "evaluate", "compare"),
         *("convert", "fit-projection", "places", "simulate", "demo", "space", "push-space"),
     ]

@@ -1,0 +1,263 @@
+"""Embedding in parts by several processes, and merging: the bytes of one process, whatever happened on the way."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from d2vpr_hf import durable_files
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.jobs import index_photos
+from d2vpr_hf.parts import Part, embed_photos, launched_process, merge_parts
+from d2vpr_hf.readers import Place, PlaceTable
+from tests.index.workers import SHARD, BytesEncoder, contents, write_photos
+from tests.photos import at_name, save
+
+BAD = (1, 4, 5, 6, 7, 8, 9, 16)  # nothing in the second shard can be read, and not the last photo
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_photos(tmp_path / "photos", 17, bad=BAD)
+
+
+def embed(table, out, number=0, processes=1, **changes):
+    options = {"encoder": BytesEncoder(), "shard_size": SHARD} | changes
+    return embed_photos(table, out, process=(number, processes), **options)
+
+
+def whole(table, out):
+    """The index that one process builds."""
+    index_photos(table, out, BytesEncoder(), shard_size=SHARD)
+    return contents(out)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 9])
+def test_merged_parts_are_the_index_of_one_process(tmp_path, photos, processes):
+    """To the last byte, with photos that cannot be read, and with more processes than parts."""
+    reports = [embed(photos, tmp_path / "parts", number, processes) for number in range(processes)]
+    assert sum(report.encoded for report in reports) == reports[0].total == 4
+    assert sorted(path for report in reports for path in report.skipped) == [f"{number:02d}.jpg" for number in BAD]
+    merged = merge_parts([tmp_path / "parts"], tmp_path / "merged")
+    assert contents(tmp_path / "merged") == whole(photos, tmp_path / "whole")
+    assert len(merged) == 9 and merged.complete and len(merged.left_out) == 8
+
+
+def test_small_shards_are_joined_as_one_process_joins_them(tmp_path):
+    """Shards that lost most photos are stored anew together; the merged index must have the same files."""
+    photos = write_photos(tmp_path / "photos", 17, bad=(1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13))
+    embed(photos, tmp_path / "parts")
+    merge_parts([tmp_path / "parts"], tmp_path / "merged")
+    assert contents(tmp_path / "merged") == whole(photos, tmp_path / "whole")
+
+
+def test_photos_that_no_index_takes_shift_no_part(tmp_path, photos):
+    """One listed twice, and one whose name is not UTF-8, are no part of a portion."""
+    places = [photos.places[0], photos.places[0], Place("\udcff.jpg"), *photos.places[1:]]
+    table = PlaceTable(photos.folder, places, "csv", {"lost.jpg": "it is not there"})
+    report = embed(table, tmp_path / "parts")
+    assert {"00.jpg", "\\udcff.jpg", "lost.jpg"} <= set(report.skipped)
+    merge_parts([tmp_path / "parts"], tmp_path / "merged")
+    assert contents(tmp_path / "merged") == whole(table, tmp_path / "whole")
+
+
+def test_parts_of_machines_that_share_no_disk(tmp_path, photos):
+    for number in range(2):
+        embed(photos, tmp_path / f"node{number}", number, 2)
+    merge_parts([tmp_path / "node1", tmp_path / "node0"], tmp_path / "merged")
+    assert contents(tmp_path / "merged") == whole(photos, tmp_path / "whole")
+
+
+def test_a_killed_run_goes_on_with_other_processes(tmp_path, photos):
+    """What is there is not encoded again, what was just begun is."""
+    with pytest.raises(Killed):
+        embed_photos(photos, tmp_path / "parts", DyingOnce(), process=(0, 1), shard_size=SHARD)
+    with pytest.raises(ValueError, match="1 of 4 parts are missing: 3"):
+        merge_parts([tmp_path / "parts"], tmp_path / "merged")
+    encoders = [BytesEncoder(), BytesEncoder()]
+    reports = [embed(photos, tmp_path / "parts", number, 2, encoder=encoders[number]) for number in range(2)]
+    assert sum(report.kept for report in reports) == 2
+    assert {path for encoder in encoders for path in encoder.seen} == {f"{number:02d}.jpg" for number in range(10, 17)}
+    merge_parts([tmp_path / "parts"], tmp_path / "merged")
+    assert contents(tmp_path / "merged") == whole(photos, tmp_path / "whole")
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+class DyingOnce(BytesEncoder):
+    """Is killed when it comes to a photo of the third part."""
+
+    def _describe(self, pixels):
+        if "12.jpg" in self.seen:
+            raise Killed
+        return super()._describe(pixels)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_merge_that_is_stopped_anywhere_goes_on(tmp_path, photos, monkeypatch, overwrite):
+    """At every single write, also while the old index is still in force."""
+    embed(photos, tmp_path / "parts")
+    expected = None
+    for steps in range(100):
+        out = tmp_path / f"merged{steps}"
+        if overwrite:
+            index_photos(write_photos(tmp_path / "few", 3), out, BytesEncoder(), shard_size=2)
+        left, store = [steps], durable_files._write
+
+        def stopping(path, content, left=left, store=store):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            store(path, content)
+
+        stopped = True
+        with monkeypatch.context() as patched:
+            patched.setattr(durable_files, "_write", stopping)
+            try:
+                merge_parts([tmp_path / "parts"], out, overwrite=overwrite)
+                stopped = False
+            except Killed:
+                pass
+        if stopped:
+            assert not overwrite or len(PlaceIndex.open(out)) == 3
+            merge_parts([tmp_path / "parts"], out, overwrite=overwrite)
+        expected = expected or contents(out)
+        assert contents(out) == expected, steps
+        if not stopped:
+            break
+    assert steps > 8
+    if not overwrite:
+        assert expected == whole(photos, tmp_path / "whole")
+
+
+def test_parts_are_made_anew_where_photos_or_files_changed(tmp_path, photos):
+    """A photo of another content, and a flipped bit, must not come into the index."""
+    parts = tmp_path / "parts"
+    embed(photos, parts)
+    (photos.folder / "02.jpg").write_bytes(b"another photo")
+    flipped = next(next(parts.glob("part-000002-*")).glob("descriptors-*"))
+    content = bytearray(flipped.read_bytes())
+    content[-1] ^= 1
+    flipped.write_bytes(content)
+    with pytest.raises(ValueError, match=r"part-000002.* is damaged: .*descriptors.* Run `d2vpr embed`"):
+        merge_parts([parts], tmp_path / "merged")
+    report = embed(photos, parts)
+    assert (report.encoded, report.kept) == (2, 2)
+    merge_parts([parts], tmp_path / "merged")
+    merged, fresh = PlaceIndex.open(tmp_path / "merged"), tmp_path / "whole"
+    whole(photos, fresh)
+    assert np.array_equal(merged.descriptors[:], PlaceIndex.open(fresh).descriptors[:])
+    assert merged.places.column("path") == PlaceIndex.open(fresh).places.column("path")
+
+
+class TestErrors:
+    def test_missing_part(self, tmp_path, photos):
+        embed(photos, tmp_path / "parts", 0, 2)
+        with pytest.raises(ValueError, match=r"2 of 4 parts are missing: 1, 3\. Give all folders of parts, or run"):
+            merge_parts([tmp_path / "parts"], tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
+
+    def test_overlapping_parts(self, tmp_path, photos):
+        embed(photos, tmp_path / "a")
+        embed(photos, tmp_path / "b", 1, 2)
+        with pytest.raises(ValueError, match=r"Part 1 is there twice, .*a.part-000001.* and .*b.part-000001.* one of them"):
+            merge_parts([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
+
+    def test_another_model(self, tmp_path, photos):
+        other = BytesEncoder()
+        other.fingerprint = "other"
+        embed(photos, tmp_path / "a", 0, 2)
+        embed(photos, tmp_path / "b", 1, 2, encoder=other)
+        with pytest.raises(ValueError, match=r"different jobs \(fingerprint: bytes and other\)"):
+            merge_parts([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
+        with pytest.raises(ValueError, match=r"a holds parts of another job \(fingerprint: bytes and other\). Remove them"):
+            embed(photos, tmp_path / "a", 1, 2, encoder=other)
+
+    def test_another_list_of_photos(self, tmp_path, photos):
+        embed(photos, tmp_path / "parts", 0, 2)
+        fewer = replace(photos, places=photos.places[:-1])
+        with pytest.raises(ValueError, match="their lists of photos differ"):
+            embed(fewer, tmp_path / "parts", 1, 2)
+
+    def test_an_index_of_something_else(self, tmp_path, photos):
+        embed(photos, tmp_path / "parts")
+        out = tmp_path / "merged"
+        index_photos(write_photos(tmp_path / "few", 3), out, BytesEncoder(), shard_size=SHARD)
+        before = contents(out)
+        with pytest.raises(FileExistsError, match=r"an index of something else \(photos: .*few and .*photos\)"):
+            merge_parts([tmp_path / "parts"], out)
+        assert contents(out) == before
+        with pytest.raises(FileNotFoundError, match="There is no folder"):
+            merge_parts([tmp_path / "nowhere"], out)
+        with pytest.raises(FileNotFoundError, match="No parts in"):
+            merge_parts([tmp_path / "few"], out)
+
+    def test_nothing_can_be_read(self, tmp_path):
+        embed(write_photos(tmp_path / "photos", 7, bad=range(7)), tmp_path / "parts")
+        with pytest.raises(ValueError, match="None of the photos could be read"):
+            merge_parts([tmp_path / "parts"], tmp_path / "merged")
+
+    def test_strict(self, tmp_path, photos):
+        with pytest.raises(ValueError, match="photos were left out"):
+            embed(photos, tmp_path / "parts", strict=True)
+
+
+def test_merged_twice_is_merged_once(tmp_path, photos):
+    embed(photos, tmp_path / "parts")
+    merge_parts([tmp_path / "parts"], tmp_path / "merged")
+    before = contents(tmp_path / "merged")
+    assert merge_parts([tmp_path / "parts"], tmp_path / "merged", compression="bits").store_is_fresh
+    merge_parts([tmp_path / "parts"], tmp_path / "merged", compression="none")
+    assert contents(tmp_path / "merged") == before
+
+
+def test_the_merged_index_is_brought_in_line_as_any_other(tmp_path, photos):
+    """`d2vpr index` goes on with it: nothing but what is new is encoded."""
+    embed(photos, tmp_path / "parts")
+    merge_parts([tmp_path / "parts"], tmp_path / "merged")
+    more = write_photos(photos.folder, 19, bad=BAD)
+    encoder = BytesEncoder()
+    _, report = index_photos(more, tmp_path / "merged", encoder)
+    assert (report.added, report.kept) == (2, 9)
+
+
+def test_names_of_parts_and_processes(monkeypatch):
+    assert Part(7, 250, "0123456789abcdef").name == "part-000007-of-000250-0123456789abcdef"
+    assert launched_process() == (0, 1)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert launched_process() == (3, 8)
+
+
+ONE_PROCESS = """
+import sys
+from d2vpr_hf import PlaceEncoder, index_photos
+photos, out, model = sys.argv[1:]
+index_photos(photos, out, PlaceEncoder(model, batch_size=2), shard_size=3)
+"""
+
+
+def test_accelerate_launch(tmp_path, tiny_folder):
+    """Two processes, started as the documentation says, and the real network: the bytes of one process."""
+    for number in range(9):
+        save(tmp_path / "photos" / at_name(544000 + 100 * number, 4172758), number)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+    def run(*words):
+        done = subprocess.run([sys.executable, *map(str, words)], env=environment, capture_output=True, text=True, timeout=500)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    command = ["-m", "d2vpr_hf", "embed", tmp_path / "photos", "--model", tiny_folder, "--out", tmp_path / "parts"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--num_machines", 1]
+    shards = ["--shard-size", 3, "--batch-size", 2]
+    shown = run(*launch, "--mixed_precision", "no", "--dynamo_backend", "no", *command, *shards)
+    assert "Process 1 of 2: 2 parts encoded, 0 kept, of 3 in all" in shown and "Process 2 of 2: 1 parts encoded" in shown
+    assert "Merged 9 photos" in run("-m", "d2vpr_hf", "merge", tmp_path / "parts", "--out", tmp_path / "merged")
+    run("-c", ONE_PROCESS, tmp_path / "photos", tmp_path / "whole", tiny_folder)
+    assert contents(tmp_path / "merged") == contents(tmp_path / "whole")
