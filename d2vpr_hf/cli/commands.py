@@ -57,6 +57,8 @@ def main() -> None:
     """Run the command line; what the user can put right is one line on stderr and exit status 1."""
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of photos it opens all the same
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    for name in ("grpc._server", "milvus_lite"):  # tracebacks of calls that milvus-lite lacks; what matters is raised too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         app()
     except (ValueError, OSError, ImportError) as error:
