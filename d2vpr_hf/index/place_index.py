@@ -20,7 +20,7 @@ from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, SHARD_SIZE, Manifest, folder_text
 from d2vpr_hf.index.opening import begin_folder, open_folder
 from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
-from d2vpr_hf.index.row_checks import check_known_paths, check_new_places, check_stored_rows, to_stored
+from d2vpr_hf.index.row_checks import check_different, check_known_paths, check_new_places, check_stored_rows, to_stored
 from d2vpr_hf.index.searching import Match, nearest_rows, rows_of_other_times, to_matches
 from d2vpr_hf.index.shards import Rows
 from d2vpr_hf.index.store_choice import StoreWord, with_store
@@ -284,6 +284,34 @@ class PlaceIndex:
                 self._state.paths.update(place.path for place in places[part])
                 commit_waiting(self._state, whole_shards=True)
 
+    def update(
+        self,
+        descriptors: NDArray[np.floating],
+        places: Place | Sequence[Place],
+        files: Sequence[PhotoFile] | None = None,
+    ) -> None:
+        """Add rows behind the others, each in place of the one with its path if there is one, and store them.
+
+        Use this where places were seen anew; a shard of rows at a time is replaced in one step.
+
+        Args:
+            descriptors: (M, D), or one (D,), of unit length.
+            places: One a row.
+            files: What is known of the photos' files; `None` where there are none.
+
+        Raises:
+            ValueError: If shapes do not fit, a number is not finite in the index's type, or a path is given twice.
+        """
+        places = [places] if isinstance(places, Place) else list(places)
+        rows = to_stored(descriptors, places, self._state.manifest)
+        files = [PhotoFile()] * len(places) if files is None else list(files)
+        check_different(places)
+        with self._storing():
+            for start in range(0, len(rows), self.shard_size):
+                part = slice(start, start + self.shard_size)
+                known = [place.path for place in places[part] if place.path in self._state.paths]
+                self.put(rows[part], places[part], files[part], removed=known)
+
     def put(
         self,
         descriptors: NDArray[np.floating],
@@ -295,7 +323,7 @@ class PlaceIndex:
     ) -> None:
         """Store rows, removals and notes in one step: all of it happens, or nothing.
 
-        Use this to bring an index in line with photos; use [`add`] to add frame by frame.
+        Use this to bring an index in line with photos; use [`add`] to add frame by frame, and [`update`] to replace rows.
 
         Args:
             descriptors: (M, D), at most a shard.

@@ -1,5 +1,6 @@
 """What is asked of rows before they become part of an index."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +35,15 @@ def check_new_places(folder: IndexFolder, places: Sequence[Place]) -> None:
     known = sorted({path for path in paths if path in folder.paths})
     if known:
         raise ValueError(f"{_some_of(known)} in the index {folder.path} already; remove them first. Nothing was added.")
-    if len(set(paths)) != len(paths):
-        raise ValueError(f"A path is given twice among {_some_of(sorted(paths))}. Nothing was added.")
+    check_different(places)
+
+
+def check_different(places: Sequence[Place]) -> None:
+    """Raise ValueError if a path is given twice."""
+    paths = Counter(place.path for place in places)
+    if len(paths) != len(places):
+        twice = sorted(path for path, count in paths.items() if count > 1)
+        raise ValueError(f"{_some_of(twice)} given twice. Nothing was added.")
 
 
 def check_known_paths(folder: IndexFolder, paths: set[str]) -> None:
@@ -60,4 +68,4 @@ def _some_of(paths: Sequence[str]) -> str:
     return f"{', '.join(paths[:3])}{rest}" + (" is" if len(paths) == 1 else " are")
 
 
-__all__ = ["check_known_paths", "check_new_places", "check_stored_rows", "to_stored"]
+__all__ = ["check_different", "check_known_paths", "check_new_places", "check_stored_rows", "to_stored"]

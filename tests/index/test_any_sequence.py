@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,17 @@ class IndexAndList(RuleBasedStateMachine):
         gone = data.draw(st.sets(st.sampled_from([path for path, _ in self.rows]))) if self.rows else set()
         self.index.put(vectors, places, [PhotoFile("hash", 3, 4)] * count, removed=gone)
         self.rows = [row for row in self.rows if row[0] not in gone] + made
+
+    @rule(count=st.integers(1, 6), data=st.data())
+    def update(self, count, data):
+        """Some rows are new, others take the place of those with their paths, over several shards too."""
+        made, vectors, places = self.new_rows(count)
+        old = data.draw(st.lists(st.sampled_from([path for path, _ in self.rows]), unique=True)) if self.rows else []
+        renamed = [replace(place, path=path) for path, place in zip(old, places, strict=False)] + places[len(old) :]
+        self.index.update(vectors, renamed)
+        gone = {place.path for place in renamed}
+        self.rows = [row for row in self.rows if row[0] not in gone]
+        self.rows += [(place.path, vector) for place, (_, vector) in zip(renamed, made, strict=True)]
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
