@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from d2vpr_hf.backends.exported import ExportedModel, is_exported
 from d2vpr_hf.backends.opening import open_backend
 from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.cores import single_core_threads
 from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
-from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class PlaceEncoder:
     """Encode photos as descriptors, in order, in batches, while threads decode the next ones.
 
     Args:
-        model: A model, its folder or Hub id; `None` for the small one that comes with this package.
+        model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` for the small one that comes with
+            this package.
         processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
         device: Where the network runs, such as `"cuda"`; `None` takes a GPU if there is one.
         batch_size: Photos the network sees at once. Descriptors depend on it by rounding only, unless the model has a
@@ -78,24 +80,24 @@ class PlaceEncoder:
         check_backend(backend, precision)
         if batch_size < 1 or num_workers < 1:
             raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
-        if isinstance(model, VPRPreTrainedModel):
-            if processor is None:
-                raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
-            self.model, self.processor = model, processor
+        self._exported = ExportedModel.open(str(model)) if is_exported(model) else None
+        self._model: VPRPreTrainedModel | None = None
+        self.device = torch.device("cpu")
+        if self._exported is not None:
+            self._config, self.processor = self._exported.config(), processor or self._exported.processor()
         else:
-            self.model, self.processor = load_model(model), processor or load_image_processor(model)
+            self._model, self.processor = _load(model, processor)
+            self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self._model.to(self.device).eval()  # type: ignore[arg-type] # transformers' wrapper loses the signature
         self.model_name = _portable_name(model)
-        self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model.to(self.device)  # type: ignore[arg-type] # transformers' wrapper loses the signature
-        self.model.eval()
         self.batch_size = batch_size
         self.num_workers = num_workers
         self._backend_choice = (backend, precision)
         if cross_image_encoder is False:
             self.model.remove_cross_image_encoder()
-        if cross_image_encoder and not self.model.config.use_cross_image_encoder:
+        if cross_image_encoder and not self.config.use_cross_image_encoder:
             raise ValueError(f"The model {self.model_name or 'in this package'} has no cross-image encoder to use.")
-        if self.model.config.use_cross_image_encoder:
+        if self.config.use_cross_image_encoder:
             logger.warning(
                 "This model has a cross-image encoder: a photo's descriptor depends on the photos around it and on "
                 "batch_size (%d), and a query alone gets another one than among others. Take a D²-VPR without it where "
@@ -104,13 +106,31 @@ class PlaceEncoder:
             )
 
     @property
+    def model(self) -> VPRPreTrainedModel:
+        """The model.
+
+        Raises:
+            ValueError: If it was exported: there are no weights then.
+        """
+        if self._model is None:
+            raise ValueError(f"{self.model_name} is an exported graph; this needs the model that it was made of.")
+        return self._model
+
+    @property
+    def config(self) -> VPRConfig:
+        """The model's configuration."""
+        return self._config if self._model is None else self._model.config
+
+    @property
     def descriptor_dim(self) -> int:
         """Width of the descriptors."""
-        return self.model.config.descriptor_dim
+        return self.config.descriptor_dim
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of what the descriptors depend on; see [`d2vpr_hf.loading.fingerprint`]. Taken once."""
+        if self._exported is not None:
+            return str(self._exported.facts["fingerprint"])
         return fingerprint(self.model, self.processor)
 
     @functools.cached_property
@@ -124,6 +144,8 @@ class PlaceEncoder:
 
     def _open_backend(self) -> Backend:
         name, precision = self._backend_choice
+        if self._exported is not None:
+            return self._exported.open_backend(name, precision)
         return open_backend(self.model, self.processor, name, precision)
 
     def encode(
@@ -180,6 +202,16 @@ class PlaceEncoder:
         except UnreadablePhotoError as error:
             return str(error)
         return self.processor(image, return_tensors="pt")["pixel_values"]
+
+
+def _load(
+    model: VPRPreTrainedModel | str | Path | None, processor: D2VPRImageProcessor | None
+) -> tuple[VPRPreTrainedModel, D2VPRImageProcessor]:
+    if not isinstance(model, VPRPreTrainedModel):
+        return load_model(model), processor or load_image_processor(model)
+    if processor is None:
+        raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
+    return model, processor
 
 
 def _portable_name(model: VPRPreTrainedModel | str | Path | None) -> str | None:

@@ -186,7 +186,7 @@ def index_settings(encoder: PlaceEncoder) -> dict[str, Any]:
         "model": encoder.model_name,
         "fingerprint": encoder.fingerprint,
         "descriptor_dim": encoder.descriptor_dim,
-        "projection_dim": encoder.model.config.projection_dim,
+        "projection_dim": encoder.config.projection_dim,
         "batch_size": encoder.batch_size,
     }
 
@@ -194,7 +194,7 @@ def index_settings(encoder: PlaceEncoder) -> dict[str, Any]:
 def _check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = None) -> None:
     """Raise ValueError unless an encoder can go on with an index as it was begun."""
     check_encoder(index, encoder)
-    if encoder.model.config.use_cross_image_encoder and index.batch_size not in (None, encoder.batch_size):
+    if encoder.config.use_cross_image_encoder and index.batch_size not in (None, encoder.batch_size):
         raise ValueError(
             f"The model has a cross-image encoder, so that descriptors depend on the batch size: {index.batch_size} in the "
             f"index, {encoder.batch_size} in this run. Give `--batch-size {index.batch_size}`, or `--overwrite`."

@@ -22,9 +22,11 @@ class Backend(Protocol):
     """What runs the network.
 
     Attributes:
+        name: Of the backend.
         precision: Of its products; descriptors of one model in several precisions are nearly the same, not exactly.
     """
 
+    name: str
     precision: str
 
     def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ class TorchBackend:
     """
 
     def __init__(self, model: VPRPreTrainedModel, precision: str | None = None, *, compiled: bool = False) -> None:
-        self.precision = precision or precision_of(model)
+        self.name, self.precision = "torch-compiled" if compiled else "torch", precision or precision_of(model)
         self._device = model.device
         on_cpu = self._device.type == "cpu" and not compiled
         prepared = prepare(_in_float32(model), TORCH_TYPES[self.precision], on_cpu=on_cpu)
@@ -51,7 +51,7 @@ class PlainTorchBackend:
     """A model as it is, also while it changes: for training, and models that are spread over processes."""
 
     def __init__(self, model: VPRPreTrainedModel) -> None:
-        self.precision = precision_of(model)
+        self.name, self.precision = "torch", precision_of(model)
         self._model = model
 
     def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ _COMMANDS = (
     evaluation.compare,
     models.convert,
     models.fit_projection,
+    models.export,
     photos.places,
     photos.simulate,
     demo.demo,

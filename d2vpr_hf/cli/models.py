@@ -111,4 +111,42 @@ def fit_projection(
     typer.echo(f"{found.components.shape[1]} numbers become {dim}, with {100 * found.explained:.1f} % of the variance: {out}")
 
 
-__all__ = ["convert", "fit_projection"]
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hub id; `embedded` for the small one here.")],
+    out: Annotated[Path, typer.Argument(parser=parse_path, metavar="OUT", help="Folder to write, a model for --model.")],
+    *,
+    target: Annotated[str, typer.Option("--format", metavar="onnx|openvino", help="What runs it.")] = "onnx",
+    precision: Annotated[str, typer.Option(metavar="fp32|bf16|int8", help="bf16: openvino only.")] = "fp32",
+    takes: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            metavar="fixed|any-size|photos",
+            help="What it takes: normalised images of the model's size, or of any, or photos as they are.",
+        ),
+    ] = "fixed",
+    photos: Annotated[
+        Path | None, typer.Option(parser=parse_path, metavar="PHOTOS", help="Photos like those to come, to calibrate int8 on.")
+    ] = None,
+    database: Annotated[
+        Path | None, typer.Option(parser=parse_path, metavar="DIR", help="With --queries: say what it costs in recall.")
+    ] = None,
+    queries: Annotated[Path | None, typer.Option(parser=parse_path, metavar="DIR", help="Photos to find, for that.")] = None,
+) -> None:
+    """Write a model as a graph for ONNX runtimes or OpenVINO, and check it against the model."""
+    from d2vpr_hf.backends.exporting import ExportOptions
+    from d2vpr_hf.export import export as run
+
+    hush_transformers()
+    if (database is None) != (queries is None):
+        raise ValueError("Give both --database and --queries, or neither.")
+    options = ExportOptions(target, precision, takes)  # type: ignore[arg-type] # it checks them
+    labelled = None if database is None or queries is None else (database, queries)
+    done = run(None if model == "embedded" else model, out, options, photos=photos, labelled=labelled)
+    difference = done.model.facts["relative_difference"]
+    typer.echo(f"Wrote {out}: {target}, {precision}; descriptors differ from the model's by {difference:.1e} of their norm.")
+    if done.comparison is not None:
+        typer.echo(f"A: {model}, B: {out}\n{done.comparison.to_text()}")
+
+
+__all__ = ["convert", "export", "fit_projection"]

@@ -117,7 +117,7 @@ def evaluate_descriptors(
 
 def describe_encoder(encoder: PlaceEncoder) -> dict[str, Any]:
     """Say what made descriptors: everything that must stand beside a recall."""
-    config, size = encoder.model.config, encoder.processor.size
+    config, size = encoder.config, encoder.processor.size
     return {
         "name": encoder.model_name,
         "fingerprint": encoder.fingerprint,
@@ -127,7 +127,8 @@ def describe_encoder(encoder: PlaceEncoder) -> dict[str, Any]:
         "batch_size": encoder.batch_size,
         "cross_image_encoder": config.use_cross_image_encoder,
         "device": encoder.device.type,
-        "dtype": str(encoder.model.dtype).removeprefix("torch."),
+        "backend": encoder.backend.name,
+        "precision": encoder.backend.precision,
     }
 
 

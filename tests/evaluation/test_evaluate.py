@@ -66,7 +66,8 @@ def test_a_world_by_hand(encoder, world):
         "batch_size": 4,
         "cross_image_encoder": False,
         "device": encoder.device.type,
-        "dtype": "float32",
+        "backend": "torch",
+        "precision": "fp32",
     }
 
 

@@ -1,0 +1,115 @@
+"""Write a model as an ONNX graph: pixels in, descriptors out, any number of images at once."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from d2vpr_hf.backends.preparation import prepare
+from d2vpr_hf.backends.prepared_blocks import PreparedEmbeddings
+from d2vpr_hf.backends.resampling import antialiasing_matrix, cubic_matrix, pad_edges
+from d2vpr_hf.extras import import_extra
+from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.modeling.image_processing_d2vpr import INTERPOLATION
+from d2vpr_hf.modeling.vision_transformer import Embeddings, GridSize
+
+INPUT, OUTPUT = "pixel_values", "descriptors"
+_OPSET = 20  # the first whose GridSample is what torch's grid_sample is
+
+
+class DescriptorNetwork(nn.Module):
+    """A prepared model from pixels to descriptors.
+
+    Args:
+        model: In eval mode, on the CPU.
+        processor: Makes the network take upright RGB images of any size, in 0..255, and do what this processor does; `None` for
+            normalised images.
+        any_size: Whether sizes come with the input.
+    """
+
+    def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor | None, any_size: bool) -> None:
+        super().__init__()
+        self.network, self.preprocessing = prepare(model), None if processor is None else Preprocessing(processor)
+        if any_size:
+            self.network.add_module("embeddings", ResizableEmbeddings(model.embeddings))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Map (B, 3, height, width) to (B, D)."""
+        pixel_values = pixel_values if self.preprocessing is None else self.preprocessing(pixel_values)
+        descriptors: torch.Tensor = self.network(pixel_values).pooler_output
+        return descriptors
+
+
+class Preprocessing(nn.Module):
+    """What the image processor does to an RGB image: rescale, resize, normalise, which here is one sum and one product."""
+
+    def __init__(self, processor: D2VPRImageProcessor) -> None:
+        super().__init__()
+        self.target = (processor.size["height"], processor.size["width"])
+        self.mode = INTERPOLATION[processor.resample]
+        mean, spread = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+        self.factor = (processor.rescale_factor / spread).view(-1, 1, 1)
+        self.summand = (-mean / spread).view(-1, 1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (B, 3, any height, any width) in 0..255 to normalised ones (B, 3, height, width)."""
+        rows = antialiasing_matrix(torch.ones_like(images[0, 0, :, 0]), self.target[0], self.mode)
+        columns = antialiasing_matrix(torch.ones_like(images[0, 0, 0]), self.target[1], self.mode)
+        return rows @ (images @ columns.T) * self.factor + self.summand
+
+
+class ResizableEmbeddings(PreparedEmbeddings):
+    """Embeddings whose position embeddings are resampled in the graph."""
+
+    def __init__(self, embeddings: Embeddings) -> None:
+        super().__init__(embeddings, torch.float32)
+        self.side, self.offset = embeddings.position_grid_size, embeddings.position_offset
+        grid = embeddings.position_embeddings[:, 1:].detach().float().unflatten(1, (self.side, self.side))
+        self.padded = pad_edges(grid.permute(0, 3, 1, 2))[0].permute(1, 2, 0).contiguous()  # (1, H, W, C) -> (H, W, C)
+        self.first = (embeddings.position_embeddings[:, :1] + embeddings.cls_token).detach().float()
+
+    def positions(self, grid_size: GridSize) -> torch.Tensor:
+        """Return what is added to the patches of a grid, before it the cls token: (1, T, C)."""
+        rows, columns = (torch.ones(side) for side in grid_size)
+        resized = (rows.sum() != self.side) | (columns.sum() != self.side)  # as stored on the grid that is stored
+        offset = self.offset * resized.float()
+        down, across = (cubic_matrix(ones, self.side, self.side / (ones.sum() + offset)) for ones in (rows, columns))
+        resampled = across @ (down @ self.padded.flatten(1)).unflatten(1, self.padded.shape[1:])  # (H, W, C)
+        return torch.cat((self.first, resampled.flatten(0, 1).unsqueeze(0)), dim=1)
+
+
+def write_onnx(network: DescriptorNetwork, path: Path, example: torch.Tensor, dynamic_shapes: dict[int, Any]) -> None:
+    """Write a network to a file.
+
+    Args:
+        network: What is written.
+        path: The file.
+        example: An input (B, 3, height, width), of at least two images.
+        dynamic_shapes: Which axes of it may have any length, as `torch.export` has it.
+
+    Raises:
+        ImportError: If onnx or onnxscript is not installed.
+    """
+    import_extra("onnxscript", "export")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter, about itself
+        network.eval()(example)  # what is kept for a size is a constant of the graph
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes={"pixel_values": dynamic_shapes},
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path, external_data=False)
+
+
+__all__ = ["INPUT", "OUTPUT", "DescriptorNetwork", "write_onnx"]

@@ -1,0 +1,40 @@
+"""Run an exported graph by onnxruntime, on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2vpr_hf.backends.onnx_graph import INPUT
+from d2vpr_hf.cores import num_cores
+from d2vpr_hf.extras import import_extra
+
+
+class OnnxRuntimeBackend:
+    """A graph in onnxruntime.
+
+    Args:
+        path: The `.onnx` file.
+        precision: What its products are in.
+
+    Raises:
+        ImportError: If onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path, precision: str) -> None:
+        onnxruntime = import_extra("onnxruntime", "onnxruntime")
+        self.name, self.precision = "onnxruntime", precision
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_cores()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are wanted for decoding
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        """Map images (B, 3, height, width) to descriptors (B, D)."""
+        descriptors: NDArray[np.float32] = self._session.run(None, {INPUT: pixel_values.numpy()})[0]
+        return descriptors
+
+
+__all__ = ["OnnxRuntimeBackend"]

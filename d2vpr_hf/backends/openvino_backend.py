@@ -1,0 +1,52 @@
+"""Run an exported graph by OpenVINO, on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2vpr_hf.cores import num_cores
+from d2vpr_hf.extras import import_extra
+
+_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not quantised
+
+
+class OpenVinoBackend:
+    """A graph in OpenVINO.
+
+    Args:
+        path: Its `.xml` file, or the `.onnx` file.
+        precision: What its products are in. bf16 needs no other graph than fp32.
+
+    Raises:
+        ImportError: If openvino is not installed.
+    """
+
+    def __init__(self, path: Path, precision: str) -> None:
+        openvino = import_extra("openvino", "openvino")
+        self.name, self.precision = "openvino", precision
+        settings = {
+            "INFERENCE_PRECISION_HINT": _TYPES[precision],  # left to itself, it takes bf16 where the CPU has it
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": num_cores(),
+        }
+        self._network = openvino.Core().compile_model(path, "CPU", settings)
+
+    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        """Map images (B, 3, height, width) to descriptors (B, D)."""
+        descriptors: NDArray[np.float32] = self._network([pixel_values.numpy()])[0]
+        return descriptors
+
+
+def convert_to_openvino(source: Path, target: Path) -> None:
+    """Write an ONNX graph as OpenVINO's `.xml` and `.bin`, in float32.
+
+    Raises:
+        ImportError: If openvino is not installed.
+    """
+    openvino = import_extra("openvino", "openvino")
+    openvino.save_model(openvino.Core().read_model(source), target, compress_to_fp16=False)
+
+
+__all__ = ["OpenVinoBackend", "convert_to_openvino"]

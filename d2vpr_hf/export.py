@@ -1,0 +1,91 @@
+"""Export a model for other runtimes, calibrated on photos, and say what that costs in recall."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2vpr_hf.backends.exported import FACTS_FILE, ExportedModel
+from d2vpr_hf.backends.exporting import ExportOptions, export_model
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.evaluation import Comparison, compare_evaluations, evaluate
+from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
+from d2vpr_hf.readers import UnreadablePhotoError, find_photos, open_photo
+
+CALIBRATION_PHOTOS = 64
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported.
+
+    Attributes:
+        model: The folder and what is known of it.
+        comparison: The model's recall and the export's, if there were labelled photos.
+    """
+
+    model: ExportedModel
+    comparison: Comparison | None
+
+
+def export(
+    model: str | Path | None,
+    out: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    photos: str | Path | None = None,
+    labelled: tuple[str | Path, str | Path] | None = None,
+) -> Export:
+    """Export a model as a graph, and see that it gives the model's descriptors.
+
+    Args:
+        model: Its folder or Hub id; `None` for the small one that comes with this package.
+        out: The folder to write; [`PlaceEncoder`] takes it as a model.
+        options: What is exported; `None` for ONNX in float32.
+        photos: A folder of photos like those to come: int8 is calibrated on [`CALIBRATION_PHOTOS`] of them.
+        labelled: Folders of photos with positions, database and queries, on which both are evaluated.
+
+    Raises:
+        FileExistsError: If `out` is not free.
+        ImportError: If what writes or runs the graph is not installed.
+        ValueError: As [`export_model`] raises it, or if the labelled photos cannot be evaluated.
+    """
+    encoder, options = PlaceEncoder(model, device="cpu"), options or ExportOptions()
+    facts: dict[str, Any] = {"model": encoder.model_name, "fingerprint": encoder.fingerprint}
+    images = [] if photos is None else _read_some(find_photos(Path(photos)))
+    facts["calibration_photos"] = len(images) if options.precision == "int8" else 0
+    exported = export_model(encoder.model, encoder.processor, Path(out), options, images, facts)
+    if labelled is None:
+        return Export(exported, None)
+    comparison = compare_evaluations(*(evaluate(*labelled, each) for each in (encoder, PlaceEncoder(exported.folder))))
+    _note_recall(exported, comparison)
+    return Export(exported, comparison)
+
+
+def _read_some(paths: Sequence[Path]) -> list[torch.Tensor]:
+    """Open photos from all parts of a list, as RGB bytes (3, height, width); those that cannot be read are left out.
+
+    Raises:
+        ValueError: If none can be read.
+    """
+    images = []
+    for path in paths[:: -(-len(paths) // CALIBRATION_PHOTOS)]:
+        try:
+            images.append(pil_to_rgb(open_photo(path)))
+        except UnreadablePhotoError:
+            continue
+    if not images:
+        raise ValueError(f"None of the photos can be read, {paths[0]} first.")
+    return images
+
+
+def _note_recall(exported: ExportedModel, comparison: Comparison) -> None:
+    recall = {f"recall@{row.recall_value}": [row.first, row.second] for row in comparison.differences}
+    facts = exported.facts | {"recall_before_and_after": recall, "labelled_queries": comparison.num_queries}
+    (exported.folder / FACTS_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+__all__ = ["CALIBRATION_PHOTOS", "Export", "export"]

@@ -1,0 +1,211 @@
+"""Exported graphs: the model's descriptors from other runtimes, and nothing where they are not.
+
+An export takes seconds, so each kind of graph is made once.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos, search_photos
+from d2vpr_hf.backends import exporting, opening
+from d2vpr_hf.backends.exported import ExportedModel
+from d2vpr_hf.backends.exporting import ExportOptions, export_model
+from d2vpr_hf.cli.commands import app
+from d2vpr_hf.loading import load_image_processor, load_model
+from d2vpr_hf.modeling import D2VPRImageProcessor
+from tests.conftest import relative, tiny_model
+from tests.photos import at_name, draw, save
+
+SIZES = [(60, 90), (80, 41), (60, 90)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    for i in range(6):
+        for side in ("database", "queries"):
+            save(folder / side / at_name(500_000 + 100 * i, 4_000_000), i)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def any_size(tmp_path_factory, tiny_folder):
+    """ONNX, float32, for images of any size in whole patches."""
+    return export(tiny_folder, tmp_path_factory.mktemp("any") / "out", ExportOptions("onnx", "fp32", "any-size"))
+
+
+@pytest.fixture(scope="module")
+def resizing(tmp_path_factory, tiny_folder):
+    """OpenVINO, float32, for photos as they are."""
+    return export(tiny_folder, tmp_path_factory.mktemp("photos") / "out", ExportOptions("openvino", "fp32", "photos"))
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory, tiny_folder, world):
+    """ONNX, int8, by the command line; and what it said."""
+    out = tmp_path_factory.mktemp("int8") / "out"
+    options = [
+        "--precision",
+        "int8",
+        "--photos",
+        world / "queries",
+        "--database",
+        world / "database",
+        "--queries",
+        world / "queries",
+    ]
+    done = CliRunner().invoke(app, ["export", str(tiny_folder), str(out), *map(str, options)], catch_exceptions=False)
+    return out, done.output
+
+
+def export(model_folder, out, options):
+    return export_model(
+        load_model(model_folder), load_image_processor(model_folder), out, options, facts={"fingerprint": "a"}
+    ).folder
+
+
+def images(count, height, width):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_graph_takes_any_number_of_images_of_any_size(any_size, tiny_folder, name):
+    """The grid that position embeddings are stored for (70x70) among them, where they are not resampled."""
+    backend, model = ExportedModel.open(any_size).open_backend(name, None), load_model(tiny_folder)
+    for shape in ((1, 70, 70), (5, 42, 126), (2, 126, 42), (3, 14, 14)):
+        with torch.no_grad():
+            expected = model(images(*shape)).pooler_output
+        assert relative(torch.from_numpy(backend.describe(images(*shape))), expected) < 1e-5
+
+
+def test_bf16_is_near(any_size, tiny_folder):
+    backend, model = ExportedModel.open(any_size).open_backend("openvino", "bf16"), load_model(tiny_folder)
+    with torch.no_grad():
+        expected = model(images(4, 70, 70)).pooler_output
+    found = torch.from_numpy(backend.describe(images(4, 70, 70)))
+    assert torch.cosine_similarity(found, expected).min() > 0.999
+
+
+def test_a_graph_that_resizes_takes_photos_as_they_are(resizing, tiny_folder):
+    photos = [draw(i, *size) for i, size in enumerate(SIZES)]
+    encoder = PlaceEncoder(resizing)
+    assert (encoder.backend.name, encoder.backend.precision) == ("openvino", "fp32")
+    expected = PlaceEncoder(tiny_folder).encode(photos).descriptors
+    np.testing.assert_allclose(encoder.encode(photos).descriptors, expected, atol=1e-6)
+
+
+def test_int8_is_in_the_blocks_alone(quantised):
+    """What follows them decides where features are read."""
+    graph = onnx.load(quantised[0] / "model.onnx").graph
+    weights = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    scopes = [next(entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")) for node in products]
+    in_int8 = [node.input[1] in weights for node in products]
+    assert sum(in_int8) == 2 * 7  # of each block: qkv, proj, two of the MLP, three of the adapter
+    assert all("network.encoder" in scope for scope, quantised_one in zip(scopes, in_int8, strict=True) if quantised_one)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_int8_is_near(quantised, tiny_folder, name, world):
+    photos = sorted((world / "queries").iterdir())
+    found = PlaceEncoder(quantised[0], backend=name).encode(photos).descriptors
+    expected = PlaceEncoder(tiny_folder).encode(photos).descriptors
+    assert 1e-4 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.05
+
+
+def test_an_export_says_what_it_costs(quantised):
+    """Database and queries are the same photos, so that both find all."""
+    out, output = quantised
+    assert "onnx, int8" in output and "R@1" in output
+    facts = ExportedModel.open(out).facts
+    assert facts["recall_before_and_after"]["recall@1"] == [1.0, 1.0] and facts["calibration_photos"] == 6
+
+
+def test_an_index_of_the_model_is_searched_by_its_export(quantised, tiny_folder, world, tmp_path):
+    """And the other way round; a robot has the graph, the server has torch."""
+    index_photos(world / "database", tmp_path / "index", PlaceEncoder(tiny_folder))
+    found = search_photos(PlaceIndex.open(tmp_path / "index"), [world / "queries"], PlaceEncoder(quantised[0]))
+    assert [result.query.name for result in found] == [result.matches[0].place.path for result in found]
+
+
+def test_an_export_has_no_weights(quantised):
+    with pytest.raises(ValueError, match="is an exported graph; this needs the model that it was made of"):
+        _ = PlaceEncoder(quantised[0]).model
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "message"),
+    [
+        ("onnxruntime", "int8", "was exported in fp32; for int8 export the model anew"),
+        ("onnxruntime", "fp32", "holds a graph for openvino; the backend onnxruntime cannot run it"),
+        ("torch-compiled", None, "the backend torch-compiled cannot run it"),
+    ],
+)
+def test_what_a_graph_cannot_be_run_by(any_size, resizing, name, precision, message):
+    folder = any_size if precision == "int8" else resizing
+    with pytest.raises(ValueError, match=message):
+        ExportedModel.open(folder).open_backend(name, precision)
+
+
+def test_a_graph_that_is_off_is_not_written(tiny_folder, tmp_path, monkeypatch):
+    """An export that computes something else must not look like one."""
+    true_graph = exporting.DescriptorNetwork
+    monkeypatch.setattr(exporting, "DescriptorNetwork", lambda model, *rest: true_graph(tiny_model(seed=1), *rest))
+    with pytest.raises(ValueError, match=r"differs from the model by .*; nothing was written"):
+        export(tiny_folder, tmp_path / "out", ExportOptions())
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported(tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match="The precision of an export must be fp32 or int8, got 'bf16'"):
+        ExportOptions("onnx", "bf16")
+    with pytest.raises(ValueError, match="The format of an export must be onnx or openvino, got 'tflite'"):
+        ExportOptions("tflite")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="int8 is calibrated on photos like those to come"):
+        export(tiny_folder, tmp_path / "out", ExportOptions("onnx", "int8"))
+    (tmp_path / "full" / "mine").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="exists and is not an empty folder"):
+        export(tiny_folder, tmp_path / "full", ExportOptions())
+    with pytest.raises(ValueError, match="int8 needs photos to be calibrated on: `d2vpr export MODEL OUT --format onnx"):
+        _ = PlaceEncoder(tiny_folder, backend="onnxruntime", precision="int8").backend
+
+
+def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert opening.choose_backend(gpu) == "torch" and opening.choose_backend(cpu, "fp16") == "torch"
+    assert opening.choose_backend(cpu) == "openvino"
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None)
+    assert opening.choose_backend(cpu) == "torch"
+
+
+def test_a_backend_that_is_not_installed_is_named(any_size, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r'pip install "d2vpr-hf\[openvino\]" brings it'):
+        ExportedModel.open(any_size).open_backend("openvino", None)
+
+
+def test_the_encoder_needs_none_of_the_runtimes():
+    """`pip install d2vpr-hf` brings neither."""
+    code = (
+        "import sys; sys.modules.update(onnx=None, onnxruntime=None, onnxscript=None, openvino=None); import d2vpr_hf.encoder"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_damaged_export_says_so(any_size, tmp_path):
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(ValueError, match="export the model anew"):
+        PlaceEncoder(tmp_path)
+
+
+def test_a_model_converted_for_one_process():
+    model, processor = tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 42})
+    found = PlaceEncoder(model, processor, backend="onnxruntime").encode([draw(0), draw(1)]).descriptors
+    expected = PlaceEncoder(model, processor).encode([draw(0), draw(1)]).descriptors
+    np.testing.assert_allclose(found, expected, atol=1e-6)
