@@ -5,6 +5,7 @@ from typing import Any
 from d2vpr_hf.index.derived_store import has_store, is_fresh
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import FORMAT_VERSION
+from d2vpr_hf.stores import COMPRESSIONS, estimate
 
 _MADE_BY = ("model", "fingerprint", "projection_dim", "batch_size", "metric", "descriptor_dim", "dtype", "photos")
 
@@ -24,6 +25,7 @@ def describe_index(folder: IndexFolder) -> dict[str, Any]:
         "complete": manifest.complete,
         "left_out": manifest.left_out,
         **_describe_store(folder),
+        **_estimate_stores(folder),
         "calibrated": manifest.calibration is not None,
     }
 
@@ -37,6 +39,15 @@ def _describe_store(folder: IndexFolder) -> dict[str, Any]:
         "store_uri": folder.manifest.store_uri,
         "store_is_fresh": is_fresh(folder.store, folder.manifest) if needed else None,
         "store_lag": None if folder.store is None else folder.store.lag,
+    }
+
+
+def _estimate_stores(folder: IndexFolder) -> dict[str, Any]:
+    """Say what searches of so many rows take with each compression: bytes that are scanned, and milliseconds a query."""
+    estimates = [estimate(folder.count, folder.manifest.descriptor_dim, word) for word in COMPRESSIONS]
+    return {
+        "scanned_bytes": {one.compression: one.scanned_bytes for one in estimates},
+        "estimated_ms": {one.compression: round(1000 * one.latency_seconds, 1) for one in estimates},
     }
 
 

@@ -260,6 +260,7 @@ def test_info(index):
     found = index.info()
     assert (found["count"], found["with_position"], found["shards"], found["removed"]) == (4, 3, 1, 0)
     assert json.loads(json.dumps(found)) == found
+    assert found["scanned_bytes"] == {"none": 8 * DIM, "half": 8 * DIM, "int8": 4 * DIM, "bits": DIM // 2}  # of four rows
     sizes = [path.stat().st_size for path in index.folder.iterdir() if path.suffix in (".parquet", ".safetensors")]
     assert found["bytes"] == sum(sizes)
 
