@@ -5,6 +5,7 @@ not from the number of processes: a run that was killed goes on with more of the
 order, as one process would have stored what it encoded, so that the index has the bytes that [`index_photos`] gives.
 """
 
+import functools
 import hashlib
 import math
 import os
@@ -34,7 +35,7 @@ class Part(NamedTuple):
     Attributes:
         number: From 0.
         total: Of all parts.
-        job: A hash of all photos and the settings; parts of equal hashes belong together.
+        job: A hash of all photos and the settings; parts with the same one belong together.
     """
 
     number: int
@@ -107,20 +108,18 @@ def embed_photos(
     table = read_places(photos) if isinstance(photos, str | Path) else photos
     places, skipped = _usable_places(table)
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)
-    settings = index_settings(encoder) | {"dtype": dtype, "shard_size": shard_size}
-    settings |= {"photos": folder_text(table.folder.resolve())}
-    total, job = math.ceil(len(places) / shard_size), _job_id(settings, places)
-    _check_no_others(Path(out), job, settings)
-    numbers, encoded = range(process[0], total, process[1]), 0
+    stored = {"dtype": dtype, "shard_size": shard_size, "photos": folder_text(table.folder.resolve())}
+    job = _Job(table, places, index_settings(encoder) | stored)
+    _check_no_others(Path(out), job)
+    missing, numbers = [], range(process[0], job.total, process[1])
     for number in numbers:
-        folder = Path(out) / Part(number, total, job).name
-        own = places[number * shard_size : (number + 1) * shard_size]
-        if _is_there(folder, table, own):
-            _advance(progress, len(own))
+        if _is_there(Path(out) / job.part(number).name, table, job.places_of(number)):
+            _advance(progress, len(job.places_of(number)))
         else:
-            skipped |= _encode_part(folder, table, own, encoder, settings, strict, progress)
-            encoded += 1
-    return EmbedReport(encoded, len(numbers) - encoded, total, skipped)
+            missing.append(number)
+    for number in missing:
+        skipped |= _encode_part(Path(out), job, number, encoder, strict, progress)
+    return EmbedReport(len(missing), len(numbers) - len(missing), job.total, skipped)
 
 
 def merge_parts(
@@ -185,18 +184,38 @@ def _usable_places(table: PlaceTable) -> tuple[list[Place], dict[str, str]]:
     return places, skipped
 
 
-def _job_id(settings: dict[str, Any], places: Sequence[Place]) -> str:
-    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
-    for place in places:
-        digest.update(repr(place).encode())
-    return digest.hexdigest()[:16]
+@dataclass(frozen=True)
+class _Job:
+    """What all processes have in common: the photos, and the settings of the index, as [`PlaceIndex.create`] takes them."""
+
+    table: PlaceTable
+    places: list[Place]
+    settings: dict[str, Any]
+
+    @property
+    def total(self) -> int:
+        return math.ceil(len(self.places) / self.settings["shard_size"])
+
+    @functools.cached_property
+    def hash(self) -> str:
+        digest = hashlib.sha256(repr(sorted(self.settings.items())).encode())
+        for place in self.places:
+            digest.update(repr(place).encode())
+        return digest.hexdigest()[:16]
+
+    def part(self, number: int) -> Part:
+        return Part(number, self.total, self.hash)
+
+    def places_of(self, number: int) -> list[Place]:
+        size = self.settings["shard_size"]
+        return self.places[number * size : (number + 1) * size]
 
 
-def _check_no_others(out: Path, job: str, settings: dict[str, Any]) -> None:
+def _check_no_others(out: Path, job: _Job) -> None:
     """Raise ValueError if a folder holds parts of another job, which would be in the way when all are merged."""
     for part, path in _parts_in(out) if out.is_dir() else ():
-        if part.job != job:
-            why = _difference(_settings_of(path), settings)
+        if part.job != job.hash:
+            why = _difference(_settings_of(path), job.settings)
             raise ValueError(f"{out} holds parts of another job ({why}). Remove them, or give another folder.")
 
 
@@ -221,20 +240,14 @@ def _is_complete(part: PlaceIndex) -> bool:
 
 
 def _encode_part(
-    folder: Path,
-    table: PlaceTable,
-    places: Sequence[Place],
-    encoder: PlaceEncoder,
-    settings: dict[str, Any],
-    strict: bool,
-    progress: Progress | None,
+    out: Path, job: _Job, number: int, encoder: PlaceEncoder, strict: bool, progress: Progress | None
 ) -> dict[str, str]:
     """Encode the photos of a part and store them; return why photos were left out."""
+    places = job.places_of(number)
     options: dict[str, Any] = {"total": len(places), "strict": strict, "progress": progress}
-    with PlaceIndex.create(folder, **settings, overwrite=True) as part:
-        size = settings["shard_size"]
-        update = IndexUpdate(part, lambda: part, encoder, shard_size=size, folder=part.photos, **options)
-        skipped = update.run((place, table.photo(place)) for place in places).skipped
+    with PlaceIndex.create(out / job.part(number).name, **job.settings, overwrite=True) as part:
+        update = IndexUpdate(part, lambda: part, encoder, shard_size=part.shard_size, folder=part.photos, **options)
+        skipped = update.run((place, job.table.photo(place)) for place in places).skipped
     report_skipped(skipped, len(places), strict)
     return skipped
 
