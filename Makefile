@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 WHEEL_SITE := build/wheel-site
 
-.PHONY: install demo test test-slow browser lint format typecheck suite clean
+.PHONY: install demo ablations test test-slow browser lint format typecheck suite clean
 
 install: $(INSTALLED)
 
@@ -16,6 +16,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/d2vpr demo --out build/demo
+
+# the table of docs/ablations.md: what has no record yet is run, for hours; the same command goes on after an interruption
+ablations: $(INSTALLED)
+	$(BIN)/python -m benchmarks.ablations.run
+	$(BIN)/python -m benchmarks.ablations.report
 
 test: lint typecheck suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow" # a test process for each core: one thread each

@@ -1,36 +1,85 @@
-"""Write the embedded model: `python d2vpr_hf/assets/make_tiny.py`.
+"""Train the embedded model from nothing: `python d2vpr_hf/assets/make_tiny.py build/tiny`, some three hours on two cores.
 
-Its weights are drawn from a seed and never trained. It stands in where nothing can be downloaded: it runs the whole way from
-photo to match, but it recognises no place.
+Every step is a command that anybody could give: streets to learn to see by, streets to learn places by, a ViT for teacher and
+student each (stage 0), the teacher, and the student by distillation (stage 1) and fine-tuning (stage 2). What is done is not
+done again, and a step that was cut off goes on, so that the same command continues.
 """
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from d2vpr_hf.cards import CardFacts, write_card
+from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.loading import EMBEDDED_MODEL, load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 
-SEED = 1
-CONFIG: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "image_size": 112,
-    "recovery_size": 96,
-    "offset_hidden_size": 48,
-    "fusion_hidden_size": 32,
-    "position_encoding_hidden_size": 16,
-}
 FACTS = CardFacts(
-    summary="A tiny D²-VPR with seeded weights that were never trained, for demonstrations and tests.",
+    summary="A small D²-VPR, distilled and fine-tuned from scratch on simulated streets, for demonstrations and tests.",
     license="apache-2.0",
     license_note="Apache-2.0, code and weights.",
-    training_data="nothing",
+    training_data="Gridtown, simulated streets of cities 201 to 210 for stage 0, 101 and more for the others",
 )
+
+
+def list_steps(work: Path) -> dict[str, list[str]]:
+    """List the commands by the folders that they make, as arguments of `python -m`."""
+    seen, places = work / "seen", work / "places"
+    render = ("--places", "250", "--layout", "gsv-cities", "--tier", "all", "--image-size", "112", "--workers", "2")
+    labelled = ("--seed", "201", "--cities", "10", "--photos-per-place", "4", "--label-cells", "8")
+    unlabelled = ("--seed", "101", "--cities", "25", "--photos-per-place", "8")
+    return {
+        "seen": ["d2vpr_hf", "simulate", str(seen), *render, *labelled],
+        "places": ["d2vpr_hf", "simulate", str(places), *render, *unlabelled],
+        "student0": _train("pretrain", "pretrain", seen, work / "student0", model=_config("student_small")),
+        "teacher0": _train("pretrain", "pretrain", seen, work / "teacher0", model=_config("teacher_small"), max_steps=550),
+        "teacher": _train("finetune", "teacher", places, work / "teacher", model=work / "teacher0" / "best", cities=_first(5)),
+        "distilled": _train(
+            *("distill", "distill", places, work / "distilled"),
+            model=work / "student0" / "best",
+            teacher=work / "teacher" / "best",
+            cities=_first(7),
+        ),
+        "tuned": _train("finetune", "finetune", places, work / "tuned", model=work / "distilled" / "best", cities=_first(9)),
+    }
+
+
+def _train(stage: str, recipe: str, photos: Path, out: Path, **options: Any) -> list[str]:
+    command = [f"d2vpr_hf.training.{stage}", f"{recipe}_gridtown_small", "--photos", str(photos), "--out", str(out)]
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
+    return [*command, "--resume"]
+
+
+def _first(count: int) -> list[str]:
+    """Name the first cities that are trained on: each step takes some that those before it did not see."""
+    return [f"Gridtown{101 + number}" for number in range(count)]
+
+
+def _config(name: str) -> Path:
+    return Path(__file__).parents[2] / "training" / "configs" / f"{name}.json"
+
+
+def make_tiny(work: Path) -> None:
+    """Go all the steps that are left, and put the result into the package."""
+    for name, arguments in list_steps(work).items():
+        if not (work / name / "last").exists() and not (work / name / "Images").exists():
+            subprocess.run([sys.executable, "-m", *arguments], check=True)
+    embed(work / "tuned", EMBEDDED_MODEL)
+
+
+def embed(run: Path, folder: Path) -> None:
+    """Write the best model of a training run as the embedded one."""
+    best = run / "best"
+    model, processor = load_model(best), load_image_processor(best)
+    with without_code():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    measured = Evaluation.load(best / "validation.json")
+    write_card(folder, model, FACTS, origin="scratch, by d2vpr_hf/assets/make_tiny.py", measured=measured)
 
 
 @contextlib.contextmanager
@@ -47,16 +96,5 @@ def without_code() -> Iterator[None]:
             part._auto_class = name
 
 
-def make_tiny(folder: Path) -> None:
-    """Write the model folder."""
-    torch.manual_seed(SEED)
-    model = D2VPRModel(D2VPRConfig(**CONFIG))
-    processor = D2VPRImageProcessor()
-    with without_code():
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-    write_card(folder, model, FACTS, origin=f"seed {SEED}, by d2vpr_hf/assets/make_tiny.py")
-
-
 if __name__ == "__main__":
-    make_tiny(Path(__file__).parent / "d2vpr-tiny")
+    make_tiny(Path(sys.argv[1] if len(sys.argv) > 1 else "build/tiny").resolve())

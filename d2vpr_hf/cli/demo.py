@@ -8,19 +8,24 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf.cli.options import parse_path
-from d2vpr_hf.cli.terminal import hush_transformers, results_text
+from d2vpr_hf.cli.terminal import hush_transformers, progress_bar, results_text
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="FOLDER", help="Folder for photos, index and plot.")],
+    out: Annotated[
+        Path, typer.Option("--out", parser=parse_path, metavar="FOLDER", help="Folder for photos, index, pictures.")
+    ],
 ) -> None:
-    """Draw a few streets, index them and search them: the main job offline, with the model in this package."""
+    """Simulate a town, index it, search and evaluate it: the main job offline, with the model in this package."""
     from d2vpr_hf.demo import run_demo
 
     hush_transformers()
-    result = run_demo(out)
+    typer.echo("Rendering a simulated town, then describing its photos.")
+    with progress_bar("Encoding", None) as progress:
+        result = run_demo(out, progress=progress)
     typer.echo(results_text(result.results))
-    typer.echo(result.summary)
+    typer.echo(result.evaluation.to_text())
+    typer.echo(f"These streets are simulated. Pictures: {', '.join(map(str, result.pictures))}")
 
 
 __all__ = ["demo"]

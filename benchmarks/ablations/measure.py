@@ -1,0 +1,84 @@
+"""How good a student is on the test cities, and what it does with its offsets.
+
+    python -m benchmarks.ablations.measure MODEL TOWNS OUT.json
+
+`TOWNS` holds a folder a city, each with `database`, `queries/standard` and `queries/all`. Every city is searched by itself.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.evaluation import Evaluation, evaluate
+from d2vpr_hf.evaluation.report import QueryResult
+from d2vpr_hf.modeling.deformable_aggregation import DeformableSampler, sample_grid
+
+RECALL_VALUES = (1, 5, 10)
+_Counts = dict[str, dict[str, list[int]]]  # by tier and place: queries, and those found among the first 1, 5 and 10
+
+
+def measure(model: Path, towns: Path) -> dict[str, Any]:
+    """Search all cities; count per place, so that differences can be resampled over places."""
+    encoder = PlaceEncoder(str(model), batch_size=32)
+    sampler = getattr(encoder.model.aggregator, "sampler", None)
+    watch = OffsetWatch(sampler) if isinstance(sampler, DeformableSampler) else None
+    counts: _Counts = defaultdict(lambda: defaultdict(lambda: [0] * (1 + len(RECALL_VALUES))))
+    for town in sorted(path for path in towns.iterdir() if path.is_dir()):
+        _count(evaluate(town / "database", town / "queries", encoder, recall_values=RECALL_VALUES), town.name, counts)
+    parameters = sum(weights.numel() for weights in encoder.model.parameters())
+    return {"parameters": parameters, "places": counts, "offsets": watch.summary() if watch else None}
+
+
+def _count(found: Evaluation, town: str, counts: _Counts) -> None:
+    for query in found.queries:
+        entry = counts[Path(query.path).parts[0]][f"{town}-{_spot(query)}"]
+        rank = query.first_positive_rank
+        entry[0] += 1
+        for number, limit in enumerate(RECALL_VALUES, start=1):
+            entry[number] += rank is not None and rank <= limit
+
+
+def _spot(query: QueryResult) -> str:
+    """Read the number of the place that a simulated photo was taken at: `...@<seed>-<place>-<heading>-<visit>@...`."""
+    return Path(query.path).name.split("@")[7].split("-")[1]
+
+
+class OffsetWatch:
+    """Watches what a sampler makes of the offset maps that it is given."""
+
+    def __init__(self, sampler: DeformableSampler) -> None:
+        self.config = sampler.config
+        self.samples = sample_grid(self.config.regions, torch.device("cpu")).samples
+        self.read = sampler._read_offsets
+        self.sums, self.count = torch.zeros(4, dtype=torch.float64), 0
+        sampler.offset_generator.register_forward_hook(self._look)
+
+    def _look(self, module: torch.nn.Module, inputs: Any, offset_map: torch.Tensor) -> None:
+        values = self.read(offset_map.float(), self.samples)  # (B, 4, P)
+        smallest, largest = self.config.scale_range
+        offsets, scales = values[:, :2].abs(), smallest + (largest - smallest) * values[:, 2:].sigmoid()
+        over = offsets > self.config.offset_limit
+        numbers = (offsets.clamp(max=self.config.offset_limit), over, scales, scales.square())
+        self.sums += torch.stack([part.double().sum() for part in numbers])
+        self.count += offsets.numel()
+
+    def summary(self) -> dict[str, float]:
+        """Mean offset, as a part of a region; the share that is clamped, which gets no gradient; mean and spread of scales."""
+        offset, clamped, scale, square = (self.sums / self.count).tolist()
+        spread = max(0.0, square - scale**2) ** 0.5
+        return {"mean_offset": offset, "clamped": clamped, "mean_scale": scale, "scale_deviation": spread}
+
+
+def main() -> None:
+    """Measure one model."""
+    model, towns, out = map(Path, sys.argv[1:4])
+    out.write_text(json.dumps(measure(model, towns)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Write table and figure of the records into docs: `python -m benchmarks.ablations.report`.
+
+Every row is set against `full`, pair by pair: the same seed, the same queries. Places are resampled, not queries, since the
+queries of a place are found or missed together.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from benchmarks.ablations.rows import ROWS, Row
+from benchmarks.ablations.run import RECORDS, TIERS
+from d2vpr_hf.plots import save_figure
+
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = "full"
+SMALLEST_EFFECT = 2.0  # points of R@1 that matter
+_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a row differs from the reference, in points of R@1.
+
+    Attributes:
+        mean: Over pairs.
+        low, high: 95 % interval, places resampled.
+        deviation: Standard deviation of the pairs' differences over seeds; 0 of one seed.
+        pairs: How many seeds both have.
+    """
+
+    mean: float
+    low: float
+    high: float
+    deviation: float
+    pairs: int
+
+    def verdict(self) -> str:
+        """Say what may be claimed."""
+        if self.low <= 0 <= self.high:
+            return "not significant"
+        size = "" if abs(self.mean) >= SMALLEST_EFFECT else ", too small to matter"
+        return ("better" if self.mean > 0 else "worse") + size
+
+
+def compare(row: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], tier: str) -> Difference | None:
+    """Compare the records of a row with the reference's of the same seeds; `None` if there are none."""
+    by_seed = {record["seed"]: record for record in reference}
+    pairs = [(record, by_seed[record["seed"]]) for record in row if record["seed"] in by_seed]
+    if not pairs:
+        return None
+    differences = [_found(mine, tier) - _found(other, tier) for mine, other in pairs]
+    queries = np.array([entry[0] for _, entry in sorted(pairs[0][0]["places"][tier].items())])
+    mean_difference = np.mean(differences, axis=0)  # (places,) queries more that are found
+    weights = np.random.default_rng(0).multinomial(len(queries), np.full(len(queries), 1 / len(queries)), size=_DRAWS)
+    low, high = np.quantile(100 * (weights @ mean_difference) / (weights @ queries), (0.025, 0.975))
+    each = [100 * difference.sum() / queries.sum() for difference in differences]
+    deviation = float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
+    return Difference(float(np.mean(each)), float(low), float(high), deviation, len(pairs))
+
+
+def _found(record: dict[str, Any], tier: str) -> NDArray[np.int64]:
+    return np.array([entry[1] for _, entry in sorted(record["places"][tier].items())])
+
+
+def recall_at_1(records: Sequence[dict[str, Any]], tier: str) -> float:
+    """Return the mean R@1 of records, in per cent."""
+    shares = [_found(record, tier).sum() / sum(entry[0] for entry in record["places"][tier].values()) for record in records]
+    return 100 * float(np.mean(shares))
+
+
+def read_records(folder: Path = RECORDS) -> dict[str, list[dict[str, Any]]]:
+    """Read all records, by row."""
+    records: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        records.setdefault(record["row"], []).append(record)
+    return records
+
+
+def table(records: dict[str, list[dict[str, Any]]]) -> str:
+    """Lay the table out in Markdown."""
+    head = [f"{tier}: R@1, %" for tier in TIERS]
+    titles = ["row", "runs", "M parameters", "photos seen"] + [
+        part for name in head for part in (name, "against the first row")
+    ]
+    lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join("---" for _ in titles) + " |"]
+    for row in (row for row in ROWS if row.name in records):
+        own = records[row.name]
+        images = sum(stage["images"] for stage in own[0]["stages"])
+        cells = [row.title, str(len(own)), f"{own[0]['parameters'] / 1e6:.2f}", f"{images:,}"]
+        for tier in TIERS:
+            cells += [f"{recall_at_1(own, tier):.1f}", _cell(row, compare(own, records.get(REFERENCE, ()), tier))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row, difference: Difference | None) -> str:
+    if row.name == REFERENCE or difference is None:
+        return ""
+    interval = f"{difference.low:+.1f} to {difference.high:+.1f}; ±{difference.deviation:.1f} over seeds"
+    return f"{difference.mean:+.1f} ({interval}): {difference.verdict()}"
+
+
+def draw(records: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Draw every row's difference with its interval, a panel a tier."""
+    rows = [row for row in ROWS if row.name in records and row.name != REFERENCE]
+    figure = Figure(figsize=(10, 0.4 * len(rows) + 1.5), layout="constrained")
+    for axes, tier in zip(figure.subplots(1, len(TIERS), sharey=True), TIERS, strict=True):
+        for height, row in enumerate(reversed(rows)):
+            found = compare(records[row.name], records[REFERENCE], tier)
+            if found is not None:
+                reach = [[found.mean - found.low], [found.high - found.mean]]
+                axes.errorbar(found.mean, height, xerr=reach, fmt="o", color="#1f5fbf")
+        axes.axvspan(-SMALLEST_EFFECT, SMALLEST_EFFECT, color="#9a9a9a", alpha=0.2)
+        axes.axvline(0, color="#666666", linewidth=1)
+        axes.set(title=tier, xlabel="R@1 against distilled, then fine-tuned: points", yticks=range(len(rows)))
+        axes.set_yticklabels([row.title for row in reversed(rows)])
+    return figure
+
+
+def main() -> None:
+    """Write table and figure."""
+    records = read_records()
+    (DOCS / "ablations_table.md").write_text(table(records))
+    save_figure(draw(records), DOCS / "images" / "ablations.png")
+    print(table(records))
+
+
+if __name__ == "__main__":
+    main()

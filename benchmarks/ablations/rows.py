@@ -1,0 +1,73 @@
+"""The rows of the table: which student, which stages, which options."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+BATCH = 24 * 4  # photos; see stage.yaml
+STEPS = 200  # of one stage where a row has both; N1 = N2 = 19,200 photos
+SEEDS = range(5)
+LEARNING_RATES = {"distill": 1e-3, "finetune": 5e-4}  # chosen on the validation city, see docs/ablations.md
+
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage of a run.
+
+    Attributes:
+        script: `distill` or `finetune`.
+        steps: Batches of 96 photos.
+        options: In place of the common ones.
+    """
+
+    script: str
+    steps: int
+    options: Options = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to make a student.
+
+    Attributes:
+        name: In file names.
+        title: In the table.
+        stages: One after the other.
+        student: Fields of the student's configuration that differ from `student_small.json`.
+        teacher: Which teacher: `plain`, or `cross-image`, which has CricaVPR's encoder.
+    """
+
+    name: str
+    title: str
+    stages: tuple[Stage, ...]
+    student: Options = field(default_factory=dict)
+    teacher: str = "plain"
+
+
+def both(*, distill: Options | None = None, common: Options | None = None) -> tuple[Stage, Stage]:
+    """Distil, then fine-tune, half of the photos each."""
+    shared = common or {}
+    tokens = {"token_cosine_weight": 2.0}
+    return Stage("distill", STEPS, tokens | (distill or {}) | shared), Stage("finetune", STEPS, shared)
+
+
+ROWS = (
+    Row("full", "distilled, then fine-tuned", both()),
+    Row("finetuned", "fine-tuned only", (Stage("finetune", 2 * STEPS),)),
+    Row("distilled", "distilled only", (Stage("distill", 2 * STEPS, {"token_cosine_weight": 2.0}),)),
+    Row("last_layer", "last layer instead of four taps", both(), {"use_tap_layers": False}),
+    Row("no_offsets", "offsets off", both(), {"use_offsets": False}),
+    Row("no_scales", "scales off", both(), {"use_scales": False}),
+    Row("fixed_grid", "offsets and scales off", both(), {"use_offsets": False, "use_scales": False}),
+    Row("no_fusion", "top-down fusion off", both(), {"use_top_down_fusion": False}),
+    Row("no_position_encoding", "position encoding off", both(), {"use_position_encoding": False}),
+    Row("corrected_sampling", "offset map read where samples lie", both(), {"published_offset_sampling": False}),
+    Row("descriptors_only", "no token loss", both(distill={"token_cosine_weight": 0.0})),
+    Row("frozen_batch_norm", "BatchNorm frozen", both(common={"batch_norm": "frozen"})),
+    Row("groups_of_places", "teacher with cross-image encoder, groups of places", both(), teacher="cross-image"),
+    Row("shuffled_groups", "the same, groups shuffled", both(distill={"teacher_groups": "shuffled"}), teacher="cross-image"),
+    Row("encoder_off", "the same, its encoder off", both(distill={"teacher_groups": "off"}), teacher="cross-image"),
+)
+
+__all__ = ["BATCH", "LEARNING_RATES", "ROWS", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]

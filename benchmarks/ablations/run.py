@@ -1,0 +1,124 @@
+"""Run what is missing of the table.
+
+    python -m benchmarks.ablations.run [--work build/ablations] [--workers 2] [--rows full finetuned] [--seeds 0 1]
+
+Every run that is done is a file in `benchmarks/ablations/records`; what has one is not run again, and one that was cut off goes
+on from its checkpoint. Photos and the models that all start from are made once, as for the embedded model.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablations.rows import BATCH, LEARNING_RATES, ROWS, SEEDS, Row, Stage
+from benchmarks.ablations.students import make_student
+from d2vpr_hf.assets.make_tiny import list_steps
+from d2vpr_hf.durable_files import store_file
+from d2vpr_hf.gridtown import TEST_SEEDS, simulate
+
+HERE = Path(__file__).parent
+RECORDS = HERE / "records"
+TEST_PLACES, TEST_QUERIES, TIERS = 350, 5, ("standard", "all")
+_ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def main() -> None:
+    """Make what is missing, as many runs at once as there are workers, each with one thread."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/ablations"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    arguments = parser.parse_args()
+    work = arguments.work.resolve()
+    prepare(work, arguments.workers)
+    runs = [(row, seed) for seed in arguments.seeds for row in ROWS if row.name in arguments.rows]
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        for done in pool.map(lambda run: run_once(work, *run), runs):
+            print(done, flush=True)
+
+
+def prepare(work: Path, workers: int) -> None:
+    """Make photos and the models that all runs start from."""
+    steps = list_steps(work)
+    for name in ("seen", "places", "student0", "teacher0", "teacher"):
+        if not (work / name / "last").exists() and not (work / name / "Images").exists():
+            _python(*steps[name])
+    teacher = ["teacher_gridtown_small", "--photos", str(work / "places"), "--model", str(work / "teacher" / "best")]
+    if not (work / "cross-image-teacher" / "last").exists():
+        out = ["--out", str(work / "cross-image-teacher"), "--cross-image-encoder", "add", "--resume"]
+        _python("d2vpr_hf.training.finetune", *teacher, *out)
+    for seed in TEST_SEEDS:
+        _render_test_city(work / "towns" / str(seed), seed, workers)
+
+
+def _render_test_city(town: Path, seed: int, workers: int) -> None:
+    """Render a city's database once, which both tiers share, and the queries of each tier."""
+    for tier in TIERS:
+        if (town / "queries" / tier).exists():
+            continue
+        scratch = town / f".{tier}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        simulate(scratch, TEST_PLACES, seed, tier=tier, photos_per_place=TEST_QUERIES, image_size=112, workers=workers)
+        (town / "queries").mkdir(exist_ok=True)
+        if not (town / "database").exists():
+            (scratch / "images" / "test" / "database").rename(town / "database")
+        (scratch / "images" / "test" / "queries").rename(town / "queries" / tier)
+        shutil.rmtree(scratch)
+
+
+def run_once(work: Path, row: Row, seed: int) -> str:
+    """Train and measure a student, unless that was done; return a line that says so."""
+    record = RECORDS / f"{row.name}-{seed}.json"
+    if record.exists():
+        return f"{record.stem}: done before"
+    folder = work / "runs" / record.stem
+    start = folder / "start"
+    if not (start / "config.json").exists():
+        make_student(row, seed, work / "student0" / "best", start)
+    model, stages = start, []
+    for number, stage in enumerate(row.stages):
+        stages.append(train(work, folder / f"{number}-{stage.script}", model, row, stage, seed))
+        model = folder / f"{number}-{stage.script}" / "last"
+    _python("benchmarks.ablations.measure", str(model), str(work / "towns"), str(folder / "measured.json"))
+    facts = {"row": row.name, "seed": seed, "commit": _commit(), "stages": stages}
+    text = json.dumps(facts | json.loads((folder / "measured.json").read_text()), indent=None)
+    store_file(record, lambda path: path.write_text(text + "\n"))
+    return f"{record.stem}: {sum(stage['seconds'] for stage in stages):.0f} s"
+
+
+def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int) -> dict[str, Any]:
+    """Train one stage; return what it took."""
+    options = {"photos": work / "places", "model": model, "out": out, "seed": seed, "max_steps": stage.steps}
+    options |= {"learning_rate": LEARNING_RATES[stage.script], **stage.options}
+    if stage.script == "distill":
+        name = {"plain": "teacher", "cross-image": "cross-image-teacher"}[row.teacher]
+        options |= {"teacher": work / name / "best", "mse_reduction": "sum"}
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    begin = time.monotonic()
+    if not (out / "last").exists():
+        _python(f"d2vpr_hf.training.{stage.script}", str(HERE / "stage.yaml"), *flags, "--resume", log=out.with_suffix(".log"))
+    seconds = round(time.monotonic() - begin, 1)
+    return {"script": stage.script, "steps": stage.steps, "images": stage.steps * BATCH, "seconds": seconds}
+
+
+def _python(*arguments: str, log: Path | None = None) -> None:
+    with (log or Path(os.devnull)).open("a") as output:
+        errors = output if log else None
+        subprocess.run([sys.executable, "-m", *arguments], check=True, env=_ONE_THREAD, stdout=output, stderr=errors)
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The table of the ablations: differences that can be counted by hand, and rows that say what they compare."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.ablations.report import compare, recall_at_1, table
+from benchmarks.ablations.rows import ROWS, STEPS
+from benchmarks.ablations.students import make_student
+from d2vpr_hf.loading import load_model
+from d2vpr_hf.training.options import CONFIGS
+from d2vpr_hf.training.trained_model import load_or_make
+from tests.conftest import save_folder
+
+
+def record(row, seed, found, queries=(5, 5, 5, 5)):
+    places = {f"9001-{number}": [asked, hit, hit, hit] for number, (asked, hit) in enumerate(zip(queries, found, strict=True))}
+    stages = [{"script": "finetune", "steps": 1, "images": 96, "seconds": 1.0}]
+    return {"row": row, "seed": seed, "stages": stages, "parameters": 1e6, "places": {"standard": places, "all": places}}
+
+
+def test_recall_is_that_of_all_queries():
+    assert recall_at_1([record("full", 0, [5, 0, 1, 2]), record("full", 1, [5, 5, 5, 5])], "all") == pytest.approx(70)
+
+
+def test_seeds_are_compared_with_their_own():
+    """Seed 1 of the reference is much better than seed 0; against the other's, the row would seem worse."""
+    reference = [record("full", 0, [1, 1, 1, 1]), record("full", 1, [4, 4, 4, 4])]
+    found = compare([record("finetuned", 1, [5, 5, 5, 5]), record("finetuned", 7, [0, 0, 0, 0])], reference, "standard")
+    assert (found.mean, found.low, found.high, found.pairs) == pytest.approx((20, 20, 20, 1))
+    assert found.verdict() == "better"
+
+
+def test_places_are_resampled_and_not_queries():
+    """One place has it all: a quarter of the resamples of 4 places and more leave it out, so 0 lies in the interval."""
+    found = compare([record("finetuned", 0, [5, 1, 1, 1])], [record("full", 0, [0, 1, 1, 1])], "all")
+    assert (found.mean, found.low) == pytest.approx((25, 0)) and found.high >= 50
+    assert found.verdict() == "not significant"
+
+
+def test_a_small_difference_is_called_small():
+    queries = (100,) * 4
+    found = compare([record("a", 0, [51] * 4, queries)], [record("full", 0, [50] * 4, queries)], "all")
+    assert found.verdict() == "better, too small to matter"
+
+
+def test_a_table_has_a_line_for_each_row_that_was_run():
+    records = {name: [record(name, 0, [1, 2, 3, 4])] for name in ("full", "finetuned")}
+    lines = table(records).splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 1 | 1.00 | 96 | 50.0 |  |")
+    assert "+0.0 (+0.0 to +0.0; ±0.0 over seeds): not significant" in lines[3]
+
+
+def test_rows_see_as_many_photos_and_differ():
+    assert {sum(stage.steps for stage in row.stages) for row in ROWS} == {2 * STEPS}
+    meanings = {json.dumps([row.student, str(row.stages), row.teacher]) for row in ROWS}
+    assert len({row.name for row in ROWS}) == len(ROWS) == len(meanings)
+
+
+def test_students_of_a_seed_share_the_vit(tmp_path):
+    """All rows start from one pretrained ViT, and a seed draws what comes after it."""
+    rows = {row.name: row for row in ROWS}
+    pretrained = save_folder(load_or_make(str(CONFIGS / "student_small.json"), 9), tmp_path / "pretrained")
+    students = {}
+    for name, seed in (("full", 0), ("no_fusion", 0), ("full", 1)):
+        make_student(rows[name], seed, pretrained, tmp_path / f"{name}-{seed}")
+        students[name, seed] = load_model(tmp_path / f"{name}-{seed}").state_dict()
+    vit, head = "encoder.layers.0.attention.qkv.weight", "recovery.projection.weight"
+    wanted = load_model(pretrained).state_dict()[vit]
+    assert all(torch.equal(student[vit], wanted) for student in students.values())
+    assert torch.equal(students["full", 0][head], students["no_fusion", 0][head])
+    assert not torch.equal(students["full", 0][head], students["full", 1][head])
+    assert not any("fusion" in name for name in students["no_fusion", 0])
