@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 WHEEL_SITE := build/wheel-site
 
-.PHONY: install demo ablations test test-slow browser lint format typecheck suite clean
+.PHONY: install demo ablations reproduce test test-slow browser lint format typecheck suite clean
 
 install: $(INSTALLED)
 
@@ -21,6 +21,10 @@ demo: $(INSTALLED)
 ablations: $(INSTALLED)
 	$(BIN)/python -m benchmarks.ablations.run
 	$(BIN)/python -m benchmarks.ablations.report
+
+# published weights, converted, with a PCA to 4096 numbers: make reproduce MODEL=my-d2vpr-4096 DATASET=pitts30k PHOTOS=DIR
+reproduce: $(INSTALLED)
+	$(BIN)/python benchmarks/reproduce.py --model $(MODEL) --dataset $(DATASET) --photos $(PHOTOS)
 
 test: lint typecheck suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow" # a test process for each core: one thread each

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRPreTrainedModel
 
 if TYPE_CHECKING:
     from d2vpr_hf.evaluation import Evaluation
@@ -30,7 +30,7 @@ same place lie close together: visual place recognition by nearest-neighbour sea
 | --- | --- |
 | parameters | {{ parameters }} M |
 | descriptor | {{ descriptor_dim }} numbers, compared by L2 distance |
-| input | RGB, 224×224 by default, any height and width that are multiples of {{ patch_size }} |
+| input | RGB, {{ height }}×{{ width }} by default, any height and width that are multiples of {{ patch_size }} |
 | cross-image encoder | {{ cross_image }} |
 | trained on | {{ training_data }} |
 | made from | {{ origin }} |
@@ -157,7 +157,7 @@ def write_card(
     """Write `README.md` into a model folder; one that a person wrote or took the mark out of is left alone.
 
     Args:
-        folder: The model's.
+        folder: The model's, with its image processor.
         model: The model.
         facts: What it does not know of itself.
         origin: What it was made from.
@@ -166,17 +166,19 @@ def write_card(
     """
     path = folder / "README.md"
     if not path.exists() or _MARK in path.read_text(encoding="utf-8", errors="replace"):
-        make_card(model, facts, origin, measured, recipe).save(path)
+        size = D2VPRImageProcessor.from_pretrained(folder).size
+        make_card(model, facts, origin, (size["height"], size["width"]), measured, recipe).save(path)
 
 
 def make_card(
     model: VPRPreTrainedModel,
     facts: CardFacts,
     origin: str,
+    size: tuple[int, int],
     measured: Evaluation | None = None,
     recipe: str | None = None,
 ) -> ModelCard:
-    """Fill the card's template; arguments as for [`write_card`]."""
+    """Fill the card's template; arguments as for [`write_card`], and the height and width that photos are resized to."""
     config, method = model.config, METHODS[model.config.model_type]
     return ModelCard.from_template(
         _metadata(config.model_type, facts, measured),
@@ -188,6 +190,8 @@ def make_card(
         summary=facts.summary,
         parameters=f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f}",
         descriptor_dim=config.descriptor_dim,
+        height=size[0],
+        width=size[1],
         patch_size=config.patch_size,
         cross_image="yes: descriptors depend on their batch" if config.use_cross_image_encoder else "no",
         batch_dependent=config.use_cross_image_encoder,

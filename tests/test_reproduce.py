@@ -1,0 +1,63 @@
+"""`make reproduce`, on its plumbing only: no published weights can be had offline."""
+
+import sys
+
+import pytest
+
+from benchmarks import reproduce
+from benchmarks.reproduce import PUBLISHED, Published
+from d2vpr_hf.encoder import PlaceEncoder
+from tests.conftest import save_folder, tiny_model
+from tests.photos import save_row
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Every query is its database photo, so all recalls are 100 %."""
+    for side in ("database", "queries"):
+        save_row(tmp_path / "test" / side)
+    return tmp_path / "test"
+
+
+@pytest.fixture
+def encoder(tiny_folder, monkeypatch):
+    """A tiny model, taken for one with the published projection and size."""
+    encoder = PlaceEncoder(str(tiny_folder), batch_size=4)
+    monkeypatch.setattr(reproduce, "PROJECTION_DIM", encoder.model.config.projection_dim)
+    monkeypatch.setattr(reproduce, "SIZE", encoder.processor.size)
+    return encoder
+
+
+def test_points_above_the_published_recalls(encoder, photos):
+    found, differences = reproduce.reproduce(encoder, photos, Published((99.5, 100.0, 100.0), 9, 9))
+    assert differences == pytest.approx([0.5, 0.0, 0.0])
+    assert found.database["count"] == 9
+
+
+@pytest.mark.parametrize(("published", "status"), [((99.7, 100.0, 100.0), 0), ((99.6, 100.0, 100.0), 1)])
+def test_the_exit_status_says_whether_they_agree(encoder, tiny_folder, photos, monkeypatch, capsys, published, status):
+    monkeypatch.setitem(PUBLISHED, "sped", Published(published))
+    arguments = ["reproduce.py", "--model", str(tiny_folder), "--dataset", "sped", "--photos", str(photos)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main()
+    assert ended.value.code == status
+    assert f"R@1: 100.0 here, {published[0]} published" in capsys.readouterr().out
+
+
+def test_another_variant_of_a_data_set(encoder, photos):
+    with pytest.raises(ValueError, match="of 10,000 photos as database, here are 9: another variant"):
+        reproduce.reproduce(encoder, photos, PUBLISHED["pitts30k"])
+
+
+def test_another_model(tiny_folder, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"brought to 4096 numbers, this model has no projection.*fit-projection"):
+        reproduce.check_model(PlaceEncoder(str(tiny_folder)))
+    monkeypatch.setattr(reproduce, "PROJECTION_DIM", 8)
+    batched = save_folder(tiny_model(use_cross_image_encoder=True, projection_dim=8), tmp_path / "batched")
+    with pytest.raises(ValueError, match="without cross-image encoder"):
+        reproduce.check_model(PlaceEncoder(str(batched)))
+    other = PlaceEncoder(str(save_folder(tiny_model(projection_dim=8), tmp_path / "other")))
+    other.processor.size = {"height": 112, "width": 112}
+    with pytest.raises(ValueError, match="photos of 224x224"):
+        reproduce.check_model(other)
