@@ -53,7 +53,7 @@ def test_a_table_has_a_line_for_each_row_that_was_run():
 
 
 def test_rows_see_as_many_photos_and_differ():
-    assert {sum(stage.steps for stage in row.stages) for row in ROWS} == {2 * STEPS}
+    assert {sum(stage.steps for stage in row.stages) for row in ROWS if row.name != "teacher"} == {2 * STEPS}
     meanings = {json.dumps([row.student, str(row.stages), row.teacher]) for row in ROWS}
     assert len({row.name for row in ROWS}) == len(ROWS) == len(meanings)
 

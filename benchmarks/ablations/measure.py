@@ -17,21 +17,35 @@ from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.evaluation.report import QueryResult
 from d2vpr_hf.modeling.deformable_aggregation import DeformableSampler, sample_grid
+from d2vpr_hf.readers import find_photos, open_photo
 
 RECALL_VALUES = (1, 5, 10)
+NUM_WATCHED = 200  # photos whose offsets are looked at
 _Counts = dict[str, dict[str, list[int]]]  # by tier and place: queries, and those found among the first 1, 5 and 10
 
 
 def measure(model: Path, towns: Path) -> dict[str, Any]:
     """Search all cities; count per place, so that differences can be resampled over places."""
     encoder = PlaceEncoder(str(model), batch_size=32)
-    sampler = getattr(encoder.model.aggregator, "sampler", None)
-    watch = OffsetWatch(sampler) if isinstance(sampler, DeformableSampler) else None
+    folders = sorted(path for path in towns.iterdir() if path.is_dir())
     counts: _Counts = defaultdict(lambda: defaultdict(lambda: [0] * (1 + len(RECALL_VALUES))))
-    for town in sorted(path for path in towns.iterdir() if path.is_dir()):
+    for town in folders:
         _count(evaluate(town / "database", town / "queries", encoder, recall_values=RECALL_VALUES), town.name, counts)
     parameters = sum(weights.numel() for weights in encoder.model.parameters())
-    return {"parameters": parameters, "places": counts, "offsets": watch.summary() if watch else None}
+    return {"parameters": parameters, "places": counts, "offsets": _offsets(encoder, folders[0] / "queries")}
+
+
+def _offsets(encoder: PlaceEncoder, queries: Path) -> dict[str, float] | None:
+    """Say what the model does with its offsets on some queries; `None` if it has none."""
+    sampler = getattr(getattr(encoder.model, "aggregator", None), "sampler", None)
+    if not isinstance(sampler, DeformableSampler):
+        return None
+    watch = OffsetWatch(sampler)
+    photos = find_photos(queries)
+    for photo in photos[:: max(1, len(photos) // NUM_WATCHED)][:NUM_WATCHED]:
+        with torch.inference_mode():
+            encoder.model(**encoder.processor(open_photo(photo), return_tensors="pt"))
+    return watch.summary()
 
 
 def _count(found: Evaluation, town: str, counts: _Counts) -> None:

@@ -33,7 +33,7 @@ class Row:
     Attributes:
         name: In file names.
         title: In the table.
-        stages: One after the other.
+        stages: One after the other; of the teacher itself none.
         student: Fields of the student's configuration that differ from `student_small.json`.
         teacher: Which teacher: `plain`, or `cross-image`, which has CricaVPR's encoder.
     """
@@ -53,6 +53,7 @@ def both(*, distill: Options | None = None, common: Options | None = None) -> tu
 
 
 ROWS = (
+    Row("teacher", "the teacher", ()),
     Row("full", "distilled, then fine-tuned", both()),
     Row("finetuned", "fine-tuned only", (Stage("finetune", 2 * STEPS),)),
     Row("distilled", "distilled only", (Stage("distill", 2 * STEPS, {"token_cosine_weight": 2.0}),)),

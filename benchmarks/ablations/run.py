@@ -39,7 +39,8 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     prepare(work, arguments.workers)
-    runs = [(row, seed) for seed in arguments.seeds for row in ROWS if row.name in arguments.rows]
+    chosen = [row for row in ROWS if row.name in arguments.rows]
+    runs = [(row, seed) for seed in arguments.seeds for row in chosen if row.stages or seed == min(SEEDS)]
     with ThreadPoolExecutor(arguments.workers) as pool:
         for done in pool.map(lambda run: run_once(work, *run), runs):
             print(done, flush=True)
@@ -80,10 +81,7 @@ def run_once(work: Path, row: Row, seed: int) -> str:
     if record.exists():
         return f"{record.stem}: done before"
     folder = work / "runs" / record.stem
-    start = folder / "start"
-    if not (start / "config.json").exists():
-        make_student(row, seed, work / "student0" / "best", start)
-    model, stages = start, []
+    model, stages = start_model(work, row, seed, folder), []
     for number, stage in enumerate(row.stages):
         stages.append(train(work, folder / f"{number}-{stage.script}", model, row, stage, seed))
         model = folder / f"{number}-{stage.script}" / "last"
@@ -92,6 +90,17 @@ def run_once(work: Path, row: Row, seed: int) -> str:
     text = json.dumps(facts | json.loads((folder / "measured.json").read_text()), indent=None)
     store_file(record, lambda path: path.write_text(text + "\n"))
     return f"{record.stem}: {sum(stage['seconds'] for stage in stages):.0f} s"
+
+
+def start_model(work: Path, row: Row, seed: int, folder: Path) -> Path:
+    """Give what a row's first stage starts from: a student, or of the teacher's row the teacher."""
+    start = folder / "start"
+    if not row.stages:
+        folder.mkdir(parents=True, exist_ok=True)
+        return work / "teacher" / "best"
+    if not (start / "config.json").exists():
+        make_student(row, seed, work / "student0" / "best", start)
+    return start
 
 
 def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int) -> dict[str, Any]:
