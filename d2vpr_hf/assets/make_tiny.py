@@ -6,6 +6,7 @@ done again, and a step that was cut off goes on, so that the same command contin
 """
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def embed(run: Path, folder: Path) -> None:
     with without_code():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    measured = Evaluation.load(best / "validation.json")
+    measured = Evaluation.load(shutil.copy(best / "validation.json", folder))
     write_card(folder, model, FACTS, origin="scratch, by d2vpr_hf/assets/make_tiny.py", measured=measured)
 
 

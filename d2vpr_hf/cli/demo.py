@@ -25,7 +25,7 @@ def demo(
         result = run_demo(out, progress=progress)
     typer.echo(results_text(result.results))
     typer.echo(result.evaluation.to_text())
-    typer.echo(f"These streets are simulated. Pictures: {', '.join(map(str, result.pictures))}")
+    typer.echo(f"Simulated streets, of the easy tier. Pictures: {', '.join(map(str, result.pictures))}")
 
 
 __all__ = ["demo"]
