@@ -12,8 +12,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2vpr_hf.demo import draw_photos
 from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.jobs import index_photos
 
 APP = Path(__file__).parents[2] / "spaces" / "app.py"
@@ -48,9 +48,10 @@ class RunningSpace:
 
 
 def make_map(folder):
-    """Draw and index a small map, without a calibration, and queries of it."""
-    draw_photos(folder / "database", range(12), visit=0)
-    draw_photos(folder / "queries", range(12), visit=1)
+    """Simulate and index a small map, without a calibration, and queries of it."""
+    simulate(folder / "town", 3, 9002, tier="easy", photos_per_place=4, image_size=112)
+    for side in ("database", "queries"):
+        (folder / "town" / "images" / "test" / side).rename(folder / side)
     index_photos(folder / "database", folder / "index", PlaceEncoder())
 
 
