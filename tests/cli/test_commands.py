@@ -83,5 +83,5 @@ def test_version_and_help():
     assert listed == [
         *("index", "embed", "merge", "add", "remove", "info", "verify", "repair", "compact"),
         *("search", "calibrate", "localize", "evaluate", "compare"),
-        *("convert", "fit-projection", "places", "simulate", "demo", "space", "push-space"),
+        *("convert", "fit-projection", "export", "places", "simulate", "demo", "space", "push-space"),
     ]
