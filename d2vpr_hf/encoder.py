@@ -195,10 +195,16 @@ class PlaceEncoder:
                 waiting.extend(islice(submitted, 1))
                 yield row, future.result()
 
+    @functools.cached_property
+    def _target(self) -> tuple[int, int] | None:
+        """Height and width that photos are resized to; None if they are not."""
+        size = self.processor.size
+        return (size["height"], size["width"]) if self.processor.do_resize else None
+
     def _preprocess(self, photo: Any) -> torch.Tensor | str:
         photo = photo() if callable(photo) else photo
         try:
-            image = open_photo(photo) if isinstance(photo, PhotoSource) else photo
+            image = open_photo(photo, self._target) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:
             return str(error)
         return self.processor(image, return_tensors="pt")["pixel_values"]

@@ -21,6 +21,9 @@ _FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
 PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 
+# how many times larger than what it is resized to a photo stays; docs/speed.md has what that costs
+_LEAST_REDUCTION = 3
+
 # what Pillow's decoders raise on files that are not what they claim to be
 _DECODING_ERRORS = (
     OSError,
@@ -70,17 +73,22 @@ def find_photos(folder: Path) -> list[Path]:
     return photos
 
 
-def open_photo(source: PhotoSource) -> PIL.Image.Image:
+def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PIL.Image.Image:
     """Open and decode a photo, upright, in the mode its file has.
 
     Args:
         source: Its file, as a path or a URL, or its content.
+        target: Height and width that it will be resized to. A JPEG several times as large is then decoded at a half, a
+            quarter or an eighth of its size, which takes a fraction of the time and hardly changes what is left of it. `None`
+            for every pixel.
 
     Raises:
         UnreadablePhotoError: If there is no such file or it cannot be decoded, images too large to be safe included.
     """
     photo = _local(source)
     with open_header(photo) as image, named_errors(photo):
+        if target is not None:
+            image.draft(None, [_LEAST_REDUCTION * max(target)] * 2)  # a photo may lie on its side: the longer side for both
         image.load()
     upright = _turn_upright(image, photo)
     upright.info.pop("exif", None)  # done with; whoever reads it again might stumble over it, or turn the photo again
