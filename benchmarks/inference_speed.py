@@ -1,0 +1,354 @@
+"""From photo to descriptor: every backend and precision beside transformers' DINOv2, as a table, a figure and JSON.
+
+    python benchmarks/inference_speed.py --work build/speed [--parts latency,throughput] [--rounds 30]
+
+Everything is measured in one process on one model with random weights (cost does not depend on them), rivals alternate call by
+call, and the machine's own product of large matrices is timed in the same run. Parts that were measured before stay in
+`speed.json`. On a GPU: `--device cuda`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from transformers import Dinov2Config, Dinov2Model
+
+from d2vpr_hf import D2VPRConfig, D2VPRImageProcessor, D2VPRModel, PlaceEncoder, index_photos
+from d2vpr_hf.backends.exported import ExportedModel
+from d2vpr_hf.backends.exporting import ExportOptions, export_model
+from d2vpr_hf.backends.torch_backend import PlainTorchBackend, TorchBackend
+from d2vpr_hf.readers import open_photo
+
+BASELINE = "Dinov2-small, bare, fp32"
+BASES = {"Dinov2-base at 224, bare, fp32": 224, "Dinov2-base at 322, bare, fp32": 322}
+GRAPHS = {
+    "onnxruntime fp32": ("onnx", "fp32"),
+    "onnxruntime int8": ("onnx-int8", "int8"),
+    "openvino fp32": ("onnx", "fp32"),
+    "openvino bf16": ("onnx", "bf16"),
+    "openvino int8": ("onnx-int8", "int8"),
+}
+TORCH = {"torch fp32": "fp32", "torch bf16": "bf16"}
+SIZES = (112, 168, 224, 322, 420, 518)
+GMAC = {"Dinov2-small": 6.12, "D²-VPR": 7.12}  # an image at 224×224, as benchmarks/model_cost.py counts
+Call = Callable[[torch.Tensor], Any]
+
+
+def student() -> D2VPRModel:
+    """Make the model."""
+    torch.manual_seed(0)
+    return D2VPRModel(D2VPRConfig()).eval()
+
+
+def bare(size: str, device: str = "cpu") -> Call:
+    """Make transformers' DINOv2."""
+    widths = {"small": (384, 6), "base": (768, 12)}[size]
+    config = Dinov2Config(hidden_size=widths[0], num_attention_heads=widths[1], image_size=518)
+    model = Dinov2Model(config).eval().to(device)
+    return torch.inference_mode()(lambda pixels: model(pixels).last_hidden_state)
+
+
+def prepare_graphs(work: Path) -> None:
+    """Export the model, once. int8 is calibrated on noise: its time does not depend on the values."""
+    generator = torch.Generator().manual_seed(0)
+    photos = [torch.randint(0, 256, (3, 240, 320), generator=generator, dtype=torch.uint8) for _ in range(4)]
+    for name, precision in (("onnx", "fp32"), ("onnx-int8", "int8")):
+        if not (work / name).exists():
+            options = ExportOptions("onnx", precision)
+            export_model(student(), D2VPRImageProcessor(), work / name, options, photos, {"fingerprint": ""})
+
+
+def rival(name: str, work: Path) -> Call:
+    """Make what a name stands for."""
+    if name == BASELINE:
+        return bare("small")
+    if name in BASES:
+        return bare("base")
+    if name in GRAPHS:
+        return ExportedModel.open(work / GRAPHS[name][0]).open_backend(name.split()[0], GRAPHS[name][1]).describe
+    return (
+        PlainTorchBackend(student()).describe if name == "plain torch fp32" else TorchBackend(student(), TORCH[name]).describe
+    )
+
+
+def alternate(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
+    """Time calls in turn, after two rounds of warming up, in milliseconds: minimum and median."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 2):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return {name: {"min_ms": min(found[2:]), "median_ms": statistics.median(found[2:])} for name, found in times.items()}
+
+
+def gemm_gflops(dtype: torch.dtype = torch.float32, side: int = 1536, device: str = "cpu") -> float:
+    """Measure the best of products of large matrices, in billions of operations a second."""
+    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / alternate({"product": lambda: _finished(one @ other)}, 20)["product"]["min_ms"] / 1e6
+
+
+def _finished(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_cuda:
+        torch.cuda.synchronize()
+    return value
+
+
+def race(names: Iterable[str], work: Path, batch: int, rounds: int) -> dict[str, Any]:
+    """Let rivals describe batches in turn."""
+    images = {size: torch.randn(batch, 3, size, size) for size in (224, 322)}
+    calls = {name: rival(name, work) for name in names}
+    peak = gemm_gflops()
+    found = alternate({name: lambda n=name, c=call: c(images[BASES.get(n, 224)]) for name, call in calls.items()}, rounds)
+    peak = max(peak, gemm_gflops())
+    for name, row in found.items():
+        row["ratio_min"], row["ratio_median"] = (row[key] / found[BASELINE][key] for key in ("min_ms", "median_ms"))
+        gmac = GMAC["Dinov2-small"] if name == BASELINE else GMAC["D²-VPR"]
+        if name not in BASES:
+            row["share_of_fp32_gemm_peak"] = 2 * gmac * batch / row["min_ms"] / peak * 1e3
+    return {
+        "batch": batch,
+        "rounds": rounds,
+        "gemm_gflops": {"fp32": peak, "bf16": gemm_gflops(torch.bfloat16)},
+        "rivals": found,
+    }
+
+
+def latency(work: Path, rounds: int) -> dict[str, Any]:
+    """One image at a time."""
+    return race([BASELINE, "plain torch fp32", *TORCH, *GRAPHS], work, 1, rounds)
+
+
+def throughput(work: Path, rounds: int) -> dict[str, Any]:
+    """Eight images at a time, in float32 and int8."""
+    return race(
+        [BASELINE, "torch fp32", "onnxruntime fp32", "onnxruntime int8", "openvino fp32", "openvino int8"], work, 8, rounds
+    )
+
+
+def throughput_bf16(work: Path, rounds: int) -> dict[str, Any]:
+    """Eight images at a time, in bfloat16."""
+    return race([BASELINE, "torch fp32", "torch bf16", "openvino bf16"], work, 8, rounds)
+
+
+def bases(work: Path, rounds: int) -> dict[str, Any]:
+    """One image at a time beside what SALAD, BoQ and MegaLoc run on."""
+    return race([BASELINE, "torch fp32", *BASES], work, 1, rounds)
+
+
+def batches(work: Path, rounds: int) -> dict[str, Any]:
+    """Images a second at several batch sizes."""
+    calls = {name: rival(name, work) for name in ("torch fp32", "openvino fp32", "openvino int8")}
+    images = {batch: torch.randn(batch, 3, 224, 224) for batch in (1, 4, 16)}
+    found = alternate(
+        {f"{name}, batch {batch}": lambda c=call, b=batch: c(images[b]) for name, call in calls.items() for batch in images},
+        rounds,
+    )
+    for name, row in found.items():
+        row["images_per_second"] = int(name.rsplit(" ", 1)[1]) / row["median_ms"] * 1e3
+    return {"rounds": rounds, "calls": found}
+
+
+def sizes(work: Path, rounds: int) -> dict[str, Any]:
+    """The cost of larger images, at batch 1."""
+    backend = TorchBackend(student())
+    images = {size: torch.randn(1, 3, size, size) for size in SIZES}
+    found = alternate({str(size): lambda p=pixels: backend.describe(p) for size, pixels in images.items()}, rounds)
+    for size, row in found.items():
+        row["microseconds_per_patch"] = row["min_ms"] / (int(size) // 14) ** 2 * 1e3
+    return {"rounds": rounds, "sizes": found}
+
+
+def memory(work: Path, rounds: int) -> dict[str, Any]:
+    """Load each rival in a process of its own and describe eight images: seconds until the first descriptor, peak memory."""
+    found = {}
+    for name in (BASELINE, "torch fp32", "torch bf16", *GRAPHS):
+        command = [sys.executable, __file__, "--work", str(work), "--alone", name]
+        found[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return {"rivals": found}
+
+
+def alone(name: str, work: Path) -> dict[str, float]:
+    """What `memory` runs."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    call = rival(name, work)
+    call(torch.randn(1, 3, 224, 224))
+    first = time.perf_counter() - start
+    call(torch.randn(8, 3, 224, 224))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds_to_first": first, "peak_gigabytes": peak / 1e6, "imports_gigabytes": before / 1e6}
+
+
+def photos(work: Path, rounds: int) -> dict[str, Any]:
+    """Index JPEGs of 640x480 end to end beside the encoder alone on the same pixels, and 12-megapixel ones."""
+    model, processor = student(), D2VPRImageProcessor()
+    backend = TorchBackend(model)
+    folders = {
+        "640x480": draw_photos(work / "small", 32, (480, 640)),
+        "4000x3000": draw_photos(work / "large", 8, (3000, 4000)),
+    }
+    pixels = {name: _pixels(folder, processor) for name, folder in folders.items()}
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, folder in folders.items():
+        calls[f"{name}, encoder alone"] = lambda n=name: [backend.describe(part) for part in pixels[n].split(16)]
+        calls[f"{name}, indexed"] = lambda f=folder: _index(f, PlaceEncoder(model, processor))
+    found = alternate(calls, max(2, rounds // 3))
+    for name, row in found.items():
+        row["photos_per_second"] = len(pixels[name.split(",")[0]]) / row["median_ms"] * 1e3
+    for name in folders:
+        shares = (found[f"{name}, encoder alone"][key] / found[f"{name}, indexed"][key] for key in ("min_ms", "median_ms"))
+        found[f"{name}, indexed"]["share_of_encoder_min"], found[f"{name}, indexed"]["share_of_encoder_median"] = shares
+    return {"rounds": max(2, rounds // 3), "calls": found, "decoding": decoding(folders["4000x3000"], processor, rounds)}
+
+
+def decoding(folder: Path, processor: D2VPRImageProcessor, rounds: int) -> dict[str, Any]:
+    """Decode and resize one 12-megapixel JPEG: Pillow in full, and as the encoder does, on one core."""
+    photo, target = next(folder.iterdir()), (processor.size["height"], processor.size["width"])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    calls = {
+        "Pillow, full": lambda: Image.open(photo).convert("RGB").resize(target[::-1], Image.Resampling.BILINEAR),
+        "the encoder's way": lambda: processor(open_photo(photo, target), return_tensors="pt"),
+    }
+    found = alternate(calls, rounds)
+    torch.set_num_threads(threads)
+    full, ours = found["Pillow, full"], found["the encoder's way"]
+    return {**found, "speed_up_min": full["min_ms"] / ours["min_ms"], "speed_up_median": full["median_ms"] / ours["median_ms"]}
+
+
+def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """Write JPEGs with structure at all scales and a camera's noise."""
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for number in range(count):
+            rng = np.random.default_rng(number)
+            image = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).resize(
+                size[::-1], Image.Resampling.BICUBIC
+            )
+            noisy = np.asarray(image) + rng.normal(0, 6, (*size, 1))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.jpg", quality=90)
+    return folder
+
+
+def _pixels(folder: Path, processor: D2VPRImageProcessor) -> torch.Tensor:
+    images = [open_photo(path, (224, 224)) for path in sorted(folder.iterdir())]
+    return torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in images])
+
+
+def _index(folder: Path, encoder: PlaceEncoder) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        index_photos(folder, Path(scratch) / "index", encoder)
+
+
+def gpu(work: Path, rounds: int) -> dict[str, Any]:
+    """On a GPU: latency at batch 1 and throughput at batch 256, compiled in bfloat16, beside bare Dinov2-small compiled."""
+    config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518)
+    small = torch.compile(Dinov2Model(config).eval().to("cuda", torch.bfloat16))
+    model = student().to("cuda")  # type: ignore[arg-type] # transformers' wrapper loses the signature
+    calls: dict[str, Call] = {
+        "plain fp32": PlainTorchBackend(model).describe,
+        "torch-compiled bf16": TorchBackend(model, "bf16", compiled=True).describe,
+        "Dinov2-small, bare, bf16, compiled": torch.inference_mode()(
+            lambda pixels: small(pixels.to("cuda", torch.bfloat16)).last_hidden_state[:, 0].cpu()
+        ),
+    }
+    found = {}
+    for batch in (1, 256):
+        images = torch.randn(batch, 3, 224, 224).pin_memory()
+        found[f"batch {batch}"] = alternate({name: partial(call, images) for name, call in calls.items()}, rounds)
+    peaks = {"bf16": gemm_gflops(torch.bfloat16, 8192, "cuda")}
+    return {"rounds": rounds, "device": torch.cuda.get_device_name(), "batches": found, "gemm_gflops": peaks}
+
+
+PARTS = (latency, throughput, throughput_bf16, bases, batches, sizes, photos, memory)
+
+
+def hardware() -> dict[str, Any]:
+    """Say what was measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    names = {key.strip(): value.strip() for key, value in facts.items()}
+    flags = names.get("flags", "").split()
+    telling = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    return {
+        "processor": names.get("model name", platform.processor()),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "instructions": [flag for flag in telling if flag in flags],
+        "torch": torch.__version__,
+    }
+
+
+def table(measured: dict[str, Any]) -> str:
+    """Draw the races as Markdown: milliseconds, and ratios to bare Dinov2-small."""
+    lines = [
+        "| run | batch | median ms (ratio) | minimum ms (ratio) | of the fp32 GEMM peak |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for part in ("latency", "throughput", "throughput_bf16", "bases"):
+        for name, row in measured.get(part, {}).get("rivals", {}).items():
+            cells = [f"{row[f'{kind}_ms']:.0f} ({row[f'ratio_{kind}']:.2f})" for kind in ("median", "min")]
+            share = f"{100 * row['share_of_fp32_gemm_peak']:.0f} %" if "share_of_fp32_gemm_peak" in row else ""
+            lines.append(f"| {name} | {measured[part]['batch']} | {' | '.join(cells)} | {share} |")
+    return "\n".join(lines)
+
+
+def plot(measured: dict[str, Any]) -> Figure:
+    """Draw ratios to bare Dinov2-small, and cost against image size."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    bars, curve = figure.subplots(1, 2)
+    rows = {name: row["ratio_median"] for name, row in measured.get("latency", {}).get("rivals", {}).items()}
+    bars.barh(list(rows), list(rows.values()), color=["0.6" if name == BASELINE else "tab:blue" for name in rows])
+    bars.invert_yaxis()
+    bars.axvline(1, color="0.3", linewidth=0.8)
+    bars.set_xlabel("time at batch 1 over bare Dinov2-small's (median)")
+    found = measured.get("sizes", {}).get("sizes", {})
+    curve.plot([int(size) ** 2 / 1e3 for size in found], [row["min_ms"] for row in found.values()], "o-")
+    curve.set(xlabel="thousand pixels", ylabel="ms, torch fp32, batch 1 (minimum)", xlim=(0, None), ylim=(0, None))
+    figure.suptitle(f"{measured['hardware']['processor']}, {measured['hardware']['cores']} cores", fontsize=9)
+    return figure
+
+
+def main() -> None:
+    """Measure the parts that are asked for, and show all that were measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/speed"), help="folder of graphs, photos and results")
+    parser.add_argument("--parts", default=",".join(part.__name__ for part in PARTS))
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.alone:
+        print(json.dumps(alone(arguments.alone, arguments.work)))
+        return
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    prepare_graphs(arguments.work)
+    file = arguments.work / "speed.json"
+    measured = json.loads(file.read_text()) if file.exists() else {}
+    measured["hardware"] = hardware()
+    known = {part.__name__: part for part in PARTS}
+    for name in ["gpu"] if arguments.device == "cuda" else filter(None, arguments.parts.split(",")):
+        measured[name] = (gpu if name == "gpu" else known[name])(arguments.work, arguments.rounds)
+        file.write_text(json.dumps(measured, indent=1) + "\n")
+    print(table(measured))
+    plot(measured).savefig(arguments.work / "speed.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
