@@ -81,9 +81,9 @@ def rival(name: str, work: Path) -> Call:
         return bare("base")
     if name in GRAPHS:
         return ExportedModel.open(work / GRAPHS[name][0]).open_backend(name.split()[0], GRAPHS[name][1]).describe
-    return (
-        PlainTorchBackend(student()).describe if name == "plain torch fp32" else TorchBackend(student(), TORCH[name]).describe
-    )
+    if name == "plain torch fp32":
+        return PlainTorchBackend(student()).describe
+    return TorchBackend(student(), TORCH[name]).describe
 
 
 def alternate(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:

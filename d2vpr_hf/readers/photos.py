@@ -88,7 +88,8 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
     photo = _local(source)
     with open_header(photo) as image, named_errors(photo):
         if target is not None:
-            image.draft(None, [_LEAST_REDUCTION * max(target)] * 2)  # a photo may lie on its side: the longer side for both
+            side = _LEAST_REDUCTION * max(target)  # a photo may lie on its side: the longer one for both
+            image.draft(None, (side, side))
         image.load()
     upright = _turn_upright(image, photo)
     upright.info.pop("exif", None)  # done with; whoever reads it again might stumble over it, or turn the photo again
