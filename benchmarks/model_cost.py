@@ -24,7 +24,7 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
     "D²-VPR student": lambda: D2VPRModel(D2VPRConfig()),
     "D²-VPR student with cross-image encoder": lambda: D2VPRModel(D2VPRConfig(use_cross_image_encoder=True)),
     "CricaVPR": lambda: CricaVPRModel(CricaVPRConfig()),
-    "embedded tiny model": load_model,
+    "embedded small model": load_model,
 }
 
 

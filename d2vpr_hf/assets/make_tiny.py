@@ -19,7 +19,7 @@ from d2vpr_hf.loading import EMBEDDED_MODEL, load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 
 FACTS = CardFacts(
-    summary="A small D²-VPR, distilled and fine-tuned from scratch on simulated streets, for demonstrations and tests.",
+    summary="A small D²-VPR, distilled and fine-tuned from scratch on simulated streets: for demonstrations, not for photos.",
     license="apache-2.0",
     license_note="Apache-2.0, code and weights.",
     training_data="Gridtown, simulated streets of cities 201 to 210 for stage 0, 101 and more for the others",
