@@ -27,7 +27,7 @@ class BytesEncoder(PlaceEncoder):
 
     def __init__(self, batch_size: int = 2) -> None:
         config = SimpleNamespace(descriptor_dim=DIM, projection_dim=None, use_cross_image_encoder=True)
-        self.model = SimpleNamespace(config=config)
+        self._model = SimpleNamespace(config=config)
         self.model_name = None
         self.batch_size, self.num_workers = batch_size, 1
         self.seen: list[str] = []

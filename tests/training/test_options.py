@@ -67,7 +67,7 @@ def test_impossible_options_are_refused(flags, message):
 def test_what_is_missing_is_listed(capsys):
     with pytest.raises(ValueError, match="Missing: out, model, photos, teacher"):
         parse_options(DistillOptions, [])
-    with pytest.raises(FileNotFoundError, match="neither a YAML file nor a recipe of this package: distill_gridtown_tiny, "):
+    with pytest.raises(FileNotFoundError, match="neither a YAML file nor a recipe of this package: distill_gridtown_small, "):
         parse_options(DistillOptions, ["none.yaml"])
     with pytest.raises(SystemExit):
         parse_options(FinetuneOptions, [*NEEDED, "--schedule", "sudden"])
