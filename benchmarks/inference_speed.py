@@ -198,16 +198,16 @@ def alone(name: str, work: Path) -> dict[str, float]:
 def photos(work: Path, rounds: int) -> dict[str, Any]:
     """Index JPEGs of 640x480 end to end beside the encoder alone on the same pixels, and 12-megapixel ones."""
     model, processor = student(), D2VPRImageProcessor()
-    backend = TorchBackend(model)
+    encoder, backend = PlaceEncoder(model, processor), TorchBackend(model)
     folders = {
-        "640x480": draw_photos(work / "small", 32, (480, 640)),
+        "640x480": draw_photos(work / "64-small", 64, (480, 640)),
         "4000x3000": draw_photos(work / "large", 8, (3000, 4000)),
     }
     pixels = {name: _pixels(folder, processor) for name, folder in folders.items()}
     calls: dict[str, Callable[[], Any]] = {}
     for name, folder in folders.items():
         calls[f"{name}, encoder alone"] = lambda n=name: [backend.describe(part) for part in pixels[n].split(16)]
-        calls[f"{name}, indexed"] = lambda f=folder: _index(f, PlaceEncoder(model, processor))
+        calls[f"{name}, indexed"] = partial(_index, folder, encoder)
     found = alternate(calls, max(2, rounds // 3))
     for name, row in found.items():
         row["photos_per_second"] = len(pixels[name.split(",")[0]]) / row["median_ms"] * 1e3
