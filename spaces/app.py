@@ -80,6 +80,11 @@ class Views:
         photo = str(self.opened.examples[int(event.index)])
         return (photo, *self.locate(photo, *options))
 
+    def show_nothing(self) -> tuple[Any, ...]:
+        """Show the map alone: at the beginning, and when there is no answer, where the one before would mislead."""
+        empty = pages.empty_state("Where was it taken?", "Upload, paste or take a photo, or try one of the examples.")
+        return empty, pages.map_panel(self.opened.photo_map.drawing, None), "", None
+
     def _answer(
         self, photo_map: PhotoMap, photo: str | None, options: tuple[Any, ...], *, with_buttons: bool
     ) -> tuple[Any, ...]:
@@ -229,10 +234,8 @@ def _localise_view(views: Views, found: gr.State) -> gr.HTML:
             strip = gr.HTML(_example_strip(views.opened.examples), js_on_load=_PASS_ON.format(what="data-example"))
             options = _options()
         with gr.Column(scale=7, min_width=320):
-            verdict = gr.HTML(
-                pages.empty_state("Where was it taken?", "Upload, paste or take a photo, or try one of the examples.")
-            )
-            drawing = gr.HTML(pages.map_panel(views.opened.photo_map.drawing, None))
+            nothing = views.show_nothing()
+            verdict, drawing = gr.HTML(nothing[0]), gr.HTML(nothing[1])
     cards = gr.HTML("", js_on_load=_PASS_ON.format(what="data-rank"))
     outputs = [verdict, drawing, cards, found]
     asked = (
@@ -242,6 +245,7 @@ def _localise_view(views: Views, found: gr.State) -> gr.HTML:
     )
     for event in asked:
         event.success(js=_SHOW_VERDICT, **_PRIVATE)
+        event.failure(views.show_nothing, None, outputs, **_PRIVATE, queue=False, show_progress="hidden")
     return cards
 
 
@@ -287,8 +291,9 @@ def _own_view(views: Views) -> None:
             go = gr.Button("Search my photos", variant="primary")
         with gr.Column(scale=7, min_width=320):
             verdict, cards = gr.HTML(""), gr.HTML("")
-    make.click(views.build, files, [summary, drawing, download], **_PRIVATE, **_NETWORK)
-    go.click(views.search_own, photo, [verdict, drawing, cards], **_PRIVATE, **_NETWORK)
+    make.click(views.build, files, [summary, drawing, download], show_progress_on=drawing, **_PRIVATE, **_NETWORK)
+    searched = go.click(views.search_own, photo, [verdict, drawing, cards], **_PRIVATE, **_NETWORK)
+    searched.failure(lambda: ("", ""), None, [verdict, cards], **_PRIVATE, queue=False, show_progress="hidden")
 
 
 def _endpoints(endpoints: Endpoints) -> None:

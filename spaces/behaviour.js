@@ -68,7 +68,10 @@
     if (part.dataset.region !== "0") why.classList.add("chosen");
     why.querySelectorAll(`[data-region="${part.dataset.region}"]`).forEach((element) => element.classList.add("active"));
   };
-  document.addEventListener("pointerover", (event) => { if (event.pointerType === "mouse") choose(event.target); });
+  document.addEventListener("pointerover", (event) => { // away from all regions, what the keyboard has chosen stays
+    if (event.pointerType !== "mouse") return;
+    choose(event.target.closest && event.target.closest(".why [data-region]") ? event.target : document.activeElement);
+  });
   document.addEventListener("click", (event) => { if (event.target.closest && event.target.closest(".why")) choose(event.target); });
   document.addEventListener("focusin", (event) => { if (event.target.closest && event.target.closest(".bars")) choose(event.target); });
 }
