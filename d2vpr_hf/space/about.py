@@ -8,8 +8,8 @@ from d2vpr_hf.space.opening import OpenedSpace
 from d2vpr_hf.space.uploads import LIMITS
 
 _STEPS = (
-    ("Photo", "224 × 224, upright"),
-    ("ViT-S/14", "patches become tokens"),
+    ("Photo", "upright, {size}"),
+    ("Vision transformer", "patches become tokens"),
     ("Recovery", "as wide as the teacher"),
     ("Regions", "13, at points that each photo moves"),
     ("Descriptor", "14 features in a row"),
@@ -28,7 +28,7 @@ def about_page(opened: OpenedSpace) -> str:
             "<p>Given photos with known positions and a new one, D²-VPR finds the ones that show the same place. It is a small "
             "network distilled from a large one: it gathers what it sees over 13 regions of the photo, at points that it moves "
             "for each photo. The 14 features in a row are the descriptor, and photos of one place lie close together.</p>",
-            method_picture(),
+            method_picture(opened.photo_map.encoder.model.config.image_size),
             f"<h3>What answers here</h3>{_table(_facts(opened))}<p class='fine'>{_conditions(opened)}</p>",
             "<h3>Your photos</h3>",
             f"<p>{escape(LIMITS.to_text())} What you upload is given back to nobody but you. It is deleted when you close the "
@@ -43,12 +43,14 @@ def about_page(opened: OpenedSpace) -> str:
     )
 
 
-def method_picture() -> str:
-    """Draw the way from a photo to a place, with the regions in the middle."""
+def method_picture(image_size: int) -> str:
+    """Draw the way from a photo, as it enters the network in `image_size` pixels to either side, to a place."""
+    size = f"{image_size} × {image_size}"
     return (
         '<figure class="method"><ol aria-label="From a photo to a place">'
         + "".join(
-            f"<li>{_icon(n)}<b>{escape(name)}</b><span>{escape(text)}</span></li>" for n, (name, text) in enumerate(_STEPS)
+            f"<li>{_icon(n)}<b>{escape(name)}</b><span>{escape(text.format(size=size))}</span></li>"
+            for n, (name, text) in enumerate(_STEPS)
         )
         + "</ol></figure>"
     )

@@ -38,7 +38,7 @@ class OpenedSpace:
     def model_name(self) -> str:
         """The model's name for people."""
         name = self.photo_map.encoder.model_name
-        return "the embedded tiny model" if name in (None, str(EMBEDDED_MODEL)) else Path(str(name)).name
+        return "the small embedded model" if name in (None, str(EMBEDDED_MODEL)) else Path(str(name)).name
 
     @property
     def index_name(self) -> str:

@@ -102,7 +102,7 @@ def test_the_embedded_model_has_a_name_for_people(encoder):
     class Map:
         encoder = type("Encoder", (), {"model_name": None})
 
-    assert OpenedSpace(Map, [], None, None).model_name == "the embedded tiny model"
+    assert OpenedSpace(Map, [], None, None).model_name == "the small embedded model"
     Map.encoder.model_name = "user/street-model"
     assert OpenedSpace(Map, [], None, None).model_name == "street-model"
 
