@@ -83,8 +83,8 @@ def _conditions(opened: OpenedSpace) -> str:
         return "Numbers of this map are its owner's to give; nothing was measured on it here."
     return (
         "Measured when this map was made: photos of a simulated town by day, seen from a little aside. Such numbers compare "
-        "methods on this town; they say nothing of real streets. The examples are photos that "
-        "were found, as far as there are enough, and two from outside the map."
+        "methods on this town; they say nothing of real streets. The examples are among "
+        "those found with the highest similarity, and two from outside the map."
     )
 
 

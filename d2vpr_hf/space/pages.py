@@ -151,7 +151,9 @@ def _verdict(kind: str, title: str, text: str, note: str = "") -> str:
 
 
 def _sure(found: Localization) -> str:
-    return f"{100 * (found.confidence or 0):.0f} % sure"
+    """Say the confidence; a calibration may give 1, which nobody should be told."""
+    confidence = found.confidence or 0
+    return "over 99 % sure" if confidence > 0.99 else f"{100 * confidence:.0f} % sure"
 
 
 def _radius(found: Localization) -> str:

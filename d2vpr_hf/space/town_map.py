@@ -107,15 +107,15 @@ def _make(photos: Path, index: Path, encoder: PlaceEncoder, plan: TownPlan) -> d
     mapped = [queries.photo(place) for place, far in zip(queries.places, away, strict=True) if far <= POSITIVE_DIST_THRESHOLD]
     outside = [queries.photo(place) for place, far in zip(queries.places, away, strict=True) if far > _OUTSIDE]
     results = search_photos(opened, mapped, encoder, top_k=1)
-    found = [result.query for result in results if _is_found(result)]
+    found = [result.query for result in sorted(results, key=_best_score, reverse=True) if _is_found(result)]
     examples = _choose_examples(mapped, found, outside, plan.examples)
     _calibrate(opened, queries, examples, encoder)
     return {"examples": [str(photo.resolve()) for photo in examples], "queries": len(mapped), "found": len(found)}
 
 
 def _choose_examples(mapped: list[Path], found: list[Path], outside: list[Path], count: int) -> list[Path]:
-    """Take photos that are found, others of the mapped part where these are too few, and two from outside the map."""
-    inside = _spread(found, count - 2)
+    """Take photos of the most similar quarter of those found, others where these are too few, and two from outside the map."""
+    inside = _spread(found[: max(count - 2, len(found) // 4)], count - 2)
     others = [photo for photo in mapped if photo not in set(found)]
     return inside + _spread(others, count - 2 - len(inside)) + _spread(outside, 2)
 
@@ -144,6 +144,10 @@ def _metres_to_nearest(places: Sequence[Place], others: Sequence[Place]) -> NDAr
 def _is_found(result: SearchResult) -> bool:
     distance = distance_in_metres(read_place(result.query), result.matches[0].place) if result.matches else None
     return distance is not None and distance <= POSITIVE_DIST_THRESHOLD
+
+
+def _best_score(result: SearchResult) -> float:
+    return result.matches[0].score if result.matches else -1.0
 
 
 def _spread(photos: Sequence[Path], count: int) -> list[Path]:

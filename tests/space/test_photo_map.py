@@ -125,7 +125,9 @@ def test_no_match_keeps_the_guess_for_the_map_alone(photo_map, queries):
     if never.localization.no_match:
         assert never.localization.place is None and never.guess is not None and "No match" in pages.verdict(never)
         assert "estimate" not in pages.map_panel(sure.drawing, replace(never, guess=None))
-    assert f"{100 * confidence:.0f} % sure" in pages.verdict(anyway)
+    assert ("over 99 % sure" if confidence > 0.99 else f"{100 * confidence:.0f} % sure") in pages.verdict(anyway)
+    certain = replace(anyway, localization=replace(anyway.localization, confidence=1.0))
+    assert "over 99 % sure" in pages.verdict(certain) and "100 %" not in pages.verdict(certain)
 
 
 def test_pages_escape_what_files_are_called(photo_map, queries):

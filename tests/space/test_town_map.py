@@ -43,7 +43,9 @@ def test_examples_are_no_photos_of_the_map_and_two_lie_outside_it(town):
 def test_examples_are_filled_up_where_few_are_found():
     mapped, found, outside = [f"in{n}" for n in range(6)], ["in1"], ["out0", "out1", "out2", "out3"]
     assert town_map._choose_examples(mapped, found, outside, 5) == ["in1", "in0", "in3", "out0", "out2"]
-    assert town_map._choose_examples(mapped, mapped, outside, 5) == ["in0", "in2", "in4", "out0", "out2"]
+    assert town_map._choose_examples(mapped, mapped, outside, 5) == ["in0", "in1", "in2", "out0", "out2"]
+    many = [f"in{n}" for n in range(40)]  # the best first
+    assert town_map._choose_examples(many, many, outside, 4) == ["in0", "in5", "out0", "out2"]
     assert town_map._choose_examples(["in0"], [], [], 5) == ["in0"]
 
 
