@@ -40,6 +40,7 @@ from d2vpr_hf.space.uploads import LIMITS  # noqa: E402
 from d2vpr_hf.space.visitors import Visitors  # noqa: E402
 
 _BATCH = 16  # requests of clients that go through the network together
+_THREADS = 6  # of Gradio's: each that ever ran the network keeps memory of its own
 _QUEUE = 400  # requests that may wait; one more is told to come later
 _KEPT_SECONDS = 3600  # that uploads of clients without a page are kept
 _NETWORK: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "network"}
@@ -375,6 +376,7 @@ def _launch(opened: OpenedSpace) -> None:
         css_paths=HERE / "style.css",
         js=(HERE / "behaviour.js").read_text(encoding="utf-8"),
         mcp_server=True,
+        max_threads=_THREADS,
         max_file_size=LIMITS.unpacked_bytes,
         app_kwargs={"middleware": [Middleware(PrivateFiles, visitors=visitors, public=public)]},
         ssr_mode=False,
