@@ -1,6 +1,8 @@
 """Drawn photos for tests, good and bad."""
 
+import io
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -25,6 +27,19 @@ def draw(seed: int, height: int = 60, width: int = 90) -> Image.Image:
 def save(path: Path, seed: int, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(seed).save(path, **options)
+    return path
+
+
+def jpeg(seed: int = 1, **options) -> bytes:
+    file = io.BytesIO()
+    draw(seed).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def zipped(path: Path, entries) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Train the embedded model from nothing: `python d2vpr_hf/assets/make_tiny.py build/tiny`, some three hours on two cores.
+"""Train the embedded model from nothing: `python d2vpr_hf/assets/make_tiny.py build/tiny`. docs/ablations.md has the times.
 
 Every step is a command that anybody could give: streets to learn to see by, streets to learn places by, a ViT for teacher and
 student each (stage 0), the teacher, and the student by distillation (stage 1) and fine-tuning (stage 2). What is done is not

@@ -16,7 +16,7 @@ from d2vpr_hf.cli.options import (
     StrictOption,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_any_answer, json_text, position_text, progress_bar
+from d2vpr_hf.cli.terminal import check_any_answer, json_text, position_column, progress_bar
 
 if TYPE_CHECKING:
     from d2vpr_hf.localization import Localization
@@ -99,7 +99,7 @@ def _line(answer: Localization) -> str:
     if answer.place is None:
         return f"{answer.query}  {'no match' if answer.no_match else answer.note}{sure}"
     radius = f"  ({answer.note})" if answer.radius_90 is None else f"  within {answer.radius_90:.1f} m (90 %)"
-    return f"{answer.query}{position_text(answer.place)}{radius}{sure}"
+    return f"{answer.query}{position_column(answer.place)}{radius}{sure}"
 
 
 __all__ = ["calibrate", "localize"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2vpr_hf.jobs import SearchResult
-    from d2vpr_hf.readers import PlaceTable
+    from d2vpr_hf.readers import Place, PlaceTable
 
 
 def hush_transformers() -> None:
@@ -46,7 +46,7 @@ def results_text(results: list[SearchResult]) -> str:
 def _lines(result: SearchResult) -> Iterator[str]:
     yield f"{result.query}" if result.error is None else f"{result.query}: {result.error}"
     for match in result.matches:
-        yield f"  {match.rank:3d}  {match.score:7.4f}  {match.place.path}{position_text(match.place)}"
+        yield f"  {match.rank:3d}  {match.score:7.4f}  {match.place.path}{position_column(match.place)}"
 
 
 def json_text(answers: Sequence[Any]) -> str:
@@ -60,13 +60,20 @@ def check_any_answer(answers: Sequence[Any]) -> None:
         raise ValueError("None of the queries could be read.")
 
 
-def position_text(place: Any) -> str:
+def position_column(place: Place) -> str:
     """Show a position behind a name; nothing where there is none."""
-    if place.is_local:
-        return f"  x {place.x:.2f} m, y {place.y:.2f} m"
-    if place.latitude is not None and place.longitude is not None:
-        return f"  {place.latitude:.6f}, {place.longitude:.6f}"
-    return "" if place.utm_east is None else f"  {place.utm_east:.1f} E, {place.utm_north:.1f} N"
+    from d2vpr_hf.readers import position_text
+
+    text = position_text(place)
+    return f"  {text}" if text else ""
 
 
-__all__ = ["check_any_answer", "hush_transformers", "json_text", "position_text", "progress_bar", "results_text", "table_text"]
+__all__ = [
+    "check_any_answer",
+    "hush_transformers",
+    "json_text",
+    "position_column",
+    "progress_bar",
+    "results_text",
+    "table_text",
+]

@@ -6,7 +6,14 @@ from d2vpr_hf.readers.gsv_cities import read_gsv_cities
 from d2vpr_hf.readers.hub_dataset import load_places
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, find_photos, open_photo
 from d2vpr_hf.readers.place_dataset import iter_photos, to_dataset
-from d2vpr_hf.readers.places import PLACE_SCHEMA, POSITIVE_DIST_THRESHOLD, Place, distance_in_metres, flat_coordinates
+from d2vpr_hf.readers.places import (
+    PLACE_SCHEMA,
+    POSITIVE_DIST_THRESHOLD,
+    Place,
+    distance_in_metres,
+    flat_coordinates,
+    position_text,
+)
 
 __all__ = [
     "PLACE_SCHEMA",
@@ -24,6 +31,7 @@ __all__ = [
     "iter_photos",
     "load_places",
     "open_photo",
+    "position_text",
     "read_gsv_cities",
     "read_place",
     "read_places",

@@ -144,6 +144,20 @@ def flat_coordinates(place: Place) -> dict[str, tuple[float, ...]]:
     return found
 
 
+def position_text(place: Place, digits: int = 2) -> str:
+    """Write a position for people; nothing where there is none.
+
+    Args:
+        place: What is at it.
+        digits: Of local metres; UTM has one fewer, degrees have four more, which is about as fine.
+    """
+    if place.is_local:
+        return f"x {place.x:.{digits}f} m, y {place.y:.{digits}f} m"
+    if place.latitude is not None and place.longitude is not None:
+        return f"{place.latitude:.{digits + 4}f}, {place.longitude:.{digits + 4}f}"
+    return "" if place.utm_east is None else f"{place.utm_east:.{digits - 1}f} E, {place.utm_north:.{digits - 1}f} N"
+
+
 def distance_in_metres(first: Place, second: Place) -> float | None:
     """Return how far apart two places are, or None if their positions cannot be compared.
 
@@ -186,6 +200,7 @@ __all__ = [
     "flat_coordinates",
     "number_values",
     "parse_number",
+    "position_text",
     "with_degrees",
     "with_utm",
 ]

@@ -11,7 +11,7 @@ from d2vpr_hf.index import Match
 from d2vpr_hf.localization import Localization
 from d2vpr_hf.localization.answers import NOT_CALIBRATED
 from d2vpr_hf.maps import BaseMap, MapMarks
-from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
+from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, distance_in_metres, position_text
 from d2vpr_hf.space.photo_map import Answer
 from d2vpr_hf.space.pictures import map_picture_uri
 from d2vpr_hf.space.uploads import Limits
@@ -28,7 +28,11 @@ def verdict(answer: Answer) -> str:
     if found.place is None:
         return _verdict("none", "No position", f"The photos below look most alike, but {found.note or 'nothing is known'}.")
     off = None if answer.truth is None else distance_in_metres(answer.truth, found.place)
-    parts = [position_text(found.place), _radius(found), "" if off is None else f"{metres(off)} from where it was taken"]
+    parts = [
+        position_text(found.place, digits=1),
+        _radius(found),
+        "" if off is None else f"{metres(off)} from where it was taken",
+    ]
     title = "Best guess" if found.confidence is None else f"Found · {_sure(found)}"
     note = _NO_CONFIDENCE if found.note == NOT_CALIBRATED else ""
     return _verdict("guess" if found.confidence is None else "found", title, " · ".join(filter(None, parts)), note)
@@ -136,15 +140,6 @@ def metres(distance: float) -> str:
     return f"{distance:.1f} m" if distance < 10 else f"{distance:.0f} m"
 
 
-def position_text(place: Place) -> str:
-    """Write a position for people."""
-    if place.is_local:
-        return f"x {place.x:.1f} m, y {place.y:.1f} m"
-    if place.latitude is not None and place.longitude is not None:
-        return f"{place.latitude:.5f}, {place.longitude:.5f}"
-    return "" if place.utm_east is None else f"{place.utm_east:.0f} E, {place.utm_north:.0f} N"
-
-
 def _verdict(kind: str, title: str, text: str, note: str = "") -> str:
     small = f'<p class="note">{escape(note)}</p>' if note else ""
     return f'<div class="verdict {kind}" role="status"><p class="title">{escape(title)}</p><p>{escape(text)}</p>{small}</div>'
@@ -168,7 +163,7 @@ def _map_caption(answer: Answer | None) -> str:
     if answer is None:
         return "Map of the photos in the index"
     found = answer.localization.place
-    said = f"estimate at {position_text(found)}" if found is not None else "no sure estimate"
+    said = f"estimate at {position_text(found, digits=1)}" if found is not None else "no sure estimate"
     return f"Map with {len(answer.matches)} matches, {said}. Arrow keys move it, plus and minus zoom."
 
 
@@ -218,7 +213,7 @@ def _judgement(answer: Answer, match: Match) -> str:
 
 def _name(match: Match) -> str:
     name = match.place.path.rsplit("/", 1)[-1]
-    return position_text(match.place) if name.startswith("@") else name
+    return position_text(match.place, digits=1) if name.startswith("@") else name
 
 
 __all__ = [
@@ -231,7 +226,6 @@ __all__ = [
     "metres",
     "own_intro",
     "own_summary",
-    "position_text",
     "title",
     "verdict",
     "why_intro",

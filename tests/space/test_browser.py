@@ -1,6 +1,5 @@
 """The Space as visitors meet it, in a real headless Chromium; `make browser` installs what this needs."""
 
-import io
 import re
 import shutil
 import time
@@ -13,7 +12,7 @@ from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.explanation import explain_match
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import search_photos
-from tests.photos import draw, gps_exif
+from tests.photos import draw, gps_exif, jpeg, zipped
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright and Chromium: make browser")
@@ -238,19 +237,6 @@ def test_photos_that_cannot_be_used(visit, space, tmp_path):
     assert "it has 50.4 megapixels, and photos must have fewer than 50" in sentence(page)
     page.locator(".strip button").first.click()  # it goes on
     page.wait_for_selector(".verdict")
-
-
-def jpeg(**options):
-    file = io.BytesIO()
-    draw(1).save(file, "JPEG", **options)
-    return file.getvalue()
-
-
-def zipped(path, entries):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in entries:
-            archive.writestr(name, content)
-    return path
 
 
 @pytest.mark.parametrize(

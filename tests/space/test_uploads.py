@@ -1,6 +1,5 @@
 """What strangers upload: refused with a sentence, never written outside, never unfolded beyond the limits."""
 
-import io
 import stat
 import struct
 import zipfile
@@ -11,22 +10,9 @@ import pytest
 from PIL import Image
 
 from d2vpr_hf.space.uploads import Limits, UploadError, check_photo, collect_photos, safe_name
-from tests.photos import draw, save
+from tests.photos import draw, jpeg, save, zipped
 
 SMALL = Limits(photos=4, photo_bytes=30_000, pixels=10_000, zip_entries=10, unpacked_bytes=100_000)
-
-
-def jpeg(seed=1):
-    file = io.BytesIO()
-    draw(seed).save(file, "JPEG")
-    return file.getvalue()
-
-
-def zipped(path, entries):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in entries:
-            archive.writestr(name, content)
-    return path
 
 
 def files_under(folder):
