@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.ablations.report import compare, recall_at_1, table
+from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table
 from benchmarks.ablations.rows import ROWS, STEPS
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.loading import load_model
@@ -17,7 +17,14 @@ from tests.conftest import save_folder
 def record(row, seed, found, queries=(5, 5, 5, 5)):
     places = {f"9001-{number}": [asked, hit, hit, hit] for number, (asked, hit) in enumerate(zip(queries, found, strict=True))}
     stages = [{"script": "finetune", "steps": 1, "images": 96, "seconds": 1.0}]
-    return {"row": row, "seed": seed, "stages": stages, "parameters": 1e6, "places": {"standard": places, "all": places}}
+    return {
+        "row": row,
+        "seed": seed,
+        "stages": stages,
+        "parameters": 1e6,
+        "offsets": None,
+        "places": {"standard": places, "all": places},
+    }
 
 
 def test_recall_is_that_of_all_queries():
@@ -50,6 +57,21 @@ def test_a_table_has_a_line_for_each_row_that_was_run():
     lines = table(records).splitlines()
     assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 1 | 1.00 | 96 | 50.0 |  |")
     assert "+0.0 (+0.0 to +0.0; ±0.0 over seeds): not significant" in lines[3]
+
+
+def test_the_gate_needs_a_teacher_that_is_five_points_ahead():
+    """20 queries: a query is 5 points."""
+    students = [record("finetuned", 0, [2, 2, 2, 2]), record("finetuned", 1, [2, 2, 2, 2])]
+    assert "+5.0 points" in gate({"teacher": [record("teacher", 0, [2, 2, 2, 3])], "finetuned": students})
+    assert "nothing is claimed" in gate({"teacher": [record("teacher", 0, [2, 2, 2, 2])], "finetuned": students})
+    assert "not decided" in gate({"finetuned": students})
+
+
+def test_offsets_are_averaged_over_seeds_and_left_out_where_there_are_none():
+    moved = [{"mean_offset": part, "clamped": 0.5, "mean_scale": 1.0, "scale_deviation": 0.0} for part in (0.1, 0.3)]
+    full = [record("full", seed, [1] * 4) | {"offsets": numbers} for seed, numbers in enumerate(moved)]
+    lines = offsets_table({"full": full, "teacher": [record("teacher", 0, [1] * 4)]}).splitlines()
+    assert lines[2:] == ["| distilled, then fine-tuned | 0.200 | 0.500 | 1.000 | 0.000 |"]
 
 
 def test_rows_see_as_many_photos_and_differ():

@@ -6,7 +6,7 @@ from typing import Any
 BATCH = 24 * 4  # photos; see stage.yaml
 STEPS = 200  # of one stage where a row has both; N1 = N2 = 19,200 photos
 SEEDS = range(5)
-LEARNING_RATES = {"distill": 1e-3, "finetune": 5e-4}  # chosen on the validation city, see docs/ablations.md
+LEARNING_RATES = {"distill": 1e-3, "finetune": 5e-4}  # chosen on the validation city by learning_rates.py
 
 Options = dict[str, Any]
 

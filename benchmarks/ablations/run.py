@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.ablations.rows import BATCH, LEARNING_RATES, ROWS, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
+from benchmarks.ablations.teachers import list_teachers
 from d2vpr_hf.assets.make_tiny import list_steps
 from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.gridtown import TEST_SEEDS, simulate
@@ -26,7 +27,10 @@ from d2vpr_hf.gridtown import TEST_SEEDS, simulate
 HERE = Path(__file__).parent
 RECORDS = HERE / "records"
 TEST_PLACES, TEST_QUERIES, TIERS = 350, 5, ("standard", "all")
-_ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+_KEEP_MEMORY = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=42949672960"  # 6 % faster
+)
+_ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": _KEEP_MEMORY}
 
 
 def main() -> None:
@@ -48,14 +52,11 @@ def main() -> None:
 
 def prepare(work: Path, workers: int) -> None:
     """Make photos and the models that all runs start from."""
-    steps = list_steps(work)
-    for name in ("seen", "places", "student0", "teacher0", "teacher"):
+    embedded = list_steps(work)
+    steps = {name: embedded[name] for name in ("seen", "places", "student0", "teacher0")} | list_teachers(work)
+    for name, arguments in steps.items():
         if not (work / name / "last").exists() and not (work / name / "Images").exists():
-            _python(*steps[name])
-    teacher = ["teacher_gridtown_small", "--photos", str(work / "places"), "--model", str(work / "teacher" / "best")]
-    if not (work / "cross-image-teacher" / "last").exists():
-        out = ["--out", str(work / "cross-image-teacher"), "--cross-image-encoder", "add", "--resume"]
-        _python("d2vpr_hf.training.finetune", *teacher, *out)
+            python(*arguments, log=work / f"{name}.log")
     for seed in TEST_SEEDS:
         _render_test_city(work / "towns" / str(seed), seed, workers)
 
@@ -85,7 +86,7 @@ def run_once(work: Path, row: Row, seed: int) -> str:
     for number, stage in enumerate(row.stages):
         stages.append(train(work, folder / f"{number}-{stage.script}", model, row, stage, seed))
         model = folder / f"{number}-{stage.script}" / "last"
-    _python("benchmarks.ablations.measure", str(model), str(work / "towns"), str(folder / "measured.json"))
+    python("benchmarks.ablations.measure", str(model), str(work / "towns"), str(folder / "measured.json"))
     facts = {"row": row.name, "seed": seed, "commit": _commit(), "stages": stages}
     text = json.dumps(facts | json.loads((folder / "measured.json").read_text()), indent=None)
     store_file(record, lambda path: path.write_text(text + "\n"))
@@ -113,15 +114,16 @@ def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int)
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     begin = time.monotonic()
     if not (out / "last").exists():
-        _python(f"d2vpr_hf.training.{stage.script}", str(HERE / "stage.yaml"), *flags, "--resume", log=out.with_suffix(".log"))
+        python(f"d2vpr_hf.training.{stage.script}", str(HERE / "stage.yaml"), *flags, "--resume", log=out.with_suffix(".log"))
     seconds = round(time.monotonic() - begin, 1)
     return {"script": stage.script, "steps": stage.steps, "images": stage.steps * BATCH, "seconds": seconds}
 
 
-def _python(*arguments: str, log: Path | None = None) -> None:
+def python(*arguments: str, log: Path | None = None) -> None:
+    """Run a module; what it prints goes to the log."""
     with (log or Path(os.devnull)).open("a") as output:
         errors = output if log else None
-        subprocess.run([sys.executable, "-m", *arguments], check=True, env=_ONE_THREAD, stdout=output, stderr=errors)
+        subprocess.run([sys.executable, "-m", *arguments], check=True, env=_ENVIRONMENT, stdout=output, stderr=errors)
 
 
 def _commit() -> str:
