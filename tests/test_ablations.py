@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table
 from benchmarks.ablations.rows import ROWS, STEPS
+from benchmarks.ablations.run import cost_of
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.loading import load_model
 from d2vpr_hf.training.options import CONFIGS
@@ -16,7 +17,9 @@ from tests.conftest import save_folder
 
 def record(row, seed, found, queries=(5, 5, 5, 5)):
     places = {f"9001-{number}": [asked, hit, hit, hit] for number, (asked, hit) in enumerate(zip(queries, found, strict=True))}
-    stages = [{"script": "finetune", "steps": 1, "images": 96, "seconds": 1.0}]
+    stages = [
+        {"run": name, "steps": 1, "images": images, "seconds": 1.0} for name, images in (("student0", 480), ("0-finetune", 96))
+    ]
     return {
         "row": row,
         "seed": seed,
@@ -55,7 +58,7 @@ def test_a_small_difference_is_called_small():
 def test_a_table_has_a_line_for_each_row_that_was_run():
     records = {name: [record(name, 0, [1, 2, 3, 4])] for name in ("full", "finetuned")}
     lines = table(records).splitlines()
-    assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 1 | 1.00 | 96 | 50.0 |  |")
+    assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 1 | 1.00 | 480 + 96 | 50.0 |  |")
     assert "+0.0 (+0.0 to +0.0; ±0.0 over seeds): not significant" in lines[3]
 
 
@@ -72,6 +75,18 @@ def test_offsets_are_averaged_over_seeds_and_left_out_where_there_are_none():
     full = [record("full", seed, [1] * 4) | {"offsets": numbers} for seed, numbers in enumerate(moved)]
     lines = offsets_table({"full": full, "teacher": [record("teacher", 0, [1] * 4)]}).splitlines()
     assert lines[2:] == ["| distilled, then fine-tuned | 0.200 | 0.500 | 1.000 | 0.000 |"]
+
+
+def test_the_cost_of_a_run_is_read_from_its_progress(tmp_path):
+    """192 photos at 96 a second and 96 at 48: 4 s, validation left out."""
+    lines = [{"step": 0, "recall@1": 0.1}]
+    lines += [
+        {"step": 2, "images_seen": 192, "images_per_second": 96.0},
+        {"step": 3, "images_seen": 288, "images_per_second": 48.0},
+    ]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"step": 3, "recall@1": 0.2}])))
+    assert cost_of(tmp_path) == {"run": tmp_path.name, "steps": 3, "images": 288, "seconds": 4.0}
 
 
 def test_rows_see_as_many_photos_and_differ():

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-BATCH = 24 * 4  # photos; see stage.yaml
 STEPS = 200  # of one stage where a row has both; N1 = N2 = 19,200 photos
 SEEDS = range(5)
 LEARNING_RATES = {"distill": 1e-3, "finetune": 5e-4}  # chosen on the validation city by learning_rates.py
@@ -71,4 +70,4 @@ ROWS = (
     Row("encoder_off", "the same, its encoder off", both(distill={"teacher_groups": "off"}), teacher="cross-image"),
 )
 
-__all__ = ["BATCH", "LEARNING_RATES", "ROWS", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]
+__all__ = ["LEARNING_RATES", "ROWS", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]

@@ -12,12 +12,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablations.rows import BATCH, LEARNING_RATES, ROWS, SEEDS, Row, Stage
+from benchmarks.ablations.rows import LEARNING_RATES, ROWS, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
 from benchmarks.ablations.teachers import list_teachers
 from d2vpr_hf.assets.make_tiny import list_steps
@@ -82,7 +81,8 @@ def run_once(work: Path, row: Row, seed: int) -> str:
     if record.exists():
         return f"{record.stem}: done before"
     folder = work / "runs" / record.stem
-    model, stages = start_model(work, row, seed, folder), []
+    model = start_model(work, row, seed, folder)
+    stages = [cost_of(work / name) for name in (("student0",) if row.stages else ("teacher0", "teacher"))]
     for number, stage in enumerate(row.stages):
         stages.append(train(work, folder / f"{number}-{stage.script}", model, row, stage, seed))
         model = folder / f"{number}-{stage.script}" / "last"
@@ -112,11 +112,19 @@ def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int)
         name = {"plain": "teacher", "cross-image": "cross-image-teacher"}[row.teacher]
         options |= {"teacher": work / name / "best", "mse_reduction": "sum"}
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    begin = time.monotonic()
     if not (out / "last").exists():
         python(f"d2vpr_hf.training.{stage.script}", str(HERE / "stage.yaml"), *flags, "--resume", log=out.with_suffix(".log"))
-    seconds = round(time.monotonic() - begin, 1)
-    return {"script": stage.script, "steps": stage.steps, "images": stage.steps * BATCH, "seconds": seconds}
+    return cost_of(out)
+
+
+def cost_of(run: Path) -> dict[str, Any]:
+    """Say what a training run took: its steps, the photos that it saw, and the seconds that it trained."""
+    lines = [json.loads(line) for line in (run / "run" / "metrics.jsonl").read_text().splitlines()]
+    progress = [(line["images_seen"], line["images_per_second"]) for line in lines if "images_seen" in line]
+    seconds, before = 0.0, 0
+    for images, speed in progress:
+        seconds, before = seconds + (images - before) / speed, images
+    return {"run": run.name, "steps": lines[-1]["step"], "images": before, "seconds": round(seconds, 1)}
 
 
 def python(*arguments: str, log: Path | None = None) -> None:
