@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from gridtown_tiers import METHODS, Descriptors, Photos, load, render
+from baselines import METHODS, Descriptors, Photos
+from gridtown_tiers import load, render
 from numpy.typing import NDArray
 
 from d2vpr_hf.evaluation.confidence import precision_curve

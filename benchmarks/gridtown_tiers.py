@@ -1,89 +1,26 @@
 """Recall of hand-made descriptors, of an untrained D²-VPR and of the embedded one on Gridtown's tiers, as a Markdown table.
 
-    python benchmarks/gridtown_tiers.py [--places 350] [--queries 5] [--image-size 224] [--seeds 9001 9002 9003]
+    python benchmarks/gridtown_tiers.py [--places 350] [--queries 5] [--image-size 224] [--model TEACHER=runs/teacher/best]
 
 The table shows that a tier separates methods: what is blind to structure should fail, what sees it without learning should find
 some, what has learned should find more. Photos are written to `build/gridtown` once and used again.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from baselines import METHODS, Describe, Photos, trained
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.evaluation import PhotoSet, PositiveRule, evaluate_descriptors
 from d2vpr_hf.gridtown import TEST_SEEDS, TierName, simulate
-from d2vpr_hf.loading import load_image_processor, load_model
-from d2vpr_hf.modeling import D2VPRModel
 from d2vpr_hf.readers import Place, read_places
 
-Photos = NDArray[np.uint8]  # (N, height, width, 3)
-Descriptors = NDArray[np.float32]  # (N, D)
-
-
-def thumbnails(photos: Photos) -> Descriptors:
-    """Describe by grey thumbnails of 32 × 32 pixels, mean and contrast taken out."""
-    small = [np.asarray(Image.fromarray(photo).convert("L").resize((32, 32), Image.Resampling.BOX)) for photo in photos]
-    flat = np.stack(small).reshape(len(photos), -1).astype(np.float32)
-    return _normalized(flat - flat.mean(axis=1, keepdims=True))
-
-
-def colours(photos: Photos) -> Descriptors:
-    """Describe by a histogram of 8 × 8 × 8 colours, its square root taken."""
-    bins = (photos >> 5).astype(np.int64) @ np.array([64, 8, 1])
-    counts = np.stack([np.bincount(photo.ravel(), minlength=512) for photo in bins])
-    return _normalized(np.sqrt(counts).astype(np.float32))
-
-
-def gradients(photos: Photos) -> Descriptors:
-    """Describe by histograms of oriented gradients: 16 × 16 cells, 9 orientations, blocks of 2 × 2 cells normalised."""
-    return _normalized(np.stack([_gradients(photo) for photo in photos]))
-
-
-def _gradients(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
-    grey = np.asarray(Image.fromarray(photo).convert("L").resize((128, 128), Image.Resampling.BOX), dtype=np.float32)
-    down, across = np.gradient(np.sqrt(grey))
-    turn = (np.arctan2(down, across) % np.pi) / np.pi * 9
-    low = np.floor(turn)
-    cell = (np.arange(128) // 8)[:, None] * 16 + np.arange(128) // 8
-    strength = np.hypot(down, across)
-    histogram = np.zeros(16 * 16 * 9, np.float32)
-    for orientation, share in ((low % 9, 1 - (turn - low)), ((low + 1) % 9, turn - low)):
-        index = (cell * 9 + orientation.astype(np.int64)).ravel()
-        histogram += np.bincount(index, (strength * share).ravel(), minlength=len(histogram)).astype(np.float32)
-    cells = histogram.reshape(16, 16, 9)
-    blocks = np.concatenate([cells[y : 15 + y, x : 15 + x] for y in (0, 1) for x in (0, 1)], axis=2)
-    return (blocks / (np.linalg.norm(blocks, axis=2, keepdims=True) + 1e-3)).clip(max=0.3).ravel()
-
-
-def untrained(photos: Photos) -> Descriptors:
-    """Describe by a D²-VPR like the embedded one, with weights from a seed."""
-    torch.manual_seed(0)
-    model = D2VPRModel(load_model().config).eval()
-    return PlaceEncoder(model, load_image_processor(), batch_size=32).encode(list(photos)).descriptors
-
-
-def embedded(photos: Photos) -> Descriptors:
-    """Describe by the embedded D²-VPR, which has learned from other cities."""
-    return PlaceEncoder(batch_size=32).encode(list(photos)).descriptors
-
-
-def _normalized(descriptors: NDArray[np.floating]) -> Descriptors:
-    return (descriptors / (np.linalg.norm(descriptors, axis=1, keepdims=True) + 1e-9)).astype(np.float32)
-
-
-METHODS: dict[str, Callable[[Photos], Descriptors]] = {
-    "grey thumbnails 32 × 32": thumbnails,
-    "colour histogram": colours,
-    "HOG": gradients,
-    "untrained D²-VPR": untrained,
-    "embedded D²-VPR": embedded,
-}
+RECALL_VALUES = (1, 5, 10)
 
 
 def load(folder: Path) -> tuple[Photos, list[Place]]:
@@ -105,26 +42,35 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="another model beside them")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
+    others = (text.split("=", 1) for text in arguments.model)
+    methods = METHODS | {name: trained(Path(folder)) for name, folder in others}
     for tier in TierName:
-        print(f"\n{tier}\n" + "\n".join(measure(tier, arguments)), flush=True)
+        print(f"\n{tier}\n" + "\n".join(measure(tier, methods, arguments)), flush=True)
 
 
-def measure(tier: TierName, arguments: argparse.Namespace) -> list[str]:
-    """Return the rows of a tier: R@1 over all cities, and by condition."""
-    found: dict[str, list[NDArray[np.floating]]] = {"chance": []} | {name: [] for name in METHODS}
+def measure(tier: TierName, methods: dict[str, Describe], arguments: argparse.Namespace) -> list[str]:
+    """Return the rows of a tier: recall over all cities, and R@1 by condition."""
+    found: dict[str, list[NDArray[np.floating]]] = {name: [] for name in ("chance", *methods)}
     weathers: list[str | None] = []
     for seed in arguments.seeds:
         (database, places), (queries, query_places) = (load(side) for side in render(tier, seed, arguments))
         sides = photo_set(places), photo_set(query_places)
         weathers += sides[1].conditions or []
-        positives = PositiveRule().find(*sides)
-        found["chance"].append(np.array([len(positives[query]) for query in range(len(queries))]) / len(places))
-        for name, describe in METHODS.items():
-            evaluation = evaluate_descriptors(describe(database), describe(queries), *sides, recall_values=[1])
-            found[name].append(np.array([float(query.right) for query in evaluation.queries]))
+        found["chance"].append(chance(PositiveRule().find(*sides), len(places)))
+        for name, describe in methods.items():
+            evaluation = evaluate_descriptors(describe(database), describe(queries), *sides, recall_values=RECALL_VALUES)
+            ranks = np.array([query.first_positive_rank or np.inf for query in evaluation.queries])
+            found[name].append((ranks[:, None] <= RECALL_VALUES).astype(np.float64))
     return table({name: np.concatenate(values) for name, values in found.items()}, np.array(weathers))
+
+
+def chance(positives: Sequence[NDArray[np.int64]], size: int) -> NDArray[np.float64]:
+    """Return (Q, 3), how likely 1, 5 and 10 photos drawn from `size` hold a positive."""
+    counts = np.array([len(found) for found in positives])
+    return 1 - (1 - counts[:, None] / size) ** np.array(RECALL_VALUES)
 
 
 def render(tier: TierName, seed: int, arguments: argparse.Namespace) -> tuple[Path, Path]:
@@ -136,15 +82,20 @@ def render(tier: TierName, seed: int, arguments: argparse.Namespace) -> tuple[Pa
     return folder / "images/test/database", folder / "images/test/queries"
 
 
-def table(right: dict[str, NDArray[np.floating]], weathers: NDArray[np.str_]) -> list[str]:
-    """Lay out R@1 of each method, over all queries and over those of each weather."""
+def table(hits: dict[str, NDArray[np.floating]], weathers: NDArray[np.str_]) -> list[str]:
+    """Lay out the recall of each method over all queries, and R@1 over those of each weather.
+
+    Args:
+        hits: (Q, 3) by method: whether a query has a positive among the first 1, 5 and 10.
+        weathers: (Q,) of the queries.
+    """
     columns = sorted(set(weathers.tolist()), key=weathers.tolist().count, reverse=True)
-    masks = [np.ones(len(weathers), bool), *(weathers == weather for weather in columns)]
-    header = ["| R@1, % | all | " + " | ".join(columns) + " |", "| --- " * (2 + len(columns)) + "|"]
-    rows = [
-        f"| {name} | " + " | ".join(f"{100 * hits[mask].mean():.1f}" for mask in masks) + " |" for name, hits in right.items()
-    ]
-    return [f"{len(weathers)} queries", "", *header, *rows]
+    titles = [f"R@{n}" for n in RECALL_VALUES] + [f"R@1: {weather}" for weather in columns]
+    lines = [f"| % of {len(weathers)} queries | " + " | ".join(titles) + " |", "| --- " * (1 + len(titles)) + "|"]
+    for name, found in hits.items():
+        shares = [*found.mean(axis=0), *(found[weathers == weather, 0].mean() for weather in columns)]
+        lines.append(f"| {name} | " + " | ".join(f"{100 * share:.1f}" for share in shares) + " |")
+    return lines
 
 
 if __name__ == "__main__":
