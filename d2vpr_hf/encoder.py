@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.exported import ExportedModel, is_exported
-from d2vpr_hf.backends.opening import open_backend
+from d2vpr_hf.backends.opening import open_backend, settle_backend
 from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.cores import single_core_threads
 from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
@@ -132,6 +132,12 @@ class PlaceEncoder:
         if self._exported is not None:
             return str(self._exported.facts["fingerprint"])
         return fingerprint(self.model, self.processor)
+
+    @property
+    def runtime(self) -> str:
+        """Backend and precision, such as `"torch fp32"`, without opening the backend."""
+        settle = functools.partial(settle_backend, self.model) if self._exported is None else self._exported.settle_backend
+        return " ".join(settle(*self._backend_choice))
 
     @functools.cached_property
     def backend(self) -> Backend:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from d2vpr_hf.index import StoreWord
     from d2vpr_hf.readers.place_dataset import PlaceDataset
     from d2vpr_hf.stores import Compression
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def add_photos(
         ValueError: If the index is of another model, or with `strict` if a photo was left out.
     """
     opened = PlaceIndex.open(index)
-    _check_setup(opened, encoder)
+    _check_setup(opened, encoder, building=not opened.complete)
     tables = [_table_of(Path(photo)) for photo in photos]
     found = [(place, table.photo(place)) for table in tables for place in table.places]
     named = [(replace(place, path=_name_in(opened.photos, photo)), photo) for place, photo in found]
@@ -170,12 +173,12 @@ def _index_to_continue(folder: Path, encoder: PlaceEncoder, overwrite: bool, dty
     if not overwrite:
         index = PlaceIndex.resume(folder, replacement=False)
         if index is not None:
-            _check_setup(index, encoder, dtype)
+            _check_setup(index, encoder, dtype, building=not index.complete)
         return index
     with contextlib.suppress(ValueError, OSError):  # whatever is wrong with it, a new one takes its place
         index = PlaceIndex.resume(folder, replacement=True)
         if index is not None:
-            _check_setup(index, encoder, dtype)
+            _check_setup(index, encoder, dtype, building=True)
         return index
     return None
 
@@ -188,12 +191,14 @@ def index_settings(encoder: PlaceEncoder) -> dict[str, Any]:
         "descriptor_dim": encoder.descriptor_dim,
         "projection_dim": encoder.config.projection_dim,
         "batch_size": encoder.batch_size,
+        "runtime": encoder.runtime,
     }
 
 
-def _check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = None) -> None:
+def _check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = None, *, building: bool) -> None:
     """Raise ValueError unless an encoder can go on with an index as it was begun."""
     check_encoder(index, encoder)
+    _check_runtime(index, encoder, building)
     if encoder.config.use_cross_image_encoder and index.batch_size not in (None, encoder.batch_size):
         raise ValueError(
             f"The model has a cross-image encoder, so that descriptors depend on the batch size: {index.batch_size} in the "
@@ -201,6 +206,28 @@ def _check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = N
         )
     if dtype not in (None, index.dtype):
         raise ValueError(f"The index holds {index.dtype}, not {dtype}. Leave `--dtype` out, or give `--overwrite`.")
+
+
+def _check_runtime(index: PlaceIndex, encoder: PlaceEncoder, building: bool) -> None:
+    """Refuse another backend or precision within a build, and warn of it otherwise: rows differ hardly, but they do."""
+    if not index.runtimes or encoder.runtime == index.runtimes[-1]:
+        return
+    latest = index.runtimes[-1]
+    backend, precision = latest.split()
+    if building:
+        raise ValueError(
+            f"The index {index.folder} is not complete, and its rows are made by {latest}, not by {encoder.runtime}. Go on "
+            f"with `--backend {backend} --backend-precision {precision}`, or give `--overwrite`."
+        )
+    logger.warning(
+        "The latest rows of the index %s were made by %s; what is encoded now is by %s. Descriptors of one photo then differ "
+        "slightly: docs/speed.md says how much. `--backend %s --backend-precision %s` keeps to what was used.",
+        index.folder,
+        latest,
+        encoder.runtime,
+        backend,
+        precision,
+    )
 
 
 def _check_photos(index: PlaceIndex, source: PlaceTable | PlaceDataset, folder: Path) -> None:

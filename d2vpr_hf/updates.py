@@ -168,6 +168,8 @@ class IndexUpdate:
         if self.index is not None and (readable or removed or left_out != self._left_out):
             places, files = [photo.place for photo in readable], [photo.file for photo in readable]
             notes: UpdateState = {"left_out": left_out, "complete": self.index.complete and self._folder is None}
+            if readable:
+                notes["runtimes"] = _latest_last(self.index.runtimes, self._encoder.runtime)
             self.index.put(encoded.descriptors, places, files, removed=[*removed, *replaced], **notes)
         self._left_out = left_out
         self._counts.update(added=len(readable) - len(replaced), changed=len(replaced), removed=len(removed))
@@ -256,6 +258,11 @@ def _as_text(path: str) -> str:
 
 def _glance(file: PhotoFile) -> PhotoFile:
     return replace(file, content_hash=None)
+
+
+def _latest_last(known: tuple[str, ...], runtime: str) -> tuple[str, ...]:
+    """Note what made the latest rows; where nobody said what made the others, nobody knows all."""
+    return (*(one for one in known if one != runtime), runtime) if known else ()
 
 
 def _without(reasons: dict[str, str], paths: Iterable[str]) -> dict[str, str]:

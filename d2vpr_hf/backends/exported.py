@@ -61,15 +61,14 @@ class ExportedModel:
         processor: D2VPRImageProcessor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
         return processor
 
-    def open_backend(self, name: str, precision: str | None) -> Backend:
-        """Run it: an ONNX graph by onnxruntime or OpenVINO, OpenVINO's own by OpenVINO.
+    def settle_backend(self, name: str, precision: str | None) -> tuple[str, str]:
+        """Say what runs it, and in which precision: an ONNX graph by onnxruntime or OpenVINO, OpenVINO's own by OpenVINO.
 
         Args:
             name: Of the backend; `"auto"` and `"torch"`, which is the encoder's default, stand for the format's own.
             precision: `None` for the one it was exported in; a graph in fp32 runs in bf16 too, by OpenVINO.
 
         Raises:
-            ImportError: If the backend is not installed.
             ValueError: If the backend cannot run this.
         """
         fitting, own = self.facts["format"], self.facts["precision"]
@@ -79,6 +78,16 @@ class ExportedModel:
             raise ValueError(f"{self.folder} holds a graph for {_BACKENDS[fitting]}; the backend {name} cannot run it.")
         if precision != own and (own == "int8" or (name, precision) not in (("openvino", "fp32"), ("openvino", "bf16"))):
             raise ValueError(f"{self.folder} was exported in {own}; for {precision} export the model anew.")
+        return name, precision
+
+    def open_backend(self, name: str, precision: str | None) -> Backend:
+        """Run it, as [`settle_backend`] says.
+
+        Raises:
+            ImportError: If the backend is not installed.
+            ValueError: If the backend cannot run this.
+        """
+        name, precision = self.settle_backend(name, precision)
         return (OpenVinoBackend if name == "openvino" else OnnxRuntimeBackend)(self.graph, precision)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from d2vpr_hf.backends.protocol import Backend, check_backend
-from d2vpr_hf.backends.torch_backend import TorchBackend
+from d2vpr_hf.backends.torch_backend import TorchBackend, precision_of
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 
 
@@ -26,9 +26,7 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
         ImportError: If the backend is not installed.
         ValueError: If there is no such backend, or it has no such precision or device.
     """
-    check_backend(name, precision)
-    name = choose_backend(model.device, precision) if name == "auto" else name
-    check_backend(name, precision)
+    name, precision = settle_backend(model, name, precision)
     if name.startswith("torch"):
         return TorchBackend(model, precision, compiled=name == "torch-compiled")
     if model.device.type != "cpu":
@@ -39,7 +37,19 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
             f"int8 needs photos to be calibrated on: `d2vpr export MODEL OUT --format {format_name} --precision int8 --photos "
             "PHOTOS`, then OUT is the model."
         )
-    return _convert(model, processor, name, precision or "fp32")
+    return _convert(model, processor, name, precision)
+
+
+def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) -> tuple[str, str]:
+    """Say which backend runs a model, and in which precision, where `"auto"` or `None` leave that open.
+
+    Raises:
+        ValueError: If there is no such backend, or it has no such precision.
+    """
+    check_backend(name, precision)
+    name = choose_backend(model.device, precision) if name == "auto" else name
+    check_backend(name, precision)
+    return name, precision or (precision_of(model) if name.startswith("torch") else "fp32")
 
 
 def choose_backend(device: torch.device, precision: str | None = None) -> str:
@@ -59,4 +69,4 @@ def _convert(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: st
         return export_model(model, processor, Path(scratch) / "model", options).open_backend(name, None)
 
 
-__all__ = ["choose_backend", "open_backend"]
+__all__ = ["choose_backend", "open_backend", "settle_backend"]

@@ -267,6 +267,8 @@ def _changes(report: UpdateReport) -> str:
 
 def _plain(value: Any) -> str:
     """Show a value on one line."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "unknown"
     if isinstance(value, dict):
         return ", ".join(f"{name} ({what})" for name, what in value.items()) or "none"
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))

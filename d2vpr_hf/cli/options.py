@@ -57,7 +57,8 @@ class EncoderOptions:
     )
 
     backend: Annotated[
-        str, typer.Option(metavar="NAME", help="What runs the network: torch, torch-compiled, onnxruntime, openvino, or auto.")
+        str | None,
+        typer.Option(metavar="NAME", help="What runs the network: torch, torch-compiled, onnxruntime, openvino, or auto."),
     ] = "torch"
     backend_precision: Annotated[
         str | None,
@@ -74,8 +75,14 @@ class EncoderOptions:
         known_model, known_batch_size = (None, None) if index is None else (index.model, index.batch_size)
         batch_size = self.batch_size or known_batch_size or BATCH_SIZE
         options: dict[str, Any] = {"num_workers": self.workers, "cross_image_encoder": cross_image_encoder}
-        options |= {"backend": self.backend, "precision": self.backend_precision}
+        options |= self._runtime(index if model is None else None)
         return PlaceEncoder(known_model if model is None else model, device=self.device, batch_size=batch_size, **options)
+
+    def _runtime(self, index: PlaceIndex | None) -> dict[str, str | None]:
+        """Give backend and precision: what was asked for, or else what made the latest rows of an index."""
+        if index is None or not index.runtimes or self.backend or self.backend_precision:
+            return {"backend": self.backend or "torch", "precision": self.backend_precision}
+        return dict(zip(("backend", "precision"), index.runtimes[-1].split(), strict=True))
 
 
 @dataclass
@@ -84,6 +91,14 @@ class IndexEncoderOptions(EncoderOptions):
 
     batch_size: Annotated[
         int | None, typer.Option(min=1, help=f"Photos the network sees at once. Default: as the index has it, or {BATCH_SIZE}.")
+    ] = None
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What runs the network: torch, torch-compiled, onnxruntime, openvino, or auto. Default: what made the index's "
+            "latest rows, if `--model` is not given either; else torch.",
+        ),
     ] = None
 
 

@@ -25,6 +25,7 @@ class UpdateState(TypedDict, total=False):
     left_out: dict[str, str]
     complete: bool
     photos: str
+    runtimes: tuple[str, ...]
 
 
 def commit_waiting(folder: IndexFolder, *, whole_shards: bool = False) -> None:

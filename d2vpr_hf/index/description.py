@@ -16,6 +16,7 @@ def describe_index(folder: IndexFolder) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         **{name: getattr(manifest, name) for name in _MADE_BY},
+        "runtimes": list(manifest.runtimes),
         "count": folder.count,
         "with_position": sum(place.has_position for place in folder.places),
         "removed": sum(len(shard.removed) for shard in manifest.shards),

@@ -85,6 +85,8 @@ class Manifest:
         compression: How the store that is derived from the rows compresses them for searching; `"none"` for exact search.
         calibration: The file of the calibration, or `None`.
         store_uri: Where the store is, if it is Milvus's; `None` for one in the folder. Written only where there is one.
+        runtimes: The backends and precisions that made the rows, such as `"torch fp32"`, the latest last; empty, and not
+            written, if nobody said.
     """
 
     model: str | None
@@ -103,6 +105,7 @@ class Manifest:
     compression: Compression = "none"
     calibration: StoredFile | None = None
     store_uri: str | None = None
+    runtimes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_compression(self.compression)
@@ -137,8 +140,9 @@ class Manifest:
         """Return the content of the file, its own checksum included."""
         values = {"format_version": FORMAT_VERSION, "count": self.count, **asdict(self)}
         values["left_out"] = dict(sorted(self.left_out.items()))
-        if self.store_uri is None:
-            del values["store_uri"]
+        for name in ("store_uri", "runtimes"):  # which indexes had no word for at first: they keep their checksums
+            if not values[name]:
+                del values[name]
         return json.dumps(values | {"checksum": _checksum(values)}, indent=2) + "\n"
 
 
@@ -240,11 +244,12 @@ def _checksum(values: dict[str, Any]) -> str:
 
 
 def _from_values(values: dict[str, Any]) -> Manifest:
-    values = {"store_uri": None, **values}
+    values = {"store_uri": None, "runtimes": [], **values}
     own = {key: values[key] for key in (field.name for field in fields(Manifest))}
     _check_types(own)
     calibration = None if own["calibration"] is None else _stored_file(own["calibration"], _CALIBRATION_FILE)
-    return Manifest(**own | {"shards": tuple(_shard(shard) for shard in own["shards"]), "calibration": calibration})
+    shards, runtimes = map(_shard, own["shards"]), map(str, own["runtimes"])
+    return Manifest(**own | {"shards": tuple(shards), "calibration": calibration, "runtimes": tuple(runtimes)})
 
 
 _TYPES: dict[str, Any] = {
@@ -264,6 +269,7 @@ _TYPES: dict[str, Any] = {
     "compression": str,
     "calibration": dict | None,
     "store_uri": str | None,
+    "runtimes": list,
 }
 
 

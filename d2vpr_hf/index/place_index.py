@@ -68,6 +68,7 @@ class PlaceIndex:
         dtype: str = "float16",
         projection_dim: int | None = None,
         batch_size: int | None = None,
+        runtime: str | None = None,
         shard_size: int = SHARD_SIZE,
         overwrite: bool = False,
     ) -> "PlaceIndex":
@@ -82,6 +83,8 @@ class PlaceIndex:
             dtype: How numbers are stored, `"float16"` or `"float32"`.
             projection_dim: Width that the model projects descriptors to, if it does.
             batch_size: Photos that the network sees at once.
+            runtime: Backend and precision that make the descriptors, as [`PlaceEncoder.runtime`] names them; `None` if nobody
+                says.
             shard_size: Rows of a shard at most: what a crash may lose. Tests take small ones.
             overwrite: Whether the new index may take the place of another. The old one stays in force until [`close`], or the
                 end of a `with` block that nothing interrupts.
@@ -91,7 +94,8 @@ class PlaceIndex:
             BlockingIOError: If another process is changing the index there.
         """
         made_by = (model, fingerprint, descriptor_dim, dtype, folder_text(photos), projection_dim, batch_size)
-        return cls(begin_folder(folder, Manifest(*made_by, shard_size=shard_size), overwrite))
+        runtimes = () if runtime is None else (runtime,)
+        return cls(begin_folder(folder, Manifest(*made_by, shard_size=shard_size, runtimes=runtimes), overwrite))
 
     @classmethod
     def open(cls, folder: str | Path) -> "PlaceIndex":
@@ -177,6 +181,11 @@ class PlaceIndex:
         return self._state.manifest.batch_size
 
     @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The backends and precisions that made the rows, such as `"torch fp32"`, the latest last; empty if nobody said."""
+        return self._state.manifest.runtimes
+
+    @property
     def shard_size(self) -> int:
         """Rows of a shard at most."""
         return self._state.manifest.shard_size
@@ -185,7 +194,8 @@ class PlaceIndex:
     def settings(self) -> dict[str, Any]:
         """What [`create`] was given: what makes the descriptors, and how they are stored."""
         names = ("model", "fingerprint", "descriptor_dim", "photos", "dtype", "projection_dim", "batch_size", "shard_size")
-        return {name: getattr(self._state.manifest, name) for name in names}
+        runtime = self.runtimes[-1] if self.runtimes else None
+        return {name: getattr(self._state.manifest, name) for name in names} | {"runtime": runtime}
 
     @property
     def complete(self) -> bool:

@@ -95,7 +95,7 @@ def test_bf16_is_near(any_size, tiny_folder):
 def test_a_graph_that_resizes_takes_photos_as_they_are(resizing, tiny_folder):
     photos = [draw(i, *size) for i, size in enumerate(SIZES)]
     encoder = PlaceEncoder(resizing)
-    assert (encoder.backend.name, encoder.backend.precision) == ("openvino", "fp32")
+    assert (encoder.backend.name, encoder.backend.precision) == ("openvino", "fp32") and encoder.runtime == "openvino fp32"
     expected = PlaceEncoder(tiny_folder).encode(photos).descriptors
     np.testing.assert_allclose(encoder.encode(photos).descriptors, expected, atol=1e-6)
 

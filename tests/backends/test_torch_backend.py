@@ -15,6 +15,7 @@ from d2vpr_hf.backends.preparation import prepare
 from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.torch_backend import TorchBackend
 from d2vpr_hf.extras import import_extra
+from d2vpr_hf.loading import load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from tests.conftest import PARITY, parity_images, published_weights, relative, tiny_cricavpr, tiny_model
 from tests.photos import draw
@@ -56,7 +57,6 @@ def test_a_prepared_model_gives_the_plain_descriptors(kind, on_cpu):
 def test_a_prepared_model_gives_the_published_descriptor(tmp_path):
     """At full size, with seeded weights in the published form."""
     from d2vpr_hf.convert import convert_weights
-    from d2vpr_hf.loading import load_model
 
     torch.save({"model_state_dict": published_weights("d2vpr")}, tmp_path / "a.pth")
     convert_weights(tmp_path / "a.pth", tmp_path / "out")
@@ -167,3 +167,13 @@ def test_a_compiled_model_gives_the_plain_descriptors():
     for size in ((70, 70), (42, 126), (70, 70)):
         found = torch.from_numpy(backend.describe(images(2, 3, *size)))
         assert relative(found, describe(model, images(2, 3, *size))) < 3e-6
+
+
+@pytest.mark.parametrize("choice", [("torch", None), ("torch", "bf16"), ("torch-compiled", "fp16"), ("auto", "fp16")])
+def test_an_encoder_names_what_runs_it_before_it_is_opened(choice):
+    """An index notes it, and to compare it nothing must be converted or compiled."""
+    model, processor = tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 42})
+    encoder = PlaceEncoder(model, processor, backend=choice[0], precision=choice[1], device="cpu")
+    named = encoder.runtime
+    assert "backend" not in vars(encoder)
+    assert named == f"{encoder.backend.name} {encoder.backend.precision}"

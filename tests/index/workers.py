@@ -23,7 +23,7 @@ SHARD = 5
 class BytesEncoder(PlaceEncoder):
     """Descriptors from the files' bytes. As with a cross-image encoder, each depends on the others of its batch."""
 
-    fingerprint = "bytes"
+    fingerprint, runtime = "bytes", "bytes fp32"
 
     def __init__(self, batch_size: int = 2) -> None:
         config = SimpleNamespace(descriptor_dim=DIM, projection_dim=None, use_cross_image_encoder=True)
