@@ -31,25 +31,31 @@ _SIZES_KEPT = 32  # of images; photos that are not resized may have any number o
 
 
 class PreparedEmbeddings(nn.Module):
-    """Turn pixels into tokens; position embeddings are resampled once for each size, the cls token added to its own."""
+    """Turn pixels into tokens; position embeddings are resampled once for each size, the cls token added to its own.
+
+    In half precision pixels have two terms, the second being what the first lost: all pixels of an even surface are rounded the
+    same way, and over a patch that adds up to most of the change of a descriptor.
+    """
 
     def __init__(self, embeddings: Embeddings, dtype: torch.dtype) -> None:
         super().__init__()
         conv = embeddings.patch_embeddings
         self.plain = embeddings
         self.patch_size, self.dtype = conv.kernel_size[0], dtype
-        self.projection = Product(make_linear(conv.weight.flatten(1), conv.bias)).to(dtype)
+        weight = conv.weight.flatten(1)
+        weight = weight if dtype == torch.float32 else torch.cat((weight, weight), dim=1)
+        self.projection = Product(make_linear(weight, conv.bias)).to(dtype)
         self._positions: dict[GridSize, torch.Tensor] = {}
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed `pixel_values` (B, 3, height, width) as tokens (B, T, C), in float32."""
         size = self.patch_size
         grid_size = (pixel_values.shape[2] // size, pixel_values.shape[3] // size)
-        patches = pixel_values.to(self.dtype).unflatten(3, (grid_size[1], size)).unflatten(2, (grid_size[0], size))
+        patches = pixel_values.float().unflatten(3, (grid_size[1], size)).unflatten(2, (grid_size[0], size))
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # (B, 3, H, 14, W, 14) -> (B, N, 588)
         positions = self.positions(grid_size)
         first = positions[:, :1].expand(patches.shape[0], -1, -1)
-        return torch.cat((first, self.projection(patches) + positions[:, 1:]), dim=1)
+        return torch.cat((first, self.projection(_terms(patches, self.dtype)) + positions[:, 1:]), dim=1)
 
     def positions(self, grid_size: GridSize) -> torch.Tensor:
         """Return what is added to the patches of a grid, in float32, before it the cls token: (1, T, C)."""
@@ -59,6 +65,14 @@ class PreparedEmbeddings(nn.Module):
             resampled = self.plain.resample_positions(grid_size).detach().float()
             self._positions[grid_size] = torch.cat((resampled[:, :1] + self.plain.cls_token, resampled[:, 1:]), dim=1)
         return self._positions[grid_size]
+
+
+def _terms(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Write numbers (..., C) in a type: in float32 as they are, in half precision as the terms (..., 2 C) of a sum."""
+    if dtype == torch.float32:
+        return values
+    rounded = values.to(dtype)
+    return torch.cat((rounded, (values - rounded).to(dtype)), dim=-1)
 
 
 class PreparedBlock(nn.Module):
