@@ -44,6 +44,7 @@ GRAPHS = {
     "openvino int8": ("onnx-int8", "int8"),
 }
 TORCH = {"torch fp32": "fp32", "torch bf16": "bf16"}
+CONVERTED = {"onnxruntime fp32 of a model folder": "onnxruntime", "openvino fp32 of a model folder": "openvino"}
 SIZES = (112, 168, 224, 322, 420, 518)
 GMAC = {"Dinov2-small": 6.12, "D²-VPR": 7.12}  # an image at 224×224, as benchmarks/model_cost.py counts
 Call = Callable[[torch.Tensor], Any]
@@ -67,6 +68,8 @@ def prepare_graphs(work: Path) -> None:
     """Export the model, once. int8 is calibrated on noise: its time does not depend on the values."""
     generator = torch.Generator().manual_seed(0)
     photos = [torch.randint(0, 256, (3, 240, 320), generator=generator, dtype=torch.uint8) for _ in range(4)]
+    student().save_pretrained(work / "model")
+    D2VPRImageProcessor().save_pretrained(work / "model")
     for name, precision in (("onnx", "fp32"), ("onnx-int8", "int8")):
         if not (work / name).exists():
             options = ExportOptions("onnx", precision)
@@ -81,9 +84,11 @@ def rival(name: str, work: Path) -> Call:
         return bare("base")
     if name in GRAPHS:
         return ExportedModel.open(work / GRAPHS[name][0]).open_backend(name.split()[0], GRAPHS[name][1]).describe
+    if name in CONVERTED:
+        return PlaceEncoder(work / "model", device="cpu", backend=CONVERTED[name]).backend.describe
     if name == "plain torch fp32":
         return PlainTorchBackend(student()).describe
-    return TorchBackend(student(), TORCH[name]).describe
+    return PlaceEncoder(work / "model", device="cpu", precision=TORCH[name]).backend.describe
 
 
 def alternate(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
@@ -177,7 +182,7 @@ def sizes(work: Path, rounds: int) -> dict[str, Any]:
 def memory(work: Path, rounds: int) -> dict[str, Any]:
     """Load each rival in a process of its own and describe eight images: seconds until the first descriptor, peak memory."""
     found = {}
-    for name in (BASELINE, "torch fp32", "torch bf16", *GRAPHS):
+    for name in (BASELINE, *TORCH, *GRAPHS, *CONVERTED):
         command = [sys.executable, __file__, "--work", str(work), "--alone", name]
         found[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {"rivals": found}
@@ -200,7 +205,7 @@ def photos(work: Path, rounds: int) -> dict[str, Any]:
     model, processor = student(), D2VPRImageProcessor()
     encoder, backend = PlaceEncoder(model, processor), TorchBackend(model)
     folders = {
-        "640x480": draw_photos(work / "64-small", 64, (480, 640)),
+        "640x480": draw_photos(work / "96-small", 96, (480, 640)),
         "4000x3000": draw_photos(work / "large", 8, (3000, 4000)),
     }
     pixels = {name: _pixels(folder, processor) for name, folder in folders.items()}
@@ -214,26 +219,41 @@ def photos(work: Path, rounds: int) -> dict[str, Any]:
     for name in folders:
         shares = (found[f"{name}, encoder alone"][key] / found[f"{name}, indexed"][key] for key in ("min_ms", "median_ms"))
         found[f"{name}, indexed"]["share_of_encoder_min"], found[f"{name}, indexed"]["share_of_encoder_median"] = shares
-    return {"rounds": max(2, rounds // 3), "calls": found, "decoding": decoding(folders["4000x3000"], processor, rounds)}
+    return {"rounds": max(2, rounds // 3), "calls": found}
 
 
-def decoding(folder: Path, processor: D2VPRImageProcessor, rounds: int) -> dict[str, Any]:
-    """Decode and resize one 12-megapixel JPEG: Pillow in full, and as the encoder does, on one core."""
-    photo, target = next(folder.iterdir()), (processor.size["height"], processor.size["width"])
+def decoding(work: Path, rounds: int) -> dict[str, Any]:
+    """Decode and resize 12-megapixel JPEGs on one core: Pillow in full, the encoder's way, and the least that is possible."""
+    folders = [draw_photos(work / f"noise-{noise}", 1, (3000, 4000), noise) for noise in (6, 1.5, 0)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    calls = {
-        "Pillow, full": lambda: Image.open(photo).convert("RGB").resize(target[::-1], Image.Resampling.BILINEAR),
-        "the encoder's way": lambda: processor(open_photo(photo, target), return_tensors="pt"),
-    }
-    found = alternate(calls, rounds)
+    found = {}
+    for photo in (next(folder.iterdir()) for folder in folders):
+        calls = alternate(
+            {
+                "Pillow, full": lambda p=photo: Image.open(p).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR),
+                "encoder, 224x224": partial(decode, photo, 224),
+                "encoder, 112x112": partial(decode, photo, 112),
+                "an eighth, decoded only": lambda p=photo: open_photo(p, (1, 1)),
+            },
+            rounds,
+        )
+        for row in calls.values():
+            row["speed_up_min"], row["speed_up_median"] = (
+                calls["Pillow, full"][key] / row[key] for key in ("min_ms", "median_ms")
+            )
+        found[f"{photo.stat().st_size / 1e6:.1f} MB"] = calls
     torch.set_num_threads(threads)
-    full, ours = found["Pillow, full"], found["the encoder's way"]
-    return {**found, "speed_up_min": full["min_ms"] / ours["min_ms"], "speed_up_median": full["median_ms"] / ours["median_ms"]}
+    return {"rounds": rounds, "photos": found}
 
 
-def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> Path:
-    """Write JPEGs with structure at all scales and a camera's noise."""
+def decode(photo: Path, side: int) -> Any:
+    """Decode and resize a photo as the encoder does."""
+    return D2VPRImageProcessor(size={"height": side, "width": side})(open_photo(photo, (side, side)), return_tensors="pt")
+
+
+def draw_photos(folder: Path, count: int, size: tuple[int, int], noise: float = 6) -> Path:
+    """Write JPEGs with structure at large scales and a camera's noise."""
     if not folder.exists():
         folder.mkdir(parents=True)
         for number in range(count):
@@ -241,7 +261,7 @@ def draw_photos(folder: Path, count: int, size: tuple[int, int]) -> Path:
             image = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).resize(
                 size[::-1], Image.Resampling.BICUBIC
             )
-            noisy = np.asarray(image) + rng.normal(0, 6, (*size, 1))
+            noisy = np.asarray(image) + rng.normal(0, noise, (*size, 1))
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.jpg", quality=90)
     return folder
 
@@ -276,7 +296,7 @@ def gpu(work: Path, rounds: int) -> dict[str, Any]:
     return {"rounds": rounds, "device": torch.cuda.get_device_name(), "batches": found, "gemm_gflops": peaks}
 
 
-PARTS = (latency, throughput, throughput_bf16, bases, batches, sizes, photos, memory)
+PARTS = (latency, throughput, throughput_bf16, bases, batches, sizes, photos, decoding, memory)
 
 
 def hardware() -> dict[str, Any]:
@@ -313,8 +333,10 @@ def plot(measured: dict[str, Any]) -> Figure:
     """Draw ratios to bare Dinov2-small, and cost against image size."""
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     bars, curve = figure.subplots(1, 2)
-    rows = {name: row["ratio_median"] for name, row in measured.get("latency", {}).get("rivals", {}).items()}
-    bars.barh(list(rows), list(rows.values()), color=["0.6" if name == BASELINE else "tab:blue" for name in rows])
+    first, bases = (measured.get(part, {}).get("rivals", {}) for part in ("latency", "bases"))
+    rivals = first | {name: row for name, row in bases.items() if name in BASES}
+    rows = {name: row["ratio_median"] for name, row in rivals.items()}
+    bars.barh(list(rows), list(rows.values()), color=["0.6" if "bare" in name else "tab:blue" for name in rows])
     bars.invert_yaxis()
     bars.axvline(1, color="0.3", linewidth=0.8)
     bars.set_xlabel("time at batch 1 over bare Dinov2-small's (median)")

@@ -1,10 +1,10 @@
-"""What precision costs: how far descriptors move, and paired recall, on a Gridtown test city.
+"""What precision costs: how far descriptors move, and paired recall, on Gridtown's test cities.
 
-    python benchmarks/precision_cost.py --work build/precision [--model FOLDER] [--places 100]
+    python benchmarks/precision_cost.py --work build/precision [--model FOLDER] [--cities 2] [--places 350] [--image-size 112]
 
-Descriptors of each backend and precision are compared with the plain model's in float32: their change as a share of the median
-distance between different places, and the difference of recall@1 on the same queries. int8 is calibrated on photos of another
-city.
+The cities lie side by side on one map and are searched as one. Descriptors of each backend and precision are compared with the
+plain model's in float32: their change as a share of the median distance between different places, and the
+difference of recall@1 on the same queries. int8 is calibrated on photos of another city.
 """
 
 import argparse
@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2vpr_hf import PlaceEncoder, compare_evaluations, evaluate
+from d2vpr_hf import PlaceEncoder, compare_evaluations
 from d2vpr_hf.backends.exporting import ExportOptions
+from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate_descriptors
+from d2vpr_hf.evaluation.sides import Side, prepare_sides
 from d2vpr_hf.export import export
 from d2vpr_hf.gridtown import TEST_SEEDS, VAL_SEEDS, simulate
-from d2vpr_hf.readers import find_photos
+from d2vpr_hf.readers import read_places
 
 CASES = (
     ("torch", "fp32"),
@@ -47,45 +49,58 @@ def encoders(model: str | None, work: Path, calibration: Path) -> Iterator[tuple
         )
 
 
-def describe(encoder: PlaceEncoder, photos: list[Path]) -> NDArray[np.float32]:
-    """Encode photos."""
-    return encoder.encode(photos).descriptors
+def describe(encoder: PlaceEncoder, sides: tuple[Side, Side]) -> list[NDArray[np.float32]]:
+    """Encode the photos of both sides."""
+    return [encoder.encode([side.table.photo(place) for place in side.places]).descriptors for side in sides]
 
 
-def different_places(database: list[Path], descriptors: NDArray[np.float32]) -> float:
-    """Return the median distance between photos more than 25 m apart, whose names begin with their UTM position."""
-    positions = np.array([[float(part) for part in path.name.split("@")[1:3]] for path in database])
+def judge(descriptors: list[NDArray[np.float32]], sides: tuple[Side, Side]) -> Evaluation:
+    """Evaluate descriptors of both sides."""
+    return evaluate_descriptors(*descriptors, *(side.photos for side in sides))
+
+
+def different_places(database: Side, descriptors: NDArray[np.float32]) -> float:
+    """Return the median distance between photos more than 25 m apart."""
+    positions = np.asarray(database.photos.positions)[::2]
     apart = np.linalg.norm(positions[:, None] - positions, axis=2) > 25
-    return float(np.median(np.sqrt(np.clip(2 - 2 * descriptors @ descriptors.T, 0, None))[apart]))
+    return float(np.median(np.sqrt(np.clip(2 - 2 * descriptors[::2] @ descriptors[::2].T, 0, None))[apart]))
 
 
 def measure(model: str | None, work: Path, city: Path, calibration: Path) -> dict[str, Any]:
     """Compare all cases with the plain model."""
     plain = PlaceEncoder(model)
-    sides = city / "database", city / "queries"
-    database, queries = (find_photos(side) for side in sides)
-    exact = describe(plain, queries)
-    apart = different_places(database, describe(plain, database))
-    first, found = evaluate(*sides, plain), {}
+    sides = prepare_sides(read_places(city / "database"), read_places(city / "queries"), PositiveRule())
+    exact = describe(plain, sides)
+    apart = different_places(sides[0], exact[0])
+    first, found = judge(exact, sides), {}
     for name, encoder in encoders(model, work, calibration):
-        changes = np.linalg.norm(describe(encoder, queries) - exact, axis=1) / apart
-        one = compare_evaluations(first, evaluate(*sides, encoder)).differences[0]
+        descriptors = describe(encoder, sides)
+        changes = np.linalg.norm(descriptors[1] - exact[1], axis=1) / apart
+        one = compare_evaluations(first, judge(descriptors, sides)).differences[0]
         found[name] = {
             "median_change": float(np.median(changes)),
             "largest_change": float(changes.max()),
             "recall@1": [one.first, one.second],
             "recall@1_interval": one.interval_95,
+            "won_and_lost": [one.won, one.lost],
         }
-    return {"queries": len(queries), "median_distance": apart, "fingerprint": plain.fingerprint, "cases": found}
+        print(name, found[name], flush=True)
+    counts = {"queries": len(exact[1]), "database": len(exact[0]), "photos": city.parents[1].name}
+    return counts | {"median_distance": apart, "fingerprint": plain.fingerprint, "cases": found}
 
 
 def table(measured: dict[str, Any]) -> str:
     """Draw the cases as Markdown."""
-    lines = ["| run | median change | largest change | R@1 | difference, points |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| run | median change | largest change | R@1 | difference, points | 95 % interval over places | won, lost |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name, row in measured["cases"].items():
         before, after = row["recall@1"]
         changes = f"{100 * row['median_change']:.2f} % | {100 * row['largest_change']:.2f} %"
-        lines.append(f"| {name} | {changes} | {100 * after:.1f} | {100 * (after - before):+.2f} |")
+        interval = " to ".join(f"{100 * end:+.2f}" for end in row["recall@1_interval"])
+        won, lost = row["won_and_lost"]
+        lines.append(f"| {name} | {changes} | {100 * after:.1f} | {100 * (after - before):+.2f} | {interval} | {won}, {lost} |")
     return "\n".join(lines)
 
 
@@ -94,14 +109,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/precision"))
     parser.add_argument("--model", help="folder or Hub id; the embedded model if left out")
-    parser.add_argument("--places", type=int, default=100)
+    parser.add_argument("--cities", type=int, default=2)
+    parser.add_argument("--places", type=int, default=350, help="of each city")
+    parser.add_argument("--image-size", type=int, default=112)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    for name, seed, places in (("test", TEST_SEEDS[0], arguments.places), ("calibration", VAL_SEEDS[0], 10)):
-        if not (arguments.work / name).exists():
-            simulate(arguments.work / name, places, seed)
-    city, calibration = (next((arguments.work / name).rglob("database")).parent for name in ("test", "calibration"))
-    measured = measure(arguments.model, arguments.work, city, calibration / "database")
+    test = arguments.work / f"test-{arguments.cities}-{arguments.places}"
+    calibration = arguments.work / "calibration"
+    towns = (test, TEST_SEEDS[0], arguments.cities, arguments.places), (calibration, VAL_SEEDS[0], 1, 10)
+    for folder, seed, cities, places in towns:
+        if not folder.exists():
+            simulate(folder, places, seed, num_cities=cities, image_size=arguments.image_size)
+    city, photos = (folder / "images" / "test" for folder in (test, calibration))
+    measured = measure(arguments.model, arguments.work, city, photos / "database")
     (arguments.work / "precision.json").write_text(json.dumps(measured, indent=1) + "\n")
     print(f"{measured['queries']} queries; different places lie {measured['median_distance']:.3f} apart\n\n{table(measured)}")
 

@@ -14,7 +14,7 @@ from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: str, precision: str | None = None) -> Backend:
     """Open a backend that runs a model.
 
-    onnxruntime and openvino convert the model first, which takes some ten seconds; `d2vpr export` does that once.
+    onnxruntime and openvino convert the model first, which takes a quarter of a minute; `d2vpr export` does that once.
 
     Args:
         model: In eval mode, on the device wanted.
