@@ -2,7 +2,8 @@
 
 The features of a position estimate go through a logistic regression (Platt's scaling, of several features) to the probability
 that the estimate is right: within 25 m of the truth. On the same split, probabilities are the thresholds of precisions that can
-be promised, and errors at each probability make the radius that holds for 90 %. All of it is plain numbers in JSON.
+be promised, and errors of right and of wrong answers make the radius that holds for 90 % at each probability. All of it is
+plain numbers in JSON.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression, minimize
+from scipy.optimize import minimize
 
 from d2vpr_hf.evaluation.confidence import precision_curve
 from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES, PositionEstimate
@@ -25,7 +26,7 @@ _MIN_OF_EITHER_KIND = 5
 _PENALTY = 1.0  # of squared weights, against the sum over queries: it decides where the split is tiny or can be parted in two
 _CURVE_POINTS = 200
 _LEAST_RADIUS = 0.1  # metres
-_RADIUS_BIN = 100  # queries that a radius is taken of, where there are so many
+_RADIUS_POINTS = 201  # confidences that radii are kept of: 0, 0.005, ... 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Calibration:
         return self.thresholds[reached[-1]] if len(reached) else math.inf
 
     def radius_90(self, confidence: float) -> float:
-        """Return the metres within which the truth lay for 90 % of the split's queries of such a confidence."""
+        """Return the metres within which the truth lies for 90 % of the queries of such a confidence."""
         return float(np.exp(np.interp(confidence, self.radius_confidence, np.log(self.radius))))
 
     def to_dict(self) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def fit_calibration(
     weights, bias = _fit_logistic((features - means) / deviations, right)
     confidences = _sigmoid((features - means) / deviations @ weights + bias)
     thresholds, precision, coverage = _precision_curve(confidences, right)
-    radius_confidence, radius = _fit_radius(confidences, errors)
+    radius_confidence, radius = _fit_radius(errors, positive_dist_threshold)
     return Calibration(
         weights=weights.tolist(),
         bias=bias,
@@ -241,22 +242,32 @@ def _precision_curve(
     return curve.thresholds[points], curve.precision[points], curve.coverage[points]
 
 
-def _fit_radius(
-    confidences: NDArray[np.float64], errors: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return confidences, rising, and the metres that hold for 90 % of the queries about each, never rising."""
-    order = np.argsort(confidences, kind="stable")
-    bins = np.array_split(order, max(1, len(order) // _RADIUS_BIN))
-    middle = np.array([confidences[rows].mean() for rows in bins])
-    radius = np.array([_upper_quantile(errors[rows]) for rows in bins])
-    falling = isotonic_regression(np.log(np.maximum(radius, _LEAST_RADIUS)), increasing=False).x
-    return middle, np.exp(falling)
+def _fit_radius(errors: NDArray[np.float64], positive_dist_threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return confidences, rising, and the metres that hold for 90 % of answers of each, never rising.
+
+    An answer of confidence p is right with probability p, and no wrong one is as near as a right one. From 0.9 on, the radius
+    is thus the 0.9 / p quantile of the errors of right answers, below it the (0.9 - p) / (1 - p) quantile of those of wrong
+    ones. Quantiles of the answers about each confidence need a hundred of them: with fewer, a wrong one in ten makes the radius
+    of sure answers as large as the map.
+    """
+    points = np.linspace(0, 1, _RADIUS_POINTS)
+    right, wrong = (np.sort(errors[side]) for side in (errors <= positive_dist_threshold, errors > positive_dist_threshold))
+    radius = [
+        _upper_quantile(right, RADIUS_SHARE / point, positive_dist_threshold)
+        if point >= RADIUS_SHARE
+        else _upper_quantile(wrong, (RADIUS_SHARE - point) / (1 - point), wrong[-1])
+        for point in points.tolist()
+    ]
+    return points, np.maximum(radius, _LEAST_RADIUS)
 
 
-def _upper_quantile(errors: NDArray[np.float64]) -> float:
-    """Return the error that 90 % stay within, the new one counted: of 99 errors the 90th."""
-    rank = min(len(errors), math.ceil(RADIUS_SHARE * (len(errors) + 1)))
-    return float(np.sort(errors)[rank - 1])
+def _upper_quantile(errors: NDArray[np.float64], share: float, most: float) -> float:
+    """Return the error, of sorted ones, that a share stays within, the new one counted: of 99 errors and 0.9 the 90th.
+
+    Where that is beyond all errors that are there, it is the most that it can be.
+    """
+    rank = math.ceil(round(share * (len(errors) + 1), 6))  # products such as 0.9 * 110 are a little more than they should be
+    return float(errors[rank - 1]) if rank <= len(errors) else most
 
 
 __all__ = ["MIN_QUERIES", "Calibration", "fit_calibration", "position_errors"]

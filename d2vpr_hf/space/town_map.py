@@ -23,7 +23,7 @@ from d2vpr_hf.jobs import SearchResult, index_photos, search_photos
 from d2vpr_hf.localization import calibrate
 from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, PlaceTable, distance_in_metres, read_place, read_places
 
-_VERSION = 1  # of what is made; another one is made anew
+_VERSION = 2  # of what is made; another one is made anew
 _INSIDE = 2 / 3  # of the places, from the west, are in the map
 _OUTSIDE = 2 * POSITIVE_DIST_THRESHOLD  # metres from the nearest photo of the map: surely not in it
 

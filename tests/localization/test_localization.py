@@ -96,6 +96,38 @@ def test_confidences_are_probabilities_of_being_right():
     assert 0.87 < (judged.errors <= judged.radii)[answered].mean() < 0.96
 
 
+def off_by(errors):
+    """Answers that are so many metres off; the farther, the less similar."""
+    truth = Place("q", utm_east=500_000.0, utm_north=0.0, utm_zone="32T")
+    estimates = [estimate_position([match(1, 0.9 - 0.001 * error, 500_000.0 + error)]) for error in errors]
+    return estimates, [truth] * len(errors)
+
+
+def test_radii_by_hand():
+    """99 right answers, 0.1 to 9.9 m off; 99 wrong, 101 to 199 m off: with one more to come, quantiles are ranks of 100."""
+    right, wrong = (0.1 * np.arange(1, 100), 100.0 + np.arange(1, 100))
+    calibration = fit_calibration(*off_by([*right, *wrong]))
+    hand = {
+        1.0: 9.0,  # 0.9 / 1: the 90th of the right
+        0.95: 9.5,  # 0.947: the 95th
+        0.9: 25.0,  # all that are right: no more than what is right
+        0.8: 150.0,  # 0.8 of the 0.9 are right; the rest is 0.1 / 0.2 of the wrong: the 50th
+        0.5: 180.0,
+        0.0: 190.0,
+    }
+    assert {confidence: calibration.radius_90(confidence) for confidence in hand} == pytest.approx(hand, abs=1e-6)
+
+
+def test_few_labelled_queries_give_sure_answers_their_radius():
+    """Bins of a hundred joined sure answers with unsure ones here: "99 % sure" to 25 m, and 90 % within hundreds of metres."""
+    calibration = fit_calibration(*draw_answers(120))
+    judged = judge_calibration(calibration, *draw_answers(3000, seed=1))
+    sure = judged.confidences >= 0.95
+    assert sure.mean() > 0.2 and judged.radii[sure].max() < 10
+    assert 0.87 < (judged.errors <= judged.radii)[sure].mean() < 0.97
+    assert 0.85 < judged.radius_coverage < 0.95
+
+
 def test_reliability_by_hand():
     """Two bins: 10 queries of confidence 0.9 with 8 right, 30 of 0.1 with 6 right."""
     from d2vpr_hf.localization import Reliability
