@@ -74,7 +74,7 @@ class Views:
 
     def locate(self, photo: str | None, *options: Any) -> tuple[Any, ...]:
         """Answer for the Space's own map."""
-        return self._answer(self.opened.photo_map, photo, options, with_buttons=True)
+        return self._answer(self.opened.photo_map, photo, options, map_picture_uri)
 
     def choose_example(self, event: gr.EventData, *options: Any) -> tuple[Any, ...]:
         """Show an example and answer for it."""
@@ -84,21 +84,21 @@ class Views:
     def show_nothing(self) -> tuple[Any, ...]:
         """Show the map alone: at the beginning, and when there is no answer, where the one before would mislead."""
         empty = pages.empty_state("Where was it taken?", "Upload, paste or take a photo, or try one of the examples.")
-        return empty, pages.map_panel(self.opened.photo_map.drawing, None), "", None
+        return empty, pages.map_panel(self.opened.photo_map.drawing, None), "", None, None
 
     def _answer(
-        self, photo_map: PhotoMap, photo: str | None, options: tuple[Any, ...], *, with_buttons: bool
+        self, photo_map: PhotoMap, photo: str | None, options: tuple[Any, ...], picture: pages.Picture
     ) -> tuple[Any, ...]:
         if photo is None:
             raise _sentence("There is no photo yet. Upload one, or take an example.")
         answer = _ask(photo_map, Path(photo), options)
         shown = (pages.verdict(answer), pages.map_panel(photo_map.drawing, answer))
-        return (*shown, pages.match_cards(answer, with_buttons=with_buttons), (photo, answer))
+        return (*shown, pages.match_cards(answer, picture), (photo, answer), (photo, answer))
 
     # ---- why
 
     def explain_rank(self, found: tuple[str, Answer] | None, rank: int) -> str:
-        """Explain one of the matches that were found last."""
+        """Explain one of the matches that were found last, or asked about last."""
         if found is None or not found[1].matches:
             raise _sentence("There is nothing to explain yet. Locate a photo first, then choose one of its matches.")
         if rank > len(found[1].matches):
@@ -107,12 +107,13 @@ class Views:
             )
         photo, match = Path(found[0]), found[1].matches[rank - 1]
         explanation = _explained(self.opened.photo_map, photo, match.photo)
-        return pages.explanation_panel(explanation, picture_uri(photo, 640), map_picture_uri(match.photo, 640) or "", rank)
+        pictures = [picture_uri(side, 640) or "" for side in (photo, match.photo)]
+        return pages.explanation_panel(explanation, pictures[0], pictures[1], rank)
 
     def explain_card(self, found: tuple[str, Answer] | None, event: gr.EventData) -> tuple[Any, ...]:
         """Explain the match whose button was pressed, and turn to that view."""
         rank = int(event.index)
-        return gr.Tabs(selected="why"), gr.Slider(value=rank), self.explain_rank(found, rank)
+        return gr.Tabs(selected="why"), found, gr.Slider(value=rank), self.explain_rank(found, rank)
 
     # ---- your photos
 
@@ -137,7 +138,7 @@ class Views:
         photo_map = self.own_maps.get(str(request.session_hash))
         if photo_map is None:
             raise _sentence("There is no map of your photos yet, or its hour is over. Make one first.")
-        return self._answer(photo_map, photo, (), with_buttons=False)[:3]
+        return self._answer(photo_map, photo, (), picture_uri)
 
     # ---- coming and going
 
@@ -210,24 +211,27 @@ def build(opened: OpenedSpace, visitors: Visitors) -> gr.Blocks:
     views = Views(opened, visitors)
     with gr.Blocks(title="D²-VPR: where was this photo taken?", delete_cache=(600, _KEPT_SECONDS), fill_width=False) as page:
         gr.HTML(pages.title(opened.model_name, opened.index_name, len(opened.photo_map.index)), elem_id="title")
-        found = gr.State(None, time_to_live=_KEPT_SECONDS)
+        asked = gr.State(None, time_to_live=_KEPT_SECONDS)  # what was found last, or asked about last, on either map
         with gr.Tabs(selected="localise") as tabs:
             with gr.Tab("Localise", id="localise"):
-                cards = _localise_view(views, found)
+                cards = _localise_view(views, asked)
             with gr.Tab("Why", id="why"):
-                rank, why = _why_view(views, found)
+                rank, why = _why_view(views, asked)
             with gr.Tab("Your photos", id="own"):
-                _own_view(views)
+                own_cards = _own_view(views, asked)
             with gr.Tab("About", id="about"):
                 gr.HTML(about_page(opened))
-        cards.select(views.explain_card, found, [tabs, rank, why], **_PRIVATE, **_NETWORK).success(js=_TO_TOP, **_PRIVATE)
+        for shown, found in (cards, own_cards):
+            explained = shown.select(views.explain_card, found, [tabs, asked, rank, why], **_PRIVATE, **_NETWORK)
+            explained.success(js=_TO_TOP, **_PRIVATE)
         _endpoints(Endpoints(opened.photo_map))
         page.load(views.arrive, **_PRIVATE, queue=False)
         page.unload(views.leave)
     return page
 
 
-def _localise_view(views: Views, found: gr.State) -> gr.HTML:
+def _localise_view(views: Views, asked: gr.State) -> tuple[gr.HTML, gr.State]:
+    """Lay out the first view; return its cards and what they show."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
             photo = _photo_input("Your photo")
@@ -237,17 +241,23 @@ def _localise_view(views: Views, found: gr.State) -> gr.HTML:
         with gr.Column(scale=7, min_width=320):
             nothing = views.show_nothing()
             verdict, drawing = gr.HTML(nothing[0]), gr.HTML(nothing[1])
-    cards = gr.HTML("", js_on_load=_PASS_ON.format(what="data-rank"))
-    outputs = [verdict, drawing, cards, found]
-    asked = (
+    cards, found = _cards()
+    outputs = [verdict, drawing, cards, found, asked]
+    searches = (
         go.click(views.locate, [photo, *options], outputs, **_PRIVATE, **_NETWORK),
         strip.select(views.choose_example, options, [photo, *outputs], **_PRIVATE, **_NETWORK),
-        photo.input(views.locate, [photo, *options], outputs, **_PRIVATE, **_NETWORK),
+        # not `input`, which comes without a photo too when a visitor turns to the camera or the clipboard
+        photo.upload(views.locate, [photo, *options], outputs, **_PRIVATE, **_NETWORK),
     )
-    for event in asked:
+    for event in searches:
         event.success(js=_SHOW_VERDICT, **_PRIVATE)
         event.failure(views.show_nothing, None, outputs, **_PRIVATE, queue=False, show_progress="hidden")
-    return cards
+    return cards, found
+
+
+def _cards() -> tuple[gr.HTML, gr.State]:
+    """Make the place of matches, and what they were found for."""
+    return gr.HTML("", js_on_load=_PASS_ON.format(what="data-rank")), gr.State(None, time_to_live=_KEPT_SECONDS)
 
 
 def _options() -> list[Any]:
@@ -265,17 +275,18 @@ def _options() -> list[Any]:
     return [top_k, precision, near, heading, since, until]
 
 
-def _why_view(views: Views, found: gr.State) -> tuple[gr.Slider, gr.HTML]:
+def _why_view(views: Views, asked: gr.State) -> tuple[gr.Slider, gr.HTML]:
     gr.HTML(pages.why_intro())
     with gr.Row(equal_height=False, elem_id="why-choice"):
         rank = gr.Slider(1, MAX_MATCHES, value=1, step=1, label="Match", scale=4)
         go = gr.Button("Explain", variant="primary", scale=1)
     why = gr.HTML(pages.empty_state("Nothing to explain yet", "Locate a photo, then press “Why?” on one of its matches."))
-    go.click(views.explain_rank, [found, rank], why, **_PRIVATE, **_NETWORK)
+    go.click(views.explain_rank, [asked, rank], why, **_PRIVATE, **_NETWORK)
     return rank, why
 
 
-def _own_view(views: Views) -> None:
+def _own_view(views: Views, asked: gr.State) -> tuple[gr.HTML, gr.State]:
+    """Lay out the view of visitors' own maps; return its cards and what they show."""
     gr.HTML(pages.own_intro(LIMITS))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
@@ -291,10 +302,13 @@ def _own_view(views: Views) -> None:
             photo = _photo_input("A photo to look for")
             go = gr.Button("Search my photos", variant="primary")
         with gr.Column(scale=7, min_width=320):
-            verdict, cards = gr.HTML(""), gr.HTML("")
+            verdict, (cards, found) = gr.HTML(""), _cards()
     make.click(views.build, files, [summary, drawing, download], show_progress_on=drawing, **_PRIVATE, **_NETWORK)
-    searched = go.click(views.search_own, photo, [verdict, drawing, cards], **_PRIVATE, **_NETWORK)
-    searched.failure(lambda: ("", ""), None, [verdict, cards], **_PRIVATE, queue=False, show_progress="hidden")
+    outputs = [verdict, drawing, cards, found, asked]
+    searched = go.click(views.search_own, photo, outputs, **_PRIVATE, **_NETWORK)
+    nothing = [verdict, cards, found, asked]
+    searched.failure(lambda: ("", "", None, None), None, nothing, **_PRIVATE, queue=False, show_progress="hidden")
+    return cards, found
 
 
 def _endpoints(endpoints: Endpoints) -> None:

@@ -3,8 +3,9 @@
 Everything that came from files or visitors is escaped; colours are classes that the Space's style sheet fills in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from d2vpr_hf.explanation import Explanation, draw_bars, draw_photo_regions
 from d2vpr_hf.index import Match
@@ -16,6 +17,7 @@ from d2vpr_hf.space.photo_map import Answer
 from d2vpr_hf.space.pictures import map_picture_uri
 from d2vpr_hf.space.uploads import Limits
 
+Picture = Callable[[Path], str | None]  # a photo's, as a data URI; `None` if it cannot be shown
 MAX_LEFT_OUT = 12  # names that are listed
 _NO_CONFIDENCE = "This map has no calibration, so nobody can say how sure the estimate is."
 
@@ -53,11 +55,11 @@ def map_panel(drawing: BaseMap, answer: Answer | None) -> str:
     return f'<figure class="map-panel"><div class="zoom">{buttons}</div>{svg}<figcaption>{legend}{credit}</figcaption></figure>'
 
 
-def match_cards(answer: Answer, *, with_buttons: bool = True) -> str:
-    """Show the matches as cards, ranked, with similarity and distance."""
+def match_cards(answer: Answer, picture: Picture = map_picture_uri) -> str:
+    """Show the matches as cards, ranked, with similarity and distance; visitors' maps need a `picture` that keeps nothing."""
     if not answer.matches:
         return empty_state("Nothing came into question", "No photo of the map passes the filters. Widen them.")
-    return f'<ol class="cards">{"".join(_card(answer, match, with_buttons) for match in answer.matches)}</ol>'
+    return f'<ol class="cards">{"".join(_card(answer, match, picture(match.photo)) for match in answer.matches)}</ol>'
 
 
 def explanation_panel(explanation: Explanation, query: str, match: str, rank: int) -> str:
@@ -180,14 +182,13 @@ def _legend(marks: MapMarks, *, sure: bool) -> str:
     return "".join(f'<span class="key {kind}">{text}</span>' for kind, text in shown.items() if text)
 
 
-def _card(answer: Answer, match: Match, with_button: bool) -> str:
-    picture = map_picture_uri(match.photo)
+def _card(answer: Answer, match: Match, picture: str | None) -> str:
     image = (
         f'<img src="{picture}" alt="Match {match.rank}: {escape(_name(match))}" loading="lazy">'
         if picture is not None
         else '<div class="no-picture">no picture here</div>'
     )
-    button = f'<button type="button" data-rank="{match.rank}">Why?</button>' if with_button and picture is not None else ""
+    button = f'<button type="button" data-rank="{match.rank}">Why?</button>' if picture is not None else ""
     width = 100 * max(0.0, min(1.0, match.score))
     return (
         f'<li class="card {_judgement(answer, match)}"><div class="photo">{image}<span class="rank">{match.rank}</span></div>'

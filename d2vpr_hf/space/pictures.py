@@ -13,13 +13,12 @@ from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 _QUALITY = 82
 
 
-def picture_uri(photo: Path, side: int = 480) -> str:
-    """Return a photo, upright and no larger than `side` pixels, as a JPEG in a data URI.
-
-    Raises:
-        UnreadablePhotoError: If it cannot be decoded.
-    """
-    image = open_photo(photo)
+def picture_uri(photo: Path, side: int = 480) -> str | None:
+    """Return a photo, upright and no larger than `side` pixels, as a JPEG in a data URI; `None` if it cannot be shown."""
+    try:
+        image = open_photo(photo)
+    except UnreadablePhotoError:
+        return None
     image.thumbnail((side, side))
     file = io.BytesIO()
     _without_metadata(to_rgb_image(image)).save(file, "JPEG", quality=_QUALITY)
@@ -28,11 +27,8 @@ def picture_uri(photo: Path, side: int = 480) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def map_picture_uri(photo: Path, side: int = 480) -> str | None:
-    """Return the picture of a photo of the Space's own map, kept in memory; `None` if it cannot be shown."""
-    try:
-        return picture_uri(photo, side)
-    except UnreadablePhotoError:
-        return None
+    """Do as [`picture_uri`] for a photo of the Space's own map, and keep it in memory: nothing of visitors may come here."""
+    return picture_uri(photo, side)
 
 
 def _without_metadata(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """The Space as visitors meet it, in a real headless Chromium; `make browser` installs what this needs."""
 
+import base64
 import re
 import shutil
 import time
@@ -22,13 +23,14 @@ pytestmark = [
 ]
 # as root in a container, without a GPU, and without what a browser looks up by itself
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a drawn one, and nobody is asked
 PATIENCE = 120_000  # milliseconds, on a machine that does much else
 
 
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS + CAMERA)
         yield browser
         browser.close()
 
@@ -114,6 +116,36 @@ def test_an_upload_is_found(visit, space):
     shown = page.locator(".card b").all_inner_texts()
     assert shown == [f"{match.score:.3f}" for match in results[0].matches]
     assert all(re.fullmatch(r"Match \d: .+", text) for text in names_of_matches(page))
+
+
+COPY_PHOTO = """async data => {
+  const bitmap = await createImageBitmap(await (await fetch("data:image/jpeg;base64," + data)).blob());
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  const blob = await canvas.convertToBlob({ type: "image/png" });
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+}"""
+
+
+def test_a_photo_is_pasted(visit, space):
+    """Gradio sends an empty photo before the pasted one: an error, and no answer."""
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    results = search_photos(PlaceIndex.open(space.folder / "index"), [space.queries[1]], PlaceEncoder(), top_k=5)
+    page.evaluate(COPY_PHOTO, base64.b64encode(space.queries[1].read_bytes()).decode())
+    page.get_by_role("button", name="Paste from clipboard").first.click()
+    page.wait_for_selector(".verdict")
+    shown = [float(text) for text in page.locator(".card b").all_inner_texts()]
+    assert shown == pytest.approx([match.score for match in results[0].matches], abs=2e-3)  # a decoder of its own
+    assert page.locator(".toast-body").count() == 0
+
+
+def test_a_photo_is_taken(visit):
+    page = visit(permissions=["camera"])
+    page.get_by_role("button", name="Capture from camera").first.click()
+    page.get_by_text("Click to Access Webcam").first.click()
+    page.get_by_role("button", name="capture photo").first.click()
+    page.wait_for_selector(".verdict")
+    assert page.locator(".card").count() == 5 and page.locator(".toast-body").count() == 0
 
 
 def test_search_options(visit, space):
@@ -203,6 +235,29 @@ def test_own_photos(visit, space, own_photos, tmp_path):
     assert len(PlaceIndex.open(tmp_path / "unpacked" / "my-index")) == 3
     assert "46.12" not in space.log
     _check_privacy(visit, page, space, download.value.url)
+
+
+def test_why_of_an_own_map_and_then_of_the_spaces(visit, space, own_photos):
+    """Each view's buttons explain its own matches, whichever map was searched last."""
+    page = visit()
+    page.locator(".strip button").first.click()
+    page.wait_for_selector(".verdict")
+    similarity = float(page.locator(".card b").nth(1).inner_text())
+    make_own(page, own_photos)
+    page.get_by_text("3 photos are in your map").wait_for()
+    photo_input(page, 1).set_input_files(own_photos[1])
+    page.get_by_role("button", name="Search my photos").click()
+    second = page.get_by_role("tabpanel").locator(".card:visible").nth(1)
+    second.wait_for()
+    match = next(photo for photo in own_photos if photo.name in second.locator("img").get_attribute("alt"))
+    second.get_by_role("button", name="Why?").click()
+    page.wait_for_selector(".bars")
+    own = float(page.locator(".total b").inner_text())
+    assert own == pytest.approx(explain_match(PlaceEncoder(), own_photos[1], match).cosine, abs=6e-5)
+    tab(page, "Localise")
+    page.locator(".card button:visible").nth(1).click()
+    page.wait_for_function("own => Number(document.querySelector('.total b').innerText) !== own", arg=own)
+    assert float(page.locator(".total b").inner_text()) == pytest.approx(similarity, abs=1e-3)
 
 
 def _check_privacy(visit, page, space, url):
