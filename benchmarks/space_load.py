@@ -29,6 +29,7 @@ from typing import Any
 from gradio_client import Client, handle_file
 
 APP = Path(__file__).parents[1] / "spaces" / "app.py"
+_PATIENCE = 120  # seconds that clients wait for an upload or an answer, on a machine that does much else
 
 
 @dataclass
@@ -115,11 +116,11 @@ def _click(page: Any, url: str, number: int) -> float:
 
 def run_load(server: Server, photos: list[Path], clients: int, requests: int) -> Load:
     """Let clients locate photos at the same time, and compare their answers with those to one client alone."""
-    alone = Client(server.url, verbose=False)
+    alone = Client(server.url, verbose=False, httpx_kwargs={"timeout": _PATIENCE})
     expected = {photo: _ask(alone, photo) for photo in photos}
     load = Load()
     load.megabytes.append((0, server.megabytes()))
-    everyone = [Client(server.url, verbose=False) for _ in range(clients)]
+    everyone = [Client(server.url, verbose=False, httpx_kwargs={"timeout": _PATIENCE}) for _ in range(clients)]
 
     def work(number: int) -> None:
         for step in range(requests):
