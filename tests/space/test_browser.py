@@ -143,6 +143,7 @@ def test_a_photo_is_taken(visit):
     page = visit(permissions=["camera"])
     page.get_by_role("button", name="Capture from camera").first.click()
     page.get_by_text("Click to Access Webcam").first.click()
+    page.wait_for_function("document.querySelector('video')?.videoWidth > 0")  # before, there is nothing to take
     page.get_by_role("button", name="capture photo").first.click()
     page.wait_for_selector(".verdict")
     assert page.locator(".card").count() == 5 and page.locator(".toast-body").count() == 0
@@ -235,6 +236,23 @@ def test_own_photos(visit, space, own_photos, tmp_path):
     assert len(PlaceIndex.open(tmp_path / "unpacked" / "my-index")) == 3
     assert "46.12" not in space.log
     _check_privacy(visit, page, space, download.value.url)
+
+
+WATCH_PROGRESS = """() => {
+  window.seen = new Set();
+  const look = () => document.body.innerText.split("\\n").forEach(line => seen.add(line));
+  new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+}"""
+
+
+def test_progress_is_shown_while_an_own_map_is_made(visit, tmp_path):
+    """Ninety photos take a moment, in which the page says what it does."""
+    page = visit()
+    page.evaluate(WATCH_PROGRESS)
+    photos = [(f"{number}.jpg", jpeg(number, exif=gps_exif(46.1 + 0.0001 * number, 11.0))) for number in range(90)]
+    make_own(page, [zipped(tmp_path / "many.zip", photos)])
+    page.get_by_text("90 photos are in your map").wait_for()
+    assert any("Describing your photos" in line for line in page.evaluate("[...seen]"))
 
 
 def test_why_of_an_own_map_and_then_of_the_spaces(visit, space, own_photos):
