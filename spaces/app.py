@@ -4,6 +4,8 @@ Run it with `d2vpr space`, or `python spaces/app.py`. `D2VPR_MODEL` and `D2VPR_I
 by default it is the embedded model on a simulated town, offline.
 """
 
+import contextlib
+import ctypes
 import logging
 import os
 import secrets
@@ -41,6 +43,7 @@ from d2vpr_hf.space.visitors import Visitors  # noqa: E402
 
 _BATCH = 16  # requests of clients that go through the network together
 _THREADS = 6  # of Gradio's: each that ever ran the network keeps memory of its own
+_M_ARENA_MAX = -8  # of malloc.h
 _QUEUE = 400  # requests that may wait; one more is told to come later
 _KEPT_SECONDS = 3600  # that uploads of clients without a page are kept
 _NETWORK: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "network"}
@@ -374,11 +377,18 @@ def serve() -> None:
     """Open the Space and serve it until somebody stops it; then nothing of visitors is left."""
     logging.getLogger("d2vpr_hf").setLevel(logging.ERROR)  # warnings name photos, and their names may hold positions
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    _limit_heaps()
     VISITORS.mkdir(mode=0o700)
     try:
         _launch(open_space(read_settings()))
     finally:
         shutil.rmtree(VISITORS, ignore_errors=True)
+
+
+def _limit_heaps() -> None:
+    """Let glibc's threads share two heaps: with one for each of many threads, freed memory stays in all of them."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
 
 
 def _launch(opened: OpenedSpace) -> None:
