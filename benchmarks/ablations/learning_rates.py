@@ -15,7 +15,7 @@ from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.evaluation import Evaluation
 
 RECORD = HERE / "learning_rates.json"
-GRID = {"finetune": (5e-5, 1e-4, 2e-4, 5e-4), "distill": (5e-4, 1e-3, 2e-3)}
+GRID = {"finetune": (5e-5, 1e-4, 2e-4, 5e-4), "distill": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)}
 _SEED = 100
 _VALIDATION: Options = {
     "validation_database": "gridtown",
