@@ -1,7 +1,8 @@
 """From places to batches of pixels: decoded, resized and augmented by worker processes, ahead of the network."""
 
+import contextlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,7 +80,7 @@ def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int,
 
     Nothing is drawn from torch's global generator, so that loading has no part in what a network draws.
     """
-    return DataLoader(
+    return _UndisturbedLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=join_places,
@@ -88,6 +89,27 @@ def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int,
         generator=torch.Generator(),
         worker_init_fn=_begin_worker,
     )
+
+
+class _UndisturbedLoader(DataLoader[PlaceBatch]):
+    """Starts its processes so that SIGTERM, which may be sent to them all, finds none of them unprepared."""
+
+    def __iter__(self):  # type: ignore[no-untyped-def] # torch's iterators are private
+        with _sigterm_held_back():
+            return super().__iter__()
+
+
+@contextlib.contextmanager
+def _sigterm_held_back() -> Iterator[None]:
+    """Let SIGTERM wait until the end of the block; in processes that start within it waits for good."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no such signal
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def join_places(places: Sequence[PlaceBatch]) -> PlaceBatch:

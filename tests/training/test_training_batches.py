@@ -1,5 +1,9 @@
 """From places to pixels: the same for any number of workers and processes; photos that vanish are counted."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +12,7 @@ from PIL import Image
 
 from d2vpr_hf.gridtown import TIERS, draw_photo, make_town
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.training import training_batches
 from d2vpr_hf.training.augmentation import RandAugment
 from d2vpr_hf.training.options import FinetuneOptions
 from d2vpr_hf.training.place_photos import GridtownPhotos, PhotoFiles, read_place_photos
@@ -29,10 +34,14 @@ def make_dataset(root, seed=0, augment=PUBLISHED):
     return PlaceDataset(read_place_photos(root, None, 4), 4, (28, 42), augment=augment, seed=seed)
 
 
-def load(root, workers=0, process=0, processes=1, first=0, last=5, seed=0):
+def make_loader(root, workers=0, process=0, processes=1, first=0, last=5, seed=0):
     dataset = make_dataset(root, seed)
     sampler = PlaceSampler(dataset.photos.cities, 4, "mixed", True, seed)
-    return list(load_batches(dataset, LocalBatches(sampler, first, last, process, processes), workers, pin_memory=False))
+    return load_batches(dataset, LocalBatches(sampler, first, last, process, processes), workers, pin_memory=False)
+
+
+def load(*args, **options):
+    return list(make_loader(*args, **options))
 
 
 def test_places_come_together_in_the_order_of_the_sampler(root):
@@ -48,6 +57,17 @@ def test_workers_change_no_pixel(root, workers):
     """Draws from a worker's own generator would."""
     for alone, shared in zip(load(root), load(root, workers), strict=True):
         assert torch.equal(alone.pixels, shared.pixels) and torch.equal(alone.place_ids, shared.place_ids)
+
+
+def test_sigterm_while_workers_start_ends_none(root, monkeypatch):
+    """Between its start and the moment that it ignores the signal, a worker died of it, and the run with it."""
+    begin = training_batches._begin_worker
+    monkeypatch.setattr(training_batches, "_begin_worker", lambda worker: (time.sleep(1), begin(worker)))
+    batches = iter(make_loader(root, workers=1, last=1))
+    time.sleep(0.3)
+    for worker in batches._workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    assert len(list(batches)) == 1
 
 
 def test_processes_share_the_batch_of_one(root):
