@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 RECORDS = HERE / "records"
 TEST_PLACES, TEST_QUERIES, TIERS = 350, 5, ("standard", "all")
 _KEEP_MEMORY = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=42949672960"  # 6 % faster
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=42949672960"  # docs/LOG.md
 )
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": _KEEP_MEMORY}
 

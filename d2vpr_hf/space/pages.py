@@ -14,7 +14,6 @@ from d2vpr_hf.localization.answers import NOT_CALIBRATED
 from d2vpr_hf.maps import BaseMap, MapMarks
 from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, distance_in_metres, position_text
 from d2vpr_hf.space.photo_map import Answer
-from d2vpr_hf.space.pictures import map_picture_uri
 from d2vpr_hf.space.uploads import Limits
 
 Picture = Callable[[Path], str | None]  # a photo's, as a data URI; `None` if it cannot be shown
@@ -55,7 +54,7 @@ def map_panel(drawing: BaseMap, answer: Answer | None) -> str:
     return f'<figure class="map-panel"><div class="zoom">{buttons}</div>{svg}<figcaption>{legend}{credit}</figcaption></figure>'
 
 
-def match_cards(answer: Answer, picture: Picture = map_picture_uri) -> str:
+def match_cards(answer: Answer, picture: Picture) -> str:
     """Show the matches as cards, ranked, with similarity and distance; visitors' maps need a `picture` that keeps nothing."""
     if not answer.matches:
         return empty_state("Nothing came into question", "No photo of the map passes the filters. Widen them.")

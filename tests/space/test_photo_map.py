@@ -11,6 +11,7 @@ from d2vpr_hf.jobs import index_photos, search_photos
 from d2vpr_hf.localization import fit_calibration, localize_photos
 from d2vpr_hf.space import pages
 from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, make_question, truth_of
+from d2vpr_hf.space.pictures import picture_uri
 from tests.localization.test_localization import draw_answers
 from tests.photos import at_name, draw, gps_exif, save
 
@@ -134,18 +135,18 @@ def test_pages_escape_what_files_are_called(photo_map, queries):
     answer = photo_map.answer([Question(queries[0])])[0]
     evil = "<script>alert(1)</script>.jpg"
     match = replace(answer.matches[0], place=replace(answer.matches[0].place, path=evil))
-    shown = pages.match_cards(Answer(answer.localization, [match])) + pages.left_out_list({evil: "<b>"})
+    shown = pages.match_cards(Answer(answer.localization, [match]), picture_uri) + pages.left_out_list({evil: "<b>"})
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "<b>:" not in shown
 
 
 def test_cards_say_what_was_found(photo_map, queries):
     answer = photo_map.answer([Question(queries[2])])[0]
-    cards = pages.match_cards(answer)
+    cards = pages.match_cards(answer, picture_uri)
     assert cards.count("<li") == 5 and cards.count('class="card right"') == 1 and cards.count('class="card wrong"') == 4
     for match in answer.matches:
         assert f"<b>{match.score:.3f}</b>" in cards and f'data-rank="{match.rank}"' in cards
         assert f"{pages.metres(answer.distance(match))} from the true place" in cards
-    assert "Widen them" in pages.match_cards(Answer(answer.localization, []))
+    assert "Widen them" in pages.match_cards(Answer(answer.localization, []), picture_uri)
 
 
 @pytest.mark.parametrize(("distance", "text"), [(0.0, "0.0 m"), (9.94, "9.9 m"), (25.4, "25 m"), (1234.0, "1.2 km")])
