@@ -42,6 +42,7 @@ def distill(options: DistillOptions) -> Path:
         options.teacher_groups,
         options.teacher_group_places * options.images_per_place,
         options.seed,
+        options.teacher_cache,
     )
     teacher.check_fit(student, data.images_at_a_time)
     loss_of = DistillationLoss(

@@ -1,5 +1,6 @@
 """A teacher's targets for a batch, with what its cross-image encoder sees together under control."""
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.teachers import PlaceTeacher, Teacher, TeacherTargets
 from d2vpr_hf.training.draws import Purpose, make_rng
+from d2vpr_hf.training.target_cache import TargetCache
 
 TeacherGroups = Literal["places", "shuffled", "off"]
 
@@ -25,12 +27,14 @@ class GroupedTeacher:
             stands for itself.
         group_size: Images in a group.
         seed: What shuffled groups are drawn from.
+        cache: Folder in which its targets are kept for other runs.
     """
 
-    def __init__(self, teacher: Teacher, groups: TeacherGroups, group_size: int, seed: int) -> None:
+    def __init__(self, teacher: Teacher, groups: TeacherGroups, group_size: int, seed: int, cache: str | None = None) -> None:
         if groups == "off" and isinstance(teacher, PlaceTeacher):
             teacher.remove_cross_image_encoder()
         self.teacher, self.groups, self.group_size, self.seed = teacher, groups, group_size, seed
+        self._cache = None if cache is None else TargetCache(Path(cache), teacher)
 
     def check_fit(self, student: VPRPreTrainedModel, share: int) -> None:
         """Refuse a student or a batch that does not go with the teacher.
@@ -66,6 +70,9 @@ class GroupedTeacher:
         return TeacherTargets(*(torch.cat(of_groups)[back] for of_groups in zip(*parts, strict=True)))
 
     def _ask(self, pixel_values: torch.Tensor) -> TeacherTargets:
+        return self._compute(pixel_values) if self._cache is None else self._cache.targets(pixel_values, self._compute)
+
+    def _compute(self, pixel_values: torch.Tensor) -> TeacherTargets:
         dtype = next(self.teacher.parameters()).dtype
         return TeacherTargets(*(target.float() for target in self.teacher(pixel_values.to(dtype))))
 

@@ -74,6 +74,11 @@ class TrainingOptions:
     max_steps: int | None = _option(None, "Stop after so many steps.")
     optimizer: Literal["adam", "adamw"] = _option("adam", "adam, or adamw with `weight_decay`.")
     learning_rate: float = _option(2.5e-5, "Largest learning rate; of the published schedule, see there.")
+    learning_rate_factors: list[str] | None = _option(
+        None,
+        "Parameters that are trained faster or slower than the rest, as PATTERN=FACTOR, 'aggregator.sampler.*=0.1' say; the "
+        "first pattern that fits a name counts.",
+    )
     weight_decay: float = _option(0.0, "Of adamw.")
     schedule: Schedule = _option(
         "constant",
@@ -167,6 +172,9 @@ class DistillOptions(TrainingOptions):
     teacher_group_places: int = _option(8, "How many places' photos (times K) a group of the teacher has.")
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
         "auto", "Type of the teacher's weights; auto: bfloat16 where a GPU has it, else float32."
+    )
+    teacher_cache: str | None = _option(
+        None, "Folder that keeps the teacher's targets for other runs with the same photos, sizes, augmentation and seed."
     )
     descriptor_weight: float = _option(1.0, "Weight of the mean squared error of descriptors, the published loss.")
     token_mse_weight: float = _option(0.0, "Weight of the mean squared error of tokens.")

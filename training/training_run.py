@@ -26,6 +26,7 @@ from d2vpr_hf.training.gathering import on_main
 from d2vpr_hf.training.learning_rate import learning_rate_factor
 from d2vpr_hf.training.model_folder import write_model_folder
 from d2vpr_hf.training.options import TrainingOptions, to_yaml
+from d2vpr_hf.training.parameter_groups import make_optimizer, set_learning_rate
 from d2vpr_hf.training.progress import Meter, check_finite
 from d2vpr_hf.training.run_folder import RunFolder
 from d2vpr_hf.training.trained_model import freeze, see_all_processes
@@ -111,7 +112,7 @@ class TrainingRun:
         _check_size(options.size, model.config.patch_size)
         self.processor = D2VPRImageProcessor(size={"height": height, "width": width})
         _prepare_model(model, options)
-        self.network, self.optimizer = accelerator.prepare(network, _make_optimizer(network, options))
+        self.network, self.optimizer = accelerator.prepare(network, make_optimizer(network, options))
         self.checkpoints = Checkpoints(self.folder.checkpoints, options.keep_checkpoints)
         self.meter = Meter(accelerator)
         self._unreadable = 0  # photos of this process since the last line of progress
@@ -219,8 +220,7 @@ class TrainingRun:
         factor = learning_rate_factor(
             options.schedule, self.state.step, data.total_steps, data.sampler.batches_per_epoch, options.warmup_steps
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = options.learning_rate * factor
+        set_learning_rate(self.optimizer, options.learning_rate * factor)
         return options.learning_rate * factor
 
     def _count(self, batch: PlaceBatch) -> None:
@@ -342,15 +342,6 @@ def _prepare_model(model: VPRPreTrainedModel, options: TrainingOptions) -> None:
         model.gradient_checkpointing_enable()
     if options.compile:
         model.compile()
-
-
-def _make_optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if options.optimizer == "adamw":
-        return torch.optim.AdamW(trained, options.learning_rate, weight_decay=options.weight_decay)
-    if options.weight_decay:
-        raise ValueError(f"adam has no weight decay, got weight_decay={options.weight_decay}; take adamw.")
-    return torch.optim.Adam(trained, options.learning_rate)
 
 
 class _Termination:

@@ -6,6 +6,7 @@ from typing import Any
 STEPS = 200  # of one stage where a row has both; N1 = N2 = 19,200 photos
 SEEDS = range(5)
 LEARNING_RATES = {"distill": 4e-3, "finetune": 1e-4}  # chosen on the validation city by learning_rates.py
+SAMPLER_FACTORS = {"distill": 0.01, "finetune": 0.1}  # of that rate: near the published one, 2.5e-5; docs/ablations.md
 
 Options = dict[str, Any]
 
@@ -43,6 +44,11 @@ class Row:
     student: Options = field(default_factory=dict)
     teacher: str = "plain"
 
+    @property
+    def has_sampler(self) -> bool:
+        """Whether the student moves its samples."""
+        return self.student.get("use_offsets", True) or self.student.get("use_scales", True)
+
 
 def both(*, distill: Options | None = None, common: Options | None = None) -> tuple[Stage, Stage]:
     """Distil, then fine-tune, half of the photos each."""
@@ -70,4 +76,4 @@ ROWS = (
     Row("encoder_off", "the same, its encoder off", both(distill={"teacher_groups": "off"}), teacher="cross-image"),
 )
 
-__all__ = ["LEARNING_RATES", "ROWS", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]
+__all__ = ["LEARNING_RATES", "ROWS", "SAMPLER_FACTORS", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]

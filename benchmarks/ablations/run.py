@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablations.rows import LEARNING_RATES, ROWS, SEEDS, Row, Stage
+from benchmarks.ablations.rows import LEARNING_RATES, ROWS, SAMPLER_FACTORS, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
 from benchmarks.ablations.teachers import list_teachers
 from d2vpr_hf.assets.make_tiny import list_steps
@@ -108,9 +108,13 @@ def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int)
     """Train one stage; return what it took."""
     options = {"photos": work / "places", "model": model, "out": out, "seed": seed, "max_steps": stage.steps}
     options |= {"learning_rate": LEARNING_RATES[stage.script], **stage.options}
+    if row.has_sampler:
+        options["learning_rate_factors"] = f"aggregator.sampler.*={SAMPLER_FACTORS[stage.script]}"
     if stage.script == "distill":
         name = {"plain": "teacher", "cross-image": "cross-image-teacher"}[row.teacher]
         options |= {"teacher": work / name / "best", "mse_reduction": "sum"}
+        if row.teacher == "plain":  # a dozen rows show it the same pixels
+            options["teacher_cache"] = work / "targets" / str(seed)
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     if not (out / "last").exists():
         python(f"d2vpr_hf.training.{stage.script}", str(HERE / "stage.yaml"), *flags, "--resume", log=out.with_suffix(".log"))

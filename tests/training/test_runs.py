@@ -74,6 +74,8 @@ def make_options(stage, folders, out, **changes):
         "validate_every": 3,
         "held_out_places": 4,
     }
+    if stage == "finetune":
+        values |= {"learning_rate_factors": ["aggregator.*=0.1"]}  # two groups of parameters, in another order than the model's
     if stage == "distill":
         values |= {"teacher": folders["teacher"], "teacher_group_places": 4, "optimizer": "adam"}
     return kind(**(values | changes))
@@ -293,6 +295,13 @@ def test_a_held_out_loss_that_is_no_number_stops_the_run(folders, tmp_path, monk
     with pytest.raises(FloatingPointError, match="Not a finite number: held_out_loss"):
         train("distill", folders, tmp_path)
     assert not (tmp_path / "best").exists()
+
+
+def test_remembered_targets_change_nothing(folders, whole, tmp_path):
+    """A run that fills the cache and one that only reads from it end as one without."""
+    for name in ("fills", "reads"):
+        train("distill", folders, tmp_path / name, teacher_cache=str(tmp_path / "targets"))
+        assert_same_end(state_of(tmp_path / name), state_of(whole / "distill"))
 
 
 def test_a_run_resumes_with_the_options_it_began_with(folders, tmp_path):
