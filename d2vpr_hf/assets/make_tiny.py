@@ -37,14 +37,15 @@ def list_steps(work: Path) -> dict[str, list[str]]:
         "places": ["d2vpr_hf", "simulate", str(places), *render, *unlabelled],
         "student0": _train("pretrain", "pretrain", seen, work / "student0", model=_config("student_small")),
         "teacher0": _train("pretrain", "pretrain", seen, work / "teacher0", model=_config("teacher_small"), max_steps=550),
-        "teacher": _train("finetune", "teacher", places, work / "teacher", model=work / "teacher0" / "best", cities=_first(5)),
+        "teacher": _train(
+            "finetune", "teacher", places, work / "teacher", model=work / "teacher0" / "best", cities=first_cities(10)
+        ),
         "distilled": _train(
             *("distill", "distill", places, work / "distilled"),
             model=work / "student0" / "best",
             teacher=work / "teacher" / "best",
-            cities=_first(7),
         ),
-        "tuned": _train("finetune", "finetune", places, work / "tuned", model=work / "distilled" / "best", cities=_first(9)),
+        "tuned": _train("finetune", "finetune", places, work / "tuned", model=work / "distilled" / "best"),
     }
 
 
@@ -55,8 +56,8 @@ def _train(stage: str, recipe: str, photos: Path, out: Path, **options: Any) -> 
     return [*command, "--resume"]
 
 
-def _first(count: int) -> list[str]:
-    """Name the first cities that are trained on: each step takes some that those before it did not see."""
+def first_cities(count: int) -> list[str]:
+    """Name the first cities that are trained on: the teacher has fewer of them than the students."""
     return [f"Gridtown{101 + number}" for number in range(count)]
 
 
