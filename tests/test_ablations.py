@@ -18,7 +18,7 @@ from tests.conftest import save_folder
 def record(row, seed, found, queries=(5, 5, 5, 5)):
     places = {f"9001-{number}": [asked, hit, hit, hit] for number, (asked, hit) in enumerate(zip(queries, found, strict=True))}
     stages = [
-        {"run": name, "steps": 1, "images": images, "seconds": 1.0} for name, images in (("student0", 480), ("0-finetune", 96))
+        {"run": name, "steps": 1, "images": images, "seconds": 90.0} for name, images in (("student0", 480), ("0-finetune", 96))
     ]
     return {
         "row": row,
@@ -58,7 +58,7 @@ def test_a_small_difference_is_called_small():
 def test_a_table_has_a_line_for_each_row_that_was_run():
     records = {name: [record(name, 0, [1, 2, 3, 4])] for name in ("full", "finetuned")}
     lines = table(records).splitlines()
-    assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 1 | 1.00 | 480 + 96 | 50.0 |  |")
+    assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 1 | 1.00 | 480 + 96 | 3 | 50.0 |  |")
     assert "+0.0 (+0.0 to +0.0; ±0.0 over seeds): not significant" in lines[3]
 
 

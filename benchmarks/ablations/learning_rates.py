@@ -1,6 +1,7 @@
 """The grid that the learning rates of all rows are chosen by: `python -m benchmarks.ablations.learning_rates`.
 
-Each stage by itself, at the length it has in most rows, with a seed that no row has, measured on the validation city.
+Each stage at the length that it has in most rows, with a seed that no row has, measured on the validation city: `distill` and
+`finetune` start from stage 0, `tune` is fine-tuning of the student that was distilled at the chosen rate.
 """
 
 import argparse
@@ -9,13 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablations.rows import ROWS, STEPS, Options, Stage
+from benchmarks.ablations.rows import DISTILL, LEARNING_RATES, ROWS, STEPS, Options, Stage
 from benchmarks.ablations.run import HERE, prepare, start_model, train
 from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.evaluation import Evaluation
 
 RECORD = HERE / "learning_rates.json"
-GRID = {"finetune": (5e-5, 1e-4, 2e-4, 5e-4), "distill": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)}
+GRID = {
+    "distill": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    "finetune": (5e-5, 1e-4, 2e-4, 5e-4, 1e-3),
+    "tune": (1e-4, 3e-4, 1e-3, 3e-3),
+}
 _SEED = 100
 _VALIDATION: Options = {
     "validation_database": "gridtown",
@@ -34,8 +39,8 @@ def main() -> None:
     work = arguments.work.resolve()
     prepare(work, arguments.workers)
     done = json.loads(RECORD.read_text()) if RECORD.exists() else []
-    known = {(cell["script"], cell["learning_rate"]) for cell in done}
-    cells = [(script, rate) for script, rates in GRID.items() for rate in rates if (script, rate) not in known]
+    known = {(cell["stage"], cell["learning_rate"]) for cell in done}
+    cells = [(stage, rate) for stage, rates in GRID.items() for rate in rates if (stage, rate) not in known]
     with ThreadPoolExecutor(arguments.workers) as pool:
         for cell in pool.map(lambda cell: run_cell(work, *cell), cells):
             done.append(cell)
@@ -44,16 +49,17 @@ def main() -> None:
             print(cell, flush=True)
 
 
-def run_cell(work: Path, script: str, rate: float) -> dict[str, Any]:
+def run_cell(work: Path, stage: str, rate: float) -> dict[str, Any]:
     """Train one stage at a learning rate; say what it finds in the validation city."""
     row = next(row for row in ROWS if row.name == "full")
-    options = {name: value for stage in row.stages if stage.script == script for name, value in stage.options.items()}
-    folder = work / "learning_rates" / f"{script}-{rate:g}"
-    start = start_model(work, row, _SEED, folder)
+    folder = work / "learning_rates" / f"{stage}-{rate:g}"
+    script, options = ("distill", DISTILL) if stage == "distill" else ("finetune", {})
+    chosen = work / "learning_rates" / f"distill-{LEARNING_RATES['distill']:g}" / "distill" / "last"
+    start = chosen if stage == "tune" else start_model(work, row, _SEED, folder)
     train(work, folder / script, start, row, Stage(script, STEPS, {**options, **_VALIDATION, "learning_rate": rate}), _SEED)
     measured = Evaluation.load(folder / script / "last" / "validation.json")
     recalls = {name: measured.recall()[name]["recall"] for name in ("recall@1", "recall@5")}
-    return {"script": script, "learning_rate": rate, "steps": STEPS, **recalls}
+    return {"stage": stage, "learning_rate": rate, "steps": STEPS, **recalls}
 
 
 if __name__ == "__main__":

@@ -95,14 +95,16 @@ def read_records(folder: Path = RECORDS) -> Records:
 def table(records: Records) -> str:
     """Lay the table out in Markdown."""
     head = [f"{tier}: R@1, %" for tier in TIERS]
-    titles = ["row", "runs", "M parameters", "photos seen, stage 0 and after"] + [
+    titles = ["row", "runs", "M parameters", "photos seen, stage 0 and after", "minutes of one core"] + [
         part for name in head for part in (name, "against the first row")
     ]
     lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join("---" for _ in titles) + " |"]
     for row in (row for row in ROWS if row.name in records):
         own = records[row.name]
         first, *later = (stage["images"] for stage in own[0]["stages"])
-        cells = [row.title, str(len(own)), f"{own[0]['parameters'] / 1e6:.2f}", f"{first:,} + {sum(later):,}"]
+        minutes = np.mean([sum(stage["seconds"] for stage in record["stages"]) for record in own]) / 60
+        parameters = own[0]["parameters"] / 1e6
+        cells = [row.title, str(len(own)), f"{parameters:.2f}", f"{first:,} + {sum(later):,}", f"{minutes:.0f}"]
         for tier in TIERS:
             cells += [f"{recall_at_1(own, tier):.1f}", _cell(row, compare(own, records.get(REFERENCE, ()), tier))]
         lines.append("| " + " | ".join(cells) + " |")

@@ -5,10 +5,11 @@ from typing import Any
 
 STEPS = 200  # of one stage where a row has both; N1 = N2 = 19,200 photos
 SEEDS = range(5)
-LEARNING_RATES = {"distill": 4e-3, "finetune": 1e-4}  # chosen on the validation city by learning_rates.py
+LEARNING_RATES = {"distill": 4e-3, "finetune": 1e-4, "tune": 1e-3}  # chosen on the validation city by learning_rates.py
 SAMPLER_FACTORS = {"distill": 0.01, "finetune": 0.1}  # of that rate: near the published one, 2.5e-5; docs/ablations.md
 
 Options = dict[str, Any]
+DISTILL: Options = {"learning_rate": LEARNING_RATES["distill"], "token_cosine_weight": 2.0, "mse_reduction": "sum"}
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,17 @@ class Row:
 def both(*, distill: Options | None = None, common: Options | None = None) -> tuple[Stage, Stage]:
     """Distil, then fine-tune, half of the photos each."""
     shared = common or {}
-    tokens = {"token_cosine_weight": 2.0}
-    return Stage("distill", STEPS, tokens | (distill or {}) | shared), Stage("finetune", STEPS, shared)
+    return (
+        Stage("distill", STEPS, DISTILL | (distill or {}) | shared),
+        Stage("finetune", STEPS, {"learning_rate": LEARNING_RATES["tune"]} | shared),
+    )
 
 
 ROWS = (
     Row("teacher", "the teacher", ()),
     Row("full", "distilled, then fine-tuned", both()),
-    Row("finetuned", "fine-tuned only", (Stage("finetune", 2 * STEPS),)),
-    Row("distilled", "distilled only", (Stage("distill", 2 * STEPS, {"token_cosine_weight": 2.0}),)),
+    Row("finetuned", "fine-tuned only", (Stage("finetune", 2 * STEPS, {"learning_rate": LEARNING_RATES["finetune"]}),)),
+    Row("distilled", "distilled only", (Stage("distill", 2 * STEPS, DISTILL),)),
     Row("last_layer", "last layer instead of four taps", both(), {"use_tap_layers": False}),
     Row("no_offsets", "offsets off", both(), {"use_offsets": False}),
     Row("no_scales", "scales off", both(), {"use_scales": False}),
@@ -76,4 +79,4 @@ ROWS = (
     Row("encoder_off", "the same, its encoder off", both(distill={"teacher_groups": "off"}), teacher="cross-image"),
 )
 
-__all__ = ["LEARNING_RATES", "ROWS", "SAMPLER_FACTORS", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]
+__all__ = ["DISTILL", "LEARNING_RATES", "ROWS", "SAMPLER_FACTORS", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablations.rows import LEARNING_RATES, ROWS, SAMPLER_FACTORS, SEEDS, Row, Stage
+from benchmarks.ablations.rows import ROWS, SAMPLER_FACTORS, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
 from benchmarks.ablations.teachers import cross_image_teacher
 from d2vpr_hf.assets.make_tiny import list_steps
@@ -108,12 +108,12 @@ def start_model(work: Path, row: Row, seed: int, folder: Path) -> Path:
 def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int) -> dict[str, Any]:
     """Train one stage; return what it took."""
     options = {"photos": work / "places", "model": model, "out": out, "seed": seed, "max_steps": stage.steps}
-    options |= {"learning_rate": LEARNING_RATES[stage.script], **stage.options}
+    options |= stage.options
     if row.has_sampler:
         options["learning_rate_factors"] = f"aggregator.sampler.*={SAMPLER_FACTORS[stage.script]}"
     if stage.script == "distill":
         name = {"plain": "teacher", "cross-image": "cross-image-teacher"}[row.teacher]
-        options |= {"teacher": work / name / "best", "mse_reduction": "sum"}
+        options["teacher"] = work / name / "best"
         if row.teacher == "plain":  # a dozen rows show it the same pixels
             options["teacher_cache"] = work / "targets" / str(seed)
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
