@@ -50,7 +50,7 @@ class TargetCache:
     def _path(self, pixel_values: torch.Tensor) -> Path:
         digest = hashlib.blake2b(self._teacher, digest_size=16)
         digest.update(repr((tuple(pixel_values.shape), pixel_values.device.type)).encode())
-        digest.update(pixel_values.cpu().contiguous().numpy())
+        digest.update(_bytes(pixel_values))
         name = digest.hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
@@ -61,8 +61,12 @@ def _fingerprint(teacher: Teacher) -> bytes:
     digest = hashlib.blake2b(f"{type(teacher).__name__} {teacher.depends_on_batch} {config}".encode(), digest_size=16)
     for name, weights in sorted(teacher.state_dict().items()):
         digest.update(f"{name} {weights.dtype}".encode())
-        digest.update(weights.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(_bytes(weights))
     return digest.digest()
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _read(path: Path, device: torch.device) -> TeacherTargets | None:
