@@ -6,7 +6,7 @@ from typing import Any
 STEPS = 200  # of one stage where a row has both; N1 = N2 = 19,200 photos
 SEEDS = range(5)
 LEARNING_RATES = {"distill": 4e-3, "finetune": 1e-4, "tune": 1e-3}  # chosen on the validation city by learning_rates.py
-SAMPLER_FACTORS = {"distill": 0.01, "finetune": 0.1}  # of that rate: near the published one, 2.5e-5; docs/ablations.md
+SAMPLER_RATES = {"distill": 4e-5, "finetune": 1e-5}  # of what moves samples: near the published ones; docs/ablations.md
 
 Options = dict[str, Any]
 DISTILL: Options = {"learning_rate": LEARNING_RATES["distill"], "token_cosine_weight": 2.0, "mse_reduction": "sum"}
@@ -79,4 +79,4 @@ ROWS = (
     Row("encoder_off", "the same, its encoder off", both(distill={"teacher_groups": "off"}), teacher="cross-image"),
 )
 
-__all__ = ["DISTILL", "LEARNING_RATES", "ROWS", "SAMPLER_FACTORS", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]
+__all__ = ["DISTILL", "LEARNING_RATES", "ROWS", "SAMPLER_RATES", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]

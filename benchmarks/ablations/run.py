@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablations.rows import ROWS, SAMPLER_FACTORS, SEEDS, Row, Stage
+from benchmarks.ablations.rows import ROWS, SAMPLER_RATES, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
 from benchmarks.ablations.teachers import cross_image_teacher
 from d2vpr_hf.assets.make_tiny import list_steps
@@ -110,7 +110,8 @@ def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int)
     options = {"photos": work / "places", "model": model, "out": out, "seed": seed, "max_steps": stage.steps}
     options |= stage.options
     if row.has_sampler:
-        options["learning_rate_factors"] = f"aggregator.sampler.*={SAMPLER_FACTORS[stage.script]}"
+        factor = SAMPLER_RATES[stage.script] / options["learning_rate"]
+        options["learning_rate_factors"] = f"aggregator.sampler.*={factor:g}"
     if stage.script == "distill":
         name = {"plain": "teacher", "cross-image": "cross-image-teacher"}[row.teacher]
         options["teacher"] = work / name / "best"
