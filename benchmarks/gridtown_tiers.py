@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from baselines import METHODS, Describe, Photos, trained
 from numpy.typing import NDArray
 from PIL import Image
@@ -44,7 +43,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=list(TEST_SEEDS))
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="another model beside them")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
     others = (text.split("=", 1) for text in arguments.model)
     methods = METHODS | {name: trained(Path(folder)) for name, folder in others}
     for tier in TierName:
