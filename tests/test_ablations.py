@@ -37,28 +37,39 @@ def test_recall_is_that_of_all_queries():
 def test_seeds_are_compared_with_their_own():
     """Seed 1 of the reference is much better than seed 0; against the other's, the row would seem worse."""
     reference = [record("full", 0, [1, 1, 1, 1]), record("full", 1, [4, 4, 4, 4])]
-    found = compare([record("finetuned", 1, [5, 5, 5, 5]), record("finetuned", 7, [0, 0, 0, 0])], reference, "standard")
-    assert (found.mean, found.low, found.high, found.pairs) == pytest.approx((20, 20, 20, 1))
+    row = [record("finetuned", seed, [hits] * 4) for seed, hits in ((1, 5), (7, 0), (0, 3))]
+    found = compare(row, reference, "standard")
+    assert (found.mean, found.low, found.high, found.pairs) == pytest.approx((30, 30, 30, 2))
+    assert found.deviation == pytest.approx(200**0.5)  # 20 and 40 points
     assert found.verdict() == "better"
+
+
+def test_one_seed_decides_nothing():
+    found = compare([record("finetuned", 0, [5] * 4)], [record("full", 0, [0] * 4)], "standard")
+    assert (found.low, found.deviation, found.verdict()) == (100, 0, "one seed, not decided")
 
 
 def test_places_are_resampled_and_not_queries():
     """One place has it all: a quarter of the resamples of 4 places and more leave it out, so 0 lies in the interval."""
-    found = compare([record("finetuned", 0, [5, 1, 1, 1])], [record("full", 0, [0, 1, 1, 1])], "all")
+    row, reference = (
+        [record(name, seed, hits) for seed in (0, 1)] for name, hits in (("a", [5, 1, 1, 1]), ("full", [0, 1, 1, 1]))
+    )
+    found = compare(row, reference, "all")
     assert (found.mean, found.low) == pytest.approx((25, 0)) and found.high >= 50
     assert found.verdict() == "not significant"
 
 
 def test_a_small_difference_is_called_small():
     queries = (100,) * 4
-    found = compare([record("a", 0, [51] * 4, queries)], [record("full", 0, [50] * 4, queries)], "all")
+    row, reference = ([record(name, seed, [hits] * 4, queries) for seed in (0, 1)] for name, hits in (("a", 51), ("full", 50)))
+    found = compare(row, reference, "all")
     assert found.verdict() == "better, too small to matter"
 
 
 def test_a_table_has_a_line_for_each_row_that_was_run():
-    records = {name: [record(name, 0, [1, 2, 3, 4])] for name in ("full", "finetuned")}
+    records = {name: [record(name, seed, [1, 2, 3, 4]) for seed in (0, 1)] for name in ("full", "finetuned")}
     lines = table(records).splitlines()
-    assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 1 | 1.00 | 480 + 96 | 3 | 50.0 |  |")
+    assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 2 | 1.00 | 480 + 96 | 3 | 50.0 |  |")
     assert "+0.0 (+0.0 to +0.0; ±0.0 over seeds): not significant" in lines[3]
 
 
@@ -75,6 +86,8 @@ def test_offsets_are_averaged_over_seeds_and_left_out_where_there_are_none():
     full = [record("full", seed, [1] * 4) | {"offsets": numbers} for seed, numbers in enumerate(moved)]
     lines = offsets_table({"full": full, "teacher": [record("teacher", 0, [1] * 4)]}).splitlines()
     assert lines[2:] == ["| distilled, then fine-tuned | 0.200 | 0.500 | 1.000 | 0.000 |"]
+    still = {"no_offsets": [record("no_offsets", 0, [1] * 4) | {"offsets": moved[0]}]}
+    assert offsets_table(still).splitlines()[2:] == ["| offsets off | off | off | 1.000 | 0.000 |"]
 
 
 def test_the_cost_of_a_run_is_read_from_its_progress(tmp_path):

@@ -22,11 +22,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = "full"
 SMALLEST_EFFECT = 2.0  # points of R@1 that matter
 CAPACITY_GAP = 5.0  # points of R@1 that the teacher must be ahead of students without one
-_OFFSETS = {
-    "mean_offset": "mean offset, of a region",
-    "clamped": "offsets clamped",
-    "mean_scale": "mean scale",
-    "scale_deviation": "deviation of scales",
+_OFFSETS = {  # titles, and what the students have that for
+    "mean_offset": ("mean offset, of a region", "use_offsets"),
+    "clamped": ("offsets clamped", "use_offsets"),
+    "mean_scale": ("mean scale", "use_scales"),
+    "scale_deviation": ("deviation of scales", "use_scales"),
 }
 _DRAWS = 10_000
 Records = dict[str, list[dict[str, Any]]]  # by row
@@ -50,7 +50,9 @@ class Difference:
     pairs: int
 
     def verdict(self) -> str:
-        """Say what may be claimed."""
+        """Say what may be claimed: nothing by one seed, whose chance the interval does not know."""
+        if self.pairs < 2:
+            return "one seed, not decided"
         if self.low <= 0 <= self.high:
             return "not significant"
         size = "" if abs(self.mean) >= SMALLEST_EFFECT else ", too small to matter"
@@ -114,7 +116,9 @@ def table(records: Records) -> str:
 def _cell(row: Row, difference: Difference | None) -> str:
     if row.name == REFERENCE or difference is None:
         return ""
-    interval = f"{difference.low:+.1f} to {difference.high:+.1f}; ±{difference.deviation:.1f} over seeds"
+    interval = f"{difference.low:+.1f} to {difference.high:+.1f}"
+    if difference.pairs > 1:
+        interval += f"; ±{difference.deviation:.1f} over seeds"
     return f"{difference.mean:+.1f} ({interval}): {difference.verdict()}"
 
 
@@ -131,13 +135,17 @@ def gate(records: Records) -> str:
 
 def offsets_table(records: Records) -> str:
     """Lay out in Markdown what rows that move their samples do with them: means over seeds."""
-    lines = ["| row | " + " | ".join(_OFFSETS.values()) + " |", "| --- " * (1 + len(_OFFSETS)) + "|"]
+    lines = ["| row | " + " | ".join(title for title, _ in _OFFSETS.values()) + " |", "| --- " * (1 + len(_OFFSETS)) + "|"]
     for row in ROWS:
         seen = [record["offsets"] for record in records.get(row.name, ()) if record["offsets"]]
         if seen:
-            cells = [f"{np.mean([numbers[name] for numbers in seen]):.3f}" for name in _OFFSETS]
+            cells = [_mean(row, [numbers[name] for numbers in seen], option) for name, (_, option) in _OFFSETS.items()]
             lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _mean(row: Row, numbers: list[float], option: str) -> str:
+    return f"{np.mean(numbers):.3f}" if row.student.get(option, True) else "off"
 
 
 def draw(records: Records) -> Figure:
@@ -152,8 +160,9 @@ def draw(records: Records) -> Figure:
                 axes.errorbar(found.mean, height, xerr=reach, fmt="o", color="#1f5fbf")
         axes.axvspan(-SMALLEST_EFFECT, SMALLEST_EFFECT, color="#9a9a9a", alpha=0.2)
         axes.axvline(0, color="#666666", linewidth=1)
-        axes.set(title=tier, xlabel="R@1 against distilled, then fine-tuned: points", yticks=range(len(rows)))
+        axes.set(title=tier, xlabel="points of R@1", yticks=range(len(rows)))
         axes.set_yticklabels([row.title for row in reversed(rows)])
+    figure.suptitle("Against distilled, then fine-tuned", fontsize=10)
     return figure
 
 
