@@ -16,7 +16,10 @@ from d2vpr_hf.training.options import DistillOptions, PretrainOptions, TrainingO
 from d2vpr_hf.training.validation import Measured
 
 REPORT = "validation.json"
-_PLACES = ("out", "model", "teacher", "photos", "validation_database", "validation_queries")  # options that may be paths
+_PLACES = (  # options that may be paths
+    *("out", "model", "photos", "validation_database", "validation_queries"),
+    *("teacher", "teacher_cache"),
+)
 _LICENSE_NOTE = (
     "Not chosen yet. Choose one that those of the model that training started from, of the teacher and of the photos allow."
 )

@@ -357,7 +357,7 @@ def to_yaml(options: TrainingOptions) -> str:
 
 _MAY_CHANGE = {  # between a run's parts, without making another run of it
     *("out", "resume", "num_workers", "log_every", "checkpoint_every", "keep_checkpoints", "validate_every", "patience"),
-    *("max_steps", "epochs", "trackers", "project", "push_to_hub", "private"),
+    *("max_steps", "epochs", "trackers", "project", "push_to_hub", "private", "teacher_cache"),
 }
 
 

@@ -302,6 +302,7 @@ def test_remembered_targets_change_nothing(folders, whole, tmp_path):
     for name in ("fills", "reads"):
         train("distill", folders, tmp_path / name, teacher_cache=str(tmp_path / "targets"))
         assert_same_end(state_of(tmp_path / name), state_of(whole / "distill"))
+        assert str(tmp_path) not in (tmp_path / name / "last" / "README.md").read_text()
 
 
 def test_a_run_resumes_with_the_options_it_began_with(folders, tmp_path):
@@ -311,6 +312,12 @@ def test_a_run_resumes_with_the_options_it_began_with(folders, tmp_path):
         train("finetune", folders, tmp_path, resume=True, seed=1, ms_beta=40.0)
     assert (tmp_path / "run" / "options.yaml").read_text() == before
     train("finetune", folders, tmp_path, resume=True, max_steps=3)
+    assert metrics(tmp_path)[-1]["step"] == 3
+
+
+def test_a_run_resumes_with_targets_kept_elsewhere(folders, tmp_path):
+    train("distill", folders, tmp_path, max_steps=2)
+    train("distill", folders, tmp_path, resume=True, max_steps=3, teacher_cache=str(tmp_path / "targets"))
     assert metrics(tmp_path)[-1]["step"] == 3
 
 
