@@ -43,7 +43,7 @@ def test_frozen_parameters_stay_out():
         make_optimizer(InTraining(model), options("encoder.*=0.5"))
 
 
-@pytest.mark.parametrize("text", ["recovery.*=nan", "a=0", "a=inf"])
+@pytest.mark.parametrize("text", ["recovery.*", "recovery.*=", "recovery.*=slow", "=0.5", "a=nan", "a=0", "a=inf"])
 def test_what_is_no_factor_is_refused(text):
     with pytest.raises(ValueError, match="PATTERN=FACTOR with a factor above 0"):
         make_optimizer(InTraining(tiny_model()), options(text))
