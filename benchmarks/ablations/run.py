@@ -18,8 +18,7 @@ from typing import Any
 
 from benchmarks.ablations.rows import ROWS, SAMPLER_RATES, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
-from benchmarks.ablations.teachers import cross_image_teacher
-from d2vpr_hf.assets.make_tiny import list_steps
+from d2vpr_hf.assets.make_tiny import list_preparations
 from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.gridtown import TEST_SEEDS, simulate
 
@@ -51,10 +50,7 @@ def main() -> None:
 
 def prepare(work: Path, workers: int) -> None:
     """Make photos and the models that all runs start from."""
-    embedded = list_steps(work)
-    steps = {name: embedded[name] for name in ("seen", "places", "student0", "teacher0", "teacher")}
-    steps["cross-image-teacher"] = cross_image_teacher(work)
-    for name, arguments in steps.items():
+    for name, arguments in list_preparations(work).items():
         if not (work / name / "last").exists() and not (work / name / "Images").exists():
             python(*arguments, log=work / f"{name}.log")
     for seed in TEST_SEEDS:

@@ -28,6 +28,19 @@ FACTS = CardFacts(
 
 def list_steps(work: Path) -> dict[str, list[str]]:
     """List the commands by the folders that they make, as arguments of `python -m`."""
+    return {
+        **list_preparations(work),
+        "distilled": _train(
+            *("distill", "distill", work / "places", work / "distilled"),
+            model=work / "student0" / "best",
+            teacher=work / "cross-image-teacher" / "best",
+        ),
+        "tuned": _train("finetune", "finetune", work / "places", work / "tuned", model=work / "distilled" / "best"),
+    }
+
+
+def list_preparations(work: Path) -> dict[str, list[str]]:
+    """List those that the ablations start from as well: photos, both ViTs and the teacher, without and with its encoder."""
     seen, places = work / "seen", work / "places"
     render = ("--places", "250", "--layout", "gsv-cities", "--tier", "all", "--image-size", "112", "--workers", "2")
     labelled = ("--seed", "201", "--cities", "10", "--photos-per-place", "4", "--label-cells", "8")
@@ -37,16 +50,16 @@ def list_steps(work: Path) -> dict[str, list[str]]:
         "places": ["d2vpr_hf", "simulate", str(places), *render, *unlabelled],
         "student0": _train("pretrain", "pretrain", seen, work / "student0", model=_config("student_small")),
         "teacher0": _train("pretrain", "pretrain", seen, work / "teacher0", model=_config("teacher_small"), max_steps=550),
-        "teacher": _train(
-            "finetune", "teacher", places, work / "teacher", model=work / "teacher0" / "best", cities=first_cities(10)
+        "teacher": _tune_teacher(work, "teacher", model=work / "teacher0" / "best"),
+        "cross-image-teacher": _tune_teacher(
+            work, "cross-image-teacher", model=work / "teacher" / "best", max_steps=300, cross_image_encoder="add"
         ),
-        "distilled": _train(
-            *("distill", "distill", places, work / "distilled"),
-            model=work / "student0" / "best",
-            teacher=work / "teacher" / "best",
-        ),
-        "tuned": _train("finetune", "finetune", places, work / "tuned", model=work / "distilled" / "best"),
     }
+
+
+def _tune_teacher(work: Path, name: str, **options: Any) -> list[str]:
+    cities = [f"Gridtown{101 + number}" for number in range(10)]  # fewer than the students have
+    return _train("finetune", "teacher", work / "places", work / name, cities=cities, **options)
 
 
 def _train(stage: str, recipe: str, photos: Path, out: Path, **options: Any) -> list[str]:
@@ -54,11 +67,6 @@ def _train(stage: str, recipe: str, photos: Path, out: Path, **options: Any) -> 
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
     return [*command, "--resume"]
-
-
-def first_cities(count: int) -> list[str]:
-    """Name the first cities that are trained on: the teacher has fewer of them than the students."""
-    return [f"Gridtown{101 + number}" for number in range(count)]
 
 
 def _config(name: str) -> Path:
