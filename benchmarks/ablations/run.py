@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.ablations.rows import ROWS, SAMPLER_RATES, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
-from d2vpr_hf.assets.make_tiny import list_preparations
+from d2vpr_hf.assets.make_tiny import is_made, list_preparations
 from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.gridtown import TEST_SEEDS, simulate
 
@@ -51,7 +51,7 @@ def main() -> None:
 def prepare(work: Path, workers: int) -> None:
     """Make photos and the models that all runs start from."""
     for name, arguments in list_preparations(work).items():
-        if not (work / name / "last").exists() and not (work / name / "Images").exists():
+        if not is_made(work / name):
             python(*arguments, log=work / f"{name}.log")
     for seed in TEST_SEEDS:
         _render_test_city(work / "towns" / str(seed), seed, workers)

@@ -76,9 +76,14 @@ def _config(name: str) -> Path:
 def make_tiny(work: Path) -> None:
     """Go all the steps that are left, and put the result into the package."""
     for name, arguments in list_steps(work).items():
-        if not (work / name / "last").exists() and not (work / name / "Images").exists():
+        if not is_made(work / name):
             subprocess.run([sys.executable, "-m", *arguments], check=True)
     embed(work / "tuned", EMBEDDED_MODEL)
+
+
+def is_made(folder: Path) -> bool:
+    """Whether a step that makes this folder, a training run or photos, is done."""
+    return (folder / "last").exists() or (folder / "Images").exists()
 
 
 def embed(run: Path, folder: Path) -> None:
