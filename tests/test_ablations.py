@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table
+from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table, teachers_table
 from benchmarks.ablations.rows import ROWS, STEPS
 from benchmarks.ablations.run import cost_of
 from benchmarks.ablations.students import make_student
@@ -79,6 +79,23 @@ def test_the_gate_needs_a_teacher_that_is_five_points_ahead():
     assert "+5.0 points" in gate({"teacher": [record("teacher", 0, [2, 2, 2, 3])], "finetuned": students})
     assert "nothing is claimed" in gate({"teacher": [record("teacher", 0, [2, 2, 2, 2])], "finetuned": students})
     assert "not decided" in gate({"finetuned": students})
+
+
+def test_each_teacher_is_set_against_the_students_of_its_seeds():
+    """20 queries: a query is 5 points. The second teacher, from seed 2 on, is no better than its students: the gate is its."""
+    records = {
+        "teacher": [record("teacher", 2, [2] * 4), record("teacher", 0, [5] * 4)],
+        "full": [record("full", seed, [seed] * 4) for seed in (0, 1, 2, 3)],
+        "finetuned": [record("finetuned", seed, [hits] * 4) for seed, hits in ((0, 1), (1, 2), (2, 1), (3, 3))],
+    }
+    assert "+70.0 and +0.0 points" in gate(records) and "nothing is claimed" in gate(records)
+    lines = teachers_table(records).splitlines()
+    assert lines[0] == "| row | teacher of 100.0 %: 2 seeds | teacher of 40.0 %: 2 seeds |"
+    assert lines[2:] == [
+        "| distilled, then fine-tuned | 10.0 | 50.0 |",
+        "| fine-tuned only | +20.0 (+20.0 to +20.0) | -10.0 (-10.0 to -10.0) |",
+    ]
+    assert teachers_table(records | {"teacher": records["teacher"][:1]}) == ""
 
 
 def test_offsets_are_averaged_over_seeds_and_left_out_where_there_are_none():
