@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table, teachers_table
 from benchmarks.ablations.rows import ROWS, STEPS
-from benchmarks.ablations.run import cost_of
+from benchmarks.ablations.run import cost_of, missing_seeds
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.loading import load_model
 from d2vpr_hf.training.options import CONFIGS
@@ -123,6 +123,15 @@ def test_rows_see_as_many_photos_and_differ():
     assert {sum(stage.steps for stage in row.stages) for row in ROWS if row.name != "teacher"} == {2 * STEPS}
     meanings = {json.dumps([row.student, str(row.stages), row.teacher]) for row in ROWS}
     assert len({row.name for row in ROWS}) == len(ROWS) == len(meanings)
+
+
+def test_a_row_with_another_seed_in_place_of_one_lacks_nothing(tmp_path):
+    """Of seeds 0 to 4: a run of seed 7 spares one of them, and of the teacher, whatever the seed, one run is enough."""
+    teacher, full, *_ = ROWS
+    assert (missing_seeds(teacher, tmp_path), missing_seeds(full, tmp_path)) == ([0], [0, 1, 2, 3, 4])
+    for name in ("full-0", "full-7", "full_other-1", "teacher-3"):
+        (tmp_path / f"{name}.json").touch()
+    assert (missing_seeds(teacher, tmp_path), missing_seeds(full, tmp_path)) == ([], [1, 2, 3])
 
 
 def test_students_of_a_seed_share_the_vit(tmp_path):

@@ -3,8 +3,8 @@
     python -m benchmarks.ablations.run [--work build/ablations] [--workers 2] [--rows full finetuned] [--seeds 0 1]
 
 Every run that is done is a file in `benchmarks/ablations/records`; what has one is not run again, and one that was cut off goes
-on from its checkpoint. Photos and the models that all start from are made once, as for the embedded model. The teacher is
-measured with the first of the seeds: who makes it anew goes on with seeds that no other one has taught.
+on from its checkpoint. Photos and the models that all start from are made once, as for the embedded model. Who makes them anew
+goes on with seeds that no other teacher has taught, and measures the new one with their first: `--rows teacher --seeds 6`.
 """
 
 import argparse
@@ -38,15 +38,23 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/ablations"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--seeds", nargs="+", type=int, help="else as many of the first as make five runs of each row")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     prepare(work, arguments.workers)
     chosen = [row for row in ROWS if row.name in arguments.rows]
-    runs = [(row, seed) for seed in arguments.seeds for row in chosen if row.stages or seed == min(arguments.seeds)]
+    runs = [(row, seed) for row in chosen for seed in arguments.seeds or missing_seeds(row)]
+    runs.sort(key=lambda run: run[1])
     with ThreadPoolExecutor(arguments.workers) as pool:
         for done in pool.map(lambda run: run_once(work, *run), runs):
             print(done, flush=True)
+
+
+def missing_seeds(row: Row, records: Path = RECORDS) -> list[int]:
+    """List the seeds that a row lacks: a row with other seeds in their place lacks nothing, and the teacher needs only one."""
+    done = {int(path.stem.rpartition("-")[2]) for path in records.glob(f"{row.name}-*.json")}
+    wanted = len(SEEDS) if row.stages else 1
+    return [seed for seed in SEEDS if seed not in done][: max(0, wanted - len(done))]
 
 
 def prepare(work: Path, workers: int) -> None:
