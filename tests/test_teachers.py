@@ -80,8 +80,8 @@ def test_a_model_of_this_package(make, tmp_path):
     with torch.no_grad():
         output = model(images)
     assert (teacher.width, teacher.descriptor_dim) == (48, 14 * 48)
-    assert torch.equal(tokens, output.last_hidden_state)
-    assert torch.equal(descriptors, output.pooler_output)
+    assert relative(tokens, output.last_hidden_state) < 1e-6
+    assert relative(descriptors, output.pooler_output) < 1e-6
     assert teacher.depends_on_batch == model.config.use_cross_image_encoder == (make is tiny_cricavpr)
 
 

@@ -21,6 +21,14 @@ from tests.conftest import TINY, TINY_CRICAVPR, hub_cache, relative, save_folder
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"d2vpr": tiny_model, "cricavpr": tiny_cricavpr}
+ROUNDING = 1e-6  # of equal weights: on some processors a product's last bit depends on where in memory they lie
+
+
+def assert_same_weights(first, second):
+    """Names, and every bit of what they name."""
+    before, after = first.state_dict(), second.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.fixture(params=KINDS)
@@ -40,19 +48,18 @@ def test_save_and_load_are_bit_equal(tiny_kind, tmp_path):
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").is_file()
     loaded = AutoModel.from_pretrained(tmp_path)
-    before, after = model.state_dict(), loaded.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert_same_weights(loaded, model)
     images = torch.randn(2, 3, 42, 70)
-    assert torch.equal(loaded(images).pooler_output, model(images).pooler_output)
+    assert relative(loaded(images).pooler_output, model(images).pooler_output) < ROUNDING
 
 
 def test_sharded_weights_are_bit_equal(tiny_kind, tmp_path):
     model = tiny_kind()
     model.save_pretrained(tmp_path, max_shard_size="40KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    images = torch.randn(1, 3, 70, 70)
-    assert torch.equal(AutoModel.from_pretrained(tmp_path)(images).pooler_output, model(images).pooler_output)
+    loaded, images = AutoModel.from_pretrained(tmp_path), torch.randn(1, 3, 70, 70)
+    assert_same_weights(loaded, model)
+    assert relative(loaded(images).pooler_output, model(images).pooler_output) < ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -205,7 +212,7 @@ def test_weights_offloaded_to_disk(tiny_folder, tmp_path):
     with torch.no_grad():
         expected = model(images).pooler_output
         disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
-        assert torch.equal(model(images).pooler_output, expected)
+        assert relative(model(images).pooler_output, expected) < ROUNDING
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa", "flex_attention"])
