@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table, teachers_table
 from benchmarks.ablations.rows import ROWS, STEPS
-from benchmarks.ablations.run import cost_of, missing_seeds
+from benchmarks.ablations.run import asked_seeds, cost_of, missing_seeds
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.loading import load_model
 from d2vpr_hf.training.options import CONFIGS
@@ -132,6 +132,12 @@ def test_a_row_with_another_seed_in_place_of_one_lacks_nothing(tmp_path):
     for name in ("full-0", "full-7", "full_other-1", "teacher-3"):
         (tmp_path / f"{name}.json").touch()
     assert (missing_seeds(teacher, tmp_path), missing_seeds(full, tmp_path)) == ([], [1, 2, 3])
+
+
+def test_a_teacher_is_measured_with_the_first_of_the_seeds_that_are_asked_for():
+    """With each of them it would seem to be as many teachers, of one seed each."""
+    teacher, full, *_ = ROWS
+    assert (asked_seeds(teacher, [7, 6]), asked_seeds(full, [7, 6])) == ([6], [7, 6])
 
 
 def test_students_of_a_seed_share_the_vit(tmp_path):

@@ -117,10 +117,8 @@ def table(records: Records) -> str:
 def _cell(row: Row, difference: Difference | None) -> str:
     if row.name == REFERENCE or difference is None:
         return ""
-    interval = f"{difference.low:+.1f} to {difference.high:+.1f}"
-    if difference.pairs > 1:
-        interval += f"; ±{difference.deviation:.1f} over seeds"
-    return f"{difference.mean:+.1f} ({interval}): {difference.verdict()}"
+    spread = f"; ±{difference.deviation:.1f} over seeds" if difference.pairs > 1 else ""
+    return f"{_interval(difference, spread)}: {difference.verdict()}"
 
 
 def gate(records: Records) -> str:
@@ -160,12 +158,12 @@ def teachers_table(records: Records) -> str:
     )
     for row in (row for row in ROWS if row.stages and row.name in records and row.name != REFERENCE):
         found = [compare(own, records[REFERENCE], "standard") for _, own in by_teacher(records[row.name], records)]
-        lines.append(f"| {row.title} | " + " | ".join(_interval(difference) for difference in found) + " |")
+        lines.append(f"| {row.title} | " + " | ".join(_interval(one) if one else "" for one in found) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _interval(difference: Difference | None) -> str:
-    return "" if difference is None else f"{difference.mean:+.1f} ({difference.low:+.1f} to {difference.high:+.1f})"
+def _interval(difference: Difference, spread: str = "") -> str:
+    return f"{difference.mean:+.1f} ({difference.low:+.1f} to {difference.high:+.1f}{spread})"
 
 
 def offsets_table(records: Records) -> str:

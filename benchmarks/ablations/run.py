@@ -43,11 +43,18 @@ def main() -> None:
     work = arguments.work.resolve()
     prepare(work, arguments.workers)
     chosen = [row for row in ROWS if row.name in arguments.rows]
-    runs = [(row, seed) for row in chosen for seed in arguments.seeds or missing_seeds(row)]
+    runs = [(row, seed) for row in chosen for seed in asked_seeds(row, arguments.seeds)]
     runs.sort(key=lambda run: run[1])
     with ThreadPoolExecutor(arguments.workers) as pool:
         for done in pool.map(lambda run: run_once(work, *run), runs):
             print(done, flush=True)
+
+
+def asked_seeds(row: Row, seeds: list[int] | None) -> list[int]:
+    """List the seeds to run of a row: those asked for, of the teacher the first of them, or those that it lacks."""
+    if seeds is None:
+        return missing_seeds(row)
+    return seeds if row.stages else [min(seeds)]
 
 
 def missing_seeds(row: Row, records: Path = RECORDS) -> list[int]:
