@@ -75,6 +75,3 @@ METHODS: dict[str, Describe] = {
     "untrained D²-VPR": untrained,
     "embedded D²-VPR": trained(),
 }
-
-
-__all__ = ["METHODS", "Describe", "Descriptors", "Photos", "trained"]

@@ -63,6 +63,3 @@ def _build(word: str, descriptors: Descriptors) -> faiss.Index:
     for block in float32_blocks(descriptors, 64 << 20):
         index.add(block)
     return index
-
-
-__all__ = ["FACTORIES", "FaissStore"]

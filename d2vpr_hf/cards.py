@@ -247,6 +247,3 @@ def _table(measured: Evaluation) -> dict[str, Any]:
         "recalls": " | ".join(percent(entry["recall"]) for entry in recalls.values()),
         "intervals": " | ".join(percent_interval(entry["interval_95"]) for entry in recalls.values()),
     }
-
-
-__all__ = ["METHODS", "CardFacts", "Method", "make_card", "write_card"]

@@ -53,6 +53,3 @@ def _stay_on_one_core() -> None:
     faiss.omp_set_num_threads(1)
     torch.set_num_threads(1)
     torch.get_num_threads()  # a thread's first use of torch resets its number: let it be over
-
-
-__all__ = ["map_on_cores", "num_cores", "single_core_threads"]

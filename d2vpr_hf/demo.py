@@ -55,6 +55,3 @@ def run_demo(out: str | Path, num_places: int = NUM_PLACES, progress: Progress |
     results = search_photos(PlaceIndex.open(out / "index" / "database"), shown, encoder, top_k=4)
     save_figure(plot_search(results), out / "matches.png")
     return DemoResult(results, found, [out / "matches.png", *save_plots(found, out / "pictures")])
-
-
-__all__ = ["NUM_PLACES", "DemoResult", "run_demo"]

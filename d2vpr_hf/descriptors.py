@@ -154,15 +154,3 @@ def _read_header(buffer: pa.Buffer) -> tuple[np.dtype[Any], tuple[int, int], int
     except (ValueError, KeyError, TypeError, IndexError, StopIteration) as error:
         raise ValueError(f"it is no safetensors file of {TENSOR} (N, D) in {' or '.join(DTYPES)}") from error
     return dtype, (rows, width), start
-
-
-__all__ = [
-    "DTYPES",
-    "Descriptors",
-    "MappedDescriptors",
-    "descriptors_to_bytes",
-    "kept_rows",
-    "map_descriptors",
-    "map_file",
-    "take_rows",
-]

@@ -218,23 +218,3 @@ def _explained(folder: Path) -> Iterator[None]:
         else:
             raise
         raise OSError(error.errno, f"{advice}; what was stored before is whole ({error.strerror})", str(folder)) from error
-
-
-__all__ = [
-    "TEMPORARY",
-    "WRITING_ERRORS",
-    "check_writable",
-    "checksum",
-    "make_empty",
-    "make_folder",
-    "remove_files",
-    "remove_folders",
-    "rename_file",
-    "replace_folder",
-    "restore_folder",
-    "scratch_folder",
-    "store_file",
-    "store_files",
-    "store_folder",
-    "sync_folder",
-]

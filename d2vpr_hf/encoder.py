@@ -285,6 +285,3 @@ def _check_finite(descriptors: NDArray[np.float32], rows: NDArray[np.int64]) -> 
             f"{broken.sum()} descriptors are not finite (photos number {numbers} first). The weights are broken, or they "
             "overflow in half precision: load the model in float32."
         )
-
-
-__all__ = ["EncodedPhotos", "PlaceEncoder", "Progress"]

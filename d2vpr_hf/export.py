@@ -86,6 +86,3 @@ def _note_recall(exported: ExportedModel, comparison: Comparison) -> None:
     recall = {f"recall@{row.recall_value}": [row.first, row.second] for row in comparison.differences}
     facts = exported.facts | {"recall_before_and_after": recall, "labelled_queries": comparison.num_queries}
     (exported.folder / FACTS_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-
-
-__all__ = ["CALIBRATION_PHOTOS", "Export", "export"]

@@ -15,6 +15,3 @@ def import_extra(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         name = module.partition(".")[0]
         raise ImportError(f'{name} cannot be imported ({error}): pip install "d2vpr-hf[{extra}]" brings it.') from error
-
-
-__all__ = ["import_extra"]

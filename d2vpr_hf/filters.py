@@ -145,6 +145,3 @@ def _need_seconds(text: str) -> float:
     if math.isnan(seconds):
         raise ValueError(f"Expected a time such as 2024-05-01T12:30:00, got {text!r}.")
     return seconds
-
-
-__all__ = ["Mask", "PlaceFilter", "parse_numbers", "within_box", "within_heading", "within_radius", "within_time"]

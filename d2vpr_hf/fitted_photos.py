@@ -31,6 +31,3 @@ def warn_of_fitted_photos(model_folder: str | None, photos: Sequence[Path]) -> i
 def checksums(photos: Iterable[Path]) -> list[str]:
     """Hash the contents of photos: 16 hexadecimal digits of SHA-256 each."""
     return [hashlib.sha256(photo.read_bytes()).hexdigest()[:16] for photo in photos if photo.is_file()]
-
-
-__all__ = ["PROJECTION_FILE", "checksums", "warn_of_fitted_photos"]

@@ -349,6 +349,3 @@ def _match_to_dict(match: Match) -> dict[str, Any]:
         "utm_north": place.utm_north,
     }
     return result | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else result
-
-
-__all__ = ["SearchResult", "add_photos", "check_encoder", "index_photos", "index_settings", "remove_photos", "search_photos"]

@@ -216,16 +216,3 @@ def _preprocessing(processor: D2VPRImageProcessor) -> dict[str, Any]:
     )
     settings = processor.to_dict()
     return {name: settings.get(name) for name in names}
-
-
-__all__ = [
-    "DINOV2_TYPES",
-    "EMBEDDED_MODEL",
-    "computing_values",
-    "fingerprint",
-    "load_config",
-    "load_dinov2",
-    "load_image_processor",
-    "load_model",
-    "own_fields",
-]

@@ -362,6 +362,3 @@ def _put_part(index: PlaceIndex, part: PlaceIndex) -> None:
     """Store the rows of a part behind the others, in one step."""
     places, files = zip(*part.places.with_files(), strict=True)
     index.put(part.descriptors[:], places, files, complete=False)
-
-
-__all__ = ["EmbedReport", "Part", "embed_photos", "launched_device", "launched_process", "merge_parts"]

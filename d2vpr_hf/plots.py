@@ -152,19 +152,3 @@ def _shorten(text: str, length: int = 26) -> str:
     if len(text) <= length:
         return text
     return f"{text[: length // 2]}…{text[len(text) - length // 2 + 1 :]}"
-
-
-__all__ = [
-    "QUERY",
-    "RIGHT",
-    "UNKNOWN",
-    "WRONG",
-    "Cell",
-    "check_plot_file",
-    "match_cell",
-    "photo_label",
-    "plot_rows",
-    "plot_search",
-    "query_cell",
-    "save_figure",
-]

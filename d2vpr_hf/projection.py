@@ -197,6 +197,3 @@ def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source:
         if out.exists():
             out.rmdir()
         folder.rename(out)
-
-
-__all__ = ["Projection", "ProjectionFit", "fit_projection"]

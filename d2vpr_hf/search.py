@@ -277,13 +277,3 @@ def _first_of_each(
     ordered = query[order]
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)
     return order[rank < k]
-
-
-__all__ = [
-    "BLOCK_BYTES",
-    "check_search",
-    "exact_search",
-    "float32_blocks",
-    "rescore",
-    "similarity",
-]

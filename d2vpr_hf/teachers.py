@@ -136,6 +136,3 @@ def load_teacher(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwar
         return PlaceTeacher(load_model(name, dtype=dtype, **kwargs))
     types = [*(known.model_type for known in MODELS), *DINOV2_TYPES]
     raise ValueError(f"{name} is a model of type {config.model_type!r}; a teacher is one of {', '.join(types)}.")
-
-
-__all__ = ["Dinov2Teacher", "PlaceTeacher", "Teacher", "TeacherTargets", "load_teacher"]

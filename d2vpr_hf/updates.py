@@ -268,14 +268,3 @@ def _latest_last(known: tuple[str, ...], runtime: str) -> tuple[str, ...]:
 def _without(reasons: dict[str, str], paths: Iterable[str]) -> dict[str, str]:
     left = set(paths)
     return {path: reason for path, reason in reasons.items() if path not in left}
-
-
-__all__ = [
-    "IndexUpdate",
-    "TrackedPhoto",
-    "UpdateReport",
-    "name_problem",
-    "not_the_same_photos",
-    "report_skipped",
-    "same_content",
-]

@@ -104,6 +104,3 @@ class RandAugment:
             flipped = operation.signed and rng.integers(2) == 1
             image = operation.apply(image, -strength if flipped else strength)
         return image
-
-
-__all__ = ["NUM_MAGNITUDES", "OPERATIONS", "Operation", "RandAugment"]

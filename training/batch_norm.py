@@ -72,6 +72,3 @@ def share_statistics(model: nn.Module) -> None:
         if isinstance(module, CheckpointSafeBatchNorm):
             for statistic in module.buffers(recurse=False):
                 distributed.broadcast(statistic, src=0)
-
-
-__all__ = ["BatchNormPolicy", "SynchronisedBatchNorm", "apply_policy", "share_statistics"]

@@ -124,6 +124,3 @@ class Checkpoints:
         if newest is None:
             return "Make room and start again."
         return f"Make room, then go on from {newest.name} with --resume."
-
-
-__all__ = ["Checkpoints", "RunState"]

@@ -26,6 +26,3 @@ def _message(error: Exception) -> str:
     """Return an error's message; of one that a loading process raised, without that process's traceback."""
     text = str(error).strip()
     return text.splitlines()[-1].partition(": ")[2] if "in DataLoader worker process" in text else text
-
-
-__all__ = ["run_script"]

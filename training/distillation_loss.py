@@ -71,6 +71,3 @@ def _as_wanted(found: torch.Tensor | None, wanted: torch.Tensor) -> torch.Tensor
         shape = None if found is None else tuple(found.shape)
         raise ValueError(f"The student gives {shape} where the teacher gives {tuple(wanted.shape)}: see `recovery_size`.")
     return found.float()
-
-
-__all__ = ["DistillationLoss", "Reduction"]

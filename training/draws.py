@@ -21,6 +21,3 @@ class Purpose(IntEnum):
 def make_rng(purpose: Purpose, seed: int, *numbers: int) -> Generator:
     """Return the generator of a purpose, a run's seed and what else tells draws apart, such as epoch and photo."""
     return np.random.default_rng([purpose, seed, *numbers])
-
-
-__all__ = ["Purpose", "make_rng"]

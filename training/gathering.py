@@ -45,6 +45,3 @@ def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
     if accelerator.is_main_process:
         work()
     accelerator.wait_for_everyone()
-
-
-__all__ = ["gather_with_gradients", "num_processes", "on_main"]

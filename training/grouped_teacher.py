@@ -80,6 +80,3 @@ class GroupedTeacher:
         if self.groups != "shuffled":
             return torch.arange(count)
         return torch.from_numpy(make_rng(Purpose.TEACHER_GROUPS, self.seed, step).permutation(count))
-
-
-__all__ = ["GroupedTeacher", "TeacherGroups"]

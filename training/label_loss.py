@@ -86,6 +86,3 @@ class LabelLoss(nn.Module):
 
 def _mean_where(mask: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
-__all__ = ["LabelLoss"]

@@ -26,6 +26,3 @@ def learning_rate_factor(schedule: Schedule, step: int, total_steps: int, steps_
         return (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * done))
-
-
-__all__ = ["learning_rate_factor"]

@@ -50,6 +50,3 @@ class MetricLoss:
         counts = {"positive_pairs": len(pairs.anchors), "negative_pairs": len(pairs.negative_anchors)}
         active = len(anchors) / len(descriptors)
         return loss, {name: torch.tensor(float(value)) for name, value in {**counts, "active": active}.items()}
-
-
-__all__ = ["MetricLoss", "MinedPairs"]

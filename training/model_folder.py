@@ -111,6 +111,3 @@ def public_name(name: str) -> str:
     """Name a model or a folder without saying where on this machine it lies."""
     path = Path(name)
     return path.name if path.exists() or path.is_absolute() else name
-
-
-__all__ = ["REPORT", "write_model_folder"]

@@ -380,15 +380,3 @@ def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None
             f"The run in {folder} had other options: {changes}. Resume with the same, or begin a new run from its model: "
             f"--model {folder / 'last'} or {folder / 'best'}."
         )
-
-
-__all__ = [
-    "CONFIGS",
-    "DistillOptions",
-    "FinetuneOptions",
-    "PretrainOptions",
-    "TrainingOptions",
-    "check_resumable",
-    "parse_options",
-    "to_yaml",
-]

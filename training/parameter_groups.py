@@ -63,6 +63,3 @@ def _refuse_idle(factors: dict[str, float], names: dict[str, nn.Parameter]) -> N
     idle = [pattern for pattern in factors if not any(fnmatchcase(name, pattern) for name in names)]
     if idle:
         raise ValueError(f"learning_rate_factors: no trained parameter is called like {', '.join(idle)}.")
-
-
-__all__ = ["make_optimizer", "set_learning_rate"]

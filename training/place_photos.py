@@ -242,14 +242,3 @@ def read_place_photos(photos: str | Path, cities: Sequence[str] | None, images_p
     if cities:
         raise ValueError(f"{photos} is not a folder as GSV-Cities has it (with Dataframes in it); leave `cities` out.")
     return PhotoFiles(read_places(photos), images_per_place)
-
-
-__all__ = [
-    "GridtownPhotos",
-    "LabelledPhotos",
-    "PhotoFiles",
-    "PlacePhotos",
-    "Shot",
-    "read_labelled_photos",
-    "read_place_photos",
-]

@@ -119,6 +119,3 @@ class LocalBatches:
         for step in range(self.first_step, self.last_step):
             epoch, batch = divmod(step, self.sampler.batches_per_epoch)
             yield [(epoch, place) for place in self.sampler.batches(epoch)[batch, mine].tolist()]
-
-
-__all__ = ["BatchKind", "LocalBatches", "PlaceSampler"]

@@ -66,6 +66,3 @@ def check_finite(numbers: dict[str, float]) -> None:
             f"Not a finite number: {', '.join(broken)}. Nothing since the newest checkpoint was saved. Begin a new run with a "
             "lower learning rate, a warm-up, clipped gradients (--max-grad-norm 1), or bf16 in the place of fp16."
         )
-
-
-__all__ = ["Meter", "check_finite"]

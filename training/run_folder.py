@@ -118,6 +118,3 @@ def _commit() -> str | None:
 def _git(*words: str) -> str:
     command = ["git", "-C", str(Path(__file__).parent), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-
-__all__ = ["RunFolder", "describe_run"]

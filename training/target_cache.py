@@ -74,6 +74,3 @@ def _read(path: Path, device: torch.device) -> TeacherTargets | None:
         return TeacherTargets(**load_file(path, device=str(device)))
     except (FileNotFoundError, SafetensorError, TypeError):  # not there, or damaged
         return None
-
-
-__all__ = ["TargetCache"]

@@ -157,6 +157,3 @@ def _keep_own_features(encoder: nn.Module, arguments: Any, features: torch.Tenso
     if not encoder.training:
         return features
     return features.chunk(num_processes())[torch.distributed.get_rank()]
-
-
-__all__ = ["DescriptorsInParts", "InTraining", "add_cross_image_encoder", "freeze", "load_or_make", "see_all_processes"]

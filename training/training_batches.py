@@ -129,6 +129,3 @@ def _begin_worker(worker: int) -> None:
     """Use one thread, and leave SIGTERM to the training process, which still needs its batch; workers end when it does."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-__all__ = ["NO_AUGMENTATION", "PlaceBatch", "PlaceDataset", "join_places", "load_batches"]

@@ -144,6 +144,3 @@ def _split(
     held_out = [batches[number] for number in sorted(drawn)]
     trained = [places[~np.isin(places, np.concatenate([_NO_PLACES, *held_out]))] for places in cities]
     return _large_enough(trained, options), held_out
-
-
-__all__ = ["TrainingData"]

@@ -366,6 +366,3 @@ class _Termination:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-
-
-__all__ = ["TrainingRun", "start_accelerator"]

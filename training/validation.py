@@ -156,6 +156,3 @@ def _render(town: Path, options: TrainingOptions) -> None:
             image_size=max(options.size),
             workers=max(1, options.num_workers),
         )
-
-
-__all__ = ["Measured", "SharedEncoder", "Validation"]

@@ -78,5 +78,3 @@ ROWS = (
     Row("shuffled_groups", "the same, groups shuffled", both(distill={"teacher_groups": "shuffled"}), teacher="cross-image"),
     Row("encoder_off", "the same, its encoder off", both(distill={"teacher_groups": "off"}), teacher="cross-image"),
 )
-
-__all__ = ["DISTILL", "LEARNING_RATES", "ROWS", "SAMPLER_RATES", "SEEDS", "STEPS", "Options", "Row", "Stage", "both"]

@@ -38,6 +38,3 @@ def make_student(row: Row, seed: int, pretrained: Path, folder: Path) -> None:
 def _draw(changes: Options, seed: int, path: Path) -> VPRPreTrainedModel:
     path.write_text(json.dumps(json.loads((CONFIGS / "student_small.json").read_text()) | changes))
     return load_or_make(str(path), seed)
-
-
-__all__ = ["make_student"]

@@ -94,6 +94,3 @@ class ExportedModel:
 def is_exported(model: object) -> bool:
     """Tell whether a model's name is a folder that `d2vpr export` wrote."""
     return isinstance(model, str | Path) and (Path(model) / FACTS_FILE).is_file()
-
-
-__all__ = ["FACTS_FILE", "FORMAT_VERSION", "GRAPHS", "ExportedModel", "is_exported"]

@@ -192,6 +192,3 @@ def _check(difference: float, options: ExportOptions) -> None:
             f"that {options.precision} may cost; nothing was written. Take another precision, or for int8 more photos; in fp32 "
             "it is an error of the runtime or of this package: please report it."
         )
-
-
-__all__ = ["EXPORT_PRECISIONS", "ExportOptions", "export_model", "remaining_processor"]

@@ -89,15 +89,3 @@ def _bias(conv: nn.Conv2d) -> torch.Tensor:
 
 def _frozen(values: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(values.detach(), requires_grad=False)
-
-
-__all__ = [
-    "copy_linear",
-    "fold_batch_norm",
-    "join_pointwise",
-    "join_spatial",
-    "linear_before_scale",
-    "make_convolution",
-    "make_linear",
-    "select_channels",
-]

@@ -110,6 +110,3 @@ def write_onnx(network: DescriptorNetwork, path: Path, example: torch.Tensor, dy
         )
     assert program is not None
     program.save(path, external_data=False)
-
-
-__all__ = ["INPUT", "OUTPUT", "DescriptorNetwork", "write_onnx"]

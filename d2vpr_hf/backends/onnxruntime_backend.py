@@ -35,6 +35,3 @@ class OnnxRuntimeBackend:
         """Map images (B, 3, height, width) to descriptors (B, D)."""
         descriptors: NDArray[np.float32] = self._session.run(None, {INPUT: pixel_values.numpy()})[0]
         return descriptors
-
-
-__all__ = ["OnnxRuntimeBackend"]

@@ -67,6 +67,3 @@ def _convert(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: st
         fixed = processor.do_resize
         options = ExportOptions("onnx" if name == "onnxruntime" else "openvino", precision, "fixed" if fixed else "any-size")
         return export_model(model, processor, Path(scratch) / "model", options).open_backend(name, None)
-
-
-__all__ = ["choose_backend", "open_backend", "settle_backend"]

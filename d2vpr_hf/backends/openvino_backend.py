@@ -47,6 +47,3 @@ def convert_to_openvino(source: Path, target: Path) -> None:
     """
     openvino = import_extra("openvino", "openvino")
     openvino.save_model(openvino.Core().read_model(source), target, compress_to_fp16=False)
-
-
-__all__ = ["OpenVinoBackend", "convert_to_openvino"]

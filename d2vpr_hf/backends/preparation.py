@@ -47,6 +47,3 @@ def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on
 
 def _prepare_blocks(encoder: Any, dtype: torch.dtype) -> Iterator[PreparedBlock]:
     return (PreparedBlock(block, dtype) for block in encoder.layers)
-
-
-__all__ = ["prepare"]

@@ -118,6 +118,3 @@ def bilinear_neighbours(positions: torch.Tensor, grid_size: GridSize) -> tuple[t
     rows = torch.stack((upper + x, upper + far_x, lower + x, lower + far_x), dim=-1)
     weights = torch.stack(((1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down), dim=-1)
     return rows, weights
-
-
-__all__ = ["GatheringAggregator", "PreparedAggregator", "PreparedRecovery"]

@@ -164,6 +164,3 @@ def _channels(branches: list[list[nn.Conv2d]], order: list[int]) -> list[int]:
     """Number the adapter's channels so that they are in the order of the branches wanted."""
     widths = [branch[-1].out_channels for branch in branches]
     return [sum(widths[:index]) + channel for index in order for channel in range(widths[index])]
-
-
-__all__ = ["PreparedBlock", "PreparedEmbeddings"]

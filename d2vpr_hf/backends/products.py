@@ -47,6 +47,3 @@ def pack_products(model: nn.Module) -> None:
         for name, part in module.named_children():
             if isinstance(part, Product) and part.name in _FUSED_ACTIVATIONS:
                 setattr(module, name, PackedProduct(part))
-
-
-__all__ = ["PackedProduct", "Product", "pack_products"]

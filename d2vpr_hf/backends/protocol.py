@@ -40,6 +40,3 @@ def check_backend(name: str, precision: str | None) -> None:
     allowed = get_args(Precision) if name == "auto" else PRECISIONS[name]  # type: ignore[index]
     if precision is not None and precision not in allowed:
         raise ValueError(f"The precision of the backend {name} is {' or '.join(allowed)}, got {precision!r}.")
-
-
-__all__ = ["PRECISIONS", "TORCH_TYPES", "Backend", "BackendName", "Precision", "check_backend"]

@@ -52,6 +52,3 @@ def _block_products(graph: Any) -> list[str]:
 
 def _in_block(node: Any) -> bool:
     return any(entry.key == _SCOPES and f"'{_QUANTISED}'" in entry.value for entry in node.metadata_props)
-
-
-__all__ = ["quantize_graph"]

@@ -52,6 +52,3 @@ def _cubic(distances: torch.Tensor, slope: float) -> torch.Tensor:
     near = ((slope + 2) * distances - (slope + 3)) * distances * distances + 1
     far = slope * (((distances - 5) * distances + 8) * distances - 4)
     return torch.where(distances <= 1, near, torch.where(distances < 2, far, torch.zeros_like(far)))
-
-
-__all__ = ["antialiasing_matrix", "cubic_matrix", "pad_edges"]

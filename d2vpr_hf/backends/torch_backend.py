@@ -78,6 +78,3 @@ def _divide(pixel_values: torch.Tensor) -> Sequence[torch.Tensor]:
     """Divide a batch into small parts, as many for each core."""
     cores = num_cores()
     return pixel_values.tensor_split(cores * -(-len(pixel_values) // (cores * _PHOTOS_OF_A_CORE)))
-
-
-__all__ = ["PlainTorchBackend", "TorchBackend", "precision_of"]

@@ -65,6 +65,3 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.stderr.write(f"d2vpr: {error}\n")
         sys.exit(1)
-
-
-__all__ = ["app", "main"]

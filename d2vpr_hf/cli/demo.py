@@ -26,6 +26,3 @@ def demo(
     typer.echo(results_text(result.results))
     typer.echo(result.evaluation.to_text())
     typer.echo(f"Simulated streets, of the easy tier. Pictures: {', '.join(map(str, result.pictures))}")
-
-
-__all__ = ["demo"]

@@ -155,6 +155,3 @@ def compare(
     for letter, path, report in zip("AB", (first, second), reports, strict=True):
         typer.echo(f"{letter}: {path}, {model_text(report.model)}")
     typer.echo(compare_evaluations(*reports).to_text())
-
-
-__all__ = ["compare", "evaluate"]

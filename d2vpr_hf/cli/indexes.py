@@ -272,6 +272,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} ({what})" for name, what in value.items()) or "none"
     return {"None": "none", "True": "yes", "False": "no"}.get(str(value), str(value))
-
-
-__all__ = ["add", "compact", "embed", "index", "info", "merge", "remove", "repair", "verify"]

@@ -100,6 +100,3 @@ def _line(answer: Localization) -> str:
         return f"{answer.query}  {'no match' if answer.no_match else answer.note}{sure}"
     radius = f"  ({answer.note})" if answer.radius_90 is None else f"  within {answer.radius_90:.1f} m (90 %)"
     return f"{answer.query}{position_column(answer.place)}{radius}{sure}"
-
-
-__all__ = ["calibrate", "localize"]

@@ -147,6 +147,3 @@ def export(
     typer.echo(f"Wrote {out}: {target}, {precision}; descriptors differ from the model's by {difference:.1e} of their norm.")
     if done.comparison is not None:
         typer.echo(f"A: {model}, B: {out}\n{done.comparison.to_text()}")
-
-
-__all__ = ["convert", "export", "fit_projection"]

@@ -40,6 +40,3 @@ def _fields(group: Callable[..., Any]) -> Iterable[Parameter]:
 
 def _take(group: Callable[..., Any], values: Mapping[str, Any]) -> Any:
     return group(**{field.name: values[field.name] for field in _fields(group)})
-
-
-__all__ = ["spread_groups"]

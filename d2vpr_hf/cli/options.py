@@ -139,18 +139,3 @@ def parse_pairs(texts: list[str] | None, form: str) -> Iterator[tuple[str, str]]
         if not separator or not name:
             raise ValueError(f"Expected `{form}`, got {text!r}.")
         yield name, value
-
-
-__all__ = [
-    "BATCH_SIZE",
-    "EncoderOptions",
-    "FilterOptions",
-    "IndexArgument",
-    "IndexEncoderOptions",
-    "ModelOption",
-    "OverwriteOption",
-    "QueriesArgument",
-    "StrictOption",
-    "parse_pairs",
-    "parse_path",
-]

@@ -90,6 +90,3 @@ def simulate(
     with progress_bar("Rendering", None) as progress:
         count = render_city(out, places, seed, progress=progress, **options)
     typer.echo(f"Wrote {count} photos of {places} places to {out}.")
-
-
-__all__ = ["places", "simulate"]

@@ -52,6 +52,3 @@ def search(
 
         save_figure(plot_search(results), plot)
     check_any_answer(results)
-
-
-__all__ = ["search"]

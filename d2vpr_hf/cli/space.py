@@ -58,6 +58,3 @@ def _variables(model: str | None, index: str | None) -> dict[str, str]:
     """Name what the Space reads from its environment."""
     given = {"D2VPR_MODEL": model, "D2VPR_INDEX": index}
     return {name: value for name, value in given.items() if value is not None}
-
-
-__all__ = ["push_space", "space"]

@@ -66,14 +66,3 @@ def position_column(place: Place) -> str:
 
     text = position_text(place)
     return f"  {text}" if text else ""
-
-
-__all__ = [
-    "check_any_answer",
-    "hush_transformers",
-    "json_text",
-    "position_column",
-    "progress_bar",
-    "results_text",
-    "table_text",
-]

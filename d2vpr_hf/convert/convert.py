@@ -260,6 +260,3 @@ def _origin(source: str | Path) -> str:
         return path.name if path.is_dir() else str(source)
     with path.open("rb") as file:
         return f"{path.name} (SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()})"
-
-
-__all__ = ["Conversion", "convert_weights", "load_converted"]

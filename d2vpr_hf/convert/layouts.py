@@ -87,5 +87,3 @@ _QUERY_KEY_VALUE: dict[str, tuple[str, ...]] = {"attention.qkv": ("attention.que
 OFFSET_HEAD = Layout(offset_head_to_convolutions, offset_head_to_halves)
 SEPARATE_ATTENTION = stacked_layers(_QUERY_KEY_VALUE)
 SEPARATE_ATTENTION_AND_GATE = stacked_layers(_QUERY_KEY_VALUE | {"mlp.gate_up": ("mlp.gate", "mlp.up")})
-
-__all__ = ["OFFSET_HEAD", "SAME", "SEPARATE_ATTENTION", "SEPARATE_ATTENTION_AND_GATE", "Layout", "Weights"]

@@ -146,19 +146,3 @@ def _pattern(prefix: str) -> str:
 def _replacement(prefix: str) -> str:
     parts = prefix.split("*")
     return parts[0] + "".join(rf"\g<{number}>{part}" for number, part in enumerate(parts[1:], 1))
-
-
-__all__ = [
-    "BACKBONE",
-    "CROSS_IMAGE_ENCODER",
-    "DEFORMABLE_AGGREGATOR",
-    "DINOV2",
-    "FINAL_NORM",
-    "GENERALIZED_MEAN",
-    "RECOVERY",
-    "TRANSFORMERS_FILES",
-    "TRANSFORMERS_MEMORY",
-    "NamePairs",
-    "rename",
-    "reverse",
-]

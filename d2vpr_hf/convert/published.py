@@ -64,6 +64,3 @@ def _save(content: object, out: Path) -> None:
         store_file(out, lambda scratch: torch.save(content, scratch))
     except RuntimeError as error:  # torch's word for a full disk
         raise OSError(f"{out} could not be written ({error}); nothing was changed.") from error
-
-
-__all__ = ["convert_to_published"]

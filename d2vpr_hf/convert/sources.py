@@ -177,5 +177,3 @@ SOURCES = (
         card=_DINOV2_CARD,
     ),
 )
-
-__all__ = ["CONFIGS", "SOURCES", "Source", "Target", "dinov2_fields"]

@@ -135,6 +135,3 @@ def listing(names: list[str]) -> str:
     names = [name if name.isprintable() else ascii(name) for name in names]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
-
-
-__all__ = ["ConversionError", "listing", "read_weights"]

@@ -116,6 +116,3 @@ def _lines(comparison: Comparison) -> Iterator[str]:
 
 def _signed(share: float) -> str:
     return f"{100 * share:+.1f}"
-
-
-__all__ = ["Comparison", "Difference", "compare_evaluations"]

@@ -51,6 +51,3 @@ def precision_curve(similarities: NDArray[np.floating], right: NDArray[np.bool_]
     num_right, accepted = np.cumsum(right[order])[last], last + 1
     recall = num_right / num_with_positives if num_with_positives else np.full(len(last), np.nan)
     return PrecisionCurve(falling[last], num_right / accepted, accepted / len(falling), recall)
-
-
-__all__ = ["PrecisionCurve", "precision_curve"]

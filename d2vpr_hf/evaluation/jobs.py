@@ -227,6 +227,3 @@ def _position(photos: PhotoSet, row: int) -> list[float] | None:
 
 def _distance(first: list[float] | None, second: list[float] | None) -> float | None:
     return None if first is None or second is None else float(np.linalg.norm(np.subtract(first, second)))
-
-
-__all__ = ["SHUFFLE_SEED", "describe_encoder", "evaluate", "evaluate_descriptors"]

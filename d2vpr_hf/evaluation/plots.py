@@ -177,6 +177,3 @@ def _title(evaluation: Evaluation, what: str) -> str:
     first = percent(np.mean([query.right for query in evaluation.queries]).item())
     counts = f"{len(evaluation.queries)} queries, {evaluation.database['count']} database photos"
     return f"{what}\nR@1: {first} ({evaluation.rule}) · {counts}"
-
-
-__all__ = ["FILES", "check_plot_folder", "plot_map", "plot_matches", "plot_precision_coverage", "save_plots"]

@@ -185,6 +185,3 @@ class NearbyPositives:
 def angle_between(first: NDArray[np.floating], second: float | NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the angle between directions in degrees, 0 to 180: of 350 and 10 it is 20."""
     return np.abs((first - second + 180) % 360 - 180)
-
-
-__all__ = ["NearbyPositives", "PhotoSet", "PositiveRule", "Positives", "angle_between"]

@@ -116,16 +116,3 @@ def check_recall_values(recall_values: Sequence[int]) -> tuple[int, ...]:
     if not recall_values or min(recall_values) < 1:
         raise ValueError(f"Recall is defined for N of at least 1, got {', '.join(map(str, recall_values)) or 'none'}.")
     return tuple(dict.fromkeys(int(value) for value in recall_values))
-
-
-__all__ = [
-    "NUM_RESAMPLES",
-    "RECALL_VALUES",
-    "bootstrap_interval",
-    "check_recall_values",
-    "first_positive_ranks",
-    "hits_at",
-    "judge",
-    "recall_at",
-    "recall_with_positives",
-]

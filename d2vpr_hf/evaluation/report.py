@@ -348,18 +348,3 @@ def _shuffle_lines(evaluation: Evaluation, shuffled: Evaluation) -> Iterator[str
 def _number(value: float | np.floating) -> float | None:
     """Turn NaN, which JSON does not have, into None."""
     return None if math.isnan(value) else float(value)
-
-
-__all__ = [
-    "DISTANCE_SHARES",
-    "FORMAT",
-    "FORMAT_VERSION",
-    "Evaluation",
-    "Predictions",
-    "QueryResult",
-    "align",
-    "check_report_file",
-    "model_text",
-    "percent",
-    "percent_interval",
-]

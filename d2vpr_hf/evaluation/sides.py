@@ -113,6 +113,3 @@ def _frame_numbers(places: list[Place]) -> NDArray[np.int64]:
 def keep_rows(side: Side, rows: NDArray[np.int64], skipped: dict[str, str]) -> Side:
     """Leave out the photos that could not be read; `skipped` names them with all the others."""
     return replace(side, places=[side.places[row] for row in rows], photos=side.photos.take(rows), skipped=skipped)
-
-
-__all__ = ["Side", "keep_rows", "prepare_sides"]

@@ -67,6 +67,3 @@ def _boxes(photo: PhotoRegions, scale: float) -> str:
         for region, (left, top, right, bottom) in enumerate(photo.boxes * scale)
         if region
     )
-
-
-__all__ = ["draw_bars", "draw_photo_regions"]

@@ -104,6 +104,3 @@ def _side(photo: PhotoRegions) -> dict[str, Any]:
         "region_of_point": photo.region.tolist(),
         "boxes": photo.boxes.round(2).tolist(),
     }
-
-
-__all__ = ["BEFORE_PROJECTION", "Explanation", "explain_match", "explainable_model"]

@@ -91,6 +91,3 @@ def _boxes(points: NDArray[np.float64], region: NDArray[np.int64], size: tuple[i
         own = points[region == number]
         found.append(np.concatenate([own.min(axis=0), own.max(axis=0)]))
     return np.stack(found)
-
-
-__all__ = ["PhotoRegions", "locate_regions", "region_names"]

@@ -34,6 +34,3 @@ def cosine_of(first: NDArray[np.floating], second: NDArray[np.floating]) -> floa
     """Return the cosine of two photos' unprojected descriptors, from region features (1 + R, D) each."""
     a, b = np.asarray(first, np.float64).ravel(), np.asarray(second, np.float64).ravel()
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-__all__ = ["cosine_of", "region_shares"]

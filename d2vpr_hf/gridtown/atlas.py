@@ -104,6 +104,3 @@ def _halve(pictures: Picture, axis: int) -> Picture:
         return pictures
     first, second = (np.take(pictures, np.arange(start, pictures.shape[axis], 2), axis) for start in (0, 1))
     return ((first + second) / 2).astype(np.float32)
-
-
-__all__ = ["Atlas", "Picture", "make_atlas"]

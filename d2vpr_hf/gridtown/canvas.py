@@ -39,6 +39,3 @@ class Canvas:
         """Average down to the final size."""
         height, width = self.pixels.shape[0] // _FINER, self.pixels.shape[1] // _FINER
         return self.pixels.reshape(height, _FINER, width, _FINER, 4).mean((1, 3))
-
-
-__all__ = ["Canvas", "Colour", "Mask"]

@@ -450,20 +450,3 @@ def _columns(table: type[Any], rows: list[dict[str, Any]]) -> Any:
         width = (3,) if field.name == "tint" else ()
         columns[field.name] = np.array([row[field.name] for row in rows], dtype=kind).reshape(len(rows), *width)
     return table(**columns)
-
-
-__all__ = [
-    "COPY_SHARE",
-    "NUM_LOOKS",
-    "NUM_SIGNS",
-    "NUM_STYLES",
-    "SIDEWALK",
-    "UTM_ZONE",
-    "Buildings",
-    "City",
-    "Fixture",
-    "Fixtures",
-    "Places",
-    "Walls",
-    "make_city",
-]

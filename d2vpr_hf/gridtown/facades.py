@@ -190,6 +190,3 @@ def _letter(canvas: Canvas, letter: str, left: float, width: float, ink: Colour)
             if bit:
                 x, y = left + width * (column + 0.5) / 6, 0.15 + 0.1 * row
                 canvas.paint(canvas.box(x, y, x + width / 6 + 0.002, y + 0.105), ink, 0.0)
-
-
-__all__ = ["CELL_SIZE", "draw_sign", "draw_style"]

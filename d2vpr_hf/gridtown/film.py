@@ -77,6 +77,3 @@ def _noise(scene: Scene, like: torch.Tensor) -> torch.Tensor:
     number = hash_unit(scene.key[:, None, None], pixel, channel)
     other = hash_unit(scene.key[:, None, None], pixel, channel + 3)
     return (number + other - 1) * 6**0.5
-
-
-__all__ = ["develop"]

@@ -108,6 +108,3 @@ def _lit(scene: Scene, albedo: torch.Tensor, depth: torch.Tensor) -> torch.Tenso
     )
     mirrored = 0.1 * light["rain"][:, None, None] * per_pixel(light["horizon"])
     return albedo * received + mirrored
-
-
-__all__ = ["ground_light"]

@@ -14,6 +14,3 @@ def hash_unit(*parts: torch.Tensor | int) -> torch.Tensor:
     assert isinstance(mixed, torch.Tensor), "at least one part is a tensor"
     mixed = (mixed * 0x7FEB352D) & 0xFFFFFFFF
     return ((mixed ^ (mixed >> 14)) & 0xFFFFFF).float() * (1 / (1 << 24))
-
-
-__all__ = ["hash_unit"]

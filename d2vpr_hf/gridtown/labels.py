@@ -107,6 +107,3 @@ def read_labels(file: str | Path) -> dict[str, Labels]:
         photos = json.loads(stored.metadata()["photos"])
         columns = [stored.get_tensor(name) for name in Labels._fields]
     return {photo: Labels(*row) for photo, row in zip(photos, zip(*columns, strict=True), strict=True)}
-
-
-__all__ = ["Labels", "Surface", "label_photos", "read_labels", "write_labels"]

@@ -27,5 +27,3 @@ _ROWS = {
 LETTERS = {
     letter: tuple(tuple(bool(row >> (4 - bit) & 1) for bit in range(5)) for row in rows) for letter, rows in _ROWS.items()
 }
-
-__all__ = ["LETTERS"]

@@ -249,17 +249,3 @@ def _scaled(colour: Colour, factor: float) -> Colour:
 
 def _mix(first: Colour, second: Colour, share: float) -> Colour:
     return tuple(a + (b - a) * share for a, b in zip(first, second, strict=True))  # type: ignore[return-value]
-
-
-__all__ = [
-    "NO_VARIATION",
-    "NUM_HEADINGS",
-    "WEATHERS",
-    "Camera",
-    "Conditions",
-    "Photo",
-    "Variation",
-    "Weather",
-    "draw_photo",
-    "parse_weathers",
-]

@@ -48,6 +48,3 @@ def _with_ground(
     lower = torch.lerp(light[:, :, first:], ground, share)
     lower_depth = torch.lerp(hits.depth[:, first:], depth.expand_as(share), share)
     return torch.cat((light[:, :, :first], lower), 2), torch.cat((hits.depth[:, :first], lower_depth), 1), is_ground
-
-
-__all__ = ["render"]

@@ -211,6 +211,3 @@ def _people(city: City, photo: Photo, rng: Generator) -> Rows:
 def _rows(rows: list[dict[str, float]]) -> Rows:
     kinds = {"x": float, "y": float, "width": float, "height": float, "picture": np.int64}
     return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
-
-
-__all__ = ["Scene", "make_scene"]

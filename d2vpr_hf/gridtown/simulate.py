@@ -302,6 +302,3 @@ def _sexagesimal(degrees: float) -> tuple[float, float, float]:
     minutes, seconds = divmod(degrees * 3600, 60)
     whole, minutes = divmod(minutes, 60)
     return whole, minutes, seconds
-
-
-__all__ = ["Layout", "at_name", "city_name", "position", "simulate", "training_views"]

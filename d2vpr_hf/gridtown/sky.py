@@ -24,6 +24,3 @@ def _clouds(scene: Scene, view: View, paintbox: Paintbox, upward: torch.Tensor) 
     picture = torch.full_like(x, int(Ground.CLOUD), dtype=torch.long)
     step = 4 * distance / view.focal[:, None, None] / GROUND_TILE
     return paintbox.ground.read(picture, (x / GROUND_TILE) % 1, (y / GROUND_TILE) % 1, step, step)[0]
-
-
-__all__ = ["sky_light"]

@@ -144,15 +144,3 @@ def draw_box(rng: Generator) -> Picture:
     canvas.paint(canvas.box(0.08, 0.08, 0.92, 1.0), paint, 1.0)
     canvas.paint(canvas.box(0.2, 0.24, 0.8, 0.32), (0.08, 0.08, 0.08), 1.0)
     return canvas.finish()
-
-
-__all__ = [
-    "SPRITE_SIZE",
-    "Season",
-    "draw_box",
-    "draw_car",
-    "draw_lamp",
-    "draw_person",
-    "draw_traffic_sign",
-    "draw_tree",
-]

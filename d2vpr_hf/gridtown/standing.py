@@ -67,6 +67,3 @@ def _received(scene: Scene) -> torch.Tensor:
     """Return the light (3, B, 1, 1) that falls on what stands about."""
     light = scene.conditions
     return per_pixel(0.55 * light["sunlight"] + 0.9 * light["skylight"] + 0.6 * light["lamplight"])
-
-
-__all__ = ["stand_before"]

@@ -143,6 +143,3 @@ def group_size(group: Group) -> int:
 def group_start(group: Group) -> int:
     """Return the number of a group's first picture."""
     return sum(count for other, (_, count) in _PAINTERS.items() if other < group)
-
-
-__all__ = ["GROUND_TILE", "Cell", "Ground", "Group", "Paintbox", "group_size", "group_start", "make_paintbox"]

@@ -76,6 +76,3 @@ def _numbers(city: City) -> dict[str, Any]:
 
 def _rounded(value: Any) -> Any:
     return np.round(np.asarray(value, dtype=np.float64), 6).tolist()
-
-
-__all__ = ["TEST_SEEDS", "TIERS", "TRAIN_SEEDS", "VAL_SEEDS", "Tier", "TierName", "tier_digest"]

@@ -53,6 +53,3 @@ class Town:
 def make_town(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> Town:
     """Build a city and draw its pictures; arguments and errors as for [`make_city`]."""
     return Town(make_city(seed, num_places, copy_share), make_paintbox(seed))
-
-
-__all__ = ["Town", "make_town"]

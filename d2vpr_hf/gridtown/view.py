@@ -56,6 +56,3 @@ def make_view(scene: Scene, size: tuple[int, int]) -> View:
         height=camera["height"],
         first_ground_row=int((slope <= 0).sum(dim=1).min()),
     )
-
-
-__all__ = ["View", "make_view"]

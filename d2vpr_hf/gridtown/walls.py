@@ -219,6 +219,3 @@ def _lit(
 def per_pixel(colour: torch.Tensor) -> torch.Tensor:
     """Shape colours (B, 3) to go with light (3, B, H, W)."""
     return colour.T[:, :, None, None]
-
-
-__all__ = ["FAR", "Hits", "cast_walls", "per_pixel", "wall_light"]

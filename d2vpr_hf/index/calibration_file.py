@@ -30,6 +30,3 @@ def store_calibration(folder: IndexFolder, calibration: dict[str, Any]) -> None:
     content = (json.dumps(calibration, indent=2, allow_nan=False) + "\n").encode()
     stored = StoredFile.of(calibration_file(content), content)
     folder.commit({stored.name: content}, replace(folder.manifest, calibration=stored))
-
-
-__all__ = ["read_calibration", "store_calibration"]

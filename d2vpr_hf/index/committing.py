@@ -90,6 +90,3 @@ def _first_to_compact(shards: Sequence[Shard], size: int) -> int:
 def _check_shards(folder: IndexFolder, shards: Sequence[Shard]) -> None:
     for shard in shards:
         check_content(folder.path, shard.descriptors, shard.places)
-
-
-__all__ = ["UpdateState", "commit_rows", "commit_waiting", "compact_rows"]

@@ -218,14 +218,3 @@ def _read_built(path: Path) -> list[BuiltShard]:
         return [BuiltShard(str(v["name"]), str(v["sha256"]), int(v["rows"]), tuple(map(int, v["removed"]))) for v in values]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-__all__ = [
-    "DerivedStore",
-    "build_derived_store",
-    "discard_store",
-    "has_store",
-    "is_fresh",
-    "is_of_kind",
-    "open_derived_store",
-]

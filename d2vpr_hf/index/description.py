@@ -50,6 +50,3 @@ def _estimate_stores(folder: IndexFolder) -> dict[str, Any]:
         "scanned_bytes": {one.compression: one.scanned_bytes for one in estimates},
         "estimated_ms": {one.compression: round(1000 * one.latency_seconds, 1) for one in estimates},
     }
-
-
-__all__ = ["describe_index"]

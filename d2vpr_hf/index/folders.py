@@ -62,6 +62,3 @@ def _is_free(place: Path) -> bool:
     if not place.exists():
         return True
     return place.is_dir() and all(name in (LOCK, MANIFEST + TEMPORARY) for name in list_names(place))
-
-
-__all__ = ["check_free", "check_out", "is_index", "list_names"]

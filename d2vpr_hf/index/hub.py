@@ -38,6 +38,3 @@ def fetch_index(name: str, *, revision: str | None, token: str | bool | None) ->
         raise FileNotFoundError(
             f"There is no index folder {name}, and the Hub gave no data set of that name: {error}"
         ) from error
-
-
-__all__ = ["fetch_index", "push_index"]

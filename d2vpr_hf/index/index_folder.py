@@ -174,6 +174,3 @@ class IndexFolder:
         if self.store is not None:
             return [self.store.path.name]
         return [name for name in names if self.manifest.store_uri is not None and is_of_kind(name, self.manifest)]
-
-
-__all__ = ["IndexFolder"]

@@ -292,25 +292,3 @@ def _stored_file(values: dict[str, Any], pattern: re.Pattern[str]) -> StoredFile
     if not pattern.fullmatch(values["name"]):
         raise ValueError(f"a file named {values['name']!r}")
     return StoredFile(values["name"], int(values["size"]), str(values["sha256"]))
-
-
-__all__ = [
-    "FORMAT_VERSION",
-    "MANIFEST",
-    "REPLACEMENT",
-    "SHARD_SIZE",
-    "DamagedIndexError",
-    "Manifest",
-    "Shard",
-    "StoredFile",
-    "calibration_file",
-    "damaged_file",
-    "folder_text",
-    "free_number",
-    "is_own_file",
-    "is_store_folder",
-    "leftover_files",
-    "read_manifest",
-    "shard_files",
-    "store_folder",
-]

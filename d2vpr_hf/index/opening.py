@@ -52,6 +52,3 @@ def open_folder(path: Path, manifest_name: str = MANIFEST, *, read_only: bool = 
         except DamagedIndexError:
             if read_manifest(path, manifest_name) == manifest:
                 raise
-
-
-__all__ = ["begin_folder", "open_folder"]

@@ -487,6 +487,3 @@ class PlaceIndex:
             self.flush()
             files = [MANIFEST, *(file.name for file in self._state.manifest.files)]
             return hub.push_index(self.folder, files, name, private=private, commit_message=commit_message, token=token)
-
-
-__all__ = ["PlaceIndex"]

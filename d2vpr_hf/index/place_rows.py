@@ -229,14 +229,3 @@ def _hash(photo: PhotoSource) -> str | None:
         return None
     with photo.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-__all__ = [
-    "ROW_SCHEMA",
-    "PhotoFile",
-    "PlaceRows",
-    "StoredPlaces",
-    "WaitingPlaces",
-    "rows_to_table",
-    "table_to_bytes",
-]

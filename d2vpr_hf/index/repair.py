@@ -67,6 +67,3 @@ def _readable_paths(folder: Path, shard: Shard) -> list[str]:
         return []
     paths = StoredPlaces(folder / shard.places.name).column("path")
     return [paths[row] for row in kept_rows(shard.rows, shard.removed)]
-
-
-__all__ = ["Repair", "repair_index"]

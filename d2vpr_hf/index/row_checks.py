@@ -66,6 +66,3 @@ def _some_of(paths: Sequence[str]) -> str:
     """Name a few of many paths, and say how many there are."""
     rest = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return f"{', '.join(paths[:3])}{rest}" + (" is" if len(paths) == 1 else " are")
-
-
-__all__ = ["check_different", "check_known_paths", "check_new_places", "check_stored_rows", "to_stored"]

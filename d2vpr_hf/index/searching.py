@@ -102,6 +102,3 @@ def to_matches(found: Found, places: PlaceRows, photos: Path) -> list[list[Match
 
 def _match(rank: int, row: int, place: Place, photos: Path, score: float) -> Match:
     return Match(rank, row, place, photos / place.path, score)
-
-
-__all__ = ["Match", "nearest_rows", "rows_of_other_times", "to_matches"]

@@ -128,17 +128,3 @@ def _named(folder: Path, file: StoredFile, read: Any) -> Any:
         return read(folder / file.name)
     except ValueError as error:
         raise damaged_file(folder, file.name, error) from error
-
-
-__all__ = [
-    "OpenShard",
-    "Rows",
-    "check_content",
-    "content_problem",
-    "count_to_merge",
-    "join_rows",
-    "make_shard",
-    "open_shard",
-    "read_rows",
-    "without_paths",
-]

@@ -36,6 +36,3 @@ def with_store(manifest: Manifest, compression: Compression | None, store: str |
     if compression not in (None, "none") and chosen is not None:
         raise ValueError(f"Milvus compresses by itself: leave out `--compression {compression}`, or give `--store faiss`.")
     return replace(manifest, compression=compression or manifest.compression, store_uri=chosen)
-
-
-__all__ = ["StoreWord", "check_store", "with_store"]

@@ -44,6 +44,3 @@ def _calibration_problems(folder: Path, file: StoredFile) -> list[str]:
 def _file_problems(folder: Path, *files: StoredFile) -> list[str]:
     problems = {file.name: content_problem(folder, file) for file in files}
     return [f"{name}: {problem}" for name, problem in problems.items() if problem is not None]
-
-
-__all__ = ["shard_problems", "verify_index"]

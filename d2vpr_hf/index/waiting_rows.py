@@ -39,6 +39,3 @@ class WaitingRows:
         """Forget the first rows."""
         self._room = self._room[count : len(self)].copy()
         self.places.drop(count)
-
-
-__all__ = ["WaitingRows"]

@@ -39,6 +39,3 @@ class WriterLock:
     def release(self) -> None:
         """Give the right back."""
         self._lock.release()
-
-
-__all__ = ["LOCK", "WriterLock"]

@@ -74,6 +74,3 @@ def localize(
 
 def _radius(calibration: Calibration | None) -> tuple[float, ...]:
     return () if calibration is None else (calibration.positive_dist_threshold,)
-
-
-__all__ = ["NOT_CALIBRATED", "NO_MATCHES", "NO_POSITIONS", "PRECISION", "Localization", "localize"]

@@ -268,6 +268,3 @@ def _upper_quantile(errors: NDArray[np.float64], share: float, most: float) -> f
     """
     rank = math.ceil(round(share * (len(errors) + 1), 6))  # products such as 0.9 * 110 are a little more than they should be
     return float(errors[rank - 1]) if rank <= len(errors) else most
-
-
-__all__ = ["MIN_QUERIES", "Calibration", "fit_calibration", "position_errors"]

@@ -98,6 +98,3 @@ def _place_at(position: NDArray[np.float64], best: Place) -> Place:
         return Place("", x=x, y=y, z=height, yaw=best.yaw, frame=best.frame, heading=best.heading)
     east, north = position.tolist()
     return with_degrees(Place("", utm_east=east, utm_north=north, utm_zone=best.utm_zone, heading=best.heading))
-
-
-__all__ = ["FEATURES", "NUM_MATCHES", "PositionEstimate", "estimate_position"]

@@ -138,6 +138,3 @@ def _need_positions(estimates: Sequence[PositionEstimate | None]) -> list[Positi
         advice = "Give all photos of the map positions in a CSV file, and run `d2vpr index` again"
         raise ValueError(f"The index cannot be calibrated: {missing}. {advice}.")
     return known
-
-
-__all__ = ["calibrate", "load_calibration", "localize_photos"]

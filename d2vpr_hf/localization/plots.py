@@ -60,6 +60,3 @@ def plot_precision_coverage(reliability: Reliability) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
-
-
-__all__ = ["FILES", "plot_precision_coverage", "plot_reliability", "save_plots"]

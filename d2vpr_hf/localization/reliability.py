@@ -109,6 +109,3 @@ def _cell(place: Place, side: float) -> int:
     """Number the square of a chessboard that a place lies in."""
     position = next(iter(flat_coordinates(place).values()), (0.0, 0.0))
     return int(position[0] // side) + int(position[1] // side)
-
-
-__all__ = ["BINS", "Reliability", "cross_judge", "judge_calibration"]

@@ -194,6 +194,3 @@ def _first_of_cells(points: NDArray[np.float64], cell: float) -> NDArray[np.floa
     """Keep the first point of each cell of a grid."""
     _, first = np.unique(np.floor(points / cell), axis=0, return_index=True)
     return points[np.sort(first)]
-
-
-__all__ = ["HEIGHT", "WIDTH", "BaseMap", "MapMarks", "nice_length"]

@@ -58,6 +58,3 @@ class Plane:
     def world(self) -> float:
         """Return the metres that the whole web map is wide: half of it lies to either side of 0."""
         return 2 * math.pi * _EQUATOR * math.cos(math.radians(self.latitude))
-
-
-__all__ = ["Plane"]

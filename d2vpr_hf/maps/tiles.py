@@ -61,6 +61,3 @@ class TileSource:
             if ((view.right - view.left) / side + 2) * ((view.top - view.bottom) / side + 2) <= _MAX_TILES:
                 return zoom
         return 0
-
-
-__all__ = ["TileSource", "View"]

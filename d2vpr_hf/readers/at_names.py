@@ -47,6 +47,3 @@ def _parse(name: str, path: str) -> Place:
 
 def _number(text: str) -> float | None:
     return parse_number(text) if text.strip() else None
-
-
-__all__ = ["PATTERN", "is_at_name", "place_from_name"]

@@ -170,6 +170,3 @@ def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
     if "path" not in values:
         raise ValueError("the path is missing")
     return values | {"path": Path(os.path.normpath(texts["path"])).as_posix()}
-
-
-__all__ = ["ALIASES", "columns_by_alias", "read_csv", "write_csv"]

@@ -134,6 +134,3 @@ def _whole(value: Any) -> int | None:
     if not isinstance(value, int | float) or value != int(value):
         raise ValueError(f"place_id must be a whole number, got {value!r}")
     return int(value)
-
-
-__all__ = ["ImageFile", "compute_columns", "match_columns"]

@@ -52,6 +52,3 @@ def _on_globe(latitude: float, longitude: float) -> bool:
     except ValueError:
         return False
     return True
-
-
-__all__ = ["place_from_exif"]

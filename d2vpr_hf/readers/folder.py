@@ -131,6 +131,3 @@ def _from_csv(table: Path, files: list[Path] | None = None) -> PlaceTable:
     names = [file.relative_to(table.parent).as_posix() for file in files or []]
     skipped = {name: f"not listed in {table.name}" for name in names if name not in listed}
     return PlaceTable(table.parent, places, "csv", skipped, **ids)
-
-
-__all__ = ["PlaceTable", "check_places_file", "read_place", "read_places", "write_places"]

@@ -200,6 +200,3 @@ def _nothing_left(grid: PlaceGrid, min_photos: int, min_days: int, skipped: dict
         f"No place has {min_photos} photos{days} ({grid}). {path}: {reason}. Take larger cells, a lower `--min-photos`, or "
         "`--heading 360`, which ignores headings."
     )
-
-
-__all__ = ["PlaceGrid", "describe_places", "group_places"]

@@ -185,6 +185,3 @@ def _unique_over_cities(place_ids: list[list[int]]) -> NDArray[np.int64]:
 def _report_dropped(num_dropped: int, images_per_place: int) -> None:
     if num_dropped:
         logger.warning("Places left out, with fewer than %d photos: %d.", images_per_place, num_dropped)
-
-
-__all__ = ["IMAGES_PER_PLACE", "read_gsv_cities"]

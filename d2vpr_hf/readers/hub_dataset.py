@@ -170,6 +170,3 @@ def _image_files(images: datasets.Dataset) -> Iterator[ImageFile]:
 
 def _image_file(image: dict[str, Any] | None) -> ImageFile:
     return (image["path"], image["bytes"] is None) if image else (None, True)
-
-
-__all__ = ["load_places"]

@@ -50,6 +50,3 @@ def _paths(listing: Path) -> list[str]:
 def _check_inside(listing: Path, number: int, path: str) -> None:
     if path.startswith(("/", "../")):
         raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
-
-
-__all__ = ["paths_file", "read_paths_file"]

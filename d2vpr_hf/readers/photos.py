@@ -215,15 +215,3 @@ def _reason(photo: Path | bytes, error: Exception) -> str:
         size = len(photo) if isinstance(photo, bytes) else photo.stat().st_size
         return "not an image" if size else "the file is empty"
     return f"damaged ({error})"
-
-
-__all__ = [
-    "PHOTO_SUFFIXES",
-    "PhotoSource",
-    "UnreadablePhotoError",
-    "find_photos",
-    "is_url",
-    "named_errors",
-    "open_header",
-    "open_photo",
-]

@@ -99,6 +99,3 @@ def _photo(row: dict[str, Any]) -> tuple[Place, PhotoSource]:
         return Place(**values), image["path"]
     photo = Path(image["path"]).absolute()
     return Place(**values | {"path": photo.as_posix()}), photo
-
-
-__all__ = ["common_folder", "iter_photos", "place_columns", "place_features", "to_dataset"]

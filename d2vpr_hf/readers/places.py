@@ -186,21 +186,3 @@ def _great_circle(first: Place, second: Place) -> float:
         + math.cos(latitudes[0]) * math.cos(latitudes[1]) * math.sin(turn / 2) ** 2
     )
     return 2 * EARTH_RADIUS * math.asin(min(1.0, math.sqrt(haversine)))
-
-
-__all__ = [
-    "PLACE_SCHEMA",
-    "POSITION_PAIRS",
-    "POSITIVE_DIST_THRESHOLD",
-    "Place",
-    "all_with_utm",
-    "check_degrees",
-    "check_place",
-    "distance_in_metres",
-    "flat_coordinates",
-    "number_values",
-    "parse_number",
-    "position_text",
-    "with_degrees",
-    "with_utm",
-]

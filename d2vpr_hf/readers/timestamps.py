@@ -64,6 +64,3 @@ def _moment(text: str) -> float:
 
 def _first_known(first: float, second: float) -> float:
     return second if math.isnan(first) else first
-
-
-__all__ = ["to_day", "to_seconds"]

@@ -112,6 +112,3 @@ def _icon(number: int) -> str:
         '<path d="M24 45C18 32 9 28 9 18a15 15 0 0 1 30 0c0 10-9 14-15 27z"/><circle cx="24" cy="18" r="6" class="hole"/>',
     )
     return f'<svg viewBox="0 0 48 48" aria-hidden="true">{shapes[number]}</svg>'
-
-
-__all__ = ["about_page", "method_picture"]

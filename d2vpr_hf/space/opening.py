@@ -79,6 +79,3 @@ def _is_readable(photo: Path) -> bool:
     except (UnreadablePhotoError, OSError):
         return False
     return True
-
-
-__all__ = ["OpenedSpace", "open_space"]

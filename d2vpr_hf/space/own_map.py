@@ -164,6 +164,3 @@ def _no_positions(count: int) -> str:
         f"{photos} GPS position in its EXIF, so there is no map to make. Switch location on in your camera, and send "
         "originals: many messengers remove it."
     )
-
-
-__all__ = ["NO_POSITION", "OwnMap", "OwnMaps", "build_own_map", "pack_index"]

@@ -214,19 +214,3 @@ def _judgement(answer: Answer, match: Match) -> str:
 def _name(match: Match) -> str:
     name = match.place.path.rsplit("/", 1)[-1]
     return position_text(match.place, digits=1) if name.startswith("@") else name
-
-
-__all__ = [
-    "empty_state",
-    "example_strip",
-    "explanation_panel",
-    "left_out_list",
-    "map_panel",
-    "match_cards",
-    "metres",
-    "own_intro",
-    "own_summary",
-    "title",
-    "verdict",
-    "why_intro",
-]

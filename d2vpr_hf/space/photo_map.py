@@ -192,6 +192,3 @@ def _match_to_dict(match: Match) -> dict[str, Any]:
     local = ("x", "y", "z", "frame") if match.place.is_local else ()
     known = {"rank": match.rank, "photo": match.place.path, "score": match.score}
     return known | {name: getattr(match.place, name) for name in (*fields, *local)}
-
-
-__all__ = ["MAX_MATCHES", "Answer", "PhotoMap", "Question", "make_question", "truth_of"]

@@ -35,6 +35,3 @@ def _without_metadata(image: Image.Image) -> Image.Image:
     plain = Image.new("RGB", image.size)
     plain.paste(image)
     return plain
-
-
-__all__ = ["map_picture_uri", "picture_uri"]

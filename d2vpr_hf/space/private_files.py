@@ -169,6 +169,3 @@ async def _refuse(send: Send, status: int, reason: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": reason.encode()})
-
-
-__all__ = ["PrivateFiles", "visitor_of"]

@@ -130,6 +130,3 @@ def _check_wheel(wheel: Path) -> Path:
     if not (wheel.is_file() and wheel.suffix == ".whl"):
         raise FileNotFoundError(f"There is no wheel {wheel}; expected a file such as d2vpr_hf-0.1.0-py3-none-any.whl.")
     return wheel
-
-
-__all__ = ["build_wheel", "find_space_folder", "push_space", "stage_space"]

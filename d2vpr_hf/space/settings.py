@@ -46,6 +46,3 @@ def _tiles(template: str | None, attribution: str | None) -> TileSource | None:
     if not attribution:
         raise ValueError("D2VPR_TILES needs D2VPR_TILES_ATTRIBUTION, such as '© OpenStreetMap contributors'.")
     return TileSource(template, attribution)
-
-
-__all__ = ["Settings", "read_settings"]

@@ -159,6 +159,3 @@ def _spread(photos: Sequence[Path], count: int) -> list[Path]:
 def _read(notes: Path, index: Path) -> TownMap:
     values = json.loads(notes.read_text(encoding="utf-8"))
     return TownMap(index, [Path(photo) for photo in values["examples"]], values["queries"], values["found"])
-
-
-__all__ = ["TownMap", "TownPlan", "open_town_map"]

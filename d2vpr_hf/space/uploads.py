@@ -222,6 +222,3 @@ def _first_reason(left_out: dict[str, str]) -> str:
     """Name one of the files that were left out, as a hint."""
     name = next(iter(left_out), None)
     return "" if name is None else f" ({safe_name(name)}: {left_out[name]})"
-
-
-__all__ = ["LIMITS", "Collected", "Limits", "UploadError", "check_photo", "collect_photos", "safe_name"]

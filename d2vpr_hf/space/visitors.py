@@ -91,6 +91,3 @@ def _remove(path: Path) -> None:
     path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         path.parent.rmdir()
-
-
-__all__ = ["COOKIE", "Visitors"]

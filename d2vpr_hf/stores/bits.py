@@ -174,6 +174,3 @@ def _mean(descriptors: Descriptors) -> NDArray[np.float32]:
     for start in range(0, len(descriptors), step):
         total += descriptors[start : start + 1][0]
     return (total / max(1, len(range(0, len(descriptors), step)))).astype(np.float32)
-
-
-__all__ = ["BitStore", "num_candidates"]

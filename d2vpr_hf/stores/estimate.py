@@ -42,6 +42,3 @@ def estimate(count: int, descriptor_dim: int, compression: str) -> Estimate:
     rescored = {"bits": num_candidates(count, num_bits, 10), "int8": 42}.get(compression, 10) * descriptor_dim
     seconds = _OVERHEAD_SECONDS + scanned_bytes * _SCAN_SECONDS_PER_BYTE[compression] + rescored * _RESCORE_SECONDS_PER_NUMBER
     return Estimate(compression, 2 * count * descriptor_dim, scanned_bytes, seconds)
-
-
-__all__ = ["Estimate", "estimate"]

@@ -42,6 +42,3 @@ class ExactStore:
         """Open a folder that `save` wrote."""
         check_description(path, "none", descriptors)
         return cls(descriptors)
-
-
-__all__ = ["ExactStore"]

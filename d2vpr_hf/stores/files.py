@@ -36,6 +36,3 @@ def map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[A
         expected = f"{np.dtype(dtype)} {shape}"
         raise ValueError(f"Expected {expected} in {path}, found {found.dtype} {found.shape}. Build the store anew.")
     return found
-
-
-__all__ = ["map_array", "save_array"]

@@ -72,6 +72,3 @@ def _round(descriptors: Descriptors) -> Descriptors:
     if not np.isfinite(halves).all():
         raise ValueError("A descriptor is not finite, or too large for half precision. Choose another compression.")
     return halves
-
-
-__all__ = ["HalfStore"]

@@ -92,6 +92,3 @@ def _map_index(path: Path) -> faiss.Index:
         return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:  # FAISS's word for everything
         raise ValueError(f"{path} is damaged. Build the store anew from the descriptors.") from error
-
-
-__all__ = ["Int8Store"]

@@ -236,6 +236,3 @@ def _answering(uri: str) -> Iterator[None]:
     except MilvusException as error:
         advice = f"Is it running, and is the token in {TOKEN_VARIABLE} right?"
         raise ConnectionError(f"Milvus at {uri} did not answer ({error.message}). {advice}") from error
-
-
-__all__ = ["COLLECTION", "MilvusStore", "check_uri", "note_collection", "row_expression"]

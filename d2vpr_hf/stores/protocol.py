@@ -111,15 +111,3 @@ def check_description(path: Path, compression: str, descriptors: Descriptors) ->
     wrong = {key: found.get(key) for key, value in expected.items() if found.get(key) != value}
     if wrong:
         raise ValueError(f"The store {path} does not fit: expected {expected}, found {wrong}. Build it anew.")
-
-
-__all__ = [
-    "COMPRESSIONS",
-    "DESCRIPTION",
-    "Compression",
-    "StoreInfo",
-    "VectorStore",
-    "check_description",
-    "read_description",
-    "write_description",
-]
