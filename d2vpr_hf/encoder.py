@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.exported import ExportedModel, is_exported
 from d2vpr_hf.backends.opening import open_backend, settle_backend
 from d2vpr_hf.backends.protocol import Backend, check_backend
-from d2vpr_hf.cores import single_core_threads
 from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
+from d2vpr_hf.utils.threads import single_core_threads
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2vpr_hf.cores import map_on_cores, num_cores
 from d2vpr_hf.descriptors import Descriptors, take_rows
+from d2vpr_hf.utils.threads import map_on_cores, num_cores
 
 BLOCK_BYTES = 4 << 20  # of float32 that a core compares at once: they stay in its cache (16 MB took 1.6 times as long)
 SMALL_WORK = 1 << 20  # products that a second core is not worth

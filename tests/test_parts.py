@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from d2vpr_hf import durable_files
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.parts import Part, embed_photos, launched_process, merge_parts
 from d2vpr_hf.readers import Place, PlaceTable
+from d2vpr_hf.utils import atomic_files
 from tests.index.workers import SHARD, BytesEncoder, contents, write_photos
 from tests.photos import at_name, save
 
@@ -107,7 +107,7 @@ def test_a_merge_that_is_stopped_anywhere_goes_on(tmp_path, photos, monkeypatch,
         out = tmp_path / f"merged{steps}"
         if overwrite:
             index_photos(write_photos(tmp_path / "few", 3), out, BytesEncoder(), shard_size=2)
-        left, store = [steps], durable_files._write
+        left, store = [steps], atomic_files._write
 
         def stopping(path, content, left=left, store=store):
             left[0] -= 1
@@ -117,7 +117,7 @@ def test_a_merge_that_is_stopped_anywhere_goes_on(tmp_path, photos, monkeypatch,
 
         stopped = True
         with monkeypatch.context() as patched:
-            patched.setattr(durable_files, "_write", stopping)
+            patched.setattr(atomic_files, "_write", stopping)
             try:
                 merge_parts([tmp_path / "parts"], out, overwrite=overwrite)
                 stopped = False

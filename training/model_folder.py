@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from d2vpr_hf.cards import CardFacts, write_card
-from d2vpr_hf.durable_files import WRITING_ERRORS, make_empty, replace_folder
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.training.options import DistillOptions, PretrainOptions, TrainingOptions, to_yaml
 from d2vpr_hf.training.validation import Measured
+from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_folder
 
 REPORT = "validation.json"
 _PLACES = (  # options that may be paths

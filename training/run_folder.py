@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from d2vpr_hf.durable_files import restore_folder, store_files
 from d2vpr_hf.training.options import TrainingOptions, check_resumable, to_yaml
+from d2vpr_hf.utils.atomic_files import restore_folder, store_files
 
 _LIBRARIES = ("d2vpr-hf", "torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.ablations.rows import DISTILL, LEARNING_RATES, ROWS, STEPS, Options, Stage
 from benchmarks.ablations.run import HERE, prepare, start_model, train
-from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.utils.atomic_files import store_file
 
 RECORD = HERE / "learning_rates.json"
 GRID = {

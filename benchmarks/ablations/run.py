@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.ablations.rows import ROWS, SAMPLER_RATES, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.assets.make_tiny import is_made, list_preparations
-from d2vpr_hf.durable_files import store_file
 from d2vpr_hf.gridtown import TEST_SEEDS, simulate
+from d2vpr_hf.utils.atomic_files import store_file
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records"

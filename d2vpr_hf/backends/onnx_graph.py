@@ -11,10 +11,10 @@ from torch import nn
 from d2vpr_hf.backends.preparation import prepare
 from d2vpr_hf.backends.prepared_blocks import PreparedEmbeddings
 from d2vpr_hf.backends.resampling import antialiasing_matrix, cubic_matrix, pad_edges
-from d2vpr_hf.extras import import_extra
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.modeling.image_processing_d2vpr import INTERPOLATION
 from d2vpr_hf.modeling.vision_transformer import Embeddings, GridSize
+from d2vpr_hf.utils.optional_imports import import_extra
 
 INPUT, OUTPUT = "pixel_values", "descriptors"
 _OPSET = 20  # the first whose GridSample is what torch's grid_sample is

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.onnx_graph import INPUT
-from d2vpr_hf.cores import num_cores
-from d2vpr_hf.extras import import_extra
+from d2vpr_hf.utils.optional_imports import import_extra
+from d2vpr_hf.utils.threads import num_cores
 
 
 class OnnxRuntimeBackend:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2vpr_hf.cores import num_cores
-from d2vpr_hf.extras import import_extra
+from d2vpr_hf.utils.optional_imports import import_extra
+from d2vpr_hf.utils.threads import num_cores
 
 _TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not quantised
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from d2vpr_hf.backends.onnx_graph import INPUT
-from d2vpr_hf.extras import import_extra
+from d2vpr_hf.utils.optional_imports import import_extra
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch notes which module a node is of
 _QUANTISED = "network.encoder"  # the blocks: what they do not hold decides where features are read, and takes little time

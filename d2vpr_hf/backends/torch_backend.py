@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.backends.preparation import prepare
 from d2vpr_hf.backends.protocol import TORCH_TYPES
-from d2vpr_hf.cores import map_on_cores, num_cores
 from d2vpr_hf.modeling import VPRPreTrainedModel
+from d2vpr_hf.utils.threads import map_on_cores, num_cores
 
 _NAMES = {dtype: name for name, dtype in TORCH_TYPES.items()}
 _PHOTOS_OF_A_CORE = 4  # at once: what they need still lies close to it

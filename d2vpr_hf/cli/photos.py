@@ -33,10 +33,10 @@ def places(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file.")] = False,
 ) -> None:
     """Group photos with positions into places for training: those of one cell of a grid that look the same way."""
-    from d2vpr_hf.durable_files import check_writable
     from d2vpr_hf.readers import PlaceGrid, describe_places, group_places, read_places, write_places
     from d2vpr_hf.readers.folder import check_places_file
     from d2vpr_hf.updates import report_skipped
+    from d2vpr_hf.utils.atomic_files import check_writable
 
     grid = PlaceGrid(cell, heading, spacing)
     check_places_file(out, photos if photos.is_dir() else photos.parent, overwrite)

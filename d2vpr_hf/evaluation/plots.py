@@ -10,7 +10,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from d2vpr_hf.durable_files import check_writable
 from d2vpr_hf.evaluation.positives import PhotoSet
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, percent
 from d2vpr_hf.plots import (
@@ -25,6 +24,7 @@ from d2vpr_hf.plots import (
     query_cell,
     save_figure,
 )
+from d2vpr_hf.utils.atomic_files import check_writable
 
 _GRID_ROWS = 8
 _GRID_MATCHES = 4

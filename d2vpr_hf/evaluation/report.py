@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf import __version__
-from d2vpr_hf.durable_files import check_writable, store_file
 from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
+from d2vpr_hf.utils.atomic_files import check_writable, store_file
 
 FORMAT = "d2vpr evaluation"
 FORMAT_VERSION = 1

@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack
 
-from d2vpr_hf.durable_files import store_files
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import Shard
 from d2vpr_hf.index.shards import (
@@ -17,6 +16,7 @@ from d2vpr_hf.index.shards import (
     read_rows,
     without_paths,
 )
+from d2vpr_hf.utils.atomic_files import store_files
 
 
 class UpdateState(TypedDict, total=False):

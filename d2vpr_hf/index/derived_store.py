@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf import durable_files
 from d2vpr_hf.descriptors import MappedDescriptors, kept_rows
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import Manifest, Shard, is_store_folder, store_folder
 from d2vpr_hf.index.shards import OpenShard
 from d2vpr_hf.stores import VectorStore, build_store, open_store
 from d2vpr_hf.stores.milvus import COLLECTION, MilvusStore, note_collection
+from d2vpr_hf.utils import atomic_files
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDes
         _build(manifest, descriptors, path).save(path)
         (path / _SHARDS).write_text(built, encoding="utf-8")
 
-    durable_files.store_folder(folder, store_folder(manifest), write)
+    atomic_files.store_folder(folder, store_folder(manifest), write)
 
 
 def _build(manifest: Manifest, descriptors: MappedDescriptors, path: Path) -> VectorStore:

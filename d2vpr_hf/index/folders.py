@@ -4,9 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from d2vpr_hf.durable_files import TEMPORARY, check_writable
 from d2vpr_hf.index.manifest import FORMAT_VERSION, MANIFEST, is_own_file
 from d2vpr_hf.index.writer_lock import LOCK
+from d2vpr_hf.utils.atomic_files import TEMPORARY, check_writable
 
 
 def check_free(out: Path, overwrite: bool) -> Path:

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from d2vpr_hf.durable_files import make_folder
 from d2vpr_hf.index.folders import check_free, list_names
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, DamagedIndexError, Manifest, free_number, read_manifest
+from d2vpr_hf.utils.atomic_files import make_folder
 
 
 def begin_folder(folder: str | Path, manifest: Manifest, overwrite: bool) -> IndexFolder:

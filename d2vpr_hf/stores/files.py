@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from d2vpr_hf.durable_files import store_file
+from d2vpr_hf.utils.atomic_files import store_file
 
 
 def save_array(path: Path, values: NDArray[Any]) -> None:

@@ -10,10 +10,10 @@ import faiss
 import numpy as np
 import pytest
 
-from d2vpr_hf import durable_files
 from d2vpr_hf.index import PlaceIndex, derived_store
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.search import exact_search
+from d2vpr_hf.utils import atomic_files
 from tests.index.workers import JOBS, begin, build, contents, frame, prepare_photos
 
 
@@ -123,7 +123,7 @@ def undisturbed(started, monkeypatch, job):
     """Run a job; return what it leaves and how many operations it takes."""
     start, run = started
     out, disk = start(job), Disk()
-    monkeypatch.setattr(durable_files, "os", disk)
+    monkeypatch.setattr(atomic_files, "os", disk)
     run(job, out)
     assert disk.count > 40
     return contents(out), disk.count
@@ -137,11 +137,11 @@ def test_a_crash_at_every_operation(started, monkeypatch, job, kept):
     expected, operations = undisturbed(started, monkeypatch, job)
     for limit in range(operations):
         out, disk = start(job), Disk(limit)
-        monkeypatch.setattr(durable_files, "os", disk)
+        monkeypatch.setattr(atomic_files, "os", disk)
         with pytest.raises(Crash):
             run(job, out)
         disk.lose(kept)
-        monkeypatch.setattr(durable_files, "os", os)
+        monkeypatch.setattr(atomic_files, "os", os)
         if (out / "manifest.json").exists():
             assert PlaceIndex.open(out).verify() == []
         run(job, out)
@@ -155,7 +155,7 @@ def test_an_error_at_every_operation(started, monkeypatch, job):
     expected, operations = undisturbed(started, monkeypatch, job)
     for limit in range(0, operations, 2):
         out, number = start(job), (errno.ENOSPC, errno.EROFS)[limit // 2 % 2]
-        monkeypatch.setattr(durable_files, "os", Disk(limit, OSError(number, os.strerror(number))))
+        monkeypatch.setattr(atomic_files, "os", Disk(limit, OSError(number, os.strerror(number))))
         try:
             run(job, out)  # errors of tidying up are no errors
         except OSError as error:
@@ -176,11 +176,11 @@ def test_a_crash_while_a_calibration_is_replaced(tmp_path, monkeypatch, kept):
     for limit in range(40):
         out = shutil.copytree(tmp_path / "begun", tmp_path / str(limit))
         disk = Disk(limit)
-        monkeypatch.setattr(durable_files, "os", disk)
+        monkeypatch.setattr(atomic_files, "os", disk)
         with contextlib.suppress(Crash):
             PlaceIndex.open(out).store_calibration({"scale": 2.0})
         disk.lose(kept)
-        monkeypatch.setattr(durable_files, "os", os)
+        monkeypatch.setattr(atomic_files, "os", os)
         opened = PlaceIndex.open(out)
         assert opened.verify() == []
         seen.append(opened.calibration["scale"])
@@ -193,7 +193,7 @@ def test_a_crash_while_a_calibration_is_replaced(tmp_path, monkeypatch, kept):
 def stepping(disk):
     """Make a disk stand for `os`, and count what stores write by other means among its operations."""
     with pytest.MonkeyPatch.context() as patched, contextlib.suppress(Crash, OSError):
-        patched.setattr(durable_files, "os", disk)
+        patched.setattr(atomic_files, "os", disk)
         for owner, name in ((np, "save"), (faiss, "write_index"), (Path, "write_text"), (Path, "replace"), (shutil, "rmtree")):
             patched.setattr(owner, name, step_before(disk, getattr(owner, name)))
         yield
@@ -251,13 +251,13 @@ def test_rows_wait_until_the_disk_has_room_again(tmp_path, monkeypatch):
             for number in range(3):
                 index.add(*frame(number))
             disk = Disk(limit, OSError(errno.ENOSPC, "No space left on device"))
-            monkeypatch.setattr(durable_files, "os", disk)
+            monkeypatch.setattr(atomic_files, "os", disk)
             try:
                 index.flush()
             except OSError:
                 index.add(*frame(3))
                 assert [match.place.path for match in index.search(frame(3)[0], 1)[0]] == ["/frames/3"]
-            monkeypatch.setattr(durable_files, "os", os)
+            monkeypatch.setattr(atomic_files, "os", os)
         stored = PlaceIndex.open(out)
         count = len(stored)
         assert [place.path for place in stored.places] == [f"/frames/{number}" for number in range(count)]

@@ -153,7 +153,7 @@ def test_a_run_that_is_killed_leaves_no_collection(tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(derived_store.durable_files, "store_folder", killed)
+        patched.setattr(derived_store.atomic_files, "store_folder", killed)
         index.compress(store="milvus", uri=str(uri))
     (left,) = collections(uri)
     again = PlaceIndex.open(index.folder)

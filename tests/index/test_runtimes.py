@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from d2vpr_hf.durable_files import checksum
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import add_photos, index_photos, search_photos
 from d2vpr_hf.parts import embed_photos, merge_parts
+from d2vpr_hf.utils.atomic_files import checksum
 from tests.command_line import run_here
 from tests.index.workers import SHARD, BytesEncoder, begin, frame, write_photos
 from tests.photos import at_name, save

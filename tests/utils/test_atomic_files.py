@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from d2vpr_hf.durable_files import make_empty, replace_folder, restore_folder, store_file
+from d2vpr_hf.utils.atomic_files import make_empty, replace_folder, restore_folder, store_file
 
 
 def fill(folder, text):
