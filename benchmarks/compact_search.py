@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.descriptors import Descriptors
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, distance_in_metres
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres
 from d2vpr_hf.search import exact_search
 from d2vpr_hf.stores import build_store, open_store
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from d2vpr_hf.evaluation import PhotoSet, PositiveRule, evaluate_descriptors
 from d2vpr_hf.gridtown import TEST_SEEDS, TierName, simulate
-from d2vpr_hf.readers import Place, read_places
+from d2vpr_hf.places import Place
+from d2vpr_hf.readers import read_places
 
 RECALL_VALUES = (1, 5, 10)
 

@@ -26,7 +26,7 @@ _HOME = {
     "Evaluation": "evaluation",
     "PhotoSet": "evaluation",
     "Localization": "localization",
-    "Place": "readers",
+    "Place": "places",
     "PlaceEncoder": "encoder",
     "PlaceGrid": "readers",
     "PlaceIndex": "index",
@@ -96,8 +96,8 @@ if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor as D2VPRImageProcessor
     from d2vpr_hf.modeling import D2VPRModel as D2VPRModel
     from d2vpr_hf.modeling import D2VPRModelOutput as D2VPRModelOutput
+    from d2vpr_hf.places import Place as Place
     from d2vpr_hf.projection import fit_projection as fit_projection
-    from d2vpr_hf.readers import Place as Place
     from d2vpr_hf.readers import PlaceGrid as PlaceGrid
     from d2vpr_hf.readers import group_places as group_places
     from d2vpr_hf.readers import load_places as load_places

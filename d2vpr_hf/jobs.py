@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, Match, PlaceIndex, check_out, check_store
-from d2vpr_hf.readers import PhotoSource, Place, PlaceTable, find_photos, iter_photos, read_place, read_places
+from d2vpr_hf.places import Place
+from d2vpr_hf.readers import PhotoSource, PlaceTable, find_photos, iter_photos, read_place, read_places
 from d2vpr_hf.readers.place_dataset import common_folder
 from d2vpr_hf.updates import IndexUpdate, UpdateReport, not_the_same_photos, report_skipped
 
 if TYPE_CHECKING:
-    from d2vpr_hf.filters import Mask
     from d2vpr_hf.index import StoreWord
+    from d2vpr_hf.places.filters import Mask
     from d2vpr_hf.readers.place_dataset import PlaceDataset
     from d2vpr_hf.stores import Compression
 

@@ -21,7 +21,8 @@ import torch
 from d2vpr_hf.encoder import PlaceEncoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, StoreWord, check_out, check_store, folder_text
 from d2vpr_hf.jobs import index_settings
-from d2vpr_hf.readers import Place, PlaceTable, read_places
+from d2vpr_hf.places import Place
+from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.stores import Compression
 from d2vpr_hf.updates import IndexUpdate, name_problem, report_skipped, same_content
 

@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 from d2vpr_hf.index import Match
 from d2vpr_hf.jobs import SearchResult
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
-from d2vpr_hf.readers import (
-    POSITIVE_DIST_THRESHOLD,
-    Place,
-    UnreadablePhotoError,
-    distance_in_metres,
-    open_photo,
-    read_place,
-)
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
+from d2vpr_hf.readers import UnreadablePhotoError, open_photo, read_place
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from d2vpr_hf.encoder import EncodedPhotos, PlaceEncoder, Progress
 from d2vpr_hf.index import PhotoFile, PlaceIndex, UpdateState, folder_text
-from d2vpr_hf.readers import PhotoSource, Place
+from d2vpr_hf.places import Place
+from d2vpr_hf.readers import PhotoSource
 
 logger = logging.getLogger(__name__)
 

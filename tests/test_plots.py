@@ -7,8 +7,8 @@ from PIL import Image
 
 from d2vpr_hf.index import Match
 from d2vpr_hf.jobs import SearchResult
+from d2vpr_hf.places import Place
 from d2vpr_hf.plots import check_plot_file, plot_search, save_figure
-from d2vpr_hf.readers import Place
 from tests.photos import at_name, save
 
 

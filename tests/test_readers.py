@@ -11,8 +11,9 @@ from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from PIL.TiffImagePlugin import IFDRational
 
-from d2vpr_hf.readers import Place, UnreadablePhotoError, distance_in_metres, find_photos, open_photo, read_places
-from d2vpr_hf.readers.places import all_with_utm
+from d2vpr_hf.places import Place, distance_in_metres
+from d2vpr_hf.places.place import all_with_utm
+from d2vpr_hf.readers import UnreadablePhotoError, find_photos, open_photo, read_places
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files
 
 

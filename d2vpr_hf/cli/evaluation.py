@@ -34,7 +34,7 @@ class RuleOptions:
     def rule(self) -> PositiveRule:
         """Read the options."""
         from d2vpr_hf.evaluation import PositiveRule
-        from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD
+        from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 
         threshold = self.positive_dist_threshold
         if threshold is not None and self.frame_tolerance is not None:

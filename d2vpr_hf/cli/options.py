@@ -13,8 +13,8 @@ from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder
-    from d2vpr_hf.filters import PlaceFilter
     from d2vpr_hf.index import PlaceIndex
+    from d2vpr_hf.places.filters import PlaceFilter
 
 BATCH_SIZE = 16
 
@@ -122,7 +122,7 @@ class FilterOptions:
 
     def place_filter(self) -> PlaceFilter:
         """Read the options."""
-        from d2vpr_hf.filters import PlaceFilter, parse_numbers
+        from d2vpr_hf.places.filters import PlaceFilter, parse_numbers
 
         ranges = {
             "near": parse_numbers(self.near, "--near LAT,LON,METRES"),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2vpr_hf.jobs import SearchResult
-    from d2vpr_hf.readers import Place, PlaceTable
+    from d2vpr_hf.places import Place
+    from d2vpr_hf.readers import PlaceTable
 
 
 def hush_transformers() -> None:
@@ -62,7 +63,7 @@ def check_any_answer(answers: Sequence[Any]) -> None:
 
 def position_column(place: Place) -> str:
     """Show a position behind a name; nothing where there is none."""
-    from d2vpr_hf.readers import position_text
+    from d2vpr_hf.places import position_text
 
     text = position_text(place)
     return f"  {text}" if text else ""

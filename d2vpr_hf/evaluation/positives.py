@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 
 
 class Positives(Protocol):

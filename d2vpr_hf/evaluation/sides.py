@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
-from d2vpr_hf.readers import Place, PlaceTable, flat_coordinates
+from d2vpr_hf.places import Place, flat_coordinates
+from d2vpr_hf.readers import PlaceTable
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from d2vpr_hf.index.searching import Match, nearest_rows, rows_of_other_times, t
 from d2vpr_hf.index.shards import Rows
 from d2vpr_hf.index.store_choice import StoreWord, with_store
 from d2vpr_hf.index.verification import verify_index
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 from d2vpr_hf.stores import Compression
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import Manifest
 from d2vpr_hf.index.shards import check_content
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 
 
 def to_stored(descriptors: NDArray[np.floating], places: Sequence[Place], manifest: Manifest) -> NDArray[Any]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from d2vpr_hf.index.derived_store import DerivedStore
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.place_rows import PlaceRows
-from d2vpr_hf.readers import Place
-from d2vpr_hf.readers.timestamps import to_seconds
+from d2vpr_hf.places import Place
+from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.search import check_search, exact_search, similarity
 
 logger = logging.getLogger(__name__)

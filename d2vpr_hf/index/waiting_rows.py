@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.index.place_rows import PhotoFile, WaitingPlaces
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 
 
 class WaitingRows:

@@ -7,7 +7,7 @@ from typing import Any
 from d2vpr_hf.index import Match
 from d2vpr_hf.localization.calibration import Calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, estimate_position
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 
 PRECISION = 0.95  # of the answers that are given, where the user does not choose
 NOT_CALIBRATED = "not calibrated: `d2vpr calibrate INDEX --queries DIR` makes confidences and radii of labelled queries"

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 
 from d2vpr_hf.evaluation.confidence import precision_curve
 from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES, PositionEstimate
-from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 
 CALIBRATION_FORMAT_VERSION = 1
 MIN_QUERIES = 50  # with fewer, and fewer than 5 of either kind, probabilities would be guesses

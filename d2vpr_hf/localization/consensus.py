@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.index import Match
-from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
-from d2vpr_hf.readers.places import with_degrees
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
+from d2vpr_hf.places.place import with_degrees
 
 NUM_MATCHES = 10  # that are asked for an opinion
 FEATURES = ("similarity", "margin", "support", "log_spread", "gap")

@@ -12,11 +12,12 @@ from d2vpr_hf.localization.answers import NO_POSITIONS, PRECISION, Localization,
 from d2vpr_hf.localization.calibration import MIN_QUERIES, Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
-from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, PlaceTable, flat_coordinates, read_places
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
+from d2vpr_hf.readers import PlaceTable, read_places
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder, Progress
-    from d2vpr_hf.filters import Mask
+    from d2vpr_hf.places.filters import Mask
 
 NO_INDEX_POSITIONS = (
     "none of its photos has a position in metres. List them in a CSV file with latitude and longitude, or x and y, and run "

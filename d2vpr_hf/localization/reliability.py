@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.localization.calibration import Calibration, fit_calibration, position_errors
 from d2vpr_hf.localization.consensus import FEATURES, PositionEstimate
-from d2vpr_hf.readers import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
 
 BINS = 15  # of equal width, the usual number
 

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from d2vpr_hf.maps.plane import Plane
 from d2vpr_hf.maps.tiles import TileSource, View
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 
 WIDTH, HEIGHT = 720.0, 460.0  # units of a drawing
 _MAX_DOTS = 2500  # a browser draws more of them slowly, and they would lie on each other

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.readers import Place, flat_coordinates
-from d2vpr_hf.readers.places import with_degrees
+from d2vpr_hf.places import Place, flat_coordinates
+from d2vpr_hf.places.place import with_degrees
 
 _EQUATOR = 6_378_137.0  # metres, the radius of the sphere that web maps are projected from
 _HIGHEST = 85.0  # degrees of latitude, near the edge of web maps

@@ -6,32 +6,18 @@ from d2vpr_hf.readers.gsv_cities import read_gsv_cities
 from d2vpr_hf.readers.hub_dataset import load_places
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, find_photos, open_photo
 from d2vpr_hf.readers.place_dataset import iter_photos, to_dataset
-from d2vpr_hf.readers.places import (
-    PLACE_SCHEMA,
-    POSITIVE_DIST_THRESHOLD,
-    Place,
-    distance_in_metres,
-    flat_coordinates,
-    position_text,
-)
 
 __all__ = [
-    "PLACE_SCHEMA",
-    "POSITIVE_DIST_THRESHOLD",
     "PhotoSource",
-    "Place",
     "PlaceGrid",
     "PlaceTable",
     "UnreadablePhotoError",
     "describe_places",
-    "distance_in_metres",
     "find_photos",
-    "flat_coordinates",
     "group_places",
     "iter_photos",
     "load_places",
     "open_photo",
-    "position_text",
     "read_gsv_cities",
     "read_place",
     "read_places",

@@ -7,7 +7,7 @@ note @ extension`, of which only east and north are required. See VPR-datasets-d
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.readers.places import Place, check_degrees, parse_number, with_degrees
+from d2vpr_hf.places.place import Place, check_degrees, parse_number, with_degrees
 
 PATTERN = "@east@north@zone number@zone letter@latitude@longitude@pano@tile@heading@pitch@roll@height@time@note@.jpg"
 _NUM_PARTS = 16  # the name begins with @, so the first part is empty

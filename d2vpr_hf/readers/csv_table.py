@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.readers.places import Place, all_with_utm, check_place, flat_coordinates, number_values, parse_number
+from d2vpr_hf.places.place import Place, all_with_utm, check_place, flat_coordinates, number_values, parse_number
 
 ALIASES = {
     "path": ("path", "file", "filename", "file_name", "image", "name"),

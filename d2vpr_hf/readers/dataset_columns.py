@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from d2vpr_hf.readers.csv_table import ALIASES, columns_by_alias
-from d2vpr_hf.readers.photos import is_url
-from d2vpr_hf.readers.place_dataset import place_columns
-from d2vpr_hf.readers.places import (
+from d2vpr_hf.places.place import (
     PLACE_SCHEMA,
     POSITION_PAIRS,
     Place,
@@ -21,6 +18,9 @@ from d2vpr_hf.readers.places import (
     parse_number,
     with_degrees,
 )
+from d2vpr_hf.readers.csv_table import ALIASES, columns_by_alias
+from d2vpr_hf.readers.photos import is_url
+from d2vpr_hf.readers.place_dataset import place_columns
 
 if TYPE_CHECKING:
     import datasets

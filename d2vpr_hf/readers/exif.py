@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL.ExifTags import GPS, IFD, Base
 
+from d2vpr_hf.places.place import Place, check_degrees, with_utm
 from d2vpr_hf.readers.photos import UnreadablePhotoError, named_errors, open_header
-from d2vpr_hf.readers.places import Place, check_degrees, with_utm
 
 
 def place_from_exif(path: Path, folder: Path) -> Place:

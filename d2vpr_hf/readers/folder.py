@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.places.place import Place
 from d2vpr_hf.readers.at_names import is_at_name, place_from_name
 from d2vpr_hf.readers.csv_table import read_csv, write_csv
 from d2vpr_hf.readers.exif import place_from_exif
 from d2vpr_hf.readers.photos import find_photos
-from d2vpr_hf.readers.places import Place
 from d2vpr_hf.utils.atomic_files import store_file
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from d2vpr_hf.places.place import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates, number_values
+from d2vpr_hf.places.timestamps import to_day
 from d2vpr_hf.readers.folder import PlaceTable
 from d2vpr_hf.readers.gsv_cities import IMAGES_PER_PLACE
-from d2vpr_hf.readers.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates, number_values
-from d2vpr_hf.readers.timestamps import to_day
 
 Pose = tuple[str, float, float, float, float]  # frame, metres in it, and direction in degrees
 

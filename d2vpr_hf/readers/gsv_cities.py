@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from d2vpr_hf.places.place import Place, all_with_utm, check_place
 from d2vpr_hf.readers.folder import PlaceTable
-from d2vpr_hf.readers.places import Place, all_with_utm, check_place
 
 logger = logging.getLogger(__name__)
 

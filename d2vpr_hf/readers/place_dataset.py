@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from d2vpr_hf.places.place import PLACE_SCHEMA, Place
 from d2vpr_hf.readers.folder import PlaceTable
 from d2vpr_hf.readers.photos import PhotoSource, is_url
-from d2vpr_hf.readers.places import PLACE_SCHEMA, Place
 
 if TYPE_CHECKING:
     import datasets

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from d2vpr_hf.index import PhotoFile, PlaceIndex, derived_store
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 from tests.index.workers import begin
 
 DIM = 4

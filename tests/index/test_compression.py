@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from d2vpr_hf.cli import app
 from d2vpr_hf.index import PlaceIndex, derived_store
 from d2vpr_hf.jobs import add_photos, index_photos
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 from d2vpr_hf.search import exact_search
 from d2vpr_hf.stores import BitStore
 from tests.index.workers import DIM, SHARD, BytesEncoder, begin, write_photos

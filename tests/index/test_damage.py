@@ -9,7 +9,7 @@ import pytest
 
 from d2vpr_hf.index import DamagedIndexError, PhotoFile, PlaceIndex, place_index, verify_index
 from d2vpr_hf.index.manifest import read_manifest
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 from d2vpr_hf.utils.atomic_files import checksum
 from tests.index.workers import DIM, begin, frame
 

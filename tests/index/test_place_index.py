@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 from tests.index.workers import DIM, begin, frame
 
 KINDS = {

@@ -14,7 +14,8 @@ from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import read_manifest
 from d2vpr_hf.jobs import index_photos
-from d2vpr_hf.readers import Place, PlaceTable
+from d2vpr_hf.places import Place
+from d2vpr_hf.readers import PlaceTable
 
 DIM = 16
 SHARD = 5

@@ -23,7 +23,7 @@ from d2vpr_hf.localization import (
 )
 from d2vpr_hf.localization.answers import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED
 from d2vpr_hf.localization.plots import save_plots
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
 
 
 def match(rank, score, east, north=0.0, zone="32T", **fields):

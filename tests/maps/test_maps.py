@@ -10,8 +10,8 @@ import pytest
 from d2vpr_hf.maps import BaseMap, MapMarks, Plane, TileSource
 from d2vpr_hf.maps.drawing import HEIGHT, WIDTH, nice_length
 from d2vpr_hf.maps.tiles import View
-from d2vpr_hf.readers import Place
-from d2vpr_hf.readers.places import distance_in_metres
+from d2vpr_hf.places import Place
+from d2vpr_hf.places.place import distance_in_metres
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from d2vpr_hf.encoder import PlaceEncoder
-from d2vpr_hf.filters import PlaceFilter
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.jobs import index_photos, search_photos
 from d2vpr_hf.localization import fit_calibration, localize_photos
+from d2vpr_hf.places.filters import PlaceFilter
 from d2vpr_hf.space import pages
 from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, make_question, truth_of
 from d2vpr_hf.space.pictures import picture_uri

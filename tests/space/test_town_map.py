@@ -4,7 +4,8 @@ import pytest
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.readers import distance_in_metres, read_place
+from d2vpr_hf.places import distance_in_metres
+from d2vpr_hf.readers import read_place
 from d2vpr_hf.space import town_map
 from d2vpr_hf.space.about import about_page
 from d2vpr_hf.space.opening import OpenedSpace, open_space

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2vpr_hf.filters import within_heading, within_radius
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
+from d2vpr_hf.places.filters import within_heading, within_radius
 from d2vpr_hf.stores import build_store, open_store
 from d2vpr_hf.stores.milvus import MilvusStore, row_expression
 

@@ -129,7 +129,7 @@ def test_places_with_too_few_photos_are_not_trained_on():
 def read_places_of(place_ids):
     from pathlib import Path
 
-    from d2vpr_hf.readers import Place
+    from d2vpr_hf.places import Place
 
     return PlaceTable(
         Path("photos"), [Place(f"{n}.jpg") for n in range(len(place_ids))], "csv", place_ids=np.array(place_ids, np.int64)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.readers import Place, distance_in_metres
-from d2vpr_hf.readers.places import with_utm
-from d2vpr_hf.readers.timestamps import to_seconds
+from d2vpr_hf.places import Place, distance_in_metres
+from d2vpr_hf.places.place import with_utm
+from d2vpr_hf.places.timestamps import to_seconds
 
 Mask = NDArray[np.bool_]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
-from d2vpr_hf.filters import PlaceFilter, within_box, within_heading, within_radius, within_time
-from d2vpr_hf.readers import Place
+from d2vpr_hf.places import Place
+from d2vpr_hf.places.filters import PlaceFilter, within_box, within_heading, within_radius, within_time
 from tests.photos import save
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from d2vpr_hf.readers.timestamps import to_seconds
+from d2vpr_hf.places.timestamps import to_seconds
 
 
 @pytest.mark.parametrize(
