@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from d2vpr_hf.encoder import PlaceEncoder
-from d2vpr_hf.loading import load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRModel
+from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 
 Photos = NDArray[np.uint8]  # (N, height, width, 3)
 Descriptors = NDArray[np.float32]  # (N, D)

@@ -22,7 +22,7 @@ from d2vpr_hf import CricaVPRConfig, CricaVPRModel, D2VPRConfig, D2VPRModel
 from d2vpr_hf.gridtown import Variation, draw_photo, make_town
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.modeling.deformable_aggregation import DeformableAggregator, region_boxes, sample_grid, sample_map
-from d2vpr_hf.teachers import PlaceTeacher, TeacherTargets
+from d2vpr_hf.pretrained.teachers import PlaceTeacher, TeacherTargets
 from d2vpr_hf.training.batch_norm import apply_policy
 from d2vpr_hf.training.distillation_loss import DistillationLoss
 from d2vpr_hf.training.metric_loss import MetricLoss

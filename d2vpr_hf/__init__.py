@@ -47,10 +47,10 @@ _HOME = {
     "fit_projection": "projection",
     "group_places": "readers",
     "index_photos": "jobs",
-    "load_image_processor": "loading",
-    "load_model": "loading",
+    "load_image_processor": "pretrained.loading",
+    "load_model": "pretrained.loading",
     "load_places": "readers",
-    "load_teacher": "teachers",
+    "load_teacher": "pretrained.teachers",
     "localize_photos": "localization",
     "make_town": "gridtown",
     "read_gsv_cities": "readers",
@@ -83,8 +83,6 @@ if TYPE_CHECKING:
     from d2vpr_hf.jobs import index_photos as index_photos
     from d2vpr_hf.jobs import remove_photos as remove_photos
     from d2vpr_hf.jobs import search_photos as search_photos
-    from d2vpr_hf.loading import load_image_processor as load_image_processor
-    from d2vpr_hf.loading import load_model as load_model
     from d2vpr_hf.localization import Calibration as Calibration
     from d2vpr_hf.localization import Localization as Localization
     from d2vpr_hf.localization import calibrate as calibrate
@@ -97,6 +95,9 @@ if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRModel as D2VPRModel
     from d2vpr_hf.modeling import D2VPRModelOutput as D2VPRModelOutput
     from d2vpr_hf.places import Place as Place
+    from d2vpr_hf.pretrained.loading import load_image_processor as load_image_processor
+    from d2vpr_hf.pretrained.loading import load_model as load_model
+    from d2vpr_hf.pretrained.teachers import load_teacher as load_teacher
     from d2vpr_hf.projection import fit_projection as fit_projection
     from d2vpr_hf.readers import PlaceGrid as PlaceGrid
     from d2vpr_hf.readers import group_places as group_places
@@ -107,7 +108,6 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import write_places as write_places
     from d2vpr_hf.search import exact_search as exact_search
     from d2vpr_hf.stores import build_store as build_store
-    from d2vpr_hf.teachers import load_teacher as load_teacher
     from d2vpr_hf.updates import UpdateReport as UpdateReport
 
 

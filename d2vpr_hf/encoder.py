@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.exported import ExportedModel, is_exported
 from d2vpr_hf.backends.opening import open_backend, settle_backend
 from d2vpr_hf.backends.protocol import Backend, check_backend
-from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 from d2vpr_hf.utils.threads import single_core_threads
 
@@ -128,7 +128,7 @@ class PlaceEncoder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of what the descriptors depend on; see [`d2vpr_hf.loading.fingerprint`]. Taken once."""
+        """Hash of what the descriptors depend on; see [`d2vpr_hf.pretrained.loading.fingerprint`]. Taken once."""
         if self._exported is not None:
             return str(self._exported.facts["fingerprint"])
         return fingerprint(self.model, self.processor)

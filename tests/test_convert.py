@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from d2vpr_hf.cli import app
 from d2vpr_hf.convert import ConversionError, Target, convert_to_published, convert_weights, load_converted
 from d2vpr_hf.convert.weights_file import read_weights
-from d2vpr_hf.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.modeling import CricaVPRModel, D2VPRImageProcessor, D2VPRModel
+from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
 from tests.conftest import hub_cache, perturb, published_weights, relative, save_folder, tiny_cricavpr, tiny_model
 
 

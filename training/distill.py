@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from d2vpr_hf.teachers import load_teacher
+from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.distillation_loss import DistillationLoss
 from d2vpr_hf.training.grouped_teacher import GroupedTeacher

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from d2vpr_hf.modeling import D2VPRModelOutput
-from d2vpr_hf.teachers import TeacherTargets
+from d2vpr_hf.pretrained.teachers import TeacherTargets
 
 Reduction = Literal["mean", "sum"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from d2vpr_hf.modeling import VPRPreTrainedModel
-from d2vpr_hf.teachers import PlaceTeacher, Teacher, TeacherTargets
+from d2vpr_hf.pretrained.teachers import PlaceTeacher, Teacher, TeacherTargets
 from d2vpr_hf.training.draws import Purpose, make_rng
 from d2vpr_hf.training.target_cache import TargetCache
 

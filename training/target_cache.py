@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from d2vpr_hf.teachers import Teacher, TeacherTargets
+from d2vpr_hf.pretrained.teachers import Teacher, TeacherTargets
 from d2vpr_hf.utils.atomic_files import store_file
 
 

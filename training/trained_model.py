@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from d2vpr_hf.loading import load_model, own_fields
 from d2vpr_hf.modeling import MODELS, VPRPreTrainedModel
+from d2vpr_hf.pretrained.loading import load_model, own_fields
 from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
 
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from benchmarks.ablations.rows import Options, Row
-from d2vpr_hf.loading import load_image_processor, load_model
 from d2vpr_hf.modeling import VPRPreTrainedModel
+from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from d2vpr_hf.training.options import CONFIGS
 from d2vpr_hf.training.trained_model import load_or_make
 

@@ -7,8 +7,8 @@ import torch
 
 from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source
 from d2vpr_hf.convert.weights_file import ConversionError
-from d2vpr_hf.loading import computing_values, load_model
 from d2vpr_hf.modeling import VPRConfig
+from d2vpr_hf.pretrained.loading import computing_values, load_model
 from d2vpr_hf.utils.atomic_files import store_file
 
 

@@ -13,9 +13,9 @@ from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, judge
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
 from d2vpr_hf.evaluation.sides import Side, keep_rows, prepare_sides
-from d2vpr_hf.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.jobs import index_settings
+from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.search import exact_search, similarity
 from d2vpr_hf.updates import report_skipped

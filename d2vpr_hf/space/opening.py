@@ -8,8 +8,8 @@ from pathlib import Path
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.loading import EMBEDDED_MODEL
 from d2vpr_hf.maps import TileSource
+from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL
 from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 from d2vpr_hf.space.photo_map import PhotoMap, Question
 from d2vpr_hf.space.settings import Settings

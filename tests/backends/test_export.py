@@ -17,8 +17,8 @@ from d2vpr_hf.backends import exporting, opening
 from d2vpr_hf.backends.exported import ExportedModel
 from d2vpr_hf.backends.exporting import ExportOptions, export_model
 from d2vpr_hf.cli.commands import app
-from d2vpr_hf.loading import load_image_processor, load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor
+from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from tests.conftest import relative, tiny_model
 from tests.photos import at_name, draw, save
 

@@ -14,8 +14,8 @@ from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.backends.preparation import prepare
 from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.torch_backend import TorchBackend
-from d2vpr_hf.loading import load_model
 from d2vpr_hf.modeling import D2VPRImageProcessor
+from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.utils.optional_imports import import_extra
 from tests.conftest import PARITY, parity_images, published_weights, relative, tiny_cricavpr, tiny_model
 from tests.photos import draw

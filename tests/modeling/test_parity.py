@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2vpr_hf.convert import SOURCES, convert_weights
-from d2vpr_hf.loading import load_model
+from d2vpr_hf.pretrained.loading import load_model
 from tests.conftest import PARITY, parity_images, published_weights, recipe
 
 GOLDEN = load_file(PARITY / "golden.safetensors")

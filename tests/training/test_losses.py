@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from d2vpr_hf.teachers import PlaceTeacher, TeacherTargets
+from d2vpr_hf.pretrained.teachers import PlaceTeacher, TeacherTargets
 from d2vpr_hf.training.distillation_loss import DistillationLoss
 from d2vpr_hf.training.grouped_teacher import GroupedTeacher
 from d2vpr_hf.training.learning_rate import learning_rate_factor

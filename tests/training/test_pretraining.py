@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from d2vpr_hf.gridtown import Labels, Surface, simulate
-from d2vpr_hf.loading import load_model
+from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.training.label_loss import LabelLoss
 from d2vpr_hf.training.options import PretrainOptions
 from d2vpr_hf.training.place_photos import read_labelled_photos

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from d2vpr_hf.loading import load_model
+from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.training.augmentation import RandAugment
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.gridtown import simulate
-from d2vpr_hf.loading import load_image_processor, load_model
+from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from d2vpr_hf.training import training_run
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.distill import distill
