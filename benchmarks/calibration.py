@@ -31,7 +31,7 @@ from d2vpr_hf.localization import (
 from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES
 from d2vpr_hf.localization.plots import plot_precision_coverage, plot_reliability
 from d2vpr_hf.places import Place
-from d2vpr_hf.search import exact_search, similarity
+from d2vpr_hf.stores.exact import exact_search, similarity
 
 OUTSIDE = 0.3
 PRECISION = 0.95

@@ -35,11 +35,11 @@ from matplotlib.figure import Figure
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import Descriptors
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres
-from d2vpr_hf.search import exact_search
 from d2vpr_hf.stores import build_store, open_store
+from d2vpr_hf.stores.descriptors import Descriptors
+from d2vpr_hf.stores.exact import exact_search
 
 PHOTOS, PLACES_OF_AREA, AREAS_OF_CITY = 10, 100, 10
 SHARES = (0.15, 0.15, 0.7)  # of a place's variance: its city's, its area's, its own

@@ -9,9 +9,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import Descriptors, take_rows
-from d2vpr_hf.search import float32_blocks, rescore
 from d2vpr_hf.stores.bits import num_candidates
+from d2vpr_hf.stores.descriptors import Descriptors, take_rows
+from d2vpr_hf.stores.exact import float32_blocks, rescore
 
 # word: what FAISS builds, and how many of the lists are read
 FACTORIES = {

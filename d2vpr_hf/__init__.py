@@ -43,7 +43,7 @@ _HOME = {
     "evaluate_descriptors": "evaluation",
     "UpdateReport": "updates",
     "add_photos": "jobs",
-    "exact_search": "search",
+    "exact_search": "stores.exact",
     "fit_projection": "projection",
     "group_places": "readers",
     "index_photos": "jobs",
@@ -106,8 +106,8 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import read_places as read_places
     from d2vpr_hf.readers import to_dataset as to_dataset
     from d2vpr_hf.readers import write_places as write_places
-    from d2vpr_hf.search import exact_search as exact_search
     from d2vpr_hf.stores import build_store as build_store
+    from d2vpr_hf.stores.exact import exact_search as exact_search
     from d2vpr_hf.updates import UpdateReport as UpdateReport
 
 

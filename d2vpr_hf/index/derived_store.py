@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import MappedDescriptors, kept_rows
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import Manifest, Shard, is_store_folder, store_folder
 from d2vpr_hf.index.shards import OpenShard
 from d2vpr_hf.stores import VectorStore, build_store, open_store
+from d2vpr_hf.stores.descriptors import MappedDescriptors, kept_rows
 from d2vpr_hf.stores.milvus import COLLECTION, MilvusStore, note_collection
 from d2vpr_hf.utils import atomic_files
 

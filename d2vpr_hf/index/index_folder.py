@@ -8,7 +8,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import MappedDescriptors
 from d2vpr_hf.index.derived_store import DerivedStore, discard_store, is_of_kind, open_derived_store
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, Manifest, Shard, is_store_folder, leftover_files, read_manifest
@@ -16,6 +15,7 @@ from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.index.shards import OpenShard, open_shard
 from d2vpr_hf.index.waiting_rows import WaitingRows
 from d2vpr_hf.index.writer_lock import WriterLock
+from d2vpr_hf.stores.descriptors import MappedDescriptors
 from d2vpr_hf.utils.atomic_files import remove_files, remove_folders, rename_file, store_files
 
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.descriptors import DTYPES
 from d2vpr_hf.stores import COMPRESSIONS, Compression, check_compression
+from d2vpr_hf.stores.descriptors import DTYPES
 from d2vpr_hf.utils.atomic_files import TEMPORARY, checksum
 
 FORMAT_VERSION = 2

@@ -10,7 +10,6 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import MappedDescriptors
 from d2vpr_hf.index import hub
 from d2vpr_hf.index.calibration_file import read_calibration, store_calibration
 from d2vpr_hf.index.committing import UpdateState, commit_rows, commit_waiting, compact_rows
@@ -27,6 +26,7 @@ from d2vpr_hf.index.store_choice import StoreWord, with_store
 from d2vpr_hf.index.verification import verify_index
 from d2vpr_hf.places import Place
 from d2vpr_hf.stores import Compression
+from d2vpr_hf.stores.descriptors import MappedDescriptors
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import kept_rows, map_file
 from d2vpr_hf.index.manifest import damaged_file
 from d2vpr_hf.places import PLACE_SCHEMA, Place
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import PhotoSource
+from d2vpr_hf.stores.descriptors import kept_rows, map_file
 
 _FILE_FIELDS = (("content_hash", pa.string()), ("file_size", pa.int64()), ("file_mtime_ns", pa.int64()))
 ROW_SCHEMA = pa.schema([*PLACE_SCHEMA, *_FILE_FIELDS])

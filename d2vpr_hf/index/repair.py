@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from d2vpr_hf.descriptors import kept_rows
 from d2vpr_hf.index.manifest import MANIFEST, Manifest, Shard, read_manifest
 from d2vpr_hf.index.place_rows import StoredPlaces
 from d2vpr_hf.index.shards import content_problem
 from d2vpr_hf.index.verification import shard_problems
 from d2vpr_hf.index.writer_lock import WriterLock
+from d2vpr_hf.stores.descriptors import kept_rows
 from d2vpr_hf.utils.atomic_files import store_files
 
 

@@ -12,7 +12,7 @@ from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.timestamps import to_seconds
-from d2vpr_hf.search import check_search, exact_search, similarity
+from d2vpr_hf.stores.exact import check_search, exact_search, similarity
 
 logger = logging.getLogger(__name__)
 

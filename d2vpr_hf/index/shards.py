@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import MappedDescriptors, descriptors_to_bytes, kept_rows, map_descriptors
 from d2vpr_hf.index.manifest import Manifest, Shard, StoredFile, damaged_file, shard_files
 from d2vpr_hf.index.place_rows import ROW_SCHEMA, StoredPlaces, table_to_bytes
+from d2vpr_hf.stores.descriptors import MappedDescriptors, descriptors_to_bytes, kept_rows, map_descriptors
 from d2vpr_hf.utils.atomic_files import checksum
 
 

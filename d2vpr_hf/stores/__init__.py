@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from d2vpr_hf.descriptors import Descriptors
 from d2vpr_hf.stores.bits import BitStore
+from d2vpr_hf.stores.descriptors import Descriptors
 from d2vpr_hf.stores.estimate import Estimate, estimate
 from d2vpr_hf.stores.exact import ExactStore
 from d2vpr_hf.stores.half import HalfStore

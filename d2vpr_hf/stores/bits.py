@@ -11,8 +11,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import Descriptors
-from d2vpr_hf.search import check_search, float32_blocks, rescore
+from d2vpr_hf.stores.descriptors import Descriptors
+from d2vpr_hf.stores.exact import check_search, float32_blocks, rescore
 from d2vpr_hf.stores.files import map_array, save_array
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 from d2vpr_hf.utils.threads import map_on_cores, num_cores

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.descriptors import Descriptors
+from d2vpr_hf.stores.descriptors import Descriptors
 
 Compression = Literal["none", "half", "int8", "bits"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)

@@ -12,7 +12,7 @@ import pytest
 
 from d2vpr_hf.index import PlaceIndex, derived_store
 from d2vpr_hf.index.index_folder import IndexFolder
-from d2vpr_hf.search import exact_search
+from d2vpr_hf.stores.exact import exact_search
 from d2vpr_hf.utils import atomic_files
 from tests.index.workers import JOBS, begin, build, contents, frame, prepare_photos
 

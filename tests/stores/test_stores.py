@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2vpr_hf.search import exact_search
 from d2vpr_hf.stores import COMPRESSIONS, BitStore, bits, build_store, estimate, open_store
 from d2vpr_hf.stores.bits import num_candidates
+from d2vpr_hf.stores.exact import exact_search
 
 
 class Shards:

@@ -8,8 +8,8 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2vpr_hf.descriptors import MappedDescriptors, descriptors_to_bytes, map_descriptors, take_rows
-from d2vpr_hf.search import exact_search
+from d2vpr_hf.stores.descriptors import MappedDescriptors, descriptors_to_bytes, map_descriptors, take_rows
+from d2vpr_hf.stores.exact import exact_search
 
 
 def parts_of(lengths, seed=0):

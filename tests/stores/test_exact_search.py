@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2vpr_hf import search
-from d2vpr_hf.search import exact_search, similarity
+from d2vpr_hf.stores.exact import exact_search, similarity
 
 
 def brute_force(queries, database, k):
