@@ -1,4 +1,8 @@
-"""No compression: every search reads all descriptors."""
+"""Exact nearest-neighbour search: the one implementation that evaluation, the index and the other stores share.
+
+Float32 products with bounds on their rounding error leave a few candidates; their distances, summed in float64, decide. The
+result depends neither on how rows and queries are grouped nor on the order in which a processor adds.
+"""
 
 import itertools
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2vpr_hf import search
+from d2vpr_hf.stores import exact
 from d2vpr_hf.stores.exact import exact_search, similarity
 
 
@@ -45,13 +45,13 @@ def test_pieces_are_bounded_in_bytes_and_change_nothing(width, num_rows, stored,
     queries = rng.standard_normal((600, width)).astype(np.float32)
     database = rng.standard_normal((num_rows, width)).astype(stored)
     seen = []
-    squared_norms = search._squared_norms
+    squared_norms = exact._squared_norms
     monkeypatch.setattr(search, "_squared_norms", lambda block: seen.append(block.shape) or squared_norms(block))
     distances, rows = exact_search(queries, database, 10)
     blocks = [shape for shape in seen if shape != queries.shape]
     assert sum(count for count, _ in blocks) == num_rows
-    assert max(count * width * 4 for count, _ in blocks) <= search.BLOCK_BYTES
-    assert max(count * len(queries) * 4 for count, _ in blocks) <= search.TABLE_BYTES
+    assert max(count * width * 4 for count, _ in blocks) <= exact.BLOCK_BYTES
+    assert max(count * len(queries) * 4 for count, _ in blocks) <= exact.TABLE_BYTES
     monkeypatch.setattr(search, "BLOCK_BYTES", 1 << 40)
     monkeypatch.setattr(search, "TABLE_BYTES", 1 << 40)
     monkeypatch.setattr(search, "num_cores", lambda: 1)
