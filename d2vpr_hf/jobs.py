@@ -14,7 +14,8 @@ from d2vpr_hf.index import SHARD_SIZE, Match, PlaceIndex, check_out, check_store
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PhotoSource, PlaceTable, find_photos, iter_photos, read_place, read_places
 from d2vpr_hf.readers.place_dataset import common_folder
-from d2vpr_hf.updates import IndexUpdate, UpdateReport, not_the_same_photos, report_skipped
+from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.updates import IndexUpdate, UpdateReport, not_the_same_photos
 
 if TYPE_CHECKING:
     from d2vpr_hf.index import StoreWord

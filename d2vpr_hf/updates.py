@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from d2vpr_hf.encoder import EncodedPhotos, PlaceEncoder, Progress
 from d2vpr_hf.index import PhotoFile, PlaceIndex, UpdateState, folder_text
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PhotoSource
+from d2vpr_hf.readers.skipped import name_problem, report_skipped
 
 logger = logging.getLogger(__name__)
 
@@ -216,26 +217,6 @@ def not_the_same_photos(index: PlaceIndex) -> str:
     )
 
 
-def report_skipped(skipped: dict[str, str], total: int, strict: bool) -> None:
-    """Name and count the photos that were left out; with `strict`, as an error."""
-    if not skipped:
-        return
-    lines = [
-        f"{len(skipped)} of {total} photos were left out:",
-        *(f"  {path}: {why}" for path, why in skipped.items()),
-    ]
-    if strict:
-        raise ValueError("\n".join(lines))
-    logger.warning("\n".join(lines))
-
-
-def name_problem(path: str, seen: Collection[str]) -> dict[str, str]:
-    """Say why a photo of such a name is left out, by its name as it can be written down; nothing if it is not."""
-    if path in seen:
-        return {path: "there twice; the first was taken"}
-    return {_as_text(path): "its name is not UTF-8"} if _as_text(path) != path else {}
-
-
 def same_content(source: PhotoSource, known: PhotoFile) -> PhotoFile | None:
     """Return what is known of a photo's file now if its content is what it was, else `None`.
 
@@ -250,11 +231,6 @@ def same_content(source: PhotoSource, known: PhotoFile) -> PhotoFile | None:
     except OSError:
         return None
     return hashed if hashed.content_hash is not None and hashed.content_hash == known.content_hash else None
-
-
-def _as_text(path: str) -> str:
-    """Return a name with what cannot be written down replaced; Linux allows any bytes."""
-    return path.encode(errors="backslashreplace").decode()
 
 
 def _glance(file: PhotoFile) -> PhotoFile:

@@ -35,7 +35,7 @@ def places(
     """Group photos with positions into places for training: those of one cell of a grid that look the same way."""
     from d2vpr_hf.readers import PlaceGrid, describe_places, group_places, read_places, write_places
     from d2vpr_hf.readers.folder import check_places_file
-    from d2vpr_hf.updates import report_skipped
+    from d2vpr_hf.readers.skipped import report_skipped
     from d2vpr_hf.utils.atomic_files import check_writable
 
     grid = PlaceGrid(cell, heading, spacing)

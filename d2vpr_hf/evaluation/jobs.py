@@ -17,8 +17,8 @@ from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.jobs import index_settings
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.stores.exact import exact_search, similarity
-from d2vpr_hf.updates import report_skipped
 
 SHUFFLE_SEED = 0
 

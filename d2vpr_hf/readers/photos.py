@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import os
+import posixpath
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,7 +16,54 @@ import pillow_heif
 from PIL.ExifTags import Base
 from PIL.ImageOps import exif_transpose
 
-from d2vpr_hf.readers.paths_file import paths_file, read_paths_file
+_ENDING = "_images_paths.txt"
+
+
+def paths_file(folder: Path) -> Path:
+    """Name the list that may lie beside a folder: `<folder>_images_paths.txt`."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.parent / f"{named.name}{_ENDING}"
+
+
+def read_paths_file(listing: Path, folder: Path) -> list[Path]:
+    """Read a list of photos: one path relative to the folder a line, as VPR-methods-evaluation has it; empty lines are none.
+
+    Files are not looked for one by one; whoever opens them names those that are missing.
+
+    Raises:
+        ValueError: If a path leads out of the folder, or is listed twice.
+        FileNotFoundError: If none of the files is there.
+    """
+    paths = _paths(listing)
+    photos = [folder / path for path in paths]
+    if not any(photo.exists() for photo in photos):
+        example = f", not {photos[0]} either" if photos else ""
+        raise FileNotFoundError(
+            f"None of the {len(photos)} photos that {listing} lists is there{example}. Expected one path a line, relative to "
+            f"{folder}. Without that file the folder is searched."
+        )
+    return photos
+
+
+def _paths(listing: Path) -> list[str]:
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{listing} is no text in UTF-8 ({error}). List one path a line.") from error
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            path = posixpath.normpath(line.strip())
+            _check_inside(listing, number, path)
+            if numbers.setdefault(path, number) != number:
+                raise ValueError(f"{listing}, line {number}: {path} is listed in line {numbers[path]} already.")
+    return list(numbers)
+
+
+def _check_inside(listing: Path, number: int, path: str) -> None:
+    if path.startswith(("/", "../")):
+        raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
+
 
 _FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
 PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content

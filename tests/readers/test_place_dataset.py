@@ -19,8 +19,8 @@ from d2vpr_hf.readers import iter_photos, load_places, open_photo, read_gsv_citi
 from d2vpr_hf.readers.place_dataset import place_features
 from tests.command_line import run_here
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files
-from tests.test_gsv_cities import row as gsv_row
-from tests.test_gsv_cities import write_city
+from tests.readers.test_gsv_cities import row as gsv_row
+from tests.readers.test_gsv_cities import write_city
 
 NUM_ROWS = 5
 POSITIONS = {"lat": [43.5 + i / 100 for i in range(NUM_ROWS)], "Lon": [11.5 + i / 10 for i in range(NUM_ROWS)]}
