@@ -20,8 +20,8 @@ from PIL import Image
 
 from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
-from d2vpr_hf.parts import embed_photos, launched_device, launched_process
 from d2vpr_hf.readers import read_places
+from d2vpr_hf.retrieval.distributed import embed_photos, launched_device, launched_process
 
 BATCH_SIZE = 16
 

@@ -41,12 +41,12 @@ _HOME = {
     "draw_photo": "gridtown",
     "evaluate": "evaluation",
     "evaluate_descriptors": "evaluation",
-    "UpdateReport": "updates",
-    "add_photos": "jobs",
+    "UpdateReport": "retrieval",
+    "add_photos": "retrieval",
     "exact_search": "stores.exact",
     "fit_projection": "projection",
     "group_places": "readers",
-    "index_photos": "jobs",
+    "index_photos": "retrieval",
     "load_image_processor": "pretrained.loading",
     "load_model": "pretrained.loading",
     "load_places": "readers",
@@ -55,8 +55,8 @@ _HOME = {
     "make_town": "gridtown",
     "read_gsv_cities": "readers",
     "read_places": "readers",
-    "remove_photos": "jobs",
-    "search_photos": "jobs",
+    "remove_photos": "retrieval",
+    "search_photos": "retrieval",
     "simulate": "gridtown",
     "to_dataset": "readers",
     "write_places": "readers",
@@ -79,10 +79,6 @@ if TYPE_CHECKING:
     from d2vpr_hf.gridtown import make_town as make_town
     from d2vpr_hf.gridtown import simulate as simulate
     from d2vpr_hf.index import PlaceIndex as PlaceIndex
-    from d2vpr_hf.jobs import add_photos as add_photos
-    from d2vpr_hf.jobs import index_photos as index_photos
-    from d2vpr_hf.jobs import remove_photos as remove_photos
-    from d2vpr_hf.jobs import search_photos as search_photos
     from d2vpr_hf.localization import Calibration as Calibration
     from d2vpr_hf.localization import Localization as Localization
     from d2vpr_hf.localization import calibrate as calibrate
@@ -106,9 +102,13 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import read_places as read_places
     from d2vpr_hf.readers import to_dataset as to_dataset
     from d2vpr_hf.readers import write_places as write_places
+    from d2vpr_hf.retrieval import UpdateReport as UpdateReport
+    from d2vpr_hf.retrieval import add_photos as add_photos
+    from d2vpr_hf.retrieval import index_photos as index_photos
+    from d2vpr_hf.retrieval import remove_photos as remove_photos
+    from d2vpr_hf.retrieval import search_photos as search_photos
     from d2vpr_hf.stores import build_store as build_store
     from d2vpr_hf.stores.exact import exact_search as exact_search
-    from d2vpr_hf.updates import UpdateReport as UpdateReport
 
 
 def __getattr__(name: str) -> Any:

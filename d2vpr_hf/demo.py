@@ -7,11 +7,12 @@ from pathlib import Path
 from d2vpr_hf.encoder import PlaceEncoder, Progress
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.evaluation.plots import save_plots
+from d2vpr_hf.figures import save_figure
 from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import SearchResult, search_photos
-from d2vpr_hf.plots import plot_search, save_figure
 from d2vpr_hf.readers import find_photos
+from d2vpr_hf.retrieval.plots import plot_search
+from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 
 NUM_PLACES = 60
 TEST_CITY = 9001  # never trained on

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from d2vpr_hf.cards import CardFacts, write_card
-from d2vpr_hf.jobs import report_skipped
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.retrieval.index_photos import report_skipped
 from d2vpr_hf.utils.atomic_files import scratch_folder
 
 if TYPE_CHECKING:

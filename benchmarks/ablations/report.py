@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.ablations.rows import ROWS, Row
 from benchmarks.ablations.run import RECORDS, TIERS
-from d2vpr_hf.plots import save_figure
+from d2vpr_hf.figures import save_figure
 
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = "full"

@@ -13,7 +13,7 @@ from benchmarks.ablations.report import DOCS
 from benchmarks.ablations.rows import ROWS, Row
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.explanation import PhotoRegions, explain_match
-from d2vpr_hf.plots import save_figure
+from d2vpr_hf.figures import save_figure
 from d2vpr_hf.readers import find_photos, open_photo
 
 SHOWN = ("full", "no_offsets", "no_scales", "corrected_sampling")

@@ -22,7 +22,7 @@ from d2vpr_hf.cli.options import (
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 if TYPE_CHECKING:
-    from d2vpr_hf.updates import UpdateReport
+    from d2vpr_hf.retrieval.updates import UpdateReport
 
 
 @dataclass
@@ -113,7 +113,7 @@ def index(
     interrupted goes on where it stopped.
     """
     from d2vpr_hf.index import PlaceIndex, check_out, check_store
-    from d2vpr_hf.jobs import index_photos
+    from d2vpr_hf.retrieval.index_photos import index_photos
 
     folder = check_out(out)  # before anything is downloaded
     check_store(search.store, search.uri, search.compression)
@@ -147,8 +147,8 @@ def embed(
     `merge` makes the index. Parts that are there are kept, so that a run which was interrupted goes on, with as many processes
     as you like.
     """
-    from d2vpr_hf.parts import embed_photos, launched_device, launched_process
     from d2vpr_hf.readers import read_places
+    from d2vpr_hf.retrieval.distributed import embed_photos, launched_device, launched_process
 
     table, process = read_places(photos), launched_process()
     encoding.device = encoding.device or launched_device()
@@ -170,7 +170,7 @@ def merge(
     search: SearchOptions,
 ) -> None:
     """Make an index of the parts that `embed` wrote. The parts stay."""
-    from d2vpr_hf.parts import merge_parts
+    from d2vpr_hf.retrieval.distributed import merge_parts
 
     with progress_bar("Merging", None) as progress:
         options: dict[str, Any] = {"overwrite": overwrite, "progress": progress, **vars(search)}
@@ -191,7 +191,7 @@ def add(
 ) -> None:
     """Add photos to an index; those in it that changed are encoded anew, everything else stays."""
     from d2vpr_hf.index import PlaceIndex
-    from d2vpr_hf.jobs import add_photos
+    from d2vpr_hf.retrieval.index_photos import add_photos
 
     encoder = encoding.load(model, PlaceIndex.open(index))
     with progress_bar("Adding", None) as progress:
@@ -204,7 +204,7 @@ def remove(
     photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Photos, as they are named in the index, or files.")],
 ) -> None:
     """Remove photos from an index. The photos themselves stay; `compact` gives back their room in the index."""
-    from d2vpr_hf.jobs import remove_photos
+    from d2vpr_hf.retrieval.index_photos import remove_photos
 
     left = remove_photos(index, photos)
     typer.echo(f"Removed {len(set(photos))} photos; {len(left)} are left in {index}.")

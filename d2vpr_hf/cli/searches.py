@@ -36,19 +36,20 @@ def search(
 ) -> None:
     """Find where photos were taken. Without --model, the index says which model to load."""
     from d2vpr_hf.index import PlaceIndex
-    from d2vpr_hf.jobs import search_photos
+    from d2vpr_hf.retrieval.search_photos import search_photos
 
     opened = PlaceIndex.open(index)
     allowed = where.place_filter().allowed(opened.places)
     if plot is not None:
-        from d2vpr_hf.plots import check_plot_file
+        from d2vpr_hf.figures import check_plot_file
 
         check_plot_file(plot, photos=[*queries, opened.photos])
     encoder = encoding.load(model, opened)
     results = search_photos(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict)
     typer.echo(json_text(results) if as_json else results_text(results))
     if plot is not None:
-        from d2vpr_hf.plots import plot_search, save_figure
+        from d2vpr_hf.figures import save_figure
+        from d2vpr_hf.retrieval.plots import plot_search
 
         save_figure(plot_search(results), plot)
     check_any_answer(results)

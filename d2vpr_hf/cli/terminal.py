@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from d2vpr_hf.jobs import SearchResult
     from d2vpr_hf.places import Place
     from d2vpr_hf.readers import PlaceTable
+    from d2vpr_hf.retrieval.search_photos import SearchResult
 
 
 def hush_transformers() -> None:

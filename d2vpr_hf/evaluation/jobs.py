@@ -14,10 +14,10 @@ from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
 from d2vpr_hf.evaluation.sides import Side, keep_rows, prepare_sides
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
-from d2vpr_hf.jobs import index_settings
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.stores.exact import exact_search, similarity
 
 SHUFFLE_SEED = 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.evaluation.positives import PhotoSet
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, percent
-from d2vpr_hf.plots import (
+from d2vpr_hf.figures import (
     QUERY,
     RIGHT,
     WRONG,

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import check_encoder, report_skipped, search_photos
 from d2vpr_hf.localization.answers import NO_POSITIONS, PRECISION, Localization, localize
 from d2vpr_hf.localization.calibration import MIN_QUERIES, Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.retrieval.compatibility import check_encoder
+from d2vpr_hf.retrieval.index_photos import report_skipped
+from d2vpr_hf.retrieval.search_photos import search_photos
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoder import PlaceEncoder, Progress

@@ -7,8 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from d2vpr_hf.evaluation.confidence import precision_curve
+from d2vpr_hf.figures import QUERY, UNKNOWN, save_figure
 from d2vpr_hf.localization.reliability import BINS, Reliability
-from d2vpr_hf.plots import QUERY, UNKNOWN, save_figure
 
 FILES = ("reliability.png", "precision_coverage.png")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_place
+from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.space.photo_map import PhotoMap
 from d2vpr_hf.space.uploads import LIMITS, Limits, UploadError, collect_photos
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import Match, PlaceIndex
-from d2vpr_hf.jobs import SearchResult, check_encoder, search_photos
 from d2vpr_hf.localization import Calibration, Localization, load_calibration, localize
 from d2vpr_hf.localization.answers import PRECISION
 from d2vpr_hf.localization.consensus import NUM_MATCHES
@@ -18,6 +17,8 @@ from d2vpr_hf.maps import BaseMap, TileSource
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.filters import PlaceFilter, parse_numbers
 from d2vpr_hf.readers import read_place
+from d2vpr_hf.retrieval.compatibility import check_encoder
+from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 from d2vpr_hf.space.uploads import UploadError, check_photo
 
 MAX_MATCHES = 20

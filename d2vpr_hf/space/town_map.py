@@ -18,10 +18,11 @@ from scipy.spatial import cKDTree
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import SearchResult, index_photos, search_photos
 from d2vpr_hf.localization import calibrate
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 from d2vpr_hf.readers import PlaceTable, read_place, read_places
+from d2vpr_hf.retrieval.index_photos import index_photos
+from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 from d2vpr_hf.utils.atomic_files import store_files
 
 _VERSION = 2  # of what is made; another one is made anew

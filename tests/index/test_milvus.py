@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
 from d2vpr_hf.index import PlaceIndex, derived_store
-from d2vpr_hf.jobs import add_photos, index_photos, remove_photos
+from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_photos
 from d2vpr_hf.stores.milvus import MilvusStore
 from tests.index.test_compression import check_exact, named, unit
 from tests.index.workers import SHARD, BytesEncoder, begin, write_photos

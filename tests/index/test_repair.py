@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
 from d2vpr_hf.index import DamagedIndexError, PlaceIndex, repair_index
-from d2vpr_hf.jobs import add_photos, index_photos
+from d2vpr_hf.retrieval.index_photos import add_photos, index_photos
 from tests.index.workers import SHARD, BytesEncoder, write_photos
 
 COUNT = 17

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import add_photos, index_photos, search_photos
-from d2vpr_hf.parts import embed_photos, merge_parts
+from d2vpr_hf.retrieval.distributed import embed_photos, merge_parts
+from d2vpr_hf.retrieval.index_photos import add_photos, index_photos
+from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.utils.atomic_files import checksum
 from tests.command_line import run_here
 from tests.index.workers import SHARD, BytesEncoder, begin, frame, write_photos

@@ -13,9 +13,9 @@ from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import read_manifest
-from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable
+from d2vpr_hf.retrieval.index_photos import index_photos
 
 DIM = 16
 SHARD = 5

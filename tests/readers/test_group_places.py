@@ -13,10 +13,10 @@ from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.evaluation import evaluate
 from d2vpr_hf.evaluation.positives import angle_between
 from d2vpr_hf.gridtown import simulate
-from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.place import with_utm
 from d2vpr_hf.readers import PlaceGrid, PlaceTable, describe_places, group_places, read_places, to_dataset, write_places
+from d2vpr_hf.retrieval.index_photos import index_photos
 from tests.photos import at_name, save
 
 

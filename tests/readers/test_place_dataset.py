@@ -14,9 +14,9 @@ from PIL.ExifTags import Base
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import index_photos
 from d2vpr_hf.readers import iter_photos, load_places, open_photo, read_gsv_cities, read_places, to_dataset
 from d2vpr_hf.readers.place_dataset import place_features
+from d2vpr_hf.retrieval.index_photos import index_photos
 from tests.command_line import run_here
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files
 from tests.readers.test_gsv_cities import row as gsv_row

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.gridtown import simulate
-from d2vpr_hf.jobs import index_photos
+from d2vpr_hf.retrieval.index_photos import index_photos
 
 APP = Path(__file__).parents[2] / "spaces" / "app.py"
 _STARTING = 180  # seconds, on a machine that does much else

@@ -18,8 +18,8 @@ from mcp.client.streamable_http import streamablehttp_client
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.explanation import explain_match
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import search_photos
 from d2vpr_hf.places import distance_in_metres
+from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.space.visitors import COOKIE
 from tests.photos import draw, gps_exif
 from tests.space.running import make_map, running_space

@@ -12,7 +12,7 @@ from PIL import Image
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.explanation import explain_match
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import search_photos
+from d2vpr_hf.retrieval.search_photos import search_photos
 from tests.photos import draw, gps_exif, jpeg, zipped
 
 CHROMIUM = shutil.which("chromium")

@@ -7,7 +7,7 @@ import pytest
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import search_photos
+from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.space import own_map
 from d2vpr_hf.space.own_map import NO_POSITION, OwnMaps, build_own_map, pack_index
 from d2vpr_hf.space.photo_map import PhotoMap, Question

@@ -6,9 +6,10 @@ import pytest
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import index_photos, search_photos
 from d2vpr_hf.localization import fit_calibration, localize_photos
 from d2vpr_hf.places.filters import PlaceFilter
+from d2vpr_hf.retrieval.index_photos import index_photos
+from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.space import pages
 from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, make_question, truth_of
 from d2vpr_hf.space.pictures import picture_uri

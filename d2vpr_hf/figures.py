@@ -12,17 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from d2vpr_hf.index import Match
-from d2vpr_hf.jobs import SearchResult
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
-from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
-from d2vpr_hf.readers import UnreadablePhotoError, open_photo, read_place
+from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
 
 RIGHT, WRONG, UNKNOWN, QUERY = "#2e9e4f", "#c8373a", "#9a9a9a", "#1f5fbf"
 _CELL = (2.6, 2.5)  # inches
-MAX_ROWS = 60  # a taller picture is no longer looked at
 _THUMBNAIL = (480, 480)  # pixels, more than a cell shows
 
 
@@ -33,16 +29,6 @@ class Cell:
     photo: Path
     title: str
     colour: str
-
-
-def plot_search(results: Sequence[SearchResult]) -> Figure:
-    """Draw each query with its matches to the right, one row a query, at most the first 60.
-
-    Frames are green or red where both positions are known, by the field's 25 m; grey where they are not.
-    """
-    if len(results) > MAX_ROWS:
-        logger.warning("The plot shows the first %d of %d queries.", MAX_ROWS, len(results))
-    return plot_rows([_row(result) for result in results[:MAX_ROWS]])
 
 
 def plot_rows(rows: Sequence[Sequence[Cell]]) -> Figure:
@@ -96,22 +82,6 @@ def photo_label(path: str, east: float | None, north: float | None) -> str:
     """Name a photo briefly: `@` names are all position."""
     name = path.rsplit("/", 1)[-1]
     return f"{east:.0f} E {north:.0f} N" if name.startswith("@") and east is not None else name
-
-
-def _row(result: SearchResult) -> list[Cell]:
-    truth = read_place(result.query) if result.error is None else None
-    name = result.query.name if truth is None else _label(truth)
-    return [query_cell(result.query, name), *(_match_cell(match, truth) for match in result.matches)]
-
-
-def _match_cell(match: Match, truth: Place | None) -> Cell:
-    distance = distance_in_metres(truth, match.place) if truth is not None else None
-    right = None if distance is None else distance <= POSITIVE_DIST_THRESHOLD
-    return match_cell(match.photo, match.rank, _label(match.place), match.score, distance, right)
-
-
-def _label(place: Place) -> str:
-    return photo_label(place.path, place.utm_east, place.utm_north)
 
 
 def _draw_row(axes: NDArray[np.object_], row: Sequence[Cell]) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import add_photos, index_photos, remove_photos
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places
-from d2vpr_hf.updates import UpdateReport
+from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_photos
+from d2vpr_hf.retrieval.updates import UpdateReport
 from tests.command_line import run_here
 from tests.index.workers import BytesEncoder, begin, contents, frame, write_photos
 from tests.photos import at_name, save

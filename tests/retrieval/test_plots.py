@@ -5,10 +5,11 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from d2vpr_hf.figures import check_plot_file, save_figure
 from d2vpr_hf.index import Match
-from d2vpr_hf.jobs import SearchResult
 from d2vpr_hf.places import Place
-from d2vpr_hf.plots import check_plot_file, plot_search, save_figure
+from d2vpr_hf.retrieval.plots import plot_search
+from d2vpr_hf.retrieval.search_photos import SearchResult
 from tests.photos import at_name, save
 
 

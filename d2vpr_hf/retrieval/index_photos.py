@@ -1,52 +1,29 @@
-"""The main job: index a folder of photos, then search it with others. The command line calls these functions."""
+"""Index photos: build an index, add photos to it, remove photos from it."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
-from d2vpr_hf.index import SHARD_SIZE, Match, PlaceIndex, check_out, check_store
+from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store
 from d2vpr_hf.places import Place
-from d2vpr_hf.readers import PhotoSource, PlaceTable, find_photos, iter_photos, read_place, read_places
+from d2vpr_hf.readers import PhotoSource, PlaceTable, iter_photos, read_place, read_places
 from d2vpr_hf.readers.place_dataset import common_folder
 from d2vpr_hf.readers.skipped import report_skipped
-from d2vpr_hf.updates import IndexUpdate, UpdateReport, not_the_same_photos
+from d2vpr_hf.retrieval.compatibility import check_setup, index_settings
+from d2vpr_hf.retrieval.updates import IndexUpdate, UpdateReport, not_the_same_photos
 
 if TYPE_CHECKING:
     from d2vpr_hf.index import StoreWord
-    from d2vpr_hf.places.filters import Mask
     from d2vpr_hf.readers.place_dataset import PlaceDataset
     from d2vpr_hf.stores import Compression
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What was found for one query.
-
-    Attributes:
-        query: The photo, as it was given.
-        matches: The places found, the nearest first; empty if the photo could not be read.
-        error: Why it could not be read, or `None`.
-    """
-
-    query: Path
-    matches: list[Match]
-    error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the form that `d2vpr search --json` prints."""
-        result: dict[str, Any] = {
-            "query": str(self.query),
-            "matches": [_match_to_dict(match) for match in self.matches],
-        }
-        return result if self.error is None else {**result, "error": self.error}
 
 
 def index_photos(
@@ -141,7 +118,7 @@ def add_photos(
         ValueError: If the index is of another model, or with `strict` if a photo was left out.
     """
     opened = PlaceIndex.open(index)
-    _check_setup(opened, encoder, building=not opened.complete)
+    check_setup(opened, encoder, building=not opened.complete)
     tables = [_table_of(Path(photo)) for photo in photos]
     found = [(place, table.photo(place)) for table in tables for place in table.places]
     named = [(replace(place, path=_name_in(opened.photos, photo)), photo) for place, photo in found]
@@ -175,61 +152,14 @@ def _index_to_continue(folder: Path, encoder: PlaceEncoder, overwrite: bool, dty
     if not overwrite:
         index = PlaceIndex.resume(folder, replacement=False)
         if index is not None:
-            _check_setup(index, encoder, dtype, building=not index.complete)
+            check_setup(index, encoder, dtype, building=not index.complete)
         return index
     with contextlib.suppress(ValueError, OSError):  # whatever is wrong with it, a new one takes its place
         index = PlaceIndex.resume(folder, replacement=True)
         if index is not None:
-            _check_setup(index, encoder, dtype, building=True)
+            check_setup(index, encoder, dtype, building=True)
         return index
     return None
-
-
-def index_settings(encoder: PlaceEncoder) -> dict[str, Any]:
-    """Say what made descriptors, as an index wants to know it."""
-    return {
-        "model": encoder.model_name,
-        "fingerprint": encoder.fingerprint,
-        "descriptor_dim": encoder.descriptor_dim,
-        "projection_dim": encoder.config.projection_dim,
-        "batch_size": encoder.batch_size,
-        "runtime": encoder.runtime,
-    }
-
-
-def _check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = None, *, building: bool) -> None:
-    """Raise ValueError unless an encoder can go on with an index as it was begun."""
-    check_encoder(index, encoder)
-    _check_runtime(index, encoder, building)
-    if encoder.config.use_cross_image_encoder and index.batch_size not in (None, encoder.batch_size):
-        raise ValueError(
-            f"The model has a cross-image encoder, so that descriptors depend on the batch size: {index.batch_size} in the "
-            f"index, {encoder.batch_size} in this run. Give `--batch-size {index.batch_size}`, or `--overwrite`."
-        )
-    if dtype not in (None, index.dtype):
-        raise ValueError(f"The index holds {index.dtype}, not {dtype}. Leave `--dtype` out, or give `--overwrite`.")
-
-
-def _check_runtime(index: PlaceIndex, encoder: PlaceEncoder, building: bool) -> None:
-    """Refuse another backend or precision within a build, and warn of it otherwise: rows differ hardly, but they do."""
-    if not index.runtimes or encoder.runtime == index.runtimes[-1]:
-        return
-    latest = index.runtimes[-1]
-    backend, precision = latest.split()
-    if building:
-        raise ValueError(
-            f"The index {index.folder} is not complete, and its rows are made by {latest}, not by {encoder.runtime}. Go on "
-            f"with `--backend {backend} --backend-precision {precision}`, or give `--overwrite`."
-        )
-    logger.warning(
-        "The latest rows of the index %s were made by %s; what is encoded now is by %s. Descriptors of one photo then differ "
-        "slightly: docs/speed.md says how much. `--backend %s --backend-precision %s` keeps to what was used.",
-        index.folder,
-        latest,
-        encoder.runtime,
-        backend,
-        precision,
-    )
 
 
 def _check_photos(index: PlaceIndex, source: PlaceTable | PlaceDataset, folder: Path) -> None:
@@ -282,72 +212,3 @@ def _table_of(photo: Path) -> PlaceTable:
     if photo.is_dir() or photo.suffix.lower() == ".csv":
         return read_places(photo)
     return PlaceTable(photo.parent, [read_place(photo)], "names")
-
-
-def search_photos(
-    index: PlaceIndex,
-    queries: Sequence[str | Path],
-    encoder: PlaceEncoder,
-    *,
-    top_k: int = 5,
-    allowed: Mask | None = None,
-    strict: bool = False,
-    progress: Progress | None = None,
-) -> list[SearchResult]:
-    """Search an index with photos.
-
-    Args:
-        index: The index.
-        queries: Photo files, or folders of them.
-        encoder: Gives the descriptors; it must have the model the index was built with.
-        top_k: Matches wanted for each query.
-        allowed: (N,) which rows may be found, as [`PlaceFilter.allowed`] says; `None` for all.
-        strict: Whether a photo that cannot be read is an error.
-        progress: Called with the number of photos just finished.
-
-    Returns:
-        One result a query photo, in order; those that could not be read have no matches and say why.
-
-    Raises:
-        ValueError: If the encoder's model or preprocessing is not the index's.
-    """
-    check_encoder(index, encoder)
-    photos = [photo for query in queries for photo in _photos_of(Path(query))]
-    encoded = encoder.encode(photos, progress)
-    report_skipped({str(photos[row]): reason for row, reason in encoded.skipped.items()}, len(photos), strict)
-    matches = index.search(encoded.descriptors, top_k, allowed=allowed)
-    found = dict(zip(encoded.rows.tolist(), matches, strict=True))
-    return [SearchResult(photo, found.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
-
-
-def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
-    """Raise ValueError unless an encoder makes the descriptors that an index holds."""
-    found = encoder.fingerprint
-    if found != index.fingerprint:
-        name = index.model or "the model that comes with this package, or one that was never saved"
-        raise ValueError(
-            f"The index was built with another model or other preprocessing: with {name} as it was then, fingerprint "
-            f"{index.fingerprint[:12]}, while this one has {found[:12]}. Search with that model (`--model`), or build the "
-            "index anew with `d2vpr index`."
-        )
-
-
-def _photos_of(query: Path) -> list[Path]:
-    try:
-        return find_photos(query) if query.is_dir() else [query]
-    except FileNotFoundError:
-        return [query]  # an empty folder becomes a result that says so
-
-
-def _match_to_dict(match: Match) -> dict[str, Any]:
-    place = match.place
-    result = {
-        "rank": match.rank,
-        "path": str(match.photo),
-        "score": match.score,
-        "latitude": place.latitude,
-        "longitude": place.longitude,
-        "utm_east": place.utm_east,
-        "utm_north": place.utm_north,
-    }
-    return result | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else result

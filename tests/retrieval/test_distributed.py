@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import index_photos
-from d2vpr_hf.parts import Part, embed_photos, launched_process, merge_parts
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable
+from d2vpr_hf.retrieval.distributed import Part, embed_photos, launched_process, merge_parts
+from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.utils import atomic_files
 from tests.index.workers import SHARD, BytesEncoder, contents, write_photos
 from tests.photos import at_name, save

@@ -20,12 +20,12 @@ import torch
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, StoreWord, check_out, check_store, folder_text
-from d2vpr_hf.jobs import index_settings
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
+from d2vpr_hf.retrieval.compatibility import index_settings
+from d2vpr_hf.retrieval.updates import IndexUpdate, same_content
 from d2vpr_hf.stores import Compression
-from d2vpr_hf.updates import IndexUpdate, same_content
 
 _PART = re.compile(r"part-(\d{6,})-of-(\d{6,})-([0-9a-f]{16})")
 _EMBED = "`d2vpr embed` with the same photos, model and options"

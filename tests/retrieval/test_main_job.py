@@ -16,10 +16,11 @@ from safetensors.numpy import load_file
 
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.jobs import index_photos, search_photos
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
-from d2vpr_hf.updates import UpdateReport
+from d2vpr_hf.retrieval.index_photos import index_photos
+from d2vpr_hf.retrieval.search_photos import search_photos
+from d2vpr_hf.retrieval.updates import UpdateReport
 from tests.conftest import tiny_model
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files, save_row
 

@@ -1,0 +1,70 @@
+"""Whether an encoder and an index fit together."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.index import PlaceIndex
+
+logger = logging.getLogger(__name__)
+
+
+def index_settings(encoder: PlaceEncoder) -> dict[str, Any]:
+    """Say what made descriptors, as an index wants to know it."""
+    return {
+        "model": encoder.model_name,
+        "fingerprint": encoder.fingerprint,
+        "descriptor_dim": encoder.descriptor_dim,
+        "projection_dim": encoder.config.projection_dim,
+        "batch_size": encoder.batch_size,
+        "runtime": encoder.runtime,
+    }
+
+
+def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
+    """Raise ValueError unless an encoder makes the descriptors that an index holds."""
+    found = encoder.fingerprint
+    if found != index.fingerprint:
+        name = index.model or "the model that comes with this package, or one that was never saved"
+        raise ValueError(
+            f"The index was built with another model or other preprocessing: with {name} as it was then, fingerprint "
+            f"{index.fingerprint[:12]}, while this one has {found[:12]}. Search with that model (`--model`), or build the "
+            "index anew with `d2vpr index`."
+        )
+
+
+def check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = None, *, building: bool) -> None:
+    """Raise ValueError unless an encoder can go on with an index as it was begun."""
+    check_encoder(index, encoder)
+    _check_runtime(index, encoder, building)
+    if encoder.config.use_cross_image_encoder and index.batch_size not in (None, encoder.batch_size):
+        raise ValueError(
+            f"The model has a cross-image encoder, so that descriptors depend on the batch size: {index.batch_size} in the "
+            f"index, {encoder.batch_size} in this run. Give `--batch-size {index.batch_size}`, or `--overwrite`."
+        )
+    if dtype not in (None, index.dtype):
+        raise ValueError(f"The index holds {index.dtype}, not {dtype}. Leave `--dtype` out, or give `--overwrite`.")
+
+
+def _check_runtime(index: PlaceIndex, encoder: PlaceEncoder, building: bool) -> None:
+    """Refuse another backend or precision within a build, and warn of it otherwise: rows differ hardly, but they do."""
+    if not index.runtimes or encoder.runtime == index.runtimes[-1]:
+        return
+    latest = index.runtimes[-1]
+    backend, precision = latest.split()
+    if building:
+        raise ValueError(
+            f"The index {index.folder} is not complete, and its rows are made by {latest}, not by {encoder.runtime}. Go on "
+            f"with `--backend {backend} --backend-precision {precision}`, or give `--overwrite`."
+        )
+    logger.warning(
+        "The latest rows of the index %s were made by %s; what is encoded now is by %s. Descriptors of one photo then differ "
+        "slightly: docs/speed.md says how much. `--backend %s --backend-precision %s` keeps to what was used.",
+        index.folder,
+        latest,
+        encoder.runtime,
+        backend,
+        precision,
+    )

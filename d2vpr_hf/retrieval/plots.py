@@ -1,0 +1,42 @@
+"""Draw search results: each query with its matches."""
+
+import logging
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from d2vpr_hf.figures import Cell, match_cell, photo_label, plot_rows, query_cell
+from d2vpr_hf.index import Match
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
+from d2vpr_hf.readers import read_place
+from d2vpr_hf.retrieval.search_photos import SearchResult
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 60  # a taller picture is no longer looked at
+
+
+def plot_search(results: Sequence[SearchResult]) -> Figure:
+    """Draw each query with its matches to the right, one row a query, at most the first 60.
+
+    Frames are green or red where both positions are known, by the field's 25 m; grey where they are not.
+    """
+    if len(results) > MAX_ROWS:
+        logger.warning("The plot shows the first %d of %d queries.", MAX_ROWS, len(results))
+    return plot_rows([_row(result) for result in results[:MAX_ROWS]])
+
+
+def _row(result: SearchResult) -> list[Cell]:
+    truth = read_place(result.query) if result.error is None else None
+    name = result.query.name if truth is None else _label(truth)
+    return [query_cell(result.query, name), *(_match_cell(match, truth) for match in result.matches)]
+
+
+def _match_cell(match: Match, truth: Place | None) -> Cell:
+    distance = distance_in_metres(truth, match.place) if truth is not None else None
+    right = None if distance is None else distance <= POSITIVE_DIST_THRESHOLD
+    return match_cell(match.photo, match.rank, _label(match.place), match.score, distance, right)
+
+
+def _label(place: Place) -> str:
+    return photo_label(place.path, place.utm_east, place.utm_north)

@@ -1,0 +1,97 @@
+"""Search an index with photos."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.index import Match, PlaceIndex
+from d2vpr_hf.readers import find_photos
+from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.retrieval.compatibility import check_encoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What was found for one query.
+
+    Attributes:
+        query: The photo, as it was given.
+        matches: The places found, the nearest first; empty if the photo could not be read.
+        error: Why it could not be read, or `None`.
+    """
+
+    query: Path
+    matches: list[Match]
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form that `d2vpr search --json` prints."""
+        result: dict[str, Any] = {
+            "query": str(self.query),
+            "matches": [_match_to_dict(match) for match in self.matches],
+        }
+        return result if self.error is None else {**result, "error": self.error}
+
+
+def search_photos(
+    index: PlaceIndex,
+    queries: Sequence[str | Path],
+    encoder: PlaceEncoder,
+    *,
+    top_k: int = 5,
+    allowed: Mask | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> list[SearchResult]:
+    """Search an index with photos.
+
+    Args:
+        index: The index.
+        queries: Photo files, or folders of them.
+        encoder: Gives the descriptors; it must have the model the index was built with.
+        top_k: Matches wanted for each query.
+        allowed: (N,) which rows may be found, as [`PlaceFilter.allowed`] says; `None` for all.
+        strict: Whether a photo that cannot be read is an error.
+        progress: Called with the number of photos just finished.
+
+    Returns:
+        One result a query photo, in order; those that could not be read have no matches and say why.
+
+    Raises:
+        ValueError: If the encoder's model or preprocessing is not the index's.
+    """
+    check_encoder(index, encoder)
+    photos = [photo for query in queries for photo in _photos_of(Path(query))]
+    encoded = encoder.encode(photos, progress)
+    report_skipped({str(photos[row]): reason for row, reason in encoded.skipped.items()}, len(photos), strict)
+    matches = index.search(encoded.descriptors, top_k, allowed=allowed)
+    found = dict(zip(encoded.rows.tolist(), matches, strict=True))
+    return [SearchResult(photo, found.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
+
+
+def _photos_of(query: Path) -> list[Path]:
+    try:
+        return find_photos(query) if query.is_dir() else [query]
+    except FileNotFoundError:
+        return [query]  # an empty folder becomes a result that says so
+
+
+def _match_to_dict(match: Match) -> dict[str, Any]:
+    place = match.place
+    result = {
+        "rank": match.rank,
+        "path": str(match.photo),
+        "score": match.score,
+        "latitude": place.latitude,
+        "longitude": place.longitude,
+        "utm_east": place.utm_east,
+        "utm_north": place.utm_north,
+    }
+    return result | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else result
