@@ -10,6 +10,7 @@ from typing import Any
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
 from d2vpr_hf.index import Match, PlaceIndex
+from d2vpr_hf.places.filters import Mask
 from d2vpr_hf.readers import find_photos
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder

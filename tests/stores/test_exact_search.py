@@ -30,7 +30,7 @@ def test_equals_brute_force_with_ties(num_queries, num_rows, k, chunk, limit, se
     """Whole numbers make distances exact and ties common; chunks must not change which row wins a tie."""
     rng = np.random.default_rng(seed)
     queries, database = (rng.integers(0, 3, (count, 4)).astype(np.float32) for count in (num_queries, num_rows))
-    with mock.patch.object(search, "BLOCK_BYTES", chunk * 16), mock.patch.object(search, "CANDIDATE_LIMIT", limit):
+    with mock.patch.object(exact, "BLOCK_BYTES", chunk * 16), mock.patch.object(exact, "CANDIDATE_LIMIT", limit):
         distances, rows = exact_search(queries, database, k)
     expected_distances, expected_rows = brute_force(queries, database, k)
     assert np.array_equal(distances, expected_distances)
@@ -46,15 +46,15 @@ def test_pieces_are_bounded_in_bytes_and_change_nothing(width, num_rows, stored,
     database = rng.standard_normal((num_rows, width)).astype(stored)
     seen = []
     squared_norms = exact._squared_norms
-    monkeypatch.setattr(search, "_squared_norms", lambda block: seen.append(block.shape) or squared_norms(block))
+    monkeypatch.setattr(exact, "_squared_norms", lambda block: seen.append(block.shape) or squared_norms(block))
     distances, rows = exact_search(queries, database, 10)
     blocks = [shape for shape in seen if shape != queries.shape]
     assert sum(count for count, _ in blocks) == num_rows
     assert max(count * width * 4 for count, _ in blocks) <= exact.BLOCK_BYTES
     assert max(count * len(queries) * 4 for count, _ in blocks) <= exact.TABLE_BYTES
-    monkeypatch.setattr(search, "BLOCK_BYTES", 1 << 40)
-    monkeypatch.setattr(search, "TABLE_BYTES", 1 << 40)
-    monkeypatch.setattr(search, "num_cores", lambda: 1)
+    monkeypatch.setattr(exact, "BLOCK_BYTES", 1 << 40)
+    monkeypatch.setattr(exact, "TABLE_BYTES", 1 << 40)
+    monkeypatch.setattr(exact, "num_cores", lambda: 1)
     seen.clear()
     whole_distances, whole_rows = exact_search(queries, database, 10)
     assert (num_rows, width) in seen
