@@ -8,8 +8,9 @@ made from the rows and is no part of the index: not in the manifest, not verifie
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,41 @@ from numpy.typing import NDArray
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import Manifest, Shard, is_store_folder, store_folder
 from d2vpr_hf.index.shards import OpenShard
-from d2vpr_hf.stores import VectorStore, build_store, open_store
+from d2vpr_hf.stores import Compression, VectorStore, build_store, check_compression, open_store
 from d2vpr_hf.stores.descriptors import MappedDescriptors, kept_rows
-from d2vpr_hf.stores.milvus import COLLECTION, MilvusStore, note_collection
+from d2vpr_hf.stores.milvus import COLLECTION, MilvusStore, check_uri, note_collection
 from d2vpr_hf.utils import atomic_files
+
+StoreWord = Literal["faiss", "milvus"]
+STORES: tuple[StoreWord, ...] = get_args(StoreWord)
+
+
+def check_store(store: str | None, uri: str | None, compression: str | None) -> None:
+    """Raise ValueError unless these words choose how rows are searched; `None` leaves what is chosen."""
+    check_compression(compression or "none")
+    if store not in (None, *STORES):
+        raise ValueError(f"Expected a store of {', '.join(STORES)}, got {store!r}.")
+    if store == "milvus" and uri is None:
+        raise ValueError("Milvus needs to know where: give `--uri places.db` or `--uri http://HOST:19530`.")
+    if uri is not None and store != "milvus":
+        raise ValueError("A URI is Milvus's: give `--store milvus` with `--uri`.")
+    if uri is not None:
+        check_uri(uri)
+
+
+def with_store(manifest: Manifest, compression: Compression | None, store: str | None, uri: str | None) -> Manifest:
+    """Return a manifest that notes how rows are to be searched; `None` leaves what it notes.
+
+    Raises:
+        ValueError: If there is no such compression or store, or they do not go together.
+    """
+    check_store(store, uri, compression)
+    known = None if store == "faiss" else manifest.store_uri
+    chosen = check_uri(uri) if uri else known
+    if compression not in (None, "none") and chosen is not None:
+        raise ValueError(f"Milvus compresses by itself: leave out `--compression {compression}`, or give `--store faiss`.")
+    return replace(manifest, compression=compression or manifest.compression, store_uri=chosen)
+
 
 logger = logging.getLogger(__name__)
 

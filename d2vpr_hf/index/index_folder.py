@@ -3,20 +3,29 @@
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from d2vpr_hf.index.derived_store import DerivedStore, discard_store, is_of_kind, open_derived_store
-from d2vpr_hf.index.folders import list_names
-from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, Manifest, Shard, is_store_folder, leftover_files, read_manifest
-from d2vpr_hf.index.place_rows import PlaceRows
+from d2vpr_hf.index.folders import WriterLock, check_free, list_names
+from d2vpr_hf.index.manifest import (
+    MANIFEST,
+    REPLACEMENT,
+    DamagedIndexError,
+    Manifest,
+    Shard,
+    free_number,
+    is_store_folder,
+    leftover_files,
+    read_manifest,
+)
+from d2vpr_hf.index.place_rows import PlaceRows, WaitingRows
 from d2vpr_hf.index.shards import OpenShard, open_shard
-from d2vpr_hf.index.waiting_rows import WaitingRows
-from d2vpr_hf.index.writer_lock import WriterLock
 from d2vpr_hf.stores.descriptors import MappedDescriptors
-from d2vpr_hf.utils.atomic_files import remove_files, remove_folders, rename_file, store_files
+from d2vpr_hf.utils.atomic_files import make_folder, remove_files, remove_folders, rename_file, store_files
 
 
 class IndexFolder:
@@ -174,3 +183,48 @@ class IndexFolder:
         if self.store is not None:
             return [self.store.path.name]
         return [name for name in names if self.manifest.store_uri is not None and is_of_kind(name, self.manifest)]
+
+
+def begin_folder(folder: str | Path, manifest: Manifest, overwrite: bool) -> IndexFolder:
+    """Begin an index without rows, in the place of another one if that is allowed and there is one.
+
+    Raises:
+        FileExistsError: If something is there already, unless `overwrite` is set and it is an index.
+        BlockingIOError: If another process is changing the index there.
+    """
+    path = check_free(Path(folder), overwrite)
+    make_folder(path)
+    if not (path / MANIFEST).exists():
+        return _begin(IndexFolder(path, manifest))
+    manifest = replace(manifest, next_shard=free_number(list_names(path)))
+    return _begin(IndexFolder(path, manifest, manifest_name=REPLACEMENT))
+
+
+def _begin(begun: IndexFolder) -> IndexFolder:
+    begun.lock.acquire()
+    try:
+        if begun.manifest_name == MANIFEST and (begun.path / MANIFEST).exists():
+            raise FileExistsError(f"{begun.path} was made by another process in this moment. Open it, or give another folder.")
+        begun.commit({}, begun.manifest)
+    except BaseException:
+        begun.lock.release()
+        raise
+    begun.behind = False
+    begun.give_back()
+    return begun
+
+
+def open_folder(path: Path, manifest_name: str = MANIFEST, *, read_only: bool = False) -> IndexFolder:
+    """Open an index; a writer may replace the files that a manifest names before they are opened.
+
+    Raises:
+        FileNotFoundError: If `path` is no index.
+        DamagedIndexError: If a file is missing or damaged.
+    """
+    while True:
+        manifest = read_manifest(path, manifest_name)
+        try:
+            return IndexFolder(path, manifest, manifest_name=manifest_name, read_only=read_only)
+        except DamagedIndexError:
+            if read_manifest(path, manifest_name) == manifest:
+                raise

@@ -11,18 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.index import hub
-from d2vpr_hf.index.calibration_file import read_calibration, store_calibration
-from d2vpr_hf.index.committing import UpdateState, commit_rows, commit_waiting, compact_rows
-from d2vpr_hf.index.derived_store import build_derived_store, has_store, is_fresh
-from d2vpr_hf.index.description import describe_index
-from d2vpr_hf.index.index_folder import IndexFolder
+from d2vpr_hf.index.commits import (
+    UpdateState,
+    check_different,
+    check_known_paths,
+    check_new_places,
+    check_stored_rows,
+    commit_rows,
+    commit_waiting,
+    compact_rows,
+    read_calibration,
+    store_calibration,
+    to_stored,
+)
+from d2vpr_hf.index.derived_store import StoreWord, build_derived_store, has_store, is_fresh, with_store
+from d2vpr_hf.index.index_folder import IndexFolder, begin_folder, open_folder
+from d2vpr_hf.index.info import describe_index
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, SHARD_SIZE, Manifest, folder_text
-from d2vpr_hf.index.opening import begin_folder, open_folder
 from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
-from d2vpr_hf.index.row_checks import check_different, check_known_paths, check_new_places, check_stored_rows, to_stored
-from d2vpr_hf.index.searching import Match, nearest_rows, rows_of_other_times, to_matches
+from d2vpr_hf.index.search import Match, nearest_rows, rows_of_other_times, to_matches
 from d2vpr_hf.index.shards import Rows
-from d2vpr_hf.index.store_choice import StoreWord, with_store
 from d2vpr_hf.index.verification import verify_index
 from d2vpr_hf.places import Place
 from d2vpr_hf.stores import Compression
