@@ -29,8 +29,8 @@ from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
 from d2vpr_hf import D2VPRConfig, D2VPRImageProcessor, D2VPRModel, PlaceEncoder, index_photos
-from d2vpr_hf.backends.exported import ExportedModel
-from d2vpr_hf.backends.exporting import ExportOptions, export_model
+from d2vpr_hf.backends.export_model import ExportOptions, export_model
+from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend, TorchBackend
 from d2vpr_hf.readers import open_photo
 

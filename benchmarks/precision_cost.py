@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf import PlaceEncoder, compare_evaluations
-from d2vpr_hf.backends.exporting import ExportOptions
+from d2vpr_hf.backends.export_model import ExportOptions
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate_descriptors
 from d2vpr_hf.evaluation.sides import Side, prepare_sides
 from d2vpr_hf.export import export

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2vpr_hf.backends.exported import ExportedModel, is_exported
-from d2vpr_hf.backends.opening import open_backend, settle_backend
+from d2vpr_hf.backends.exported_model import ExportedModel, is_exported
 from d2vpr_hf.backends.protocol import Backend, check_backend
+from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
@@ -56,7 +56,7 @@ class PlaceEncoder:
         cross_image_encoder: Whether a model's cross-image encoder takes part; `False` removes it from the model, `None` leaves
             the model as it is.
         num_workers: Threads that decode and preprocess (Pillow and torch release the interpreter while they work).
-        backend: What runs the network; see [`d2vpr_hf.backends.opening.open_backend`].
+        backend: What runs the network; see [`d2vpr_hf.backends.registry.open_backend`].
         precision: Of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, as far as the backend has it; `None` for
             the type of the model's weights.
 

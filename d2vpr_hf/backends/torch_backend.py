@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2vpr_hf.backends.preparation import prepare
+from d2vpr_hf.backends.optimized.optimize import prepare
 from d2vpr_hf.backends.protocol import TORCH_TYPES
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.threads import map_on_cores, num_cores

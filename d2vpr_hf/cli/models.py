@@ -134,7 +134,7 @@ def export(
     queries: Annotated[Path | None, typer.Option(parser=parse_path, metavar="DIR", help="Photos to find, for that.")] = None,
 ) -> None:
     """Write a model as a graph for ONNX runtimes or OpenVINO, and check it against the model."""
-    from d2vpr_hf.backends.exporting import ExportOptions
+    from d2vpr_hf.backends.export_model import ExportOptions
     from d2vpr_hf.export import export as run
 
     hush_transformers()

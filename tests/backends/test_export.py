@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos, search_photos
 from d2vpr_hf.backends import exporting, opening
-from d2vpr_hf.backends.exported import ExportedModel
-from d2vpr_hf.backends.exporting import ExportOptions, export_model
+from d2vpr_hf.backends.export_model import ExportOptions, export_model
+from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.cli.commands import app
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from d2vpr_hf.backends.resampling import antialiasing_matrix, cubic_matrix, pad_edges
+from d2vpr_hf.backends.graph.resampling import antialiasing_matrix, cubic_matrix, pad_edges
 from tests.conftest import relative
 
 

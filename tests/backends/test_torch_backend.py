@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from d2vpr_hf import PlaceEncoder
-from d2vpr_hf.backends.preparation import prepare
+from d2vpr_hf.backends.optimized.optimize import prepare
 from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.torch_backend import TorchBackend
 from d2vpr_hf.modeling import D2VPRImageProcessor

@@ -61,7 +61,7 @@ def choose_backend(device: torch.device, precision: str | None = None) -> str:
 
 def _convert(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: str, precision: str) -> Backend:
     """Export a model for this process alone. The runtimes have read the graph when the folder goes."""
-    from d2vpr_hf.backends.exporting import ExportOptions, export_model
+    from d2vpr_hf.backends.export_model import ExportOptions, export_model
 
     with tempfile.TemporaryDirectory() as scratch:
         fixed = processor.do_resize

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2vpr_hf.backends.folding import make_linear
-from d2vpr_hf.backends.products import Product
+from d2vpr_hf.backends.optimized.folding import make_linear
+from d2vpr_hf.backends.optimized.fused_linear import Product
 from d2vpr_hf.modeling.deformable_aggregation import (
     DeformableAggregator,
     DeformableSampler,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from d2vpr_hf.backends.onnx_graph import INPUT
+from d2vpr_hf.backends.graph.onnx_graph import INPUT
 from d2vpr_hf.utils.optional_imports import import_extra
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # where torch notes which module a node is of

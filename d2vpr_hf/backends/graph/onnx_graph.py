@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2vpr_hf.backends.preparation import prepare
-from d2vpr_hf.backends.prepared_blocks import PreparedEmbeddings
-from d2vpr_hf.backends.resampling import antialiasing_matrix, cubic_matrix, pad_edges
+from d2vpr_hf.backends.graph.resampling import antialiasing_matrix, cubic_matrix, pad_edges
+from d2vpr_hf.backends.optimized.blocks import PreparedEmbeddings
+from d2vpr_hf.backends.optimized.optimize import prepare
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.modeling.image_processing_d2vpr import INTERPOLATION
 from d2vpr_hf.modeling.vision_transformer import Embeddings, GridSize

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2vpr_hf.backends.folding import (
+from d2vpr_hf.backends.optimized.folding import (
     fold_batch_norm,
     join_pointwise,
     join_spatial,
@@ -17,7 +17,7 @@ from d2vpr_hf.backends.folding import (
     make_linear,
     select_channels,
 )
-from d2vpr_hf.backends.products import Product
+from d2vpr_hf.backends.optimized.fused_linear import Product
 from d2vpr_hf.modeling.vision_transformer import (
     AdapterBlock,
     ConvolutionalAdapter,

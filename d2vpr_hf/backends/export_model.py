@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from d2vpr_hf.backends.exported import FACTS_FILE, FORMAT_VERSION, GRAPHS, ExportedModel
-from d2vpr_hf.backends.onnx_graph import DescriptorNetwork, write_onnx
+from d2vpr_hf.backends.exported_model import FACTS_FILE, FORMAT_VERSION, GRAPHS, ExportedModel
+from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork, write_onnx
+from d2vpr_hf.backends.graph.quantization import quantize_graph
 from d2vpr_hf.backends.openvino_backend import convert_to_openvino
-from d2vpr_hf.backends.quantization import quantize_graph
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 

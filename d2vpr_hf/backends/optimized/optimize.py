@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2vpr_hf.backends.prepared_aggregation import GatheringAggregator, PreparedAggregator, PreparedRecovery
-from d2vpr_hf.backends.prepared_blocks import PreparedBlock, PreparedEmbeddings
-from d2vpr_hf.backends.products import pack_products
+from d2vpr_hf.backends.optimized.aggregation import GatheringAggregator, PreparedAggregator, PreparedRecovery
+from d2vpr_hf.backends.optimized.blocks import PreparedBlock, PreparedEmbeddings
+from d2vpr_hf.backends.optimized.fused_linear import pack_products
 from d2vpr_hf.modeling import D2VPRModel, VPRPreTrainedModel
 
 

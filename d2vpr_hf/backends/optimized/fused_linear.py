@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from d2vpr_hf.backends.folding import copy_linear
+from d2vpr_hf.backends.optimized.folding import copy_linear
 
 _FUSED_ACTIVATIONS = ("none", "relu", "gelu")
 

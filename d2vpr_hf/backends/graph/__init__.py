@@ -1,0 +1,1 @@
+"""ONNX graphs of a model: their making, their resizing by matrices, and int8."""
