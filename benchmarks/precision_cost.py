@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from d2vpr_hf import PlaceEncoder, compare_evaluations
 from d2vpr_hf.backends.export_model import ExportOptions
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate_descriptors
-from d2vpr_hf.evaluation.sides import Side, prepare_sides
+from d2vpr_hf.evaluation.photo_selection import Side, prepare_sides
 from d2vpr_hf.export import export
 from d2vpr_hf.gridtown import TEST_SEEDS, VAL_SEEDS, simulate
 from d2vpr_hf.readers import read_places

@@ -27,7 +27,7 @@ import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from d2vpr_hf.explanation import Explanation, explain_match  # noqa: E402
-from d2vpr_hf.localization.answers import PRECISION  # noqa: E402
+from d2vpr_hf.localization.localize import PRECISION  # noqa: E402
 from d2vpr_hf.readers import UnreadablePhotoError  # noqa: E402
 from d2vpr_hf.readers.photos import PHOTO_SUFFIXES  # noqa: E402
 from d2vpr_hf.space import pages  # noqa: E402

@@ -1,9 +1,9 @@
 """Where was it taken, and how sure is that: positions, radii and confidences of matches."""
 
-from d2vpr_hf.localization.answers import Localization, localize
 from d2vpr_hf.localization.calibration import Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import PositionEstimate, estimate_position
-from d2vpr_hf.localization.jobs import calibrate, load_calibration, localize_photos
+from d2vpr_hf.localization.localize import Localization, localize
+from d2vpr_hf.localization.localize_photos import calibrate, load_calibration, localize_photos
 from d2vpr_hf.localization.reliability import Reliability, cross_judge, judge_calibration
 
 __all__ = [

@@ -10,7 +10,7 @@ from pathlib import Path
 from d2vpr_hf.explanation import Explanation, draw_bars, draw_photo_regions
 from d2vpr_hf.index import Match
 from d2vpr_hf.localization import Localization
-from d2vpr_hf.localization.answers import NOT_CALIBRATED
+from d2vpr_hf.localization.localize import NOT_CALIBRATED
 from d2vpr_hf.maps import BaseMap, MapMarks
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres, position_text
 from d2vpr_hf.space.photo_map import Answer

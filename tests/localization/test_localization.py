@@ -21,7 +21,7 @@ from d2vpr_hf.localization import (
     load_calibration,
     localize,
 )
-from d2vpr_hf.localization.answers import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED
+from d2vpr_hf.localization.localize import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED
 from d2vpr_hf.localization.plots import save_plots
 from d2vpr_hf.places import Place
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.evaluation.photo_selection import Side, keep_rows, prepare_sides
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, judge
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
-from d2vpr_hf.evaluation.sides import Side, keep_rows, prepare_sides
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.localization.answers import NO_POSITIONS, PRECISION, Localization, localize
 from d2vpr_hf.localization.calibration import MIN_QUERIES, Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
+from d2vpr_hf.localization.localize import NO_POSITIONS, PRECISION, Localization, localize
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
 from d2vpr_hf.readers import PlaceTable, read_places
