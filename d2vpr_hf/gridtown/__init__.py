@@ -3,9 +3,10 @@
 Not a substitute for real photos: numbers on it compare methods within this package.
 """
 
-from d2vpr_hf.gridtown.city import City, make_city
+from d2vpr_hf.gridtown.city import City
+from d2vpr_hf.gridtown.city_layout import make_city
 from d2vpr_hf.gridtown.labels import Labels, Surface, label_photos, read_labels
-from d2vpr_hf.gridtown.photos import WEATHERS, Photo, Variation, draw_photo, parse_weathers
+from d2vpr_hf.gridtown.photo_spec import WEATHERS, Photo, Variation, draw_photo, parse_weathers
 from d2vpr_hf.gridtown.simulate import Layout, simulate
 from d2vpr_hf.gridtown.tiers import TEST_SEEDS, TIERS, TRAIN_SEEDS, VAL_SEEDS, Tier, TierName, tier_digest
 from d2vpr_hf.gridtown.town import Town, make_town

@@ -11,12 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from d2vpr_hf.gridtown.city import City
-from d2vpr_hf.gridtown.photos import Photo
-from d2vpr_hf.gridtown.scene import Scene, make_scene
-from d2vpr_hf.gridtown.standing import stand_before
-from d2vpr_hf.gridtown.textures import Paintbox
-from d2vpr_hf.gridtown.view import View, make_view
-from d2vpr_hf.gridtown.walls import Hits, cast_walls
+from d2vpr_hf.gridtown.painting.textures import Paintbox
+from d2vpr_hf.gridtown.photo_spec import Photo
+from d2vpr_hf.gridtown.rendering.billboards import stand_before
+from d2vpr_hf.gridtown.rendering.scene import Scene, make_scene
+from d2vpr_hf.gridtown.rendering.view import View, make_view
+from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls
 
 _HORIZON = 130.0  # metres at which depth ends, the sky's too: as far as walls are drawn
 

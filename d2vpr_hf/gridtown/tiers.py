@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from d2vpr_hf.gridtown.city import COPY_SHARE, City, make_city
-from d2vpr_hf.gridtown.photos import Variation, draw_photo
+from d2vpr_hf.gridtown.city import City
+from d2vpr_hf.gridtown.city_layout import COPY_SHARE, make_city
+from d2vpr_hf.gridtown.photo_spec import Variation, draw_photo
 
 TEST_SEEDS = (9001, 9002, 9003)  # cities that are for testing only
 VAL_SEEDS = (8001,)

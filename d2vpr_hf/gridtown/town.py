@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from d2vpr_hf.gridtown.city import COPY_SHARE, City, make_city
-from d2vpr_hf.gridtown.photos import Photo
-from d2vpr_hf.gridtown.render import render
-from d2vpr_hf.gridtown.scene import make_scene
-from d2vpr_hf.gridtown.textures import Paintbox, make_paintbox
+from d2vpr_hf.gridtown.city import City
+from d2vpr_hf.gridtown.city_layout import COPY_SHARE, make_city
+from d2vpr_hf.gridtown.painting.textures import Paintbox, make_paintbox
+from d2vpr_hf.gridtown.photo_spec import Photo
+from d2vpr_hf.gridtown.rendering.render import render
+from d2vpr_hf.gridtown.rendering.scene import make_scene
 
 _BATCH = 32  # photos that a GPU renders at once
 

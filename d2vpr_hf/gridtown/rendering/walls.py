@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from d2vpr_hf.gridtown.hashing import hash_unit
-from d2vpr_hf.gridtown.scene import Scene
-from d2vpr_hf.gridtown.textures import Cell, Paintbox
-from d2vpr_hf.gridtown.view import View
+from d2vpr_hf.gridtown.painting.textures import Cell, Paintbox
+from d2vpr_hf.gridtown.rendering.scene import Scene
+from d2vpr_hf.gridtown.rendering.view import View
 
 NEAR = 0.4  # metres; nothing nearer is drawn
 FAR = 1e6

@@ -9,8 +9,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from d2vpr_hf.gridtown.city import SIDEWALK, City, Fixture
-from d2vpr_hf.gridtown.photos import Photo
-from d2vpr_hf.gridtown.textures import Group, group_size, group_start
+from d2vpr_hf.gridtown.painting.textures import Group, group_size, group_start
+from d2vpr_hf.gridtown.photo_spec import Photo
 
 _REACH = 130.0  # metres that a camera sees walls for
 _STANDING_REACH = 75.0  # metres that it sees vehicles, trees and people for

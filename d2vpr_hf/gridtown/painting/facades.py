@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from d2vpr_hf.gridtown.atlas import Picture
-from d2vpr_hf.gridtown.canvas import Canvas, Colour
-from d2vpr_hf.gridtown.letters import LETTERS
+from d2vpr_hf.gridtown.painting.atlas import Picture
+from d2vpr_hf.gridtown.painting.canvas import Canvas, Colour
+from d2vpr_hf.gridtown.painting.letters import LETTERS
 
 CELL_SIZE = 64
 SIGN_HEIGHT, SIGN_WIDTH = 16, 128

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from d2vpr_hf.gridtown.scene import Scene
+from d2vpr_hf.gridtown.rendering.scene import Scene
 
 
 @dataclass(frozen=True)

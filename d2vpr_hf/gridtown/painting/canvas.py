@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.gridtown.atlas import Picture
+from d2vpr_hf.gridtown.painting.atlas import Picture
 
 Mask = NDArray[np.bool_]
 Colour = tuple[float, float, float]

@@ -3,9 +3,9 @@
 import torch
 
 from d2vpr_hf.gridtown.hashing import hash_unit
-from d2vpr_hf.gridtown.scene import Scene
-from d2vpr_hf.gridtown.view import View
-from d2vpr_hf.gridtown.walls import per_pixel
+from d2vpr_hf.gridtown.rendering.scene import Scene
+from d2vpr_hf.gridtown.rendering.view import View
+from d2vpr_hf.gridtown.rendering.walls import per_pixel
 
 _FLAKES = ((5, 0.9), (9, 1.4), (17, 2.4))  # pixels between flakes at 224 pixels, and their radius
 _GAMMA = 1 / 2.2

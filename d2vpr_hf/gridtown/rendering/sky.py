@@ -2,10 +2,10 @@
 
 import torch
 
-from d2vpr_hf.gridtown.scene import Scene
-from d2vpr_hf.gridtown.textures import GROUND_TILE, Ground, Paintbox
-from d2vpr_hf.gridtown.view import View
-from d2vpr_hf.gridtown.walls import per_pixel
+from d2vpr_hf.gridtown.painting.textures import GROUND_TILE, Ground, Paintbox
+from d2vpr_hf.gridtown.rendering.scene import Scene
+from d2vpr_hf.gridtown.rendering.view import View
+from d2vpr_hf.gridtown.rendering.walls import per_pixel
 
 
 def sky_light(scene: Scene, view: View, paintbox: Paintbox) -> torch.Tensor:

@@ -8,8 +8,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.random import Generator
 
-from d2vpr_hf.gridtown.atlas import Picture
-from d2vpr_hf.gridtown.canvas import Canvas, Colour, Mask
+from d2vpr_hf.gridtown.painting.atlas import Picture
+from d2vpr_hf.gridtown.painting.canvas import Canvas, Colour, Mask
 
 SPRITE_SIZE = 128
 _PAINTS: tuple[Colour, ...] = (

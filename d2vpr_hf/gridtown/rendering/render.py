@@ -7,14 +7,14 @@ and people before it.
 
 import torch
 
-from d2vpr_hf.gridtown.film import develop
-from d2vpr_hf.gridtown.ground import ground_light
-from d2vpr_hf.gridtown.scene import Scene
-from d2vpr_hf.gridtown.sky import sky_light
-from d2vpr_hf.gridtown.standing import stand_before
-from d2vpr_hf.gridtown.textures import Paintbox
-from d2vpr_hf.gridtown.view import View, make_view
-from d2vpr_hf.gridtown.walls import Hits, cast_walls, wall_light
+from d2vpr_hf.gridtown.painting.textures import Paintbox
+from d2vpr_hf.gridtown.rendering.billboards import stand_before
+from d2vpr_hf.gridtown.rendering.film import develop
+from d2vpr_hf.gridtown.rendering.ground import ground_light
+from d2vpr_hf.gridtown.rendering.scene import Scene
+from d2vpr_hf.gridtown.rendering.sky import sky_light
+from d2vpr_hf.gridtown.rendering.view import View, make_view
+from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls, wall_light
 
 
 @torch.no_grad()

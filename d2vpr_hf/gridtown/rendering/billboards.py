@@ -2,10 +2,10 @@
 
 import torch
 
-from d2vpr_hf.gridtown.scene import Scene
-from d2vpr_hf.gridtown.textures import Paintbox
-from d2vpr_hf.gridtown.view import View
-from d2vpr_hf.gridtown.walls import FAR, per_pixel
+from d2vpr_hf.gridtown.painting.textures import Paintbox
+from d2vpr_hf.gridtown.rendering.scene import Scene
+from d2vpr_hf.gridtown.rendering.view import View
+from d2vpr_hf.gridtown.rendering.walls import FAR, per_pixel
 
 _NUM_LAYERS = 6  # things behind each other that a column of pixels can see
 _NEAR = 1.2  # metres

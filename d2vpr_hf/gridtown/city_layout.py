@@ -1,0 +1,329 @@
+"""Lay out a procedural city: its streets, blocks, buildings, street furniture and places, from a seed."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+
+from d2vpr_hf.gridtown.city import Buildings, City, Fixture, Fixtures, Floats, Ints, Places, Walls
+
+NUM_STYLES = 40  # facade styles of a city
+NUM_SIGNS = 96  # shop signs of a city
+NUM_LOOKS = 1 << 16  # a fixture's look is a number below; the renderer picks a picture by it
+UTM_ZONE = (32, "T")
+MAX_PLACES = 5000  # of a city, so that it fits into its square
+_SQUARE = 6_000.0  # metres
+_SQUARES = (77, 144)  # columns and rows of them in the zone: 11,088 seeds have one of their own
+_NUM_DESIGNS = 48  # standard buildings that stand in several places
+_DESIGN_SHARE = 0.3  # of buildings that are of a standard design
+COPY_SHARE = 0.3  # of street segments that copy another one
+_REDRAWN_SHARE = 0.12  # of buildings in a copy that are new after all
+_OPEN_SHARE = 0.1  # of blocks that are squares or parks
+_BLOCK_SIDES = (70.0, 125.0)  # metres between neighbouring streets
+_STREET_WIDTHS = (13.0, 15.0, 18.0, 22.0)  # metres between building lines
+_BUILDING_DEPTH = 11.0
+_LOT_WIDTHS = (8.0, 19.0)
+_SETBACKS = (0.8, 3.5)  # metres, of houses that have one
+_CLEAR = 11.5  # metres from the middle of a crossing to what stands along a street: beyond the widest carriageway
+_PLACE_SPACING = 32.0  # metres between neighbouring places of a street: beyond the 25 m within which two are one
+_CROSSING_MARGIN = 18.0  # metres from the middle of a crossing to the nearest place, so that those round a corner are apart
+_SEGMENT_PLACES = 2  # that a segment has room for, at least
+
+
+_FIXTURE_SIZES = {  # width and height in metres, smallest and largest
+    Fixture.TREE: ((4.0, 6.5), (5.5, 10.0)),
+    Fixture.LAMP: ((1.4, 1.4), (6.5, 7.5)),
+    Fixture.SIGN: ((0.7, 0.7), (2.6, 3.0)),
+    Fixture.BOX: ((0.7, 1.1), (1.0, 1.5)),
+}
+
+
+class Lot(NamedTuple):
+    """A building's place along a block's edge, metres from its beginning, and what stands there."""
+
+    start: float
+    width: float
+    setback: float
+    building: dict[str, Any]
+
+
+class _Segment(NamedTuple):
+    """A stretch of street between two crossings: along x (0) or y (1), of street `line`, from crossing `step`."""
+
+    along: int
+    line: int
+    step: int
+
+
+def make_city(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> City:
+    """Build a city.
+
+    Args:
+        seed: Which city. Those from 0 to 11,087 lie in squares of their own in UTM, 6 km apart.
+        num_places: Number of its places, at least 32 m from each other along a street; at most 5,000.
+        copy_share: Share of street segments that copy another one, from 0 to 1.
+
+    Raises:
+        ValueError: If a number is out of its range.
+    """
+    if seed < 0 or not 1 <= num_places <= MAX_PLACES or not 0 <= copy_share <= 1:
+        raise ValueError(
+            f"A city has a seed of at least 0, 1 to {MAX_PLACES} places and a share of copies from 0 to 1, got {seed}, "
+            f"{num_places} and {copy_share}. More places are more cities, each with a seed."
+        )
+    rng = np.random.default_rng([seed, 0])
+    blocks = int(np.ceil(np.sqrt(num_places / (2 * _SEGMENT_PLACES)))) + 1
+    street_x, street_y = (np.cumsum(rng.uniform(*_BLOCK_SIDES, blocks + 1)) for _ in range(2))
+    width_x, width_y = (rng.choice(_STREET_WIDTHS, blocks + 1) for _ in range(2))
+    plan = _Plan(seed, (street_x, street_y), (width_x, width_y), copy_share)
+    return City(
+        seed=seed,
+        rotation=float(rng.uniform(-np.pi, np.pi)),
+        origin=_origin(seed),
+        street_x=street_x,
+        width_x=width_x,
+        street_y=street_y,
+        width_y=width_y,
+        open_blocks=np.array(plan.open_blocks, dtype=np.float64).reshape(-1, 5),
+        walls=_columns(Walls, [wall for block in plan.blocks for wall in plan.walls_of(block)]),
+        buildings=_columns(Buildings, plan.buildings),
+        fixtures=_columns(Fixtures, [*plan.street_fixtures(), *plan.park_trees()]),
+        places=_columns(Places, plan.places(num_places)),
+    )
+
+
+def _origin(seed: int) -> tuple[float, float]:
+    """Return where the middle of a city lies, east and north in metres of `UTM_ZONE`: a square of its own."""
+    columns, rows = _SQUARES
+    east, north = 268_000.0 + _SQUARE * (seed % columns), 4_440_000.0 + _SQUARE * (seed // columns % rows)
+    return east, north
+
+
+class _Plan:
+    """A city while it is being laid out."""
+
+    def __init__(self, seed: int, streets: tuple[Floats, Floats], widths: tuple[Floats, Floats], copy_share: float) -> None:
+        self.seed = seed
+        self.copy_share = copy_share
+        self.streets = streets  # at constant x, at constant y
+        self.widths = widths
+        self.num_blocks = len(streets[0]) - 1  # along either axis
+        self.blocks = [(i, j) for i in range(self.num_blocks) for j in range(self.num_blocks)]
+        self.buildings: list[dict[str, Any]] = []
+        self.designs = [_draw_building(self._rng(1, number)) for number in range(_NUM_DESIGNS)]
+        self.open_blocks = self._open_blocks()
+        self.sources = self._sources()
+
+    def _rng(self, *key: int) -> Generator:
+        return np.random.default_rng([self.seed, *key])
+
+    def _open_blocks(self) -> list[tuple[float, ...]]:
+        """Choose the blocks without buildings, and clear them; half of them are parks."""
+        rng = self._rng(2)
+        opened: list[tuple[float, ...]] = []
+        for block in list(self.blocks):
+            draw = rng.random()
+            if draw < _OPEN_SHARE:
+                self.blocks.remove(block)
+                opened.append((*self._box(block), float(draw < _OPEN_SHARE / 2)))
+        return opened
+
+    def segments(self) -> list[_Segment]:
+        """List all stretches of street between two crossings."""
+        count = self.num_blocks
+        return [_Segment(along, line, step) for along in (0, 1) for line in range(count + 1) for step in range(count)]
+
+    def _sources(self) -> dict[_Segment, _Segment]:
+        """Choose the segments that copy another one of the same direction; the others are their own source."""
+        rng, sources = self._rng(3), {segment: segment for segment in self.segments()}
+        for along in (0, 1):
+            segments = [segment for segment in sources if segment.along == along]
+            is_copy = rng.random(len(segments)) < self.copy_share
+            originals = [segment for segment, copies in zip(segments, is_copy, strict=True) if not copies] or segments
+            for segment, copies in zip(segments, is_copy, strict=True):
+                source = originals[rng.integers(len(originals))]
+                sources[segment] = source if copies else segment
+        return sources
+
+    def _segment_rng(self, segment: _Segment, *key: int) -> Generator:
+        return self._rng(4, *segment, *key)
+
+    def _box(self, block: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return a block between its streets: low x, low y, high x, high y."""
+        edges = []
+        for axis in (0, 1):
+            street, width, number = self.streets[axis], self.widths[axis], block[axis]
+            edges.append((street[number] + width[number] / 2, street[number + 1] - width[number + 1] / 2))
+        (x0, x1), (y0, y1) = edges
+        return float(x0), float(y0), float(x1), float(y1)
+
+    def walls_of(self, block: tuple[int, int]) -> Iterator[dict[str, Any]]:
+        """Line a block's four edges with buildings and yield their walls."""
+        i, j = block
+        x0, y0, x1, y1 = self._box(block)
+        yield from self._edge(_Segment(0, j, i), 1, (x0, x1), y0, 1.0)
+        yield from self._edge(_Segment(0, j + 1, i), 0, (x0, x1), y1, -1.0)
+        corner = _BUILDING_DEPTH + _SETBACKS[1]
+        inner = (y0 + corner, y1 - corner)  # the other two edges leave the corners alone
+        yield from self._edge(_Segment(1, i, j), 1, inner, x0, 1.0)
+        yield from self._edge(_Segment(1, i + 1, j), 0, inner, x1, -1.0)
+
+    def _edge(
+        self, segment: _Segment, side: int, span: tuple[float, float], line: float, inward: float
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the walls of the buildings along one edge: `span` along the street, from `line` inward."""
+        for lot in self._lots(segment, side, span[1] - span[0]):
+            low = span[0] + lot.start
+            front = line + inward * lot.setback
+            near, far = sorted((front, front + inward * _BUILDING_DEPTH))
+            box = (low, low + lot.width, near, far)
+            is_corner = segment.along == 0 and (lot.start == 0 or low + lot.width >= span[1] - 0.01)
+            self.buildings.append(lot.building)
+            yield from _walls_around(box, segment.along, inward, is_corner, len(self.buildings) - 1, lot.building)
+
+    def _lots(self, segment: _Segment, side: int, length: float) -> Iterator[Lot]:
+        """Divide an edge into lots. A copied segment has the lots and buildings of its source, as far as they fit."""
+        source = self.sources[segment]
+        rng, own = self._segment_rng(source, side), self._segment_rng(segment, side, 9)
+        start = 0.0
+        while length - start > _LOT_WIDTHS[0]:
+            width, gap, setback = _draw_lot(rng)
+            building = self._draw_any_building(rng)
+            if source != segment and own.random() < _REDRAWN_SHARE:
+                building = self._draw_any_building(own)
+            start += gap if start else 0.0
+            width = min(width, length - start)
+            if length - start - width < _LOT_WIDTHS[0]:  # the last one takes the rest
+                width = length - start
+            if width >= 4.0:
+                yield Lot(start, width, setback, dict(building))
+            start += width
+
+    def _draw_any_building(self, rng: Generator) -> dict[str, Any]:
+        """Draw a building: one of a kind, or of a standard design; both cost the generator the same."""
+        standard, number, own = rng.random() < _DESIGN_SHARE, int(rng.integers(_NUM_DESIGNS)), _draw_building(rng)
+        return self.designs[number] if standard else own
+
+    def street_fixtures(self) -> Iterator[dict[str, Any]]:
+        """Yield what stands along the streets."""
+        for segment in self.segments():
+            begin, end = self.streets[segment.along][segment.step : segment.step + 2]
+            line, width = (table[1 - segment.along][segment.line] for table in (self.streets, self.widths))
+            rng = self._segment_rng(self.sources[segment], 5)
+            for offset, across, fixture in _draw_fixtures(rng, float(end - begin), float(width)):
+                x, y = (begin + offset, line + across)[:: 1 if segment.along == 0 else -1]
+                yield {"x": x, "y": y, **fixture}
+
+    def park_trees(self) -> Iterator[dict[str, Any]]:
+        """Yield the trees in squares and parks."""
+        for number, (x0, y0, x1, y1, is_park) in enumerate(self.open_blocks):
+            rng = self._rng(6, number)
+            for _ in range(int(rng.integers(12, 26) if is_park else rng.integers(2, 8))):
+                x, y = rng.uniform(x0 + 3, x1 - 3), rng.uniform(y0 + 3, y1 - 3)
+                yield {"x": x, "y": y, **_draw_fixture(rng, Fixture.TREE)}
+
+    def places(self, count: int) -> list[dict[str, Any]]:
+        """Spread places over the inner streets, and keep `count` of them."""
+        spots = []
+        for segment in self.segments():
+            if segment.line in (0, self.num_blocks):  # the rim of the town has houses on one side only
+                continue
+            begin, end = self.streets[segment.along][segment.step : segment.step + 2]
+            line, width = (table[1 - segment.along][segment.line] for table in (self.streets, self.widths))
+            for spot in np.arange(begin + _CROSSING_MARGIN, end - _CROSSING_MARGIN, _PLACE_SPACING):
+                x, y = (spot, line)[:: 1 if segment.along == 0 else -1]
+                spots.append({"x": x, "y": y, "along": segment.along, "street_width": width})
+        kept = self._rng(7).permutation(len(spots))[:count]
+        return [spots[number] for number in sorted(kept)]
+
+
+def _walls_around(
+    box: tuple[float, float, float, float], along: int, inward: float, is_corner: bool, building: int, look: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield a building's four walls: front, back and two sides, which have windows at a corner or where the key says so."""
+    low, high, near, far = box
+    height = look["ground_height"] + look["floors"] * look["floor_height"] + 0.7
+    common = {"height": height, "building": building}
+    front, back = (near, far) if inward > 0 else (far, near)
+    across = 1 - along
+    gable = look["gable"] * (high - low)
+    yield common | _wall(across, front, low, high, -inward, gable, 1.0)
+    yield common | _wall(across, back, low, high, inward, gable, 1.0)
+    for coordinate, side in ((low, -1.0), (high, 1.0)):
+        has_windows = is_corner or (look["key"] >> (3 if side < 0 else 4)) % 4 == 0
+        yield common | _wall(along, coordinate, near, far, side, 0.0, float(has_windows))
+
+
+def _wall(axis: int, coordinate: float, low: float, high: float, side: float, gable: float, is_facade: float) -> dict[str, Any]:
+    return {
+        "axis": axis,
+        "coordinate": coordinate,
+        "low": low,
+        "high": high,
+        "side": side,
+        "gable": gable,
+        "is_facade": is_facade,
+    }
+
+
+def _draw_lot(rng: Generator) -> tuple[float, float, float]:
+    """Draw the width of a lot, the gap before it and its set-back, metres."""
+    gap, setback = rng.random(2)
+    return (
+        float(rng.uniform(*_LOT_WIDTHS)),
+        float(rng.uniform(1.5, 5.0)) * float(gap < 0.15),
+        float(rng.uniform(*_SETBACKS)) * float(setback < 0.3),
+    )
+
+
+def _draw_building(rng: Generator) -> dict[str, Any]:
+    gable = rng.uniform(0.2, 0.45) * float(rng.random() < 0.18)
+    return {
+        "style": int(rng.integers(NUM_STYLES)),
+        "tint": rng.uniform(0.72, 1.12) * rng.uniform(0.86, 1.1, 3),
+        "bay_width": float(rng.uniform(2.2, 3.9)),
+        "floor_height": float(rng.uniform(2.8, 3.7)),
+        "ground_height": float(rng.uniform(3.2, 4.6)),
+        "floors": int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.16, 0.26, 0.26, 0.18, 0.09, 0.05])),
+        "gable": float(gable),
+        "has_shop": float(rng.random() < 0.4),
+        "sign": int(rng.integers(NUM_SIGNS)),
+        "key": int(rng.integers(1 << 30)),
+    }
+
+
+def _draw_fixtures(rng: Generator, length: float, width: float) -> Iterator[tuple[float, float, dict[str, Any]]]:
+    """Draw what stands along a segment: metres from its beginning, metres off the middle of the street, what it is."""
+    kerb = width / 2 - 1.0
+    for side in (-1.0, 1.0):
+        has_trees, spacing = rng.random() < 0.5, rng.uniform(8.0, 15.0)
+        for spot in np.arange(rng.uniform(_CLEAR + 1, 18.0), length - _CLEAR - 1, spacing):
+            tree = _draw_fixture(rng, Fixture.TREE)
+            if has_trees:
+                yield float(spot + rng.uniform(-1, 1)), side * kerb, tree
+        for spot in np.arange(rng.uniform(_CLEAR, 20.0), length - _CLEAR, 27.0):
+            yield float(spot), side * kerb, _draw_fixture(rng, Fixture.LAMP)
+        for kind in (Fixture.SIGN, Fixture.SIGN, Fixture.BOX):
+            yield float(rng.uniform(_CLEAR, length - _CLEAR)), side * kerb, _draw_fixture(rng, kind)
+
+
+def _draw_fixture(rng: Generator, kind: Fixture) -> dict[str, Any]:
+    widths, heights = _FIXTURE_SIZES[kind]
+    return {
+        "kind": int(kind),
+        "width": float(rng.uniform(*widths)),
+        "height": float(rng.uniform(*heights)),
+        "look": int(rng.integers(NUM_LOOKS)),
+    }
+
+
+def _columns(table: type[Any], rows: list[dict[str, Any]]) -> Any:
+    """Turn rows into a table of columns, whole numbers where it says so."""
+    columns = {}
+    for field in fields(table):
+        kind = np.int64 if field.type == Ints else np.float64
+        width = (3,) if field.name == "tint" else ()
+        columns[field.name] = np.array([row[field.name] for row in rows], dtype=kind).reshape(len(rows), *width)
+    return table(**columns)

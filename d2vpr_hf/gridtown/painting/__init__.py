@@ -1,0 +1,1 @@
+"""Pictures that the renderer puts on surfaces: textures, facades, letters, people, vehicles, trees."""

@@ -1,0 +1,1 @@
+"""From a scene to a photo: projection, walls, ground, sky, billboards, and what a camera adds."""
