@@ -24,9 +24,9 @@ from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.modeling.deformable_aggregation import DeformableAggregator, region_boxes, sample_grid, sample_map
 from d2vpr_hf.pretrained.teachers import PlaceTeacher, TeacherTargets
 from d2vpr_hf.training.batch_norm import apply_policy
-from d2vpr_hf.training.distillation_loss import DistillationLoss
-from d2vpr_hf.training.metric_loss import MetricLoss
-from d2vpr_hf.training.trained_model import freeze
+from d2vpr_hf.training.model_setup import freeze
+from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
+from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 
 _FROZEN = ["embeddings.*", "encoder.layers.[0-7].*"]
 

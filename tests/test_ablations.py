@@ -10,8 +10,8 @@ from benchmarks.ablations.rows import ROWS, STEPS
 from benchmarks.ablations.run import asked_seeds, cost_of, missing_seeds
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.pretrained.loading import load_model
+from d2vpr_hf.training.model_setup import load_or_make
 from d2vpr_hf.training.options import CONFIGS
-from d2vpr_hf.training.trained_model import load_or_make
 from tests.conftest import save_folder
 
 

@@ -7,7 +7,7 @@ from torch import distributed, nn
 
 from d2vpr_hf.modeling.generalized_mean import at_least_float32
 from d2vpr_hf.modeling.vision_transformer import CheckpointSafeBatchNorm, inside_backward_pass
-from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
+from d2vpr_hf.training.distributed import gather_with_gradients, num_processes
 
 BatchNormPolicy = Literal["published", "frozen", "synchronised"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from d2vpr_hf.training.gathering import on_main
+from d2vpr_hf.training.distributed import on_main
 from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_folder
 
 _PREFIX = "step-"

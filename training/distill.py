@@ -16,12 +16,12 @@ import torch
 
 from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.training.command_line import run_script
-from d2vpr_hf.training.distillation_loss import DistillationLoss
-from d2vpr_hf.training.grouped_teacher import GroupedTeacher
+from d2vpr_hf.training.data.batches import PlaceBatch
+from d2vpr_hf.training.data.training_data import TrainingData
+from d2vpr_hf.training.model_setup import InTraining, load_or_make
+from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
+from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
 from d2vpr_hf.training.options import DistillOptions
-from d2vpr_hf.training.trained_model import InTraining, load_or_make
-from d2vpr_hf.training.training_batches import PlaceBatch
-from d2vpr_hf.training.training_data import TrainingData
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
 

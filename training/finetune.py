@@ -16,12 +16,12 @@ import torch
 
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.training.command_line import run_script
-from d2vpr_hf.training.gathering import gather_with_gradients
-from d2vpr_hf.training.metric_loss import MetricLoss
+from d2vpr_hf.training.data.batches import PlaceBatch
+from d2vpr_hf.training.data.training_data import TrainingData
+from d2vpr_hf.training.distributed import gather_with_gradients
+from d2vpr_hf.training.model_setup import DescriptorsInParts, add_cross_image_encoder, load_or_make
+from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.options import FinetuneOptions
-from d2vpr_hf.training.trained_model import DescriptorsInParts, add_cross_image_encoder, load_or_make
-from d2vpr_hf.training.training_batches import PlaceBatch
-from d2vpr_hf.training.training_data import TrainingData
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
 

@@ -12,7 +12,8 @@ from transformers import HfArgumentParser
 
 from d2vpr_hf.gridtown import TRAIN_SEEDS
 from d2vpr_hf.training.batch_norm import BatchNormPolicy
-from d2vpr_hf.training.place_sampler import BatchKind
+
+BatchKind = Literal["published", "city-wise", "mixed"]
 
 CONFIGS = Path(__file__).parent / "configs"
 Schedule = Literal["constant", "published", "cosine"]

@@ -12,10 +12,10 @@ belongs to, and the class token which buildings there are. What comes after the 
 from pathlib import Path
 
 from d2vpr_hf.training.command_line import run_script
-from d2vpr_hf.training.label_loss import LabelLoss
+from d2vpr_hf.training.data.training_data import TrainingData
+from d2vpr_hf.training.model_setup import load_or_make
+from d2vpr_hf.training.objectives.label_loss import LabelLoss
 from d2vpr_hf.training.options import PretrainOptions
-from d2vpr_hf.training.trained_model import load_or_make
-from d2vpr_hf.training.training_data import TrainingData
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
 

@@ -22,16 +22,15 @@ from d2vpr_hf.gridtown import Labels
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.training.batch_norm import apply_policy, share_statistics
 from d2vpr_hf.training.checkpoints import Checkpoints, RunState
-from d2vpr_hf.training.gathering import on_main
-from d2vpr_hf.training.learning_rate import learning_rate_factor
+from d2vpr_hf.training.data.batches import PlaceBatch
+from d2vpr_hf.training.data.training_data import TrainingData
+from d2vpr_hf.training.distributed import on_main
+from d2vpr_hf.training.meter import Meter, check_finite
 from d2vpr_hf.training.model_folder import write_model_folder
+from d2vpr_hf.training.model_setup import freeze, see_all_processes
+from d2vpr_hf.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from d2vpr_hf.training.options import TrainingOptions, to_yaml
-from d2vpr_hf.training.parameter_groups import make_optimizer, set_learning_rate
-from d2vpr_hf.training.progress import Meter, check_finite
 from d2vpr_hf.training.run_folder import RunFolder
-from d2vpr_hf.training.trained_model import freeze, see_all_processes
-from d2vpr_hf.training.training_batches import PlaceBatch
-from d2vpr_hf.training.training_data import TrainingData
 from d2vpr_hf.training.validation import Measured, Validation
 
 logger = logging.getLogger(__name__)

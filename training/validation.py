@@ -16,10 +16,10 @@ from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.gridtown import VAL_SEEDS, simulate
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.readers import read_places
-from d2vpr_hf.training.gathering import on_main
+from d2vpr_hf.training.data.batches import PlaceBatch
+from d2vpr_hf.training.data.training_data import TrainingData
+from d2vpr_hf.training.distributed import on_main
 from d2vpr_hf.training.options import TrainingOptions
-from d2vpr_hf.training.training_batches import PlaceBatch
-from d2vpr_hf.training.training_data import TrainingData
 
 _QUERIES_PER_PLACE = 4  # of Gridtown's validation city
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from benchmarks.ablations.rows import Options, Row
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
+from d2vpr_hf.training.model_setup import load_or_make
 from d2vpr_hf.training.options import CONFIGS
-from d2vpr_hf.training.trained_model import load_or_make
 
 _VIT = ("embeddings.", "encoder.")
 

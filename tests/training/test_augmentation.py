@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2vpr_hf.training.augmentation import OPERATIONS, RandAugment
-from d2vpr_hf.training.draws import Purpose, make_rng
+from d2vpr_hf.training.data.augmentation import OPERATIONS, RandAugment
+from d2vpr_hf.training.random_streams import Purpose, make_rng
 
 # torchvision's table at magnitudes 9 and 15 for an image of 331 x 331: linspace(0, largest, 31)[magnitude], and
 # 8 - round(magnitude / 7.5) for posterize, 255 down to 0 for solarize
@@ -99,7 +99,7 @@ def test_operations_are_drawn_evenly_and_signs_half_and_half(monkeypatch):
 
         return OPERATIONS[name]._replace(apply=apply, signed=True, strength=lambda magnitude, image: 1.0)
 
-    monkeypatch.setattr("d2vpr_hf.training.augmentation._ALL", tuple(watch(name) for name in OPERATIONS))
+    monkeypatch.setattr("d2vpr_hf.training.data.augmentation._ALL", tuple(watch(name) for name in OPERATIONS))
     for sample in range(700):
         RandAugment(2, 9)(picture(4, 4), photo_rng(0, 0, (sample,)))
     assert sum(seen.values()) == 1400 and set(seen) == set(OPERATIONS)

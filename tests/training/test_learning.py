@@ -10,8 +10,8 @@ from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.evaluation import evaluate
 from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.training.distill import distill
+from d2vpr_hf.training.model_setup import load_or_make
 from d2vpr_hf.training.options import CONFIGS, DistillOptions
-from d2vpr_hf.training.trained_model import load_or_make
 
 TEACHER = Path(__file__).parents[1] / "data" / "gridtown_teacher"
 STUDENT = CONFIGS / "student_tiny.json"

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from d2vpr_hf.pretrained.teachers import PlaceTeacher, TeacherTargets
-from d2vpr_hf.training.distillation_loss import DistillationLoss
-from d2vpr_hf.training.grouped_teacher import GroupedTeacher
-from d2vpr_hf.training.learning_rate import learning_rate_factor
-from d2vpr_hf.training.metric_loss import MetricLoss
+from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
+from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
+from d2vpr_hf.training.objectives.metric_loss import MetricLoss
+from d2vpr_hf.training.optimizer import learning_rate_factor
 from tests.conftest import tiny_cricavpr, tiny_model
 
 E = torch.eye(4)

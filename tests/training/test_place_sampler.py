@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
+from d2vpr_hf.training.data.place_sampler import LocalBatches, PlaceSampler
 
 CITIES = [np.arange(0, 10), np.arange(10, 17), np.arange(17, 23)]
 KINDS = ("published", "city-wise", "mixed")

@@ -8,9 +8,9 @@ import torch
 
 from d2vpr_hf.gridtown import Labels, Surface, simulate
 from d2vpr_hf.pretrained.loading import load_model
-from d2vpr_hf.training.label_loss import LabelLoss
+from d2vpr_hf.training.data.place_photos import read_labelled_photos
+from d2vpr_hf.training.objectives.label_loss import LabelLoss
 from d2vpr_hf.training.options import PretrainOptions
-from d2vpr_hf.training.place_photos import read_labelled_photos
 from d2vpr_hf.training.pretrain import pretrain
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import write_places

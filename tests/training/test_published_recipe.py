@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from d2vpr_hf.pretrained.loading import load_model
-from d2vpr_hf.training.augmentation import RandAugment
+from d2vpr_hf.training.data.augmentation import RandAugment
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune
 from d2vpr_hf.training.options import CONFIGS, DistillOptions, FinetuneOptions, parse_options
@@ -182,7 +182,7 @@ def test_the_recipes_are_the_published_numbers():
 def test_stage_two_trains_blocks_nine_to_twelve_and_above():
     """The patterns of the recipe on the names of the real student: 12 blocks."""
     from d2vpr_hf.modeling import D2VPRConfig, D2VPRModel
-    from d2vpr_hf.training.trained_model import freeze
+    from d2vpr_hf.training.model_setup import freeze
 
     with torch.device("meta"):
         model = D2VPRModel(D2VPRConfig(use_cross_image_encoder=True))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from d2vpr_hf.pretrained.teachers import PlaceTeacher
-from d2vpr_hf.training.grouped_teacher import GroupedTeacher
+from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
 from tests.conftest import tiny_cricavpr
 
 

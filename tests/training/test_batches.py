@@ -13,12 +13,12 @@ from PIL import Image
 from d2vpr_hf.gridtown import TIERS, draw_photo, make_town
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.training import training_batches
-from d2vpr_hf.training.augmentation import RandAugment
+from d2vpr_hf.training.data.augmentation import RandAugment
+from d2vpr_hf.training.data.batches import PlaceDataset, load_batches
+from d2vpr_hf.training.data.place_photos import GridtownPhotos, PhotoFiles, read_place_photos
+from d2vpr_hf.training.data.place_sampler import LocalBatches, PlaceSampler
+from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.options import FinetuneOptions
-from d2vpr_hf.training.place_photos import GridtownPhotos, PhotoFiles, read_place_photos
-from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
-from d2vpr_hf.training.training_batches import PlaceDataset, load_batches
-from d2vpr_hf.training.training_data import TrainingData
 from tests.training.places import photo_path, write_places
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from d2vpr_hf.training.batch_norm import apply_policy
-from d2vpr_hf.training.trained_model import DescriptorsInParts, add_cross_image_encoder, freeze, load_or_make
+from d2vpr_hf.training.model_setup import DescriptorsInParts, add_cross_image_encoder, freeze, load_or_make
 from tests.conftest import TINY, relative, tiny_cricavpr, tiny_model
 
 PIXELS = torch.randn(8, 3, 70, 70, generator=torch.Generator().manual_seed(0))

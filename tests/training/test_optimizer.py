@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from d2vpr_hf.training.model_setup import InTraining, freeze
+from d2vpr_hf.training.optimizer import make_optimizer, set_learning_rate
 from d2vpr_hf.training.options import DistillOptions
-from d2vpr_hf.training.parameter_groups import make_optimizer, set_learning_rate
-from d2vpr_hf.training.trained_model import InTraining, freeze
 from tests.conftest import tiny_model
 
 

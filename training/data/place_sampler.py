@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.training.draws import Purpose, make_rng
+from d2vpr_hf.training.options import BatchKind
+from d2vpr_hf.training.random_streams import Purpose, make_rng
 
-BatchKind = Literal["published", "city-wise", "mixed"]
 Places = NDArray[np.int64]
 
 

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from d2vpr_hf.gridtown import Labels
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
-from d2vpr_hf.training.augmentation import RandAugment
-from d2vpr_hf.training.draws import Purpose, make_rng
-from d2vpr_hf.training.place_photos import PlacePhotos
-from d2vpr_hf.training.place_sampler import LocalBatches
+from d2vpr_hf.training.data.augmentation import RandAugment
+from d2vpr_hf.training.data.place_photos import PlacePhotos
+from d2vpr_hf.training.data.place_sampler import LocalBatches
+from d2vpr_hf.training.random_streams import Purpose, make_rng
 
 NO_AUGMENTATION = RandAugment(0)
 

@@ -7,8 +7,8 @@ import torch
 
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.pretrained.teachers import PlaceTeacher, Teacher, TeacherTargets
-from d2vpr_hf.training.draws import Purpose, make_rng
-from d2vpr_hf.training.target_cache import TargetCache
+from d2vpr_hf.training.objectives.target_cache import TargetCache
+from d2vpr_hf.training.random_streams import Purpose, make_rng
 
 TeacherGroups = Literal["places", "shuffled", "off"]
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from d2vpr_hf.modeling import MODELS, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_model, own_fields
-from d2vpr_hf.training.gathering import gather_with_gradients, num_processes
+from d2vpr_hf.training.distributed import gather_with_gradients, num_processes
 
 
 def load_or_make(name: str, seed: int) -> VPRPreTrainedModel:

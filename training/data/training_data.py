@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 from PIL.Image import Resampling
 from torch.utils.data import DataLoader
 
-from d2vpr_hf.training.augmentation import RandAugment
-from d2vpr_hf.training.draws import Purpose, make_rng
+from d2vpr_hf.training.data.augmentation import RandAugment
+from d2vpr_hf.training.data.batches import NO_AUGMENTATION, PlaceBatch, PlaceDataset, load_batches
+from d2vpr_hf.training.data.place_photos import (
+    GridtownPhotos,
+    LabelledPhotos,
+    PlacePhotos,
+    read_labelled_photos,
+    read_place_photos,
+)
+from d2vpr_hf.training.data.place_sampler import LocalBatches, PlaceSampler
 from d2vpr_hf.training.options import PretrainOptions, TrainingOptions
-from d2vpr_hf.training.place_photos import GridtownPhotos, LabelledPhotos, PlacePhotos, read_labelled_photos, read_place_photos
-from d2vpr_hf.training.place_sampler import LocalBatches, PlaceSampler
-from d2vpr_hf.training.training_batches import NO_AUGMENTATION, PlaceBatch, PlaceDataset, load_batches
+from d2vpr_hf.training.random_streams import Purpose, make_rng
 
 logger = logging.getLogger(__name__)
 

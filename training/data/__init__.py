@@ -1,0 +1,1 @@
+"""Places and photos of a training batch: which, in what order, as which pixels."""
