@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+NUM_STYLES = 40  # facade styles of a city
+NUM_SIGNS = 96  # shop signs of a city
+NUM_LOOKS = 1 << 16  # a fixture's look is a number below; the renderer picks a picture by it
+UTM_ZONE = (32, "T")
 SIDEWALK = 2.6  # metres on either side of a street
 
 

@@ -7,12 +7,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from d2vpr_hf.gridtown.city import Buildings, City, Fixture, Fixtures, Floats, Ints, Places, Walls
+from d2vpr_hf.gridtown.city import (
+    NUM_LOOKS,
+    NUM_SIGNS,
+    NUM_STYLES,
+    Buildings,
+    City,
+    Fixture,
+    Fixtures,
+    Floats,
+    Ints,
+    Places,
+    Walls,
+)
 
-NUM_STYLES = 40  # facade styles of a city
-NUM_SIGNS = 96  # shop signs of a city
-NUM_LOOKS = 1 << 16  # a fixture's look is a number below; the renderer picks a picture by it
-UTM_ZONE = (32, "T")
 MAX_PLACES = 5000  # of a city, so that it fits into its square
 _SQUARE = 6_000.0  # metres
 _SQUARES = (77, 144)  # columns and rows of them in the zone: 11,088 seeds have one of their own

@@ -16,8 +16,8 @@ import utm
 from PIL import Image
 from PIL.ExifTags import GPS, IFD
 
-from d2vpr_hf.gridtown.city import City
-from d2vpr_hf.gridtown.city_layout import UTM_ZONE, make_city
+from d2vpr_hf.gridtown.city import UTM_ZONE, City
+from d2vpr_hf.gridtown.city_layout import make_city
 from d2vpr_hf.gridtown.labels import Labels, label_photos, write_labels
 from d2vpr_hf.gridtown.photo_spec import NUM_HEADINGS, Photo, draw_photo, parse_weathers
 from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName

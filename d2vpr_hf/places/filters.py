@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.places import Place, distance_in_metres
-from d2vpr_hf.places.place import with_utm
+from d2vpr_hf.places.place import Place, distance_in_metres, with_utm
 from d2vpr_hf.places.timestamps import to_seconds
 
 Mask = NDArray[np.bool_]

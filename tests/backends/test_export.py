@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos, search_photos
-from d2vpr_hf.backends import exporting, opening
+from d2vpr_hf.backends import export_model, registry
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.cli.commands import app
@@ -155,8 +155,8 @@ def test_what_a_graph_cannot_be_run_by(any_size, resizing, name, precision, mess
 
 def test_a_graph_that_is_off_is_not_written(tiny_folder, tmp_path, monkeypatch):
     """An export that computes something else must not look like one."""
-    true_graph = exporting.DescriptorNetwork
-    monkeypatch.setattr(exporting, "DescriptorNetwork", lambda model, *rest: true_graph(tiny_model(seed=1), *rest))
+    true_graph = export_model.DescriptorNetwork
+    monkeypatch.setattr(export_model, "DescriptorNetwork", lambda model, *rest: true_graph(tiny_model(seed=1), *rest))
     with pytest.raises(ValueError, match=r"differs from the model by .*; nothing was written"):
         export(tiny_folder, tmp_path / "out", ExportOptions())
     assert not list(tmp_path.iterdir())
@@ -178,10 +178,10 @@ def test_what_cannot_be_exported(tiny_folder, tmp_path):
 
 def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert opening.choose_backend(gpu) == "torch" and opening.choose_backend(cpu, "fp16") == "torch"
-    assert opening.choose_backend(cpu) == "openvino"
-    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None)
-    assert opening.choose_backend(cpu) == "torch"
+    assert registry.choose_backend(gpu) == "torch" and registry.choose_backend(cpu, "fp16") == "torch"
+    assert registry.choose_backend(cpu) == "openvino"
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
+    assert registry.choose_backend(cpu) == "torch"
 
 
 def test_a_backend_that_is_not_installed_is_named(any_size, monkeypatch):

@@ -9,9 +9,10 @@ import torch
 from accelerate.state import AcceleratorState
 
 from d2vpr_hf.training import distill as distill_stage
-from d2vpr_hf.training import metric_loss, trained_model, training_run
+from d2vpr_hf.training import model_setup, training_run
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune
+from d2vpr_hf.training.objectives import metric_loss
 from d2vpr_hf.training.options import DistillOptions, FinetuneOptions
 
 COMMON = {
@@ -48,10 +49,10 @@ def cases(root, teacher, student):
 
 def compute_in_float64():
     """Let both stages compute so that rounding does not hide what is otherwise different."""
-    load_student, load_teacher = trained_model.load_model, distill_stage.load_teacher
-    trained_model.load_model = lambda name: load_student(name).double()
+    load_student, load_teacher = model_setup.load_model, distill_stage.load_teacher
+    model_setup.load_model = lambda name: load_student(name).double()
     distill_stage.load_teacher = lambda name, dtype: load_teacher(name, dtype=torch.float64)
-    return lambda: (setattr(trained_model, "load_model", load_student), setattr(distill_stage, "load_teacher", load_teacher))
+    return lambda: (setattr(model_setup, "load_model", load_student), setattr(distill_stage, "load_teacher", load_teacher))
 
 
 def first_step(stage, options):

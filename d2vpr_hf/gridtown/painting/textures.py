@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from d2vpr_hf.gridtown.city_layout import NUM_SIGNS, NUM_STYLES
+from d2vpr_hf.gridtown.city import NUM_SIGNS, NUM_STYLES
 from d2vpr_hf.gridtown.painting.atlas import Atlas, Picture, make_atlas
 from d2vpr_hf.gridtown.painting.facades import draw_sign, draw_style
 from d2vpr_hf.gridtown.painting.sprites import (
