@@ -13,7 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos, search_photos
-from d2vpr_hf.backends import export_model, registry
+from d2vpr_hf.backends import export_model as export_module
+from d2vpr_hf.backends import registry
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.cli.commands import app
@@ -155,8 +156,8 @@ def test_what_a_graph_cannot_be_run_by(any_size, resizing, name, precision, mess
 
 def test_a_graph_that_is_off_is_not_written(tiny_folder, tmp_path, monkeypatch):
     """An export that computes something else must not look like one."""
-    true_graph = export_model.DescriptorNetwork
-    monkeypatch.setattr(export_model, "DescriptorNetwork", lambda model, *rest: true_graph(tiny_model(seed=1), *rest))
+    true_graph = export_module.DescriptorNetwork
+    monkeypatch.setattr(export_module, "DescriptorNetwork", lambda model, *rest: true_graph(tiny_model(seed=1), *rest))
     with pytest.raises(ValueError, match=r"differs from the model by .*; nothing was written"):
         export(tiny_folder, tmp_path / "out", ExportOptions())
     assert not list(tmp_path.iterdir())

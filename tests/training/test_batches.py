@@ -12,7 +12,7 @@ from PIL import Image
 
 from d2vpr_hf.gridtown import TIERS, draw_photo, make_town
 from d2vpr_hf.readers import PlaceTable, read_places
-from d2vpr_hf.training.data import batches
+from d2vpr_hf.training.data import batches as batches_module
 from d2vpr_hf.training.data.augmentation import RandAugment
 from d2vpr_hf.training.data.batches import PlaceDataset, load_batches
 from d2vpr_hf.training.data.place_photos import GridtownPhotos, PhotoFiles, read_place_photos
@@ -61,8 +61,8 @@ def test_workers_change_no_pixel(root, workers):
 
 def test_sigterm_while_workers_start_ends_none(root, monkeypatch):
     """Between its start and the moment that it ignores the signal, a worker died of it, and the run with it."""
-    begin = batches._begin_worker
-    monkeypatch.setattr(batches, "_begin_worker", lambda worker: (time.sleep(1), begin(worker)))
+    begin = batches_module._begin_worker
+    monkeypatch.setattr(batches_module, "_begin_worker", lambda worker: (time.sleep(1), begin(worker)))
     batches = iter(make_loader(root, workers=1, last=1))
     time.sleep(0.3)
     for worker in batches._workers:
