@@ -256,7 +256,7 @@ def compact(index: IndexArgument) -> None:
     opened = PlaceIndex.open(index)
     before = opened.info()
     opened.compact()
-    opened.compress()
+    opened.build_store()
     after = opened.info()
     typer.echo(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
 

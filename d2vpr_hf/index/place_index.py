@@ -328,9 +328,9 @@ class PlaceIndex:
             for start in range(0, len(rows), self.shard_size):
                 part = slice(start, start + self.shard_size)
                 known = [place.path for place in places[part] if place.path in self._state.paths]
-                self.put(rows[part], places[part], files[part], removed=known)
+                self.upsert(rows[part], places[part], files[part], removed=known)
 
-    def put(
+    def upsert(
         self,
         descriptors: NDArray[np.floating],
         places: Sequence[Place],
@@ -368,7 +368,7 @@ class PlaceIndex:
                 rows = [row_of[place.path] for place in places[part]]
                 check_stored_rows(self._state, rows)
                 descriptors = self.descriptors.take(rows)
-                self.put(descriptors, places[part], files[part], removed=[place.path for place in places[part]])
+                self.upsert(descriptors, places[part], files[part], removed=[place.path for place in places[part]])
 
     def remove(self, paths: Iterable[str]) -> int:
         """Remove the rows of these paths, all at once; [`compact`] gives their room back. Returns how many there were.
@@ -435,7 +435,7 @@ class PlaceIndex:
         """Whether there is a vector store and few rows came or went since it was built; `None` where there need not be one."""
         return is_fresh(self._state.store, self._state.manifest) if has_store(self._state.manifest) else None
 
-    def compress(
+    def build_store(
         self, compression: Compression | None = None, *, store: StoreWord | None = None, uri: str | None = None
     ) -> None:
         """Build the vector store that [`search`] uses, unless a fresh one is there, and store what waits.

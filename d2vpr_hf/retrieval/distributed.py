@@ -164,8 +164,8 @@ def merge_parts(
             _advance(progress, len(part) + len(part.left_out))
         left_out = {path: reason for part in opened for path, reason in part.left_out.items()}
         nothing = np.empty((0, index.descriptor_dim))
-        index.put(nothing, [], [], left_out=left_out, complete=True, photos=folder_text(index.photos))
-    index.compress(compression, store=store, uri=uri)
+        index.upsert(nothing, [], [], left_out=left_out, complete=True, photos=folder_text(index.photos))
+    index.build_store(compression, store=store, uri=uri)
     return index
 
 
@@ -363,4 +363,4 @@ def _count_merged(index: PlaceIndex, parts: Sequence[PlaceIndex]) -> int:
 def _put_part(index: PlaceIndex, part: PlaceIndex) -> None:
     """Store the rows of a part behind the others, in one step."""
     places, files = zip(*part.places.with_files(), strict=True)
-    index.put(part.descriptors[:], places, files, complete=False)
+    index.upsert(part.descriptors[:], places, files, complete=False)

@@ -92,7 +92,7 @@ def index_photos(
     report_skipped(skipped, len(skipped) + report.added + report.changed + report.kept, strict)
     if update.index is None:
         raise ValueError(f"None of the {len(report.skipped)} photos in {base} could be read.")
-    update.index.compress(compression, store=store, uri=uri)
+    update.index.build_store(compression, store=store, uri=uri)
     return update.index, replace(report, skipped=skipped)
 
 
@@ -128,7 +128,7 @@ def add_photos(
         update = IndexUpdate(opened, lambda: opened, encoder, shard_size=opened.shard_size, folder=None, **options)
         report = update.run(named)
     skipped = left_out | report.skipped
-    opened.compress()
+    opened.build_store()
     report_skipped(skipped, len(named) + len(left_out), strict)
     return opened, replace(report, skipped=skipped)
 
@@ -143,7 +143,7 @@ def remove_photos(index: str | Path, photos: Sequence[str | Path]) -> PlaceIndex
     known = set(opened.places.column("path"))
     names = [str(photo) if str(photo) in known else _name_in(opened.photos, Path(photo)) for photo in photos]
     opened.remove(names)
-    opened.compress()
+    opened.build_store()
     return opened
 
 

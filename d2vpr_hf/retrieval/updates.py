@@ -172,7 +172,7 @@ class IndexUpdate:
             notes: UpdateState = {"left_out": left_out, "complete": self.index.complete and self._folder is None}
             if readable:
                 notes["runtimes"] = _latest_last(self.index.runtimes, self._encoder.runtime)
-            self.index.put(encoded.descriptors, places, files, removed=[*removed, *replaced], **notes)
+            self.index.upsert(encoded.descriptors, places, files, removed=[*removed, *replaced], **notes)
         self._left_out = left_out
         self._counts.update(added=len(readable) - len(replaced), changed=len(replaced), removed=len(removed))
 
@@ -184,7 +184,7 @@ class IndexUpdate:
             raise ValueError(not_the_same_photos(index))
         left_out = {path: reason for path, reason in self._left_out.items() if path in self._seen}
         notes: UpdateState = {"left_out": left_out, "complete": True, "photos": folder_text(folder)}
-        index.put(np.empty((0, index.descriptor_dim)), [], [], removed=gone, **notes)
+        index.upsert(np.empty((0, index.descriptor_dim)), [], [], removed=gone, **notes)
         self._counts["removed"] += len(gone)
 
     def _skip(self, reasons: dict[str, str]) -> None:

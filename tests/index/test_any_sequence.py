@@ -48,13 +48,13 @@ class IndexAndList(RuleBasedStateMachine):
     @rule(compression=st.sampled_from([None, "none", "half", "int8", "bits"]))
     def compress(self, compression):
         """So few rows are all candidates: every store must find what exact search finds."""
-        self.index.compress(compression)
+        self.index.build_store(compression)
 
     @rule(count=st.integers(1, 4), data=st.data())
     def put(self, count, data):
         made, vectors, places = self.new_rows(count)
         gone = data.draw(st.sets(st.sampled_from([path for path, _ in self.rows]))) if self.rows else set()
-        self.index.put(vectors, places, [PhotoFile("hash", 3, 4)] * count, removed=gone)
+        self.index.upsert(vectors, places, [PhotoFile("hash", 3, 4)] * count, removed=gone)
         self.rows = [row for row in self.rows if row[0] not in gone] + made
 
     @rule(count=st.integers(1, 6), data=st.data())

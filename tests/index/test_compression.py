@@ -40,7 +40,7 @@ def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtyp
     """With and without a mask, with rows that wait, after removals, beside a store that lags behind, and after it caught up."""
     index = begin(tmp_path / "index", dtype=dtype)
     index.add(unit(23, 0), named("a", 23))
-    index.compress(kind)
+    index.build_store(kind)
     opened = PlaceIndex.open(tmp_path / "index")
     assert opened.store_is_fresh and opened.info()["compression"] == kind
     check_exact(opened)
@@ -55,7 +55,7 @@ def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtyp
     check_exact(PlaceIndex.open(tmp_path / "index"), np.arange(len(opened)) % 3 > 0)
     monkeypatch.setattr(derived_store, "LAG_ROWS", 1)
     assert opened.store_is_fresh is False
-    opened.compress()
+    opened.build_store()
     assert opened.store_is_fresh and opened.info()["store_lag"] == 0 and opened.verify() == []
     check_exact(opened)
     opened.compact()
@@ -68,7 +68,7 @@ def test_a_store_outlives_the_files_it_was_built_of(tmp_path, kind, dtype):
     """Its last shard is stored anew together with what comes behind, so that nothing is there to compare its rows with."""
     index = begin(tmp_path / "index", dtype=dtype)
     index.add(unit(2 * SHARD + 2, 0), named("a", 2 * SHARD + 2))
-    index.compress(kind)
+    index.build_store(kind)
     index.add(unit(2, 1), named("b", 2))
     index.flush()
     index.remove(["a0.jpg"])
@@ -83,13 +83,13 @@ def test_rows_that_were_removed_do_not_take_the_room_of_others(monkeypatch, tmp_
     vectors = unit(6000, 0)
     index = begin(tmp_path / "index", shard_size=1000)
     index.add(vectors, named("a", 6000))
-    index.compress("bits")
+    index.build_store("bits")
     gone = sorted({match.place.path for found in index.search(vectors[:40], 60) for match in found})
     index.remove(gone)
     assert index.store_is_fresh and index.info()["store_lag"] == len(gone) > 500
     lagging = [[match.place.path for match in found] for found in index.search(vectors[:40], 10)]
     monkeypatch.setattr(derived_store, "LAG_ROWS", 0)
-    index.compress()
+    index.build_store()
     assert index.info()["store_lag"] == 0
     anew = [[match.place.path for match in found] for found in index.search(vectors[:40], 10)]
     assert np.mean([len(set(a) & set(b)) for a, b in zip(lagging, anew, strict=True)]) > 9.8  # the mean is of other rows
@@ -100,7 +100,7 @@ def test_the_store_is_used(tmp_path, monkeypatch):
     """Else a compressed search would be an exact one that nobody notices."""
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
-    index.compress("bits")
+    index.build_store("bits")
     asked = []
     search = BitStore.search
     monkeypatch.setattr(BitStore, "search", lambda *arguments: asked.append(1) or search(*arguments))
@@ -111,13 +111,13 @@ def test_the_store_is_used(tmp_path, monkeypatch):
 def test_a_damaged_store_is_not_used_and_is_made_anew(tmp_path, caplog):
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
-    index.compress("bits")
+    index.build_store("bits")
     store = next(index.folder.glob("derived-*"))
     (store / "bits.npy").write_bytes(b"bits")
     opened = PlaceIndex.open(index.folder)
     assert opened.store_is_fresh is False and "The search is exact" in caplog.text
     check_exact(opened)
-    opened.compress()
+    opened.build_store()
     assert PlaceIndex.open(index.folder).store_is_fresh
 
 
@@ -133,26 +133,26 @@ def test_a_full_disk_leaves_no_half_store(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="The disk is full"):
         patched.setattr(BitStore, "save", full)
-        index.compress("bits")
+        index.build_store("bits")
     assert not list(index.folder.glob("derived-*"))
     check_exact(PlaceIndex.open(index.folder))
     (index.folder / "derived-0123456789abcdef.bits.tmp").mkdir()  # of a run that was killed
-    index.compress()
+    index.build_store()
     assert [path.name[-5:] for path in index.folder.glob("derived-*")] == [".bits"]
 
 
 def test_another_compression_replaces_the_store(tmp_path):
     index = begin(tmp_path / "index")
-    index.compress("bits")
+    index.build_store("bits")
     assert index.store_is_fresh is None  # of no rows
     index.add(unit(9, 0), named("a", 9))
     for kind in KINDS:
-        index.compress(kind)
+        index.build_store(kind)
         assert [path.suffix for path in index.folder.glob("derived-*")] == [f".{kind}"]
-    index.compress("none")
+    index.build_store("none")
     assert index.store_is_fresh is None and not list(index.folder.glob("derived-*"))
     with pytest.raises(ValueError, match="Expected a compression of none, half, int8, bits, got 'zip'"):
-        index.compress("zip")
+        index.build_store("zip")
 
 
 def test_the_jobs_keep_the_store_fresh(tmp_path):

@@ -216,7 +216,7 @@ def test_a_store_that_is_not_finished(tmp_path, kind, error):
         index.add(*frame(number))
     index.flush()
     shutil.copytree(tmp_path / "begun", tmp_path / "without")
-    index.compress(kind)
+    index.build_store(kind)
     index.remove(["/frames/2"])
     for name in ("without", "begun"):
         for limit in range(60):
@@ -240,7 +240,7 @@ def build_store(folder, kind):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(derived_store, "LAG_ROWS", 0)
         with PlaceIndex.open(folder) as index:  # the next writer tidies up, whatever there is to do
-            index.compress(kind)
+            index.build_store(kind)
 
 
 def test_rows_wait_until_the_disk_has_room_again(tmp_path, monkeypatch):

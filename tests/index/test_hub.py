@@ -27,7 +27,7 @@ def test_there_and_back(fake_hub, tmp_path):
     index.store_calibration({"scale": 2.0})
     (index.folder / "notes.txt").write_text("mine")
     assert index.push_to_hub("user/map") == "https://hub/user/map"
-    index.compress("bits")
+    index.build_store("bits")
     assert index.push_to_hub("user/map") and list(index.folder.glob("derived-*.bits"))
     found = PlaceIndex.from_pretrained("user/map")
     own = {path.name for path in index.folder.iterdir() if path.is_file()} - {".lock", "notes.txt"}

@@ -34,7 +34,7 @@ def collections(uri):
 def with_rows(folder, uri, count=23):
     index = begin(folder)
     index.add(unit(count, 0), named("a", count))
-    index.compress(store="milvus", uri=str(uri))
+    index.build_store(store="milvus", uri=str(uri))
     return index
 
 
@@ -55,7 +55,7 @@ def test_milvus_finds_the_rows_of_exact_search(tmp_path, asked, monkeypatch):
     assert len(asked) == 5
     before = collections(uri)
     monkeypatch.setattr(derived_store, "LAG_ROWS", 1)
-    opened.compress()
+    opened.build_store()
     assert opened.info()["store_lag"] == 0 and opened.verify() == []
     check_exact(opened)
     assert len(collections(uri)) == 1 and collections(uri) != before  # the old one is not left there
@@ -82,15 +82,15 @@ def test_back_to_faiss_and_on_to_another_file(tmp_path, asked):
     """What a store leaves behind goes: the folder here and the collection there."""
     first, second = tmp_path / "first.db", tmp_path / "second.db"
     index = with_rows(tmp_path / "index", first)
-    index.compress(store="milvus", uri=str(second))
+    index.build_store(store="milvus", uri=str(second))
     assert index.store_is_fresh and collections(first) == [] and len(collections(second)) == 1
     check_exact(index)
     assert asked == [1]
-    index.compress("bits", store="faiss")
+    index.build_store("bits", store="faiss")
     assert collections(second) == [] and [path.suffix for path in index.folder.glob("derived-*")] == [".bits"]
     check_exact(index)
     assert asked == [1] and index.info()["store"] == "faiss"
-    index.compress("none")
+    index.build_store("none")
     assert not list(index.folder.glob("derived-*"))
 
 
@@ -124,7 +124,7 @@ def test_a_collection_that_cannot_be_used_is_named_and_made_anew(tmp_path, asked
     assert expected[damage] in caplog.text and "The search is exact" in caplog.text
     check_exact(opened)
     assert not asked
-    opened.compress()
+    opened.build_store()
     check_exact(PlaceIndex.open(index.folder))
     assert asked == [1] and collections(uri) == [collection]
 
@@ -154,11 +154,11 @@ def test_a_run_that_is_killed_leaves_no_collection(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(derived_store.atomic_files, "store_folder", killed)
-        index.compress(store="milvus", uri=str(uri))
+        index.build_store(store="milvus", uri=str(uri))
     (left,) = collections(uri)
     again = PlaceIndex.open(index.folder)
     again.remove(["a1.jpg"])
-    again.compress()
+    again.build_store()
     assert len(collections(uri)) == 1 and left not in collections(uri)
     check_exact(again)
 
@@ -185,7 +185,7 @@ def test_words_that_choose_no_store_are_refused_before_the_work(tmp_path, option
 def test_compression_is_faiss_s(tmp_path):
     index = with_rows(tmp_path / "index", tmp_path / "places.db")
     with pytest.raises(ValueError, match="leave out `--compression bits`, or give `--store faiss`"):
-        index.compress("bits")
+        index.build_store("bits")
 
 
 def test_a_token_stays_in_the_environment(tmp_path, monkeypatch):

@@ -152,7 +152,7 @@ def test_bad_rows_are_refused_and_nothing_is_added(index):
         index.remove(["/frames/0", "x", "y", "z", "zz"])
     assert [place.path for place in index.places] == ["/frames/0"]
     with pytest.raises(ValueError, match="at most a shard of 5 rows, got 6"):
-        index.put(np.zeros((6, DIM)), [Place(f"{i}") for i in range(6)], [])
+        index.upsert(np.zeros((6, DIM)), [Place(f"{i}") for i in range(6)], [])
     with pytest.raises(ValueError, match=rf"one descriptor width, got \(1, 3\) and \(1, {DIM}\)"):
         index.search(np.zeros(3), 1)
 
@@ -242,7 +242,7 @@ def test_compacting_gives_room_back(index):
 def test_a_calibration_and_a_store_stay_when_rows_change(index, tmp_path):
     index.add(*frame(0))
     index.store_calibration({"scale": 1.5})
-    index.compress("bits")
+    index.build_store("bits")
     for lag, change in ((0, lambda: index.flush()), (2, lambda: index.add(*frame(1)) or index.flush())):
         change()
         opened = PlaceIndex.open(tmp_path / "index")
@@ -266,7 +266,7 @@ def test_info(index):
 
 
 def test_an_unfinished_index_says_so(index, tmp_path, caplog):
-    index.put(np.zeros((0, DIM)), [], [], complete=False)
+    index.upsert(np.zeros((0, DIM)), [], [], complete=False)
     with caplog.at_level(logging.WARNING):
         assert not PlaceIndex.open(tmp_path / "index").complete
     assert "is not complete" in caplog.text and "`d2vpr index` with the same photos resumes it" in caplog.text

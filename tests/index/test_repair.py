@@ -38,7 +38,7 @@ def shards_of(folder):
 @pytest.mark.parametrize("compression", ["none", "bits"])
 def test_only_the_damaged_shard_is_encoded_again(built, kind, compression):
     folder, table = built
-    PlaceIndex.open(folder).compress(compression)
+    PlaceIndex.open(folder).build_store(compression)
     whole, before = shards_of(folder), {place.path: place for place in PlaceIndex.open(folder).places}
     flip(folder / kind)
     done = repair_index(folder)
