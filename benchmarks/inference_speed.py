@@ -83,12 +83,12 @@ def rival(name: str, work: Path) -> Call:
     if name in BASES:
         return bare("base")
     if name in GRAPHS:
-        return ExportedModel.open(work / GRAPHS[name][0]).open_backend(name.split()[0], GRAPHS[name][1]).describe
+        return ExportedModel.open(work / GRAPHS[name][0]).open_backend(name.split()[0], GRAPHS[name][1]).encode
     if name in CONVERTED:
-        return PlaceEncoder(work / "model", device="cpu", backend=CONVERTED[name]).backend.describe
+        return PlaceEncoder(work / "model", device="cpu", backend=CONVERTED[name]).backend.encode
     if name == "plain torch fp32":
-        return PlainTorchBackend(student()).describe
-    return PlaceEncoder(work / "model", device="cpu", precision=TORCH[name]).backend.describe
+        return PlainTorchBackend(student()).encode
+    return PlaceEncoder(work / "model", device="cpu", precision=TORCH[name]).backend.encode
 
 
 def alternate(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
@@ -173,7 +173,7 @@ def sizes(work: Path, rounds: int) -> dict[str, Any]:
     """The cost of larger images, at batch 1."""
     backend = TorchBackend(student())
     images = {size: torch.randn(1, 3, size, size) for size in SIZES}
-    found = alternate({str(size): lambda p=pixels: backend.describe(p) for size, pixels in images.items()}, rounds)
+    found = alternate({str(size): lambda p=pixels: backend.encode(p) for size, pixels in images.items()}, rounds)
     for size, row in found.items():
         row["microseconds_per_patch"] = row["min_ms"] / (int(size) // 14) ** 2 * 1e3
     return {"rounds": rounds, "sizes": found}
@@ -211,7 +211,7 @@ def photos(work: Path, rounds: int) -> dict[str, Any]:
     pixels = {name: _pixels(folder, processor) for name, folder in folders.items()}
     calls: dict[str, Callable[[], Any]] = {}
     for name, folder in folders.items():
-        calls[f"{name}, encoder alone"] = lambda n=name: [backend.describe(part) for part in pixels[n].split(16)]
+        calls[f"{name}, encoder alone"] = lambda n=name: [backend.encode(part) for part in pixels[n].split(16)]
         calls[f"{name}, indexed"] = partial(_index, folder, encoder)
     found = alternate(calls, max(2, rounds // 3))
     for name, row in found.items():
@@ -282,8 +282,8 @@ def gpu(work: Path, rounds: int) -> dict[str, Any]:
     small = torch.compile(Dinov2Model(config).eval().to("cuda", torch.bfloat16))
     model = student().to("cuda")  # type: ignore[arg-type] # transformers' wrapper loses the signature
     calls: dict[str, Call] = {
-        "plain fp32": PlainTorchBackend(model).describe,
-        "torch-compiled bf16": TorchBackend(model, "bf16", compiled=True).describe,
+        "plain fp32": PlainTorchBackend(model).encode,
+        "torch-compiled bf16": TorchBackend(model, "bf16", compiled=True).encode,
         "Dinov2-small, bare, bf16, compiled": torch.inference_mode()(
             lambda pixels: small(pixels.to("cuda", torch.bfloat16)).last_hidden_state[:, 0].cpu()
         ),

@@ -178,7 +178,7 @@ class PlaceEncoder:
             readable = [(row, pixels) for row, pixels in batch if not isinstance(pixels, str)]
             for rows, pixel_values in _by_size(readable):
                 _make_room(descriptors, max(rows) + 1)
-                descriptors[rows] = self.backend.describe(pixel_values)
+                descriptors[rows] = self.backend.encode(pixel_values)
             count += len(batch)
             if progress is not None:
                 progress(len(batch))

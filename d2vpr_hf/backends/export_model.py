@@ -178,8 +178,8 @@ def _difference(
     for batch in inputs[:_TRIED_PHOTOS]:
         photos = exported.facts["input"] == "photos"
         pixels = processor(list(batch), return_tensors="pt")["pixel_values"] if photos else batch
-        expected = plain.describe(pixels)
-        norms = np.linalg.norm(backend.describe(batch) - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        expected = plain.encode(pixels)
+        norms = np.linalg.norm(backend.encode(batch) - expected, axis=1) / np.linalg.norm(expected, axis=1)
         largest = max(largest, float(norms.max())) if np.isfinite(norms).all() else float("inf")
     return largest
 

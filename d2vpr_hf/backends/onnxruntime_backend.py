@@ -31,7 +31,7 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are wanted for decoding
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D)."""
         descriptors: NDArray[np.float32] = self._session.run(None, {INPUT: pixel_values.numpy()})[0]
         return descriptors

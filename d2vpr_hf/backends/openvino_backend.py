@@ -33,7 +33,7 @@ class OpenVinoBackend:
         }
         self._network = openvino.Core().compile_model(path, "CPU", settings)
 
-    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D)."""
         descriptors: NDArray[np.float32] = self._network([pixel_values.numpy()])[0]
         return descriptors

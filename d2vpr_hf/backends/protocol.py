@@ -29,7 +29,7 @@ class Backend(Protocol):
     name: str
     precision: str
 
-    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) of one size, on the CPU, to descriptors (B, D)."""
 
 

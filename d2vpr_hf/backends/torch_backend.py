@@ -37,7 +37,7 @@ class TorchBackend:
         self._network = torch.compile(prepared, fullgraph=True) if compiled else prepared
         self._divisible = on_cpu and not model.config.use_cross_image_encoder
 
-    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
         if not self._divisible or len(pixel_values) < max(2, num_cores()):
             return self._run(pixel_values)
@@ -54,7 +54,7 @@ class PlainTorchBackend:
         self.name, self.precision = "torch", precision_of(model)
         self._model = model
 
-    def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
         return run_network(self._model, pixel_values.to(self._model.device, self._model.dtype))
 

@@ -47,7 +47,7 @@ def results_text(results: list[SearchResult]) -> str:
 def _lines(result: SearchResult) -> Iterator[str]:
     yield f"{result.query}" if result.error is None else f"{result.query}: {result.error}"
     for match in result.matches:
-        yield f"  {match.rank:3d}  {match.score:7.4f}  {match.place.path}{position_column(match.place)}"
+        yield f"  {match.rank:3d}  {match.similarity:7.4f}  {match.place.path}{position_column(match.place)}"
 
 
 def json_text(answers: Sequence[Any]) -> str:

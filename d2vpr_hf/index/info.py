@@ -10,7 +10,7 @@ from d2vpr_hf.stores import COMPRESSIONS, estimate
 _MADE_BY = ("model", "fingerprint", "projection_dim", "batch_size", "metric", "descriptor_dim", "dtype", "photos")
 
 
-def describe_index(folder: IndexFolder) -> dict[str, Any]:
+def index_info(folder: IndexFolder) -> dict[str, Any]:
     """Say what an index is, in values that JSON has."""
     manifest = folder.manifest
     return {

@@ -26,7 +26,7 @@ from d2vpr_hf.index.commits import (
 )
 from d2vpr_hf.index.derived_store import StoreWord, build_derived_store, has_store, is_fresh, with_store
 from d2vpr_hf.index.index_folder import IndexFolder, begin_folder, open_folder
-from d2vpr_hf.index.info import describe_index
+from d2vpr_hf.index.info import index_info
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, SHARD_SIZE, Manifest, folder_text
 from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
 from d2vpr_hf.index.search import Match, nearest_rows, rows_of_other_times, to_matches
@@ -227,7 +227,7 @@ class PlaceIndex:
 
     def info(self) -> dict[str, Any]:
         """Say what the index is, as `d2vpr info --json` prints it."""
-        return describe_index(self._state)
+        return index_info(self._state)
 
     def verify(self) -> list[str]:
         """Read everything that is stored and name every damaged file; see [`verify_index`]."""

@@ -63,7 +63,7 @@ def estimate_position(
     placed = [(match, flat_coordinates(match.place)) for match in matches]
     voters = [match for match, frames in placed if frame in frames]
     positions = np.array([frames[frame] for _, frames in placed if frame in frames])
-    scores = np.array([match.score for match in voters])
+    scores = np.array([match.similarity for match in voters])
     weights = _weights(scores)
     apart = np.linalg.norm(positions[:, None] - positions[None], axis=2)  # (V, V)
     agreeing = apart[np.argmax((apart <= radius) @ weights)] <= radius

@@ -35,7 +35,7 @@ def _row(result: SearchResult) -> list[Cell]:
 def _match_cell(match: Match, truth: Place | None) -> Cell:
     distance = distance_in_metres(truth, match.place) if truth is not None else None
     right = None if distance is None else distance <= POSITIVE_DIST_THRESHOLD
-    return match_cell(match.photo, match.rank, _label(match.place), match.score, distance, right)
+    return match_cell(match.photo, match.rank, _label(match.place), match.similarity, distance, right)
 
 
 def _label(place: Place) -> str:

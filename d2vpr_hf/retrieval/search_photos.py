@@ -89,7 +89,7 @@ def _match_to_dict(match: Match) -> dict[str, Any]:
     result = {
         "rank": match.rank,
         "path": str(match.photo),
-        "score": match.score,
+        "score": match.similarity,
         "latitude": place.latitude,
         "longitude": place.longitude,
         "utm_east": place.utm_east,

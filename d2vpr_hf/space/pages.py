@@ -188,11 +188,11 @@ def _card(answer: Answer, match: Match, picture: str | None) -> str:
         else '<div class="no-picture">no picture here</div>'
     )
     button = f'<button type="button" data-rank="{match.rank}">Why?</button>' if picture is not None else ""
-    width = 100 * max(0.0, min(1.0, match.score))
+    width = 100 * max(0.0, min(1.0, match.similarity))
     return (
         f'<li class="card {_judgement(answer, match)}"><div class="photo">{image}<span class="rank">{match.rank}</span></div>'
         f'<div class="facts"><div class="similarity" title="cosine similarity"><span style="width:{width:.1f}%"></span></div>'
-        f"<p><b>{match.score:.3f}</b> similar</p>{_distance_line(answer, match)}{button}</div></li>"
+        f"<p><b>{match.similarity:.3f}</b> similar</p>{_distance_line(answer, match)}{button}</div></li>"
     )
 
 

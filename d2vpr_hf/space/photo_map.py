@@ -192,5 +192,5 @@ def _match_to_dict(match: Match) -> dict[str, Any]:
     """Describe a match without the server's folders; Gradio's clients would take a field called `path` for a file to fetch."""
     fields = ("latitude", "longitude", "utm_east", "utm_north", "heading")
     local = ("x", "y", "z", "frame") if match.place.is_local else ()
-    known = {"rank": match.rank, "photo": match.place.path, "score": match.score}
+    known = {"rank": match.rank, "photo": match.place.path, "score": match.similarity}
     return known | {name: getattr(match.place, name) for name in (*fields, *local)}

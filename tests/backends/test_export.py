@@ -82,14 +82,14 @@ def test_a_graph_takes_any_number_of_images_of_any_size(any_size, tiny_folder, n
     for shape in ((1, 70, 70), (5, 42, 126), (2, 126, 42), (3, 14, 14)):
         with torch.no_grad():
             expected = model(images(*shape)).pooler_output
-        assert relative(torch.from_numpy(backend.describe(images(*shape))), expected) < 1e-5
+        assert relative(torch.from_numpy(backend.encode(images(*shape))), expected) < 1e-5
 
 
 def test_bf16_is_near(any_size, tiny_folder):
     backend, model = ExportedModel.open(any_size).open_backend("openvino", "bf16"), load_model(tiny_folder)
     with torch.no_grad():
         expected = model(images(4, 70, 70)).pooler_output
-    found = torch.from_numpy(backend.describe(images(4, 70, 70)))
+    found = torch.from_numpy(backend.encode(images(4, 70, 70)))
     assert torch.cosine_similarity(found, expected).min() > 0.999
 
 

@@ -60,7 +60,7 @@ def test_a_prepared_model_gives_the_published_descriptor(tmp_path):
 
     torch.save({"model_state_dict": published_weights("d2vpr")}, tmp_path / "a.pth")
     convert_weights(tmp_path / "a.pth", tmp_path / "out")
-    found = TorchBackend(load_model(tmp_path / "out")).describe(parity_images("d2vpr", 2, 224))
+    found = TorchBackend(load_model(tmp_path / "out")).encode(parity_images("d2vpr", 2, 224))
     golden = load_file(PARITY / "golden.safetensors")["d2vpr.descriptor"]
     assert relative(torch.from_numpy(found), golden) < 3e-6
 
@@ -117,7 +117,7 @@ def test_a_model_in_training_is_not_prepared():
 def test_photos_divided_over_cores_keep_their_order(count, monkeypatch):
     monkeypatch.setattr("d2vpr_hf.backends.torch_backend.num_cores", lambda: 2)
     model = tiny_model()
-    found = TorchBackend(model).describe(images(count, 3, 70, 70))
+    found = TorchBackend(model).encode(images(count, 3, 70, 70))
     assert relative(torch.from_numpy(found), describe(model, images(count, 3, 70, 70))) < 3e-6
 
 
@@ -125,14 +125,14 @@ def test_a_batch_that_belongs_together_is_not_divided(monkeypatch):
     """With a cross-image encoder half a batch gives other descriptors."""
     monkeypatch.setattr("d2vpr_hf.backends.torch_backend.num_cores", lambda: 2)
     model = tiny_model(use_cross_image_encoder=True)
-    found = TorchBackend(model).describe(images(8, 3, 70, 70))
+    found = TorchBackend(model).encode(images(8, 3, 70, 70))
     assert relative(torch.from_numpy(found), describe(model, images(8, 3, 70, 70))) < 3e-6
 
 
 def test_weights_in_half_precision_choose_the_precision():
     backend = TorchBackend(tiny_model().bfloat16())
     assert backend.precision == "bf16"
-    assert np.isfinite(backend.describe(images(1, 3, 70, 70))).all()
+    assert np.isfinite(backend.encode(images(1, 3, 70, 70))).all()
 
 
 def test_an_encoder_groups_photos_by_size_and_keeps_their_order():
@@ -176,7 +176,7 @@ def test_a_compiled_model_gives_the_plain_descriptors():
     model = tiny_model()
     backend = TorchBackend(model, compiled=True)
     for size in ((70, 70), (42, 126), (70, 70)):
-        found = torch.from_numpy(backend.describe(images(2, 3, *size)))
+        found = torch.from_numpy(backend.encode(images(2, 3, *size)))
         assert relative(found, describe(model, images(2, 3, *size))) < 3e-6
 
 

@@ -156,7 +156,7 @@ def test_each_photo_finds_itself(encoder, photos, tmp_path):
         best = result.matches[0]
         assert (best.rank, best.place, best.photo) == (1, place, photos / place.path)
         assert best.score == pytest.approx(1, abs=1e-6)
-        scores = [match.score for match in result.matches]
+        scores = [match.similarity for match in result.matches]
         assert scores == sorted(scores, reverse=True) and len(scores) == 3
 
 
@@ -166,7 +166,7 @@ def test_scores_are_cosines(encoder, photos, tmp_path):
     matches = built.search(query, top_k=99)[0]
     expected = built.descriptors[:].astype(np.float32) @ query[0]
     assert [match.row for match in matches] == np.argsort(-expected).tolist()
-    assert np.allclose([match.score for match in matches], np.sort(expected)[::-1], atol=1e-4)  # in half precision
+    assert np.allclose([match.similarity for match in matches], np.sort(expected)[::-1], atol=1e-4)  # in half precision
 
 
 def test_the_index_folder_can_be_inspected(encoder, photos, tmp_path):

@@ -114,7 +114,7 @@ def test_an_upload_is_found(visit, space):
     photo_input(page).set_input_files(space.queries[3])
     page.wait_for_selector(".verdict")
     shown = page.locator(".card b").all_inner_texts()
-    assert shown == [f"{match.score:.3f}" for match in results[0].matches]
+    assert shown == [f"{match.similarity:.3f}" for match in results[0].matches]
     assert all(re.fullmatch(r"Match \d: .+", text) for text in names_of_matches(page))
 
 
@@ -135,7 +135,7 @@ def test_a_photo_is_pasted(visit, space):
     page.get_by_role("button", name="Paste from clipboard").first.click()
     page.wait_for_selector(".verdict")
     shown = [float(text) for text in page.locator(".card b").all_inner_texts()]
-    assert shown == pytest.approx([match.score for match in results[0].matches], abs=2e-3)  # a decoder of its own
+    assert shown == pytest.approx([match.similarity for match in results[0].matches], abs=2e-3)  # a decoder of its own
     assert page.locator(".toast-body").count() == 0
 
 

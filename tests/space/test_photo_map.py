@@ -63,7 +63,9 @@ def test_many_at_once_are_one_by_one(photo_map, queries, tmp_path):
         alone = photo_map.answer([question])[0]
         # products of a batch round otherwise than those of one photo, which may turn near ties behind the best round
         assert [match.row for match in answer.matches[:1]] == [match.row for match in alone.matches[:1]]
-        assert [match.score for match in answer.matches] == pytest.approx([match.score for match in alone.matches], abs=1e-5)
+        assert [match.similarity for match in answer.matches] == pytest.approx(
+            [match.similarity for match in alone.matches], abs=1e-5
+        )
         assert answer.error == alone.error
     assert [len(answer.matches) for answer in together] == [5, 0, 2, 0, 0, 12]
     assert together[1].error == "This photo cannot be used: not an image."
@@ -145,7 +147,7 @@ def test_cards_say_what_was_found(photo_map, queries):
     cards = pages.match_cards(answer, picture_uri)
     assert cards.count("<li") == 5 and cards.count('class="card right"') == 1 and cards.count('class="card wrong"') == 4
     for match in answer.matches:
-        assert f"<b>{match.score:.3f}</b>" in cards and f'data-rank="{match.rank}"' in cards
+        assert f"<b>{match.similarity:.3f}</b>" in cards and f'data-rank="{match.rank}"' in cards
         assert f"{pages.metres(answer.distance(match))} from the true place" in cards
     assert "Widen them" in pages.match_cards(Answer(answer.localization, []), picture_uri)
 
