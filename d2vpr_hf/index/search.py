@@ -27,14 +27,14 @@ class Match:
         rank: 1 for the nearest.
         row: Its row in the index.
         place: Its place; `photo` is its file.
-        score: Cosine similarity of the descriptors, at most 1 (1 - d² / 2 of the L2 distance d for projected ones).
+        similarity: Cosine similarity of the descriptors, at most 1 (1 - d² / 2 of the L2 distance d for projected ones).
     """
 
     rank: int
     row: int
     place: Place
     photo: Path
-    score: float
+    similarity: float
 
 
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Found:
@@ -100,5 +100,5 @@ def to_matches(found: Found, places: PlaceRows, photos: Path) -> list[list[Match
     ]
 
 
-def _match(rank: int, row: int, place: Place, photos: Path, score: float) -> Match:
-    return Match(rank, row, place, photos / place.path, score)
+def _match(rank: int, row: int, place: Place, photos: Path, similarity: float) -> Match:
+    return Match(rank, row, place, photos / place.path, similarity)

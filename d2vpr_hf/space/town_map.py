@@ -149,7 +149,7 @@ def _is_found(result: SearchResult) -> bool:
 
 
 def _best_score(result: SearchResult) -> float:
-    return result.matches[0].score if result.matches else -1.0
+    return result.matches[0].similarity if result.matches else -1.0
 
 
 def _spread(photos: Sequence[Path], count: int) -> list[Path]:

@@ -46,7 +46,7 @@ def test_searching_is_sorting_by_cosine(index):
     for top_k in (1, 7, 99):
         found = index.search(queries, top_k)
         assert [[match.row for match in matches] for matches in found] == expected[:, :top_k].tolist()
-        assert [matches[0].score for matches in found] == similarities.max(1).tolist()
+        assert [matches[0].similarity for matches in found] == similarities.max(1).tolist()
     allowed = np.random.default_rng(0).random(60) < 0.3
     found = index.search(queries, 99, allowed=allowed)
     left = [[row for row in rows if allowed[row]] for rows in expected.tolist()]

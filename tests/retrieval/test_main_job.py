@@ -155,7 +155,7 @@ def test_each_photo_finds_itself(encoder, photos, tmp_path):
     for result, place in zip(results, opened.places, strict=True):
         best = result.matches[0]
         assert (best.rank, best.place, best.photo) == (1, place, photos / place.path)
-        assert best.score == pytest.approx(1, abs=1e-6)
+        assert best.similarity == pytest.approx(1, abs=1e-6)
         scores = [match.similarity for match in result.matches]
         assert scores == sorted(scores, reverse=True) and len(scores) == 3
 
