@@ -1,4 +1,4 @@
-"""Measure the structure of a source tree: lines, files, rooms, imports, functions, helpers, and all public names and commands.
+"""Measure the structure of a source tree: lines, files, rooms, imports, functions and helpers.
 
 python benchmarks/structure.py                       # this tree, as JSON
 python benchmarks/structure.py --tree ../older       # another checkout

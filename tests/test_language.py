@@ -107,8 +107,9 @@ def local_offences(path: Path) -> Iterator[str]:
 def parallel_offences(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple) and isinstance(node.targets[0], ast.Tuple):
-            if len(node.targets[0].elts) > 2:
-                yield f"{path}:{node.lineno}: a parallel assignment of {len(node.targets[0].elts)} targets"
+            count = len(node.targets[0].elts)
+            if count > 2:
+                yield f"{path}:{node.lineno}: a parallel assignment of {count} targets"
 
 
 CHECKS = (summary_offences, phrase_offences, local_offences, parallel_offences)
@@ -150,10 +151,7 @@ def test_the_rule_catches(tmp_path, check, code):
 if __name__ == "__main__":
     given = [Path(path) for path in sys.argv[1:]] or [ROOT / folder for folder in FOLDERS]
     listed = [offence for path in python_files(given) for check in CHECKS for offence in check(path)]
-    listed += [
-        offence
-        for page in pages([path for path in given if path.is_dir() or path.suffix == ".md"])
-        for offence in phrase_offences(page)
-    ]
+    written = pages([path for path in given if path.is_dir() or path.suffix == ".md"])
+    listed += [offence for page in written for offence in phrase_offences(page)]
     print("\n".join(listed))
     sys.exit(bool(listed))
