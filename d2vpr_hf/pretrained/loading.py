@@ -14,7 +14,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
-EMBEDDED_MODEL = Path(__file__).parent / "assets" / "d2vpr-tiny"
+EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "d2vpr-tiny"
 
 # what save_pretrained adds to a config.json that is no field of a configuration
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "torch_dtype", "transformers_version"}
