@@ -67,7 +67,7 @@ def write_model_folder(
 def _without_folders(evaluation: Evaluation) -> Evaluation:
     """Name an evaluation's folders without saying where on this machine they lie."""
     database, query_set = ({**side, "path": public_name(side["path"])} for side in (evaluation.database, evaluation.query_set))
-    return replace(evaluation, model={**evaluation.model, "name": "this model"}, database=database, query_set=query_set)
+    return replace(evaluation, model=replace(evaluation.model, model_name="this model"), database=database, query_set=query_set)
 
 
 def _recipe(options: TrainingOptions) -> str:

@@ -2,6 +2,7 @@
 
 from d2vpr_hf.evaluation.comparison import Comparison, Difference, compare_evaluations
 from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
+from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.evaluate import evaluate, evaluate_descriptors
 from d2vpr_hf.evaluation.positives import NearbyPositives, PhotoSet, PositiveRule, Positives
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, bootstrap_interval, recall_at
@@ -11,6 +12,7 @@ __all__ = [
     "RECALL_VALUES",
     "Comparison",
     "Difference",
+    "EncoderInfo",
     "Evaluation",
     "NearbyPositives",
     "PhotoSet",

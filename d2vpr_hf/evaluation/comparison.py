@@ -94,11 +94,11 @@ def _refuse_different(first: Evaluation, second: Evaluation) -> None:
 
 def _notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
     """Say what stands between the numbers besides the models."""
-    for key, what in (("resolution", "resolutions"), ("projection_dim", "projections")):
-        one, other = first.model.get(key), second.model.get(key)
-        if one != other:
-            yield f"Their {what} differ: {one} and {other}."
-    settings = [(run.model.get("cross_image_encoder"), run.model.get("batch_size"), run.order_seed) for run in (first, second)]
+    for key, plural in (("resolution", "resolutions"), ("projection_dim", "projections")):
+        values = [evaluation.model.to_dict().get(key) for evaluation in (first, second)]
+        if values[0] != values[1]:
+            yield f"Their {plural} differ: {values[0]} and {values[1]}."
+    settings = [(run.model.cross_image_encoder, run.model.batch_size, run.order_seed) for run in (first, second)]
     if any(ran for ran, _, _ in settings) and settings[0] != settings[1]:
         yield "A cross-image encoder ran, not alike in both: its numbers depend on the batch and on the order of the photos."
 

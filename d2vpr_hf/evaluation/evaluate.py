@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.photo_selection import Side, keep_rows, prepare_sides
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, judge
@@ -67,7 +68,7 @@ def evaluate(
         encoded = [_encode(side, encoder, seed, strict, progress) for side in sides]
         if save_descriptors is not None and seed is None:
             _save(encoded, encoder, Path(save_descriptors), overwrite)
-        return _evaluate_encoded(encoded, rule, recall_values, model=describe_encoder(encoder), order_seed=seed)
+        return _evaluate_encoded(encoded, rule, recall_values, model=EncoderInfo.of(encoder), order_seed=seed)
 
     first = run(None)
     return replace(first, shuffled=run(SHUFFLE_SEED)) if shuffle_check else first
@@ -110,26 +111,9 @@ def evaluate_descriptors(
         _query_results(predictions, num_positives, _places(rule, queries, len(rows))),
         _describe(database, len(database_descriptors)),
         _describe(queries, len(rows)),
-        model={"descriptor_dim": int(database_descriptors.shape[1])},
+        model=EncoderInfo(descriptor_dim=int(database_descriptors.shape[1])),
         predictions=predictions,
     )
-
-
-def describe_encoder(encoder: PlaceEncoder) -> dict[str, Any]:
-    """Say what made descriptors: everything that must stand beside a recall."""
-    config, size = encoder.config, encoder.processor.size
-    return {
-        "name": encoder.model_name,
-        "fingerprint": encoder.fingerprint,
-        "descriptor_dim": encoder.descriptor_dim,
-        "projection_dim": config.projection_dim,
-        "resolution": [size["height"], size["width"]],
-        "batch_size": encoder.batch_size,
-        "cross_image_encoder": config.use_cross_image_encoder,
-        "device": encoder.device.type,
-        "backend": encoder.backend.name,
-        "precision": encoder.backend.precision,
-    }
 
 
 def _read(photos: str | Path | PlaceTable) -> PlaceTable:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf import __version__
 from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
+from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
 from d2vpr_hf.utils.atomic_files import check_writable, store_file
@@ -81,9 +82,7 @@ class Evaluation:
         queries: One result a query.
         database: `path`, `count`, `checksum` of the database; `path` is `None` where descriptors were given.
         query_set: The same of the queries.
-        model: What made the descriptors: `name`, `fingerprint`, `descriptor_dim`, `projection_dim` (`None` for no projection),
-            `resolution` (height, width), `batch_size`, `cross_image_encoder` (whether it ran), `device`, `dtype`; only
-            `descriptor_dim` where descriptors were given.
+        model: The encoder that made the descriptors; only its `descriptor_dim` if descriptors were given.
         order_seed: Seed of the order in which the network saw the photos; `None` for the order of the files.
         skipped: Photos left out and why, by path, of `"database"` and `"queries"`.
         package_version: The version that made it.
@@ -96,7 +95,7 @@ class Evaluation:
     queries: list[QueryResult]
     database: dict[str, Any]
     query_set: dict[str, Any]
-    model: dict[str, Any]
+    model: EncoderInfo
     order_seed: int | None = None
     skipped: dict[str, dict[str, str]] = field(default_factory=lambda: {"database": {}, "queries": {}})
     package_version: str = __version__
@@ -176,7 +175,7 @@ class Evaluation:
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "package_version": self.package_version,
-            "model": self.model,
+            "model": self.model.to_dict(),
             "database": self.database,
             "query_set": self.query_set,
             "positives": self.rule.to_dict(),
@@ -235,6 +234,7 @@ class Evaluation:
             rule=PositiveRule(**report["positives"]),
             recall_values=tuple(report["recall_values"]),
             queries=[QueryResult(**row) for row in report["queries"]],
+            model=EncoderInfo.from_dict(report["model"]),
             shuffled=None if report["shuffled"] is None else cls.from_dict(report["shuffled"]),
             **{name: report[name] for name in _PLAIN_FIELDS},
         )
@@ -244,7 +244,7 @@ class Evaluation:
         return "\n".join(_lines(self))
 
 
-_PLAIN_FIELDS = ("database", "query_set", "model", "order_seed", "skipped", "package_version")
+_PLAIN_FIELDS = ("database", "query_set", "order_seed", "skipped", "package_version")
 
 
 def check_report_file(path: Path, overwrite: bool) -> None:
@@ -291,22 +291,9 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
 def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
     for name, side in (("database", evaluation.database), ("queries", evaluation.query_set)):
         yield f"{name + ':':10} {side['count']} photos{'' if side['path'] is None else ' of ' + side['path']}"
-    yield f"model:     {model_text(evaluation.model)}"
+    yield f"model:     {evaluation.model}"
     without, places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
     yield f"positives: {evaluation.rule}; {without} queries have none and count as misses; {places} places"
-
-
-def model_text(model: dict[str, Any]) -> str:
-    """Say in a line what made the descriptors, with all that must stand beside a recall."""
-    if "name" not in model:
-        return f"descriptors of {model['descriptor_dim']} numbers as they were given"
-    height, width = model["resolution"]
-    projection = "no projection" if model["projection_dim"] is None else f"projected to {model['projection_dim']}"
-    encoder = "RAN: numbers depend on batch and order" if model["cross_image_encoder"] else "none"
-    return (
-        f"{model['name'] or 'embedded'}, fingerprint {model['fingerprint'][:12]}, {height}x{width}, "
-        f"{model['descriptor_dim']} numbers ({projection}), batch size {model['batch_size']}, cross-image encoder: {encoder}"
-    )
 
 
 def _recall_rows(evaluation: Evaluation) -> list[list[str]]:

@@ -57,7 +57,7 @@ def test_a_world_by_hand(encoder, world):
     assert [query.distance for query in found.queries[:5]] == pytest.approx([3.0] * 5)
     assert found.queries[5].first_positive_rank is None and not found.queries[5].right
     assert [entry["condition"] for entry in found.conditions()] == ["day", "night"]
-    assert found.model == {
+    assert found.model.to_dict() == {
         "name": encoder.model_name,
         "fingerprint": encoder.fingerprint,
         "descriptor_dim": encoder.descriptor_dim,
@@ -77,7 +77,7 @@ def test_shuffling_matters_to_the_cross_image_encoder_only(tiny_folder, world):
         encoder = PlaceEncoder(model, D2VPRImageProcessor.from_pretrained(tiny_folder), batch_size=3)
         found = evaluate(world / "database", world / "queries", encoder, shuffle_check=True)
         assert (found.order_seed, found.shuffled.order_seed) == (None, 0)
-        assert found.model["cross_image_encoder"] is not same
+        assert found.model.cross_image_encoder is not same
         scores, others = ([query.similarity for query in run.queries] for run in (found, found.shuffled))
         assert np.allclose(scores, others, atol=1e-5) is same
         assert [query.path for query in found.queries] == [query.path for query in found.shuffled.queries]

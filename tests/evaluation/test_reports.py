@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from d2vpr_hf.evaluation import Evaluation, PhotoSet, PositiveRule, compare_evaluations, evaluate_descriptors
+from d2vpr_hf.evaluation import EncoderInfo, Evaluation, PhotoSet, PositiveRule, compare_evaluations, evaluate_descriptors
 from d2vpr_hf.evaluation.plots import plot_map, plot_matches, plot_precision_coverage, save_plots
 
 RIGHT, WRONG = "#2e9e4f", "#c8373a"
@@ -67,6 +68,19 @@ def test_saved_and_read_back(tmp_path):
     with pytest.raises(FileExistsError, match="is a folder"):
         found.save(tmp_path, overwrite=True)
     found.save(tmp_path / "b.json", overwrite=True)
+
+
+def test_the_encoder_survives_the_file_and_older_reports_open(tmp_path):
+    """A report names an encoder by the keys it always had; a key that is missing, or one that is gone, does not stop it."""
+    info = EncoderInfo("m", "f" * 64, 8, None, (70, 140), 4, False, "cpu", "torch", "fp32")
+    found = replace(world([0, 1, 3, 3]), model=info)
+    found.save(tmp_path / "a.json")
+    assert Evaluation.load(tmp_path / "a.json").model == info and "70x140" in str(info)
+    report = found.to_dict()
+    assert list(report["model"])[:5] == ["name", "fingerprint", "descriptor_dim", "projection_dim", "resolution"]
+    old = {key: value for key, value in report["model"].items() if key not in ("backend", "precision")} | {"dtype": "float32"}
+    assert Evaluation.from_dict(report | {"model": old}).model == replace(info, backend=None, precision=None)
+    assert world([0, 1, 2, 3]).to_dict()["model"] == {"descriptor_dim": 5}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""The encoder of an evaluation, as reports record it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from d2vpr_hf.encoder import PlaceEncoder
+
+_KEYS = {  # attribute -> key in reports, in the order of the file
+    "model_name": "name",
+    "fingerprint": "fingerprint",
+    "descriptor_dim": "descriptor_dim",
+    "projection_dim": "projection_dim",
+    "resolution": "resolution",
+    "batch_size": "batch_size",
+    "cross_image_encoder": "cross_image_encoder",
+    "device": "device",
+    "backend": "backend",
+    "precision": "precision",
+}
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """The model and the settings that made an evaluation's descriptors: recalls can be compared only together with them.
+
+    If descriptors were given instead of photos, only `descriptor_dim` is known and everything else is `None`.
+
+    Attributes:
+        model_name: Folder or Hub name; `None` for the embedded model.
+        fingerprint: Hash of weights, configuration and preprocessing.
+        descriptor_dim: Numbers of a descriptor.
+        projection_dim: Numbers after the projection; `None` without one.
+        resolution: Height and width of the network's input in pixels.
+        batch_size: Photos of a batch; with a cross-image encoder the descriptors depend on it.
+        cross_image_encoder: Whether a cross-image encoder ran.
+        device: Type of the device, such as `"cpu"`.
+        backend: Name of the backend, such as `"torch"`.
+        precision: Precision of the backend, such as `"fp32"`.
+    """
+
+    model_name: str | None = None
+    fingerprint: str | None = None
+    descriptor_dim: int | None = None
+    projection_dim: int | None = None
+    resolution: tuple[int, int] | None = None
+    batch_size: int | None = None
+    cross_image_encoder: bool | None = None
+    device: str | None = None
+    backend: str | None = None
+    precision: str | None = None
+
+    @classmethod
+    def of(cls, encoder: "PlaceEncoder") -> "EncoderInfo":
+        """Return the information about an encoder."""
+        size = encoder.processor.size
+        return cls(
+            model_name=encoder.model_name,
+            fingerprint=encoder.fingerprint,
+            descriptor_dim=encoder.descriptor_dim,
+            projection_dim=encoder.config.projection_dim,
+            resolution=(size["height"], size["width"]),
+            batch_size=encoder.batch_size,
+            cross_image_encoder=encoder.config.use_cross_image_encoder,
+            device=encoder.device.type,
+            backend=encoder.backend.name,
+            precision=encoder.backend.precision,
+        )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "EncoderInfo":
+        """Read the `model` of a report; keys that an older report lacks are `None`."""
+        known_values = {attribute: values.get(key) for attribute, key in _KEYS.items()}
+        height_and_width = known_values["resolution"]
+        return cls(**known_values | {"resolution": None if height_and_width is None else tuple(height_and_width)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the `model` of a report. For descriptors that were given it has no keys for what is not known."""
+        values = {key: getattr(self, attribute) for attribute, key in _KEYS.items()}
+        if self.resolution is not None:
+            values["resolution"] = list(self.resolution)
+        return values if self.fingerprint is not None else {key: value for key, value in values.items() if value is not None}
+
+    def __str__(self) -> str:
+        if self.fingerprint is None or self.resolution is None:
+            return f"descriptors of {self.descriptor_dim} numbers as they were given"
+        height, width = self.resolution
+        projection = "no projection" if self.projection_dim is None else f"projected to {self.projection_dim}"
+        cross_image_encoder = "RAN: numbers depend on batch and order" if self.cross_image_encoder else "none"
+        return (
+            f"{self.model_name or 'embedded'}, fingerprint {self.fingerprint[:12]}, {height}x{width}, "
+            f"{self.descriptor_dim} numbers ({projection}), batch size {self.batch_size}, "
+            f"cross-image encoder: {cross_image_encoder}"
+        )
