@@ -7,6 +7,7 @@ points. A sample of queries is checked against distances to all photos.
 """
 
 import argparse
+import math
 import time
 
 import numpy as np
@@ -22,7 +23,7 @@ PER_POINT = 12
 def draw_world(num_database: int, num_queries: int) -> tuple[PhotoSet, PhotoSet]:
     """Draw both sides from a fixed seed."""
     rng = np.random.default_rng(0)
-    points = rng.uniform(0, SIDE, (-(-num_database // PER_POINT), 2))
+    points = rng.uniform(0, SIDE, (math.ceil(num_database / PER_POINT), 2))
     headings = np.tile(np.arange(PER_POINT) * 360.0 / PER_POINT, len(points))[:num_database]
     database = PhotoSet(np.repeat(points, PER_POINT, axis=0)[:num_database], headings)
     near = points[rng.integers(len(points), size=num_queries)] + rng.uniform(-14, 14, (num_queries, 2))

@@ -1,6 +1,7 @@
 """Export a model for other runtimes, calibrated on photos, and say what that costs in recall."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ def _read_some(paths: Sequence[Path]) -> list[torch.Tensor]:
         ValueError: If none can be read.
     """
     images = []
-    for path in paths[:: -(-len(paths) // CALIBRATION_PHOTOS)]:
+    for path in paths[:: math.ceil(len(paths) / CALIBRATION_PHOTOS)]:
         try:
             images.append(pil_to_rgb(open_photo(path)))
         except UnreadablePhotoError:

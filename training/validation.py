@@ -1,5 +1,6 @@
 """How good a model is while it is trained: recall by this package's evaluation, and the loss on places it has not seen."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,8 +56,8 @@ class SharedEncoder(PlaceEncoder):
         return _join(gather_object([(mine.start, own)]))
 
     def _share(self, count: int) -> slice:
-        batches = -(-count // self.batch_size)
-        size = -(-batches // self.accelerator.num_processes) * self.batch_size
+        batches = math.ceil(count / self.batch_size)
+        size = math.ceil(batches / self.accelerator.num_processes) * self.batch_size
         start = min(count, size * self.accelerator.process_index)
         return slice(start, min(count, start + size))
 

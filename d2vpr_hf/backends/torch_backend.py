@@ -1,6 +1,7 @@
 """Run the network by torch, on a CPU or a GPU."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,4 +78,4 @@ def _in_float32(model: VPRPreTrainedModel) -> VPRPreTrainedModel:
 def _divide(pixel_values: torch.Tensor) -> Sequence[torch.Tensor]:
     """Divide a batch into small parts, as many for each core."""
     cores = num_cores()
-    return pixel_values.tensor_split(cores * -(-len(pixel_values) // (cores * _PHOTOS_OF_A_CORE)))
+    return pixel_values.tensor_split(cores * math.ceil(len(pixel_values) / (cores * _PHOTOS_OF_A_CORE)))

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from d2vpr_hf.evaluation.confidence import precision_curve
 from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES, PositionEstimate
@@ -64,7 +65,7 @@ class Calibration:
 
     def confidences(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the probability that each estimate is right, in [0, 1]: features (Q, F) -> (Q,)."""
-        return _sigmoid(self._standardise(features) @ np.array(self.weights) + self.bias)
+        return expit(self._standardise(features) @ np.array(self.weights) + self.bias)
 
     def threshold(self, precision: float) -> float:
         """Return the least confidence to accept so that, on the split, at least this share of the accepted was right.
@@ -153,7 +154,7 @@ def fit_calibration(
     features = np.array([estimate.features for estimate in estimates])
     means, deviations = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
     weights, bias = _fit_logistic((features - means) / deviations, right)
-    confidences = _sigmoid((features - means) / deviations @ weights + bias)
+    confidences = expit((features - means) / deviations @ weights + bias)
     thresholds, precision, coverage = _precision_curve(confidences, right)
     radius_confidence, radius = _fit_radius(errors, positive_dist_threshold)
     return Calibration(
@@ -215,16 +216,12 @@ def _advice(count: int, right: int) -> str | None:
     return None
 
 
-def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 0.5 * (1 + np.tanh(values / 2))
-
-
 def _fit_logistic(features: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
     """Fit weights (F,) and a bias to standardised features (Q, F) by penalised maximum likelihood."""
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         values = features @ parameters[:-1] + parameters[-1]
-        slope = _sigmoid(values) - right
+        slope = expit(values) - right
         penalty = 0.5 * _PENALTY * float(parameters[:-1] @ parameters[:-1])
         gradient = np.append(features.T @ slope + _PENALTY * parameters[:-1], slope.sum())
         return float((np.logaddexp(0, values) - right * values).sum()) + penalty, gradient

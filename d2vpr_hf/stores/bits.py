@@ -4,6 +4,7 @@ The rotation spreads what a few numbers of a descriptor hold over all bits. With
 at 0.87 (docs/search.md).
 """
 
+import math
 from pathlib import Path
 from typing import Self
 
@@ -121,7 +122,7 @@ class BitStore:
         """Return how many bits differ, and the rows (Q, wanted), of all rows or of some, in no order."""
         count = len(self._bits) if rows is None else len(rows)
         size = count * self._bits.shape[1] * (1 + len(codes) // 8)
-        parts = max(min(num_cores(), 1 + size // SMALL_SCAN), -(-count * self._bits.shape[1] // SCAN_BYTES))
+        parts = max(min(num_cores(), 1 + size // SMALL_SCAN), math.ceil(count * self._bits.shape[1] / SCAN_BYTES))
         bounds = [count * part // parts for part in range(parts + 1)]
 
         def scan(part: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -164,7 +165,7 @@ def _smallest(
 
 def _num_bytes(rotation: faiss.HadamardRotation) -> int:
     """Return the bytes that the bits of one descriptor take; fewer than eight are filled up."""
-    return -(-int(rotation.d_out) // 8)
+    return math.ceil(rotation.d_out / 8)
 
 
 def _mean(descriptors: Descriptors) -> NDArray[np.float32]:

@@ -1,5 +1,7 @@
 """Milvus and FAISS must give the same answers. Skipped where the embedded server is not installed; no test needs a network."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ pytest.importorskip("milvus_lite")
 
 def draw(count, width, seed=0):
     rng = np.random.default_rng(seed)
-    places = np.repeat(rng.standard_normal((-(-count // 10), width)), 10, axis=0)[:count]
+    places = np.repeat(rng.standard_normal((math.ceil(count / 10), width)), 10, axis=0)[:count]
     values = places + 0.6 * rng.standard_normal((count, width))
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 

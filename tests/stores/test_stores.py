@@ -1,6 +1,7 @@
 """Stores against exact search: what they keep, what they filter, and what they refuse."""
 
 import json
+import math
 import shutil
 
 import faiss
@@ -34,7 +35,7 @@ class Shards:
 def draw(count, width, seed=0, dtype=np.float32):
     """Unit-length descriptors of places with ten photos each, away from the origin as pooled features are."""
     rng = np.random.default_rng(seed)
-    places = np.repeat(rng.standard_normal((-(-count // 10), width)), 10, axis=0)[:count]
+    places = np.repeat(rng.standard_normal((math.ceil(count / 10), width)), 10, axis=0)[:count]
     values = 0.5 + places + 0.6 * rng.standard_normal((count, width))
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(dtype)
 
