@@ -9,6 +9,7 @@ import typer
 
 from d2vpr_hf import __version__
 from d2vpr_hf.cli import demo, evaluation, indexes, localization, models, photos, searches, space
+from d2vpr_hf.cli.flags import CommandError, FlagCommand
 from d2vpr_hf.cli.option_groups import spread_groups
 
 _COMMANDS = (
@@ -44,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for _command in _COMMANDS:
-    app.command()(spread_groups(_command))
+    app.command(cls=FlagCommand)(spread_groups(_command))
 
 
 @app.callback(invoke_without_command=True)
@@ -55,13 +56,12 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def main() -> None:
-    """Run the command line; what the user can put right is one line on stderr and exit status 1."""
+    """Run the command line. A mistake that the user can correct is a message on stderr and exit status 1."""
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of photos it opens all the same
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     for name in ("grpc._server", "milvus_lite"):  # tracebacks of calls that milvus-lite lacks; what matters is raised too
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
+    except CommandError as error:
         sys.stderr.write(f"d2vpr: {error}\n")
         sys.exit(1)

@@ -70,8 +70,11 @@ def localize(
     index: IndexArgument,
     queries: QueriesArgument,
     *,
-    precision: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of right ones among the answers given; the rest is no match.")
+    min_precision: Annotated[
+        float,
+        typer.Option(
+            "--precision", min=0.0, max=1.0, help="Share of right ones among the answers given; the rest is no match."
+        ),
     ] = 0.95,
     where: FilterOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")] = False,
@@ -87,7 +90,7 @@ def localize(
     allowed = where.place_filter().allowed(opened.places)
     calibration = load_calibration(opened)
     encoder = encoding.load(model, opened)
-    answers = localize_photos(opened, queries, encoder, calibration, precision=precision, allowed=allowed, strict=strict)
+    answers = localize_photos(opened, queries, encoder, calibration, precision=min_precision, allowed=allowed, strict=strict)
     typer.echo(json_text(answers) if as_json else "\n".join(map(_line, answers)))
     check_any_answer(answers)
 

@@ -51,7 +51,7 @@ class EncoderOptions:
     """How photos are encoded."""
 
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photos the network sees at once.")] = BATCH_SIZE
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode photos.")] = 2
+    num_workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that decode photos.")] = 2
     device: Annotated[str | None, typer.Option(help="Where the network runs, such as cpu or cuda. Default: a GPU if any.")] = (
         None
     )
@@ -60,9 +60,13 @@ class EncoderOptions:
         str | None,
         typer.Option(metavar="NAME", help="What runs the network: torch, torch-compiled, onnxruntime, openvino, or auto."),
     ] = "torch"
-    backend_precision: Annotated[
+    precision: Annotated[
         str | None,
-        typer.Option(metavar="fp32|bf16|fp16|int8", help="Of the network's products. Default: the type of its weights."),
+        typer.Option(
+            "--backend-precision",
+            metavar="fp32|bf16|fp16|int8",
+            help="Of the network's products. Default: the type of its weights.",
+        ),
     ] = None
 
     def load(
@@ -74,14 +78,14 @@ class EncoderOptions:
         hush_transformers()
         known_model, known_batch_size = (None, None) if index is None else (index.model, index.batch_size)
         batch_size = self.batch_size or known_batch_size or BATCH_SIZE
-        options: dict[str, Any] = {"num_workers": self.workers, "cross_image_encoder": cross_image_encoder}
+        options: dict[str, Any] = {"num_workers": self.num_workers, "cross_image_encoder": cross_image_encoder}
         options |= self._runtime(index if model is None else None)
         return PlaceEncoder(known_model if model is None else model, device=self.device, batch_size=batch_size, **options)
 
     def _runtime(self, index: PlaceIndex | None) -> dict[str, str | None]:
         """Give backend and precision: what was asked for, or else what made the latest rows of an index."""
-        if index is None or not index.runtimes or self.backend or self.backend_precision:
-            return {"backend": self.backend or "torch", "precision": self.backend_precision}
+        if index is None or not index.runtimes or self.backend or self.precision:
+            return {"backend": self.backend or "torch", "precision": self.precision}
         return dict(zip(("backend", "precision"), index.runtimes[-1].split(), strict=True))
 
 
