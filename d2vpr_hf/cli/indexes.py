@@ -175,8 +175,8 @@ def merge(
     with progress_bar("Merging", None) as progress:
         options: dict[str, Any] = {"overwrite": overwrite, "progress": progress, **vars(search)}
         merged = merge_parts(parts, out, **options)
-    left_out = f"; {len(merged.left_out)} could not be read" if merged.left_out else ""
-    typer.echo(f"Merged {len(merged)} photos as descriptors of {merged.descriptor_dim} numbers into {out}{left_out}.")
+    left_out = f"; {len(merged.skipped)} could not be read" if merged.skipped else ""
+    typer.echo(f"Merged {len(merged)} photos as descriptors of {merged.settings.descriptor_dim} numbers into {out}{left_out}.")
 
 
 def add(

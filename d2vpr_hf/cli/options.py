@@ -76,17 +76,19 @@ class EncoderOptions:
         from d2vpr_hf.encoder import PlaceEncoder
 
         hush_transformers()
-        known_model, known_batch_size = (None, None) if index is None else (index.model, index.batch_size)
-        batch_size = self.batch_size or known_batch_size or BATCH_SIZE
+        settings = None if index is None else index.settings
+        model_name = settings.model_name if settings is not None and model is None else model
+        batch_size = self.batch_size or (settings.batch_size if settings is not None else None) or BATCH_SIZE
         options: dict[str, Any] = {"num_workers": self.num_workers, "cross_image_encoder": cross_image_encoder}
         options |= self._runtime(index if model is None else None)
-        return PlaceEncoder(known_model if model is None else model, device=self.device, batch_size=batch_size, **options)
+        return PlaceEncoder(model_name, device=self.device, batch_size=batch_size, **options)
 
     def _runtime(self, index: PlaceIndex | None) -> dict[str, str | None]:
         """Give backend and precision: what was asked for, or else what made the latest rows of an index."""
-        if index is None or not index.runtimes or self.backend or self.precision:
+        latest = None if index is None else index.settings.runtime
+        if latest is None or self.backend or self.precision:
             return {"backend": self.backend or "torch", "precision": self.precision}
-        return dict(zip(("backend", "precision"), index.runtimes[-1].split(), strict=True))
+        return dict(zip(("backend", "precision"), latest.split(), strict=True))
 
 
 @dataclass

@@ -43,7 +43,7 @@ def search(
     if plot is not None:
         from d2vpr_hf.figures import check_plot_file
 
-        check_plot_file(plot, photos=[*queries, opened.photos])
+        check_plot_file(plot, photos=[*queries, opened.settings.photo_folder])
     encoder = encoding.load(model, opened)
     results = search_photos(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict)
     typer.echo(json_text(results) if as_json else results_text(results))

@@ -146,8 +146,8 @@ def _shuffle(side: Side, seed: int) -> list[int]:
 
 def _save(encoded: list[_Encoded], encoder: PlaceEncoder, out: Path, overwrite: bool) -> None:
     for side, descriptors in encoded:
-        settings = index_settings(encoder) | {"photos": side.table.folder.resolve(), "overwrite": overwrite}
-        with PlaceIndex.create(out / side.name, **settings) as index:
+        settings = replace(index_settings(encoder), photo_folder=side.table.folder.resolve())
+        with PlaceIndex.create(out / side.name, settings, overwrite=overwrite) as index:
             for start in range(0, len(descriptors), SHARD_SIZE):  # a second copy of a large map may not fit
                 index.add(descriptors[start : start + SHARD_SIZE], side.places[start : start + SHARD_SIZE])
 

@@ -3,7 +3,7 @@
 from d2vpr_hf.index.commits import UpdateState
 from d2vpr_hf.index.derived_store import StoreWord, check_store
 from d2vpr_hf.index.folders import check_free, check_out
-from d2vpr_hf.index.manifest import FORMAT_VERSION, SHARD_SIZE, DamagedIndexError, folder_text
+from d2vpr_hf.index.manifest import FORMAT_VERSION, SHARD_SIZE, DamagedIndexError, IndexSettings
 from d2vpr_hf.index.place_index import PlaceIndex
 from d2vpr_hf.index.place_rows import PhotoFile
 from d2vpr_hf.index.search import Match
@@ -13,6 +13,7 @@ __all__ = [
     "FORMAT_VERSION",
     "SHARD_SIZE",
     "DamagedIndexError",
+    "IndexSettings",
     "Match",
     "PhotoFile",
     "PlaceIndex",
@@ -22,7 +23,6 @@ __all__ = [
     "check_free",
     "check_out",
     "check_store",
-    "folder_text",
     "repair_index",
     "verify_index",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.index.index_folder import IndexFolder
-from d2vpr_hf.index.manifest import DamagedIndexError, Manifest, Shard, StoredFile, calibration_file
+from d2vpr_hf.index.manifest import DamagedIndexError, IndexSettings, Shard, StoredFile, calibration_file
 from d2vpr_hf.index.shards import (
     Rows,
     check_content,
@@ -29,15 +29,14 @@ from d2vpr_hf.utils.atomic_files import store_files
 class UpdateState(TypedDict, total=False):
     """What an update may note in the manifest together with the rows that it stores; see [`Manifest`]."""
 
-    left_out: dict[str, str]
+    settings: IndexSettings
+    skipped: dict[str, str]
     complete: bool
-    photos: str
-    runtimes: tuple[str, ...]
 
 
 def commit_waiting(folder: IndexFolder, *, whole_shards: bool = False) -> None:
     """Store what waits; with `whole_shards`, a rest that fills none goes on waiting."""
-    waiting, size = folder.waiting, folder.manifest.shard_size
+    waiting, size = folder.waiting, folder.manifest.settings.shard_size
     while len(waiting) >= (size if whole_shards else 1):
         count = min(len(waiting), size)
         rows = Rows(waiting.descriptors[:count], waiting.places.first(count))
@@ -63,7 +62,7 @@ def commit_rows(
 
 def _with_rows(folder: IndexFolder, shards: list[Shard], rows: Rows) -> tuple[list[Shard], dict[str, bytes]]:
     """Put rows behind shards, the last of which may be stored anew with them; return what files that takes."""
-    size = folder.manifest.shard_size
+    size = folder.manifest.settings.shard_size
     kept = len(shards) - count_to_merge(shards, len(rows.descriptors), size)
     merged = [open_shard(folder.path, shard, folder.manifest) for shard in shards[kept:]]
     _check_shards(folder, shards[kept:])
@@ -75,7 +74,7 @@ def _with_rows(folder: IndexFolder, shards: list[Shard], rows: Rows) -> tuple[li
 
 def compact_rows(folder: IndexFolder) -> None:
     """Write the rows anew without those that were removed, in full shards, from the first shard on that is not full."""
-    size, shards = folder.manifest.shard_size, list(folder.manifest.shards)
+    size, shards = folder.manifest.settings.shard_size, list(folder.manifest.shards)
     first = _first_to_compact(shards, size)
     if first == len(shards):
         return
@@ -99,19 +98,19 @@ def _check_shards(folder: IndexFolder, shards: Sequence[Shard]) -> None:
         check_content(folder.path, shard.descriptors, shard.places)
 
 
-def to_stored(descriptors: NDArray[np.floating], places: Sequence[Place], manifest: Manifest) -> NDArray[Any]:
+def to_stored(descriptors: NDArray[np.floating], places: Sequence[Place], settings: IndexSettings) -> NDArray[Any]:
     """Return descriptors (M, D) in the type of the index.
 
     Raises:
         ValueError: If shapes do not fit, or a number is not finite in that type.
     """
     rows = np.atleast_2d(descriptors)
-    if rows.shape != (len(places), manifest.descriptor_dim):
-        raise ValueError(f"Expected descriptors ({len(places)}, {manifest.descriptor_dim}), one a place, got {rows.shape}.")
+    if rows.shape != (len(places), settings.descriptor_dim):
+        raise ValueError(f"Expected descriptors ({len(places)}, {settings.descriptor_dim}), one a place, got {rows.shape}.")
     with np.errstate(over="ignore"):
-        stored = rows.astype(manifest.dtype)
+        stored = rows.astype(settings.dtype)
     if not np.isfinite(stored).all():
-        raise ValueError(f"A descriptor is not finite in {manifest.dtype}; nothing was added.")
+        raise ValueError(f"A descriptor is not finite in {settings.dtype}; nothing was added.")
     return stored
 
 

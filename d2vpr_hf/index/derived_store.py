@@ -237,10 +237,11 @@ def _present_in(built: BuiltShard, removed: tuple[int, ...] | None) -> NDArray[n
 def _descriptors_of(built: Sequence[BuiltShard], shards: Mapping[Shard, OpenShard], manifest: Manifest) -> MappedDescriptors:
     """See the descriptors that a store was built of as one array; zeros stand for files that are gone."""
     files = {shard.descriptors.name: opened.descriptors for shard, opened in shards.items()}
-    gone = np.zeros((1, manifest.descriptor_dim), manifest.dtype)
-    parts = [files.get(shard.name, np.broadcast_to(gone, (shard.rows, manifest.descriptor_dim))) for shard in built]
+    width, dtype = manifest.settings.descriptor_dim, manifest.settings.dtype
+    gone = np.zeros((1, width), dtype)
+    parts = [files.get(shard.name, np.broadcast_to(gone, (shard.rows, width))) for shard in built]
     removed = [shard.removed for shard in built]
-    return MappedDescriptors(parts, removed, descriptor_dim=manifest.descriptor_dim, dtype=manifest.dtype)
+    return MappedDescriptors(parts, removed, descriptor_dim=width, dtype=dtype)
 
 
 def _read_built(path: Path) -> list[BuiltShard]:

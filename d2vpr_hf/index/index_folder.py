@@ -51,7 +51,7 @@ class IndexFolder:
         self.lock = WriterLock(path)
         self.kept = False  # the right is kept until the end of a `with` block
         self.behind = True  # until the manifest was read with the right to change it
-        self.waiting = WaitingRows(manifest.descriptor_dim, manifest.dtype)
+        self.waiting = WaitingRows(manifest.settings.descriptor_dim, manifest.settings.dtype)
         self.shards: dict[Shard, OpenShard] = {}
         self.store: DerivedStore | None = None
         self._depth = 0  # of the methods at work that change the index
@@ -87,7 +87,8 @@ class IndexFolder:
         shards = list(self.shards.items())[first_shard:]
         parts = [*(opened.descriptors for _, opened in shards), *more]
         removed = [*(shard.removed for shard, _ in shards), *(() for _ in more)]
-        return MappedDescriptors(parts, removed, descriptor_dim=self.manifest.descriptor_dim, dtype=self.manifest.dtype)
+        settings = self.manifest.settings
+        return MappedDescriptors(parts, removed, descriptor_dim=settings.descriptor_dim, dtype=settings.dtype)
 
     # ---- the right to change it
 
@@ -134,7 +135,7 @@ class IndexFolder:
         self.clean()
 
     def _check_same_model(self, stored: Manifest) -> None:
-        made_by = [(one.fingerprint, one.descriptor_dim, one.dtype) for one in (stored, self.manifest)]
+        made_by = [(one.fingerprint, one.descriptor_dim, one.dtype) for one in (stored.settings, self.manifest.settings)]
         if made_by[0] != made_by[1]:
             raise ValueError(f"The index {self.path} was replaced by one of another model meanwhile. Open it anew.")
 

@@ -7,24 +7,20 @@ from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import FORMAT_VERSION
 from d2vpr_hf.stores import COMPRESSIONS, estimate
 
-_MADE_BY = ("model", "fingerprint", "projection_dim", "batch_size", "metric", "descriptor_dim", "dtype", "photos")
-
 
 def index_info(folder: IndexFolder) -> dict[str, Any]:
     """Say what an index is, in values that JSON has."""
     manifest = folder.manifest
     return {
         "format_version": FORMAT_VERSION,
-        **{name: getattr(manifest, name) for name in _MADE_BY},
-        "runtimes": list(manifest.runtimes),
+        **manifest.settings.to_dict(),
         "count": folder.count,
         "with_position": sum(place.has_position for place in folder.places),
         "removed": sum(len(shard.removed) for shard in manifest.shards),
         "shards": len(manifest.shards),
-        "shard_size": manifest.shard_size,
         "bytes": sum(file.size for file in manifest.files),
         "complete": manifest.complete,
-        "left_out": manifest.left_out,
+        "left_out": manifest.skipped,
         **_describe_store(folder),
         **_estimate_stores(folder),
         "calibrated": manifest.calibration is not None,
@@ -45,7 +41,7 @@ def _describe_store(folder: IndexFolder) -> dict[str, Any]:
 
 def _estimate_stores(folder: IndexFolder) -> dict[str, Any]:
     """Say what searches of so many rows take with each compression: bytes that are scanned, and milliseconds a query."""
-    estimates = [estimate(folder.count, folder.manifest.descriptor_dim, word) for word in COMPRESSIONS]
+    estimates = [estimate(folder.count, folder.manifest.settings.descriptor_dim, word) for word in COMPRESSIONS]
     return {
         "scanned_bytes": {one.compression: one.scanned_bytes for one in estimates},
         "estimated_ms": {one.compression: round(1000 * one.latency_seconds, 1) for one in estimates},

@@ -17,6 +17,15 @@ MANIFEST = "manifest.json"
 REPLACEMENT = "manifest-next.json"  # of an index that is being built in the place of another
 SHARD_SIZE = 4096  # rows of a shard at most, unless said otherwise
 
+_KEYS = {"model_name": "model", "photo_folder": "photos", "skipped": "left_out"}  # attributes with another key on disk
+_JSON_TYPES: dict[str, Any] = {  # of keys whose values have another type in Python
+    "photos": str,
+    "runtimes": list,
+    "shards": list,
+    "compression": str,
+    "left_out": dict,
+    "calibration": dict | None,
+}
 _OLD_FILES = ("descriptors.safetensors", "places.parquet")  # of format 1
 _SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})\.(?:safetensors|parquet)")
 _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
@@ -65,54 +74,83 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Everything about an index that is not in its rows.
+class IndexSettings:
+    """The settings that an index is built with: the encoder of its rows, and how they are stored.
 
     Attributes:
-        model: Folder or Hub id; `None` for the embedded model, or one that was never saved.
-        fingerprint: The hash of model and preprocessing that queries must have too.
+        model_name: Folder or Hub id of the model; `None` for the embedded model, or one that was never saved.
+        fingerprint: Hash of the model and its preprocessing; queries must have the same one.
         descriptor_dim: Width of the descriptors.
-        dtype: How their numbers are stored, `"float16"` or `"float32"`.
-        photos: The folder that the places' paths are relative to; empty if there is none.
-        projection_dim: Width that the model projects descriptors to; `None` if it does not, or nobody said.
-        batch_size: Photos that the network saw at once; `None` if nobody said.
-        metric: How descriptors are compared.
-        shard_size: Rows of a shard at most.
-        shards: Where the rows are, in their order.
-        next_shard: The number that the next shard's files get; numbers are never used twice.
-        left_out: Photos that could not be read when they were last tried, with the reason.
-        complete: Whether the last build or update came to its end.
-        compression: How the store that is derived from the rows compresses them for searching; `"none"` for exact search.
-        calibration: The file of the calibration, or `None`.
-        store_uri: Where the store is, if it is Milvus's; `None` for one in the folder. Written only where there is one.
-        runtimes: The backends and precisions that made the rows, such as `"torch fp32"`, the latest last; empty, and not
-            written, if nobody said.
+        dtype: Type of the stored descriptors, `"float16"` or `"float32"`.
+        photo_folder: The folder that the places' paths are relative to; `Path()` without one.
+        projection_dim: Width that the model projects descriptors to; `None` without a projection, or if it is not known.
+        batch_size: Photos that the network encodes at once; `None` if it is not known.
+        metric: Distance between descriptors; `"l2"` is the only one.
+        shard_size: Maximum number of rows in a shard, which are all that a crash can lose.
+        runtimes: Backends and precisions that made the rows, such as `"torch fp32"`, the latest last; empty if not known.
     """
 
-    model: str | None
+    model_name: str | None
     fingerprint: str
     descriptor_dim: int
     dtype: str = "float16"
-    photos: str = ""
+    photo_folder: Path = Path()
     projection_dim: int | None = None
     batch_size: int | None = None
     metric: str = "l2"
     shard_size: int = SHARD_SIZE
-    shards: tuple[Shard, ...] = ()
-    next_shard: int = 0
-    left_out: dict[str, str] = field(default_factory=dict)
-    complete: bool = True
-    compression: Compression = "none"
-    calibration: StoredFile | None = None
-    store_uri: str | None = None
     runtimes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_compression(self.compression)
         if self.dtype not in DTYPES:
             raise ValueError(f"Descriptors are stored as {' or '.join(DTYPES)}, got {self.dtype!r}.")
         if self.descriptor_dim < 1 or self.shard_size < 1:
             raise ValueError(f"descriptor_dim and shard_size must be at least 1, got {self.descriptor_dim}, {self.shard_size}.")
+
+    @property
+    def runtime(self) -> str | None:
+        """The backend and precision that made the latest rows; `None` if not known."""
+        return self.runtimes[-1] if self.runtimes else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values, under the keys and in the order of the manifest."""
+        values = {_KEYS.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
+        photo_folder = "" if self.photo_folder == Path() else str(self.photo_folder)
+        return values | {"photos": photo_folder, "runtimes": list(self.runtimes)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "IndexSettings":
+        """Read the settings from a manifest's values, whose types were checked."""
+        own = {field.name: values[_KEYS.get(field.name, field.name)] for field in fields(cls)}
+        return cls(**own | {"photo_folder": Path(values["photos"]), "runtimes": tuple(map(str, values["runtimes"]))})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about an index that is not in its rows.
+
+    Attributes:
+        settings: The settings that it is built with.
+        shards: The shards, in the order of their rows.
+        next_shard: The number of the next shard's files; no number is used twice.
+        skipped: Photos that could not be read at the last attempt, with the reason.
+        complete: Whether the last build or update was completed.
+        compression: Compression of the vector store that is derived from the rows; `"none"` for exact search.
+        calibration: The file of the calibration, or `None`.
+        store_uri: Address of the vector store if it is Milvus's; `None` for one in the folder.
+    """
+
+    settings: IndexSettings
+    shards: tuple[Shard, ...] = ()
+    next_shard: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+    compression: Compression = "none"
+    calibration: StoredFile | None = None
+    store_uri: str | None = None
+
+    def __post_init__(self) -> None:
+        check_compression(self.compression)
 
     @property
     def count(self) -> int:
@@ -137,12 +175,22 @@ class Manifest:
         return of_shards if self.calibration is None else [*of_shards, self.calibration]
 
     def to_text(self) -> str:
-        """Return the content of the file, its own checksum included."""
-        values = {"format_version": FORMAT_VERSION, "count": self.count, **asdict(self)}
-        values["left_out"] = dict(sorted(self.left_out.items()))
-        for name in ("store_uri", "runtimes"):  # which indexes had no word for at first: they keep their checksums
-            if not values[name]:
-                del values[name]
+        """Return the content of the file, with its own checksum."""
+        settings = self.settings.to_dict()
+        optional = {"store_uri": self.store_uri, "runtimes": settings.pop("runtimes")}
+        values = {
+            "format_version": FORMAT_VERSION,
+            "count": self.count,
+            **settings,
+            "shards": [asdict(shard) for shard in self.shards],
+            "next_shard": self.next_shard,
+            "left_out": dict(sorted(self.skipped.items())),
+            "complete": self.complete,
+            "compression": self.compression,
+            "calibration": None if self.calibration is None else asdict(self.calibration),
+            # added after format 2 shipped; omitted when empty so that old checksums still match
+            **{key: value for key, value in optional.items() if value},
+        }
         return json.dumps(values | {"checksum": _checksum(values)}, indent=2) + "\n"
 
 
@@ -166,10 +214,9 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     _check_version(folder, version)
     try:
         manifest = _from_values(values)
+        _check_content(values, text, manifest)
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
-    if manifest.to_text() != text:
-        raise _damaged(path, "its checksum is wrong, or somebody edited it")
     return manifest
 
 
@@ -177,11 +224,6 @@ def damaged_file(folder: Path, name: str, reason: object) -> DamagedIndexError:
     """Make the error for a file of an index that is not as it was stored."""
     line = " ".join(str(reason).split())  # Parquet's have several
     return DamagedIndexError(f"The index {folder} is damaged: {name}: {line}. `d2vpr verify` names all damage; {_REPAIR}.")
-
-
-def folder_text(photos: str | Path | None) -> str:
-    """Return how a manifest names the photos' folder; no folder is the empty text."""
-    return "" if photos is None or Path(photos) == Path() else str(photos)
 
 
 def shard_files(number: int) -> tuple[str, str]:
@@ -243,38 +285,34 @@ def _checksum(values: dict[str, Any]) -> str:
     return checksum(json.dumps(values, sort_keys=True).encode())
 
 
+def _check_content(values: dict[str, Any], text: str, manifest: Manifest) -> None:
+    """Raise ValueError unless a manifest's text is exactly what this version writes, apart from the spelling of its folder."""
+    content = {key: value for key, value in values.items() if key != "checksum"}
+    written = json.loads(manifest.to_text()) | {key: values[key] for key in ("photos", "checksum")}
+    if values != written or values["checksum"] != _checksum(content) or json.dumps(values, indent=2) + "\n" != text:
+        raise ValueError("its checksum is wrong, or it was edited")
+
+
 def _from_values(values: dict[str, Any]) -> Manifest:
     values = {"store_uri": None, "runtimes": [], **values}
-    own = {key: values[key] for key in (field.name for field in fields(Manifest))}
-    _check_types(own)
-    calibration = None if own["calibration"] is None else _stored_file(own["calibration"], _CALIBRATION_FILE)
-    shards, runtimes = map(_shard, own["shards"]), map(str, own["runtimes"])
-    return Manifest(**own | {"shards": tuple(shards), "calibration": calibration, "runtimes": tuple(runtimes)})
-
-
-_TYPES: dict[str, Any] = {
-    "model": str | None,
-    "fingerprint": str,
-    "descriptor_dim": int,
-    "dtype": str,
-    "photos": str,
-    "projection_dim": int | None,
-    "batch_size": int | None,
-    "metric": str,
-    "shard_size": int,
-    "shards": list,
-    "next_shard": int,
-    "left_out": dict,
-    "complete": bool,
-    "compression": str,
-    "calibration": dict | None,
-    "store_uri": str | None,
-    "runtimes": list,
-}
+    _check_types(values)
+    calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
+    return Manifest(
+        IndexSettings.from_dict(values),
+        shards=tuple(map(_shard, values["shards"])),
+        next_shard=values["next_shard"],
+        skipped=values["left_out"],
+        complete=values["complete"],
+        compression=values["compression"],
+        calibration=calibration,
+        store_uri=values["store_uri"],
+    )
 
 
 def _check_types(values: dict[str, Any]) -> None:
-    wrong = [key for key, kind in _TYPES.items() if not isinstance(values[key], kind)]
+    attributes = [*fields(IndexSettings), *fields(Manifest)[1:]]
+    types: dict[str, Any] = {_KEYS.get(field.name, field.name): field.type for field in attributes}
+    wrong = [key for key, kind in (types | _JSON_TYPES).items() if not isinstance(values[key], kind)]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} of a wrong type")
 

@@ -27,7 +27,7 @@ from d2vpr_hf.index.commits import (
 from d2vpr_hf.index.derived_store import StoreWord, build_derived_store, has_store, is_fresh, with_store
 from d2vpr_hf.index.index_folder import IndexFolder, begin_folder, open_folder
 from d2vpr_hf.index.info import index_info
-from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, SHARD_SIZE, Manifest, folder_text
+from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, IndexSettings, Manifest
 from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
 from d2vpr_hf.index.search import Match, nearest_rows, rows_of_other_times, to_matches
 from d2vpr_hf.index.shards import Rows
@@ -65,45 +65,20 @@ class PlaceIndex:
     # ---- making and opening
 
     @classmethod
-    def create(
-        cls,
-        folder: str | Path,
-        *,
-        model: str | None,
-        fingerprint: str,
-        descriptor_dim: int,
-        photos: str | Path | None = None,
-        dtype: str = "float16",
-        projection_dim: int | None = None,
-        batch_size: int | None = None,
-        runtime: str | None = None,
-        shard_size: int = SHARD_SIZE,
-        overwrite: bool = False,
-    ) -> "PlaceIndex":
+    def create(cls, folder: str | Path, settings: IndexSettings, *, overwrite: bool = False) -> "PlaceIndex":
         """Begin an index without rows.
 
         Args:
-            folder: Where it shall lie; nothing or an empty folder may be there.
-            model: The model's folder or Hub id; `None` for the embedded one, or one that was never saved.
-            fingerprint: The hash of the model and its preprocessing, which queries must have too.
-            descriptor_dim: Width of the descriptors.
-            photos: The folder that the places' paths are relative to; `None` if there is none.
-            dtype: How numbers are stored, `"float16"` or `"float32"`.
-            projection_dim: Width that the model projects descriptors to, if it does.
-            batch_size: Photos that the network sees at once.
-            runtime: Backend and precision that make the descriptors, as [`PlaceEncoder.runtime`] names them; `None` if nobody
-                says.
-            shard_size: Rows of a shard at most: what a crash may lose. Tests take small ones.
-            overwrite: Whether the new index may take the place of another. The old one stays in force until [`close`], or the
-                end of a `with` block that nothing interrupts.
+            folder: Its folder, which must be empty or not exist.
+            settings: The settings of the encoder that makes its rows, and of how they are stored.
+            overwrite: Whether the new index may replace another one. The old one stays until [`close`], or the end of a `with`
+                block that is not interrupted.
 
         Raises:
             FileExistsError: If something is there already, unless `overwrite` is set and it is an index.
             BlockingIOError: If another process is changing the index there.
         """
-        made_by = (model, fingerprint, descriptor_dim, dtype, folder_text(photos), projection_dim, batch_size)
-        runtimes = () if runtime is None else (runtime,)
-        return cls(begin_folder(folder, Manifest(*made_by, shard_size=shard_size, runtimes=runtimes), overwrite))
+        return cls(begin_folder(folder, Manifest(settings), overwrite))
 
     @classmethod
     def open(cls, folder: str | Path) -> "PlaceIndex":
@@ -159,51 +134,9 @@ class PlaceIndex:
         return self._state.count
 
     @property
-    def photos(self) -> Path:
-        """The folder that the places' paths are relative to."""
-        return Path(self._state.manifest.photos)
-
-    @property
-    def model(self) -> str | None:
-        """The model's folder or Hub id; `None` for the one that comes with this package, or one that was never saved."""
-        return self._state.manifest.model
-
-    @property
-    def fingerprint(self) -> str:
-        """The hash of the model and its preprocessing, which queries must have too."""
-        return self._state.manifest.fingerprint
-
-    @property
-    def descriptor_dim(self) -> int:
-        """Width of the descriptors."""
-        return self._state.manifest.descriptor_dim
-
-    @property
-    def dtype(self) -> str:
-        """How the descriptors' numbers are stored."""
-        return self._state.manifest.dtype
-
-    @property
-    def batch_size(self) -> int | None:
-        """Photos that the network saw at once; `None` if nobody said."""
-        return self._state.manifest.batch_size
-
-    @property
-    def runtimes(self) -> tuple[str, ...]:
-        """The backends and precisions that made the rows, such as `"torch fp32"`, the latest last; empty if nobody said."""
-        return self._state.manifest.runtimes
-
-    @property
-    def shard_size(self) -> int:
-        """Rows of a shard at most."""
-        return self._state.manifest.shard_size
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What [`create`] was given: what makes the descriptors, and how they are stored."""
-        names = ("model", "fingerprint", "descriptor_dim", "photos", "dtype", "projection_dim", "batch_size", "shard_size")
-        runtime = self.runtimes[-1] if self.runtimes else None
-        return {name: getattr(self._state.manifest, name) for name in names} | {"runtime": runtime}
+    def settings(self) -> IndexSettings:
+        """The settings of the encoder that made the rows, and of how they are stored."""
+        return self._state.manifest.settings
 
     @property
     def complete(self) -> bool:
@@ -211,9 +144,9 @@ class PlaceIndex:
         return self._state.manifest.complete
 
     @property
-    def left_out(self) -> dict[str, str]:
-        """Photos that could not be read when they were last tried, with the reason."""
-        return dict(self._state.manifest.left_out)
+    def skipped(self) -> dict[str, str]:
+        """Photos that could not be read at the last attempt, with the reason."""
+        return dict(self._state.manifest.skipped)
 
     @property
     def descriptors(self) -> MappedDescriptors:
@@ -269,7 +202,7 @@ class PlaceIndex:
             old = rows_of_other_times(places, exclude_last_seconds, query_time)
             allowed = old if allowed is None else allowed & old
         found = nearest_rows(self._state, np.atleast_2d(descriptors), top_k, allowed)
-        return to_matches(found, places, self.photos)
+        return to_matches(found, places, self.settings.photo_folder)
 
     # ---- changing
 
@@ -292,12 +225,12 @@ class PlaceIndex:
             OSError: If a full shard could not be stored. Rows that wait are kept; `flush` tries again.
         """
         places = [places] if isinstance(places, Place) else list(places)
-        rows = to_stored(descriptors, places, self._state.manifest)
+        rows = to_stored(descriptors, places, self.settings)
         files = [PhotoFile()] * len(places) if files is None else list(files)
         with self._state.writing():
             check_new_places(self._state, places)
-            for start in range(0, len(rows), self.shard_size):
-                part = slice(start, start + self.shard_size)
+            for start in range(0, len(rows), self.settings.shard_size):
+                part = slice(start, start + self.settings.shard_size)
                 self._state.waiting.extend(rows[part], places[part], files[part])
                 self._state.paths.update(place.path for place in places[part])
                 commit_waiting(self._state, whole_shards=True)
@@ -321,12 +254,12 @@ class PlaceIndex:
             ValueError: If shapes do not fit, a number is not finite in the index's type, or a path is given twice.
         """
         places = [places] if isinstance(places, Place) else list(places)
-        rows = to_stored(descriptors, places, self._state.manifest)
+        rows = to_stored(descriptors, places, self.settings)
         files = [PhotoFile()] * len(places) if files is None else list(files)
         check_different(places)
         with self._storing():
-            for start in range(0, len(rows), self.shard_size):
-                part = slice(start, start + self.shard_size)
+            for start in range(0, len(rows), self.settings.shard_size):
+                part = slice(start, start + self.settings.shard_size)
                 known = [place.path for place in places[part] if place.path in self._state.paths]
                 self.upsert(rows[part], places[part], files[part], removed=known)
 
@@ -353,17 +286,17 @@ class PlaceIndex:
         Raises:
             ValueError: If shapes do not fit, there are more rows than a shard takes, or a number is not finite.
         """
-        if len(places) > self.shard_size:
-            raise ValueError(f"Expected at most a shard of {self.shard_size} rows, got {len(places)}.")
-        rows = Rows(to_stored(descriptors, places, self._state.manifest), rows_to_table(places, files))
+        if len(places) > self.settings.shard_size:
+            raise ValueError(f"Expected at most a shard of {self.settings.shard_size} rows, got {len(places)}.")
+        rows = Rows(to_stored(descriptors, places, self.settings), rows_to_table(places, files))
         with self._storing():
             commit_rows(self._state, rows, set(removed), **state)
 
     def amend(self, places: Sequence[Place], files: Sequence[PhotoFile]) -> None:
         """Replace what is known of photos whose descriptors stay, found by their paths."""
         with self._storing():
-            for start in range(0, len(places), self.shard_size):
-                part = slice(start, start + self.shard_size)
+            for start in range(0, len(places), self.settings.shard_size):
+                part = slice(start, start + self.settings.shard_size)
                 row_of = {path: row for row, path in enumerate(self.places.column("path"))}
                 rows = [row_of[place.path] for place in places[part]]
                 check_stored_rows(self._state, rows)

@@ -48,9 +48,9 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
         if problem is not None:
             raise damaged_file(folder, file.name, problem)
     descriptors = _named(folder, shard.descriptors, map_descriptors)
-    if descriptors.shape != (shard.rows, manifest.descriptor_dim) or descriptors.dtype != manifest.dtype:
+    if descriptors.shape != (shard.rows, manifest.settings.descriptor_dim) or descriptors.dtype != manifest.settings.dtype:
         found = f"it holds {descriptors.dtype} {descriptors.shape}"
-        raise damaged_file(folder, shard.descriptors.name, f"{found}, not {manifest.dtype} of {shard.rows} rows")
+        raise damaged_file(folder, shard.descriptors.name, f"{found}, not {manifest.settings.dtype} of {shard.rows} rows")
     places = _named(folder, shard.places, lambda path: StoredPlaces(path, shard.removed))
     if places.rows != shard.rows:
         raise damaged_file(folder, shard.places.name, f"it holds {places.rows} rows instead of {shard.rows}")

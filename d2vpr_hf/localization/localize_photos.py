@@ -37,7 +37,7 @@ def load_calibration(index: PlaceIndex) -> Calibration | None:
     if values is None:
         return None
     calibration = Calibration.from_dict(values)
-    if calibration.fingerprint not in (None, index.fingerprint):
+    if calibration.fingerprint not in (None, index.settings.fingerprint):
         raise ValueError(f"The calibration of {index.folder} was made with another model. Make it anew with `d2vpr calibrate`.")
     return calibration
 
@@ -119,7 +119,7 @@ def calibrate(
     estimates = _need_positions([estimate_position(matches, radius=positive_dist_threshold) for matches in found])
     truths: list[Place] = [placed[row] for row in encoded.rows]
     options = {"positive_dist_threshold": positive_dist_threshold}
-    calibration = fit_calibration(estimates, truths, fingerprint=index.fingerprint, **options)  # type: ignore[arg-type]
+    calibration = fit_calibration(estimates, truths, fingerprint=index.settings.fingerprint, **options)  # type: ignore[arg-type]
     return calibration, cross_judge(estimates, truths, **options)
 
 

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from d2vpr_hf.encoder import PlaceEncoder
-from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index import IndexSettings, PlaceIndex
 
 logger = logging.getLogger(__name__)
 
 
-def index_settings(encoder: PlaceEncoder) -> dict[str, Any]:
-    """Say what made descriptors, as an index wants to know it."""
-    return {
-        "model": encoder.model_name,
-        "fingerprint": encoder.fingerprint,
-        "descriptor_dim": encoder.descriptor_dim,
-        "projection_dim": encoder.config.projection_dim,
-        "batch_size": encoder.batch_size,
-        "runtime": encoder.runtime,
-    }
+def index_settings(encoder: PlaceEncoder) -> IndexSettings:
+    """Return the encoder settings that an index records, with the default settings of how rows are stored."""
+    return IndexSettings(
+        model_name=encoder.model_name,
+        fingerprint=encoder.fingerprint,
+        descriptor_dim=encoder.descriptor_dim,
+        projection_dim=encoder.config.projection_dim,
+        batch_size=encoder.batch_size,
+        runtimes=(encoder.runtime,),
+    )
 
 
 def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
     """Raise ValueError unless an encoder makes the descriptors that an index holds."""
     found = encoder.fingerprint
-    if found != index.fingerprint:
-        name = index.model or "the model that comes with this package, or one that was never saved"
+    if found != index.settings.fingerprint:
+        name = index.settings.model_name or "the model that comes with this package, or one that was never saved"
         raise ValueError(
             f"The index was built with another model or other preprocessing: with {name} as it was then, fingerprint "
-            f"{index.fingerprint[:12]}, while this one has {found[:12]}. Search with that model (`--model`), or build the "
-            "index anew with `d2vpr index`."
+            f"{index.settings.fingerprint[:12]}, while this one has {found[:12]}. Search with that model (`--model`), or build "
+            "the index anew with `d2vpr index`."
         )
 
 
@@ -39,20 +38,21 @@ def check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = No
     """Raise ValueError unless an encoder can go on with an index as it was begun."""
     check_encoder(index, encoder)
     _check_runtime(index, encoder, building)
-    if encoder.config.use_cross_image_encoder and index.batch_size not in (None, encoder.batch_size):
+    batch_size = index.settings.batch_size
+    if encoder.config.use_cross_image_encoder and batch_size not in (None, encoder.batch_size):
         raise ValueError(
-            f"The model has a cross-image encoder, so that descriptors depend on the batch size: {index.batch_size} in the "
-            f"index, {encoder.batch_size} in this run. Give `--batch-size {index.batch_size}`, or `--overwrite`."
+            f"The model has a cross-image encoder, so that descriptors depend on the batch size: {batch_size} in the "
+            f"index, {encoder.batch_size} in this run. Give `--batch-size {batch_size}`, or `--overwrite`."
         )
-    if dtype not in (None, index.dtype):
-        raise ValueError(f"The index holds {index.dtype}, not {dtype}. Leave `--dtype` out, or give `--overwrite`.")
+    if dtype not in (None, index.settings.dtype):
+        raise ValueError(f"The index holds {index.settings.dtype}, not {dtype}. Leave `--dtype` out, or give `--overwrite`.")
 
 
 def _check_runtime(index: PlaceIndex, encoder: PlaceEncoder, building: bool) -> None:
     """Refuse another backend or precision within a build, and warn of it otherwise: rows differ hardly, but they do."""
-    if not index.runtimes or encoder.runtime == index.runtimes[-1]:
+    latest = index.settings.runtime
+    if latest is None or latest == encoder.runtime:
         return
-    latest = index.runtimes[-1]
     backend, precision = latest.split()
     if building:
         raise ValueError(

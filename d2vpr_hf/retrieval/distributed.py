@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from d2vpr_hf.encoder import PlaceEncoder, Progress
-from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, StoreWord, check_out, check_store, folder_text
+from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, StoreWord, check_out, check_store
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
@@ -110,8 +110,8 @@ def embed_photos(
     table = read_places(photos) if isinstance(photos, str | Path) else photos
     places, skipped = _usable_places(table)
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)
-    stored = {"dtype": dtype, "shard_size": shard_size, "photos": folder_text(table.folder.resolve())}
-    job = _Job(table, places, index_settings(encoder) | stored)
+    folder = table.folder.resolve()
+    job = _Job(table, places, replace(index_settings(encoder), dtype=dtype, shard_size=shard_size, photo_folder=folder))
     _check_no_others(Path(out), job)
     missing, numbers = [], range(process[0], job.total, process[1])
     for number in numbers:
@@ -161,10 +161,9 @@ def merge_parts(
         for number, part in enumerate(opened):
             if number >= merged and len(part):
                 _put_part(index, part)
-            _advance(progress, len(part) + len(part.left_out))
-        left_out = {path: reason for part in opened for path, reason in part.left_out.items()}
-        nothing = np.empty((0, index.descriptor_dim))
-        index.upsert(nothing, [], [], left_out=left_out, complete=True, photos=folder_text(index.photos))
+            _advance(progress, len(part) + len(part.skipped))
+        skipped = {path: reason for part in opened for path, reason in part.skipped.items()}
+        index.upsert(np.empty((0, index.settings.descriptor_dim)), [], [], skipped=skipped, complete=True)
     index.build_store(compression, store=store, uri=uri)
     return index
 
@@ -188,19 +187,19 @@ def _usable_places(table: PlaceTable) -> tuple[list[Place], dict[str, str]]:
 
 @dataclass(frozen=True)
 class _Job:
-    """What all processes have in common: the photos, and the settings of the index, as [`PlaceIndex.create`] takes them."""
+    """The photos and the index settings that all processes share."""
 
     table: PlaceTable
     places: list[Place]
-    settings: dict[str, Any]
+    settings: IndexSettings
 
     @property
     def total(self) -> int:
-        return math.ceil(len(self.places) / self.settings["shard_size"])
+        return math.ceil(len(self.places) / self.settings.shard_size)
 
     @functools.cached_property
     def hash(self) -> str:
-        digest = hashlib.sha256(repr(sorted(self.settings.items())).encode())
+        digest = hashlib.sha256(repr(sorted(_shared_settings(self.settings).items())).encode())
         for place in self.places:
             digest.update(repr(place).encode())
         return digest.hexdigest()[:16]
@@ -209,7 +208,7 @@ class _Job:
         return Part(number, self.total, self.hash)
 
     def places_of(self, number: int) -> list[Place]:
-        size = self.settings["shard_size"]
+        size = self.settings.shard_size
         return self.places[number * size : (number + 1) * size]
 
 
@@ -231,14 +230,14 @@ def _is_there(folder: Path, table: PlaceTable, places: Sequence[Place]) -> bool:
         return False
     known = {place.path: file for place, file in part.places.with_files()}
     return all(
-        same_content(table.photo(place), known[place.path]) if place.path in known else place.path in part.left_out
+        same_content(table.photo(place), known[place.path]) if place.path in known else place.path in part.skipped
         for place in places
     )
 
 
 def _is_complete(part: PlaceIndex) -> bool:
     """Tell whether a part was encoded to its end: one that was just begun holds nothing."""
-    return part.complete and len(part) + len(part.left_out) > 0
+    return part.complete and len(part) + len(part.skipped) > 0
 
 
 def _encode_part(
@@ -246,9 +245,10 @@ def _encode_part(
 ) -> dict[str, str]:
     """Encode the photos of a part and store them; return why photos were left out."""
     places = job.places_of(number)
+    size, base = job.settings.shard_size, job.settings.photo_folder
     options: dict[str, Any] = {"total": len(places), "strict": strict, "progress": progress}
-    with PlaceIndex.create(out / job.part(number).name, **job.settings, overwrite=True) as part:
-        update = IndexUpdate(part, lambda: part, encoder, shard_size=part.shard_size, folder=part.photos, **options)
+    with PlaceIndex.create(out / job.part(number).name, job.settings, overwrite=True) as part:
+        update = IndexUpdate(part, lambda: part, encoder, shard_size=size, folder=base, **options)
         skipped = update.run((place, job.table.photo(place)) for place in places).skipped
     report_skipped(skipped, len(places), strict)
     return skipped
@@ -298,19 +298,29 @@ def _check_one_job(found: Sequence[tuple[Part, Path]]) -> None:
         raise ValueError(f"{path} and {other} are parts of different jobs ({why}). Give the parts of one.")
 
 
-def _settings_of(path: Path) -> dict[str, Any]:
-    """Return the settings of a part; none where it cannot be opened."""
+def _settings_of(path: Path) -> IndexSettings | None:
+    """Return the settings of a part, `None` if it cannot be opened."""
     try:
         part = PlaceIndex.resume(path, replacement=False)
     except (ValueError, OSError):
-        return {}
-    return {} if part is None else part.settings
+        return None
+    return None if part is None else part.settings
 
 
-def _difference(first: dict[str, Any], second: dict[str, Any]) -> str:
-    """Say in what settings two jobs differ."""
-    both = [name for name in first if name in second and first[name] != second[name]]
-    return "; ".join(f"{name}: {first[name]} and {second[name]}" for name in both) or "their lists of photos differ"
+def _difference(first: IndexSettings | None, second: IndexSettings | None) -> str:
+    """Return the names and values of the settings that differ between two jobs."""
+    if first is None or second is None:
+        return "their lists of photos differ"
+    values, others = _shared_settings(first), _shared_settings(second)
+    different = [f"{name}: {values[name]} and {others[name]}" for name in values if values[name] != others[name]]
+    return "; ".join(different) or "their lists of photos differ"
+
+
+def _shared_settings(settings: IndexSettings) -> dict[str, Any]:
+    """Return the settings that all parts of a job share. The names of stored parts are hashed from exactly this form."""
+    values = settings.to_dict() | {"runtime": settings.runtime}
+    del values["metric"], values["runtimes"]
+    return values
 
 
 def _open_part(path: Path) -> PlaceIndex:
@@ -327,7 +337,7 @@ def _open_part(path: Path) -> PlaceIndex:
 def _index_to_merge_into(folder: Path, parts: Sequence[PlaceIndex], overwrite: bool) -> PlaceIndex:
     """Open the index that an interrupted run began, or begin one."""
     begun = _begun(folder, parts, overwrite)
-    return PlaceIndex.create(folder, **parts[0].settings, overwrite=overwrite) if begun is None else begun
+    return PlaceIndex.create(folder, parts[0].settings, overwrite=overwrite) if begun is None else begun
 
 
 def _begun(folder: Path, parts: Sequence[PlaceIndex], overwrite: bool) -> PlaceIndex | None:

@@ -81,10 +81,10 @@ def index_photos(
             _check_photos(index, source, base)
 
         def begin() -> PlaceIndex:
-            settings = index_settings(encoder) | {"dtype": dtype or "float16", "shard_size": shard_size, "photos": base}
-            return stack.enter_context(PlaceIndex.create(folder, **settings, overwrite=overwrite))
+            settings = replace(index_settings(encoder), dtype=dtype or "float16", shard_size=shard_size, photo_folder=base)
+            return stack.enter_context(PlaceIndex.create(folder, settings, overwrite=overwrite))
 
-        size = shard_size if index is None else index.shard_size
+        size = shard_size if index is None else index.settings.shard_size
         options: dict[str, Any] = {"total": _count(source), "strict": strict, "progress": progress}
         update = IndexUpdate(index, begin, encoder, shard_size=size, folder=base, **options)
         report = update.run(_relative_places(source, base))
@@ -121,11 +121,11 @@ def add_photos(
     check_setup(opened, encoder, building=not opened.complete)
     tables = [_table_of(Path(photo)) for photo in photos]
     found = [(place, table.photo(place)) for table in tables for place in table.places]
-    named = [(replace(place, path=_name_in(opened.photos, photo)), photo) for place, photo in found]
+    named = [(replace(place, path=_name_in(opened.settings.photo_folder, photo)), photo) for place, photo in found]
     left_out = {str(table.folder / path): why for table in tables for path, why in table.skipped.items()}
     with opened:
         options: dict[str, Any] = {"total": len(named), "strict": strict, "progress": progress}
-        update = IndexUpdate(opened, lambda: opened, encoder, shard_size=opened.shard_size, folder=None, **options)
+        update = IndexUpdate(opened, lambda: opened, encoder, shard_size=opened.settings.shard_size, folder=None, **options)
         report = update.run(named)
     skipped = left_out | report.skipped
     opened.build_store()
@@ -141,7 +141,7 @@ def remove_photos(index: str | Path, photos: Sequence[str | Path]) -> PlaceIndex
     """
     opened = PlaceIndex.open(index)
     known = set(opened.places.column("path"))
-    names = [str(photo) if str(photo) in known else _name_in(opened.photos, Path(photo)) for photo in photos]
+    names = [str(photo) if str(photo) in known else _name_in(opened.settings.photo_folder, Path(photo)) for photo in photos]
     opened.remove(names)
     opened.build_store()
     return opened
@@ -166,7 +166,7 @@ def _check_photos(index: PlaceIndex, source: PlaceTable | PlaceDataset, folder: 
     """Raise ValueError if a folder of photos cannot be the one that an index was built from, or what became of it."""
     if not isinstance(source, PlaceTable):
         return
-    known = index.photos
+    known = index.settings.photo_folder
     if known != folder and known.is_dir():
         raise ValueError(
             f"The index {index.folder} holds the photos of {known.resolve()}, which is another folder than {folder}. Give that "
@@ -181,7 +181,7 @@ def _base_folder(source: PlaceTable | PlaceDataset, index: PlaceIndex | None) ->
     """Name the folder that paths in the index are relative to."""
     if isinstance(source, PlaceTable):
         return source.folder.resolve()
-    return common_folder(source) if index is None else index.photos
+    return common_folder(source) if index is None else index.settings.photo_folder
 
 
 def _count(source: PlaceTable | PlaceDataset) -> int | None:

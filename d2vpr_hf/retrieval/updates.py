@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from d2vpr_hf.encoder import EncodedPhotos, PlaceEncoder, Progress
-from d2vpr_hf.index import PhotoFile, PlaceIndex, UpdateState, folder_text
+from d2vpr_hf.index import PhotoFile, PlaceIndex, UpdateState
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PhotoSource
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
@@ -102,7 +102,7 @@ class IndexUpdate:
         self._begin, self._encoder, self._shard_size, self._folder = begin, encoder, shard_size, folder
         self._total, self._strict, self._progress = total, strict, progress
         self._known = {} if index is None else {place.path: (place, file) for place, file in index.places.with_files()}
-        self._left_out = {} if index is None else index.left_out
+        self._left_out = {} if index is None else index.skipped
         self._seen: set[str] = set()
         self._again: list[TrackedPhoto] = []
         self._amended: list[tuple[Place, PhotoFile]] = []
@@ -169,9 +169,10 @@ class IndexUpdate:
         replaced = [photo.place.path for photo in readable if photo.place.path in self._known]
         if self.index is not None and (readable or removed or left_out != self._left_out):
             places, files = [photo.place for photo in readable], [photo.file for photo in readable]
-            notes: UpdateState = {"left_out": left_out, "complete": self.index.complete and self._folder is None}
+            notes: UpdateState = {"skipped": left_out, "complete": self.index.complete and self._folder is None}
             if readable:
-                notes["runtimes"] = _latest_last(self.index.runtimes, self._encoder.runtime)
+                runtimes = _latest_last(self.index.settings.runtimes, self._encoder.runtime)
+                notes["settings"] = replace(self.index.settings, runtimes=runtimes)
             self.index.upsert(encoded.descriptors, places, files, removed=[*removed, *replaced], **notes)
         self._left_out = left_out
         self._counts.update(added=len(readable) - len(replaced), changed=len(replaced), removed=len(removed))
@@ -183,8 +184,9 @@ class IndexUpdate:
         if own and len(gone) == len(own):
             raise ValueError(not_the_same_photos(index))
         left_out = {path: reason for path, reason in self._left_out.items() if path in self._seen}
-        notes: UpdateState = {"left_out": left_out, "complete": True, "photos": folder_text(folder)}
-        index.upsert(np.empty((0, index.descriptor_dim)), [], [], removed=gone, **notes)
+        settings = replace(index.settings, photo_folder=folder)
+        notes: UpdateState = {"settings": settings, "skipped": left_out, "complete": True}
+        index.upsert(np.empty((0, settings.descriptor_dim)), [], [], removed=gone, **notes)
         self._counts["removed"] += len(gone)
 
     def _skip(self, reasons: dict[str, str]) -> None:

@@ -59,7 +59,7 @@ def open_space(settings: Settings, plan: TownPlan = TownPlan()) -> OpenedSpace: 
         index, examples = PlaceIndex.open(town.index), town.examples
     else:
         index, town = PlaceIndex.from_pretrained(settings.index), None
-        encoder = PlaceEncoder(settings.model or index.model)
+        encoder = PlaceEncoder(settings.model or index.settings.model_name)
         examples = _some_photos(index)
     opened = OpenedSpace(PhotoMap(index, encoder, settings.tiles), examples, town, settings.tiles)
     opened.photo_map.answer([Question(photo) for photo in examples[:1]])  # the first forward of a model is slow
@@ -69,7 +69,7 @@ def open_space(settings: Settings, plan: TownPlan = TownPlan()) -> OpenedSpace: 
 def _some_photos(index: PlaceIndex) -> list[Path]:
     """Take photos of an index, evenly, that are there and can be read: an index from the Hub has none."""
     step = max(1, len(index) // (2 * _EXAMPLES))
-    photos = [index.photos / index.places[row].path for row in range(0, len(index), step)]
+    photos = [index.settings.photo_folder / index.places[row].path for row in range(0, len(index), step)]
     return [photo for photo in photos if _is_readable(photo)][:_EXAMPLES]
 
 

@@ -150,7 +150,7 @@ def test_descriptors_are_saved_as_indexes(encoder, world, tmp_path):
     index = PlaceIndex.open(tmp_path / "saved" / "database")
     queries = PlaceIndex.open(tmp_path / "saved" / "queries")
     tops = [matches[0].place.path for matches in index.search(queries.descriptors[:], 1)]
-    assert tops == [query.top_match for query in found.queries] and index.fingerprint == encoder.fingerprint
+    assert tops == [query.top_match for query in found.queries] and index.settings.fingerprint == encoder.fingerprint
     with pytest.raises(FileExistsError, match="exists already"):
         evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved")
     evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved", overwrite=True)

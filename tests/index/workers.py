@@ -1,5 +1,6 @@
 """What the tests of durability run, here or in a process that is killed: an encoder of bytes, and jobs that change an index."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from d2vpr_hf.encoder import PlaceEncoder
-from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index import IndexSettings, PlaceIndex
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import read_manifest
 from d2vpr_hf.places import Place
@@ -62,9 +63,9 @@ def frame(number: int) -> tuple[np.ndarray, Place]:
     return vector / np.linalg.norm(vector), Place(f"/frames/{number}", x=float(number), y=0.0, timestamp=str(number))
 
 
-def begin(folder: Path, **changes) -> PlaceIndex:
-    settings = {"model": None, "fingerprint": "bytes", "descriptor_dim": DIM, "batch_size": 2, "shard_size": SHARD}
-    return PlaceIndex.create(folder, **settings | changes)
+def begin(folder: Path, overwrite: bool = False, **changes) -> PlaceIndex:
+    settings = IndexSettings(None, "bytes", DIM, batch_size=2, shard_size=SHARD)
+    return PlaceIndex.create(folder, dataclasses.replace(settings, **changes), overwrite=overwrite)
 
 
 # ---- jobs: each ends in the same state however often it was interrupted and begun again

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2vpr_hf.index import Match, PlaceIndex
+from d2vpr_hf.index import IndexSettings, Match, PlaceIndex
 from d2vpr_hf.localization import (
     Calibration,
     Localization,
@@ -237,7 +237,7 @@ def test_json_of_an_answer():
 
 
 def test_a_calibration_of_another_model_is_refused(tmp_path):
-    index = PlaceIndex.create(tmp_path / "index", model=None, fingerprint="one", descriptor_dim=2)
+    index = PlaceIndex.create(tmp_path / "index", IndexSettings(None, "one", 2))
     assert load_calibration(index) is None
     for fingerprint in ("one", None):
         calibration = fit_calibration(*draw_answers(100), fingerprint=fingerprint)

@@ -316,7 +316,7 @@ def test_matches_of_a_data_set_of_files_are_files(tmp_path, encoder):
     """The index names the folder that they have in common, and photos in it."""
     folder = image_folder(tmp_path / "data") / "train"
     built, _ = index_photos(load_places(tmp_path / "data"), tmp_path / "index", encoder)
-    assert (built.photos, [place.path for place in built.places]) == (folder, NAMES)
+    assert (built.settings.photo_folder, [place.path for place in built.places]) == (folder, NAMES)
     match = built.search(encoder.encode([folder / NAMES[3]]).descriptors, 1)[0][0]
     assert match.photo == folder / NAMES[3]
 

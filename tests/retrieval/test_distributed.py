@@ -44,7 +44,7 @@ def test_merged_parts_are_the_index_of_one_process(tmp_path, photos, processes):
     assert sorted(path for report in reports for path in report.skipped) == [f"{number:02d}.jpg" for number in BAD]
     merged = merge_parts([tmp_path / "parts"], tmp_path / "merged")
     assert contents(tmp_path / "merged") == whole(photos, tmp_path / "whole")
-    assert len(merged) == 9 and merged.complete and len(merged.left_out) == 8
+    assert len(merged) == 9 and merged.complete and len(merged.skipped) == 8
 
 
 def test_small_shards_are_joined_as_one_process_joins_them(tmp_path):

@@ -149,7 +149,7 @@ def test_each_photo_finds_itself(encoder, photos, tmp_path):
     built, report = index_photos(photos, tmp_path / "index", encoder)
     assert (len(built), report) == (9, UpdateReport(9, 0, 0, 0, {}))
     opened = PlaceIndex.open(tmp_path / "index")
-    assert list(opened.places) == list(built.places) and opened.model == encoder.model_name
+    assert list(opened.places) == list(built.places) and opened.settings.model_name == encoder.model_name
     assert np.array_equal(opened.descriptors[:], built.descriptors[:])
     results = search_photos(opened, [photos], encoder, top_k=3)
     for result, place in zip(results, opened.places, strict=True):

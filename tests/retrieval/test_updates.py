@@ -49,7 +49,7 @@ def test_nothing_changed_means_nothing_done(photos, tmp_path, encoder):
     index, report = index_photos(photos, tmp_path / "index", encoder)
     assert report == UpdateReport(0, 0, 7, 0, {"03.jpg": "not an image"}) and encoder.seen == ["03.jpg"]
     assert before == {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "index").iterdir()}
-    assert index.complete and index.left_out == {"03.jpg": "not an image"}
+    assert index.complete and index.skipped == {"03.jpg": "not an image"}
 
 
 def test_what_changed_is_encoded_and_what_is_gone_is_removed(photos, tmp_path, encoder):
@@ -64,7 +64,7 @@ def test_what_changed_is_encoded_and_what_is_gone_is_removed(photos, tmp_path, e
     index, report = index_photos(photos, tmp_path / "index", BytesEncoder(batch_size=2), shard_size=99)
     assert report == UpdateReport(added=2, changed=2, kept=3, removed=2, skipped={"04.jpg": "not an image"})
     assert sorted(paths_of(index)) == ["01.jpg", "02.jpg", "03.jpg", "05.jpg", "06.jpg", "07.jpg", "08.jpg"]
-    assert index.left_out == {"04.jpg": "not an image"} and index.verify() == [] and index.shard_size == 3
+    assert index.skipped == {"04.jpg": "not an image"} and index.verify() == [] and index.settings.shard_size == 3
     row = paths_of(index).index("03.jpg")
     assert np.allclose(index.descriptors.take([row])[0], descriptor_of(photos / "03.jpg"), atol=1e-3)
     hashes = dict(zip(paths_of(index), index.places.column("content_hash"), strict=True))
@@ -123,7 +123,8 @@ def test_other_photos_do_not_empty_an_index(photos, tmp_path, encoder):
         index_photos(tmp_path / "other", tmp_path / "index", encoder)
     (tmp_path / "photos").rename(tmp_path / "moved")
     index, report = index_photos(tmp_path / "moved", tmp_path / "index", encoder)
-    assert report.kept == 7 and index.photos == PlaceIndex.open(tmp_path / "index").photos == tmp_path / "moved"
+    assert report.kept == 7 and index.settings == PlaceIndex.open(tmp_path / "index").settings
+    assert index.settings.photo_folder == tmp_path / "moved"
     (tmp_path / "moved").rename(tmp_path / "away")
     for path in (tmp_path / "other").iterdir():
         path.rename(path.with_stem(f"x{path.stem}"))
@@ -141,7 +142,7 @@ def test_another_model_or_type_is_refused(photos, tmp_path, encoder):
     with pytest.raises(ValueError, match="holds float16, not float32"):
         index_photos(photos, tmp_path / "index", encoder, dtype="float32")
     index, _ = index_photos(photos, tmp_path / "index", other, dtype="float32", overwrite=True)
-    assert (index.dtype, index.fingerprint) == ("float32", "other")
+    assert (index.settings.dtype, index.settings.fingerprint) == ("float32", "other")
 
 
 def test_strict_stores_nothing_of_a_portion_with_a_bad_photo(photos, tmp_path, encoder):
@@ -233,7 +234,7 @@ def test_the_life_of_an_index(tiny_folder, tmp_path, monkeypatch, capsys):
     save(photos / names[0], 77)
     (photos / names[1]).unlink()
     assert "0 added, 1 changed, 1 removed, 4 kept." in done("index", photos, "--out", index)  # model and batch as it has them
-    assert PlaceIndex.open(index).batch_size == 4
+    assert PlaceIndex.open(index).settings.batch_size == 4
     extra = save(tmp_path / "extra.jpg", 9)
     assert "1 added, 0 changed, 0 removed, 0 kept. 6 photos in" in done("add", index, extra)
     assert "Removed 2 photos; 4 are left in" in done("remove", index, extra, names[2])

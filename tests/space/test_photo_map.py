@@ -110,11 +110,11 @@ def test_the_truth_is_read_from_exif_and_left_out_of_answers(photo_map, tmp_path
 
 
 def test_answers_name_no_folder_of_the_server(photo_map, queries):
-    assert str(photo_map.index.photos) not in str(photo_map.answer([Question(queries[0])])[0].to_dict())
+    assert str(photo_map.index.settings.photo_folder) not in str(photo_map.answer([Question(queries[0])])[0].to_dict())
 
 
 def calibrated(photo_map):
-    calibration = replace(fit_calibration(*draw_answers(400)), fingerprint=photo_map.index.fingerprint)
+    calibration = replace(fit_calibration(*draw_answers(400)), fingerprint=photo_map.index.settings.fingerprint)
     photo_map.index.store_calibration(calibration.to_dict())
     return PhotoMap(PlaceIndex.open(photo_map.index.folder), photo_map.encoder)
 
