@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.exported_model import ExportedModel, is_exported
 from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
@@ -134,10 +135,10 @@ class PlaceEncoder:
         return fingerprint(self.model, self.processor)
 
     @property
-    def runtime(self) -> str:
-        """Backend and precision, such as `"torch fp32"`, without opening the backend."""
+    def runtime(self) -> Runtime:
+        """Backend and precision, such as `Runtime("torch", "fp32")`, without opening the backend."""
         settle = functools.partial(settle_backend, self.model) if self._exported is None else self._exported.settle_backend
-        return " ".join(settle(*self._backend_choice))
+        return settle(*self._backend_choice)
 
     @functools.cached_property
     def backend(self) -> Backend:

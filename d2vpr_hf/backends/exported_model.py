@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoImageProcessor
 from d2vpr_hf.backends.onnxruntime_backend import OnnxRuntimeBackend
 from d2vpr_hf.backends.openvino_backend import OpenVinoBackend
 from d2vpr_hf.backends.protocol import Backend
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
 
 FACTS_FILE = "export.json"
@@ -61,8 +62,8 @@ class ExportedModel:
         processor: D2VPRImageProcessor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
         return processor
 
-    def settle_backend(self, name: str, precision: str | None) -> tuple[str, str]:
-        """Say what runs it, and in which precision: an ONNX graph by onnxruntime or OpenVINO, OpenVINO's own by OpenVINO.
+    def settle_backend(self, name: str, precision: str | None) -> Runtime:
+        """Return the runtime of the graph: onnxruntime or OpenVINO for an ONNX graph, OpenVINO for its own format.
 
         Args:
             name: Of the backend; `"auto"` and `"torch"`, which is the encoder's default, stand for the format's own.
@@ -78,7 +79,7 @@ class ExportedModel:
             raise ValueError(f"{self.folder} holds a graph for {_BACKENDS[fitting]}; the backend {name} cannot run it.")
         if precision != own and (own == "int8" or (name, precision) not in (("openvino", "fp32"), ("openvino", "bf16"))):
             raise ValueError(f"{self.folder} was exported in {own}; for {precision} export the model anew.")
-        return name, precision
+        return Runtime(name, precision)
 
     def open_backend(self, name: str, precision: str | None) -> Backend:
         """Run it, as [`settle_backend`] says.
@@ -87,8 +88,8 @@ class ExportedModel:
             ImportError: If the backend is not installed.
             ValueError: If the backend cannot run this.
         """
-        name, precision = self.settle_backend(name, precision)
-        return (OpenVinoBackend if name == "openvino" else OnnxRuntimeBackend)(self.graph, precision)
+        runtime = self.settle_backend(name, precision)
+        return (OpenVinoBackend if runtime.backend == "openvino" else OnnxRuntimeBackend)(self.graph, runtime.precision)
 
 
 def is_exported(model: object) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from d2vpr_hf.backends.protocol import Backend, check_backend
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import TorchBackend, precision_of
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 
@@ -26,22 +27,24 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
         ImportError: If the backend is not installed.
         ValueError: If there is no such backend, or it has no such precision or device.
     """
-    name, precision = settle_backend(model, name, precision)
-    if name.startswith("torch"):
-        return TorchBackend(model, precision, compiled=name == "torch-compiled")
+    runtime = settle_backend(model, name, precision)
+    if runtime.backend.startswith("torch"):
+        return TorchBackend(model, runtime.precision, compiled=runtime.backend == "torch-compiled")
     if model.device.type != "cpu":
-        raise ValueError(f"The backend {name} runs on the CPU here, got the device {model.device}. `--device cpu`, or torch.")
-    if precision == "int8":
-        format_name = "onnx" if name == "onnxruntime" else name
+        raise ValueError(
+            f"The backend {runtime.backend} runs on the CPU here, got the device {model.device}. `--device cpu`, or torch."
+        )
+    if runtime.precision == "int8":
+        format_name = "onnx" if runtime.backend == "onnxruntime" else runtime.backend
         raise ValueError(
             f"int8 needs photos to be calibrated on: `d2vpr export MODEL OUT --format {format_name} --precision int8 --photos "
             "PHOTOS`, then OUT is the model."
         )
-    return _convert(model, processor, name, precision)
+    return _convert(model, processor, runtime)
 
 
-def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) -> tuple[str, str]:
-    """Say which backend runs a model, and in which precision, where `"auto"` or `None` leave that open.
+def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) -> Runtime:
+    """Return the runtime of a model: `"auto"` and `None` are replaced by a backend and a precision.
 
     Raises:
         ValueError: If there is no such backend, or it has no such precision.
@@ -49,7 +52,7 @@ def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) 
     check_backend(name, precision)
     name = choose_backend(model.device, precision) if name == "auto" else name
     check_backend(name, precision)
-    return name, precision or (precision_of(model) if name.startswith("torch") else "fp32")
+    return Runtime(name, precision or (precision_of(model) if name.startswith("torch") else "fp32"))
 
 
 def choose_backend(device: torch.device, precision: str | None = None) -> str:
@@ -59,11 +62,13 @@ def choose_backend(device: torch.device, precision: str | None = None) -> str:
     return "torch"
 
 
-def _convert(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: str, precision: str) -> Backend:
+def _convert(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, runtime: Runtime) -> Backend:
     """Export a model for this process alone. The runtimes have read the graph when the folder goes."""
     from d2vpr_hf.backends.export_model import ExportOptions, export_model
 
     with tempfile.TemporaryDirectory() as scratch:
         fixed = processor.do_resize
-        options = ExportOptions("onnx" if name == "onnxruntime" else "openvino", precision, "fixed" if fixed else "any-size")
-        return export_model(model, processor, Path(scratch) / "model", options).open_backend(name, None)
+        options = ExportOptions(
+            "onnx" if runtime.backend == "onnxruntime" else "openvino", runtime.precision, "fixed" if fixed else "any-size"
+        )
+        return export_model(model, processor, Path(scratch) / "model", options).open_backend(runtime.backend, None)

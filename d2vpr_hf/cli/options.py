@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class EncoderOptions:
         latest = None if index is None else index.settings.runtime
         if latest is None or self.backend or self.precision:
             return {"backend": self.backend or "torch", "precision": self.precision}
-        return dict(zip(("backend", "precision"), latest.split(), strict=True))
+        return asdict(Runtime.parse(latest))
 
 
 @dataclass

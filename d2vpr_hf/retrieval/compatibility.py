@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import IndexSettings, PlaceIndex
 
@@ -18,7 +19,7 @@ def index_settings(encoder: PlaceEncoder) -> IndexSettings:
         descriptor_dim=encoder.descriptor_dim,
         projection_dim=encoder.config.projection_dim,
         batch_size=encoder.batch_size,
-        runtimes=(encoder.runtime,),
+        runtimes=(str(encoder.runtime),),
     )
 
 
@@ -50,14 +51,15 @@ def check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = No
 
 def _check_runtime(index: PlaceIndex, encoder: PlaceEncoder, building: bool) -> None:
     """Refuse another backend or precision within a build, and warn of it otherwise: rows differ hardly, but they do."""
-    latest = index.settings.runtime
-    if latest is None or latest == encoder.runtime:
+    if index.settings.runtime is None:
         return
-    backend, precision = latest.split()
+    latest = Runtime.parse(index.settings.runtime)
+    if encoder.runtime == latest:
+        return
     if building:
         raise ValueError(
             f"The index {index.folder} is not complete, and its rows are made by {latest}, not by {encoder.runtime}. Go on "
-            f"with `--backend {backend} --backend-precision {precision}`, or give `--overwrite`."
+            f"with `--backend {latest.backend} --backend-precision {latest.precision}`, or give `--overwrite`."
         )
     logger.warning(
         "The latest rows of the index %s were made by %s; what is encoded now is by %s. Descriptors of one photo then differ "
@@ -65,6 +67,6 @@ def _check_runtime(index: PlaceIndex, encoder: PlaceEncoder, building: bool) -> 
         index.folder,
         latest,
         encoder.runtime,
-        backend,
-        precision,
+        latest.backend,
+        latest.precision,
     )

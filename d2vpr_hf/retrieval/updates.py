@@ -171,7 +171,7 @@ class IndexUpdate:
             places, files = [photo.place for photo in readable], [photo.file for photo in readable]
             notes: UpdateState = {"skipped": left_out, "complete": self.index.complete and self._folder is None}
             if readable:
-                runtimes = _latest_last(self.index.settings.runtimes, self._encoder.runtime)
+                runtimes = _latest_last(self.index.settings.runtimes, str(self._encoder.runtime))
                 notes["settings"] = replace(self.index.settings, runtimes=runtimes)
             self.index.upsert(encoded.descriptors, places, files, removed=[*removed, *replaced], **notes)
         self._left_out = left_out

@@ -17,6 +17,7 @@ from d2vpr_hf.backends import export_model as export_module
 from d2vpr_hf.backends import registry
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import ExportedModel
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.cli.commands import app
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
@@ -96,7 +97,9 @@ def test_bf16_is_near(any_size, tiny_folder):
 def test_a_graph_that_resizes_takes_photos_as_they_are(resizing, tiny_folder):
     photos = [draw(i, *size) for i, size in enumerate(SIZES)]
     encoder = PlaceEncoder(resizing)
-    assert (encoder.backend.name, encoder.backend.precision) == ("openvino", "fp32") and encoder.runtime == "openvino fp32"
+    assert (encoder.backend.name, encoder.backend.precision) == ("openvino", "fp32") and encoder.runtime == Runtime(
+        "openvino", "fp32"
+    )
     expected = PlaceEncoder(tiny_folder).encode(photos).descriptors
     np.testing.assert_allclose(encoder.encode(photos).descriptors, expected, atol=1e-6)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.backends.optimized.optimize import prepare
 from d2vpr_hf.backends.protocol import check_backend
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import TorchBackend
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_model
@@ -185,6 +186,6 @@ def test_an_encoder_names_what_runs_it_before_it_is_opened(choice):
     """An index notes it, and to compare it nothing must be converted or compiled."""
     model, processor = tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 42})
     encoder = PlaceEncoder(model, processor, backend=choice[0], precision=choice[1], device="cpu")
-    named = encoder.runtime
+    runtime = encoder.runtime
     assert "backend" not in vars(encoder)
-    assert named == f"{encoder.backend.name} {encoder.backend.precision}"
+    assert runtime == Runtime(encoder.backend.name, encoder.backend.precision)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.retrieval.distributed import embed_photos, merge_parts
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos
@@ -15,7 +16,7 @@ from tests.photos import at_name, save
 
 
 class Int8(BytesEncoder):
-    runtime = "bytes int8"
+    runtime = Runtime("bytes", "int8")
 
 
 class Killed(Int8):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoder import PlaceEncoder
 from d2vpr_hf.index import IndexSettings, PlaceIndex
 from d2vpr_hf.index.index_folder import IndexFolder
@@ -25,7 +26,7 @@ SHARD = 5
 class BytesEncoder(PlaceEncoder):
     """Descriptors from the files' bytes. As with a cross-image encoder, each depends on the others of its batch."""
 
-    fingerprint, runtime = "bytes", "bytes fp32"
+    fingerprint, runtime = "bytes", Runtime("bytes", "fp32")
 
     def __init__(self, batch_size: int = 2) -> None:
         config = SimpleNamespace(descriptor_dim=DIM, projection_dim=None, use_cross_image_encoder=True)
@@ -43,9 +44,9 @@ class BytesEncoder(PlaceEncoder):
         return torch.tensor([list(hashlib.sha256(content).digest()[:DIM])])
 
     def _open_backend(self):
-        return SimpleNamespace(describe=self._describe)
+        return SimpleNamespace(encode=self._encode)
 
-    def _describe(self, pixels):
+    def _encode(self, pixels):
         mixed = pixels.float() - 128 + 0.1 * pixels.float().mean(0)
         return torch.nn.functional.normalize(mixed).numpy()
 
