@@ -1,6 +1,6 @@
 """Gridtown: street photos of procedural cities with exact positions, in any number, from a seed.
 
-Not a substitute for real photos: numbers on it compare methods within this package.
+Simulated photos do not replace real ones: results on them only compare methods within this package.
 """
 
 from d2vpr_hf.gridtown.city import City

@@ -1,10 +1,11 @@
-"""A procedural city: streets, blocks, buildings and street furniture, from a seed.
+"""The tables of a procedural city: streets, blocks, walls, buildings, street furniture and places.
 
-The city lies on a jittered grid. Its own frame has x along one family of streets and y along the other, in metres; the frame is
-turned and placed in UTM. Everything that stands still is here; what changes between two visits is drawn per photo.
+The streets form a jittered grid. City coordinates have x along one direction of streets and y along the other, in metres; they
+are rotated and placed in UTM. The tables hold only objects that never move; vehicles, people, light and weather are drawn for
+each photo (`photo_spec.py`, `rendering/scene.py`).
 
-Perceptual aliasing is built in: some buildings are of a standard design that stands elsewhere in town too, and some stretches
-of street, both sides with everything along them, are copies of others but for a few buildings.
+Perceptual aliasing is built in: some buildings have a standard design that occurs elsewhere in the city too, and some street
+segments copy another segment with both sides and all street furniture, except for a few buildings.
 """
 
 from dataclasses import dataclass
@@ -18,13 +19,12 @@ Ints = NDArray[np.int64]
 
 NUM_STYLES = 40  # facade styles of a city
 NUM_SIGNS = 96  # shop signs of a city
-NUM_LOOKS = 1 << 16  # a fixture's look is a number below; the renderer picks a picture by it
 UTM_ZONE = (32, "T")
 SIDEWALK = 2.6  # metres on either side of a street
 
 
 class Fixture(IntEnum):
-    """What stands along a street and stays."""
+    """Kinds of street furniture."""
 
     TREE = 0
     LAMP = 1
@@ -34,14 +34,14 @@ class Fixture(IntEnum):
 
 @dataclass(frozen=True)
 class Walls:
-    """Walls of buildings, N of them, each along one axis of the city.
+    """The N walls of all buildings. Every wall is parallel to one axis of the city.
 
     Attributes:
-        axis: (N,) 0 where the wall lies at x = `coordinate`, 1 at y = `coordinate`.
+        axis: (N,) 0 for a wall at x = `coordinate`, 1 for a wall at y = `coordinate`.
         coordinate, low, high: (N,) metres; the wall runs from `low` to `high` along the other axis.
-        side: (N,) +1 where it looks to growing coordinates, -1 where to shrinking ones.
-        height, gable: (N,) metres; a gable rises that much more in the middle.
-        is_facade: (N,) whether it has windows and doors.
+        side: (N,) +1 if the wall faces growing coordinates, -1 if it faces shrinking ones.
+        height, gable: (N,) metres; a gable adds its height in the middle of the wall.
+        is_facade: (N,) whether the wall has windows and doors.
         building: (N,) row in the table of buildings.
     """
 
@@ -58,15 +58,15 @@ class Walls:
 
 @dataclass(frozen=True)
 class Buildings:
-    """How buildings look, M of them: (M,) each, `tint` (M, 3).
+    """The looks of M buildings: every column is (M,), except `tint` (M, 3).
 
     Attributes:
         style: Row in the atlas of facades.
         tint: Factor on red, green and blue.
         bay_width, floor_height, ground_height: Metres.
-        has_shop: Whether the ground floor is a shop, with the sign `sign` above.
+        has_shop: Whether the ground floor is a shop with the sign `sign` above it.
         sign: Row in the atlas of signs.
-        key: A number from which windows, doors and shutters are drawn.
+        key: Seed of the building's windows, doors and shutters.
     """
 
     style: Ints
@@ -81,7 +81,7 @@ class Buildings:
 
 @dataclass(frozen=True)
 class Fixtures:
-    """What stands along streets: (K,) each. Metres; `kind` is a [`Fixture`], `look` picks its picture."""
+    """Street furniture: every column is (K,). Lengths are metres, `kind` is a [`Fixture`], `look` selects its picture."""
 
     x: Floats
     y: Floats
@@ -93,7 +93,7 @@ class Fixtures:
 
 @dataclass(frozen=True)
 class Places:
-    """Spots on the middle of streets: (P,) each, metres; `along` is 0 where the street runs along x, 1 along y."""
+    """P spots in the middle of streets: every column is (P,), in metres; `along` is the street's axis, 0 for x and 1 for y."""
 
     x: Floats
     y: Floats
@@ -106,9 +106,16 @@ class Places:
 
 @dataclass(frozen=True)
 class City:
-    """A whole city. `street_x` are streets at constant x, `street_y` at constant y, with their widths in metres.
+    """A whole city.
 
-    `open_blocks` are (Q, 5): low x, low y, high x, high y, and 1 for a park, 0 for a paved square.
+    Attributes:
+        seed: The seed that it was made from.
+        rotation: Radians by which city coordinates are rotated in UTM.
+        origin: UTM east and north of the city's middle, metres.
+        street_x, width_x: Middles and widths of the streets at constant x, metres.
+        street_y, width_y: The same for the streets at constant y.
+        open_blocks: (Q, 5) low x, low y, high x, high y, and 1 for a park or 0 for a paved square.
+        walls, buildings, fixtures, places: The tables.
     """
 
     seed: int
@@ -125,11 +132,11 @@ class City:
     places: Places
 
     def to_utm(self, x: Floats | float, y: Floats | float) -> tuple[Floats, Floats]:
-        """Turn city coordinates into east and north, metres."""
+        """Convert city coordinates to UTM east and north, metres."""
         cos, sin = np.cos(self.rotation), np.sin(self.rotation)
         x, y = x - (self.street_x[0] + self.street_x[-1]) / 2, y - (self.street_y[0] + self.street_y[-1]) / 2
         return self.origin[0] + x * cos - y * sin, self.origin[1] + x * sin + y * cos
 
     def heading(self, yaw: Floats | float) -> Floats:
-        """Turn a direction in the city, radians from x towards y, into a compass heading in degrees."""
+        """Convert a direction in the city, radians from x towards y, to a compass heading in degrees."""
         return np.mod(90.0 - np.degrees(np.asarray(yaw) + self.rotation), 360.0)

@@ -1,4 +1,4 @@
-"""Lay out a procedural city: its streets, blocks, buildings, street furniture and places, from a seed."""
+"""The layout of a procedural city: streets, blocks, buildings, street furniture and places are drawn from a seed."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.random import Generator
 
 from d2vpr_hf.gridtown.city import (
-    NUM_LOOKS,
     NUM_SIGNS,
     NUM_STYLES,
     Buildings,
@@ -21,25 +20,24 @@ from d2vpr_hf.gridtown.city import (
     Walls,
 )
 
-MAX_PLACES = 5000  # of a city, so that it fits into its square
+MAX_PLACES = 5000  # so that a city fits into its square
 _SQUARE = 6_000.0  # metres
-_SQUARES = (77, 144)  # columns and rows of them in the zone: 11,088 seeds have one of their own
-_NUM_DESIGNS = 48  # standard buildings that stand in several places
-_DESIGN_SHARE = 0.3  # of buildings that are of a standard design
-COPY_SHARE = 0.3  # of street segments that copy another one
-_REDRAWN_SHARE = 0.12  # of buildings in a copy that are new after all
-_OPEN_SHARE = 0.1  # of blocks that are squares or parks
+_SQUARES = (77, 144)  # columns and rows of squares in the UTM zone: 11,088 seeds do not share a square
+_NUM_DESIGNS = 48  # standard designs, which several buildings share
+_DESIGN_SHARE = 0.3  # share of buildings that have a standard design
+COPY_SHARE = 0.3  # share of street segments that copy another one
+_REDRAWN_SHARE = 0.12  # share of buildings in a copied segment that differ from the original
+_OPEN_SHARE = 0.1  # share of blocks that are squares or parks
+_NUM_LOOKS = 1 << 16  # a fixture's look is a whole number below this; the renderer maps it to a picture
 _BLOCK_SIDES = (70.0, 125.0)  # metres between neighbouring streets
 _STREET_WIDTHS = (13.0, 15.0, 18.0, 22.0)  # metres between building lines
 _BUILDING_DEPTH = 11.0
 _LOT_WIDTHS = (8.0, 19.0)
-_SETBACKS = (0.8, 3.5)  # metres, of houses that have one
-_CLEAR = 11.5  # metres from the middle of a crossing to what stands along a street: beyond the widest carriageway
-_PLACE_SPACING = 32.0  # metres between neighbouring places of a street: beyond the 25 m within which two are one
-_CROSSING_MARGIN = 18.0  # metres from the middle of a crossing to the nearest place, so that those round a corner are apart
-_SEGMENT_PLACES = 2  # that a segment has room for, at least
-
-
+_SETBACKS = (0.8, 3.5)  # metres between the building line and a house that stands back from it
+_CLEAR = 11.5  # metres between the middle of a crossing and street furniture: more than half the widest carriageway
+_PLACE_SPACING = 32.0  # metres between neighbouring places of a street: more than the 25 m of a positive
+_CROSSING_MARGIN = 18.0  # metres between a crossing's middle and a place, so that places on both streets are over 25 m apart
+_SEGMENT_PLACES = 2  # places that fit into the shortest segment
 _FIXTURE_SIZES = {  # width and height in metres, smallest and largest
     Fixture.TREE: ((4.0, 6.5), (5.5, 10.0)),
     Fixture.LAMP: ((1.4, 1.4), (6.5, 7.5)),
@@ -49,7 +47,7 @@ _FIXTURE_SIZES = {  # width and height in metres, smallest and largest
 
 
 class Lot(NamedTuple):
-    """A building's place along a block's edge, metres from its beginning, and what stands there."""
+    """A lot on a block's edge, `start` metres from the edge's beginning, with its building."""
 
     start: float
     width: float
@@ -58,7 +56,7 @@ class Lot(NamedTuple):
 
 
 class _Segment(NamedTuple):
-    """A stretch of street between two crossings: along x (0) or y (1), of street `line`, from crossing `step`."""
+    """The part of street number `line` between the crossings `step` and `step + 1`; it runs along x (0) or y (1)."""
 
     along: int
     line: int
@@ -66,20 +64,20 @@ class _Segment(NamedTuple):
 
 
 def make_city(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> City:
-    """Build a city.
+    """Make the city of a seed.
 
     Args:
-        seed: Which city. Those from 0 to 11,087 lie in squares of their own in UTM, 6 km apart.
-        num_places: Number of its places, at least 32 m from each other along a street; at most 5,000.
+        seed: Cities with seeds from 0 to 11,087 have different squares in UTM, 6 km apart.
+        num_places: Number of places, at least 32 m from each other along a street; at most 5,000.
         copy_share: Share of street segments that copy another one, from 0 to 1.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If an argument is out of its range.
     """
     if seed < 0 or not 1 <= num_places <= MAX_PLACES or not 0 <= copy_share <= 1:
         raise ValueError(
-            f"A city has a seed of at least 0, 1 to {MAX_PLACES} places and a share of copies from 0 to 1, got {seed}, "
-            f"{num_places} and {copy_share}. More places are more cities, each with a seed."
+            f"A city needs a seed of at least 0, 1 to {MAX_PLACES} places and a copy_share from 0 to 1, got {seed}, "
+            f"{num_places} and {copy_share}. For more places, make several cities with different seeds."
         )
     rng = np.random.default_rng([seed, 0])
     blocks = int(np.ceil(np.sqrt(num_places / (2 * _SEGMENT_PLACES)))) + 1
@@ -103,19 +101,18 @@ def make_city(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> Cit
 
 
 def _origin(seed: int) -> tuple[float, float]:
-    """Return where the middle of a city lies, east and north in metres of `UTM_ZONE`: a square of its own."""
+    """Return the UTM east and north of a city's middle, in metres of `UTM_ZONE`: the middle of the seed's square."""
     columns, rows = _SQUARES
-    east, north = 268_000.0 + _SQUARE * (seed % columns), 4_440_000.0 + _SQUARE * (seed // columns % rows)
-    return east, north
+    return 268_000.0 + _SQUARE * (seed % columns), 4_440_000.0 + _SQUARE * (seed // columns % rows)
 
 
 class _Plan:
-    """A city while it is being laid out."""
+    """The streets, blocks, designs and copies of a city, from which its tables are drawn."""
 
     def __init__(self, seed: int, streets: tuple[Floats, Floats], widths: tuple[Floats, Floats], copy_share: float) -> None:
         self.seed = seed
         self.copy_share = copy_share
-        self.streets = streets  # at constant x, at constant y
+        self.streets = streets  # middles of the streets at constant x, then of those at constant y
         self.widths = widths
         self.num_blocks = len(streets[0]) - 1  # along either axis
         self.blocks = [(i, j) for i in range(self.num_blocks) for j in range(self.num_blocks)]
@@ -128,7 +125,7 @@ class _Plan:
         return np.random.default_rng([self.seed, *key])
 
     def _open_blocks(self) -> list[tuple[float, ...]]:
-        """Choose the blocks without buildings, and clear them; half of them are parks."""
+        """Return the boxes of squares and parks, and remove these blocks from those with buildings; half of them are parks."""
         rng = self._rng(2)
         opened: list[tuple[float, ...]] = []
         for block in list(self.blocks):
@@ -139,19 +136,19 @@ class _Plan:
         return opened
 
     def segments(self) -> list[_Segment]:
-        """List all stretches of street between two crossings."""
+        """List all street segments of the city."""
         count = self.num_blocks
         return [_Segment(along, line, step) for along in (0, 1) for line in range(count + 1) for step in range(count)]
 
     def _sources(self) -> dict[_Segment, _Segment]:
-        """Choose the segments that copy another one of the same direction; the others are their own source."""
+        """Map each segment to its source: another segment of the same direction for a copy, otherwise the segment itself."""
         rng, sources = self._rng(3), {segment: segment for segment in self.segments()}
         for along in (0, 1):
             segments = [segment for segment in sources if segment.along == along]
             is_copy = rng.random(len(segments)) < self.copy_share
             originals = [segment for segment, copies in zip(segments, is_copy, strict=True) if not copies] or segments
             for segment, copies in zip(segments, is_copy, strict=True):
-                source = originals[rng.integers(len(originals))]
+                source = originals[rng.integers(len(originals))]  # drawn for originals too, so that draws do not shift
                 sources[segment] = source if copies else segment
         return sources
 
@@ -159,29 +156,31 @@ class _Plan:
         return self._rng(4, *segment, *key)
 
     def _box(self, block: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Return a block between its streets: low x, low y, high x, high y."""
+        """Return the box of a block between its streets: low x, low y, high x, high y."""
         edges = []
-        for axis in (0, 1):
-            street, width, number = self.streets[axis], self.widths[axis], block[axis]
+        for street, width, number in zip(self.streets, self.widths, block, strict=True):
             edges.append((street[number] + width[number] / 2, street[number + 1] - width[number + 1] / 2))
         (x0, x1), (y0, y1) = edges
         return float(x0), float(y0), float(x1), float(y1)
 
     def walls_of(self, block: tuple[int, int]) -> Iterator[dict[str, Any]]:
-        """Line a block's four edges with buildings and yield their walls."""
+        """Place buildings along a block's four edges and yield their walls."""
         i, j = block
         x0, y0, x1, y1 = self._box(block)
         yield from self._edge(_Segment(0, j, i), 1, (x0, x1), y0, 1.0)
         yield from self._edge(_Segment(0, j + 1, i), 0, (x0, x1), y1, -1.0)
         corner = _BUILDING_DEPTH + _SETBACKS[1]
-        inner = (y0 + corner, y1 - corner)  # the other two edges leave the corners alone
+        inner = (y0 + corner, y1 - corner)  # the corners belong to the first two edges
         yield from self._edge(_Segment(1, i, j), 1, inner, x0, 1.0)
         yield from self._edge(_Segment(1, i + 1, j), 0, inner, x1, -1.0)
 
     def _edge(
         self, segment: _Segment, side: int, span: tuple[float, float], line: float, inward: float
     ) -> Iterator[dict[str, Any]]:
-        """Yield the walls of the buildings along one edge: `span` along the street, from `line` inward."""
+        """Yield the walls of the buildings on one edge, which has the coordinates `span` along the street and `line` across it.
+
+        `inward` is the sign of the direction from the street into the block, `side` the side of the segment (0 or 1).
+        """
         for lot in self._lots(segment, side, span[1] - span[0]):
             low = span[0] + lot.start
             front = line + inward * lot.setback
@@ -194,28 +193,30 @@ class _Plan:
     def _lots(self, segment: _Segment, side: int, length: float) -> Iterator[Lot]:
         """Divide an edge into lots. A copied segment has the lots and buildings of its source, as far as they fit."""
         source = self.sources[segment]
-        rng, own = self._segment_rng(source, side), self._segment_rng(segment, side, 9)
+        rng, redrawing_rng = self._segment_rng(source, side), self._segment_rng(segment, side, 9)
         start = 0.0
         while length - start > _LOT_WIDTHS[0]:
-            width, gap, setback = _draw_lot(rng)
+            width, gap, setback = _draw_lot(rng)  # metres
             building = self._draw_any_building(rng)
-            if source != segment and own.random() < _REDRAWN_SHARE:
-                building = self._draw_any_building(own)
+            if source != segment and redrawing_rng.random() < _REDRAWN_SHARE:
+                building = self._draw_any_building(redrawing_rng)
             start += gap if start else 0.0
             width = min(width, length - start)
-            if length - start - width < _LOT_WIDTHS[0]:  # the last one takes the rest
+            if length - start - width < _LOT_WIDTHS[0]:  # the rest is too narrow for another lot
                 width = length - start
             if width >= 4.0:
                 yield Lot(start, width, setback, dict(building))
             start += width
 
     def _draw_any_building(self, rng: Generator) -> dict[str, Any]:
-        """Draw a building: one of a kind, or of a standard design; both cost the generator the same."""
-        standard, number, own = rng.random() < _DESIGN_SHARE, int(rng.integers(_NUM_DESIGNS)), _draw_building(rng)
-        return self.designs[number] if standard else own
+        """Draw a building of a standard design or a new one. Both are always drawn, so that later draws do not depend on it."""
+        is_standard = rng.random() < _DESIGN_SHARE
+        design = self.designs[int(rng.integers(_NUM_DESIGNS))]
+        new_building = _draw_building(rng)
+        return design if is_standard else new_building
 
     def street_fixtures(self) -> Iterator[dict[str, Any]]:
-        """Yield what stands along the streets."""
+        """Yield the street furniture along the streets."""
         for segment in self.segments():
             begin, end = self.streets[segment.along][segment.step : segment.step + 2]
             line, width = (table[1 - segment.along][segment.line] for table in (self.streets, self.widths))
@@ -233,24 +234,24 @@ class _Plan:
                 yield {"x": x, "y": y, **_draw_fixture(rng, Fixture.TREE)}
 
     def places(self, count: int) -> list[dict[str, Any]]:
-        """Spread places over the inner streets, and keep `count` of them."""
+        """Return `count` places on the inner streets, chosen at random."""
         spots = []
         for segment in self.segments():
-            if segment.line in (0, self.num_blocks):  # the rim of the town has houses on one side only
+            if segment.line in (0, self.num_blocks):  # a street at the edge of the city has houses on one side only
                 continue
             begin, end = self.streets[segment.along][segment.step : segment.step + 2]
             line, width = (table[1 - segment.along][segment.line] for table in (self.streets, self.widths))
             for spot in np.arange(begin + _CROSSING_MARGIN, end - _CROSSING_MARGIN, _PLACE_SPACING):
                 x, y = (spot, line)[:: 1 if segment.along == 0 else -1]
                 spots.append({"x": x, "y": y, "along": segment.along, "street_width": width})
-        kept = self._rng(7).permutation(len(spots))[:count]
-        return [spots[number] for number in sorted(kept)]
+        chosen = self._rng(7).permutation(len(spots))[:count]
+        return [spots[number] for number in sorted(chosen)]
 
 
 def _walls_around(
     box: tuple[float, float, float, float], along: int, inward: float, is_corner: bool, building: int, look: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Yield a building's four walls: front, back and two sides, which have windows at a corner or where the key says so."""
+    """Yield a building's four walls. The two walls between houses have windows at a corner, or if bits of the key are 0."""
     low, high, near, far = box
     height = look["ground_height"] + look["floors"] * look["floor_height"] + 0.7
     common = {"height": height, "building": building}
@@ -277,7 +278,7 @@ def _wall(axis: int, coordinate: float, low: float, high: float, side: float, ga
 
 
 def _draw_lot(rng: Generator) -> tuple[float, float, float]:
-    """Draw the width of a lot, the gap before it and its set-back, metres."""
+    """Draw the width of a lot, the gap before it and its setback, metres."""
     gap, setback = rng.random(2)
     return (
         float(rng.uniform(*_LOT_WIDTHS)),
@@ -303,7 +304,7 @@ def _draw_building(rng: Generator) -> dict[str, Any]:
 
 
 def _draw_fixtures(rng: Generator, length: float, width: float) -> Iterator[tuple[float, float, dict[str, Any]]]:
-    """Draw what stands along a segment: metres from its beginning, metres off the middle of the street, what it is."""
+    """Draw the furniture of a segment: metres from its beginning, metres from the street's middle, and the fixture."""
     kerb = width / 2 - 1.0
     for side in (-1.0, 1.0):
         has_trees, spacing = rng.random() < 0.5, rng.uniform(8.0, 15.0)
@@ -323,12 +324,12 @@ def _draw_fixture(rng: Generator, kind: Fixture) -> dict[str, Any]:
         "kind": int(kind),
         "width": float(rng.uniform(*widths)),
         "height": float(rng.uniform(*heights)),
-        "look": int(rng.integers(NUM_LOOKS)),
+        "look": int(rng.integers(_NUM_LOOKS)),
     }
 
 
 def _columns(table: type[Any], rows: list[dict[str, Any]]) -> Any:
-    """Turn rows into a table of columns, whole numbers where it says so."""
+    """Convert rows to a table of columns, with the whole-number type for fields annotated as `Ints`."""
     columns = {}
     for field in fields(table):
         kind = np.int64 if field.type == Ints else np.float64

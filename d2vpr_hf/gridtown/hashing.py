@@ -1,4 +1,4 @@
-"""Random numbers from whole numbers: the same on every device, in any order and batch."""
+"""Random numbers that are hashes of whole numbers, so that they do not depend on device, order or batch."""
 
 import torch
 
@@ -6,7 +6,7 @@ _FACTORS = (0x2545F491, 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F)
 
 
 def hash_unit(*parts: torch.Tensor | int) -> torch.Tensor:
-    """Mix whole numbers, broadcast against each other, into one in [0, 1)."""
+    """Hash whole numbers, broadcast against each other, to a float32 in [0, 1)."""
     mixed: torch.Tensor | int = 0x3C6EF372
     for part, factor in zip(parts, _FACTORS, strict=False):
         mixed = (mixed ^ part) * factor

@@ -1,4 +1,4 @@
-"""What one photo sees: where the camera stands, the light, the weather, the season, the camera's own faults."""
+"""The specification of one photo: camera position, light, weather, season and the camera's imperfections."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +12,18 @@ from d2vpr_hf.gridtown.city import City
 Weather = Literal["day", "dusk", "night", "fog", "rain", "snow"]
 WEATHERS: tuple[Weather, ...] = ("day", "dusk", "night", "fog", "rain", "snow")
 Colour = tuple[float, float, float]
-NUM_HEADINGS = 4  # views of a place: along the street, and across it
+NUM_HEADINGS = 4  # views of a place: two along the street and two across it
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera is in the city, metres, and where it looks, radians.
+    """Position of the camera in the city, in metres, and its direction, in radians.
 
     Attributes:
-        x, y, height: Position; the ground is at 0.
-        yaw: Direction it looks to, from x towards y.
-        pitch: Upwards.
-        field_of_view: Horizontal.
+        x, y, height: Position; the ground has height 0.
+        yaw: Viewing direction, from x towards y.
+        pitch: Angle upwards.
+        field_of_view: Horizontal angle of view.
     """
 
     x: float
@@ -36,23 +36,24 @@ class Camera:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Light, weather and camera of one photo. Colours are linear light; 1 is a white wall in full sun.
+    """Light, weather and camera settings of one photo. Colours are linear light; 1 is a white wall in full sun.
 
     Attributes:
-        weather: Its name.
-        sun: Direction to the sun: x, y and up, of length 1.
-        sunlight, skylight: What the sun gives to a wall that faces it, and the sky to everything.
+        weather: Name of the weather.
+        sun: Unit vector to the sun: x, y and up.
+        sunlight: Light on a wall that faces the sun.
+        skylight: Light of the sky, which falls on everything.
         zenith, horizon: Colours of the sky.
-        fog: Colour that distance fades to, with `visibility` in metres.
-        visibility: Distance at which 63 % of a thing is fog.
+        fog: Colour that distant surfaces fade to.
+        visibility: Metres at which 63 % of a surface's colour is fog.
         lit_windows: Share of windows with a light on.
-        lamplight: Light of street lamps nearby.
+        lamplight: Light of nearby street lamps.
         season: 0 summer, 1 autumn, 2 winter.
-        rain, snow: How much falls, from 0 to 1; snow lies as well.
-        exposure: Factor on the light; `white_balance` on its channels.
+        rain, snow: Strength of the rain or snowfall, from 0 to 1; snow also covers the ground.
+        exposure: Factor on the light.
         white_balance: Factors on red, green and blue.
-        noise: Standard deviation of the sensor's noise, of full range.
-        jpeg_quality: As Pillow takes it.
+        noise: Standard deviation of the sensor's noise, as a share of the full range.
+        jpeg_quality: Quality for Pillow.
     """
 
     weather: Weather
@@ -76,16 +77,16 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Variation:
-    """How far photos of one place differ.
+    """Limits of the differences between photos of one place.
 
     Attributes:
-        weathers: What may come, all alike likely.
-        shift: Metres to either side of the camera's usual spot, across the street.
-        advance: Metres forth and back along the street.
-        turn: Degrees to either side.
-        tilt: Degrees up and down.
-        zoom: Degrees of field of view, more and less.
-        traffic: How many vehicles and people are about, as a factor.
+        weathers: Possible weathers, all equally likely.
+        shift: Metres that the camera moves across the street, to either side of the place.
+        advance: Metres that it moves along the street, forwards or backwards.
+        turn: Degrees that it turns to the left or right.
+        tilt: Degrees that it tilts up or down.
+        zoom: Degrees by which the field of view is wider or narrower.
+        traffic: Factor on the numbers of vehicles and people.
     """
 
     weathers: tuple[Weather, ...] = WEATHERS
@@ -102,15 +103,16 @@ NO_VARIATION = Variation(weathers=("day",), shift=0.0, advance=0.0, turn=0.0, ti
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo to take.
+    """The specification of one photo.
 
     Attributes:
         place: Number of the place in the city.
-        heading: Which of its views, from 0 to 3, counterclockwise from x.
-        visit: Number of the visit; photos of one visit share nothing but the place.
-        key: Number that everything about this photo is drawn from.
-        camera, conditions: What was drawn.
-        traffic: How many vehicles and people are about, as a factor.
+        heading: Number of the view, from 0 to 3, counterclockwise from x.
+        visit: Number of the visit; conditions are drawn for each photo, also within a visit.
+        key: Seed of the photo's vehicles, people, lit windows, clouds, rain, snow and noise.
+        camera: Position and direction of the camera.
+        conditions: Light, weather and camera settings.
+        traffic: Factor on the numbers of vehicles and people.
     """
 
     place: int
@@ -123,10 +125,10 @@ class Photo:
 
 
 def parse_weathers(names: Sequence[str]) -> tuple[Weather, ...]:
-    """Check names of weathers.
+    """Return the weathers with these names, in the order of `WEATHERS`.
 
     Raises:
-        ValueError: If one is none; the message lists them.
+        ValueError: If a name is unknown, or there are no names; the message lists the weathers.
     """
     unknown = [name for name in names if name not in WEATHERS]
     if unknown or not names:
@@ -135,10 +137,10 @@ def parse_weathers(names: Sequence[str]) -> tuple[Weather, ...]:
 
 
 def draw_photo(city: City, place: int, heading: int, visit: int, variation: Variation) -> Photo:
-    """Draw a photo of a place. The same arguments give the same photo, whatever else is drawn.
+    """Draw the specification of a photo of a place. It depends on the arguments only, not on earlier draws.
 
     Raises:
-        IndexError: If the city has no such place or a place no such view.
+        IndexError: If the city has no such place, or `heading` is not a view from 0 to 3.
         ValueError: If the variation has no weather.
     """
     if not 0 <= heading < NUM_HEADINGS:
@@ -158,8 +160,8 @@ def _draw_camera(city: City, place: int, heading: int, variation: Variation, rng
     shift, advance, turn, tilt, zoom = rng.uniform(-1, 1, 5)
     along = int(city.places.along[place])
     across = shift * min(variation.shift, city.places.street_width[place] / 2 - 3.2)
-    forth = advance * variation.advance
-    x, y = (forth, across) if along == 0 else (across, forth)
+    forward = advance * variation.advance
+    x, y = (forward, across) if along == 0 else (across, forward)
     return Camera(
         x=float(city.places.x[place] + x),
         y=float(city.places.y[place] + y),
@@ -171,7 +173,7 @@ def _draw_camera(city: City, place: int, heading: int, variation: Variation, rng
 
 
 def draw_conditions(weather: Weather, rng: Generator) -> Conditions:
-    """Draw light and camera for a weather."""
+    """Draw light and camera settings for a weather."""
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(18, 60))
     sun = (np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation))
     cloud = float(rng.uniform(0, 1))
@@ -194,11 +196,11 @@ def draw_conditions(weather: Weather, rng: Generator) -> Conditions:
         noise=float(rng.uniform(0.003, 0.012)),
         jpeg_quality=int(rng.integers(70, 96)),
     )
-    return _under(weather, day, rng)
+    return _apply_weather(weather, day, rng)
 
 
-def _under(weather: Weather, day: Conditions, rng: Generator) -> Conditions:
-    """Change a day into another time or weather."""
+def _apply_weather(weather: Weather, day: Conditions, rng: Generator) -> Conditions:
+    """Return the conditions of a day changed to another weather or time of day."""
     grey = float(rng.uniform(0.6, 0.8))
     overcast = replace(
         day,

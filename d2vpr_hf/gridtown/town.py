@@ -1,4 +1,4 @@
-"""A city and its pictures together: photos straight to tensors."""
+"""A city with its pictures, of which photos are rendered straight to tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _BATCH = 32  # photos that a GPU renders at once
 
 @dataclass(frozen=True)
 class Town:
-    """A city that photos can be taken of.
+    """A city with its pictures.
 
     Example:
     ```python
@@ -32,14 +32,15 @@ class Town:
     paintbox: Paintbox
 
     def take(self, photos: Sequence[Photo], size: tuple[int, int] = (224, 224), device: str = "cpu") -> torch.Tensor:
-        """Take photos.
+        """Render photos.
 
-        On the CPU one by one, so that a photo has the same bytes in any batch; on a GPU many at once, with other rounding.
+        A CPU renders them one by one, so that a photo has the same bytes in any batch; a GPU renders many at once and rounds
+        differently.
 
         Args:
-            photos: What to take, as [`draw_photo`] draws it.
+            photos: Photos from [`draw_photo`].
             size: Height and width in pixels.
-            device: Where to render, such as `"cuda"`.
+            device: Device that renders, such as `"cuda"`.
 
         Returns:
             (B, 3, height, width) uint8 RGB, on the device.
@@ -47,10 +48,10 @@ class Town:
         paintbox = self.paintbox.to(device)
         step = 1 if torch.device(device).type == "cpu" else _BATCH
         batches = [photos[start : start + step] for start in range(0, len(photos), step)]
-        taken = [render(make_scene(self.city, list(batch), device), paintbox, size).to(torch.uint8) for batch in batches]
-        return torch.cat(taken) if taken else torch.empty((0, 3, *size), dtype=torch.uint8, device=device)
+        rendered = [render(make_scene(self.city, list(batch), device), paintbox, size).to(torch.uint8) for batch in batches]
+        return torch.cat(rendered) if rendered else torch.empty((0, 3, *size), dtype=torch.uint8, device=device)
 
 
 def make_town(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> Town:
-    """Build a city and draw its pictures; arguments and errors as for [`make_city`]."""
+    """Make a city and draw its pictures; arguments and errors are those of [`make_city`]."""
     return Town(make_city(seed, num_places, copy_share), make_paintbox(seed))

@@ -1,1 +1,1 @@
-"""Pictures that the renderer puts on surfaces: textures, facades, letters, people, vehicles, trees."""
+"""The pictures that the renderer puts on surfaces: facades, shop signs, sprites of trees, people and vehicles, ground."""

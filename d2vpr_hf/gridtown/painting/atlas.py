@@ -1,7 +1,7 @@
-"""Pictures at all their scales, and how they are read without turning into noise.
+"""Pictures in all power-of-two sizes, which are read without aliasing.
 
-Every picture is kept at every power-of-two size down to one texel, for each axis on its own: a wall seen at a slant is filtered
-along the street and not up and down, and far walls fade to their mean colour.
+Both axes have sizes of their own, down to one texel: a wall seen at a slant is filtered along the street and not vertically,
+and far walls fade to their mean colour.
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Picture = NDArray[np.float32]  # (height, width, 4) in [0, 1]: red, green, blue and a fourth channel; row 0 is the top
+Picture = NDArray[np.float32]  # (height, width, 4) in [0, 1]: red, green, blue and a fourth channel; row 0 is at the top
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """Pictures of one size, at all their scales.
+    """Pictures of one size, stored at all scales.
 
     Attributes:
-        texels: (count * texels of a picture,) int32, a byte for each channel.
+        texels: (pictures * texels of a picture,) int32 with one byte for each channel.
         height, width: Size of the largest scale in texels, powers of two.
     """
 
@@ -38,14 +38,14 @@ class Atlas:
         step_across: torch.Tensor,
         step_down: torch.Tensor,
     ) -> torch.Tensor:
-        """Read pictures, bilinearly at the scale that fits.
+        """Interpolate pictures bilinearly, at the scale nearest to the distance between pixels.
 
         Args:
-            picture: Number of the picture for each of any number of points.
-            across: Where in it, from 0 at the left to 1. Beyond, the border goes on.
-            down: Where in it, from 0 at the top to 1.
-            step_across: How far apart neighbouring pixels lie, in the same unit.
-            step_down: The same, down.
+            picture: (...) number of the picture at each point.
+            across: (...) position in the picture, from 0 at the left to 1. Outside, the border is repeated.
+            down: (...) position in the picture, from 0 at the top to 1.
+            step_across: (...) distance to the neighbouring pixel in the unit of `across`.
+            step_down: (...) distance to the neighbouring pixel in the unit of `down`.
 
         Returns:
             (4, ...) float32 in [0, 1].
@@ -60,13 +60,13 @@ class Atlas:
         return torch.lerp(top, bottom, y) * (1 / 255)
 
     def _texel(self, index: torch.Tensor) -> torch.Tensor:
-        """Return (4, ...) in 0..255."""
+        """Return the channels (4, ...) of texels, from 0 to 255."""
         packed = self.texels.take(index)
         return torch.stack([((packed >> shift) & 255).float() for shift in (0, 8, 16, 24)])
 
 
 def _axis(size: int, where: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Choose the scale along one axis; return its size, the two neighbouring texels and the weight of the second."""
+    """Choose the scale along one axis and return its size, the two neighbouring texels and the weight of the second."""
     scale = (step * size).clamp(1, size).log2().round().long()
     length = size >> scale
     position = (where * length - 0.5).clamp(min=0)
@@ -76,13 +76,13 @@ def _axis(size: int, where: torch.Tensor, step: torch.Tensor) -> tuple[torch.Ten
 
 
 def make_atlas(pictures: list[Picture], has_opacity: bool = False) -> Atlas:
-    """Lay out pictures of one size with all their scales, the rows halved in the outer loop, the columns in the inner one.
+    """Make an atlas of pictures of one size. The outer loop halves the rows, the inner loop the columns.
 
-    Pictures are drawn as a screen shows them and kept as light: averages and shading are right in light only.
+    Pictures are drawn in screen colours and stored as linear light, because averages and shading are correct only there.
 
     Args:
-        pictures: The pictures.
-        has_opacity: Whether the fourth channel is opacity, which colours are multiplied by, before and after.
+        pictures: Pictures in screen colours.
+        has_opacity: Whether the fourth channel is opacity. Colours are multiplied by it in `pictures` and in the atlas.
     """
     rows = np.stack(pictures).astype(np.float32)
     rows[..., :3] = rows[..., :3] ** 2 / (rows[..., 3:].clip(1e-3, 1) if has_opacity else 1)
@@ -99,7 +99,7 @@ def make_atlas(pictures: list[Picture], has_opacity: bool = False) -> Atlas:
 
 
 def _halve(pictures: Picture, axis: int) -> Picture:
-    """Average neighbouring pairs along an axis, until one is left."""
+    """Average neighbouring pairs along an axis; an axis of length 1 does not change."""
     if pictures.shape[axis] == 1:
         return pictures
     first, second = (np.take(pictures, np.arange(start, pictures.shape[axis], 2), axis) for start in (0, 1))

@@ -1,4 +1,4 @@
-"""Facade cells and shop signs: one bay of one floor each, for every style of a city."""
+"""Pictures of facades and shop signs. A facade's cell shows one bay of one floor in one style."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ _ACCENTS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class _Style:
-    """What the cells of a style have in common."""
+    """The features that all cells of a style share. Lengths are parts of a cell."""
 
     wall: Colour
     material: str
     frame: Colour
     accent: Colour
-    width: float  # of a window, as a part of the bay
-    top: float
-    bottom: float
+    width: float  # of a window
+    top: float  # of a window
+    bottom: float  # of a window
     panes: tuple[int, int]
     arched: bool
     sill: float
@@ -79,7 +79,7 @@ def _cell(painter: Callable[[Canvas, _Style], None], style: _Style, wall_seed: i
 
 
 def _wall(canvas: Canvas, style: _Style, rng: Generator) -> None:
-    """Cover the canvas with the style's material."""
+    """Paint the whole canvas with the style's wall material."""
     shade = np.ones_like(canvas.x, dtype=np.float32) * (1 + 0.05 * (rng.random(canvas.x.shape, dtype=np.float32) - 0.5))
     courses = {"brick": 20, "stone": 6, "siding": 12, "panel": 2}.get(style.material)
     if courses:
@@ -95,7 +95,7 @@ def _wall(canvas: Canvas, style: _Style, rng: Generator) -> None:
 
 
 def _blank(canvas: Canvas, style: _Style) -> None:
-    """Leave the wall as it is."""
+    """Draw nothing: the cell shows the plain wall."""
 
 
 def _window(canvas: Canvas, style: _Style) -> None:
@@ -109,7 +109,7 @@ def _window(canvas: Canvas, style: _Style) -> None:
 
 
 def _glazing(canvas: Canvas, style: _Style, left: float, top: float, right: float, bottom: float) -> None:
-    """Draw a frame with its panes."""
+    """Draw a window's frame and panes."""
     opening = canvas.box(left, top, right, bottom)
     if style.arched:
         radius = (right - left) / 2
@@ -126,7 +126,7 @@ def _glazing(canvas: Canvas, style: _Style, left: float, top: float, right: floa
 
 
 def _other_window(canvas: Canvas, style: _Style) -> None:
-    """Draw a window with what the style adds to some: shutters, a balcony, or a blind."""
+    """Draw a window with the style's shutters, balcony or blind."""
     _window(canvas, style)
     left, right = 0.5 - style.width / 2, 0.5 + style.width / 2
     if style.shutters:
@@ -170,7 +170,7 @@ def _shop_door(canvas: Canvas, style: _Style) -> None:
 
 
 def draw_sign(rng: Generator) -> Picture:
-    """Draw a shop's sign: a word of drawn letters on a board."""
+    """Draw a shop sign: a board with a word of 4 to 8 random letters."""
     canvas = Canvas(SIGN_HEIGHT, SIGN_WIDTH)
     dark_board = rng.random() < 0.6
     colours = [tuple(float(value) for value in rng.uniform(*span, 3)) for span in ((0.05, 0.5), (0.7, 1.0))]

@@ -1,4 +1,4 @@
-"""A small alphabet for signs: five columns by seven rows, a row a number, its highest bit on the left."""
+"""A small alphabet for signs. A letter has seven rows of five pixels; a row is a number, its highest bit on the left."""
 
 _ROWS = {
     "A": (14, 17, 17, 31, 17, 17, 17),

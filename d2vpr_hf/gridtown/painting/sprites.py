@@ -1,6 +1,6 @@
-"""Pictures with transparent ground that stand upright and face the camera: trees, vehicles, people, street furniture.
+"""Sprites: pictures of trees, vehicles, people and street furniture, with a transparent background.
 
-What is not painted is black and transparent, so averages over scales have their colours multiplied by opacity.
+The background is black and has opacity 0, so that averages over several texels have colours multiplied by opacity.
 """
 
 from enum import IntEnum
@@ -20,7 +20,7 @@ _SKINS: tuple[Colour, ...] = ((0.86, 0.68, 0.56), (0.62, 0.44, 0.32), (0.38, 0.2
 
 
 class Season(IntEnum):
-    """Which leaves trees have."""
+    """The season, which decides on the leaves of trees."""
 
     SUMMER = 0
     AUTUMN = 1
@@ -28,7 +28,7 @@ class Season(IntEnum):
 
 
 def draw_tree(rng: Generator, season: Season) -> Picture:
-    """Draw a tree of any species; the same generator gives the same tree in each season."""
+    """Draw a tree of a random species; generators in the same state give the same tree in each season."""
     canvas = Canvas(SPRITE_SIZE, SPRITE_SIZE)
     crown, species = rng.uniform(0.3, 0.46), rng.random()
     _trunk(canvas, rng, crown)
@@ -75,7 +75,7 @@ def draw_car(rng: Generator, from_behind: bool) -> Picture:
 
 
 def _car_shapes(canvas: Canvas, from_behind: bool, is_van: bool) -> tuple[Mask, Mask]:
-    """Return body and cabin."""
+    """Return the masks of body and cabin."""
     top = 0.08 if is_van else 0.2
     body = canvas.box(0.02, 0.5, 0.98, 0.9)
     slant = 0.1 if from_behind or is_van else 0.45
@@ -88,7 +88,7 @@ def _car_shapes(canvas: Canvas, from_behind: bool, is_van: bool) -> tuple[Mask, 
 
 
 def _inner(canvas: Canvas, mask: Mask) -> Mask:
-    """Shrink a mask a little, and leave a post in its middle: what is window of a cabin."""
+    """Return the windows of a cabin: its mask, shrunk on all sides, without a post in the middle."""
     shrunk = mask.copy()
     for axis, steps in ((0, 8), (1, 8)):
         for step in (-steps, steps):

@@ -1,4 +1,4 @@
-"""All pictures that a city is painted with, as atlases: facades, shop signs, and what stands on streets."""
+"""All pictures of a city as atlases: facades, shop signs, sprites and ground."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from d2vpr_hf.gridtown.painting.sprites import (
 
 
 class Cell(IntEnum):
-    """What a bay of a floor can hold, in the order that a style's pictures have."""
+    """Kinds of facade cells, in the order of a style's pictures."""
 
     BLANK = 0
     WINDOW = 1
@@ -35,7 +35,7 @@ class Cell(IntEnum):
 
 
 class Group(IntEnum):
-    """Kinds of pictures of what stands on streets."""
+    """Kinds of sprites."""
 
     TREE_SUMMER = 0
     TREE_AUTUMN = 1
@@ -49,7 +49,7 @@ class Group(IntEnum):
 
 
 class Ground(IntEnum):
-    """What the ground is made of, and the clouds."""
+    """Materials of the ground, and clouds, which are stored with them."""
 
     ASPHALT = 0
     PAVING = 1
@@ -58,11 +58,9 @@ class Ground(IntEnum):
     CLOUD = 4
 
 
-GROUND_TILE = 8.0  # metres that a picture of the ground is wide
-_GROUND_SIZE = 128
-
-
-_PAINTERS: dict[Group, tuple[Callable[[Generator], Picture], int]] = {  # and how many pictures of it
+GROUND_TILE = 8.0  # metres; width of a ground picture
+_GROUND_SIZE = 128  # texels
+_PAINTERS: dict[Group, tuple[Callable[[Generator], Picture], int]] = {  # with the number of pictures
     Group.TREE_SUMMER: (partial(draw_tree, season=Season.SUMMER), 12),
     Group.TREE_AUTUMN: (partial(draw_tree, season=Season.AUTUMN), 12),
     Group.TREE_WINTER: (partial(draw_tree, season=Season.WINTER), 12),
@@ -81,10 +79,10 @@ class Paintbox:
     """All pictures of a city.
 
     Attributes:
-        facades: Cell `c` of style `s` is picture `s * len(Cell) + c`; the fourth channel is glass.
-        signs: One for each sign.
-        sprites: Group after group; colours are multiplied by the fourth channel, opacity.
-        ground: One for each kind of [`Ground`], `GROUND_TILE` metres wide.
+        facades: Cell `c` of style `s` is picture `s * len(Cell) + c`; the fourth channel is 1 on glass.
+        signs: One picture for each sign.
+        sprites: The groups in the order of [`Group`]; colours are multiplied by the fourth channel, opacity.
+        ground: One picture for each [`Ground`], `GROUND_TILE` metres wide.
     """
 
     facades: Atlas
@@ -102,7 +100,7 @@ def make_paintbox(seed: int) -> Paintbox:
     styles = [picture for style in range(NUM_STYLES) for picture in draw_style(np.random.default_rng([seed, 20, style]))]
     signs = [draw_sign(np.random.default_rng([seed, 21, sign])) for sign in range(NUM_SIGNS)]
     sprites = [
-        painter(np.random.default_rng([seed, 22, 0 if group in _TREES else group, number]))  # a tree is one in all seasons
+        painter(np.random.default_rng([seed, 22, 0 if group in _TREES else group, number]))  # a tree is the same in all seasons
         for group, (painter, count) in _PAINTERS.items()
         for number in range(count)
     ]
@@ -111,8 +109,8 @@ def make_paintbox(seed: int) -> Paintbox:
 
 
 def _draw_ground(kind: Ground, rng: Generator) -> Picture:
-    """Draw a tile that repeats without a seam."""
-    base, grain, patches = {
+    """Draw a ground picture that can be repeated without a visible seam."""
+    base, grain, patches = {  # colour, amplitude of the noise of single texels, amplitude of smooth noise
         Ground.ASPHALT: ((0.2, 0.2, 0.21), 0.12, 0.25),
         Ground.PAVING: ((0.46, 0.44, 0.42), 0.06, 0.12),
         Ground.GRASS: ((0.22, 0.32, 0.12), 0.22, 0.35),
@@ -129,14 +127,14 @@ def _draw_ground(kind: Ground, rng: Generator) -> Picture:
 
 
 def _soft_noise(rng: Generator) -> NDArray[np.float64]:
-    """Draw smooth noise about zero that repeats: a few waves of random length and direction."""
+    """Draw smooth, periodic noise with mean 0: the mean of 14 waves of random length and direction."""
     row, column = 2 * np.pi * np.mgrid[:_GROUND_SIZE, :_GROUND_SIZE] / _GROUND_SIZE
     waves = [np.sin(rng.integers(-5, 6) * row + rng.integers(-5, 6) * column + rng.uniform(0, 2 * np.pi)) for _ in range(14)]
     return np.sum(waves, axis=0) / 14
 
 
 def group_size(group: Group) -> int:
-    """Return how many pictures a group has."""
+    """Return the number of pictures in a group."""
     return _PAINTERS[group][1]
 
 

@@ -1,1 +1,1 @@
-"""From a scene to a photo: projection, walls, ground, sky, billboards, and what a camera adds."""
+"""The renderer: a scene becomes a photo by projection, walls, ground, sky, billboards, weather and camera."""

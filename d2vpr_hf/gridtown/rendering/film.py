@@ -1,4 +1,4 @@
-"""From light to the camera's bytes: the air in between, what falls through it, lens and sensor."""
+"""The last steps from light to bytes: fog, rain, snow, lens and sensor."""
 
 import torch
 
@@ -16,32 +16,33 @@ def develop(scene: Scene, view: View, light: torch.Tensor, depth: torch.Tensor, 
 
     Args:
         scene: The scene.
-        view: Where pixels look.
-        light: Linear light.
+        view: The directions of the pixels.
+        light: Linear light, without fog.
         depth: (B, H, W) metres.
-        is_sky: (B, H, W) where there is no end; the sky has its own haze, but thick fog covers it.
+        is_sky: (B, H, W) whether a pixel shows the sky, which only thick fog covers because its colours contain haze.
 
     Returns:
         (B, 3, H, W) float32, whole numbers from 0 to 255.
     """
     conditions = scene.conditions
-    light = _through_air(scene, light, depth, is_sky)
-    light = _falling(scene, view, light)
-    light = light * per_pixel(conditions["exposure"][:, None] * conditions["white_balance"]) * _vignette(view)
-    bright = (light / (light + 0.18) * 1.18).clamp(0, 1) ** _GAMMA  # rolls off before it clips, as cameras do
+    light = _with_fog(scene, light, depth, is_sky)
+    light = _with_falling_weather(scene, view, light)
+    vignette = 1 / (1 + 0.16 * (view.slope**2 + view.column.unsqueeze(1) ** 2)) ** 2  # (B, H, W) the lens darkens corners
+    light = light * per_pixel(conditions["exposure"][:, None] * conditions["white_balance"]) * vignette
+    bright = (light / (light + 0.18) * 1.18).clamp(0, 1) ** _GAMMA  # compresses highlights before it clips, as cameras do
     bright = bright + _noise(scene, bright) * conditions["noise"][:, None, None]
     return (bright.clamp(0, 1) * 255).round().transpose(0, 1).contiguous()
 
 
-def _through_air(scene: Scene, light: torch.Tensor, depth: torch.Tensor, is_sky: torch.Tensor) -> torch.Tensor:
-    """Fade to the fog's colour over distance."""
+def _with_fog(scene: Scene, light: torch.Tensor, depth: torch.Tensor, is_sky: torch.Tensor) -> torch.Tensor:
+    """Blend the light with the fog's colour, the more the larger the depth."""
     visibility = scene.conditions["visibility"][:, None, None]
-    depth = torch.where(is_sky, 90.0, depth)  # how deep the fog lies above, metres
+    depth = torch.where(is_sky, 90.0, depth)  # metres of fog in front of the sky
     return torch.lerp(per_pixel(scene.conditions["fog"]), light, (-depth / visibility).exp())
 
 
-def _falling(scene: Scene, view: View, light: torch.Tensor) -> torch.Tensor:
-    """Let rain or snow fall before the lens."""
+def _with_falling_weather(scene: Scene, view: View, light: torch.Tensor) -> torch.Tensor:
+    """Draw falling rain or snow over the light."""
     rain, snow = (scene.conditions[name][:, None, None] for name in ("rain", "snow"))
     if not bool((rain + snow).any()):
         return light
@@ -56,7 +57,7 @@ def _falling(scene: Scene, view: View, light: torch.Tensor) -> torch.Tensor:
 
 
 def _flakes(key: torch.Tensor, row: torch.Tensor, column: torch.Tensor, spacing: float, radius: float) -> torch.Tensor:
-    """Return how much of each pixel a flake covers: at most one in each square of a grid."""
+    """Return the share of each pixel that a flake covers; each square of a grid has at most one flake."""
     across, down = (column + 0.5) / spacing, (row + 0.5) / spacing
     square = across.floor().long(), down.floor().long()
     x, y, chance = (hash_unit(key, *square, number) for number in (1, 2, 3))
@@ -64,16 +65,11 @@ def _flakes(key: torch.Tensor, row: torch.Tensor, column: torch.Tensor, spacing:
     return (radius - distance + 0.5).clamp(0, 1) * (chance < 0.12)
 
 
-def _vignette(view: View) -> torch.Tensor:
-    """Return how the lens darkens the corners, (B, H, W)."""
-    return 1 / (1 + 0.16 * (view.slope**2 + view.column.unsqueeze(1) ** 2)) ** 2
-
-
 def _noise(scene: Scene, like: torch.Tensor) -> torch.Tensor:
-    """Return noise (3, B, H, W) of variance 1: the sum of two even numbers, a bell that is good enough."""
+    """Return noise (3, B, H, W) of mean 0 and variance 1: a scaled sum of two uniform numbers, nearly bell-shaped."""
     height, width = like.shape[2:]
     pixel = torch.arange(height * width, device=like.device).view(1, height, width)
     channel = torch.arange(3, device=like.device).view(3, 1, 1, 1)
-    number = hash_unit(scene.key[:, None, None], pixel, channel)
-    other = hash_unit(scene.key[:, None, None], pixel, channel + 3)
-    return (number + other - 1) * 6**0.5
+    first = hash_unit(scene.key[:, None, None], pixel, channel)
+    second = hash_unit(scene.key[:, None, None], pixel, channel + 3)
+    return (first + second - 1) * 6**0.5

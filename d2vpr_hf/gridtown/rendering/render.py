@@ -1,14 +1,14 @@
-"""Scenes to photos: a caster of image columns against upright walls, with pictures that are filtered over distance.
+"""The renderer: columns of pixels are cast against upright walls.
 
-The image plane is upright, so that a column of pixels looks into one direction of the map and the walls it meets are found once
-a column; pitch moves the horizon up and down. A pixel is then sky, ground, or a point on one of the walls, with trees, vehicles
-and people before it.
+The image plane is upright, so that all pixels of a column look into the same direction on the map, and the walls that they meet
+are computed once for each column; pitch only moves the horizon up or down. A pixel shows sky, ground, or a point on one of the
+walls, with trees, vehicles and people in front of it.
 """
 
 import torch
 
 from d2vpr_hf.gridtown.painting.textures import Paintbox
-from d2vpr_hf.gridtown.rendering.billboards import stand_before
+from d2vpr_hf.gridtown.rendering.billboards import draw_billboards
 from d2vpr_hf.gridtown.rendering.film import develop
 from d2vpr_hf.gridtown.rendering.ground import ground_light
 from d2vpr_hf.gridtown.rendering.scene import Scene
@@ -19,28 +19,28 @@ from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls, wall_light
 
 @torch.no_grad()
 def render(scene: Scene, paintbox: Paintbox, size: tuple[int, int]) -> torch.Tensor:
-    """Take the photos of a scene.
+    """Render the photos of a scene.
 
     Args:
-        scene: What they see.
+        scene: The photos' surroundings.
         paintbox: The city's pictures, on the scene's device.
         size: Height and width in pixels.
 
     Returns:
-        (B, 3, height, width) float32, whole numbers from 0 to 255: what a camera's 8 bits hold.
+        (B, 3, height, width) float32, whole numbers from 0 to 255.
     """
     view = make_view(scene, size)
     hits = cast_walls(scene, view)
     light = torch.lerp(wall_light(scene, view, hits, paintbox), sky_light(scene, view, paintbox), hits.is_sky.float())
     light, depth, is_ground = _with_ground(scene, view, hits, paintbox, light)
-    light, depth = stand_before(scene, view, paintbox, light, depth)
+    light, depth = draw_billboards(scene, view, paintbox, light, depth)
     return develop(scene, view, light, depth, hits.is_sky & ~is_ground & (depth >= hits.depth))
 
 
 def _with_ground(
     scene: Scene, view: View, hits: Hits, paintbox: Paintbox, light: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lay the ground before the walls; return light, depth, and where it is."""
+    """Draw the ground over the walls and return the light, the depth and the mask of the ground."""
     first = view.first_ground_row
     is_ground = view.slope > hits.foot.unsqueeze(1).clamp(min=1e-3)
     ground, depth = ground_light(scene, view, paintbox)

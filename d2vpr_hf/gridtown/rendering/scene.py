@@ -1,4 +1,4 @@
-"""What a batch of photos can see, as tensors: nearby walls, streets and everything that stands about."""
+"""The surroundings of a batch of photos as tensors: nearby walls, streets, street furniture, vehicles and people."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,13 +12,13 @@ from d2vpr_hf.gridtown.city import SIDEWALK, City, Fixture
 from d2vpr_hf.gridtown.painting.textures import Group, group_size, group_start
 from d2vpr_hf.gridtown.photo_spec import Photo
 
-_REACH = 130.0  # metres that a camera sees walls for
-_STANDING_REACH = 75.0  # metres that it sees vehicles, trees and people for
-_NUM_STREETS = 4  # of each direction that are drawn on the ground
+_REACH = 130.0  # metres up to which walls are drawn
+_STANDING_REACH = 75.0  # metres up to which street furniture, vehicles and people are drawn
+_NUM_STREETS = 4  # streets of each direction that are drawn on the ground
 _FAR = 1e6
 _CAR_SIZES = ((4.0, 4.7), (1.42, 1.6))  # metres, length and height
 _CAR_WIDTH = 1.8
-# what fills up the rows of photos with fewer walls: nothing meets it, and nothing is divided by zero
+# pads the tables of photos with fewer walls: no ray meets this wall, and no length is 0, by which the renderer would divide
 _NO_WALL = {"coordinate": _FAR} | dict.fromkeys(("length", "height", "bay_width", "floor_height", "ground_height"), 1.0)
 
 Rows = dict[str, NDArray[Any]]
@@ -26,15 +26,15 @@ Rows = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of B photos. What has fewer rows than the largest is filled up with rows that nothing sees.
+    """The surroundings of B photos. Tables with fewer rows than the longest are padded with rows that are never visible.
 
     Attributes:
-        camera: (B,) each: x, y, height, yaw, pitch (tangent), field_of_view.
-        conditions: (B,) or (B, 3) each, the fields of [`Conditions`] that are numbers.
-        walls: (B, M) each; see [`Walls`] and [`Buildings`], plus length.
-        streets: (B, 4) each: x, width_x, y, width_y.
-        open_blocks: (B, Q, 5): low x, low y, high x, high y, 1 for a park and 0 for a square.
-        standing: (B, S) each: x, y, width, height, picture.
+        camera: Columns (B,): x, y, height, yaw, pitch (as a tangent), field_of_view.
+        conditions: Columns (B,) or (B, 3): the fields of [`Conditions`] that are numbers.
+        walls: Columns (B, M): those of [`Walls`] and [`Buildings`], and length; coordinates relative to the camera.
+        streets: Columns (B, 4): x, width_x, y, width_y; relative to the camera.
+        open_blocks: (B, Q, 5) low x, low y, high x, high y, relative to the camera; 1 for a park or 0 for a square.
+        standing: Columns (B, S) of street furniture, vehicles and people: x, y, width, height, picture.
         key: (B,) the photos' keys.
     """
 
@@ -48,7 +48,7 @@ class Scene:
 
 
 def make_scene(city: City, photos: list[Photo], device: str = "cpu") -> Scene:
-    """Collect what photos can see."""
+    """Collect the surroundings of photos of a city."""
     cameras = [vars(photo.camera) | {"pitch": np.tan(photo.camera.pitch)} for photo in photos]
     numbers = [{k: v for k, v in vars(photo.conditions).items() if k not in ("weather", "jpeg_quality")} for photo in photos]
     return Scene(
@@ -67,8 +67,8 @@ def _table(rows: list[dict[str, Any]], device: str) -> dict[str, torch.Tensor]:
 
 
 def _padded(tables: list[Rows], device: str, fill: dict[str, float]) -> dict[str, torch.Tensor]:
-    """Stack tables of different lengths."""
-    length = max(1, *(len(next(iter(table.values()))) for table in tables))  # a row at least, so that there is one to read
+    """Stack tables of different lengths, padded with the values of `fill`, or 0."""
+    length = max(1, *(len(next(iter(table.values()))) for table in tables))  # the renderer needs at least one row
 
     def pad(name: str) -> NDArray[Any]:
         columns = [table[name] for table in tables]
@@ -85,17 +85,19 @@ def _tensor(array: NDArray[Any], device: str) -> torch.Tensor:
 
 
 def _near_walls(city: City, photo: Photo) -> Rows:
-    """Return the walls within reach that look towards the camera, relative to it so that float32 does."""
+    """Return the walls within reach that face the camera, relative to it, so that float32 is exact enough."""
     walls, camera = city.walls, photo.camera
-    own, other = (np.where(walls.axis == axis, camera.x, camera.y) for axis in (0, 1))
-    beside = np.clip(other, walls.low, walls.high) - other
-    seen = np.flatnonzero((walls.side * (own - walls.coordinate) > 0) & (np.hypot(walls.coordinate - own, beside) < _REACH))
+    # the camera's coordinates across and along each wall
+    across, along = (np.where(walls.axis == axis, camera.x, camera.y) for axis in (0, 1))
+    to_nearest = np.clip(along, walls.low, walls.high) - along
+    faces_camera = walls.side * (across - walls.coordinate) > 0
+    seen = np.flatnonzero(faces_camera & (np.hypot(walls.coordinate - across, to_nearest) < _REACH))
     rows = {column.name: getattr(walls, column.name)[seen] for column in fields(walls)}
     building = rows.pop("building")
     rows |= {column.name: getattr(city.buildings, column.name)[building] for column in fields(city.buildings)}
     rows["length"] = rows["high"] - rows["low"]
-    rows["coordinate"] = rows["coordinate"] - own[seen]
-    rows["low"], rows["high"] = rows["low"] - other[seen], rows["high"] - other[seen]
+    rows["coordinate"] = rows["coordinate"] - across[seen]
+    rows["low"], rows["high"] = rows["low"] - along[seen], rows["high"] - along[seen]
     return rows
 
 
@@ -120,7 +122,7 @@ def _near_open_blocks(city: City, photo: Photo) -> NDArray[Any]:
 
 
 def _standing(city: City, photo: Photo) -> Rows:
-    """Return what stands about: the city's fixtures, and this photo's vehicles and people."""
+    """Return the city's street furniture near the camera, and this photo's vehicles and people."""
     rng = np.random.default_rng([photo.key, 40])
     parts = [_near_fixtures(city, photo), _vehicles(city, photo, rng), _people(city, photo, rng)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -144,16 +146,18 @@ def _near_fixtures(city: City, photo: Photo) -> Rows:
 
 
 def _vehicles(city: City, photo: Photo, rng: Generator) -> Rows:
-    """Park vehicles along the kerbs of the nearest streets, and send some along the lanes."""
+    """Draw parked vehicles at the kerbs of the nearest streets, and moving ones on the lanes."""
     rows = []
     for along, line, width in _streets_around(city, photo):
-        crossings = _crossings(city, photo, along)
+        # crossings of the street, metres from the camera, and the distance from them that vehicles keep
+        lines, widths = (city.street_x, city.width_x) if along == 0 else (city.street_y, city.width_y)
+        crossings, clearance = lines - (photo.camera.x, photo.camera.y)[along], widths / 2 + _CAR_SIZES[0][1] / 2
         kerb = width / 2 - SIDEWALK - 1.0
         for across, share in ((-kerb, 0.35), (kerb, 0.35), (-kerb / 3, 0.06), (kerb / 3, 0.06)):
             spots = np.arange(-_STANDING_REACH, _STANDING_REACH, 6.2)
             chance, look, length, height, shift = rng.random((len(spots), 5)).T
             spots = spots + shift
-            in_crossing = (np.abs(crossings[0] - spots[:, None]) < crossings[1]).any(axis=1)
+            in_crossing = (np.abs(crossings - spots[:, None]) < clearance).any(axis=1)
             for number in np.flatnonzero((chance < share * photo.traffic) & ~in_crossing):
                 place = (spots[number], line + across)[:: 1 if along == 0 else -1]
                 sizes = [length[number], height[number]]
@@ -162,7 +166,7 @@ def _vehicles(city: City, photo: Photo, rng: Generator) -> Rows:
 
 
 def _streets_around(city: City, photo: Photo) -> list[tuple[int, float, float]]:
-    """Return the street that the camera is in and the nearest one across: direction, offset from the camera, width."""
+    """Return the nearest street along x and the nearest one along y: direction, distance from the camera, width."""
     streets = []
     for along, lines, widths, where in (
         (0, city.street_y, city.width_y, photo.camera.y),
@@ -173,19 +177,13 @@ def _streets_around(city: City, photo: Photo) -> list[tuple[int, float, float]]:
     return streets
 
 
-def _crossings(city: City, photo: Photo, along: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return where a street is crossed, metres from the camera along it, and how far from there vehicles keep."""
-    lines, widths = (city.street_x, city.width_x) if along == 0 else (city.street_y, city.width_y)
-    return lines - (photo.camera.x, photo.camera.y)[along], widths / 2 + _CAR_SIZES[0][1] / 2
-
-
 def _vehicle(photo: Photo, along: int, place: tuple[float, ...], look: int, sizes: list[float]) -> dict[str, float] | None:
-    """Place a vehicle; which picture fits, and how wide it seems, follows from the angle it is seen at."""
+    """Return a vehicle, whose picture and apparent width follow from its viewing angle; `None` if too near or too far."""
     x, y = place
     distance = float(np.hypot(x, y))
     if not 3.5 < distance < _STANDING_REACH:
         return None
-    side_view = abs(y if along == 0 else x) / distance  # 1 where it is seen from its side
+    side_view = abs(y if along == 0 else x) / distance  # 1 for a vehicle that is seen from its side
     (short, long), (low, high) = _CAR_SIZES
     length, height = short + (long - short) * sizes[0], low + (high - low) * sizes[1]
     group = Group.CAR_SIDE if side_view > 0.45 else Group.CAR_BEHIND
@@ -194,7 +192,7 @@ def _vehicle(photo: Photo, along: int, place: tuple[float, ...], look: int, size
 
 
 def _people(city: City, photo: Photo, rng: Generator) -> Rows:
-    """Send people along the sidewalks."""
+    """Draw people on the sidewalks of the nearest streets."""
     rows = []
     for along, line, width in _streets_around(city, photo):
         for _ in range(rng.poisson(6 * photo.traffic)):

@@ -1,4 +1,4 @@
-"""The sky: a gradient with clouds."""
+"""The sky: a gradient of colours with clouds."""
 
 import torch
 
@@ -18,7 +18,7 @@ def sky_light(scene: Scene, view: View, paintbox: Paintbox) -> torch.Tensor:
 
 
 def _clouds(scene: Scene, view: View, paintbox: Paintbox, upward: torch.Tensor) -> torch.Tensor:
-    """Return how cloudy the sky is, (B, H, W) from 0 to 1: a soft picture on a plane overhead, elsewhere in each photo."""
+    """Return the clouds (B, H, W), from 0 to 1: a picture on a plane overhead, shifted by the key of each photo."""
     distance = 1 / (upward + 0.12)
     x, y = (view.direction[:, axis, None] * distance + scene.key[:, None, None] % (97 + axis) for axis in (0, 1))
     picture = torch.full_like(x, int(Ground.CLOUD), dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Where pixels look."""
+"""The viewing directions of pixels."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from d2vpr_hf.gridtown.rendering.scene import Scene
 
 @dataclass(frozen=True)
 class View:
-    """Where the pixels of B photos look. Depth is measured along the camera's axis.
+    """Viewing directions of the pixels of B photos. Depth is measured along the camera's axis.
 
     Attributes:
         direction: (B, 2, W) step in x and y for each metre of depth.
-        forward, right: (B, 2) the camera's axis, and the direction of the image's right.
-        column: (B, W) sideways metres for each metre of depth.
+        forward, right: (B, 2) unit vectors of the camera's axis and of the image's right.
+        column: (B, W) metres to the right for each metre of depth.
         slope: (B, H, 1) metres down for each metre of depth.
         focal: (B,) focal length in pixels.
-        height: (B,) of the camera above the ground, metres.
-        first_ground_row: The uppermost row that can see ground in any photo.
+        height: (B,) metres of the camera above the ground.
+        first_ground_row: The uppermost row that shows ground in any photo.
     """
 
     direction: torch.Tensor
@@ -37,7 +37,7 @@ class View:
 
 
 def make_view(scene: Scene, size: tuple[int, int]) -> View:
-    """Lay out the pixels of photos of a size, (height, width)."""
+    """Return the view of a scene's photos with `size` (height, width) pixels."""
     rows, columns = size
     camera = scene.camera
     device = camera["yaw"].device

@@ -1,4 +1,4 @@
-"""Walls: which of them each column of pixels meets, and what their facades look like."""
+"""Walls: the ray casting of pixel columns, and the light of facades."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,25 @@ from d2vpr_hf.gridtown.painting.textures import Cell, Paintbox
 from d2vpr_hf.gridtown.rendering.scene import Scene
 from d2vpr_hf.gridtown.rendering.view import View
 
-NEAR = 0.4  # metres; nothing nearer is drawn
-FAR = 1e6
-_NUM_HITS = 8  # walls behind each other that a column of pixels is followed through
+NEAR = 0.4  # metres; nearer walls are not drawn
+FAR = 1e6  # metres; depth without a wall
+_NUM_HITS = 8  # walls behind each other that a column of pixels can show
 _CORNICE = 0.55  # metres below a wall's top
-_SIGN_BAND = (0.85, 0.15)  # metres below the top of the ground floor, from and to
-_LAMP_REACH = 28.0  # metres
-_LIT = (1.0, 0.78, 0.46)  # light of a window
+_SIGN_BAND = (0.85, 0.15)  # metres between the top of the ground floor and the sign's lower and upper edge
+_LAMP_REACH = 28.0  # metres from the camera
+_LIT = (1.0, 0.78, 0.46)  # light of a lit window
 
 
 @dataclass(frozen=True)
 class Hits:
-    """The walls that pixels see.
+    """The walls that pixels show.
 
     Attributes:
-        depth: (B, H, W) metres along the camera's axis; `FAR` where there is no wall.
+        depth: (B, H, W) metres along the camera's axis; `FAR` without a wall.
         wall: (B, H, W) row in the scene's walls.
-        along: (B, H, W) metres from the wall's left end, as seen from before it.
-        facing: (B, H, W) cosine between the wall's normal and the column's direction, at least a little.
-        is_sky: (B, H, W) where no wall reaches.
+        along: (B, H, W) metres from the wall's left end, seen from outside.
+        facing: (B, H, W) the column's step across the wall for each metre of depth, at least 0.03.
+        is_sky: (B, H, W) whether no wall is high enough for the pixel.
         foot: (B, W) slope at which the nearest wall meets the ground.
     """
 
@@ -40,19 +40,19 @@ class Hits:
 
 
 def cast_walls(scene: Scene, view: View) -> Hits:
-    """Follow each column of pixels through the walls it meets, nearest first."""
+    """Find the walls that each column of pixels meets, and for each pixel the nearest wall that is high enough."""
     walls = scene.walls
-    own, other = _along_axes(walls["axis"], view.direction)
-    depth = walls["coordinate"].unsqueeze(2) / own  # (B, M, W)
-    where = depth * other
+    across, along = _steps(walls["axis"], view.direction)
+    depth = walls["coordinate"].unsqueeze(2) / across  # (B, M, W)
+    where = depth * along
     is_met = (where >= walls["low"].unsqueeze(2)) & (where <= walls["high"].unsqueeze(2)) & (depth > NEAR)
     depth = torch.where(is_met, depth, FAR)
     count = min(_NUM_HITS, depth.shape[1])
     depth, wall = depth.topk(count, dim=1, largest=False)  # (B, K, W)
-    where, own = where.gather(1, wall), own.gather(1, wall)
+    where, across = where.gather(1, wall), across.gather(1, wall)
     top = _take(walls["height"], wall) + _gable(scene, wall, where)
     slope_of_top = ((view.height[:, None, None] - top) / depth).masked_fill(depth >= FAR, torch.inf)
-    skyline = slope_of_top.cummin(dim=1).values  # what reaches above everything before it
+    skyline = slope_of_top.cummin(dim=1).values  # upper edge of the nearest walls up to each one
     layer = torch.zeros(view.slope.shape[0], *view.size, dtype=torch.long, device=depth.device)
     for number in range(count):
         layer += view.slope < skyline[:, number, None]
@@ -64,14 +64,14 @@ def cast_walls(scene: Scene, view: View) -> Hits:
         depth=pixel_depth.masked_fill(is_sky, FAR),
         wall=seen,
         along=_from_left(scene, seen, where.gather(1, layer)),
-        facing=own.abs().gather(1, layer).clamp(min=0.03),
+        facing=across.abs().gather(1, layer).clamp(min=0.03),
         is_sky=is_sky,
         foot=view.height[:, None] / depth[:, 0],
     )
 
 
-def _along_axes(axis: torch.Tensor, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a column's step across each wall and along it, (B, M, W) both; no step is zero."""
+def _steps(axis: torch.Tensor, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a column's step across each wall, which is never 0, and along it: (B, M, W) both."""
     x, y = direction[:, None, 0], direction[:, None, 1]
     is_first = axis.unsqueeze(2) == 0
     across, along = torch.where(is_first, x, y), torch.where(is_first, y, x)
@@ -84,12 +84,13 @@ def _take(column: torch.Tensor, wall: torch.Tensor) -> torch.Tensor:
 
 
 def _gable(scene: Scene, wall: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Return how much higher a wall is at a point, metres."""
+    """Return the metres that a gable adds to a wall's height at the position `where` along it."""
     low, high = _take(scene.walls["low"], wall), _take(scene.walls["high"], wall)
     return _take(scene.walls["gable"], wall) * (1 - (2 * (where - low) / (high - low).clamp(min=0.1) - 1).abs()).clamp(min=0)
 
 
 def _from_left(scene: Scene, wall: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return the metres between a wall's left end, seen from outside, and the position `where` along it."""
     walls = scene.walls
     left_is_low = (walls["side"] > 0) == (walls["axis"] == 0)
     low, high = _take(walls["low"], wall), _take(walls["high"], wall)
@@ -97,15 +98,15 @@ def _from_left(scene: Scene, wall: torch.Tensor, where: torch.Tensor) -> torch.T
 
 
 def wall_light(scene: Scene, view: View, hits: Hits, paintbox: Paintbox) -> torch.Tensor:
-    """Return the light (3, B, H, W) that walls send to the camera, fog not yet counted."""
+    """Return the light (3, B, H, W) of walls, without fog."""
     look = {name: _take(scene.walls[name], hits.wall) for name in _LOOKS}
     up = view.height[:, None, None] - view.slope * hits.depth
-    pixel = hits.depth / view.focal[:, None, None]  # metres a pixel, upright
+    pixel = hits.depth / view.focal[:, None, None]  # height of a pixel in metres
     bay = _Bay.of(look, hits.along, up)
     texels = bay.read(look, paintbox, pixel, pixel / hits.facing)
     glass = texels[3]
     colour = _with_sign(texels[:3], look, hits, up, pixel, paintbox)
-    colour = colour * _tint(scene, hits.wall)
+    colour = colour * torch.stack([_take(scene.walls["tint"][..., channel], hits.wall) for channel in range(3)])
     colour = torch.lerp(colour, 0.62 * colour, _band(look["height"] - up, 0.0, _CORNICE, pixel))
     return _lit(scene, look, hits, colour, glass, bay)
 
@@ -118,11 +119,13 @@ _LOOKS = (
 
 @dataclass(frozen=True)
 class _Bay:
-    """Which bay of which floor a point of a facade lies in, and where in it: (B, H, W) each.
+    """The bay of a facade at each pixel, and the position in it: (B, H, W) each.
 
     Attributes:
-        number, floor, count: Of the bay from the left, of the floor (-1 is the ground floor), of bays.
-        across, upward: From 0 to 1.
+        number: Number of the bay, from the left.
+        floor: Number of the floor; -1 is the ground floor.
+        count: Number of bays of the facade.
+        across, upward: Position in the bay, from 0 to 1.
         height: Metres of the floor.
     """
 
@@ -135,6 +138,7 @@ class _Bay:
 
     @classmethod
     def of(cls, look: dict[str, torch.Tensor], along: torch.Tensor, up: torch.Tensor) -> "_Bay":
+        """Return the bay at points `along` metres from a wall's left end and `up` metres above the ground."""
         count = (look["length"] / look["bay_width"]).round().clamp(min=1)
         bay = along / look["length"] * count
         floor = (up - look["ground_height"]) / look["floor_height"]
@@ -147,13 +151,13 @@ class _Bay:
     def read(
         self, look: dict[str, torch.Tensor], paintbox: Paintbox, pixel: torch.Tensor, pixel_along: torch.Tensor
     ) -> torch.Tensor:
-        """Read the facade's texels (4, B, H, W); pixels are so many metres high and wide."""
+        """Read the facade's texels (4, B, H, W); a pixel is `pixel` metres high and `pixel_along` metres wide."""
         picture = look["style"] * len(Cell) + self._cell(look)
         step = pixel_along * self.count / look["length"]
         return paintbox.facades.read(picture, self.across, 1 - self.upward, step, pixel / self.height)
 
     def _cell(self, look: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Choose what the bay holds: shops and doors on the ground floor, windows above, nothing below the roof."""
+        """Choose the bay's cell: shops and doors on the ground floor, windows above, a blank wall above the last floor."""
         chance = hash_unit(look["key"], self.number, self.floor)
         every_second = ((look["key"] >> 7) & 1) * ((self.number + self.floor) & 1)
         window = torch.where((chance < 0.22) | (every_second == 1), int(Cell.OTHER_WINDOW), int(Cell.WINDOW))
@@ -174,7 +178,7 @@ def _with_sign(
     pixel: torch.Tensor,
     paintbox: Paintbox,
 ) -> torch.Tensor:
-    """Hang a shop's sign above its ground floor."""
+    """Draw the shop's sign over the wall's colour."""
     low, high = (look["ground_height"] - part for part in _SIGN_BAND)
     width = torch.minimum(0.8 * look["length"], torch.full_like(up, 7.0))
     across = (hits.along - (look["length"] - width) / 2) / width
@@ -185,21 +189,16 @@ def _with_sign(
 
 
 def _band(where: torch.Tensor, low: torch.Tensor | float, high: torch.Tensor | float, pixel: torch.Tensor) -> torch.Tensor:
-    """Return how much of a pixel of a width lies between two borders, from 0 to 1."""
+    """Return the share of a pixel, `pixel` wide and centred at `where`, that is between two borders."""
     first = torch.maximum(where - pixel / 2, torch.as_tensor(low, device=where.device))
     last = torch.minimum(where + pixel / 2, torch.as_tensor(high, device=where.device))
     return ((last - first) / pixel).clamp(0, 1)
 
 
-def _tint(scene: Scene, wall: torch.Tensor) -> torch.Tensor:
-    """Return the buildings' tints (3, B, H, W)."""
-    return torch.stack([_take(scene.walls["tint"][..., channel], wall) for channel in range(3)])
-
-
 def _lit(
     scene: Scene, look: dict[str, torch.Tensor], hits: Hits, colour: torch.Tensor, glass: torch.Tensor, bay: _Bay
 ) -> torch.Tensor:
-    """Light a wall by sun, sky and lamps; glass mirrors the sky or shows the light within."""
+    """Return the light of a wall lit by sun, sky and lamps; glass mirrors the sky, or shows the lamp of a lit window."""
     light = scene.conditions
     sun = torch.where(look["axis"] == 0, light["sun"][:, 0, None, None], light["sun"][:, 1, None, None]) * look["side"]
     near = (1 - hits.depth / _LAMP_REACH).clamp(0, 1)
@@ -217,5 +216,5 @@ def _lit(
 
 
 def per_pixel(colour: torch.Tensor) -> torch.Tensor:
-    """Shape colours (B, 3) to go with light (3, B, H, W)."""
+    """Reshape colours (B, 3) -> (3, B, 1, 1), to be broadcast against light (3, B, H, W)."""
     return colour.T[:, :, None, None]
