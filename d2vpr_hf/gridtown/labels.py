@@ -98,7 +98,7 @@ def read_labels(file: str | Path) -> dict[str, Labels]:
     """Read a file of labels as path -> labels of this photo, which have no batch dimension.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(

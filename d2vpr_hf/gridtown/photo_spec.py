@@ -128,7 +128,7 @@ def parse_weathers(names: Sequence[str]) -> tuple[Weather, ...]:
     """Return the weathers with these names, in the order of `WEATHERS`.
 
     Raises:
-        ValueError: If a name is unknown, or there are no names; the message lists the weathers.
+        ValueError: If `names` is empty or has an unknown name; the message lists the weathers.
     """
     unknown = [name for name in names if name not in WEATHERS]
     if unknown or not names:

@@ -22,7 +22,7 @@ TRAIN_SEEDS = range(1, 8001)
 
 
 class TierName(StrEnum):
-    """Names of the tiers, the easiest first."""
+    """The tiers, the easiest first."""
 
     EASY = "easy"
     STANDARD = "standard"

@@ -33,13 +33,13 @@ from d2vpr_hf.gridtown.city_layout import MAX_PLACES
 from d2vpr_hf.gridtown.hashing import hash_unit
 from d2vpr_hf.gridtown.painting.atlas import make_atlas
 from d2vpr_hf.gridtown.painting.textures import Ground
+from d2vpr_hf.gridtown.photo_files import position
 from d2vpr_hf.gridtown.photo_spec import NO_VARIATION
 from d2vpr_hf.gridtown.rendering.ground import _surface
 from d2vpr_hf.gridtown.rendering.render import render
 from d2vpr_hf.gridtown.rendering.scene import make_scene
 from d2vpr_hf.gridtown.rendering.view import make_view
 from d2vpr_hf.gridtown.rendering.walls import cast_walls
-from d2vpr_hf.gridtown.simulate import position
 from d2vpr_hf.readers import read_gsv_cities, read_places
 
 # Every number reported on a tier is about exactly these draws. A change here makes them incomparable: say so in docs/LOG.md.
