@@ -41,7 +41,9 @@ BANNED = {
     "beside": "next to",
     "shall": "must, will",
 }
-BANNED_PHRASE = re.compile(rf"\b({'|'.join(map(re.escape, BANNED))})\b(?! longer| more than| less than)", re.IGNORECASE)
+BANNED_PHRASE = re.compile(  # "there is no file" and "it is no longer" are plain English; "this is no file" is not
+    rf"(?<!\bthere )\b({'|'.join(map(re.escape, BANNED))})\b(?! longer| more than| less than)", re.IGNORECASE
+)
 VAGUE = {"found", "known", "kept", "told", "asked", "one", "other", "own"}
 
 
@@ -138,6 +140,7 @@ def test_the_rule_of_language_holds_in_pages():
         (summary_offences, 'def f() -> bool:\n    """Check it."""\n'),
         (phrase_offences, "x = 1  # the file lies there\n"),
         (phrase_offences, 'raise ValueError("it is no folder")\n'),
+        (phrase_offences, 'raise ValueError("there is no file, and it is no folder")\n'),
         (local_offences, "def f():\n    found = 1\n    x = 2\n    return found\n"),
         (parallel_offences, "a, b, c = 1, 2, 3\n"),
     ],
