@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.encoders import Progress
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.evaluation.plots import save_plots
 from d2vpr_hf.figures import save_figure

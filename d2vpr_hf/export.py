@@ -11,7 +11,7 @@ import torch
 
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import FACTS_FILE, ExportedModel
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Comparison, compare_evaluations, evaluate
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
 from d2vpr_hf.readers import UnreadablePhotoError, find_photos, open_photo

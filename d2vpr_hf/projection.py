@@ -22,7 +22,8 @@ from d2vpr_hf.retrieval.index_photos import report_skipped
 from d2vpr_hf.utils.atomic_files import scratch_folder
 
 if TYPE_CHECKING:
-    from d2vpr_hf.encoder import PlaceEncoder, Progress
+    from d2vpr_hf.encoders import Progress
+    from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
 _LEAST_VARIANCE = 1e-6  # of the largest, below which float32 descriptors vary by rounding
 _PHOTOS_AT_ONCE = 256

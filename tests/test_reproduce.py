@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import reproduce
 from benchmarks.reproduce import PUBLISHED, Published
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from tests.conftest import save_folder, tiny_model
 from tests.photos import save_row
 

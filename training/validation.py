@@ -1,5 +1,6 @@
 """How good a model is while it is trained: recall by this package's evaluation, and the loss on places it has not seen."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from accelerate.utils import gather_object
 
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend
-from d2vpr_hf.encoder import EncodedPhotos, PlaceEncoder, Progress
+from d2vpr_hf.encoders import EncodedPhotos, Progress
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.gridtown import VAL_SEEDS, simulate
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
@@ -38,8 +40,10 @@ class SharedEncoder(PlaceEncoder):
         super().__init__(model, processor, device=accelerator.device, num_workers=num_workers)
         self.accelerator = accelerator
 
-    def _open_backend(self) -> Backend:
-        return PlainTorchBackend(self.model)  # it changes, and may be in parts
+    @functools.cached_property
+    def backend(self) -> Backend:
+        """The model itself: its weights change, and it may be divided over processes."""
+        return PlainTorchBackend(self.model)
 
     def encode(
         self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.evaluation.report import QueryResult
 from d2vpr_hf.modeling.deformable_aggregation import DeformableSampler, sample_grid

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.ablations.report import DOCS
 from benchmarks.ablations.rows import ROWS, Row
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.explanation import PhotoRegions, explain_match
 from d2vpr_hf.figures import save_figure
 from d2vpr_hf.readers import find_photos, open_photo

@@ -13,7 +13,7 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
-    from d2vpr_hf.encoder import PlaceEncoder
+    from d2vpr_hf.encoders.place_encoder import PlaceEncoder
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.places.filters import PlaceFilter
 
@@ -74,7 +74,7 @@ class EncoderOptions:
         self, model: str | None, index: PlaceIndex | None = None, *, cross_image_encoder: bool | None = None
     ) -> PlaceEncoder:
         """Load an encoder: of a model, or else the one an index was built with, or else the small one in this package."""
-        from d2vpr_hf.encoder import PlaceEncoder
+        from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
         hush_transformers()
         settings = None if index is None else index.settings

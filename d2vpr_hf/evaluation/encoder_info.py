@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from d2vpr_hf.encoder import PlaceEncoder
+    from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
 _KEYS = {  # attribute -> key in reports, in the order of the file
     "model_name": "name",

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.encoders import Progress
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.photo_selection import Side, keep_rows, prepare_sides
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.explanation.regions import PhotoRegions, locate_regions, region_names
 from d2vpr_hf.explanation.similarity import cosine_of, region_shares
 from d2vpr_hf.modeling import D2VPRModel

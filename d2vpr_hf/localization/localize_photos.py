@@ -18,7 +18,7 @@ from d2vpr_hf.retrieval.index_photos import report_skipped
 from d2vpr_hf.retrieval.search_photos import search_photos
 
 if TYPE_CHECKING:
-    from d2vpr_hf.encoder import PlaceEncoder, Progress
+    from d2vpr_hf.encoders import Encoder, Progress
     from d2vpr_hf.places.filters import Mask
 
 NO_INDEX_POSITIONS = (
@@ -45,7 +45,7 @@ def load_calibration(index: PlaceIndex) -> Calibration | None:
 def localize_photos(
     index: PlaceIndex,
     queries: Sequence[str | Path],
-    encoder: PlaceEncoder,
+    encoder: Encoder,
     calibration: Calibration | None = None,
     *,
     precision: float = PRECISION,
@@ -84,7 +84,7 @@ def localize_photos(
 def calibrate(
     index: PlaceIndex,
     queries: str | Path | PlaceTable,
-    encoder: PlaceEncoder,
+    encoder: Encoder,
     *,
     positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD,
     strict: bool = False,

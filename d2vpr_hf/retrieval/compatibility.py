@@ -5,25 +5,25 @@ from __future__ import annotations
 import logging
 
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders import Encoder
 from d2vpr_hf.index import IndexSettings, PlaceIndex
 
 logger = logging.getLogger(__name__)
 
 
-def index_settings(encoder: PlaceEncoder) -> IndexSettings:
+def index_settings(encoder: Encoder) -> IndexSettings:
     """Return the encoder settings that an index records, with the default settings of how rows are stored."""
     return IndexSettings(
         model_name=encoder.model_name,
         fingerprint=encoder.fingerprint,
         descriptor_dim=encoder.descriptor_dim,
-        projection_dim=encoder.config.projection_dim,
+        projection_dim=encoder.projection_dim,
         batch_size=encoder.batch_size,
         runtimes=(str(encoder.runtime),),
     )
 
 
-def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
+def check_encoder(index: PlaceIndex, encoder: Encoder) -> None:
     """Raise ValueError unless an encoder makes the descriptors that an index holds."""
     found = encoder.fingerprint
     if found != index.settings.fingerprint:
@@ -35,12 +35,12 @@ def check_encoder(index: PlaceIndex, encoder: PlaceEncoder) -> None:
         )
 
 
-def check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = None, *, building: bool) -> None:
+def check_setup(index: PlaceIndex, encoder: Encoder, dtype: str | None = None, *, building: bool) -> None:
     """Raise ValueError unless an encoder can go on with an index as it was begun."""
     check_encoder(index, encoder)
     _check_runtime(index, encoder, building)
     batch_size = index.settings.batch_size
-    if encoder.config.use_cross_image_encoder and batch_size not in (None, encoder.batch_size):
+    if encoder.depends_on_batch and batch_size not in (None, encoder.batch_size):
         raise ValueError(
             f"The model has a cross-image encoder, so that descriptors depend on the batch size: {batch_size} in the "
             f"index, {encoder.batch_size} in this run. Give `--batch-size {batch_size}`, or `--overwrite`."
@@ -49,7 +49,7 @@ def check_setup(index: PlaceIndex, encoder: PlaceEncoder, dtype: str | None = No
         raise ValueError(f"The index holds {index.settings.dtype}, not {dtype}. Leave `--dtype` out, or give `--overwrite`.")
 
 
-def _check_runtime(index: PlaceIndex, encoder: PlaceEncoder, building: bool) -> None:
+def _check_runtime(index: PlaceIndex, encoder: Encoder, building: bool) -> None:
     """Refuse another backend or precision within a build, and warn of it otherwise: rows differ hardly, but they do."""
     if index.settings.runtime is None:
         return

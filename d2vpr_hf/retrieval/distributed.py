@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, StoreWord, check_out, check_store
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places
@@ -81,7 +81,7 @@ def launched_device() -> str | None:
 def embed_photos(
     photos: str | Path | PlaceTable,
     out: str | Path,
-    encoder: PlaceEncoder,
+    encoder: Encoder,
     *,
     process: tuple[int, int] = (0, 1),
     strict: bool = False,
@@ -241,7 +241,7 @@ def _is_complete(part: PlaceIndex) -> bool:
 
 
 def _encode_part(
-    out: Path, job: _Job, number: int, encoder: PlaceEncoder, strict: bool, progress: Progress | None
+    out: Path, job: _Job, number: int, encoder: Encoder, strict: bool, progress: Progress | None
 ) -> dict[str, str]:
     """Encode the photos of a part and store them; return why photos were left out."""
     places = job.places_of(number)

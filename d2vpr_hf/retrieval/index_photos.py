@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PhotoSource, PlaceTable, iter_photos, read_place, read_places
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def index_photos(
     photos: str | Path | PlaceTable | PlaceDataset,
     out: str | Path,
-    encoder: PlaceEncoder,
+    encoder: Encoder,
     *,
     strict: bool = False,
     overwrite: bool = False,
@@ -99,7 +99,7 @@ def index_photos(
 def add_photos(
     index: str | Path,
     photos: Sequence[str | Path],
-    encoder: PlaceEncoder,
+    encoder: Encoder,
     *,
     strict: bool = False,
     progress: Progress | None = None,
@@ -147,7 +147,7 @@ def remove_photos(index: str | Path, photos: Sequence[str | Path]) -> PlaceIndex
     return opened
 
 
-def _index_to_continue(folder: Path, encoder: PlaceEncoder, overwrite: bool, dtype: str | None) -> PlaceIndex | None:
+def _index_to_continue(folder: Path, encoder: Encoder, overwrite: bool, dtype: str | None) -> PlaceIndex | None:
     """Open the index that a run adds to: the one there, or the one that an interrupted run was to replace it with."""
     if not overwrite:
         index = PlaceIndex.resume(folder, replacement=False)

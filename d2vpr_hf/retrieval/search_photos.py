@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.encoder import PlaceEncoder, Progress
+from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.places.filters import Mask
 from d2vpr_hf.readers import find_photos
@@ -44,7 +44,7 @@ class SearchResult:
 def search_photos(
     index: PlaceIndex,
     queries: Sequence[str | Path],
-    encoder: PlaceEncoder,
+    encoder: Encoder,
     *,
     top_k: int = 5,
     allowed: Mask | None = None,

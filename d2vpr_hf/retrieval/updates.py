@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from d2vpr_hf.encoder import EncodedPhotos, PlaceEncoder, Progress
+from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress
 from d2vpr_hf.index import PhotoFile, PlaceIndex, UpdateState
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PhotoSource
@@ -90,7 +90,7 @@ class IndexUpdate:
         self,
         index: PlaceIndex | None,
         begin: Callable[[], PlaceIndex],
-        encoder: PlaceEncoder,
+        encoder: Encoder,
         *,
         shard_size: int,
         folder: Path | None,

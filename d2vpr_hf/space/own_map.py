@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders import Encoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_place
@@ -37,7 +37,7 @@ class OwnMap:
 
 
 def build_own_map(
-    files: Sequence[Path], folder: Path, encoder: PlaceEncoder, *, limits: Limits = LIMITS, progress: Progress | None = None
+    files: Sequence[Path], folder: Path, encoder: Encoder, *, limits: Limits = LIMITS, progress: Progress | None = None
 ) -> OwnMap:
     """Index the photos of an upload that have a position; if that fails, nothing is left.
 

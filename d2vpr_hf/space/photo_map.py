@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization import Calibration, Localization, load_calibration, localize
 from d2vpr_hf.localization.consensus import NUM_MATCHES

@@ -15,7 +15,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders import Encoder
 from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import calibrate
@@ -68,7 +68,7 @@ class TownMap:
     found: int
 
 
-def open_town_map(encoder: PlaceEncoder, cache: Path, plan: TownPlan = TownPlan(), workers: int = 1) -> TownMap:
+def open_town_map(encoder: Encoder, cache: Path, plan: TownPlan = TownPlan(), workers: int = 1) -> TownMap:
     """Open the town's map, and make it first if it is not there; a start that was interrupted is gone on with.
 
     Args:
@@ -99,7 +99,7 @@ def _render(town: Path, plan: TownPlan, workers: int) -> Path:
     return photos
 
 
-def _make(photos: Path, index: Path, encoder: PlaceEncoder, plan: TownPlan) -> dict[str, object]:
+def _make(photos: Path, index: Path, encoder: Encoder, plan: TownPlan) -> dict[str, object]:
     """Index the western part, choose examples, and calibrate with the other queries."""
     database, queries = read_places(photos / "database"), read_places(photos / "queries")
     border = sorted(_east(place) for place in database.places)[int(_INSIDE * len(database.places))]
@@ -122,7 +122,7 @@ def _choose_examples(mapped: list[Path], found: list[Path], outside: list[Path],
     return inside + _spread(others, count - 2 - len(inside)) + _spread(outside, 2)
 
 
-def _calibrate(index: PlaceIndex, queries: PlaceTable, examples: Sequence[Path], encoder: PlaceEncoder) -> None:
+def _calibrate(index: PlaceIndex, queries: PlaceTable, examples: Sequence[Path], encoder: Encoder) -> None:
     """Calibrate with all queries but the examples; a model that is right too seldom gets none, and answers say so."""
     chosen = {photo.name for photo in examples}
     labelled = replace(queries, places=[place for place in queries.places if Path(place.path).name not in chosen])

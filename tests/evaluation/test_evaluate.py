@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.modeling import D2VPRImageProcessor

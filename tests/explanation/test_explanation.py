@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.explanation import cosine_of, draw_bars, draw_photo_regions, explain_match, region_names, region_shares
 from d2vpr_hf.explanation.regions import locate_regions
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor

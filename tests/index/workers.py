@@ -4,14 +4,14 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders import EncodedPhotos
 from d2vpr_hf.index import IndexSettings, PlaceIndex
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import read_manifest
@@ -23,32 +23,40 @@ DIM = 16
 SHARD = 5
 
 
-class BytesEncoder(PlaceEncoder):
+class BytesEncoder:
     """Descriptors from the files' bytes. As with a cross-image encoder, each depends on the others of its batch."""
 
-    fingerprint, runtime = "bytes", Runtime("bytes", "fp32")
+    descriptor_dim, projection_dim, depends_on_batch = DIM, None, True
+    fingerprint, runtime, model_name = "bytes", Runtime("bytes", "fp32"), None
 
     def __init__(self, batch_size: int = 2) -> None:
-        config = SimpleNamespace(descriptor_dim=DIM, projection_dim=None, use_cross_image_encoder=True)
-        self._model = SimpleNamespace(config=config)
-        self.model_name = None
-        self.batch_size, self.num_workers = batch_size, 1
+        self.batch_size = batch_size
         self.seen: list[str] = []
 
-    def _preprocess(self, photo):
-        path = photo() if callable(photo) else photo
-        self.seen.append(path.name)
-        content = path.read_bytes() if path.is_file() else b"bad"
-        if content.startswith(b"bad"):
-            return "not an image"
-        return torch.tensor([list(hashlib.sha256(content).digest()[:DIM])])
+    def encode(self, photos, progress=None, *, order=None):
+        numbered = enumerate(photos) if order is None else ((row, photos[row]) for row in order)
+        descriptors, skipped = {}, {}
+        while batch := list(islice(numbered, self.batch_size)):
+            contents = {row: self._read(photo() if callable(photo) else photo) for row, photo in batch}
+            skipped |= {row: "not an image" for row, content in contents.items() if content.startswith(b"bad")}
+            readable = [row for row in contents if row not in skipped]
+            if readable:
+                pixels = np.array([list(hashlib.sha256(contents[row]).digest()[:DIM]) for row in readable])
+                descriptors |= dict(zip(readable, self.encode_batch(pixels), strict=True))
+            if progress is not None:
+                progress(len(batch))
+        rows = sorted(descriptors)
+        stacked = np.array([descriptors[row] for row in rows], np.float32).reshape(-1, DIM)
+        return EncodedPhotos(stacked, np.array(rows, np.int64), dict(sorted(skipped.items())))
 
-    def _open_backend(self):
-        return SimpleNamespace(encode=self._encode)
-
-    def _encode(self, pixels):
-        mixed = pixels.float() - 128 + 0.1 * pixels.float().mean(0)
+    def encode_batch(self, pixels):
+        mixed = torch.from_numpy(pixels).float() - 128
+        mixed += 0.1 * (mixed + 128).mean(0)
         return torch.nn.functional.normalize(mixed).numpy()
+
+    def _read(self, path: Path) -> bytes:
+        self.seen.append(path.name)
+        return path.read_bytes() if path.is_file() else b"bad"
 
 
 def write_photos(folder: Path, count: int, bad: tuple[int, ...] = ()) -> PlaceTable:

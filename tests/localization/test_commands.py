@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import load_calibration
 

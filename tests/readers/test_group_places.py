@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import evaluate
 from d2vpr_hf.evaluation.positives import angle_between
 from d2vpr_hf.gridtown import simulate

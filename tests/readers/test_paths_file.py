@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.readers import find_photos, read_places
 from d2vpr_hf.retrieval.index_photos import index_photos
 from tests.photos import at_name, save

@@ -12,7 +12,7 @@ import utm
 from PIL import Image
 from PIL.ExifTags import Base
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.readers import iter_photos, load_places, open_photo, read_gsv_cities, read_places, to_dataset
 from d2vpr_hf.readers.place_dataset import place_features

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
@@ -96,7 +96,7 @@ def test_descriptors_are_held_once(tiny_folder, monkeypatch):
     encoder, width = PlaceEncoder(tiny_folder, batch_size=2), 200_000
     monkeypatch.setattr(PlaceEncoder, "descriptor_dim", width)
     monkeypatch.setattr(encoder, "_preprocess", lambda photo: photo if isinstance(photo, str) else torch.zeros(1, 1))
-    encoder.backend = SimpleNamespace(describe=lambda pixels: np.ones((len(pixels), width), np.float32))
+    encoder.backend = SimpleNamespace(encode=lambda pixels: np.ones((len(pixels), width), np.float32))
     for photos in ([0] * 40, ["unreadable", *[0] * 39]):
         tracemalloc.start()
         encoder.encode(photos)
@@ -123,7 +123,7 @@ def test_encoder_arguments(tiny_folder, caplog):
             PlaceEncoder(tiny_folder, device=device)
     with caplog.at_level(logging.WARNING):
         PlaceEncoder(tiny_model(use_cross_image_encoder=True), D2VPRImageProcessor())
-    assert "depends on the photos around it" in caplog.text
+    assert "depends on the other photos of its batch" in caplog.text
 
 
 def test_the_encoder_says_where_its_model_can_be_loaded_again(tiny_folder, monkeypatch):

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places

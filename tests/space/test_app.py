@@ -15,7 +15,7 @@ from gradio_client import Client, handle_file
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.explanation import explain_match
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.places import distance_in_metres

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 from PIL import Image
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.explanation import explain_match
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.retrieval.search_photos import search_photos

@@ -5,7 +5,7 @@ import zipfile
 import pillow_heif
 import pytest
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.space import own_map

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import fit_calibration, localize_photos
 from d2vpr_hf.places.filters import PlaceFilter

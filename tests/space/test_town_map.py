@@ -2,7 +2,7 @@
 
 import pytest
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.places import distance_in_metres
 from d2vpr_hf.readers import read_place

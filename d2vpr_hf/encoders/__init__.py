@@ -1,0 +1,5 @@
+"""Encoders: photos to descriptors. `protocol.py` has the interface, `place_encoder.py` the encoder of this package's models."""
+
+from d2vpr_hf.encoders.protocol import EncodedPhotos, Encoder, Progress
+
+__all__ = ["EncodedPhotos", "Encoder", "Progress"]

@@ -1,0 +1,122 @@
+"""The two kinds of models that a [`PlaceEncoder`] runs: one with weights, and a graph that `d2vpr export` wrote."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from d2vpr_hf.backends.exported_model import ExportedModel, is_exported
+from d2vpr_hf.backends.protocol import Backend
+from d2vpr_hf.backends.registry import open_backend, settle_backend
+from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
+
+
+class ModelSource(Protocol):
+    """A model that a [`PlaceEncoder`] runs."""
+
+    @property
+    def config(self) -> VPRConfig:
+        """Its configuration."""
+
+    @property
+    def processor(self) -> D2VPRImageProcessor:
+        """Its image processor."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it runs on."""
+
+    @property
+    def model(self) -> VPRPreTrainedModel:
+        """The model with its weights. Raises ValueError for an exported graph, which has none."""
+
+    def fingerprint(self) -> str:
+        """Compute the hash of everything that descriptors depend on."""
+
+    def settle_backend(self, name: str, precision: str | None) -> Runtime:
+        """Return the backend and precision to run with, where `"auto"` or `None` leave them open."""
+
+    def open_backend(self, name: str, precision: str | None) -> Backend:
+        """Open the backend that runs the model."""
+
+
+class LoadedModel:
+    """A model with its weights, on a device and in eval mode."""
+
+    def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor, device: str | torch.device | None) -> None:
+        self.model, self.processor = model, processor
+        self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model.to(self.device).eval()  # type: ignore[arg-type] # transformers' wrapper loses the signature
+
+    @property
+    def config(self) -> VPRConfig:
+        """The model's configuration, with later changes."""
+        return self.model.config
+
+    def fingerprint(self) -> str:
+        """Hash weights, configuration and preprocessing."""
+        return fingerprint(self.model, self.processor)
+
+    def settle_backend(self, name: str, precision: str | None) -> Runtime:
+        """Return the backend and precision to run with."""
+        return settle_backend(self.model, name, precision)
+
+    def open_backend(self, name: str, precision: str | None) -> Backend:
+        """Open a backend with the weights that the model has now."""
+        return open_backend(self.model, self.processor, name, precision)
+
+
+class ExportedGraph:
+    """A graph in a folder that `d2vpr export` wrote. It runs on the CPU."""
+
+    def __init__(self, exported: ExportedModel, processor: D2VPRImageProcessor | None) -> None:
+        self._exported = exported
+        self.config, self.processor = exported.config(), processor or exported.processor()
+        self.device = torch.device("cpu")
+
+    @property
+    def model(self) -> VPRPreTrainedModel:
+        """Raise ValueError: a graph has no weights to work with."""
+        folder = self._exported.folder.resolve()
+        raise ValueError(f"{folder} is an exported graph; this needs the model that it was made of.")
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the model that was exported."""
+        return str(self._exported.facts["fingerprint"])
+
+    def settle_backend(self, name: str, precision: str | None) -> Runtime:
+        """Return the backend and precision to run with."""
+        return self._exported.settle_backend(name, precision)
+
+    def open_backend(self, name: str, precision: str | None) -> Backend:
+        """Open a backend that runs the graph."""
+        return self._exported.open_backend(name, precision)
+
+
+def open_model(
+    model: VPRPreTrainedModel | str | Path | None,
+    processor: D2VPRImageProcessor | None,
+    device: str | torch.device | None,
+) -> ModelSource:
+    """Open a model object, a folder, a Hub id, an exported folder, or the embedded model (`None`).
+
+    Raises:
+        ValueError: If a model object comes without its image processor, or the network cannot run on the device.
+    """
+    if is_exported(model):
+        return ExportedGraph(ExportedModel.open(str(model)), processor)
+    if not isinstance(model, VPRPreTrainedModel):
+        return LoadedModel(load_model(model), processor or load_image_processor(model), device)
+    if processor is None:
+        raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
+    return LoadedModel(model, processor, device)
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    try:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"The network cannot run on {str(device)!r} here: {error}") from error
+    return torch.device(device)

@@ -1,0 +1,97 @@
+"""From photos to batches of pixel values, and from batches of descriptors to one array."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2vpr_hf.utils.threads import single_core_threads
+
+
+def preprocess_ahead(
+    photos: Iterable[Any],
+    preprocess: Callable[[Any], torch.Tensor | str],
+    *,
+    batch_size: int,
+    num_workers: int,
+    order: Sequence[int] | None = None,
+) -> Iterator[list[tuple[int, torch.Tensor | str]]]:
+    """Yield batches of positions and pixel values (1, 3, height, width) of photos, while threads preprocess the next photos.
+
+    Args:
+        photos: Taken one by one, at most `batch_size + num_workers` ahead of the photo that is yielded.
+        preprocess: Returns the pixel values of a photo, or the reason why it cannot be read; called in threads.
+        batch_size: Photos of a batch.
+        num_workers: Threads.
+        order: Positions of `photos`, which must then be a sequence; `None` for their own order.
+    """
+    if order is None:
+        numbered: Iterable[tuple[int, Any]] = enumerate(photos)
+    elif isinstance(photos, Sequence):
+        numbered = ((int(row), photos[row]) for row in order)
+    else:
+        raise TypeError(f"An order needs photos in a sequence, got {type(photos).__name__}.")
+    with single_core_threads(num_workers) as pool:
+        submitted = ((row, pool.submit(preprocess, photo)) for row, photo in numbered)
+        # enough that no thread waits for the network
+        pending: deque[tuple[int, Future[torch.Tensor | str]]] = deque(islice(submitted, batch_size + num_workers))
+        batch = []
+        while pending:
+            row, future = pending.popleft()
+            pending.extend(islice(submitted, 1))
+            batch.append((row, future.result()))
+            if len(batch) == batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+def group_by_size(photos: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yield positions and pixel values (B, 3, height, width) of the photos of each size; most batches have one size."""
+    groups: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
+    for row, pixels in photos:
+        groups.setdefault(pixels.shape, []).append((row, pixels))
+    for group in groups.values():
+        yield [row for row, _ in group], torch.cat([pixels for _, pixels in group])
+
+
+class DescriptorArray:
+    """Descriptors (N, D) of photos whose number N need not be known.
+
+    A second copy of the descriptors of a large map may not fit into memory, so they are enlarged and compacted in place.
+    """
+
+    def __init__(self, expected_count: int, descriptor_dim: int) -> None:
+        self._descriptors = np.empty((expected_count, descriptor_dim), np.float32)
+
+    def store(self, rows: list[int], descriptors: NDArray[np.float32]) -> None:
+        """Store the descriptors (B, D) of photos at their positions (B,)."""
+        needed, present = max(rows) + 1, len(self._descriptors)
+        if needed > present:  # a stream yields more photos than its length promised
+            self._descriptors.resize((max(needed, present * 5 // 4), self._descriptors.shape[1]), refcheck=False)
+        self._descriptors[rows] = descriptors
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the descriptors at the positions `rows` (M,), which ascend; the array cannot be used afterwards.
+
+        Raises:
+            ValueError: If a descriptor is not finite.
+        """
+        if len(rows) < len(self._descriptors):
+            for target, row in enumerate(rows):
+                self._descriptors[target] = self._descriptors[row]
+        descriptors = self._descriptors[: len(rows)]
+        broken = ~np.isfinite(descriptors.sum(axis=1))  # a sum is finite only if its terms are, and needs little memory
+        if broken.any():
+            numbers = rows[np.flatnonzero(broken)[:5]].tolist()
+            raise ValueError(
+                f"{broken.sum()} descriptors are not finite (photos number {numbers} first). The weights are broken, or they "
+                "overflow in half precision: load the model in float32."
+            )
+        return descriptors

@@ -1,0 +1,188 @@
+"""The encoder of this package's models: decoding, preprocessing and the network overlap."""
+
+import functools
+import logging
+import operator
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2vpr_hf.backends.protocol import Backend, check_backend
+from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.model_sources import open_model
+from d2vpr_hf.encoders.photo_batches import DescriptorArray, group_by_size, preprocess_ahead
+from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress
+from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
+
+logger = logging.getLogger(__name__)
+
+
+class PlaceEncoder:
+    """Encode photos as descriptors, in order, in batches, while threads decode the next ones.
+
+    Args:
+        model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` for the small one that comes with
+            this package.
+        processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
+        device: Where the network runs, such as `"cuda"`; `None` takes a GPU if there is one.
+        batch_size: Photos the network sees at once. Descriptors depend on it by rounding only, unless the model has a
+            cross-image encoder.
+        cross_image_encoder: Whether a model's cross-image encoder takes part; `False` removes it from the model, `None` leaves
+            the model unchanged.
+        num_workers: Threads that decode and preprocess (Pillow and torch release the interpreter while they work).
+        backend: The name of the backend that runs the network; see [`d2vpr_hf.backends.registry.open_backend`].
+        precision: Of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, if the backend has it; `None` for
+            the type of the model's weights.
+
+    Attributes:
+        model_name: Folder (absolute) or Hub id that the model can be loaded from again; `None` for the embedded model, and for
+            a model object that was never saved.
+    """
+
+    def __init__(
+        self,
+        model: VPRPreTrainedModel | str | Path | None = None,
+        processor: D2VPRImageProcessor | None = None,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        cross_image_encoder: bool | None = None,
+        backend: str = "torch",
+        precision: str | None = None,
+    ) -> None:
+        check_backend(backend, precision)
+        if batch_size < 1 or num_workers < 1:
+            raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
+        self._source = open_model(model, processor, device)
+        self.model_name = _portable_name(model)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self._backend_choice = (backend, precision)
+        if cross_image_encoder is False:
+            self.model.remove_cross_image_encoder()
+        if cross_image_encoder and not self.depends_on_batch:
+            raise ValueError(f"The model {self.model_name or 'in this package'} has no cross-image encoder to use.")
+        if self.depends_on_batch:
+            logger.warning(
+                "This model has a cross-image encoder: a photo's descriptor depends on the other photos of its batch and on "
+                "batch_size (%d), and a query encoded alone gets another descriptor than among others. Use a D²-VPR model "
+                "without it where descriptors must be comparable.",
+                batch_size,
+            )
+
+    @property
+    def model(self) -> VPRPreTrainedModel:
+        """The model.
+
+        Raises:
+            ValueError: If it was exported: a graph has no weights.
+        """
+        return self._source.model
+
+    @property
+    def config(self) -> VPRConfig:
+        """The model's configuration."""
+        return self._source.config
+
+    @property
+    def processor(self) -> D2VPRImageProcessor:
+        """The image processor."""
+        return self._source.processor
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the network runs on."""
+        return self._source.device
+
+    @property
+    def descriptor_dim(self) -> int:
+        """Width of the descriptors."""
+        return self.config.descriptor_dim
+
+    @property
+    def projection_dim(self) -> int | None:
+        """Width that the model's projection reduces descriptors to; `None` without a projection."""
+        return self.config.projection_dim
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether the model has a cross-image encoder, so that a descriptor depends on the other photos of its batch."""
+        return self.config.use_cross_image_encoder
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that descriptors depend on; see [`d2vpr_hf.pretrained.loading.fingerprint`]. Computed once."""
+        return self._source.fingerprint()
+
+    @property
+    def runtime(self) -> Runtime:
+        """Backend and precision, such as `Runtime("torch", "fp32")`, without opening the backend."""
+        return self._source.settle_backend(*self._backend_choice)
+
+    @functools.cached_property
+    def backend(self) -> Backend:
+        """The backend that runs the network, with the weights that the model has at the first use; see `reopen_backend`."""
+        return self._source.open_backend(*self._backend_choice)
+
+    def reopen_backend(self) -> None:
+        """Take up changes of the model."""
+        self.__dict__.pop("backend", None)
+
+    def encode(
+        self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
+    ) -> EncodedPhotos:
+        """Encode photos.
+
+        Args:
+            photos: Paths, URLs, contents of files (`bytes`), PIL images, numpy arrays or tensors, or functions that return one
+                of these and are called in the threads. They are taken one by one, no further ahead than the threads need.
+            progress: Called after each batch with its number of photos, skipped ones included.
+            order: The order in which the network processes the photos, a permutation of their positions; `photos` must then be
+                a sequence. It matters to models with a cross-image encoder only. The descriptors are returned in the order of
+                `photos`.
+
+        Raises:
+            ValueError: If the network gives a descriptor that is not finite.
+        """
+        descriptors = DescriptorArray(operator.length_hint(photos), self.descriptor_dim)
+        batch_size, num_workers = self.batch_size, self.num_workers
+        skipped: dict[int, str] = {}
+        count = 0
+        for batch in preprocess_ahead(photos, self._preprocess, batch_size=batch_size, num_workers=num_workers, order=order):
+            skipped.update({row: reason for row, reason in batch if isinstance(reason, str)})
+            readable = [(row, pixels) for row, pixels in batch if not isinstance(pixels, str)]
+            for rows, pixel_values in group_by_size(readable):
+                descriptors.store(rows, self.backend.encode(pixel_values))
+            count += len(batch)
+            if progress is not None:
+                progress(len(batch))
+        encoded = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
+        return EncodedPhotos(descriptors.take(encoded), encoded, dict(sorted(skipped.items())))
+
+    @functools.cached_property
+    def _target(self) -> tuple[int, int] | None:
+        """Height and width that photos are resized to; `None` if they are not."""
+        size = self.processor.size
+        return (size["height"], size["width"]) if self.processor.do_resize else None
+
+    def _preprocess(self, photo: Any) -> torch.Tensor | str:
+        """Return the pixel values (1, 3, height, width) of a photo, or the reason why it cannot be read."""
+        photo = photo() if callable(photo) else photo
+        try:
+            image = open_photo(photo, self._target) if isinstance(photo, PhotoSource) else photo
+        except UnreadablePhotoError as error:
+            return str(error)
+        return self.processor(image, return_tensors="pt")["pixel_values"]
+
+
+def _portable_name(model: VPRPreTrainedModel | str | Path | None) -> str | None:
+    """Return a name that the model can be loaded by from any folder; `None` for the embedded model and one in memory only."""
+    name = model.name_or_path if isinstance(model, VPRPreTrainedModel) else model
+    if not name:
+        return None
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)

@@ -1,0 +1,76 @@
+"""The interface of every encoder. Importing it needs neither torch nor a model."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2vpr_hf.backends.runtime import Runtime
+
+Progress = Callable[[int], None]  # called with the number of photos that were just finished
+
+
+@dataclass(frozen=True)
+class EncodedPhotos:
+    """Descriptors of the photos that could be read.
+
+    Attributes:
+        descriptors: (M, D) float32, in the order of the photos.
+        rows: (M,) int64, the position of each in the photos that were given.
+        skipped: Position and reason of each photo that could not be read.
+    """
+
+    descriptors: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    skipped: dict[int, str]
+
+
+class Encoder(Protocol):
+    """Encode photos as descriptors.
+
+    Indexing, searching and localization accept any object with these attributes and this method.
+    """
+
+    @property
+    def descriptor_dim(self) -> int:
+        """Width D of the descriptors."""
+
+    @property
+    def projection_dim(self) -> int | None:
+        """Width that a projection stored in the model reduces descriptors to; `None` without a projection."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that descriptors depend on. An index refuses an encoder with another fingerprint."""
+
+    @property
+    def model_name(self) -> str | None:
+        """Folder or Hub id that the model can be loaded from again; `None` if there is none."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of photos that the network processes at once."""
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether a photo's descriptor depends on the other photos of its batch."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """Backend and precision, such as `Runtime("torch", "fp32")`. Descriptors of different runtimes differ slightly."""
+
+    def encode(
+        self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
+    ) -> EncodedPhotos:
+        """Encode photos.
+
+        Args:
+            photos: Each is a path, a URL, the content of a file (`bytes`), or a function without arguments that returns one of
+                these; see [`d2vpr_hf.readers.open_photo`]. A function is called once. Photos are taken one by one and may be
+                a stream of unknown length.
+            progress: Called after each batch with its number of photos, skipped ones included.
+            order: The order in which the network processes the photos, a permutation of their positions. It matters only where
+                `depends_on_batch` is true. The descriptors are returned in the order of `photos`.
+        """
