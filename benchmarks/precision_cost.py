@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from d2vpr_hf import PlaceEncoder, compare_evaluations
 from d2vpr_hf.backends.export_model import ExportOptions
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate_descriptors
-from d2vpr_hf.evaluation.photo_selection import Side, prepare_sides
+from d2vpr_hf.evaluation.photo_selection import PhotoSelection, select_photos
 from d2vpr_hf.export import export
 from d2vpr_hf.gridtown import TEST_SEEDS, VAL_SEEDS, simulate
 from d2vpr_hf.readers import read_places
@@ -49,17 +49,17 @@ def encoders(model: str | None, work: Path, calibration: Path) -> Iterator[tuple
         )
 
 
-def describe(encoder: PlaceEncoder, sides: tuple[Side, Side]) -> list[NDArray[np.float32]]:
+def describe(encoder: PlaceEncoder, sides: tuple[PhotoSelection, PhotoSelection]) -> list[NDArray[np.float32]]:
     """Encode the photos of both sides."""
     return [encoder.encode([side.table.photo(place) for place in side.places]).descriptors for side in sides]
 
 
-def judge(descriptors: list[NDArray[np.float32]], sides: tuple[Side, Side]) -> Evaluation:
+def judge(descriptors: list[NDArray[np.float32]], sides: tuple[PhotoSelection, PhotoSelection]) -> Evaluation:
     """Evaluate descriptors of both sides."""
     return evaluate_descriptors(*descriptors, *(side.photos for side in sides))
 
 
-def different_places(database: Side, descriptors: NDArray[np.float32]) -> float:
+def different_places(database: PhotoSelection, descriptors: NDArray[np.float32]) -> float:
     """Return the median distance between photos more than 25 m apart."""
     positions = np.asarray(database.photos.positions)[::2]
     apart = np.linalg.norm(positions[:, None] - positions, axis=2) > 25
@@ -69,7 +69,7 @@ def different_places(database: Side, descriptors: NDArray[np.float32]) -> float:
 def measure(model: str | None, work: Path, city: Path, calibration: Path) -> dict[str, Any]:
     """Compare all cases with the plain model."""
     plain = PlaceEncoder(model)
-    sides = prepare_sides(read_places(city / "database"), read_places(city / "queries"), PositiveRule())
+    sides = select_photos(read_places(city / "database"), read_places(city / "queries"), PositiveRule())
     exact = describe(plain, sides)
     apart = different_places(sides[0], exact[0])
     first, found = judge(exact, sides), {}

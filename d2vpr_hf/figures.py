@@ -1,4 +1,4 @@
-"""Pictures of results. Functions return the figure; `save_figure` writes it."""
+"""Figures of photos in rows. The plot functions return a figure; `save_figure` writes it."""
 
 import logging
 import textwrap
@@ -17,14 +17,15 @@ from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
 
-RIGHT, WRONG, UNKNOWN, QUERY = "#2e9e4f", "#c8373a", "#9a9a9a", "#1f5fbf"
+CORRECT, WRONG = "#2e9e4f", "#c8373a"
+UNKNOWN, QUERY = "#9a9a9a", "#1f5fbf"
 _CELL = (2.6, 2.5)  # inches
-_THUMBNAIL = (480, 480)  # pixels, more than a cell shows
+_THUMBNAIL = (480, 480)  # pixels; more than a cell shows
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A photo in a picture of rows: its file, the title above it, and the colour of its frame."""
+    """A photo in a row: its file, the title above it, and the colour of its frame."""
 
     photo: Path
     title: str
@@ -32,34 +33,40 @@ class Cell:
 
 
 def plot_rows(rows: Sequence[Sequence[Cell]]) -> Figure:
-    """Draw photos in rows, which may differ in length: the query first, then its matches."""
+    """Draw photos in rows of any length: in each row a query and its matches."""
     columns, count = max((len(row) for row in rows), default=1), max(1, len(rows))
     figure = Figure(figsize=(_CELL[0] * columns, _CELL[1] * count))
     FigureCanvasAgg(figure)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02 / count, top=1 - 0.17 / count, wspace=0.04, hspace=0.24)
     for axes, row in zip(figure.subplots(count, columns, squeeze=False), rows, strict=False):
-        _draw_row(axes, row)
+        for axis, cell in zip(axes, row, strict=False):
+            _draw_photo(axis, cell)
+        for axis in axes[len(row) :]:
+            axis.set_axis_off()
     return figure
 
 
 def check_plot_file(path: Path, photos: Iterable[Path] = ()) -> None:
-    """Raise ValueError unless a figure can be written to a file of that name.
+    """Check that a figure can be written to a file.
 
     Args:
         path: The file.
-        photos: Photos, and folders of them, of which none may be overwritten.
+        photos: Photos and folders of photos, none of which may be overwritten.
+
+    Raises:
+        ValueError: If `path` is one of the photos, a folder, or has an unsupported suffix.
     """
     if path.exists() and any(path.resolve().is_relative_to(photo.resolve()) for photo in photos):
-        raise ValueError(f"{path} lies among the photos and exists already. Draw into another file.")
+        raise ValueError(f"{path} exists already and is one of the photos. Give another file for the plot.")
     formats = FigureCanvasAgg.get_supported_filetypes()
     if path.is_dir() or path.suffix.lower().lstrip(".") not in formats:
         raise ValueError(
-            f"Cannot draw into {path}: give a file that ends in {', '.join(f'.{name}' for name in sorted(formats))}."
+            f"Cannot write a plot to {path}: give a file that ends in {', '.join(f'.{name}' for name in sorted(formats))}."
         )
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure in the format its name ends in (png, pdf, svg, jpg, ...). Raises as [`check_plot_file`] does."""
+    """Write a figure in the format of the file's suffix (png, pdf, svg, jpg, ...); errors are those of [`check_plot_file`]."""
     path = Path(path)
     check_plot_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,28 +74,24 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def query_cell(photo: Path, name: str) -> Cell:
-    """Make the cell of a query, framed in blue."""
+    """Return the cell of a query, with a blue frame."""
     return Cell(photo, f"query\n{_shorten(name)}", QUERY)
 
 
-def match_cell(photo: Path, rank: int, name: str, score: float, distance: float | None, right: bool | None) -> Cell:
-    """Make the cell of a match: distance in metres if known, framed green if right, red if wrong, grey if nobody knows."""
+def match_cell(photo: Path, rank: int, name: str, similarity: float, distance: float | None, correct: bool | None) -> Cell:
+    """Return the cell of a match, with a green frame if it is correct, red if it is wrong, grey if that is unknown.
+
+    The title has the rank, the name, the similarity and, if known, the distance in metres.
+    """
     metres = "" if distance is None else f" · {distance:,.0f} m"
-    colour = UNKNOWN if right is None else RIGHT if right else WRONG
-    return Cell(photo, f"{rank}. {_shorten(name)}\n{score:.3f}{metres}", colour)
+    colour = UNKNOWN if correct is None else CORRECT if correct else WRONG
+    return Cell(photo, f"{rank}. {_shorten(name)}\n{similarity:.3f}{metres}", colour)
 
 
 def photo_label(path: str, east: float | None, north: float | None) -> str:
-    """Name a photo briefly: `@` names are all position."""
+    """Return a short label of a photo: its file name, or the position for a long `@` name."""
     name = path.rsplit("/", 1)[-1]
     return f"{east:.0f} E {north:.0f} N" if name.startswith("@") and east is not None else name
-
-
-def _draw_row(axes: NDArray[np.object_], row: Sequence[Cell]) -> None:
-    for axis, cell in zip(axes, row, strict=False):
-        _draw_photo(axis, cell)
-    for axis in axes[len(row) :]:
-        axis.set_axis_off()
 
 
 def _draw_photo(axis: Axes, cell: Cell) -> None:
@@ -105,14 +108,14 @@ def _draw_photo(axis: Axes, cell: Cell) -> None:
 
 
 def _thumbnail(photo: Path) -> NDArray[np.uint8]:
-    """Read a photo as the network sees it, upright and in RGB, no larger than a cell shows: (H, W, 3)."""
+    """Read a photo as an upright RGB thumbnail, (H, W, 3)."""
     image = open_photo(photo)
     image.thumbnail(_THUMBNAIL)
     return pil_to_rgb(image).permute(1, 2, 0).numpy()
 
 
 def _shorten(text: str, length: int = 26) -> str:
-    """Cut the middle out of a long name; beginnings and ends tell names apart."""
+    """Return a long name without its middle, because names differ mostly at their beginnings and ends."""
     if len(text) <= length:
         return text
     return f"{text[: length // 2]}…{text[len(text) - length // 2 + 1 :]}"

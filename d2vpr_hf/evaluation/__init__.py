@@ -1,4 +1,4 @@
-"""How well places are recognised: recall@N and its uncertainty, distances, confidence, and comparisons of models."""
+"""Evaluation of place recognition: recall@N and its uncertainty, distances, confidence, and comparisons of models."""
 
 from d2vpr_hf.evaluation.comparison import Comparison, Difference, compare_evaluations
 from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve

@@ -1,4 +1,4 @@
-"""Compare two evaluations query by query: is one model better, or was it luck?"""
+"""Comparison of two evaluations query by query, with the uncertainty of the difference."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from d2vpr_hf.evaluation.report import Evaluation, align, percent
 
 @dataclass(frozen=True)
 class Difference:
-    """How two evaluations differ at one N.
+    """The difference of two evaluations at one N.
 
     Attributes:
         recall_value: The N.
-        first, second: recall@N of each.
-        interval_95: Of second - first, from places drawn with replacement, the same for both; `None` below two places.
-        won: Queries that only the second finds.
-        lost: Queries that only the first finds.
+        first, second: recall@N of each evaluation.
+        interval_95: 95 % interval of second - first, from the same draws of places for both; `None` with fewer than two places.
+        won: Number of queries that only the second evaluation finds.
+        lost: Number of queries that only the first evaluation finds.
     """
 
     recall_value: int
@@ -31,7 +31,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences of two evaluations, and what makes them hard to compare."""
+    """The differences of two evaluations for each N; `notes` name differences in their settings."""
 
     differences: list[Difference]
     num_queries: int
@@ -45,62 +45,68 @@ class Comparison:
 def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
     """Compare recall on the same queries, pair by pair.
 
-    A pair of runs on the same queries tells more than two intervals side by side: what is hard for both cancels out.
+    Two evaluations of the same queries differ less by chance than their two intervals suggest, because queries that are hard
+    for both models cancel out.
 
     Args:
         first: The evaluation to compare with.
         second: The evaluation in question; differences are second - first.
 
     Raises:
-        ValueError: If queries, database or the rule of positives differ, or no N is in both.
+        ValueError: If queries, database or the rule of positives differ, or the evaluations have no N in common.
     """
-    _refuse_different(first, second)
+    _check_comparable(first, second)
     recall_values = [n for n in first.recall_values if n in second.recall_values]
     if not recall_values:
         raise ValueError(f"The reports share no N: one has {first.recall_values}, the other {second.recall_values}.")
-    one, other = (hits_at(evaluation.ranks, recall_values).astype(np.int64) for evaluation in (first, second))
-    interval = bootstrap_interval(other - one, first.places)
+    first_hits, second_hits = (hits_at(evaluation.ranks, recall_values).astype(np.int64) for evaluation in (first, second))
+    interval = bootstrap_interval(second_hits - first_hits, first.places)
     differences = [
         Difference(
             recall_value=n,
-            first=float(one[:, i].mean()),
-            second=float(other[:, i].mean()),
+            first=float(first_hits[:, i].mean()),
+            second=float(second_hits[:, i].mean()),
             interval_95=None if interval is None else (float(interval[0, i]), float(interval[1, i])),
-            won=int((other > one)[:, i].sum()),
-            lost=int((one > other)[:, i].sum()),
+            won=int((second_hits > first_hits)[:, i].sum()),
+            lost=int((first_hits > second_hits)[:, i].sum()),
         )
         for i, n in enumerate(recall_values)
     ]
     return Comparison(differences, len(first.queries), list(_notes(first, second)))
 
 
-def _refuse_different(first: Evaluation, second: Evaluation) -> None:
+def _check_comparable(first: Evaluation, second: Evaluation) -> None:
     if first.rule != second.rule:
-        raise ValueError(f"The reports call different matches right: one those {first.rule}, the other those {second.rule}.")
-    one, other = ([query.path for query in evaluation.queries] for evaluation in (first, second))
-    if one != other:
-        lonely = sorted(set(one) ^ set(other))
-        which = f"{len(lonely)} are in one report only, {lonely[0]} first" if lonely else "their order differs"
-        raise ValueError(f"The reports are of different queries, {len(one)} and {len(other)}: {which}.")
-    for name, sides in (("queries", (first.query_set, second.query_set)), ("databases", (first.database, second.database))):
-        if sides[0]["checksum"] != sides[1]["checksum"]:
+        raise ValueError(
+            f"The reports have different rules of positives: {first.rule} in the first, {second.rule} in the second."
+        )
+    first_paths, second_paths = ([query.path for query in evaluation.queries] for evaluation in (first, second))
+    if first_paths != second_paths:
+        unshared = sorted(set(first_paths) ^ set(second_paths))
+        difference = f"{len(unshared)} are in one report only, {unshared[0]} first" if unshared else "their order differs"
+        raise ValueError(f"The reports are of different queries, {len(first_paths)} and {len(second_paths)}: {difference}.")
+    for name, left, right in (
+        ("queries", first.query_set, second.query_set),
+        ("databases", first.database, second.database),
+    ):
+        if left["checksum"] != right["checksum"]:
             raise ValueError(
-                f"The reports are of different {name}: {sides[0]['count']} photos ({sides[0]['path']}) and "
-                f"{sides[1]['count']} ({sides[1]['path']}); their names or positions differ."
+                f"The reports are of different {name}: {left['count']} photos ({left['path']}) and "
+                f"{right['count']} ({right['path']}); their names or positions differ."
             )
     if (first.num_positives != second.num_positives).any():
-        raise ValueError("The reports were given different positives.")
+        raise ValueError("The reports were made with different positives.")
 
 
 def _notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
-    """Say what stands between the numbers besides the models."""
+    """Yield a note for each setting, other than the model, that makes the recalls hard to compare."""
     for key, plural in (("resolution", "resolutions"), ("projection_dim", "projections")):
         values = [evaluation.model.to_dict().get(key) for evaluation in (first, second)]
         if values[0] != values[1]:
             yield f"Their {plural} differ: {values[0]} and {values[1]}."
     settings = [(run.model.cross_image_encoder, run.model.batch_size, run.order_seed) for run in (first, second)]
     if any(ran for ran, _, _ in settings) and settings[0] != settings[1]:
-        yield "A cross-image encoder ran, not alike in both: its numbers depend on the batch and on the order of the photos."
+        yield "A cross-image encoder ran with different settings; its results depend on the batch and the order of the photos."
 
 
 def _lines(comparison: Comparison) -> Iterator[str]:

@@ -83,7 +83,7 @@ class EncoderInfo:
 
     def __str__(self) -> str:
         if self.fingerprint is None or self.resolution is None:
-            return f"descriptors of {self.descriptor_dim} numbers as they were given"
+            return f"descriptors of {self.descriptor_dim} numbers, given by the user"
         height, width = self.resolution
         projection = "no projection" if self.projection_dim is None else f"projected to {self.projection_dim}"
         cross_image_encoder = "RAN: numbers depend on batch and order" if self.cross_image_encoder else "none"

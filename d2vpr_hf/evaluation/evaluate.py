@@ -1,4 +1,4 @@
-"""Evaluate a model on photos, or descriptors that somebody has already."""
+"""Evaluation of a model on photos, or of descriptors of any model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from d2vpr_hf.encoders import Progress
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
-from d2vpr_hf.evaluation.photo_selection import Side, keep_rows, prepare_sides
+from d2vpr_hf.evaluation.photo_selection import PhotoSelection, select_photos
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives
-from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, judge
+from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, mark_correct
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
@@ -24,7 +24,7 @@ from d2vpr_hf.stores.exact import exact_search, similarity
 
 SHUFFLE_SEED = 0
 
-_Encoded = tuple[Side, NDArray[np.float32]]
+_Encoded = tuple[PhotoSelection, NDArray[np.float32]]
 
 
 def evaluate(
@@ -40,39 +40,45 @@ def evaluate(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Search the database with each query and count how often it is found.
+    """Search the database with each query and compute recall.
 
-    Photos that can't be read, or whose position the rule needs and nobody knows, are left out, named and counted.
+    Photos that cannot be read, or lack a position that the rule needs, are skipped and listed in `Evaluation.skipped`.
 
     Args:
-        database: A folder, a CSV file, or what [`read_places`] made of one.
-        queries: The same.
-        encoder: Gives the descriptors. With a cross-image encoder they depend on its batch size and on the order of photos.
-        rule: What makes a match right; `None` for the field's 25 m.
+        database: A folder, a CSV file, or a table from [`read_places`].
+        queries: The same for the queries.
+        encoder: Encoder of the photos. With a cross-image encoder, the descriptors depend on its batch size and on the order of
+            the photos.
+        rule: The rule of positives; `None` for the usual 25 m.
         recall_values: The N of recall@N.
-        shuffle_check: Whether to encode both sides once more, each in a seeded random order, and evaluate again: `shuffled`.
-        save_descriptors: A folder that gets both sides as an index, `database` and `queries`.
-        strict: Whether a photo that is left out is an error.
-        overwrite: Whether to replace indexes that are in `save_descriptors` already.
-        progress: Called with the number of photos just finished.
+        shuffle_check: Whether to encode database and queries a second time, each in a seeded random order, and to add the
+            result as `Evaluation.shuffled`.
+        save_descriptors: Folder for indexes of both, `database` and `queries`.
+        strict: Whether a skipped photo is an error.
+        overwrite: Whether to replace indexes that `save_descriptors` has already.
+        progress: Called with the number of photos that were just encoded.
 
     Raises:
-        ValueError: If positions can't be compared (none, or two UTM zones), nothing could be read, or with `strict` if a
-            photo was left out.
+        ValueError: If positions cannot be compared because they are missing or in two UTM zones, no photo could be read, or
+            with `strict` if a photo was skipped.
     """
     rule, recall_values = rule or PositiveRule(), check_recall_values(recall_values)
-    _check_folders(save_descriptors, overwrite)
-    sides = prepare_sides(_read(database), _read(queries), rule)
-    warn_of_fitted_photos(encoder.model_name, [side.table.photo(place) for side in sides for place in side.places])
+    if save_descriptors is not None:
+        for name in ("database", "queries"):
+            check_free(Path(save_descriptors) / name, overwrite)
+    selections = select_photos(_read(database), _read(queries), rule)
+    photos = [selection.table.photo(place) for selection in selections for place in selection.places]
+    warn_of_fitted_photos(encoder.model_name, photos)
 
     def run(seed: int | None) -> Evaluation:
-        encoded = [_encode(side, encoder, seed, strict, progress) for side in sides]
+        encoded = [_encode(selection, encoder, seed, strict, progress) for selection in selections]
         if save_descriptors is not None and seed is None:
             _save(encoded, encoder, Path(save_descriptors), overwrite)
-        return _evaluate_encoded(encoded, rule, recall_values, model=EncoderInfo.of(encoder), order_seed=seed)
+        evaluation = _evaluate_encoded(encoded, rule, recall_values)
+        return replace(evaluation, model=EncoderInfo.of(encoder), order_seed=seed)
 
-    first = run(None)
-    return replace(first, shuffled=run(SHUFFLE_SEED)) if shuffle_check else first
+    evaluation = run(None)
+    return replace(evaluation, shuffled=run(SHUFFLE_SEED)) if shuffle_check else evaluation
 
 
 def evaluate_descriptors(
@@ -88,30 +94,32 @@ def evaluate_descriptors(
     """Evaluate descriptors of any model.
 
     Args:
-        database_descriptors: (N, D) of unit length, any floating-point type, possibly memory-mapped; never copied whole.
-        query_descriptors: (Q, D).
-        database: What is known of the N photos: positions (N, 2) in metres at least, unless `positives` are given.
-        queries: The same of the Q photos.
-        rule: What makes a match right; `None` for the field's 25 m.
+        database_descriptors: (N, D) L2-normalised, of any floating-point type, possibly memory-mapped; never copied whole.
+        query_descriptors: (Q, D) L2-normalised.
+        database: Information about the N database photos: at least positions (N, 2) in metres, unless `positives` are given.
+        queries: The same for the Q queries.
+        rule: The rule of positives; `None` for the usual 25 m.
         recall_values: The N of recall@N.
-        positives: The right rows of each query, for data sets that come with their own; the rule then only groups queries into
-            places, by their positions.
+        positives: Database rows of each query's positives, for data sets with their own ground truth. The rule then only
+            groups queries into places by their positions.
 
     Raises:
-        ValueError: If a side is empty, numbers do not fit each other, or the rule needs what is not known.
+        ValueError: If database or queries are empty, lengths do not match, or positions, headings or frames that the rule needs
+            are unknown.
     """
     rule, recall_values = rule or PositiveRule(), check_recall_values(recall_values)
-    _check_sides(database_descriptors, query_descriptors, database, queries)
+    _check_descriptors(database_descriptors, database, "database")
+    _check_descriptors(query_descriptors, queries, "query")
     positives = rule.find(database, queries) if positives is None else positives
     distances, rows = exact_search(query_descriptors, database_descriptors, max(recall_values))
-    right, num_positives = judge(rows, positives)
-    predictions = Predictions(rows, similarity(distances), right, database, queries)
+    correct, num_positives = mark_correct(rows, positives)
+    predictions = Predictions(rows, similarity(distances), correct, database, queries)
     return Evaluation(
         rule,
         recall_values,
         _query_results(predictions, num_positives, _places(rule, queries, len(rows))),
-        _describe(database, len(database_descriptors)),
-        _describe(queries, len(rows)),
+        _photo_set_info(database, len(database_descriptors)),
+        _photo_set_info(queries, len(rows)),
         model=EncoderInfo(descriptor_dim=int(database_descriptors.shape[1])),
         predictions=predictions,
     )
@@ -121,73 +129,67 @@ def _read(photos: str | Path | PlaceTable) -> PlaceTable:
     return photos if isinstance(photos, PlaceTable) else read_places(photos)
 
 
-def _check_folders(save_descriptors: str | Path | None, overwrite: bool) -> None:
-    if save_descriptors is not None:
-        for name in ("database", "queries"):
-            check_free(Path(save_descriptors) / name, overwrite)
-
-
-def _encode(side: Side, encoder: PlaceEncoder, seed: int | None, strict: bool, progress: Progress | None) -> _Encoded:
-    """Encode a side, and leave out what could not be read."""
-    files = [side.table.photo(place) for place in side.places]
-    order = None if seed is None else _shuffle(side, seed)
+def _encode(
+    selection: PhotoSelection, encoder: PlaceEncoder, seed: int | None, strict: bool, progress: Progress | None
+) -> _Encoded:
+    """Encode the selected photos, in a random order if a seed is given, and remove unreadable ones from the selection."""
+    files = [selection.table.photo(place) for place in selection.places]
+    order = None if seed is None else _random_order(selection, seed)
     encoded = encoder.encode(files, progress, order=order)
-    skipped = side.skipped | {side.places[row].path: reason for row, reason in encoded.skipped.items()}
+    skipped = selection.skipped | {selection.places[row].path: reason for row, reason in encoded.skipped.items()}
     if seed is None:
-        report_skipped(skipped, len(side.table.places) + len(side.table.skipped), strict)
+        report_skipped(skipped, len(selection.table.places) + len(selection.table.skipped), strict)
     if not len(encoded.rows):
-        raise ValueError(f"None of the {len(files)} photos in {side.table.folder} could be read.")
-    return keep_rows(side, encoded.rows, skipped), encoded.descriptors
+        raise ValueError(f"None of the {len(files)} photos in {selection.table.folder} could be read.")
+    return selection.keep_rows(encoded.rows, skipped), encoded.descriptors
 
 
-def _shuffle(side: Side, seed: int) -> list[int]:
-    """Draw an order for a side, another one for each: sides that correspond photo by photo must not stay in step."""
-    return np.random.default_rng([seed, *side.name.encode()]).permutation(len(side.places)).tolist()
+def _random_order(selection: PhotoSelection, seed: int) -> list[int]:
+    """Return a random order of the photos, different for database and queries, whose photos may correspond one by one."""
+    return np.random.default_rng([seed, *selection.name.encode()]).permutation(len(selection.places)).tolist()
 
 
 def _save(encoded: list[_Encoded], encoder: PlaceEncoder, out: Path, overwrite: bool) -> None:
-    for side, descriptors in encoded:
-        settings = replace(index_settings(encoder), photo_folder=side.table.folder.resolve())
-        with PlaceIndex.create(out / side.name, settings, overwrite=overwrite) as index:
-            for start in range(0, len(descriptors), SHARD_SIZE):  # a second copy of a large map may not fit
-                index.add(descriptors[start : start + SHARD_SIZE], side.places[start : start + SHARD_SIZE])
+    for selection, descriptors in encoded:
+        settings = replace(index_settings(encoder), photo_folder=selection.table.folder.resolve())
+        with PlaceIndex.create(out / selection.name, settings, overwrite=overwrite) as index:
+            for start in range(0, len(descriptors), SHARD_SIZE):  # a copy of all descriptors may not fit
+                index.add(descriptors[start : start + SHARD_SIZE], selection.places[start : start + SHARD_SIZE])
 
 
-def _evaluate_encoded(encoded: list[_Encoded], rule: PositiveRule, recall_values: tuple[int, ...], **setup: Any) -> Evaluation:
-    """Evaluate what was encoded, and add to the outcome what only files and models have."""
+def _evaluate_encoded(encoded: list[_Encoded], rule: PositiveRule, recall_values: tuple[int, ...]) -> Evaluation:
+    """Evaluate the encoded database and queries, and add folders and skipped photos to the evaluation."""
     (database, database_descriptors), (queries, query_descriptors) = encoded
-    descriptors = database_descriptors, query_descriptors
-    found = evaluate_descriptors(*descriptors, database.photos, queries.photos, rule, recall_values=recall_values)
+    evaluation = evaluate_descriptors(
+        database_descriptors, query_descriptors, database.photos, queries.photos, rule, recall_values=recall_values
+    )
     return replace(
-        found,
-        database=found.database | {"path": str(database.table.folder)},
-        query_set=found.query_set | {"path": str(queries.table.folder)},
-        skipped={side.name: side.skipped for side in (database, queries)},
-        **setup,
+        evaluation,
+        database=evaluation.database | {"path": str(database.table.folder)},
+        query_set=evaluation.query_set | {"path": str(queries.table.folder)},
+        skipped={selection.name: selection.skipped for selection in (database, queries)},
     )
 
 
-def _check_sides(
-    database_descriptors: NDArray[Any], query_descriptors: NDArray[Any], database: PhotoSet, queries: PhotoSet
-) -> None:
-    for name, descriptors, photos in (("database", database_descriptors, database), ("query", query_descriptors, queries)):
-        if not len(descriptors):
-            raise ValueError(f"There are no {name} descriptors; expected at least one.")
-        photos.check_length(len(descriptors), name)
+def _check_descriptors(descriptors: NDArray[Any], photos: PhotoSet, name: str) -> None:
+    if not len(descriptors):
+        raise ValueError(f"Expected at least one {name} descriptor, got none.")
+    photos.check_length(len(descriptors), name)
 
 
 def _places(rule: PositiveRule, queries: PhotoSet, count: int) -> NDArray[np.int64]:
-    """Group queries into places; each is one of its own where nothing says where they are."""
-    known = queries.positions if rule.frame_tolerance is None else queries.frames
-    return np.arange(count) if known is None else rule.group(queries)
+    """Return the number of each query's place (Q,); without positions or frames, every query is a place."""
+    points = queries.positions if rule.frame_tolerance is None else queries.frames
+    return np.arange(count) if points is None else rule.group(queries)
 
 
-def _describe(photos: PhotoSet, count: int) -> dict[str, Any]:
+def _photo_set_info(photos: PhotoSet, count: int) -> dict[str, Any]:
     return {"path": None, "count": count, "checksum": photos.checksum(count)}
 
 
 def _query_results(predictions: Predictions, num_positives: NDArray[np.int64], places: NDArray[np.int64]) -> list[QueryResult]:
-    ranks, queries, database = first_positive_ranks(predictions.right), predictions.queries, predictions.database
+    queries, database = predictions.queries, predictions.database
+    ranks = first_positive_ranks(predictions.correct)
     return [
         QueryResult(
             path=queries.path(query),
@@ -200,7 +202,7 @@ def _query_results(predictions: Predictions, num_positives: NDArray[np.int64], p
             top_match_position=_position(database, top),
             similarity=float(predictions.similarities[query, 0]),
             distance=_distance(_position(queries, query), _position(database, top)),
-            right=bool(predictions.right[query, 0]),
+            correct=bool(predictions.correct[query, 0]),
         )
         for query, top in enumerate(predictions.rows[:, 0].tolist())
     ]

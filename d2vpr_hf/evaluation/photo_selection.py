@@ -1,4 +1,4 @@
-"""Database and queries before they are encoded: which photos can be judged, and where they are in one common frame."""
+"""Selection of the photos that can be evaluated, with their positions in one common frame."""
 
 import re
 from dataclasses import dataclass, replace
@@ -13,8 +13,16 @@ from d2vpr_hf.readers import PlaceTable
 
 
 @dataclass(frozen=True)
-class Side:
-    """The photos of one side that can be judged, before they are encoded."""
+class PhotoSelection:
+    """The photos of the database, or of the queries, that can be evaluated.
+
+    Attributes:
+        name: `"database"` or `"queries"`.
+        table: All photos that were given.
+        places: Places of the selected photos.
+        photos: Positions, headings or frame numbers of the selected photos, as the rule needs them.
+        skipped: Reasons why photos are not selected, by path.
+    """
 
     name: str
     table: PlaceTable
@@ -22,59 +30,61 @@ class Side:
     photos: PhotoSet
     skipped: dict[str, str]
 
+    def keep_rows(self, rows: NDArray[np.int64], skipped: dict[str, str]) -> "PhotoSelection":
+        """Return the selection of some of its rows; `skipped` names all photos that are not in it."""
+        return replace(self, places=[self.places[row] for row in rows], photos=self.photos.take(rows), skipped=skipped)
 
-def prepare_sides(database: PlaceTable, queries: PlaceTable, rule: PositiveRule) -> tuple[Side, Side]:
-    """Choose the photos that the rule can judge, and bring their positions into one frame.
+
+def select_photos(database: PlaceTable, queries: PlaceTable, rule: PositiveRule) -> tuple[PhotoSelection, PhotoSelection]:
+    """Select the photos that have the positions or frame numbers the rule needs, and convert positions to one frame.
 
     Raises:
-        ValueError: If no photo has a position, the positions share no frame, headings that the rule needs are missing, or
-            sequences that it compares differ in length.
+        ValueError: If no photo has a position, the positions have no common frame, a heading that the rule needs is missing,
+            or the sequences that it compares differ in length.
     """
     if rule.frame_tolerance is not None and len(database.places) != len(queries.places):
         raise ValueError(
-            f"frame_tolerance takes the n-th query for the n-th database photo, so both sides need as many; got "
-            f"{len(database.places)} and {len(queries.places)}. Give positions, or positives to evaluate_descriptors()."
+            f"With frame_tolerance, the n-th query belongs to the n-th database photo, so both need the same number of photos; "
+            f"got {len(database.places)} and {len(queries.places)}. Give positions, or positives to evaluate_descriptors()."
         )
-    chosen = [_choose(side, rule) for side in (database, queries)]
-    frame = _common_frame(*chosen) if rule.frame_tolerance is None else None
-    known, asked = (
-        _side(name, table, places, frame, rule)
-        for name, table, places in zip(("database", "queries"), (database, queries), chosen, strict=True)
+    database_places, query_places = (_usable_places(table, rule) for table in (database, queries))
+    frame = _common_frame(database_places, query_places) if rule.frame_tolerance is None else None
+    return (
+        _selection("database", database, database_places, frame, rule),
+        _selection("queries", queries, query_places, frame, rule),
     )
-    return known, asked
 
 
-def _choose(table: PlaceTable, rule: PositiveRule) -> list[Place]:
-    """Return the places that the rule can judge."""
+def _usable_places(table: PlaceTable, rule: PositiveRule) -> list[Place]:
+    """Return the places with a position in metres, or all if frame numbers decide."""
     if rule.frame_tolerance is not None:
         return table.places
     places = [place for place in table.places if flat_coordinates(place)]
     if not places:
         raise ValueError(
-            f"None of the {len(table.places)} photos in {table.folder} has a position in metres, so nobody can tell which "
-            "matches are right. Give a CSV file, @ names or EXIF, or a frame tolerance for sequences."
+            f"None of the {len(table.places)} photos in {table.folder} has a position in metres, so no match can be checked. "
+            "Give positions in a CSV file, @ names or EXIF, or `frame_tolerance` for sequences."
         )
     return places
 
 
 def _common_frame(database: list[Place], queries: list[Place]) -> str:
-    """Name the flat frame that all positions share."""
-    common = list(flat_coordinates(database[0]))
+    """Return the name of the flat frame in which all places have a position."""
+    common_frames = list(flat_coordinates(database[0]))
     for place in chain(database, queries):
-        found = flat_coordinates(place)
-        kept = [frame for frame in common if frame in found]
-        if not kept:
+        frames = flat_coordinates(place)
+        if not frames.keys() & set(common_frames):
             raise ValueError(
-                f"Metres between photos are defined within one UTM zone or local frame only: {database[0].path} lies in "
-                f"{common[0]}, {place.path} in {next(iter(found))}. Evaluate each by itself."
+                f"Metres between photos are defined within one UTM zone or local frame only: {database[0].path} is in "
+                f"{common_frames[0]}, {place.path} in {next(iter(frames))}. Evaluate each of them separately."
             )
-        common = kept
-    return common[0]
+        common_frames = [frame for frame in common_frames if frame in frames]
+    return common_frames[0]
 
 
-def _side(name: str, table: PlaceTable, places: list[Place], frame: str | None, rule: PositiveRule) -> Side:
-    kept = {place.path for place in places}
-    unknown = {place.path: "no position in metres" for place in table.places if place.path not in kept}
+def _selection(name: str, table: PlaceTable, places: list[Place], frame: str | None, rule: PositiveRule) -> PhotoSelection:
+    paths = {place.path for place in places}
+    without_position = {place.path: "no position in metres" for place in table.places if place.path not in paths}
     photos = PhotoSet(
         positions=None if frame is None else _positions(places, frame),
         headings=None if rule.heading_tolerance is None else _headings(places, name),
@@ -83,34 +93,29 @@ def _side(name: str, table: PlaceTable, places: list[Place], frame: str | None, 
         conditions=[place.condition for place in places],
         folder=table.folder,
     )
-    return Side(name, table, places, photos, table.skipped | unknown)
+    return PhotoSelection(name, table, places, photos, table.skipped | without_position)
 
 
 def _positions(places: list[Place], frame: str) -> NDArray[np.float64]:
-    """Return metres in a frame, (N, 2) or (N, 3)."""
+    """Return the positions of places in a frame, (N, 2) or (N, 3) metres."""
     numbers = chain.from_iterable(flat_coordinates(place)[frame] for place in places)
     return np.fromiter(numbers, np.float64).reshape(len(places), -1)
 
 
-def _headings(places: list[Place], side: str) -> NDArray[np.float64]:
+def _headings(places: list[Place], name: str) -> NDArray[np.float64]:
     headings = [place.yaw if place.heading is None else place.heading for place in places]
     missing = [place.path for place, heading in zip(places, headings, strict=True) if heading is None]
     if missing:
         raise ValueError(
-            f"heading_tolerance needs the heading of every photo; {len(missing)} of {len(places)} in the {side} have none, "
-            f"{missing[0]} first. Leave it out, or give the headings."
+            f"heading_tolerance needs the heading of every photo; {len(missing)} of {len(places)} in the {name} have none, "
+            f"{missing[0]} first. Give the headings, or evaluate without heading_tolerance."
         )
     return np.array(headings, np.float64)
 
 
 def _frame_numbers(places: list[Place]) -> NDArray[np.int64]:
-    """Number photos by the order of their names, in which numbers count as such: 9.jpg, 10.jpg."""
+    """Return the photos' numbers in the order of their names, in which digits count as numbers: 9.jpg, 10.jpg."""
     keys = [[int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", place.path)] for place in places]
     frames = np.empty(len(places), np.int64)
     frames[sorted(range(len(places)), key=lambda row: keys[row])] = np.arange(len(places))
     return frames
-
-
-def keep_rows(side: Side, rows: NDArray[np.int64], skipped: dict[str, str]) -> Side:
-    """Leave out the photos that could not be read; `skipped` names them with all the others."""
-    return replace(side, places=[side.places[row] for row in rows], photos=side.photos.take(rows), skipped=skipped)

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation. Functions return the figure."""
+"""Plots of an evaluation. The plot functions return the figure."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from d2vpr_hf.evaluation.positives import PhotoSet
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, percent
 from d2vpr_hf.figures import (
+    CORRECT,
     QUERY,
-    RIGHT,
     WRONG,
     Cell,
     check_plot_file,
@@ -33,7 +33,7 @@ FILES = ("map.png", "precision_coverage.png", "right.png", "wrong.png")
 
 
 def save_plots(evaluation: Evaluation, out: str | Path) -> list[Path]:
-    """Write the pictures that an evaluation gives into a folder, in place of those of another run, and return their files."""
+    """Write all plots of an evaluation into a folder, remove outdated plots there, and return the new files."""
     drawn = {Path(out) / name: figure for name, figure in _figures(evaluation) if figure is not None}
     for stale in {Path(out) / name for name in FILES} - drawn.keys():
         stale.unlink(missing_ok=True)
@@ -43,36 +43,39 @@ def save_plots(evaluation: Evaluation, out: str | Path) -> list[Path]:
 
 
 def check_plot_folder(out: Path, photos: Iterable[Path], files: Iterable[str] = FILES) -> None:
-    """Raise ValueError if pictures in `out` would lie among photos, where the next run would take them for some.
+    """Check that plots can be written to `out`.
 
-    Raises NotADirectoryError or PermissionError if they could not be written at all.
+    Raises:
+        ValueError: If `out` is in a folder of photos, where the next run would read the plots as photos.
+        NotADirectoryError: If a part of the path is a file.
+        PermissionError: If the folder is not writable.
     """
     if any(out.resolve().is_relative_to(folder.resolve()) for folder in photos):
-        raise ValueError(f"{out} lies among the photos. Draw into another folder.")
+        raise ValueError(f"{out} is in a folder of photos. Give another folder for the plots.")
     for name in files:
         check_writable(out / name)
         check_plot_file(out / name)
 
 
 def plot_map(evaluation: Evaluation) -> Figure:
-    """Draw where queries stand, green if their top match is right; from the others, red, a line leads to the match.
+    """Draw a map of the queries: correct ones green, wrong ones red with a line to their top match.
 
-    The database is drawn too where the evaluation still knows it. A third coordinate is not drawn.
+    The database is drawn if the evaluation has its positions. A third coordinate is not drawn.
 
     Raises:
-        ValueError: If the positions of queries or matches are not known.
+        ValueError: If the positions of queries or matches are unknown.
     """
     if not _has_positions(evaluation):
         raise ValueError("A map needs the positions of queries and matches, and this evaluation has none.")
     ends = np.array([(query.position[:2], query.top_match_position[:2]) for query in evaluation.queries])  # type: ignore[index]
-    right = np.array([query.right for query in evaluation.queries])
+    correct = np.array([query.correct for query in evaluation.queries])
     origin = np.floor(ends.reshape(-1, 2).min(axis=0) / 1000) * 1000
     figure, axes = _figure((7.5, 6.5))
     _draw_database(axes, evaluation, origin)
-    axes.add_collection(LineCollection(list(ends[~right] - origin), colors=WRONG, linewidths=0.9, alpha=0.5, zorder=2))
+    axes.add_collection(LineCollection(list(ends[~correct] - origin), colors=WRONG, linewidths=0.9, alpha=0.5, zorder=2))
     for marker, size, colour, chosen, label in (
-        ("X", 46, WRONG, ~right, "wrong, line to the match"),
-        ("o", 20, RIGHT, right, "right"),
+        ("X", 46, WRONG, ~correct, "wrong, line to the match"),
+        ("o", 20, CORRECT, correct, "correct"),
     ):
         east, north = (ends[chosen, 0] - origin).T
         text = f"{chosen.sum()} {label}"
@@ -85,13 +88,13 @@ def plot_map(evaluation: Evaluation) -> Figure:
 
 
 def plot_precision_coverage(evaluation: Evaluation) -> Figure:
-    """Draw how much of what is accepted is right, over how much is accepted, as the threshold on similarity falls."""
+    """Draw precision over coverage as the threshold on the top match's similarity falls."""
     curve = evaluation.precision_curve
     figure, axes = _figure((6.2, 4.6))
     coverage, precision = 100 * curve.coverage, 100 * curve.precision
     axes.step(coverage, precision, where="post", color=QUERY, linewidth=1.8)
     axes.plot(coverage, precision, ".", color=QUERY, markersize=4 if len(coverage) < 200 else 0)
-    axes.set(xlabel="coverage: accepted queries / %", ylabel="precision: right ones of the accepted / %")
+    axes.set(xlabel="coverage: accepted queries / %", ylabel="precision: correct queries of the accepted / %")
     axes.set(xlim=(0, 102), ylim=(-3, 103))
     numbers = f"AUC-PR {percent(curve.auc_pr)}, recall at 100 % precision {percent(curve.recall_at_100_precision)}"
     axes.set_title(_title(evaluation, numbers))
@@ -99,21 +102,23 @@ def plot_precision_coverage(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def plot_matches(evaluation: Evaluation, *, right: bool) -> Figure | None:
-    """Draw queries with their first matches, the most telling first: wrong ones by falling, right ones by rising similarity.
+def plot_matches(evaluation: Evaluation, *, correct: bool) -> Figure | None:
+    """Draw the correct or the wrong queries with their first matches, the most surprising ones first.
+
+    Wrong queries are sorted by falling similarity of the top match, correct ones by rising similarity.
 
     Returns:
-        At most 8 rows; `None` if there is no such query.
+        A figure of at most 8 rows; `None` without such queries.
 
     Raises:
-        ValueError: If the evaluation does not know its photos: it was loaded, or made of descriptors alone.
+        ValueError: If the evaluation has no photos because it was loaded or made from descriptors.
     """
-    found = evaluation.predictions
-    if found is None or not _has_photos(evaluation):
-        raise ValueError("A picture of matches needs the photos; draw it of the evaluation that `evaluate` returned.")
-    chosen = np.flatnonzero(found.right[:, 0] == right)
-    order = np.argsort(found.similarities[chosen, 0] * (1 if right else -1), kind="stable")
-    rows = [_cells(found, query) for query in chosen[order][:_GRID_ROWS].tolist()]
+    predictions = evaluation.predictions
+    if predictions is None or not _has_photos(evaluation):
+        raise ValueError("A plot of matches needs the photos; use an evaluation that `evaluate` returned.")
+    queries = np.flatnonzero(predictions.correct[:, 0] == correct)
+    order = np.argsort(predictions.similarities[queries, 0] * (1 if correct else -1), kind="stable")
+    rows = [_cells(predictions, query) for query in queries[order][:_GRID_ROWS].tolist()]
     return plot_rows(rows) if rows else None
 
 
@@ -122,16 +127,25 @@ def _figures(evaluation: Evaluation) -> Iterator[tuple[str, Figure | None]]:
         yield "map.png", plot_map(evaluation)
     yield "precision_coverage.png", plot_precision_coverage(evaluation)
     if _has_photos(evaluation):
-        yield "right.png", plot_matches(evaluation, right=True)
-        yield "wrong.png", plot_matches(evaluation, right=False)
+        yield "right.png", plot_matches(evaluation, correct=True)
+        yield "wrong.png", plot_matches(evaluation, correct=False)
 
 
-def _cells(found: Predictions, query: int) -> list[Cell]:
-    """Make a row: the query, then its first matches."""
-    cells = [query_cell(_file(found.queries, query), _label(found.queries, query))]
-    for rank, row in enumerate(found.rows[query, :_GRID_MATCHES].tolist()):
-        match = _file(found.database, row), rank + 1, _label(found.database, row), float(found.similarities[query, rank])
-        cells.append(match_cell(*match, _distance(found, query, row), bool(found.right[query, rank])))
+def _cells(predictions: Predictions, query: int) -> list[Cell]:
+    """Return the cells of a query and of its first matches."""
+    queries, database = predictions.queries, predictions.database
+    cells = [query_cell(_file(queries, query), _label(queries, query))]
+    for column, row in enumerate(predictions.rows[query, :_GRID_MATCHES].tolist()):
+        cells.append(
+            match_cell(
+                _file(database, row),
+                column + 1,
+                _label(database, row),
+                float(predictions.similarities[query, column]),
+                _distance(predictions, query, row),
+                bool(predictions.correct[query, column]),
+            )
+        )
     return cells
 
 
@@ -144,10 +158,10 @@ def _label(photos: PhotoSet, row: int) -> str:
     return photo_label(photos.path(row), east, north)
 
 
-def _distance(found: Predictions, query: int, row: int) -> float | None:
-    if found.queries.positions is None or found.database.positions is None:
+def _distance(predictions: Predictions, query: int, row: int) -> float | None:
+    if predictions.queries.positions is None or predictions.database.positions is None:
         return None
-    return float(np.linalg.norm(found.queries.positions[query] - found.database.positions[row]))
+    return float(np.linalg.norm(predictions.queries.positions[query] - predictions.database.positions[row]))
 
 
 def _has_positions(evaluation: Evaluation) -> bool:
@@ -155,8 +169,8 @@ def _has_positions(evaluation: Evaluation) -> bool:
 
 
 def _has_photos(evaluation: Evaluation) -> bool:
-    found = evaluation.predictions
-    return found is not None and None not in (found.database.folder, found.queries.folder)
+    predictions = evaluation.predictions
+    return predictions is not None and None not in (predictions.database.folder, predictions.queries.folder)
 
 
 def _draw_database(axes: Axes, evaluation: Evaluation, origin: NDArray[np.float64]) -> None:
@@ -173,7 +187,7 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _title(evaluation: Evaluation, what: str) -> str:
-    first = percent(np.mean([query.right for query in evaluation.queries]).item())
+def _title(evaluation: Evaluation, first_line: str) -> str:
+    recall = percent(np.mean([query.correct for query in evaluation.queries]).item())
     counts = f"{len(evaluation.queries)} queries, {evaluation.database['count']} database photos"
-    return f"{what}\nR@1: {first} ({evaluation.rule}) · {counts}"
+    return f"{first_line}\nR@1: {recall} ({evaluation.rule}) · {counts}"

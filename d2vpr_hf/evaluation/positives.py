@@ -1,4 +1,4 @@
-"""Which database photos show a query's place: near it, near it and facing alike, or next to it in a sequence."""
+"""Positives: the database photos of a query's place, by distance, by distance and heading, or by frame number."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 
 
 class Positives(Protocol):
-    """The database rows that are right for each query; a list of arrays is one, for data sets that come with their own."""
+    """The database rows of each query's positives; for data sets with their own ground truth, a list of arrays."""
 
     def __len__(self) -> int:
         """Return the number of queries."""
 
     def __getitem__(self, query: int, /) -> NDArray[np.integer]:
-        """Return the rows (P,) that are right for a query."""
+        """Return the rows (P,) of a query's positives."""
 
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """What is known of the photos of one side, database or queries, other than their descriptors. `None` means not known.
+    """Everything except the descriptors that is known about the N photos of a database or of queries; `None` if unknown.
 
     Attributes:
-        positions: (N, 2) or (N, 3) metres, in one frame for both sides.
+        positions: (N, 2) or (N, 3) metres, in the same frame for database and queries.
         headings: (N,) degrees.
-        frames: (N,) whole numbers, the photos' places in a sequence that both sides share.
-        paths: N names, unique, relative to `folder`.
-        conditions: N words such as `"night"`, or `None` for a photo.
-        folder: Where the photos lie.
+        frames: (N,) integers, the photos' numbers in aligned sequences of database and queries.
+        paths: N unique names, relative to `folder`.
+        conditions: N words such as `"night"`; `None` for a photo without one.
+        folder: Folder of the photos.
     """
 
     positions: NDArray[np.floating] | None = None
@@ -44,26 +44,31 @@ class PhotoSet:
     folder: Path | None = None
 
     def check_length(self, count: int, side: str) -> None:
-        """Raise ValueError unless everything known has one entry a photo and every number is finite."""
+        """Raise ValueError unless every known attribute has `count` entries and all numbers are finite."""
         for name in ("positions", "headings", "frames", "paths", "conditions"):
             values = getattr(self, name)
             if values is not None and len(values) != count:
                 raise ValueError(f"Expected {name} of {count} {side} photos, one for each descriptor, got {len(values)}.")
             if isinstance(values, np.ndarray) and not np.isfinite(values).all():
-                raise ValueError(f"The {name} of the {side} photos are not all finite. Leave out photos that have none.")
+                raise ValueError(f"The {name} of the {side} photos are not all finite. Remove the photos without {name}.")
 
     def take(self, rows: NDArray[np.integer]) -> "PhotoSet":
-        """Return the set of some photos, in the order of their rows."""
-        arrays = [None if values is None else values[rows] for values in (self.positions, self.headings, self.frames)]
-        paths, conditions = (None if names is None else [names[row] for row in rows] for names in (self.paths, self.conditions))
-        return PhotoSet(arrays[0], arrays[1], arrays[2], paths, conditions, self.folder)
+        """Return the photos of some rows, in the order of `rows`."""
+        return PhotoSet(
+            positions=None if self.positions is None else self.positions[rows],
+            headings=None if self.headings is None else self.headings[rows],
+            frames=None if self.frames is None else self.frames[rows],
+            paths=None if self.paths is None else [self.paths[row] for row in rows],
+            conditions=None if self.conditions is None else [self.conditions[row] for row in rows],
+            folder=self.folder,
+        )
 
     def path(self, row: int) -> str:
-        """Name a photo: its path, or its row where paths are not known."""
+        """Return the path of a photo, or its row as text if paths are unknown."""
         return str(row) if self.paths is None else self.paths[row]
 
     def checksum(self, count: int) -> str:
-        """Hash the photos' names, positions (to the millimetre), headings and frames: SHA-256 in hexadecimal."""
+        """Return the SHA-256 digest of names, positions (to the millimetre), headings and frames, in hexadecimal."""
         digest = hashlib.sha256("\n".join(map(self.path, range(count))).encode())
         for values in (self.positions, self.headings, self.frames):
             digest.update(b"none" if values is None else np.round(np.asarray(values, np.float64), 3).tobytes())
@@ -72,12 +77,13 @@ class PhotoSet:
 
 @dataclass(frozen=True)
 class PositiveRule:
-    """When a database photo is right for a query.
+    """The rule by which a database photo is a positive of a query.
 
     Attributes:
-        positive_dist_threshold: Metres, inclusive; `None` where frames decide.
-        heading_tolerance: Degrees, inclusive, by which the headings may differ as well; `None` lets them.
-        frame_tolerance: Frames, inclusive; if given, the numbers of the photos in their sequence decide instead of metres.
+        positive_dist_threshold: Largest distance in metres, inclusive; `None` if `frame_tolerance` is given.
+        heading_tolerance: Largest difference of the headings in degrees, inclusive; `None` if headings do not matter.
+        frame_tolerance: Largest difference of the frame numbers, inclusive; if given, frame numbers are compared instead of
+            positions.
     """
 
     positive_dist_threshold: float | None = POSITIVE_DIST_THRESHOLD
@@ -98,7 +104,7 @@ class PositiveRule:
         """Find the positives of each query.
 
         Raises:
-            ValueError: If a side lacks the positions, headings or frames that the rule needs.
+            ValueError: If the positions, headings or frames that the rule needs are unknown.
         """
         points = self._points(database, "database"), self._points(queries, "query")
         if self.heading_tolerance is None:
@@ -107,15 +113,15 @@ class PositiveRule:
         return NearbyPositives(*points, self._radius, headings, self.heading_tolerance)
 
     def group(self, queries: PhotoSet) -> NDArray[np.int64]:
-        """Number the places of the queries (Q,): the cells of a grid with the threshold's side that queries fall into.
+        """Return the number of each query's place (Q,): the cells of a grid, whose side is the threshold, are the places.
 
-        A grid, not a chain of neighbours, which would make one place of a whole drive. Cells are numbered by their position.
+        Joining neighbours instead would make a whole drive one place. Cells are numbered in the order of their positions.
         """
         cells = np.floor(self._points(queries, "query") / max(self._radius, 1 if self.frame_tolerance is not None else 0))
         return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form that reports have."""
+        """Return the rule as JSON values, for reports."""
         return {
             "positive_dist_threshold": self.positive_dist_threshold,
             "heading_tolerance": self.heading_tolerance,
@@ -134,26 +140,26 @@ class PositiveRule:
         return float(self.frame_tolerance if self.positive_dist_threshold is None else self.positive_dist_threshold)  # type: ignore[arg-type]
 
     def _points(self, side: PhotoSet, name: str) -> NDArray[np.float64]:
-        """Return what nearness is measured between: positions (N, 2 or 3), or frame numbers (N, 1)."""
+        """Return the points whose distances decide: positions (N, 2 or 3), or frame numbers (N, 1)."""
         if self.frame_tolerance is not None:
             return np.asarray(self._need(side.frames, "frames", name), np.float64)[:, None]
         return np.asarray(self._need(side.positions, "positions", name), np.float64)
 
-    def _need(self, values: NDArray[Any] | None, what: str, side: str) -> NDArray[Any]:
+    def _need(self, values: NDArray[Any] | None, name: str, side: str) -> NDArray[Any]:
         if values is None:
-            raise ValueError(f"Positives {self} need {what} of the {side} photos, and there are none.")
+            raise ValueError(f"Positives {self} need {name} of the {side} photos, which are unknown.")
         return values
 
 
 class NearbyPositives:
-    """The database photos near each query, looked up in a k-d tree when asked for: no list of them all is ever held.
+    """The database photos near each query, looked up in a k-d tree for one query at a time to save memory.
 
     Args:
         database: (N, M) points.
         queries: (Q, M) points.
         radius: Largest distance, inclusive.
-        headings: Degrees of the database (N,) and the queries (Q,), which must agree too; `None` if they do not matter.
-        heading_tolerance: Degrees, inclusive.
+        headings: Degrees of the database (N,) and the queries (Q,); `None` if headings do not matter.
+        heading_tolerance: Largest difference of headings in degrees, inclusive.
     """
 
     def __init__(
@@ -166,7 +172,8 @@ class NearbyPositives:
     ) -> None:
         if database.ndim != 2 or queries.ndim != 2 or database.shape[1] != queries.shape[1]:
             raise ValueError(
-                f"Expected positions (N, M) and (Q, M) of as many coordinates, got {database.shape} and {queries.shape}."
+                f"Expected positions (N, M) and (Q, M) with equal numbers of coordinates, "
+                f"got {database.shape} and {queries.shape}."
             )
         self._tree = cKDTree(database)
         self._queries, self._radius = queries, radius
@@ -183,5 +190,5 @@ class NearbyPositives:
 
 
 def angle_between(first: NDArray[np.floating], second: float | NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return the angle between directions in degrees, 0 to 180: of 350 and 10 it is 20."""
+    """Return the angle between directions in degrees, from 0 to 180: between 350 and 10 it is 20."""
     return np.abs((first - second + 180) % 360 - 180)

@@ -1,4 +1,4 @@
-"""Recall@N, its uncertainty, and what it is counted over."""
+"""The definition of recall@N, and its uncertainty."""
 
 from collections.abc import Sequence
 
@@ -12,61 +12,61 @@ NUM_RESAMPLES = 2000
 _INTERVAL = (2.5, 97.5)  # percentiles
 
 
-def judge(predictions: NDArray[np.integer], positives: Positives) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Tell which predictions are right.
+def mark_correct(predictions: NDArray[np.integer], positives: Positives) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Compare predictions with positives.
 
     Args:
-        predictions: (Q, k) database rows, the nearest first; -1 where there is none.
-        positives: The right rows of each query.
+        predictions: (Q, k) database rows, the nearest first; -1 for a missing prediction.
+        positives: Database rows of each query's positives.
 
     Returns:
-        Whether each prediction is right (Q, k), and the number of positives of each query (Q,).
+        Whether each prediction is correct (Q, k), and the number of positives of each query (Q,).
 
     Raises:
-        ValueError: If there are not as many queries in both.
+        ValueError: If the numbers of queries differ.
     """
     if len(predictions) != len(positives):
         raise ValueError(f"Expected positives of {len(predictions)} queries, got those of {len(positives)}.")
-    right = np.zeros(predictions.shape, bool)
+    correct = np.zeros(predictions.shape, bool)
     counts = np.zeros(len(predictions), np.int64)
     for query in range(len(predictions)):
         rows = positives[query]
-        right[query] = np.isin(predictions[query], rows) & (predictions[query] >= 0)
+        correct[query] = np.isin(predictions[query], rows) & (predictions[query] >= 0)
         counts[query] = len(rows)
-    return right, counts
+    return correct, counts
 
 
-def first_positive_ranks(right: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the rank of each query's first right prediction: (Q, k) -> (Q,), 1 for the nearest, 0 where none is right."""
-    if right.shape[1] == 0:
-        return np.zeros(len(right), np.int64)
-    return np.where(right.any(axis=1), right.argmax(axis=1) + 1, 0).astype(np.int64)
+def first_positive_ranks(correct: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the rank of each query's first correct prediction: (Q, k) -> (Q,), 1 for the nearest, 0 for none."""
+    if correct.shape[1] == 0:
+        return np.zeros(len(correct), np.int64)
+    return np.where(correct.any(axis=1), correct.argmax(axis=1) + 1, 0).astype(np.int64)
 
 
 def hits_at(ranks: NDArray[np.int64], recall_values: Sequence[int]) -> NDArray[np.bool_]:
-    """Tell whether each query is found within the first N, for each N: (Q,) -> (Q, len(recall_values))."""
+    """Return whether each query has a positive among its first N predictions, for each N: (Q,) -> (Q, len(recall_values))."""
     return (ranks[:, None] > 0) & (ranks[:, None] <= np.asarray(recall_values)[None])
 
 
 def recall_at(ranks: NDArray[np.int64], recall_values: Sequence[int] = RECALL_VALUES) -> NDArray[np.float64]:
     """Compute recall@N, the share of queries with a positive among their first N predictions.
 
-    This is the package's one definition, and the field's:
+    This is the package's only definition, and the usual one of the field:
 
-    - The denominator is all queries. One that has no positive in the database can't be found and is a miss; reports say how
-      many there are, and give `recall_with_positives`, over the others only, beside it.
-    - One positive is enough; a second one among the N adds nothing.
-    - Each N counts by itself: the N may come in any order.
-    - A prediction of -1, which searches return where the database has fewer than N photos, is never right. N beyond the size of
-      the database is the whole database.
-    - Equal similarities rank in the order of the database's rows, which for folders is the order of paths.
+    - The denominator is the number of all queries. A query without a positive in the database is a miss; reports also have the
+      number of these queries, and `recall_with_positives` over the others only.
+    - One positive among the N is enough; further ones change nothing.
+    - Each N is computed independently, so the N may be in any order.
+    - A prediction of -1, which searches return if the database has fewer than N photos, is never correct. An N beyond the size
+      of the database means the whole database.
+    - Predictions of equal similarity are ranked in the order of the database's rows, which for folders is the order of paths.
 
     Args:
-        ranks: (Q,) rank of each query's first positive, 0 for none, as [`first_positive_ranks`] gives it.
+        ranks: (Q,) rank of each query's first positive, 0 for none, from [`first_positive_ranks`].
         recall_values: The N, each at least 1.
 
     Returns:
-        One recall a value, in their order, each in [0, 1]; NaN of no queries.
+        (len(recall_values),) recalls in [0, 1], in the order of `recall_values`; NaN without queries.
     """
     if len(ranks) == 0:
         return np.full(len(recall_values), np.nan)
@@ -76,7 +76,7 @@ def recall_at(ranks: NDArray[np.int64], recall_values: Sequence[int] = RECALL_VA
 def recall_with_positives(
     ranks: NDArray[np.int64], num_positives: NDArray[np.int64], recall_values: Sequence[int] = RECALL_VALUES
 ) -> NDArray[np.float64]:
-    """Compute recall@N over the queries that have a positive; NaN if none has one. See [`recall_at`] for the rest."""
+    """Compute recall@N as [`recall_at`] does, but over the queries with a positive only; NaN if no query has one."""
     return recall_at(ranks[num_positives > 0], recall_values)
 
 
@@ -87,19 +87,19 @@ def bootstrap_interval(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> NDArray[np.float64] | None:
-    """Estimate how far the mean of values could lie from where it is, had other places been visited.
+    """Estimate the 95 % interval of a mean over queries, by bootstrapping places.
 
-    Places are drawn with replacement, as many as there are, each with all its queries: photos of one place succeed and fail
-    together, so that drawing photos would promise too much.
+    Each resample draws as many places as the data have, with replacement, and takes all queries of a drawn place: the queries
+    of a place often succeed or fail together, so resampling single queries would make the interval too narrow.
 
     Args:
-        values: (Q, M) whole numbers or truths, such as hits, or differences of hits.
+        values: (Q, M) integers or booleans, such as hits or differences of hits.
         places: (Q,) number of each query's place.
-        num_resamples: How often the places are drawn.
-        seed: Of the draws; the same seed gives the same interval.
+        num_resamples: Number of resamples.
+        seed: Seed of the resamples; the same seed gives the same interval.
 
     Returns:
-        The 95 % interval of each column's mean, (2, M): 2.5th and 97.5th percentile. `None` with fewer than two places.
+        (2, M) 2.5th and 97.5th percentile of each column's mean; `None` with fewer than two places.
     """
     names, groups = np.unique(places, return_inverse=True)
     if len(names) < 2:
@@ -112,7 +112,7 @@ def bootstrap_interval(
 
 
 def check_recall_values(recall_values: Sequence[int]) -> tuple[int, ...]:
-    """Return the N as a tuple, in their order, each once; raise ValueError if there are none or one is below 1."""
+    """Return the N as a tuple without duplicates, in their order; raise ValueError if it is empty or an N is below 1."""
     if not recall_values or min(recall_values) < 1:
         raise ValueError(f"Recall is defined for N of at least 1, got {', '.join(map(str, recall_values)) or 'none'}.")
     return tuple(dict.fromkeys(int(value) for value in recall_values))

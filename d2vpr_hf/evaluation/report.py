@@ -1,4 +1,4 @@
-"""What an evaluation found, as objects, as JSON and as text."""
+"""Results of an evaluation as objects, as a JSON report and as text."""
 
 import functools
 import json
@@ -25,20 +25,20 @@ DISTANCE_SHARES = (5, 25, 100)  # metres
 
 @dataclass(frozen=True)
 class QueryResult:
-    """How one query fared.
+    """The result of one query.
 
     Attributes:
-        path: The photo, relative to the folder of queries.
-        place: Number of the place it belongs to; queries of one place are resampled together.
-        condition: What it was taken in, or `None`.
-        position: Metres, two or three, or `None`.
-        num_positives: Number of database photos that would be right.
-        first_positive_rank: Rank of the first right match; `None` if none of those looked at is.
-        top_match: The most similar database photo.
-        top_match_position: Its metres, or `None`.
-        similarity: Cosine similarity to it.
-        distance: Metres to it, or `None`.
-        right: Whether it is a positive.
+        path: Path of the photo, relative to the folder of queries.
+        place: Number of its place; queries of one place are resampled together.
+        condition: Condition such as `"night"`, or `None`.
+        position: Two or three coordinates in metres, or `None`.
+        num_positives: Number of its positives in the database.
+        first_positive_rank: Rank of the first correct match; `None` if no match up to the largest N is correct.
+        top_match: Path of the most similar database photo.
+        top_match_position: Coordinates of the top match in metres, or `None`.
+        similarity: Cosine similarity of query and top match.
+        distance: Metres between query and top match, or `None`.
+        correct: Whether the top match is a positive; `right` in reports.
     """
 
     path: str
@@ -51,43 +51,52 @@ class QueryResult:
     top_match_position: list[float] | None
     similarity: float
     distance: float | None
-    right: bool
+    correct: bool
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> "QueryResult":
+        """Read the row of a report."""
+        return cls(**{"correct" if key == "right" else key: value for key, value in row.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row of a report."""
+        return {"right" if key == "correct" else key: value for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What only the run that searched knows, and grids and maps of matches draw.
+    """Search results needed for plots; not stored in the report.
 
     Attributes:
         rows: (Q, k) database rows, the nearest first.
-        similarities: (Q, k) of them.
-        right: (Q, k) whether each is a positive.
+        similarities: (Q, k) cosine similarities of these rows.
+        correct: (Q, k) whether each row is a positive.
         database, queries: The photos.
     """
 
     rows: NDArray[np.int64]
     similarities: NDArray[np.float32]
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
     database: PhotoSet
     queries: PhotoSet
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of an evaluation. Every number follows from `queries`; [`load`] therefore reads back all but predictions.
+    """The results of an evaluation. All metrics are computed from `queries`, so [`load`] restores everything but predictions.
 
     Attributes:
-        rule: What made a match right.
+        rule: The rule of positives.
         recall_values: The N of recall@N.
-        queries: One result a query.
-        database: `path`, `count`, `checksum` of the database; `path` is `None` where descriptors were given.
-        query_set: The same of the queries.
+        queries: One result for each query.
+        database: `path`, `count` and `checksum` of the database; `path` is `None` if descriptors were given.
+        query_set: The same for the queries.
         model: The encoder that made the descriptors; only its `descriptor_dim` if descriptors were given.
-        order_seed: Seed of the order in which the network saw the photos; `None` for the order of the files.
-        skipped: Photos left out and why, by path, of `"database"` and `"queries"`.
-        package_version: The version that made it.
-        shuffled: The same evaluation with the photos in another order, if asked for.
-        predictions: What plots of matches need; `None` after loading.
+        order_seed: Seed of the order in which photos were encoded; `None` for the order of the files.
+        skipped: Reasons why photos were skipped, by path, for `"database"` and `"queries"`.
+        package_version: Version of the package that made the evaluation.
+        shuffled: The evaluation with the photos in a random order, or `None`.
+        predictions: Search results for plots; `None` after loading.
     """
 
     rule: PositiveRule
@@ -104,33 +113,33 @@ class Evaluation:
 
     @functools.cached_property
     def ranks(self) -> NDArray[np.int64]:
-        """Rank of each query's first positive (Q,), 0 for none."""
+        """Rank of each query's first positive (Q,); 0 for none."""
         return np.array([query.first_positive_rank or 0 for query in self.queries], np.int64)
 
     @functools.cached_property
     def num_positives(self) -> NDArray[np.int64]:
-        """Number of each query's positives (Q,)."""
+        """The number of each query's positives (Q,)."""
         return np.array([query.num_positives for query in self.queries], np.int64)
 
     @functools.cached_property
     def places(self) -> NDArray[np.int64]:
-        """Number of each query's place (Q,)."""
+        """The number of each query's place (Q,)."""
         return np.array([query.place for query in self.queries], np.int64)
 
     @property
     def num_without_positives(self) -> int:
-        """Number of queries that nothing in the database is right for; they count as misses."""
+        """The number of queries without a positive in the database; they count as misses."""
         return int((self.num_positives == 0).sum())
 
     def recall(self) -> dict[str, dict[str, Any]]:
         """Return `recall@N` for each N: `recall`, `interval_95` ([low, high] or `None`) and `recall_with_positives`."""
         recalls = recall_at(self.ranks, self.recall_values)
-        narrow = recall_with_positives(self.ranks, self.num_positives, self.recall_values)
+        recalls_with_positives = recall_with_positives(self.ranks, self.num_positives, self.recall_values)
         return {
             f"recall@{n}": {
                 "recall": float(recalls[i]),
                 "interval_95": None if self._interval is None else self._interval[:, i].tolist(),
-                "recall_with_positives": _number(narrow[i]),
+                "recall_with_positives": _nan_to_none(recalls_with_positives[i]),
             }
             for i, n in enumerate(self.recall_values)
         }
@@ -140,7 +149,7 @@ class Evaluation:
         return bootstrap_interval(hits_at(self.ranks, self.recall_values), self.places)
 
     def distance_error(self) -> dict[str, Any] | None:
-        """Return the `median` metres to top matches, and the shares `within_5_m` and so on; `None` without positions."""
+        """Return the `median` distance of top matches in metres and the shares `within_5_m`, ...; `None` without positions."""
         distances = np.array([query.distance for query in self.queries if query.distance is not None])
         if not len(distances):
             return None
@@ -151,26 +160,26 @@ class Evaluation:
     def precision_curve(self) -> PrecisionCurve:
         """Precision, coverage and recall over the threshold on the top match's similarity."""
         similarities = np.array([query.similarity for query in self.queries], np.float32)
-        right = np.array([query.right for query in self.queries], bool)
-        return precision_curve(similarities, right, len(self.queries) - self.num_without_positives)
+        correct = np.array([query.correct for query in self.queries], bool)
+        return precision_curve(similarities, correct, len(self.queries) - self.num_without_positives)
 
     def conditions(self) -> list[dict[str, Any]]:
-        """Return `condition`, `count` and `recall@N` of each condition, in order of name; nothing if no query has one."""
+        """Return `condition`, `count` and `recall@N` of each condition, sorted by name; empty if no query has a condition."""
         names = np.array([query.condition or "" for query in self.queries])
         if not names.any():
             return []
         groups = [(name, self.ranks[names == name]) for name in sorted(set(names.tolist()))]
         return [
             {"condition": name or None, "count": len(ranks)}
-            | {f"recall@{n}": float(value) for n, value in zip(self.recall_values, self._recall_of(ranks), strict=True)}
+            | {
+                f"recall@{n}": float(value)
+                for n, value in zip(self.recall_values, recall_at(ranks, self.recall_values), strict=True)
+            }
             for name, ranks in groups
         ]
 
-    def _recall_of(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-        return recall_at(ranks, self.recall_values)
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the report: what [`save`] writes and docs/evaluation.md explains."""
+        """Return the report that [`save`] writes; docs/evaluation.md explains its keys."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -185,16 +194,16 @@ class Evaluation:
             "num_without_positives": self.num_without_positives,
             "recall": self.recall(),
             "distance_error": self.distance_error(),
-            "auc_pr": _number(self.precision_curve.auc_pr),
-            "recall_at_100_precision": _number(self.precision_curve.recall_at_100_precision),
+            "auc_pr": _nan_to_none(self.precision_curve.auc_pr),
+            "recall_at_100_precision": _nan_to_none(self.precision_curve.recall_at_100_precision),
             "conditions": self.conditions(),
             "skipped": self.skipped,
             "shuffled": None if self.shuffled is None else self.shuffled.to_dict(),
-            "queries": [asdict(query) for query in self.queries],
+            "queries": [query.to_dict() for query in self.queries],
         }
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write the report as JSON; the same evaluation gives the same bytes. Raises as [`check_report_file`] does."""
+        """Write the report as JSON; equal evaluations give equal bytes. Errors are those of [`check_report_file`]."""
         path = Path(path)
         check_report_file(path, overwrite)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -202,38 +211,34 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":
-        """Read a report back.
+        """Load an evaluation from a report.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is no report, or of a newer format.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file is not a report, is damaged, or has another format.
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"There is no report {path}. `d2vpr evaluate --json` writes one.")
+            raise FileNotFoundError(f"The report {path} does not exist. `d2vpr evaluate --json` writes one.")
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             version = report["format_version"] if report["format"] == FORMAT else None
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no report of an evaluation. `d2vpr evaluate --json` writes one.") from error
+            raise ValueError(f"{path} is not a report of an evaluation. `d2vpr evaluate --json` writes one.") from error
         if version != FORMAT_VERSION:
-            raise ValueError(f"{path} has format {version}, this package reads {FORMAT!r} {FORMAT_VERSION}. Evaluate anew.")
-        return cls._from_checked(report, path)
-
-    @classmethod
-    def _from_checked(cls, report: dict[str, Any], path: Path) -> "Evaluation":
+            raise ValueError(f"{path} has format {version}, this package reads {FORMAT!r} {FORMAT_VERSION}. Evaluate again.")
         try:
             return cls.from_dict(report)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}). Evaluate anew.") from error
+            raise ValueError(f"{path} is damaged ({error!r}). Evaluate again.") from error
 
     @classmethod
     def from_dict(cls, report: dict[str, Any]) -> "Evaluation":
-        """Make an evaluation of what [`to_dict`] returned."""
+        """Make an evaluation from the values of [`to_dict`]."""
         return cls(
             rule=PositiveRule(**report["positives"]),
             recall_values=tuple(report["recall_values"]),
-            queries=[QueryResult(**row) for row in report["queries"]],
+            queries=[QueryResult.from_dict(row) for row in report["queries"]],
             model=EncoderInfo.from_dict(report["model"]),
             shuffled=None if report["shuffled"] is None else cls.from_dict(report["shuffled"]),
             **{name: report[name] for name in _PLAIN_FIELDS},
@@ -248,16 +253,22 @@ _PLAIN_FIELDS = ("database", "query_set", "order_seed", "skipped", "package_vers
 
 
 def check_report_file(path: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if a report must not be written there, NotADirectoryError or PermissionError if it cannot."""
+    """Check that a report can be written to `path`.
+
+    Raises:
+        FileExistsError: If `path` is a folder, or a file and `overwrite` is not set.
+        NotADirectoryError: If a part of the path is a file.
+        PermissionError: If the folder is not writable.
+    """
     if path.is_dir():
         raise FileExistsError(f"{path} is a folder; give a file for the report.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already. Give another file, or `--overwrite` to replace it.")
+        raise FileExistsError(f"{path} exists already. Give another file, or `overwrite=True` to replace it.")
     check_writable(path)
 
 
 def align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a table's lines: the first column to the left, the others to the right."""
+    """Yield a table's lines, with the first column aligned to the left and the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -265,12 +276,12 @@ def align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def percent(share: float | None) -> str:
-    """Write a share as the field does: 0.917 is 91.7; a dash where it is not defined (None or NaN)."""
+    """Return a share in percent, such as 91.7 for 0.917; a dash for None and NaN."""
     return "-" if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
 def percent_interval(interval: Iterable[float] | None) -> str:
-    """Write an interval of shares; a dash where there are too few places for one."""
+    """Return an interval of shares in percent; a dash for None."""
     return "-" if interval is None else " to ".join(map(percent, interval))
 
 
@@ -327,11 +338,14 @@ def _condition_rows(conditions: list[dict[str, Any]], recall_values: tuple[int, 
 
 def _shuffle_lines(evaluation: Evaluation, shuffled: Evaluation) -> Iterator[str]:
     recalls = zip(evaluation.recall().items(), shuffled.recall().values(), strict=True)
-    pairs = (f"{name} {percent(one['recall'])} -> {percent(other['recall'])}" for (name, one), other in recalls)
-    changed = sum(one.top_match != other.top_match for one, other in zip(evaluation.queries, shuffled.queries, strict=True))
+    pairs = (
+        f"{name} {percent(entry['recall'])} -> {percent(shuffled_entry['recall'])}" for (name, entry), shuffled_entry in recalls
+    )
+    queries = zip(evaluation.queries, shuffled.queries, strict=True)
+    changed = sum(query.top_match != shuffled_query.top_match for query, shuffled_query in queries)
     yield f"shuffled (seed {shuffled.order_seed}): {', '.join(pairs)}; another top match for {changed} queries"
 
 
-def _number(value: float | np.floating) -> float | None:
-    """Turn NaN, which JSON does not have, into None."""
+def _nan_to_none(value: float | np.floating) -> float | None:
+    """Convert a number for JSON, which does not have NaN."""
     return None if math.isnan(value) else float(value)

@@ -33,7 +33,7 @@ def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
     assert Image.open(plot).width > 500
     before = query.read_bytes()
     status, out, err = run("search", index, query, "--plot", query)
-    assert status == 1 and "lies among the photos" in err and out == "" and query.read_bytes() == before
+    assert status == 1 and "is one of the photos" in err and out == "" and query.read_bytes() == before
     status, out, err = run("search", index, query)
     assert status == 0 and f"{query}\n    1   1.0000  @544400.00" in out
 

@@ -55,7 +55,7 @@ def test_a_world_by_hand(encoder, world):
     assert recall["recall"] == pytest.approx(5 / 6) and recall["recall_with_positives"] == 1.0
     assert found.num_without_positives == 1 and found.rule.positive_dist_threshold == 25
     assert [query.distance for query in found.queries[:5]] == pytest.approx([3.0] * 5)
-    assert found.queries[5].first_positive_rank is None and not found.queries[5].right
+    assert found.queries[5].first_positive_rank is None and not found.queries[5].correct
     assert [entry["condition"] for entry in found.conditions()] == ["day", "night"]
     assert found.model.to_dict() == {
         "name": encoder.model_name,
@@ -90,7 +90,7 @@ def test_two_zones_are_refused(encoder, world):
     save(world / "queries" / at_name(544000, 4172000, zone="10@T"), 1)
     evaluate(world / "database", world / "queries", encoder)
     save(world / "queries" / at_name(544000, 4172000, zone="11@S"), 1)
-    with pytest.raises(ValueError, match=r"@10@S@.* lies in UTM zone 10 north, @.*@11@S@.* in UTM zone 11 north"):
+    with pytest.raises(ValueError, match=r"@10@S@.* is in UTM zone 10 north, @.*@11@S@.* in UTM zone 11 north"):
         evaluate(world / "database", world / "queries", encoder)
 
 
@@ -122,12 +122,12 @@ def test_frames_are_counted_by_name(encoder, tmp_path):
     (tmp_path / "database" / "9.png").write_bytes(b"")
     rule = PositiveRule(frame_tolerance=1)
     found = evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
-    counts = {query.path: (query.num_positives, query.right) for query in found.queries}
+    counts = {query.path: (query.num_positives, query.correct) for query in found.queries}
     assert counts["8.png"] == (1, True) and counts["9.png"][0] == 2 and counts["10.png"] == (2, True)
     assert counts["12.png"] == (2, True) and found.rule.to_dict()["positive_dist_threshold"] is None
     assert found.distance_error() is None and "within 1 frames" in found.to_text()
     (tmp_path / "queries" / "8.png").unlink()
-    with pytest.raises(ValueError, match="both sides need as many; got 5 and 4"):
+    with pytest.raises(ValueError, match="both need the same number of photos; got 5 and 4"):
         evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
 
 
@@ -175,7 +175,7 @@ def test_command_line_end_to_end(world, tmp_path):
     other = Evaluation.load(tmp_path / "a.json").to_dict() | {"positives": PositiveRule(10.0).to_dict()}
     (tmp_path / "c.json").write_text(json.dumps(other))
     status, out, err = run("compare", tmp_path / "a.json", tmp_path / "c.json")
-    assert status == 1 and "one those within 25 m, the other those within 10 m" in err
+    assert status == 1 and "within 25 m in the first, within 10 m in the second" in err
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_command_line_end_to_end(world, tmp_path):
         (["--positive-dist-threshold", "5", "--frame-tolerance", "1"], "Give either --positive-dist-threshold or"),
         (["--positive-dist-threshold", "-5"], "above 0 metres, got -5"),
         (["--json", "{world}/queries"], "is a folder"),
-        (["--plots", "{world}/queries/plots"], "lies among the photos"),
+        (["--plots", "{world}/queries/plots"], "is in a folder of photos"),
         (["--plots", "{world}/file/plots"], "is a file, so that"),
         (["--json", "{world}/file/a.json"], "is a file, so that"),
     ],

@@ -17,7 +17,7 @@ from d2vpr_hf.evaluation import (
     precision_curve,
     recall_at,
 )
-from d2vpr_hf.evaluation.recall import check_recall_values, first_positive_ranks, judge, recall_with_positives
+from d2vpr_hf.evaluation.recall import check_recall_values, first_positive_ranks, mark_correct, recall_with_positives
 
 
 def brute_force(predictions, positives, n):
@@ -44,7 +44,7 @@ def test_recall_is_the_definition_for_any_order_of_n(num_queries, num_rows, reca
 def test_recall_by_hand():
     """Found at rank 1, at rank 3, not within 3, and without a positive: the last one counts as a miss."""
     predictions = np.array([[4, 0, 1], [0, 1, 5], [0, 1, 2], [0, 1, 2]])
-    right, counts = judge(predictions, [np.array([4]), np.array([5, 6]), np.array([9]), np.array([], int)])
+    right, counts = mark_correct(predictions, [np.array([4]), np.array([5, 6]), np.array([9]), np.array([], int)])
     ranks = first_positive_ranks(right)
     assert ranks.tolist() == [1, 3, 0, 0] and counts.tolist() == [1, 2, 1, 0]
     assert recall_at(ranks, [3, 1, 2]).tolist() == [0.5, 0.25, 0.25]
@@ -53,7 +53,7 @@ def test_recall_by_hand():
 
 def test_minus_one_is_never_right():
     """FAISS returns -1 where the database has fewer than k rows; Python would take it for the last row."""
-    right, _ = judge(np.array([[0, -1], [-1, -1]]), [np.array([9]), np.array([-1, 9])])
+    right, _ = mark_correct(np.array([[0, -1], [-1, -1]]), [np.array([9]), np.array([-1, 9])])
     assert not right.any()
 
 

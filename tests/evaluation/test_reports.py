@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from d2vpr_hf.evaluation import EncoderInfo, Evaluation, PhotoSet, PositiveRule, compare_evaluations, evaluate_descriptors
 from d2vpr_hf.evaluation.plots import plot_map, plot_matches, plot_precision_coverage, save_plots
 
-RIGHT, WRONG = "#2e9e4f", "#c8373a"
+CORRECT, WRONG = "#2e9e4f", "#c8373a"
 
 
 def world(tops, conditions=None, **options):
@@ -32,7 +32,7 @@ def _looks_like(top, cosine):
 def test_a_report_by_hand():
     found = world([0, 1, 3, 3], conditions=["day", "night", "night", None])
     report = found.to_dict()
-    assert [query.right for query in found.queries] == [True, True, False, True]
+    assert [query.correct for query in found.queries] == [True, True, False, True]
     assert report["recall"]["recall@1"]["recall"] == 0.75 and report["recall"]["recall@4"]["recall"] == 1.0
     assert report["num_places"] == 4 and report["num_without_positives"] == 0
     assert report["distance_error"] == {"median": 5.0, "within_5_m": 0.75, "within_25_m": 0.75, "within_100_m": 1.0}
@@ -86,15 +86,15 @@ def test_the_encoder_survives_the_file_and_older_reports_open(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no report"),
-        ("[]", "no report"),
+        ("{", "not a report"),
+        ("[]", "not a report"),
         ('{"format": "other", "format_version": 1}', "has format None"),
         ('{"format": "d2vpr evaluation", "format_version": 9}', "has format 9, this package reads 'd2vpr evaluation' 1"),
         ('{"format": "d2vpr evaluation", "format_version": 1}', "is damaged"),
     ],
 )
 def test_what_is_no_report(tmp_path, text, message):
-    with pytest.raises(FileNotFoundError, match="There is no report"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         Evaluation.load(tmp_path / "a.json")
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -117,7 +117,7 @@ def test_positives_may_be_given():
     found = evaluate_descriptors(
         rows, rows, PhotoSet(), PhotoSet(), positives=[np.array([0]), np.array([0, 1]), np.array([], int)]
     )
-    assert [query.right for query in found.queries] == [True, True, False]
+    assert [query.correct for query in found.queries] == [True, True, False]
     assert found.num_without_positives == 1 and found.places.tolist() == [0, 1, 2]
     assert found.distance_error() is None and found.queries[2].path == "2"
 
@@ -128,8 +128,8 @@ def test_positives_may_be_given():
         ({"database": PhotoSet()}, "need positions of the database photos"),
         ({"queries": PhotoSet(np.zeros((3, 2)))}, "Expected positions of 2 query photos, one for each descriptor, got 3"),
         ({"queries": PhotoSet(np.full((2, 2), np.nan))}, "positions of the query photos are not all finite"),
-        ({"queries": PhotoSet(np.zeros((2, 3)))}, "of as many coordinates"),
-        ({"query_descriptors": np.zeros((0, 4))}, "no query descriptors"),
+        ({"queries": PhotoSet(np.zeros((2, 3)))}, "equal numbers of coordinates"),
+        ({"query_descriptors": np.zeros((0, 4))}, "at least one query descriptor"),
         ({"positives": [np.array([0])]}, "Expected positives of 2 queries, got those of 1"),
         ({"recall_values": [0]}, "at least 1"),
     ],
@@ -178,7 +178,7 @@ def test_what_cannot_be_compared(tmp_path):
     first = world([0, 1, 2, 3])
     others = [
         (world([0, 1, 2]), "different queries, 4 and 3: 1 are in one report only, z first"),
-        (world([0, 1, 2, 3], rule=PositiveRule(10.0)), "one those within 25 m, the other those within 10 m"),
+        (world([0, 1, 2, 3], rule=PositiveRule(10.0)), "within 25 m in the first, within 10 m in the second"),
         (change(first, tmp_path / "a", database={"checksum": "0"}), "different databases: 4 photos"),
         (change(first, tmp_path / "b", query_set={"checksum": "0"}), "different queries: 4 photos"),
         (change(first, tmp_path / "c", queries=first.to_dict()["queries"][::-1]), "their order differs"),
@@ -209,7 +209,7 @@ def test_the_map_shows_what_was_found():
     points = {
         to_hex(artist.get_facecolor()[0]): len(artist.get_offsets()) for artist in axes.collections if artist is not lines
     }
-    assert (points[RIGHT], points[WRONG], points["#a3a3a3"]) == (3, 1, 4)
+    assert (points[CORRECT], points[WRONG], points["#a3a3a3"]) == (3, 1, 4)
     assert "R@1: 75.0" in axes.get_title() and axes.get_xlabel().endswith("/ m")
 
 
@@ -219,7 +219,7 @@ def test_pictures_of_what_is_known(tmp_path):
     assert [path.name for path in save_plots(found, tmp_path)] == ["map.png", "precision_coverage.png"]
     assert not (tmp_path / "right.png").exists()
     with pytest.raises(ValueError, match="needs the photos"):
-        plot_matches(found, right=True)
+        plot_matches(found, correct=True)
     rows = np.eye(2, dtype=np.float32)
     unplaced = evaluate_descriptors(rows, rows, PhotoSet(), PhotoSet(), positives=[np.array([0]), np.array([], int)])
     with pytest.raises(ValueError, match="needs the positions"):

@@ -69,7 +69,7 @@ def test_deep_photos_are_not_drawn_white(tmp_path):
 def test_photos_are_not_drawn_over(tmp_path):
     query, photo = save(tmp_path / "q.jpg", 1), save(tmp_path / "photos" / "deep" / "a.jpg", 2)
     for path in (query, photo):
-        with pytest.raises(ValueError, match="lies among the photos"):
+        with pytest.raises(ValueError, match="is one of the photos"):
             check_plot_file(path, photos=[query, tmp_path / "photos"])
     check_plot_file(tmp_path / "photos" / "new.jpg", photos=[query, tmp_path / "photos"])
 
@@ -77,5 +77,5 @@ def test_photos_are_not_drawn_over(tmp_path):
 @pytest.mark.parametrize("name", ["noending", "plot.xyz", "folder.png"])
 def test_files_that_cannot_be_drawn_into(tmp_path, name):
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ValueError, match=r"Cannot draw into .*\.png"):
+    with pytest.raises(ValueError, match=r"Cannot write a plot to .*\.png"):
         check_plot_file(tmp_path / name)
