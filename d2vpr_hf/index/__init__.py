@@ -1,7 +1,7 @@
 """PlaceIndex: descriptors and places in a folder that can be inspected, searched and changed, and that survives a crash."""
 
 from d2vpr_hf.index.commits import UpdateState
-from d2vpr_hf.index.derived_store import StoreWord, check_store
+from d2vpr_hf.index.derived_store import check_store
 from d2vpr_hf.index.folders import check_free, check_out
 from d2vpr_hf.index.manifest import FORMAT_VERSION, SHARD_SIZE, DamagedIndexError, IndexSettings
 from d2vpr_hf.index.place_index import PlaceIndex
@@ -18,7 +18,6 @@ __all__ = [
     "PhotoFile",
     "PlaceIndex",
     "Repair",
-    "StoreWord",
     "UpdateState",
     "check_free",
     "check_out",

@@ -34,19 +34,19 @@ class UpdateState(TypedDict, total=False):
     complete: bool
 
 
-def commit_waiting(folder: IndexFolder, *, whole_shards: bool = False) -> None:
-    """Store what waits; with `whole_shards`, a rest that fills none goes on waiting."""
-    waiting, size = folder.waiting, folder.manifest.settings.shard_size
-    while len(waiting) >= (size if whole_shards else 1):
-        count = min(len(waiting), size)
-        rows = Rows(waiting.descriptors[:count], waiting.places.first(count))
-        commit_rows(folder, rows, (), waiting=count)
+def commit_pending(folder: IndexFolder, *, whole_shards: bool = False) -> None:
+    """Store what waits; with `whole_shards`, a rest that fills none goes on pending."""
+    pending, size = folder.pending, folder.manifest.settings.shard_size
+    while len(pending) >= (size if whole_shards else 1):
+        count = min(len(pending), size)
+        rows = Rows(pending.descriptors[:count], pending.places.first(count))
+        commit_rows(folder, rows, (), pending=count)
 
 
 def commit_rows(
-    folder: IndexFolder, rows: Rows | None, removed: Collection[str], *, waiting: int = 0, **changes: Unpack[UpdateState]
+    folder: IndexFolder, rows: Rows | None, removed: Collection[str], *, pending: int = 0, **changes: Unpack[UpdateState]
 ) -> None:
-    """Store rows, removals and notes in one step; `waiting` says how many of the waiting rows these are."""
+    """Store rows, removals and notes in one step; `pending` says how many of the pending rows these are."""
     kept = [without_paths(shard, opened, removed) for shard, opened in folder.shards.items()]
     shards, number = [shard for shard in kept if shard.count], folder.manifest.next_shard
     contents: dict[str, bytes] = {}
@@ -55,8 +55,8 @@ def commit_rows(
         number += 1
     manifest = replace(folder.manifest, shards=tuple(shards), next_shard=number, **changes)
     if manifest != folder.manifest:
-        folder.commit(contents, manifest, waiting)
-    if removed or (rows is not None and not waiting):
+        folder.commit(contents, manifest, pending)
+    if removed or (rows is not None and not pending):
         folder.forget_paths()
 
 

@@ -5,56 +5,38 @@ are masked, rows that came since are searched exactly beside it; when these are 
 made from the rows and is no part of the index: not in the manifest, not verified, not sent to the Hub.
 """
 
+import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.index.folders import list_names
-from d2vpr_hf.index.manifest import Manifest, Shard, is_store_folder, store_folder
+from d2vpr_hf.index.manifest import Manifest, Shard, is_store_folder, store_folder, store_service
 from d2vpr_hf.index.shards import OpenShard
-from d2vpr_hf.stores import Compression, VectorStore, build_store, check_compression, open_store
+from d2vpr_hf.stores import (
+    LOCAL_STORE,
+    SERVICES,
+    STORES,
+    Compression,
+    VectorStore,
+    build_store,
+    check_compression,
+    check_store_files,
+    open_store,
+    remote_store,
+)
 from d2vpr_hf.stores.descriptors import MappedDescriptors, kept_rows
-from d2vpr_hf.stores.milvus import COLLECTION, MilvusStore, check_uri, note_collection
 from d2vpr_hf.utils import atomic_files
 
-StoreWord = Literal["faiss", "milvus"]
-STORES: tuple[StoreWord, ...] = get_args(StoreWord)
-
-
-def check_store(store: str | None, uri: str | None, compression: str | None) -> None:
-    """Raise ValueError unless these words choose how rows are searched; `None` leaves what is chosen."""
-    check_compression(compression or "none")
-    if store not in (None, *STORES):
-        raise ValueError(f"Expected a store of {', '.join(STORES)}, got {store!r}.")
-    if store == "milvus" and uri is None:
-        raise ValueError("Milvus needs to know where: give `--uri places.db` or `--uri http://HOST:19530`.")
-    if uri is not None and store != "milvus":
-        raise ValueError("A URI is Milvus's: give `--store milvus` with `--uri`.")
-    if uri is not None:
-        check_uri(uri)
-
-
-def with_store(manifest: Manifest, compression: Compression | None, store: str | None, uri: str | None) -> Manifest:
-    """Return a manifest that notes how rows are to be searched; `None` leaves what it notes.
-
-    Raises:
-        ValueError: If there is no such compression or store, or they do not go together.
-    """
-    check_store(store, uri, compression)
-    known = None if store == "faiss" else manifest.store_uri
-    chosen = check_uri(uri) if uri else known
-    if compression not in (None, "none") and chosen is not None:
-        raise ValueError(f"Milvus compresses by itself: leave out `--compression {compression}`, or give `--store faiss`.")
-    return replace(manifest, compression=compression or manifest.compression, store_uri=chosen)
-
-
 logger = logging.getLogger(__name__)
+
+_EXACT = "The search is exact: %s `d2vpr index` and `d2vpr compact` build the store again."
 
 # how many rows may come or go until a store is built anew: 4,096 of 512 numbers take 2 ms to search, a million 4 s to build
 LAG_ROWS = 4096
@@ -76,26 +58,46 @@ class BuiltShard(NamedTuple):
         return cls(shard.descriptors.name, shard.descriptors.sha256, shard.rows, shard.removed)
 
 
+class LazyStore:
+    """The vector store in a folder, opened by the first search: it needs FAISS or the client of a service.
+
+    Args:
+        path: The folder.
+        descriptors: The descriptors that the store was built of.
+    """
+
+    def __init__(self, path: Path, descriptors: MappedDescriptors) -> None:
+        self.path, self._descriptors = path, descriptors
+
+    @functools.cached_property
+    def vectors(self) -> VectorStore | None:
+        """The opened store; `None` if it is damaged or does not answer, which is logged."""
+        try:
+            return open_store(self.path, self._descriptors)
+        except (ValueError, OSError, ImportError) as error:
+            logger.warning(_EXACT, error)
+            return None
+
+
 class DerivedStore:
     """A store of former rows that is searched for present ones.
 
     Args:
-        path: Its folder.
-        built: What it was built of.
-        vectors: The store.
+        store: The store in its folder.
+        built: The shards that it was built of.
         manifest: The present rows.
 
     Attributes:
-        num_shards: How many of the first shards it covers.
-        num_rows: How many of the first rows these are.
-        lag: How many rows came or went since it was built.
+        num_shards: Number of the first shards that it covers.
+        num_rows: Number of rows in these shards.
+        lag: Number of rows that were added or removed since it was built.
 
     Raises:
         ValueError: If the present rows do not begin with rows that it was built of.
     """
 
-    def __init__(self, path: Path, built: Sequence[BuiltShard], vectors: VectorStore, manifest: Manifest) -> None:
-        self.path, self._built, self._vectors = path, built, vectors
+    def __init__(self, store: LazyStore, built: Sequence[BuiltShard], manifest: Manifest) -> None:
+        self.path, self._store, self._built = store.path, store, built
         self.num_shards = num_covered_shards(built, manifest)
         present = _present_rows(built, manifest.shards[: self.num_shards])
         self.num_rows = int(present.sum())
@@ -103,16 +105,28 @@ class DerivedStore:
         self._present = None if present.all() else present
         self._numbers = None if self._present is None else np.flatnonzero(present)
 
+    @property
+    def vectors(self) -> VectorStore | None:
+        """The opened store of the former rows; `None` if it cannot be used."""
+        return self._store.vectors
+
     def of(self, manifest: Manifest) -> "DerivedStore":
-        """Return the same store for other rows."""
-        return DerivedStore(self.path, self._built, self._vectors, manifest)
+        """Return the same store for the rows of another manifest."""
+        return DerivedStore(self._store, self._built, manifest)
 
     def search(
-        self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
+        self, vectors: VectorStore, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest of the first `num_rows` rows, or of those allowed: squared distances and rows (Q, k)."""
-        distances, found = self._vectors.search(queries, k, self._mask(allowed))
-        return distances, found if self._numbers is None else np.searchsorted(self._numbers, found)
+        """Find the k nearest of the first `num_rows` rows, or of the allowed ones: squared distances and rows (Q, k).
+
+        Args:
+            vectors: The opened store.
+            queries: (Q, D).
+            k: Number of neighbours.
+            allowed: (num_rows,) bool, the rows to choose from; `None` for all.
+        """
+        distances, rows = vectors.search(queries, k, self._mask(allowed))
+        return distances, rows if self._numbers is None else np.searchsorted(self._numbers, rows)
 
     def _mask(self, allowed: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
         if self._present is None or self._numbers is None:
@@ -124,26 +138,62 @@ class DerivedStore:
         return mask
 
 
+def check_store(store: str | None, uri: str | None, compression: str | None) -> None:
+    """Raise ValueError unless these words choose a vector store together; `None` keeps the present choice."""
+    check_compression(compression or "none")
+    if store not in (None, *STORES):
+        raise ValueError(f"Expected a store of {', '.join(STORES)}, got {store!r}.")
+    if store is None or store == LOCAL_STORE:
+        if uri is not None:
+            services = " or ".join(f'`store="{service}"`' for service in SERVICES)
+            raise ValueError(f"`uri` is the address of a service: give {services} with `uri`.")
+    elif uri is None:
+        examples = " or ".join(f'`uri="{example}"`' for example in remote_store(store).uri_examples)
+        raise ValueError(f'`store="{store}"` needs the address of the service: give {examples}.')
+    else:
+        remote_store(store).key(uri)
+
+
+def with_store(manifest: Manifest, compression: Compression | None, store: str | None, uri: str | None) -> Manifest:
+    """Return a manifest that records the choice of a vector store; `None` keeps the recorded choice.
+
+    Raises:
+        ValueError: If there is no such compression or store, or they exclude each other.
+    """
+    check_store(store, uri, compression)
+    service = None if store == LOCAL_STORE else store or manifest.service
+    address = None if service is None else remote_store(service).key(uri) if uri else manifest.store_uri
+    if compression not in (None, "none") and service is not None:
+        raise ValueError(
+            f'A {service} store has a compression of its own: omit `compression="{compression}"`, or give '
+            f'`store="{LOCAL_STORE}"`.'
+        )
+    return replace(manifest, compression=compression or manifest.compression, store_uri=address, service=service)
+
+
 def has_store(manifest: Manifest) -> bool:
-    """Tell whether searching these rows takes a store: not where none was asked for, or nothing is stored."""
+    """Return whether searches of these rows use a vector store: one is chosen, and rows are stored."""
     return manifest.store_kind != "none" and manifest.count > 0
 
 
 def is_fresh(store: DerivedStore | None, manifest: Manifest) -> bool:
-    """Tell whether a store need not be built anew: there is one, and few rows came or went since."""
+    """Return whether there is a store and few rows were added or removed since it was built."""
     return store is not None and store.lag <= max(LAG_ROWS, LAG_SHARE * manifest.count)
 
 
 def open_derived_store(
     folder: Path, manifest: Manifest, shards: Mapping[Shard, OpenShard], known: DerivedStore | None
 ) -> DerivedStore | None:
-    """Open the store that lags the least, `None` if none covers a row. One that is damaged is logged and counts as none.
+    """Return the store with the smallest lag; `None` if no store covers a row.
+
+    The files of a local store are checked, and it is opened by the first search. A store of a service is opened at once. A
+    store that is damaged or does not answer is logged and ignored.
 
     Args:
-        folder: The index's.
-        manifest: The rows.
+        folder: The folder of the index.
+        manifest: The present rows.
         shards: Their files.
-        known: The store that was open before; it is taken if it is the one.
+        known: The store that was used before; it is returned for the new rows if it has the smallest lag.
     """
     if not has_store(manifest):
         return None
@@ -154,12 +204,14 @@ def open_derived_store(
         return None
     if known is not None and known.path == folder / name:
         return known.of(manifest)
+    descriptors = _descriptors_of(built[name], shards, manifest)
+    store = LazyStore(folder / name, descriptors)
     try:
-        vectors = open_store(folder / name, _descriptors_of(built[name], shards, manifest))
-    except (ValueError, OSError, ImportError) as error:
-        logger.warning("The search is exact: %s `d2vpr index` and `d2vpr compact` build the store anew.", error)
+        check_store_files(folder / name, descriptors)
+    except (ValueError, OSError) as error:
+        logger.warning(_EXACT, error)
         return None
-    return DerivedStore(folder / name, built[name], vectors, manifest)
+    return DerivedStore(store, built[name], manifest) if manifest.service is None or store.vectors is not None else None
 
 
 def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDescriptors) -> None:
@@ -171,28 +223,25 @@ def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDes
     built = json.dumps([BuiltShard.of(shard)._asdict() for shard in manifest.shards], indent=1) + "\n"
 
     def write(path: Path) -> None:
-        _build(manifest, descriptors, path).save(path)
+        if manifest.service is None or manifest.store_uri is None:
+            store = build_store(descriptors, manifest.compression)
+        else:
+            store = remote_store(manifest.service).build(path, descriptors, manifest.store_uri, manifest.rows_id)
+        store.save(path)
         (path / _SHARDS).write_text(built, encoding="utf-8")
 
     atomic_files.store_folder(folder, store_folder(manifest), write)
 
 
-def _build(manifest: Manifest, descriptors: MappedDescriptors, path: Path) -> VectorStore:
-    if manifest.store_uri is None:
-        return build_store(descriptors, manifest.compression)
-    collection = f"{COLLECTION}_{manifest.rows_id}"
-    note_collection(path, manifest.store_uri, collection)  # first, so that a run that is killed leaves word of it
-    return MilvusStore.refill(descriptors, manifest.store_uri, collection)
-
-
 def discard_store(path: Path) -> None:
-    """Drop what the store in a folder has elsewhere, as Milvus's does, before the folder is removed."""
-    if ".milvus-" not in path.name:
+    """Remove the data that the store in a folder has at a service, before the folder is removed."""
+    service = store_service(path.name)
+    if service is None:
         return
     try:
-        MilvusStore.discard(path)
+        remote_store(service).discard(path)
     except (OSError, ImportError) as error:
-        logger.warning("A collection that %s names is not needed any more and could not be dropped: %s", path, error)
+        logger.warning("The data that %s records at a service are no longer needed and could not be removed: %s", path, error)
 
 
 def is_of_kind(name: str, manifest: Manifest) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from d2vpr_hf.index.derived_store import DerivedStore, discard_store, is_of_kind, open_derived_store
+from d2vpr_hf.index.derived_store import DerivedStore, build_derived_store, discard_store, is_of_kind, open_derived_store
 from d2vpr_hf.index.folders import WriterLock, check_free, list_names
 from d2vpr_hf.index.manifest import (
     MANIFEST,
@@ -22,7 +22,7 @@ from d2vpr_hf.index.manifest import (
     leftover_files,
     read_manifest,
 )
-from d2vpr_hf.index.place_rows import PlaceRows, WaitingRows
+from d2vpr_hf.index.place_rows import PendingRows, PlaceRows
 from d2vpr_hf.index.shards import OpenShard, open_shard
 from d2vpr_hf.stores.descriptors import MappedDescriptors
 from d2vpr_hf.utils.atomic_files import make_folder, remove_files, remove_folders, rename_file, store_files
@@ -40,7 +40,7 @@ class IndexFolder:
     Attributes:
         shards: The opened files of each shard.
         store: The vector store, or `None` where there is none that fits.
-        waiting: The rows that are not stored yet.
+        pending: The rows that are not stored yet.
         lock: The right to change the folder.
     """
 
@@ -51,18 +51,18 @@ class IndexFolder:
         self.lock = WriterLock(path)
         self.kept = False  # the right is kept until the end of a `with` block
         self.behind = True  # until the manifest was read with the right to change it
-        self.waiting = WaitingRows(manifest.settings.descriptor_dim, manifest.settings.dtype)
+        self.pending = PendingRows(manifest.settings.descriptor_dim, manifest.settings.dtype)
         self.shards: dict[Shard, OpenShard] = {}
         self.store: DerivedStore | None = None
         self._depth = 0  # of the methods at work that change the index
         self._known_paths: set[str] | None = None
-        self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and how many waiting rows were in it
+        self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and how many pending rows were in it
         self.adopt(manifest)
 
     @property
     def count(self) -> int:
         """Rows, those that wait included."""
-        return self.manifest.count + len(self.waiting)
+        return self.manifest.count + len(self.pending)
 
     @property
     def attempted(self) -> bool:
@@ -72,7 +72,7 @@ class IndexFolder:
     @property
     def places(self) -> PlaceRows:
         """The place of each row, in the order of the descriptors."""
-        return PlaceRows([*(opened.places for opened in self.shards.values()), self.waiting.places])
+        return PlaceRows([*(opened.places for opened in self.shards.values()), self.pending.places])
 
     @property
     def paths(self) -> set[str]:
@@ -81,9 +81,9 @@ class IndexFolder:
             self._known_paths = set(self.places.column("path"))
         return self._known_paths
 
-    def descriptors(self, first_shard: int = 0, *, waiting: bool = True) -> MappedDescriptors:
+    def descriptors(self, first_shard: int = 0, *, pending: bool = True) -> MappedDescriptors:
         """See the descriptors of all shards from one on as one array, with those that wait behind them."""
-        more: list[NDArray[Any]] = [self.waiting.descriptors] if waiting else []
+        more: list[NDArray[Any]] = [self.pending.descriptors] if pending else []
         shards = list(self.shards.items())[first_shard:]
         parts = [*(opened.descriptors for _, opened in shards), *more]
         removed = [*(shard.removed for shard, _ in shards), *(() for _ in more)]
@@ -111,7 +111,7 @@ class IndexFolder:
 
     def give_back(self) -> None:
         """Give back the right to change the index, unless it is still needed."""
-        if not (self._depth or self.kept or len(self.waiting) or self.manifest_name == REPLACEMENT):
+        if not (self._depth or self.kept or len(self.pending) or self.manifest_name == REPLACEMENT):
             self.lock.release()
 
     def take_place(self) -> None:
@@ -125,7 +125,7 @@ class IndexFolder:
         """See what is stored: another process may have changed it, or an own attempt that failed late was stored after all."""
         stored = read_manifest(self.path, self.manifest_name)
         if self._attempt is not None and stored == self._attempt[0]:
-            self.waiting.drop(self._attempt[1])
+            self.pending.drop(self._attempt[1])
         self._attempt = None
         if stored != self.manifest:
             self._check_same_model(stored)
@@ -141,20 +141,20 @@ class IndexFolder:
 
     # ---- changing it
 
-    def commit(self, contents: dict[str, bytes], manifest: Manifest, waiting: int = 0) -> None:
+    def commit(self, contents: dict[str, bytes], manifest: Manifest, pending: int = 0) -> None:
         """Store files, then the manifest that names them: from then on, and not before, they are part of the index.
 
         Args:
             contents: The files, by name.
             manifest: What will be in force.
-            waiting: How many of the rows that wait are in it.
+            pending: How many of the rows that wait are in it.
         """
-        self._attempt = (manifest, waiting)
+        self._attempt = (manifest, pending)
         if contents:
             store_files(self.path, contents)
         store_files(self.path, {self.manifest_name: manifest.to_text().encode()})
         self.adopt(manifest)
-        self.waiting.drop(waiting)
+        self.pending.drop(pending)
         self._attempt = None
         self.clean()
 
@@ -164,6 +164,13 @@ class IndexFolder:
         self.shards = {shard: one or open_shard(self.path, shard, manifest) for shard, one in opened.items()}
         self.manifest = manifest
         self.store = open_derived_store(self.path, manifest, self.shards, self.store)
+
+    def rebuild_store(self) -> None:
+        """Build the vector store of the stored rows, and remove the old one."""
+        build_derived_store(self.path, self.manifest, self.descriptors(pending=False))
+        self.store = None  # the new folder may have the name of a damaged one
+        self.adopt(self.manifest)
+        self.clean()
 
     def forget_paths(self) -> None:
         """Collect the paths of the rows anew when they are needed next."""

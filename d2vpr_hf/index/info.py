@@ -5,7 +5,7 @@ from typing import Any
 from d2vpr_hf.index.derived_store import has_store, is_fresh
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.manifest import FORMAT_VERSION
-from d2vpr_hf.stores import COMPRESSIONS, estimate
+from d2vpr_hf.stores import COMPRESSIONS, LOCAL_STORE, estimate
 
 
 def index_info(folder: IndexFolder) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _describe_store(folder: IndexFolder) -> dict[str, Any]:
     needed = has_store(folder.manifest)
     return {
         "compression": folder.manifest.compression,
-        "store": "faiss" if folder.manifest.store_uri is None else "milvus",
+        "store": folder.manifest.service or LOCAL_STORE,
         "store_uri": folder.manifest.store_uri,
         "store_is_fresh": is_fresh(folder.store, folder.manifest) if needed else None,
         "store_lag": None if folder.store is None else folder.store.lag,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.stores import COMPRESSIONS, Compression, check_compression
+from d2vpr_hf.stores import COMPRESSIONS, SERVICES, Compression, check_compression
 from d2vpr_hf.stores.descriptors import DTYPES
 from d2vpr_hf.utils.atomic_files import TEMPORARY, checksum
 
@@ -17,7 +17,12 @@ MANIFEST = "manifest.json"
 REPLACEMENT = "manifest-next.json"  # of an index that is being built in the place of another
 SHARD_SIZE = 4096  # rows of a shard at most, unless said otherwise
 
-_KEYS = {"model_name": "model", "photo_folder": "photos", "skipped": "left_out"}  # attributes with another key on disk
+_KEYS = {
+    "model_name": "model",
+    "photo_folder": "photos",
+    "skipped": "left_out",
+    "service": "store_service",
+}  # attributes with another key on disk
 _JSON_TYPES: dict[str, Any] = {  # of keys whose values have another type in Python
     "photos": str,
     "runtimes": list,
@@ -29,7 +34,9 @@ _JSON_TYPES: dict[str, Any] = {  # of keys whose values have another type in Pyt
 _OLD_FILES = ("descriptors.safetensors", "places.parquet")  # of format 1
 _SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})\.(?:safetensors|parquet)")
 _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
-_STORE_FOLDER = re.compile(rf"derived-[0-9a-f]{{16}}\.({'|'.join(COMPRESSIONS)}|milvus-[0-9a-f]{{8}})")
+_STORE_FOLDER = re.compile(
+    rf"derived-[0-9a-f]{{16}}\.(?:{'|'.join(COMPRESSIONS)}|(?P<service>{'|'.join(SERVICES)})-[0-9a-f]{{8}})"
+)
 _REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it anew"
 _REPAIR = "`d2vpr repair INDEX` drops what is damaged, `d2vpr index PHOTOS --out INDEX` then encodes it again"
 
@@ -137,7 +144,8 @@ class Manifest:
         complete: Whether the last build or update was completed.
         compression: Compression of the vector store that is derived from the rows; `"none"` for exact search.
         calibration: The file of the calibration, or `None`.
-        store_uri: Address of the vector store if it is Milvus's; `None` for one in the folder.
+        store_uri: Address of the service whose vector store searches the rows; `None` for a store in the folder.
+        service: Kind of that service; `None` for a store in the folder.
     """
 
     settings: IndexSettings
@@ -148,9 +156,12 @@ class Manifest:
     compression: Compression = "none"
     calibration: StoredFile | None = None
     store_uri: str | None = None
+    service: str | None = None
 
     def __post_init__(self) -> None:
         check_compression(self.compression)
+        if self.service not in (None, *SERVICES):
+            raise ValueError(f"Expected a service of {', '.join(SERVICES)}, got {self.service!r}.")
 
     @property
     def count(self) -> int:
@@ -159,8 +170,8 @@ class Manifest:
 
     @property
     def store_kind(self) -> str:
-        """What is derived from the rows for searching: a compression, or a collection of the Milvus at a certain URI."""
-        return self.compression if self.store_uri is None else f"milvus-{checksum(self.store_uri.encode())[:8]}"
+        """The end of the store's folder name: a compression, or a service with a hash of its address."""
+        return self.compression if self.store_uri is None else f"{self.service}-{checksum(self.store_uri.encode())[:8]}"
 
     @property
     def rows_id(self) -> str:
@@ -177,7 +188,8 @@ class Manifest:
     def to_text(self) -> str:
         """Return the content of the file, with its own checksum."""
         settings = self.settings.to_dict()
-        optional = {"store_uri": self.store_uri, "runtimes": settings.pop("runtimes")}
+        service = None if self.service == SERVICES[0] else self.service
+        optional = {"store_uri": self.store_uri, "store_service": service, "runtimes": settings.pop("runtimes")}
         values = {
             "format_version": FORMAT_VERSION,
             "count": self.count,
@@ -188,7 +200,7 @@ class Manifest:
             "complete": self.complete,
             "compression": self.compression,
             "calibration": None if self.calibration is None else asdict(self.calibration),
-            # added after format 2 shipped; omitted when empty so that old checksums still match
+            # added after format 2 shipped; omitted when empty, or for the first service, so that old checksums still match
             **{key: value for key, value in optional.items() if value},
         }
         return json.dumps(values | {"checksum": _checksum(values)}, indent=2) + "\n"
@@ -261,8 +273,14 @@ def is_own_file(name: str) -> bool:
 
 
 def is_store_folder(name: str) -> bool:
-    """Tell whether a folder of such a name is a vector store of an index, or was to become one."""
+    """Return whether a folder of this name holds a vector store of an index, complete or not."""
     return _STORE_FOLDER.fullmatch(name.removesuffix(TEMPORARY)) is not None
+
+
+def store_service(name: str) -> str | None:
+    """Return the service of the vector store in a folder of this name; `None` for a local store and for other folders."""
+    match = _STORE_FOLDER.fullmatch(name.removesuffix(TEMPORARY))
+    return None if match is None else match["service"]
 
 
 def free_number(names: Sequence[str]) -> int:
@@ -294,7 +312,8 @@ def _check_content(values: dict[str, Any], text: str, manifest: Manifest) -> Non
 
 
 def _from_values(values: dict[str, Any]) -> Manifest:
-    values = {"store_uri": None, "runtimes": [], **values}
+    service = SERVICES[0] if values.get("store_uri") else None
+    values = {"store_uri": None, "store_service": service, "runtimes": [], **values}
     _check_types(values)
     calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
     return Manifest(
@@ -306,6 +325,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         compression=values["compression"],
         calibration=calibration,
         store_uri=values["store_uri"],
+        service=values["store_service"],
     )
 
 

@@ -17,14 +17,14 @@ from d2vpr_hf.index.commits import (
     check_known_paths,
     check_new_places,
     check_stored_rows,
+    commit_pending,
     commit_rows,
-    commit_waiting,
     compact_rows,
     read_calibration,
     store_calibration,
     to_stored,
 )
-from d2vpr_hf.index.derived_store import StoreWord, build_derived_store, has_store, is_fresh, with_store
+from d2vpr_hf.index.derived_store import has_store, is_fresh, with_store
 from d2vpr_hf.index.index_folder import IndexFolder, begin_folder, open_folder
 from d2vpr_hf.index.info import index_info
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, IndexSettings, Manifest
@@ -33,7 +33,7 @@ from d2vpr_hf.index.search import Match, nearest_rows, rows_of_other_times, to_m
 from d2vpr_hf.index.shards import Rows
 from d2vpr_hf.index.verification import verify_index
 from d2vpr_hf.places import Place
-from d2vpr_hf.stores import Compression
+from d2vpr_hf.stores import Compression, StoreWord
 from d2vpr_hf.stores.descriptors import MappedDescriptors
 
 logger = logging.getLogger(__name__)
@@ -231,9 +231,9 @@ class PlaceIndex:
             check_new_places(self._state, places)
             for start in range(0, len(rows), self.settings.shard_size):
                 part = slice(start, start + self.settings.shard_size)
-                self._state.waiting.extend(rows[part], places[part], files[part])
+                self._state.pending.extend(rows[part], places[part], files[part])
                 self._state.paths.update(place.path for place in places[part])
-                commit_waiting(self._state, whole_shards=True)
+                commit_pending(self._state, whole_shards=True)
 
     def update(
         self,
@@ -312,13 +312,13 @@ class PlaceIndex:
         wanted = set(paths)
         with self._state.writing():
             check_known_paths(self._state, wanted)
-            commit_waiting(self._state)
+            commit_pending(self._state)
             commit_rows(self._state, None, wanted)
         return len(wanted)
 
     def flush(self) -> None:
         """Store what waits. When this returns, a crash loses nothing that was added before."""
-        if len(self._state.waiting) or self._state.attempted:
+        if len(self._state.pending) or self._state.attempted:
             with self._storing():
                 pass
 
@@ -332,7 +332,7 @@ class PlaceIndex:
 
     def close(self) -> None:
         """Store what waits and give back the right to change the index; one made with `overwrite` takes its place now."""
-        if self._state.lock.held or len(self._state.waiting):
+        if self._state.lock.held or len(self._state.pending):
             self._state.kept = False
             with self._storing():
                 self._state.take_place()
@@ -353,7 +353,7 @@ class PlaceIndex:
     def _storing(self) -> Iterator[None]:
         """Take the right to change the index, as [`IndexFolder.writing`] does, and store what waits."""
         with self._state.writing():
-            commit_waiting(self._state)
+            commit_pending(self._state)
             yield
 
     # ---- what hangs on it
@@ -365,8 +365,11 @@ class PlaceIndex:
 
     @property
     def store_is_fresh(self) -> bool | None:
-        """Whether there is a vector store and few rows came or went since it was built; `None` where there need not be one."""
-        return is_fresh(self._state.store, self._state.manifest) if has_store(self._state.manifest) else None
+        """Whether a vector store can be used and few rows were added or removed since it was built; `None` without one."""
+        store, manifest = self._state.store, self._state.manifest
+        if not has_store(manifest):
+            return None
+        return store is not None and is_fresh(store, manifest) and store.vectors is not None
 
     def build_store(
         self, compression: Compression | None = None, *, store: StoreWord | None = None, uri: str | None = None
@@ -388,16 +391,14 @@ class PlaceIndex:
             ConnectionError: If Milvus does not answer.
         """
         wanted = with_store(self._state.manifest, compression, store, uri)
-        if wanted == self._state.manifest and self.store_is_fresh is not False and not len(self._state.waiting):
+        if wanted == self._state.manifest and self.store_is_fresh is not False and not len(self._state.pending):
             return
         with self._storing():
             wanted = with_store(self._state.manifest, compression, store, uri)
             if wanted != self._state.manifest:
                 self._state.commit({}, wanted)
             if self.store_is_fresh is False:
-                build_derived_store(self.folder, self._state.manifest, self._state.descriptors(waiting=False))
-                self._state.adopt(self._state.manifest)
-                self._state.clean()
+                self._state.rebuild_store()
 
     @property
     def calibration(self) -> dict[str, Any] | None:

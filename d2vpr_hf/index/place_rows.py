@@ -112,7 +112,7 @@ class StoredPlaces:
         return self.table.column(name).to_pylist()
 
 
-class WaitingPlaces:
+class PendingPlaces:
     """Places that are not stored yet."""
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class WaitingPlaces:
 class PlaceRows(Sequence[Place]):
     """The places of an index, in the order of its descriptors."""
 
-    def __init__(self, parts: Sequence[StoredPlaces | WaitingPlaces]) -> None:
+    def __init__(self, parts: Sequence[StoredPlaces | PendingPlaces]) -> None:
         self._parts = [part for part in parts if len(part)]
         self._starts = np.cumsum([0, *map(len, self._parts)])
 
@@ -232,11 +232,11 @@ def _hash(photo: PhotoSource) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class WaitingRows:
+class PendingRows:
     """Descriptors and places that wait for the next flush; adding one is cheap."""
 
     def __init__(self, descriptor_dim: int, dtype: str) -> None:
-        self.places = WaitingPlaces()
+        self.places = PendingPlaces()
         self._room = np.empty((0, descriptor_dim), dtype)
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.timestamps import to_seconds
+from d2vpr_hf.stores import VectorStore
 from d2vpr_hf.stores.exact import check_search, exact_search, similarity
 
 logger = logging.getLogger(__name__)
@@ -40,21 +41,27 @@ class Match:
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Found:
     """Find the k nearest rows of queries (Q, D), those that wait included: squared distances and rows (Q, k)."""
     check_search(queries, folder.descriptors(), k, allowed)
-    if folder.store is not None:
+    vectors = None if folder.store is None else folder.store.vectors
+    if folder.store is not None and vectors is not None:
         try:
-            return _nearest_with_store(folder, folder.store, queries, k, allowed)
+            return _nearest_with_store(folder, folder.store, vectors, queries, k, allowed)
         except ConnectionError as error:
             logger.warning("The search is exact: %s", error)
     return exact_search(queries, folder.descriptors(), k, allowed)
 
 
 def _nearest_with_store(
-    folder: IndexFolder, store: DerivedStore, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
+    folder: IndexFolder,
+    store: DerivedStore,
+    vectors: VectorStore,
+    queries: NDArray[np.floating],
+    k: int,
+    allowed: NDArray[np.bool_] | None,
 ) -> Found:
     """Search the first rows in the store, and those behind them exactly."""
     covered = store.num_rows
     parts = (None, None) if allowed is None else (allowed[:covered], allowed[covered:])
-    found = store.search(queries, k, parts[0])
+    found = store.search(vectors, queries, k, parts[0])
     if covered == folder.count:
         return found
     distances, rows = exact_search(queries, folder.descriptors(store.num_shards), k, parts[1])

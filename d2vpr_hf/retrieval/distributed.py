@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from d2vpr_hf.encoders import Encoder, Progress
-from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, StoreWord, check_out, check_store
+from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, check_out, check_store
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
 from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.retrieval.updates import IndexUpdate, same_content
-from d2vpr_hf.stores import Compression
+from d2vpr_hf.stores import Compression, StoreWord
 
 _PART = re.compile(r"part-(\d{6,})-of-(\d{6,})-([0-9a-f]{16})")
 _EMBED = "`d2vpr embed` with the same photos, model and options"

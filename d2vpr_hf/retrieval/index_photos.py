@@ -19,9 +19,8 @@ from d2vpr_hf.retrieval.compatibility import check_setup, index_settings
 from d2vpr_hf.retrieval.updates import IndexUpdate, UpdateReport, not_the_same_photos
 
 if TYPE_CHECKING:
-    from d2vpr_hf.index import StoreWord
     from d2vpr_hf.readers.place_dataset import PlaceDataset
-    from d2vpr_hf.stores import Compression
+    from d2vpr_hf.stores import Compression, StoreWord
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Arrays in files that are mapped instead of read."""
+"""Arrays in files that are mapped into memory."""
 
 from pathlib import Path
 from typing import Any
@@ -10,29 +10,29 @@ from d2vpr_hf.utils.atomic_files import store_file
 
 
 def save_array(path: Path, values: NDArray[Any]) -> None:
-    """Write an array as numpy does, in place of what is there, so that readers of the old file keep it."""
-    store_file(path, lambda scratch: _write(scratch, values))
+    """Write an array into a new `.npy` file, which replaces an old one; its readers keep the old file."""
 
+    def write(scratch: Path) -> None:
+        with scratch.open("wb") as file:  # numpy would add a suffix to a path
+            np.save(file, values, allow_pickle=False)
 
-def _write(path: Path, values: NDArray[Any]) -> None:
-    with path.open("wb") as file:  # given a path, numpy would change its name
-        np.save(file, values, allow_pickle=False)
+    store_file(path, write)
 
 
 def map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
     """Map an array that `save_array` wrote.
 
     Raises:
-        FileNotFoundError: If it is not there.
-        ValueError: If it is damaged, or is not what is expected.
+        FileNotFoundError: If it is missing.
+        ValueError: If it is damaged, or has another type or shape.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Build the store anew from the descriptors.")
+        raise FileNotFoundError(f"{path} is missing. Build the store again from the descriptors.")
     try:
-        found = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
+        values = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Build the store anew from the descriptors.") from error
-    if found.dtype != dtype or found.shape != shape:
+        raise ValueError(f"{path} is damaged ({error}). Build the store again from the descriptors.") from error
+    if values.dtype != dtype or values.shape != shape:
         expected = f"{np.dtype(dtype)} {shape}"
-        raise ValueError(f"Expected {expected} in {path}, found {found.dtype} {found.shape}. Build the store anew.")
-    return found
+        raise ValueError(f"Expected {expected} in {path}, found {values.dtype} {values.shape}. Build the store again.")
+    return values

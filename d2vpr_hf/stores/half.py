@@ -1,7 +1,7 @@
-"""Half precision: a float16 copy of descriptors that are stored wider, searched in full and rescored."""
+"""Half precision: an exact search of a float16 copy, and exact distances of the nearest rows."""
 
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,34 +11,47 @@ from d2vpr_hf.stores.exact import check_search, exact_search, float32_blocks, re
 from d2vpr_hf.stores.files import map_array, save_array
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 
-EXTRA_CANDIDATES = 16  # beyond k: rounding swaps close neighbours only
+EXTRA_CANDIDATES = 16  # more than k, as rounding swaps neighbours only if they are close
 _FILE = "half.npy"
 
 
 class HalfStore:
-    """Descriptors of half precision. Use it where the stored ones are float32; those that are float16 it takes as they are.
+    """Descriptors in half precision. Use it for descriptors that are stored as float32; float16 ones are not copied.
 
     Args:
-        descriptors: (N, D) the stored ones, which decide.
-        halves: (N, D) float16, the same rounded; `None` to make them.
+        descriptors: (N, D) the stored descriptors, whose distances decide.
+        halves: (N, D) the same in float16; `None` to make them.
     """
+
+    compression: ClassVar[str] = "half"
+    scan_seconds_per_byte: ClassVar[float] = 2.5e-10
 
     def __init__(self, descriptors: Descriptors, halves: Descriptors | None = None) -> None:
         self._descriptors = descriptors
-        self._halves = _round(descriptors) if halves is None else halves
+        self._halves = _to_half(descriptors) if halves is None else halves
 
     @property
     def info(self) -> StoreInfo:
-        """Say what the store holds."""
+        """The size of the store."""
         count, width = self._halves.shape
-        own = 0 if self._halves is self._descriptors else 2 * count * width
-        mapped = own if isinstance(self._halves, np.memmap) else 0
-        return StoreInfo("half", count, width, own - mapped, mapped)
+        size = 0 if self._halves is self._descriptors else 2 * count * width
+        mapped = size if isinstance(self._halves, np.memmap) else 0
+        return StoreInfo("half", count, width, size - mapped, mapped)
+
+    @staticmethod
+    def row_bytes(descriptor_dim: int) -> int:
+        """Return the bytes of a float16 row."""
+        return 2 * descriptor_dim
+
+    @staticmethod
+    def num_rescored(count: int, descriptor_dim: int, k: int) -> int:
+        """Return k, as estimates are of descriptors that are stored as float16."""
+        return k
 
     def search(
         self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest of each query (Q, D): squared distances and rows (Q, k)."""
+        """Find the k nearest rows of each query (Q, D): squared distances and row numbers (Q, k)."""
         check_search(queries, self._descriptors, k, allowed)
         if self._halves is self._descriptors:
             return exact_search(queries, self._descriptors, k, allowed)
@@ -55,13 +68,22 @@ class HalfStore:
     @classmethod
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
         """Open a folder that `save` wrote."""
+        return cls(descriptors, cls._map(path, descriptors))
+
+    @classmethod
+    def check(cls, path: Path, descriptors: Descriptors) -> None:
+        """Check the description and the size of the copy."""
+        cls._map(path, descriptors)
+
+    @staticmethod
+    def _map(path: Path, descriptors: Descriptors) -> Descriptors:
         check_description(path, "half", descriptors)
         if descriptors.dtype == np.float16:
-            return cls(descriptors, descriptors)
-        return cls(descriptors, map_array(path / _FILE, np.float16, (len(descriptors), descriptors.shape[1])))
+            return descriptors
+        return map_array(path / _FILE, np.float16, (len(descriptors), descriptors.shape[1]))
 
 
-def _round(descriptors: Descriptors) -> Descriptors:
+def _to_half(descriptors: Descriptors) -> Descriptors:
     if descriptors.dtype == np.float16:
         return descriptors
     halves = np.empty((len(descriptors), descriptors.shape[1]), np.float16)

@@ -1,9 +1,8 @@
-"""Eight bits a number: FAISS's scalar quantiser, and exact distances of the best."""
+"""Eight bits for each number: a search by FAISS's scalar quantiser, and exact distances of the nearest rows."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,34 +12,50 @@ from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_descrip
 from d2vpr_hf.utils.atomic_files import store_file
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
 
-EXTRA_CANDIDATES = 32  # beyond k: with k of 10 none was missed among a million hard descriptors (docs/search.md)
+if TYPE_CHECKING:
+    import faiss
+
+EXTRA_CANDIDATES = 32  # more than k: with k = 10 no neighbour was missed among a million hard descriptors (docs/search.md)
 _FILE = "int8.faiss"
 
 
 class Int8Store:
-    """Descriptors in 256 steps between the least and the largest value of each of their numbers.
+    """Descriptors rounded to 256 steps between the smallest and the largest value of each of their D numbers.
 
     Args:
-        descriptors: (N, D) the stored ones, which decide.
+        descriptors: (N, D) the stored descriptors, whose distances decide.
         index: The FAISS index that `save` wrote; `None` to make it.
     """
 
-    def __init__(self, descriptors: Descriptors, index: faiss.Index | None = None) -> None:
+    compression: ClassVar[str] = "int8"
+    scan_seconds_per_byte: ClassVar[float] = 1.7e-10
+
+    def __init__(self, descriptors: Descriptors, index: "faiss.Index | None" = None) -> None:
         self._descriptors = descriptors
         self._mapped = index is not None
         self._index = _quantise(descriptors) if index is None else index
 
     @property
     def info(self) -> StoreInfo:
-        """Say what the store holds."""
+        """The size of the store."""
         count, width = self._descriptors.shape
         sizes = (0, count * width) if self._mapped else (count * width, 0)
         return StoreInfo("int8", count, width, *sizes)
 
+    @staticmethod
+    def row_bytes(descriptor_dim: int) -> int:
+        """Return one byte for each number."""
+        return descriptor_dim
+
+    @staticmethod
+    def num_rescored(count: int, descriptor_dim: int, k: int) -> int:
+        """Return k and the extra candidates."""
+        return k + EXTRA_CANDIDATES
+
     def search(
         self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest of each query (Q, D): squared distances and rows (Q, k)."""
+        """Find the k nearest rows of each query (Q, D): squared distances and row numbers (Q, k)."""
         check_search(queries, self._descriptors, k, allowed)
         count = len(self._descriptors) if allowed is None else int(allowed.sum())
         if not count or not len(queries):
@@ -48,28 +63,47 @@ class Int8Store:
         parameters = None if allowed is None else _select(allowed)
         wanted = min(count, k + EXTRA_CANDIDATES)
         parts = np.array_split(np.ascontiguousarray(queries, np.float32), min(num_cores(), len(queries)))
-        found = map_on_cores(lambda part: self._index.search(part, wanted, params=parameters)[1], parts)
-        return rescore(queries, self._descriptors, np.concatenate(found), min(k, count))
+        candidates = map_on_cores(lambda part: self._index.search(part, wanted, params=parameters)[1], parts)
+        return rescore(queries, self._descriptors, np.concatenate(candidates), min(k, count))
 
     def save(self, path: Path) -> None:
         """Write the FAISS index."""
+        import faiss
+
         store_file(path / _FILE, lambda scratch: faiss.write_index(self._index, str(scratch)))
         write_description(path, self.info)
 
     @classmethod
+    def check(cls, path: Path, descriptors: Descriptors) -> None:
+        """Check the description, and that the FAISS index is not shorter than its numbers."""
+        check_description(path, "int8", descriptors)
+        file = path / _FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing. Build the store again from the descriptors.")
+        if file.stat().st_size < len(descriptors) * descriptors.shape[1]:
+            raise ValueError(f"{file} is damaged. Build the store again from the descriptors.")
+
+    @classmethod
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
         """Open a folder that `save` wrote."""
-        check_description(path, "int8", descriptors)
-        index = _map_index(path / _FILE)
+        import faiss
+
+        cls.check(path, descriptors)
+        file = path / _FILE
+        try:
+            index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:  # FAISS raises it for every kind of damage
+            raise ValueError(f"{file} is damaged. Build the store again from the descriptors.") from error
         if (index.ntotal, index.d) != (len(descriptors), descriptors.shape[1]):
-            found = f"{index.ntotal} × {index.d}"
             expected = f"{len(descriptors)} × {descriptors.shape[1]}"
-            raise ValueError(f"Expected {expected} numbers in {path / _FILE}, found {found}. Build the store anew.")
+            raise ValueError(f"Expected {expected} numbers in {file}, found {index.ntotal} × {index.d}. Build the store again.")
         return cls(descriptors, index)
 
 
-def _quantise(descriptors: Descriptors) -> faiss.Index:
-    """Learn the range of each number from all rows, then round them."""
+def _quantise(descriptors: Descriptors) -> "faiss.Index":
+    """Return a FAISS index that takes the range of each number from all rows, with the rounded rows."""
+    import faiss
+
     index = faiss.IndexScalarQuantizer(descriptors.shape[1], faiss.ScalarQuantizer.QT_8bit)
     low, high = np.full(descriptors.shape[1], np.inf, np.float32), np.full(descriptors.shape[1], -np.inf, np.float32)
     for block in float32_blocks(descriptors):
@@ -80,15 +114,8 @@ def _quantise(descriptors: Descriptors) -> faiss.Index:
     return index
 
 
-def _select(allowed: NDArray[np.bool_]) -> faiss.SearchParameters:
-    bitmap: Any = np.packbits(allowed, bitorder="little")  # FAISS's hints know its C++ arguments only
+def _select(allowed: NDArray[np.bool_]) -> "faiss.SearchParameters":
+    import faiss
+
+    bitmap: Any = np.packbits(allowed, bitorder="little")  # FAISS's type hints describe its C++ arguments only
     return faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bitmap))  # type: ignore[call-arg]
-
-
-def _map_index(path: Path) -> faiss.Index:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. Build the store anew from the descriptors.")
-    try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:  # FAISS's word for everything
-        raise ValueError(f"{path} is damaged. Build the store anew from the descriptors.") from error

@@ -1,6 +1,6 @@
-"""Milvus: descriptors in a database of their own, embedded in a file (milvus-lite) or on a cluster, by the same client.
+"""Milvus: a copy of the descriptors in a database, embedded in a file (milvus-lite) or on a cluster.
 
-Milvus finds candidates; exact distances come from the stored descriptors, as in every store.
+Milvus finds candidates; exact distances are computed from the stored descriptors, as in every store.
 """
 
 import contextlib
@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -23,30 +23,34 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 COLLECTION = "d2vpr_places"
-EXTRA_CANDIDATES = 16  # beyond k: rounding and ties swap close neighbours only
+EXTRA_CANDIDATES = 16  # more than k, as rounding and ties swap neighbours only if they are close
 TOKEN_VARIABLE = "MILVUS_TOKEN"
 _CONNECTION = "milvus.json"
-_MAX_LIMIT = 16_384  # neighbours that Milvus gives
-_INSERT_BYTES = 8 << 20  # of float32 sent at once; servers refuse messages above 64 MB
+_MAX_LIMIT = 16_384  # largest number of neighbours that Milvus returns
+_INSERT_BYTES = 8 << 20  # float32 bytes sent at once; servers refuse messages above 64 MB
 _QUERIES_AT_ONCE = 100
-_SEARCH_SECONDS = 60.0  # that a server may take; the client's own patience lasts for minutes
+_SEARCH_SECONDS = 60.0  # timeout of a search; the client's default is minutes
 
 
 class MilvusStore:
-    """A collection of Milvus that holds descriptors by their rows.
+    """A collection of Milvus that holds descriptors under their row numbers.
 
     Args:
-        descriptors: (N, D) the stored ones, which decide among the candidates.
-        uri: A file that ends in `.db`, for milvus-lite, or a server's address such as `http://localhost:19530`. A user's token
-            is read from the environment variable `MILVUS_TOKEN`.
-        collection: Its name there; one that is not there is filled.
-        index_type: Milvus's index; `"FLAT"` compares all descriptors and misses none.
+        descriptors: (N, D) the stored descriptors, whose distances decide among the candidates.
+        uri: A file that ends in `.db`, for milvus-lite, or the address of a server such as `http://localhost:19530`. The token
+            of a user is read from the environment variable `MILVUS_TOKEN`.
+        collection: Name of the collection, which is created and filled if it does not exist.
+        index_type: Type of the Milvus index; `"FLAT"` compares all descriptors and misses none.
 
     Raises:
         ImportError: If pymilvus is not installed.
-        ConnectionError: If nobody answers there.
-        ValueError: If the collection is there but holds other rows than the descriptors'.
+        ConnectionError: If the server does not answer.
+        ValueError: If the collection exists and does not hold as many rows as there are descriptors.
     """
+
+    kind: ClassVar[str] = "milvus"
+    uri_examples: ClassVar[tuple[str, ...]] = ("places.db", "http://HOST:19530")
+    noisy_loggers: ClassVar[tuple[str, ...]] = ("grpc._server", "milvus_lite")
 
     def __init__(self, descriptors: Descriptors, uri: str, collection: str = COLLECTION, *, index_type: str = "FLAT") -> None:
         self._descriptors = descriptors
@@ -59,22 +63,22 @@ class MilvusStore:
 
     @property
     def info(self) -> StoreInfo:
-        """Say what the store holds; its memory is Milvus's own affair."""
+        """The size of the store, without the memory that Milvus takes."""
         return StoreInfo("milvus", len(self._descriptors), self._descriptors.shape[1], 0, 0)
 
     def search(
         self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest of each query (Q, D): squared distances and rows (Q, k). Filters become expressions on rows.
+        """Find the k nearest rows of each query (Q, D): squared distances and row numbers (Q, k).
 
         Raises:
-            ValueError: If arguments do not fit, or k is more than Milvus gives.
+            ValueError: If arguments do not fit, or k is larger than Milvus allows.
         """
         check_search(queries, self._descriptors, k, allowed)
         count = len(self._descriptors) if allowed is None else int(allowed.sum())
         wanted, k = min(count, k + EXTRA_CANDIDATES), min(k, count)
         if wanted > _MAX_LIMIT:
-            raise ValueError(f"Milvus gives at most {_MAX_LIMIT - EXTRA_CANDIDATES} neighbours, got k = {k}.")
+            raise ValueError(f"Milvus returns at most {_MAX_LIMIT - EXTRA_CANDIDATES} neighbours, got k = {k}.")
         candidates = np.empty((len(queries), wanted), np.int64)
         expression = "" if allowed is None else row_expression(allowed)
         for start in range(0, len(queries) if wanted else 0, _QUERIES_AT_ONCE):
@@ -82,34 +86,58 @@ class MilvusStore:
             candidates[start : start + len(part)] = self._candidates(part, wanted, expression)
         return rescore(queries, self._descriptors, candidates, k)
 
+    @staticmethod
+    def key(uri: str) -> str:
+        """Return the form of an address that can be recorded: a file's with its whole path, a server's without secrets.
+
+        Raises:
+            ValueError: If it is neither, or contains a password or token.
+        """
+        if "://" not in uri:
+            if not uri.endswith(".db"):
+                raise ValueError(
+                    f"Expected a file that ends in .db, or an address such as http://localhost:19530, got {uri!r}."
+                )
+            return str(Path(uri).absolute())
+        parts = urlsplit(uri)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                f"The address would be recorded with its secrets. Set {TOKEN_VARIABLE} to `user:password` instead."
+            )
+        return uri
+
     @classmethod
-    def refill(cls, descriptors: Descriptors, uri: str, collection: str) -> Self:
-        """Fill a collection, in place of what an interrupted run may have left of it."""
+    def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str) -> Self:
+        """Fill a collection whose name ends in `name`, in place of a part that an interrupted build left."""
+        collection = f"{COLLECTION}_{name}"
+        _record_collection(path, uri, collection)
         client = _connect(uri)
         if client.has_collection(collection):
             client.drop_collection(collection)
         return cls(descriptors, uri, collection)
 
     def save(self, path: Path) -> None:
-        """Write down where the collection is; the descriptors in it are Milvus's to keep."""
-        note_collection(path, self._uri, self._collection)
+        """Record the address of the collection, which stays in Milvus."""
+        _record_collection(path, self._uri, self._collection)
         write_description(path, self.info)
 
     @classmethod
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
-        """Connect to the collection that `save` wrote down."""
+        """Connect to the collection that a folder records."""
         check_description(path, "milvus", descriptors)
         uri, collection = _read_connection(path)
         if not _connect(uri).has_collection(collection):
-            raise FileNotFoundError(f"The collection {collection} in {uri} is gone. Build the store anew from the descriptors.")
+            raise FileNotFoundError(
+                f"The collection {collection} in {uri} is gone. Build the store again from the descriptors."
+            )
         return cls(descriptors, uri, collection)
 
     @staticmethod
     def discard(path: Path) -> None:
-        """Drop the collection that `save` wrote down, if there is one.
+        """Drop the collection that a folder records, if there is one.
 
         Raises:
-            ConnectionError: If nobody answers there.
+            ConnectionError: If the server does not answer.
         """
         try:
             uri, collection = _read_connection(path)
@@ -120,17 +148,25 @@ class MilvusStore:
             client.drop_collection(collection)
 
     def close(self) -> None:
-        """Let go of the connection, and of milvus-lite's file."""
+        """Close the connection and the file of milvus-lite."""
         self._client.close()
 
     def _candidates(self, queries: NDArray[np.float32], wanted: int, expression: str) -> NDArray[np.int64]:
-        options: dict[str, Any] = {"limit": wanted, "filter": expression, "timeout": _SEARCH_SECONDS}
-        asked = {"data": list(queries), "anns_field": "descriptor", "output_fields": ["row"]}
         with _answering(self._uri):
-            found = self._client.search(self._collection, **asked, **options)
-        rows = [[hit["entity"]["row"] for hit in hits] for hits in found]
+            results = self._client.search(
+                self._collection,
+                data=list(queries),
+                filter=expression,
+                limit=wanted,
+                anns_field="descriptor",
+                output_fields=["row"],
+                timeout=_SEARCH_SECONDS,
+            )
+        rows = [[hit["entity"]["row"] for hit in hits] for hits in results]
         if any(len(row) != wanted for row in rows):
-            raise ValueError(f"The collection {self._collection} gave too few rows. Remove it; it is filled anew when opened.")
+            raise ValueError(
+                f"The collection {self._collection} returned too few rows. Remove it; it is filled again when it is opened."
+            )
         return np.array(rows, np.int64)
 
     def _fill(self, index_type: str) -> None:
@@ -148,7 +184,7 @@ class MilvusStore:
                 self._client.insert(self._collection, rows)
             self._client.flush(self._collection)
         except BaseException:
-            self._client.drop_collection(self._collection)  # half a collection would give wrong answers
+            self._client.drop_collection(self._collection)  # a part of a collection would give wrong answers
             raise
 
     def _rows(self) -> Iterator[list[dict[str, Any]]]:
@@ -158,18 +194,18 @@ class MilvusStore:
             start += len(block)
 
     def _check_count(self) -> None:
-        found = int(self._client.get_collection_stats(self._collection)["row_count"])
-        if found != len(self._descriptors):
+        count = int(self._client.get_collection_stats(self._collection)["row_count"])
+        if count != len(self._descriptors):
             raise ValueError(
-                f"The collection {self._collection} in {self._uri} holds {found} rows, the descriptors are "
+                f"The collection {self._collection} in {self._uri} holds {count} rows, the descriptors are "
                 f"{len(self._descriptors)}. Give another collection, or remove that one."
             )
 
 
 def row_expression(allowed: NDArray[np.bool_]) -> str:
-    """Write a mask (N,) as an expression on `row`, by runs of the allowed rows or of the others, whichever are fewer."""
-    kept, left_out = _runs(allowed), _runs(~allowed)
-    return _ranges(kept) if len(kept) <= len(left_out) else f"not ({_ranges(left_out)})"
+    """Return a mask (N,) as an expression on `row`: runs of the allowed rows or, if these are fewer, of the excluded rows."""
+    allowed_runs, excluded_runs = _runs(allowed), _runs(~allowed)
+    return _ranges(allowed_runs) if len(allowed_runs) <= len(excluded_runs) else f"not ({_ranges(excluded_runs)})"
 
 
 def _runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -184,26 +220,8 @@ def _ranges(runs: NDArray[np.int64]) -> str:
     return " or ".join([f"row in {single}", *parts] if single or not parts else parts)
 
 
-def check_uri(uri: str) -> str:
-    """Return a URI as it may be written down: a file's with its whole path, a server's without secrets.
-
-    Raises:
-        ValueError: If it is neither, or holds a password or token.
-    """
-    if "://" not in uri:
-        if not uri.endswith(".db"):
-            raise ValueError(f"Expected a file that ends in .db, or an address such as http://localhost:19530, got {uri!r}.")
-        return str(Path(uri).absolute())
-    parts = urlsplit(uri)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError(
-            f"The address would be written down with its secrets. Give `user:password` in {TOKEN_VARIABLE} instead."
-        )
-    return uri
-
-
-def note_collection(path: Path, uri: str, collection: str) -> None:
-    """Write down in a store's folder, which is made, where its collection is."""
+def _record_collection(path: Path, uri: str, collection: str) -> None:
+    """Write the address of a collection into the store's folder, which is created."""
     path.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"uri": uri, "collection": collection}, indent=2)
     (path / _CONNECTION).write_text(text + "\n", encoding="utf-8")
@@ -214,9 +232,9 @@ def _read_connection(path: Path) -> tuple[str, str]:
         connection = json.loads((path / _CONNECTION).read_text(encoding="utf-8"))
         return connection["uri"], connection["collection"]
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path / _CONNECTION} is missing. Build the store anew from the descriptors.") from error
+        raise FileNotFoundError(f"{path / _CONNECTION} is missing. Build the store again from the descriptors.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path / _CONNECTION} is damaged. Build the store anew from the descriptors.") from error
+        raise ValueError(f"{path / _CONNECTION} is damaged. Build the store again from the descriptors.") from error
 
 
 def _connect(uri: str) -> "MilvusClient":

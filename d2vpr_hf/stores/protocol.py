@@ -1,31 +1,32 @@
-"""What all vector stores have in common."""
+"""The protocols of vector stores, and the description that each store writes into its folder."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.stores.descriptors import Descriptors
 
-Compression = Literal["none", "half", "int8", "bits"]
-COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 STORE_FORMAT_VERSION = 1
 DESCRIPTION = "store.json"
+
+_RESCORE_SECONDS_PER_NUMBER = 2.5e-9
+_OVERHEAD_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store holds.
+    """The size of a store.
 
     Attributes:
-        compression: `"none"`, `"half"`, `"int8"`, `"bits"`, or `"milvus"`.
-        count: Descriptors N.
+        compression: The word that chooses a local store, such as `"bits"`, or the kind of a remote one, such as `"milvus"`.
+        count: Number of descriptors, N.
         descriptor_dim: Their width D.
-        memory_bytes: Memory of its own that it holds while open, beside what a search takes for a moment.
-        mapped_bytes: Files of its own that are mapped: the system keeps them in memory as long as there is room.
+        memory_bytes: Memory that the store holds while it is open, without the memory of a running search.
+        mapped_bytes: Size of its mapped files; the system keeps them in memory as long as there is room.
     """
 
     compression: str
@@ -36,11 +37,11 @@ class StoreInfo:
 
 
 class VectorStore(Protocol):
-    """Finds the nearest of N descriptors. All stores give exact distances; compressed ones may miss a neighbour."""
+    """A search for the nearest of N descriptors. All stores give exact distances; compressed ones may miss a neighbour."""
 
     @property
     def info(self) -> StoreInfo:
-        """Say what the store holds."""
+        """The size of the store."""
 
     def search(
         self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None = None
@@ -49,24 +50,24 @@ class VectorStore(Protocol):
 
         Args:
             queries: (Q, D).
-            k: Neighbours wanted; with fewer rows to choose from all are returned.
-            allowed: (N,) the rows to choose from; `None` for all.
+            k: Number of neighbours; all rows are returned if there are fewer.
+            allowed: (N,) bool, the rows to choose from; `None` for all.
 
         Returns:
             Squared L2 distances (Q, min(k, number of rows)) in ascending order, ties in the order of the rows, and the rows.
         """
 
     def save(self, path: Path) -> None:
-        """Write what can be derived from the descriptors into a folder, which is made; the descriptors stay where they are."""
+        """Write the store into a folder, which is created. The descriptors are not copied."""
 
     @classmethod
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
-        """Open what `save` wrote.
+        """Open a folder that `save` wrote.
 
         Args:
             path: The folder.
-            descriptors: (N, D) the descriptors that the store was built of. Zeros stand for rows that are gone, which every
-                search must forbid.
+            descriptors: (N, D) the descriptors that the store was built of. Zeros stand for rows whose files were removed;
+                every search must exclude them.
 
         Raises:
             FileNotFoundError: If there is no store, or a part of it is missing.
@@ -74,40 +75,139 @@ class VectorStore(Protocol):
         """
 
 
+class LocalStore(VectorStore, Protocol):
+    """A store in a folder, built of descriptors alone.
+
+    Attributes:
+        compression: The word that chooses the store.
+        scan_seconds_per_byte: Time to scan a byte, on two free cores, measured for docs/search.md.
+    """
+
+    compression: ClassVar[str]
+    scan_seconds_per_byte: ClassVar[float]
+
+    def __init__(self, descriptors: Descriptors) -> None:
+        """Build the store of descriptors (N, D), which it goes on reading."""
+
+    @staticmethod
+    def row_bytes(descriptor_dim: int) -> int:
+        """Return the bytes that a search reads of each row."""
+
+    @staticmethod
+    def num_rescored(count: int, descriptor_dim: int, k: int) -> int:
+        """Return the number of rows whose exact distances a search for k neighbours among `count` rows computes."""
+
+    @classmethod
+    def check(cls, path: Path, descriptors: Descriptors) -> None:
+        """Check the files of a store as far as possible without FAISS and torch; raises the errors of `open`."""
+
+
+class RemoteStore(VectorStore, Protocol):
+    """A store of a service elsewhere; its folder in an index only records where it is.
+
+    Attributes:
+        kind: The word that chooses the service.
+        uri_examples: Examples of addresses, for error messages.
+        noisy_loggers: Loggers of the service's client that repeat errors which are raised as well.
+    """
+
+    kind: ClassVar[str]
+    uri_examples: ClassVar[tuple[str, ...]]
+    noisy_loggers: ClassVar[tuple[str, ...]]
+
+    @staticmethod
+    def key(uri: str) -> str:
+        """Return the form of an address that an index records.
+
+        Raises:
+            ValueError: If it is not an address of the service, or contains a secret.
+        """
+
+    @classmethod
+    def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str) -> Self:
+        """Send descriptors to the service, in place of anything that an interrupted build left there.
+
+        Args:
+            path: The store's folder, in which the place is recorded first, so that `discard` finds it after a crash.
+            descriptors: (N, D).
+            uri: Address of the service.
+            name: Name that tells these descriptors apart from others of the same service.
+
+        Raises:
+            ConnectionError: If the service does not answer.
+        """
+
+    @staticmethod
+    def discard(path: Path) -> None:
+        """Remove from the service the descriptors that a folder records, if there are any.
+
+        Raises:
+            ConnectionError: If the service does not answer.
+        """
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The costs of a local store, for N descriptors of D numbers that are stored as float16.
+
+    Attributes:
+        compression: The word that chooses the store.
+        stored_bytes: Size of the descriptors on disk.
+        scanned_bytes: Bytes that each search reads; they should fit into memory, as mapped pages or held by the store.
+        latency_seconds: Time of one query for 10 neighbours with warm files on two free cores, from the measurements in
+            docs/search.md; the real time can be half of it or twice as long.
+    """
+
+    compression: str
+    stored_bytes: int
+    scanned_bytes: int
+    latency_seconds: float
+
+    @classmethod
+    def of(cls, store: type[LocalStore], count: int, descriptor_dim: int) -> "Estimate":
+        """Estimate the costs of a store of `count` descriptors."""
+        scanned_bytes = count * store.row_bytes(descriptor_dim)
+        rescored = store.num_rescored(count, descriptor_dim, k=10) * descriptor_dim
+        seconds = scanned_bytes * store.scan_seconds_per_byte + rescored * _RESCORE_SECONDS_PER_NUMBER
+        return cls(store.compression, 2 * count * descriptor_dim, scanned_bytes, _OVERHEAD_SECONDS + seconds)
+
+
 def write_description(path: Path, info: StoreInfo) -> None:
-    """Say in the folder what it holds; the last file to be written."""
-    fields = {key: value for key, value in asdict(info).items() if not key.endswith("_bytes")}
-    text = json.dumps({"format_version": STORE_FORMAT_VERSION} | fields, indent=2)
+    """Write the description of a store into its folder; it must be the last file that is written."""
+    values = {key: value for key, value in asdict(info).items() if not key.endswith("_bytes")}
+    text = json.dumps({"format_version": STORE_FORMAT_VERSION} | values, indent=2)
     (path / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Read what a store's folder holds.
+    """Read the description of a store in a folder.
 
     Raises:
-        FileNotFoundError: If it is no store.
-        ValueError: If its description cannot be read, or has another format.
+        FileNotFoundError: If the folder does not hold a store.
+        ValueError: If the description cannot be read, or has another format.
     """
     file = path / DESCRIPTION
     if not file.is_file():
-        raise FileNotFoundError(f"{path} holds no vector store: it has no {DESCRIPTION}. Build it anew from the descriptors.")
+        raise FileNotFoundError(
+            f"{path} has no {DESCRIPTION}, so it is not a vector store. Build it again from the descriptors."
+        )
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        version = found["format_version"]
+        description = json.loads(file.read_text(encoding="utf-8"))
+        version = description["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error!r}). Build the store anew from the descriptors.") from error
+        raise ValueError(f"{file} is damaged ({error!r}). Build the store again from the descriptors.") from error
     if version != STORE_FORMAT_VERSION:
         raise ValueError(
-            f"The store {path} has format {version}, this package reads format {STORE_FORMAT_VERSION}. Build it anew from the "
-            "descriptors."
+            f"The store {path} has format {version}, this package reads format {STORE_FORMAT_VERSION}. Build it again from "
+            "the descriptors."
         )
-    return dict(found)
+    return dict(description)
 
 
 def check_description(path: Path, compression: str, descriptors: Descriptors) -> None:
-    """Raise ValueError unless a folder holds a store of that kind, built of as many descriptors, as wide."""
-    found = read_description(path)
+    """Raise ValueError unless a folder holds a store of this kind for descriptors of the same number and width."""
+    description = read_description(path)
     expected = {"compression": compression, "count": len(descriptors), "descriptor_dim": descriptors.shape[1]}
-    wrong = {key: found.get(key) for key, value in expected.items() if found.get(key) != value}
-    if wrong:
-        raise ValueError(f"The store {path} does not fit: expected {expected}, found {wrong}. Build it anew.")
+    different = {key: description.get(key) for key, value in expected.items() if description.get(key) != value}
+    if different:
+        raise ValueError(f"The store {path} does not fit: expected {expected}, found {different}. Build it again.")

@@ -11,7 +11,7 @@ from d2vpr_hf.cli import app
 from d2vpr_hf.index import PlaceIndex, derived_store
 from d2vpr_hf.places import Place
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos
-from d2vpr_hf.stores import BitStore
+from d2vpr_hf.stores.bits import BitStore
 from d2vpr_hf.stores.exact import exact_search
 from tests.index.workers import DIM, SHARD, BytesEncoder, begin, write_photos
 

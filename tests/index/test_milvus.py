@@ -171,8 +171,8 @@ def test_a_run_that_is_killed_leaves_no_collection(tmp_path, monkeypatch):
         (["--store", "chroma"], "Expected a store of faiss, milvus, got 'chroma'"),
         (["--store", "milvus", "--uri", "places"], "Expected a file that ends in .db, or an address"),
         (["--store", "milvus", "--uri", "a.db", "--compression", "zip"], "Expected a compression of none"),
-        (["--store", "milvus", "--uri", "https://me:hush@host:19530"], "Give `user:password` in MILVUS_TOKEN"),
-        (["--store", "milvus", "--uri", "https://host:19530?token=hush"], "Give `user:password` in MILVUS_TOKEN"),
+        (["--store", "milvus", "--uri", "https://me:hush@host:19530"], "Set MILVUS_TOKEN to `user:password`"),
+        (["--store", "milvus", "--uri", "https://host:19530?token=hush"], "Set MILVUS_TOKEN to `user:password`"),
     ],
 )
 def test_words_that_choose_no_store_are_refused_before_the_work(tmp_path, options, match):
@@ -184,7 +184,7 @@ def test_words_that_choose_no_store_are_refused_before_the_work(tmp_path, option
 
 def test_compression_is_faiss_s(tmp_path):
     index = with_rows(tmp_path / "index", tmp_path / "places.db")
-    with pytest.raises(ValueError, match="leave out `--compression bits`, or give `--store faiss`"):
+    with pytest.raises(ValueError, match=r"omit `compression=\"bits\"`, or give `store=\"faiss\"`"):
         index.build_store("bits")
 
 

@@ -55,7 +55,7 @@ def test_searching_is_sorting_by_cosine(index):
 
 def test_every_kind_of_position_survives(index, tmp_path):
     index.add(signs(4, 0), list(KINDS.values()))
-    assert list(index.places) == list(KINDS.values())  # waiting
+    assert list(index.places) == list(KINDS.values())  # pending
     index.close()
     opened = PlaceIndex.open(tmp_path / "index")
     assert list(opened.places) == [opened.places[row] for row in range(4)] == list(KINDS.values())

@@ -145,8 +145,8 @@ def run_logged(job: str, out: Path, photos: Path, log: Path) -> None:
     """Run a job and write down every manifest that is known to be stored, before going on."""
     store, file = IndexFolder.commit, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def logged(self, stored, manifest, waiting=0):
-        store(self, stored, manifest, waiting)
+    def logged(self, stored, manifest, pending=0):
+        store(self, stored, manifest, pending)
         os.write(file, f"{hashlib.sha256(manifest.to_text().encode()).hexdigest()}\n".encode())
 
     IndexFolder.commit = logged

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2vpr_hf.stores import COMPRESSIONS, BitStore, bits, build_store, estimate, open_store
-from d2vpr_hf.stores.bits import num_candidates
+from d2vpr_hf.stores import COMPRESSIONS, bits, build_store, estimate, open_store
+from d2vpr_hf.stores.bits import BitStore, num_candidates
 from d2vpr_hf.stores.exact import exact_search
 
 
@@ -151,9 +151,9 @@ def test_damaged_files_are_named(compression, tmp_path):
             shutil.copytree(tmp_path / "whole", copy)
         (cut / file.name).write_bytes(file.read_bytes()[:20])
         (missing / file.name).unlink()
-        with pytest.raises(ValueError, match=r"Build the store anew"):
+        with pytest.raises(ValueError, match=r"Build the store again"):
             open_store(cut, database)
-        with pytest.raises(FileNotFoundError, match=r"anew"):
+        with pytest.raises(FileNotFoundError, match=r"again"):
             open_store(missing, database)
         shutil.rmtree(cut), shutil.rmtree(missing)
 
