@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class EncoderOptions:
         latest = None if index is None else index.settings.runtime
         if latest is None or self.backend or self.precision:
             return {"backend": self.backend or "torch", "precision": self.precision}
-        return asdict(Runtime.parse(latest))
+        return asdict(latest)
 
 
 @dataclass

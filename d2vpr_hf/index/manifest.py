@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.stores import COMPRESSIONS, SERVICES, Compression, check_compression
 from d2vpr_hf.stores.descriptors import DTYPES
 from d2vpr_hf.utils.atomic_files import TEMPORARY, checksum
@@ -94,7 +95,7 @@ class IndexSettings:
         batch_size: Photos that the network encodes at once; `None` if it is not known.
         metric: Distance between descriptors; `"l2"` is the only one.
         shard_size: Maximum number of rows in a shard, which are all that a crash can lose.
-        runtimes: Backends and precisions that made the rows, such as `"torch fp32"`, the latest last; empty if not known.
+        runtimes: Backends and precisions that made the rows, the latest last; empty if not known.
     """
 
     model_name: str | None
@@ -106,7 +107,7 @@ class IndexSettings:
     batch_size: int | None = None
     metric: str = "l2"
     shard_size: int = SHARD_SIZE
-    runtimes: tuple[str, ...] = ()
+    runtimes: tuple[Runtime, ...] = ()
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -115,7 +116,7 @@ class IndexSettings:
             raise ValueError(f"descriptor_dim and shard_size must be at least 1, got {self.descriptor_dim}, {self.shard_size}.")
 
     @property
-    def runtime(self) -> str | None:
+    def runtime(self) -> Runtime | None:
         """The backend and precision that made the latest rows; `None` if not known."""
         return self.runtimes[-1] if self.runtimes else None
 
@@ -123,13 +124,13 @@ class IndexSettings:
         """Return the settings as JSON values, under the keys and in the order of the manifest."""
         values = {_KEYS.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
         photo_folder = "" if self.photo_folder == Path() else str(self.photo_folder)
-        return values | {"photos": photo_folder, "runtimes": list(self.runtimes)}
+        return values | {"photos": photo_folder, "runtimes": [str(runtime) for runtime in self.runtimes]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "IndexSettings":
         """Read the settings from a manifest's values, whose types were checked."""
         own = {field.name: values[_KEYS.get(field.name, field.name)] for field in fields(cls)}
-        return cls(**own | {"photo_folder": Path(values["photos"]), "runtimes": tuple(map(str, values["runtimes"]))})
+        return cls(**own | {"photo_folder": Path(values["photos"]), "runtimes": tuple(map(Runtime.parse, values["runtimes"]))})
 
 
 @dataclass(frozen=True)

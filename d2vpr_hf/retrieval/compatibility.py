@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders import Encoder
 from d2vpr_hf.index import IndexSettings, PlaceIndex
 
@@ -19,7 +18,7 @@ def index_settings(encoder: Encoder) -> IndexSettings:
         descriptor_dim=encoder.descriptor_dim,
         projection_dim=encoder.projection_dim,
         batch_size=encoder.batch_size,
-        runtimes=(str(encoder.runtime),),
+        runtimes=(encoder.runtime,),
     )
 
 
@@ -51,10 +50,8 @@ def check_setup(index: PlaceIndex, encoder: Encoder, dtype: str | None = None, *
 
 def _check_runtime(index: PlaceIndex, encoder: Encoder, building: bool) -> None:
     """Refuse another backend or precision within a build, and warn of it otherwise: rows differ hardly, but they do."""
-    if index.settings.runtime is None:
-        return
-    latest = Runtime.parse(index.settings.runtime)
-    if encoder.runtime == latest:
+    latest = index.settings.runtime
+    if latest is None or encoder.runtime == latest:
         return
     if building:
         raise ValueError(

@@ -318,7 +318,7 @@ def _difference(first: IndexSettings | None, second: IndexSettings | None) -> st
 
 def _shared_settings(settings: IndexSettings) -> dict[str, Any]:
     """Return the settings that all parts of a job share. The names of stored parts are hashed from exactly this form."""
-    values = settings.to_dict() | {"runtime": settings.runtime}
+    values = settings.to_dict() | {"runtime": None if settings.runtime is None else str(settings.runtime)}
     del values["metric"], values["runtimes"]
     return values
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress
 from d2vpr_hf.index import PhotoFile, PlaceIndex, UpdateState
 from d2vpr_hf.places import Place
@@ -171,7 +172,7 @@ class IndexUpdate:
             places, files = [photo.place for photo in readable], [photo.file for photo in readable]
             notes: UpdateState = {"skipped": left_out, "complete": self.index.complete and self._folder is None}
             if readable:
-                runtimes = _latest_last(self.index.settings.runtimes, str(self._encoder.runtime))
+                runtimes = _latest_last(self.index.settings.runtimes, self._encoder.runtime)
                 notes["settings"] = replace(self.index.settings, runtimes=runtimes)
             self.index.upsert(encoded.descriptors, places, files, removed=[*removed, *replaced], **notes)
         self._left_out = left_out
@@ -239,7 +240,7 @@ def _glance(file: PhotoFile) -> PhotoFile:
     return replace(file, content_hash=None)
 
 
-def _latest_last(known: tuple[str, ...], runtime: str) -> tuple[str, ...]:
+def _latest_last(known: tuple[Runtime, ...], runtime: Runtime) -> tuple[Runtime, ...]:
     """Note what made the latest rows; where nobody said what made the others, nobody knows all."""
     return (*(one for one in known if one != runtime), runtime) if known else ()
 

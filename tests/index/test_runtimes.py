@@ -42,7 +42,7 @@ def test_a_build_is_not_continued_in_another_precision(tmp_path, photos):
     with pytest.raises(ValueError, match="is not complete"):
         add_photos(tmp_path / "index", [photos.folder / "06.jpg"], BytesEncoder())
     index, _ = index_photos(photos, tmp_path / "index", Int8())
-    assert len(index) == 7 and index.settings.runtimes == ("bytes int8",)
+    assert len(index) == 7 and index.settings.runtimes == (Runtime.parse("bytes int8"),)
 
 
 def test_a_replacement_begun_in_another_precision_is_begun_anew(tmp_path, photos):
@@ -51,7 +51,7 @@ def test_a_replacement_begun_in_another_precision_is_begun_anew(tmp_path, photos
         index_photos(photos, tmp_path / "index", Killed(), overwrite=True, shard_size=SHARD)
     encoder = BytesEncoder()
     index, _ = index_photos(photos, tmp_path / "index", encoder, overwrite=True, shard_size=SHARD)
-    assert len(encoder.seen) == 7 and index.settings.runtimes == ("bytes fp32",)
+    assert len(encoder.seen) == 7 and index.settings.runtimes == (Runtime.parse("bytes fp32"),)
 
 
 def test_what_is_added_in_another_precision_is_warned_of_and_noted(tmp_path, photos, caplog):
@@ -64,7 +64,8 @@ def test_what_is_added_in_another_precision_is_warned_of_and_noted(tmp_path, pho
     assert PlaceIndex.open(index.folder).info()["runtimes"] == ["bytes fp32", "bytes int8"]
     (photos.folder / "03.jpg").write_bytes(b"another photo")
     index, report = index_photos(photos, tmp_path / "index", BytesEncoder())
-    assert report.changed == 1 and index.settings.runtimes == ("bytes int8", "bytes fp32")  # the latest last
+    assert report.changed == 1
+    assert [str(runtime) for runtime in index.settings.runtimes] == ["bytes int8", "bytes fp32"]  # the latest last
 
 
 def test_an_index_is_searched_in_any_precision(tmp_path, photos, caplog):
@@ -100,10 +101,10 @@ def test_an_index_that_does_not_say_opens_and_goes_on(tmp_path, photos, caplog):
 
 def test_frames_leave_the_note_as_it_is(tmp_path):
     """Who adds descriptors by hand said at the beginning what makes them."""
-    with begin(tmp_path / "index", runtimes=("openvino bf16",)) as index:
+    with begin(tmp_path / "index", runtimes=(Runtime("openvino", "bf16"),)) as index:
         index.add(*frame(0))
         index.compact()
-    assert PlaceIndex.open(tmp_path / "index").settings.runtime == "openvino bf16"
+    assert PlaceIndex.open(tmp_path / "index").settings.runtime == Runtime("openvino", "bf16")
 
 
 def test_the_command_line_goes_on_as_the_index_began(tmp_path, tiny_folder, monkeypatch, capsys, caplog):
@@ -113,7 +114,7 @@ def test_the_command_line_goes_on_as_the_index_began(tmp_path, tiny_folder, monk
     run_here(monkeypatch, capsys, "index", photos, "--out", index, "--model", tiny_folder, "--backend-precision", "bf16")
     save(photos / at_name(1100, 2000), 1)
     status, out, _ = run_here(monkeypatch, capsys, "index", photos, "--out", index)
-    assert status == 0 and "1 added" in out and PlaceIndex.open(index).settings.runtimes == ("torch bf16",)
+    assert status == 0 and "1 added" in out and PlaceIndex.open(index).settings.runtimes == (Runtime.parse("torch bf16"),)
     extra = save(tmp_path / "extra.jpg", 9)
     assert run_here(monkeypatch, capsys, "add", index, extra, "--backend", "torch")[0] == 0
     assert "what is encoded now is by torch fp32" in caplog.text
