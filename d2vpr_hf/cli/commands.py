@@ -1,6 +1,5 @@
 """The program `d2vpr`: its commands in the order of `d2vpr --help`, and how it ends."""
 
-import logging
 import sys
 import warnings
 from typing import Annotated
@@ -58,8 +57,6 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main() -> None:
     """Run the command line. A mistake that the user can correct is a message on stderr and exit status 1."""
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of photos it opens all the same
-    for name in ("grpc._server", "milvus_lite"):  # tracebacks of calls that milvus-lite lacks; what matters is raised too
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         app()
     except CommandError as error:

@@ -293,14 +293,22 @@ class PlaceIndex:
             commit_rows(self._state, rows, set(removed), **state)
 
     def amend(self, places: Sequence[Place], files: Sequence[PhotoFile]) -> None:
-        """Replace what is known of photos whose descriptors stay, found by their paths."""
+        """Replace the places and file information of photos in the index; their descriptors stay.
+
+        Raises:
+            ValueError: If a path is given twice.
+            KeyError: If a path is not in the index.
+        """
+        check_different(places)
         with self._storing():
+            row_of = {path: row for row, path in enumerate(self.places.column("path"))}
+            rows = np.array([row_of[place.path] for place in places], np.int64)
             for start in range(0, len(places), self.settings.shard_size):
                 part = slice(start, start + self.settings.shard_size)
-                row_of = {path: row for row, path in enumerate(self.places.column("path"))}
-                rows = [row_of[place.path] for place in places[part]]
-                check_stored_rows(self._state, rows)
-                descriptors = self.descriptors.take(rows)
+                # the rows before `start` were moved to the end, so that the rows behind each of them moved up by one
+                present = rows[part] - np.searchsorted(np.sort(rows[:start]), rows[part])
+                check_stored_rows(self._state, present.tolist())
+                descriptors = self.descriptors.take(present)
                 self.upsert(descriptors, places[part], files[part], removed=[place.path for place in places[part]])
 
     def remove(self, paths: Iterable[str]) -> int:

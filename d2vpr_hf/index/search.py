@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,20 @@ class Match:
     place: Place
     photo: Path
     similarity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the match as `d2vpr search --json` prints it; x, y and z only of places in a local frame."""
+        place = self.place
+        values = {
+            "rank": self.rank,
+            "path": str(self.photo),
+            "score": self.similarity,
+            "latitude": place.latitude,
+            "longitude": place.longitude,
+            "utm_east": place.utm_east,
+            "utm_north": place.utm_north,
+        }
+        return values | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else values
 
 
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Found:

@@ -36,7 +36,7 @@ class SearchResult:
         """Return the form that `d2vpr search --json` prints."""
         result: dict[str, Any] = {
             "query": str(self.query),
-            "matches": [_match_to_dict(match) for match in self.matches],
+            "matches": [match.to_dict() for match in self.matches],
         }
         return result if self.error is None else {**result, "error": self.error}
 
@@ -82,17 +82,3 @@ def _photos_of(query: Path) -> list[Path]:
         return find_photos(query) if query.is_dir() else [query]
     except FileNotFoundError:
         return [query]  # an empty folder becomes a result that says so
-
-
-def _match_to_dict(match: Match) -> dict[str, Any]:
-    place = match.place
-    result = {
-        "rank": match.rank,
-        "path": str(match.photo),
-        "score": match.similarity,
-        "latitude": place.latitude,
-        "longitude": place.longitude,
-        "utm_east": place.utm_east,
-        "utm_north": place.utm_north,
-    }
-    return result | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else result

@@ -5,6 +5,7 @@ Milvus finds candidates; exact distances are computed from the stored descriptor
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,6 @@ class MilvusStore:
 
     kind: ClassVar[str] = "milvus"
     uri_examples: ClassVar[tuple[str, ...]] = ("places.db", "http://HOST:19530")
-    noisy_loggers: ClassVar[tuple[str, ...]] = ("grpc._server", "milvus_lite")
 
     def __init__(self, descriptors: Descriptors, uri: str, collection: str = COLLECTION, *, index_type: str = "FLAT") -> None:
         self._descriptors = descriptors
@@ -239,6 +239,8 @@ def _read_connection(path: Path) -> tuple[str, str]:
 
 def _connect(uri: str) -> "MilvusClient":
     pymilvus = import_extra("pymilvus", "milvus")
+    for name in ("grpc._server", "milvus_lite"):  # tracebacks of calls that milvus-lite lacks; real errors are raised as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with _answering(uri):
         client: MilvusClient = pymilvus.MilvusClient(uri, token=os.environ.get(TOKEN_VARIABLE, ""))
         return client

@@ -108,12 +108,10 @@ class RemoteStore(VectorStore, Protocol):
     Attributes:
         kind: The word that chooses the service.
         uri_examples: Examples of addresses, for error messages.
-        noisy_loggers: Loggers of the service's client that repeat errors which are raised as well.
     """
 
     kind: ClassVar[str]
     uri_examples: ClassVar[tuple[str, ...]]
-    noisy_loggers: ClassVar[tuple[str, ...]]
 
     @staticmethod
     def key(uri: str) -> str:

@@ -78,10 +78,12 @@ class IndexAndList(RuleBasedStateMachine):
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
     def amend(self, data):
-        path, vector = data.draw(st.sampled_from(self.rows))
+        """Several shards of rows at once: each step moves rows, so that later ones have other numbers than before."""
+        paths = data.draw(st.lists(st.sampled_from([path for path, _ in self.rows]), min_size=1, unique=True))
         self.index.flush()
-        self.index.amend([Place(path, 9.0, 9.0)], [PhotoFile()])
-        self.rows = [row for row in self.rows if row[0] != path] + [(path, vector)]
+        self.index.amend([Place(path, 9.0, 9.0) for path in paths], [PhotoFile()] * len(paths))
+        vectors = dict(self.rows)
+        self.rows = [row for row in self.rows if row[0] not in paths] + [(path, vectors[path]) for path in paths]
 
     @rule()
     def flush(self):

@@ -4,11 +4,13 @@ import json
 import logging
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index import PhotoFile, PlaceIndex
+from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.places import Place
 from tests.index.workers import DIM, begin, frame
 
@@ -270,3 +272,19 @@ def test_an_unfinished_index_says_so(index, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert not PlaceIndex.open(tmp_path / "index").complete
     assert "is not complete" in caplog.text and "`d2vpr index` with the same photos resumes it" in caplog.text
+
+
+def test_amending_reads_the_paths_once(index, monkeypatch):
+    """A table of all paths for each shard of amended rows took as long as the square of their number."""
+    for number in range(17):
+        index.add(*frame(number))
+    index.flush()
+    columns, column = [], PlaceRows.column
+    monkeypatch.setattr(PlaceRows, "column", lambda rows, name: columns.append(name) or column(rows, name))
+    places = [replace(frame(number)[1], heading=9.0) for number in (16, 3, 0, 12, 7, 8, 9, 1, 15, 2, 11)]
+    before = {place.path: vector for place, vector in zip(index.places, index.descriptors[:], strict=True)}
+    index.amend(places, [PhotoFile()] * len(places))
+    assert columns == ["path"]
+    assert list(index.places)[-len(places) :] == places
+    after = {place.path: vector for place, vector in zip(index.places, index.descriptors[:], strict=True)}
+    assert all(np.array_equal(after[path], vector) for path, vector in before.items()) and len(index) == 17
