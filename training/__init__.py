@@ -1,1 +1,1 @@
-"""The two training stages, `distill.py` and `finetune.py`, and what only they need. See docs/training.md."""
+"""The three training stages, `pretrain.py`, `distill.py` and `finetune.py`, and their shared code. See docs/training.md."""

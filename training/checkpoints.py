@@ -1,4 +1,4 @@
-"""Checkpoints to resume from: each is a folder that appears whole or not at all."""
+"""Checkpoints to resume from. Each is a folder that is either complete or absent."""
 
 import json
 import shutil
@@ -17,17 +17,19 @@ _STATE = "run_state.json"
 
 @dataclass
 class RunState:
-    """Where a run stands, besides weights, optimiser, scaler and random numbers.
+    """Progress of a run. Its fields are the keys of `run_state.json`.
+
+    Weights, optimiser, gradient scaler and torch's random numbers are stored in other files of the checkpoint.
 
     Attributes:
-        step: Steps done.
+        step: Number of steps taken.
         validated: Step of the newest validation; -1 before the first.
-        best: Best value of what the best model is chosen by; `None` before the first validation.
-        best_step: Step of it.
-        worse_in_a_row: Validations since.
-        num_processes: How many processes train; another number cannot go on bit for bit.
-        unreadable_photos: Photos so far that could not be read and gave way to others, of all processes.
-        images_seen: Images so far, of all processes.
+        best: Best value of the metric that the best model is chosen by; `None` before the first validation.
+        best_step: Step of the best value.
+        worse_in_a_row: Number of validations since the best one.
+        num_processes: Number of training processes; a run resumes bit for bit only with the same number.
+        unreadable_photos: Number of photos, over all processes, that were skipped because they could not be read.
+        images_seen: Number of images trained on, over all processes.
     """
 
     step: int = 0
@@ -39,53 +41,62 @@ class RunState:
     unreadable_photos: int = 0
     images_seen: int = 0
 
-    def is_better(self, value: float, lower: bool) -> bool:
-        """Take in a validation's value, and tell whether it is the best so far.
+    def is_best(self, value: float, *, lower_is_better: bool) -> bool:
+        """Return whether a value is better than that of every earlier validation."""
+        if self.best is None:
+            return True
+        return value < self.best if lower_is_better else value > self.best
+
+    def record_validation(self, value: float, *, is_best: bool) -> None:
+        """Record the validation of the current step.
 
         Args:
-            value: What the best model is chosen by.
-            lower: Whether lower values are better.
+            value: The metric that the best model is chosen by.
+            is_best: Whether it is the best value so far.
         """
         self.validated = self.step
-        if self.best is not None and (value >= self.best if lower else value <= self.best):
+        if is_best:
+            self.best = value
+            self.best_step = self.step
+            self.worse_in_a_row = 0
+        else:
             self.worse_in_a_row += 1
-            return False
-        self.best, self.best_step, self.worse_in_a_row = value, self.step, 0
-        return True
 
 
 class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        folder: Where they lie, `step-00000500` and so on.
-        keep: How many of the newest stay.
+        folder: Folder of the checkpoints, which are called `step-00000500` and so on.
+        keep: Number of checkpoints to keep; older ones are deleted.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
     def newest(self) -> Path | None:
-        """Return the newest whole checkpoint; half-written ones have other names."""
+        """Return the newest complete checkpoint; incomplete ones have other names."""
         return max(self.folder.glob(f"{_PREFIX}*"), default=None)
 
     def newest_of_all(self) -> Path | None:
-        """Return the newest checkpoint, which all processes must see.
+        """Return the newest checkpoint, after checking that all processes see the same one.
 
         Raises:
-            ValueError: If machines see different ones: their folders are not one.
+            ValueError: If processes see different checkpoints, because machines do not share the folder.
         """
         newest = self.newest()
         seen = gather_object([None if newest is None else newest.name])
         if len(set(seen)) > 1:
-            raise ValueError(f"The processes see different checkpoints in {self.folder}: {seen}. It must lie on a shared disk.")
+            raise ValueError(
+                f"The processes see different checkpoints in {self.folder}: {seen}. All machines must share this folder."
+            )
         return newest
 
     def save(self, accelerator: Accelerator, state: RunState) -> None:
-        """Write a checkpoint; all processes must call it.
+        """Write a checkpoint. All processes must call it.
 
         Raises:
-            OSError: If it cannot be written, as on a full disk. Older checkpoints are left as they are.
+            OSError: If it cannot be written, for example on a full disk. Older checkpoints are kept then.
         """
         place = self.folder / f"{_PREFIX}{state.step:08d}"
         scratch = self.folder / f".{place.name}.writing"
@@ -99,16 +110,17 @@ class Checkpoints:
             raise OSError(f"The checkpoint of step {state.step} could not be written: {error}. {self._advice()}") from error
 
     def load(self, accelerator: Accelerator, checkpoint: Path) -> RunState:
-        """Restore a checkpoint into what the accelerator has prepared.
+        """Restore a checkpoint into the objects that the accelerator has prepared.
 
         Raises:
-            ValueError: If the checkpoint is of a run with another number of processes.
+            ValueError: If the run that wrote the checkpoint had another number of processes.
         """
         state = RunState(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
         if state.num_processes != accelerator.num_processes:
             raise ValueError(
-                f"{checkpoint} is of a run with {state.num_processes} processes, this one has {accelerator.num_processes}. "
-                "Resume with as many, or start anew from its model: --model OUT/best."
+                f"{checkpoint} was written by a run with {state.num_processes} processes, this run has "
+                f"{accelerator.num_processes}. Resume with {state.num_processes} processes, or begin a new run from its model: "
+                "model=OUT/best."
             )
         accelerator.load_state(str(checkpoint))
         return state
@@ -122,5 +134,5 @@ class Checkpoints:
     def _advice(self) -> str:
         newest = self.newest()
         if newest is None:
-            return "Make room and start again."
-        return f"Make room, then go on from {newest.name} with --resume."
+            return "Free some disk space and start again."
+        return f"Free some disk space, then continue from {newest.name} with resume=True."

@@ -1,6 +1,7 @@
-"""How the scripts of both stages start and end."""
+"""The command line of the three training scripts: options, log, errors and exit status."""
 
 import logging
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -8,21 +9,35 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from d2vpr_hf.training.options import Options, parse_options
+from d2vpr_hf.training.training_run import RunStoppedError
 
 
 def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:
-    """Run a stage with the options of the command line; what the user can put right is one line on stderr and status 1."""
+    """Run a stage with the options of the command line, and exit with a status unless it succeeds.
+
+    An error that the user can correct is printed as one line on stderr, with status 1. A run that SIGTERM stopped ends with
+    status 143.
+
+    Args:
+        kind: The stage's options.
+        train: The stage's function.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("d2vpr_hf").setLevel(logging.INFO)
     disable_progress_bar()  # transformers draws one for every file it writes
     try:
         train(parse_options(kind, sys.argv[1:]))
+    except RunStoppedError as stopped:
+        sys.stderr.write(f"{_message(stopped)}\n")
+        sys.exit(stopped.exit_status)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.stderr.write(f"{type(error).__name__}: {_message(error)}\n")
         sys.exit(1)
 
 
 def _message(error: Exception) -> str:
-    """Return an error's message; of one that a loading process raised, without that process's traceback."""
+    """Return an error's message with flags in place of parameters, and without the traceback of a loading process."""
     text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if "in DataLoader worker process" in text else text
+    if "in DataLoader worker process" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return re.sub(r"\b([a-z_]+)=True\b", lambda match: "--" + match[1].replace("_", "-"), text)

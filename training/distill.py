@@ -1,13 +1,13 @@
 """Stage 1 of D²-VPR (arXiv 2511.12528): a student learns its teacher's descriptors.
 
-On a laptop, offline (a few minutes; the teacher is trained before, see `finetune.py`):
+On a laptop, offline, in a few minutes, after training the teacher (see `finetune.py`):
     accelerate launch training/distill.py distill_gridtown_tiny --teacher runs/teacher/best --out runs/student
 As published, on one GPU:
     accelerate launch training/distill.py distill_gsv_cities --photos GSV --teacher CRICAVPR --model STUDENT --out runs/stage1
-On 4 nodes of 8 GPUs, the same batch shared by all (the teacher's groups of 8 places want 256 places then):
+On 4 nodes of 8 GPUs, which share each batch (the teacher's groups of 8 places then need batches of 256 places):
     accelerate launch --config_file training/configs/accelerate/4x8_gpus.yaml training/distill.py distill_gsv_cities ... \
         --places-per-batch 256
-Any option of the YAML file can be said on the command line, and `-m d2vpr_hf.training.distill` starts the installed package's.
+Flags override any option of the YAML file. `-m d2vpr_hf.training.distill` runs the script of the installed package.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
-from d2vpr_hf.training.model_setup import InTraining, load_or_make
+from d2vpr_hf.training.model_setup import TrainingWrapper, load_or_make
 from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
 from d2vpr_hf.training.options import DistillOptions
@@ -26,17 +26,18 @@ from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
 
 def distill(options: DistillOptions) -> Path:
-    """Train a student; return the folder of the best one.
+    """Train a student; return the folder of the best model.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: If something that the options name is missing or does not fit.
-        FloatingPointError: If the loss is no finite number.
+        FloatingPointError: If the loss is not finite.
         OSError: If a checkpoint or a model cannot be written.
+        RunStoppedError: If the process received SIGTERM, after saving a checkpoint.
     """
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)
     student = load_or_make(options.model, options.seed)
-    student.remove_cross_image_encoder()  # each photo's descriptor is its own
+    student.remove_cross_image_encoder()  # the student describes each photo independently of the batch
     teacher = GroupedTeacher(
         load_teacher(options.teacher, dtype=_teacher_dtype(options, accelerator.device)).to(accelerator.device),
         options.teacher_groups,
@@ -44,11 +45,11 @@ def distill(options: DistillOptions) -> Path:
         options.seed,
         options.teacher_cache,
     )
-    teacher.check_fit(student, data.images_at_a_time)
+    teacher.check_fit(student, data.images_per_forward)
     loss_of = DistillationLoss(
         options.descriptor_weight, options.token_mse_weight, options.token_cosine_weight, options.mse_reduction
     )
-    run = TrainingRun(options, accelerator, student, InTraining(student), data)
+    run = TrainingRun(options, accelerator, student, TrainingWrapper(student), data)
 
     def held_out_loss(batch: PlaceBatch) -> torch.Tensor:
         pixel_values = run.pixel_values(batch)
@@ -56,17 +57,17 @@ def distill(options: DistillOptions) -> Path:
 
     run.begin(held_out_loss)
     for batch in run.batches():
-        for part in run.parts(batch):
-            pixel_values = run.pixel_values(part)
+        for micro_batch in run.micro_batches(batch):
+            pixel_values = run.pixel_values(micro_batch)
             targets = teacher.targets(pixel_values, run.state.step)
             loss, terms = loss_of(run.network(pixel_values), targets)
-            run.backward(loss, terms, parts=options.gradient_accumulation_steps)
+            run.backward(loss, terms, micro_batches=options.gradient_accumulation_steps)
         run.update(batch)
     return run.finish()
 
 
 def _teacher_dtype(options: DistillOptions, device: torch.device) -> torch.dtype:
-    """Return the type of the teacher's weights: half precision where the device has it, unless the options say otherwise."""
+    """Return the data type of the teacher's weights: with `auto`, half precision if the device supports it."""
     if options.teacher_dtype != "auto":
         return getattr(torch, options.teacher_dtype)
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""Bring together what the processes of a run hold. Without a process group all of it is the identity."""
+"""Gather tensors and order work over the processes of a run. Without a process group, each function is the identity."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,16 +9,16 @@ from torch import distributed
 
 
 def num_processes() -> int:
-    """Number of processes that train together."""
+    """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def gather_with_gradients(tensor: torch.Tensor) -> torch.Tensor:
-    """Join the (n, ...) tensors of all processes to (num_processes * n, ...), in their order, differentiably.
+    """Concatenate the (n, ...) tensors of all processes to (num_processes * n, ...), in their order, differentiably.
 
-    The gradients that the processes' losses have for a process's own part are added up. Where each process computes the loss of
-    the whole, and gradients are then averaged over the processes, as distributed training does, what comes out is the gradient
-    of the whole. The tensors must be of one shape.
+    The backward pass adds up the gradients of all processes' losses for this process's rows. If each process computes the loss
+    of the joined batch, and gradients are then averaged over the processes, as distributed training does, the result is the
+    gradient of the joined batch. The tensors must have the same shape in all processes.
     """
     return tensor if num_processes() == 1 else _Gather.apply(tensor)
 
@@ -27,9 +27,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
         context.size = len(tensor)
-        parts = [torch.empty_like(tensor) for _ in range(num_processes())]
-        distributed.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
+        shares = [torch.empty_like(tensor) for _ in range(num_processes())]
+        distributed.all_gather(shares, tensor.contiguous())
+        return torch.cat(shares)
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ class _Gather(torch.autograd.Function):
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], None]) -> None:
-    """Do something in one process while the others wait."""
+    """Run `work` in the main process while the other processes wait."""
     if accelerator.is_main_process:
         work()
     accelerator.wait_for_everyone()

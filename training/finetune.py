@@ -1,13 +1,13 @@
 """Stage 2 of D²-VPR (arXiv 2511.12528): descriptors of one place come together, of different places apart.
 
-It trains any model of this package, teachers from scratch included. On a laptop, offline:
+It trains any model of this package, also teachers from scratch. On a laptop, offline:
     accelerate launch training/finetune.py teacher_gridtown_tiny --out runs/teacher
     accelerate launch training/finetune.py finetune_gridtown_tiny --model runs/student/best --out runs/tuned
-As published, on one GPU, from the outcome of stage 1:
+As published, on one GPU, from the model of stage 1:
     accelerate launch training/finetune.py finetune_gsv_cities --photos GSV --model runs/stage1/best --out runs/stage2
-On 4 nodes of 8 GPUs, the same batch shared by all:
+On 4 nodes of 8 GPUs, which share each batch:
     accelerate launch --config_file training/configs/accelerate/4x8_gpus.yaml training/finetune.py finetune_gsv_cities ...
-Any option of the YAML file can be said on the command line, and `-m d2vpr_hf.training.finetune` starts the installed package's.
+Flags override any option of the YAML file. `-m d2vpr_hf.training.finetune` runs the script of the installed package.
 """
 
 from pathlib import Path
@@ -19,30 +19,31 @@ from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import gather_with_gradients
-from d2vpr_hf.training.model_setup import DescriptorsInParts, add_cross_image_encoder, load_or_make
+from d2vpr_hf.training.model_setup import MicroBatchedDescriptors, add_cross_image_encoder, load_or_make
 from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.options import FinetuneOptions
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
 
 def finetune(options: FinetuneOptions) -> Path:
-    """Train a model; return the folder of the best one.
+    """Train a model; return the folder of the best model.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: If something that the options name is missing or does not fit.
-        FloatingPointError: If the loss is no finite number.
+        FloatingPointError: If the loss is not finite.
         OSError: If a checkpoint or a model cannot be written.
+        RunStoppedError: If the process received SIGTERM, after saving a checkpoint.
     """
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)
     data.check_negatives()
     model = _load(options)
-    network = DescriptorsInParts(model, options.gradient_accumulation_steps)
+    network = MicroBatchedDescriptors(model, options.gradient_accumulation_steps)
     loss_of = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
     run = TrainingRun(options, accelerator, model, network, data)
 
     def joint_loss(batch: PlaceBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Compute the loss over the descriptors of all processes, in each of them."""
+        """Compute the loss over the descriptors of all processes; each process computes the same value."""
         descriptors = gather_with_gradients(run.network(run.pixel_values(batch)).float())
         place_ids = gather_with_gradients(batch.place_ids.to(descriptors.device))
         return loss_of(descriptors, place_ids)

@@ -1,4 +1,4 @@
-"""How a run is getting on: means since the last line, and images a second."""
+"""Progress of a run: mean losses since the last line of the log, and images a second."""
 
 import math
 import time
@@ -9,10 +9,10 @@ from accelerate import Accelerator
 
 
 class Meter:
-    """Collect numbers of each step on the device, and bring them together only when somebody looks.
+    """Collect the numbers of each step on the device; processes exchange them only when `read` is called.
 
     Args:
-        accelerator: Of the run.
+        accelerator: The run's accelerator.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -20,17 +20,17 @@ class Meter:
         self._reset()
 
     def add(self, numbers: dict[str, torch.Tensor]) -> None:
-        """Take in numbers (scalars) of a step, or of a part of one."""
+        """Add the scalars of a step, or of one of its micro-batches."""
         for name, number in numbers.items():
             self._sums[name] += number.detach().to(self.accelerator.device, torch.float32)
         self._added += 1
 
     def count(self, images: int) -> None:
-        """Count images that all processes saw."""
+        """Add to the number of images that all processes have trained on."""
         self._images += images
 
     def read(self) -> dict[str, float]:
-        """Return means over what was added by all processes, and `images_per_second`; then begin anew. All must call it.
+        """Return the means over all processes since the last call, and `images_per_second`. All processes must call it.
 
         Raises:
             FloatingPointError: If a number is not finite: the run has diverged.
@@ -39,23 +39,25 @@ class Meter:
             return {}
         means = torch.stack(list(self._sums.values())) / self._added
         means = self.accelerator.reduce(means, "mean")
-        read = dict(zip(self._sums, means.tolist(), strict=True))
-        check_finite(read)
-        read["images_per_second"] = self._images / (time.perf_counter() - self._start)
+        numbers = dict(zip(self._sums, means.tolist(), strict=True))
+        check_finite(numbers)
+        numbers["images_per_second"] = self._images / (time.perf_counter() - self._start)
         self._reset()
-        return read
+        return numbers
 
     def pause(self) -> None:
-        """Stop the clock until [`go_on`]: validation is no training."""
+        """Stop the clock until `go_on` is called, because validation does not count as training time."""
         self._paused = time.perf_counter()
 
     def go_on(self) -> None:
-        """Let the clock go on."""
+        """Start the clock again after `pause`."""
         self._start += time.perf_counter() - self._paused
 
     def _reset(self) -> None:
         self._sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), device=self.accelerator.device))
-        self._added, self._images, self._start = 0, 0, time.perf_counter()
+        self._added = 0  # steps or micro-batches
+        self._images = 0
+        self._start = time.perf_counter()
 
 
 def check_finite(numbers: dict[str, float]) -> None:
@@ -64,5 +66,5 @@ def check_finite(numbers: dict[str, float]) -> None:
     if broken:
         raise FloatingPointError(
             f"Not a finite number: {', '.join(broken)}. Nothing since the newest checkpoint was saved. Begin a new run with a "
-            "lower learning rate, a warm-up, clipped gradients (--max-grad-norm 1), or bf16 in the place of fp16."
+            "lower learning_rate, warmup_steps, clipped gradients (max_grad_norm=1), or mixed_precision bf16 instead of fp16."
         )

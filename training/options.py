@@ -1,4 +1,4 @@
-"""What can be set in a training run: one dataclass for each stage, filled from a YAML file and flags that override it."""
+"""The options of a training run: one dataclass for each stage, filled from a YAML file and from flags that override it."""
 
 import difflib
 from argparse import ArgumentDefaultsHelpFormatter
@@ -14,10 +14,10 @@ from d2vpr_hf.gridtown import TRAIN_SEEDS
 from d2vpr_hf.training.batch_norm import BatchNormPolicy
 
 BatchKind = Literal["published", "city-wise", "mixed"]
-
-CONFIGS = Path(__file__).parent / "configs"
 Schedule = Literal["constant", "published", "cosine"]
 BestMetric = Literal["recall@1", "recall@5", "recall@10", "held_out_loss"]
+
+CONFIGS = Path(__file__).parent / "configs"
 _MODEL_OPTIONS = ("model", "teacher")
 
 
@@ -29,95 +29,133 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass
 class TrainingOptions:
-    """What both stages have in common. The defaults are the published recipe's where it has one."""
+    """Options that all stages share. The defaults are those of the published recipe where it has one."""
 
-    out: str = _option("", "Folder of the run; made if missing. Required.")
-    resume: bool = _option(False, "Go on from the newest checkpoint in `out`, if there is one.")
-    seed: int = _option(0, "What weights, order, choice of photos, augmentation and dropout are drawn from.")
+    out: str = _option("", "Folder of the run; it is created if missing. Required.")
+    resume: bool = _option(False, "Continue from the newest checkpoint in `out`, if there is one.")
+    seed: int = _option(0, "Random seed for weights, order of places, choice of photos, augmentation and dropout; at least 0.")
 
     model: str = _option(
-        "", "Model to train: folder or Hub id; or a configuration (.json) that a fresh one is made of. Required."
+        "",
+        "Model to train: a folder or a Hub id; or a configuration file (.json), from which a model with random weights is "
+        "made. Required.",
     )
     frozen: list[str] | None = _option(
-        None, "Parameters that are not trained, by patterns of their names, such as 'encoder.layers.[0-7].*'."
+        None, "Parameters that are not trained, as patterns of their names, such as 'encoder.layers.[0-7].*'."
     )
     batch_norm: BatchNormPolicy = _option(
         "published",
-        "published: each process normalises by its own batch, and running statistics move in frozen blocks too; frozen: "
-        "running statistics are used and stay; synchronised: as published, over the batch of all processes.",
+        "Statistics of BatchNorm. published: each process normalises by its own share of the batch, and running statistics are "
+        "updated in frozen blocks too; frozen: running statistics are used and not updated; synchronised: as published, but "
+        "over the batch of all processes.",
     )
 
     photos: str = _option(
         "",
-        "What to train on: a folder as GSV-Cities has it, a table with place ids (`d2vpr places`), or `gridtown`, rendered on "
-        "the fly. Required.",
+        "Photos to train on: a folder in the layout of GSV-Cities, a table with place ids (made by `d2vpr places`), or "
+        "`gridtown`, whose photos are rendered during training. Required.",
     )
-    cities: list[str] | None = _option(None, "Of a GSV-Cities folder, the cities to take; all if left out.")
-    gridtown_seeds: list[int] = _option([1, 2, 3, 4], "Cities of Gridtown, by their seeds.")
-    gridtown_places: int = _option(200, "Places of each city of Gridtown.")
-    gridtown_visits: int = _option(16, "Photos of each view of a place of Gridtown.")
-    gridtown_tier: Literal["easy", "standard", "all"] = _option("all", "How photos of a place of Gridtown differ.")
-    places_per_batch: int = _option(8, "P: places in a batch, over all processes and accumulation steps.")
-    images_per_place: int = _option(4, "K: photos of each. Places with fewer are dropped.")
+    cities: list[str] | None = _option(None, "Cities of a GSV-Cities folder to train on; by default all.")
+    gridtown_seeds: list[int] = _option([1, 2, 3, 4], "Seeds of the cities of Gridtown, each from 1 to 8000.")
+    gridtown_places: int = _option(200, "Number of places in each city of Gridtown; at least 1.")
+    gridtown_visits: int = _option(16, "Number of photos of each view of a place of Gridtown; at least `images_per_place`.")
+    gridtown_tier: Literal["easy", "standard", "all"] = _option(
+        "all", "Difficulty of Gridtown: how much the photos of a place differ."
+    )
+    places_per_batch: int = _option(
+        8,
+        "P: number of places in a batch, over all processes and micro-batches; a multiple of processes times "
+        "`gradient_accumulation_steps`.",
+    )
+    images_per_place: int = _option(
+        4, "K: number of photos of each place in a batch; at least 2. Places with fewer photos are not trained on."
+    )
     batches: BatchKind = _option(
         "published",
-        "published: city after city, places shuffled within each; city-wise: every batch from one city (or group of "
-        "`d2vpr places`), in random order; mixed: all places shuffled.",
+        "Places that form a batch. published: one city after another, places shuffled within each; city-wise: every batch from "
+        "one city (or group of `d2vpr places`), batches in random order; mixed: places of all cities shuffled.",
     )
-    redraw_order: bool = _option(True, "Whether every epoch has its own order of places.")
-    image_size: list[int] = _option([224, 224], "Height and width in pixels, multiples of the patch size.")
-    resize: Literal["bilinear", "bicubic"] = _option("bilinear", "How photos are resized for training.")
-    augment_operations: int = _option(3, "RandAugment: operations for each photo; 0 switches it off.")
-    augment_magnitude: int = _option(9, "RandAugment: how strong they are, from 0 to 30.")
-    num_workers: int = _option(2, "Processes that load photos, for each training process.")
+    redraw_order: bool = _option(True, "Draw a new order of places for every epoch.")
+    image_size: list[int] = _option(
+        [224, 224], "Height and width of training photos in pixels, multiples of the model's patch size."
+    )
+    resize: Literal["bilinear", "bicubic"] = _option("bilinear", "Interpolation that resizes photos.")
+    augment_operations: int = _option(3, "RandAugment: number of operations for each photo; 0 switches it off.")
+    augment_magnitude: int = _option(9, "RandAugment: strength of the operations, from 0 to 30.")
+    num_workers: int = _option(
+        2, "Number of processes that load photos, for each training process; 0 loads in the training process."
+    )
 
-    epochs: int = _option(20, "How often each place is seen; fewer with `max_steps`.")
-    max_steps: int | None = _option(None, "Stop after so many steps.")
-    optimizer: Literal["adam", "adamw"] = _option("adam", "adam, or adamw with `weight_decay`.")
-    learning_rate: float = _option(2.5e-5, "Largest learning rate; of the published schedule, see there.")
+    epochs: int = _option(20, "Number of epochs; at least 1. `max_steps` may end the run earlier.")
+    max_steps: int | None = _option(None, "Number of steps after which the run ends; by default `epochs` decides.")
+    optimizer: Literal["adam", "adamw"] = _option("adam", "Optimizer: adam without weight decay, or adamw.")
+    learning_rate: float = _option(
+        2.5e-5, "Largest learning rate; the published schedule multiplies it by a factor far below 1."
+    )
     learning_rate_factors: list[str] | None = _option(
         None,
-        "Parameters that are trained faster or slower than the rest, as PATTERN=FACTOR, 'aggregator.sampler.*=0.1' say; the "
-        "first pattern that fits a name counts.",
+        "Factors on the learning rate of some parameters, as PATTERN=FACTOR above 0, for example 'aggregator.sampler.*=0.1'. "
+        "The first pattern that matches a parameter's name counts.",
     )
-    weight_decay: float = _option(0.0, "Of adamw.")
+    weight_decay: float = _option(0.0, "Weight decay of adamw; at least 0.")
     schedule: Schedule = _option(
         "constant",
-        "constant; published: learning_rate * step / (3900 * steps per epoch), the second stage's; cosine: linear warm-up over "
-        "`warmup_steps`, then down to 0 at the last step.",
+        "Learning rate over steps. constant; published: learning_rate * step / (3900 * steps per epoch), as in the published "
+        "second stage; cosine: a linear increase over `warmup_steps`, then half a cosine down to 0 at the last step.",
     )
-    warmup_steps: int = _option(0, "Of the cosine schedule.")
-    max_grad_norm: float | None = _option(None, "Gradients are scaled down to this norm where theirs is larger.")
+    warmup_steps: int = _option(0, "Number of steps over which the cosine schedule increases the learning rate.")
+    max_grad_norm: float | None = _option(
+        None, "Largest norm of the gradients, above 0; larger gradients are scaled down to it. By default they are not."
+    )
 
-    mixed_precision: Literal["no", "bf16", "fp16"] = _option("no", "What the network computes in; weights stay float32.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = _option(
+        "no", "Data type that the network computes in; no: float32. Weights stay float32."
+    )
     gradient_accumulation_steps: int = _option(
-        1, "Parts that each process's share of a batch goes through the network in, to save memory. The batch stays the same."
+        1,
+        "Number of micro-batches that each process's share of a batch is divided into to save memory; at least 1. The batch "
+        "stays the same.",
     )
-    gradient_checkpointing: bool = _option(False, "Keep no activations inside the blocks; compute them again.")
-    compile: bool = _option(False, "Compile the network (torch.compile).")
+    gradient_checkpointing: bool = _option(
+        False, "Save memory: compute the activations inside the blocks again in the backward pass instead of storing them."
+    )
+    compile: bool = _option(False, "Compile the network with torch.compile.")
 
-    validation_database: str | None = _option(None, "Photos with positions that are searched to validate; or `gridtown`.")
-    validation_queries: str | None = _option(None, "Photos with positions that are looked for; none for `gridtown`.")
-    validation_places: int = _option(100, "Places of Gridtown's validation city, if `validation_database` is `gridtown`.")
-    held_out_places: int = _option(0, "Places of the training set that are only used to watch the loss.")
-    validate_every: int = _option(500, "Steps between validations. There is one before the first step and after the last too.")
+    validation_database: str | None = _option(
+        None, "Photos with positions that validation searches in; or `gridtown`, which has queries too."
+    )
+    validation_queries: str | None = _option(None, "Photos with positions that validation searches for.")
+    validation_places: int = _option(
+        100, "Number of places in the validation city, if `validation_database` is `gridtown`; at least 1."
+    )
+    held_out_places: int = _option(
+        0, "Number of places that are not trained on but validate the loss; a multiple of `places_per_batch`."
+    )
+    validate_every: int = _option(
+        500, "Number of steps between validations; at least 1. There is also one before the first and after the last step."
+    )
     best_metric: BestMetric | None = _option(
-        None, "What the best model is chosen by; recall@1 if left out, or the held-out loss where there is nothing to search."
+        None,
+        "Metric that the best model is chosen by; by default recall@1, or held_out_loss without `validation_database`.",
     )
-    patience: int | None = _option(None, "Stop after so many validations in a row without a better one.")
+    patience: int | None = _option(
+        None, "Number of validations in a row without a better one after which the run ends; by default it does not."
+    )
 
-    checkpoint_every: int = _option(500, "Steps between checkpoints to resume from.")
-    keep_checkpoints: int = _option(2, "How many of them stay.")
-    log_every: int = _option(10, "Steps between lines of progress.")
-    trackers: list[str] | None = _option(None, "Where numbers are sent as well: tensorboard, wandb, trackio.")
-    project: str = _option("d2vpr", "Name of the project there.")
-    push_to_hub: str | None = _option(None, "Hub id that the best model is uploaded to at the end, such as user/model.")
-    private: bool = _option(False, "Whether that repository is private.")
+    checkpoint_every: int = _option(500, "Number of steps between checkpoints, from which a run can resume; at least 1.")
+    keep_checkpoints: int = _option(2, "Number of newest checkpoints to keep; at least 1.")
+    log_every: int = _option(10, "Number of steps between lines of the log; at least 1.")
+    trackers: list[str] | None = _option(
+        None, "Experiment trackers that also receive the log's numbers: tensorboard, wandb, trackio."
+    )
+    project: str = _option("d2vpr", "Name of the project in the trackers.")
+    push_to_hub: str | None = _option(None, "Hub id, such as user/model, to which the best model is uploaded at the end.")
+    private: bool = _option(False, "Make the Hub repository private.")
 
     def __post_init__(self) -> None:
         missing = [name for name in self._required if not getattr(self, name)]
         if missing:
-            raise ValueError(f"Missing: {', '.join(missing)}. Say them in the YAML file or by flags (--{missing[0]} ...).")
+            raise ValueError(f"Missing: {', '.join(missing)}. Set them in the YAML file or by flags (--{missing[0]} ...).")
         _check_numbers(self)
         _check_gridtown(self)
         self._check_validation()
@@ -127,19 +165,19 @@ class TrainingOptions:
         return ("out", "model", "photos")
 
     @property
-    def leaves_parts_idle(self) -> bool:
-        """Whether the loss may leave parameters without a gradient, which several processes must know."""
+    def has_unused_parameters(self) -> bool:
+        """Whether some parameters may get no gradient from the loss, which distributed training must know."""
         return False
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Height and width of training photos in pixels."""
         height, width = self.image_size
         return height, width
 
     @property
     def chosen_by(self) -> BestMetric | None:
-        """What the best model is chosen by; `None` without validation."""
+        """Metric that the best model is chosen by; `None` without validation."""
         if self.validation_database is not None:
             return self.best_metric or "recall@1"
         return "held_out_loss" if self.held_out_places else None
@@ -147,15 +185,18 @@ class TrainingOptions:
     def _check_validation(self) -> None:
         if (self.validation_queries is None) != (self.validation_database in (None, "gridtown")):
             raise ValueError(
-                "validation_database and validation_queries belong together; `validation_database: gridtown` brings its own."
+                "validation_database and validation_queries belong together; `validation_database: gridtown` has its own "
+                "queries."
             )
         if self.patience is not None and self.chosen_by is None:
-            raise ValueError("patience waits for validations; set held_out_places, or validation_database and its queries.")
+            raise ValueError("patience needs validations: set held_out_places, or validation_database and its queries.")
         if self.best_metric is None:
             return
-        given = self.held_out_places if self.best_metric == "held_out_loss" else self.validation_database
-        if not given:
-            raise ValueError(f"Nothing gives {self.best_metric}: set held_out_places, or validation_database and its queries.")
+        is_measured = self.held_out_places if self.best_metric == "held_out_loss" else self.validation_database
+        if not is_measured:
+            raise ValueError(
+                f"{self.best_metric} is not measured: set held_out_places, or validation_database and its queries."
+            )
 
 
 @dataclass
@@ -163,25 +204,31 @@ class DistillOptions(TrainingOptions):
     """Stage 1: a student learns its teacher's descriptors."""
 
     teacher: str = _option(
-        "", "Folder or Hub id of the teacher: a model of this package, such as a converted CricaVPR, or any DINOv2. Required."
+        "",
+        "Teacher: folder or Hub id of a model of this package, such as a converted CricaVPR, or of any DINOv2. Required.",
     )
     teacher_groups: Literal["places", "shuffled", "off"] = _option(
         "places",
-        "What a teacher's cross-image encoder sees together: places: neighbouring places, as published; shuffled: photos drawn "
-        "from the process's whole share; off: every photo alone.",
+        "Photos that a teacher with a cross-image encoder sees together. places: those of neighbouring places, as published; "
+        "shuffled: photos drawn from the process's whole share of the batch; off: each photo alone.",
     )
-    teacher_group_places: int = _option(8, "How many places' photos (times K) a group of the teacher has.")
+    teacher_group_places: int = _option(
+        8, "Number of places in a group of the teacher, each with `images_per_place` photos; at least 1."
+    )
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _option(
-        "auto", "Type of the teacher's weights; auto: bfloat16 where a GPU has it, else float32."
+        "auto", "Data type of the teacher's weights. auto: bfloat16 (or float16) on a GPU, float32 elsewhere."
     )
     teacher_cache: str | None = _option(
-        None, "Folder that keeps the teacher's targets for other runs with the same photos, sizes, augmentation and seed."
+        None,
+        "Folder that stores the teacher's targets, for other runs with the same photos, image size, augmentation and seed.",
     )
-    descriptor_weight: float = _option(1.0, "Weight of the mean squared error of descriptors, the published loss.")
-    token_mse_weight: float = _option(0.0, "Weight of the mean squared error of tokens.")
-    token_cosine_weight: float = _option(0.0, "Weight of the tokens' cosine distance.")
+    descriptor_weight: float = _option(
+        1.0, "Weight of the descriptors' mean squared error, which is the published loss; at least 0."
+    )
+    token_mse_weight: float = _option(0.0, "Weight of the tokens' mean squared error; at least 0.")
+    token_cosine_weight: float = _option(0.0, "Weight of the tokens' cosine distance; at least 0.")
     mse_reduction: Literal["mean", "sum"] = _option(
-        "mean", "Squared errors of a vector are averaged (published: gradients near 1e-7), or added up."
+        "mean", "Reduction of the squared errors of a vector: mean, as published (gradients are near 1e-7), or sum."
     )
 
     @property
@@ -189,38 +236,45 @@ class DistillOptions(TrainingOptions):
         return (*super()._required, "teacher")
 
     @property
-    def leaves_parts_idle(self) -> bool:
+    def has_unused_parameters(self) -> bool:
         """Whether only tokens are learned: the aggregator then has no gradient."""
         return not self.descriptor_weight
+
+
+def _option_with_default(name: str, default: Any) -> Any:
+    """Make an option with another default than that of the same option of `TrainingOptions`."""
+    return _option(default, TrainingOptions.__dataclass_fields__[name].metadata["help"])
 
 
 @dataclass
 class FinetuneOptions(TrainingOptions):
     """Stage 2: descriptors of one place come together, of different places apart. It also trains teachers."""
 
-    places_per_batch: int = _option(128, "P: places in a batch, over all processes and accumulation steps.")
-    resize: Literal["bilinear", "bicubic"] = _option("bicubic", "How photos are resized for training.")
-    augment_magnitude: int = _option(15, "RandAugment: how strong its operations are, from 0 to 30.")
-    epochs: int = _option(120, "How often each place is seen; fewer with `max_steps`.")
-    optimizer: Literal["adam", "adamw"] = _option("adamw", "adam, or adamw with `weight_decay`.")
-    learning_rate: float = _option(2e-4, "Largest learning rate; of the published schedule, see there.")
-    weight_decay: float = _option(1e-3, "Of adamw.")
-    schedule: Schedule = _option("published", TrainingOptions.__dataclass_fields__["schedule"].metadata["help"])
+    places_per_batch: int = _option_with_default("places_per_batch", 128)
+    resize: Literal["bilinear", "bicubic"] = _option_with_default("resize", "bicubic")
+    augment_magnitude: int = _option_with_default("augment_magnitude", 15)
+    epochs: int = _option_with_default("epochs", 120)
+    optimizer: Literal["adam", "adamw"] = _option_with_default("optimizer", "adamw")
+    learning_rate: float = _option_with_default("learning_rate", 2e-4)
+    weight_decay: float = _option_with_default("weight_decay", 1e-3)
+    schedule: Schedule = _option_with_default("schedule", "published")
 
     cross_image_encoder: Literal["keep", "add", "remove"] = _option(
-        "keep", "keep: as the model has it; add: a fresh one, if it has none; remove: none."
+        "keep", "Cross-image encoder. keep: the model stays as loaded; add: give it one with random weights; remove: remove it."
     )
-    ms_alpha: float = _option(1.0, "MultiSimilarity loss: weight of positive pairs' exponents.")
-    ms_beta: float = _option(50.0, "MultiSimilarity loss: weight of negative pairs' exponents.")
-    ms_base: float = _option(0.0, "MultiSimilarity loss: similarity that both are counted from.")
-    miner_epsilon: float = _option(0.1, "MultiSimilarity miner: margin within which a pair is hard enough.")
+    ms_alpha: float = _option(1.0, "MultiSimilarity loss: factor in the exponents of positive pairs, above 0.")
+    ms_beta: float = _option(50.0, "MultiSimilarity loss: factor in the exponents of negative pairs, above 0.")
+    ms_base: float = _option(0.0, "MultiSimilarity loss: cosine similarity that is subtracted from that of each pair.")
+    miner_epsilon: float = _option(
+        0.1, "MultiSimilarity miner: margin of cosine similarity within which a pair is hard enough to learn from."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.compile and self.gradient_accumulation_steps > 1:
             raise ValueError(
-                "A compiled network cannot be computed twice without moving BatchNorm's statistics twice: take compile or "
-                "gradient_accumulation_steps, not both. gradient_checkpointing saves memory too."
+                "compile and gradient_accumulation_steps > 1 cannot be combined: a compiled network that is computed twice "
+                "updates BatchNorm's statistics twice. Take one of them, or gradient_checkpointing, which saves memory too."
             )
 
 
@@ -228,21 +282,22 @@ class FinetuneOptions(TrainingOptions):
 class PretrainOptions(TrainingOptions):
     """Stage 0, for models from scratch: a ViT learns to see Gridtown's streets by the renderer's labels."""
 
-    augment_operations: int = _option(0, "Must be 0: RandAugment moves what labels say.")
-    building_size: int = _option(64, "Width of the vectors that buildings are told apart by.")
+    augment_operations: int = _option(0, "Must be 0: RandAugment would move the photo's contents away from its labels.")
+    building_size: int = _option(64, "Width of the vectors that distinguish buildings; at least 1.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.photos == "gridtown" or self.augment_operations or self.gradient_accumulation_steps > 1:
             raise ValueError(
-                "Pretraining takes photos with labels from disk (`d2vpr simulate --layout gsv-cities --label-cells`), as they "
-                "are (augment_operations: 0), a batch at a time (gradient_accumulation_steps: 1); got "
-                f"{self.photos}, {self.augment_operations}, {self.gradient_accumulation_steps}."
+                "Pretraining takes photos with labels from disk (`d2vpr simulate --layout gsv-cities --label-cells`), without "
+                "augmentation (augment_operations: 0) and without micro-batches (gradient_accumulation_steps: 1); got "
+                f"photos={self.photos}, augment_operations={self.augment_operations}, "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps}."
             )
 
     @property
-    def leaves_parts_idle(self) -> bool:
-        """Yes: what comes after the ViT."""
+    def has_unused_parameters(self) -> bool:
+        """True: the modules after the ViT get no gradient."""
         return True
 
 
@@ -250,21 +305,21 @@ Options = TypeVar("Options", bound=TrainingOptions)
 
 
 def parse_options(kind: type[Options], arguments: Sequence[str]) -> Options:
-    """Read options from a command line: first, optionally, a YAML file or the name of a recipe, then flags.
+    """Read options from a command line: optionally a YAML file or the name of a recipe first, then flags.
 
     Args:
-        kind: Which stage's.
-        arguments: As `["finetune_gsv_cities", "--photos", "gsv-cities", "--learning-rate", "1e-4"]`.
+        kind: Options class of the stage.
+        arguments: For example `["finetune_gsv_cities", "--photos", "gsv-cities", "--learning-rate", "1e-4"]`.
 
     Raises:
-        ValueError: If something is missing, unknown or impossible.
-        FileNotFoundError: If there is no such YAML file.
-        SystemExit: From argparse, if a flag is unknown or its value is of another kind.
+        ValueError: If an option is missing, unknown or out of range.
+        FileNotFoundError: If the YAML file does not exist.
+        SystemExit: From argparse, if a flag is unknown or its value has the wrong type.
     """
     parser = HfArgumentParser(cast(Any, kind), description=kind.__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
-    named = [] if not arguments or arguments[0].startswith("-") else [arguments[0]]
-    recipe = [flag for name in named for flag in _recipe_flags(kind, _find_recipe(name))]
-    (options,) = parser.parse_args_into_dataclasses([*recipe, *arguments[len(named) :]], look_for_args_file=False)
+    recipes = [] if not arguments or arguments[0].startswith("-") else [arguments[0]]
+    recipe_flags = [flag for name in recipes for flag in _recipe_flags(kind, _find_recipe(name))]
+    (options,) = parser.parse_args_into_dataclasses([*recipe_flags, *arguments[len(recipes) :]], look_for_args_file=False)
     return options
 
 
@@ -280,37 +335,32 @@ def _find_recipe(name: str) -> Path:
 
 
 def _recipe_flags(kind: type[TrainingOptions], recipe: Path) -> Iterator[str]:
-    """Turn a YAML file into the flags that say the same, so that both are read by the same rules."""
+    """Translate a YAML file into flags, so that the same rules read both."""
+    names = [option.name for option in fields(kind)]
+    for name, value in _read_recipe(recipe).items():
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{recipe}: unknown option {name}.{hint} `--help` lists all options.")
+        if value == []:
+            raise ValueError(f"{recipe}: {name} is empty. Remove the line, or list at least one value.")
+        if isinstance(value, list):
+            yield from [f"--{name}", *map(str, value)]
+        elif value is not None:
+            text = str(value)
+            packaged = recipe.parent / text  # a recipe names the configuration in its own folder
+            is_configuration = name in _MODEL_OPTIONS and text.endswith(".json") and packaged.is_file()
+            yield f"--{name}={packaged if is_configuration else text}"
+
+
+def _read_recipe(recipe: Path) -> dict[Any, Any]:
     try:
         values = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{recipe} is no YAML: {error}") from error
+        raise ValueError(f"{recipe} is not a YAML file: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{recipe} must hold options, as `learning_rate: 1e-4`, one a line.")
-    _refuse_unknown(recipe, values, [known.name for known in fields(kind)])
-    for name, value in values.items():
-        if value is not None:
-            yield from _flags(name, value) if isinstance(value, list) else [f"--{name}={_beside(recipe, name, str(value))}"]
-
-
-def _flags(name: str, items: list[Any]) -> list[str]:
-    if not items:
-        raise ValueError(f"{name} is empty. Leave it out, or name something.")
-    return [f"--{name}", *map(str, items)]
-
-
-def _refuse_unknown(recipe: Path, values: dict[str, Any], known: list[str]) -> None:
-    for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{recipe}: there is no option {name}.{hint} `--help` lists them.")
-
-
-def _beside(recipe: Path, name: str, value: str) -> str:
-    """Find a configuration that a recipe names where the recipe lies, unless it lies in the current folder."""
-    beside = recipe.parent / value
-    return str(beside) if name in _MODEL_OPTIONS and value.endswith(".json") and beside.is_file() else value
+        raise ValueError(f"{recipe} must hold options such as `learning_rate: 1e-4`, one on each line.")
+    return values
 
 
 _AT_LEAST = {
@@ -325,15 +375,17 @@ _AT_LEAST = {
 
 def _check_numbers(options: TrainingOptions) -> None:
     for least, names in _AT_LEAST.items():
-        given = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
-        low = [f"{name}={value}" for name, value in given.items() if value < least]
-        if low:
-            raise ValueError(f"Expected at least {least}, got {', '.join(low)}.")
+        values = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+        too_low = [f"{name}={value}" for name, value in values.items() if value < least]
+        if too_low:
+            raise ValueError(f"Expected at least {least}, got {', '.join(too_low)}.")
     for name in ("max_grad_norm", "ms_alpha", "ms_beta"):
         if getattr(options, name, None) is not None and getattr(options, name) <= 0:
             raise ValueError(f"Expected a number above 0, got {name}={getattr(options, name)}.")
     if options.images_per_place < 2:
-        raise ValueError(f"A place needs at least 2 photos to be told from others, got {options.images_per_place=}.")
+        raise ValueError(
+            f"A place needs at least 2 photos to be distinguished from others, got images_per_place={options.images_per_place}."
+        )
     if len(options.image_size) != 2:
         raise ValueError(f"image_size is height and width, got {options.image_size}.")
 
@@ -341,9 +393,11 @@ def _check_numbers(options: TrainingOptions) -> None:
 def _check_gridtown(options: TrainingOptions) -> None:
     if options.photos != "gridtown":
         return
-    seeds, low, high = options.gridtown_seeds, min(TRAIN_SEEDS), max(TRAIN_SEEDS)
+    seeds = options.gridtown_seeds
     if len(set(seeds)) < len(seeds) or not all(seed in TRAIN_SEEDS for seed in seeds):
-        raise ValueError(f"gridtown_seeds must be different cities to train on, from {low} to {high}, got {seeds}.")
+        raise ValueError(
+            f"gridtown_seeds must be different training cities, from {min(TRAIN_SEEDS)} to {max(TRAIN_SEEDS)}, got {seeds}."
+        )
     if options.gridtown_visits < options.images_per_place:
         raise ValueError(
             f"A batch takes {options.images_per_place} photos of a place, but a view of Gridtown has "
@@ -352,32 +406,32 @@ def _check_gridtown(options: TrainingOptions) -> None:
 
 
 def to_yaml(options: TrainingOptions) -> str:
-    """Write options as a YAML file that gives them again."""
+    """Write options as a YAML file that `parse_options` reads back to equal options."""
     return yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True)
 
 
-_MAY_CHANGE = {  # between a run's parts, without making another run of it
+_MAY_CHANGE = {  # options that a resumed run may change without becoming a different run
     *("out", "resume", "num_workers", "log_every", "checkpoint_every", "keep_checkpoints", "validate_every", "patience"),
     *("max_steps", "epochs", "trackers", "project", "push_to_hub", "private", "teacher_cache"),
 }
 
 
 def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None:
-    """Refuse to go on with a run under options that would make another of it.
+    """Check that a run can resume with these options, without becoming a different run.
 
     Args:
         stored: Options that the run began with, as [`to_yaml`] wrote them.
-        options: Those to go on with.
-        folder: Of the run.
+        options: Options of the resumed run.
+        folder: Folder of the run.
 
     Raises:
-        ValueError: If they differ where they must not; the message says where.
+        ValueError: If options differ that must be equal; the message lists them.
     """
     before, now = yaml.safe_load(stored), asdict(options)
     names = [name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name]]
     if names:
         changes = ", ".join(f"{name} ({before.get(name)} then, {now[name]} now)" for name in names)
         raise ValueError(
-            f"The run in {folder} had other options: {changes}. Resume with the same, or begin a new run from its model: "
-            f"--model {folder / 'last'} or {folder / 'best'}."
+            f"The run in {folder} had other options: {changes}. Resume with the same options, or begin a new run from its "
+            f"model: model={folder / 'last'} or model={folder / 'best'}."
         )

@@ -1,8 +1,8 @@
 """Stage 0, for models from scratch: a ViT learns to see Gridtown's streets, by the renderer's labels.
 
-The paper's models start from DINOv2, which has seen 142 million photos. Where none of that can be had, as in experiments on
-simulated photos, this stands in for it: each patch tells what it shows, how far it is, which way it faces and which building it
-belongs to, and the class token which buildings there are. What comes after the ViT stays as it was drawn.
+The paper's models start from DINOv2, which was trained on 142 million photos. This stage replaces it where DINOv2 cannot be
+used, as in experiments on simulated photos: each patch predicts its surface, depth, normal and building, and the class token
+predicts the buildings in sight. The modules after the ViT keep their random weights.
 
     d2vpr simulate towns --places 250 --seed 201 --cities 10 --layout gsv-cities --tier all --image-size 112 --label-cells 8
     accelerate launch training/pretrain.py pretrain_gridtown_small --photos towns --model training/configs/student_small.json \
@@ -20,12 +20,13 @@ from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
 
 def pretrain(options: PretrainOptions) -> Path:
-    """Train a model's ViT; return the folder of the best one.
+    """Train a model's ViT; return the folder of the best model.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: If something that the options name is missing or does not fit.
-        FloatingPointError: If the loss is no finite number.
+        FloatingPointError: If the loss is not finite.
         OSError: If a checkpoint or a model cannot be written.
+        RunStoppedError: If the process received SIGTERM, after saving a checkpoint.
     """
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)

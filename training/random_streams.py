@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, and on nothing that happened before."""
+"""Random numbers that depend only on their purpose, the run's seed and given numbers, not on earlier draws."""
 
 from enum import IntEnum
 
@@ -7,10 +7,10 @@ from numpy.random import Generator
 
 
 class Purpose(IntEnum):
-    """What is drawn."""
+    """The decision that random numbers are drawn for. The values are part of every run's random numbers."""
 
     ORDER = 0
-    LEFT_OUT = 1
+    SKIPPED_PLACES = 1
     BATCH_ORDER = 2
     HELD_OUT = 3
     WHICH_PHOTOS = 4
@@ -19,5 +19,11 @@ class Purpose(IntEnum):
 
 
 def make_rng(purpose: Purpose, seed: int, *numbers: int) -> Generator:
-    """Return the generator of a purpose, a run's seed and what else tells draws apart, such as epoch and photo."""
+    """Return a generator for a purpose.
+
+    Args:
+        purpose: The decision to draw for.
+        seed: Seed of the run.
+        numbers: Further numbers that distinguish the draws of a purpose, such as epoch and photo.
+    """
     return np.random.default_rng([purpose, seed, *numbers])

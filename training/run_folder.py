@@ -1,8 +1,8 @@
-"""What a run leaves behind.
+"""The folder of a training run.
 
-- `best/`, `last/`: models as Hub folders, each with a card, and the report of its validation.
-- `run/`: `options.yaml`, `run.json` (command, versions, hardware), `metrics.jsonl`, and what trackers write.
-- `checkpoints/`: what `--resume` goes on from.
+- `best/`, `last/`: models as Hub folders, each with a card and the report of its validation.
+- `run/`: `options.yaml`, `run.json` (command, versions, hardware), `metrics.jsonl`, and the files of trackers.
+- `checkpoints/`: the newest checkpoints, from which a run resumes.
 """
 
 import json
@@ -35,65 +35,64 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where checkpoints lie."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def records(self) -> Path:
-        """Where the records of the run lie."""
+        """Folder of the run's records: options, environment and metrics."""
         return self.path / "run"
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line, each with its `step`."""
+        """File of metrics: one JSON object on each line, with its `step`."""
         return self.records / "metrics.jsonl"
 
     @property
     def _options(self) -> Path:
         return self.records / "options.yaml"
 
-    def begin(self, options: TrainingOptions, done: int | None) -> None:
-        """Make the folder, and write down what runs.
+    def begin(self, options: TrainingOptions, resumed_step: int | None) -> None:
+        """Create the folder and write the options and the environment of the run.
 
         Args:
-            options: Of the run.
-            done: Steps of the checkpoint that the run goes on from, `None` without one. Metrics of later steps go: they are of
-                a run that was cut off, and will come again.
+            options: Options of the run.
+            resumed_step: Step of the checkpoint that the run resumes from; `None` without a checkpoint. Metrics of later steps
+                are deleted, because the resumed run takes these steps again.
 
         Raises:
-            FileExistsError: If a run is there already and it is not to be resumed.
-            ValueError: If it is to be resumed with options that would make another run of it.
+            FileExistsError: If the folder holds a run and `resume` is not set.
+            ValueError: If the run to resume had options that must not change.
         """
         lines = self._lines()
         if lines and not options.resume:
-            raise FileExistsError(f"{self.path} holds a run already. Go on with --resume, or give another --out.")
-        if done is not None:
+            raise FileExistsError(f"{self.path} already holds a run. Continue it with resume=True, or choose another `out`.")
+        if resumed_step is not None:
             check_resumable(self._options.read_text(encoding="utf-8"), options, self.path)
         self.records.mkdir(parents=True, exist_ok=True)
         for name in ("best", "last"):
             restore_folder(self.path / name)
-        kept = [line for line in lines if done is not None and json.loads(line)["step"] <= done]
+        metrics = [line for line in lines if resumed_step is not None and json.loads(line)["step"] <= resumed_step]
         texts = {
-            self.metrics.name: "".join(kept),
+            self.metrics.name: "".join(metrics),
             self._options.name: to_yaml(options),
-            "run.json": json.dumps(describe_run(), indent=1) + "\n",
+            "run.json": json.dumps(run_info(), indent=1) + "\n",
         }
         store_files(self.records, {name: text.encode() for name, text in texts.items()})
 
     def log(self, step: int, numbers: dict[str, Any]) -> None:
-        """Write down numbers of a step."""
+        """Append the numbers of a step to the metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
 
     def _lines(self) -> list[str]:
-        """Return the whole lines of metrics; the last of a killed run may be cut off."""
+        """Return the complete lines of metrics; the last line of a killed run may be incomplete."""
         text = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
         return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def describe_run() -> dict[str, Any]:
-    """Say what runs, with what, on what."""
-    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+def run_info() -> dict[str, Any]:
+    """Return the command, versions and hardware of this process."""
     return {
         "command": sys.argv,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -101,13 +100,13 @@ def describe_run() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _LIBRARIES},
         "machine": platform.machine(),
-        "gpus": devices,
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
     }
 
 
 def _commit() -> str | None:
-    """Name the commit of the code, with a `+` if files differ from it; `None` where the code is in no repository."""
+    """Return the commit of the code, with a `+` if files differ from it; `None` if the code is not in a repository."""
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)
         return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

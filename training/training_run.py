@@ -1,11 +1,10 @@
-"""What both stages do around their loss: prepare, step, log, validate, keep the best, resume, stop."""
+"""The run around a stage's loss: prepare, step, log, validate, keep the best model, resume, stop."""
 
 import contextlib
 import dataclasses
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -27,25 +26,34 @@ from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import on_main
 from d2vpr_hf.training.meter import Meter, check_finite
 from d2vpr_hf.training.model_folder import write_model_folder
-from d2vpr_hf.training.model_setup import freeze, see_all_processes
+from d2vpr_hf.training.model_setup import freeze, gather_for_cross_image_encoder
 from d2vpr_hf.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from d2vpr_hf.training.options import TrainingOptions, to_yaml
 from d2vpr_hf.training.run_folder import RunFolder
-from d2vpr_hf.training.validation import Measured, Validation
+from d2vpr_hf.training.validation import Measurement, Validation
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT = timedelta(hours=3)  # of processes for each other: one may render or write while the others wait
-_SIGTERM_STATUS = 128 + signal.SIGTERM
+
+
+class RunStoppedError(Exception):
+    """SIGTERM stopped a run before its last step, after a checkpoint was saved.
+
+    Attributes:
+        exit_status: Status with which a script exits then.
+    """
+
+    exit_status = 128 + signal.SIGTERM
 
 
 def start_accelerator(options: TrainingOptions) -> Accelerator:
-    """Set Accelerate up as `accelerate launch` and the options say; print the options first.
+    """Set up Accelerate by the configuration of `accelerate launch` and the options; print the options first.
 
     Raises:
         ImportError: If a tracker's library is not installed.
-        ValueError: If the device does not compute in the precision asked for, or Accelerate does not see the processes that
-            were started: each would train, and write, for itself.
+        ValueError: If the device does not support `mixed_precision`, or if Accelerate does not see all processes that were
+            started: each of them would train, and write, for itself.
     """
     accelerator = Accelerator(
         mixed_precision=options.mixed_precision,
@@ -53,16 +61,16 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
         project_dir=str(RunFolder(Path(options.out)).records),
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False,  # BatchNorm's policy says what statistics are
-                find_unused_parameters=options.leaves_parts_idle,
+                broadcast_buffers=False,  # BatchNorm's policy decides about the statistics
+                find_unused_parameters=options.has_unused_parameters,
             ),
             InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
         ],
     )
-    accelerator.gradient_accumulation_steps = 1  # whatever its configuration says: the options' parts are ours
+    accelerator.gradient_accumulation_steps = 1  # TrainingRun accumulates gradients itself, whatever the configuration has
     if not accelerator.is_main_process:
         logging.getLogger("d2vpr_hf").setLevel(logging.ERROR)
-        logger.setLevel(logging.WARNING)  # each process names the photos that it could not read
+        logger.setLevel(logging.WARNING)  # each process names the photos that it skips
     logger.info("%s", to_yaml(options))
     _check_accelerator(accelerator, options)
     return accelerator
@@ -73,28 +81,28 @@ def _check_accelerator(accelerator: Accelerator, options: TrainingOptions) -> No
     if started != accelerator.num_processes:
         raise ValueError(
             f"{started} processes were started, but Accelerate sees {accelerator.num_processes} train together. Its "
-            "configuration does not fit this machine, as FSDP does not fit a CPU."
+            "configuration does not fit this machine, for example FSDP on a CPU."
         )
     if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("A CPU does not train in fp16. Take `mixed_precision: bf16`, or `no`.")
     missing = sorted(set(options.trackers or ()) - {str(tracker) for tracker in accelerator.log_with})
     if missing:
-        raise ImportError(f"No library for the trackers {', '.join(missing)}. `pip install {' '.join(missing)}` brings it.")
+        raise ImportError(f"The trackers {', '.join(missing)} are not installed: `pip install {' '.join(missing)}`.")
 
 
 class TrainingRun:
-    """A run from its first step, or its newest checkpoint, to its last.
+    """A run from its first step, or its newest checkpoint, to its last step.
 
     Args:
-        options: Of the run.
-        accelerator: As [`start_accelerator`] gives it.
-        model: What is trained, validated and saved.
-        network: What is called with pixel values in training: the model, or a module around it.
+        options: Options of the run.
+        accelerator: The accelerator that [`start_accelerator`] returned.
+        model: Model to train, validate and save.
+        network: Module that training calls with pixel values: the model, or a module around it.
         data: Places and batches.
 
     Attributes:
-        network: The network, ready for this process.
-        state: Where the run stands.
+        network: The network, prepared for this process.
+        state: Progress of the run.
     """
 
     def __init__(
@@ -105,38 +113,43 @@ class TrainingRun:
         network: nn.Module,
         data: TrainingData,
     ) -> None:
-        self.options, self.accelerator, self.model, self.data = options, accelerator, model, data
+        self.options = options
+        self.accelerator = accelerator
+        self.model = model
+        self.data = data
         self.folder = RunFolder(Path(options.out))
         height, width = options.size
-        _check_size(options.size, model.config.patch_size)
+        patch_size = model.config.patch_size
+        if any(side < patch_size or side % patch_size for side in options.size):
+            raise ValueError(f"image_size must be multiples of the model's patch size, {patch_size}, got {[height, width]}.")
         self.processor = D2VPRImageProcessor(size={"height": height, "width": width})
         _prepare_model(model, options)
         self.network, self.optimizer = accelerator.prepare(network, make_optimizer(network, options))
         self.checkpoints = Checkpoints(self.folder.checkpoints, options.keep_checkpoints)
         self.meter = Meter(accelerator)
-        self._unreadable = 0  # photos of this process since the last line of progress
+        self._skipped_photos = 0  # by this process, since the last line of the log
         self.state = RunState(num_processes=accelerator.num_processes)
-        self._termination = _Termination()
+        self._sigterm = _DeferredSigterm()
         self._validation: Validation | None = None
-        self._measured: Measured | None = None  # of the model as it is, if that was validated
+        self._measurement: Measurement | None = None  # of the current weights; `None` if they were not validated
 
     def begin(self, held_out_loss: Callable[[PlaceBatch], torch.Tensor]) -> None:
-        """Resume if asked to; else write down what runs, and validate the model as it is.
+        """Resume from a checkpoint if `resume` is set and there is one, else record and validate a new run.
 
         Args:
-            held_out_loss: Gives the loss of a batch of held-out places.
+            held_out_loss: Computes the loss of a batch of held-out places.
 
         Raises:
-            FileExistsError: If there is a run in the folder that is not to be resumed.
-            ValueError: If the run to be resumed had other options, or another number of processes.
+            FileExistsError: If the folder holds a run and `resume` is not set.
+            ValueError: If the run to resume had other options, or another number of processes.
         """
         options = self.options
         set_seed(options.seed, device_specific=True)
         newest = self.checkpoints.newest_of_all() if options.resume else None
         if newest is not None:
             self.state = self.checkpoints.load(self.accelerator, newest)
-        done = None if newest is None else self.state.step
-        on_main(self.accelerator, lambda: self.folder.begin(options, done))
+        resumed_step = None if newest is None else self.state.step
+        on_main(self.accelerator, lambda: self.folder.begin(options, resumed_step))
         self._open_outlets()
         self._validation = Validation(self.accelerator, options, self.processor, self.data, self.folder.records, held_out_loss)
         logger.info("%s", self._plan())
@@ -145,55 +158,55 @@ class TrainingRun:
         apply_policy(self.model, options.batch_norm)
 
     def batches(self) -> Iterator[PlaceBatch]:
-        """Give the batches that are still to come; after each, [`update`] must be called."""
+        """Yield the remaining batches of this process. The caller must call `update` after each."""
         if self._is_over():
             return
-        with self._termination:
+        with self._sigterm:
             for batch in self.data.batches(self.state.step):
                 yield batch
                 if self._is_over():
                     return
 
-    def parts(self, batch: PlaceBatch) -> Iterator[PlaceBatch]:
-        """Cut this process's share of a batch into the parts whose gradients are added up."""
+    def micro_batches(self, batch: PlaceBatch) -> Iterator[PlaceBatch]:
+        """Divide this process's share of a batch into micro-batches, whose gradients are added up."""
         count = self.options.gradient_accumulation_steps
-        cut = zip(batch.pixels.chunk(count), batch.place_ids.chunk(count), strict=True)
-        for number, (pixels, place_ids) in enumerate(cut, 1):
-            waits = number < count  # for the processes to exchange gradients
-            with self.accelerator.no_sync(self.network) if waits else contextlib.nullcontext():
+        chunks = zip(batch.pixels.chunk(count), batch.place_ids.chunk(count), strict=True)
+        for number, (pixels, place_ids) in enumerate(chunks, 1):
+            # processes exchange gradients in the backward pass of the last micro-batch only
+            with self.accelerator.no_sync(self.network) if number < count else contextlib.nullcontext():
                 yield PlaceBatch(pixels, place_ids, [])
 
     def pixel_values(self, batch: PlaceBatch) -> torch.Tensor:
-        """Bring a batch to the device, normalised: (B, 3, height, width) float32."""
+        """Move a batch to the device and normalise it: (B, 3, height, width) float32."""
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
         return self.processor(pixels, do_resize=False, return_tensors="pt")["pixel_values"]
 
     def labels(self, batch: PlaceBatch) -> Labels:
-        """Bring a batch's labels to the device."""
-        assert batch.labels is not None  # of a data set with labels
-        return Labels(*(part.to(self.accelerator.device, non_blocking=True) for part in batch.labels))
+        """Move a batch's labels to the device."""
+        assert batch.labels is not None  # the data set has labels
+        return Labels(*(label.to(self.accelerator.device, non_blocking=True) for label in batch.labels))
 
-    def backward(self, loss: torch.Tensor, numbers: dict[str, torch.Tensor], parts: int = 1) -> None:
+    def backward(self, loss: torch.Tensor, numbers: dict[str, torch.Tensor], micro_batches: int = 1) -> None:
         """Add a loss's gradients to those of the step.
 
         Args:
-            loss: A scalar, averaged over the images of a part.
-            numbers: Scalars for the log, beside the loss.
-            parts: In how many parts the step's losses come.
+            loss: A scalar, the mean over the images of a micro-batch.
+            numbers: More scalars for the log.
+            micro_batches: Number of micro-batches of the step.
         """
-        self.accelerator.backward(loss / parts)
+        self.accelerator.backward(loss / micro_batches)
         self.meter.add({"loss": loss, **numbers})
 
     def update(self, batch: PlaceBatch) -> None:
-        """Take a step along the gradients, then do what is due: log, validate, checkpoint.
+        """Update the weights by the gradients, then log, validate and save a checkpoint if they are due.
 
         Args:
-            batch: What the gradients are of.
+            batch: The batch that the gradients are from.
 
         Raises:
             FloatingPointError: If the loss is not finite.
             OSError: If a checkpoint or model cannot be written.
-            SystemExit: If the process was asked to end (SIGTERM), after a checkpoint.
+            RunStoppedError: If the process received SIGTERM, after saving a checkpoint.
         """
         learning_rate = self._set_learning_rate()
         if self.options.max_grad_norm is not None:
@@ -204,7 +217,7 @@ class TrainingRun:
         self._do_what_is_due(learning_rate)
 
     def finish(self) -> Path:
-        """Return the folder of the best model (of the last, without validation), uploaded if that was asked for."""
+        """Return the folder of the best model (without validation, the last), after uploading it if `push_to_hub` is set."""
         self.accelerator.end_training()
         chosen = self.folder.path / ("best" if self.options.chosen_by else "last")
         if self.options.push_to_hub and self.accelerator.is_main_process:
@@ -227,36 +240,36 @@ class TrainingRun:
         self.meter.count(images)
         self.state.step += 1
         self.state.images_seen += images
-        self._unreadable += len(batch.unreadable)
-        for photo in batch.unreadable:
-            logger.warning("Left out, another photo of the place in its stead: %s", photo)
-        self._measured = None
+        self._skipped_photos += len(batch.skipped)
+        for photo in batch.skipped:
+            logger.warning("Skipped a photo; another one of its place replaces it: %s", photo)
+        self._measurement = None
 
     def _do_what_is_due(self, learning_rate: float) -> None:
-        validates, saves = self._is_due(self.options.validate_every), self._is_due(self.options.checkpoint_every)
-        looks = validates or saves or self._is_due(self.options.log_every)
-        if looks:
+        validates = self._is_due(self.options.validate_every)
+        saves = self._is_due(self.options.checkpoint_every)
+        logs = validates or saves or self._is_due(self.options.log_every)
+        if logs:
             self._log_step(learning_rate)
-        stopped = self._termination.agreed(self.accelerator, looks)
-        if validates and not stopped:
+        stops = self._sigterm.is_agreed(self.accelerator, exchange=logs)
+        if validates and not stops:
             self._validate()
             apply_policy(self.model, self.options.batch_norm)
-        if self._is_over() and not stopped:
+        if self._is_over() and not stops:
             self._save_model("last")
-        if saves or stopped or self._is_over():
+        if saves or stops or self._is_over():
             self._save_checkpoint()
-        if stopped:
-            logger.warning("Stopped after step %d, as was asked (SIGTERM). Go on with --resume.", self.state.step)
-            sys.exit(_SIGTERM_STATUS)
+        if stops:
+            raise RunStoppedError(f"SIGTERM stopped the run after step {self.state.step}. Continue it with resume=True.")
 
     def _is_due(self, every: int) -> bool:
-        """Tell whether something that happens every so many steps, and at the end, is to happen now."""
+        """Return whether something that is done every given number of steps, and at the end, is to be done now."""
         return self.state.step % every == 0 or self.state.step >= self.data.total_steps
 
     def _log_step(self, learning_rate: float) -> None:
-        unreadable = self.accelerator.reduce(torch.tensor(self._unreadable, device=self.accelerator.device), "sum")
-        self.state.unreadable_photos += int(unreadable)
-        self._unreadable = 0
+        skipped = self.accelerator.reduce(torch.tensor(self._skipped_photos, device=self.accelerator.device), "sum")
+        self.state.unreadable_photos += int(skipped)
+        self._skipped_photos = 0
         numbers = {"learning_rate": learning_rate, "epoch": self.state.step / self.data.sampler.batches_per_epoch}
         counts = {"images_seen": self.state.images_seen, "unreadable_photos": self.state.unreadable_photos}
         self._log({**self.meter.read(), **numbers, **counts})
@@ -267,7 +280,7 @@ class TrainingRun:
         self.checkpoints.save(self.accelerator, self.state)
 
     def _check_weights(self) -> None:
-        """Raise FloatingPointError unless weights are finite: gradients may not be where the loss is."""
+        """Raise FloatingPointError unless all weights are finite: gradients may be infinite where the loss is finite."""
         sums = torch.stack([weights.detach().float().sum() for weights in self.model.parameters()])
         check_finite({"weights": float(sums.sum())})
 
@@ -277,26 +290,29 @@ class TrainingRun:
         return out_of_patience or self.state.step >= self.data.total_steps
 
     def _validate(self) -> None:
-        """Measure the model, in eval mode from then on; keep it if it is the best so far."""
+        """Measure the model and save it if it is the best so far. The model is in eval mode afterwards."""
         chosen_by = self.options.chosen_by
         if chosen_by is None or self._validation is None:
             return
         self.meter.pause()
         share_statistics(self.model)
-        self._measured = self._validation(self.model)
-        check_finite(self._measured.numbers)
-        self._log(self._measured.numbers)
-        if self.state.is_better(self._measured.numbers[chosen_by], lower=chosen_by == "held_out_loss"):
+        self._measurement = self._validation(self.model)
+        numbers = self._measurement.numbers
+        check_finite(numbers)
+        self._log(numbers)
+        is_best = self.state.is_best(numbers[chosen_by], lower_is_better=chosen_by == "held_out_loss")
+        self.state.record_validation(numbers[chosen_by], is_best=is_best)
+        if is_best:
             self._save_model("best")
         self.meter.go_on()
 
     def _save_model(self, name: str) -> None:
-        """Write the model into the run's folder, with what was measured of it."""
+        """Write the model, with its measurement, into the run's folder."""
         self._check_weights()
         weights = self.accelerator.get_state_dict(self.network)
-        prefix = "model."  # see InTraining; what a network has beside its model is for training only
+        prefix = "model."  # see TrainingWrapper; the network's other modules are for training only
         weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        arguments = (self.model, weights, self.processor, self.options, self.state.step, self._measured)
+        arguments = (self.model, weights, self.processor, self.options, self.state.step, self._measurement)
         on_main(self.accelerator, lambda: write_model_folder(self.folder.path / name, *arguments))
 
     def _log(self, numbers: dict[str, float]) -> None:
@@ -307,7 +323,7 @@ class TrainingRun:
         logger.info("step %d/%d  %s", self.state.step, self.data.total_steps, shown)
 
     def _open_outlets(self) -> None:
-        """Make what numbers and models are sent to, so that a wrong name is an error now and not at the end."""
+        """Open the trackers and create the Hub repository, so that a wrong name is an error now and not at the end."""
         options = self.options
         if options.trackers:
             plain = {name: value for name, value in dataclasses.asdict(options).items() if isinstance(value, str | int | float)}
@@ -316,26 +332,22 @@ class TrainingRun:
             HfApi().create_repo(options.push_to_hub, private=options.private, exist_ok=True)
 
     def _plan(self) -> str:
-        data, options, accelerator = self.data, self.options, self.accelerator
+        data, options = self.data, self.options
         trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
         return (
             f"{data.num_places} places to train on, {options.held_out_places} held out\n"
             f"{data.sampler.batches_per_epoch} batches an epoch, of {options.places_per_batch} places x "
             f"{options.images_per_place} photos\n"
             f"{trained / 1e6:.2f} of {self.model.num_parameters() / 1e6:.2f} M parameters are trained\n"
-            f"steps {self.state.step} to {data.total_steps}, on {accelerator.num_processes} x {accelerator.device.type}"
+            f"steps {self.state.step} to {data.total_steps}, "
+            f"on {self.accelerator.num_processes} x {self.accelerator.device.type}"
         )
 
 
-def _check_size(size: tuple[int, int], patch_size: int) -> None:
-    if any(side < patch_size or side % patch_size for side in size):
-        raise ValueError(f"image_size must be multiples of the model's patch size, {patch_size}, got {list(size)}.")
-
-
 def _prepare_model(model: VPRPreTrainedModel, options: TrainingOptions) -> None:
-    """Set up what is trained of a model, and how it is computed."""
+    """Set up which parameters are trained, and how the model is computed."""
     freeze(model, options.frozen)
-    see_all_processes(model)
+    gather_for_cross_image_encoder(model)
     apply_policy(model, options.batch_norm)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -343,25 +355,25 @@ def _prepare_model(model: VPRPreTrainedModel, options: TrainingOptions) -> None:
         model.compile()
 
 
-class _Termination:
-    """Note a SIGTERM instead of dying of it, so that the step at hand is finished and saved."""
+class _DeferredSigterm:
+    """Defer SIGTERM until the current step is finished and saved, while this context is open."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._received = False
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
 
     def __exit__(self, *error: object) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._before)
+            signal.signal(signal.SIGTERM, self._previous)
 
-    def agreed(self, accelerator: Accelerator, looks: bool) -> bool:
-        """Tell whether any process was asked to end; several processes bring that together only where `looks` is set."""
+    def is_agreed(self, accelerator: Accelerator, *, exchange: bool) -> bool:
+        """Return whether any process received SIGTERM. Several processes agree on it only in a call with `exchange`."""
         if accelerator.num_processes == 1:
-            return self._asked
-        return looks and bool(accelerator.reduce(torch.tensor(float(self._asked), device=accelerator.device)) > 0)
+            return self._received
+        return exchange and bool(accelerator.reduce(torch.tensor(float(self._received), device=accelerator.device)) > 0)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._received = True

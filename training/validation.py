@@ -1,4 +1,4 @@
-"""How good a model is while it is trained: recall by this package's evaluation, and the loss on places it has not seen."""
+"""Validation during training: recall by this package's evaluation, and the loss on held-out places."""
 
 import functools
 import math
@@ -24,14 +24,14 @@ from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import on_main
 from d2vpr_hf.training.options import TrainingOptions
 
-_QUERIES_PER_PLACE = 4  # of Gridtown's validation city
+_QUERIES_PER_PLACE = 4  # in Gridtown's validation city
 
 
 class SharedEncoder(PlaceEncoder):
-    """A [`PlaceEncoder`] whose work is shared by all processes: each encodes a part, and each gets the whole.
+    """A [`PlaceEncoder`] that divides photos over all processes; each process gets the descriptors of all photos.
 
-    All processes must call `encode` with the same photos. Parts are whole batches, so that descriptors do not depend on the
-    number of processes, also with a cross-image encoder.
+    All processes must call `encode` with the same photos. A process's share consists of whole batches, so that descriptors do
+    not depend on the number of processes, even with a cross-image encoder.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class SharedEncoder(PlaceEncoder):
 
     @functools.cached_property
     def backend(self) -> Backend:
-        """The model itself: its weights change, and it may be divided over processes."""
+        """Backend of the model itself, whose weights change, and which FSDP may shard."""
         return PlainTorchBackend(self.model)
 
     def encode(
@@ -50,34 +50,36 @@ class SharedEncoder(PlaceEncoder):
     ) -> EncodedPhotos:
         """Encode photos; see [`PlaceEncoder.encode`].
 
-        With an order, and with FSDP, whose processes must all do the same, each process encodes all photos.
+        With `order`, and with FSDP, whose processes must all compute the same batches, each process encodes all photos.
         """
         if order is not None or self.accelerator.distributed_type in (DistributedType.NO, DistributedType.FSDP):
             return super().encode(photos, progress, order=order)
-        every = list(photos)
-        mine = self._share(len(every))
-        own = super().encode(every[mine], progress)
-        return _join(gather_object([(mine.start, own)]))
+        all_photos = list(photos)
+        share = self._share(len(all_photos))
+        encoded = super().encode(all_photos[share], progress)
+        return _join(gather_object([(share.start, encoded)]))
 
     def _share(self, count: int) -> slice:
+        """Return this process's share of `count` photos, in whole batches."""
         batches = math.ceil(count / self.batch_size)
         size = math.ceil(batches / self.accelerator.num_processes) * self.batch_size
         start = min(count, size * self.accelerator.process_index)
         return slice(start, min(count, start + size))
 
 
-def _join(parts: list[tuple[int, EncodedPhotos]]) -> EncodedPhotos:
-    skipped = {start + row: reason for start, part in parts for row, reason in part.skipped.items()}
-    rows = np.concatenate([start + part.rows for start, part in parts])
-    return EncodedPhotos(np.concatenate([part.descriptors for _, part in parts]), rows, skipped)
+def _join(shares: list[tuple[int, EncodedPhotos]]) -> EncodedPhotos:
+    """Join the processes' shares, each given with the row that it starts at."""
+    skipped = {start + row: reason for start, share in shares for row, reason in share.skipped.items()}
+    rows = np.concatenate([start + share.rows for start, share in shares])
+    return EncodedPhotos(np.concatenate([share.descriptors for _, share in shares]), rows, skipped)
 
 
-class Measured(NamedTuple):
-    """What a validation found.
+class Measurement(NamedTuple):
+    """The result of a validation.
 
     Attributes:
-        numbers: `recall@N`, and `held_out_loss`, where they are measured.
-        evaluation: What the recalls are from; `None` without photos to search.
+        numbers: `recall@N` and `held_out_loss`, each if it is measured.
+        evaluation: Evaluation with these recalls; `None` without a validation database.
     """
 
     numbers: dict[str, float]
@@ -85,18 +87,18 @@ class Measured(NamedTuple):
 
 
 class Validation:
-    """Measure a model, on photos with positions and on held-out places, as far as the options name any.
+    """Measure a model's recall on photos with positions, and its loss on held-out places, if the options name any.
 
     Args:
-        accelerator: Of the run.
-        options: Of the run. Gridtown's photos are rendered now.
-        processor: Of the model.
-        data: Has the held-out places.
-        scratch: Where Gridtown's photos go.
-        held_out_loss: Gives the loss of a batch of held-out places.
+        accelerator: The run's accelerator.
+        options: Options of the run. If they name Gridtown, its photos are rendered in the constructor.
+        processor: Image processor of the model.
+        data: Data of the run, with the held-out places.
+        scratch: Folder for Gridtown's photos.
+        held_out_loss: Computes the loss of a batch of held-out places.
 
     Raises:
-        FileNotFoundError, ValueError: If there is nothing in a folder to validate on.
+        FileNotFoundError, ValueError: If a folder has no photos with positions.
     """
 
     def __init__(
@@ -108,7 +110,8 @@ class Validation:
         scratch: Path,
         held_out_loss: Callable[[PlaceBatch], torch.Tensor],
     ) -> None:
-        self.accelerator, self.processor, self.num_workers = accelerator, processor, max(1, options.num_workers)
+        self.accelerator, self.processor = accelerator, processor
+        self.num_workers = max(1, options.num_workers)
         self.data, self.held_out_loss = data, held_out_loss
         height, width = options.size
         town = scratch / f"gridtown-{VAL_SEEDS[0]}-{options.gridtown_tier}-{options.validation_places}-{height}x{width}"
@@ -117,12 +120,12 @@ class Validation:
         self.folders = _folders(options, town)
 
     @torch.no_grad()
-    def __call__(self, model: VPRPreTrainedModel) -> Measured:
-        """Measure a model, which is in eval mode from then on. All processes must call it."""
+    def __call__(self, model: VPRPreTrainedModel) -> Measurement:
+        """Measure a model and leave it in eval mode. All processes must call this."""
         model.eval()
         evaluation = self._evaluate(model)
         recalls = {} if evaluation is None else {name: entry["recall"] for name, entry in evaluation.recall().items()}
-        return Measured(recalls | self._mean_loss(), evaluation)
+        return Measurement(recalls | self._mean_loss(), evaluation)
 
     def _evaluate(self, model: VPRPreTrainedModel) -> Evaluation | None:
         if self.folders is None:
@@ -139,18 +142,18 @@ class Validation:
 
 
 def _folders(options: TrainingOptions, town: Path) -> tuple[str, str] | None:
-    """Name the photos that are searched, and those that are looked for."""
+    """Return the folders of the validation's database and queries."""
     if options.validation_database == "gridtown":
         return str(town / "images/test/database"), str(town / "images/test/queries")
     if options.validation_database is None:
         return None
     for folder in (options.validation_database, options.validation_queries):
-        read_places(str(folder))  # now, not after the first epoch
+        read_places(str(folder))  # raises errors now, not after the first epoch
     return options.validation_database, str(options.validation_queries)
 
 
 def _render(town: Path, options: TrainingOptions) -> None:
-    """Write the validation city, unless it is there."""
+    """Render the validation city, unless an earlier run did."""
     if not town.exists():
         simulate(
             town,

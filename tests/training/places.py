@@ -1,4 +1,4 @@
-"""A small training set in the form of GSV-Cities, of drawn photos: those of a place look alike."""
+"""Draw a small training set in the layout of GSV-Cities; the photos of a place resemble each other."""
 
 import csv
 from pathlib import Path
@@ -33,8 +33,8 @@ def photo_path(place_id, year, month, northdeg, city, lat, lon, panoid) -> str:
 
 
 def draw(place: int, photo: int, size: int) -> Image.Image:
-    """The place's own blocks of colour, and some of the photo's own."""
+    """Draw a photo: blocks of colour of its place, mixed with some blocks of the photo itself."""
     blocks = np.random.default_rng(place).integers(0, 256, (4, 4, 3))
-    other = np.random.default_rng([place, photo]).integers(0, 256, (4, 4, 3))
-    mixed = (0.7 * blocks + 0.3 * other).astype(np.uint8)
+    noise = np.random.default_rng([place, photo]).integers(0, 256, (4, 4, 3))
+    mixed = (0.7 * blocks + 0.3 * noise).astype(np.uint8)
     return Image.fromarray(mixed).resize((size, size), Image.Resampling.BICUBIC)

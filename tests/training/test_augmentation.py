@@ -1,4 +1,4 @@
-"""RandAugment: torchvision's operations and magnitudes, and draws that depend on the photo alone."""
+"""RandAugment: torchvision's operations and magnitudes, and random numbers that depend on the photo alone."""
 
 from collections import Counter
 
@@ -48,7 +48,7 @@ def test_the_fourteen_operations_and_their_strengths():
         assert operation.signed == (name in SIGNED), name
 
 
-def test_translations_go_where_their_sign_says_by_whole_pixels_of_their_own_axis():
+def test_translations_follow_their_sign_by_whole_pixels_of_their_axis():
     """Width and height are easily swapped: on a 40 x 60 picture the same magnitude is another number of pixels."""
     image = picture(40, 60)
     pixels = np.asarray(image)
@@ -78,7 +78,7 @@ def test_colours_by_hand():
     assert len(set(grey)) == 1 and grey[0] == pytest.approx(0.299 * 200 + 0.587 * 100 + 0.114 * 10, abs=1)
 
 
-def test_a_photo_is_augmented_alike_whatever_came_before():
+def test_the_augmentation_of_a_photo_does_not_depend_on_earlier_ones():
     augment, image = RandAugment(3, 9), picture()
     first = np.asarray(augment(image, photo_rng(1, 2, (3,))))
     augment(picture(seed=9), photo_rng(1, 2, (4,)))
@@ -87,7 +87,7 @@ def test_a_photo_is_augmented_alike_whatever_came_before():
     assert all((np.asarray(augment(image, rng)) != first).any() for rng in others)
 
 
-def test_operations_are_drawn_evenly_and_signs_half_and_half(monkeypatch):
+def test_operations_and_signs_are_drawn_evenly(monkeypatch):
     """1,400 draws: 100 of each operation expected, standard deviation 9.6."""
     seen, signs = Counter(), []
 
@@ -107,7 +107,7 @@ def test_operations_are_drawn_evenly_and_signs_half_and_half(monkeypatch):
     assert 600 < sum(signs) < 800
 
 
-def test_nothing_to_do_and_impossible_numbers():
+def test_no_operations_and_impossible_numbers():
     image = picture()
     assert RandAugment(0)(image, photo_rng(0, 0, (0,))) is image
     with pytest.raises(ValueError, match="magnitude from 0 to 30, got 3 and 31"):

@@ -1,4 +1,4 @@
-"""From places to pixels: the same for any number of workers and processes; photos that vanish are counted."""
+"""Batches of pixels are the same for any number of workers and processes; photos that vanish are counted."""
 
 import os
 import signal
@@ -49,22 +49,21 @@ def test_places_come_together_in_the_order_of_the_sampler(root):
     assert batch.pixels.shape == (16, 3, 28, 42) and batch.pixels.dtype == torch.uint8
     wanted = PlaceSampler(make_dataset(root).photos.cities, 4, "mixed", True, 0).batches(0)[0]
     assert batch.place_ids.tolist() == np.repeat(wanted, 4).tolist()
-    assert batch.unreadable == []
+    assert batch.skipped == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_no_pixel(root, workers):
-    """Draws from a worker's own generator would."""
+    """Random numbers from a worker's generator would change pixels."""
     for alone, shared in zip(load(root), load(root, workers), strict=True):
         assert torch.equal(alone.pixels, shared.pixels) and torch.equal(alone.place_ids, shared.place_ids)
 
 
 def test_sigterm_while_workers_start_ends_none(root, monkeypatch):
-    """Between its start and the moment that it ignores the signal, a worker died of it, and the run with it."""
+    """SIGTERM must not end a worker between its start and its call that ignores the signal: the run would end with it."""
     begin = batches_module._begin_worker
-    monkeypatch.setattr(batches_module, "_begin_worker", lambda worker: (time.sleep(1), begin(worker)))
+    monkeypatch.setattr(batches_module, "_begin_worker", lambda worker: (time.sleep(0.5), begin(worker)))
     batches = iter(make_loader(root, workers=1, last=1))
-    time.sleep(0.3)
     for worker in batches._workers:
         os.kill(worker.pid, signal.SIGTERM)
     assert len(list(batches)) == 1
@@ -81,7 +80,7 @@ def test_a_later_start_gives_the_same_pixels(root):
     assert all(torch.equal(late.pixels, whole.pixels) for late, whole in zip(load(root, first=3), load(root)[3:], strict=True))
 
 
-def test_epochs_and_seeds_choose_and_augment_anew(root):
+def test_each_epoch_and_seed_draws_its_photos(root):
     dataset = make_dataset(root)
     first, again, later = (dataset[epoch, 3].pixels for epoch in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, later)
@@ -89,7 +88,7 @@ def test_epochs_and_seeds_choose_and_augment_anew(root):
 
 
 def test_loading_draws_nothing_from_torch(root):
-    """Dropout would otherwise depend on when a loader is made, and a resumed run end elsewhere."""
+    """Otherwise dropout would depend on when a loader is made, and a resumed run would end at other weights."""
     torch.manual_seed(0)
     before = torch.get_rng_state()
     load(root, workers=1, last=1)
@@ -97,23 +96,23 @@ def test_loading_draws_nothing_from_torch(root):
 
 
 def test_without_augmentation_pixels_are_the_resized_photo(root):
-    """Different photos of the place, no twice the same, and Pillow's own resizing."""
+    """Four different photos of the place, resized by Pillow."""
     dataset = make_dataset(root, augment=RandAugment(0))
-    found = {pixels.numpy().tobytes() for pixels in dataset[0, 0].pixels}
+    taken = {pixels.numpy().tobytes() for pixels in dataset[0, 0].pixels}
     photos = [root / photo_path(0, 2010 + n, 1 + n, 0, "Athens", 50.5, 10.25, f"p{n}") for n in range(5)]
     resized = [np.asarray(Image.open(photo).resize((42, 28), Image.Resampling.BILINEAR)) for photo in photos]
-    assert len(found) == 4 and found < {image.transpose(2, 0, 1).tobytes() for image in resized}
+    assert len(taken) == 4 and taken < {image.transpose(2, 0, 1).tobytes() for image in resized}
 
 
-def test_a_vanished_photo_gives_way_to_another_and_is_named(tmp_path):
+def test_another_photo_replaces_a_vanished_one_which_is_named(tmp_path):
     root = write_places(tmp_path, places_per_city=1, cities=["Athens"])
     photos = read_place_photos(root, None, 4)
     gone = photo_path(0, 2012, 3, 0, "Athens", 50.5, 10.25, "p2")
     (root / gone).unlink()
     for epoch in range(8):
-        shots, unreadable = photos.take(0, 4, np.random.default_rng(epoch))
+        shots, skipped = photos.take(0, 4, np.random.default_rng(epoch))
         assert sorted(key for _, (key,) in ((shot.image, shot.key) for shot in shots)) == [0, 1, 3, 4]
-        assert unreadable in ([], [f"{gone}: no such file"])
+        assert skipped in ([], [f"{gone}: no such file"])
     (root / photo_path(0, 2010, 1, 0, "Athens", 50.5, 10.25, "p0")).write_text("no photo")
     with pytest.raises(ValueError, match=r"Place 0 has only 3 readable photos, 4 are needed: .*not an image"):
         photos.take(0, 4, np.random.default_rng(0))
@@ -141,7 +140,7 @@ def test_photos_without_places_are_refused(tmp_path):
     assert read_places(tmp_path).place_ids is None
     with pytest.raises(ValueError, match="`d2vpr places` makes a table"):
         read_place_photos(tmp_path, None, 4)
-    with pytest.raises(ValueError, match="leave `cities` out"):
+    with pytest.raises(ValueError, match="Remove `cities`"):
         read_place_photos(tmp_path, ["Rome"], 4)
 
 
@@ -151,21 +150,21 @@ def test_cities_are_the_folders_of_photos(root):
 
 
 def test_gridtown_is_photographed_as_simulate_does():
-    """Two opposite views of each place, numbered city after city; visits count from 1."""
+    """Two opposite views of each place, numbered city after city; visits are counted from 1."""
     photos = GridtownPhotos([3, 5], num_places=4, image_size=(28, 42), tier="easy", visits=4)
     assert [city.tolist() for city in photos.cities] == [[*range(8)], [*range(8, 16)]]
-    shots, unreadable = photos.take(11, 4, np.random.default_rng(0))  # city 5: place 1, its second view: heading 3
+    shots, skipped = photos.take(11, 4, np.random.default_rng(0))  # city 5: place 1, its second view: heading 3
     town = make_town(5, 4, TIERS["easy"].copy_share)
     drawn = [draw_photo(town.city, 1, 3, visit, TIERS["easy"].queries) for visit in range(1, 5)]
     wanted = [pixels.permute(1, 2, 0).numpy().tobytes() for pixels in town.take(drawn, (28, 42))]
-    assert not unreadable and sorted(shot.image.tobytes() for shot in shots) == sorted(wanted)
+    assert not skipped and sorted(shot.image.tobytes() for shot in shots) == sorted(wanted)
     assert sorted(shot.key for shot in shots) == [(11, visit) for visit in range(1, 5)]
     with pytest.raises(ValueError, match="has 4 photos, 5 are needed"):
         photos.take(0, 5, np.random.default_rng(0))
 
 
 def test_groups_of_places_are_never_mixed(tmp_path):
-    """A table of `d2vpr places`: neighbouring places show the same, so that they must not be each other's negatives."""
+    """In a table of `d2vpr places`, neighbouring places show the same, so they must not be negatives of each other."""
     for n in range(10):
         Image.new("RGB", (28, 28)).save(tmp_path / f"{n}.png")
     rows = [f"{n}.png,{n // 2},{int(n >= 8)}" for n in range(10)]

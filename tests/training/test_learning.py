@@ -1,4 +1,4 @@
-"""That a student learns something: two minutes of distillation on a CPU, from a small teacher that was trained on Gridtown."""
+"""A student learns: distillation on a CPU from a small teacher that was trained on Gridtown."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def town(tmp_path_factory):
 
 
 def test_distillation_teaches(town, tmp_path):
-    """The loss on places that were held out falls by 30 %, and R@1 in another city rises by three standard errors."""
+    """The loss on held-out places falls by 30 %, and R@1 in another city rises by three standard errors."""
     sides = [str(town / "val" / "images" / "test" / side) for side in ("database", "queries")]
     options = DistillOptions(
         photos=str(town / "train"),
@@ -70,10 +70,11 @@ def _metrics(out):
 
 
 def _standard_error(sides, student, seed):
-    """Of the difference of two recalls over the same queries, places as the independent units."""
-    processor = PlaceEncoder(student).processor
-    found = evaluate(*sides, PlaceEncoder(student)), evaluate(*sides, PlaceEncoder(load_or_make(str(STUDENT), seed), processor))
-    after, before = ((evaluation.ranks == 1).astype(float) for evaluation in found)
-    places = found[0].places
+    """Return the standard error of the difference of two recalls over the same queries; places are the independent units."""
+    trained = PlaceEncoder(student)
+    untrained = PlaceEncoder(load_or_make(str(STUDENT), seed), trained.processor)
+    evaluations = [evaluate(*sides, encoder) for encoder in (trained, untrained)]
+    after, before = ((evaluation.ranks == 1).astype(float) for evaluation in evaluations)
+    places = evaluations[0].places
     means = np.array([(after - before)[places == place].mean() for place in np.unique(places)])
     return means.std(ddof=1) / np.sqrt(len(means))

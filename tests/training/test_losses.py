@@ -42,7 +42,7 @@ def test_weights_and_token_terms_by_hand():
 def test_distillation_refuses_what_makes_no_loss():
     with pytest.raises(ValueError, match="not all of them 0"):
         DistillationLoss(0.0)
-    with pytest.raises(ValueError, match=r"gives \(1, 4\) where the teacher gives \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 4\), the teacher's \(1, 3\)"):
         DistillationLoss()(outputs(E[:1]), TeacherTargets(E[None], E[:1, :3]))
 
 
@@ -109,7 +109,7 @@ def test_groups_do_not_see_each_other(crica):
 
 
 def test_shuffled_groups_come_back_in_order(crica):
-    """Tokens depend on their own image only, so they must be the same; descriptors have other neighbours, anew each step."""
+    """Tokens depend only on their image, so they must be the same; descriptors depend on the group, which each step draws."""
     teacher, images = PlaceTeacher(crica), pixels()
     plain = GroupedTeacher(teacher, "places", 4, 0).targets(images, step=3)
     first, again, next_step = (GroupedTeacher(teacher, "shuffled", 4, 0).targets(images, step) for step in (3, 3, 4))
@@ -129,7 +129,7 @@ def test_a_teacher_without_its_encoder_sees_images_alone():
 def test_a_teacher_that_does_not_fit_is_refused(crica):
     teacher = GroupedTeacher(PlaceTeacher(crica), "places", 8, 0)
     teacher.check_fit(tiny_model(), share=16)
-    with pytest.raises(ValueError, match=r"have 672 numbers \(48 a region\), the student's 896 .*recovery_size=48"):
+    with pytest.raises(ValueError, match=r"have 672 numbers \(48 for each region\), the student's 896 .*recovery_size=48"):
         teacher.check_fit(tiny_model(recovery_size=64), share=16)
-    with pytest.raises(ValueError, match=r"groups have 8 images .* has 12 at a time"):
+    with pytest.raises(ValueError, match=r"groups have 8 images .* computes 12 at once"):
         teacher.check_fit(tiny_model(), share=12)

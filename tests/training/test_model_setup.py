@@ -1,4 +1,4 @@
-"""What is trained and how a batch goes through it."""
+"""The model to train: frozen parameters, BatchNorm, micro-batches and fresh weights."""
 
 import copy
 import json
@@ -7,30 +7,30 @@ import pytest
 import torch
 
 from d2vpr_hf.training.batch_norm import apply_policy
-from d2vpr_hf.training.model_setup import DescriptorsInParts, add_cross_image_encoder, freeze, load_or_make
+from d2vpr_hf.training.model_setup import MicroBatchedDescriptors, add_cross_image_encoder, freeze, load_or_make
 from tests.conftest import TINY, relative, tiny_cricavpr, tiny_model
 
 PIXELS = torch.randn(8, 3, 70, 70, generator=torch.Generator().manual_seed(0))
 TARGET = torch.nn.functional.normalize(torch.randn(8, 14 * 48, generator=torch.Generator().manual_seed(1)), dim=1)
 
 
-def gradients(model, parts):
-    network = DescriptorsInParts(model, parts)
-    loss = (network(PIXELS) @ TARGET.T).softmax(1).diagonal().sum()  # every descriptor matters to every other's term
+def gradients(model, micro_batches):
+    network = MicroBatchedDescriptors(model, micro_batches)
+    loss = (network(PIXELS) @ TARGET.T).softmax(1).diagonal().sum()  # every descriptor is part of every term
     loss.backward()
     return loss.item(), {name: weights.grad for name, weights in model.named_parameters()}
 
 
-def test_parts_give_the_gradients_of_the_whole():
-    """Cached gradients over the joined batch, with statistics that do not depend on the part."""
+def test_micro_batches_give_the_gradients_of_the_whole_batch():
+    """Cached gradients over the joined batch, with statistics that do not depend on the micro-batch."""
     whole_loss, whole = gradients(tiny_model(fusion_dropout=0.0), 1)
-    parts_loss, parts = gradients(tiny_model(fusion_dropout=0.0), 4)
-    assert parts_loss == pytest.approx(whole_loss, rel=1e-6)
-    assert max(relative(parts[name], wanted) for name, wanted in whole.items() if wanted.norm() > 1e-6) < 1e-5
+    cached_loss, cached = gradients(tiny_model(fusion_dropout=0.0), 4)
+    assert cached_loss == pytest.approx(whole_loss, rel=1e-6)
+    assert max(relative(cached[name], wanted) for name, wanted in whole.items() if wanted.norm() > 1e-6) < 1e-5
 
 
-def test_parts_move_statistics_once_and_draw_dropout_once():
-    """Each part is computed twice; running statistics and the random numbers must come out as if it had been once."""
+def test_micro_batches_update_statistics_once_and_draw_dropout_once():
+    """Each micro-batch is computed twice; running statistics and random numbers must be as if it was computed once."""
     model, plain = (tiny_model(fusion_dropout=0.5) for _ in range(2))
     for each in (model, plain):
         apply_policy(each, "published")
@@ -39,8 +39,8 @@ def test_parts_move_statistics_once_and_draw_dropout_once():
     after = torch.rand(1)
     torch.manual_seed(5)
     with torch.no_grad():
-        for part in PIXELS.chunk(2):
-            plain(part)
+        for micro_batch in PIXELS.chunk(2):
+            plain(micro_batch)
     assert torch.equal(torch.rand(1), after)
     for (name, found), wanted in zip(model.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(found, wanted, msg=name)
@@ -48,14 +48,14 @@ def test_parts_move_statistics_once_and_draw_dropout_once():
 
 def test_a_batch_that_belongs_together_is_not_cut():
     with pytest.raises(ValueError, match="gradient_accumulation_steps must be 1, got 2"):
-        DescriptorsInParts(tiny_cricavpr(use_cross_image_encoder=True), 2)
+        MicroBatchedDescriptors(tiny_cricavpr(use_cross_image_encoder=True), 2)
 
 
 @pytest.mark.parametrize(
     ("policy", "moves", "by_batch"), [("published", True, True), ("frozen", False, False), ("synchronised", True, True)]
 )
 def test_batch_norm_policies(policy, moves, by_batch):
-    """Statistics of frozen blocks drift as published, and stay when frozen; dropout is on in all three."""
+    """Statistics of frozen blocks change with `published` and stay with `frozen`; dropout is on with all three."""
     model = tiny_model()
     freeze(model, ["encoder.*"])
     apply_policy(model, policy)
@@ -76,14 +76,14 @@ def test_one_process_synchronises_with_itself():
 
 
 def test_freezing_by_patterns():
-    """The published second stage trains blocks 9 to 12 of 12 and what is above; here the second block of two."""
+    """The published second stage trains blocks 9 to 12 of 12 and all later modules; here the second block of two."""
     model = tiny_model()
     freeze(model, ["embeddings.*", "encoder.layers.0.*"])
     trained = {name for name, weights in model.named_parameters() if weights.requires_grad}
     assert trained == {name for name, _ in model.named_parameters() if not name.startswith(("embeddings", "encoder.layers.0"))}
-    with pytest.raises(ValueError, match=r"no parameter is called like block\.\*\. There are aggregator\.fusion"):
+    with pytest.raises(ValueError, match=r"no parameter has a name like block\.\*\. The model has aggregator\.fusion"):
         freeze(model, ["embeddings.*", "block.*"])
-    with pytest.raises(ValueError, match="leaves nothing to train"):
+    with pytest.raises(ValueError, match="leaves no parameter to train"):
         freeze(model, ["*"])
 
 
@@ -92,16 +92,16 @@ def test_a_fresh_encoder_is_added_and_the_rest_stays():
     larger = add_cross_image_encoder(model, seed=0)
     assert larger.config.use_cross_image_encoder and larger.cross_image_encoder is not None
     assert all(torch.equal(larger.state_dict()[name], weights) for name, weights in model.state_dict().items())
-    with pytest.raises(ValueError, match="has a cross-image encoder already"):
+    with pytest.raises(ValueError, match="already has a cross-image encoder"):
         add_cross_image_encoder(larger, seed=0)
 
 
 def test_fresh_models_follow_from_configuration_and_seed(tmp_path):
     path = tmp_path / "student.json"
     path.write_text(json.dumps({"model_type": "d2vpr", **TINY}))
-    first, again, other = (load_or_make(str(path), seed).state_dict() for seed in (0, 0, 1))
+    first, again, reseeded = (load_or_make(str(path), seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(again[name], weights) for name, weights in first.items())
-    assert any(not torch.equal(other[name], weights) for name, weights in first.items())
+    assert any(not torch.equal(reseeded[name], weights) for name, weights in first.items())
     path.write_text(json.dumps({"hidden_size": 8}))
     with pytest.raises(ValueError, match="`model_type` must be one of d2vpr, cricavpr, got None"):
         load_or_make(str(path), 0)
@@ -112,7 +112,7 @@ def test_fresh_models_follow_from_configuration_and_seed(tmp_path):
     with pytest.raises(ValueError, match="a d2vpr has no hiden_size"):
         load_or_make(str(path), 0)
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"student\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"student\.json is not a JSON file"):
         load_or_make(str(path), 0)
-    with pytest.raises(FileNotFoundError, match="no configuration"):
+    with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
         load_or_make(str(tmp_path / "none.json"), 0)

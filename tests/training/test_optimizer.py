@@ -1,9 +1,9 @@
-"""How fast each parameter is trained."""
+"""The optimizer's groups of parameters and their learning rates."""
 
 import pytest
 import torch
 
-from d2vpr_hf.training.model_setup import InTraining, freeze
+from d2vpr_hf.training.model_setup import TrainingWrapper, freeze
 from d2vpr_hf.training.optimizer import make_optimizer, set_learning_rate
 from d2vpr_hf.training.options import DistillOptions
 from tests.conftest import tiny_model
@@ -15,7 +15,7 @@ def options(*factors, **changes):
 
 
 def steps_of(network, *factors):
-    """How far Adam's first step moves each parameter: the learning rate times its factor, whatever the gradient."""
+    """Return Adam's first step for each parameter: the learning rate times its factor, whatever the gradient."""
     optimizer = make_optimizer(network, options(*factors))
     set_learning_rate(optimizer, 0.5)
     for parameter in network.parameters():
@@ -26,7 +26,7 @@ def steps_of(network, *factors):
 
 
 def test_factors_slow_down_what_they_name_and_the_first_one_counts():
-    moved = steps_of(InTraining(tiny_model()), "aggregator.sampler.*.output.*=0.1", "aggregator.*=0.5")
+    moved = steps_of(TrainingWrapper(tiny_model()), "aggregator.sampler.*.output.*=0.1", "aggregator.*=0.5")
     assert moved.pop("model.aggregator.sampler.offset_generator.output.weight") == pytest.approx(0.05, rel=1e-4)
     assert moved.pop("model.aggregator.sampler.offset_generator.output.bias") == pytest.approx(0.05, rel=1e-4)
     for name, step in moved.items():
@@ -36,19 +36,19 @@ def test_factors_slow_down_what_they_name_and_the_first_one_counts():
 def test_frozen_parameters_stay_out():
     model = tiny_model()
     freeze(model, ["encoder.*"])
-    optimizer = make_optimizer(InTraining(model), options("recovery.*=2"))
+    optimizer = make_optimizer(TrainingWrapper(model), options("recovery.*=2"))
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert held == {id(parameter) for name, parameter in model.named_parameters() if not name.startswith("encoder.")}
-    with pytest.raises(ValueError, match=r"no trained parameter is called like encoder\.\*"):
-        make_optimizer(InTraining(model), options("encoder.*=0.5"))
+    with pytest.raises(ValueError, match=r"no trained parameter has a name like encoder\.\*"):
+        make_optimizer(TrainingWrapper(model), options("encoder.*=0.5"))
 
 
 @pytest.mark.parametrize("text", ["recovery.*", "recovery.*=", "recovery.*=slow", "=0.5", "a=nan", "a=0", "a=inf"])
 def test_what_is_no_factor_is_refused(text):
     with pytest.raises(ValueError, match="PATTERN=FACTOR with a factor above 0"):
-        make_optimizer(InTraining(tiny_model()), options(text))
+        make_optimizer(TrainingWrapper(tiny_model()), options(text))
 
 
 def test_adam_decays_nothing():
     with pytest.raises(ValueError, match="take adamw"):
-        make_optimizer(InTraining(tiny_model()), options(weight_decay=0.1))
+        make_optimizer(TrainingWrapper(tiny_model()), options(weight_decay=0.1))

@@ -1,4 +1,4 @@
-"""Options from YAML and flags, by the same rules."""
+"""Options from YAML and from flags follow the same rules."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
 
 
 def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
-    """YAML 1.1 reads `1e-4`, without a point, as a word."""
+    """YAML 1.1 reads `1e-4`, without a point, as text."""
     assert parse_options(FinetuneOptions, [recipe(tmp_path, "learning_rate: 1e-4"), *NEEDED]).learning_rate == 1e-4
     assert parse_options(FinetuneOptions, [recipe(tmp_path, "ms_base: -1e-3"), *NEEDED]).ms_base == -1e-3
 
@@ -30,10 +30,10 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat: 1", "no option learning_rat. Did you mean learning_rate"),
-        ("teacher: x", "no option teacher"),  # the other stage's
+        ("learning_rat: 1", "unknown option learning_rat. Did you mean learning_rate"),
+        ("teacher: x", "unknown option teacher"),  # an option of another stage
         ("- a list", "must hold options"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not a YAML file"),
         ("cities: []", "cities is empty"),
     ],
 )
@@ -50,13 +50,13 @@ def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
         (["--image-size", "224"], "height and width"),
         (["--held-out-places", "-8"], "at least 0, got held_out_places=-8"),
         (["--max-grad-norm", "0"], "above 0, got max_grad_norm=0"),
-        (["--patience", "3"], "patience waits for validations"),
-        (["--compile", "--gradient-accumulation-steps", "2"], "not both"),
+        (["--patience", "3"], "patience needs validations"),
+        (["--compile", "--gradient-accumulation-steps", "2"], "cannot be combined"),
         (["--photos", "gridtown", "--gridtown-seeds", "1", "9001"], r"from 1 to 8000, got \[1, 9001\]"),
         (["--photos", "gridtown", "--gridtown-visits", "3"], "takes 4 photos of a place, but a view of Gridtown has 3"),
         (["--validation-database", "d"], "belong together"),
-        (["--best-metric", "recall@5"], "Nothing gives recall@5"),
-        (["--best-metric", "held_out_loss"], "Nothing gives held_out_loss"),
+        (["--best-metric", "recall@5"], "recall@5 is not measured"),
+        (["--best-metric", "held_out_loss"], "held_out_loss is not measured"),
     ],
 )
 def test_impossible_options_are_refused(flags, message):
@@ -71,7 +71,7 @@ def test_what_is_missing_is_listed(capsys):
         parse_options(DistillOptions, ["none.yaml"])
     with pytest.raises(SystemExit):
         parse_options(FinetuneOptions, [*NEEDED, "--schedule", "sudden"])
-    assert "constant" in capsys.readouterr().err  # the words that are allowed
+    assert "constant" in capsys.readouterr().err  # the allowed values
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
@@ -82,7 +82,7 @@ def test_every_recipe_is_read_and_comes_back(tmp_path, name):
     assert parse_options(kind, [recipe(tmp_path, to_yaml(options))]) == options
 
 
-def test_a_recipe_finds_the_configuration_beside_it(tmp_path, monkeypatch):
-    """Wherever it is started from."""
+def test_a_recipe_finds_the_configuration_in_its_folder(tmp_path, monkeypatch):
+    """From any current folder."""
     monkeypatch.chdir(tmp_path)
     assert parse_options(FinetuneOptions, ["teacher_gridtown_tiny", "--out", "o"]).model == str(CONFIGS / "teacher_tiny.json")

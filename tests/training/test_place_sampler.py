@@ -1,4 +1,4 @@
-"""Which places a batch holds: every place its turn, the same batches for any number of processes, from any step."""
+"""Batches of places: each place in turn, and the same batches for any number of processes and from any step."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ def counts(sampler, epochs):
     st.integers(0, 99),
     st.integers(1, 12),
 )
-def test_no_place_is_repeated_in_an_epoch_or_left_out_more_than_others(sizes, per_batch, kind, redraw, seed, epochs):
-    """The tail that fills no batch must not be the same places each time, as a fixed order and `drop_last` would have it."""
+def test_no_place_is_repeated_in_an_epoch_or_skipped_more_than_others(sizes, per_batch, kind, redraw, seed, epochs):
+    """The places that fill no batch must not be the same in each epoch, as with a fixed order and `drop_last`."""
     ends = np.cumsum(sizes)
     cities = [np.arange(end - size, end) for size, end in zip(sizes, ends, strict=True)]
     sampler = PlaceSampler(cities, per_batch, kind, redraw, seed)
@@ -39,7 +39,7 @@ def test_no_place_is_repeated_in_an_epoch_or_left_out_more_than_others(sizes, pe
 
 
 def test_published_batches_go_city_after_city():
-    """10 + 7 + 6 places in batches of 4: at most the batches that span a border hold two cities."""
+    """10 + 7 + 6 places in batches of 4: only batches at a border hold two cities."""
     for epoch in range(5):
         firsts = PlaceSampler(CITIES, 4, "published", True, 3).batches(epoch)
         cities = np.searchsorted([10, 17], firsts, side="right")
@@ -68,7 +68,7 @@ def test_the_order_is_drawn_from_seed_and_epoch(kind):
 
 
 def test_an_order_that_is_drawn_once_stays():
-    """Places but for those left out come in the same order in all epochs."""
+    """The places that two epochs have in common are in the same order in both."""
     sampler = PlaceSampler(CITIES, 4, "published", False, 7)
     first, later = (sampler.batches(epoch).ravel().tolist() for epoch in (0, 3))
     common = [place for place in first if place in later]

@@ -1,4 +1,4 @@
-"""Stage 0: what it asks, and what it leaves behind."""
+"""Stage 0: its losses, and the model that it saves."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def make_labels(surface, depth=5.0, building=-1, count=2):
 
 @pytest.fixture
 def loss_of():
-    """Every answer is the same: equal chances, depth 0, no normal."""
+    """A loss whose heads predict the same for all patches: equal probabilities, depth 0, no normal."""
     network = LabelLoss(tiny_model(), BUILDINGS, 4, seed=0)
     with torch.no_grad():
         for layer in (network.surface, network.depth, network.normal):
@@ -50,16 +50,16 @@ def test_terms_by_hand(loss_of):
     assert float(loss) == pytest.approx(sum(wanted.values()), rel=1e-5)
 
 
-def test_a_photo_of_the_sky_asks_for_nothing_else(loss_of):
-    """A mean over no walls would be no number."""
+def test_a_photo_of_the_sky_has_only_a_loss_of_surfaces(loss_of):
+    """A mean over an empty set of walls would be NaN."""
     loss, _ = loss_of(torch.randn(2, 3, 42, 42), make_labels(Surface.SKY))
     assert float(loss) == pytest.approx(math.log(4), rel=1e-5)
     loss.backward()
     assert all(weights.grad is None or weights.grad.isfinite().all() for weights in loss_of.parameters())
 
 
-def test_each_photo_counts_alike_for_the_view(loss_of):
-    """One wall cell of building 3 in the first photo, nine of building 20 in the second; the first photo's is certain."""
+def test_each_photo_has_the_same_weight_for_the_view(loss_of):
+    """One wall cell of building 3 in the first photo, nine of building 20 in the second; the model is certain of building 3."""
     with torch.no_grad():
         loss_of.vectors.copy_(torch.tensor([[1.0, 0, 0, 0], [-1, 0, 0, 0], [-1, 0, 0, 0]]))
         loss_of.view.weight.zero_()
@@ -91,14 +91,14 @@ def options(towns, out, model, **changes):
 
 
 @pytest.mark.parametrize("make_model", [tiny_model, tiny_cricavpr])
-def test_a_vit_learns_and_its_answers_stay_behind(towns, tmp_path, make_model):
-    """The result must load as any model does, so nothing of the questions may be in it; and the ViT must have moved."""
+def test_a_vit_learns_and_its_heads_are_not_saved(towns, tmp_path, make_model):
+    """The saved model must load like any model, so it must not contain the heads; and the ViT must have changed."""
     before = save_folder(make_model(), tmp_path / "before")
     best = pretrain(options(towns, tmp_path / "run", before))
     fresh, trained = load_model(before).state_dict(), load_model(best).state_dict()
-    moved = {name for name in fresh if not torch.equal(fresh[name], trained[name])}
-    assert any(name.startswith("encoder.") for name in moved)
-    assert not any(name.startswith(("aggregator.", "recovery.")) for name in moved)
+    changed = {name for name in fresh if not torch.equal(fresh[name], trained[name])}
+    assert any(name.startswith("encoder.") for name in changed)
+    assert not any(name.startswith(("aggregator.", "recovery.")) for name in changed)
     lines = (tmp_path / "run" / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["held_out_loss"] for line in lines if "held_out_loss" in line]
     assert losses[-1] < 0.95 * losses[0]
@@ -111,7 +111,7 @@ def test_photos_without_labels(tmp_path):
 
 
 def test_a_photo_without_labels(towns, tmp_path):
-    """A label file of another city must not pass unseen."""
+    """A label file of another city must be noticed."""
     folder = write_places(tmp_path / "gsv")
     (folder / "Labels").symlink_to(towns / "Labels")
     with pytest.raises(ValueError, match=r"80 photos in .* have no labels"):

@@ -1,6 +1,6 @@
-"""The first 20 steps of both published stages against the recipe, stated once more in plain torch: no hidden change of it.
+"""The first 20 steps of both published stages against the recipe in plain torch, so that no change of it stays hidden.
 
-On seeded weights and drawn photos, and in float32 (the published second stage runs in 16-bit, which a CPU does not).
+With seeded weights and drawn photos, in float32 (the published second stage runs in fp16, which a CPU does not).
 """
 
 import csv
@@ -20,7 +20,8 @@ from d2vpr_hf.training.options import CONFIGS, DistillOptions, FinetuneOptions, 
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import CITIES, photo_path, write_places
 
-SEED, STEPS, SIZE, K = 11, 20, 42, 4
+SEED, STEPS = 11, 20
+SIZE, K = 42, 4
 NEEDED = ("--out", "o", "--model", "m", "--photos", "p")
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
@@ -36,7 +37,7 @@ def folders(tmp_path_factory):
 
 
 def run(kind, recipe, train, folders, out, **changes):
-    """Train by the package; return the loss of each step."""
+    """Train with the package; return the loss of each step."""
     small = {"image_size": [SIZE, SIZE], "num_workers": 0, "log_every": 1, "max_steps": STEPS, "seed": SEED, "out": str(out)}
     flags = [
         word
@@ -49,7 +50,7 @@ def run(kind, recipe, train, folders, out, **changes):
 
 
 def read_places(root):
-    """The photos of each place, city after city, as the tables list them."""
+    """Return the photos of each place, in the order of the tables, and the places of each city."""
     places, cities = [], []
     for city in CITIES:
         with (root / "Dataframes" / f"{city}.csv").open() as file:
@@ -62,7 +63,7 @@ def read_places(root):
 
 
 def batches(root, places_per_batch, redraw, magnitude, resample):
-    """Places shuffled within each city, city after city; four random photos of each; resized, then RandAugment."""
+    """Yield batches: places shuffled within each city, city after city; four random photos of each, resized, then augmented."""
     from pathlib import Path
 
     places, cities = read_places(Path(root))
@@ -72,9 +73,9 @@ def batches(root, places_per_batch, redraw, magnitude, resample):
         drawn = epoch if redraw else 0
         order = [np.random.default_rng([0, SEED, drawn, city]).permutation(of_city) for city, of_city in enumerate(cities)]
         order = np.concatenate(order)
-        spare = len(order) % places_per_batch  # the published code trains on this incomplete batch too
-        left_out = np.random.default_rng([1, SEED, 0]).permutation(len(order))[(epoch * spare + np.arange(spare)) % len(order)]
-        order = [place for place in order if place not in left_out]
+        spare = len(order) % places_per_batch  # the published code also trains on this incomplete batch
+        skipped = np.random.default_rng([1, SEED, 0]).permutation(len(order))[(epoch * spare + np.arange(spare)) % len(order)]
+        order = [place for place in order if place not in skipped]
         for start in range(0, len(order), places_per_batch):
             pixels, labels = [], []
             for place in order[start : start + places_per_batch]:
@@ -90,8 +91,8 @@ def batches(root, places_per_batch, redraw, magnitude, resample):
 
 
 def test_stage_one(folders, tmp_path):
-    """Mean squared error of descriptors; all parameters, BatchNorm by the batch; Adam at 2.5e-5."""
-    found = run(DistillOptions, "distill_gsv_cities", distill, folders, tmp_path / "run", cities=list(CITIES))
+    """Mean squared error of descriptors; all parameters are trained, BatchNorm normalises by the batch; Adam at 2.5e-5."""
+    losses = run(DistillOptions, "distill_gsv_cities", distill, folders, tmp_path / "run", cities=list(CITIES))
     teacher, student = load_model(folders["teacher"]).eval(), load_model(folders["model"]).train()
     optimizer = torch.optim.Adam(student.parameters(), lr=2.5e-5)
     torch.manual_seed(SEED)
@@ -106,12 +107,12 @@ def test_stage_one(folders, tmp_path):
         wanted.append(loss.item())
         if len(wanted) == STEPS:
             break
-    assert found == pytest.approx(wanted, rel=1e-5)
-    assert np.ptp(wanted) > 1e-3 * wanted[0]  # a hundred times what is tolerated above
+    assert losses == pytest.approx(wanted, rel=1e-5)
+    assert np.ptp(wanted) > 1e-3 * wanted[0]  # a hundred times the tolerance above
 
 
 def multi_similarity(descriptors, labels, alpha=1.0, beta=50.0, base=0.0, epsilon=0.1):
-    """Loss and miner of arXiv 1904.06627, by its equations 11 to 13, anchor by anchor; a mean over all images."""
+    """Compute loss and miner of arXiv 1904.06627 by its equations 11 to 13, anchor by anchor; a mean over all images."""
     similarity, same = descriptors @ descriptors.T, labels[:, None] == labels[None]
     terms = []
     for i in range(len(labels)):
@@ -130,7 +131,7 @@ def multi_similarity(descriptors, labels, alpha=1.0, beta=50.0, base=0.0, epsilo
 
 
 def test_stage_two(folders, tmp_path):
-    """The last block and what is above; the whole in train mode; AdamW, its rate set anew at every step."""
+    """The last block and the modules after it are trained, all in train mode; AdamW, whose rate changes at every step."""
     paths = {name: folders[name] for name in ("photos", "model")}
     changes = {
         "cities": list(CITIES),
@@ -139,7 +140,7 @@ def test_stage_two(folders, tmp_path):
         "frozen": ["embeddings.*", "encoder.layers.[0-1].*"],
         "learning_rate": 0.2,  # the published 2e-4 moves nothing within 20 steps
     }
-    found = run(FinetuneOptions, "finetune_gsv_cities", finetune, paths, tmp_path / "run", **changes)
+    losses = run(FinetuneOptions, "finetune_gsv_cities", finetune, paths, tmp_path / "run", **changes)
     model = load_model(folders["model"]).train()
     model.embeddings.requires_grad_(False)
     model.encoder.layers[:2].requires_grad_(False)
@@ -155,12 +156,12 @@ def test_stage_two(folders, tmp_path):
         wanted.append(loss.item())
         if step == STEPS:
             break
-    assert found == pytest.approx(wanted, rel=1e-5)
+    assert losses == pytest.approx(wanted, rel=1e-5)
     assert len(set(wanted)) == STEPS
 
 
 def test_the_recipes_are_the_published_numbers():
-    """MODEL.md, section 7, value by value."""
+    """The published numbers, value by value."""
     stage1 = parse_options(
         DistillOptions, ["distill_gsv_cities", *(["--out", "o", "--model", "m", "--photos", "p", "--teacher", "t"])]
     )
@@ -179,8 +180,8 @@ def test_the_recipes_are_the_published_numbers():
     assert stage2.cities == stage1.cities and CONFIGS.is_dir()
 
 
-def test_stage_two_trains_blocks_nine_to_twelve_and_above():
-    """The patterns of the recipe on the names of the real student: 12 blocks."""
+def test_stage_two_trains_blocks_nine_to_twelve_and_all_later_modules():
+    """The recipe's patterns, applied to the names of the real student with 12 blocks."""
     from d2vpr_hf.modeling import D2VPRConfig, D2VPRModel
     from d2vpr_hf.training.model_setup import freeze
 

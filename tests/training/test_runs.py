@@ -1,4 +1,4 @@
-"""Whole runs, small: what they leave behind, how they stop, and that a run that was cut off ends at the same weights."""
+"""Small whole runs: their files, how they stop, and that an interrupted and resumed run ends at the same weights."""
 
 import errno
 import json
@@ -25,6 +25,7 @@ from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune
 from d2vpr_hf.training.options import DistillOptions, FinetuneOptions, PretrainOptions
 from d2vpr_hf.training.pretrain import pretrain
+from d2vpr_hf.training.training_run import RunStoppedError
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import write_places
 
@@ -33,7 +34,7 @@ STAGES = {
     "distill": (DistillOptions, distill),
     "finetune": (FinetuneOptions, finetune),
 }
-PUBLISHED = ("distill", "finetune")  # stages that train all of a model
+PUBLISHED = ("distill", "finetune")  # the stages of the paper, which train the whole model
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fresh_accelerate():
-    """Each run of a process finds Accelerate as the first one does."""
+    """Reset Accelerate, so that each run finds it in the state in which a process starts."""
     AcceleratorState._reset_state()
     yield
     AcceleratorState._reset_state()
@@ -91,22 +92,22 @@ def metrics(out):
 
 
 def state_of(out):
-    """Everything that a run ends with: weights, statistics, optimiser."""
+    """Return the state that a run ends with: weights and statistics, and the optimiser's."""
     return load_file(out / "last" / "model.safetensors"), torch.load(
         out / "checkpoints" / "step-00000006" / "optimizer.bin", weights_only=True
     )["state"]
 
 
-def assert_same_end(found, wanted):
-    for name, weights in wanted[0].items():
-        assert torch.equal(found[0][name], weights), name
-    for parameter, moments in wanted[1].items():
-        assert all(torch.equal(found[1][parameter][name], value) for name, value in moments.items())
+def assert_same_end(actual, expected):
+    for name, weights in expected[0].items():
+        assert torch.equal(actual[0][name], weights), name
+    for parameter, moments in expected[1].items():
+        assert all(torch.equal(actual[1][parameter][name], value) for name, value in moments.items())
 
 
 @pytest.fixture(scope="module")
 def whole(folders, tmp_path_factory):
-    """Runs that nothing cut off."""
+    """Runs without interruption."""
     out = tmp_path_factory.mktemp("whole")
     for stage in STAGES:
         train(stage, folders, out / stage)
@@ -131,13 +132,13 @@ def test_a_run_leaves_models_records_and_checkpoints(folders, whole, stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_best_model_is_that_of_the_lowest_held_out_loss(whole, stage):
-    """Measured again from the folder: what was saved must be what was measured."""
+    """The saved best model is the model that was measured."""
     held_out = {line["step"]: line["held_out_loss"] for line in metrics(whole / stage) if "held_out_loss" in line}
     assert sorted(held_out) == [0, 3, 6]
     best = min(held_out, key=held_out.get)
     trained = load_model(whole / stage / "last").state_dict()
-    kept = load_model(whole / stage / "best").state_dict()
-    assert all(torch.equal(kept[name], weights) for name, weights in trained.items()) == (best == 6)
+    saved = load_model(whole / stage / "best").state_dict()
+    assert all(torch.equal(saved[name], weights) for name, weights in trained.items()) == (best == 6)
     assert f"step {best}" in (whole / stage / "best" / "README.md").read_text()
 
 
@@ -152,14 +153,14 @@ def test_held_out_places_are_not_trained_on(folders, tmp_path):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("cut_off_at", [1, 3, 5])
-def test_a_run_that_was_cut_off_ends_at_the_same_weights(folders, whole, tmp_path, monkeypatch, stage, cut_off_at):
-    """Checkpoints are every two steps, so steps are done again: order, choice of photos, augmentation, dropout."""
+@pytest.mark.parametrize("interrupted_at", [1, 3, 5])
+def test_an_interrupted_run_ends_at_the_same_weights(folders, whole, tmp_path, monkeypatch, stage, interrupted_at):
+    """Checkpoints are every two steps, so a step is repeated, with the same order, photos, augmentation and dropout."""
     update = training_run.TrainingRun.update
 
     def stop_after(run, batch):
         update(run, batch)
-        if run.state.step == cut_off_at:
+        if run.state.step == interrupted_at:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -174,7 +175,7 @@ def test_a_run_that_was_cut_off_ends_at_the_same_weights(folders, whole, tmp_pat
 
 @pytest.mark.parametrize("stage", PUBLISHED)
 def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
-    """SIGTERM is answered by a checkpoint; kill -9 by nothing. Either way --resume ends where the whole run did."""
+    """SIGTERM saves a checkpoint, kill -9 does not. After both, --resume ends at the same weights as the whole run."""
     flags = []
     for name, value in vars(make_options(stage, folders, tmp_path / "run", num_workers=1)).items():
         if value not in (None, False, ""):
@@ -186,9 +187,10 @@ def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
         process = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
         _wait_for_line(tmp_path / "run", process)
         time.sleep(0.3 * torch.rand(1, generator=rng).item())
-        os.killpg(process.pid, kind)  # loading processes as well, as torchrun and cluster managers do
+        os.killpg(process.pid, kind)  # the loading processes too, as torchrun and cluster managers do
         _, errors = process.communicate(timeout=120)
         assert process.returncode in ((143, 0) if kind == signal.SIGTERM else (-9, 0)), errors
+        assert process.returncode != 143 or "Continue it with --resume" in errors
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert_same_end(state_of(tmp_path / "run"), state_of(whole / stage))
@@ -206,20 +208,20 @@ def _last_step(out):
     return path.read_text().count('"loss"') if path.exists() else 0
 
 
-def test_sigterm_saves_and_says_how_to_go_on(folders, tmp_path, monkeypatch, caplog):
-    """Without waiting for the next checkpoint: the third step is none of its own."""
+def test_sigterm_saves_and_says_how_to_continue(folders, tmp_path, monkeypatch):
+    """The run must not wait for the next regular checkpoint, which is far away. A caller must be able to catch the error."""
     update = training_run.TrainingRun.update
 
-    def ask_to_end(run, batch):
+    def send_sigterm(run, batch):
         if run.state.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
         update(run, batch)
 
-    monkeypatch.setattr(training_run.TrainingRun, "update", ask_to_end)
+    monkeypatch.setattr(training_run.TrainingRun, "update", send_sigterm)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(RunStoppedError, match=r"after step 3\. Continue it with resume=True") as stopped:
         train("finetune", folders, tmp_path, checkpoint_every=1000, log_every=1000)
-    assert ended.value.code == 143 and "Go on with --resume" in caplog.text
+    assert stopped.value.exit_status == 143
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -234,7 +236,7 @@ def test_a_full_disk_costs_no_older_checkpoint(folders, whole, tmp_path, monkeyp
             raise error
         return save(accelerator, folder)
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"step 4 could not.*go on from step-00000002 with"):
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=r"step 4 could not.*continue from step-00000002 with"):
         patched.setattr(Accelerator, "save_state", fill_up)
         train("finetune", folders, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
@@ -250,7 +252,7 @@ def test_a_half_written_checkpoint_is_never_loaded(folders, whole, tmp_path):
 
 
 def test_a_run_is_not_overwritten(folders, whole):
-    with pytest.raises(FileExistsError, match=r"holds a run already\. Go on with --resume"):
+    with pytest.raises(FileExistsError, match=r"already holds a run\. Continue it with resume=True"):
         train("finetune", folders, whole / "finetune")
 
 
@@ -258,12 +260,12 @@ def test_another_number_of_processes_is_refused(folders, tmp_path):
     train("finetune", folders, tmp_path, max_steps=2, held_out_places=0)
     state = tmp_path / "checkpoints" / "step-00000002" / "run_state.json"
     state.write_text(state.read_text().replace('"num_processes": 1', '"num_processes": 8'))
-    with pytest.raises(ValueError, match="with 8 processes, this one has 1"):
+    with pytest.raises(ValueError, match="with 8 processes, this run has 1"):
         train("finetune", folders, tmp_path, resume=True, max_steps=4)
 
 
 @pytest.mark.parametrize("stage", PUBLISHED)
-def test_a_loss_that_is_no_number_stops_the_run(folders, tmp_path, stage):
+def test_a_loss_that_is_not_finite_stops_the_run(folders, tmp_path, stage):
     weights = load_file(Path(folders["model"]) / "model.safetensors")
     weights["recovery.projection.bias"][0] = torch.nan
     broken = save_folder(tiny_model(), tmp_path / "broken")
@@ -273,32 +275,32 @@ def test_a_loss_that_is_no_number_stops_the_run(folders, tmp_path, stage):
     assert not (tmp_path / "run" / "last").exists() and not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_weights_that_are_no_numbers_are_not_saved(folders, whole, tmp_path, monkeypatch):
-    """The loss is finite where a gradient already is not; the checkpoint before it must stay the newest."""
+def test_weights_that_are_not_finite_are_not_saved(folders, whole, tmp_path, monkeypatch):
+    """A gradient may be infinite where the loss is finite; the checkpoint before it must stay the newest."""
     backward = training_run.TrainingRun.backward
 
-    def break_one(run, loss, numbers, parts=1):
-        backward(run, loss, numbers, parts)
+    def break_gradient(run, loss, numbers):
+        backward(run, loss, numbers)
         if run.state.step == 3:
             next(iter(run.model.recovery.parameters())).grad[0, 0] = torch.nan
 
     with monkeypatch.context() as patched, pytest.raises(FloatingPointError, match="Not a finite number: weights"):
-        patched.setattr(training_run.TrainingRun, "backward", break_one)
+        patched.setattr(training_run.TrainingRun, "backward", break_gradient)
         train("finetune", folders, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     train("finetune", folders, tmp_path, resume=True)
     assert_same_end(state_of(tmp_path), state_of(whole / "finetune"))
 
 
-def test_a_held_out_loss_that_is_no_number_stops_the_run(folders, tmp_path, monkeypatch):
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("d2vpr_hf.training.distill.DistillationLoss.__call__", lambda *_: (torch.tensor(torch.nan), {}))
     with pytest.raises(FloatingPointError, match="Not a finite number: held_out_loss"):
         train("distill", folders, tmp_path)
     assert not (tmp_path / "best").exists()
 
 
-def test_remembered_targets_change_nothing(folders, whole, tmp_path):
-    """A run that fills the cache and one that only reads from it end as one without."""
+def test_cached_targets_change_nothing(folders, whole, tmp_path):
+    """A run that fills the cache, and a run that only reads it, end at the same weights as a run without a cache."""
     for name in ("fills", "reads"):
         train("distill", folders, tmp_path / name, teacher_cache=str(tmp_path / "targets"))
         assert_same_end(state_of(tmp_path / name), state_of(whole / "distill"))
@@ -315,7 +317,7 @@ def test_a_run_resumes_with_the_options_it_began_with(folders, tmp_path):
     assert metrics(tmp_path)[-1]["step"] == 3
 
 
-def test_a_run_resumes_with_targets_kept_elsewhere(folders, tmp_path):
+def test_a_run_resumes_with_another_cache(folders, tmp_path):
     train("distill", folders, tmp_path, max_steps=2)
     train("distill", folders, tmp_path, resume=True, max_steps=3, teacher_cache=str(tmp_path / "targets"))
     assert metrics(tmp_path)[-1]["step"] == 3
@@ -331,14 +333,14 @@ def test_a_full_disk_costs_no_older_model(folders, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_what_cannot_be_had_is_said_at_once(folders, tmp_path):
+def test_impossible_options_are_refused_at_once(folders, tmp_path):
     with pytest.raises(ValueError, match="does not train in fp16"):
         train("finetune", folders, tmp_path, mixed_precision="fp16")
-    with pytest.raises(ImportError, match="`pip install trackio` brings it"):
+    with pytest.raises(ImportError, match="trackio are not installed: `pip install trackio`"):
         train("finetune", folders, tmp_path, trackers=["trackio"])
     with pytest.raises(ValueError, match=r"multiples of the model's patch size, 14, got \[42, 40\]"):
         train("finetune", folders, tmp_path, image_size=[42, 40])
-    train("finetune", folders, tmp_path, max_steps=1)  # the mistakes have left nothing that is in the way
+    train("finetune", folders, tmp_path, max_steps=1)  # refused runs left no files that would stop a new run
 
 
 def test_photos_that_vanish_in_a_run_are_counted(folders, tmp_path):
@@ -350,7 +352,7 @@ def test_photos_that_vanish_in_a_run_are_counted(folders, tmp_path):
 
 
 def test_patience_ends_a_run(folders, tmp_path):
-    """With a rate of zero nothing gets better: two validations after the first, at steps 1 and 2."""
+    """With a learning rate of zero no validation is better than the first: the run ends after those of steps 1 and 2."""
     train("finetune", folders, tmp_path, learning_rate=0.0, batch_norm="frozen", validate_every=1, patience=2)
     assert metrics(tmp_path)[-1]["step"] == 2
     assert (tmp_path / "last" / "config.json").exists()
@@ -358,8 +360,8 @@ def test_patience_ends_a_run(folders, tmp_path):
     assert metrics(tmp_path)[-1]["step"] == 2
 
 
-def test_validation_by_recall_goes_into_the_card(folders, tmp_path):
-    """On a small city of Gridtown. The report beside the model is the evaluation that the card quotes."""
+def test_validation_by_recall_is_in_the_card(folders, tmp_path):
+    """On a small city of Gridtown. The card quotes the evaluation in the model's folder."""
     changes = {"validation_database": "gridtown", "validation_places": 5, "gridtown_tier": "easy", "validate_every": 6}
     best = train("finetune", folders, tmp_path, **changes)
     report = Evaluation.load(best / "validation.json")
@@ -378,15 +380,15 @@ def test_an_empty_validation_set_is_an_error_at_once(folders, tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(folders, tmp_path):
-    with pytest.raises(ValueError, match="4 places cannot be shared evenly by 1 processes in 3 parts"):
+    with pytest.raises(ValueError, match="4 places cannot be divided evenly into 1 processes with 3 micro-batches"):
         train("finetune", folders, tmp_path, gradient_accumulation_steps=3)
     with pytest.raises(ValueError, match="held_out_places must be a multiple of places_per_batch"):
         train("finetune", folders, tmp_path, held_out_places=3)
 
 
 @pytest.mark.parametrize("stage", PUBLISHED)
-def test_half_precision_checkpointing_parts_and_clipping(folders, tmp_path, stage):
-    """All switches at once; weights stay float32 and the loss finite."""
+def test_half_precision_checkpointing_micro_batches_and_clipping(folders, tmp_path, stage):
+    """All switches together: weights stay float32 and the loss stays finite."""
     changes = {
         "mixed_precision": "bf16",
         "gradient_checkpointing": True,
@@ -404,13 +406,13 @@ def test_half_precision_checkpointing_parts_and_clipping(folders, tmp_path, stag
 
 
 def test_a_compiled_network_learns_the_same(folders, whole, tmp_path, monkeypatch):
-    """By the backend that needs no C++ compiler; what could break is the wrapping, saving and restoring of a compiled model."""
+    """Wrapping, saving and restoring a compiled model could break; the backend here needs no C++ compiler."""
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_module(module, backend="aot_eager"))
     train("finetune", folders, tmp_path, compile=True, max_steps=2)
     train("finetune", folders, tmp_path, compile=True, max_steps=4, resume=True)
-    found, wanted = ([line["loss"] for line in metrics(out) if "loss" in line] for out in (tmp_path, whole / "finetune"))
-    assert found[:2] == pytest.approx(wanted[:2], rel=1e-4) and len(found) == 4
+    compiled, plain = ([line["loss"] for line in metrics(out) if "loss" in line] for out in (tmp_path, whole / "finetune"))
+    assert compiled[:2] == pytest.approx(plain[:2], rel=1e-4) and len(compiled) == 4
     assert load_model(tmp_path / "last").config.model_type == "d2vpr"
 
 
@@ -431,9 +433,18 @@ def test_the_best_model_is_uploaded(folders, tmp_path, monkeypatch):
     assert {"README.md", "config.json", "model.safetensors", "modeling_d2vpr.py"} <= set(calls[1][2])
 
 
-def test_errors_are_one_line_and_a_status(monkeypatch, capsys):
+def test_errors_are_one_line_with_flags_and_a_status(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["finetune"])
     with pytest.raises(SystemExit) as ended:
         run_script(FinetuneOptions, finetune)
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("ValueError: Missing: out, model, photos")
+
+    def stop(options):
+        raise RunStoppedError("Stopped. Continue it with resume=True.")
+
+    monkeypatch.setattr(sys, "argv", ["finetune", "--out", "o", "--model", "m", "--photos", "p"])
+    with pytest.raises(SystemExit) as ended:
+        run_script(FinetuneOptions, stop)
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "Stopped. Continue it with --resume.\n"

@@ -1,4 +1,4 @@
-"""Two processes (gloo, CPU) compute what one computes on the joined batch."""
+"""Two processes (gloo, CPU) compute the same as one process with the joined batch."""
 
 import json
 import os
@@ -15,83 +15,80 @@ from tests.training.places import write_places
 WEIGHTS = "model.safetensors"
 SCRIPT = Path(__file__).with_name("two_processes.py")
 EQUAL = [
-    *("distill-frozen", "distill-synchronised", "distill-parts", "distill-tokens"),
-    *("finetune-frozen", "finetune-synchronised", "finetune-parts", "finetune-encoder", "finetune-checkpointing"),
+    *("distill-frozen", "distill-synchronised", "distill-micro-batches", "distill-tokens"),
+    *("finetune-frozen", "finetune-synchronised", "finetune-micro-batches", "finetune-encoder", "finetune-checkpointing"),
 ]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Of one process, and of each of two."""
+    """The results of one process, and of each of two processes."""
     folder = tmp_path_factory.mktemp("processes")
     root = write_places(folder / "gsv", size=70)
     teacher = save_folder(tiny_cricavpr(use_cross_image_encoder=True), folder / "teacher")
     student = save_folder(tiny_model(fusion_dropout=0.0, cross_image_dropout=0.0), folder / "student")
     paths = [str(path) for path in (root, teacher, student)]
-    for processes, out in ((1, "one"), (2, "two")):
+    for processes, out in ((1, "single"), (2, "double")):
         launch(f"--nproc-per-node {processes} {SCRIPT} {folder / out} {' '.join(paths)}")
-    return [torch.load(folder / name) for name in ("one-0.pt", "two-0.pt", "two-1.pt")]
+    return [torch.load(folder / name) for name in ("single-0.pt", "double-0.pt", "double-1.pt")]
 
 
-def worst(found, wanted):
-    """Largest relative difference of a gradient that is one."""
-    assert found.keys() == wanted.keys() and len(wanted) > 50
-    return max(relative(found[name], gradient) for name, gradient in wanted.items() if gradient.norm() > 1e-9)
+def worst(actual, expected):
+    """Return the largest relative difference of a gradient that is not zero."""
+    assert actual.keys() == expected.keys() and len(expected) > 50
+    return max(relative(actual[name], gradient) for name, gradient in expected.items() if gradient.norm() > 1e-9)
 
 
-def of_all(found, wanted):
-    """Relative difference of the whole gradient."""
-    return relative(*(torch.cat([gradients[name].flatten() for name in wanted]) for gradients in (found, wanted)))
+def of_all(actual, expected):
+    """Return the relative difference of the whole gradient."""
+    return relative(*(torch.cat([gradients[name].flatten() for name in expected]) for gradients in (actual, expected)))
 
 
-def joint_loss(first, second, case):
-    """In stage 1 each process has the loss of its own images; in stage 2 both have the whole."""
-    losses = first[case]["loss"], second[case]["loss"]
-    return sum(losses) / 2
+def joint_loss(first, second):
+    """Return the mean of both losses: in stage 1 each process has that of its images, in stage 2 both have the whole loss."""
+    return (first["loss"] + second["loss"]) / 2
 
 
 @pytest.mark.parametrize("case", EQUAL)
 def test_loss_and_gradients_are_those_of_the_joined_batch(results, case):
-    one, first, second = results
-    assert joint_loss(first, second, case).item() == pytest.approx(one[case]["loss"].item(), rel=1e-5)
+    single, first, second = (result[case] for result in results)
+    assert joint_loss(first, second).item() == pytest.approx(single["loss"].item(), rel=1e-5)
     for process in (first, second):
-        assert worst(process[case]["gradients"], one[case]["gradients"]) < 1e-5
+        assert worst(process["gradients"], single["gradients"]) < 1e-5
 
 
 @pytest.mark.parametrize("stage", ["distill", "finetune"])
 def test_in_float32_the_rest_is_rounding(results, stage):
-    """Single gradients that are sums of terms that cancel differ by up to 1e-4 then, and so they do with the batch's size."""
-    one, first, _ = (result[f"{stage}-float32"]["gradients"] for result in results)
-    assert of_all(first, one) < 1e-5
+    """Single gradients whose terms cancel differ by up to 1e-4, as they also do with another batch size."""
+    single, first, _ = (result[f"{stage}-float32"]["gradients"] for result in results)
+    assert of_all(first, single) < 1e-5
 
 
 @pytest.mark.parametrize("case", [case for case in EQUAL if case.startswith("finetune")])
 def test_the_same_pairs_are_mined(results, case):
-    one, *two = results
-    assert one[case]["pairs"].shape[1] > 100
-    for process in two:
-        assert torch.equal(process[case]["place_ids"], one[case]["place_ids"])
-        assert torch.equal(process[case]["pairs"], one[case]["pairs"])
+    single, *processes = (result[case] for result in results)
+    assert single["pairs"].shape[1] > 100
+    for process in processes:
+        assert torch.equal(process["place_ids"], single["place_ids"])
+        assert torch.equal(process["pairs"], single["pairs"])
 
 
 @pytest.mark.parametrize("stage", ["distill", "finetune"])
 def test_synchronised_statistics_are_those_of_the_joined_batch(results, stage):
-    case = f"{stage}-synchronised"
-    one, *two = (result[case]["statistics"] for result in results)
-    for process in two:
-        assert max(relative(process[name], wanted) for name, wanted in one.items()) < 1e-5
+    single, *processes = (result[f"{stage}-synchronised"]["statistics"] for result in results)
+    for process in processes:
+        assert max(relative(process[name], wanted) for name, wanted in single.items()) < 1e-5
 
 
 @pytest.mark.parametrize("stage", ["distill", "finetune"])
 def test_published_batch_norm_depends_on_the_number_of_processes(results, stage):
-    """As documented: each process normalises by its own images."""
-    one, first, _ = results
-    case = f"{stage}-published"
-    assert worst(first[case]["gradients"], one[case]["gradients"]) > 1e-3
+    """As documented, each process normalises by its own images."""
+    single, first, _ = (result[f"{stage}-published"]["gradients"] for result in results)
+    assert worst(first, single) > 1e-3
 
 
 def test_a_run_of_two_processes_resumes_to_the_same(tmp_path_factory):
-    """By torchrun: the loss leaves parameters idle, BatchNorm's statistics differ by process, loaders have workers."""
+    """With torchrun, a loss with unused parameters, BatchNorm statistics that differ by process, and loaders with workers."""
     folder = tmp_path_factory.mktemp("runs")
     root = write_places(folder / "gsv")
     teacher = save_folder(tiny_cricavpr(use_cross_image_encoder=True), folder / "teacher")
@@ -100,12 +97,12 @@ def test_a_run_of_two_processes_resumes_to_the_same(tmp_path_factory):
     flags += " --places-per-batch 4 --held-out-places 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
     flags += " --num-workers 1 --learning-rate 1e-3 --descriptor-weight 0 --token-mse-weight 1"
     launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'whole'}")
-    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 2 --out {folder / 'parts'}")
-    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'parts'} --resume")
+    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 2 --out {folder / 'resumed'}")
+    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'resumed'} --resume")
     for name in ("best", "last"):
-        assert (folder / "parts" / name / WEIGHTS).read_bytes() == (folder / "whole" / name / WEIGHTS).read_bytes()
-    parts, whole = (held_out_losses(folder / name) for name in ("parts", "whole"))
-    assert parts == whole and len(whole) == 3
+        assert (folder / "resumed" / name / WEIGHTS).read_bytes() == (folder / "whole" / name / WEIGHTS).read_bytes()
+    resumed, whole = (held_out_losses(folder / name) for name in ("resumed", "whole"))
+    assert resumed == whole and len(whole) == 3
 
 
 def launch(words):

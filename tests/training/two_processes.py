@@ -1,4 +1,4 @@
-"""What one process and two compute for the same batch; `test_two_processes.py` starts this by torchrun.
+"""Compute gradients of the same batch in one process or in two; `test_two_processes.py` starts this with torchrun.
 
 Usage: two_processes.py OUT ROOT TEACHER STUDENT
 """
@@ -26,21 +26,21 @@ COMMON = {
 
 
 class StopError(Exception):
-    """The gradients are there."""
+    """The gradients are computed; the step is not taken."""
 
 
 def cases(root, teacher, student):
-    """Name, stage and options of each."""
+    """Yield the name, stage and options of each case."""
     common = {"photos": root, "model": student, "out": "none", **COMMON}
     distilled = {**common, "teacher": teacher, "teacher_group_places": 2}
     for policy in ("published", "frozen", "synchronised"):
         yield f"distill-{policy}", distill, DistillOptions(**distilled, batch_norm=policy)
         yield f"finetune-{policy}", finetune, FinetuneOptions(**common, batch_norm=policy)
     frozen = {"batch_norm": "frozen"}
-    in_parts = {**frozen, "gradient_accumulation_steps": 2}
-    yield "distill-parts", distill, DistillOptions(**{**distilled, "teacher_group_places": 1}, **in_parts)
+    micro_batches = {**frozen, "gradient_accumulation_steps": 2}
+    yield "distill-micro-batches", distill, DistillOptions(**{**distilled, "teacher_group_places": 1}, **micro_batches)
     yield "distill-tokens", distill, DistillOptions(**distilled, **frozen, token_mse_weight=0.1, token_cosine_weight=0.1)
-    yield "finetune-parts", finetune, FinetuneOptions(**common, **in_parts)
+    yield "finetune-micro-batches", finetune, FinetuneOptions(**common, **micro_batches)
     yield "finetune-encoder", finetune, FinetuneOptions(**common, **frozen, cross_image_encoder="add")
     yield "finetune-checkpointing", finetune, FinetuneOptions(**common, batch_norm="synchronised", gradient_checkpointing=True)
     yield "distill-float32", distill, DistillOptions(**distilled, **frozen)
@@ -48,7 +48,7 @@ def cases(root, teacher, student):
 
 
 def compute_in_float64():
-    """Let both stages compute so that rounding does not hide what is otherwise different."""
+    """Let both stages compute in float64, so that rounding hides no difference; return a function that undoes it."""
     load_student, load_teacher = model_setup.load_model, distill_stage.load_teacher
     model_setup.load_model = lambda name: load_student(name).double()
     distill_stage.load_teacher = lambda name, dtype: load_teacher(name, dtype=torch.float64)
@@ -57,21 +57,21 @@ def compute_in_float64():
 
 def first_step(stage, options):
     """Run a stage up to its first gradients; return them with the loss, the pairs and BatchNorm's statistics."""
-    found = {}
+    outcome = {}
 
     def stop(run, batch):
-        found["loss"] = run.meter._sums["loss"].clone()
-        found["gradients"] = {
+        outcome["loss"] = run.meter._sums["loss"].clone()
+        outcome["gradients"] = {
             key: weights.grad.clone() for key, weights in run.model.named_parameters() if weights.grad is not None
         }
-        found["statistics"] = {key: value.clone() for key, value in run.model.named_buffers() if "running" in key}
+        outcome["statistics"] = {key: value.clone() for key, value in run.model.named_buffers() if "running" in key}
         raise StopError
 
     def watch(loss, descriptors, place_ids):
-        found["pairs"] = torch.cat(
+        outcome["pairs"] = torch.cat(
             [torch.stack((pairs[0], pairs[1])) for pairs in _halves(loss.mine(descriptors, place_ids))], 1
         )
-        found["place_ids"] = place_ids
+        outcome["place_ids"] = place_ids
         return call(loss, descriptors, place_ids)
 
     call = metric_loss.MetricLoss.__call__
@@ -81,7 +81,7 @@ def first_step(stage, options):
     try:
         stage(options)
     except StopError:
-        return found
+        return outcome
     finally:
         metric_loss.MetricLoss.__call__ = call
     raise AssertionError(f"{options} took no step")

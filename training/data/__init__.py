@@ -1,1 +1,1 @@
-"""Places and photos of a training batch: which, in what order, as which pixels."""
+"""Places and photos of a training batch: choosing them, their order, and their pixels."""

@@ -1,8 +1,8 @@
-"""RandAugment (arXiv 1909.13719), with the operations and magnitudes that torchvision gives it, on PIL images.
+"""RandAugment (arXiv 1909.13719) with torchvision's operations and magnitudes, on PIL images.
 
-Published training augments with torchvision's `RandAugment(num_ops=3)`, after resizing. These are its 14 operations as it runs
-them on PIL images; here each image's draws come from a generator of its own, so that they do not depend on worker, process or
-batch.
+The published training augments with torchvision's `RandAugment(num_ops=3)`, after resizing. These are the same 14 operations as
+torchvision applies to PIL images. In contrast to torchvision, each image has its own random generator, so that the draws do not
+depend on worker, process or batch.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,19 @@ from numpy.random import Generator
 from PIL import Image, ImageEnhance, ImageOps
 from PIL.Image import Resampling, Transform
 
-NUM_MAGNITUDES = 31  # magnitudes count from 0 to 30
-_LARGEST_SHIFT = 150 / 331  # part of the image's side
-_Strength = Callable[[float, Image.Image], float]  # of a magnitude in [0, 1] and the image
+NUM_MAGNITUDES = 31  # from 0 to 30
+_LARGEST_SHIFT = 150 / 331  # as a fraction of the image's side
+_Strength = Callable[[float, Image.Image], float]  # from a magnitude in [0, 1] and the image
 
 
 class Operation(NamedTuple):
-    """One operation: what it does with a strength, how strong a magnitude in [0, 1] makes it, and if its sign is drawn."""
+    """One operation.
+
+    Attributes:
+        apply: Applies the operation to an image with a strength.
+        strength: Computes the strength from a magnitude in [0, 1] and the image.
+        signed: Whether the sign of the strength is drawn.
+    """
 
     apply: Callable[[Image.Image, float], Image.Image]
     strength: _Strength
@@ -27,7 +33,7 @@ class Operation(NamedTuple):
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    """Read the image at `matrix` (2 x 3, row by row) times each pixel's (x, y, 1); black outside."""
+    """Sample the image at `matrix` (2 x 3, row by row) times each pixel's (x, y, 1); black outside."""
     return image.transform(image.size, Transform.AFFINE, matrix, Resampling.BILINEAR)
 
 
@@ -47,12 +53,8 @@ def _fixed(apply: Callable[[Image.Image], Image.Image]) -> Operation:
     return Operation(lambda image, strength: apply(image), _up_to(0.0), False)
 
 
-def _posterize(image: Image.Image, bits: float) -> Image.Image:
-    return ImageOps.posterize(image, int(bits))
-
-
 def _solarize(image: Image.Image, threshold: float) -> Image.Image:
-    return ImageOps.solarize(image, threshold)  # type: ignore[arg-type] # it is compared only
+    return ImageOps.solarize(image, threshold)  # type: ignore[arg-type] # Pillow only compares it, so it may be a float
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -66,7 +68,9 @@ OPERATIONS: dict[str, Operation] = {
     "color": _enhance(ImageEnhance.Color),
     "contrast": _enhance(ImageEnhance.Contrast),
     "sharpness": _enhance(ImageEnhance.Sharpness),
-    "posterize": Operation(_posterize, lambda magnitude, image: 8 - round(4 * magnitude), False),
+    "posterize": Operation(
+        lambda image, bits: ImageOps.posterize(image, int(bits)), lambda magnitude, image: 8 - round(4 * magnitude), False
+    ),
     "solarize": Operation(_solarize, lambda magnitude, image: 255 * (1 - magnitude), False),
     "autocontrast": _fixed(ImageOps.autocontrast),
     "equalize": _fixed(ImageOps.equalize),
@@ -76,11 +80,11 @@ _ALL = tuple(OPERATIONS.values())
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Apply a few randomly drawn operations, all of one magnitude.
+    """Apply a few randomly drawn operations, all with the same magnitude.
 
     Args:
-        num_operations: Operations an image goes through, drawn with repetition; 0 leaves it as it is.
-        magnitude: From 0 (nothing) to 30.
+        num_operations: Number of operations for each image, drawn with repetition; 0 leaves the image unchanged.
+        magnitude: Strength from 0 (none) to 30.
 
     Raises:
         ValueError: If a number is out of range.
@@ -97,7 +101,7 @@ class RandAugment:
             )
 
     def __call__(self, image: Image.Image, rng: Generator) -> Image.Image:
-        """Augment an RGB image; the same generator state gives the same pixels."""
+        """Augment an RGB image. The same state of the generator gives the same pixels."""
         for _ in range(self.num_operations):
             operation = _ALL[rng.integers(len(_ALL))]
             strength = operation.strength(self.magnitude / (NUM_MAGNITUDES - 1), image)

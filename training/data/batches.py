@@ -1,4 +1,4 @@
-"""From places to batches of pixels: decoded, resized and augmented by worker processes, ahead of the network."""
+"""Batches of pixels: photos of places, decoded, resized and augmented by worker processes ahead of the network."""
 
 import contextlib
 import signal
@@ -21,34 +21,34 @@ NO_AUGMENTATION = RandAugment(0)
 
 
 class PlaceBatch(NamedTuple):
-    """P places of K photos each, B = P * K, photos of one place side by side.
+    """P places with K photos each, B = P * K. The photos of a place are consecutive.
 
     Attributes:
         pixels: (B, 3, height, width) uint8 RGB, augmented.
         place_ids: (B,) int64.
-        unreadable: Photos that could not be read and gave way to others, with the reason.
-        labels: Of the photos, if the data set has any.
+        skipped: Photos that could not be read, with the reason. Other photos of their places replace them.
+        labels: Labels of the photos, if the data set has any.
     """
 
     pixels: torch.Tensor
     place_ids: torch.Tensor
-    unreadable: list[str]
+    skipped: list[str]
     labels: Labels | None = None
 
 
 @dataclass(frozen=True)
 class PlaceDataset(Dataset[PlaceBatch]):
-    """Photos of places, chosen and augmented anew in each epoch.
+    """Photos of places; each epoch draws its own photos and augmentation.
 
-    What is drawn for a photo depends on seed, epoch and photo only: not on the worker, the process or the batch.
+    The random numbers of a photo depend only on seed, epoch and photo, not on the worker, the process or the batch.
 
     Attributes:
-        photos: Where photos come from.
+        photos: Source of the photos.
         images_per_place: K.
         image_size: Height and width in pixels.
-        resample: How photos are resized.
-        augment: What is done to them afterwards.
-        seed: What everything is drawn from.
+        resample: Interpolation that resizes photos.
+        augment: Augmentation, applied after resizing.
+        seed: Seed of the choice of photos and of the augmentation.
     """
 
     photos: PlacePhotos
@@ -59,16 +59,16 @@ class PlaceDataset(Dataset[PlaceBatch]):
     seed: int = 0
 
     def __getitem__(self, index: tuple[int, int]) -> PlaceBatch:
-        """Give one place, by its epoch and id."""
+        """Return the photos of a place, given as (epoch, place id)."""
         epoch, place = index
         rng = make_rng(Purpose.WHICH_PHOTOS, self.seed, epoch, place)
-        shots, unreadable = self.photos.take(place, self.images_per_place, rng)
+        shots, skipped = self.photos.take(place, self.images_per_place, rng)
         pixels = torch.stack([self._prepare(shot.image, epoch, shot.key) for shot in shots])
         labels = _join_labels([shot.labels for shot in shots], torch.stack)
-        return PlaceBatch(pixels, torch.full((len(shots),), place), unreadable, labels)
+        return PlaceBatch(pixels, torch.full((len(shots),), place), skipped, labels)
 
     def _prepare(self, image: Image, epoch: int, key: tuple[int, ...]) -> torch.Tensor:
-        """Bring a photo to its size, augmented: (3, height, width) uint8."""
+        """Resize and augment a photo: (3, height, width) uint8."""
         height, width = self.image_size
         if image.size != (width, height):
             image = image.resize((width, height), self.resample)
@@ -76,11 +76,17 @@ class PlaceDataset(Dataset[PlaceBatch]):
 
 
 def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int, pin_memory: bool) -> DataLoader[PlaceBatch]:
-    """Load batches in order, each by one of `num_workers` processes (0: by this one), ahead of their use.
+    """Make a loader of batches in order. Worker processes load them ahead of their use.
 
-    Nothing is drawn from torch's global generator, so that loading has no part in what a network draws.
+    The loader draws nothing from torch's global generator, so that the network's dropout does not depend on it.
+
+    Args:
+        dataset: Photos of places.
+        batches: Places of each batch.
+        num_workers: Number of worker processes; 0 loads in this process.
+        pin_memory: Whether batches are put into pinned memory, for a faster copy to a GPU.
     """
-    return _UndisturbedLoader(
+    return _SigtermSafeLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=join_places,
@@ -91,41 +97,41 @@ def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int,
     )
 
 
-class _UndisturbedLoader(DataLoader[PlaceBatch]):
-    """Starts its processes so that SIGTERM, which may be sent to them all, finds none of them unprepared."""
+class _SigtermSafeLoader(DataLoader[PlaceBatch]):
+    """Block SIGTERM while workers start: until `_begin_worker` ignores the signal, it would end a worker."""
 
     def __iter__(self):  # type: ignore[no-untyped-def] # torch's iterators are private
-        with _sigterm_held_back():
+        with _sigterm_blocked():
             return super().__iter__()
 
 
 @contextlib.contextmanager
-def _sigterm_held_back() -> Iterator[None]:
-    """Let SIGTERM wait until the end of the block; in processes that start within it waits for good."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, which has no such signal
+def _sigterm_blocked() -> Iterator[None]:
+    """Block SIGTERM until the end of the block. Processes that are started inside inherit this and keep it blocked."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows does not have this signal
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def join_places(places: Sequence[PlaceBatch]) -> PlaceBatch:
-    """Join batches of one place or more."""
-    pixels, place_ids, unreadable, labels = zip(*places, strict=True)
-    every = [photo for photos in unreadable for photo in photos]
-    return PlaceBatch(torch.cat(pixels), torch.cat(place_ids), every, _join_labels(labels, torch.cat))
+    """Join batches, each of one or more places, into one batch."""
+    pixels, place_ids, skipped, labels = zip(*places, strict=True)
+    all_skipped = [photo for photos in skipped for photo in photos]
+    return PlaceBatch(torch.cat(pixels), torch.cat(place_ids), all_skipped, _join_labels(labels, torch.cat))
 
 
 def _join_labels(labels: Sequence[Labels | None], join: Callable[[tuple[torch.Tensor, ...]], torch.Tensor]) -> Labels | None:
-    """Join labels part by part; none where there are none."""
-    given = [one for one in labels if one is not None]
-    return Labels(*(join(parts) for parts in zip(*given, strict=True))) if given else None
+    """Join each field of the labels; `None` without labels."""
+    present = [label for label in labels if label is not None]
+    return Labels(*(join(tensors) for tensors in zip(*present, strict=True))) if present else None
 
 
 def _begin_worker(worker: int) -> None:
-    """Use one thread, and leave SIGTERM to the training process, which still needs its batch; workers end when it does."""
+    """Use one thread, and ignore SIGTERM: the training process still needs this worker's batch, and ends the worker itself."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Which places come together in a batch: P places, drawn from a seed, the same whatever the number of processes."""
+"""Order of places: batches of P places, drawn from a seed, independent of the number of processes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,22 +15,22 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class PlaceSampler:
-    """Cut the places of each epoch into batches.
+    """Divide the places of each epoch into batches.
 
-    An epoch is as many whole batches as there are places for. The few places that are left over are others in each epoch, in
-    rotation, so that after any number of epochs no place has been seen more than once more than another.
+    An epoch has only whole batches. The few places that fill no batch are skipped, in rotation: after any number of epochs, the
+    numbers of times that two places have been seen differ by at most 1.
 
     Attributes:
-        cities: The ids of each city's places.
+        cities: The place ids of each city.
         places_per_batch: P, over all processes.
-        kind: `"published"` goes through one city after the other, places shuffled within each, so that nearly every batch comes
-            from one city: hard negatives. `"city-wise"` takes every batch from one city, batches in random order. `"mixed"`
+        kind: `"published"` takes one city after another, places shuffled within each, so that nearly every batch is from one
+            city and has hard negatives. `"city-wise"` takes every batch from one city, batches in random order. `"mixed"`
             shuffles all places.
-        redraw: Whether every epoch has an order of its own; else the first one's rules.
-        seed: What the orders are drawn from.
+        redraw: Whether every epoch draws a new order; otherwise all epochs have the order of the first.
+        seed: Seed of the orders.
 
     Raises:
-        ValueError: If there are fewer places than a batch takes (of `"city-wise"` batches, in any city).
+        ValueError: If there are fewer places than a batch takes (with `"city-wise"`, in any city).
     """
 
     cities: Sequence[Places]
@@ -44,13 +44,13 @@ class PlaceSampler:
         if not 1 <= self.places_per_batch <= smallest:
             where = "a city has" if self.kind == "city-wise" else "there are"
             raise ValueError(
-                f"A batch takes {self.places_per_batch} places, but {where} only {smallest}. Lower places_per_batch, or give "
-                "more places."
+                f"A batch takes {self.places_per_batch} places, but {where} only {smallest}. Lower places_per_batch, or add "
+                "places."
             )
 
     @cached_property
     def batches_per_epoch(self) -> int:
-        """Number of batches in an epoch."""
+        """The number of batches in an epoch."""
         return sum(len(pool) // self.places_per_batch for pool in self._pools)
 
     def batches(self, epoch: int) -> Places:
@@ -59,14 +59,14 @@ class PlaceSampler:
 
     @property
     def _pools(self) -> list[Places]:
-        """The places that batches are cut from together."""
+        """The sets of places that are divided into batches."""
         return list(self.cities) if self.kind == "city-wise" else [np.concatenate(list(self.cities) or [_NO_PLACES])]
 
 
 _NO_PLACES: Places = np.empty(0, np.int64)
 
 
-@lru_cache(maxsize=2)  # an epoch and the next, which the loader begins early
+@lru_cache(maxsize=2)  # of the current epoch and of the next one, which the loader begins early
 def _epoch_batches(sampler: PlaceSampler, epoch: int) -> Places:
     drawn = epoch if sampler.redraw else 0
     shuffled = [_shuffle(places, Purpose.ORDER, sampler.seed, drawn, city) for city, places in enumerate(sampler.cities)]
@@ -74,18 +74,18 @@ def _epoch_batches(sampler: PlaceSampler, epoch: int) -> Places:
         shuffled = [np.concatenate(shuffled)]
     if sampler.kind == "mixed":
         shuffled = [_shuffle(np.sort(shuffled[0]), Purpose.ORDER, sampler.seed, drawn)]
-    batches = [_cut(sampler, pool, epoch, number) for number, pool in enumerate(shuffled)]
+    batches = [_divide(sampler, pool, epoch, number) for number, pool in enumerate(shuffled)]
     joined = np.concatenate(batches)
     return _shuffle(joined, Purpose.BATCH_ORDER, sampler.seed, drawn) if sampler.kind == "city-wise" else joined
 
 
-def _cut(sampler: PlaceSampler, ordered: Places, epoch: int, pool: int) -> Places:
-    """Cut places into batches (n, P), in order, without those whose turn it is to be left out."""
+def _divide(sampler: PlaceSampler, ordered: Places, epoch: int, pool: int) -> Places:
+    """Divide places into batches (n, P), in order, without the places that this epoch skips."""
     size = sampler.places_per_batch
     spare = len(ordered) % size
     turn = (epoch * spare + np.arange(spare)) % len(ordered)
-    left_out = _shuffle(np.sort(ordered), Purpose.LEFT_OUT, sampler.seed, pool)[turn]
-    return ordered[~np.isin(ordered, left_out)].reshape(-1, size)
+    skipped = _shuffle(np.sort(ordered), Purpose.SKIPPED_PLACES, sampler.seed, pool)[turn]
+    return ordered[~np.isin(ordered, skipped)].reshape(-1, size)
 
 
 def _shuffle(items: Places, purpose: Purpose, seed: int, *numbers: int) -> Places:
@@ -94,12 +94,14 @@ def _shuffle(items: Places, purpose: Purpose, seed: int, *numbers: int) -> Place
 
 @dataclass(frozen=True)
 class LocalBatches:
-    """One process's share of the batches from one step of a run to another, across epochs: a loader's batch sampler.
+    """One process's share of the batches of some steps of a run, across epochs: the batch sampler of a loader.
 
     Attributes:
-        sampler: Gives the batches.
-        first_step, last_step: Steps of the run, counted from 0, the last not included.
-        process, num_processes: Which share; P must be a multiple of `num_processes`.
+        sampler: Sampler of the whole batches.
+        first_step: First step, counted from 0 at the start of the run.
+        last_step: Step before which the batches end.
+        process: Number of this process, from 0.
+        num_processes: Number of processes; P must be a multiple of it.
     """
 
     sampler: PlaceSampler
@@ -114,7 +116,7 @@ class LocalBatches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield the (epoch, place) pairs of each batch."""
         share = self.sampler.places_per_batch // self.num_processes
-        mine = slice(self.process * share, (self.process + 1) * share)
+        columns = slice(self.process * share, (self.process + 1) * share)
         for step in range(self.first_step, self.last_step):
             epoch, batch = divmod(step, self.sampler.batches_per_epoch)
-            yield [(epoch, place) for place in self.sampler.batches(epoch)[batch, mine].tolist()]
+            yield [(epoch, place) for place in self.sampler.batches(epoch)[batch, columns].tolist()]

@@ -1,4 +1,4 @@
-"""The data of a run: which places are trained on, which are held out, and their batches."""
+"""The data of a run: places to train on, held-out places, and the batches of both."""
 
 import logging
 
@@ -28,18 +28,21 @@ _NO_PLACES = np.empty(0, np.int64)
 
 
 class TrainingData:
-    """Batches for training, and for watching the loss on places that are held out.
+    """Batches for training, and batches of held-out places for validating the loss.
 
     Args:
-        options: Of the run.
-        accelerator: Of the run; each process gets its share of every batch.
+        options: Options of the run.
+        accelerator: The run's accelerator; each process gets its share of every batch.
 
     Attributes:
-        sampler: Places trained on, in batches.
-        total_steps: Of the run.
+        photos: Source of the photos.
+        sampler: Batches of the places to train on.
+        held_out_sampler: Batches of the held-out places; `None` without any.
+        total_steps: Number of steps of the run.
 
     Raises:
-        FileNotFoundError, ValueError: If there is nothing to train on, or numbers do not fit.
+        FileNotFoundError: If the photos do not exist.
+        ValueError: If the number of places does not fit the options.
     """
 
     def __init__(self, options: TrainingOptions, accelerator: Accelerator) -> None:
@@ -55,7 +58,7 @@ class TrainingData:
         self.total_steps = min(steps, options.max_steps or steps)
 
     def check_negatives(self) -> None:
-        """Raise ValueError if a batch may hold places as different that show the same."""
+        """Raise ValueError if a batch may contain two places that show the same, which would be wrong negatives."""
         if self.photos.must_not_mix and self.options.batches != "city-wise":
             raise ValueError(
                 f"The places of {self.options.photos} come in groups, and places of different groups may show the same. Only "
@@ -74,22 +77,25 @@ class TrainingData:
 
     @property
     def num_places(self) -> int:
-        """Number of places trained on."""
+        """The number of places to train on."""
         return sum(map(len, self.sampler.cities))
 
     @property
-    def images_at_a_time(self) -> int:
-        """Images of a batch that a process computes at a time."""
+    def images_per_forward(self) -> int:
+        """The number of images in a micro-batch of a process."""
         options = self.options
-        parts = self.accelerator.num_processes * options.gradient_accumulation_steps
-        return options.places_per_batch // parts * options.images_per_place
+        micro_batches = self.accelerator.num_processes * options.gradient_accumulation_steps
+        return options.places_per_batch // micro_batches * options.images_per_place
 
     def batches(self, first_step: int) -> DataLoader[PlaceBatch]:
-        """Load this process's share of the batches from a step on, augmented."""
+        """Return a loader of this process's share of the augmented batches, beginning at a step."""
         return self._load(self.sampler, self._augment, first_step, self.total_steps)
 
     def held_out_batches(self) -> DataLoader[PlaceBatch] | None:
-        """Load this process's share of the held-out places, the same photos every time, not augmented; `None` for none."""
+        """Return a loader of this process's share of the held-out places: always the same photos, not augmented.
+
+        It is `None` if no places are held out.
+        """
         if self.held_out_sampler is None:
             return None
         return self._load(self.held_out_sampler, NO_AUGMENTATION, 0, self.held_out_sampler.batches_per_epoch)
@@ -107,44 +113,46 @@ def _open_photos(options: TrainingOptions) -> PlacePhotos:
         return read_labelled_photos(options.photos, options.cities, options.images_per_place)
     if options.photos != "gridtown":
         return read_place_photos(options.photos, options.cities, options.images_per_place)
-    seeds, places, visits = options.gridtown_seeds, options.gridtown_places, options.gridtown_visits
-    return GridtownPhotos(seeds, places, options.size, options.gridtown_tier, visits)
+    return GridtownPhotos(
+        options.gridtown_seeds, options.gridtown_places, options.size, options.gridtown_tier, options.gridtown_visits
+    )
 
 
 def _large_enough(cities: list[NDArray[np.int64]], options: TrainingOptions) -> list[NDArray[np.int64]]:
-    """Leave cities out that are too small for a batch of their own, where each batch is of one city; say how many."""
+    """Return the cities that have enough places for a batch, and log how many places are skipped."""
     least = options.places_per_batch if options.batches == "city-wise" else 1
-    kept = [places for places in cities if len(places) >= least]
-    if len(kept) < len(cities):
-        left_out = sum(map(len, cities)) - sum(map(len, kept))
+    large = [places for places in cities if len(places) >= least]
+    if len(large) < len(cities):
+        skipped = sum(map(len, cities)) - sum(map(len, large))
         logger.warning(
-            "Left out: %d places of %d cities or groups with fewer than %d.", left_out, len(cities) - len(kept), least
+            "Skipped %d places of %d cities or groups that have fewer than %d places.", skipped, len(cities) - len(large), least
         )
-    return kept
+    return large
 
 
 def _check_shares(options: TrainingOptions, num_processes: int) -> None:
-    """Raise ValueError unless a batch can be cut evenly into processes and parts."""
-    parts = num_processes * options.gradient_accumulation_steps
-    if options.places_per_batch % parts:
+    """Raise ValueError unless a batch can be divided evenly into processes and micro-batches."""
+    micro_batches = num_processes * options.gradient_accumulation_steps
+    if options.places_per_batch % micro_batches:
         raise ValueError(
-            f"A batch of {options.places_per_batch} places cannot be shared evenly by {num_processes} processes in "
-            f"{options.gradient_accumulation_steps} parts each. Set places_per_batch to a multiple of {parts}."
+            f"A batch of {options.places_per_batch} places cannot be divided evenly into {num_processes} processes with "
+            f"{options.gradient_accumulation_steps} micro-batches each. Set places_per_batch to a multiple of {micro_batches}."
         )
 
 
 def _split(
     cities: list[NDArray[np.int64]], options: TrainingOptions
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Draw the places that are held out; return the others, city by city, and them, batch by batch."""
-    size, count = options.places_per_batch, options.held_out_places // options.places_per_batch
+    """Draw the held-out places. Return the other places, city by city, and the held-out ones, batch by batch."""
+    size = options.places_per_batch
+    count = options.held_out_places // size
     pools = cities if options.batches == "city-wise" else [np.sort(np.concatenate(cities))]
     shuffled = [make_rng(Purpose.HELD_OUT, options.seed, number).permutation(pool) for number, pool in enumerate(pools)]
     batches = [pool[start : start + size] for pool in shuffled for start in range(0, len(pool) - size + 1, size)]
     if options.held_out_places % size or count > len(batches):
         raise ValueError(
-            f"held_out_places must be a multiple of places_per_batch ({size}), as their loss is taken batch by batch, and "
-            f"at most {len(batches) * size}; got {options.held_out_places}."
+            f"held_out_places must be a multiple of places_per_batch ({size}), because their loss is computed batch by batch, "
+            f"and at most {len(batches) * size}; got {options.held_out_places}."
         )
     drawn = make_rng(Purpose.HELD_OUT, options.seed).permutation(len(batches))[:count]
     held_out = [batches[number] for number in sorted(drawn)]

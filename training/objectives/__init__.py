@@ -1,1 +1,1 @@
-"""What training minimises: losses, and the targets that teachers give."""
+"""Training objectives: losses, and the teachers' targets."""

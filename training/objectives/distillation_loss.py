@@ -1,4 +1,4 @@
-"""How far a student is from its teacher: stage 1 of D²-VPR (arXiv 2511.12528)."""
+"""Distance of a student's outputs from its teacher's: stage 1 of D²-VPR (arXiv 2511.12528)."""
 
 from typing import Literal
 
@@ -12,16 +12,16 @@ Reduction = Literal["mean", "sum"]
 
 
 class DistillationLoss:
-    """Sum the weighted terms that have a weight; all in float32.
+    """Weighted sum of up to three terms, in float32. Terms with weight 0 are not computed.
 
     Args:
-        descriptor_weight: Of the squared error of descriptors, the published loss.
-        token_mse_weight: Of the squared error of tokens: recovered ones against the teacher's.
-        token_cosine_weight: Of the tokens' mean cosine distance, 1 - cos.
-        reduction: Whether a vector's squared errors are averaged, as published, or added up; vectors are averaged.
+        descriptor_weight: Weight of the descriptors' squared error, the published loss.
+        token_mse_weight: Weight of the squared error of the student's recovered tokens against the teacher's.
+        token_cosine_weight: Weight of the tokens' mean cosine distance, 1 - cos.
+        reduction: Reduction of the squared errors of a vector: `"mean"`, as published, or `"sum"`. Vectors are averaged.
 
     Raises:
-        ValueError: If a weight is negative, or all are zero.
+        ValueError: If a weight is negative, or all weights are 0.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class DistillationLoss:
         self.reduction = reduction
 
     def __call__(self, output: D2VPRModelOutput, targets: TeacherTargets) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the loss, and each term that has a weight, unweighted.
+        """Return the loss, and each computed term, unweighted, for the log.
 
         Raises:
-            ValueError: If descriptors or tokens are of different shapes.
+            ValueError: If the shapes of student and teacher differ.
         """
         terms = {name: self._term(name, output, targets) for name, weight in self.weights.items() if weight}
         loss = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
@@ -55,19 +55,19 @@ class DistillationLoss:
             return self._squared_error(output.pooler_output, targets.descriptors)
         if name == "token_mse":
             return self._squared_error(output.last_hidden_state, targets.tokens)
-        return _cosine_distance(output.last_hidden_state, targets.tokens)
+        tokens = _check_shape(output.last_hidden_state, targets.tokens)
+        return 1 - nn.functional.cosine_similarity(tokens, targets.tokens, dim=-1).mean()
 
-    def _squared_error(self, found: torch.Tensor | None, wanted: torch.Tensor) -> torch.Tensor:
-        error = nn.functional.mse_loss(_as_wanted(found, wanted), wanted)
-        return error if self.reduction == "mean" else error * wanted.shape[-1]
-
-
-def _cosine_distance(found: torch.Tensor | None, wanted: torch.Tensor) -> torch.Tensor:
-    return 1 - nn.functional.cosine_similarity(_as_wanted(found, wanted), wanted, dim=-1).mean()
+    def _squared_error(self, output: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
+        error = nn.functional.mse_loss(_check_shape(output, target), target)
+        return error if self.reduction == "mean" else error * target.shape[-1]
 
 
-def _as_wanted(found: torch.Tensor | None, wanted: torch.Tensor) -> torch.Tensor:
-    if found is None or found.shape != wanted.shape:
-        shape = None if found is None else tuple(found.shape)
-        raise ValueError(f"The student gives {shape} where the teacher gives {tuple(wanted.shape)}: see `recovery_size`.")
-    return found.float()
+def _check_shape(output: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor:
+    """Return the student's output as float32 if it has the target's shape, else raise ValueError."""
+    if output is None or output.shape != target.shape:
+        shape = None if output is None else tuple(output.shape)
+        raise ValueError(
+            f"The student's output has the shape {shape}, the teacher's {tuple(target.shape)}: see `recovery_size`."
+        )
+    return output.float()

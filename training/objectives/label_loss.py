@@ -1,4 +1,4 @@
-"""What a ViT is asked about a photo in stage 0, and how wrong its answers are."""
+"""Loss of stage 0: a ViT predicts the renderer's labels of a photo."""
 
 import torch
 from torch import nn
@@ -7,21 +7,22 @@ from d2vpr_hf.gridtown import Labels, Surface
 from d2vpr_hf.modeling import VPRPreTrainedModel
 
 _SHARPNESS = 16.0  # factor on cosine similarities before the softmax over buildings
-_FIRST_LENGTH = 0.05  # of the components of buildings' vectors: short ones turn quickly
+_INITIAL_SCALE = 0.05  # standard deviation of the buildings' vectors at first: short vectors turn quickly
 
 
 class LabelLoss(nn.Module):
-    """A model with one linear answer to each question, and the losses of the answers.
+    """A model with one linear head for each label, and the sum of the heads' losses.
 
-    Patches answer for surface (cross-entropy), depth (Huber loss of log(1 + metres), not of the sky), normal (squared error, of
-    walls) and building (cross-entropy over cosine similarities with one learned vector a building, of walls). The class token
-    answers which buildings the photo shows, by the share of its walls, over the same vectors.
+    Each patch predicts its surface (cross-entropy), its depth (Huber loss of log(1 + metres), except for the sky), its normal
+    (squared error, walls only) and its building (cross-entropy over cosine similarities with one learned vector for each
+    building, walls only). The class token predicts the buildings in the photo, each weighted by its share of the walls, by the
+    same vectors.
 
     Args:
-        model: A model of this package. Only its ViT is asked.
+        model: A model of this package. Only its ViT is trained.
         buildings: (M,) numbers of all buildings, in ascending order.
-        building_size: Width of their vectors.
-        seed: What the answers' weights are drawn from.
+        building_size: Width of the buildings' vectors.
+        seed: Seed of the heads' weights.
     """
 
     numbers: torch.Tensor
@@ -37,50 +38,50 @@ class LabelLoss(nn.Module):
         self.normal = nn.Linear(width, 2)
         self.building = nn.Linear(width, building_size)
         self.view = nn.Linear(width, building_size)
-        self.vectors = nn.Parameter(_FIRST_LENGTH * torch.randn(len(buildings), building_size))
+        self.vectors = nn.Parameter(_INITIAL_SCALE * torch.randn(len(buildings), building_size))
         self.register_buffer("numbers", buildings, persistent=False)
 
     def forward(self, pixel_values: torch.Tensor, labels: Labels) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the sum of the losses, and each of them.
+        """Return the sum of the losses, and each loss for the log.
 
         Args:
             pixel_values: (B, 3, height, width), normalised.
-            labels: Of the photos, one cell a patch.
+            labels: Labels of the photos, with one cell for each patch.
 
         Raises:
-            ValueError: If there is not one cell a patch.
+            ValueError: If the labels have another number of cells than the model has patches.
         """
         hidden = self.model(pixel_values, output_hidden_states=True).hidden_states[-1]
         tokens = self.norm(hidden.float())
-        labels = Labels(*(part.flatten(1, 2) for part in labels))
+        labels = Labels(*(label.flatten(1, 2) for label in labels))  # (B, rows, columns, ...) -> (B, N, ...)
         if labels.surface.shape[1] != tokens.shape[1] - 1:
             raise ValueError(
                 f"The photos have labels of {labels.surface.shape[1]} cells, but the model sees {tokens.shape[1] - 1} patches. "
-                "Make photos with as many --label-cells as there are patches in a row."
+                "Make photos whose label_cells are the number of patches in a row (`d2vpr simulate --label-cells`)."
             )
-        terms = self._about_patches(tokens[:, 1:], labels) | self._about_buildings(tokens, labels)
+        terms = self._patch_losses(tokens[:, 1:], labels) | self._building_losses(tokens, labels)
         return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
 
-    def _about_patches(self, patches: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
+    def _patch_losses(self, patches: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
         is_near, is_wall = labels.surface != Surface.SKY, labels.surface == Surface.WALL
         depth = nn.functional.smooth_l1_loss(self.depth(patches).squeeze(2), labels.depth.log1p(), reduction="none")
         normal = (self.normal(patches) - labels.normal).square().sum(dim=2)
         surface = nn.functional.cross_entropy(self.surface(patches).flatten(0, 1), labels.surface.long().flatten())
         return {"surface": surface, "depth": _mean_where(is_near, depth), "normal": _mean_where(is_wall, normal)}
 
-    def _about_buildings(self, tokens: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
+    def _building_losses(self, tokens: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
         is_wall = labels.surface == Surface.WALL
         image, _ = is_wall.nonzero(as_tuple=True)
         owner = torch.searchsorted(self.numbers, labels.building[is_wall])
-        of_patch = -self._log_share(self.building(tokens[:, 1:][is_wall])).gather(1, owner.unsqueeze(1)).squeeze(1)
-        of_image = -self._log_share(self.view(tokens[:, 0]))[image, owner]
-        weight = 1 / is_wall.sum(dim=1).clamp(min=1).float()[image]  # each photo with walls counts alike
+        of_patch = -self._log_probabilities(self.building(tokens[:, 1:][is_wall])).gather(1, owner.unsqueeze(1)).squeeze(1)
+        of_image = -self._log_probabilities(self.view(tokens[:, 0]))[image, owner]
+        weight = 1 / is_wall.sum(dim=1).clamp(min=1).float()[image]  # every photo with walls has the same weight
         photos = is_wall.any(dim=1).sum().clamp(min=1)
         return {"building": of_patch.sum() / is_wall.sum().clamp(min=1), "view": (of_image * weight).sum() / photos}
 
-    def _log_share(self, found: torch.Tensor) -> torch.Tensor:
-        """Return the logarithm of each building's probability, (..., M)."""
-        cosines = nn.functional.normalize(found, dim=1) @ nn.functional.normalize(self.vectors, dim=1).T
+    def _log_probabilities(self, predicted: torch.Tensor) -> torch.Tensor:
+        """Return the logarithm of each building's probability, (n, M), for predicted vectors (n, `building_size`)."""
+        cosines = nn.functional.normalize(predicted, dim=1) @ nn.functional.normalize(self.vectors, dim=1).T
         return (_SHARPNESS * cosines).log_softmax(dim=1)
 
 

@@ -1,4 +1,4 @@
-"""Photos of one place together, of others apart: MultiSimilarity loss and miner (arXiv 1904.06627), stage 2."""
+"""MultiSimilarity loss and miner (arXiv 1904.06627) of stage 2: similar descriptors for photos of a place only."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from pytorch_metric_learning.miners import MultiSimilarityMiner
 
 
 class MinedPairs(NamedTuple):
-    """Pairs hard enough to learn from, as rows of the batch: anchors with positives, anchors with negatives."""
+    """Pairs that are hard enough to learn from, as rows of the batch: anchors with positives, anchors with negatives."""
 
     anchors: torch.Tensor
     positives: torch.Tensor
@@ -20,8 +20,10 @@ class MetricLoss:
     """MultiSimilarity loss over mined pairs, by cosine similarity.
 
     Args:
-        alpha, beta, base: Of the loss.
-        epsilon: Margin of the miner.
+        alpha: Factor in the exponents of positive pairs.
+        beta: Factor in the exponents of negative pairs.
+        base: Cosine similarity that is subtracted from that of each pair.
+        epsilon: Margin of the miner, a cosine similarity.
     """
 
     def __init__(self, alpha: float = 1.0, beta: float = 50.0, base: float = 0.0, epsilon: float = 0.1) -> None:
@@ -29,18 +31,19 @@ class MetricLoss:
         self.miner = MultiSimilarityMiner(epsilon=epsilon)
 
     def mine(self, descriptors: torch.Tensor, place_ids: torch.Tensor) -> MinedPairs:
-        """Choose the pairs; arguments as for the call."""
+        """Choose the pairs of descriptors (B, D) with place ids (B,)."""
         return MinedPairs(*self.miner(descriptors, place_ids))
 
     def __call__(self, descriptors: torch.Tensor, place_ids: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss, in float32 and outside autocast.
 
         Args:
-            descriptors: (B, D), of all processes.
+            descriptors: (B, D), those of all processes.
             place_ids: (B,).
 
         Returns:
-            The loss; and, for the log, the number of pairs of either kind and the share of images that are an anchor, `active`.
+            The loss; and, for the log, `positive_pairs` and `negative_pairs`, the numbers of pairs, and `active`, the share of
+            images that are an anchor.
         """
         with torch.autocast(descriptors.device.type, enabled=False):
             descriptors = descriptors.float()

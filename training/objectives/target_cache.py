@@ -1,4 +1,4 @@
-"""A teacher's targets on disk, for the next run that shows it the same pixels."""
+"""A teacher's targets on disk, for later runs with the same pixels."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,39 +13,39 @@ from d2vpr_hf.utils.atomic_files import store_file
 
 
 class TargetCache:
-    """Remember what a teacher answered, by what it was shown.
+    """A cache of a teacher's targets, by the teacher and the pixels that it sees together.
 
-    Runs with the same photos, sizes, augmentation and seed show the same pixels at the same step, whatever student they train;
-    all but the first one save the teacher's forward passes. Whatever differs is another key, so that a cache may be shared by
-    any runs; it is never emptied. An image of N patches takes 4 * ((1 + N) * width + descriptor_dim) bytes: 60 KB at 112x112
-    for a teacher 192 wide, 0.83 MB at 224x224 for CricaVPR.
+    Runs with the same photos, image size, augmentation and seed have the same pixels at the same step, whatever student they
+    train, so that only the first of them computes the teacher. Any difference gives another key, so that all runs may share a
+    cache. Nothing is ever deleted. An image of N patches takes 4 * ((1 + N) * width + descriptor_dim) bytes: 60 KB at 112x112
+    for a teacher of width 192, 0.83 MB at 224x224 for CricaVPR.
 
     Args:
-        folder: Where to; made if missing.
-        teacher: Who answers.
+        folder: Folder of the cache; it is created if missing.
+        teacher: Teacher whose targets are stored.
     """
 
     def __init__(self, folder: Path, teacher: Teacher) -> None:
         self.folder = folder
         self._teacher = _fingerprint(teacher)
 
-    def targets(self, pixel_values: torch.Tensor, ask: Callable[[torch.Tensor], TeacherTargets]) -> TeacherTargets:
-        """Give the targets of images that the teacher sees together; ask it if these were not seen before.
+    def targets(self, pixel_values: torch.Tensor, compute: Callable[[torch.Tensor], TeacherTargets]) -> TeacherTargets:
+        """Return the targets of images that the teacher sees together; compute and store them if they are not stored.
 
         Args:
             pixel_values: Images (B, 3, height, width), float32.
-            ask: Gives their targets.
+            compute: Computes their targets.
 
         Raises:
             OSError: If targets cannot be written.
         """
         path = self._path(pixel_values)
-        found = _read(path, pixel_values.device)
-        if found is None:
-            found = ask(pixel_values)
-            tensors = {name: target.cpu().contiguous() for name, target in found._asdict().items()}
+        targets = _read(path, pixel_values.device)
+        if targets is None:
+            targets = compute(pixel_values)
+            tensors = {name: target.cpu().contiguous() for name, target in targets._asdict().items()}
             store_file(path, lambda scratch: save_file(tensors, scratch))
-        return found
+        return targets
 
     def _path(self, pixel_values: torch.Tensor) -> Path:
         digest = hashlib.blake2b(self._teacher, digest_size=16)
@@ -56,7 +56,7 @@ class TargetCache:
 
 
 def _fingerprint(teacher: Teacher) -> bytes:
-    """Tell teachers apart: by kind, configuration, weights and their type."""
+    """Return a digest of a teacher: its class, configuration, weights and their data type."""
     config = teacher.model.config.to_json_string(use_diff=False)
     digest = hashlib.blake2b(f"{type(teacher).__name__} {teacher.depends_on_batch} {config}".encode(), digest_size=16)
     for name, weights in sorted(teacher.state_dict().items()):
@@ -72,5 +72,5 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 def _read(path: Path, device: torch.device) -> TeacherTargets | None:
     try:
         return TeacherTargets(**load_file(path, device=str(device)))
-    except (FileNotFoundError, SafetensorError, TypeError):  # not there, or damaged
+    except (FileNotFoundError, SafetensorError, TypeError):  # missing or damaged
         return None
