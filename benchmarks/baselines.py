@@ -1,4 +1,4 @@
-"""What the embedded model is compared with: descriptors by hand, and an untrained network."""
+"""Baselines of the embedded model: hand-made descriptors, and an untrained network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,25 +14,25 @@ from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 
 Photos = NDArray[np.uint8]  # (N, height, width, 3)
 Descriptors = NDArray[np.float32]  # (N, D)
-Describe = Callable[[Photos], Descriptors]
+Encode = Callable[[Photos], Descriptors]
 
 
 def thumbnails(photos: Photos) -> Descriptors:
-    """Describe by grey thumbnails of 32 × 32 pixels, mean and contrast taken out."""
+    """Return grey thumbnails of 32 × 32 pixels, without mean and contrast, as descriptors."""
     small = [np.asarray(Image.fromarray(photo).convert("L").resize((32, 32), Image.Resampling.BOX)) for photo in photos]
     flat = np.stack(small).reshape(len(photos), -1).astype(np.float32)
     return _normalized(flat - flat.mean(axis=1, keepdims=True))
 
 
 def colours(photos: Photos) -> Descriptors:
-    """Describe by a histogram of 8 × 8 × 8 colours, its square root taken."""
+    """Return square roots of histograms of 8 × 8 × 8 colours as descriptors."""
     bins = (photos >> 5).astype(np.int64) @ np.array([64, 8, 1])
     counts = np.stack([np.bincount(photo.ravel(), minlength=512) for photo in bins])
     return _normalized(np.sqrt(counts).astype(np.float32))
 
 
 def gradients(photos: Photos) -> Descriptors:
-    """Describe by histograms of oriented gradients: 16 × 16 cells, 9 orientations, blocks of 2 × 2 cells normalised."""
+    """Return histograms of oriented gradients: 16 × 16 cells, 9 orientations, normalised blocks of 2 × 2 cells."""
     return _normalized(np.stack([_gradients(photo) for photo in photos]))
 
 
@@ -53,14 +53,14 @@ def _gradients(photo: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def untrained(photos: Photos) -> Descriptors:
-    """Describe by a D²-VPR like the embedded one, with weights from a seed."""
+    """Return the descriptors of a D²-VPR like the embedded one, with random weights."""
     torch.manual_seed(0)
     model = D2VPRModel(load_model().config).eval()
     return PlaceEncoder(model, load_image_processor(), batch_size=32).encode(list(photos)).descriptors
 
 
-def trained(model: Path | None = None) -> Describe:
-    """Make what describes by a trained model; by default the embedded one, which has learned from other cities."""
+def trained(model: Path | None = None) -> Encode:
+    """Return a method that encodes with a trained model; by default the embedded one, which was trained on other cities."""
     return lambda photos: PlaceEncoder(model and str(model), batch_size=32).encode(list(photos)).descriptors
 
 
@@ -68,7 +68,7 @@ def _normalized(descriptors: NDArray[np.floating]) -> Descriptors:
     return (descriptors / (np.linalg.norm(descriptors, axis=1, keepdims=True) + 1e-9)).astype(np.float32)
 
 
-METHODS: dict[str, Describe] = {
+METHODS: dict[str, Encode] = {
     "grey thumbnails 32 × 32": thumbnails,
     "colour histogram": colours,
     "HOG": gradients,

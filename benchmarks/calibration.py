@@ -1,12 +1,12 @@
-"""How good confidences are on Gridtown, with three in ten queries outside the map.
+"""Reliability of confidences on Gridtown, with three in ten queries outside the map.
 
     python benchmarks/calibration.py [--descriptor HOG] [--tiers easy standard] [--image-size 64] [--out build/calibration]
 
-One city of 1,000 places and ten queries a place gives labelled queries; the calibration is fitted on half of them, drawn by
-chance, and tested on the other half. The map lacks the eastern end of the city, so that three in ten queries were taken outside
-it. Confidences and radii are tested on another city too, as large, of eight queries a place, cut alike. "Answered" is what
-is accepted at the threshold that gave a precision of 95 % on the fitted half, by confidence and by plain similarity. A second
-table is of calibrations of fewer labelled photos. Photos are written to `build/gridtown` once and used again.
+The labelled queries are those of one city of 1,000 places, ten at each place. The calibration is fitted to a random half of
+them and tested on the other half. The map lacks the eastern end of the city, so that three in ten queries were taken outside
+it. Confidences and radii are also tested on a second city of the same size, with eight queries at each place and the same gap.
+A query is "answered" if its confidence, or its similarity, reaches the threshold that gave a precision of 95 % on the fitted
+half. A second table shows calibrations with fewer labelled photos. Photos are rendered to `build/gridtown` once.
 """
 
 import argparse
@@ -35,32 +35,33 @@ from d2vpr_hf.stores.exact import exact_search, similarity
 
 OUTSIDE = 0.3
 PRECISION = 0.95
-FEW, DRAWS = (100, 250, 1000), 10  # labelled photos, and how often so many are drawn
-CITY, OTHER_CITY = (9001, 1000, 10), (9002, 1000, 8)  # seed, places, queries a place
+FEW, DRAWS = (100, 250, 1000), 10  # numbers of labelled photos, and of draws for each
+CITY, OTHER_CITY = (9001, 1000, 10), (9002, 1000, 8)  # seed, places, queries at each place
 Labelled = tuple[list[PositionEstimate], list[Place]]
 
 
-def ask(folders: tuple[Path, Path], describe: Callable[[Photos], Descriptors]) -> Labelled:
-    """Search the western part of a city with all its queries: estimates and truths."""
+def locate(folders: tuple[Path, Path], encode: Callable[[Photos], Descriptors]) -> Labelled:
+    """Search the western part of a city with all its queries; return estimates and true places."""
     (photos, places), (queries, truths) = (load(folder) for folder in folders)
     east = np.array([place.utm_east for place in places])
     mapped = np.flatnonzero(east <= np.quantile(east, 1 - OUTSIDE))
-    distances, rows = exact_search(describe(queries), describe(photos)[mapped], NUM_MATCHES)
+    distances, rows = exact_search(encode(queries), encode(photos)[mapped], NUM_MATCHES)
     estimates = [
-        estimate_position(_matches([places[mapped[row]] for row in near], scores))
-        for near, scores in zip(rows.tolist(), similarity(distances).tolist(), strict=True)
+        estimate_position(_matches([places[mapped[row]] for row in near], similarities))
+        for near, similarities in zip(rows.tolist(), similarity(distances).tolist(), strict=True)
     ]
     return [estimate for estimate in estimates if estimate is not None], truths
 
 
-def _matches(places: list[Place], scores: list[float]) -> list[Match]:
-    return [Match(rank, 0, place, Path(), score) for rank, (place, score) in enumerate(zip(places, scores, strict=True), 1)]
+def _matches(places: list[Place], similarities: list[float]) -> list[Match]:
+    pairs = zip(places, similarities, strict=True)
+    return [Match(rank, 0, place, Path(), similarity) for rank, (place, similarity) in enumerate(pairs, 1)]
 
 
-def measure(tier: TierName, describe: Callable[[Photos], Descriptors], size: int) -> tuple[list[str], Reliability]:
-    """Fit and test on one tier: rows of a table, and what the tested half gave."""
-    city, other = (
-        ask(render(tier, seed, argparse.Namespace(places=places, queries=queries, image_size=size)), describe)
+def measure(tier: TierName, encode: Callable[[Photos], Descriptors], size: int) -> tuple[list[str], Reliability]:
+    """Fit and test on one tier; return the rows of a table, and the reliability on the tested half."""
+    city, second_city = (
+        locate(render(tier, seed, argparse.Namespace(places=places, queries=queries, image_size=size)), encode)
         for seed, places, queries in (CITY, OTHER_CITY)
     )
     order = np.random.default_rng(0).permutation(len(city[0]))
@@ -68,13 +69,15 @@ def measure(tier: TierName, describe: Callable[[Photos], Descriptors], size: int
     calibration = fit_calibration(*fitted)
     threshold = calibration.threshold(PRECISION)
     least = _similarity_threshold(fitted)
-    judged = {name: judge_calibration(calibration, *side) for name, side in (("same city", tested), ("other city", other))}
-    rows = [_row(f"{tier}, {name}", found, threshold, least) for name, found in judged.items()]
+    judged = {
+        name: judge_calibration(calibration, *side) for name, side in (("same city", tested), ("other city", second_city))
+    }
+    rows = [_row(f"{tier}, {name}", reliability, threshold, least) for name, reliability in judged.items()]
     return [*rows, "", *_few(fitted, tested)], judged["same city"]
 
 
 def _few(fitted: Labelled, tested: Labelled) -> list[str]:
-    """Fit to a few of the labelled photos, drawn by chance; return a table of what radii then hold, means of all draws."""
+    """Fit to a few labelled photos, drawn at random; return a table of how often radii hold, means over all draws."""
     lines = [
         "| labelled photos | answers within their 90 % radius (all queries) | median radius, answered |",
         "| --- " * 3 + "|",
@@ -84,12 +87,12 @@ def _few(fitted: Labelled, tested: Labelled) -> list[str]:
         numbers = []
         for _ in range(DRAWS):
             calibration = fit_calibration(*_choose(fitted, draw.permutation(len(fitted[0]))[:count]))
-            found = judge_calibration(calibration, *tested)
-            answered = found.confidences >= calibration.threshold(PRECISION)
-            inside = found.errors <= found.radii
-            numbers.append((100 * inside[answered].mean(), 100 * inside.mean(), np.median(found.radii[answered])))
-        answers, everything, radius = np.nanmean(numbers, axis=0)
-        lines.append(f"| {count:,} | {answers:.1f} % ({everything:.1f} %) | {radius:.1f} m |")
+            reliability = judge_calibration(calibration, *tested)
+            answered = reliability.confidences >= calibration.threshold(PRECISION)
+            inside = reliability.errors <= reliability.radii
+            numbers.append((100 * inside[answered].mean(), 100 * inside.mean(), np.median(reliability.radii[answered])))
+        answers, all_queries, radius = np.nanmean(numbers, axis=0)
+        lines.append(f"| {count:,} | {answers:.1f} % ({all_queries:.1f} %) | {radius:.1f} m |")
     return lines
 
 
@@ -99,31 +102,31 @@ def _choose(labelled: Labelled, rows: NDArray[np.int64]) -> Labelled:
 
 
 def _similarity_threshold(labelled: Labelled) -> float:
-    """Tune the least similarity of the best match that gives the precision."""
+    """Return the least similarity of the best match that reaches the precision."""
     reliability = judge_calibration(fit_calibration(*labelled), *labelled)
     curve = precision_curve(reliability.similarities, reliability.right, int(reliability.right.sum()))
     reached = np.flatnonzero(curve.precision >= PRECISION)
     return float(curve.thresholds[reached[-1]]) if len(reached) else np.inf
 
 
-def _row(name: str, found: Reliability, threshold: float, least: float) -> str:
-    answered = found.confidences >= threshold
-    inside = f"{100 * (found.errors <= found.radii)[answered].mean():.1f} %" if answered.any() else "none"
+def _row(name: str, reliability: Reliability, threshold: float, least: float) -> str:
+    answered = reliability.confidences >= threshold
+    inside = f"{100 * (reliability.errors <= reliability.radii)[answered].mean():.1f} %" if answered.any() else "none"
     cells = [
-        f"{len(found.right):,}",
-        f"{100 * found.right.mean():.1f} %",
-        f"{found.expected_calibration_error:.3f}",
-        f"{found.brier:.3f} ({found.base_brier:.3f})",
-        f"{inside} ({100 * found.radius_coverage:.1f} %)",
-        f"{np.median(found.radii[answered]):.1f} m" if answered.any() else "none",
-        _answered(found, answered),
-        _answered(found, found.similarities >= least),
+        f"{len(reliability.right):,}",
+        f"{100 * reliability.right.mean():.1f} %",
+        f"{reliability.expected_calibration_error:.3f}",
+        f"{reliability.brier:.3f} ({reliability.base_brier:.3f})",
+        f"{inside} ({100 * reliability.radius_coverage:.1f} %)",
+        f"{np.median(reliability.radii[answered]):.1f} m" if answered.any() else "none",
+        _answered(reliability, answered),
+        _answered(reliability, reliability.similarities >= least),
     ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def _answered(found: Reliability, accepted: NDArray[np.bool_]) -> str:
-    return f"{100 * accepted.mean():.1f} % ({100 * found.right[accepted].mean():.1f} %)" if accepted.any() else "none"
+def _answered(reliability: Reliability, accepted: NDArray[np.bool_]) -> str:
+    return f"{100 * accepted.mean():.1f} % ({100 * reliability.right[accepted].mean():.1f} %)" if accepted.any() else "none"
 
 
 def main() -> None:

@@ -3,19 +3,19 @@
     python benchmarks/compact_search.py [--scratch FOLDER] [--quick | --case N ...]
     python benchmarks/compact_search.py --index INDEX --queries INDEX
 
-With `--case` only those rows of CASES are measured; they take the place of their like in the JSON file, so that everything can
-be measured bit by bit, when nothing else runs. With `--index` real descriptors are measured: those of an index, searched with
-those of another one (`d2vpr index` makes both, `d2vpr evaluate --save-descriptors` too); place-R@1 then counts first matches
-within 25 m.
+With `--case` only those rows of CASES are measured; they replace the same rows in the JSON file, so that everything can be
+measured step by step, while nothing else runs. With `--index` the descriptors are those of an index, and the queries those of
+another index (made by `d2vpr index` or `d2vpr evaluate --save-descriptors`); place-R@1 then counts first matches within 25 m.
 
-The descriptors are drawn from a fixed seed: places of ten photos each, 100 places an area, ten areas a city; numbers fall off
-as a power law; the noise of a photo has three levels, by the cosine that two photos of a place have: 0.9, 0.78, and the hard
-0.64. Queries are eleventh photos of places. Descriptors lie in a temporary file of float16, which is mapped as an index's are.
+Without `--index` descriptors are drawn from a fixed seed: ten photos of each place, 100 places in an area, ten areas in a city.
+Their components decrease by a power law. The noise of a photo has three levels, given by the cosine between two photos of a
+place: 0.9, 0.78, and 0.64, which is hard. Queries are eleventh photos of places. Descriptors are in a temporary float16 file,
+which is mapped like those of an index.
 
-Each store is built and saved, then opened and searched, one query at a time, by a fresh process. Memory is that process's, as
-Linux counts it: its largest anonymous memory, which the interpreter and its libraries share, and beside it the pages of mapped
-files, which the system may take back at any time. "Processor" is what a query takes of all cores together: it tells more than
-the time on the clock where other work shares the machine.
+Each store is built and saved, then opened and searched by a new process, one query at a time. Memory is that of this process as
+Linux counts it: its largest anonymous memory, including the interpreter and its libraries, and separately the pages of mapped
+files, which the system may free at any time. "Processor" is the time of a query over all cores: it is more reliable than the
+time on the clock if other work shares the machine.
 """
 
 import argparse
@@ -41,39 +41,40 @@ from d2vpr_hf.stores import build_store, open_store
 from d2vpr_hf.stores.descriptors import Descriptors
 from d2vpr_hf.stores.exact import exact_search
 
-PHOTOS, PLACES_OF_AREA, AREAS_OF_CITY = 10, 100, 10
-SHARES = (0.15, 0.15, 0.7)  # of a place's variance: its city's, its area's, its own
-FALL = 0.5  # standard deviations of numbers fall as this power of their rank
+PHOTOS = 10  # of each place, without the query
+PLACES_OF_AREA, AREAS_OF_CITY = 100, 10
+SHARES = (0.15, 0.15, 0.7)  # of a place's variance: by city, by area, by place
+FALL = 0.5  # standard deviations of components decrease with this power of their rank
 QUERIES = 500
-SECONDS = 20  # of searching, after which what was found so far is judged
+SECONDS = 20  # of searching; later queries are omitted
 NEIGHBOURS = 10
 
 
 def draw(path: Path, count: int, width: int, cosine: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Write descriptors (count, width) to a file; return queries (Q, width) and the places they belong to (Q,)."""
+    """Write descriptors (count, width) to a file; return queries (Q, width) and their places (Q,)."""
     rng = np.random.default_rng(seed)
     scale = (np.arange(1, width + 1) ** -FALL).astype(np.float32)
     scale /= np.linalg.norm(scale)
     noise = np.float32((1 / cosine - 1) ** 0.5)
     places = count // PHOTOS
-    asked = np.sort(rng.choice(places, min(QUERIES, places), replace=False))
-    queries = np.empty((len(asked), width), np.float32)
+    query_places = np.sort(rng.choice(places, min(QUERIES, places), replace=False))
+    queries = np.empty((len(query_places), width), np.float32)
     written = open_memmap(path, "w+", np.float16, (count, width))
     for start in range(0, places, PLACES_OF_AREA * AREAS_OF_CITY):  # a city at a time
         stop = min(start + PLACES_OF_AREA * AREAS_OF_CITY, places)
         photos = _draw_photos(rng, _draw_city(rng, stop - start, width) * scale, noise * scale)
         written[start * PHOTOS : stop * PHOTOS] = photos[:, :PHOTOS].reshape(-1, width)
-        here = (asked >= start) & (asked < stop)
-        queries[here] = photos[asked[here] - start, PHOTOS]
+        in_city = (query_places >= start) & (query_places < stop)
+        queries[in_city] = photos[query_places[in_city] - start, PHOTOS]
     written.flush()
-    return queries, asked
+    return queries, query_places
 
 
 def _draw_city(rng: np.random.Generator, places: int, width: int) -> NDArray[np.float32]:
-    """Draw the places of a city (places, width), before numbers fall off."""
-    city, areas, own = (rng.standard_normal((n, width), dtype=np.float32) for n in (1, AREAS_OF_CITY, places))
+    """Draw the places of a city (places, width), before their components are scaled."""
+    city, areas, rest = (rng.standard_normal((n, width), dtype=np.float32) for n in (1, AREAS_OF_CITY, places))
     weights = np.sqrt(np.float32(SHARES))
-    return weights[0] * city + weights[1] * areas[np.arange(places) // PLACES_OF_AREA] + weights[2] * own
+    return weights[0] * city + weights[1] * areas[np.arange(places) // PLACES_OF_AREA] + weights[2] * rest
 
 
 def _draw_photos(rng: np.random.Generator, places: NDArray[np.float32], noise: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -84,49 +85,50 @@ def _draw_photos(rng: np.random.Generator, places: NDArray[np.float32], noise: N
 
 
 class Data(NamedTuple):
-    """Descriptors to search, and what to search them with.
+    """Descriptors to search, and queries with their correct rows.
 
     Attributes:
-        path: A file of numpy's, or an index folder.
+        path: A numpy file, or an index folder.
         queries: (Q, D) float32.
-        is_right: Tells whether a row shows the place of a query, by both numbers.
+        is_correct: Whether the row of a descriptor shows the place of a query; takes the numbers of query and row.
     """
 
     path: Path
     queries: NDArray[np.float32]
-    is_right: Callable[[int, int], bool]
+    is_correct: Callable[[int, int], bool]
 
     def open(self) -> Descriptors:
-        """Map the descriptors (N, D)."""
+        """Return the mapped descriptors (N, D)."""
         return open_descriptors(self.path)
 
 
 def open_descriptors(path: Path) -> Descriptors:
-    """Map descriptors (N, D) of a file or of an index."""
+    """Return mapped descriptors (N, D) of a file or of an index."""
     return PlaceIndex.open(path).descriptors if path.is_dir() else np.load(path, mmap_mode="r")
 
 
 def drawn_data(path: Path, count: int, width: int, cosine: float) -> Data:
-    """Draw descriptors into a file; a right row is one of the query's place."""
-    queries, asked = draw(path, count, width, cosine)
-    return Data(path, queries, lambda query, row: bool(row // PHOTOS == asked[query]))
+    """Draw descriptors into a file; the correct rows of a query are those of its place."""
+    queries, query_places = draw(path, count, width, cosine)
+    return Data(path, queries, lambda query, row: bool(row // PHOTOS == query_places[query]))
 
 
 def real_data(index: Path, queries: Path) -> Data:
-    """Take the descriptors of an index, and as queries those of another one; a right row lies within 25 m."""
+    """Take the descriptors of an index, and as queries those of another one; correct rows are within 25 m of the query."""
     opened = PlaceIndex.open(queries)
     rows = np.sort(np.random.default_rng(0).permutation(len(opened))[:QUERIES])
-    places, known = [opened.places[row] for row in rows], PlaceIndex.open(index).places
+    query_places = [opened.places[row] for row in rows]
+    places = PlaceIndex.open(index).places
 
-    def is_right(query: int, row: int) -> bool:
-        distance = distance_in_metres(places[query], known[row])
+    def is_correct(query: int, row: int) -> bool:
+        distance = distance_in_metres(query_places[query], places[row])
         return distance is not None and distance <= POSITIVE_DIST_THRESHOLD
 
-    return Data(index, opened.descriptors.take(rows).astype(np.float32), is_right)
+    return Data(index, opened.descriptors.take(rows).astype(np.float32), is_correct)
 
 
 def measure(data: Data, word: str, scratch: Path) -> dict[str, Any]:
-    """Build a store, and search it in a process of its own."""
+    """Build a store, and search it in a new process."""
     descriptors = data.open()
     start = time.perf_counter()
     store = FaissStore(word, descriptors) if word in FACTORIES else build_store(descriptors, word)  # type: ignore[arg-type]
@@ -142,32 +144,33 @@ def measure(data: Data, word: str, scratch: Path) -> dict[str, Any]:
 
 
 def _judge(rows: NDArray[np.int64], descriptors: Descriptors, data: Data) -> dict[str, float]:
-    truth = exact_search(data.queries[: len(rows)], descriptors, NEIGHBOURS)[1]
-    shared = [len(set(found) & set(right)) for found, right in zip(rows.tolist(), truth.tolist(), strict=True)]
-    first = [[data.is_right(*pair) for pair in enumerate(top[:, 0].tolist())] for top in (rows, truth)]
-    place_recall, exact = (100 * float(np.mean(right)) for right in first)
+    exact_rows = exact_search(data.queries[: len(rows)], descriptors, NEIGHBOURS)[1]
+    shared = [len(set(approximate) & set(exact)) for approximate, exact in zip(rows.tolist(), exact_rows.tolist(), strict=True)]
+    is_correct = [[data.is_correct(*pair) for pair in enumerate(top[:, 0].tolist())] for top in (rows, exact_rows)]
+    place_recall, exact = (100 * float(np.mean(values)) for values in is_correct)
     return {"recall": float(np.mean(shared)) / NEIGHBOURS, "place_recall": place_recall, "place_recall_exact": exact}
 
 
 def search_alone(folder: Path, word: str, data: Path) -> None:
-    """Search a saved store and print times, rows and memory: what the process of its own does."""
+    """Search a saved store and print times, rows and memory. `measure` runs this in a new process."""
     queries = np.load(folder / "queries.npy")
     before = _memory("RssAnon")
     descriptors = open_descriptors(data)
     store = FaissStore.open(word, folder, descriptors) if word in FACTORIES else open_store(folder, descriptors)
     for query in queries[:20]:  # warm
         store.search(query[None], NEIGHBOURS)
-    seconds, processor, rows, anonymous = [], [], [], 0
+    seconds, processor = [], []
+    rows, anonymous = [], 0
     end = time.perf_counter() + SECONDS
     for query in queries:
         start = time.perf_counter()
         if start > end:
             break
         used = time.process_time()
-        found = store.search(query[None], NEIGHBOURS)[1][0]
+        nearest = store.search(query[None], NEIGHBOURS)[1][0]
         processor.append(time.process_time() - used)
         seconds.append(time.perf_counter() - start)
-        rows.append(found.tolist())
+        rows.append(nearest.tolist())
         anonymous = max(anonymous, _memory("RssAnon"))
     timed = 1000 * np.array(seconds)
     result = {
@@ -184,13 +187,13 @@ def search_alone(folder: Path, word: str, data: Path) -> None:
 
 
 def _memory(field: str) -> int:
-    """Read a field of this process's memory in bytes; Linux only."""
+    """Return a field of this process's memory in bytes; Linux only."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def run(scratch: Path, case: "Case") -> list[dict[str, Any]]:
-    """Measure the stores of a case, and print each."""
+    """Measure the stores of a case, and print each result."""
     count, width, cosine, words = case
     data = drawn_data(scratch / "descriptors.npy", count, width, cosine)
     results = [show({"cosine": cosine} | measure(data, word, scratch)) for word in words]
@@ -205,9 +208,9 @@ def show(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def join(file: Path, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put results in the place of their like among those in a file, and write them there."""
-    known = json.loads(file.read_text()) if file.exists() else []
-    joined = {_key(result): result for result in [*known, *results]}
+    """Write results to a file, in which they replace results of the same case; return all of the file's results."""
+    earlier = json.loads(file.read_text()) if file.exists() else []
+    joined = {_key(result): result for result in [*earlier, *results]}
     sorted_by_case = sorted(joined.values(), key=lambda result: (result["width"], -result["cosine"], result["count"]))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(sorted_by_case, indent=1) + "\n")
@@ -225,7 +228,7 @@ COLUMNS = (
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Lay out the results."""
+    """Return the results as a Markdown table."""
     return "\n".join(["| " + " | ".join(COLUMNS) + " |", "| --- " * len(COLUMNS) + "|", *map(_row, results)])
 
 
@@ -244,7 +247,7 @@ def _row(result: dict[str, Any]) -> str:
 
 
 def plot_growth(results: list[dict[str, Any]]) -> Figure:
-    """Draw latency and recall over the number of descriptors of 512 numbers, hard."""
+    """Draw latency and recall over the number of descriptors, for hard ones of 512 numbers."""
     grown = [result for result in results if result["width"] == 512 and result["cosine"] == 0.64]
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -263,7 +266,7 @@ def plot_growth(results: list[dict[str, Any]]) -> Figure:
 
 
 Case = tuple[int, int, float, list[str]]  # count, width, cosine, words
-COMPARED = ["none", "int8", "bits"]  # of stored float16, `half` is `none`
+COMPARED = ["none", "int8", "bits"]  # descriptors are stored as float16, so `half` equals `none`
 CASES: list[Case] = [
     (10_000, 512, 0.64, COMPARED),
     (30_000, 512, 0.64, COMPARED),
@@ -282,11 +285,11 @@ CASES: list[Case] = [
 
 
 def parse() -> argparse.Namespace:
-    """Read the arguments."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scratch", type=Path, help="Folder for temporary files; 2 GB are needed.")
     parser.add_argument("--quick", action="store_true", help="Up to 30,000 descriptors only.")
-    parser.add_argument("--case", type=int, nargs="+", help=f"Which of the cases, from 0 to {len(CASES) - 1}.")
+    parser.add_argument("--case", type=int, nargs="+", help=f"Numbers of the cases, from 0 to {len(CASES) - 1}.")
     parser.add_argument("--index", type=Path, help="Measure the descriptors of this index instead of drawn ones.")
     parser.add_argument("--queries", type=Path, help="With --index: an index of query photos.")
     parser.add_argument("--out", type=Path, default=Path("build/compact_search"), help="Folder of JSON file and figure.")

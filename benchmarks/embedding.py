@@ -1,10 +1,10 @@
-"""Photos a second that `d2vpr embed` encodes with one process and with several, as lines of a Markdown table.
+"""Photos a second of `d2vpr embed` with one process and with several, as lines of a Markdown table.
 
     python benchmarks/embedding.py [--model MODEL] [--photos 128] [--processes 1 2] [--threads 2]
 
-The photos are drawn, JPEG files of 640×480; without `--model` it is a D²-VPR student with random weights, which takes as long
-as a trained one. Threads are those of all processes together. Loading is not counted: all processes encode a batch, wait for
-each other, and then encode the set; what counts is when the last one ends.
+The photos are drawn JPEG files of 640×480. Without `--model` the model is a D²-VPR student with random weights, which takes as
+long as a trained one. `--threads` is the number over all processes. Loading is not counted: all processes encode a batch, wait
+for each other, and then encode the set, until the last process ends.
 """
 
 import argparse
@@ -27,7 +27,7 @@ BATCH_SIZE = 16
 
 
 def draw_photos(folder: Path, count: int) -> None:
-    """Draw photos with as much detail as a camera's have: smooth shapes and some noise."""
+    """Draw photos with about as much detail as a camera's: smooth shapes and some noise."""
     folder.mkdir()
     for number in range(count):
         rng = np.random.default_rng(number)
@@ -37,7 +37,7 @@ def draw_photos(folder: Path, count: int) -> None:
 
 
 def measure(scratch: Path, model: str, processes: int, threads: int) -> float:
-    """Return the seconds that so many processes take."""
+    """Return the seconds that a number of processes take together."""
     folder = scratch / f"{processes}"
     folder.mkdir()
     environment = os.environ | {"WORLD_SIZE": str(processes), "OMP_NUM_THREADS": str(max(1, threads // processes))}
@@ -52,7 +52,7 @@ def measure(scratch: Path, model: str, processes: int, threads: int) -> float:
 
 
 def work(folder: Path, model: str, photos: Path) -> None:
-    """Be one of the processes: encode a batch, wait for the others, encode the parts, and write down from when to when."""
+    """Run one of the processes: encode a batch, wait for the others, encode the shards, and write start and end times."""
     rank, processes = launched_process()
     table = read_places(photos)
     encoder = PlaceEncoder(model, device=launched_device(), batch_size=BATCH_SIZE)

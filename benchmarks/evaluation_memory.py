@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation_memory.py [--database 100000] [--queries 1000] [--dim 4096] [--mapped FOLDER]
 
-Random unit vectors, each query a noisy copy of a database row 3 m away, so that the right answer is known: R@1 must be 100.
-The peak is of the whole process; the descriptors alone take 1.64 GB as float32. `--mapped` keeps them in half precision in a
-file in that folder and maps it; its pages count as long as the system keeps them in memory.
+Descriptors are random unit vectors. Each query is a noisy copy of a database row 3 m away, so that the correct match is known:
+R@1 must be 100. The peak is that of the whole process; the descriptors alone take 1.64 GB as float32. `--mapped` stores them in
+half precision in a file in that folder and maps it; its pages count as long as the system keeps them in memory.
 """
 
 import argparse
@@ -21,14 +21,14 @@ _CHUNK = 4096  # rows drawn at once
 
 
 def fill(descriptors: NDArray[np.floating], rng: np.random.Generator) -> None:
-    """Draw unit vectors in place, chunk by chunk, so that drawing takes no memory of its own."""
+    """Draw unit vectors in place, chunk by chunk, so that drawing needs no further memory."""
     for start in range(0, len(descriptors), _CHUNK):
         rows = rng.standard_normal((min(_CHUNK, len(descriptors) - start), descriptors.shape[1]), dtype=np.float32)
         descriptors[start : start + len(rows)] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def allocate(shape: tuple[int, int], folder: Path | None) -> NDArray[np.floating]:
-    """Make room for the database, in memory or in a file."""
+    """Allocate the database, in memory or in a file."""
     if folder is None:
         return np.empty(shape, np.float32)
     return np.lib.format.open_memmap(folder / "database_descriptors.npy", mode="w+", dtype=np.float16, shape=shape)
@@ -51,8 +51,8 @@ def main() -> None:
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     places = np.arange(len(database))[:, None] * [100.0, 0.0]
     start = time.perf_counter()
-    found = evaluate_descriptors(database, queries, PhotoSet(places), PhotoSet(places[chosen] + [3.0, 0.0]))
-    report = found.to_dict()
+    evaluation = evaluate_descriptors(database, queries, PhotoSet(places), PhotoSet(places[chosen] + [3.0, 0.0]))
+    report = evaluation.to_dict()
     seconds = time.perf_counter() - start
     print(
         f"{arguments.queries:,} queries, {arguments.database:,} x {arguments.dim} database, {database.dtype}, {seconds:.1f} s"

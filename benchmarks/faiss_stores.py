@@ -1,6 +1,7 @@
 """FAISS's inverted files and product quantisers as vector stores, for benchmarks/compact_search.py to compare `bits` with.
 
-Their best candidates get exact distances from the descriptors, as in every store of the library. Nothing here is installed.
+Their best candidates get exact distances from the descriptors, as in every store of the library. The package does not contain
+this module.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ from d2vpr_hf.stores.bits import num_candidates
 from d2vpr_hf.stores.descriptors import Descriptors, take_rows
 from d2vpr_hf.stores.exact import float32_blocks, rescore
 
-# word: what FAISS builds, and how many of the lists are read
+# word: factory string of FAISS, and number of lists to read
 FACTORIES = {
     "pq64": ("PQ64", 0),
     "ivf-sq8": ("IVF1024,SQ8", 16),
@@ -21,17 +22,17 @@ FACTORIES = {
     "ivf-pq64": ("IVF1024,PQ64", 64),
     "opq-pq64": ("OPQ64,PQ64", 0),
 }
-TRAINING_ROWS = 65_536  # 64 a list
+TRAINING_ROWS = 65_536  # 64 for each list
 _FILE = "faiss.index"
 
 
 class FaissStore:
-    """What `faiss.index_factory` makes of a word of [`FACTORIES`].
+    """A vector store around an index of `faiss.index_factory`.
 
     Args:
-        word: Which.
+        word: Key of [`FACTORIES`].
         descriptors: (N, D).
-        index: What `save` wrote; `None` to make it.
+        index: Index that `save` wrote; `None` builds one.
     """
 
     def __init__(self, word: str, descriptors: Descriptors, index: faiss.Index | None = None) -> None:
@@ -41,10 +42,10 @@ class FaissStore:
             faiss.extract_index_ivf(self._index).nprobe = FACTORIES[word][1]
 
     def search(self, queries: NDArray[np.floating], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest of queries (Q, D), with as many candidates as `bits` takes."""
-        wanted = num_candidates(len(self._descriptors), self._descriptors.shape[1], k)
-        found = self._index.search(np.ascontiguousarray(queries, np.float32), wanted)[1]
-        return rescore(queries, self._descriptors, found[:, (found >= 0).all(axis=0)], k)
+        """Find the k nearest descriptors of queries (Q, D), with the same number of candidates as `bits`."""
+        count = num_candidates(len(self._descriptors), self._descriptors.shape[1], k)
+        rows = self._index.search(np.ascontiguousarray(queries, np.float32), count)[1]  # -1 where there are too few
+        return rescore(queries, self._descriptors, rows[:, (rows >= 0).all(axis=0)], k)
 
     def save(self, path: Path) -> None:
         """Write the FAISS index."""
@@ -52,7 +53,7 @@ class FaissStore:
 
     @classmethod
     def open(cls, word: str, path: Path, descriptors: Descriptors) -> "FaissStore":
-        """Open what `save` wrote."""
+        """Open a store that `save` wrote."""
         return cls(word, descriptors, faiss.read_index(str(path / _FILE), faiss.IO_FLAG_MMAP_IFC))
 
 

@@ -1,8 +1,8 @@
-"""How fast Gridtown renders, as a Markdown table.
+"""Photos a second that Gridtown renders, as a Markdown table.
 
     python benchmarks/gridtown_speed.py [--workers 2] [--seconds 10]
 
-Each worker is a process of one thread that renders photos of all conditions to memory; building the town is not counted.
+Each worker is a process of one thread that renders photos of all conditions into memory; building the town is not counted.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""From photo to descriptor: every backend and precision beside transformers' DINOv2, as a table, a figure and JSON.
+"""Time from photo to descriptor: every backend and precision, and transformers' DINOv2, as a table, a figure and JSON.
 
     python benchmarks/inference_speed.py --work build/speed [--parts latency,throughput] [--rounds 30]
 
-Everything is measured in one process on one model with random weights (cost does not depend on them), rivals alternate call by
-call, and the machine's own product of large matrices is timed in the same run. Parts that were measured before stay in
-`speed.json`. On a GPU: `--device cuda`.
+Everything is measured in one process with random weights, on which times do not depend. Rivals alternate call by call, and the
+machine's product of large matrices is timed in the same run. Parts that were measured earlier stay in `speed.json`. On a GPU:
+`--device cuda`.
 """
 
 import argparse
@@ -46,18 +46,18 @@ GRAPHS = {
 TORCH = {"torch fp32": "fp32", "torch bf16": "bf16"}
 CONVERTED = {"onnxruntime fp32 of a model folder": "onnxruntime", "openvino fp32 of a model folder": "openvino"}
 SIZES = (112, 168, 224, 322, 420, 518)
-GMAC = {"Dinov2-small": 6.12, "D²-VPR": 7.12}  # an image at 224×224, as benchmarks/model_cost.py counts
+GMAC = {"Dinov2-small": 6.12, "D²-VPR": 7.12}  # for one image at 224×224, counted by benchmarks/model_cost.py
 Call = Callable[[torch.Tensor], Any]
 
 
 def student() -> D2VPRModel:
-    """Make the model."""
+    """Return a student with random weights."""
     torch.manual_seed(0)
     return D2VPRModel(D2VPRConfig()).eval()
 
 
 def bare(size: str, device: str = "cpu") -> Call:
-    """Make transformers' DINOv2."""
+    """Return transformers' DINOv2 with random weights."""
     widths = {"small": (384, 6), "base": (768, 12)}[size]
     config = Dinov2Config(hidden_size=widths[0], num_attention_heads=widths[1], image_size=518)
     model = Dinov2Model(config).eval().to(device)
@@ -65,7 +65,7 @@ def bare(size: str, device: str = "cpu") -> Call:
 
 
 def prepare_graphs(work: Path) -> None:
-    """Export the model, once. int8 is calibrated on noise: its time does not depend on the values."""
+    """Export the model unless it is exported. int8 is calibrated on noise: its time does not depend on the values."""
     generator = torch.Generator().manual_seed(0)
     photos = [torch.randint(0, 256, (3, 240, 320), generator=generator, dtype=torch.uint8) for _ in range(4)]
     student().save_pretrained(work / "model")
@@ -77,7 +77,7 @@ def prepare_graphs(work: Path) -> None:
 
 
 def rival(name: str, work: Path) -> Call:
-    """Make what a name stands for."""
+    """Return the network with a name as a function of pixels."""
     if name == BASELINE:
         return bare("small")
     if name in BASES:
@@ -99,13 +99,14 @@ def alternate(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dic
             start = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - start) * 1e3)
-    return {name: {"min_ms": min(found[2:]), "median_ms": statistics.median(found[2:])} for name, found in times.items()}
+    measured = {name: values[2:] for name, values in times.items()}
+    return {name: {"min_ms": min(values), "median_ms": statistics.median(values)} for name, values in measured.items()}
 
 
 def gemm_gflops(dtype: torch.dtype = torch.float32, side: int = 1536, device: str = "cpu") -> float:
-    """Measure the best of products of large matrices, in billions of operations a second."""
-    one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / alternate({"product": lambda: _finished(one @ other)}, 20)["product"]["min_ms"] / 1e6
+    """Return the best speed of products of large matrices, in billions of operations a second."""
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / alternate({"product": lambda: _finished(left @ right)}, 20)["product"]["min_ms"] / 1e6
 
 
 def _finished(value: Any) -> Any:
@@ -115,14 +116,14 @@ def _finished(value: Any) -> Any:
 
 
 def race(names: Iterable[str], work: Path, batch: int, rounds: int) -> dict[str, Any]:
-    """Let rivals describe batches in turn."""
+    """Let rivals encode batches in turn."""
     images = {size: torch.randn(batch, 3, size, size) for size in (224, 322)}
     calls = {name: rival(name, work) for name in names}
     peak = gemm_gflops()
-    found = alternate({name: lambda n=name, c=call: c(images[BASES.get(n, 224)]) for name, call in calls.items()}, rounds)
+    rows = alternate({name: lambda n=name, c=call: c(images[BASES.get(n, 224)]) for name, call in calls.items()}, rounds)
     peak = max(peak, gemm_gflops())
-    for name, row in found.items():
-        row["ratio_min"], row["ratio_median"] = (row[key] / found[BASELINE][key] for key in ("min_ms", "median_ms"))
+    for name, row in rows.items():
+        row["ratio_min"], row["ratio_median"] = (row[key] / rows[BASELINE][key] for key in ("min_ms", "median_ms"))
         gmac = GMAC["Dinov2-small"] if name == BASELINE else GMAC["D²-VPR"]
         if name not in BASES:
             row["share_of_fp32_gemm_peak"] = 2 * gmac * batch / row["min_ms"] / peak * 1e3
@@ -130,66 +131,66 @@ def race(names: Iterable[str], work: Path, batch: int, rounds: int) -> dict[str,
         "batch": batch,
         "rounds": rounds,
         "gemm_gflops": {"fp32": peak, "bf16": gemm_gflops(torch.bfloat16)},
-        "rivals": found,
+        "rivals": rows,
     }
 
 
 def latency(work: Path, rounds: int) -> dict[str, Any]:
-    """One image at a time."""
+    """Measure one image at a time."""
     return race([BASELINE, "plain torch fp32", *TORCH, *GRAPHS], work, 1, rounds)
 
 
 def throughput(work: Path, rounds: int) -> dict[str, Any]:
-    """Eight images at a time, in float32 and int8."""
+    """Measure eight images at a time, in float32 and int8."""
     return race(
         [BASELINE, "torch fp32", "onnxruntime fp32", "onnxruntime int8", "openvino fp32", "openvino int8"], work, 8, rounds
     )
 
 
 def throughput_bf16(work: Path, rounds: int) -> dict[str, Any]:
-    """Eight images at a time, in bfloat16."""
+    """Measure eight images at a time, in bfloat16."""
     return race([BASELINE, "torch fp32", "torch bf16", "openvino bf16"], work, 8, rounds)
 
 
 def bases(work: Path, rounds: int) -> dict[str, Any]:
-    """One image at a time beside what SALAD, BoQ and MegaLoc run on."""
+    """Measure one image at a time, and the backbones of SALAD, BoQ and MegaLoc."""
     return race([BASELINE, "torch fp32", *BASES], work, 1, rounds)
 
 
 def batches(work: Path, rounds: int) -> dict[str, Any]:
-    """Images a second at several batch sizes."""
+    """Measure images a second at several batch sizes."""
     calls = {name: rival(name, work) for name in ("torch fp32", "openvino fp32", "openvino int8")}
     images = {batch: torch.randn(batch, 3, 224, 224) for batch in (1, 4, 16)}
-    found = alternate(
+    rows = alternate(
         {f"{name}, batch {batch}": lambda c=call, b=batch: c(images[b]) for name, call in calls.items() for batch in images},
         rounds,
     )
-    for name, row in found.items():
+    for name, row in rows.items():
         row["images_per_second"] = int(name.rsplit(" ", 1)[1]) / row["median_ms"] * 1e3
-    return {"rounds": rounds, "calls": found}
+    return {"rounds": rounds, "calls": rows}
 
 
 def sizes(work: Path, rounds: int) -> dict[str, Any]:
-    """The cost of larger images, at batch 1."""
+    """Measure the cost of larger images, at batch 1."""
     backend = TorchBackend(student())
     images = {size: torch.randn(1, 3, size, size) for size in SIZES}
-    found = alternate({str(size): lambda p=pixels: backend.encode(p) for size, pixels in images.items()}, rounds)
-    for size, row in found.items():
+    rows = alternate({str(size): lambda p=pixels: backend.encode(p) for size, pixels in images.items()}, rounds)
+    for size, row in rows.items():
         row["microseconds_per_patch"] = row["min_ms"] / (int(size) // 14) ** 2 * 1e3
-    return {"rounds": rounds, "sizes": found}
+    return {"rounds": rounds, "sizes": rows}
 
 
 def memory(work: Path, rounds: int) -> dict[str, Any]:
-    """Load each rival in a process of its own and describe eight images: seconds until the first descriptor, peak memory."""
-    found = {}
+    """Measure each rival in a new process, on eight images: seconds until the first descriptor, and peak memory."""
+    rows = {}
     for name in (BASELINE, *TORCH, *GRAPHS, *CONVERTED):
         command = [sys.executable, __file__, "--work", str(work), "--alone", name]
-        found[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return {"rivals": found}
+        rows[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return {"rivals": rows}
 
 
 def alone(name: str, work: Path) -> dict[str, float]:
-    """What `memory` runs."""
+    """Measure a rival in this process; `memory` starts it."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     call = rival(name, work)
@@ -201,7 +202,7 @@ def alone(name: str, work: Path) -> dict[str, float]:
 
 
 def photos(work: Path, rounds: int) -> dict[str, Any]:
-    """Index JPEGs of 640x480 end to end beside the encoder alone on the same pixels, and 12-megapixel ones."""
+    """Compare indexing JPEGs with encoding the same pixels alone, for 640x480 and for 12 megapixels."""
     model, processor = student(), D2VPRImageProcessor()
     encoder, backend = PlaceEncoder(model, processor), TorchBackend(model)
     folders = {
@@ -211,23 +212,24 @@ def photos(work: Path, rounds: int) -> dict[str, Any]:
     pixels = {name: _pixels(folder, processor) for name, folder in folders.items()}
     calls: dict[str, Callable[[], Any]] = {}
     for name, folder in folders.items():
-        calls[f"{name}, encoder alone"] = lambda n=name: [backend.encode(part) for part in pixels[n].split(16)]
+        calls[f"{name}, encoder alone"] = lambda n=name: [backend.encode(batch) for batch in pixels[n].split(16)]
         calls[f"{name}, indexed"] = partial(_index, folder, encoder)
-    found = alternate(calls, max(2, rounds // 3))
-    for name, row in found.items():
+    rows = alternate(calls, max(2, rounds // 3))
+    for name, row in rows.items():
         row["photos_per_second"] = len(pixels[name.split(",")[0]]) / row["median_ms"] * 1e3
     for name in folders:
-        shares = (found[f"{name}, encoder alone"][key] / found[f"{name}, indexed"][key] for key in ("min_ms", "median_ms"))
-        found[f"{name}, indexed"]["share_of_encoder_min"], found[f"{name}, indexed"]["share_of_encoder_median"] = shares
-    return {"rounds": max(2, rounds // 3), "calls": found}
+        alone, indexed = rows[f"{name}, encoder alone"], rows[f"{name}, indexed"]
+        for kind in ("min", "median"):
+            indexed[f"share_of_encoder_{kind}"] = alone[f"{kind}_ms"] / indexed[f"{kind}_ms"]
+    return {"rounds": max(2, rounds // 3), "calls": rows}
 
 
 def decoding(work: Path, rounds: int) -> dict[str, Any]:
-    """Decode and resize 12-megapixel JPEGs on one core: Pillow in full, the encoder's way, and the least that is possible."""
+    """Compare decoding 12-megapixel JPEGs on one core: in full by Pillow, by the encoder, and at the least possible cost."""
     folders = [draw_photos(work / f"noise-{noise}", 1, (3000, 4000), noise) for noise in (6, 1.5, 0)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    found = {}
+    rows = {}
     for photo in (next(folder.iterdir()) for folder in folders):
         calls = alternate(
             {
@@ -242,9 +244,9 @@ def decoding(work: Path, rounds: int) -> dict[str, Any]:
             row["speed_up_min"], row["speed_up_median"] = (
                 calls["Pillow, full"][key] / row[key] for key in ("min_ms", "median_ms")
             )
-        found[f"{photo.stat().st_size / 1e6:.1f} MB"] = calls
+        rows[f"{photo.stat().st_size / 1e6:.1f} MB"] = calls
     torch.set_num_threads(threads)
-    return {"rounds": rounds, "photos": found}
+    return {"rounds": rounds, "photos": rows}
 
 
 def decode(photo: Path, side: int) -> Any:
@@ -253,7 +255,7 @@ def decode(photo: Path, side: int) -> Any:
 
 
 def draw_photos(folder: Path, count: int, size: tuple[int, int], noise: float = 6) -> Path:
-    """Write JPEGs with structure at large scales and a camera's noise."""
+    """Draw JPEGs with large structures and a camera's noise."""
     if not folder.exists():
         folder.mkdir(parents=True)
         for number in range(count):
@@ -277,7 +279,7 @@ def _index(folder: Path, encoder: PlaceEncoder) -> None:
 
 
 def gpu(work: Path, rounds: int) -> dict[str, Any]:
-    """On a GPU: latency at batch 1 and throughput at batch 256, compiled in bfloat16, beside bare Dinov2-small compiled."""
+    """Measure, on a GPU, latency at batch 1 and throughput at batch 256, compiled in bfloat16, also of bare Dinov2-small."""
     config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518)
     small = torch.compile(Dinov2Model(config).eval().to("cuda", torch.bfloat16))
     model = student().to("cuda")  # type: ignore[arg-type] # transformers' wrapper loses the signature
@@ -288,35 +290,35 @@ def gpu(work: Path, rounds: int) -> dict[str, Any]:
             lambda pixels: small(pixels.to("cuda", torch.bfloat16)).last_hidden_state[:, 0].cpu()
         ),
     }
-    found = {}
+    rows = {}
     for batch in (1, 256):
         images = torch.randn(batch, 3, 224, 224).pin_memory()
-        found[f"batch {batch}"] = alternate({name: partial(call, images) for name, call in calls.items()}, rounds)
+        rows[f"batch {batch}"] = alternate({name: partial(call, images) for name, call in calls.items()}, rounds)
     peaks = {"bf16": gemm_gflops(torch.bfloat16, 8192, "cuda")}
-    return {"rounds": rounds, "device": torch.cuda.get_device_name(), "batches": found, "gemm_gflops": peaks}
+    return {"rounds": rounds, "device": torch.cuda.get_device_name(), "batches": rows, "gemm_gflops": peaks}
 
 
 PARTS = (latency, throughput, throughput_bf16, bases, batches, sizes, photos, decoding, memory)
 
 
 def hardware() -> dict[str, Any]:
-    """Say what was measured on."""
+    """Return the processor, its instructions and the version of torch."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     names = {key.strip(): value.strip() for key, value in facts.items()}
     flags = names.get("flags", "").split()
-    telling = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    instructions = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
         "processor": names.get("model name", platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
-        "instructions": [flag for flag in telling if flag in flags],
+        "instructions": [flag for flag in instructions if flag in flags],
         "torch": torch.__version__,
     }
 
 
 def table(measured: dict[str, Any]) -> str:
-    """Draw the races as Markdown: milliseconds, and ratios to bare Dinov2-small."""
+    """Return the races as a Markdown table: milliseconds, and ratios to bare Dinov2-small."""
     lines = [
         "| run | batch | median ms (ratio) | minimum ms (ratio) | of the fp32 GEMM peak |",
         "| --- | --- | --- | --- | --- |",
@@ -340,15 +342,15 @@ def plot(measured: dict[str, Any]) -> Figure:
     bars.invert_yaxis()
     bars.axvline(1, color="0.3", linewidth=0.8)
     bars.set_xlabel("time at batch 1 over bare Dinov2-small's (median)")
-    found = measured.get("sizes", {}).get("sizes", {})
-    curve.plot([int(size) ** 2 / 1e3 for size in found], [row["min_ms"] for row in found.values()], "o-")
+    by_size = measured.get("sizes", {}).get("sizes", {})
+    curve.plot([int(size) ** 2 / 1e3 for size in by_size], [row["min_ms"] for row in by_size.values()], "o-")
     curve.set(xlabel="thousand pixels", ylabel="ms, torch fp32, batch 1 (minimum)", xlim=(0, None), ylim=(0, None))
     figure.suptitle(f"{measured['hardware']['processor']}, {measured['hardware']['cores']} cores", fontsize=9)
     return figure
 
 
 def main() -> None:
-    """Measure the parts that are asked for, and show all that were measured."""
+    """Measure the chosen parts, and show all parts that were ever measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/speed"), help="folder of graphs, photos and results")
     parser.add_argument("--parts", default=",".join(part.__name__ for part in PARTS))
@@ -364,9 +366,9 @@ def main() -> None:
     file = arguments.work / "speed.json"
     measured = json.loads(file.read_text()) if file.exists() else {}
     measured["hardware"] = hardware()
-    known = {part.__name__: part for part in PARTS}
+    parts = {part.__name__: part for part in (*PARTS, gpu)}
     for name in ["gpu"] if arguments.device == "cuda" else filter(None, arguments.parts.split(",")):
-        measured[name] = (gpu if name == "gpu" else known[name])(arguments.work, arguments.rounds)
+        measured[name] = parts[name](arguments.work, arguments.rounds)
         file.write_text(json.dumps(measured, indent=1) + "\n")
     print(table(measured))
     plot(measured).savefig(arguments.work / "speed.png", dpi=120)

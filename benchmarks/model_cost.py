@@ -1,9 +1,10 @@
-"""Parameters, arithmetic and time of the models beside transformers' bare Dinov2-small, as a Markdown table.
+"""Parameters, arithmetic and time of the models and of transformers' bare Dinov2-small, as a Markdown table.
 
     python benchmarks/model_cost.py [--rounds 30] [--image-size 224]
 
-Weights are random: cost does not depend on them. Multiply-adds are counted once, attention products included. The models
-alternate call by call, so that a noisy machine treats them alike; times are medians, and the ratio matters more than they do.
+Weights are random, because cost does not depend on them. Multiply-adds are counted once, attention products included. The
+models alternate call by call, so that other work on the machine affects all of them; times are medians. Compare ratios, not
+times.
 """
 
 import argparse
@@ -29,7 +30,7 @@ MODELS: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 def count_gmac(model: torch.nn.Module, size: int) -> float:
-    """Count the multiply-adds of one image, in billions. torch's counter sees attention only where it is written out."""
+    """Return the multiply-adds of one image, in billions, with math attention: torch's counter does not see fused kernels."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, size, size))
     return counter.get_total_flops() / 2e9

@@ -1,4 +1,4 @@
-"""Shared by benchmarks: the most memory that this process ever held."""
+"""Peak memory of a process, for several benchmarks."""
 
 import resource
 

@@ -1,16 +1,16 @@
-"""Ranks of true matches among a few photos without positions, as a Markdown table.
+"""Ranks of correct matches among a few photos without positions, as a Markdown table.
 
     python benchmarks/photo_pairs.py PHOTOS q1=db2 q2=db5 q4=db15,db16,db17
 
-`PHOTOS` holds `database` and `queries`; a pair names a query and the database photos that show the same place, without their
-endings. Methods are those of gridtown_tiers.py, all on photos resized to the embedded model's 112×112.
+`PHOTOS` contains `database` and `queries`. A pair is a query and the database photos of the same place, by file names without
+endings. The methods are those of gridtown_tiers.py, on photos resized to the embedded model's 112×112.
 """
 
 import argparse
 from pathlib import Path
 
 import numpy as np
-from baselines import METHODS, Describe, Photos
+from baselines import METHODS, Encode, Photos
 from PIL import Image
 
 from d2vpr_hf.readers import find_photos, open_photo
@@ -19,7 +19,7 @@ _SIZE = (112, 112)
 
 
 def main() -> None:
-    """Describe all photos by every method, and print the ranks."""
+    """Encode all photos by every method, and print the ranks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("pairs", nargs="+", metavar="QUERY=MATCH[,MATCH]")
@@ -29,8 +29,8 @@ def main() -> None:
     query_names, queries = load(arguments.photos / "queries")
     wanted = [[names.index(match) for match in pairs[query]] for query in query_names]
     print(f"| rank among {len(names)} | " + " | ".join(query_names) + " |\n" + "| --- " * (1 + len(query_names)) + "|")
-    for name, describe in METHODS.items():
-        print(f"| {name} | " + " | ".join(str(rank) for rank in ranks(describe, database, queries, wanted)) + " |")
+    for name, encode in METHODS.items():
+        print(f"| {name} | " + " | ".join(str(rank) for rank in ranks(encode, database, queries, wanted)) + " |")
 
 
 def load(folder: Path) -> tuple[list[str], Photos]:
@@ -40,9 +40,9 @@ def load(folder: Path) -> tuple[list[str], Photos]:
     return [path.stem for path in paths], np.stack([np.asarray(photo) for photo in resized])
 
 
-def ranks(describe: Describe, database: Photos, queries: Photos, wanted: list[list[int]]) -> list[int]:
+def ranks(encode: Encode, database: Photos, queries: Photos, wanted: list[list[int]]) -> list[int]:
     """Return, for each query, the rank of the first of its matches."""
-    similarity = describe(queries) @ describe(database).T  # (Q, N)
+    similarity = encode(queries) @ encode(database).T  # (Q, N)
     best = [row[matches].max() for row, matches in zip(similarity, wanted, strict=True)]
     return [1 + int((row > value).sum()) for row, value in zip(similarity, best, strict=True)]
 

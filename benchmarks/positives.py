@@ -1,9 +1,9 @@
-"""Time and memory of finding the positives of 1,000 queries among 2.8 million database photos, as many as SF-XL's test set has.
+"""Time and memory of finding the positives of 1,000 queries among 2.8 million database photos, the number in SF-XL's test set.
 
     python benchmarks/positives.py [--database 2800000] [--queries 1000] [--heading-tolerance 45]
 
-Drawn positions: twelve photos each, facing all ways, at random points of 170 square kilometres, and queries within 20 m of such
-points. A sample of queries is checked against distances to all photos.
+Positions are drawn: twelve photos with different headings at each of many random points of 170 square kilometres, and queries
+within 20 m of such points. A sample of queries is checked against distances to all photos.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PER_POINT = 12
 
 
 def draw_world(num_database: int, num_queries: int) -> tuple[PhotoSet, PhotoSet]:
-    """Draw both sides from a fixed seed."""
+    """Draw database and queries from a fixed seed."""
     rng = np.random.default_rng(0)
     points = rng.uniform(0, SIDE, (math.ceil(num_database / PER_POINT), 2))
     headings = np.tile(np.arange(PER_POINT) * 360.0 / PER_POINT, len(points))[:num_database]
@@ -30,14 +30,14 @@ def draw_world(num_database: int, num_queries: int) -> tuple[PhotoSet, PhotoSet]
     return database, PhotoSet(near, rng.uniform(0, 360, num_queries))
 
 
-def check(database: PhotoSet, queries: PhotoSet, rule: PositiveRule, found: list[NDArray[np.int64]]) -> None:
-    """Compare the first 20 queries with the definition."""
-    for query, rows in enumerate(found[:20]):
-        right = np.hypot(*(database.positions - queries.positions[query]).T) <= rule.positive_dist_threshold
+def check(database: PhotoSet, queries: PhotoSet, rule: PositiveRule, rows_of: list[NDArray[np.int64]]) -> None:
+    """Compare the positives of the first 20 queries with their definition."""
+    for query, rows in enumerate(rows_of[:20]):
+        is_positive = np.hypot(*(database.positions - queries.positions[query]).T) <= rule.positive_dist_threshold
         if rule.heading_tolerance is not None:
             turn = np.abs((database.headings - queries.headings[query] + 180) % 360 - 180)
-            right &= turn <= rule.heading_tolerance
-        assert np.array_equal(np.sort(rows), np.flatnonzero(right))
+            is_positive &= turn <= rule.heading_tolerance
+        assert np.array_equal(np.sort(rows), np.flatnonzero(is_positive))
 
 
 def main() -> None:
@@ -52,11 +52,11 @@ def main() -> None:
     rule = PositiveRule(heading_tolerance=arguments.heading_tolerance)
     positives = rule.find(database, queries)
     built = time.perf_counter()
-    found = [positives[query] for query in range(len(positives))]
+    rows_of = [positives[query] for query in range(len(positives))]
     done, peak = time.perf_counter(), peak_gigabytes()
-    check(database, queries, rule, found)
+    check(database, queries, rule, rows_of)
     print(f"{arguments.queries:,} queries, {arguments.database:,} database photos, positives {rule}")
-    print(f"{done - start:.2f} s ({built - start:.2f} s of them for the tree), {sum(map(len, found)):,} positives")
+    print(f"{done - start:.2f} s ({built - start:.2f} s of them for the tree), {sum(map(len, rows_of)):,} positives")
     print(f"peak memory {peak:.2f} GB, {before:.2f} GB of it before the search for positives")
 
 

@@ -1,10 +1,10 @@
-"""What precision costs: how far descriptors move, and paired recall, on Gridtown's test cities.
+"""Cost of precision: changes of descriptors and of recall on Gridtown's test cities.
 
     python benchmarks/precision_cost.py --work build/precision [--model FOLDER] [--cities 2] [--places 350] [--image-size 112]
 
-The cities lie side by side on one map and are searched as one. Descriptors of each backend and precision are compared with the
-plain model's in float32: their change as a share of the median distance between different places, and the
-difference of recall@1 on the same queries. int8 is calibrated on photos of another city.
+The cities are neighbours on one map and are searched together. Descriptors of each backend and precision are compared with the
+plain model's in float32: their change as a share of the median distance between different places, and the difference of
+recall@1 on the same queries. int8 is calibrated on photos of another city.
 """
 
 import argparse
@@ -37,7 +37,7 @@ CASES = (
 
 
 def encoders(model: str | None, work: Path, calibration: Path) -> Iterator[tuple[str, PlaceEncoder]]:
-    """Make an encoder of each backend and precision."""
+    """Yield the name and an encoder of each backend and precision."""
     for name, precision in (("onnx", "fp32"), ("onnx-int8", "int8")):
         if not (work / name).exists():
             export(model, work / name, ExportOptions("onnx", precision), photos=calibration)
@@ -49,13 +49,13 @@ def encoders(model: str | None, work: Path, calibration: Path) -> Iterator[tuple
         )
 
 
-def describe(encoder: PlaceEncoder, sides: tuple[PhotoSelection, PhotoSelection]) -> list[NDArray[np.float32]]:
-    """Encode the photos of both sides."""
+def encode(encoder: PlaceEncoder, sides: tuple[PhotoSelection, PhotoSelection]) -> list[NDArray[np.float32]]:
+    """Return the descriptors of database and queries."""
     return [encoder.encode([side.table.photo(place) for place in side.places]).descriptors for side in sides]
 
 
 def judge(descriptors: list[NDArray[np.float32]], sides: tuple[PhotoSelection, PhotoSelection]) -> Evaluation:
-    """Evaluate descriptors of both sides."""
+    """Evaluate the descriptors of database and queries."""
     return evaluate_descriptors(*descriptors, *(side.photos for side in sides))
 
 
@@ -70,27 +70,28 @@ def measure(model: str | None, work: Path, city: Path, calibration: Path) -> dic
     """Compare all cases with the plain model."""
     plain = PlaceEncoder(model)
     sides = select_photos(read_places(city / "database"), read_places(city / "queries"), PositiveRule())
-    exact = describe(plain, sides)
+    exact = encode(plain, sides)
     apart = different_places(sides[0], exact[0])
-    first, found = judge(exact, sides), {}
+    plain_evaluation = judge(exact, sides)
+    cases = {}
     for name, encoder in encoders(model, work, calibration):
-        descriptors = describe(encoder, sides)
+        descriptors = encode(encoder, sides)
         changes = np.linalg.norm(descriptors[1] - exact[1], axis=1) / apart
-        one = compare_evaluations(first, judge(descriptors, sides)).differences[0]
-        found[name] = {
+        recall = compare_evaluations(plain_evaluation, judge(descriptors, sides)).differences[0]
+        cases[name] = {
             "median_change": float(np.median(changes)),
             "largest_change": float(changes.max()),
-            "recall@1": [one.first, one.second],
-            "recall@1_interval": one.interval_95,
-            "won_and_lost": [one.won, one.lost],
+            "recall@1": [recall.first, recall.second],
+            "recall@1_interval": recall.interval_95,
+            "won_and_lost": [recall.won, recall.lost],
         }
-        print(name, found[name], flush=True)
+        print(name, cases[name], flush=True)
     counts = {"queries": len(exact[1]), "database": len(exact[0]), "photos": city.parents[1].name}
-    return counts | {"median_distance": apart, "fingerprint": plain.fingerprint, "cases": found}
+    return counts | {"median_distance": apart, "fingerprint": plain.fingerprint, "cases": cases}
 
 
 def table(measured: dict[str, Any]) -> str:
-    """Draw the cases as Markdown."""
+    """Return the cases as a Markdown table."""
     lines = [
         "| run | median change | largest change | R@1 | difference, points | 95 % interval over places | won, lost |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -108,7 +109,7 @@ def main() -> None:
     """Render, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/precision"))
-    parser.add_argument("--model", help="folder or Hub id; the embedded model if left out")
+    parser.add_argument("--model", help="folder or Hub id; by default the embedded model")
     parser.add_argument("--cities", type=int, default=2)
     parser.add_argument("--places", type=int, default=350, help="of each city")
     parser.add_argument("--image-size", type=int, default=112)
@@ -123,7 +124,7 @@ def main() -> None:
     city, photos = (folder / "images" / "test" for folder in (test, calibration))
     measured = measure(arguments.model, arguments.work, city, photos / "database")
     (arguments.work / "precision.json").write_text(json.dumps(measured, indent=1) + "\n")
-    print(f"{measured['queries']} queries; different places lie {measured['median_distance']:.3f} apart\n\n{table(measured)}")
+    print(f"{measured['queries']} queries; different places are {measured['median_distance']:.3f} apart\n\n{table(measured)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Seconds to read data sets of a given size, photos untouched, as a Markdown table.
+"""Seconds to read data sets of a given size without opening photos, as a Markdown table.
 
     python benchmarks/reading.py [--rows 60000] [--rounds 3]
 
-Everything is drawn into a temporary folder: empty files under the names of GSV-Cities and of the `@` convention, and a saved
-Hugging Face data set whose images are a kilobyte of zeros each. Times are the least of the rounds: other work only adds.
+The data sets are made in a temporary folder: empty files with names of GSV-Cities and of the `@` convention, and a saved
+Hugging Face data set whose images are a kilobyte of zeros each. Times are the least of the rounds, because other work only adds
+time.
 """
 
 import argparse
@@ -27,7 +28,8 @@ def draw_gsv_city(root: Path, rows: int) -> Path:
     chance = random.Random(0)
     lines = ["place_id,year,month,northdeg,city_id,lat,lon,panoid"]
     for i in range(rows):
-        place_id, year, month, northdeg = i // IMAGES_PER_PLACE, 2008 + i % 12, 1 + i % 12, chance.randrange(360)
+        place_id, northdeg = i // IMAGES_PER_PLACE, chance.randrange(360)
+        year, month = 2008 + i % 12, 1 + i % 12
         degrees = f"{chance.uniform(41.8, 42.0)}", f"{chance.uniform(12.4, 12.6)}"
         lines.append(f"{place_id},{year},{month},{northdeg},Rome,{degrees[0]},{degrees[1]},pano{i:018d}")
         name = f"Rome_{place_id:07d}_{year}_{month:02d}_{northdeg:03d}_{degrees[0]}_{degrees[1]}_pano{i:018d}.jpg"
@@ -37,7 +39,7 @@ def draw_gsv_city(root: Path, rows: int) -> Path:
 
 
 def draw_at_names(folder: Path, rows: int) -> Path:
-    """Write empty files, a thousand a folder."""
+    """Write empty files, a thousand in each folder."""
     for i in range(rows):
         parent = folder / f"{i // 1000:04d}"
         parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,7 @@ def draw_at_names(folder: Path, rows: int) -> Path:
 
 
 def write_list(folder: Path) -> Path:
-    """List the photos beside their folder."""
+    """Write a list of a folder's photos next to the folder."""
     lines = [path.relative_to(folder).as_posix() for path in find_photos(folder)]
     folder.with_name(f"{folder.name}_images_paths.txt").write_text("\n".join(lines))
     return folder
@@ -63,12 +65,12 @@ def save_dataset(folder: Path, rows: int) -> Path:
 
 
 def count(dataset: datasets.Dataset) -> int:
-    """Pass every photo once, undecoded."""
+    """Count the photos of a data set by iterating over them without decoding."""
     return sum(1 for _ in iter_photos(dataset))
 
 
 def least_seconds(task: Callable[[], object], rounds: int) -> float:
-    """Return the least time of some runs."""
+    """Return the least time of several runs of a task."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -78,7 +80,7 @@ def least_seconds(task: Callable[[], object], rounds: int) -> float:
 
 
 def main() -> None:
-    """Draw, read, print."""
+    """Make the data sets, read them and print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,9 +1,10 @@
-"""What decoding 12-megapixel JPEGs at a fraction of their size changes and saves, as a Markdown table.
+"""Effect and saving of decoding 12-megapixel JPEGs at a fraction of their size, as a Markdown table.
 
     python benchmarks/reduced_decoding.py [--photos 6] [--image-sizes 112 224] [--work build/reduced_decoding]
 
-Gridtown's photos are enlarged to 4000×3000 with a camera's noise. Their descriptors, decoded as `open_photo` does it and one
-step less, are compared with those of photos that are decoded whole: changes as shares of the median distance between places.
+Gridtown's photos are enlarged to 4000×3000 with a camera's noise. Descriptors of photos that `open_photo` decodes for the
+network's size, and for twice this size, are compared with those of photos that are decoded whole. Changes are shares of the
+median distance between places.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from d2vpr_hf.gridtown import TEST_SEEDS, simulate
 from d2vpr_hf.readers import find_photos, open_photo
 
 _PIXELS = (4000, 3000)
-_NOISE = 8.0  # standard deviation, of 255
+_NOISE = 8.0  # standard deviation, for pixel values from 0 to 255
 _ROUNDS = 5
 
 
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def enlarge(path: Path, seed: int) -> bytes:
-    """Make a JPEG of 12 megapixels of a photo."""
+    """Return a photo enlarged to a JPEG of 12 megapixels."""
     pixels = np.asarray(open_photo(path).convert("RGB").resize(_PIXELS, Image.Resampling.BICUBIC), np.float32)
     noise = np.random.default_rng(seed).normal(0, _NOISE, (*pixels.shape[:2], 1)).astype(np.float32)
     content = io.BytesIO()
@@ -54,26 +55,26 @@ def enlarge(path: Path, seed: int) -> bytes:
 
 
 def compare(photos: list[bytes], size: int) -> list[tuple[str, str, str, str]]:
-    """Compare both ways of decoding with decoding whole, at one size of the network's input."""
+    """Return table cells that compare both reduced decodings with decoding whole, for one size of the network's input."""
     encoder = PlaceEncoder(load_model(), load_image_processor(size={"height": size, "width": size}))
-    whole = describe(encoder, photos, None)
+    whole = encode(encoder, photos, None)
     apart = float(np.median(np.linalg.norm(whole[:, None] - whole, axis=2)[np.triu_indices(len(photos), 1)]))
     rows = []
     for target in ((size, size), (2 * size, 2 * size)):
-        changes = np.linalg.norm(describe(encoder, photos, target) - whole, axis=1) / apart
+        changes = np.linalg.norm(encode(encoder, photos, target) - whole, axis=1) / apart
         width, height = open_photo(photos[0], target).size
         share = seconds(photos, target, size) / seconds(photos, None, size)
         rows.append((f"{width}×{height}", f"{100 * changes.mean():.1f} %", f"{100 * changes.max():.1f} %", f"{share:.2f}"))
     return rows
 
 
-def describe(encoder: PlaceEncoder, photos: list[bytes], target: tuple[int, int] | None) -> NDArray[np.float32]:
+def encode(encoder: PlaceEncoder, photos: list[bytes], target: tuple[int, int] | None) -> NDArray[np.float32]:
     """Encode photos, decoded for a target size or whole."""
     return encoder.encode([open_photo(photo, target) for photo in photos]).descriptors
 
 
 def seconds(photos: list[bytes], target: tuple[int, int] | None, size: int) -> float:
-    """Return the median time that it takes to decode all photos, for a target size or whole, and to make them small."""
+    """Return the median seconds to decode all photos, for a target size or whole, and to resize them."""
 
     def once() -> float:
         start = time.perf_counter()

@@ -1,11 +1,11 @@
-"""How quick the Space is, and whether many clients at once get their own answers: start-up, first result, load, memory.
+"""Times and memory of the Space: start-up, first result, and load by many clients, which must get their own answers.
 
     python benchmarks/space_load.py --cache build/space --json build/space.json
 
-Starts `spaces/app.py` on the embedded model and its town: once to make the map, if it is not in the cache, and once with it.
-The time to the first result is measured in Chromium, from the click on an example to the answer on the page, if Playwright and
-Chromium are there (`make browser`). Then clients of `gradio_client`, each a thread, locate photos of the town; each checks
-every answer against the one that its photo got alone. Clients and server share the machine.
+The script starts `spaces/app.py` with the embedded model and its town: once to make the map, unless it is cached, and once with
+the cached map. The time to the first result is measured in Chromium, from the click on an example to the answer on the page, if
+Playwright and Chromium are installed (`make browser`). Then clients of `gradio_client`, each a thread, locate photos of the
+town; each compares every answer with that for the same photo without load. Clients and server share the machine.
 """
 
 import argparse
@@ -29,12 +29,19 @@ from typing import Any
 from gradio_client import Client, handle_file
 
 APP = Path(__file__).parents[1] / "spaces" / "app.py"
-_PATIENCE = 120  # seconds that clients wait for an upload or an answer, on a machine that does much else
+_PATIENCE = 120  # seconds that clients wait for an upload or an answer, on a busy machine
 
 
 @dataclass
 class Load:
-    """What a load did: requests, seconds of each, what went wrong, and the server's memory in MB as it went on."""
+    """Result of a load.
+
+    Attributes:
+        seconds: Duration of each answered request.
+        errors: Errors of the other requests.
+        wrong: Number of answers that belong to another client's photo.
+        megabytes: Memory of the server in MB, with the number of answers before.
+    """
 
     seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -43,7 +50,12 @@ class Load:
 
 
 class Server:
-    """A Space that is running, and how long it took until its page was there."""
+    """A running Space.
+
+    Attributes:
+        url: Address of its page.
+        seconds: Seconds from its start until its page answered.
+    """
 
     def __init__(self, cache: Path) -> None:
         with socket.socket() as free:
@@ -55,7 +67,7 @@ class Server:
         self.process = subprocess.Popen([sys.executable, str(APP)], env=environment, stdout=subprocess.DEVNULL)
         while not self._answers():
             if self.process.poll() is not None:
-                raise RuntimeError("The Space ended before its page was there.")
+                raise RuntimeError("The Space ended before its page answered.")
             time.sleep(0.05)
         self.seconds = time.perf_counter() - started
 
@@ -66,7 +78,7 @@ class Server:
             return False
 
     def megabytes(self) -> float:
-        """Return the server's resident set. Linux alone tells it this way."""
+        """Return the server's resident memory; Linux only."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -78,7 +90,7 @@ class Server:
 
 @contextmanager
 def serving(cache: Path) -> Iterator[Server]:
-    """Run a Space for a while."""
+    """Run a Space inside a `with` block."""
     server = Server(cache)
     try:
         yield server
@@ -97,15 +109,15 @@ def first_results(url: str, pages: int) -> list[float] | None:
         return None
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        found = [_click(browser.new_page(), url, number) for number in range(pages)]
+        seconds = [_click(browser.new_page(), url, number) for number in range(pages)]
         browser.close()
-    return found
+    return seconds
 
 
 def _click(page: Any, url: str, number: int) -> float:
     page.goto(url)
     page.wait_for_selector(".strip button img")
-    time.sleep(1)  # a visitor looks before he clicks
+    time.sleep(1)  # visitors look at the page before they click
     started = time.perf_counter()
     page.locator(".strip button").nth(number % 8).click()
     page.wait_for_selector(".verdict")
@@ -115,24 +127,24 @@ def _click(page: Any, url: str, number: int) -> float:
 
 
 def run_load(server: Server, photos: list[Path], clients: int, requests: int) -> Load:
-    """Let clients locate photos at the same time, and compare their answers with those to one client alone."""
+    """Let clients locate photos at the same time, and compare their answers with those of a single client."""
     alone = Client(server.url, verbose=False, httpx_kwargs={"timeout": _PATIENCE})
     expected = {photo: _ask(alone, photo) for photo in photos}
     load = Load()
     load.megabytes.append((0, server.megabytes()))
-    everyone = [Client(server.url, verbose=False, httpx_kwargs={"timeout": _PATIENCE}) for _ in range(clients)]
+    crowd = [Client(server.url, verbose=False, httpx_kwargs={"timeout": _PATIENCE}) for _ in range(clients)]
 
     def work(number: int) -> None:
         for step in range(requests):
             photo = photos[(7 * number + step) % len(photos)]
             started = time.perf_counter()
             try:
-                found = _ask(everyone[number], photo)
-            except Exception as error:  # whatever goes wrong is a result here
+                answer = _ask(crowd[number], photo)
+            except Exception as error:  # any error is a result of the load
                 load.errors.append(repr(error))
                 continue
             load.seconds.append(time.perf_counter() - started)
-            load.wrong += found != expected[photo]
+            load.wrong += answer != expected[photo]
             if len(load.seconds) % (clients * requests // 10) == 0:
                 load.megabytes.append((len(load.seconds), server.megabytes()))
 
@@ -150,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("build/space"), help="Folder of the town and its index.")
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--requests", type=int, default=20, help="Of each client.")
+    parser.add_argument("--requests", type=int, default=20, help="Requests of each client.")
     parser.add_argument("--pages", type=int, default=5, help="Clicks in the browser.")
     parser.add_argument("--json", type=Path, help="File for the numbers.")
     options = parser.parse_args()
@@ -168,12 +180,12 @@ def main() -> None:
         took = time.perf_counter() - started
     ordered = sorted(load.seconds)
     print(f"{len(ordered)} answers to {options.clients} clients at once, {len(ordered) / took:.1f} a second")
-    print(f"errors {len(load.errors)}, answers to somebody else's photo {load.wrong}")
+    print(f"errors {len(load.errors)}, answers for another client's photo {load.wrong}")
     print(f"seconds of a request: median {statistics.median(ordered):.2f}, p95 {ordered[int(0.95 * len(ordered))]:.2f}")
     print("server's memory in MB: " + ", ".join(f"{memory:.0f} after {count}" for count, memory in load.megabytes))
     if options.json is not None:
-        found = {"start": server.seconds, "clicks": clicks, **asdict(load)}
-        options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
+        report = {"start": server.seconds, "clicks": clicks, **asdict(load)}
+        options.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

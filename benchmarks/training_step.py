@@ -1,12 +1,12 @@
-"""A training step of both stages beside the same step done the published way: images a second and peak memory.
+"""Images a second and peak memory of a training step, compared with the published code's way to compute the same step.
 
     python benchmarks/training_step.py [--images 32] [--rounds 5] [--device cuda]
 
 Stage 1: a ViT-S student and a ViT-B teacher (CricaVPR with its encoder) on 32 images. Stage 2, `--stage finetune --images 512`:
-blocks 9 to 12 and above. Input is rendered by Gridtown; weights are random, as cost does not depend on them. The published way
-computes in float32, keeps the teacher in the graph, and aggregates region by region, each with an offset map of its own. That
-they give one loss in float32 is checked first. They alternate, and the ratio of medians is what to read. Memory is what the
-device's allocator held at most; on a CPU it is not measured.
+blocks 9 to 12 and all later modules are trained. Input is rendered by Gridtown; weights are random, because cost does not
+depend on them. The published way computes in float32, keeps the teacher in the graph, and aggregates region by region, each
+with a separate offset map. The script first checks that both ways give the same loss in float32. Then both ways alternate;
+compare the ratio of their medians. Memory is the peak of the device's allocator; on a CPU it is not measured.
 """
 
 import argparse
@@ -32,13 +32,13 @@ _FROZEN = ["embeddings.*", "encoder.layers.[0-7].*"]
 
 
 class RegionByRegionAggregator(DeformableAggregator):
-    """The same numbers, computed as the published code does: for each region an offset map, and two readings of maps."""
+    """An aggregator that computes as the published code does: each region has its offset map, and reads two maps."""
 
     def forward(self, tokens: torch.Tensor, grid_size: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         """Aggregate tokens (B, 1 + N, D)."""
         global_feature, patches = tokens[:, 0], tokens[:, 1:]
-        found = [self._region(region, global_feature, patches, grid_size) for region in self.config.regions]
-        pooled, positions, boxes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        regions = [self._region(region, global_feature, patches, grid_size) for region in self.config.regions]
+        pooled, positions, boxes = (torch.cat(tensors, dim=1) for tensors in zip(*regions, strict=True))
         whole = boxes.new_tensor([0.5, 0.5, 1, 1]).expand(len(boxes), 1, 4)
         enhanced = self.fusion(global_feature, pooled)
         features = torch.cat((enhanced.unsqueeze(1), pooled), dim=1)
@@ -64,14 +64,19 @@ class RegionByRegionAggregator(DeformableAggregator):
 
 
 class Way(NamedTuple):
-    """One way to compute a step: gives the loss, from images."""
+    """One way to compute a step.
+
+    Attributes:
+        loss_of: Computes the loss of images.
+        parameters: Parameters that are trained.
+    """
 
     loss_of: Callable[[torch.Tensor], torch.Tensor]
     parameters: list[nn.Parameter]
 
 
 def make_student(device: str, aggregator: type[DeformableAggregator]) -> D2VPRModel:
-    """Make a ViT-S student, the same weights each time."""
+    """Return a ViT-S student, with the same weights each time."""
     torch.manual_seed(0)
     student = D2VPRModel(D2VPRConfig(fusion_dropout=0.0))
     student.aggregator.__class__ = aggregator
@@ -79,7 +84,7 @@ def make_student(device: str, aggregator: type[DeformableAggregator]) -> D2VPRMo
 
 
 def make_teacher(device: str) -> CricaVPRModel:
-    """Make a CricaVPR, the same weights each time."""
+    """Return a CricaVPR, with the same weights each time."""
     torch.manual_seed(1)
     return CricaVPRModel(CricaVPRConfig()).to(device).eval()
 
@@ -115,19 +120,19 @@ def published_way(stage: str, device: str) -> Way:
 
 
 def prepare(student: D2VPRModel, stage: str) -> list[nn.Parameter]:
-    """Put a student into train mode, and return what is trained of it."""
+    """Put a student into train mode, and return the parameters that are trained."""
     apply_policy(student, "published")
     freeze(student, _FROZEN if stage == "finetune" else None)
     return [parameter for parameter in student.parameters() if parameter.requires_grad]
 
 
 def metric_loss(descriptors: torch.Tensor) -> torch.Tensor:
-    """Compute the second stage's loss of places of four photos."""
+    """Compute the second stage's loss; each place has four photos."""
     return MetricLoss()(descriptors, torch.arange(len(descriptors), device=descriptors.device) // 4)[0]
 
 
 def render_images(count: int, device: str) -> torch.Tensor:
-    """Take photos of Gridtown, four of each place, normalised."""
+    """Render normalised photos of Gridtown, four of each place."""
     town = make_town(seed=1, num_places=max(1, count // 4))
     photos = [draw_photo(town.city, number // 4, 0, number % 4, Variation()) for number in range(count)]
     pixels = town.take(photos, (224, 224), device)
@@ -135,7 +140,7 @@ def render_images(count: int, device: str) -> torch.Tensor:
 
 
 def time_steps(ways: dict[str, Way], images: torch.Tensor, rounds: int) -> dict[str, tuple[float, float]]:
-    """Return the median seconds of a step of each way and the most memory it held, in GB, after one round of warming up."""
+    """Return each way's median seconds for a step and its peak memory in GB, after one round of warming up."""
     optimizers = {name: torch.optim.AdamW(way.parameters, lr=1e-6) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     memory = dict.fromkeys(ways, 0.0)
@@ -165,7 +170,7 @@ def time_step(way: Way, optimizer: torch.optim.Optimizer, images: torch.Tensor) 
 
 
 def check_equal(stage: str, device: str, images: torch.Tensor) -> None:
-    """Raise unless they give one loss in float32."""
+    """Raise AssertionError unless both ways give the same loss in float32."""
     ours, theirs = our_way(stage, device, torch.float32), published_way(stage, device)
     losses = [way.loss_of(images).item() for way in (ours, theirs)]
     if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[1]):

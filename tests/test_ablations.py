@@ -1,4 +1,4 @@
-"""The table of the ablations: differences that can be counted by hand, and rows that say what they compare."""
+"""The table of the ablations: differences that can be computed by hand, and the rows that it compares."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table, teachers_table
 from benchmarks.ablations.rows import ROWS, STEPS
-from benchmarks.ablations.run import asked_seeds, cost_of, missing_seeds
+from benchmarks.ablations.run import cost_of, missing_seeds, seeds_to_run
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.training.model_setup import load_or_make
@@ -15,8 +15,8 @@ from d2vpr_hf.training.options import CONFIGS
 from tests.conftest import save_folder
 
 
-def record(row, seed, found, queries=(5, 5, 5, 5)):
-    places = {f"9001-{number}": [asked, hit, hit, hit] for number, (asked, hit) in enumerate(zip(queries, found, strict=True))}
+def record(row, seed, hits, queries=(5, 5, 5, 5)):
+    places = {f"9001-{number}": [count, hit, hit, hit] for number, (count, hit) in enumerate(zip(queries, hits, strict=True))}
     stages = [
         {"run": name, "steps": 1, "images": images, "seconds": 90.0} for name, images in (("student0", 480), ("0-finetune", 96))
     ]
@@ -30,43 +30,42 @@ def record(row, seed, found, queries=(5, 5, 5, 5)):
     }
 
 
-def test_recall_is_that_of_all_queries():
+def test_recall_is_over_all_queries():
     assert recall_at_1([record("full", 0, [5, 0, 1, 2]), record("full", 1, [5, 5, 5, 5])], "all") == pytest.approx(70)
 
 
-def test_seeds_are_compared_with_their_own():
-    """Seed 1 of the reference is much better than seed 0; against the other's, the row would seem worse."""
+def test_records_are_compared_by_seed():
+    """Seed 1 of the reference is much better than seed 0; compared with the wrong seed, the row would seem worse."""
     reference = [record("full", 0, [1, 1, 1, 1]), record("full", 1, [4, 4, 4, 4])]
     row = [record("finetuned", seed, [hits] * 4) for seed, hits in ((1, 5), (7, 0), (0, 3))]
-    found = compare(row, reference, "standard")
-    assert (found.mean, found.low, found.high, found.pairs) == pytest.approx((30, 30, 30, 2))
-    assert found.deviation == pytest.approx(200**0.5)  # 20 and 40 points
-    assert found.verdict() == "better"
+    difference = compare(row, reference, "standard")
+    assert (difference.mean, difference.low, difference.high, difference.pairs) == pytest.approx((30, 30, 30, 2))
+    assert difference.deviation == pytest.approx(200**0.5)  # 20 and 40 points
+    assert difference.verdict() == "better"
 
 
 def test_one_seed_decides_nothing():
-    found = compare([record("finetuned", 0, [5] * 4)], [record("full", 0, [0] * 4)], "standard")
-    assert (found.low, found.deviation, found.verdict()) == (100, 0, "one seed, not decided")
+    difference = compare([record("finetuned", 0, [5] * 4)], [record("full", 0, [0] * 4)], "standard")
+    assert (difference.low, difference.deviation, difference.verdict()) == (100, 0, "one seed, not decided")
 
 
 def test_places_are_resampled_and_not_queries():
-    """One place has it all: a quarter of the resamples of 4 places and more leave it out, so 0 lies in the interval."""
+    """One place makes the whole difference: over a quarter of the resamples of 4 places lack it, so the interval holds 0."""
     row, reference = (
         [record(name, seed, hits) for seed in (0, 1)] for name, hits in (("a", [5, 1, 1, 1]), ("full", [0, 1, 1, 1]))
     )
-    found = compare(row, reference, "all")
-    assert (found.mean, found.low) == pytest.approx((25, 0)) and found.high >= 50
-    assert found.verdict() == "not significant"
+    difference = compare(row, reference, "all")
+    assert (difference.mean, difference.low) == pytest.approx((25, 0)) and difference.high >= 50
+    assert difference.verdict() == "not significant"
 
 
 def test_a_small_difference_is_called_small():
     queries = (100,) * 4
     row, reference = ([record(name, seed, [hits] * 4, queries) for seed in (0, 1)] for name, hits in (("a", 51), ("full", 50)))
-    found = compare(row, reference, "all")
-    assert found.verdict() == "better, too small to matter"
+    assert compare(row, reference, "all").verdict() == "better, too small to matter"
 
 
-def test_a_table_has_a_line_for_each_row_that_was_run():
+def test_a_table_has_a_line_for_each_row_with_records():
     records = {name: [record(name, seed, [1, 2, 3, 4]) for seed in (0, 1)] for name in ("full", "finetuned")}
     lines = table(records).splitlines()
     assert len(lines) == 4 and lines[2].startswith("| distilled, then fine-tuned | 2 | 1.00 | 480 + 96 | 3 | 50.0 |  |")
@@ -81,8 +80,8 @@ def test_the_gate_needs_a_teacher_that_is_five_points_ahead():
     assert "not decided" in gate({"finetuned": students})
 
 
-def test_each_teacher_is_set_against_the_students_of_its_seeds():
-    """20 queries: a query is 5 points. The second teacher, from seed 2 on, is no better than its students: the gate is its."""
+def test_each_teacher_is_compared_with_the_students_of_its_seeds():
+    """20 queries: a query is 5 points. The second teacher, from seed 2 on, equals its students, and so decides the gate."""
     records = {
         "teacher": [record("teacher", 2, [2] * 4), record("teacher", 0, [5] * 4)],
         "full": [record("full", seed, [seed] * 4) for seed in (0, 1, 2, 3)],
@@ -98,7 +97,7 @@ def test_each_teacher_is_set_against_the_students_of_its_seeds():
     assert teachers_table(records | {"teacher": records["teacher"][:1]}) == ""
 
 
-def test_offsets_are_averaged_over_seeds_and_left_out_where_there_are_none():
+def test_offsets_are_averaged_over_seeds_and_omitted_for_models_without():
     moved = [{"mean_offset": part, "clamped": 0.5, "mean_scale": 1.0, "scale_deviation": 0.0} for part in (0.1, 0.3)]
     full = [record("full", seed, [1] * 4) | {"offsets": numbers} for seed, numbers in enumerate(moved)]
     lines = offsets_table({"full": full, "teacher": [record("teacher", 0, [1] * 4)]}).splitlines()
@@ -108,7 +107,7 @@ def test_offsets_are_averaged_over_seeds_and_left_out_where_there_are_none():
 
 
 def test_the_cost_of_a_run_is_read_from_its_progress(tmp_path):
-    """192 photos at 96 a second and 96 at 48: 4 s, validation left out."""
+    """192 photos at 96 a second and 96 at 48: 4 s, without validation."""
     lines = [{"step": 0, "recall@1": 0.1}]
     lines += [
         {"step": 2, "images_seen": 192, "images_per_second": 96.0},
@@ -119,14 +118,14 @@ def test_the_cost_of_a_run_is_read_from_its_progress(tmp_path):
     assert cost_of(tmp_path) == {"run": tmp_path.name, "steps": 3, "images": 288, "seconds": 4.0}
 
 
-def test_rows_see_as_many_photos_and_differ():
+def test_rows_have_the_same_number_of_photos_and_differ():
     assert {sum(stage.steps for stage in row.stages) for row in ROWS if row.name != "teacher"} == {2 * STEPS}
     meanings = {json.dumps([row.student, str(row.stages), row.teacher]) for row in ROWS}
     assert len({row.name for row in ROWS}) == len(ROWS) == len(meanings)
 
 
-def test_a_row_with_another_seed_in_place_of_one_lacks_nothing(tmp_path):
-    """Of seeds 0 to 4: a run of seed 7 spares one of them, and of the teacher, whatever the seed, one run is enough."""
+def test_runs_with_other_seeds_count_for_a_row(tmp_path):
+    """A run with seed 7 replaces one of the seeds 0 to 4; for the teacher, one run with any seed is enough."""
     teacher, full, *_ = ROWS
     assert (missing_seeds(teacher, tmp_path), missing_seeds(full, tmp_path)) == ([0], [0, 1, 2, 3, 4])
     for name in ("full-0", "full-7", "full_other-1", "teacher-3"):
@@ -134,14 +133,14 @@ def test_a_row_with_another_seed_in_place_of_one_lacks_nothing(tmp_path):
     assert (missing_seeds(teacher, tmp_path), missing_seeds(full, tmp_path)) == ([], [1, 2, 3])
 
 
-def test_a_teacher_is_measured_with_the_first_of_the_seeds_that_are_asked_for():
-    """With each of them it would seem to be as many teachers, of one seed each."""
+def test_a_teacher_is_measured_with_the_first_of_the_given_seeds():
+    """With each of the seeds, it would seem to be several teachers, each with one seed."""
     teacher, full, *_ = ROWS
-    assert (asked_seeds(teacher, [7, 6]), asked_seeds(full, [7, 6])) == ([6], [7, 6])
+    assert (seeds_to_run(teacher, [7, 6]), seeds_to_run(full, [7, 6])) == ([6], [7, 6])
 
 
 def test_students_of_a_seed_share_the_vit(tmp_path):
-    """All rows start from one pretrained ViT, and a seed draws what comes after it."""
+    """All rows start from one pretrained ViT, and a seed draws the modules after it."""
     rows = {row.name: row for row in ROWS}
     pretrained = save_folder(load_or_make(str(CONFIGS / "student_small.json"), 9), tmp_path / "pretrained")
     students = {}

@@ -1,4 +1,4 @@
-"""`make reproduce`, on its plumbing only: no published weights can be had offline."""
+"""The code of `make reproduce`, without the published weights, which are not available offline."""
 
 import sys
 
@@ -21,7 +21,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def encoder(tiny_folder, monkeypatch):
-    """A tiny model, taken for one with the published projection and size."""
+    """A tiny model; the projection and size that the script expects are patched to match it."""
     encoder = PlaceEncoder(str(tiny_folder), batch_size=4)
     monkeypatch.setattr(reproduce, "PROJECTION_DIM", encoder.model.config.projection_dim)
     monkeypatch.setattr(reproduce, "SIZE", encoder.processor.size)
@@ -29,9 +29,9 @@ def encoder(tiny_folder, monkeypatch):
 
 
 def test_points_above_the_published_recalls(encoder, photos):
-    found, differences = reproduce.reproduce(encoder, photos, Published((99.5, 100.0, 100.0), 9, 9))
+    evaluation, differences = reproduce.reproduce(encoder, photos, Published((99.5, 100.0, 100.0), 9, 9))
     assert differences == pytest.approx([0.5, 0.0, 0.0])
-    assert found.database["count"] == 9
+    assert evaluation.database["count"] == 9
 
 
 @pytest.mark.parametrize(("published", "status"), [((99.7, 100.0, 100.0), 0), ((99.6, 100.0, 100.0), 1)])
@@ -46,18 +46,18 @@ def test_the_exit_status_says_whether_they_agree(encoder, tiny_folder, photos, m
 
 
 def test_another_variant_of_a_data_set(encoder, photos):
-    with pytest.raises(ValueError, match="of 10,000 photos as database, here are 9: another variant"):
+    with pytest.raises(ValueError, match="of 10,000 photos as database, this data set has 9"):
         reproduce.reproduce(encoder, photos, PUBLISHED["pitts30k"])
 
 
 def test_another_model(tiny_folder, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"brought to 4096 numbers, this model has no projection.*fit-projection"):
+    with pytest.raises(ValueError, match=r"reduced to 4096 numbers, this model has no projection.*fit-projection"):
         reproduce.check_model(PlaceEncoder(str(tiny_folder)))
     monkeypatch.setattr(reproduce, "PROJECTION_DIM", 8)
     batched = save_folder(tiny_model(use_cross_image_encoder=True, projection_dim=8), tmp_path / "batched")
     with pytest.raises(ValueError, match="without cross-image encoder"):
         reproduce.check_model(PlaceEncoder(str(batched)))
-    other = PlaceEncoder(str(save_folder(tiny_model(projection_dim=8), tmp_path / "other")))
-    other.processor.size = {"height": 112, "width": 112}
+    smaller = PlaceEncoder(str(save_folder(tiny_model(projection_dim=8), tmp_path / "smaller")))
+    smaller.processor.size = {"height": 112, "width": 112}
     with pytest.raises(ValueError, match="photos of 224x224"):
-        reproduce.check_model(other)
+        reproduce.check_model(smaller)

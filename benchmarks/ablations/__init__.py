@@ -1,1 +1,1 @@
-"""What distillation, recovery and deformable aggregation are worth on simulated streets: docs/ablations.md."""
+"""Ablations of distillation, recovery and deformable aggregation on simulated streets: docs/ablations.md."""

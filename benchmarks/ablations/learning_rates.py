@@ -1,7 +1,7 @@
-"""The grid that the learning rates of all rows are chosen by: `python -m benchmarks.ablations.learning_rates`.
+"""Measure the grid from which the learning rates of all rows are chosen: `python -m benchmarks.ablations.learning_rates`.
 
-Each stage at the length that it has in most rows, with a seed that no row has, measured on the validation city: `distill` and
-`finetune` start from stage 0, `tune` is fine-tuning of the student that was distilled at the chosen rate.
+Each stage has the length that it has in most rows, and a seed that no row has. It is measured on the validation city. `distill`
+and `finetune` start from stage 0; `tune` fine-tunes the student that was distilled at the chosen rate.
 """
 
 import argparse
@@ -31,26 +31,26 @@ _VALIDATION: Options = {
 
 
 def main() -> None:
-    """Run what the grid lacks."""
+    """Run the cells of the grid that have no record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/ablations"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     prepare(work, arguments.workers)
-    done = json.loads(RECORD.read_text()) if RECORD.exists() else []
-    known = {(cell["stage"], cell["learning_rate"]) for cell in done}
-    cells = [(stage, rate) for stage, rates in GRID.items() for rate in rates if (stage, rate) not in known]
+    records = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    recorded = {(cell["stage"], cell["learning_rate"]) for cell in records}
+    cells = [(stage, rate) for stage, rates in GRID.items() for rate in rates if (stage, rate) not in recorded]
     with ThreadPoolExecutor(arguments.workers) as pool:
         for cell in pool.map(lambda cell: run_cell(work, *cell), cells):
-            done.append(cell)
-            text = "[\n" + ",\n".join(json.dumps(cell) for cell in done) + "\n]\n"
+            records.append(cell)
+            text = "[\n" + ",\n".join(json.dumps(cell) for cell in records) + "\n]\n"
             store_file(RECORD, lambda path, text=text: path.write_text(text))
             print(cell, flush=True)
 
 
 def run_cell(work: Path, stage: str, rate: float) -> dict[str, Any]:
-    """Train one stage at a learning rate; say what it finds in the validation city."""
+    """Train one stage at a learning rate; return its recalls in the validation city."""
     row = next(row for row in ROWS if row.name == "full")
     folder = work / "learning_rates" / f"{stage}-{rate:g}"
     script, options = ("distill", DISTILL) if stage == "distill" else ("finetune", {})

@@ -1,8 +1,8 @@
-"""How good a student is on the test cities, and what it does with its offsets.
+"""Measure a student's recall on the test cities, and statistics of its offsets.
 
     python -m benchmarks.ablations.measure MODEL TOWNS OUT.json
 
-`TOWNS` holds a folder a city, each with `database`, `queries/standard` and `queries/all`. Every city is searched by itself.
+`TOWNS` has a folder for each city, with `database`, `queries/standard` and `queries/all`. Each city is searched separately.
 """
 
 import json
@@ -20,12 +20,14 @@ from d2vpr_hf.modeling.deformable_aggregation import DeformableSampler, sample_g
 from d2vpr_hf.readers import find_photos, open_photo
 
 RECALL_VALUES = (1, 5, 10)
-NUM_WATCHED = 200  # photos whose offsets are looked at
-_Counts = dict[str, dict[str, list[int]]]  # by tier and place: queries, and those found among the first 1, 5 and 10
+NUM_WATCHED = 200  # photos whose offsets are measured
+_Counts = dict[
+    str, dict[str, list[int]]
+]  # by tier and place: numbers of queries, and of those found among the first 1, 5 and 10
 
 
 def measure(model: Path, towns: Path) -> dict[str, Any]:
-    """Search all cities; count per place, so that differences can be resampled over places."""
+    """Search all cities; count hits for each place, so that differences can be resampled over places."""
     encoder = PlaceEncoder(str(model), batch_size=32)
     folders = sorted(path for path in towns.iterdir() if path.is_dir())
     counts: _Counts = defaultdict(lambda: defaultdict(lambda: [0] * (1 + len(RECALL_VALUES))))
@@ -36,7 +38,7 @@ def measure(model: Path, towns: Path) -> dict[str, Any]:
 
 
 def _offsets(encoder: PlaceEncoder, queries: Path) -> dict[str, float] | None:
-    """Say what the model does with its offsets on some queries; `None` if it has none."""
+    """Return statistics of the model's offsets on some queries; `None` if it has no offsets."""
     sampler = getattr(getattr(encoder.model, "aggregator", None), "sampler", None)
     if not isinstance(sampler, DeformableSampler):
         return None
@@ -48,8 +50,8 @@ def _offsets(encoder: PlaceEncoder, queries: Path) -> dict[str, float] | None:
     return watch.summary()
 
 
-def _count(found: Evaluation, town: str, counts: _Counts) -> None:
-    for query in found.queries:
+def _count(evaluation: Evaluation, town: str, counts: _Counts) -> None:
+    for query in evaluation.queries:
         entry = counts[Path(query.path).parts[0]][f"{town}-{_spot(query)}"]
         rank = query.first_positive_rank
         entry[0] += 1
@@ -58,12 +60,12 @@ def _count(found: Evaluation, town: str, counts: _Counts) -> None:
 
 
 def _spot(query: QueryResult) -> str:
-    """Read the number of the place that a simulated photo was taken at: `...@<seed>-<place>-<heading>-<visit>@...`."""
+    """Read the number of a simulated photo's place from its name: `...@<seed>-<place>-<heading>-<visit>@...`."""
     return Path(query.path).name.split("@")[7].split("-")[1]
 
 
 class OffsetWatch:
-    """Watches what a sampler makes of the offset maps that it is given."""
+    """Collect statistics of the offsets and scales that a sampler computes."""
 
     def __init__(self, sampler: DeformableSampler) -> None:
         self.config = sampler.config
@@ -76,13 +78,13 @@ class OffsetWatch:
         values = self.read(offset_map.float(), self.samples)  # (B, 4, P)
         smallest, largest = self.config.scale_range
         offsets, scales = values[:, :2].abs(), smallest + (largest - smallest) * values[:, 2:].sigmoid()
-        over = offsets > self.config.offset_limit
-        numbers = (offsets.clamp(max=self.config.offset_limit), over, scales, scales.square())
-        self.sums += torch.stack([part.double().sum() for part in numbers])
+        is_clamped = offsets > self.config.offset_limit
+        numbers = (offsets.clamp(max=self.config.offset_limit), is_clamped, scales, scales.square())
+        self.sums += torch.stack([number.double().sum() for number in numbers])
         self.count += offsets.numel()
 
     def summary(self) -> dict[str, float]:
-        """Mean offset, as a part of a region; the share that is clamped, which gets no gradient; mean and spread of scales."""
+        """Return the mean offset in regions, the share of clamped offsets, and the mean and deviation of scales."""
         offset, clamped, scale, square = (self.sums / self.count).tolist()
         spread = max(0.0, square - scale**2) ** 0.5
         return {"mean_offset": offset, "clamped": clamped, "mean_scale": scale, "scale_deviation": spread}

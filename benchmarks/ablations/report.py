@@ -1,7 +1,7 @@
-"""Write table and figure of the records into docs: `python -m benchmarks.ablations.report`.
+"""Write the tables and the figure of the records into docs: `python -m benchmarks.ablations.report`.
 
-Every row is set against `full`, pair by pair: the same seed, the same queries. Places are resampled, not queries, since the
-queries of a place are found or missed together.
+Every row is compared with `full` in pairs of the same seed and the same queries. The bootstrap resamples places, not queries,
+because the queries of a place are found or missed together.
 """
 
 import json
@@ -21,8 +21,8 @@ from d2vpr_hf.figures import save_figure
 DOCS = Path(__file__).parents[2] / "docs"
 REFERENCE = "full"
 SMALLEST_EFFECT = 2.0  # points of R@1 that matter
-CAPACITY_GAP = 5.0  # points of R@1 that the teacher must be ahead of students without one
-_OFFSETS = {  # titles, and what the students have that for
+CAPACITY_GAP = 5.0  # points of R@1 by which the teacher must be better than students without a teacher
+_OFFSETS = {  # by name in the records: title, and the student's option without which it does not apply
     "mean_offset": ("mean offset, of a region", "use_offsets"),
     "clamped": ("offsets clamped", "use_offsets"),
     "mean_scale": ("mean scale", "use_scales"),
@@ -35,13 +35,13 @@ Records = dict[str, list[dict[str, Any]]]  # by row
 
 @dataclass(frozen=True)
 class Difference:
-    """How a row differs from the reference, in points of R@1.
+    """Difference of a row from the reference, in points of R@1.
 
     Attributes:
-        mean: Over pairs.
-        low, high: 95 % interval, places resampled.
-        deviation: Standard deviation of the pairs' differences over seeds; 0 of one seed.
-        pairs: How many seeds both have.
+        mean: Mean over pairs.
+        low, high: 95 % interval, with places resampled.
+        deviation: Standard deviation of the pairs' differences over seeds; 0 for one seed.
+        pairs: Number of seeds that both have.
     """
 
     mean: float
@@ -51,7 +51,7 @@ class Difference:
     pairs: int
 
     def verdict(self) -> str:
-        """Say what may be claimed: nothing by one seed, whose chance the interval does not know."""
+        """Return the claim that the difference allows: none for one seed, because the interval does not cover seeds."""
         if self.pairs < 2:
             return "one seed, not decided"
         if self.low <= 0 <= self.high:
@@ -61,14 +61,14 @@ class Difference:
 
 
 def compare(row: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], tier: str) -> Difference | None:
-    """Compare the records of a row with the reference's of the same seeds; `None` if there are none."""
+    """Compare the records of a row with the reference's records of the same seeds; `None` if they share no seed."""
     by_seed = {record["seed"]: record for record in reference}
     pairs = [(record, by_seed[record["seed"]]) for record in row if record["seed"] in by_seed]
     if not pairs:
         return None
-    differences = [_found(mine, tier) - _found(other, tier) for mine, other in pairs]
+    differences = [_hits(record, tier) - _hits(baseline, tier) for record, baseline in pairs]
     queries = np.array([entry[0] for _, entry in sorted(pairs[0][0]["places"][tier].items())])
-    mean_difference = np.mean(differences, axis=0)  # (places,) queries more that are found
+    mean_difference = np.mean(differences, axis=0)  # (places,), in numbers of found queries
     weights = np.random.default_rng(0).multinomial(len(queries), np.full(len(queries), 1 / len(queries)), size=_DRAWS)
     low, high = np.quantile(100 * (weights @ mean_difference) / (weights @ queries), (0.025, 0.975))
     each = [100 * difference.sum() / queries.sum() for difference in differences]
@@ -76,13 +76,14 @@ def compare(row: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], 
     return Difference(float(np.mean(each)), float(low), float(high), deviation, len(pairs))
 
 
-def _found(record: dict[str, Any], tier: str) -> NDArray[np.int64]:
+def _hits(record: dict[str, Any], tier: str) -> NDArray[np.int64]:
+    """Return the number of queries of each place whose first match is correct."""
     return np.array([entry[1] for _, entry in sorted(record["places"][tier].items())])
 
 
 def recall_at_1(records: Sequence[dict[str, Any]], tier: str) -> float:
     """Return the mean R@1 of records, in per cent."""
-    shares = [_found(record, tier).sum() / sum(entry[0] for entry in record["places"][tier].values()) for record in records]
+    shares = [_hits(record, tier).sum() / sum(entry[0] for entry in record["places"][tier].values()) for record in records]
     return 100 * float(np.mean(shares))
 
 
@@ -96,20 +97,20 @@ def read_records(folder: Path = RECORDS) -> Records:
 
 
 def table(records: Records) -> str:
-    """Lay the table out in Markdown."""
-    head = [f"{tier}: R@1, %" for tier in TIERS]
+    """Return the main table in Markdown."""
+    recall_titles = [f"{tier}: R@1, %" for tier in TIERS]
     titles = ["row", "runs", "M parameters", "photos seen, stage 0 and after", "minutes of one core"] + [
-        part for name in head for part in (name, "against the first row")
+        title for recall in recall_titles for title in (recall, "against the first row")
     ]
     lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join("---" for _ in titles) + " |"]
     for row in (row for row in ROWS if row.name in records):
-        own = records[row.name]
-        first, *later = (stage["images"] for stage in own[0]["stages"])
-        minutes = np.mean([sum(stage["seconds"] for stage in record["stages"]) for record in own]) / 60
-        parameters = own[0]["parameters"] / 1e6
-        cells = [row.title, str(len(own)), f"{parameters:.2f}", f"{first:,} + {sum(later):,}", f"{minutes:.0f}"]
+        runs = records[row.name]
+        first, *later = (stage["images"] for stage in runs[0]["stages"])
+        minutes = np.mean([sum(stage["seconds"] for stage in record["stages"]) for record in runs]) / 60
+        parameters = runs[0]["parameters"] / 1e6
+        cells = [row.title, str(len(runs)), f"{parameters:.2f}", f"{first:,} + {sum(later):,}", f"{minutes:.0f}"]
         for tier in TIERS:
-            cells += [f"{recall_at_1(own, tier):.1f}", _cell(row, compare(own, records.get(REFERENCE, ()), tier))]
+            cells += [f"{recall_at_1(runs, tier):.1f}", _cell(row, compare(runs, records.get(REFERENCE, ()), tier))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -122,7 +123,7 @@ def _cell(row: Row, difference: Difference | None) -> str:
 
 
 def gate(records: Records) -> str:
-    """Say whether there are teachers to learn from: better than students that had none, each than those of its own seeds."""
+    """Return a sentence on whether each teacher is better than the students of its seeds that had no teacher."""
     ahead = [
         recall_at_1([teacher], "standard") - recall_at_1(students, "standard")
         for teacher, students in by_teacher(records.get("finetuned", ()), records)
@@ -137,28 +138,29 @@ def gate(records: Records) -> str:
 
 
 def by_teacher(row: Sequence[dict[str, Any]], records: Records) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Share a row's records out to the teachers that they learned from: one serves from its seed to the next one's."""
+    """Group a row's records by the teacher that they learned from: a teacher serves from its seed up to that of the next."""
     teachers = sorted(records.get("teacher", ()), key=lambda record: record["seed"])
     ends = [teacher["seed"] for teacher in teachers[1:]] + [float("inf")]
     return [
         (teacher, [record for record in row if teacher["seed"] <= record["seed"] < end])
-        for teacher, end in zip(teachers, ends, strict=False)  # no teacher, no share
+        for teacher, end in zip(teachers, ends, strict=False)  # without teachers both are empty, except for the last end
     ]
 
 
 def teachers_table(records: Records) -> str:
-    """Lay out in Markdown how rows differ from the first one by teacher, standard tier; nothing of a single teacher."""
+    """Return a Markdown table of differences from the first row by teacher, standard tier; empty for a single teacher."""
     reference = by_teacher(records.get(REFERENCE, ()), records)
-    if len(reference) < 2 or not all(own for _, own in reference):
+    if len(reference) < 2 or not all(runs for _, runs in reference):
         return ""
-    titles = [f"teacher of {recall_at_1([teacher], 'standard'):.1f} %: {len(own)} seeds" for teacher, own in reference]
+    titles = [f"teacher of {recall_at_1([teacher], 'standard'):.1f} %: {len(runs)} seeds" for teacher, runs in reference]
     lines = ["| row | " + " | ".join(titles) + " |", "| --- " * (1 + len(titles)) + "|"]
     lines.append(
-        f"| {_TITLES[REFERENCE]} | " + " | ".join(f"{recall_at_1(own, 'standard'):.1f}" for _, own in reference) + " |"
+        f"| {_TITLES[REFERENCE]} | " + " | ".join(f"{recall_at_1(runs, 'standard'):.1f}" for _, runs in reference) + " |"
     )
     for row in (row for row in ROWS if row.stages and row.name in records and row.name != REFERENCE):
-        found = [compare(own, records[REFERENCE], "standard") for _, own in by_teacher(records[row.name], records)]
-        lines.append(f"| {row.title} | " + " | ".join(_interval(one) if one else "" for one in found) + " |")
+        groups = by_teacher(records[row.name], records)
+        differences = [compare(runs, records[REFERENCE], "standard") for _, runs in groups]
+        lines.append(f"| {row.title} | " + " | ".join(_interval(each) if each else "" for each in differences) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -167,12 +169,12 @@ def _interval(difference: Difference, spread: str = "") -> str:
 
 
 def offsets_table(records: Records) -> str:
-    """Lay out in Markdown what rows that move their samples do with them: means over seeds."""
+    """Return a Markdown table of offsets and scales, means over seeds, of the rows that have them."""
     lines = ["| row | " + " | ".join(title for title, _ in _OFFSETS.values()) + " |", "| --- " * (1 + len(_OFFSETS)) + "|"]
     for row in ROWS:
-        seen = [record["offsets"] for record in records.get(row.name, ()) if record["offsets"]]
-        if seen:
-            cells = [_mean(row, [numbers[name] for numbers in seen], option) for name, (_, option) in _OFFSETS.items()]
+        measured = [record["offsets"] for record in records.get(row.name, ()) if record["offsets"]]
+        if measured:
+            cells = [_mean(row, [numbers[name] for numbers in measured], option) for name, (_, option) in _OFFSETS.items()]
             lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -182,15 +184,15 @@ def _mean(row: Row, numbers: list[float], option: str) -> str:
 
 
 def draw(records: Records) -> Figure:
-    """Draw every row's difference with its interval, a panel a tier."""
+    """Draw every row's difference with its interval, one panel for each tier."""
     rows = [row for row in ROWS if row.name in records and row.name != REFERENCE]
     figure = Figure(figsize=(10, 0.4 * len(rows) + 1.5), layout="constrained")
     for axes, tier in zip(figure.subplots(1, len(TIERS), sharey=True), TIERS, strict=True):
         for height, row in enumerate(reversed(rows)):
-            found = compare(records[row.name], records[REFERENCE], tier)
-            if found is not None:
-                reach = [[found.mean - found.low], [found.high - found.mean]]
-                axes.errorbar(found.mean, height, xerr=reach, fmt="o", color="#1f5fbf")
+            difference = compare(records[row.name], records[REFERENCE], tier)
+            if difference is not None:
+                reach = [[difference.mean - difference.low], [difference.high - difference.mean]]
+                axes.errorbar(difference.mean, height, xerr=reach, fmt="o", color="#1f5fbf")
         axes.axvspan(-SMALLEST_EFFECT, SMALLEST_EFFECT, color="#9a9a9a", alpha=0.2)
         axes.axvline(0, color="#666666", linewidth=1)
         axes.set(title=tier, xlabel="points of R@1", yticks=range(len(rows)))
@@ -200,7 +202,7 @@ def draw(records: Records) -> Figure:
 
 
 def main() -> None:
-    """Write gate, tables and figure."""
+    """Write the gate, the tables and the figure."""
     records = read_records()
     parts = [gate(records), table(records), teachers_table(records), offsets_table(records)]
     text = "\n".join(part for part in parts if part)

@@ -1,12 +1,15 @@
-"""The rows of the table: which student, which stages, which options."""
+"""The rows of the table: their students, stages and options."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-STEPS = 200  # of one stage where a row has both; N1 = N2 = 19,200 photos
+STEPS = 200  # of a stage in rows with two stages: 19,200 photos
 SEEDS = range(5)
 LEARNING_RATES = {"distill": 4e-3, "finetune": 1e-4, "tune": 1e-3}  # chosen on the validation city by learning_rates.py
-SAMPLER_RATES = {"distill": 4e-5, "finetune": 1e-5}  # of what moves samples: near the published ones; docs/ablations.md
+SAMPLER_RATES = {
+    "distill": 4e-5,
+    "finetune": 1e-5,
+}  # of the module that moves samples, near the published rates: docs/ablations.md
 
 Options = dict[str, Any]
 DISTILL: Options = {"learning_rate": LEARNING_RATES["distill"], "token_cosine_weight": 2.0, "mse_reduction": "sum"}
@@ -18,8 +21,8 @@ class Stage:
 
     Attributes:
         script: `distill` or `finetune`.
-        steps: Batches of 96 photos.
-        options: In place of the common ones.
+        steps: Number of batches of 96 photos.
+        options: Options that override the common ones.
     """
 
     script: str
@@ -32,11 +35,11 @@ class Row:
     """A way to make a student.
 
     Attributes:
-        name: In file names.
-        title: In the table.
-        stages: One after the other; of the teacher itself none.
+        name: Name in file names.
+        title: Title in the table.
+        stages: Stages, one after the other; none for the teacher's row.
         student: Fields of the student's configuration that differ from `student_small.json`.
-        teacher: Which teacher: `plain`, or `cross-image`, which has CricaVPR's encoder.
+        teacher: `plain`, or `cross-image` for the teacher with CricaVPR's encoder.
     """
 
     name: str
@@ -52,7 +55,7 @@ class Row:
 
 
 def both(*, distill: Options | None = None, common: Options | None = None) -> tuple[Stage, Stage]:
-    """Distil, then fine-tune, half of the photos each."""
+    """Return the stages of distillation, then fine-tuning, each with half of the photos."""
     shared = common or {}
     return (
         Stage("distill", STEPS, DISTILL | (distill or {}) | shared),

@@ -1,10 +1,10 @@
-"""Run what is missing of the table.
+"""Make the runs that the table lacks.
 
     python -m benchmarks.ablations.run [--work build/ablations] [--workers 2] [--rows full finetuned] [--seeds 0 1]
 
-Every run that is done is a file in `benchmarks/ablations/records`; what has one is not run again, and one that was cut off goes
-on from its checkpoint. Photos and the models that all start from are made once, as for the embedded model. Who makes them anew
-goes on with seeds that no other teacher has taught, and measures the new one with their first: `--rows teacher --seeds 6`.
+Every complete run is a file in `benchmarks/ablations/records` and is not run again; an interrupted run resumes from its
+checkpoint. Photos and initial models are made once, as for the embedded model. After making these again, continue with seeds
+that no other teacher has taught, and measure the new teacher with the first of them: `--rows teacher --seeds 6`.
 """
 
 import argparse
@@ -25,7 +25,9 @@ from d2vpr_hf.utils.atomic_files import store_file
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "records"
-TEST_PLACES, TEST_QUERIES, TIERS = 350, 5, ("standard", "all")
+TEST_PLACES = 350  # in each city
+TEST_QUERIES = 5  # of each place and tier
+TIERS = ("standard", "all")
 _KEEP_MEMORY = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=42949672960"  # docs/LOG.md
 )
@@ -33,39 +35,39 @@ _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": _KEEP_ME
 
 
 def main() -> None:
-    """Make what is missing, as many runs at once as there are workers, each with one thread."""
+    """Make the missing runs in parallel, one for each worker, each with one thread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/ablations"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
-    parser.add_argument("--seeds", nargs="+", type=int, help="else as many of the first as make five runs of each row")
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default the first seeds that make five runs of each row")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     prepare(work, arguments.workers)
     chosen = [row for row in ROWS if row.name in arguments.rows]
-    runs = [(row, seed) for row in chosen for seed in asked_seeds(row, arguments.seeds)]
+    runs = [(row, seed) for row in chosen for seed in seeds_to_run(row, arguments.seeds)]
     runs.sort(key=lambda run: run[1])
     with ThreadPoolExecutor(arguments.workers) as pool:
-        for done in pool.map(lambda run: run_once(work, *run), runs):
-            print(done, flush=True)
+        for line in pool.map(lambda run: run_once(work, *run), runs):
+            print(line, flush=True)
 
 
-def asked_seeds(row: Row, seeds: list[int] | None) -> list[int]:
-    """List the seeds to run of a row: those asked for, of the teacher the first of them, or those that it lacks."""
+def seeds_to_run(row: Row, seeds: list[int] | None) -> list[int]:
+    """Return the seeds to run of a row: the given ones (for the teacher's row the first of them), or those that it lacks."""
     if seeds is None:
         return missing_seeds(row)
     return seeds if row.stages else [min(seeds)]
 
 
 def missing_seeds(row: Row, records: Path = RECORDS) -> list[int]:
-    """List the seeds that a row lacks: a row with other seeds in their place lacks nothing, and the teacher needs only one."""
+    """Return the seeds that a row lacks. Runs with other seeds count too, and the teacher's row needs only one run."""
     done = {int(path.stem.rpartition("-")[2]) for path in records.glob(f"{row.name}-*.json")}
     wanted = len(SEEDS) if row.stages else 1
     return [seed for seed in SEEDS if seed not in done][: max(0, wanted - len(done))]
 
 
 def prepare(work: Path, workers: int) -> None:
-    """Make photos and the models that all runs start from."""
+    """Make the photos and the models that all runs start from, unless they exist."""
     for name, arguments in list_preparations(work).items():
         if not is_made(work / name):
             python(*arguments, log=work / f"{name}.log")
@@ -89,10 +91,10 @@ def _render_test_city(town: Path, seed: int, workers: int) -> None:
 
 
 def run_once(work: Path, row: Row, seed: int) -> str:
-    """Train and measure a student, unless that was done; return a line that says so."""
+    """Train and measure a student, unless it has a record; return a line for the log."""
     record = RECORDS / f"{row.name}-{seed}.json"
     if record.exists():
-        return f"{record.stem}: done before"
+        return f"{record.stem}: has a record"
     folder = work / "runs" / record.stem
     model = start_model(work, row, seed, folder)
     stages = [cost_of(work / name) for name in (("student0",) if row.stages else ("teacher0", "teacher"))]
@@ -107,7 +109,7 @@ def run_once(work: Path, row: Row, seed: int) -> str:
 
 
 def start_model(work: Path, row: Row, seed: int, folder: Path) -> Path:
-    """Give what a row's first stage starts from: a student, or of the teacher's row the teacher."""
+    """Return the model that a row's first stage starts from: a student; for the teacher's row the teacher."""
     start = folder / "start"
     if not row.stages:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +120,7 @@ def start_model(work: Path, row: Row, seed: int, folder: Path) -> Path:
 
 
 def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int) -> dict[str, Any]:
-    """Train one stage; return what it took."""
+    """Train one stage; return its cost."""
     options = {"photos": work / "places", "model": model, "out": out, "seed": seed, "max_steps": stage.steps}
     options |= stage.options
     if row.has_sampler:
@@ -127,7 +129,7 @@ def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int)
     if stage.script == "distill":
         name = {"plain": "teacher", "cross-image": "cross-image-teacher"}[row.teacher]
         options["teacher"] = work / name / "best"
-        if row.teacher == "plain":  # a dozen rows show it the same pixels
+        if row.teacher == "plain":  # a dozen rows have the same pixels
             options["teacher_cache"] = work / "targets" / str(seed)
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     if not (out / "last").exists():
@@ -136,7 +138,7 @@ def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int)
 
 
 def cost_of(run: Path) -> dict[str, Any]:
-    """Say what a training run took: its steps, the photos that it saw, and the seconds that it trained."""
+    """Return the cost of a training run: steps, photos trained on, and seconds without validation."""
     lines = [json.loads(line) for line in (run / "run" / "metrics.jsonl").read_text().splitlines()]
     progress = [(line["images_seen"], line["images_per_second"]) for line in lines if "images_seen" in line]
     seconds, before = 0.0, 0
@@ -146,7 +148,7 @@ def cost_of(run: Path) -> dict[str, Any]:
 
 
 def python(*arguments: str, log: Path | None = None) -> None:
-    """Run a module; what it prints goes to the log."""
+    """Run a module with its output in the log."""
     with (log or Path(os.devnull)).open("a") as output:
         errors = output if log else None
         subprocess.run([sys.executable, "-m", *arguments], check=True, env=_ENVIRONMENT, stdout=output, stderr=errors)

@@ -1,6 +1,6 @@
-"""Draw where the students of some rows read features: `python -m benchmarks.ablations.sampling_pictures`.
+"""Draw the positions at which the students of some rows read features: `python -m benchmarks.ablations.sampling_pictures`.
 
-A row of the picture is a row of the table, seed 0; a column is a query of the standard tier. Colours are levels of regions.
+Rows of the picture are rows of the table, with seed 0; columns are queries of the standard tier; colours are levels of regions.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _COLOURS = {"medium": "#ff9d2e", "small": "#35c3ff"}
 
 
 def draw(work: Path) -> Figure:
-    """Draw the rows that were run."""
+    """Draw the rows that have a trained student."""
     photos = find_photos(next(iter(sorted((work / "towns").iterdir()))) / "queries" / "standard")
     chosen = photos[:: max(1, len(photos) // NUM_PHOTOS)][:NUM_PHOTOS]
     rows = [(row, model) for row in ROWS if row.name in SHOWN and (model := _last(work, row)).exists()]
@@ -42,9 +42,9 @@ def _last(work: Path, row: Row) -> Path:
     return work / "runs" / f"{row.name}-0" / f"{number}-{stage.script}" / "last"
 
 
-def _scatter(axes, found: PhotoRegions, levels: list[str]) -> None:
-    colours = [_COLOURS[levels[region - 1]] for region in found.region]
-    axes.scatter(*found.points.T, s=7, c=colours, edgecolors="black", linewidths=0.3)
+def _scatter(axes, regions: PhotoRegions, levels: list[str]) -> None:
+    colours = [_COLOURS[levels[region - 1]] for region in regions.region]
+    axes.scatter(*regions.points.T, s=7, c=colours, edgecolors="black", linewidths=0.3)
     axes.set(xticks=[], yticks=[])
 
 

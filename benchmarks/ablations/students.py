@@ -1,4 +1,4 @@
-"""What every run starts from: a student of its row, whose ViT has been through stage 0."""
+"""The initial model of every run: a student of its row, with the ViT of stage 0."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ _VIT = ("embeddings.", "encoder.")
 
 
 def make_student(row: Row, seed: int, pretrained: Path, folder: Path) -> None:
-    """Draw a student from a seed, and give it a ViT. What two rows have in common is drawn alike.
+    """Make a student with random weights and a pretrained ViT. Modules that two rows share get the same weights.
 
     Args:
-        row: What it is like.
-        seed: What its recovery module and aggregator are drawn from.
-        pretrained: A student that stage 0 trained.
-        folder: Where to.
+        row: Row of the student.
+        seed: Seed of its recovery module and aggregator.
+        pretrained: Folder of a student that stage 0 trained.
+        folder: Folder to write.
 
     Raises:
         ValueError: If the two do not have the same ViT.
@@ -27,10 +27,10 @@ def make_student(row: Row, seed: int, pretrained: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     student, whole = (_draw(changes, seed, folder / "drawn_from.json") for changes in (row.student, {}))
     vit = {name: weights for name, weights in load_model(pretrained).state_dict().items() if name.startswith(_VIT)}
-    own = student.state_dict()
-    if vit.keys() != {name for name in own if name.startswith(_VIT)}:
+    names = student.state_dict().keys()
+    if vit.keys() != {name for name in names if name.startswith(_VIT)}:
         raise ValueError(f"{pretrained} has another ViT than students of {row.name}.")
-    student.load_state_dict({name: (whole.state_dict() | vit)[name] for name in own})
+    student.load_state_dict({name: (whole.state_dict() | vit)[name] for name in names})
     student.save_pretrained(folder)
     load_image_processor(pretrained).save_pretrained(folder)
 
