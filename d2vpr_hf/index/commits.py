@@ -1,4 +1,4 @@
-"""Changing the rows of an index: each function here ends in one commit, or in several that each leave it whole."""
+"""Changes of the rows of an index, each made in one commit, or in several after each of which the index is consistent."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ from d2vpr_hf.utils.atomic_files import store_files
 
 
 class UpdateState(TypedDict, total=False):
-    """What an update may note in the manifest together with the rows that it stores; see [`Manifest`]."""
+    """Entries of the manifest that an update can set in the same commit as its rows; see [`Manifest`]."""
 
     settings: IndexSettings
     skipped: dict[str, str]
@@ -35,7 +35,7 @@ class UpdateState(TypedDict, total=False):
 
 
 def commit_pending(folder: IndexFolder, *, whole_shards: bool = False) -> None:
-    """Store what waits; with `whole_shards`, a rest that fills none goes on pending."""
+    """Store the pending rows; with `whole_shards`, rows that do not fill a shard stay pending."""
     pending, size = folder.pending, folder.manifest.settings.shard_size
     while len(pending) >= (size if whole_shards else 1):
         count = min(len(pending), size)
@@ -46,9 +46,9 @@ def commit_pending(folder: IndexFolder, *, whole_shards: bool = False) -> None:
 def commit_rows(
     folder: IndexFolder, rows: Rows | None, removed: Collection[str], *, pending: int = 0, **changes: Unpack[UpdateState]
 ) -> None:
-    """Store rows, removals and notes in one step; `pending` says how many of the pending rows these are."""
-    kept = [without_paths(shard, opened, removed) for shard, opened in folder.shards.items()]
-    shards, number = [shard for shard in kept if shard.count], folder.manifest.next_shard
+    """Store rows, removals and entries of the manifest in one commit; `rows` are the first `pending` of the pending rows."""
+    remaining = [without_paths(shard, opened, removed) for shard, opened in folder.shards.items()]
+    shards, number = [shard for shard in remaining if shard.count], folder.manifest.next_shard
     contents: dict[str, bytes] = {}
     if rows is not None and len(rows.descriptors):
         shards, contents = _with_rows(folder, shards, rows)
@@ -61,19 +61,19 @@ def commit_rows(
 
 
 def _with_rows(folder: IndexFolder, shards: list[Shard], rows: Rows) -> tuple[list[Shard], dict[str, bytes]]:
-    """Put rows behind shards, the last of which may be stored anew with them; return what files that takes."""
+    """Add rows behind shards; return the shards, the last of which can be merged with the rows, and the new files."""
     size = folder.manifest.settings.shard_size
-    kept = len(shards) - count_to_merge(shards, len(rows.descriptors), size)
-    merged = [open_shard(folder.path, shard, folder.manifest) for shard in shards[kept:]]
-    _check_shards(folder, shards[kept:])
+    num_unchanged = len(shards) - count_to_merge(shards, len(rows.descriptors), size)
+    merged = [open_shard(folder.path, shard, folder.manifest) for shard in shards[num_unchanged:]]
+    _check_shards(folder, shards[num_unchanged:])
     if merged:
-        rows = join_rows([*read_rows(shards[kept:], merged, size), rows])
+        rows = join_rows([*read_rows(shards[num_unchanged:], merged, size), rows])
     shard, contents = make_shard(folder.manifest.next_shard, rows)
-    return [*shards[:kept], shard], contents
+    return [*shards[:num_unchanged], shard], contents
 
 
 def compact_rows(folder: IndexFolder) -> None:
-    """Write the rows anew without those that were removed, in full shards, from the first shard on that is not full."""
+    """Write the remaining rows in full shards again, from the first shard that is not full."""
     size, shards = folder.manifest.settings.shard_size, list(folder.manifest.shards)
     first = _first_to_compact(shards, size)
     if first == len(shards):
@@ -88,7 +88,7 @@ def compact_rows(folder: IndexFolder) -> None:
 
 
 def _first_to_compact(shards: Sequence[Shard], size: int) -> int:
-    """Return the first shard that is not full; none if that is the last one and nothing was removed from it."""
+    """Return the number of the first shard that is not full; the number of shards if compacting would change nothing."""
     first = next((number for number, shard in enumerate(shards) if shard.rows < size or shard.removed), len(shards))
     return len(shards) if first == len(shards) - 1 and not shards[first].removed else first
 
@@ -106,7 +106,9 @@ def to_stored(descriptors: NDArray[np.floating], places: Sequence[Place], settin
     """
     rows = np.atleast_2d(descriptors)
     if rows.shape != (len(places), settings.descriptor_dim):
-        raise ValueError(f"Expected descriptors ({len(places)}, {settings.descriptor_dim}), one a place, got {rows.shape}.")
+        raise ValueError(
+            f"Expected descriptors ({len(places)}, {settings.descriptor_dim}), one for each place, got {rows.shape}."
+        )
     with np.errstate(over="ignore"):
         stored = rows.astype(settings.dtype)
     if not np.isfinite(stored).all():
@@ -115,11 +117,11 @@ def to_stored(descriptors: NDArray[np.floating], places: Sequence[Place], settin
 
 
 def check_new_places(folder: IndexFolder, places: Sequence[Place]) -> None:
-    """Raise ValueError if a path is in the index already, or is given twice."""
+    """Raise ValueError if the path of a place is in the index already, or is given twice."""
     paths = [place.path for place in places]
-    known = sorted({path for path in paths if path in folder.paths})
-    if known:
-        raise ValueError(f"{_some_of(known)} in the index {folder.path} already; remove them first. Nothing was added.")
+    present = sorted({path for path in paths if path in folder.paths})
+    if present:
+        raise ValueError(f"{_some_of(present)} in the index {folder.path} already; remove them first. Nothing was added.")
     check_different(places)
 
 
@@ -132,29 +134,28 @@ def check_different(places: Sequence[Place]) -> None:
 
 
 def check_known_paths(folder: IndexFolder, paths: set[str]) -> None:
-    """Raise ValueError unless these paths are all in the index."""
+    """Raise ValueError unless all paths are in the index."""
     unknown = sorted(paths.difference(folder.paths))
     if unknown:
         raise ValueError(f"{_some_of(unknown)} not in the index {folder.path}; nothing was removed.")
 
 
 def check_stored_rows(folder: IndexFolder, rows: Sequence[int]) -> None:
-    """Raise DamagedIndexError unless the shards that rows lie in are what was stored."""
+    """Raise DamagedIndexError if a shard that holds one of these rows is damaged."""
     ends = np.cumsum([shard.count for shard in folder.shards])
-    touched = set(np.searchsorted(ends, rows, side="right").tolist())
-    for number, shard in enumerate(folder.shards):
-        if number in touched:
-            check_content(folder.path, shard.descriptors, shard.places)
+    shards = list(folder.shards)
+    for number in np.unique(np.searchsorted(ends, rows, side="right")).tolist():
+        check_content(folder.path, shards[number].descriptors, shards[number].places)
 
 
 def _some_of(paths: Sequence[str]) -> str:
-    """Name a few of many paths, and say how many there are."""
+    """Return the first of many paths, and the number of the others, as the subject of a sentence."""
     rest = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return f"{', '.join(paths[:3])}{rest}" + (" is" if len(paths) == 1 else " are")
 
 
 def read_calibration(folder: IndexFolder) -> dict[str, Any] | None:
-    """Return what is stored, or `None`.
+    """Return the stored calibration, or `None`.
 
     Raises:
         DamagedIndexError: If its file is missing or damaged.
@@ -164,13 +165,13 @@ def read_calibration(folder: IndexFolder) -> dict[str, Any] | None:
         return None
     problem = content_problem(folder.path, stored)
     if problem is not None:
-        advice = "`d2vpr calibrate INDEX --queries DIR` makes it anew; everything else in the index can be used"
+        advice = "`d2vpr calibrate INDEX --queries DIR` makes it again; everything else in the index can be used"
         raise DamagedIndexError(f"The calibration of {folder.path} is damaged: {stored.name}: {problem}. {advice}.")
     return json.loads((folder.path / stored.name).read_bytes())
 
 
 def store_calibration(folder: IndexFolder, calibration: dict[str, Any]) -> None:
-    """Store JSON values in a file named by its content, so that a new one never overwrites the one in force."""
+    """Store the JSON values of a calibration in a new file, which replaces the current one in the manifest."""
     content = (json.dumps(calibration, indent=2, allow_nan=False) + "\n").encode()
     stored = StoredFile.of(calibration_file(content), content)
     folder.commit({stored.name: content}, replace(folder.manifest, calibration=stored))

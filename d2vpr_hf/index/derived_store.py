@@ -1,8 +1,8 @@
-"""The vector store of an index: derived from its rows as they once were, and used for the rows as they are.
+"""The vector store of an index: built of the rows at some time, and used to search the present rows.
 
-Files of shards never change, so a store knows what it was built of by their names and checksums. Rows that were removed since
-are masked, rows that came since are searched exactly beside it; when these are too many it is built anew. A store can always be
-made from the rows and is no part of the index: not in the manifest, not verified, not sent to the Hub.
+Files of shards never change, so a store records by their names and checksums what it was built of. Rows that were removed later
+are masked, and rows that were added later are searched exactly; when these are too many, the store is built again. As it can
+always be built from the rows, it is not in the manifest, not verified and not sent to the Hub.
 """
 
 import functools
@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 _EXACT = "The search is exact: %s `d2vpr index` and `d2vpr compact` build the store again."
 
-# how many rows may come or go until a store is built anew: 4,096 of 512 numbers take 2 ms to search, a million 4 s to build
+# added and removed rows until a store is built again: 4,096 rows of 512 numbers take 2 ms to search, a million 4 s to build
 LAG_ROWS = 4096
 LAG_SHARE = 0.005
 _SHARDS = "shards.json"
 
 
 class BuiltShard(NamedTuple):
-    """A shard as it was when a store was built: its file of descriptors, the rows of that, and those removed by then."""
+    """The state of a shard when a store was built: its file of descriptors, the number of its rows, and the removed rows."""
 
     name: str
     sha256: str
@@ -54,7 +54,7 @@ class BuiltShard(NamedTuple):
 
     @classmethod
     def of(cls, shard: Shard) -> "BuiltShard":
-        """Describe a shard."""
+        """Return the present state of a shard."""
         return cls(shard.descriptors.name, shard.descriptors.sha256, shard.rows, shard.removed)
 
 
@@ -97,7 +97,8 @@ class DerivedStore:
     """
 
     def __init__(self, store: LazyStore, built: Sequence[BuiltShard], manifest: Manifest) -> None:
-        self.path, self._store, self._built = store.path, store, built
+        self.path = store.path
+        self._store, self._built = store, built
         self.num_shards = num_covered_shards(built, manifest)
         present = _present_rows(built, manifest.shards[: self.num_shards])
         self.num_rows = int(present.sum())
@@ -245,25 +246,25 @@ def discard_store(path: Path) -> None:
 
 
 def is_of_kind(name: str, manifest: Manifest) -> bool:
-    """Tell whether a folder of such a name holds a store of the kind that an index has."""
+    """Return whether a folder of this name holds a store of the kind that an index has chosen."""
     return is_store_folder(name) and name.endswith(f".{manifest.store_kind}")
 
 
 def num_covered_shards(built: Sequence[BuiltShard], manifest: Manifest) -> int:
-    """Return how many of the first shards a store covers.
+    """Return the number of the first shards that a store covers.
 
     Raises:
         ValueError: If the shards that it was built of are not the first ones any more.
     """
     present = [(shard.descriptors.name, shard.descriptors.sha256) for shard in manifest.shards]
-    kept = [(shard.name, shard.sha256) for shard in built if (shard.name, shard.sha256) in set(present)]
-    if kept != present[: len(kept)]:
-        raise ValueError("The store was built of rows in another order. Build it anew from the descriptors.")
-    return len(kept)
+    covered = [(shard.name, shard.sha256) for shard in built if (shard.name, shard.sha256) in set(present)]
+    if covered != present[: len(covered)]:
+        raise ValueError("The store was built of rows in another order. Build it again from the descriptors.")
+    return len(covered)
 
 
 def _lag(built: Sequence[BuiltShard], manifest: Manifest) -> int | None:
-    """Return how many rows came or went since a store was built; `None` if it covers none of those there are."""
+    """Return the number of rows that were added or removed since a store was built; `None` if it covers no present row."""
     try:
         covered = sum(shard.count for shard in manifest.shards[: num_covered_shards(built, manifest)])
     except ValueError:
@@ -272,7 +273,7 @@ def _lag(built: Sequence[BuiltShard], manifest: Manifest) -> int | None:
 
 
 def _present_rows(built: Sequence[BuiltShard], shards: Sequence[Shard]) -> NDArray[np.bool_]:
-    """Return which of the rows that a store was built of are still there."""
+    """Return the mask of the rows that a store was built of and that were not removed."""
     removed = {shard.descriptors.name: shard.removed for shard in shards}
     return np.concatenate([np.empty(0, np.bool_), *(_present_in(shard, removed.get(shard.name)) for shard in built)])
 
@@ -284,17 +285,17 @@ def _present_in(built: BuiltShard, removed: tuple[int, ...] | None) -> NDArray[n
 
 
 def _descriptors_of(built: Sequence[BuiltShard], shards: Mapping[Shard, OpenShard], manifest: Manifest) -> MappedDescriptors:
-    """See the descriptors that a store was built of as one array; zeros stand for files that are gone."""
+    """Return the descriptors that a store was built of as one array; zeros stand for files that were removed."""
     files = {shard.descriptors.name: opened.descriptors for shard, opened in shards.items()}
     width, dtype = manifest.settings.descriptor_dim, manifest.settings.dtype
-    gone = np.zeros((1, width), dtype)
-    parts = [files.get(shard.name, np.broadcast_to(gone, (shard.rows, width))) for shard in built]
+    zeros = np.zeros((1, width), dtype)
+    parts = [files.get(shard.name, np.broadcast_to(zeros, (shard.rows, width))) for shard in built]
     removed = [shard.removed for shard in built]
     return MappedDescriptors(parts, removed, descriptor_dim=width, dtype=dtype)
 
 
 def _read_built(path: Path) -> list[BuiltShard]:
-    """Read what a store was built of; nothing where that cannot be read."""
+    """Read the shards that a store was built of; none if the file cannot be read."""
     try:
         values: list[dict[str, Any]] = json.loads((path / _SHARDS).read_bytes())
         return [BuiltShard(str(v["name"]), str(v["sha256"]), int(v["rows"]), tuple(map(int, v["removed"]))) for v in values]

@@ -1,4 +1,4 @@
-"""Where an index may be written: nothing but an index is ever replaced."""
+"""The folder of an index: the lock of its writer, and the places where an index may be written."""
 
 import json
 import os
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from d2vpr_hf.index.manifest import FORMAT_VERSION, MANIFEST, is_own_file
+from d2vpr_hf.index.manifest import FORMAT_VERSION, MANIFEST, is_index_file
 from d2vpr_hf.utils.atomic_files import TEMPORARY, check_writable
 
-LOCK = ".lock"  # the file that is locked; it stays in the folder
+LOCK = ".lock"  # the locked file, which stays in the folder
 
 
 class WriterLock:
-    """The right to change the index in a folder."""
+    """The lock that a process must hold to change the index in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -21,14 +21,14 @@ class WriterLock:
 
     @property
     def held(self) -> bool:
-        """Whether this object has the right now."""
+        """Whether this object holds the lock."""
         return self._lock.is_locked
 
     def acquire(self) -> None:
-        """Take the right, at once or not at all.
+        """Acquire the lock without waiting.
 
         Raises:
-            BlockingIOError: If another writer has it.
+            BlockingIOError: If another writer holds it.
             OSError: If the folder cannot be written to.
         """
         try:
@@ -36,66 +36,66 @@ class WriterLock:
         except Timeout as error:
             raise BlockingIOError(
                 f"The index {self._folder} is being changed by another process, or by another object of this one. Wait until "
-                "it is done; searching is possible meanwhile."
+                "it has finished; searches are possible at any time."
             ) from error
         except OSError as error:
             raise OSError(error.errno, f"The index cannot be changed here ({error.strerror})", str(self._folder)) from error
 
     def release(self) -> None:
-        """Give the right back."""
+        """Release the lock."""
         self._lock.release()
 
 
 def check_free(out: Path, overwrite: bool) -> Path:
-    """Return where an index to be written to `out` will really lie, links followed.
+    """Return the folder, links resolved, of a new index that is to be written to `out`.
 
     Raises:
-        FileExistsError: If something is there already, unless `overwrite` is set and it is an index.
+        FileExistsError: If something exists there, unless `overwrite` is set and it is an index.
         PermissionError: If its parent folder cannot be written to.
     """
-    place = check_out(out)
-    if place.exists() and not _is_free(place) and not overwrite:
-        raise FileExistsError(f"{out} exists already. Give another folder, or `--overwrite` to replace the index there.")
-    return place
+    folder = check_out(out)
+    if folder.exists() and not _is_free(folder) and not overwrite:
+        raise FileExistsError(f"{out} exists already. Give another folder, or `overwrite=True` to replace the index there.")
+    return folder
 
 
 def check_out(out: Path) -> Path:
-    """Return where an index to be made, updated or replaced will really lie, links followed.
+    """Return the folder, links resolved, of an index that is to be made, updated or replaced at `out`.
 
     Raises:
-        FileExistsError: If something is there already that is no index.
+        FileExistsError: If something exists there that is not an index.
         PermissionError: If its parent folder cannot be written to.
     """
     try:
-        place = out.resolve()
-    except RuntimeError as error:  # Python's word for links in a circle
-        raise FileExistsError(f"{out} is a link that leads nowhere. Give another folder.") from error
-    if _is_free(place):
+        folder = out.resolve()
+    except RuntimeError as error:  # Python raises it for links in a circle
+        raise FileExistsError(f"{out} is a link that points to itself. Give another folder.") from error
+    if _is_free(folder):
         check_writable(out)
-    elif not is_index(place):
-        raise FileExistsError(f"{out} exists already and is no index; it is not touched. Give another folder.")
-    return place
+    elif not is_index(folder):
+        raise FileExistsError(f"{out} exists already and is not an index; it was not changed. Give another folder.")
+    return folder
 
 
 def is_index(folder: Path) -> bool:
-    """Tell whether a folder holds an index that this version may replace: of its own format or the one before, or damaged."""
+    """Return whether a folder holds an index that this version may replace: of format 1 or 2, or with a damaged manifest."""
     try:
         values = json.loads((folder / MANIFEST).read_bytes())
         return values["format_version"] in (1, FORMAT_VERSION) and "fingerprint" in values
     except (OSError, KeyError, TypeError):
         return False
-    except ValueError:  # no JSON any more
+    except ValueError:  # the manifest is not JSON any more
         names = [name for name in list_names(folder) if name != LOCK]
-        return len(names) > 1 and all(map(is_own_file, names))
+        return len(names) > 1 and all(map(is_index_file, names))
 
 
 def list_names(folder: Path) -> list[str]:
-    """List the names in a folder."""
-    return os.listdir(folder)  # noqa: PTH208 - names are all that is wanted, and there are many
+    """Return the names in a folder."""
+    return os.listdir(folder)  # noqa: PTH208 - a `Path` for each of many names would cost time
 
 
-def _is_free(place: Path) -> bool:
-    """Tell whether there is nothing, or a folder with nothing but what a build leaves that was killed at once."""
-    if not place.exists():
+def _is_free(path: Path) -> bool:
+    """Return whether a path does not exist, or is a folder with no other files than those of a build that was just begun."""
+    if not path.exists():
         return True
-    return place.is_dir() and all(name in (LOCK, MANIFEST + TEMPORARY) for name in list_names(place))
+    return path.is_dir() and all(name in (LOCK, MANIFEST + TEMPORARY) for name in list_names(path))

@@ -1,4 +1,4 @@
-"""An index on the Hugging Face Hub: a data set repository that holds its files."""
+"""Indexes on the Hugging Face Hub, each in a data set repository that holds its files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ _PATTERNS = ["manifest.json", "descriptors-*.safetensors", "places-*.parquet", "
 def push_index(
     folder: Path, files: Sequence[str], name: str, *, private: bool | None, commit_message: str, token: str | None
 ) -> str:
-    """Upload the files of an index in one commit that also removes the files of the one before; return the commit's URL."""
+    """Upload the files of an index in one commit that removes those of an earlier index; return the URL of the commit."""
     api = HfApi(token=token)
     repository = api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
     commit = api.upload_folder(
@@ -27,10 +27,10 @@ def push_index(
 
 
 def fetch_index(name: str, *, revision: str | None, token: str | bool | None) -> Path:
-    """Download an index, or find it in the cache, and return its folder.
+    """Download an index, unless it is in the cache, and return its folder.
 
     Raises:
-        FileNotFoundError: If there is none, or no connection and nothing in the cache.
+        FileNotFoundError: If there is no such index, or it is not in the cache and there is no connection.
     """
     try:
         return Path(snapshot_download(name, repo_type="dataset", revision=revision, token=token, allow_patterns=_PATTERNS))

@@ -1,4 +1,4 @@
-"""What is in an index folder, what waits to be, and the one way to change it."""
+"""The state of an index folder: its stored rows, the pending rows, and the commits that change them."""
 
 import contextlib
 import itertools
@@ -29,19 +29,21 @@ from d2vpr_hf.utils.atomic_files import make_folder, remove_files, remove_folder
 
 
 class IndexFolder:
-    """The state of an index: the manifest in force, its shards, the rows that wait, and the right to change all that.
+    """The state of an index: its manifest, the open shards, the pending rows and the writer lock.
 
     Args:
-        path: Where it lies.
-        manifest: What is in force.
-        manifest_name: Its file; [`REPLACEMENT`] while the index is to take the place of another one.
-        read_only: Whether nothing may be changed, as in the Hub's cache.
+        path: The folder.
+        manifest: The current manifest.
+        manifest_name: File name of the manifest; [`REPLACEMENT`] for an index that will replace another one.
+        read_only: Whether the index must not be changed, as in the Hub's cache.
 
     Attributes:
         shards: The opened files of each shard.
-        store: The vector store, or `None` where there is none that fits.
+        store: The vector store, or `None` if there is none that fits the rows.
         pending: The rows that are not stored yet.
-        lock: The right to change the folder.
+        lock: The lock that is held to change the folder.
+        keep_lock: Whether the lock is held until the end of a `with` block.
+        is_outdated: Whether another process may have changed the folder since the manifest was read.
     """
 
     def __init__(self, path: Path, manifest: Manifest, *, manifest_name: str = MANIFEST, read_only: bool = False) -> None:
@@ -49,24 +51,24 @@ class IndexFolder:
         self.manifest_name = manifest_name
         self.read_only = read_only
         self.lock = WriterLock(path)
-        self.kept = False  # the right is kept until the end of a `with` block
-        self.behind = True  # until the manifest was read with the right to change it
+        self.keep_lock = False
+        self.is_outdated = True
         self.pending = PendingRows(manifest.settings.descriptor_dim, manifest.settings.dtype)
         self.shards: dict[Shard, OpenShard] = {}
         self.store: DerivedStore | None = None
-        self._depth = 0  # of the methods at work that change the index
+        self._depth = 0  # number of nested methods that are changing the index
         self._known_paths: set[str] | None = None
-        self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and how many pending rows were in it
+        self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and its number of pending rows
         self.adopt(manifest)
 
     @property
     def count(self) -> int:
-        """Rows, those that wait included."""
+        """The number of rows, pending ones included."""
         return self.manifest.count + len(self.pending)
 
     @property
     def attempted(self) -> bool:
-        """Whether a commit failed, so that nobody knows yet whether it was stored."""
+        """Whether a commit failed, so that it is not known whether it was stored."""
         return self._attempt is not None
 
     @property
@@ -76,53 +78,55 @@ class IndexFolder:
 
     @property
     def paths(self) -> set[str]:
-        """The paths of all rows; collected when they are first needed, as only those who add need them."""
+        """The paths of all rows; collected at the first use, as only changes need them."""
         if self._known_paths is None:
             self._known_paths = set(self.places.column("path"))
         return self._known_paths
 
     def descriptors(self, first_shard: int = 0, *, pending: bool = True) -> MappedDescriptors:
-        """See the descriptors of all shards from one on as one array, with those that wait behind them."""
-        more: list[NDArray[Any]] = [self.pending.descriptors] if pending else []
+        """Return the descriptors of all shards from one on, and then the pending ones, as one array."""
         shards = list(self.shards.items())[first_shard:]
-        parts = [*(opened.descriptors for _, opened in shards), *more]
-        removed = [*(shard.removed for shard, _ in shards), *(() for _ in more)]
+        parts: list[NDArray[Any]] = [opened.descriptors for _, opened in shards]
+        removed: list[tuple[int, ...]] = [shard.removed for shard, _ in shards]
+        if pending:
+            parts.append(self.pending.descriptors)
+            removed.append(())
         settings = self.manifest.settings
         return MappedDescriptors(parts, removed, descriptor_dim=settings.descriptor_dim, dtype=settings.dtype)
 
-    # ---- the right to change it
+    # ---- the writer lock
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Take the right to change the index, if need be, and see what others did; give it back when all is stored."""
+        """Acquire the writer lock, unless it is held, and read changes of others; release it once everything is stored."""
         if self.read_only:
-            raise ValueError(f"The index {self.path} lies in the Hub's cache. Copy the folder to change it.")
+            raise ValueError(f"The index {self.path} is in the Hub's cache. Copy the folder to change it.")
         if not self.lock.held:
             self.lock.acquire()
-            self.behind = True
+            self.is_outdated = True
         self._depth += 1
         try:
-            if self.behind or self._attempt is not None:
-                self._catch_up()
+            if self.is_outdated or self._attempt is not None:
+                self._read_changes()
             yield
         finally:
             self._depth -= 1
-            self.give_back()
+            self.release()
 
-    def give_back(self) -> None:
-        """Give back the right to change the index, unless it is still needed."""
-        if not (self._depth or self.kept or len(self.pending) or self.manifest_name == REPLACEMENT):
+    def release(self) -> None:
+        """Release the writer lock, unless it is still needed."""
+        if not (self._depth or self.keep_lock or len(self.pending) or self.manifest_name == REPLACEMENT):
             self.lock.release()
 
-    def take_place(self) -> None:
-        """Put an index that was begun in the place of another one into force."""
+    def replace_old(self) -> None:
+        """Replace the old index, if this one was begun to replace it."""
         if self.manifest_name == REPLACEMENT:
             rename_file(self.path, REPLACEMENT, MANIFEST)
             self.manifest_name = MANIFEST
             self.clean()
 
-    def _catch_up(self) -> None:
-        """See what is stored: another process may have changed it, or an own attempt that failed late was stored after all."""
+    def _read_changes(self) -> None:
+        """Read the stored manifest: another process may have changed it, or a failed commit may have been stored after all."""
         stored = read_manifest(self.path, self.manifest_name)
         if self._attempt is not None and stored == self._attempt[0]:
             self.pending.drop(self._attempt[1])
@@ -131,23 +135,23 @@ class IndexFolder:
             self._check_same_model(stored)
             self.adopt(stored)
             self.forget_paths()
-        self.behind = False
+        self.is_outdated = False
         self.clean()
 
     def _check_same_model(self, stored: Manifest) -> None:
-        made_by = [(one.fingerprint, one.descriptor_dim, one.dtype) for one in (stored.settings, self.manifest.settings)]
-        if made_by[0] != made_by[1]:
-            raise ValueError(f"The index {self.path} was replaced by one of another model meanwhile. Open it anew.")
+        first, second = stored.settings, self.manifest.settings
+        if any(getattr(first, name) != getattr(second, name) for name in ("fingerprint", "descriptor_dim", "dtype")):
+            raise ValueError(f"The index {self.path} was replaced by one of another model in the meantime. Open it again.")
 
     # ---- changing it
 
     def commit(self, contents: dict[str, bytes], manifest: Manifest, pending: int = 0) -> None:
-        """Store files, then the manifest that names them: from then on, and not before, they are part of the index.
+        """Store files, and then the manifest that names them. The files belong to the index once the manifest is stored.
 
         Args:
             contents: The files, by name.
-            manifest: What will be in force.
-            pending: How many of the rows that wait are in it.
+            manifest: The new manifest.
+            pending: Number of pending rows in it.
         """
         self._attempt = (manifest, pending)
         if contents:
@@ -159,9 +163,9 @@ class IndexFolder:
         self.clean()
 
     def adopt(self, manifest: Manifest) -> None:
-        """See a manifest as the one in force: open its shards, and the vector store that fits them."""
-        opened = {shard: self.shards.get(shard) for shard in manifest.shards}
-        self.shards = {shard: one or open_shard(self.path, shard, manifest) for shard, one in opened.items()}
+        """Make a manifest the current one: open its shards, and the vector store that fits them."""
+        old = self.shards
+        self.shards = {shard: old.get(shard) or open_shard(self.path, shard, manifest) for shard in manifest.shards}
         self.manifest = manifest
         self.store = open_derived_store(self.path, manifest, self.shards, self.store)
 
@@ -173,11 +177,11 @@ class IndexFolder:
         self.clean()
 
     def forget_paths(self) -> None:
-        """Collect the paths of the rows anew when they are needed next."""
+        """Collect the paths of the rows again at their next use."""
         self._known_paths = None
 
     def clean(self) -> None:
-        """Remove what the index no longer needs; while it is to replace another, that one's files are needed."""
+        """Remove files that the index no longer needs. An index that will replace another one keeps the files of that one."""
         if self.manifest_name == MANIFEST:
             names = list_names(self.path)
             unused = leftover_files(names, self.manifest, self._used_stores(names))
@@ -187,17 +191,17 @@ class IndexFolder:
             remove_files(self.path, itertools.filterfalse(is_store_folder, unused))
 
     def _used_stores(self, names: Sequence[str]) -> list[str]:
-        """Pick the store's folder; where Milvus did not answer, all that may be one when it does again."""
+        """Return the folder of the store; if a service did not answer, all folders of its stores."""
         if self.store is not None:
             return [self.store.path.name]
         return [name for name in names if self.manifest.store_uri is not None and is_of_kind(name, self.manifest)]
 
 
 def begin_folder(folder: str | Path, manifest: Manifest, overwrite: bool) -> IndexFolder:
-    """Begin an index without rows, in the place of another one if that is allowed and there is one.
+    """Begin an index without rows, or one that will replace the index in a folder.
 
     Raises:
-        FileExistsError: If something is there already, unless `overwrite` is set and it is an index.
+        FileExistsError: If something exists there, unless `overwrite` is set and it is an index.
         BlockingIOError: If another process is changing the index there.
     """
     path = check_free(Path(folder), overwrite)
@@ -212,21 +216,21 @@ def _begin(begun: IndexFolder) -> IndexFolder:
     begun.lock.acquire()
     try:
         if begun.manifest_name == MANIFEST and (begun.path / MANIFEST).exists():
-            raise FileExistsError(f"{begun.path} was made by another process in this moment. Open it, or give another folder.")
+            raise FileExistsError(f"Another process made {begun.path} at the same time. Open it, or give another folder.")
         begun.commit({}, begun.manifest)
     except BaseException:
         begun.lock.release()
         raise
-    begun.behind = False
-    begun.give_back()
+    begun.is_outdated = False
+    begun.release()
     return begun
 
 
 def open_folder(path: Path, manifest_name: str = MANIFEST, *, read_only: bool = False) -> IndexFolder:
-    """Open an index; a writer may replace the files that a manifest names before they are opened.
+    """Open an index, again if a writer replaces the files in its manifest before they are opened.
 
     Raises:
-        FileNotFoundError: If `path` is no index.
+        FileNotFoundError: If `path` is not an index.
         DamagedIndexError: If a file is missing or damaged.
     """
     while True:

@@ -1,4 +1,4 @@
-"""What an index says of itself."""
+"""Information about an index, as `d2vpr info` prints it."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from d2vpr_hf.stores import COMPRESSIONS, LOCAL_STORE, estimate
 
 
 def index_info(folder: IndexFolder) -> dict[str, Any]:
-    """Say what an index is, in values that JSON has."""
+    """Return the information about an index as JSON values."""
     manifest = folder.manifest
     return {
         "format_version": FORMAT_VERSION,
@@ -21,28 +21,28 @@ def index_info(folder: IndexFolder) -> dict[str, Any]:
         "bytes": sum(file.size for file in manifest.files),
         "complete": manifest.complete,
         "left_out": manifest.skipped,
-        **_describe_store(folder),
+        **_store_info(folder),
         **_estimate_stores(folder),
         "calibrated": manifest.calibration is not None,
     }
 
 
-def _describe_store(folder: IndexFolder) -> dict[str, Any]:
-    """Say how rows are searched: whether the store is fresh, and how many rows came or went since it was built."""
-    needed = has_store(folder.manifest)
+def _store_info(folder: IndexFolder) -> dict[str, Any]:
+    """Return the chosen vector store, and its lag: the number of rows that were added or removed since it was built."""
     return {
         "compression": folder.manifest.compression,
         "store": folder.manifest.service or LOCAL_STORE,
         "store_uri": folder.manifest.store_uri,
-        "store_is_fresh": is_fresh(folder.store, folder.manifest) if needed else None,
+        "store_is_fresh": is_fresh(folder.store, folder.manifest) if has_store(folder.manifest) else None,
         "store_lag": None if folder.store is None else folder.store.lag,
     }
 
 
 def _estimate_stores(folder: IndexFolder) -> dict[str, Any]:
-    """Say what searches of so many rows take with each compression: bytes that are scanned, and milliseconds a query."""
-    estimates = [estimate(folder.count, folder.manifest.settings.descriptor_dim, word) for word in COMPRESSIONS]
+    """Return the bytes that a search scans, and the milliseconds that it takes, with each compression."""
+    width = folder.manifest.settings.descriptor_dim
+    estimates = {compression: estimate(folder.count, width, compression) for compression in COMPRESSIONS}
     return {
-        "scanned_bytes": {one.compression: one.scanned_bytes for one in estimates},
-        "estimated_ms": {one.compression: round(1000 * one.latency_seconds, 1) for one in estimates},
+        "scanned_bytes": {compression: store.scanned_bytes for compression, store in estimates.items()},
+        "estimated_ms": {compression: round(1000 * store.latency_seconds, 1) for compression, store in estimates.items()},
     }

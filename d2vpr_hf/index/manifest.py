@@ -1,4 +1,4 @@
-"""The manifest: what an index is, and which files hold its rows. It is replaced whole, so readers see one state or the next."""
+"""The manifest: the settings and state of an index, and the files of its rows. It is replaced as a whole, in one step."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ from d2vpr_hf.utils.atomic_files import TEMPORARY, checksum
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-REPLACEMENT = "manifest-next.json"  # of an index that is being built in the place of another
-SHARD_SIZE = 4096  # rows of a shard at most, unless said otherwise
+REPLACEMENT = "manifest-next.json"  # of an index that is being built and will replace another one
+SHARD_SIZE = 4096  # default of the maximum number of rows in a shard
 
 _KEYS = {
     "model_name": "model",
@@ -38,12 +38,12 @@ _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
 _STORE_FOLDER = re.compile(
     rf"derived-[0-9a-f]{{16}}\.(?:{'|'.join(COMPRESSIONS)}|(?P<service>{'|'.join(SERVICES)})-[0-9a-f]{{8}})"
 )
-_REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it anew"
-_REPAIR = "`d2vpr repair INDEX` drops what is damaged, `d2vpr index PHOTOS --out INDEX` then encodes it again"
+_REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it again"
+_REPAIR = "`d2vpr repair INDEX` removes what is damaged, `d2vpr index PHOTOS --out INDEX` then encodes it again"
 
 
 class DamagedIndexError(ValueError):
-    """A file of an index is not as it was stored. The message names it and says how to repair the index."""
+    """A file of an index is missing or has changed. The message names the file and the commands that repair the index."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class StoredFile:
 
     @classmethod
     def of(cls, name: str, content: bytes) -> "StoredFile":
-        """Describe a file by its content."""
+        """Return the entry of a file with this content."""
         return cls(name, len(content), checksum(content))
 
 
@@ -65,8 +65,8 @@ class Shard:
     """Rows that were stored together.
 
     Attributes:
-        rows: How many its files hold.
-        removed: Which of them were removed since, ascending.
+        rows: Number of rows in its files.
+        removed: Numbers of the rows that were removed later, ascending.
         descriptors, places: Its files.
     """
 
@@ -77,7 +77,7 @@ class Shard:
 
     @property
     def count(self) -> int:
-        """Rows that can be found."""
+        """The number of rows that were not removed."""
         return self.rows - len(self.removed)
 
 
@@ -166,7 +166,7 @@ class Manifest:
 
     @property
     def count(self) -> int:
-        """Rows that can be found."""
+        """The number of rows that were not removed."""
         return sum(shard.count for shard in self.shards)
 
     @property
@@ -176,15 +176,15 @@ class Manifest:
 
     @property
     def rows_id(self) -> str:
-        """A name for exactly these rows in this order."""
+        """Hash of exactly these rows in this order."""
         rows = [(shard.descriptors.sha256, shard.places.sha256, shard.removed) for shard in self.shards]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
     @property
     def files(self) -> list[StoredFile]:
-        """The files that it names."""
-        of_shards = [file for shard in self.shards for file in (shard.descriptors, shard.places)]
-        return of_shards if self.calibration is None else [*of_shards, self.calibration]
+        """All files that the manifest names."""
+        shard_files = [file for shard in self.shards for file in (shard.descriptors, shard.places)]
+        return shard_files if self.calibration is None else [*shard_files, self.calibration]
 
     def to_text(self) -> str:
         """Return the content of the file, with its own checksum."""
@@ -211,13 +211,13 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     """Read the manifest of an index.
 
     Raises:
-        FileNotFoundError: If the folder is no index.
-        DamagedIndexError: If it is damaged.
-        ValueError: If it is of another version of the format.
+        FileNotFoundError: If the folder is not an index.
+        DamagedIndexError: If the manifest is damaged.
+        ValueError: If it has another version of the format.
     """
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no index: it has no {name}. `d2vpr index` makes one.")
+        raise FileNotFoundError(f"{folder} is not an index: it has no {name}. `d2vpr index` makes one.")
     try:
         text = path.read_bytes().decode()
         values = json.loads(text)
@@ -234,40 +234,40 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
 
 
 def damaged_file(folder: Path, name: str, reason: object) -> DamagedIndexError:
-    """Make the error for a file of an index that is not as it was stored."""
-    line = " ".join(str(reason).split())  # Parquet's have several
+    """Return the error for a file of an index that is missing or has changed."""
+    line = " ".join(str(reason).split())  # errors of Parquet have several lines
     return DamagedIndexError(f"The index {folder} is damaged: {name}: {line}. `d2vpr verify` names all damage; {_REPAIR}.")
 
 
-def shard_files(number: int) -> tuple[str, str]:
-    """Name the files of a shard: descriptors, places."""
+def shard_names(number: int) -> tuple[str, str]:
+    """Return the names of a shard's two files: descriptors, places."""
     return f"descriptors-{number:06d}.safetensors", f"places-{number:06d}.parquet"
 
 
 def store_folder(manifest: Manifest) -> str:
-    """Name the folder of a vector store that is built of exactly these rows."""
+    """Return the folder name of a vector store that is built of exactly these rows."""
     return f"derived-{manifest.rows_id}.{manifest.store_kind}"
 
 
 def calibration_file(content: bytes) -> str:
-    """Name a calibration's file by its content, so that a new one never overwrites one that is in force."""
+    """Return the file name of a calibration: a hash of the content, so that a new file never overwrites the current one."""
     return f"calibration-{checksum(content)[:16]}.json"
 
 
 def leftover_files(names: Sequence[str], manifest: Manifest, used: Sequence[str]) -> list[str]:
-    """Pick the files that an index once wrote and no longer needs; files that it never writes are not among them.
+    """Return the files that an index once wrote and no longer needs; files that it never writes are not among them.
 
     Args:
-        names: What is in its folder.
-        manifest: What is in force.
-        used: What is needed beside the files that it names.
+        names: All names in its folder.
+        manifest: The current manifest.
+        used: Names that are needed in addition to the files in the manifest.
     """
     needed = {MANIFEST, *used, *(file.name for file in manifest.files)}
-    return [name for name in names if is_own_file(name) and name not in needed]
+    return [name for name in names if is_index_file(name) and name not in needed]
 
 
-def is_own_file(name: str) -> bool:
-    """Tell whether an index writes files of such a name, apart from the lock."""
+def is_index_file(name: str) -> bool:
+    """Return whether an index writes files of this name, apart from the lock."""
     name = name.removesuffix(TEMPORARY)
     patterns = (_SHARD_FILE, _CALIBRATION_FILE, _STORE_FOLDER)
     return name in (MANIFEST, REPLACEMENT, *_OLD_FILES) or any(pattern.fullmatch(name) for pattern in patterns)
@@ -285,14 +285,14 @@ def store_service(name: str) -> str | None:
 
 
 def free_number(names: Sequence[str]) -> int:
-    """Return the first number above those of all shard files there are."""
+    """Return the first number that is larger than those of all shard files."""
     return 1 + max((int(match[1]) for match in map(_SHARD_FILE.match, names) if match), default=-1)
 
 
 def _check_version(folder: Path, version: Any) -> None:
     if version == FORMAT_VERSION:
         return
-    advice = "use the version of this package that wrote it" if version != 1 else f"build it anew: {_REBUILD}"
+    advice = "use the version of this package that wrote it" if version != 1 else _REBUILD
     raise ValueError(f"The index {folder} has format {version}, this package reads format {FORMAT_VERSION}; {advice}.")
 
 

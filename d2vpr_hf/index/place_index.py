@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 
 
 class PlaceIndex:
-    """Places and their descriptors in a folder, and what made them.
+    """Places and their descriptors in a folder, with the settings of the encoder that made them.
 
-    [`PlaceIndex.create`] begins one and [`PlaceIndex.open`] opens one. Any number of processes may search an index while one
-    changes it; each sees the rows as they were when it opened it. Rows are stored in shards, and what is stored is never
-    changed in place: a crash loses what was added since the last [`flush`] and nothing else.
+    [`PlaceIndex.create`] begins an index and [`PlaceIndex.open`] opens one. Any number of processes can search an index while
+    one changes it; each searches the rows that were stored when it opened the index. Rows are stored in shards, whose files
+    never change: a crash loses only the rows that were added after the last [`flush`].
 
-    Methods that change the index take the right to (see [`WriterLock`]) and give it back when all is stored. In a `with` block
-    it is kept to the end, where everything is stored:
+    Methods that modify the index acquire the writer lock (see [`WriterLock`]) and release it once everything is on disk. A
+    `with` block holds it to the end and then stores everything:
 
         with PlaceIndex.open("my-index") as index:
             for descriptor, place in frames:
@@ -55,14 +55,14 @@ class PlaceIndex:
                 matches = index.search(descriptor, 5, exclude_last_seconds=30, query_time=place.timestamp)
 
     Attributes:
-        folder: Where it lies.
+        folder: The folder of the index.
     """
 
     def __init__(self, state: IndexFolder) -> None:
         self.folder = state.path
         self._state = state
 
-    # ---- making and opening
+    # ---- creating and opening
 
     @classmethod
     def create(cls, folder: str | Path, settings: IndexSettings, *, overwrite: bool = False) -> "PlaceIndex":
@@ -84,18 +84,18 @@ class PlaceIndex:
     def open(cls, folder: str | Path) -> "PlaceIndex":
         """Open an index.
 
-        Tests that all files are there, have their sizes and hold as many rows as they should. Damage within a file is found for
-        places when they are read, and for descriptors by [`verify`] only.
+        This checks that all files exist and have the right sizes and numbers of rows. Damage within a file of places is
+        detected when it is read, and within a file of descriptors only by [`verify`].
 
         Raises:
-            FileNotFoundError: If `folder` is no index.
+            FileNotFoundError: If `folder` is not an index.
             DamagedIndexError: If a file is missing or damaged; it is a ValueError.
             ValueError: If another version of this package wrote it.
         """
         index = cls(open_folder(Path(folder)))
         if not index.complete:
             logger.warning(
-                "The index %s is not complete: a build of it was interrupted, or is at work. `d2vpr index` with the same "
+                "The index %s is not complete: its build was interrupted, or is still running. `d2vpr index` with the same "
                 "photos resumes it.",
                 folder,
             )
@@ -103,11 +103,11 @@ class PlaceIndex:
 
     @classmethod
     def resume(cls, folder: str | Path, *, replacement: bool) -> "PlaceIndex | None":
-        """Open an index to go on with its build, or `None` if nothing was begun there.
+        """Open an index to continue its build; return `None` if none was begun there.
 
         Args:
-            folder: Where it lies.
-            replacement: Whether the index is meant that was begun with `overwrite` to take the place of the one there.
+            folder: The folder of the index.
+            replacement: Whether to open the index that was begun with `overwrite` and will replace the one in the folder.
         """
         name = REPLACEMENT if replacement else MANIFEST
         return cls(open_folder(Path(folder), name)) if (Path(folder) / name).exists() else None
@@ -119,16 +119,16 @@ class PlaceIndex:
         Args:
             name: A data set repository, such as `"user/my-index"`, or a folder.
             revision: Branch, tag or commit.
-            token: Access token; by default the one that is logged in with.
+            token: Access token; by default that of the user who is logged in.
 
         Returns:
-            The index; what lies in the Hub's cache can be searched and not changed.
+            The index; one in the Hub's cache can be searched but not changed.
         """
         if Path(name).is_dir():
             return cls.open(name)
         return cls(open_folder(hub.fetch_index(str(name), revision=revision, token=token), read_only=True))
 
-    # ---- what it is
+    # ---- contents
 
     def __len__(self) -> int:
         return self._state.count
@@ -140,7 +140,7 @@ class PlaceIndex:
 
     @property
     def complete(self) -> bool:
-        """Whether the last build or update came to its end."""
+        """Whether the last build or update was completed."""
         return self._state.manifest.complete
 
     @property
@@ -150,7 +150,7 @@ class PlaceIndex:
 
     @property
     def descriptors(self) -> MappedDescriptors:
-        """All descriptors (N, D), those that wait to be stored last. Nothing is read before it is asked for."""
+        """All descriptors (N, D), the pending ones last. They are mapped, and read when they are used."""
         return self._state.descriptors()
 
     @property
@@ -159,11 +159,11 @@ class PlaceIndex:
         return self._state.places
 
     def info(self) -> dict[str, Any]:
-        """Say what the index is, as `d2vpr info --json` prints it."""
+        """Return the information about the index that `d2vpr info --json` prints."""
         return index_info(self._state)
 
     def verify(self) -> list[str]:
-        """Read everything that is stored and name every damaged file; see [`verify_index`]."""
+        """Read all files and return one line for each damaged one; see [`verify_index`]."""
         return verify_index(self.folder)
 
     # ---- searching
@@ -177,32 +177,31 @@ class PlaceIndex:
         exclude_last_seconds: float | None = None,
         query_time: str | float | None = None,
     ) -> list[list[Match]]:
-        """Find the nearest places of each descriptor, those that wait to be stored included.
+        """Find the nearest places of each descriptor, pending rows included.
 
-        Exact, unless there is a vector store (see [`compress`]): then a neighbour among the rows that it covers may be missed.
+        The search is exact without a vector store (see [`build_store`]); a compressed store may miss a neighbour.
 
         Args:
             descriptors: (Q, D), or one (D,).
-            top_k: Matches wanted.
-            allowed: (N,) bool, which rows may be found; `None` for all.
-            exclude_last_seconds: Leave out what was taken less than so many seconds before the queries, or after them: a robot
-                that looks for places it was at before must not find where it just was. Rows without a time are not left out.
-            query_time: When the queries were taken: seconds, ISO 8601, or as EXIF writes it, like the places' timestamps;
-                `None` for the latest time in the index.
+            top_k: Number of matches for each descriptor.
+            allowed: (N,) bool, the rows to choose from; `None` for all.
+            exclude_last_seconds: Minimum age of a match at the time of the queries: a robot that looks for places of earlier
+                visits must not find its last position. Rows without a time are not excluded.
+            query_time: Time of the queries: seconds, ISO 8601, or in the form of EXIF, like the timestamps of places; `None`
+                for the latest time in the index.
 
         Returns:
-            Q lists of matches, the nearest first, equally near ones in the order of their rows; as many as were wanted, or as
-            there are.
+            Q lists of `top_k` matches, or of all rows if there are fewer; the nearest first, ties in the order of their rows.
 
         Raises:
             ValueError: If shapes do not fit, or a time cannot be read.
         """
         places = self.places
         if exclude_last_seconds is not None:
-            old = rows_of_other_times(places, exclude_last_seconds, query_time)
-            allowed = old if allowed is None else allowed & old
-        found = nearest_rows(self._state, np.atleast_2d(descriptors), top_k, allowed)
-        return to_matches(found, places, self.settings.photo_folder)
+            old_enough = rows_of_other_times(places, exclude_last_seconds, query_time)
+            allowed = old_enough if allowed is None else allowed & old_enough
+        nearest = nearest_rows(self._state, np.atleast_2d(descriptors), top_k, allowed)
+        return to_matches(nearest, places, self.settings.photo_folder)
 
     # ---- changing
 
@@ -212,17 +211,17 @@ class PlaceIndex:
         places: Place | Sequence[Place],
         files: Sequence[PhotoFile] | None = None,
     ) -> None:
-        """Add rows behind the others: found at once, stored with [`flush`], or as soon as a shard is full.
+        """Append rows. Searches find them at once; they are stored by [`flush`], or when they fill a shard.
 
         Args:
             descriptors: (M, D), or one (D,), of unit length.
-            places: One a row.
-            files: What is known of the photos' files; `None` where there are none.
+            places: One for each row.
+            files: Properties of the photos' files; `None` if there are no files.
 
         Raises:
             ValueError: If shapes do not fit, a number is not finite in the index's type, or a path is in the index already.
             BlockingIOError: If another process is changing the index.
-            OSError: If a full shard could not be stored. Rows that wait are kept; `flush` tries again.
+            OSError: If a full shard could not be stored. The rows stay pending, and `flush` tries again.
         """
         places = [places] if isinstance(places, Place) else list(places)
         rows = to_stored(descriptors, places, self.settings)
@@ -241,14 +240,14 @@ class PlaceIndex:
         places: Place | Sequence[Place],
         files: Sequence[PhotoFile] | None = None,
     ) -> None:
-        """Add rows behind the others, each in place of the one with its path if there is one, and store them.
+        """Append rows, remove old rows that have the same paths, and store the change.
 
-        Use this where places were seen anew; a shard of rows at a time is replaced in one step.
+        Use this for places that were visited again. The rows of one shard are replaced in one commit.
 
         Args:
             descriptors: (M, D), or one (D,), of unit length.
-            places: One a row.
-            files: What is known of the photos' files; `None` where there are none.
+            places: One for each row.
+            files: Properties of the photos' files; `None` if there are no files.
 
         Raises:
             ValueError: If shapes do not fit, a number is not finite in the index's type, or a path is given twice.
@@ -260,8 +259,8 @@ class PlaceIndex:
         with self._storing():
             for start in range(0, len(rows), self.settings.shard_size):
                 part = slice(start, start + self.settings.shard_size)
-                known = [place.path for place in places[part] if place.path in self._state.paths]
-                self.upsert(rows[part], places[part], files[part], removed=known)
+                replaced = [place.path for place in places[part] if place.path in self._state.paths]
+                self.upsert(rows[part], places[part], files[part], removed=replaced)
 
     def upsert(
         self,
@@ -272,19 +271,19 @@ class PlaceIndex:
         removed: Collection[str] = (),
         **state: Unpack[UpdateState],
     ) -> None:
-        """Store rows, removals and notes in one step: all of it happens, or nothing.
+        """Store new rows, removals and entries of the manifest in one commit: either all of them are stored, or none.
 
-        Use this to bring an index in line with photos; use [`add`] to add frame by frame, and [`update`] to replace rows.
+        Use this to update an index with photos; use [`add`] to add frame by frame, and [`update`] to replace rows.
 
         Args:
-            descriptors: (M, D), at most a shard.
-            places: One a row.
-            files: What is known of the photos' files.
-            removed: Paths of rows to remove; a row with the path of one that is there already belongs among them.
-            state: What to note in the manifest in the same step.
+            descriptors: (M, D), at most as many as a shard holds.
+            places: One for each row.
+            files: Properties of the photos' files.
+            removed: Paths of the rows to remove; the paths of rows that are replaced must be among them.
+            state: Entries of the manifest to set in the same commit.
 
         Raises:
-            ValueError: If shapes do not fit, there are more rows than a shard takes, or a number is not finite.
+            ValueError: If shapes do not fit, there are more rows than a shard holds, or a number is not finite.
         """
         if len(places) > self.settings.shard_size:
             raise ValueError(f"Expected at most a shard of {self.settings.shard_size} rows, got {len(places)}.")
@@ -312,46 +311,46 @@ class PlaceIndex:
                 self.upsert(descriptors, places[part], files[part], removed=[place.path for place in places[part]])
 
     def remove(self, paths: Iterable[str]) -> int:
-        """Remove the rows of these paths, all at once; [`compact`] gives their room back. Returns how many there were.
+        """Remove the rows of these paths in one commit, and return their number; [`compact`] frees their space on the disk.
 
         Raises:
             ValueError: If a path is not in the index; then nothing is removed.
         """
-        wanted = set(paths)
+        removed = set(paths)
         with self._state.writing():
-            check_known_paths(self._state, wanted)
+            check_known_paths(self._state, removed)
             commit_pending(self._state)
-            commit_rows(self._state, None, wanted)
-        return len(wanted)
+            commit_rows(self._state, None, removed)
+        return len(removed)
 
     def flush(self) -> None:
-        """Store what waits. When this returns, a crash loses nothing that was added before."""
+        """Store the pending rows. When this returns, a crash cannot lose any row that was added before."""
         if len(self._state.pending) or self._state.attempted:
             with self._storing():
                 pass
 
     def compact(self) -> None:
-        """Write the rows anew without those that were removed, in full shards, and give back the room.
+        """Write the rows into full shards again, without removed ones, which frees their space on the disk.
 
-        Every row stays as it is. Needs room for the new files beside the old ones; a crash leaves the old ones in force.
+        The rows do not change. The disk must have space for the new and the old files together; a crash keeps the old ones.
         """
         with self._storing():
             compact_rows(self._state)
 
     def close(self) -> None:
-        """Store what waits and give back the right to change the index; one made with `overwrite` takes its place now."""
+        """Store the pending rows and release the writer lock; an index made with `overwrite` now replaces the old one."""
         if self._state.lock.held or len(self._state.pending):
-            self._state.kept = False
+            self._state.keep_lock = False
             with self._storing():
-                self._state.take_place()
+                self._state.replace_old()
 
     def __enter__(self) -> "PlaceIndex":
         with self._state.writing():
-            self._state.kept = True
+            self._state.keep_lock = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._state.kept = False
+        self._state.keep_lock = False
         try:
             self.flush() if error is not None else self.close()
         finally:
@@ -359,16 +358,16 @@ class PlaceIndex:
 
     @contextlib.contextmanager
     def _storing(self) -> Iterator[None]:
-        """Take the right to change the index, as [`IndexFolder.writing`] does, and store what waits."""
+        """Acquire the writer lock, as [`IndexFolder.writing`] does, and store the pending rows first."""
         with self._state.writing():
             commit_pending(self._state)
             yield
 
-    # ---- what hangs on it
+    # ---- vector store, calibration and Hub
 
     @property
     def compression(self) -> Compression:
-        """How rows are compressed for searching, as [`compress`] noted it; `"none"` for exact search."""
+        """Compression of the vector store, as chosen by [`build_store`]; `"none"` for exact search."""
         return self._state.manifest.compression
 
     @property
@@ -382,35 +381,34 @@ class PlaceIndex:
     def build_store(
         self, compression: Compression | None = None, *, store: StoreWord | None = None, uri: str | None = None
     ) -> None:
-        """Build the vector store that [`search`] uses, unless a fresh one is there, and store what waits.
+        """Build the vector store that [`search`] uses, unless there is a fresh one, and store the pending rows.
 
-        Rows that are added later are searched exactly beside the store, and rows that are removed are not found there. When
-        many came or went, this builds it anew. The store is no part of the index: not in the manifest, not verified and not
-        sent to the Hub.
+        Rows that are added later are searched exactly, and removed rows are masked. If there are many of them, this builds the
+        store again. A vector store can be built from the rows at any time: it is not verified and not sent to the Hub.
 
         Args:
-            compression: What to note in the manifest first; `None` for what is noted there.
-            store: `"faiss"`, a store in the index folder, compressed; or `"milvus"`, a collection of its own; `None` for what
-                is noted in the manifest.
-            uri: Where Milvus is, see [`MilvusStore`]; noted in the manifest. Needs `store="milvus"`.
+            compression: Compression of a store in the index folder, recorded in the manifest; `None` for the recorded one.
+            store: `"faiss"` for a store in the index folder, or the service that searches, such as `"milvus"`; recorded in the
+                manifest; `None` for the recorded one.
+            uri: Address of the service, recorded in the manifest; only with a service, see [`RemoteStore`].
 
         Raises:
-            ValueError: If there is no such compression or store, or no URI for one that needs it.
-            ConnectionError: If Milvus does not answer.
+            ValueError: If there is no such compression or store, or the address of a service is missing.
+            ConnectionError: If the service does not answer.
         """
-        wanted = with_store(self._state.manifest, compression, store, uri)
-        if wanted == self._state.manifest and self.store_is_fresh is not False and not len(self._state.pending):
+        chosen = with_store(self._state.manifest, compression, store, uri)
+        if chosen == self._state.manifest and self.store_is_fresh is not False and not len(self._state.pending):
             return
         with self._storing():
-            wanted = with_store(self._state.manifest, compression, store, uri)
-            if wanted != self._state.manifest:
-                self._state.commit({}, wanted)
+            chosen = with_store(self._state.manifest, compression, store, uri)
+            if chosen != self._state.manifest:
+                self._state.commit({}, chosen)
             if self.store_is_fresh is False:
                 self._state.rebuild_store()
 
     @property
     def calibration(self) -> dict[str, Any] | None:
-        """What [`store_calibration`] stored, or `None`. It stays when rows are added or removed.
+        """The calibration that [`store_calibration`] stored, or `None`. It stays when rows are added or removed.
 
         Raises:
             DamagedIndexError: If its file is missing or damaged.
@@ -418,17 +416,16 @@ class PlaceIndex:
         return read_calibration(self._state)
 
     def store_calibration(self, calibration: dict[str, Any]) -> None:
-        """Store a calibration, JSON values, in a file that the manifest names, instead of the one before."""
+        """Store the JSON values of a calibration in a file that the manifest names; it replaces an earlier calibration."""
         with self._state.writing():
             store_calibration(self._state, calibration)
 
     def push_to_hub(
         self, name: str, *, private: bool | None = None, commit_message: str = "Upload a PlaceIndex", token: str | None = None
     ) -> str:
-        """Put the index into a data set repository of the Hugging Face Hub, in one commit, instead of what was there of it.
+        """Upload the index to a data set repository of the Hugging Face Hub in one commit, which replaces an earlier index.
 
-        Photos are not uploaded; their positions, the names of the photos' and the model's folder,
-        and the address of Milvus are.
+        Photos are not uploaded, but their positions, the names of their folder and of the model, and the address of a service.
 
         Returns:
             The URL of the commit.

@@ -1,4 +1,4 @@
-"""Places as the rows of an index: Parquet files beside the descriptors, seen as one sequence."""
+"""Places as the rows of an index: several Parquet files, and the places that are not stored yet, as one sequence."""
 
 import functools
 import hashlib
@@ -21,17 +21,17 @@ from d2vpr_hf.stores.descriptors import kept_rows, map_file
 
 _FILE_FIELDS = (("content_hash", pa.string()), ("file_size", pa.int64()), ("file_mtime_ns", pa.int64()))
 ROW_SCHEMA = pa.schema([*PLACE_SCHEMA, *_FILE_FIELDS])
-_REPEATED = ["utm_zone", "frame", "condition"]  # few values in many rows: a table in memory holds each once
+_REPEATED = ["utm_zone", "frame", "condition"]  # columns with few different values, each of which a table in memory holds once
 
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """What tells whether a photo changed since it was encoded. `None` means not known, as of frames that never were files.
+    """Properties of a file by which a changed photo is recognised. `None` if not known, as of frames that were never files.
 
     Attributes:
         content_hash: SHA-256 of the file's content, in hexadecimal.
         file_size: In bytes.
-        file_mtime_ns: When it was last modified, nanoseconds since 1970.
+        file_mtime_ns: Time of its last change, in nanoseconds since 1970.
     """
 
     content_hash: str | None = None
@@ -40,7 +40,7 @@ class PhotoFile:
 
     @classmethod
     def glance(cls, photo: PhotoSource) -> "PhotoFile":
-        """Describe a photo without reading it: size and time of a file, size of a content, nothing of a URL.
+        """Return the properties of a photo without reading it: size and time of a file, size of bytes, nothing of a URL.
 
         Raises:
             OSError: If there is no such file.
@@ -51,7 +51,7 @@ class PhotoFile:
         return cls(None, len(photo)) if isinstance(photo, bytes) else cls()
 
     def with_hash(self, photo: PhotoSource) -> "PhotoFile":
-        """Add the hash of the content; a URL, which would have to be fetched once more, gets none.
+        """Return the properties with the hash of the content; a URL has none, as it would have to be fetched again.
 
         Raises:
             OSError: If the file cannot be read.
@@ -60,22 +60,23 @@ class PhotoFile:
 
 
 class StoredPlaces:
-    """The places of a shard. Nothing but the number of rows is read before it is asked for.
+    """The places of a shard. At first only the number of rows is read; the table is read when it is first used.
 
     Args:
         path: The Parquet file, which is mapped.
-        removed: Rows, ascending, that must not be seen.
+        removed: Numbers of the removed rows, ascending.
 
     Raises:
-        ValueError: If it is no table of places.
+        ValueError: If the file is not a table of places.
     """
 
     def __init__(self, path: Path, removed: Sequence[int] = ()) -> None:
-        self._path, self._removed, self._buffer = path, removed, map_file(path)
+        self._path, self._removed = path, removed
+        self._buffer = map_file(path)
         try:
             metadata = pq.read_metadata(pa.BufferReader(self._buffer))
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"it is no Parquet file ({error})") from error
+            raise ValueError(f"it is not a Parquet file ({error})") from error
         if metadata.schema.to_arrow_schema().names != ROW_SCHEMA.names:
             raise ValueError(f"expected the columns {', '.join(ROW_SCHEMA.names)}")
         self.rows: int = metadata.num_rows
@@ -85,7 +86,7 @@ class StoredPlaces:
 
     @functools.cached_property
     def table(self) -> pa.Table:
-        """The rows that are seen, every page's checksum tested.
+        """The rows that were not removed; the checksum of every page is verified.
 
         Raises:
             ValueError: If the file is damaged.
@@ -100,7 +101,7 @@ class StoredPlaces:
 
     @functools.cached_property
     def seconds(self) -> NDArray[np.float64]:
-        """When each photo was taken, (n,); NaN where that is not known."""
+        """Times of the photos in seconds, (n,); NaN if not known."""
         return np.array([to_seconds(timestamp) for timestamp in self.column("timestamp")], np.float64)
 
     def row(self, number: int) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class PendingPlaces:
         self._seconds += [to_seconds(place.timestamp) for place in places]
 
     def drop(self, count: int) -> None:
-        """Forget the first rows."""
+        """Remove the first rows, which were stored."""
         del self._places[:count], self._files[:count], self._seconds[:count]
 
     def first(self, count: int) -> pa.Table:
@@ -139,7 +140,7 @@ class PendingPlaces:
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """When each photo was taken, (n,); NaN where that is not known."""
+        """Times of the photos in seconds, (n,); NaN if not known."""
         return np.array(self._seconds, np.float64)
 
     def row(self, number: int) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class PlaceRows(Sequence[Place]):
         return (place for place, _ in self.with_files())
 
     def with_files(self) -> Iterator[tuple[Place, PhotoFile]]:
-        """Yield each place and what is known of its file."""
+        """Yield each place and the properties of its file."""
         for part in self._parts:
             columns = [part.column(name) for name in ROW_SCHEMA.names]
             for values in zip(*columns, strict=True):
@@ -186,26 +187,26 @@ class PlaceRows(Sequence[Place]):
                 yield Place(*values[:count]), PhotoFile(*values[count:])
 
     def column(self, name: str) -> list[Any]:
-        """Return one column, such as `"latitude"`; `None` where a value is not known."""
+        """Return a column, such as `"latitude"`; `None` for values that are not known."""
         return [value for part in self._parts for value in part.column(name)]
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """When each photo was taken, (N,), as [`to_seconds`] reads it; NaN where that is not known."""
+        """Times of the photos in seconds, (N,), as [`to_seconds`] reads them; NaN if not known."""
         return np.concatenate([np.empty(0), *(part.seconds for part in self._parts)])
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """Return a column of numbers (N,); NaN where a value is not known."""
+        """Return a column of numbers (N,); NaN for values that are not known."""
         return np.array(self.column(name), np.float64)
 
 
 def rows_to_table(places: Sequence[Place], files: Sequence[PhotoFile]) -> pa.Table:
-    """Return places and what is known of their files as a table."""
+    """Return places and the properties of their files as a table."""
     return pa.Table.from_pylist([vars(place) | vars(file) for place, file in zip(places, files, strict=True)], ROW_SCHEMA)
 
 
 def table_to_bytes(table: pa.Table) -> bytes:
-    """Return the contents of a Parquet file of places; each page has a checksum, so that damage is found when it is read."""
+    """Return the content of a Parquet file of places; each page has a checksum, so that reading it detects damage."""
     sink = io.BytesIO()
     pq.write_table(table.cast(ROW_SCHEMA), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
@@ -216,7 +217,7 @@ def _place(row: dict[str, Any]) -> Place:
 
 
 def _without_empty_columns(table: pa.Table) -> pa.Table:
-    """Give columns without any value a type that takes no memory: most maps know a position of one kind only."""
+    """Return the table with a type that takes no memory for empty columns: most maps have positions of one kind only."""
     for number, name in enumerate(table.column_names):
         if table.num_rows and table.column(number).null_count == table.num_rows:
             table = table.set_column(number, name, pa.nulls(table.num_rows))
@@ -233,7 +234,7 @@ def _hash(photo: PhotoSource) -> str | None:
 
 
 class PendingRows:
-    """Descriptors and places that wait for the next flush; adding one is cheap."""
+    """Descriptors and places that are not stored yet; adding a row takes constant time on average."""
 
     def __init__(self, descriptor_dim: int, dtype: str) -> None:
         self.places = PendingPlaces()
@@ -244,11 +245,11 @@ class PendingRows:
 
     @property
     def descriptors(self) -> NDArray[Any]:
-        """All of them, (n, D)."""
+        """The descriptors of all pending rows, (n, D)."""
         return self._room[: len(self)]
 
     def extend(self, descriptors: NDArray[Any], places: Sequence[Place], files: Sequence[PhotoFile]) -> None:
-        """Add rows, (m, D), in the type of the index."""
+        """Add rows (m, D) in the type of the index."""
         start, end = len(self), len(self) + len(places)
         if end > len(self._room):
             larger = np.empty((max(end, 2 * len(self._room)), self._room.shape[1]), self._room.dtype)
@@ -258,6 +259,6 @@ class PendingRows:
         self.places.extend(places, files)
 
     def drop(self, count: int) -> None:
-        """Forget the first rows."""
+        """Remove the first rows, which were stored."""
         self._room = self._room[count : len(self)].copy()
         self.places.drop(count)

@@ -1,4 +1,4 @@
-"""Searching an index: the rows that its vector store covers there, all others exactly."""
+"""The search of an index: in its vector store, and exactly among the rows that the store does not cover."""
 
 import logging
 from dataclasses import dataclass
@@ -18,18 +18,19 @@ from d2vpr_hf.stores.exact import check_search, exact_search, similarity
 
 logger = logging.getLogger(__name__)
 
-Found = tuple[NDArray[np.float32], NDArray[np.int64]]  # squared distances and rows (Q, k)
+Nearest = tuple[NDArray[np.float32], NDArray[np.int64]]  # squared distances and rows (Q, k)
 
 
 @dataclass(frozen=True)
 class Match:
-    """One database photo found for a query.
+    """A photo in an index that a search returned for a query.
 
     Attributes:
         rank: 1 for the nearest.
         row: Its row in the index.
-        place: Its place; `photo` is its file.
-        similarity: Cosine similarity of the descriptors, at most 1 (1 - d² / 2 of the L2 distance d for projected ones).
+        place: Its place.
+        photo: Its file.
+        similarity: Cosine similarity of the descriptors, at most 1; computed as 1 - d² / 2 from their L2 distance d.
     """
 
     rank: int
@@ -53,8 +54,8 @@ class Match:
         return values | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else values
 
 
-def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Found:
-    """Find the k nearest rows of queries (Q, D), those that wait included: squared distances and rows (Q, k)."""
+def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Nearest:
+    """Find the k nearest rows of queries (Q, D), pending rows included: squared distances and row numbers (Q, k)."""
     check_search(queries, folder.descriptors(), k, allowed)
     vectors = None if folder.store is None else folder.store.vectors
     if folder.store is not None and vectors is not None:
@@ -72,55 +73,49 @@ def _nearest_with_store(
     queries: NDArray[np.floating],
     k: int,
     allowed: NDArray[np.bool_] | None,
-) -> Found:
-    """Search the first rows in the store, and those behind them exactly."""
+) -> Nearest:
+    """Search the rows that the store covers in the store, and the rows behind them exactly."""
     covered = store.num_rows
     parts = (None, None) if allowed is None else (allowed[:covered], allowed[covered:])
-    found = store.search(vectors, queries, k, parts[0])
+    nearest_covered = store.search(vectors, queries, k, parts[0])
     if covered == folder.count:
-        return found
+        return nearest_covered
     distances, rows = exact_search(queries, folder.descriptors(store.num_shards), k, parts[1])
-    return _join(found, (distances, rows + covered), k)
+    return _join(nearest_covered, (distances, rows + covered), k)
 
 
-def _join(first: Found, second: Found, k: int) -> Found:
-    """Return the k nearest of what was found in the first and the other rows, ties in the order of the rows."""
+def _join(first: Nearest, second: Nearest, k: int) -> Nearest:
+    """Return the k nearest of two results, ties in the order of the rows; all rows of `first` are before those of `second`."""
     distances, rows = np.hstack([first[0], second[0]]), np.hstack([first[1], second[1]])
     order = np.argsort(distances, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
 
 
 def rows_of_other_times(places: PlaceRows, seconds: float, query_time: str | float | None) -> NDArray[np.bool_]:
-    """Return which rows (N,) were not taken within so many seconds before a time, or after it; rows without a time were not.
+    """Return the mask (N,) of the rows that were taken at least `seconds` before a time, or whose time is not known.
 
     Args:
         places: The places of the rows.
-        seconds: How long before.
-        query_time: The time; `None` for the latest of the places.
+        seconds: The minimum age of a row.
+        query_time: The time; `None` for the latest time of the places.
 
     Raises:
-        ValueError: If there is no such time, or it cannot be read.
+        ValueError: If the time cannot be read, or no place has a time.
     """
-    taken = places.seconds
-    now = _latest(taken) if query_time is None else to_seconds(query_time)
+    times = places.seconds
+    now = np.fmax.reduce(times, initial=np.nan) if query_time is None else to_seconds(query_time)
     if np.isnan(now):
         raise ValueError(f"Expected a time in seconds or as in ISO 8601, got {query_time!r}, or places that have one.")
-    return ~(taken > now - seconds)  # also where there is no time to compare
+    return ~(times > now - seconds)  # True for NaN too
 
 
-def _latest(seconds: NDArray[np.float64]) -> float:
-    known = seconds[~np.isnan(seconds)]
-    return float(known.max()) if len(known) else np.nan
+def to_matches(nearest: Nearest, places: PlaceRows, photo_folder: Path) -> list[list[Match]]:
+    """Return the result of a search (Q, k) as matches, with the places of the rows."""
+    results = zip(nearest[1].tolist(), similarity(nearest[0]).tolist(), strict=True)
+    return [_matches_of_query(rows, similarities, places, photo_folder) for rows, similarities in results]
 
 
-def to_matches(found: Found, places: PlaceRows, photos: Path) -> list[list[Match]]:
-    """Return what was found (Q, k) as matches, with the places of the rows."""
-    scores = similarity(found[0]).tolist()
-    return [
-        [_match(rank, row, places[row], photos, score) for rank, (row, score) in enumerate(zip(*pair, strict=True), 1)]
-        for pair in zip(found[1].tolist(), scores, strict=True)
-    ]
-
-
-def _match(rank: int, row: int, place: Place, photos: Path, similarity: float) -> Match:
-    return Match(rank, row, place, photos / place.path, similarity)
+def _matches_of_query(rows: list[int], similarities: list[float], places: PlaceRows, photo_folder: Path) -> list[Match]:
+    row_places = [places[row] for row in rows]
+    values = enumerate(zip(rows, row_places, similarities, strict=True), 1)
+    return [Match(rank, row, place, photo_folder / place.path, value) for rank, (row, place, value) in values]

@@ -1,4 +1,4 @@
-"""Verifying an index: everything that is stored is read and compared with what was stored."""
+"""Verify an index, whose files are read in full and compared with their checksums, and repair it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,15 +14,15 @@ from d2vpr_hf.utils.atomic_files import store_files
 
 
 def verify_index(folder: str | Path) -> list[str]:
-    """Read everything in an index and name what is damaged: sizes, checksums, shapes, counts, numbers that are not finite.
+    """Read all files of an index and return their damage: wrong sizes, checksums, shapes, counts, and numbers not finite.
 
-    Works where the index is too damaged to be opened. What can be made anew (a derived file) is not looked at.
+    An index that is too damaged to be opened can be verified too. Vector stores are not read, as they can be built again.
 
     Returns:
-        One line a damaged file; none if all is well. Of an index whose manifest is damaged nothing else is known.
+        One line for each damaged file; only the manifest's if that is damaged, as it lists the others.
 
     Raises:
-        FileNotFoundError: If `folder` is no index.
+        FileNotFoundError: If `folder` is not an index.
         ValueError: If another version of this package wrote it.
     """
     folder = Path(folder)
@@ -31,19 +31,18 @@ def verify_index(folder: str | Path) -> list[str]:
     except DamagedIndexError as error:
         return [str(error)]
     problems = [problem for shard in manifest.shards for problem in shard_problems(folder, shard, manifest)]
-    return problems if manifest.calibration is None else [*problems, *_calibration_problems(folder, manifest.calibration)]
+    if manifest.calibration is not None:
+        calibration_problems = _file_problems(folder, manifest.calibration)
+        problems += [f"{problem}; `d2vpr calibrate` makes it again" for problem in calibration_problems]
+    return problems
 
 
 def shard_problems(folder: Path, shard: Shard, manifest: Manifest) -> list[str]:
-    """Read the files of a shard and name what is damaged."""
+    """Read the files of a shard and return their damage."""
     problems = _file_problems(folder, shard.descriptors, shard.places)
     if problems or np.isfinite(open_shard(folder, shard, manifest).descriptors).all():
         return problems
     return [f"{shard.descriptors.name}: a descriptor is not finite"]
-
-
-def _calibration_problems(folder: Path, file: StoredFile) -> list[str]:
-    return [f"{problem}; `d2vpr calibrate` makes it anew" for problem in _file_problems(folder, file)]
 
 
 def _file_problems(folder: Path, *files: StoredFile) -> list[str]:
@@ -53,13 +52,13 @@ def _file_problems(folder: Path, *files: StoredFile) -> list[str]:
 
 @dataclass(frozen=True)
 class Repair:
-    """What went.
+    """The parts of an index that a repair removed.
 
     Attributes:
-        shards: Damaged shards.
-        rows: Rows that were in them.
-        paths: The paths of those rows, as far as they can still be read.
-        calibration: Whether the calibration went too.
+        shards: Number of damaged shards.
+        rows: Number of rows in them.
+        paths: The paths of those rows that can still be read.
+        calibration: Whether the calibration was damaged and removed.
     """
 
     shards: int
@@ -69,13 +68,13 @@ class Repair:
 
 
 def repair_index(folder: str | Path) -> Repair:
-    """Drop the shards that are damaged, and a damaged calibration; the index is then whole, but not complete.
+    """Remove damaged shards and a damaged calibration from an index. It is then undamaged, but not complete.
 
-    An update with its photos (`d2vpr index`) encodes what went, and nothing else.
+    An update with its photos (`d2vpr index`) encodes the removed rows again, and no others.
 
     Raises:
-        FileNotFoundError: If `folder` is no index.
-        DamagedIndexError: If its manifest is damaged: then nothing is known of the rest.
+        FileNotFoundError: If `folder` is not an index.
+        DamagedIndexError: If its manifest is damaged, which lists all other files.
         BlockingIOError: If another process is changing the index.
     """
     folder = Path(folder)
@@ -95,13 +94,14 @@ def _drop_damage(folder: Path, manifest: Manifest) -> Repair:
     paths = [path for shard in damaged for path in _readable_paths(folder, shard)]
     if damaged or uncalibrated:
         whole = tuple(shard for shard in manifest.shards if shard not in damaged)
-        changes = {"complete": manifest.complete and not damaged, "calibration": None if uncalibrated else calibration}
-        store_files(folder, {MANIFEST: replace(manifest, shards=whole, **changes).to_text().encode()})  # type: ignore[arg-type]
+        repaired = replace(manifest, shards=whole, complete=manifest.complete and not damaged)
+        repaired = replace(repaired, calibration=None) if uncalibrated else repaired
+        store_files(folder, {MANIFEST: repaired.to_text().encode()})
     return Repair(len(damaged), sum(shard.count for shard in damaged), paths, uncalibrated)
 
 
 def _readable_paths(folder: Path, shard: Shard) -> list[str]:
-    """Return the paths of a damaged shard's rows if it is only its descriptors that are damaged."""
+    """Return the paths of the rows of a damaged shard; none if the file of places is damaged too."""
     if content_problem(folder, shard.places) is not None:
         return []
     paths = StoredPlaces(folder / shard.places.name).column("path")

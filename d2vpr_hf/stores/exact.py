@@ -206,7 +206,8 @@ class _Candidates:
     """
 
     def __init__(self, queries: NDArray[np.float32], database: Descriptors, k: int) -> None:
-        self._queries, self._database, self._k = queries, database, k
+        self._queries, self._database = queries, database
+        self._k = k
         self._tensor = _to_tensor(queries)
         self._norms = _squared_norms(self._tensor)
         self._slack = _relative_rounding(queries.shape[1])

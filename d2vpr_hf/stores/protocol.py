@@ -87,7 +87,7 @@ class LocalStore(VectorStore, Protocol):
     scan_seconds_per_byte: ClassVar[float]
 
     def __init__(self, descriptors: Descriptors) -> None:
-        """Build the store of descriptors (N, D), which it goes on reading."""
+        """Build the store of descriptors (N, D), which its searches read."""
 
     @staticmethod
     def row_bytes(descriptor_dim: int) -> int:

@@ -24,7 +24,7 @@ LOCAL_STORE = STORES[0]
 
 
 def build_store(descriptors: Descriptors, compression: Compression = "none") -> VectorStore:
-    """Build a local store of descriptors (N, D), which it goes on reading."""
+    """Build a local store of descriptors (N, D), which its searches read."""
     return _LOCAL[check_compression(compression)](descriptors)
 
 

@@ -1,1 +1,1 @@
-"""Helpers that every room may use: threads, files that appear whole or not at all, optional libraries."""
+"""Helpers for all parts of the library: threads, files that survive a crash, optional libraries."""

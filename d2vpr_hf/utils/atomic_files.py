@@ -1,7 +1,6 @@
-"""Files and folders that survive a crash: each appears whole or not at all, and what was stored stays stored.
+"""Files and folders that survive a crash: each is stored completely or not at all, and stays stored.
 
-A file is written under a temporary name, forced to the disk, and renamed; then the folder is forced to the disk too. Nothing
-else in the index writes, renames or removes files.
+A file is written under a temporary name, forced to the disk and renamed; then its folder is forced to the disk too.
 """
 
 import contextlib
@@ -15,18 +14,18 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-TEMPORARY = ".tmp"  # ends the names of files that are being written
-WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # a full disk, in the words of Python, torch and safetensors
+TEMPORARY = ".tmp"  # suffix of files that are being written
+WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # errors of a full disk from Python, torch and safetensors
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def store_files(folder: Path, contents: dict[str, bytes]) -> None:
-    """Store files durably in an existing folder, replacing those of the same names; together they are not atomic.
+    """Store files durably in an existing folder, in place of files of the same names. Each file is atomic, not all together.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written to; with what to do.
+        OSError: If the disk is full or the folder cannot be written to, with advice.
     """
     with _explained(folder):
         for name, content in contents.items():
@@ -35,14 +34,14 @@ def store_files(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def store_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Store a file durably that a library writes, whole or not at all, replacing one that is there.
+    """Store a file that a library writes, durably and completely or not at all, in place of an old one.
 
     Args:
-        path: Where it shall lie; the folder is made if it is missing.
-        write: Makes it at the path it is given, which has the same name.
+        path: Path of the file; its folder is created if it is missing.
+        write: Writes the file at the temporary path that it is given, which has the same name.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written to; with what to do.
+        OSError: If the disk is full or the folder cannot be written to, with advice.
     """
     with _explained(path.parent), scratch_folder(path) as scratch:
         write(scratch / path.name)
@@ -53,19 +52,19 @@ def store_file(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside a file or folder to be, where that is made before it takes its place; what is left there goes."""
+    """Yield a temporary folder next to a future file or folder, in which that is made before it is moved to its place."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         yield Path(scratch)
 
 
 def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None:
-    """Store a folder of files durably, whole or not at all; one of that name is replaced.
+    """Store a folder of files durably, completely or not at all, in place of an old one of the same name.
 
     Args:
-        folder: Where it shall lie.
+        folder: The folder that will contain it.
         name: Its name.
-        write: Makes it and its files at the path it is given.
+        write: Creates the folder and its files at the temporary path that it is given.
     """
     temporary = folder / f"{name}{TEMPORARY}"
     remove_folders(folder, [temporary.name, name])
@@ -81,9 +80,9 @@ def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None
 
 
 def replace_folder(new: Path, place: Path) -> None:
-    """Bring a finished folder to its place durably; what was there goes when the new one is there.
+    """Move a finished folder to its place durably, and then remove the old folder.
 
-    A crash between the two renames leaves the old one aside: [`restore_folder`] brings it back.
+    A crash between the two renames leaves the old folder under another name; [`restore_folder`] moves it back.
     """
     _sync_tree(new)
     old = _aside(place)
@@ -96,42 +95,42 @@ def replace_folder(new: Path, place: Path) -> None:
 
 
 def restore_folder(place: Path) -> None:
-    """Bring back what [`replace_folder`] had moved away when it was killed, if the new one did not come to its place."""
+    """Move the old folder back if [`replace_folder`] was killed before the new one was in its place."""
     if _aside(place).exists() and not place.exists():
         _aside(place).rename(place)
 
 
 def make_empty(folder: Path) -> None:
-    """Make a folder, without what an earlier run may have left there."""
+    """Create an empty folder, and remove files that an earlier run may have left there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
 def rename_file(folder: Path, old: str, new: str) -> None:
-    """Give a stored file another name durably, replacing what had it."""
+    """Rename a stored file durably, in place of a file that has the new name."""
     with _explained(folder):
-        os.replace(folder / old, folder / new)  # noqa: PTH105 - every step goes through `os`, where tests can crash it
+        os.replace(folder / old, folder / new)  # noqa: PTH105 - every step uses `os`, in which tests simulate crashes
         sync_folder(folder)
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files that nothing needs any more; one that cannot be removed stays for the next time, and so does a folder."""
+    """Remove files that are no longer needed; folders, and files that cannot be removed now, stay for the next time."""
     for name in names:
         with contextlib.suppress(OSError):
             os.unlink(folder / name)  # noqa: PTH108
 
 
 def remove_folders(folder: Path, names: Iterable[str]) -> None:
-    """Remove what [`store_folder`] stored, or what is left of it; only the caller knows that these are no others' folders."""
+    """Remove folders that [`store_folder`] stored, or their remains; the caller must know that they are not other folders."""
     for name in names:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those that it lies in, durably.
+    """Create a folder and its missing parents durably.
 
     Raises:
-        OSError: If that cannot be; with what to do.
+        OSError: If that is not possible, with advice.
     """
     missing = [folder, *folder.parents]
     missing = missing[: next(number for number, path in enumerate(missing) if path.exists())]
@@ -142,7 +141,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk. Windows has no way to, and does so by itself."""
+    """Force the names in a folder to the disk. Windows does so by itself and has no call for it."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -153,7 +152,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)  # Windows forces to the disk only what may be written
+    descriptor = os.open(path, os.O_RDWR)  # Windows forces only files to the disk that are open for writing
     try:
         os.fsync(descriptor)
     finally:
@@ -176,12 +175,12 @@ def checksum(content: bytes) -> str:
 
 
 def check_writable(out: Path) -> None:
-    """Raise NotADirectoryError or PermissionError if the folder that a path would lie in cannot be written to."""
+    """Raise NotADirectoryError or PermissionError if a file or folder cannot be created at a path."""
     parent = next(folder for folder in out.resolve().parents if folder.exists())
     if not parent.is_dir():
-        raise NotADirectoryError(f"{parent} is a file, so that {out} cannot lie in it. Give another path.")
+        raise NotADirectoryError(f"{parent} is a file, so that {out} cannot be in it. Give another path.")
     if not os.access(parent, os.W_OK):
-        raise PermissionError(f"No permission to write into {parent}, where {out} would lie.")
+        raise PermissionError(f"No permission to write into {parent}, which would contain {out}.")
 
 
 def _store(folder: Path, name: str, content: bytes) -> None:
@@ -207,7 +206,7 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Say what a failure to write means and what to do, keeping its kind."""
+    """Add the meaning of a failure to write and advice to its error, whose errno stays."""
     try:
         yield
     except OSError as error:
@@ -217,4 +216,6 @@ def _explained(folder: Path) -> Iterator[None]:
             advice = "It cannot be written to. Give the permission, or choose another folder"
         else:
             raise
-        raise OSError(error.errno, f"{advice}; what was stored before is whole ({error.strerror})", str(folder)) from error
+        raise OSError(
+            error.errno, f"{advice}; everything that was stored before is undamaged ({error.strerror})", str(folder)
+        ) from error

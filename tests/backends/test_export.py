@@ -190,7 +190,7 @@ def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
 
 def test_a_backend_that_is_not_installed_is_named(any_size, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ImportError, match=r'pip install "d2vpr-hf\[openvino\]" brings it'):
+    with pytest.raises(ImportError, match=r'pip install "d2vpr-hf\[openvino\]" installs it'):
         ExportedModel.open(any_size).open_backend("openvino", None)
 
 

@@ -168,7 +168,9 @@ def test_what_there_is_not_is_refused(name, precision, message):
 
 
 def test_a_missing_extra_says_what_brings_it():
-    with pytest.raises(ImportError, match=r'no_such_library cannot be imported .*: pip install "d2vpr-hf\[export\]" brings it'):
+    with pytest.raises(
+        ImportError, match=r'no_such_library cannot be imported .*: pip install "d2vpr-hf\[export\]" installs it'
+    ):
         import_extra("no_such_library.part", "export")
 
 

@@ -43,10 +43,10 @@ def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
     [
         (["index", "{tmp}/nowhere", "--out", "{tmp}/i"], "There is no folder"),
         (["index", "{tmp}/empty", "--out", "{tmp}/i"], "No photo in"),
-        (["index", "{photos}", "--out", "{tmp}/full"], "exists already and is no index"),
+        (["index", "{photos}", "--out", "{tmp}/full"], "exists already and is not an index"),
         (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/nowhere"], "There is no model folder"),
         (["index", "{photos}", "--out", "{tmp}/i", "--model", "{tmp}/empty"], "has no config.json"),
-        (["search", "{tmp}/empty", "{photos}"], "is no index"),
+        (["search", "{tmp}/empty", "{photos}"], "is not an index"),
         (["index", "{photos}", "--out", "{tmp}/i", "--model", ""], "The model's name is empty"),
         (["convert", "{tmp}/nowhere.pth", "{tmp}/m"], "There is no file"),
     ],

@@ -159,7 +159,7 @@ def test_an_error_at_every_operation(started, monkeypatch, job):
         try:
             run(job, out)  # errors of tidying up are no errors
         except OSError as error:
-            assert error.errno == number and "what was stored before is whole" in str(error)
+            assert error.errno == number and "everything that was stored before is undamaged" in str(error)
             assert ("The disk is full. Free some space" in str(error)) == (number == errno.ENOSPC)
             assert not list(out.glob("*.tmp"))
         if (out / "manifest.json").exists():

@@ -57,7 +57,7 @@ def test_the_cache_is_not_changed(fake_hub, tmp_path):
     found = PlaceIndex.from_pretrained("user/map")
     before = bytes_of(found.folder)
     for change in (lambda: found.add(*frame(1)), lambda: found.remove(["/frames/0"]), found.compact):
-        with pytest.raises(ValueError, match=r"lies in the Hub's cache\. Copy the folder"):
+        with pytest.raises(ValueError, match=r"is in the Hub's cache\. Copy the folder"):
             change()
     assert bytes_of(found.folder) == before and found.push_to_hub("user/copy")
 

@@ -211,7 +211,7 @@ def test_readers_keep_what_they_opened(index, tmp_path):
 def test_a_new_index_takes_the_place_of_another_when_it_is_complete(index, tmp_path):
     index.add(*frame(0))
     index.close()
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="`overwrite=True` to replace"):
         begin(tmp_path / "index")
     with pytest.raises(KeyError), begin(tmp_path / "index", overwrite=True) as new:
         new.add(*frame(1))

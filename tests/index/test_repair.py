@@ -61,11 +61,11 @@ def test_the_command_says_what_to_do_next(built, tmp_path):
     last = sorted(folder.glob("descriptors-*"))[-1]
     last.unlink()
     flip(next(folder.glob("calibration-*")))
-    with pytest.raises(DamagedIndexError, match=r"missing.*`d2vpr repair INDEX` drops what is damaged"):
+    with pytest.raises(DamagedIndexError, match=r"missing.*`d2vpr repair INDEX` removes what is damaged"):
         PlaceIndex.open(folder)
     printed = CliRunner().invoke(app, ["repair", str(folder)]).stdout
     assert "Dropped 1 damaged shards with" in printed and "`d2vpr index PHOTOS --out INDEX`" in printed
-    assert f"  {tmp_path / 'elsewhere' / '01.jpg'}\n" in printed and "`d2vpr calibrate` makes it anew" in printed
+    assert f"  {tmp_path / 'elsewhere' / '01.jpg'}\n" in printed and "`d2vpr calibrate` makes it again" in printed
     assert PlaceIndex.open(folder).verify() == [] and PlaceIndex.open(folder).calibration is None
 
 
@@ -73,9 +73,9 @@ def test_a_damaged_calibration_asks_for_a_calibration(built):
     folder, _ = built
     flip(next(folder.glob("calibration-*")))
     index = PlaceIndex.open(folder)
-    with pytest.raises(DamagedIndexError, match="`d2vpr calibrate INDEX --queries DIR` makes it anew"):
+    with pytest.raises(DamagedIndexError, match="`d2vpr calibrate INDEX --queries DIR` makes it again"):
         _ = index.calibration
-    assert "`d2vpr calibrate` makes it anew" in index.verify()[0]
+    assert "`d2vpr calibrate` makes it again" in index.verify()[0]
     index.store_calibration({"scale": 2.0})
     assert index.verify() == [] and PlaceIndex.open(folder).calibration == {"scale": 2.0}
 
@@ -89,5 +89,5 @@ def test_what_cannot_be_repaired(built, tmp_path):
         repair_index(copy)
     with PlaceIndex.open(folder), pytest.raises(BlockingIOError, match="changed by another process"):
         repair_index(folder)
-    with pytest.raises(FileNotFoundError, match="is no index"):
+    with pytest.raises(FileNotFoundError, match="is not an index"):
         repair_index(tmp_path)

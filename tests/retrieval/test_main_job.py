@@ -249,18 +249,23 @@ def test_an_index_of_another_model_or_size_is_refused(encoder, photos, tmp_path,
 
 
 def test_what_is_no_index(encoder, photos, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is no index: it has no manifest\.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not an index: it has no manifest\.json"):
         PlaceIndex.open(tmp_path)
     index_photos(photos, tmp_path / "index", encoder)
     broken = shutil.copytree(tmp_path / "index", tmp_path / "broken")
     (broken / "places-000000.parquet").unlink()
-    with pytest.raises(ValueError, match=r"places-000000\.parquet: it is missing.*`d2vpr repair INDEX` drops what is damaged"):
+    with pytest.raises(
+        ValueError, match=r"places-000000\.parquet: it is missing.*`d2vpr repair INDEX` removes what is damaged"
+    ):
         PlaceIndex.open(broken)
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     for text, message in (
         ("{", "is damaged"),
         (json.dumps(manifest | {"format_version": 99}), "has format 99, this package reads format 2; use the version"),
-        (json.dumps(manifest | {"format_version": 1}), "has format 1, .* build it anew: `d2vpr index"),
+        (
+            json.dumps(manifest | {"format_version": 1}),
+            "has format 1, .* `d2vpr index PHOTOS --out INDEX --overwrite` builds it again",
+        ),
         (json.dumps(manifest | {"count": 8}), "its checksum is wrong"),
     ):
         (tmp_path / "index" / "manifest.json").write_text(text)
@@ -270,7 +275,7 @@ def test_what_is_no_index(encoder, photos, tmp_path):
 
 def test_nothing_is_overwritten_unasked(encoder, photos, tmp_path):
     for overwrite in (False, True):
-        with pytest.raises(FileExistsError, match="exists already and is no index"):
+        with pytest.raises(FileExistsError, match="exists already and is not an index"):
             index_photos(photos, photos, encoder, overwrite=overwrite)
     assert len(list(photos.iterdir())) == 9
 

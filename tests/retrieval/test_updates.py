@@ -262,7 +262,7 @@ def test_an_index_of_format_1_is_built_anew(photos, tmp_path, encoder):
     for name in ("descriptors.safetensors", "places.parquet"):
         (old / name).write_bytes(b"format 1")
     for act in (lambda: PlaceIndex.open(old), lambda: index_photos(photos, old, encoder)):
-        with pytest.raises(ValueError, match=r"has format 1.*build it anew: `d2vpr index PHOTOS --out INDEX --overwrite`"):
+        with pytest.raises(ValueError, match=r"has format 1.*`d2vpr index PHOTOS --out INDEX --overwrite` builds it again"):
             act()
     index_photos(photos, old, encoder, overwrite=True)
     assert PlaceIndex.open(old).verify() == [] and not (old / "places.parquet").exists()
