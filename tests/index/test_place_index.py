@@ -140,7 +140,7 @@ def test_adding_a_frame_is_cheap(index):
 def test_bad_rows_are_refused_and_nothing_is_added(index):
     index.add(*frame(0))
     cases = [
-        (np.zeros((2, DIM)), [Place("a")], rf"Expected descriptors \(1, {DIM}\), one a place, got \(2, {DIM}\)"),
+        (np.zeros((2, DIM)), [Place("a")], rf"Expected descriptors \(1, {DIM}\), one for each place, got \(2, {DIM}\)"),
         (np.zeros(3), [Place("a")], r"got \(1, 3\)"),
         (np.full(DIM, np.nan), [Place("a")], "not finite in float16"),
         (np.full(DIM, 1e6), [Place("a")], "not finite in float16"),

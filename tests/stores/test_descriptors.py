@@ -51,13 +51,13 @@ def test_files_are_mapped_and_not_kept_open(tmp_path, dtype):
     ("content", "message"),
     [
         (b"", "the file is empty"),
-        (b"\xff" * 7, "no safetensors file"),
-        (b"\xff" * 40, "no safetensors file"),
+        (b"\xff" * 7, "not a safetensors file"),
+        (b"\xff" * 40, "not a safetensors file"),
         (descriptors_to_bytes(np.zeros((4, 3), np.float16))[:-1], "promises 4 rows of 3 numbers"),
         (descriptors_to_bytes(np.zeros((4, 3), np.float16)) + b"x", "promises 4 rows of 3 numbers"),
-        (safetensors.numpy.save({"other": np.zeros((2, 2), np.float32)}), "no safetensors file of descriptors"),
+        (safetensors.numpy.save({"other": np.zeros((2, 2), np.float32)}), "not a safetensors file of descriptors"),
         (safetensors.numpy.save({"descriptors": np.zeros((2, 2), np.int32)}), "in float16 or float32"),
-        (safetensors.numpy.save({"descriptors": np.zeros(2, np.float32)}), "no safetensors file of descriptors"),
+        (safetensors.numpy.save({"descriptors": np.zeros(2, np.float32)}), "not a safetensors file of descriptors"),
     ],
 )
 def test_what_is_no_file_of_descriptors(tmp_path, content, message):
