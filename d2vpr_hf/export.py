@@ -1,4 +1,4 @@
-"""Export a model for other runtimes, calibrated on photos, and say what that costs in recall."""
+"""Export a model for other runtimes, calibrated on photos, and measure the change of recall."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
-from d2vpr_hf.backends.exported_model import FACTS_FILE, ExportedModel
+from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Comparison, compare_evaluations, evaluate
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
@@ -21,11 +21,11 @@ CALIBRATION_PHOTOS = 64
 
 @dataclass(frozen=True)
 class Export:
-    """What was exported.
+    """An exported model, and the change of recall.
 
     Attributes:
-        model: The folder and what is known of it.
-        comparison: The model's recall and the export's, if there were labelled photos.
+        model: The folder of the graph, and the information about it.
+        comparison: Recall of the model and of the export; `None` without labelled photos.
     """
 
     model: ExportedModel
@@ -40,34 +40,35 @@ def export(
     photos: str | Path | None = None,
     labelled: tuple[str | Path, str | Path] | None = None,
 ) -> Export:
-    """Export a model as a graph, and see that it gives the model's descriptors.
+    """Export a model as a graph, and verify that it gives the model's descriptors.
 
     Args:
-        model: Its folder or Hub id; `None` for the small one that comes with this package.
+        model: Folder or Hub id of the model; `None` for the small one that comes with this package.
         out: The folder to write; [`PlaceEncoder`] takes it as a model.
-        options: What is exported; `None` for ONNX in float32.
-        photos: A folder of photos like those to come: int8 is calibrated on [`CALIBRATION_PHOTOS`] of them.
+        options: The kind of graph; `None` for ONNX in float32.
+        photos: A folder of photos like those to come: int8 is calibrated on at most [`CALIBRATION_PHOTOS`] of them.
         labelled: Folders of photos with positions, database and queries, on which both are evaluated.
 
     Raises:
         FileExistsError: If `out` is not free.
-        ImportError: If what writes or runs the graph is not installed.
-        ValueError: As [`export_model`] raises it, or if the labelled photos cannot be evaluated.
+        ImportError: If a library that writes or runs the graph is not installed.
+        ValueError: For the reasons of [`export_model`], or if the labelled photos cannot be evaluated.
     """
     encoder, options = PlaceEncoder(model, device="cpu"), options or ExportOptions()
-    facts: dict[str, Any] = {"model": encoder.model_name, "fingerprint": encoder.fingerprint}
+    info: dict[str, Any] = {"model": encoder.model_name, "fingerprint": encoder.fingerprint}
     images = [] if photos is None else _read_some(find_photos(Path(photos)))
-    facts["calibration_photos"] = len(images) if options.precision == "int8" else 0
-    exported = export_model(encoder.model, encoder.processor, Path(out), options, images, facts)
+    info["calibration_photos"] = len(images) if options.precision == "int8" else 0
+    exported = export_model(encoder.model, encoder.processor, Path(out), options, images, info)
     if labelled is None:
         return Export(exported, None)
-    comparison = compare_evaluations(*(evaluate(*labelled, each) for each in (encoder, PlaceEncoder(exported.folder))))
+    evaluations = (evaluate(*labelled, runner) for runner in (encoder, PlaceEncoder(exported.folder)))
+    comparison = compare_evaluations(*evaluations)
     _note_recall(exported, comparison)
     return Export(exported, comparison)
 
 
 def _read_some(paths: Sequence[Path]) -> list[torch.Tensor]:
-    """Open photos from all parts of a list, as RGB bytes (3, height, width); those that cannot be read are left out.
+    """Open photos from all parts of a list, as RGB bytes (3, height, width), and skip those that cannot be read.
 
     Raises:
         ValueError: If none can be read.
@@ -85,5 +86,5 @@ def _read_some(paths: Sequence[Path]) -> list[torch.Tensor]:
 
 def _note_recall(exported: ExportedModel, comparison: Comparison) -> None:
     recall = {f"recall@{row.recall_value}": [row.first, row.second] for row in comparison.differences}
-    facts = exported.facts | {"recall_before_and_after": recall, "labelled_queries": comparison.num_queries}
-    (exported.folder / FACTS_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    info = exported.info | {"recall_before_and_after": recall, "labelled_queries": comparison.num_queries}
+    (exported.folder / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")

@@ -1,50 +1,63 @@
-"""Export a model as a graph for another runtime, and see that it computes what the model does."""
+"""Export a model as a graph for another runtime, and verify that it gives the model's descriptors."""
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 
-from d2vpr_hf.backends.exported_model import FACTS_FILE, FORMAT_VERSION, GRAPHS, ExportedModel
+from d2vpr_hf.backends.exported_model import FORMAT_VERSION, GRAPHS, INFO_FILE, ExportedModel
 from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork, write_onnx
 from d2vpr_hf.backends.graph.quantization import quantize_graph
 from d2vpr_hf.backends.openvino_backend import convert_to_openvino
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend
+from d2vpr_hf.backends.verification import (
+    MAX_DIFFERENCES,
+    REFERENCES_FILE,
+    Reference,
+    check_exported,
+    round_images,
+    save_references,
+    verify_graph,
+)
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 
 Format = Literal["onnx", "openvino"]
 InputKind = Literal["fixed", "any-size", "photos"]
 
 EXPORT_PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
-# of the norm of a descriptor, what rounding may change; a graph that computes something else differs by more
-LARGEST_DIFFERENCES = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.25}
-_PHOTO_SIZES = ((96, 120), (480, 640))  # height and width of what a graph that resizes is tried on
-_TRIED_PHOTOS = 8
+_PHOTO_SIZES = ((96, 120), (480, 640))  # height and width of the noise for a graph that resizes
+_VERIFIED_INPUTS = 16
+_STORED_REFERENCES = 4
+_REFERENCE_SIDE = 640  # pixels: photos are reduced to it before they are stored as references
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is exported.
+    """The kind of graph to export.
 
     Attributes:
         format: `"onnx"` or `"openvino"`.
-        precision: Of the products.
-        input: What the graph takes, any number at once. `"fixed"`: normalised images of the image processor's size.
-            `"any-size"`: of any size in whole patches. `"photos"`: upright RGB images of any size in 0..255, which the graph
-            resizes and normalises.
+        precision: Number type of the products: `"fp32"`, `"int8"`, or for OpenVINO also `"bf16"`.
+        input: The input of the graph, any number of images at once. `"fixed"`: normalised images of the image processor's size.
+            `"any-size"`: normalised images of any size in whole patches. `"photos"`: upright RGB images of any size in 0..255,
+            which the graph resizes and normalises.
+        max_difference: Largest relative difference between the descriptors of graph and model, as a share of the norm, that is
+            accepted for nine of ten images; `None` for the default of the precision, in
+            [`d2vpr_hf.backends.verification.MAX_DIFFERENCES`].
     """
 
     format: Format = "onnx"
     precision: str = "fp32"
     input: InputKind = "fixed"
+    max_difference: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what there is not."""
+        """Check the values."""
         for name, value, allowed in (
             ("format", self.format, get_args(Format)),
             ("input", self.input, get_args(InputKind)),
@@ -52,6 +65,8 @@ class ExportOptions:
         ):
             if value not in allowed:
                 raise ValueError(f"The {name} of an export must be {' or '.join(allowed)}, got {value!r}.")
+        if self.max_difference is not None and not self.max_difference > 0:
+            raise ValueError(f"max_difference must be positive, got {self.max_difference}.")
 
 
 def export_model(
@@ -60,41 +75,46 @@ def export_model(
     out: Path,
     options: ExportOptions,
     photos: list[torch.Tensor] | None = None,
-    facts: dict[str, Any] | None = None,
+    info: dict[str, Any] | None = None,
 ) -> ExportedModel:
-    """Write a folder that [`PlaceEncoder`] takes as a model: graph, configuration, processor, `export.json`.
+    """Write a folder that [`PlaceEncoder`] takes as a model: graph, configuration, processor, references, `export.json`.
 
     Args:
-        model: In eval mode, in float32, on the CPU.
-        processor: Of the model.
+        model: A model in eval mode, in float32, on the CPU.
+        processor: The image processor of the model.
         out: The folder; missing or empty.
-        options: What is exported.
-        photos: Upright RGB images (3, height, width) in 0..255, by which int8 is calibrated and the graph is tried; without any
-            it is tried on noise.
-        facts: What `export.json` shall hold besides.
+        options: The kind of graph.
+        photos: Upright RGB images (3, height, width) in 0..255. int8 is calibrated on all of them, and the graph is verified on
+            the first sixteen; `None` verifies it on noise.
+        info: More entries for `export.json`.
 
     Raises:
         FileExistsError: If `out` is not free.
-        ImportError: If what writes or runs the graph is not installed.
-        ValueError: If int8 is wanted without photos, or descriptors of the graph are not those of the model; then nothing is
-            left at `out`.
+        ImportError: If a library that writes or runs the graph is not installed.
+        ValueError: If int8 is requested without photos, or descriptors of the graph differ from the model's by more than
+            `options.max_difference`; then nothing is left at `out`.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
     if options.precision == "int8" and not photos:
-        raise ValueError("int8 is calibrated on photos like those to come: give `--photos PHOTOS`.")
+        raise ValueError("int8 is calibrated on photos like those to come: give photos=PHOTOS.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
-        inputs = _inputs(processor, options, photos)
+        inputs = _photo_inputs(processor, options, photos) if photos else _noise_inputs(processor, options)
         _write_graph(model, processor, folder, options, inputs)
         model.config.save_pretrained(folder)
         remaining_processor(processor, options).save_pretrained(folder)
-        exported = ExportedModel(folder, _facts(options) | (facts or {}))
-        difference = _difference(model, processor, exported, inputs)
-        _check(difference, options)
-        (folder / FACTS_FILE).write_text(json.dumps(exported.facts | {"relative_difference": difference}, indent=1) + "\n")
+        exported = ExportedModel(folder, _graph_info(options) | (info or {}))
+        backend = exported.run(exported.settle_backend("auto", None))
+        references = _make_references(model, processor, options, inputs[:_VERIFIED_INPUTS])
+        verification = verify_graph(backend, references, options.max_difference or MAX_DIFFERENCES[options.precision])
+        check_exported(verification)
+        stored = [_shrink(batch[:1], options) for batch in inputs[:_STORED_REFERENCES]]
+        save_references(folder / REFERENCES_FILE, _make_references(model, processor, options, stored))
+        notes = {"relative_difference": verification.largest, "verification": verification.to_dict()}
+        (folder / INFO_FILE).write_text(json.dumps(exported.info | notes, indent=1) + "\n")
         if out.exists():
             out.rmdir()
         folder.rename(out)
@@ -102,29 +122,28 @@ def export_model(
 
 
 def remaining_processor(processor: D2VPRImageProcessor, options: ExportOptions) -> D2VPRImageProcessor:
-    """Make the processor that does what the graph does not."""
+    """Make the image processor of the steps that the graph leaves to do."""
     if options.input != "photos":
         return processor
     return type(processor)(**processor.to_dict() | dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), False))
 
 
-def _inputs(processor: D2VPRImageProcessor, options: ExportOptions, photos: list[torch.Tensor] | None) -> list[torch.Tensor]:
-    """Make batches (B, 3, height, width) to calibrate and to try a graph on: of photos, or of noise."""
+def _photo_inputs(processor: D2VPRImageProcessor, options: ExportOptions, photos: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return an input (1, 3, height, width) of the graph for each photo."""
     remaining = remaining_processor(processor, options)
+    return [remaining([photo], return_tensors="pt")["pixel_values"] for photo in photos]
+
+
+def _noise_inputs(processor: D2VPRImageProcessor, options: ExportOptions) -> list[torch.Tensor]:
+    """Return inputs (B, 3, height, width) of the graph made of noise, of several sizes B and, where it has them, of images."""
     height, width = processor.size["height"], processor.size["width"]
     sizes = {"photos": _PHOTO_SIZES, "any-size": ((height, width), (height, 2 * width)), "fixed": ((height, width),)}
     generator = torch.Generator().manual_seed(0)
     noise = [torch.randint(0, 256, (count, 3, *size), generator=generator) for size in sizes[options.input] for count in (1, 3)]
-    if not photos:
-        return [_prepare(batch, processor, options) for batch in noise]
-    return [remaining([photo], return_tensors="pt")["pixel_values"] for photo in photos]
-
-
-def _prepare(noise: torch.Tensor, processor: D2VPRImageProcessor, options: ExportOptions) -> torch.Tensor:
     if options.input == "photos":
-        return noise.float()
+        return [batch.float() for batch in noise]
     mean, spread = (torch.tensor(values).view(-1, 1, 1) for values in (processor.image_mean, processor.image_std))
-    return (noise / 255 - mean) / spread
+    return [(batch / 255 - mean) / spread for batch in noise]
 
 
 def _write_graph(
@@ -136,12 +155,11 @@ def _write_graph(
 ) -> None:
     plain, graph = folder / "plain.onnx", folder / GRAPHS[options.format]
     network = DescriptorNetwork(model, processor if options.input == "photos" else None, options.input == "any-size")
-    first = inputs[0]
-    write_onnx(network, plain, torch.cat((first, first)), _dynamic_shapes(options.input, model.config.patch_size))
+    write_onnx(network, plain, torch.cat((inputs[0], inputs[0])), _dynamic_shapes(options.input, model.config.patch_size))
     if options.precision == "int8":
-        whole = plain.rename(folder / "whole.onnx")
-        quantize_graph(whole, plain, inputs)
-        whole.unlink()
+        in_float32 = plain.rename(folder / "fp32.onnx")
+        quantize_graph(in_float32, plain, inputs)
+        in_float32.unlink()
     if options.format == "openvino":
         convert_to_openvino(plain, graph)
         plain.unlink()
@@ -159,7 +177,7 @@ def _dynamic_shapes(kind: InputKind, patch_size: int) -> dict[int, Any]:
     return {0: dim("batch", min=1, max=65536)} | sizes[kind]
 
 
-def _facts(options: ExportOptions) -> dict[str, Any]:
+def _graph_info(options: ExportOptions) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "format": options.format,
@@ -169,26 +187,21 @@ def _facts(options: ExportOptions) -> dict[str, Any]:
     }
 
 
-def _difference(
-    model: VPRPreTrainedModel, processor: D2VPRImageProcessor, exported: ExportedModel, inputs: list[torch.Tensor]
-) -> float:
-    """Return the largest norm by which descriptors of the graph differ from the model's, relative to theirs."""
-    backend, plain = exported.open_backend("auto", None), PlainTorchBackend(model)
-    largest = 0.0
-    for batch in inputs[:_TRIED_PHOTOS]:
-        photos = exported.facts["input"] == "photos"
-        pixels = processor(list(batch), return_tensors="pt")["pixel_values"] if photos else batch
-        expected = plain.encode(pixels)
-        norms = np.linalg.norm(backend.encode(batch) - expected, axis=1) / np.linalg.norm(expected, axis=1)
-        largest = max(largest, float(norms.max())) if np.isfinite(norms).all() else float("inf")
-    return largest
+def _make_references(
+    model: VPRPreTrainedModel, processor: D2VPRImageProcessor, options: ExportOptions, inputs: Sequence[torch.Tensor]
+) -> list[Reference]:
+    """Return inputs of the graph with the descriptors that the model gives for them."""
+    backend, references = PlainTorchBackend(model), []
+    for batch in inputs:
+        photos = options.input == "photos"
+        pixel_values = processor(list(batch), return_tensors="pt")["pixel_values"] if photos else batch
+        references.append(Reference(batch, backend.encode(pixel_values)))
+    return references
 
 
-def _check(difference: float, options: ExportOptions) -> None:
-    limit = LARGEST_DIFFERENCES[options.precision]
-    if not difference <= limit:
-        raise ValueError(
-            f"The exported graph differs from the model by {difference:.2g} of a descriptor's norm, more than the {limit:g} "
-            f"that {options.precision} may cost; nothing was written. Take another precision, or for int8 more photos; in fp32 "
-            "it is an error of the runtime or of this package: please report it."
-        )
+def _shrink(batch: torch.Tensor, options: ExportOptions) -> torch.Tensor:
+    """Reduce large photos, and round to the numbers that references are stored in."""
+    factor = _REFERENCE_SIDE / max(batch.shape[2:])
+    if options.input == "photos" and factor < 1:
+        batch = torch.nn.functional.interpolate(batch.float(), scale_factor=factor, mode="area").round()
+    return round_images(batch)

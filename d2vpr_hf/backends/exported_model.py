@@ -1,6 +1,7 @@
-"""A folder that `d2vpr export` wrote: a graph, and what is known of it."""
+"""A folder that `d2vpr export` wrote: a graph, and the information of `export.json` about it."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from d2vpr_hf.backends.onnxruntime_backend import OnnxRuntimeBackend
 from d2vpr_hf.backends.openvino_backend import OpenVinoBackend
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.backends.verification import check_on_this_cpu
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
 
-FACTS_FILE = "export.json"
+logger = logging.getLogger(__name__)
+
+INFO_FILE = "export.json"
 FORMAT_VERSION = 1
 GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml"}
 _BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino"}
@@ -24,41 +28,41 @@ class ExportedModel:
     """An exported model.
 
     Attributes:
-        folder: Where it lies.
-        facts: What `export.json` holds.
+        folder: The folder of the graph.
+        info: The content of `export.json`.
     """
 
     folder: Path
-    facts: dict[str, Any]
+    info: dict[str, Any]
 
     @classmethod
     def open(cls, folder: str | Path) -> "ExportedModel":
-        """Read what is known of a folder.
+        """Read the information about an exported model.
 
         Raises:
-            ValueError: If it is of a form that this version does not know, or damaged.
+            ValueError: If the file is damaged or of a format version that this version cannot read.
         """
-        path = Path(folder) / FACTS_FILE
+        path = Path(folder) / INFO_FILE
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            if facts["format_version"] != FORMAT_VERSION or facts["format"] not in GRAPHS:
-                raise ValueError(f"its form is {facts['format_version']}, {facts['format']!r}")
+            info = json.loads(path.read_text(encoding="utf-8"))
+            if info["format_version"] != FORMAT_VERSION or info["format"] not in GRAPHS:
+                raise ValueError(f"its format is {info['format_version']}, {info['format']!r}")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): export the model anew.") from error
-        return cls(Path(folder), facts)
+            raise ValueError(f"{path} cannot be read ({error}): export the model again.") from error
+        return cls(Path(folder), info)
 
     @property
     def graph(self) -> Path:
-        """The graph's file."""
-        return self.folder / GRAPHS[self.facts["format"]]
+        """The file of the graph."""
+        return self.folder / GRAPHS[self.info["format"]]
 
     def config(self) -> VPRConfig:
-        """Load the configuration of the model that it was made of."""
+        """Load the configuration of the model that was exported."""
         config: VPRConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         return config
 
     def processor(self) -> D2VPRImageProcessor:
-        """Load the image processor that does what the graph does not."""
+        """Load the image processor of the steps that the graph leaves to do."""
         processor: D2VPRImageProcessor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
         return processor
 
@@ -66,32 +70,48 @@ class ExportedModel:
         """Return the runtime of the graph: onnxruntime or OpenVINO for an ONNX graph, OpenVINO for its own format.
 
         Args:
-            name: Of the backend; `"auto"` and `"torch"`, which is the encoder's default, stand for the format's own.
-            precision: `None` for the one it was exported in; a graph in fp32 runs in bf16 too, by OpenVINO.
+            name: Name of the backend; `"auto"` and `"torch"`, the encoder's default, select the backend of the graph's format.
+            precision: Number type of the products; `None` for that of the export. OpenVINO runs a graph in fp32 in bf16 too.
 
         Raises:
-            ValueError: If the backend cannot run this.
+            ValueError: If the backend cannot run the graph.
         """
-        fitting, own = self.facts["format"], self.facts["precision"]
-        name = _BACKENDS[fitting] if name in ("auto", "torch") else name
-        precision = precision or own
-        if not (name == "openvino" or (name, fitting) == ("onnxruntime", "onnx")):
-            raise ValueError(f"{self.folder} holds a graph for {_BACKENDS[fitting]}; the backend {name} cannot run it.")
-        if precision != own and (own == "int8" or (name, precision) not in (("openvino", "fp32"), ("openvino", "bf16"))):
-            raise ValueError(f"{self.folder} was exported in {own}; for {precision} export the model anew.")
+        graph_format, exported_precision = self.info["format"], self.info["precision"]
+        name = _BACKENDS[graph_format] if name in ("auto", "torch") else name
+        precision = precision or exported_precision
+        if not (name == "openvino" or (name, graph_format) == ("onnxruntime", "onnx")):
+            raise ValueError(f"{self.folder} holds a graph for {_BACKENDS[graph_format]}; the backend {name} cannot run it.")
+        convertible = exported_precision != "int8" and name == "openvino" and precision in ("fp32", "bf16")
+        if precision != exported_precision and not convertible:
+            raise ValueError(f"{self.folder} was exported in {exported_precision}; for {precision} export the model again.")
         return Runtime(name, precision)
 
     def open_backend(self, name: str, precision: str | None) -> Backend:
-        """Run it, as [`settle_backend`] says.
+        """Open the graph with the runtime of [`settle_backend`].
+
+        A graph is compared with its model again if it was verified with another runtime or on another kind of processor.
 
         Raises:
             ImportError: If the backend is not installed.
-            ValueError: If the backend cannot run this.
+            ValueError: If the backend cannot run the graph, or its descriptors differ too much from the model's here.
         """
-        runtime = self.settle_backend(name, precision)
+        backend = self.run(self.settle_backend(name, precision))
+        record = self.info.get("verification")
+        if record is not None:
+            check_on_this_cpu(backend, self.folder, record)
+        elif backend.precision == "int8":
+            logger.warning(
+                "The graph %s was exported before int8 was made exact on all processors: without VNNI its descriptors may "
+                "differ three times as much from the model's. Export the model again.",
+                self.folder,
+            )
+        return backend
+
+    def run(self, runtime: Runtime) -> Backend:
+        """Open the graph with a runtime that can run it, without comparing it with its model."""
         return (OpenVinoBackend if runtime.backend == "openvino" else OnnxRuntimeBackend)(self.graph, runtime.precision)
 
 
 def is_exported(model: object) -> bool:
-    """Tell whether a model's name is a folder that `d2vpr export` wrote."""
-    return isinstance(model, str | Path) and (Path(model) / FACTS_FILE).is_file()
+    """Return whether a model's name is a folder that `d2vpr export` wrote."""
+    return isinstance(model, str | Path) and (Path(model) / INFO_FILE).is_file()

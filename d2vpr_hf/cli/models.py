@@ -132,6 +132,13 @@ def export(
         Path | None, typer.Option(parser=parse_path, metavar="DIR", help="With --queries: say what it costs in recall.")
     ] = None,
     queries: Annotated[Path | None, typer.Option(parser=parse_path, metavar="DIR", help="Photos to find, for that.")] = None,
+    max_difference: Annotated[
+        float | None,
+        typer.Option(
+            help="Accept this relative difference of descriptors for nine of ten photos. Default: 0.001 (fp32), 0.1 (bf16), "
+            "0.15 (int8: a tenth of the distance between different places)."
+        ),
+    ] = None,
 ) -> None:
     """Write a model as a graph for ONNX runtimes or OpenVINO, and check it against the model."""
     from d2vpr_hf.backends.export_model import ExportOptions
@@ -140,10 +147,10 @@ def export(
     hush_transformers()
     if (database is None) != (queries is None):
         raise ValueError("Give both --database and --queries, or neither.")
-    options = ExportOptions(target, precision, takes)  # type: ignore[arg-type] # it checks them
+    options = ExportOptions(target, precision, takes, max_difference)  # type: ignore[arg-type] # it checks them
     labelled = None if database is None or queries is None else (database, queries)
     done = run(None if model == "embedded" else model, out, options, photos=photos, labelled=labelled)
-    difference = done.model.facts["relative_difference"]
+    difference = done.model.info["relative_difference"]
     typer.echo(f"Wrote {out}: {target}, {precision}; descriptors differ from the model's by {difference:.1e} of their norm.")
     if done.comparison is not None:
         typer.echo(f"A: {model}, B: {out}\n{done.comparison.to_text()}")

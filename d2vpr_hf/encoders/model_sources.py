@@ -84,7 +84,7 @@ class ExportedGraph:
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the model that was exported."""
-        return str(self._exported.facts["fingerprint"])
+        return str(self._exported.info["fingerprint"])
 
     def settle_backend(self, name: str, precision: str | None) -> Runtime:
         """Return the backend and precision to run with."""

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos, search_photos
 from d2vpr_hf.backends import export_model as export_module
@@ -18,22 +17,12 @@ from d2vpr_hf.backends import registry
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.cli.commands import app
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from tests.conftest import relative, tiny_model
-from tests.photos import at_name, draw, save
+from tests.photos import draw
 
 SIZES = [(60, 90), (80, 41), (60, 90)]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    for i in range(6):
-        for side in ("database", "queries"):
-            save(folder / side / at_name(500_000 + 100 * i, 4_000_000), i)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -48,27 +37,9 @@ def resizing(tmp_path_factory, tiny_folder):
     return export(tiny_folder, tmp_path_factory.mktemp("photos") / "out", ExportOptions("openvino", "fp32", "photos"))
 
 
-@pytest.fixture(scope="module")
-def quantised(tmp_path_factory, tiny_folder, world):
-    """ONNX, int8, by the command line; and what it said."""
-    out = tmp_path_factory.mktemp("int8") / "out"
-    options = [
-        "--precision",
-        "int8",
-        "--photos",
-        world / "queries",
-        "--database",
-        world / "database",
-        "--queries",
-        world / "queries",
-    ]
-    done = CliRunner().invoke(app, ["export", str(tiny_folder), str(out), *map(str, options)], catch_exceptions=False)
-    return out, done.output
-
-
 def export(model_folder, out, options):
     return export_model(
-        load_model(model_folder), load_image_processor(model_folder), out, options, facts={"fingerprint": "a"}
+        load_model(model_folder), load_image_processor(model_folder), out, options, info={"fingerprint": "a"}
     ).folder
 
 
@@ -127,8 +98,8 @@ def test_an_export_says_what_it_costs(quantised):
     """Database and queries are the same photos, so that both find all."""
     out, output = quantised
     assert "onnx, int8" in output and "R@1" in output
-    facts = ExportedModel.open(out).facts
-    assert facts["recall_before_and_after"]["recall@1"] == [1.0, 1.0] and facts["calibration_photos"] == 6
+    info = ExportedModel.open(out).info
+    assert info["recall_before_and_after"]["recall@1"] == [1.0, 1.0] and info["calibration_photos"] == 6
 
 
 def test_an_index_of_the_model_is_searched_by_its_export(quantised, tiny_folder, world, tmp_path):
@@ -146,7 +117,7 @@ def test_an_export_has_no_weights(quantised):
 @pytest.mark.parametrize(
     ("name", "precision", "message"),
     [
-        ("onnxruntime", "int8", "was exported in fp32; for int8 export the model anew"),
+        ("onnxruntime", "int8", "was exported in fp32; for int8 export the model again"),
         ("onnxruntime", "fp32", "holds a graph for openvino; the backend onnxruntime cannot run it"),
         ("torch-compiled", None, "the backend torch-compiled cannot run it"),
     ],
@@ -205,7 +176,7 @@ def test_the_encoder_needs_none_of_the_runtimes():
 
 def test_a_damaged_export_says_so(any_size, tmp_path):
     (tmp_path / "export.json").write_text("{}")
-    with pytest.raises(ValueError, match="export the model anew"):
+    with pytest.raises(ValueError, match="export the model again"):
         PlaceEncoder(tmp_path)
 
 
