@@ -1,4 +1,4 @@
-"""Whatever is done to an index in whatever order, it holds the rows of a plain list."""
+"""After any sequence of changes, an index holds the rows of a plain list."""
 
 import shutil
 import tempfile
@@ -19,11 +19,11 @@ DIM = 4
 
 
 class IndexAndList(RuleBasedStateMachine):
-    """An index with shards of four rows beside a list of paths and descriptors."""
+    """An index with shards of four rows, and a list of the paths and descriptors that it must hold."""
 
     @initialize(dtype=st.sampled_from(["float16", "float32"]), lag=st.sampled_from([0, 3, 4096]))
     def start(self, dtype, lag):
-        """A vector store is built anew at once, now and then, or never."""
+        """A vector store is built again after each change, after some, or never."""
         self.scratch = Path(tempfile.mkdtemp())
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(derived_store, "LAG_ROWS", lag)
@@ -51,7 +51,7 @@ class IndexAndList(RuleBasedStateMachine):
         self.index.build_store(compression)
 
     @rule(count=st.integers(1, 4), data=st.data())
-    def put(self, count, data):
+    def upsert(self, count, data):
         made, vectors, places = self.new_rows(count)
         gone = data.draw(st.sets(st.sampled_from([path for path, _ in self.rows]))) if self.rows else set()
         self.index.upsert(vectors, places, [PhotoFile("hash", 3, 4)] * count, removed=gone)
@@ -59,7 +59,7 @@ class IndexAndList(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 6), data=st.data())
     def update(self, count, data):
-        """Some rows are new, others take the place of those with their paths, over several shards too."""
+        """Some rows are new, others replace rows with the same paths, also in several shards."""
         made, vectors, places = self.new_rows(count)
         old = data.draw(st.lists(st.sampled_from([path for path, _ in self.rows]), unique=True)) if self.rows else []
         renamed = [replace(place, path=path) for path, place in zip(old, places, strict=False)] + places[len(old) :]
@@ -94,12 +94,12 @@ class IndexAndList(RuleBasedStateMachine):
         self.index.compact()
 
     @rule()
-    def open_anew(self):
+    def open_again(self):
         self.index.close()
         self.index = PlaceIndex.open(self.scratch / "index")
 
     @rule()
-    def read_beside(self):
+    def read_meanwhile(self):
         """A reader that opens the index now sees what is stored now, whatever happens later."""
         reader = PlaceIndex.open(self.scratch / "index")
         self.readers.append((reader, [path for path, _ in self.rows][: len(reader)]))

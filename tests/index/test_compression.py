@@ -31,20 +31,20 @@ def check_exact(index, allowed=None):
     """Compare with exact search: so few rows are all candidates, and distances are exact."""
     queries = unit(5, 9)
     _, rows = exact_search(queries, index.descriptors, 7, allowed)
-    assert [[match.row for match in found] for found in index.search(queries, 7, allowed=allowed)] == rows.tolist()
+    assert [[match.row for match in matches] for matches in index.search(queries, 7, allowed=allowed)] == rows.tolist()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtype, monkeypatch):
-    """With and without a mask, with rows that wait, after removals, beside a store that lags behind, and after it caught up."""
+    """With and without a mask, with pending rows, after removals, with a lagging store and a new one."""
     index = begin(tmp_path / "index", dtype=dtype)
     index.add(unit(23, 0), named("a", 23))
     index.build_store(kind)
     opened = PlaceIndex.open(tmp_path / "index")
     assert opened.store_is_fresh and opened.info()["compression"] == kind
     check_exact(opened)
-    opened.add(unit(SHARD - 2, 1), named("b", SHARD - 2))  # they wait
+    opened.add(unit(SHARD - 2, 1), named("b", SHARD - 2))  # pending
     assert opened.store_is_fresh
     check_exact(opened)
     check_exact(opened, np.arange(len(opened)) % 3 > 0)
@@ -65,7 +65,7 @@ def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtyp
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_store_outlives_the_files_it_was_built_of(tmp_path, kind, dtype):
-    """Its last shard is stored anew together with what comes behind, so that nothing is there to compare its rows with."""
+    """Its last shard is merged with new rows into another file, so that its own rows cannot be read any more."""
     index = begin(tmp_path / "index", dtype=dtype)
     index.add(unit(2 * SHARD + 2, 0), named("a", 2 * SHARD + 2))
     index.build_store(kind)
@@ -84,28 +84,28 @@ def test_rows_that_were_removed_do_not_take_the_room_of_others(monkeypatch, tmp_
     index = begin(tmp_path / "index", shard_size=1000)
     index.add(vectors, named("a", 6000))
     index.build_store("bits")
-    gone = sorted({match.place.path for found in index.search(vectors[:40], 60) for match in found})
+    gone = sorted({match.place.path for matches in index.search(vectors[:40], 60) for match in matches})
     index.remove(gone)
     assert index.store_is_fresh and index.info()["store_lag"] == len(gone) > 500
-    lagging = [[match.place.path for match in found] for found in index.search(vectors[:40], 10)]
+    lagging = [[match.place.path for match in matches] for matches in index.search(vectors[:40], 10)]
     monkeypatch.setattr(derived_store, "LAG_ROWS", 0)
     index.build_store()
     assert index.info()["store_lag"] == 0
-    anew = [[match.place.path for match in found] for found in index.search(vectors[:40], 10)]
-    assert np.mean([len(set(a) & set(b)) for a, b in zip(lagging, anew, strict=True)]) > 9.8  # the mean is of other rows
+    rebuilt = [[match.place.path for match in matches] for matches in index.search(vectors[:40], 10)]
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(lagging, rebuilt, strict=True)]) > 9.8  # the mean is of other rows
     assert not {path for paths in lagging for path in paths} & set(gone)
 
 
 def test_the_store_is_used(tmp_path, monkeypatch):
-    """Else a compressed search would be an exact one that nobody notices."""
+    """Otherwise every compressed search would be an exact one, unnoticed."""
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
     index.build_store("bits")
-    asked = []
+    searches = []
     search = BitStore.search
-    monkeypatch.setattr(BitStore, "search", lambda *arguments: asked.append(1) or search(*arguments))
+    monkeypatch.setattr(BitStore, "search", lambda *arguments: searches.append(1) or search(*arguments))
     index.search(unit(1, 1), 3)
-    assert asked == [1]
+    assert searches == [1]
 
 
 def test_a_damaged_store_is_not_used_and_is_made_anew(tmp_path, caplog):
@@ -168,8 +168,8 @@ def test_the_jobs_keep_the_store_fresh(tmp_path):
     for command in commands:
         assert CliRunner().invoke(app, command).exit_code == 0
         assert PlaceIndex.open(out).store_is_fresh
-    found = json.loads(CliRunner().invoke(app, ["info", str(out), "--json"]).stdout)
-    assert (found["compression"], found["store_is_fresh"]) == ("int8", True)
+    info = json.loads(CliRunner().invoke(app, ["info", str(out), "--json"]).stdout)
+    assert (info["compression"], info["store_is_fresh"]) == ("int8", True)
     index_photos(table, out, **run)
     assert PlaceIndex.open(out).compression == "int8" and PlaceIndex.open(out).store_is_fresh
     index_photos(table, out, **run, overwrite=True, compression="bits")

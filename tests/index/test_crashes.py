@@ -1,4 +1,4 @@
-"""Every operation on the disk is the last one, once: power goes, and with it what was not forced to the disk. Or it fails."""
+"""A loss of power, or an error, at every single operation on the disk: only data forced to the disk are still there."""
 
 import contextlib
 import errno
@@ -30,12 +30,13 @@ class Disk:
     """
 
     def __init__(self, limit: int | None = None, error: type[BaseException] | OSError = Crash) -> None:
-        self.limit, self.error, self.count = limit, error, 0
+        self.limit, self.error = limit, error
+        self.count = 0
         self._names: dict[int, Path] = {}
         self._unforced: set[Path] = set()  # files with content that may not be on the disk yet
         self._forced: set[Path] = set()
-        self._moved: list[tuple[Path, Path]] = []  # folders, whose names may be as they were
-        self._undone: list[dict[Path, bytes | None]] = []  # names that may be as they were, and what they had
+        self._moved: list[tuple[Path, Path]] = []  # folders whose renaming may be lost
+        self._undone: list[dict[Path, bytes | None]] = []  # names whose change may be lost, with their old content
 
     def __getattr__(self, name):
         return getattr(os, name)
@@ -157,7 +158,7 @@ def test_an_error_at_every_operation(started, monkeypatch, job):
         out, number = start(job), (errno.ENOSPC, errno.EROFS)[limit // 2 % 2]
         monkeypatch.setattr(atomic_files, "os", Disk(limit, OSError(number, os.strerror(number))))
         try:
-            run(job, out)  # errors of tidying up are no errors
+            run(job, out)  # errors while old files are removed are not raised
         except OSError as error:
             assert error.errno == number and "everything that was stored before is undamaged" in str(error)
             assert ("The disk is full. Free some space" in str(error)) == (number == errno.ENOSPC)
@@ -170,7 +171,7 @@ def test_an_error_at_every_operation(started, monkeypatch, job):
 
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_crash_while_a_calibration_is_replaced(tmp_path, monkeypatch, kept):
-    """The old one or the new one is in force, whole, and never the manifest of one with the file of the other."""
+    """The old or the new calibration is complete, and never the manifest of one with the file of the other."""
     begin(tmp_path / "begun").store_calibration({"scale": 1.0})
     seen = []
     for limit in range(40):
@@ -244,7 +245,7 @@ def build_store(folder, kind):
 
 
 def test_rows_wait_until_the_disk_has_room_again(tmp_path, monkeypatch):
-    """One object goes on: rows of a flush that failed are neither lost nor there twice, wherever it failed."""
+    """The same object continues: rows of a flush that failed are neither lost nor stored twice, wherever it failed."""
     for limit in range(40):
         out = tmp_path / str(limit)
         with begin(out) as index:

@@ -1,4 +1,4 @@
-"""Files that are not as they were stored: found, named, and never answered from."""
+"""Damaged files are found and named, and their content never gets into an answer."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_a_flipped_bit_in_any_file_is_found(whole, tmp_path):
 
 
 def manifest_problems(folder):
-    """A manifest whose version is not read any more is no damage, but an error all the same."""
+    """Return the problems of a manifest, the error of an unsupported version included."""
     try:
         return verify_index(folder)
     except ValueError as error:
@@ -101,7 +101,7 @@ def test_damaged_places_are_never_given(whole, tmp_path):
 
 @pytest.mark.parametrize("kind", ["descriptors", "places"])
 def test_damage_never_gets_a_right_checksum(whole, tmp_path, kind):
-    """Rows are stored anew when shards are joined, compacted or amended: not before they were compared."""
+    """Merging, compacting and amending write rows to new files, but only after their checksums were compared."""
     changes = {
         "joined": lambda index: (index.add(*frame(20)), index.add(*frame(21)), index.flush()),
         "compacted": lambda index: index.compact(),

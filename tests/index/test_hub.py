@@ -1,4 +1,4 @@
-"""An index goes to the Hugging Face Hub and comes back; no network, a folder stands for the Hub."""
+"""An index is uploaded to the Hugging Face Hub and downloaded again. A folder replaces the Hub, without a network."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def fake_hub(tmp_path, monkeypatch):
 
 
 def test_there_and_back(fake_hub, tmp_path):
-    """Rows that wait go too; the lock, files that can be made anew and what is not of the index do not."""
+    """Pending rows are uploaded too; the lock, vector stores and files that do not belong to the index are not."""
     index = begin(tmp_path / "index")
     for number in range(7):
         index.add(*frame(number))
@@ -29,11 +29,11 @@ def test_there_and_back(fake_hub, tmp_path):
     assert index.push_to_hub("user/map") == "https://hub/user/map"
     index.build_store("bits")
     assert index.push_to_hub("user/map") and list(index.folder.glob("derived-*.bits"))
-    found = PlaceIndex.from_pretrained("user/map")
-    own = {path.name for path in index.folder.iterdir() if path.is_file()} - {".lock", "notes.txt"}
-    assert bytes_of(found.folder) == {name: (index.folder / name).read_bytes() for name in own} and found.verify() == []
-    assert list(found.places) == list(index.places) and found.calibration == {"scale": 2.0}
-    assert found.search(frame(3)[0], 1)[0][0].place.path == "/frames/3"
+    fetched = PlaceIndex.from_pretrained("user/map")
+    names = {path.name for path in index.folder.iterdir() if path.is_file()} - {".lock", "notes.txt"}
+    assert bytes_of(fetched.folder) == {name: (index.folder / name).read_bytes() for name in names} and fetched.verify() == []
+    assert list(fetched.places) == list(index.places) and fetched.calibration == {"scale": 2.0}
+    assert fetched.search(frame(3)[0], 1)[0][0].place.path == "/frames/3"
 
 
 def test_a_second_push_leaves_nothing_of_the_first(fake_hub, tmp_path):
@@ -44,8 +44,8 @@ def test_a_second_push_leaves_nothing_of_the_first(fake_hub, tmp_path):
     index.remove([f"/frames/{number}" for number in range(8)])
     index.compact()
     index.push_to_hub("user/map")
-    found = PlaceIndex.from_pretrained("user/map")
-    assert len(list(found.folder.iterdir())) == 3 and [place.path for place in found.places] == [
+    fetched = PlaceIndex.from_pretrained("user/map")
+    assert len(list(fetched.folder.iterdir())) == 3 and [place.path for place in fetched.places] == [
         f"/frames/{number}" for number in range(8, 12)
     ]
 
@@ -54,12 +54,12 @@ def test_the_cache_is_not_changed(fake_hub, tmp_path):
     index = begin(tmp_path / "index")
     index.add(*frame(0))
     index.push_to_hub("user/map")
-    found = PlaceIndex.from_pretrained("user/map")
-    before = bytes_of(found.folder)
-    for change in (lambda: found.add(*frame(1)), lambda: found.remove(["/frames/0"]), found.compact):
+    fetched = PlaceIndex.from_pretrained("user/map")
+    before = bytes_of(fetched.folder)
+    for change in (lambda: fetched.add(*frame(1)), lambda: fetched.remove(["/frames/0"]), fetched.compact):
         with pytest.raises(ValueError, match=r"is in the Hub's cache\. Copy the folder"):
             change()
-    assert bytes_of(found.folder) == before and found.push_to_hub("user/copy")
+    assert bytes_of(fetched.folder) == before and fetched.push_to_hub("user/copy")
 
 
 def test_from_pretrained_takes_folders_and_names_what_is_missing(fake_hub, tmp_path):

@@ -60,7 +60,8 @@ class Trial:
 
     def kill(self, chance):
         """Kill the job at random moments until it comes to its end; return how often."""
-        out, log, kills = self._start("out"), self.folder / "killed-log", 0
+        out, log = self._start("out"), self.folder / "killed-log"
+        kills = 0
         log.unlink(missing_ok=True)
         while run_in_process(self.job, out, self.photos, log, chance.uniform(0, 1.2 * self.duration))[1]:
             kills += 1
@@ -69,7 +70,7 @@ class Trial:
         return kills
 
     def _check(self, out, logged):
-        """What was stored is there, whole, and one of the states that an undisturbed run goes through."""
+        """Check that the stored files are complete and in one of the states of an undisturbed run."""
         if not logged:
             return
         assert PlaceIndex.open(out).verify() == []

@@ -20,11 +20,11 @@ pytest.importorskip("milvus_lite")
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """One entry a search of Milvus: else an exact search beside it would pass for one."""
-    asked, search = [], MilvusStore.search
-    monkeypatch.setattr(MilvusStore, "search", lambda *arguments: asked.append(1) or search(*arguments))
-    return asked
+def searches(monkeypatch):
+    """Return a list with an entry for each search of Milvus: otherwise an exact search could pass for one."""
+    entries, search = [], MilvusStore.search
+    monkeypatch.setattr(MilvusStore, "search", lambda *arguments: entries.append(1) or search(*arguments))
+    return entries
 
 
 def collections(uri):
@@ -38,21 +38,21 @@ def with_rows(folder, uri, count=23):
     return index
 
 
-def test_milvus_finds_the_rows_of_exact_search(tmp_path, asked, monkeypatch):
-    """With and without a mask, opened again, with rows that wait, after removals, beside a lagging collection and a new one."""
+def test_milvus_finds_the_rows_of_exact_search(tmp_path, searches, monkeypatch):
+    """With and without a mask, opened again, with pending rows, after removals, with a lagging collection and a new one."""
     uri = tmp_path / "places.db"
     with_rows(tmp_path / "index", uri)
     opened = PlaceIndex.open(tmp_path / "index")
     check_exact(opened)
     check_exact(opened, np.arange(23) % 3 > 0)
-    assert len(asked) == 2
-    opened.add(unit(SHARD - 2, 1), named("b", SHARD - 2))  # they wait
+    assert len(searches) == 2
+    opened.add(unit(SHARD - 2, 1), named("b", SHARD - 2))  # pending
     check_exact(opened)
     opened.remove(["a3.jpg", "b1.jpg"])
     assert opened.store_is_fresh and opened.info()["store_lag"] == 1 + SHARD - 3
     check_exact(opened)
     check_exact(PlaceIndex.open(tmp_path / "index"), np.arange(len(opened)) % 3 > 0)
-    assert len(asked) == 5
+    assert len(searches) == 5
     before = collections(uri)
     monkeypatch.setattr(derived_store, "LAG_ROWS", 1)
     opened.build_store()
@@ -61,9 +61,10 @@ def test_milvus_finds_the_rows_of_exact_search(tmp_path, asked, monkeypatch):
     assert len(collections(uri)) == 1 and collections(uri) != before  # the old one is not left there
 
 
-def test_the_jobs_keep_the_collection(tmp_path, asked):
+def test_the_jobs_keep_the_collection(tmp_path, searches):
     """Building, adding, removing and updating keep to what the index notes; the command line says who searches."""
-    table, out, uri = write_photos(tmp_path / "photos", 9), tmp_path / "index", tmp_path / "places.db"
+    table, out = write_photos(tmp_path / "photos", 9), tmp_path / "index"
+    uri = tmp_path / "places.db"
     run = {"encoder": BytesEncoder(), "shard_size": SHARD}
     assert index_photos(table, out, **run, store="milvus", uri=str(uri))[0].store_is_fresh
     write_photos(tmp_path / "more", 3)
@@ -73,23 +74,23 @@ def test_the_jobs_keep_the_collection(tmp_path, asked):
     check_exact(PlaceIndex.open(out))
     index_photos(table, out, **run)
     check_exact(PlaceIndex.open(out))
-    assert len(asked) == 2 and len(collections(uri)) == 1
+    assert len(searches) == 2 and len(collections(uri)) == 1
     found = json.loads(CliRunner().invoke(app, ["info", str(out), "--json"]).stdout)
     assert (found["store"], found["store_uri"], found["store_is_fresh"]) == ("milvus", str(uri), True)
 
 
-def test_back_to_faiss_and_on_to_another_file(tmp_path, asked):
-    """What a store leaves behind goes: the folder here and the collection there."""
+def test_back_to_faiss_and_on_to_another_file(tmp_path, searches):
+    """The folder and the collection of a store that is no longer used are removed."""
     first, second = tmp_path / "first.db", tmp_path / "second.db"
     index = with_rows(tmp_path / "index", first)
     index.build_store(store="milvus", uri=str(second))
     assert index.store_is_fresh and collections(first) == [] and len(collections(second)) == 1
     check_exact(index)
-    assert asked == [1]
+    assert searches == [1]
     index.build_store("bits", store="faiss")
     assert collections(second) == [] and [path.suffix for path in index.folder.glob("derived-*")] == [".bits"]
     check_exact(index)
-    assert asked == [1] and index.info()["store"] == "faiss"
+    assert searches == [1] and index.info()["store"] == "faiss"
     index.build_store("none")
     assert not list(index.folder.glob("derived-*"))
 
@@ -103,7 +104,7 @@ def test_a_manifest_without_milvus_is_as_it_always_was(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["gone", "of other rows", "unreachable"])
-def test_a_collection_that_cannot_be_used_is_named_and_made_anew(tmp_path, asked, caplog, damage):
+def test_a_collection_that_cannot_be_used_is_named_and_made_anew(tmp_path, searches, caplog, damage):
     """Never a wrong row: the search is exact and says so, and the next build fills the collection."""
     uri = tmp_path / "db" / "places.db"
     uri.parent.mkdir()
@@ -123,10 +124,10 @@ def test_a_collection_that_cannot_be_used_is_named_and_made_anew(tmp_path, asked
     expected = {"gone": "is gone", "of other rows": "holds 5 rows, the descriptors are 23", "unreachable": "did not answer"}
     assert expected[damage] in caplog.text and "The search is exact" in caplog.text
     check_exact(opened)
-    assert not asked
+    assert not searches
     opened.build_store()
     check_exact(PlaceIndex.open(index.folder))
-    assert asked == [1] and collections(uri) == [collection]
+    assert searches == [1] and collections(uri) == [collection]
 
 
 def test_a_server_that_goes_away_leaves_exact_search(tmp_path, caplog):
@@ -189,7 +190,7 @@ def test_compression_is_faiss_s(tmp_path):
 
 
 def test_a_token_stays_in_the_environment(tmp_path, monkeypatch):
-    """It goes to the client, and into no file of the index."""
+    """It is passed to the client, and is not in any file of the index."""
     monkeypatch.setenv("MILVUS_TOKEN", "root:hush-hush")
     seen, client = [], pymilvus.MilvusClient
     monkeypatch.setattr(pymilvus, "MilvusClient", lambda uri, token: seen.append(token) or client(uri))

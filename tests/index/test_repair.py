@@ -81,7 +81,7 @@ def test_a_damaged_calibration_asks_for_a_calibration(built):
 
 
 def test_what_cannot_be_repaired(built, tmp_path):
-    """Of a damaged manifest nothing is known; somebody may be at work."""
+    """A damaged manifest lists no files to repair, and another process may be changing the index."""
     folder, _ = built
     copy = shutil.copytree(folder, tmp_path / "copy")
     flip(copy / "manifest.json")

@@ -1,4 +1,4 @@
-"""What backend and precision made the rows: noted, not mixed within a build, and mixed later with a warning alone."""
+"""An index records the backend and precision of its rows; they are not mixed in a build, and later only with a warning."""
 
 import json
 
@@ -100,7 +100,7 @@ def test_an_index_that_does_not_say_opens_and_goes_on(tmp_path, photos, caplog):
 
 
 def test_frames_leave_the_note_as_it_is(tmp_path):
-    """Who adds descriptors by hand said at the beginning what makes them."""
+    """For descriptors that are added one by one, the settings at the beginning give the runtime."""
     with begin(tmp_path / "index", runtimes=(Runtime("openvino", "bf16"),)) as index:
         index.add(*frame(0))
         index.compact()
@@ -108,7 +108,7 @@ def test_frames_leave_the_note_as_it_is(tmp_path):
 
 
 def test_the_command_line_goes_on_as_the_index_began(tmp_path, tiny_folder, monkeypatch, capsys, caplog):
-    """As with the batch size: nobody has to remember how an index was built to update it."""
+    """As with the batch size: an update does not need the options of the first build."""
     photos, index = tmp_path / "photos", tmp_path / "index"
     save(photos / at_name(1000, 2000), 0)
     run_here(monkeypatch, capsys, "index", photos, "--out", index, "--model", tiny_folder, "--backend-precision", "bf16")

@@ -1,4 +1,4 @@
-"""What the tests of durability run, here or in a process that is killed: an encoder of bytes, and jobs that change an index."""
+"""An encoder of bytes, and jobs that change an index: tests run them in their own process, or in one that is killed."""
 
 import dataclasses
 import hashlib
@@ -26,8 +26,9 @@ SHARD = 5
 class BytesEncoder:
     """Descriptors from the files' bytes. As with a cross-image encoder, each depends on the others of its batch."""
 
-    descriptor_dim, projection_dim, depends_on_batch = DIM, None, True
-    fingerprint, runtime, model_name = "bytes", Runtime("bytes", "fp32"), None
+    model_name, fingerprint = None, "bytes"
+    descriptor_dim, projection_dim = DIM, None
+    depends_on_batch, runtime = True, Runtime("bytes", "fp32")
 
     def __init__(self, batch_size: int = 2) -> None:
         self.batch_size = batch_size
@@ -94,7 +95,7 @@ def update(out: Path, photos: Path) -> None:
 
 
 def replace(out: Path, photos: Path) -> None:
-    """Build anew what is there; if that was done already, only tidy up what it left."""
+    """Replace the index; if that was done already, only remove files that are no longer needed."""
     if len(PlaceIndex.open(out)) == 4:
         with PlaceIndex.open(out):
             return
@@ -107,9 +108,9 @@ def drive(out: Path, photos: Path) -> None:
     if not (out / "manifest.json").exists():
         begin(out).close()
     with PlaceIndex.open(out) as index:
-        known = set(index.places.column("path"))
+        stored = set(index.places.column("path"))
         for first, last in ((0, 0), (1, 1), (2, 3), (4, 8), (9, 11)):
-            if f"/frames/{last}" not in known:
+            if f"/frames/{last}" not in stored:
                 for number in range(first, last + 1):
                     index.add(*frame(number))
                 index.flush()

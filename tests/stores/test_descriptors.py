@@ -1,4 +1,4 @@
-"""Files of descriptors, mapped and seen as one array."""
+"""Files of descriptors, mapped and read as one array."""
 
 import os
 

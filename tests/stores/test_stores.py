@@ -19,7 +19,8 @@ class Shards:
     """Descriptors of which only pieces can be read, as a file's: an accidental `np.asarray` of them fails."""
 
     def __init__(self, values):
-        self._values, self.shape, self.dtype = values, values.shape, values.dtype
+        self._values = values
+        self.shape, self.dtype = values.shape, values.dtype
 
     def __len__(self):
         return len(self._values)
@@ -95,12 +96,12 @@ def test_rotation_matters():
     database = rng.standard_normal((20_000, 256)).astype(np.float32) * np.float32([30, 20, 10, 5] + [0.01] * 252)
     queries = database[:50] + rng.standard_normal((50, 256)).astype(np.float32) * 0.001
     truth = exact_search(queries, database, 10)[1]
-    found = BitStore(database).search(queries, 10)[1]
+    rotated = BitStore(database).search(queries, 10)[1]
     signs = np.packbits(database - database.mean(axis=0) > 0, axis=1)
     wanted = num_candidates(20_000, 256, 10)
     _, plain = faiss.knn_hamming(np.packbits(queries - database.mean(axis=0) > 0, axis=1), signs, wanted)
     recall, unrotated = (
-        np.mean([len(set(a) & set(b)) / 10 for a, b in zip(truth, rows, strict=True)]) for rows in (found, plain)
+        np.mean([len(set(a) & set(b)) / 10 for a, b in zip(truth, rows, strict=True)]) for rows in (rotated, plain)
     )
     assert recall > 0.9 > unrotated
 
@@ -112,10 +113,10 @@ def test_few_forbidden_rows_cost_no_neighbour(forbidden, monkeypatch):
     store, queries = BitStore(database), database[:5]
     allowed = np.ones(3000, bool)
     allowed[store.search(queries[:1], forbidden)[1][0]] = False
-    found = store.search(queries, 10, allowed)
+    masked = store.search(queries, 10, allowed)
     monkeypatch.setattr(bits, "FEW_FORBIDDEN", 10_000)  # copy the allowed ones
     expected = store.search(queries, 10, allowed)
-    assert np.array_equal(found[0], expected[0]) and allowed[found[1]].all()
+    assert np.array_equal(masked[0], expected[0]) and allowed[masked[1]].all()
 
 
 def test_candidates_by_hand():

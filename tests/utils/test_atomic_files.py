@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all; what the index does with them is in tests/index/test_crashes.py."""
+"""Files and folders are stored completely or not at all; tests/index/test_crashes.py tests their use by the index."""
 
 import errno
 
