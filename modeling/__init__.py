@@ -6,6 +6,8 @@ import torch, transformers and each other only.
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
+from .aggregation import Aggregator, AggregatorOutput
+from .aggregators import AGGREGATORS
 from .configuration_cricavpr import CricaVPRConfig
 from .configuration_d2vpr import D2VPRConfig
 from .configuration_vpr import VPRConfig
@@ -26,7 +28,10 @@ for _config, _model in MODELS.items():
 D2VPRImageProcessor.register_for_auto_class()
 
 __all__ = [
+    "AGGREGATORS",
     "MODELS",
+    "Aggregator",
+    "AggregatorOutput",
     "CricaVPRConfig",
     "CricaVPRModel",
     "CricaVPRModelOutput",

@@ -20,6 +20,7 @@ Distillation Recovery Module (DRM) and the Top-Down-attention-based Deformable A
 from dataclasses import field
 from typing import Any, ClassVar
 
+from .aggregators import AGGREGATORS
 from .configuration_vpr import VPR_RULES, Rules, VPRConfig, are_all, is_fraction, is_number, is_positive, is_switch, is_whole
 
 _MEDIUM_EDGES = (0.0, 0.5, 1.0)
@@ -56,6 +57,8 @@ class D2VPRConfig(VPRConfig):
         use_tap_layers (`bool`, defaults to `True`): `False` feeds the recovery module the last block alone, repeated, at
             the same parameter count (ablation).
         recovery_size (`int`, defaults to 768): Width D of the recovered tokens: the teacher's width.
+        aggregator (`str`, defaults to `"deformable"`): What pools the tokens, a word of the table `AGGREGATORS`.
+            `"deformable"` is TDDA.
         regions (`list[dict]`): The pooled regions, in the descriptor's order; by default the published 4 medium and 9 small
             ones. Each has a `level` (`"medium"` or `"small"`), a `box` `[x_min, y_min, x_max, y_max]` in [0, 1] with x to the
             right and y down, and `rows` and `columns` of samples (at least 2).
@@ -93,6 +96,11 @@ class D2VPRConfig(VPRConfig):
             "True or False",
             is_switch,
         ),
+        (
+            ("aggregator",),
+            f"one of {', '.join(AGGREGATORS)}",
+            lambda word: isinstance(word, str) and word in AGGREGATORS,
+        ),
         (("fusion_layer_norm_eps",), "a number above 0", is_positive),
         (("offset_limit",), "a number of at least 0", lambda value: is_number(value) and value >= 0),
         (("fusion_dropout",), "a number in [0, 1)", is_fraction),
@@ -102,11 +110,13 @@ class D2VPRConfig(VPRConfig):
     )
     list_fields: ClassVar[tuple[str, ...]] = (*VPRConfig.list_fields, "tap_layers", "scale_range", "regions")
     feature_size_field: ClassVar[str] = "recovery_size"
+    later_fields: ClassVar[tuple[str, ...]] = ("aggregator",)
 
     tap_layers: list[int] | tuple[int, ...] | None = None
     use_tap_layers: bool = True
     recovery_size: int = 768
 
+    aggregator: str = "deformable"
     regions: list[dict[str, Any]] = field(default_factory=default_regions)
     offset_hidden_size: int = 512
     offset_limit: float = 0.25
@@ -135,7 +145,7 @@ class D2VPRConfig(VPRConfig):
     @property
     def num_regions(self) -> int:
         """Number of features in a descriptor: the global one and one for each region."""
-        return 1 + len(self.regions)
+        return AGGREGATORS[self.aggregator].num_features(self)
 
     def region_indices(self, level: str) -> list[int]:
         """Return the positions in `regions` of all regions of a level, `"medium"` or `"small"`."""

@@ -146,8 +146,9 @@ class VPRConfig(PreTrainedConfig):
 
     rules: ClassVar[Rules] = VPR_RULES
     list_fields: ClassVar[tuple[str, ...]] = ("adapter_branch_ratios", "adapter_kernel_sizes")
-
     feature_size_field: ClassVar[str] = "hidden_size"
+    # fields added after the first models were saved: config.json and fingerprints lack them while they have their default
+    later_fields: ClassVar[tuple[str, ...]] = ()
 
     hidden_size: int = 384
     num_hidden_layers: int = 12
@@ -207,6 +208,13 @@ class VPRConfig(PreTrainedConfig):
         self._check_adapter()
         self._check_own_fields()
         self._check_projection()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields for config.json, without those of `later_fields` that have their default."""
+        values = super().to_dict()
+        return {
+            name: value for name, value in values.items() if name not in self.later_fields or value != getattr(type(self), name)
+        }
 
     @property
     def position_grid_size(self) -> int:

@@ -26,6 +26,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils.generic import maybe_autocast
 
+from .aggregation import Aggregator, AggregatorOutput
 from .generalized_mean import GeneralizedMean, at_least_float32
 from .vision_transformer import GridSize
 from .weight_initialization import drawn_by, torch_default
@@ -203,26 +204,11 @@ def region_boxes(positions: torch.Tensor, grid: SampleGrid) -> torch.Tensor:
     return torch.cat((whole, regions), dim=1)
 
 
-class AggregatorOutput(NamedTuple):
-    """What the aggregator gives.
-
-    Attributes:
-        region_features (`torch.Tensor` of shape (B, 1 + R, D)): Global feature, then the regions in the table's order.
-        sampling_positions (`torch.Tensor` of shape (B, P, 2)): x and y in [0, 1], float32 or wider.
-        region_boxes (`torch.Tensor` of shape (B, 1 + R, 4)): See [`region_boxes`].
-    """
-
-    region_features: torch.Tensor
-    sampling_positions: torch.Tensor
-    region_boxes: torch.Tensor
-
-
-class DeformableAggregator(nn.Module):
+class DeformableAggregator(Aggregator):
     """Pool tokens into a global and R region features at learned positions (TDDA)."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.sampler = DeformableSampler(config) if config.use_offsets or config.use_scales else None
         self.gem = GeneralizedMean(config)
         self.fusion = TopDownFusion(config) if config.use_top_down_fusion else None
@@ -258,7 +244,4 @@ class DeformableAggregator(nn.Module):
         return self.gem(sample_map(features, (2 * positions - 1).to(features.dtype)), grid.averaging)
 
 
-__all__ = [
-    "AggregatorOutput",
-    "DeformableAggregator",
-]
+__all__ = ["DeformableAggregator"]

@@ -20,8 +20,8 @@ from torch import nn
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .aggregators import AGGREGATORS
 from .configuration_d2vpr import D2VPRConfig
-from .deformable_aggregation import DeformableAggregator
 from .modeling_vpr import VPRPreTrainedModel
 
 
@@ -35,10 +35,10 @@ class D2VPRModelOutput(ModelOutput):
             the model projects it. Compare descriptors by L2 distance.
         region_features (`torch.FloatTensor` of shape (B, 1 + R, D)): The global feature and the regions' ones, which
             flattened and normalised are the unprojected descriptor.
-        sampling_positions (`torch.FloatTensor` of shape (B, P, 2)): Where features were read, x to the right and y down
-            in [0, 1], region by region.
-        region_boxes (`torch.FloatTensor` of shape (B, 1 + R, 4)): Mean x, mean y, width and height of each region's
-            positions, the whole image first.
+        sampling_positions (`torch.FloatTensor` of shape (B, P, 2), *optional*): Where features were read, x to the right and
+            y down in [0, 1], region by region; `None` if the aggregator does not sample.
+        region_boxes (`torch.FloatTensor` of shape (B, 1 + R, 4), *optional*): Mean x, mean y, width and height of each
+            region's positions, the whole image first; `None` if the aggregator does not sample.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*): The residual stream (B, 1 + N, C) before the first block
             and after each, without a final norm.
         attentions (`tuple[torch.FloatTensor]`, *optional*): The blocks' attention weights (B, heads, 1 + N, 1 + N).
@@ -86,12 +86,15 @@ class D2VPRModel(VPRPreTrainedModel):
     config: D2VPRConfig
     config_class = D2VPRConfig
     base_model_prefix = "d2vpr"
-    _no_split_modules = ["Embeddings", "AdapterBlock", "RecoveryModule", "DeformableAggregator", "CrossImageLayer"]
+    _no_split_modules = [
+        *("Embeddings", "AdapterBlock", "RecoveryModule", "CrossImageLayer"),
+        *(aggregator.__name__ for aggregator in AGGREGATORS.values()),
+    ]
 
     def __init__(self, config: D2VPRConfig) -> None:
         super().__init__(config)
         self.recovery = RecoveryModule(config)
-        self.aggregator = DeformableAggregator(config)
+        self.aggregator = AGGREGATORS[config.aggregator](config)
         self._add_descriptor_parts()
         self.post_init()
 

@@ -11,6 +11,7 @@ from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.explanation.regions import PhotoRegions, locate_regions, region_names
 from d2vpr_hf.explanation.similarity import cosine_of, region_shares
 from d2vpr_hf.modeling import D2VPRModel
+from d2vpr_hf.modeling.deformable_aggregation import DeformableAggregator
 from d2vpr_hf.readers import PhotoSource, open_photo
 
 BEFORE_PROJECTION = (
@@ -80,6 +81,11 @@ def explainable_model(encoder: PlaceEncoder) -> D2VPRModel:
     if not isinstance(model, D2VPRModel):
         raise ValueError(
             f"Matches can be explained for D²-VPR, which has sampling points; this one is {model.config.model_type!r}."
+        )
+    if not isinstance(model.aggregator, DeformableAggregator):
+        raise ValueError(
+            "Matches can be explained for the aggregator 'deformable', which has sampling points; this model's is "
+            f"{model.config.aggregator!r}."
         )
     if model.config.use_cross_image_encoder:
         raise ValueError(

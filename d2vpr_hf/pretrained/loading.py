@@ -129,7 +129,9 @@ def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> st
         A SHA-256 in hexadecimal. Names, shapes and values count; the type they are stored in does not.
     """
     digest = hashlib.sha256()
-    settings = [model.config.model_type, computing_values(model.config), _preprocessing(processor)]
+    stored = model.config.to_dict()  # lacks fields that were added later and have their default
+    values = {name: value for name, value in computing_values(model.config).items() if name in stored}
+    settings = [model.config.model_type, values, _preprocessing(processor)]
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if name.endswith(_IDLE_TENSORS):

@@ -11,6 +11,7 @@ from d2vpr_hf.backends.optimized.aggregation import GatheringAggregator, Prepare
 from d2vpr_hf.backends.optimized.blocks import PreparedBlock, PreparedEmbeddings
 from d2vpr_hf.backends.optimized.fused_linear import pack_products
 from d2vpr_hf.modeling import D2VPRModel, VPRPreTrainedModel
+from d2vpr_hf.modeling.deformable_aggregation import DeformableAggregator
 
 
 @torch.no_grad()
@@ -38,7 +39,8 @@ def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on
     prepared.encoder._modules = {"layers": nn.ModuleList(_prepare_blocks(model.encoder, dtype))}
     if isinstance(model, D2VPRModel):
         prepared.recovery = PreparedRecovery(model.recovery, dtype)
-        prepared.aggregator = (GatheringAggregator if on_cpu else PreparedAggregator)(model.aggregator, dtype)
+        if isinstance(model.aggregator, DeformableAggregator):  # others run unchanged
+            prepared.aggregator = (GatheringAggregator if on_cpu else PreparedAggregator)(model.aggregator, dtype)
     if on_cpu and dtype == torch.float32:
         pack_products(prepared)
     made: VPRPreTrainedModel = prepared.eval()
