@@ -120,7 +120,7 @@ class Checkpoints:
             raise ValueError(
                 f"{checkpoint} was written by a run with {state.num_processes} processes, this run has "
                 f"{accelerator.num_processes}. Resume with {state.num_processes} processes, or begin a new run from its model: "
-                "model=OUT/best."
+                "`model=OUT/best`."
             )
         accelerator.load_state(str(checkpoint))
         return state
@@ -135,4 +135,4 @@ class Checkpoints:
         newest = self.newest()
         if newest is None:
             return "Free some disk space and start again."
-        return f"Free some disk space, then continue from {newest.name} with resume=True."
+        return f"Free some disk space, then continue from {newest.name} with `resume=True`."

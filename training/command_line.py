@@ -36,8 +36,16 @@ def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:
 
 
 def _message(error: Exception) -> str:
-    """Return an error's message with flags in place of parameters, and without the traceback of a loading process."""
+    """Return an error's message without the traceback of a loading process, and with flags in place of parameters.
+
+    Errors have parameters between backticks: `resume=True` becomes `--resume`, `max_grad_norm=1` becomes `--max-grad-norm 1`.
+    """
     text = str(error).strip()
     if "in DataLoader worker process" in text:
         text = text.splitlines()[-1].partition(": ")[2]
-    return re.sub(r"\b([a-z_]+)=True\b", lambda match: "--" + match[1].replace("_", "-"), text)
+    return re.sub(r"`([a-z_]+)=([^`]+)`", lambda match: f"`{_flag(match[1], match[2])}`", text)
+
+
+def _flag(name: str, value: str) -> str:
+    flag = "--" + name.replace("_", "-")
+    return flag if value == "True" else f"{flag} {value}"

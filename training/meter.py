@@ -66,5 +66,5 @@ def check_finite(numbers: dict[str, float]) -> None:
     if broken:
         raise FloatingPointError(
             f"Not a finite number: {', '.join(broken)}. Nothing since the newest checkpoint was saved. Begin a new run with a "
-            "lower learning_rate, warmup_steps, clipped gradients (max_grad_norm=1), or mixed_precision bf16 instead of fp16."
+            "lower learning_rate, warmup_steps, clipped gradients (`max_grad_norm=1`), or mixed_precision bf16 instead of fp16."
         )

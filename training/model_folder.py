@@ -62,7 +62,7 @@ def write_model_folder(
     except WRITING_ERRORS as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise OSError(
-            f"The model {folder} could not be written: {error}. Free some disk space, then continue with resume=True."
+            f"The model {folder} could not be written: {error}. Free some disk space, then continue with `resume=True`."
         ) from error
 
 

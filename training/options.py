@@ -433,5 +433,5 @@ def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None
         changes = ", ".join(f"{name} ({before.get(name)} then, {now[name]} now)" for name in names)
         raise ValueError(
             f"The run in {folder} had other options: {changes}. Resume with the same options, or begin a new run from its "
-            f"model: model={folder / 'last'} or model={folder / 'best'}."
+            f"model: `model={folder / 'last'}` or `model={folder / 'best'}`."
         )

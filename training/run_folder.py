@@ -66,7 +66,7 @@ class RunFolder:
         """
         lines = self._lines()
         if lines and not options.resume:
-            raise FileExistsError(f"{self.path} already holds a run. Continue it with resume=True, or choose another `out`.")
+            raise FileExistsError(f"{self.path} already holds a run. Continue it with `resume=True`, or choose another `out`.")
         if resumed_step is not None:
             check_resumable(self._options.read_text(encoding="utf-8"), options, self.path)
         self.records.mkdir(parents=True, exist_ok=True)

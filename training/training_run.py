@@ -260,7 +260,7 @@ class TrainingRun:
         if saves or stops or self._is_over():
             self._save_checkpoint()
         if stops:
-            raise RunStoppedError(f"SIGTERM stopped the run after step {self.state.step}. Continue it with resume=True.")
+            raise RunStoppedError(f"SIGTERM stopped the run after step {self.state.step}. Continue it with `resume=True`.")
 
     def _is_due(self, every: int) -> bool:
         """Return whether something that is done every given number of steps, and at the end, is to be done now."""

@@ -190,7 +190,7 @@ def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
         os.killpg(process.pid, kind)  # the loading processes too, as torchrun and cluster managers do
         _, errors = process.communicate(timeout=120)
         assert process.returncode in ((143, 0) if kind == signal.SIGTERM else (-9, 0)), errors
-        assert process.returncode != 143 or "Continue it with --resume" in errors
+        assert process.returncode != 143 or "Continue it with `--resume`" in errors
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert_same_end(state_of(tmp_path / "run"), state_of(whole / stage))
@@ -219,7 +219,7 @@ def test_sigterm_saves_and_says_how_to_continue(folders, tmp_path, monkeypatch):
 
     monkeypatch.setattr(training_run.TrainingRun, "update", send_sigterm)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RunStoppedError, match=r"after step 3\. Continue it with resume=True") as stopped:
+    with pytest.raises(RunStoppedError, match=r"after step 3\. Continue it with `resume=True`") as stopped:
         train("finetune", folders, tmp_path, checkpoint_every=1000, log_every=1000)
     assert stopped.value.exit_status == 143
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
@@ -252,7 +252,7 @@ def test_a_half_written_checkpoint_is_never_loaded(folders, whole, tmp_path):
 
 
 def test_a_run_is_not_overwritten(folders, whole):
-    with pytest.raises(FileExistsError, match=r"already holds a run\. Continue it with resume=True"):
+    with pytest.raises(FileExistsError, match=r"already holds a run\. Continue it with `resume=True`"):
         train("finetune", folders, whole / "finetune")
 
 
@@ -441,10 +441,10 @@ def test_errors_are_one_line_with_flags_and_a_status(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("ValueError: Missing: out, model, photos")
 
     def stop(options):
-        raise RunStoppedError("Stopped. Continue it with resume=True.")
+        raise RunStoppedError("Stopped. Continue it with `resume=True`, or `max_grad_norm=1`.")
 
     monkeypatch.setattr(sys, "argv", ["finetune", "--out", "o", "--model", "m", "--photos", "p"])
     with pytest.raises(SystemExit) as ended:
         run_script(FinetuneOptions, stop)
     assert ended.value.code == 143
-    assert capsys.readouterr().err == "Stopped. Continue it with --resume.\n"
+    assert capsys.readouterr().err == "Stopped. Continue it with `--resume`, or `--max-grad-norm 1`.\n"
