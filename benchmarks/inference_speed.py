@@ -218,9 +218,9 @@ def photos(work: Path, rounds: int) -> dict[str, Any]:
     for name, row in rows.items():
         row["photos_per_second"] = len(pixels[name.split(",")[0]]) / row["median_ms"] * 1e3
     for name in folders:
-        alone, indexed = rows[f"{name}, encoder alone"], rows[f"{name}, indexed"]
+        encoded, indexed = rows[f"{name}, encoder alone"], rows[f"{name}, indexed"]
         for kind in ("min", "median"):
-            indexed[f"share_of_encoder_{kind}"] = alone[f"{kind}_ms"] / indexed[f"{kind}_ms"]
+            indexed[f"share_of_encoder_{kind}"] = encoded[f"{kind}_ms"] / indexed[f"{kind}_ms"]
     return {"rounds": max(2, rounds // 3), "calls": rows}
 
 
