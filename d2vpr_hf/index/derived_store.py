@@ -111,6 +111,11 @@ class DerivedStore:
         """The opened store of the former rows; `None` if it cannot be used."""
         return self._store.vectors
 
+    @property
+    def was_replaced(self) -> bool:
+        """Whether a writer removed the folder before this process opened the store."""
+        return "vectors" not in vars(self._store) and not self.path.exists()
+
     def of(self, manifest: Manifest) -> "DerivedStore":
         """Return the same store for the rows of another manifest."""
         return DerivedStore(self._store, self._built, manifest)
@@ -254,12 +259,15 @@ def num_covered_shards(built: Sequence[BuiltShard], manifest: Manifest) -> int:
     """Return the number of the first shards that a store covers.
 
     Raises:
-        ValueError: If the shards that it was built of are not the first ones any more.
+        ValueError: If the shards that it was built of are not the first ones any more, or it lacks rows of these shards.
     """
     present = [(shard.descriptors.name, shard.descriptors.sha256) for shard in manifest.shards]
-    covered = [(shard.name, shard.sha256) for shard in built if (shard.name, shard.sha256) in set(present)]
-    if covered != present[: len(covered)]:
+    covered = [shard for shard in built if (shard.name, shard.sha256) in set(present)]
+    if [(shard.name, shard.sha256) for shard in covered] != present[: len(covered)]:
         raise ValueError("The store was built of rows in another order. Build it again from the descriptors.")
+    pairs = zip(covered, manifest.shards, strict=False)
+    if any(not set(shard.removed).issubset(present_shard.removed) for shard, present_shard in pairs):
+        raise ValueError("The store was built after rows of the index were removed. Build it again from the descriptors.")
     return len(covered)
 
 

@@ -94,6 +94,12 @@ class IndexFolder:
         settings = self.manifest.settings
         return MappedDescriptors(parts, removed, descriptor_dim=settings.descriptor_dim, dtype=settings.dtype)
 
+    def store_to_search(self) -> DerivedStore | None:
+        """Return the vector store; another one if a writer replaced its folder after this process opened the index."""
+        if self.store is not None and self.store.was_replaced:
+            self.store = open_derived_store(self.path, self.manifest, self.shards, None)
+        return self.store
+
     # ---- the writer lock
 
     @contextlib.contextmanager
@@ -132,18 +138,15 @@ class IndexFolder:
             self.pending.drop(self._attempt[1])
         self._attempt = None
         if stored != self.manifest:
-            self._check_same_model(stored)
+            first, second = stored.settings, self.manifest.settings
+            if any(getattr(first, name) != getattr(second, name) for name in ("fingerprint", "descriptor_dim", "dtype")):
+                raise ValueError(f"The index {self.path} was replaced by one of another model in the meantime. Open it again.")
             self.adopt(stored)
             self.forget_paths()
         self.is_outdated = False
         self.clean()
 
-    def _check_same_model(self, stored: Manifest) -> None:
-        first, second = stored.settings, self.manifest.settings
-        if any(getattr(first, name) != getattr(second, name) for name in ("fingerprint", "descriptor_dim", "dtype")):
-            raise ValueError(f"The index {self.path} was replaced by one of another model in the meantime. Open it again.")
-
-    # ---- changing it
+    # ---- changes
 
     def commit(self, contents: dict[str, bytes], manifest: Manifest, pending: int = 0) -> None:
         """Store files, and then the manifest that names them. The files belong to the index once the manifest is stored.

@@ -57,10 +57,11 @@ class Match:
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Nearest:
     """Find the k nearest rows of queries (Q, D), pending rows included: squared distances and row numbers (Q, k)."""
     check_search(queries, folder.descriptors(), k, allowed)
-    vectors = None if folder.store is None else folder.store.vectors
-    if folder.store is not None and vectors is not None:
+    store = folder.store_to_search()
+    vectors = None if store is None else store.vectors
+    if store is not None and vectors is not None:
         try:
-            return _nearest_with_store(folder, folder.store, vectors, queries, k, allowed)
+            return _nearest_with_store(folder, store, vectors, queries, k, allowed)
         except ConnectionError as error:
             logger.warning("The search is exact: %s", error)
     return exact_search(queries, folder.descriptors(), k, allowed)

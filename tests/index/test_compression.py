@@ -108,6 +108,23 @@ def test_the_store_is_used(tmp_path, monkeypatch):
     assert searches == [1]
 
 
+@pytest.mark.parametrize("change", ["added", "removed"])
+def test_a_reader_whose_store_is_replaced_before_its_first_search(tmp_path, monkeypatch, change):
+    """Stores are opened by the first search: the new one is used, but not if it lacks rows that the reader has."""
+    index = begin(tmp_path / "index")
+    index.add(unit(2 * SHARD, 0), named("a", 2 * SHARD))
+    index.build_store("bits")
+    reader = PlaceIndex.open(index.folder)
+    monkeypatch.setattr(derived_store, "LAG_ROWS", 0)
+    monkeypatch.setattr(derived_store, "LAG_SHARE", 0)
+    index.add(unit(1, 1), named("b", 1)) if change == "added" else index.remove(["a3.jpg"])
+    index.build_store()
+    searches, search = [], BitStore.search
+    monkeypatch.setattr(BitStore, "search", lambda *arguments: searches.append(1) or search(*arguments))
+    check_exact(reader)
+    assert searches == ([1] if change == "added" else [])
+
+
 def test_a_damaged_store_is_not_used_and_is_made_anew(tmp_path, caplog):
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
