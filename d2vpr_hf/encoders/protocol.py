@@ -51,7 +51,7 @@ class Encoder(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """Number of photos that the network processes at once."""
+        """The number of photos that the network processes at once."""
 
     @property
     def depends_on_batch(self) -> bool:

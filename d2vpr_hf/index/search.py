@@ -41,17 +41,8 @@ class Match:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the match as `d2vpr search --json` prints it; x, y and z only of places in a local frame."""
-        place = self.place
-        values = {
-            "rank": self.rank,
-            "path": str(self.photo),
-            "score": self.similarity,
-            "latitude": place.latitude,
-            "longitude": place.longitude,
-            "utm_east": place.utm_east,
-            "utm_north": place.utm_north,
-        }
-        return values | {"x": place.x, "y": place.y, "z": place.z} if place.is_local else values
+        names = ("latitude", "longitude", "utm_east", "utm_north", *(("x", "y", "z") if self.place.is_local else ()))
+        return {"rank": self.rank, "path": str(self.photo), "score": self.similarity} | self.place.to_dict(*names)
 
 
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Nearest:

@@ -43,7 +43,7 @@ class Localization:
         place = self.place or Place("")
         fields = ("latitude", "longitude", "utm_east", "utm_north", "utm_zone", "heading")
         local = ("x", "y", "z", "yaw", "frame") if place.is_local else ()
-        result = {"query": self.query} | {name: getattr(place, name) for name in (*fields, *local)}
+        result = {"query": self.query} | place.to_dict(*fields, *local)
         result |= {"radius_90": self.radius_90, "confidence": self.confidence, "no_match": self.no_match}
         notes = {"note": self.note, "error": self.error}
         return result | {name: text for name, text in notes.items() if text is not None}

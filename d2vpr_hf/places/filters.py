@@ -1,7 +1,7 @@
-"""Filters of a search: which places come into question, by position, heading and time.
+"""Filters of a search by position, heading and time.
 
-A filter is a function of places; what it gives, one truth value a place, is the `allowed` of every search, which looks at no
-other rows. Filters are joined by `&` and `|` of what they give. A place that lacks what a filter asks for is not allowed.
+A filter maps N places to a mask (N,). Every search takes such a mask as `allowed` and looks only at the rows where it is true.
+Masks are combined by `&` and `|`. A place without the field that a filter compares is not allowed.
 """
 
 import math
@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class PlaceFilter:
-    """Which places a search may find: those that pass every filter that is set.
+    """Filters of the places that a search may find: a place must pass every filter that is set.
 
     Attributes:
         near: Latitude and longitude in degrees, and the radius in metres; see [`within_radius`].
@@ -35,10 +35,10 @@ class PlaceFilter:
     until: str | None = None
 
     def allowed(self, places: Sequence[Place]) -> Mask | None:
-        """Return which of N places pass, (N,), as the searches take it; `None` if no filter is set.
+        """Return the mask (N,) of the places that pass; `None` if no filter is set.
 
         Raises:
-            ValueError: If a filter's values make no sense.
+            ValueError: If a filter's values are not valid.
         """
         masks = list(self._masks(places))
         return np.logical_and.reduce(masks) if masks else None
@@ -55,7 +55,7 @@ class PlaceFilter:
 
 
 def parse_numbers(text: str | None, form: str) -> tuple[float, ...] | None:
-    """Read what an option was given: as many numbers as its form names."""
+    """Read the comma-separated numbers of an option; `form` names them, such as `--near LAT,LON,METRES`."""
     if text is None:
         return None
     try:
@@ -110,7 +110,7 @@ def within_heading(places: Sequence[Place], heading: float, tolerance: float) ->
 
 
 def within_time(places: Sequence[Place], start: str | None = None, end: str | None = None) -> Mask:
-    """Allow places whose timestamp lies within `start` and `end`, both inclusive; `None` leaves a side open.
+    """Allow places whose timestamp is within `start` and `end`, both inclusive; `None` leaves a side open.
 
     Times are read by [`to_seconds`]. An `end` that is a day alone means the day's beginning.
 

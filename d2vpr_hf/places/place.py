@@ -1,4 +1,4 @@
-"""What is known of where a photo was taken."""
+"""Places: the position, heading and time at which a photo was taken."""
 
 import math
 from collections import defaultdict
@@ -30,7 +30,7 @@ class Place:
         x, y, z: Metres in the local frame `frame`, for indoor maps; `yaw` in degrees.
         heading: Compass direction the camera looked to, degrees clockwise from north.
         timestamp: When the photo was taken, as its source writes it.
-        condition: What the photo was taken in, such as `"night"`, in the words of its source.
+        condition: Light or weather in the photo, such as `"night"`, in the words of its source.
     """
 
     path: str
@@ -58,6 +58,10 @@ class Place:
         """Whether the position is in a local frame."""
         return None not in (self.x, self.y)
 
+    def to_dict(self, *names: str) -> dict[str, Any]:
+        """Return the fields of these names, in their order, for JSON; fields that are not known are `None`."""
+        return {name: getattr(self, name) for name in names}
+
 
 _TYPES: dict[Any, pa.DataType] = {float | None: pa.float64(), str | None: pa.string(), str: pa.string()}
 PLACE_SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])  # of places as rows of a table
@@ -65,14 +69,14 @@ PLACE_SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(P
 
 def parse_number(text: str) -> float:
     """Read a finite number; raise ValueError for anything else."""
-    value = float(text) if "_" not in text else math.nan  # Python's own literals are no data
+    value = float(text) if "_" not in text else math.nan  # `1_000` is a Python literal, not a number in a table
     if not math.isfinite(value):
         raise ValueError(f"expected a finite number, got {text}")
     return value
 
 
 def number_values(values: Sequence[_Value]) -> NDArray[np.int64]:
-    """Number values (N,) from 0 without gaps, in their order; equal ones alike."""
+    """Return the numbers (N,) of values, from 0 without gaps in the order of the values; equal values have equal numbers."""
     numbers = {value: number for number, value in enumerate(sorted(set(values)))}
     return np.array([numbers[value] for value in values], np.int64)
 
@@ -98,7 +102,7 @@ def with_utm(place: Place) -> Place:
 
 
 def all_with_utm(places: Sequence[Place]) -> list[Place]:
-    """Do what [`with_utm`] does to many places, several times as fast; those that have UTM coordinates keep them."""
+    """Add UTM coordinates to many places, several times as fast as [`with_utm`]; existing UTM coordinates stay."""
     done = list(places)
     for (number, letter), rows in _rows_of_zones(done).items():
         degrees = np.array([(done[row].latitude, done[row].longitude) for row in rows])
@@ -131,24 +135,24 @@ def with_degrees(place: Place) -> Place:
 
 
 def flat_coordinates(place: Place) -> dict[str, tuple[float, ...]]:
-    """Give a place's metres in each flat frame that it has a position in, by the frame's name: the local one, then UTM.
+    """Return a place's metres in each flat frame, by the frame's name: first the local frame, then UTM.
 
     Three metres in a local frame, where a missing `z` counts as 0, and two in UTM; they are comparable within one frame only.
     Zone letters name latitude bands, so a UTM frame is a zone number and a hemisphere.
     """
-    found: dict[str, tuple[float, ...]] = {}
+    metres: dict[str, tuple[float, ...]] = {}
     if place.x is not None and place.y is not None:
-        found[f"the local frame {place.frame or ''}".rstrip()] = (place.x, place.y, place.z or 0.0)
+        metres[f"the local frame {place.frame or ''}".rstrip()] = (place.x, place.y, place.z or 0.0)
     if place.utm_east is not None and place.utm_north is not None:
-        found[_utm_frame(place.utm_zone)] = (place.utm_east, place.utm_north)
-    return found
+        metres[_utm_frame(place.utm_zone)] = (place.utm_east, place.utm_north)
+    return metres
 
 
 def position_text(place: Place, digits: int = 2) -> str:
-    """Write a position for people; nothing where there is none.
+    """Return a position as text; empty if it is not known.
 
     Args:
-        place: What is at it.
+        place: The place.
         digits: Of local metres; UTM has one fewer, degrees have four more, which is about as fine.
     """
     if place.is_local:

@@ -16,8 +16,8 @@ def to_seconds(timestamp: str | float | None) -> float:
     """Read a time as seconds since 1970; NaN if it cannot be read.
 
     Read are ISO 8601 (`2024-05-01`, `2024-05-01T12:30:00+02:00`), EXIF's form (`2024:05:01 12:30:00`;
-    slashes and dots will do), the digits of `@` names
-    where they are a date (`20240501`, `20240501123000`), months of GSV-Cities and of `@` names (`2024-05`, `202405`: their
+    slashes and dots are read too), the digits of `@` names
+    that are a date (`20240501`, `20240501123000`), months of GSV-Cities and of `@` names (`2024-05`, `202405`: their
     beginning), and seconds as a number or text (`1714566600.25`), or thousandths, millionths or billionths where seconds would
     be past the year 5138; without a zone they are UTC.
     """
@@ -30,12 +30,12 @@ def to_seconds(timestamp: str | float | None) -> float:
 
 
 def to_day(timestamp: str | None) -> str:
-    """Name the day of a time, equally for equal days: the day as it is written, that of seconds by UTC; empty if there is none.
+    """Return a text that is equal for times of one day: the written day, or the UTC day of seconds; empty without a time.
 
     A month counts as its first day. What cannot be read counts as a day of its own.
     """
-    found = _DAY.match(timestamp or "")
-    seconds = to_seconds(found[0] if found else timestamp)
+    day = _DAY.match(timestamp or "")
+    seconds = to_seconds(day[0] if day else timestamp)
     return timestamp or "" if math.isnan(seconds) else str(math.floor(seconds / _SECONDS_A_DAY))
 
 

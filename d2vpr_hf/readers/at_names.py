@@ -14,7 +14,7 @@ _NUM_PARTS = 16  # the name begins with @, so the first part is empty
 
 
 def is_at_name(path: Path) -> bool:
-    """Tell whether a file is named by the convention; folders above it do not count."""
+    """Return whether a file's name follows the convention; the names of its folders do not matter."""
     return path.name.startswith("@")
 
 

@@ -42,9 +42,9 @@ def read_csv(table: Path) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
         in the order of the numbers in the file. Without place ids, a column of groups means nothing.
 
     Raises:
-        ValueError: If the file is no UTF-8 table, a column is missing, a photo is listed twice, or a line has half a position,
-            too many fields, something else than a number where a number belongs, no place id while others have one, or another
-            group than its place.
+        ValueError: If the file is not a UTF-8 table, a column is missing, a photo is listed twice, or a line has half a
+            position, too many fields, a text in place of a number, no place id while others have one, or another group than
+            other lines of its place.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -54,7 +54,7 @@ def read_csv(table: Path) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
             columns, id_columns = _match_columns(table, reader.fieldnames or [])
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} is no table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
+        raise ValueError(f"{table} is not a table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
     places = {line: _place(table, line, row, columns) for line, row in rows}
     _refuse_twice(table, places)
     return all_with_utm(list(places.values())), _read_ids(table, id_columns, rows)
@@ -81,7 +81,7 @@ def columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]])
 
 
 def _known(place: Place) -> dict[str, Any]:
-    """Return what is known of a place by column."""
+    """Return the known fields of a place by column."""
     values = {field: value for field in ALIASES if (value := getattr(place, field)) is not None}
     if "latitude" in values or "x" in values or place.utm_east is None:
         return values
@@ -103,7 +103,7 @@ def _read_ids(table: Path, columns: Mapping[str, str], rows: Sequence[Row]) -> d
 def _read_id(table: Path, line: int, name: str, cell: str | None) -> int:
     text = (cell or "").strip()
     if not text:
-        raise ValueError(f"{table}, line {line}: {name} is missing. Leave out photos that show no place, or the column.")
+        raise ValueError(f"{table}, line {line}: {name} is missing. Remove the lines of photos without a place, or the column.")
     try:
         return _whole(text)
     except ValueError as error:
@@ -111,10 +111,10 @@ def _read_id(table: Path, line: int, name: str, cell: str | None) -> int:
 
 
 def _whole(text: str) -> int:
-    """Read a whole number, exactly however long it is; 12.0 is one, as programs write columns with gaps."""
+    """Read a whole number, exactly however long it is; 12.0 is accepted too, because programs write columns with gaps so."""
     value = int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else parse_number(text)
     if value != int(value):
-        raise ValueError(f"{text} is no whole number")
+        raise ValueError(f"{text} is not a whole number")
     return int(value)
 
 

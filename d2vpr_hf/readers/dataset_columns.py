@@ -60,11 +60,13 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
     by_type = {"image": images[0]} if len(images) == 1 else {}
     fields = columns_by_alias(list(features), _KNOWN) | by_type | dict(chosen)
     if "image" not in fields:
-        raise ValueError(f"{has}, none of them images as far as their names tell. Say which one with `--column image=COLUMN`.")
+        advice = 'Name the column with `columns={"image": "COLUMN"}`.'
+        raise ValueError(f"{has}, none of them images as far as their names tell. {advice}")
     for first, second in POSITION_PAIRS:
         if (first in fields) != (second in fields):
             missing = second if first in fields else first
-            raise ValueError(f"{has}: {first} and {second} belong together. Say with `--column {missing}=COLUMN` where it is.")
+            advice = f'Name the column of {missing} with `columns={{"{missing}": "COLUMN"}}`.'
+            raise ValueError(f"{has}: {first} and {second} belong together. {advice}")
     return fields
 
 
@@ -111,7 +113,7 @@ def _place(name: str, image: ImageFile, cells: dict[str, Any]) -> Place:
 
 
 def _path(name: str, image: ImageFile, file_name: Any) -> str:
-    """Name a photo: by its file, or by its row and what is known of its name."""
+    """Return a photo's path: its file, or its row in the data set and its file name if that is known."""
     path, is_elsewhere = image
     if path and is_elsewhere and not is_url(path):
         return Path(path).absolute().as_posix()

@@ -19,7 +19,7 @@ def place_from_exif(path: Path, folder: Path) -> Place:
             gps = exif.get_ifd(IFD.GPSInfo)
             taken = exif.get_ifd(IFD.Exif).get(Base.DateTimeOriginal) or exif.get(Base.DateTime)
     except UnreadablePhotoError:
-        return Place(name)  # whoever decodes the photo names it
+        return Place(name)  # decoding the photo reports the error
     latitude = _degrees(gps.get(GPS.GPSLatitude), gps.get(GPS.GPSLatitudeRef), negative="S")
     longitude = _degrees(gps.get(GPS.GPSLongitude), gps.get(GPS.GPSLongitudeRef), negative="W")
     if latitude is None or longitude is None or not _on_globe(latitude, longitude):

@@ -1,76 +1,22 @@
-"""Read a folder of photos, wherever its positions are: in a CSV file, in `@` names, in EXIF, or nowhere."""
+"""Read a folder of photos with positions in a CSV file, in `@` names or in EXIF, and write such a CSV file."""
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from d2vpr_hf.places.place import Place
 from d2vpr_hf.readers.at_names import is_at_name, place_from_name
 from d2vpr_hf.readers.csv_table import read_csv, write_csv
 from d2vpr_hf.readers.exif import place_from_exif
 from d2vpr_hf.readers.photos import find_photos
+from d2vpr_hf.readers.place_reader import PlaceReader
+from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.utils.atomic_files import store_file
 
 
-@dataclass(frozen=True)
-class PlaceTable:
-    """The photos of a folder.
-
-    Attributes:
-        folder: The folder that the places' paths are relative to.
-        places: One place a photo, in the order of their paths (of the lines, for a CSV file).
-        source: Where the positions come from: `"csv"`, `"names"`, `"exif"`, `"gsv-cities"` or `"none"`.
-        skipped: Photos that lie in the folder and are not among the places, or should lie there, with the reason.
-        place_ids: (N,) int64, which of the data set's places each photo shows, from 0 without gaps; `None` where it knows
-            positions only.
-        group_ids: (N,) int64, the group of each photo's place, from 0 without gaps. Places of different groups may overlap and
-            must not share a training batch; `None` where any may.
-    """
-
-    folder: Path
-    places: list[Place]
-    source: str
-    skipped: dict[str, str] = field(default_factory=dict)
-    place_ids: NDArray[np.int64] | None = field(default=None, compare=False)
-    group_ids: NDArray[np.int64] | None = field(default=None, compare=False)
-
-    @property
-    def num_positions(self) -> int:
-        """Number of photos whose position is known."""
-        return sum(place.has_position for place in self.places)
-
-    def photo(self, place: Place) -> Path:
-        """Return the file of a place."""
-        return self.folder / place.path
-
-
-def read_places(photos: str | Path) -> PlaceTable:
-    """Read the places of a folder of photos, or of the CSV file that lists them.
-
-    A CSV file in the folder wins; then `@` names, if any photo has one (then all must); then EXIF. Photos without a known
-    position stay in the table.
-
-    Args:
-        photos: A folder, searched all levels deep, or a CSV file.
-
-    Raises:
-        FileNotFoundError: If there is no such folder, or no photo in it.
-        ValueError: If a name or a table is malformed, or the folder has several CSV files.
-    """
-    path = Path(photos)
-    if path.suffix.lower() == ".csv" and path.is_file():
-        return _from_csv(path)
-    files = find_photos(path)
-    table = _find_table(path)
-    if table is not None:
-        return _from_csv(table, files)
-    if any(is_at_name(file) for file in files):
-        return PlaceTable(path, [place_from_name(file, path) for file in files], "names")
-    places = [place_from_exif(file, path) for file in files]
-    return PlaceTable(path, places, "exif" if any(place.has_position for place in places) else "none")
+def read_place(photo: Path) -> Place:
+    """Read the place of one photo from its name or its EXIF."""
+    return place_from_name(photo, photo.parent) if is_at_name(photo) else place_from_exif(photo, photo.parent)
 
 
 def write_places(table: PlaceTable, out: str | Path, overwrite: bool = False) -> None:
@@ -89,16 +35,16 @@ def write_places(table: PlaceTable, out: str | Path, overwrite: bool = False) ->
 
 
 def check_places_file(out: Path, folder: Path, overwrite: bool) -> None:
-    """Check that a table of places may be written before the photos are read.
+    """Check that a table of places may be written, before the photos are read.
 
     Args:
         out: The CSV file.
-        folder: Where the photos lie.
+        folder: The folder of the photos.
         overwrite: Whether it may replace a file.
 
     Raises:
-        FileExistsError: If something is there already.
-        ValueError: If it is no CSV file by its name, or lies in the photos' folder and would be read instead of it.
+        FileExistsError: If the file exists already.
+        ValueError: If its name does not end in `.csv`, or it is in the photos' folder and would be read instead of it.
     """
     if out.suffix.lower() != ".csv":
         raise ValueError(f"Expected a file that ends in .csv for the places, got {out}.")
@@ -107,27 +53,44 @@ def check_places_file(out: Path, folder: Path, overwrite: bool) -> None:
             f"In {folder}, {out.name} would be taken for the table of all its photos. Give a file in another folder."
         )
     if out.is_dir() or (out.exists() and not overwrite):
-        raise FileExistsError(f"{out} exists already. Give another file, or `--overwrite` to replace a file.")
+        raise FileExistsError(f"{out} exists already. Give another file, or `overwrite=True` to replace a file.")
 
 
-def read_place(photo: Path) -> Place:
-    """Read the place of one photo from its name or its EXIF."""
-    return place_from_name(photo, photo.parent) if is_at_name(photo) else place_from_exif(photo, photo.parent)
+def _read_photo_folder(folder: Path) -> PlaceTable:
+    """Read `@` names if any photo has one, else EXIF."""
+    files = find_photos(folder)
+    if any(is_at_name(file) for file in files):
+        return PlaceTable(folder, [place_from_name(file, folder) for file in files], "names")
+    places = [place_from_exif(file, folder) for file in files]
+    return PlaceTable(folder, places, "exif" if any(place.has_position for place in places) else "none")
 
 
-def _find_table(folder: Path) -> Path | None:
-    tables = sorted(folder.glob("*.[cC][sS][vV]"))
+def _find_tables(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.[cC][sS][vV]"))
+
+
+def _read_csv_table(path: Path) -> PlaceTable:
+    """Read a CSV file, or the only one in a folder; photos of the folder that it does not list are skipped."""
+    files, tables = (find_photos(path), _find_tables(path)) if path.is_dir() else ([], [path])
     if len(tables) > 1:
         names = ", ".join(table.name for table in tables)
-        raise ValueError(f"{folder} holds several CSV files ({names}). Give the one to read instead of the folder.")
-    return tables[0] if tables else None
-
-
-def _from_csv(table: Path, files: list[Path] | None = None) -> PlaceTable:
+        raise ValueError(f"{path} holds several CSV files ({names}). Give the one to read instead of the folder.")
+    table = tables[0]
     places, ids = read_csv(table)
     if not places:
         raise ValueError(f"{table} lists no photo.")
     listed = {place.path for place in places}
-    names = [file.relative_to(table.parent).as_posix() for file in files or []]
-    skipped = {name: f"not listed in {table.name}" for name in names if name not in listed}
+    paths = [file.relative_to(table.parent).as_posix() for file in files]
+    skipped = {path: f"not listed in {table.name}" for path in paths if path not in listed}
     return PlaceTable(table.parent, places, "csv", skipped, **ids)
+
+
+CSV_READER = PlaceReader(
+    "csv",
+    "a CSV file that lists photos, or a folder of photos with one",
+    lambda path: bool(_find_tables(path)) if path.is_dir() else path.suffix.lower() == ".csv" and path.is_file(),
+    _read_csv_table,
+)
+PHOTO_FOLDER_READER = PlaceReader(
+    "photos", "a folder of photos, with positions in their names or in EXIF", Path.is_dir, _read_photo_folder
+)

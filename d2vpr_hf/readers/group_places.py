@@ -20,17 +20,17 @@ from scipy.spatial import cKDTree
 
 from d2vpr_hf.places.place import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates, number_values
 from d2vpr_hf.places.timestamps import to_day
-from d2vpr_hf.readers.folder import PlaceTable
 from d2vpr_hf.readers.gsv_cities import IMAGES_PER_PLACE
+from d2vpr_hf.readers.place_table import PlaceTable
 
 Pose = tuple[str, float, float, float, float]  # frame, metres in it, and direction in degrees
 
 
 @dataclass(frozen=True)
 class PlaceGrid:
-    """Which photos show one place, and which places may share a batch.
+    """The rule that groups photos into places, and places into groups that may share a batch.
 
-    A group lies in one frame (a UTM zone of one hemisphere, or a local one), as distances over frames are not known. Photos of
+    A group is in one frame (a UTM zone of one hemisphere, or a local one), as distances over frames are not known. Photos of
     different places of a group were taken at least `spacing` apart, or look more than `heading` apart.
 
     Attributes:
@@ -55,7 +55,7 @@ class PlaceGrid:
 
     @property
     def num_bins(self) -> int:
-        """Number of bins of directions."""
+        """The number of bins of directions."""
         return round(360 / self.heading)
 
     def __str__(self) -> str:
@@ -63,13 +63,14 @@ class PlaceGrid:
         return f"cells of {self.cell:g} m, {directions}, {self.spacing:g} m between places of a group"
 
     def locate(self, place: Place) -> Pose | str:
-        """Return the frame that a photo stands in, and where; or why it has no cell or no direction."""
+        """Return the frame, position and direction of a photo, or the reason why it has no cell or no direction."""
         if not place.has_position:
             return "no position"
-        found = next(iter(flat_coordinates(place).items()), None)
-        if found is None:
+        coordinates = flat_coordinates(place)
+        if not coordinates:
             return "no position in metres: UTM ends at 80° S and 84° N"
-        frame, (east, north, height) = found[0], (*found[1], 0.0)[:3]
+        frame, metres = next(iter(coordinates.items()))
+        east, north, height = (*metres, 0.0)[:3]
         if self.num_bins == 1:
             return frame, east, north, height, 0.0
         frame, direction = (f"{frame}, yaw", place.yaw) if _has_only_yaw(place) else (frame, place.heading)
@@ -84,11 +85,11 @@ class PlaceGrid:
         return np.column_stack([frames, np.floor(numbers[:, :3] / self.cell), bins]).astype(np.int64)
 
     def groups(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Number the groups of views (N,), which must be different and in order, from 0 without gaps.
+        """Return the groups (N,), from 0 without gaps, of views that must be different and in order.
 
         Each joins the first group of its frame that holds no neighbour: within `spacing`, and of the same or the next bin.
         """
-        reach = math.ceil(self.spacing / self.cell)  # cells so many apart are neighbours
+        reach = math.ceil(self.spacing / self.cell)  # cells at most this far apart are neighbours
         scale = np.array([reach + 1, 1, 1, 1, reach])  # frames are never neighbours, bins are if they touch
         tree = cKDTree(views * scale, boxsize=[0, 0, 0, 0, self.num_bins * reach])
         groups = np.full(len(views), -1)
@@ -106,8 +107,8 @@ def group_places(
     Args:
         table: The photos, in any order. Places that they have already do not count.
         grid: Which photos show one place. Default: cells of 10 m and directions of 30°.
-        min_photos: Places with fewer photos are left out.
-        min_days: Places whose photos are of fewer known days are left out: photos of one drive are almost the same.
+        min_photos: Places with fewer photos are skipped.
+        min_days: Places whose photos are of fewer known days are skipped: photos of one drive are almost the same.
 
     Returns:
         The photos in the order of their places (by frame, cell and direction) and paths, with `place_ids` and `group_ids`;
@@ -143,7 +144,7 @@ def _in_order(
 
 
 def describe_places(table: PlaceTable) -> str:
-    """Say how many places and groups there are, and of how many places the photos are hardly different in time."""
+    """Return the numbers of places and groups in words, and the number of places whose photos are all of one day."""
     if table.place_ids is None or table.group_ids is None:
         raise ValueError("It is not known which places the photos show. `group_places` finds out.")
     first, sizes = np.unique(table.place_ids, return_index=True, return_counts=True)[1:]
@@ -158,18 +159,18 @@ def describe_places(table: PlaceTable) -> str:
 
 def _count_days(places: Sequence[Place], place_ids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count the different days that the photos of each place (P,) are of, see [`to_day`]; 0 where no timestamp is known."""
-    days = number_values(["", *(to_day(place.timestamp) for place in places)])[1:]  # 0 is no day
+    days = number_values(["", *(to_day(place.timestamp) for place in places)])[1:]  # 0 stands for an unknown day
     seen = _unique_rows(np.column_stack([place_ids, days])[days > 0])
     return np.bincount(seen[:, 0], minlength=place_ids.max(initial=-1) + 1).astype(np.int64)
 
 
 def _has_only_yaw(place: Place) -> bool:
-    """Tell whether the yaw of a local frame says where a photo looks; it and the compass never share a frame."""
+    """Return whether the yaw of a local frame is the direction of a photo. Yaw and compass heading are different frames."""
     return place.is_local and place.heading is None
 
 
 def _number_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number rows (N, M) from 0 without gaps, in their order; equal ones alike (N,)."""
+    """Return the numbers (N,) of rows (N, M), from 0 without gaps in the order of the rows; equal rows have equal numbers."""
     numbers = np.zeros(len(rows), np.int64)
     for column in rows.T:  # np.unique(axis=0) compares whole rows, which is slow
         values, inverse = np.unique(column, return_inverse=True)
@@ -182,7 +183,7 @@ def _unique_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _why_small(places: Sequence[Place], place_ids: NDArray[np.int64], min_photos: int, min_days: int) -> dict[int, str]:
-    """Say which rows belong to places with too few photos or days."""
+    """Return the reason for each row whose place has too few photos or days."""
     sizes = np.bincount(place_ids)[place_ids]
     days = _count_days(places, place_ids)[place_ids] if min_days > 1 else np.ones_like(place_ids)
     reasons = {}
@@ -197,6 +198,6 @@ def _nothing_left(grid: PlaceGrid, min_photos: int, min_days: int, skipped: dict
     path, reason = next(iter(skipped.items()), ("The table", "it lists no photo"))
     days = f" of {min_days} days" if min_days > 1 else ""
     return (
-        f"No place has {min_photos} photos{days} ({grid}). {path}: {reason}. Take larger cells, a lower `--min-photos`, or "
-        "`--heading 360`, which ignores headings."
+        f"No place has {min_photos} photos{days} ({grid}). {path}: {reason}. Take larger cells, a lower `min_photos`, or "
+        "`heading=360`, which ignores headings."
     )

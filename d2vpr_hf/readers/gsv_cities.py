@@ -19,7 +19,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from d2vpr_hf.places.place import Place, all_with_utm, check_place
-from d2vpr_hf.readers.folder import PlaceTable
+from d2vpr_hf.readers.place_table import PlaceTable
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class _City:
-    """One city's photos: places in the order of its table, beside them the city's own place ids, and what was left out.
+    """One city's photos: places in the order of its table, the city's place id of each, and the reasons for skipped photos.
 
     `num_dropped` counts the places with too few photos.
     """
@@ -113,7 +113,9 @@ def _read_table(table: Path) -> dict[str, list[Any]]:
     try:
         rows = pyarrow.csv.read_csv(table, convert_options=options)
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        raise ValueError(f"{table} is no table of GSV-Cities ({error}). Expected the columns {', '.join(_COLUMNS)}.") from error
+        raise ValueError(
+            f"{table} is not a table of GSV-Cities ({error}). Expected the columns {', '.join(_COLUMNS)}."
+        ) from error
     for name in _COLUMNS:
         if rows[name].null_count:
             line = rows[name].is_null().to_pylist().index(True) + _FIRST_LINE
@@ -131,12 +133,12 @@ def _only_city(table: Path, rows: dict[str, list[Any]]) -> str:
 def _photo_name(
     place_id: int, year: int, month: int, northdeg: int, city: str, latitude: float, longitude: float, panoid: str
 ) -> str:
-    """Name a photo as GSV-Cities does: whole numbers padded, degrees as Python prints them (37.5 for 37.500)."""
+    """Return a photo's file name in GSV-Cities: whole numbers are padded, degrees are printed by Python (37.5 for 37.500)."""
     return f"{city}_{place_id:07d}_{year:04d}_{month:02d}_{northdeg:03d}_{latitude}_{longitude}_{panoid}.jpg"
 
 
 def _why_missing(folder: Path, names: list[str]) -> dict[int, str]:
-    """Say which rows have no photo of their own, by one listing of the folder."""
+    """Return the reason for each row without a photo of its own. The folder is listed once."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Unpack its photos there, or choose other cities.")
     with os.scandir(folder) as entries:
@@ -173,15 +175,15 @@ def _place(table: Path, row: int, rows: dict[str, list[Any]], path: str) -> Plac
 
 
 def _unique_over_cities(place_ids: list[list[int]]) -> NDArray[np.int64]:
-    """Number the places of all cities from 0 without gaps, city after city, by their own ids."""
+    """Return the numbers of the places of all cities, from 0 without gaps: city after city, in the order of the city's ids."""
     numbers, start = [], 0
     for of_city in place_ids:
-        own, inverse = np.unique(np.array(of_city, dtype=np.int64), return_inverse=True)
+        city_ids, inverse = np.unique(np.array(of_city, dtype=np.int64), return_inverse=True)
         numbers.append(start + inverse.astype(np.int64))
-        start += len(own)
+        start += len(city_ids)
     return np.concatenate(numbers)
 
 
 def _report_dropped(num_dropped: int, images_per_place: int) -> None:
     if num_dropped:
-        logger.warning("Places left out, with fewer than %d photos: %d.", images_per_place, num_dropped)
+        logger.warning("Places skipped because they have fewer than %d photos: %d.", images_per_place, num_dropped)

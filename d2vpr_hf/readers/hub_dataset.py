@@ -36,8 +36,8 @@ def load_places(
             `datasets.load_dataset` reads; a Parquet file; or what `save_to_disk` wrote.
         config: The configuration (subset), where there are several.
         revision: Branch, tag or commit on the Hub.
-        split: Such as `"train"`; may be left out where there is one only.
-        streaming: Whether rows are read as they are needed, without downloading the whole first. The result is then an
+        split: Such as `"train"`; may be omitted if there is only one.
+        streaming: Whether rows are read when they are needed, without downloading the data set first. The result is then an
             `IterableDataset`.
         columns: Which column holds which field, such as `{"image": "photo", "latitude": "y_wgs84"}`, where the usual names
             are not used. The fields are `image`, `place_id` and those of [`Place`].
@@ -60,11 +60,11 @@ def load_places(
 def _load(
     name: str, config: str | None, revision: str | None, split: str | None, streaming: bool
 ) -> tuple[PlaceDataset, str | None]:
-    """Load a split as it is; give its name too, if it has one."""
+    """Load a split in its own form, and its name if it has one."""
     if not name:
         raise ValueError("The data set's name is empty. Give a Hub id such as user/name, or a folder.")
     if revision is not None and Path(name).exists():
-        raise ValueError(f"{name} is on this machine and has no revisions. Leave `--revision` out, or give a Hub id.")
+        raise ValueError(f"{name} is on this machine and has no revisions. Leave `revision` out, or give a Hub id.")
     if any((Path(name) / marker).is_file() for marker in ("state.json", "dataset_dict.json")):
         return _load_saved(name, split, streaming)
     from datasets.exceptions import DatasetBuildError
@@ -92,7 +92,7 @@ def _builder(name: str, config: str | None, revision: str | None) -> datasets.Da
     if revision is not None and isinstance(builder, Cache):
         raise ValueError(
             f"The Hub cannot be reached, and `datasets` then gives what it loaded of {name} last, whatever its revision. "
-            "Leave `--revision` out to take that, or try again online."
+            "Leave `revision` out to take that, or try again online."
         )
     return builder
 
@@ -108,7 +108,7 @@ def _load_saved(folder: str, split: str | None, streaming: bool) -> tuple[PlaceD
             raise ValueError(f"{folder} has no split {split}. It has {', '.join(saved)}.")
         saved = saved[split]
     elif split is not None and split != saved.split:
-        raise ValueError(f"{folder} holds one split ({saved.split}), not {split}. Leave `--split` out.")
+        raise ValueError(f"{folder} holds one split ({saved.split}), not {split}. Leave `split` out.")
     split = split or (str(saved.split) if saved.split else None)
     return (saved.to_iterable_dataset() if streaming else saved), split
 
@@ -120,12 +120,12 @@ def _with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset
 
 def _only_split(name: str, splits: list[str]) -> str:
     if len(splits) != 1:
-        raise ValueError(f"{name} has {len(splits)} splits ({', '.join(splits)}). Choose one with `--split`.")
+        raise ValueError(f"{name} has {len(splits)} splits ({', '.join(splits)}). Choose one with `split=...`.")
     return splits[0]
 
 
 def _add_columns(dataset: datasets.Dataset, fields: dict[str, str], label: str) -> datasets.Dataset:
-    """Put the columns of places beside the images, which are not touched."""
+    """Join the columns of places with the images, which are not read."""
     import datasets
 
     images = _as_images(dataset.select_columns(fields["image"]), fields["image"])
@@ -151,14 +151,14 @@ def _map_stream(dataset: datasets.IterableDataset, fields: dict[str, str], label
 
 
 def _as_images(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
-    """Give a data set of one column of images, contents or paths of files, as `image`."""
+    """Return a data set with one column of images, contents or paths of files, as the column `image`."""
     import datasets
 
     named = dataset if column == "image" else dataset.rename_column(column, "image")
     try:
         return named.cast_column("image", datasets.Image())
     except (TypeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"The column {column} holds {dataset.features[column]}, which are no images.") from error
+        raise ValueError(f"The column {column} holds {dataset.features[column]}, which are not images.") from error
 
 
 def _image_files(images: datasets.Dataset) -> Iterator[ImageFile]:

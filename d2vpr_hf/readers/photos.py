@@ -20,7 +20,7 @@ _ENDING = "_images_paths.txt"
 
 
 def paths_file(folder: Path) -> Path:
-    """Name the list that may lie beside a folder: `<folder>_images_paths.txt`."""
+    """Return the path of the list of photos that may be next to a folder: `<folder>_images_paths.txt`."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.parent / f"{named.name}{_ENDING}"
 
@@ -28,7 +28,7 @@ def paths_file(folder: Path) -> Path:
 def read_paths_file(listing: Path, folder: Path) -> list[Path]:
     """Read a list of photos: one path relative to the folder a line, as VPR-methods-evaluation has it; empty lines are none.
 
-    Files are not looked for one by one; whoever opens them names those that are missing.
+    The files are not checked one by one; opening a missing file reports it.
 
     Raises:
         ValueError: If a path leads out of the folder, or is listed twice.
@@ -49,7 +49,7 @@ def _paths(listing: Path) -> list[str]:
     try:
         lines = listing.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{listing} is no text in UTF-8 ({error}). List one path a line.") from error
+        raise ValueError(f"{listing} is not a text in UTF-8 ({error}). List one path a line.") from error
     numbers: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -96,11 +96,10 @@ class UnreadablePhotoError(Exception):
 def find_photos(folder: Path) -> list[Path]:
     """List the photo files under a folder, all levels deep, linked folders included, in the order of their paths.
 
-    A file `<folder>_images_paths.txt` beside the folder, one path relative to the folder a line, replaces the walk; the order
-    is then that of its lines.
+    A file `<folder>_images_paths.txt` next to the folder, with one path relative to the folder a line, replaces
+    the walk; the order is then that of its lines.
 
-    Names that look like photos are listed also where they lead nowhere: whoever opens them says so. What macOS leaves beside
-    photos (`._*`) is not listed.
+    Links that lead nowhere are listed too, and opening them reports it. Files that macOS adds to photos (`._*`) are not listed.
 
     Raises:
         FileNotFoundError: If the folder does not exist, or holds no photo.
@@ -140,7 +139,7 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
             image.draft(None, (side, side))
         image.load()
     upright = _turn_upright(image, photo)
-    upright.info.pop("exif", None)  # done with; whoever reads it again might stumble over it, or turn the photo again
+    upright.info.pop("exif", None)  # applied already; a second reader would turn the photo again
     return upright
 
 
@@ -165,12 +164,12 @@ def named_errors(photo: Path | bytes) -> Iterator[None]:
 
 
 def is_url(source: str) -> bool:
-    """Tell a URL from a path."""
+    """Return whether a source is a URL and not a path."""
     return "://" in source
 
 
 def _local(source: PhotoSource) -> Path | bytes:
-    """Fetch what lies behind a URL; give everything else as it is."""
+    """Return the content of a URL; return files and contents unchanged."""
     if not isinstance(source, str):
         return source
     if not is_url(source):
@@ -187,7 +186,7 @@ def _local(source: PhotoSource) -> Path | bytes:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield everything that is no folder; a linked folder is entered once, so links may form circles."""
+    """Yield all files below a folder; each folder is entered once, so links may form circles."""
     entered = set()
 
     def stop(error: OSError) -> None:
@@ -223,16 +222,16 @@ def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Imag
 
 
 def _needs_exif_orientation(image: PIL.Image.Image, photo: Path | bytes) -> bool:
-    """Tell whether a HEIF photo is turned by EXIF alone.
+    """Return whether only EXIF has the orientation of a HEIF photo.
 
-    Phones write both EXIF and a rotation box; the box rules, the decoder obeys it and takes EXIF's word away. Other programs
-    write EXIF alone.
+    Phones write both EXIF and a rotation box. The box has precedence: the decoder applies it and removes EXIF's orientation.
+    Other programs write EXIF alone.
     """
     return bool(image.info.get("original_orientation")) and not _has_rotation_box(photo)
 
 
 def _has_rotation_box(photo: Path | bytes) -> bool:
-    """Look for rotation and mirror properties in the `meta` box of a HEIF file (ISO/IEC 23008-12)."""
+    """Return whether the `meta` box of a HEIF file (ISO/IEC 23008-12) has a rotation or mirror property."""
     with io.BytesIO(photo) if isinstance(photo, bytes) else photo.open("rb") as file:
         boxes = dict(_top_level_boxes(file))
     return any(kind in boxes.get(b"meta", b"") for kind in (b"irot", b"imir"))

@@ -6,14 +6,17 @@ Columns: `image` (decoded when it is touched), those of [`Place`], and `place_id
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from d2vpr_hf.places.place import PLACE_SCHEMA, Place
-from d2vpr_hf.readers.folder import PlaceTable
+from d2vpr_hf.readers.photo_collection import name_in_folder
 from d2vpr_hf.readers.photos import PhotoSource, is_url
+from d2vpr_hf.readers.place_table import PlaceTable
 
 if TYPE_CHECKING:
     import datasets
@@ -45,37 +48,78 @@ def to_dataset(table: PlaceTable) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"image": photos} | place_columns(table.places, place_ids), place_features())
 
 
-def iter_photos(photos: PlaceTable | PlaceDataset) -> Iterator[tuple[Place, PhotoSource]]:
-    """Yield each photo's place and where its pixels come from, undecoded; of streamed data sets, as they come.
+@dataclass(frozen=True)
+class DatasetPhotos:
+    """The photos of a data set in the common form; a [`d2vpr_hf.readers.PhotoCollection`].
 
-    The path of a photo of a data set that lies in a file of its own is that file's.
+    Attributes:
+        dataset: The data set.
+        folder: The folder that paths of photos in files of their own are relative to; `None` for the one that they share.
+    """
+
+    dataset: PlaceDataset
+    folder: Path | None = None
+
+    @property
+    def count(self) -> int | None:
+        """The number of photos; `None` for a stream."""
+        return getattr(self.dataset, "num_rows", None)
+
+    @functools.cached_property
+    def base_folder(self) -> Path:
+        """The folder that paths are relative to."""
+        return _common_folder(self.dataset) if self.folder is None else self.folder
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """No photo of a data set is skipped before it is read."""
+        return {}
+
+    @property
+    def paths(self) -> None:
+        """A data set's paths are read with its photos."""
+
+    def items(self) -> Iterator[tuple[Place, PhotoSource]]:
+        """Yield each photo's place and the source of its pixels."""
+        for place, photo in iter_photos(self.dataset):
+            if Path(place.path).is_absolute():
+                yield replace(place, path=name_in_folder(self.base_folder, Path(place.path))), photo
+            else:
+                yield place, photo
+
+    def rebase(self, folder: Path) -> DatasetPhotos:
+        """Return the photos with paths relative to another folder."""
+        return DatasetPhotos(self.dataset, folder)
+
+
+def iter_photos(dataset: PlaceDataset) -> Iterator[tuple[Place, PhotoSource]]:
+    """Yield each photo's place and the source of its pixels, not decoded; a streamed data set is read row by row.
+
+    The path of a photo that is in a file of its own is that file's, absolute.
 
     Raises:
-        ValueError: If a data set is not in the common form.
+        ValueError: If the data set is not in the common form.
     """
-    if isinstance(photos, PlaceTable):
-        yield from ((place, photos.photo(place)) for place in photos.places)
-        return
     import datasets
 
-    missing = [name for name in place_features() if name not in (photos.column_names or ())]
+    missing = [name for name in place_features() if name not in (dataset.column_names or ())]
     if missing:
         raise ValueError(f"The data set lacks {', '.join(missing)}. `load_places` brings it to the common form.")
-    for row in photos.cast_column("image", datasets.Image(decode=False)):
+    for row in dataset.cast_column("image", datasets.Image(decode=False)):
         yield _photo(row)
 
 
-def common_folder(photos: PlaceDataset) -> Path:
-    """Return the folder that the paths of a data set's photos have in common, without reading the photos.
+def _common_folder(dataset: PlaceDataset) -> Path:
+    """Return the folder that the paths of a data set's photos share, without reading the photos.
 
-    An empty path where there is none, as of photos that are named by a Hub data set; or if nobody knows before they are read,
-    as of a stream.
+    The path is empty if they share none, like photos that are named by a Hub data set, or if the paths are not known before
+    the photos are read, like those of a stream.
     """
     import datasets
 
     parents: set[PurePosixPath] = set()
-    if isinstance(photos, datasets.Dataset):
-        for batch in photos.select_columns(["image", "path"]).with_format("arrow").iter(1000):
+    if isinstance(dataset, datasets.Dataset):
+        for batch in dataset.select_columns(["image", "path"]).with_format("arrow").iter(1000):
             parents.update(_parents(batch))
     if not parents or not all(parent.is_absolute() for parent in parents):
         return Path()
@@ -83,7 +127,7 @@ def common_folder(photos: PlaceDataset) -> Path:
 
 
 def _parents(batch: pa.Table) -> Iterator[PurePosixPath]:
-    """Yield the folder of each photo: of its file, or of what names it."""
+    """Yield the folder of each photo: that of its file, or of its path if its pixels are in the data set."""
     contents, files = batch["image"].combine_chunks().flatten()
     for content, file, name in zip(contents, files.to_pylist(), batch["path"].to_pylist(), strict=True):
         is_file = not content.is_valid and file is not None and not is_url(file)

@@ -1,33 +1,31 @@
-"""Photos that are skipped: why, and how that is reported."""
+"""Skipped photos: the reasons, and their report."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 logger = logging.getLogger(__name__)
 
 
-def report_skipped(skipped: dict[str, str], total: int, strict: bool) -> None:
-    """Name and count the photos that were left out; with `strict`, as an error."""
+def report_skipped(skipped: Mapping[str, str], total: int, strict: bool) -> None:
+    """Log a warning that counts the skipped photos and lists each with its reason; raise it as ValueError if `strict`."""
     if not skipped:
         return
-    lines = [
-        f"{len(skipped)} of {total} photos were left out:",
-        *(f"  {path}: {why}" for path, why in skipped.items()),
-    ]
+    lines = [f"{len(skipped)} of {total} photos were skipped:", *(f"  {path}: {reason}" for path, reason in skipped.items())]
     if strict:
         raise ValueError("\n".join(lines))
     logger.warning("\n".join(lines))
 
 
 def name_problem(path: str, seen: Collection[str]) -> dict[str, str]:
-    """Say why a photo of such a name is left out, by its name as it can be written down; nothing if it is not."""
+    """Return the reason why a photo is skipped because of its path, by the path as text; an empty dictionary if it is not.
+
+    Args:
+        path: The photo's path. Linux allows any bytes in it; those that are not UTF-8 cannot be stored.
+        seen: Paths of the photos before it.
+    """
     if path in seen:
-        return {path: "there twice; the first was taken"}
-    return {_as_text(path): "its name is not UTF-8"} if _as_text(path) != path else {}
-
-
-def _as_text(path: str) -> str:
-    """Return a name with what cannot be written down replaced; Linux allows any bytes."""
-    return path.encode(errors="backslashreplace").decode()
+        return {path: "listed twice; the first is used"}
+    text = path.encode(errors="backslashreplace").decode()
+    return {text: "its name is not UTF-8"} if text != path else {}

@@ -1,4 +1,4 @@
-"""Whether an encoder and an index fit together."""
+"""Check that an encoder makes the descriptors that an index holds."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ def index_settings(encoder: Encoder) -> IndexSettings:
 
 def check_encoder(index: PlaceIndex, encoder: Encoder) -> None:
     """Raise ValueError unless an encoder makes the descriptors that an index holds."""
-    found = encoder.fingerprint
-    if found != index.settings.fingerprint:
+    expected, fingerprint = index.settings.fingerprint, encoder.fingerprint
+    if fingerprint != expected:
         name = index.settings.model_name or "the model that comes with this package, or one that was never saved"
         raise ValueError(
-            f"The index was built with another model or other preprocessing: with {name} as it was then, fingerprint "
-            f"{index.settings.fingerprint[:12]}, while this one has {found[:12]}. Search with that model (`--model`), or build "
-            "the index anew with `d2vpr index`."
+            f"The index was built with another model or other preprocessing: with {name}, fingerprint {expected[:12]} at that "
+            f"time, while this encoder has {fingerprint[:12]}. Use that model (`model`), or build the index again with "
+            "`d2vpr index`."
         )
 
 
 def check_setup(index: PlaceIndex, encoder: Encoder, dtype: str | None = None, *, building: bool) -> None:
-    """Raise ValueError unless an encoder can go on with an index as it was begun."""
+    """Raise ValueError unless an encoder and a `dtype` can continue an index, complete or still `building`."""
     check_encoder(index, encoder)
     _check_runtime(index, encoder, building)
     batch_size = index.settings.batch_size
     if encoder.depends_on_batch and batch_size not in (None, encoder.batch_size):
         raise ValueError(
             f"The model has a cross-image encoder, so that descriptors depend on the batch size: {batch_size} in the "
-            f"index, {encoder.batch_size} in this run. Give `--batch-size {batch_size}`, or `--overwrite`."
+            f"index, {encoder.batch_size} in this run. Give `batch_size={batch_size}`, or `overwrite=True`."
         )
     if dtype not in (None, index.settings.dtype):
-        raise ValueError(f"The index holds {index.settings.dtype}, not {dtype}. Leave `--dtype` out, or give `--overwrite`.")
+        raise ValueError(f"The index holds {index.settings.dtype}, not {dtype}. Leave `dtype` out, or give `overwrite=True`.")
 
 
 def _check_runtime(index: PlaceIndex, encoder: Encoder, building: bool) -> None:
-    """Refuse another backend or precision within a build, and warn of it otherwise: rows differ hardly, but they do."""
+    """Refuse another backend or precision while an index is built, and warn of it later: descriptors differ slightly."""
     latest = index.settings.runtime
     if latest is None or encoder.runtime == latest:
         return
     if building:
         raise ValueError(
-            f"The index {index.folder} is not complete, and its rows are made by {latest}, not by {encoder.runtime}. Go on "
-            f"with `--backend {latest.backend} --backend-precision {latest.precision}`, or give `--overwrite`."
+            f"The index {index.folder} is not complete, and its rows are made by {latest}, not by {encoder.runtime}. "
+            f'Continue with `backend="{latest.backend}", precision="{latest.precision}"`, or give `overwrite=True`.'
         )
     logger.warning(
-        "The latest rows of the index %s were made by %s; what is encoded now is by %s. Descriptors of one photo then differ "
-        "slightly: docs/speed.md says how much. `--backend %s --backend-precision %s` keeps to what was used.",
+        "The latest rows of the index %s were made by %s, and this encoder runs by %s. Descriptors of one photo then differ "
+        'slightly; docs/speed.md has the figures. `backend="%s", precision="%s"` keeps the runtime of the index.',
         index.folder,
         latest,
         encoder.runtime,

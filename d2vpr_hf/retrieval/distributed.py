@@ -1,8 +1,8 @@
-"""Encode a large photo set in parts, by several processes or machines, and merge the parts into one index.
+"""Encode a large photo set shard by shard, by several processes or machines, and merge the shards into one index.
 
-A part holds the photos of one shard, in an index folder of its own. Which parts there are follows from photos and settings and
-not from the number of processes: a run that was killed goes on with more of them or fewer. Merging stores the parts in their
-order, as one process would have stored what it encoded, so that the index has the bytes that [`index_photos`] gives.
+Each shard is encoded into an index folder of its own, `part-NUMBER-of-TOTAL-JOB`. The shards follow from the photos and
+settings, not from the number of processes: a killed run can be continued by more processes or fewer. Merging stores the shards
+in their order, like one process that encodes all photos, so the index has the same bytes as one from [`index_photos`].
 """
 
 import functools
@@ -27,17 +27,17 @@ from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.retrieval.updates import IndexUpdate, same_content
 from d2vpr_hf.stores import Compression, StoreWord
 
-_PART = re.compile(r"part-(\d{6,})-of-(\d{6,})-([0-9a-f]{16})")
+_SHARD_NAME = re.compile(r"part-(\d{6,})-of-(\d{6,})-([0-9a-f]{16})")
 _EMBED = "`d2vpr embed` with the same photos, model and options"
 
 
-class Part(NamedTuple):
-    """Which part a folder is, as its name says.
+class ShardId(NamedTuple):
+    """The shard in a folder, as the folder's name identifies it.
 
     Attributes:
-        number: From 0.
-        total: Of all parts.
-        job: A hash of all photos and the settings; parts with the same one belong together.
+        number: Its number, from 0.
+        total: Number of all shards.
+        job: Hash of all photos and the settings; shards with the same hash belong together.
     """
 
     number: int
@@ -52,12 +52,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What a process did.
+    """Counts of a process.
 
     Attributes:
-        encoded, kept: Parts that it encoded, and those of its own that were there already.
-        total: Of all parts, those of other processes included.
-        skipped: The reason for each photo that was left out now, by its path.
+        encoded, kept: Numbers of shards that it encoded, and of its shards that were complete before.
+        total: Number of all shards, those of other processes included.
+        skipped: The reason for each photo that it skipped, by its path.
     """
 
     encoded: int
@@ -67,12 +67,12 @@ class EmbedReport:
 
 
 def launched_process() -> tuple[int, int]:
-    """Say which process this is, from 0, and of how many, as `accelerate launch` and torchrun tell their processes."""
+    """Return the number of this process, from 0, and of all, from the variables of `accelerate launch` and torchrun."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def launched_device() -> str | None:
-    """Name the GPU of this process, where several processes were launched; `None` leaves the choice to the encoder."""
+    """Return the GPU of this process if several were launched; `None` leaves the choice to the encoder."""
     if launched_process()[1] == 1 or not torch.cuda.is_available():
         return None
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
@@ -89,23 +89,23 @@ def embed_photos(
     shard_size: int = SHARD_SIZE,
     progress: Progress | None = None,
 ) -> EmbedReport:
-    """Encode this process's parts of a photo set; [`merge_parts`] makes the index of all parts.
+    """Encode this process's shards of a photo set; [`merge_parts`] makes one index of all shards.
 
-    Parts that are there and whole, of photos whose files did not change, are kept; others are encoded anew.
+    Complete shards of unchanged photos are kept; the others are encoded again.
 
     Args:
-        photos: A folder, a CSV file, or what [`read_places`] made of one; the same for all processes.
-        out: The folder of the parts; processes may share it, or have one each.
-        encoder: Gives the descriptors.
-        process: Which process this is, from 0, and of how many; see [`launched_process`].
-        strict: Whether a photo that is left out is an error.
-        dtype: How descriptors are stored: `"float16"` or `"float32"`.
-        shard_size: Photos of a part at most, and of a shard of the index.
+        photos: A folder, a CSV file, or a table from [`read_places`]; the same for all processes.
+        out: The folder of the shards; processes may share it, or have one each.
+        encoder: Makes the descriptors.
+        process: This process's number, from 0, and the number of processes; see [`launched_process`].
+        strict: Whether a skipped photo is an error.
+        dtype: Number type of the stored descriptors: `"float16"` or `"float32"`.
+        shard_size: Photos of a shard at most.
         progress: Called with the number of photos just finished.
 
     Raises:
-        ValueError: If `out` holds parts of other photos or settings, or with `strict` if a photo was left out.
-        BlockingIOError: If another process encodes the same part.
+        ValueError: If `out` holds shards of other photos or settings, or with `strict` if a photo was skipped.
+        BlockingIOError: If another process encodes the same shard.
     """
     table = read_places(photos) if isinstance(photos, str | Path) else photos
     places, skipped = _usable_places(table)
@@ -113,14 +113,15 @@ def embed_photos(
     folder = table.folder.resolve()
     job = _Job(table, places, replace(index_settings(encoder), dtype=dtype, shard_size=shard_size, photo_folder=folder))
     _check_no_others(Path(out), job)
-    missing, numbers = [], range(process[0], job.total, process[1])
+    numbers = range(process[0], job.total, process[1])
+    missing = []
     for number in numbers:
-        if _is_there(Path(out) / job.part(number).name, table, job.places_of(number)):
-            _advance(progress, len(job.places_of(number)))
-        else:
+        if not _is_stored(Path(out), job, number):
             missing.append(number)
+        elif progress is not None:
+            progress(len(job.places_of(number)))
     for number in missing:
-        skipped |= _encode_part(Path(out), job, number, encoder, strict, progress)
+        skipped |= _encode_shard(Path(out), job, number, encoder, strict, progress)
     return EmbedReport(len(missing), len(numbers) - len(missing), job.total, skipped)
 
 
@@ -134,35 +135,36 @@ def merge_parts(
     uri: str | None = None,
     progress: Progress | None = None,
 ) -> PlaceIndex:
-    """Make one index of all parts of a photo set. A run that was killed goes on where it stopped; the parts stay.
+    """Make one index of all shards of a photo set. A killed run continues where it stopped; the shards' folders stay.
 
     Args:
-        parts: The folders that [`embed_photos`] wrote parts into.
+        parts: The folders that [`embed_photos`] wrote shards into.
         out: The index folder.
-        overwrite: Whether to build anew what is at `out`; the old index stays in force until the new one is complete.
-        compression: What searches read, as for [`index_photos`].
-        store: Who searches, as for [`index_photos`].
-        uri: Where, as for [`index_photos`].
+        overwrite: Whether to replace an index at `out`; the old index answers until the new one is complete.
+        compression: Form of the descriptors that searches read, as for [`index_photos`].
+        store: Library that searches, as for [`index_photos`].
+        uri: Its file or server, as for [`index_photos`].
         progress: Called with the number of photos just finished, those that could not be read included.
 
     Raises:
-        FileNotFoundError: If there are no parts.
-        FileExistsError: If there is something at `out` that is not what these parts began.
-        ValueError: If a part is missing, not complete, damaged or there twice, or parts are of different photos or settings.
+        FileNotFoundError: If there are no shards.
+        FileExistsError: If `out` exists and these shards did not begin it.
+        ValueError: If a shard is missing, incomplete, damaged or present twice, or shards are of different photos or settings.
     """
     check_store(store, uri, compression)
     folder = check_out(Path(out))
-    opened = [_open_part(path) for path in _find_parts(parts)]
-    if not any(map(len, opened)):
+    shards = [_open_shard(path) for path in _find_shards(parts)]
+    if not any(map(len, shards)):
         raise ValueError("None of the photos could be read; no index was made.")
-    index = _index_to_merge_into(folder, opened, overwrite)
-    with index:
-        merged = _count_merged(index, opened)
-        for number, part in enumerate(opened):
-            if number >= merged and len(part):
-                _put_part(index, part)
-            _advance(progress, len(part) + len(part.skipped))
-        skipped = {path: reason for part in opened for path, reason in part.skipped.items()}
+    with _index_to_merge_into(folder, shards, overwrite) as index:
+        merged = _count_merged(index, shards)
+        for number, shard in enumerate(shards):
+            if number >= merged and len(shard):
+                places, files = zip(*shard.places.with_files(), strict=True)
+                index.upsert(shard.descriptors[:], places, files, complete=False)
+            if progress is not None:
+                progress(len(shard) + len(shard.skipped))
+        skipped = {path: reason for shard in shards for path, reason in shard.skipped.items()}
         index.upsert(np.empty((0, index.settings.descriptor_dim)), [], [], skipped=skipped, complete=True)
     index.build_store(compression, store=store, uri=uri)
     return index
@@ -172,7 +174,7 @@ def merge_parts(
 
 
 def _usable_places(table: PlaceTable) -> tuple[list[Place], dict[str, str]]:
-    """Return the photos that an index takes, and why others, and those that the table lacks, are left out."""
+    """Return the photos that an index accepts, and the reasons for all others, including those that the table skipped."""
     seen: set[str] = set()
     places, skipped = [], dict(table.skipped)
     for place in table.places:
@@ -204,8 +206,8 @@ class _Job:
             digest.update(repr(place).encode())
         return digest.hexdigest()[:16]
 
-    def part(self, number: int) -> Part:
-        return Part(number, self.total, self.hash)
+    def folder_name(self, number: int) -> str:
+        return ShardId(number, self.total, self.hash).name
 
     def places_of(self, number: int) -> list[Place]:
         size = self.settings.shard_size
@@ -213,98 +215,99 @@ class _Job:
 
 
 def _check_no_others(out: Path, job: _Job) -> None:
-    """Raise ValueError if a folder holds parts of another job, which would be in the way when all are merged."""
-    for part, path in _parts_in(out) if out.is_dir() else ():
-        if part.job != job.hash:
+    """Raise ValueError if a folder holds shards of another job, which could not be merged with these."""
+    for shard_id, path in _shards_in(out) if out.is_dir() else ():
+        if shard_id.job != job.hash:
             why = _difference(_settings_of(path), job.settings)
-            raise ValueError(f"{out} holds parts of another job ({why}). Remove them, or give another folder.")
+            raise ValueError(f"{out} holds shards of another job ({why}). Remove them, or give another folder.")
 
 
-def _is_there(folder: Path, table: PlaceTable, places: Sequence[Place]) -> bool:
-    """Tell whether a part is whole, and of photos whose files are as they were; those that could not be read do not count."""
+def _is_stored(out: Path, job: _Job, number: int) -> bool:
+    """Return whether a shard is complete and the files of its photos did not change; skipped photos are not compared."""
     try:
-        part = PlaceIndex.resume(folder, replacement=False)
+        shard = PlaceIndex.resume(out / job.folder_name(number), replacement=False)
     except (ValueError, OSError):
         return False
-    if part is None or not _is_complete(part) or part.verify():
+    if shard is None or not _is_complete(shard) or shard.verify():
         return False
-    known = {place.path: file for place, file in part.places.with_files()}
+    files = {place.path: file for place, file in shard.places.with_files()}
     return all(
-        same_content(table.photo(place), known[place.path]) if place.path in known else place.path in part.skipped
-        for place in places
+        same_content(job.table.photo(place), files[place.path]) if place.path in files else place.path in shard.skipped
+        for place in job.places_of(number)
     )
 
 
-def _is_complete(part: PlaceIndex) -> bool:
-    """Tell whether a part was encoded to its end: one that was just begun holds nothing."""
-    return part.complete and len(part) + len(part.skipped) > 0
+def _is_complete(shard: PlaceIndex) -> bool:
+    """Return whether a shard was encoded to its end; one that was only begun is marked complete but holds nothing."""
+    return shard.complete and len(shard) + len(shard.skipped) > 0
 
 
-def _encode_part(
+def _encode_shard(
     out: Path, job: _Job, number: int, encoder: Encoder, strict: bool, progress: Progress | None
 ) -> dict[str, str]:
-    """Encode the photos of a part and store them; return why photos were left out."""
-    places = job.places_of(number)
-    size, base = job.settings.shard_size, job.settings.photo_folder
-    options: dict[str, Any] = {"total": len(places), "strict": strict, "progress": progress}
-    with PlaceIndex.create(out / job.part(number).name, job.settings, overwrite=True) as part:
-        update = IndexUpdate(part, lambda: part, encoder, shard_size=size, folder=base, **options)
+    """Encode and store the photos of a shard; return the reasons for skipped photos."""
+    places, settings = job.places_of(number), job.settings
+    with PlaceIndex.create(out / job.folder_name(number), settings, overwrite=True) as shard:
+        update = IndexUpdate(
+            shard,
+            lambda: shard,
+            encoder,
+            shard_size=settings.shard_size,
+            folder=settings.photo_folder,
+            total=len(places),
+            strict=strict,
+            progress=progress,
+        )
         skipped = update.run((place, job.table.photo(place)) for place in places).skipped
     report_skipped(skipped, len(places), strict)
     return skipped
 
 
-def _advance(progress: Progress | None, count: int) -> None:
-    if progress is not None:
-        progress(count)
-
-
 # ---- merging
 
 
-def _find_parts(folders: Sequence[str | Path]) -> list[Path]:
-    """Return the folders of all parts, in their order."""
-    found = [one for folder in folders for one in _parts_in(Path(folder))]
-    if not found:
-        raise FileNotFoundError(f"No parts in {', '.join(map(str, folders))}. `d2vpr embed PHOTOS --out PARTS` makes them.")
-    _check_one_job(found)
+def _find_shards(folders: Sequence[str | Path]) -> list[Path]:
+    """Return the folders of all shards of a job, in their order."""
+    shards = [shard for folder in folders for shard in _shards_in(Path(folder))]
+    if not shards:
+        raise FileNotFoundError(f"No shards in {', '.join(map(str, folders))}. `d2vpr embed PHOTOS --out PARTS` makes them.")
+    first, first_path = shards[0]
+    for shard_id, path in shards:
+        if shard_id.job != first.job:
+            why = _difference(_settings_of(first_path), _settings_of(path))
+            raise ValueError(f"{first_path} and {path} are shards of different jobs ({why}). Give the shards of one job.")
     paths: dict[int, Path] = {}
-    for part, path in found:
-        if part.number in paths:
-            raise ValueError(f"Part {part.number} is there twice, {paths[part.number]} and {path}. Give or keep one of them.")
-        paths[part.number] = path
-    missing = sorted(set(range(found[0][0].total)) - set(paths))
+    for (number, *_), path in shards:
+        if number in paths:
+            raise ValueError(f"Shard {number} is present twice, {paths[number]} and {path}. Give or keep one of them.")
+        paths[number] = path
+    missing = sorted(set(range(first.total)) - set(paths))
     if missing:
-        some = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        total = f"{len(missing)} of {found[0][0].total} parts are missing"
-        raise ValueError(f"{total}: {some}. Give all folders of parts, or run {_EMBED} again, which makes what is missing.")
+        numbers = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(
+            f"{len(missing)} of {first.total} shards are missing: {numbers}. Give all folders of shards, or run {_EMBED} "
+            "again, which makes the missing ones."
+        )
     return [paths[number] for number in sorted(paths)]
 
 
-def _parts_in(folder: Path) -> Iterator[tuple[Part, Path]]:
-    """Yield the parts in a folder, by their names."""
+def _shards_in(folder: Path) -> Iterator[tuple[ShardId, Path]]:
+    """Yield the shards in a folder, by their names."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}. `d2vpr embed PHOTOS --out PARTS` makes parts.")
+        raise FileNotFoundError(f"There is no folder {folder}. `d2vpr embed PHOTOS --out PARTS` makes shards.")
     for path in sorted(folder.iterdir()):
-        named = _PART.fullmatch(path.name)
-        if named:
-            yield Part(int(named[1]), int(named[2]), named[3]), path
-
-
-def _check_one_job(found: Sequence[tuple[Part, Path]]) -> None:
-    (first, path), jobs = found[0], {part.job: path for part, path in reversed(found)}
-    for other in (jobs[job] for job in jobs if job != first.job):
-        why = _difference(_settings_of(path), _settings_of(other))
-        raise ValueError(f"{path} and {other} are parts of different jobs ({why}). Give the parts of one.")
+        name = _SHARD_NAME.fullmatch(path.name)
+        if name:
+            yield ShardId(int(name[1]), int(name[2]), name[3]), path
 
 
 def _settings_of(path: Path) -> IndexSettings | None:
-    """Return the settings of a part, `None` if it cannot be opened."""
+    """Return the settings of a shard, `None` if it cannot be opened."""
     try:
-        part = PlaceIndex.resume(path, replacement=False)
+        shard = PlaceIndex.resume(path, replacement=False)
     except (ValueError, OSError):
         return None
-    return None if part is None else part.settings
+    return None if shard is None else shard.settings
 
 
 def _difference(first: IndexSettings | None, second: IndexSettings | None) -> str:
@@ -317,60 +320,52 @@ def _difference(first: IndexSettings | None, second: IndexSettings | None) -> st
 
 
 def _shared_settings(settings: IndexSettings) -> dict[str, Any]:
-    """Return the settings that all parts of a job share. The names of stored parts are hashed from exactly this form."""
+    """Return the settings that all shards of a job share. The hash in the names of stored shards is of this form."""
     values = settings.to_dict() | {"runtime": None if settings.runtime is None else str(settings.runtime)}
     del values["metric"], values["runtimes"]
     return values
 
 
-def _open_part(path: Path) -> PlaceIndex:
-    """Open a part that was encoded to its end and is as it was stored: damage must not get a right checksum."""
-    part = PlaceIndex.resume(path, replacement=False)
-    if part is None or not _is_complete(part):
-        raise ValueError(f"{path} is not complete: its process was killed, or is at work. Run {_EMBED} again.")
-    problems = part.verify()
+def _open_shard(path: Path) -> PlaceIndex:
+    """Open a complete shard and verify its files, because merging writes new checksums for their content."""
+    shard = PlaceIndex.resume(path, replacement=False)
+    if shard is None or not _is_complete(shard):
+        raise ValueError(f"{path} is not complete: its process was killed or is still running. Run {_EMBED} again.")
+    problems = shard.verify()
     if problems:
-        raise ValueError(f"{path} is damaged: {'; '.join(problems)}. Run {_EMBED} again, which makes it anew.")
-    return part
+        raise ValueError(f"{path} is damaged: {'; '.join(problems)}. Run {_EMBED} again, which encodes it again.")
+    return shard
 
 
-def _index_to_merge_into(folder: Path, parts: Sequence[PlaceIndex], overwrite: bool) -> PlaceIndex:
+def _index_to_merge_into(folder: Path, shards: Sequence[PlaceIndex], overwrite: bool) -> PlaceIndex:
     """Open the index that an interrupted run began, or begin one."""
-    begun = _begun(folder, parts, overwrite)
-    return PlaceIndex.create(folder, parts[0].settings, overwrite=overwrite) if begun is None else begun
-
-
-def _begun(folder: Path, parts: Sequence[PlaceIndex], overwrite: bool) -> PlaceIndex | None:
     try:
         index = PlaceIndex.resume(folder, replacement=overwrite)
         if index is not None:
-            _count_merged(index, parts)
+            _count_merged(index, shards)
+            return index
     except (ValueError, OSError):
-        if overwrite:  # whatever is wrong with it, a new one takes its place
-            return None
-        raise
-    return index
+        if not overwrite:  # with it, a damaged or foreign index is replaced
+            raise
+    return PlaceIndex.create(folder, shards[0].settings, overwrite=overwrite)
 
 
-def _count_merged(index: PlaceIndex, parts: Sequence[PlaceIndex]) -> int:
-    """Return how many of the first parts an index holds.
+def _count_merged(index: PlaceIndex, shards: Sequence[PlaceIndex]) -> int:
+    """Return the number of shards, counted from the first, whose rows an index holds already.
 
     Raises:
-        FileExistsError: If it holds anything else.
+        FileExistsError: If the index holds other rows.
     """
-    paths, start, merged = index.places.column("path"), 0, 0
-    for part in parts:
-        own = part.places.column("path")
-        if paths[start : start + len(own)] != own:
+    paths = index.places.column("path")
+    start = merged = 0
+    for shard in shards:
+        shard_paths = shard.places.column("path")
+        if paths[start : start + len(shard_paths)] != shard_paths:
             break
-        start, merged = start + len(own), merged + 1
-    if start < len(paths) or index.settings != parts[0].settings:
-        why = _difference(index.settings, parts[0].settings)
-        raise FileExistsError(f"{index.folder} is an index of something else ({why}). Give another folder, or `--overwrite`.")
+        start, merged = start + len(shard_paths), merged + 1
+    if start < len(paths) or index.settings != shards[0].settings:
+        why = _difference(index.settings, shards[0].settings)
+        raise FileExistsError(
+            f"{index.folder} is an index of something else ({why}). Give another folder, or `overwrite=True`."
+        )
     return merged
-
-
-def _put_part(index: PlaceIndex, part: PlaceIndex) -> None:
-    """Store the rows of a part behind the others, in one step."""
-    places, files = zip(*part.places.with_files(), strict=True)
-    index.upsert(part.descriptors[:], places, files, complete=False)

@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What was found for one query.
+    """The matches of one query.
 
     Attributes:
-        query: The photo, as it was given.
-        matches: The places found, the nearest first; empty if the photo could not be read.
-        error: Why it could not be read, or `None`.
+        query: The photo, under the path that was given.
+        matches: The matches, the most similar first; empty if the photo could not be read.
+        error: The reason why the photo could not be read, or `None`.
     """
 
     query: Path
@@ -56,14 +56,14 @@ def search_photos(
     Args:
         index: The index.
         queries: Photo files, or folders of them.
-        encoder: Gives the descriptors; it must have the model the index was built with.
-        top_k: Matches wanted for each query.
-        allowed: (N,) which rows may be found, as [`PlaceFilter.allowed`] says; `None` for all.
+        encoder: Makes the descriptors; it must have the model that the index was built with.
+        top_k: Number of matches for each query.
+        allowed: (N,) mask of the rows to search, from [`PlaceFilter.allowed`]; `None` for all rows.
         strict: Whether a photo that cannot be read is an error.
         progress: Called with the number of photos just finished.
 
     Returns:
-        One result a query photo, in order; those that could not be read have no matches and say why.
+        One result for each query photo, in order; a photo that could not be read has an error and no matches.
 
     Raises:
         ValueError: If the encoder's model or preprocessing is not the index's.
@@ -73,12 +73,12 @@ def search_photos(
     encoded = encoder.encode(photos, progress)
     report_skipped({str(photos[row]): reason for row, reason in encoded.skipped.items()}, len(photos), strict)
     matches = index.search(encoded.descriptors, top_k, allowed=allowed)
-    found = dict(zip(encoded.rows.tolist(), matches, strict=True))
-    return [SearchResult(photo, found.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
+    matches_of_row = dict(zip(encoded.rows.tolist(), matches, strict=True))
+    return [SearchResult(photo, matches_of_row.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
 
 
 def _photos_of(query: Path) -> list[Path]:
     try:
         return find_photos(query) if query.is_dir() else [query]
     except FileNotFoundError:
-        return [query]  # an empty folder becomes a result that says so
+        return [query]  # an empty folder becomes a result with an error

@@ -1,9 +1,9 @@
-"""Bring an index in line with photos: encode what is new or changed, keep what is as it was, remove what is gone.
+"""Update an index from photos: encode new and changed photos, keep unchanged ones, remove the rows of missing ones.
 
-Photos are encoded in portions of a shard, and each portion is stored in one step with what it replaces. What a killed run
-stored is found again by the next one, whose portions, and so whose batches, are then those that the first run would have made:
-the finished index has the same bytes. Photos that could not be read were part of their portion; they are tried again in
-portions of their own.
+Photos are encoded in portions of a shard, and each portion is stored in one step together with the removal of the rows that it
+replaces. After a kill, the next run finds the stored portions and forms the same portions, and so the same batches, that the
+first run would have formed: the finished index has the same bytes. Photos that could not be read were part of their portion;
+the next run tries them again in portions of their own.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _COUNTS = ("added", "changed", "kept", "removed")
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """What an update did.
+    """Counts of an update.
 
     Attributes:
-        added, changed, kept, removed: Photos that are new, whose content changed, that stayed, and that went.
-        skipped: The reason for each photo that was left out, by its path.
+        added, changed, kept, removed: Numbers of photos that are new, that changed, that stayed, and that were removed.
+        skipped: The reason for each photo that was skipped, by its path.
     """
 
     added: int
@@ -47,14 +47,14 @@ class UpdateReport:
 
 
 class TrackedPhoto:
-    """A photo on its way into an index. The encoder's threads open it, and there what tells whether it changes is noted too.
+    """A photo to be encoded. The encoder's threads call it; the call also records the file's size, time and hash.
 
-    Size and time are taken before the content is hashed, and that before it is decoded: a photo that changes meanwhile is
-    found changed by the next update.
+    Size and time are recorded before the content is hashed, and the hash before the photo is decoded. If the file changes
+    meanwhile, the next update therefore notices the change.
 
     Attributes:
         place: Its place.
-        file: What is known of its file, once it was opened.
+        file: Size, time and hash of its file, recorded by the call.
     """
 
     def __init__(self, place: Place, source: PhotoSource) -> None:
@@ -63,11 +63,11 @@ class TrackedPhoto:
         self._source: PhotoSource | None = source
 
     def __call__(self) -> PhotoSource:
-        """Return the photo, once: contents are not held any longer than they are needed."""
+        """Return the photo's source. It can be called once only, so that contents are released as soon as possible."""
         if self._source is None:
-            raise ValueError(f"{self.place.path} was opened already.")
+            raise ValueError(f"{self.place.path} was opened before.")
         source, self._source = self._source, None
-        with contextlib.suppress(OSError):  # whoever decodes it says what is wrong
+        with contextlib.suppress(OSError):  # decoding reports the error
             self.file = PhotoFile.glance(source).with_hash(source)
         return source
 
@@ -76,13 +76,13 @@ class IndexUpdate:
     """One run over photos.
 
     Args:
-        index: The index to update, with the right to change it; `None` for a new one.
-        begin: Makes the new one, when the first photo could be read.
-        encoder: Gives the descriptors.
+        index: The index to update, whose writer lock the caller holds; `None` for a new index.
+        begin: Makes the new index; called after the first photo could be read.
+        encoder: Makes the descriptors.
         shard_size: Photos of a portion.
-        folder: What the photos' paths are relative to, if the run sees all photos that there are: rows of others are removed at
-            its end, apart from those with absolute paths, which came from elsewhere. `None` to add to what is there.
-        total: How many photos there are, if somebody knows.
+        folder: The folder that the photos' paths are relative to, if the run gets all photos of the index. At its end the rows
+            of other photos are removed, except rows with absolute paths, which `add_photos` made. `None` only adds photos.
+        total: Number of photos; `None` if it is not known.
         strict: Whether a photo that cannot be read is an error; its portion is then not stored.
         progress: Called with the number of photos just finished.
     """
@@ -100,10 +100,12 @@ class IndexUpdate:
         progress: Progress | None = None,
     ) -> None:
         self.index = index
-        self._begin, self._encoder, self._shard_size, self._folder = begin, encoder, shard_size, folder
-        self._total, self._strict, self._progress = total, strict, progress
-        self._known = {} if index is None else {place.path: (place, file) for place, file in index.places.with_files()}
-        self._left_out = {} if index is None else index.skipped
+        self._begin, self._encoder = begin, encoder
+        self._shard_size, self._folder = shard_size, folder
+        self._total, self._strict = total, strict
+        self._progress = progress
+        self._indexed = {} if index is None else {place.path: (place, file) for place, file in index.places.with_files()}
+        self._skipped_in_index = {} if index is None else index.skipped
         self._seen: set[str] = set()
         self._again: list[TrackedPhoto] = []
         self._amended: list[tuple[Place, PhotoFile]] = []
@@ -111,11 +113,10 @@ class IndexUpdate:
         self._counts: Counter[str] = Counter()
 
     def run(self, photos: Iterable[tuple[Place, PhotoSource]]) -> UpdateReport:
-        """Go through the photos, with paths as they shall stand in the index.
+        """Update the index from photos, whose paths are stored unchanged.
 
         Raises:
-            ValueError: If a photo cannot be read and that is an error, or if these cannot be all photos, as not one of them is
-                in the index already.
+            ValueError: If a photo cannot be read and `strict` is set, or if no photo of the index is among these.
         """
         self._encode(self._pick(photos))
         self._encode(iter(self._again))
@@ -126,20 +127,20 @@ class IndexUpdate:
         return UpdateReport(**{name: self._counts[name] for name in _COUNTS}, skipped=self._skipped)
 
     def _pick(self, photos: Iterable[tuple[Place, PhotoSource]]) -> Iterator[TrackedPhoto]:
-        """Pick the photos that must be encoded; note what else is to be done with the others."""
+        """Yield the photos to encode now; record photos to skip, to try again later, or to keep."""
         for place, source in photos:
             problem = name_problem(place.path, self._seen)
             if problem:
                 self._skip(problem)
-            elif place.path in self._left_out:
+            elif place.path in self._skipped_in_index:
                 self._again.append(TrackedPhoto(place, source))
             elif not self._keep(place, source):
                 yield TrackedPhoto(place, source)
             self._seen.add(place.path)
 
     def _keep(self, place: Place, source: PhotoSource) -> bool:
-        """Tell whether a photo's descriptor can stay; what is known of the photo may be new all the same."""
-        old = self._known.get(place.path)
+        """Return whether a photo's row can stay; a changed place or file time is recorded for the row."""
+        old = self._indexed.get(place.path)
         file = None if old is None else same_content(source, old[1])
         if file is None:
             return False
@@ -159,36 +160,37 @@ class IndexUpdate:
             self._store(encoded, portion.photos)
 
     def _store(self, encoded: EncodedPhotos, photos: list[TrackedPhoto]) -> None:
-        """Store a portion, with what it replaces and what could not be read."""
-        unreadable = {photos[row].place.path: reason for row, reason in encoded.skipped.items()}
-        self._skip(unreadable)
+        """Store a portion, its skipped photos, and the removal of the rows that it replaces."""
+        skipped = {photos[row].place.path: reason for row, reason in encoded.skipped.items()}
+        self._skip(skipped)
         readable = [photos[row] for row in encoded.rows]
-        left_out = _without(self._left_out | unreadable, (photo.place.path for photo in readable))
+        encoded_paths = {photo.place.path for photo in readable}
+        all_skipped = {path: why for path, why in (self._skipped_in_index | skipped).items() if path not in encoded_paths}
         if self.index is None and readable:
             self.index = self._begin()
-        removed = [path for path in unreadable if path in self._known]
-        replaced = [photo.place.path for photo in readable if photo.place.path in self._known]
-        if self.index is not None and (readable or removed or left_out != self._left_out):
+        removed = [path for path in skipped if path in self._indexed]
+        replaced = [photo.place.path for photo in readable if photo.place.path in self._indexed]
+        if self.index is not None and (readable or removed or all_skipped != self._skipped_in_index):
             places, files = [photo.place for photo in readable], [photo.file for photo in readable]
-            notes: UpdateState = {"skipped": left_out, "complete": self.index.complete and self._folder is None}
+            state: UpdateState = {"skipped": all_skipped, "complete": self.index.complete and self._folder is None}
             if readable:
                 runtimes = _latest_last(self.index.settings.runtimes, self._encoder.runtime)
-                notes["settings"] = replace(self.index.settings, runtimes=runtimes)
-            self.index.upsert(encoded.descriptors, places, files, removed=[*removed, *replaced], **notes)
-        self._left_out = left_out
+                state["settings"] = replace(self.index.settings, runtimes=runtimes)
+            self.index.upsert(encoded.descriptors, places, files, removed=[*removed, *replaced], **state)
+        self._skipped_in_index = all_skipped
         self._counts.update(added=len(readable) - len(replaced), changed=len(replaced), removed=len(removed))
 
     def _finish(self, index: PlaceIndex, folder: Path) -> None:
-        """Remove the rows of photos that are gone, and note that the index is complete."""
-        own = [path for path in self._known if not Path(path).is_absolute()]
-        gone = [path for path in own if path not in self._seen]
-        if own and len(gone) == len(own):
+        """Remove the rows of missing photos, and record that the index is complete."""
+        in_folder = [path for path in self._indexed if not Path(path).is_absolute()]
+        missing = [path for path in in_folder if path not in self._seen]
+        if in_folder and len(missing) == len(in_folder):
             raise ValueError(not_the_same_photos(index))
-        left_out = {path: reason for path, reason in self._left_out.items() if path in self._seen}
+        skipped = {path: reason for path, reason in self._skipped_in_index.items() if path in self._seen}
         settings = replace(index.settings, photo_folder=folder)
-        notes: UpdateState = {"settings": settings, "skipped": left_out, "complete": True}
-        index.upsert(np.empty((0, settings.descriptor_dim)), [], [], removed=gone, **notes)
-        self._counts["removed"] += len(gone)
+        state: UpdateState = {"settings": settings, "skipped": skipped, "complete": True}
+        index.upsert(np.empty((0, settings.descriptor_dim)), [], [], removed=missing, **state)
+        self._counts["removed"] += len(missing)
 
     def _skip(self, reasons: dict[str, str]) -> None:
         self._skipped |= reasons
@@ -197,11 +199,12 @@ class IndexUpdate:
 
 
 class _Portion:
-    """The next photos of a run, at most so many; they are noted as they pass."""
+    """The next photos of a run, at most `size`; `photos` holds those that were yielded."""
 
     def __init__(self, photos: Iterator[TrackedPhoto], size: int, total: int | None) -> None:
         self.photos: list[TrackedPhoto] = []
-        self._next, self._size, self._total = photos, size, total
+        self._next = photos
+        self._size, self._total = size, total
 
     def __iter__(self) -> Iterator[TrackedPhoto]:
         for photo in islice(self._next, self._size):
@@ -213,38 +216,29 @@ class _Portion:
 
 
 def not_the_same_photos(index: PlaceIndex) -> str:
-    """Say that photos cannot be those of an index."""
+    """Return the message that photos cannot be those of an index."""
     return (
-        f"Not one of the photos that the index {index.folder} holds is among those given: they would all be removed. Give the "
-        "photos it was built from, `--overwrite` to replace it, or `d2vpr add` to add photos."
+        f"Not one of the photos that the index {index.folder} holds is among those given: all of its rows would be removed. "
+        "Give the photos that it was built from, `overwrite=True` to replace it, or `d2vpr add` to add photos."
     )
 
 
-def same_content(source: PhotoSource, known: PhotoFile) -> PhotoFile | None:
-    """Return what is known of a photo's file now if its content is what it was, else `None`.
+def same_content(source: PhotoSource, recorded: PhotoFile) -> PhotoFile | None:
+    """Return a file's present size, time and hash if its content is the recorded one, else `None`.
 
-    Size and time of a file are trusted where both are as they were; else its content is compared. A URL is not fetched for
-    that.
+    A file with the recorded size and time counts as unchanged; otherwise its content is hashed and compared. A URL counts as
+    unchanged: it is not fetched.
     """
     try:
         now = PhotoFile.glance(source)
-        if isinstance(source, str) or (now.file_mtime_ns is not None and _glance(known) == now):
-            return known
-        hashed = now.with_hash(source) if now.file_size == known.file_size else now
+        if isinstance(source, str) or (now.file_mtime_ns is not None and replace(recorded, content_hash=None) == now):
+            return recorded
+        hashed = now.with_hash(source) if now.file_size == recorded.file_size else now
     except OSError:
         return None
-    return hashed if hashed.content_hash is not None and hashed.content_hash == known.content_hash else None
+    return hashed if hashed.content_hash is not None and hashed.content_hash == recorded.content_hash else None
 
 
-def _glance(file: PhotoFile) -> PhotoFile:
-    return replace(file, content_hash=None)
-
-
-def _latest_last(known: tuple[Runtime, ...], runtime: Runtime) -> tuple[Runtime, ...]:
-    """Note what made the latest rows; where nobody said what made the others, nobody knows all."""
-    return (*(one for one in known if one != runtime), runtime) if known else ()
-
-
-def _without(reasons: dict[str, str], paths: Iterable[str]) -> dict[str, str]:
-    left = set(paths)
-    return {path: reason for path, reason in reasons.items() if path not in left}
+def _latest_last(runtimes: tuple[Runtime, ...], latest: Runtime) -> tuple[Runtime, ...]:
+    """Return the runtimes of all rows with the latest one last; an index without recorded runtimes stays without."""
+    return (*(runtime for runtime in runtimes if runtime != latest), latest) if runtimes else ()

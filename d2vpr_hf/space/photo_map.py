@@ -193,4 +193,4 @@ def _match_to_dict(match: Match) -> dict[str, Any]:
     fields = ("latitude", "longitude", "utm_east", "utm_north", "heading")
     local = ("x", "y", "z", "frame") if match.place.is_local else ()
     known = {"rank": match.rank, "photo": match.place.path, "score": match.similarity}
-    return known | {name: getattr(match.place, name) for name in (*fields, *local)}
+    return known | match.place.to_dict(*fields, *local)

@@ -140,8 +140,8 @@ def test_photos_without_position_or_pixels_are_named(encoder, tmp_path, world, c
     found = evaluate(table.parent, table, encoder)
     assert found.skipped["database"].keys() == {"b.jpg", *bad} and found.skipped["queries"]["b.jpg"] == "no position in metres"
     assert found.database["count"] == found.query_set["count"] == len(found.queries) == 1
-    assert "5 of 6 photos were left out" in caplog.text
-    with pytest.raises(ValueError, match="5 of 6 photos were left out"):
+    assert "5 of 6 photos were skipped" in caplog.text
+    with pytest.raises(ValueError, match="5 of 6 photos were skipped"):
         evaluate(table.parent, table, encoder, strict=True)
 
 

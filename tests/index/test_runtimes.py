@@ -37,7 +37,7 @@ def test_a_build_is_not_continued_in_another_precision(tmp_path, photos):
     """Half the rows were int8's, the others fp32's, and nothing said so."""
     with pytest.raises(KeyboardInterrupt):
         index_photos(photos, tmp_path / "index", Killed(), shard_size=SHARD)
-    with pytest.raises(ValueError, match=r"made by bytes int8, not .* fp32.*--backend bytes --backend-precision int8"):
+    with pytest.raises(ValueError, match=r"made by bytes int8, not .* fp32.*backend=\"bytes\", precision=\"int8\""):
         index_photos(photos, tmp_path / "index", BytesEncoder())
     with pytest.raises(ValueError, match="is not complete"):
         add_photos(tmp_path / "index", [photos.folder / "06.jpg"], BytesEncoder())

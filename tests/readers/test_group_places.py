@@ -235,7 +235,7 @@ def test_bad_options(options, message):
 
 
 def test_photos_without_headings_say_how_to_go_on():
-    with pytest.raises(ValueError, match=r"0000\.jpg: no heading\. .*`--heading 360`"):
+    with pytest.raises(ValueError, match=r"0000\.jpg: no heading\. .*`heading=360`"):
         group([utm_photo(0, 1, 1)])
 
 
@@ -314,7 +314,7 @@ def test_command(tmp_path, drive, caplog):
         "Places with photos of one known day only: 1; of unknown days: 0.",
         f"Wrote {tmp_path / 'places.csv'}.",
     ]
-    assert "2 of 8 photos were left out" in caplog.text and "its place has 1 photos, fewer than 4" in caplog.text
+    assert "2 of 8 photos were skipped" in caplog.text and "its place has 1 photos, fewer than 4" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "places.csv"]  # nothing half-written
     with (tmp_path / "places.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -335,7 +335,7 @@ def test_refusals_lose_nothing(tmp_path, drive):
     kept.write_text("mine")
     for arguments, message in (
         ([drive, "--out", kept], "exists already"),
-        ([drive, "--out", kept, "--overwrite", "--strict"], "2 of 8 photos were left out"),
+        ([drive, "--out", kept, "--overwrite", "--strict"], "2 of 8 photos were skipped"),
         ([drive, "--out", drive / "places.csv"], "would be taken for the table of all its photos"),
         ([drive, "--out", tmp_path / "places.txt"], "ends in .csv"),
         ([drive, "--out", kept, "--overwrite", "--min-photos", 7], "No place has 7 photos"),
@@ -402,7 +402,7 @@ def test_without_place_ids_nothing_is_known(tmp_path, column):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (("1,1", ",1"), r"t\.csv, line 3: place_id is missing\. Leave out photos that show no place"),
+        (("1,1", ",1"), r"t\.csv, line 3: place_id is missing\. Remove the lines of photos without a place"),
         (("1,1", "2"), "line 3: group_id is missing"),
         (("1,1", "1.5,1"), r"line 3: place_id must be a whole number, got 1\.5"),
         (("1,1", "nan,1"), "line 3: place_id must be a whole number, got nan"),

@@ -91,7 +91,7 @@ def test_missing_photos_and_small_places_are_named_and_counted(tmp_path, caplog)
     assert table.skipped == {f"{names[i]} (line {i + 2})": "no such file" for i in (1, 6)} | {
         f"{names[i]} (line {i + 2})": "place 4 has 3 photos, fewer than 4" for i in (5, 7, 8)
     }
-    assert "Places left out, with fewer than 4 photos: 1." in caplog.text
+    assert "Places skipped because they have fewer than 4 photos: 1." in caplog.text
 
 
 def test_a_photo_listed_twice_counts_once(tmp_path):
@@ -114,8 +114,12 @@ def test_files_that_no_table_lists_are_not_part_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "header", "message"),
     [
-        ([row("Rome", 1, 0)[:-1]], HEADER[:-1], r"Rome\.csv is no table of GSV-Cities .*panoid.*Expected the columns place_id"),
-        ([row("Rome", "one", 0)], HEADER, r"Rome\.csv is no table of GSV-Cities .*'one'"),
+        (
+            [row("Rome", 1, 0)[:-1]],
+            HEADER[:-1],
+            r"Rome\.csv is not a table of GSV-Cities .*panoid.*the columns place_id",
+        ),
+        ([row("Rome", "one", 0)], HEADER, r"Rome\.csv is not a table of GSV-Cities .*'one'"),
         ([row("Rome", 1, 0), row("Rome", 1, 1, lat="")], HEADER, r"Rome\.csv, line 3: lat is missing"),
         ([row("Rome", 1, 0), row("Bonn", 1, 0)], HEADER, r"Rome\.csv: expected the photos of one city, got 2 \(Bonn, Rome\)"),
         ([], HEADER, r"Rome\.csv: expected the photos of one city, got 0"),

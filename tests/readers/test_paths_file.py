@@ -48,7 +48,7 @@ def test_missing_photos_are_named_and_counted(tmp_path, tiny_folder, caplog):
         index, report = index_photos(folder, tmp_path / "index", PlaceEncoder(tiny_folder))
     assert [place.path for place in index.places] == [names[1]]
     assert report.skipped == {names[0]: "no such file", names[2]: "no such file"}
-    assert "2 of 3 photos were left out" in caplog.text
+    assert "2 of 3 photos were skipped" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -72,5 +72,5 @@ def test_bad_lists(tmp_path, lines, error, message):
 def test_lists_in_another_encoding(tmp_path):
     save(tmp_path / "database" / "a.jpg", 0)
     write_list(tmp_path / "database").write_bytes("Straße.jpg\n".encode("latin-1"))
-    with pytest.raises(ValueError, match="is no text in UTF-8"):
+    with pytest.raises(ValueError, match="is not a text in UTF-8"):
         find_photos(tmp_path / "database")

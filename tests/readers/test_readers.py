@@ -154,7 +154,7 @@ def test_csv_with_other_separators(tmp_path, separator):
 def test_csv_in_another_encoding(tmp_path):
     save(tmp_path / "a.jpg", 0)
     (tmp_path / "places.csv").write_bytes("path,lat,lon\nStraße.jpg,1,2\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"places\.csv is no table in UTF-8"):
+    with pytest.raises(ValueError, match=r"places\.csv is not a table in UTF-8"):
         read_places(tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_csv_of_a_local_frame(tmp_path):
         ("path,lat,lon\na.jpg,1\n", "line 2: latitude and longitude belong together"),
         ("path,lat,lon\na.jpg,10,5,11,5\n", r"line 2: there are more fields than columns: \['11', '5'\]"),
         ("path,lat,lon\na.jpg,1,2\n./a.jpg,3,4\n", r"line 3: a\.jpg is listed in line 2 already"),
-        ("path,lat,lon\n" + "a" * 200_000 + ",1,2\n", "is no table in UTF-8"),
+        ("path,lat,lon\n" + "a" * 200_000 + ",1,2\n", "is not a table in UTF-8"),
     ],
 )
 def test_bad_csv(tmp_path, text, message):

@@ -11,7 +11,7 @@ import pytest
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable
-from d2vpr_hf.retrieval.distributed import Part, embed_photos, launched_process, merge_parts
+from d2vpr_hf.retrieval.distributed import ShardId, embed_photos, launched_process, merge_parts
 from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.utils import atomic_files
 from tests.index.workers import SHARD, BytesEncoder, contents, write_photos
@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_with_other_processes(tmp_path, photos):
     """What is there is not encoded again, what was just begun is."""
     with pytest.raises(Killed):
         embed_photos(photos, tmp_path / "parts", DyingOnce(), process=(0, 1), shard_size=SHARD)
-    with pytest.raises(ValueError, match="1 of 4 parts are missing: 3"):
+    with pytest.raises(ValueError, match="1 of 4 shards are missing: 3"):
         merge_parts([tmp_path / "parts"], tmp_path / "merged")
     encoders = [BytesEncoder(), BytesEncoder()]
     reports = [embed(photos, tmp_path / "parts", number, 2, encoder=encoders[number]) for number in range(2)]
@@ -159,14 +159,14 @@ def test_parts_are_made_anew_where_photos_or_files_changed(tmp_path, photos):
 class TestErrors:
     def test_missing_part(self, tmp_path, photos):
         embed(photos, tmp_path / "parts", 0, 2)
-        with pytest.raises(ValueError, match=r"2 of 4 parts are missing: 1, 3\. Give all folders of parts, or run"):
+        with pytest.raises(ValueError, match=r"2 of 4 shards are missing: 1, 3\. Give all folders of shards, or run"):
             merge_parts([tmp_path / "parts"], tmp_path / "merged")
         assert not (tmp_path / "merged").exists()
 
     def test_overlapping_parts(self, tmp_path, photos):
         embed(photos, tmp_path / "a")
         embed(photos, tmp_path / "b", 1, 2)
-        with pytest.raises(ValueError, match=r"Part 1 is there twice, .*a.part-000001.* and .*b.part-000001.* one of them"):
+        with pytest.raises(ValueError, match=r"Shard 1 is present twice, .*a.part-000001.* and .*b.part-000001.* one of them"):
             merge_parts([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
 
     def test_another_model(self, tmp_path, photos):
@@ -176,7 +176,7 @@ class TestErrors:
         embed(photos, tmp_path / "b", 1, 2, encoder=other)
         with pytest.raises(ValueError, match=r"different jobs \(fingerprint: bytes and other\)"):
             merge_parts([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
-        with pytest.raises(ValueError, match=r"a holds parts of another job \(fingerprint: bytes and other\). Remove them"):
+        with pytest.raises(ValueError, match=r"a holds shards of another job \(fingerprint: bytes and other\). Remove them"):
             embed(photos, tmp_path / "a", 1, 2, encoder=other)
 
     def test_another_list_of_photos(self, tmp_path, photos):
@@ -195,7 +195,7 @@ class TestErrors:
         assert contents(out) == before
         with pytest.raises(FileNotFoundError, match="There is no folder"):
             merge_parts([tmp_path / "nowhere"], out)
-        with pytest.raises(FileNotFoundError, match="No parts in"):
+        with pytest.raises(FileNotFoundError, match="No shards in"):
             merge_parts([tmp_path / "few"], out)
 
     def test_nothing_can_be_read(self, tmp_path):
@@ -204,7 +204,7 @@ class TestErrors:
             merge_parts([tmp_path / "parts"], tmp_path / "merged")
 
     def test_strict(self, tmp_path, photos):
-        with pytest.raises(ValueError, match="photos were left out"):
+        with pytest.raises(ValueError, match="photos were skipped"):
             embed(photos, tmp_path / "parts", strict=True)
 
 
@@ -228,7 +228,7 @@ def test_the_merged_index_is_brought_in_line_as_any_other(tmp_path, photos):
 
 
 def test_names_of_parts_and_processes(monkeypatch):
-    assert Part(7, 250, "0123456789abcdef").name == "part-000007-of-000250-0123456789abcdef"
+    assert ShardId(7, 250, "0123456789abcdef").name == "part-000007-of-000250-0123456789abcdef"
     assert launched_process() == (0, 1)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "8")

@@ -216,9 +216,9 @@ def test_bad_photos_are_named_and_counted(encoder, photos, tmp_path, caplog):
         built, report = index_photos(plain, tmp_path / "index", encoder)
     assert [place.path for place in built.places] == ["good.jpg"]
     assert report.skipped.keys() == bad.keys()
-    assert "4 of 5 photos were left out" in caplog.text
+    assert "4 of 5 photos were skipped" in caplog.text
     assert all(f"{name}: " in caplog.text and reason in caplog.text for name, reason in bad.items())
-    with pytest.raises(ValueError, match="4 of 5 photos were left out"):
+    with pytest.raises(ValueError, match="4 of 5 photos were skipped"):
         index_photos(plain, tmp_path / "strict", encoder, strict=True)
     assert not (tmp_path / "strict").exists()
     (plain / "good.jpg").unlink()

@@ -146,7 +146,7 @@ def test_another_model_or_type_is_refused(photos, tmp_path, encoder):
 
 
 def test_strict_stores_nothing_of_a_portion_with_a_bad_photo(photos, tmp_path, encoder):
-    with pytest.raises(ValueError, match=r"1 of 8 photos were left out:\n  03\.jpg: not an image"):
+    with pytest.raises(ValueError, match=r"1 of 8 photos were skipped:\n  03\.jpg: not an image"):
         index_photos(photos, tmp_path / "index", encoder, strict=True, shard_size=2)
     assert paths_of(PlaceIndex.open(tmp_path / "index")) == ["00.jpg", "01.jpg"]
 
@@ -157,7 +157,7 @@ def test_photos_that_are_listed_twice(photos, tmp_path, encoder, caplog):
     with caplog.at_level(logging.WARNING):
         index, report = index_photos(table, tmp_path / "index", encoder)
     assert [(place.path, place.latitude) for place in index.places] == [("00.jpg", 1.0), ("01.jpg", None)]
-    assert report.skipped == {"00.jpg": "there twice; the first was taken"} and "00.jpg: there twice" in caplog.text
+    assert report.skipped == {"00.jpg": "listed twice; the first is used"} and "00.jpg: there twice" in caplog.text
 
 
 def test_names_that_are_no_text(photos, tmp_path, encoder):
@@ -194,7 +194,7 @@ def test_photos_are_added_from_anywhere_and_stay(photos, tmp_path, encoder):
     assert found.photo.parent in (elsewhere, photos)
     _, report = index_photos(photos, tmp_path / "index", encoder)
     assert report.removed == 0 and len(PlaceIndex.open(tmp_path / "index")) == 11
-    with pytest.raises(ValueError, match="1 of 1 photos were left out"):
+    with pytest.raises(ValueError, match="1 of 1 photos were skipped"):
         add_photos(tmp_path / "index", [photos / "03.jpg"], encoder, strict=True)
 
 
