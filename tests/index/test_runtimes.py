@@ -60,7 +60,7 @@ def test_what_is_added_in_another_precision_is_warned_of_and_noted(tmp_path, pho
     assert not caplog.records
     more = write_photos(tmp_path / "more", 9).folder / "08.jpg"
     index, _ = add_photos(tmp_path / "index", [more], Int8())
-    assert "were made by bytes fp32; what is encoded now is by bytes int8" in caplog.text
+    assert "were made by bytes fp32, and this encoder runs by bytes int8" in caplog.text
     assert PlaceIndex.open(index.folder).info()["runtimes"] == ["bytes fp32", "bytes int8"]
     (photos.folder / "03.jpg").write_bytes(b"another photo")
     index, report = index_photos(photos, tmp_path / "index", BytesEncoder())
@@ -78,7 +78,7 @@ def test_an_index_is_searched_in_any_precision(tmp_path, photos, caplog):
 def test_parts_of_two_precisions_are_not_merged(tmp_path, photos):
     for number, encoder in enumerate((BytesEncoder(), Int8())):
         embed_photos(photos, tmp_path / f"node{number}", encoder, process=(number, 2), shard_size=SHARD)
-    with pytest.raises(ValueError, match=r"parts of different jobs \(runtime: bytes (fp32|int8) and bytes (fp32|int8)\)"):
+    with pytest.raises(ValueError, match=r"shards of different jobs \(runtime: bytes (fp32|int8) and bytes (fp32|int8)\)"):
         merge_parts([tmp_path / "node0", tmp_path / "node1"], tmp_path / "merged")
     with pytest.raises(ValueError, match=r"holds parts of another job \(runtime: bytes int8 and bytes fp32\)"):
         embed_photos(photos, tmp_path / "node1", BytesEncoder(), shard_size=SHARD)
@@ -117,5 +117,5 @@ def test_the_command_line_goes_on_as_the_index_began(tmp_path, tiny_folder, monk
     assert status == 0 and "1 added" in out and PlaceIndex.open(index).settings.runtimes == (Runtime.parse("torch bf16"),)
     extra = save(tmp_path / "extra.jpg", 9)
     assert run_here(monkeypatch, capsys, "add", index, extra, "--backend", "torch")[0] == 0
-    assert "what is encoded now is by torch fp32" in caplog.text
+    assert "this encoder runs by torch fp32" in caplog.text
     assert "runtimes: torch bf16, torch fp32\n" in run_here(monkeypatch, capsys, "info", index)[1]

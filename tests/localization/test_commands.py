@@ -92,5 +92,5 @@ def test_what_is_no_good_for_a_calibration_is_said_with_what_to_do(town, tmp_pat
     with pytest.raises(ValueError, match=r"of 60 photos in .*bare, 0 have a position\. Add photos with positions: in a CSV"):
         run("calibrate", index, "--queries", bare)
     monkeypatch.setattr(PlaceEncoder, "fingerprint", "other")
-    with pytest.raises(ValueError, match=r"built with another model .* Search with that model \(`--model`\), or build"):
+    with pytest.raises(ValueError, match=r"built with another model .* Use that model \(`--model`\), or build"):
         run("calibrate", index, "--queries", town / "queries")

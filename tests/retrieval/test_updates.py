@@ -157,7 +157,7 @@ def test_photos_that_are_listed_twice(photos, tmp_path, encoder, caplog):
     with caplog.at_level(logging.WARNING):
         index, report = index_photos(table, tmp_path / "index", encoder)
     assert [(place.path, place.latitude) for place in index.places] == [("00.jpg", 1.0), ("01.jpg", None)]
-    assert report.skipped == {"00.jpg": "listed twice; the first is used"} and "00.jpg: there twice" in caplog.text
+    assert report.skipped == {"00.jpg": "listed twice; the first is used"} and "00.jpg: listed twice" in caplog.text
 
 
 def test_names_that_are_no_text(photos, tmp_path, encoder):
