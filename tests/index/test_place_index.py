@@ -4,13 +4,17 @@ import json
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from d2vpr_hf.index import PhotoFile, PlaceIndex
+from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.index import IndexSettings, PhotoFile, PlaceIndex, manifest
+from d2vpr_hf.index.manifest import Manifest, read_manifest
 from d2vpr_hf.index.place_rows import PlaceRows, StoredPlaces
 from d2vpr_hf.places import Place
+from d2vpr_hf.utils.atomic_files import checksum
 from tests.index.workers import DIM, begin, frame
 
 KINDS = {
@@ -290,3 +294,28 @@ def test_amending_reads_the_paths_once(index, monkeypatch):
     assert list(index.places)[-len(places) :] == places
     after = {place.path: vector for place, vector in zip(index.places, index.descriptors[:], strict=True)}
     assert all(np.array_equal(after[path], vector) for path, vector in before.items()) and len(index) == 17
+
+
+def test_the_manifest_records_a_second_service(tmp_path, monkeypatch):
+    """The first service has no entry of its own, as format 2 had only that one; any other must not be read as the first."""
+    settings = IndexSettings(None, "bytes", DIM, photo_folder=Path("photos"), runtimes=(Runtime("torch", "fp32"),))
+    written = Manifest(settings, store_uri="places.db", service="milvus")
+    assert "store_service" not in written.to_text()
+    monkeypatch.setattr(manifest, "SERVICES", ("another", "milvus"))
+    assert '"store_service": "milvus"' in written.to_text()
+    (tmp_path / "manifest.json").write_text(written.to_text())
+    assert read_manifest(tmp_path) == written
+
+
+def test_a_folder_with_another_spelling_opens(tmp_path):
+    """Manifests keep the text of the folder, such as `photos/`, which a path does not: they must not count as damaged."""
+    begin(tmp_path / "index", photo_folder=Path("photos"))
+    file = tmp_path / "index" / "manifest.json"
+    values = json.loads(file.read_text()) | {"photos": "photos/"}
+    del values["checksum"]
+    values["checksum"] = checksum(json.dumps(values, sort_keys=True).encode())
+    file.write_text(json.dumps(values, indent=2) + "\n")
+    with PlaceIndex.open(tmp_path / "index") as index:
+        assert index.settings.photo_folder == Path("photos")
+        index.add(*frame(0))
+    assert PlaceIndex.open(tmp_path / "index").verify() == []

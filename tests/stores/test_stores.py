@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from typing import get_args
 
 import faiss
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2vpr_hf.stores import COMPRESSIONS, bits, build_store, estimate, open_store
+from d2vpr_hf.stores import COMPRESSIONS, SERVICES, STORES, Compression, bits, build_store, estimate, open_store, remote_store
 from d2vpr_hf.stores.bits import BitStore, num_candidates
 from d2vpr_hf.stores.exact import exact_search
 
@@ -195,3 +196,9 @@ def test_estimates():
     for call in (lambda: estimate(1, 1, "zip"), lambda: build_store(draw(2, 8), "zip")):
         with pytest.raises(ValueError, match="none, half, int8, bits, got 'zip'"):
             call()
+
+
+def test_words_and_stores_agree():
+    """A word of the type hints without a store, or a store under another word, would fail only when it is used."""
+    assert get_args(Compression) == COMPRESSIONS == tuple(build_store(draw(2, 8), word).compression for word in COMPRESSIONS)
+    assert ("faiss", *SERVICES) == STORES and tuple(remote_store(word).kind for word in SERVICES) == SERVICES
