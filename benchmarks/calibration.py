@@ -104,7 +104,7 @@ def _choose(labelled: Labelled, rows: NDArray[np.int64]) -> Labelled:
 def _similarity_threshold(labelled: Labelled) -> float:
     """Return the least similarity of the best match that reaches the precision."""
     reliability = judge_calibration(fit_calibration(*labelled), *labelled)
-    curve = precision_curve(reliability.similarities, reliability.right, int(reliability.right.sum()))
+    curve = precision_curve(reliability.similarities, reliability.correct, int(reliability.correct.sum()))
     reached = np.flatnonzero(curve.precision >= PRECISION)
     return float(curve.thresholds[reached[-1]]) if len(reached) else np.inf
 
@@ -113,8 +113,8 @@ def _row(name: str, reliability: Reliability, threshold: float, least: float) ->
     answered = reliability.confidences >= threshold
     inside = f"{100 * (reliability.errors <= reliability.radii)[answered].mean():.1f} %" if answered.any() else "none"
     cells = [
-        f"{len(reliability.right):,}",
-        f"{100 * reliability.right.mean():.1f} %",
+        f"{len(reliability.correct):,}",
+        f"{100 * reliability.correct.mean():.1f} %",
         f"{reliability.expected_calibration_error:.3f}",
         f"{reliability.brier:.3f} ({reliability.base_brier:.3f})",
         f"{inside} ({100 * reliability.radius_coverage:.1f} %)",
@@ -126,7 +126,7 @@ def _row(name: str, reliability: Reliability, threshold: float, least: float) ->
 
 
 def _answered(reliability: Reliability, accepted: NDArray[np.bool_]) -> str:
-    return f"{100 * accepted.mean():.1f} % ({100 * reliability.right[accepted].mean():.1f} %)" if accepted.any() else "none"
+    return f"{100 * accepted.mean():.1f} % ({100 * reliability.correct[accepted].mean():.1f} %)" if accepted.any() else "none"
 
 
 def main() -> None:
@@ -140,8 +140,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{arguments.descriptor}; features: {', '.join(FEATURES)}\n")
     print(
-        "| queries | number | right | calibration error | Brier (base rate's) | answers within their 90 % radius (all queries) "
-        "| median radius, answered | answered (right of them) | by similarity alone |"
+        "| queries | number | correct | calibration error | Brier (of the base rate) | answers within their 90 % radius (all queries) "
+        "| median radius, answered | answered (correct of them) | by similarity alone |"
     )
     print("| --- " * 9 + "|")
     for tier in arguments.tiers:

@@ -1,4 +1,4 @@
-"""Where was it taken, and how sure is that: positions, radii and confidences of matches."""
+"""Localization: a position with a radius and a confidence, computed from the matches of a photo."""
 
 from d2vpr_hf.localization.calibration import Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import PositionEstimate, estimate_position

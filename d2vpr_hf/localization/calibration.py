@@ -1,9 +1,9 @@
-"""How sure an answer is: probabilities from a labelled split of the user's own map.
+"""Calibration: confidences and radii of position estimates, fitted to labelled queries of the user's own map.
 
-The features of a position estimate go through a logistic regression (Platt's scaling, of several features) to the probability
-that the estimate is right: within 25 m of the truth. On the same split, probabilities are the thresholds of precisions that can
-be promised, and errors of right and of wrong answers make the radius that holds for 90 % at each probability. All of it is
-plain numbers in JSON.
+A logistic regression (Platt scaling with several features) maps the features of an estimate to the probability that it is
+correct, which means within 25 m of the true position. The same queries give the precision at each threshold on the confidence,
+and their errors give the radius that contains the true position in 90 % of the cases of each confidence. A calibration consists
+of numbers only and is stored as JSON.
 """
 
 import math
@@ -21,30 +21,34 @@ from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES, PositionEstim
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 
 CALIBRATION_FORMAT_VERSION = 1
-MIN_QUERIES = 50  # with fewer, and fewer than 5 of either kind, probabilities would be guesses
+MIN_QUERIES = 50  # with fewer queries, or fewer than 5 correct or wrong ones, probabilities would be guesses
 RADIUS_SHARE = 0.9
 _MIN_OF_EITHER_KIND = 5
-_PENALTY = 1.0  # of squared weights, against the sum over queries: it decides where the split is tiny or can be parted in two
+_PENALTY = 1.0  # factor on half the squared weights; keeps them finite for few or linearly separable queries
 _CURVE_POINTS = 200
 _LEAST_RADIUS = 0.1  # metres
-_RADIUS_POINTS = 201  # confidences that radii are kept of: 0, 0.005, ... 1
+_RADIUS_POINTS = 201  # the radius is stored for the confidences 0, 0.005, ... 1
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What makes confidences of features.
+    """Parameters that convert features of a position estimate to a confidence and a radius.
 
     Attributes:
-        weights: (F,) of the standardised features, and `bias`.
-        bias: Of the logistic regression.
-        means, deviations: (F,) that standardise the features.
-        thresholds, precision, coverage: (T,) of confidences accepted at or above a threshold: how many were right, and how many
-            of all queries they were. Thresholds fall.
-        radius_confidence, radius: (R,) metres that held for 90 % at each confidence; confidences rise, metres do not.
-        num_matches: Matches that estimates are made of.
-        positive_dist_threshold: Metres within which an estimate is right.
-        num_queries, num_right: Of the split it was fitted on.
-        fingerprint: Of the model whose similarities these are, or `None`.
+        weights: (F,) weights of the standardised features in the logistic regression.
+        bias: Bias of the logistic regression.
+        means, deviations: (F,) means and standard deviations that standardise the features.
+        thresholds: (T,) falling thresholds on the confidence.
+        precision: (T,) share of correct estimates among those with a confidence at or above the threshold.
+        coverage: (T,) share of all queries with such a confidence.
+        radius_confidence, radius: (R,) rising confidences, and the metres within which 90 % of the estimates are at each; never
+            rising.
+        num_matches: Number of matches that an estimate is made from.
+        positive_dist_threshold: Metres within which an estimate is correct.
+        num_queries: Number of labelled queries.
+        num_correct: Number of those with a correct estimate; `num_right` in the JSON.
+        fingerprint: Fingerprint of the model that the similarities come from, or `None`.
+        features: Names of the F features.
     """
 
     weights: list[float]
@@ -59,63 +63,67 @@ class Calibration:
     num_matches: int = NUM_MATCHES
     positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD
     num_queries: int = 0
-    num_right: int = 0
+    num_correct: int = 0
     fingerprint: str | None = None
     features: list[str] = field(default_factory=lambda: list(FEATURES))
 
     def confidences(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the probability that each estimate is right, in [0, 1]: features (Q, F) -> (Q,)."""
-        return expit(self._standardise(features) @ np.array(self.weights) + self.bias)
+        """Return the probability that each estimate is correct, in [0, 1]: features (Q, F) -> (Q,)."""
+        standardised = (np.asarray(features, np.float64) - self.means) / self.deviations
+        return expit(standardised @ np.array(self.weights) + self.bias)
 
     def threshold(self, precision: float) -> float:
-        """Return the least confidence to accept so that, on the split, at least this share of the accepted was right.
+        """Return the smallest threshold on the confidence with at least this precision on the labelled queries.
 
-        Infinity where no threshold reached it; of 0, everything is accepted.
+        It is infinity if no threshold has this precision, and 0 for a precision of 0, so that every estimate is accepted.
 
         Raises:
             ValueError: If the precision is not within 0 and 1.
         """
         if not 0 <= precision <= 1:
-            raise ValueError(f"A precision must be within 0 and 1, got {precision}.")
+            raise ValueError(f"`precision` must be within 0 and 1, got {precision}.")
         if precision == 0:
             return 0.0
         reached = np.flatnonzero(np.array(self.precision) >= precision)
         return self.thresholds[reached[-1]] if len(reached) else math.inf
 
     def radius_90(self, confidence: float) -> float:
-        """Return the metres within which the truth lies for 90 % of the queries of such a confidence."""
+        """Return the metres within which 90 % of the estimates of this confidence are from the true position."""
         return float(np.exp(np.interp(confidence, self.radius_confidence, np.log(self.radius))))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values, as [`PlaceIndex.store_calibration`] takes them."""
-        return {"format_version": CALIBRATION_FORMAT_VERSION} | asdict(self)
+        """Return the calibration as JSON values, for [`PlaceIndex.store_calibration`]."""
+        values = {"num_right" if name == "num_correct" else name: value for name, value in asdict(self).items()}
+        return {"format_version": CALIBRATION_FORMAT_VERSION} | values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_dict` gave.
+        """Make a calibration from the values of [`to_dict`].
 
         Raises:
-            ValueError: If it is damaged, has another format, or is of features that this package does not compute.
+            ValueError: If the values are damaged, have another format, or belong to features of another version.
         """
         try:
             version = values["format_version"]
-            own = {name: value for name, value in values.items() if name != "format_version"}
-            found = cls(**own) if version == CALIBRATION_FORMAT_VERSION else None
-            whole = found is None or found._is_whole()
+            renamed = {"num_correct" if key == "num_right" else key: value for key, value in values.items()}
+            del renamed["format_version"]
+            calibration = cls(**renamed) if version == CALIBRATION_FORMAT_VERSION else None
+            is_complete = calibration is None or calibration._is_complete()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"The calibration is damaged ({error!r}). Make it anew with `d2vpr calibrate`.") from error
-        if found is None:
+            raise ValueError(f"The calibration is damaged ({error!r}). Make a new one with `d2vpr calibrate`.") from error
+        if calibration is None:
             raise ValueError(
-                f"The calibration has format {version}, this package reads format {CALIBRATION_FORMAT_VERSION}. Make it anew "
+                f"The calibration has format {version}, this package reads format {CALIBRATION_FORMAT_VERSION}. Make a new one "
                 "with `d2vpr calibrate`."
             )
-        if not whole:
+        if not is_complete:
             raise ValueError(
-                "The calibration is damaged: its numbers do not fit each other. Make it anew with `d2vpr calibrate`."
+                "The calibration is damaged: its columns do not fit each other. Make a new one with `d2vpr calibrate`."
             )
-        return found
+        return calibration
 
-    def _is_whole(self) -> bool:
+    def _is_complete(self) -> bool:
+        """Return whether columns that belong together have the same length, and the features are those of this package."""
         columns = (
             (self.weights, self.means, self.deviations, self.features),
             (self.thresholds, self.precision, self.coverage),
@@ -123,9 +131,6 @@ class Calibration:
         )
         lengths_fit = all(len({len(column) for column in group}) == 1 and group[0] for group in columns)
         return lengths_fit and self.features == list(FEATURES)
-
-    def _standardise(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        return (np.asarray(features, np.float64) - self.means) / self.deviations
 
 
 def fit_calibration(
@@ -136,121 +141,117 @@ def fit_calibration(
     num_matches: int = NUM_MATCHES,
     fingerprint: str | None = None,
 ) -> Calibration:
-    """Fit a calibration to queries whose positions are known; some should lie outside the map, as some will later.
+    """Fit a calibration to queries with known positions.
+
+    As many of them should be outside the map as will be later, when photos are localized.
 
     Args:
-        estimates: Of Q queries.
-        truths: Where they were taken.
-        positive_dist_threshold: Metres within which an estimate is right.
-        num_matches: Matches that the estimates were made of.
-        fingerprint: Of the model that the similarities come from.
+        estimates: Position estimates of Q queries.
+        truths: True places of these queries.
+        positive_dist_threshold: Metres within which an estimate is correct.
+        num_matches: Number of matches that each estimate was made from.
+        fingerprint: Fingerprint of the model that the similarities come from.
 
     Raises:
-        ValueError: If there are too few queries, or too few right or wrong ones, or positions that cannot be compared.
+        ValueError: If there are too few queries, too few correct or wrong estimates, or positions that cannot be compared.
     """
     errors = position_errors(estimates, truths)
-    right = errors <= positive_dist_threshold
+    correct = errors <= positive_dist_threshold
     _check_enough(errors, positive_dist_threshold)
     features = np.array([estimate.features for estimate in estimates])
     means, deviations = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
-    weights, bias = _fit_logistic((features - means) / deviations, right)
+    weights, bias = _fit_logistic((features - means) / deviations, correct)
     confidences = expit((features - means) / deviations @ weights + bias)
-    thresholds, precision, coverage = _precision_curve(confidences, right)
+    curve = precision_curve(confidences, correct, int(correct.sum()))
+    points = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
     radius_confidence, radius = _fit_radius(errors, positive_dist_threshold)
     return Calibration(
         weights=weights.tolist(),
         bias=bias,
         means=means.tolist(),
         deviations=deviations.tolist(),
-        thresholds=thresholds.tolist(),
-        precision=precision.tolist(),
-        coverage=coverage.tolist(),
+        thresholds=curve.thresholds[points].tolist(),
+        precision=curve.precision[points].tolist(),
+        coverage=curve.coverage[points].tolist(),
         radius_confidence=radius_confidence.tolist(),
         radius=radius.tolist(),
         num_matches=num_matches,
         positive_dist_threshold=positive_dist_threshold,
-        num_queries=len(right),
-        num_right=int(right.sum()),
+        num_queries=len(correct),
+        num_correct=int(correct.sum()),
         fingerprint=fingerprint,
     )
 
 
 def position_errors(estimates: Sequence[PositionEstimate], truths: Sequence[Place]) -> NDArray[np.float64]:
-    """Return how far each estimate is off, in metres (Q,).
+    """Return the distance between each estimate and the true position, (Q,) metres.
 
     Raises:
-        ValueError: If a truth cannot be compared with its estimate.
+        ValueError: If a true place has no position in the frame of its estimate.
     """
     errors = [distance_in_metres(estimate.place, truth) for estimate, truth in zip(estimates, truths, strict=True)]
     for estimate, truth, error in zip(estimates, truths, errors, strict=True):
         if error is None:
             raise ValueError(
-                f"{truth.path} has no position in {estimate.frame}, in which the map answers. Give queries with positions of "
-                "the map's kind: latitude and longitude or UTM with its zone, or the same local frame."
+                f"{truth.path} has no position in {estimate.frame}, the frame of the map. Give queries with positions of "
+                "the map's kind: latitude and longitude, UTM with its zone, or the same local frame."
             )
     return np.array(errors, np.float64)
 
 
 def _check_enough(errors: NDArray[np.float64], positive_dist_threshold: float) -> None:
-    right = int((errors <= positive_dist_threshold).sum())
-    advice = _advice(len(errors), right)
+    num_correct = int((errors <= positive_dist_threshold).sum())
+    advice = _advice(len(errors), num_correct)
     if advice is not None:
         median = f", median error {np.median(errors):.0f} m" if len(errors) else ""
         raise ValueError(
-            f"A calibration needs at least {MIN_QUERIES} labelled queries, {_MIN_OF_EITHER_KIND} of them answered rightly to "
-            f"{positive_dist_threshold:g} m and as many wrongly; got {len(errors)} queries, {right} right{median}. {advice}"
+            f"A calibration needs at least {MIN_QUERIES} labelled queries, of which at least {_MIN_OF_EITHER_KIND} estimates are "
+            f"correct to {positive_dist_threshold:g} m and at least {_MIN_OF_EITHER_KIND} are wrong; got {len(errors)} queries, "
+            f"{num_correct} correct{median}. {advice}"
         )
 
 
-def _advice(count: int, right: int) -> str | None:
-    """Say what is to be done about queries of which so many were answered rightly; nothing if they are enough."""
+def _advice(count: int, num_correct: int) -> str | None:
+    """Return advice for a user with too few queries, or too few correct or wrong ones; `None` if there are enough."""
     if count < MIN_QUERIES:
         return "Add queries with positions, some of them from outside the map."
-    if right < _MIN_OF_EITHER_KIND:
+    if num_correct < _MIN_OF_EITHER_KIND:
         return (
-            "Are they of this map's area, and was its model trained? Add queries from inside the map, or allow more metres "
-            "with `--positive-dist-threshold`."
+            "Are they from this map's area, and was its model trained? Add queries from inside the map, or give a larger "
+            "`positive_dist_threshold`."
         )
-    if count - right < _MIN_OF_EITHER_KIND:
-        return "Leave out photos that are in the index themselves, and add harder ones and some from outside the map."
+    if count - num_correct < _MIN_OF_EITHER_KIND:
+        return "Remove queries that are in the index themselves, and add harder ones and some from outside the map."
     return None
 
 
-def _fit_logistic(features: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+def _fit_logistic(features: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
     """Fit weights (F,) and a bias to standardised features (Q, F) by penalised maximum likelihood."""
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         values = features @ parameters[:-1] + parameters[-1]
-        slope = expit(values) - right
+        slope = expit(values) - correct
         penalty = 0.5 * _PENALTY * float(parameters[:-1] @ parameters[:-1])
         gradient = np.append(features.T @ slope + _PENALTY * parameters[:-1], slope.sum())
-        return float((np.logaddexp(0, values) - right * values).sum()) + penalty, gradient
+        return float((np.logaddexp(0, values) - correct * values).sum()) + penalty, gradient
 
-    found = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B")
-    return found.x[:-1], float(found.x[-1])
-
-
-def _precision_curve(
-    confidences: NDArray[np.float64], right: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return falling thresholds and what is right and accepted at each, thinned to some hundred points."""
-    curve = precision_curve(confidences, right, int(right.sum()))
-    points = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
-    return curve.thresholds[points], curve.precision[points], curve.coverage[points]
+    minimum = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B")
+    return minimum.x[:-1], float(minimum.x[-1])
 
 
 def _fit_radius(errors: NDArray[np.float64], positive_dist_threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return confidences, rising, and the metres that hold for 90 % of answers of each, never rising.
+    """Return rising confidences, and the radius in metres that contains 90 % of the estimates of each; never rising.
 
-    An answer of confidence p is right with probability p, and no wrong one is as near as a right one. From 0.9 on, the radius
-    is thus the 0.9 / p quantile of the errors of right answers, below it the (0.9 - p) / (1 - p) quantile of those of wrong
-    ones. Quantiles of the answers about each confidence need a hundred of them: with fewer, a wrong one in ten makes the radius
-    of sure answers as large as the map.
+    An estimate of confidence p is correct with probability p, and every wrong estimate has a larger error than every correct
+    one. From p = 0.9 on, the radius is therefore the 0.9 / p quantile of the errors of correct estimates, below it the
+    (0.9 - p) / (1 - p) quantile of the errors of wrong ones. Quantiles of the estimates with similar confidences would need a
+    hundred of them each: with fewer, one wrong estimate in ten makes the radius of confident answers as large as the map.
     """
     points = np.linspace(0, 1, _RADIUS_POINTS)
-    right, wrong = (np.sort(errors[side]) for side in (errors <= positive_dist_threshold, errors > positive_dist_threshold))
+    is_correct = errors <= positive_dist_threshold
+    correct, wrong = np.sort(errors[is_correct]), np.sort(errors[~is_correct])
     radius = [
-        _upper_quantile(right, RADIUS_SHARE / point, positive_dist_threshold)
+        _upper_quantile(correct, RADIUS_SHARE / point, positive_dist_threshold)
         if point >= RADIUS_SHARE
         else _upper_quantile(wrong, (RADIUS_SHARE - point) / (1 - point), wrong[-1])
         for point in points.tolist()
@@ -259,9 +260,9 @@ def _fit_radius(errors: NDArray[np.float64], positive_dist_threshold: float) -> 
 
 
 def _upper_quantile(errors: NDArray[np.float64], share: float, most: float) -> float:
-    """Return the error, of sorted ones, that a share stays within, the new one counted: of 99 errors and 0.9 the 90th.
+    """Return the quantile of sorted errors together with a new, unknown one: of 99 errors and a share of 0.9 the 90th.
 
-    Where that is beyond all errors that are there, it is the most that it can be.
+    It is `most` if the quantile is beyond the largest of the errors.
     """
-    rank = math.ceil(round(share * (len(errors) + 1), 6))  # products such as 0.9 * 110 are a little more than they should be
+    rank = math.ceil(round(share * (len(errors) + 1), 6))  # rounded, because products such as 0.9 * 110 are slightly too large
     return float(errors[rank - 1]) if rank <= len(errors) else most

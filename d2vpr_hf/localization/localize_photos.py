@@ -1,4 +1,4 @@
-"""Localize photos, and calibrate an index. The command line calls these functions."""
+"""Localization of photos, and calibration of an index; the command line calls these functions."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ if TYPE_CHECKING:
 
 NO_INDEX_POSITIONS = (
     "none of its photos has a position in metres. List them in a CSV file with latitude and longitude, or x and y, and run "
-    "`d2vpr index` again; what is encoded already stays."
+    "`d2vpr index` again; photos that are encoded already are not encoded again."
 )
 
 
 def load_calibration(index: PlaceIndex) -> Calibration | None:
-    """Read the calibration of an index, `None` if it has none.
+    """Return the calibration of an index, or `None` if it has none.
 
     Raises:
-        ValueError: If it is damaged, or was made with another model than the index.
+        ValueError: If the calibration is damaged, or was made with another model than the index.
     """
     values = index.calibration
     if values is None:
         return None
     calibration = Calibration.from_dict(values)
     if calibration.fingerprint not in (None, index.settings.fingerprint):
-        raise ValueError(f"The calibration of {index.folder} was made with another model. Make it anew with `d2vpr calibrate`.")
+        raise ValueError(
+            f"The calibration of {index.folder} was made with another model. Make a new one with `d2vpr calibrate`."
+        )
     return calibration
 
 
@@ -53,23 +55,23 @@ def localize_photos(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> list[Localization]:
-    """Say where photos were taken.
+    """Localize photos in an index.
 
     Args:
-        index: The map.
-        queries: Photos, and folders of them.
-        encoder: Gives the descriptors, by the index's model.
-        calibration: See [`load_calibration`]; without one answers have no confidence.
-        precision: Share of right ones among the answers that are given.
-        allowed: (N,) which rows may be found, as [`PlaceFilter.allowed`] says; `None` for all.
+        index: The index of the map.
+        queries: Photos, and folders of photos.
+        encoder: Encoder with the index's model.
+        calibration: Calibration from [`load_calibration`]; without one, answers have neither confidence nor radius.
+        precision: Share of correct answers on the labelled queries; less confident answers become no match.
+        allowed: (N,) mask of the rows to search, from [`PlaceFilter.allowed`]; `None` for all rows.
         strict: Whether a photo that cannot be read is an error.
-        progress: Called with the number of photos just finished.
+        progress: Called with the number of photos that were just encoded.
 
     Returns:
-        One answer a photo, in order.
+        One answer for each photo, in their order.
 
     Raises:
-        ValueError: If the encoder's model is not the index's.
+        ValueError: If the encoder has another model than the index.
     """
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = search_photos(index, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, progress=progress)
@@ -90,22 +92,25 @@ def calibrate(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Calibration, Reliability]:
-    """Fit a calibration to labelled queries, some of which should lie outside the map, and judge one like it on halves.
+    """Fit a calibration to labelled queries, and estimate its reliability by fitting on halves of the queries.
+
+    As many queries should be outside the map as will be later, when photos are localized.
 
     Args:
-        index: The map.
-        queries: Photos with positions, none of them in the index.
-        encoder: Gives the descriptors, by the index's model.
-        positive_dist_threshold: Metres within which a position is right.
+        index: The index of the map.
+        queries: Photos with positions, none of which is in the index.
+        encoder: Encoder with the index's model.
+        positive_dist_threshold: Metres within which a position is correct.
         strict: Whether a photo that cannot be used is an error.
-        progress: Called with the number of photos just finished.
+        progress: Called with the number of photos that were just encoded.
 
     Returns:
-        The calibration of all queries, which `index.store_calibration(calibration.to_dict())` keeps, and how good those of the
-        halves are.
+        The calibration of all queries, to be stored with `index.store_calibration(calibration.to_dict())`, and the reliability
+        of calibrations of one half on the other.
 
     Raises:
-        ValueError: If the encoder's model is not the index's, or there are too few queries, right or wrong ones, or positions.
+        ValueError: If the encoder has another model than the index, or there are too few queries, correct estimates, wrong
+            estimates or positions.
     """
     check_encoder(index, encoder)
     table = read_places(queries) if isinstance(queries, str | Path) else queries
@@ -113,18 +118,19 @@ def calibrate(
     _check_labelled(index, table, len(placed))
     encoded = encoder.encode([table.photo(place) for place in placed], progress)
     skipped = {place.path: "no position" for place in table.places if not place.has_position}
-    skipped |= table.skipped | {placed[row].path: why for row, why in encoded.skipped.items()}
+    skipped |= table.skipped | {placed[row].path: reason for row, reason in encoded.skipped.items()}
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)
-    found = index.search(encoded.descriptors, NUM_MATCHES) if len(encoded.rows) else []
-    estimates = _need_positions([estimate_position(matches, radius=positive_dist_threshold) for matches in found])
+    searches = index.search(encoded.descriptors, NUM_MATCHES) if len(encoded.rows) else []
+    estimates = _need_positions([estimate_position(matches, radius=positive_dist_threshold) for matches in searches])
     truths: list[Place] = [placed[row] for row in encoded.rows]
-    options = {"positive_dist_threshold": positive_dist_threshold}
-    calibration = fit_calibration(estimates, truths, fingerprint=index.settings.fingerprint, **options)  # type: ignore[arg-type]
-    return calibration, cross_judge(estimates, truths, **options)
+    calibration = fit_calibration(
+        estimates, truths, positive_dist_threshold=positive_dist_threshold, fingerprint=index.settings.fingerprint
+    )
+    return calibration, cross_judge(estimates, truths, positive_dist_threshold)
 
 
 def _check_labelled(index: PlaceIndex, table: PlaceTable, num_placed: int) -> None:
-    """Raise ValueError before the work if there cannot be enough queries or answers with positions."""
+    """Raise ValueError before any photo is encoded if the index has no positions or too few queries have one."""
     if not any(map(flat_coordinates, index.places)):
         raise ValueError(f"The index {index.folder} cannot be calibrated: {NO_INDEX_POSITIONS}")
     if num_placed < MIN_QUERIES:
@@ -135,9 +141,11 @@ def _check_labelled(index: PlaceIndex, table: PlaceTable, num_placed: int) -> No
 
 
 def _need_positions(estimates: Sequence[PositionEstimate | None]) -> list[PositionEstimate]:
-    known = [estimate for estimate in estimates if estimate is not None]
-    if len(known) < len(estimates):
-        missing = f"for {len(estimates) - len(known)} of {len(estimates)} queries, {NO_POSITIONS}"
-        advice = "Give all photos of the map positions in a CSV file, and run `d2vpr index` again"
-        raise ValueError(f"The index cannot be calibrated: {missing}. {advice}.")
-    return known
+    """Return the estimates, or raise ValueError if some are `None`."""
+    positioned = [estimate for estimate in estimates if estimate is not None]
+    if len(positioned) < len(estimates):
+        raise ValueError(
+            f"The index cannot be calibrated: for {len(estimates) - len(positioned)} of {len(estimates)} queries, "
+            f"{NO_POSITIONS}. Give all photos of the map positions in a CSV file, and run `d2vpr index` again."
+        )
+    return positioned

@@ -1,7 +1,7 @@
-"""How good confidences are: how often the sure are right, and what is gained over similarity."""
+"""Reliability of a calibration: its confidences compared with the correctness of positions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,36 +15,36 @@ BINS = 15  # of equal width, the usual number
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidences of queries that they were not fitted on, and what was true.
+    """Confidences and radii of queries that the calibration was not fitted to, and the errors of their positions.
 
     Attributes:
-        confidences: (Q,) in [0, 1].
-        similarities: (Q,) of the best match, which confidences are compared with.
-        right: (Q,) whether the position was right.
-        errors: (Q,) metres.
-        radii: (Q,) metres that should hold for 90 %.
+        confidences: (Q,) confidences in [0, 1].
+        similarities: (Q,) similarities of the best match, for comparison with the confidences.
+        correct: (Q,) whether the position is correct.
+        errors: (Q,) metres between estimated and true position.
+        radii: (Q,) metres, which should contain 90 % of the errors.
     """
 
     confidences: NDArray[np.float64]
     similarities: NDArray[np.float64]
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
     errors: NDArray[np.float64]
     radii: NDArray[np.float64]
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean distance of confidence and share of right ones, over bins of equal width, weighted by their queries."""
-        return float(sum(abs(mean - share) * count for mean, share, count in self.bins()) / len(self.right))
+        """Mean difference between confidence and share of correct queries over all bins, weighted by their queries."""
+        return float(sum(abs(mean - share) * count for mean, share, count in self.bins()) / len(self.correct))
 
     @property
     def brier(self) -> float:
-        """Mean squared distance of confidence and truth; lower is better."""
-        return float(((self.confidences - self.right) ** 2).mean())
+        """Brier score: the mean squared difference between confidence and correctness (0 or 1); lower is better."""
+        return float(((self.confidences - self.correct) ** 2).mean())
 
     @property
     def base_brier(self) -> float:
-        """The Brier score of who says the share of right ones to everything."""
-        return float(self.right.mean() * (1 - self.right.mean()))
+        """The Brier score of a constant confidence, the share of correct queries."""
+        return float(self.correct.mean() * (1 - self.correct.mean()))
 
     @property
     def radius_coverage(self) -> float:
@@ -52,23 +52,23 @@ class Reliability:
         return float((self.errors <= self.radii).mean())
 
     def bins(self) -> list[tuple[float, float, int]]:
-        """Return mean confidence, share of right ones and number of queries of each bin that has any."""
+        """Return mean confidence, share of correct queries and number of queries of each bin that is not empty."""
         numbers = np.minimum((self.confidences * BINS).astype(int), BINS - 1)
         rows = [numbers == number for number in range(BINS) if (numbers == number).any()]
-        return [(float(self.confidences[row].mean()), float(self.right[row].mean()), int(row.sum())) for row in rows]
+        return [(float(self.confidences[row].mean()), float(self.correct[row].mean()), int(row.sum())) for row in rows]
 
     def to_text(self) -> str:
-        """Say it in two lines."""
+        """Return a summary of two lines."""
         return (
             f"expected calibration error {self.expected_calibration_error:.3f}, Brier score {self.brier:.3f} "
             f"(of the base rate: {self.base_brier:.3f})\n"
-            f"{100 * self.right.mean():.1f} % of {len(self.right)} positions are right, {100 * self.radius_coverage:.1f} % lie "
-            "within their 90 % radius"
+            f"{100 * self.correct.mean():.1f} % of {len(self.correct)} positions are correct, "
+            f"{100 * self.radius_coverage:.1f} % are within their 90 % radius"
         )
 
 
 def judge_calibration(calibration: Calibration, estimates: Sequence[PositionEstimate], truths: Sequence[Place]) -> Reliability:
-    """Compare a calibration with the truth on queries that it was not fitted on."""
+    """Compare a calibration with the true places of queries that it was not fitted to."""
     errors = position_errors(estimates, truths)
     features = np.array([estimate.features for estimate in estimates])
     confidences = calibration.confidences(features)
@@ -80,19 +80,22 @@ def judge_calibration(calibration: Calibration, estimates: Sequence[PositionEsti
 def cross_judge(
     estimates: Sequence[PositionEstimate], truths: Sequence[Place], positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD
 ) -> Reliability:
-    """Fit on one half of the queries and judge on the other, both ways; queries near each other stay in one half.
+    """Fit a calibration to each half of the queries and judge it on the other half.
+
+    The halves are the squares of a chessboard, so that queries near each other are in the same half.
 
     Raises:
-        ValueError: As [`fit_calibration`] does, of a half.
+        ValueError: If [`fit_calibration`] raises it for a half.
     """
     half = np.array([_cell(truth, 4 * positive_dist_threshold) % 2 for truth in truths])
-    judged = []
-    for side in (0, 1):
-        fitted, asked = np.flatnonzero(half != side).tolist(), np.flatnonzero(half == side).tolist()
-        calibration = _fit_half([estimates[row] for row in fitted], [truths[row] for row in fitted], positive_dist_threshold)
-        judged.append(judge_calibration(calibration, [estimates[row] for row in asked], [truths[row] for row in asked]))
-    columns = ("confidences", "similarities", "right", "errors", "radii")
-    return Reliability(*(np.concatenate([getattr(part, column) for part in judged]) for column in columns))
+    parts = []
+    for tested_half in (0, 1):
+        fit_rows, test_rows = np.flatnonzero(half != tested_half).tolist(), np.flatnonzero(half == tested_half).tolist()
+        fit_estimates, fit_truths = [estimates[row] for row in fit_rows], [truths[row] for row in fit_rows]
+        calibration = _fit_half(fit_estimates, fit_truths, positive_dist_threshold)
+        parts.append(judge_calibration(calibration, [estimates[row] for row in test_rows], [truths[row] for row in test_rows]))
+    columns = (field.name for field in fields(Reliability))
+    return Reliability(*(np.concatenate([getattr(part, column) for part in parts]) for column in columns))
 
 
 def _fit_half(estimates: Sequence[PositionEstimate], truths: Sequence[Place], positive_dist_threshold: float) -> Calibration:
@@ -101,11 +104,11 @@ def _fit_half(estimates: Sequence[PositionEstimate], truths: Sequence[Place], po
     except ValueError as error:
         squares = f"every other square of {4 * positive_dist_threshold:g} m"
         raise ValueError(
-            f"Confidences are judged on halves of the queries, those in {squares}, and one is no good: {error}"
+            f"Confidences are judged on halves of the queries, those in {squares}, and one half cannot be used: {error}"
         ) from error
 
 
 def _cell(place: Place, side: float) -> int:
-    """Number the square of a chessboard that a place lies in."""
+    """Return the number of the chessboard's square that contains a place; squares of one colour have the same parity."""
     position = next(iter(flat_coordinates(place).values()), (0.0, 0.0))
     return int(position[0] // side) + int(position[1] // side)

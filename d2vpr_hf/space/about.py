@@ -75,7 +75,7 @@ def _calibration(opened: OpenedSpace) -> str:
     calibration = opened.photo_map.calibration
     if calibration is None:
         return "none: the map has no calibration"
-    return f"calibrated on {calibration.num_queries} labelled photos, {calibration.num_right} of them right"
+    return f"calibrated on {calibration.num_queries} labelled photos, {calibration.num_correct} of them right"
 
 
 def _conditions(opened: OpenedSpace) -> str:

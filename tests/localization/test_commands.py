@@ -46,7 +46,7 @@ def test_calibrate_then_localize(town, tmp_path):
     before = json.loads(run("localize", index, query, "--json"))[0]
     assert before["confidence"] is None and "not calibrated" in before["note"]
     printed = run("calibrate", index, "--queries", town / "queries", "--plots", tmp_path / "plots")
-    assert "expected calibration error" in printed and "of 240 positions are right" in printed
+    assert "expected calibration error" in printed and "of 240 positions are correct" in printed
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["precision_coverage.png", "reliability.png"]
     after = json.loads(run("localize", index, query, "--json", "--precision", "0"))[0]
     assert 0 <= after["confidence"] <= 1 and after["radius_90"] > 0 and after["no_match"] is False

@@ -92,7 +92,7 @@ def test_confidences_are_probabilities_of_being_right():
     assert judged.brier < 0.8 * judged.base_brier
     assert 0.87 < judged.radius_coverage < 0.93
     answered = judged.confidences >= calibration.threshold(0.9)
-    assert answered.mean() > 0.05 and judged.right[answered].mean() > 0.87
+    assert answered.mean() > 0.05 and judged.correct[answered].mean() > 0.87
     assert 0.87 < (judged.errors <= judged.radii)[answered].mean() < 0.96
 
 
@@ -176,9 +176,9 @@ def test_too_little_to_calibrate():
     """What came is said with what is to be done about it, which differs."""
     with pytest.raises(ValueError, match=r"at least 50 labelled queries.*got 20 queries.*Add queries with positions"):
         fit_calibration(*draw_answers(20))
-    with pytest.raises(ValueError, match=r"got 200 queries, 0 right, median error \d+ m\. Are they of this map's area"):
+    with pytest.raises(ValueError, match=r"got 200 queries, 0 correct, median error \d+ m\. Are they from this map's area"):
         fit_calibration(*draw_answers(200, outside=1.0))
-    with pytest.raises(ValueError, match=r"200 right, median error .* Leave out photos that are in the index themselves"):
+    with pytest.raises(ValueError, match=r"200 correct, median error .* Leave out photos that are in the index themselves"):
         fit_calibration(*draw_answers(200), positive_dist_threshold=1000.0)
 
 
@@ -250,5 +250,5 @@ def test_a_calibration_of_another_model_is_refused(tmp_path):
 
 def test_pictures(tmp_path):
     judged = cross_judge(*draw_answers(300))
-    assert len(judged.right) == 300
+    assert len(judged.correct) == 300
     assert all(path.stat().st_size > 5000 for path in save_plots(judged, tmp_path))
