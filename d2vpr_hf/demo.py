@@ -1,4 +1,4 @@
-"""The demonstration: a simulated town, indexed, searched and evaluated offline with the embedded model."""
+"""The demonstration: a simulated town is indexed, searched and evaluated offline with the embedded model."""
 
 import os
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from d2vpr_hf.retrieval.plots import plot_search
 from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 
 NUM_PLACES = 60
-TEST_CITY = 9001  # never trained on
+TEST_CITY = 9001  # a seed that no model is trained on
 NUM_SHOWN = 6
 _TIER = "easy"
 _PHOTOS = Path("images") / "test"
@@ -24,12 +24,12 @@ _PHOTOS = Path("images") / "test"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration found.
+    """The results of the demonstration.
 
     Attributes:
-        results: The best matches of some queries.
-        evaluation: Of all queries.
-        pictures: The files with them drawn.
+        results: Search results of some queries.
+        evaluation: Evaluation of all queries.
+        pictures: Files of the plots.
     """
 
     results: list[SearchResult]
@@ -38,12 +38,12 @@ class DemoResult:
 
 
 def run_demo(out: str | Path, num_places: int = NUM_PLACES, progress: Progress | None = None) -> DemoResult:
-    """Render a town under `out`, index its database, search it with all queries, and draw what was found.
+    """Render a town into `out`, index its database, evaluate it with all queries, and plot the results.
 
     Args:
-        out: A folder. A town that is there already is used again.
-        num_places: Places of the town.
-        progress: Called with the number of photos just described.
+        out: Output folder; a town that it has already is used again.
+        num_places: Number of places in the town.
+        progress: Called with the number of photos that were just encoded.
     """
     out = Path(out)
     town = out / "town"
@@ -51,9 +51,9 @@ def run_demo(out: str | Path, num_places: int = NUM_PLACES, progress: Progress |
         simulate(town, num_places, TEST_CITY, tier=_TIER, workers=min(2, os.cpu_count() or 1))
     database, queries = town / _PHOTOS / "database", town / _PHOTOS / "queries"
     encoder = PlaceEncoder()
-    found = evaluate(database, queries, encoder, save_descriptors=out / "index", overwrite=True, progress=progress)
-    asked = find_photos(queries)
-    shown = asked[:: max(1, len(asked) // NUM_SHOWN)][:NUM_SHOWN]
+    evaluation = evaluate(database, queries, encoder, save_descriptors=out / "index", overwrite=True, progress=progress)
+    photos = find_photos(queries)
+    shown = photos[:: max(1, len(photos) // NUM_SHOWN)][:NUM_SHOWN]
     results = search_photos(PlaceIndex.open(out / "index" / "database"), shown, encoder, top_k=4)
     save_figure(plot_search(results), out / "matches.png")
-    return DemoResult(results, found, [out / "matches.png", *save_plots(found, out / "pictures")])
+    return DemoResult(results, evaluation, [out / "matches.png", *save_plots(evaluation, out / "pictures")])

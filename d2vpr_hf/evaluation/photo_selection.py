@@ -44,7 +44,7 @@ def select_photos(database: PlaceTable, queries: PlaceTable, rule: PositiveRule)
     """
     if rule.frame_tolerance is not None and len(database.places) != len(queries.places):
         raise ValueError(
-            f"With frame_tolerance, the n-th query belongs to the n-th database photo, so both need the same number of photos; "
+            "With `frame_tolerance`, the n-th query belongs to the n-th database photo, so both need the same number of photos; "
             f"got {len(database.places)} and {len(queries.places)}. Give positions, or positives to evaluate_descriptors()."
         )
     database_places, query_places = (_usable_places(table, rule) for table in (database, queries))
@@ -107,8 +107,8 @@ def _headings(places: list[Place], name: str) -> NDArray[np.float64]:
     missing = [place.path for place, heading in zip(places, headings, strict=True) if heading is None]
     if missing:
         raise ValueError(
-            f"heading_tolerance needs the heading of every photo; {len(missing)} of {len(places)} in the {name} have none, "
-            f"{missing[0]} first. Give the headings, or evaluate without heading_tolerance."
+            f"`heading_tolerance` needs the heading of every photo; {len(missing)} of {len(places)} in the {name} have none, "
+            f"{missing[0]} first. Give the headings, or evaluate without `heading_tolerance`."
         )
     return np.array(headings, np.float64)
 

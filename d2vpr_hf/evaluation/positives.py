@@ -94,11 +94,11 @@ class PositiveRule:
         if self.frame_tolerance is not None:
             object.__setattr__(self, "positive_dist_threshold", None)
         elif self.positive_dist_threshold is None or not 0 < self.positive_dist_threshold < np.inf:
-            raise ValueError(f"positive_dist_threshold must be above 0 metres, got {self.positive_dist_threshold}.")
+            raise ValueError(f"`positive_dist_threshold` must be above 0 metres, got {self.positive_dist_threshold}.")
         if self.frame_tolerance is not None and self.frame_tolerance < 0:
-            raise ValueError(f"frame_tolerance must be at least 0 frames, got {self.frame_tolerance}.")
+            raise ValueError(f"`frame_tolerance` must be at least 0 frames, got {self.frame_tolerance}.")
         if self.heading_tolerance is not None and not 0 <= self.heading_tolerance <= 180:
-            raise ValueError(f"heading_tolerance must be within 0 and 180 degrees, got {self.heading_tolerance}.")
+            raise ValueError(f"`heading_tolerance` must be within 0 and 180 degrees, got {self.heading_tolerance}.")
 
     def find(self, database: PhotoSet, queries: PhotoSet) -> "NearbyPositives":
         """Find the positives of each query.

@@ -1,4 +1,4 @@
-"""Why two photos are alike: where the network looked, and which regions carry the similarity."""
+"""Explanation of a match: the points where the network sampled both photos, and the share of each region in the similarity."""
 
 from d2vpr_hf.explanation.drawing import draw_bars, draw_photo_regions
 from d2vpr_hf.explanation.matches import Explanation, explain_match

@@ -1,7 +1,7 @@
-"""Drawings of an explanation, as SVG and HTML that need nothing else: points over a photo, and bars that sum to the cosine.
+"""Drawings of an explanation as SVG and HTML: sampling points over a photo, and bars that sum to the cosine.
 
-Elements of region r carry `data-region="r"` and the class `region-r`; who shows them decides on colours, and on what a pointer
-or the keyboard brings to the front. Lengths are in percent or pixels of the photo, so that drawings scale.
+Elements of region r have `data-region="r"` and the class `region-r`; the page's style sheet and script choose colours and
+highlight regions. Lengths are percentages or units of a `viewBox`, so that drawings can be scaled.
 """
 
 from html import escape
@@ -16,10 +16,10 @@ def draw_photo_regions(photo: PhotoRegions, picture: str, caption: str, *, defor
     """Draw the sampling points over a photo.
 
     Args:
-        photo: Where they are.
-        picture: The photo as a URL, such as a data URI.
-        caption: What the drawing shows, for those who cannot see it.
-        deformed: Whether to draw the points and boxes where the network put them; `False` draws the fixed grid.
+        photo: Regions of the photo.
+        picture: URL of the photo, such as a data URI.
+        caption: Description of the drawing for screen readers.
+        deformed: Whether to draw the points and boxes that the network used; `False` draws the points of the fixed grid.
     """
     height, width = photo.size
     scale = _SIDE / max(height, width)
@@ -37,9 +37,9 @@ def draw_photo_regions(photo: PhotoRegions, picture: str, caption: str, *, defor
 
 
 def draw_bars(explanation: Explanation) -> str:
-    """Draw what each region adds to the cosine, the strongest first, as a list that the keyboard can walk through.
+    """Draw the share of each region in the cosine, the largest first, as a list that can be used with the keyboard.
 
-    The numbers written are the shares rounded to four digits, and the sum below them is the cosine.
+    The list shows shares rounded to four digits, and below them their sum, the cosine.
     """
     shares = explanation.shares
     longest = max(float(abs(shares).max()), 1e-12)

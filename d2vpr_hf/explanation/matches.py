@@ -1,4 +1,4 @@
-"""Explain a match: both photos seen once more by the network, and their cosine taken apart."""
+"""Explanation of a match: the network processes both photos again, and their cosine is divided among the regions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,15 +22,15 @@ BEFORE_PROJECTION = (
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why two photos are alike.
+    """The explanation of the similarity of two photos.
 
     Attributes:
         names: (1 + R) names of the regions, the whole photo first.
-        shares: (1 + R,) float64, what each region adds to the cosine, as [`region_shares`] says.
-        cosine: Of the two descriptors, before a projection: the sum of the shares.
-        query: Where the query was sampled.
-        match: Where the match was.
-        note: What a reader must know besides, or `None`.
+        shares: (1 + R,) float64 contribution of each region to the cosine, from [`region_shares`].
+        cosine: Cosine of the two descriptors before a projection: the sum of the shares.
+        query: Regions of the query.
+        match: Regions of the match.
+        note: A note for readers, or `None`.
     """
 
     names: list[str]
@@ -41,7 +41,7 @@ class Explanation:
     note: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form that the Space's `/explain` answers with."""
+        """Return the explanation as JSON values, for the Space's `/explain`."""
         regions = [{"region": name, "share": share} for name, share in zip(self.names, self.shares.tolist(), strict=True)]
         sides = {"query": self.query, "match": self.match}
         result = {"cosine": self.cosine, "regions": regions} | {side: _side(photo) for side, photo in sides.items()}
@@ -49,22 +49,22 @@ class Explanation:
 
 
 def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource) -> Explanation:
-    """Say which regions carry the similarity of two photos, and where the network looked in each.
+    """Compute the share of each region in the similarity of two photos, and the sampling points of both.
 
     Args:
-        encoder: Of the model that found the match.
+        encoder: Encoder with the model that found the match.
         query: A photo.
-        match: Another.
+        match: Another photo.
 
     Raises:
-        ValueError: If the model cannot be explained: another than D²-VPR has no sampling points, and with a cross-image encoder
-            descriptors belong to batches and not to two photos.
+        ValueError: If the model is not a D²-VPR, because others have no sampling points, or has a cross-image encoder, because
+            its descriptors depend on the whole batch.
         UnreadablePhotoError: If a photo cannot be decoded.
     """
     config = explainable_model(encoder).config
     images = [open_photo(photo) for photo in (query, match)]
     pixels = torch.cat([encoder.processor(image, return_tensors="pt")["pixel_values"] for image in images])
-    features, positions = _look(encoder, pixels)
+    features, positions = _sample(encoder, pixels)
     input_size = (pixels.shape[2], pixels.shape[3])
     sides = [
         locate_regions(config, position, input_size, (image.height, image.width))
@@ -96,10 +96,10 @@ def explainable_model(encoder: PlaceEncoder) -> D2VPRModel:
 
 
 @torch.inference_mode()
-def _look(encoder: PlaceEncoder, pixels: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _sample(encoder: PlaceEncoder, pixels: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return region features (B, 1 + R, D) and sampling positions (B, P, 2) of pixels (B, 3, height, width)."""
-    found = encoder.model(pixels.to(encoder.device, encoder.model.dtype))
-    return found.region_features.float().cpu().numpy(), found.sampling_positions.float().cpu().numpy()
+    output = encoder.model(pixels.to(encoder.device, encoder.model.dtype))
+    return output.region_features.float().cpu().numpy(), output.sampling_positions.float().cpu().numpy()
 
 
 def _side(photo: PhotoRegions) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Where a photo was sampled, in pixels: the deformed points, the fixed grid they were moved from, and the regions' boxes.
+"""Sampling points of a photo in pixels: the deformed points, the fixed grid from which they were moved, and the regions' boxes.
 
-Positions of the model run from 0 to 1 between the centres of the outermost patches (`align_corners=True`), not between the
-edges of the photo: at 224 pixels and patches of 14 they are 7 to 217 pixels of the network's input.
+The model's positions are from 0 to 1 between the centres of the outermost patches (`align_corners=True`), not between the edges
+of the photo: for an input of 224 pixels and patches of 14 pixels they correspond to pixels 7 to 217.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ _COLUMNS = {2: ("left", "right"), 3: ("left", "centre", "right")}
 
 @dataclass(frozen=True)
 class PhotoRegions:
-    """Where the regions of one photo lie.
+    """Sampling points and boxes of the regions of one photo.
 
     Attributes:
         size: Height and width of the photo in pixels.
-        points: (P, 2) x and y in pixels, x to the right and y down, where features were read, region by region.
-        fixed: (P, 2) where they would have been read without offsets and scales.
-        region: (P,) which region a point belongs to, from 1; 0 is the whole photo, which has no points.
+        points: (P, 2) x and y of the sampling points in pixels, x to the right and y down, region by region.
+        fixed: (P, 2) sampling points without the model's offsets and scales.
+        region: (P,) number of each point's region, from 1; region 0 is the whole photo, which has no points.
         boxes: (1 + R, 4) left, top, right and bottom of each region's points in pixels, the whole photo first.
     """
 
@@ -41,13 +41,13 @@ class PhotoRegions:
 def locate_regions(
     config: D2VPRConfig, positions: NDArray[np.floating], input_size: tuple[int, int], photo_size: tuple[int, int]
 ) -> PhotoRegions:
-    """Bring the sampling positions of one photo to its pixels.
+    """Convert the sampling positions of one photo to pixels.
 
     Args:
-        config: The model's.
-        positions: (P, 2) in [0, 1], as the model gives them.
-        input_size: Height and width of what the network saw.
-        photo_size: Height and width of the photo.
+        config: Configuration of the model.
+        positions: (P, 2) sampling positions in [0, 1] from the model.
+        input_size: Height and width of the network's input in pixels.
+        photo_size: Height and width of the photo in pixels.
     """
     grid = sample_grid(config.regions, torch.device("cpu"))
     region = np.repeat(np.arange(1, config.num_regions), config.sample_counts)
@@ -57,7 +57,7 @@ def locate_regions(
 
 
 def region_names(config: D2VPRConfig) -> list[str]:
-    """Name the 1 + R regions for people: the whole photo, then each part by its place, such as "upper left quarter"."""
+    """Return readable names of the 1 + R regions: the whole photo, then names such as "upper left quarter"."""
     names = ["whole photo"]
     for level, kind in (("medium", "quarter"), ("small", "ninth")):
         indices = config.region_indices(level)
@@ -71,7 +71,7 @@ def region_names(config: D2VPRConfig) -> list[str]:
 
 
 def _in_table_order(regions: Sequence[dict[str, Any]], names: list[str]) -> list[str]:
-    """Put names, medium regions before small ones, in the order of the table."""
+    """Sort names, of which medium regions come before small ones, in the order of the table of regions."""
     order = sorted(range(len(regions)), key=lambda i: (regions[i]["level"] != "medium", i))
     named = dict(zip(order, names[1:], strict=True))
     return [names[0], *(named[i] for i in range(len(regions)))]
@@ -80,14 +80,14 @@ def _in_table_order(regions: Sequence[dict[str, Any]], names: list[str]) -> list
 def _to_pixels(
     positions: NDArray[np.floating], patch: int, input_size: tuple[int, int], photo_size: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Map (P, 2) in [0, 1] between the outermost patch centres to pixels of the photo, 0 at its left and upper edge."""
+    """Convert (P, 2) positions in [0, 1] between the outermost patch centres to pixels of the photo."""
     inner = np.array(input_size[::-1], np.float64)  # width, height
     return (positions * (inner - patch) + patch / 2) * (np.array(photo_size[::-1]) / inner)
 
 
 def _boxes(points: NDArray[np.float64], region: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.float64]:
-    found = [np.array([0, 0, size[1], size[0]], np.float64)]
+    boxes = [np.array([0, 0, size[1], size[0]], np.float64)]
     for number in range(1, int(region.max()) + 1):
-        own = points[region == number]
-        found.append(np.concatenate([own.min(axis=0), own.max(axis=0)]))
-    return np.stack(found)
+        region_points = points[region == number]
+        boxes.append(np.concatenate([region_points.min(axis=0), region_points.max(axis=0)]))
+    return np.stack(boxes)

@@ -103,9 +103,11 @@ def simulate(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
     if min(num_cities, photos_per_place, image_size, workers) < 1:
-        raise ValueError(f"Expected at least 1, got {num_cities=}, {photos_per_place=}, {image_size=}, {workers=}.")
+        raise ValueError(f"Expected at least 1, got `{num_cities=}`, `{photos_per_place=}`, `{image_size=}`, `{workers=}`.")
     if label_cells is not None and (label_cells < 1 or layout != Layout.GSV_CITIES):
-        raise ValueError(f"Labels need layout='gsv-cities' and label_cells of at least 1, got {label_cells=}, {layout}.")
+        raise ValueError(
+            f'Labels need `layout="gsv-cities"` and `label_cells` of at least 1, got `{label_cells=}` and layout {layout}.'
+        )
     size = (image_size, image_size)
     jobs = [
         _CityJob(city_seed, num_places, layout, used_tier, photos_per_place, size, label_cells)

@@ -205,9 +205,9 @@ def _check_enough(errors: NDArray[np.float64], positive_dist_threshold: float) -
     if advice is not None:
         median = f", median error {np.median(errors):.0f} m" if len(errors) else ""
         raise ValueError(
-            f"A calibration needs at least {MIN_QUERIES} labelled queries, of which at least {_MIN_OF_EITHER_KIND} estimates are "
-            f"correct to {positive_dist_threshold:g} m and at least {_MIN_OF_EITHER_KIND} are wrong; got {len(errors)} queries, "
-            f"{num_correct} correct{median}. {advice}"
+            f"A calibration needs at least {MIN_QUERIES} labelled queries, at least {_MIN_OF_EITHER_KIND} with a position "
+            f"correct to {positive_dist_threshold:g} m and at least {_MIN_OF_EITHER_KIND} with a wrong one; "
+            f"got {len(errors)} queries, {num_correct} correct{median}. {advice}"
         )
 
 

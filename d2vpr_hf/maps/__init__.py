@@ -1,4 +1,4 @@
-"""Maps drawn without a tile server: where photos of an index were taken, and where a query was."""
+"""Maps of an index's photos and of a query's position, drawn without a tile server."""
 
 from d2vpr_hf.maps.drawing import BaseMap, MapMarks
 from d2vpr_hf.maps.plane import Plane

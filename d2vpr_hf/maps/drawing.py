@@ -1,8 +1,7 @@
-"""A map as SVG: the database's photos and the ways between them, and on top matches, the estimate with its radius, the truth.
+"""A map as SVG: the database's photos, ways between them, matches, the estimated position with its radius, the true position.
 
-The ways are drawn between photos that stand close together, so that what was photographed along streets looks like streets, and
-nothing has to be fetched from anywhere. Colours are left to whoever shows the drawing; every mark has a class and a shape of
-its own, so that colour is not all that tells them apart.
+Ways join photos that are close together, so that photos along streets look like streets and no map data are needed. Colours
+come from the style sheet of the page; each kind of mark has its own class and shape, so that marks differ also without colour.
 """
 
 import math
@@ -19,24 +18,24 @@ from d2vpr_hf.maps.tiles import TileSource, View
 from d2vpr_hf.places import Place
 
 WIDTH, HEIGHT = 720.0, 460.0  # units of a drawing
-_MAX_DOTS = 2500  # a browser draws more of them slowly, and they would lie on each other
+_MAX_DOTS = 2500  # more would overlap, and browsers would draw them slowly
 _MAX_WAYS = 8000
-_SPOT = 4.0  # metres that photos of one spot lie within
-_MARGIN = 0.12  # of the view, around what must be seen
+_SPOT = 4.0  # metres; side of the grid cells in which photos count as one spot
+_MARGIN = 0.12  # share of the view around all marks
 _LEAST_SPAN = 160.0  # metres
-_REACH = 2.8  # times the usual distance between neighbours: farther spots are not joined by a way
-_NEAREST = 12  # spots that a way may have as its detour
+_REACH = 2.8  # longest way, as a multiple of the median distance between neighbours
+_NEAREST = 12  # nearest spots that are tested as a detour of a way
 
 
 @dataclass(frozen=True)
 class MapMarks:
-    """What is shown on a map besides the database.
+    """The marks of a query on a map.
 
     Attributes:
         matches: Places of the matches, the best first.
-        estimate: Where the query was taken, as the matches say; with the radius that holds for 90 %.
-        radius: Metres, or `None`.
-        truth: Where it was really taken, if that is known.
+        estimate: Estimated place of the query, or `None`.
+        radius: Metres of the circle around the estimate, or `None`.
+        truth: True place of the query, or `None` if unknown.
     """
 
     matches: Sequence[Place] = field(default_factory=tuple)
@@ -46,11 +45,11 @@ class MapMarks:
 
 
 class BaseMap:
-    """The database's photos on a plane, prepared once and drawn with other marks each time.
+    """The database's photos on a plane, prepared once and drawn with the marks of any query.
 
     Args:
-        places: Of the database.
-        tiles: Server of tiles to lie below; `None` for the drawing alone.
+        places: Places of the database.
+        tiles: Server of background tiles; `None` for a map without tiles.
     """
 
     def __init__(self, places: Sequence[Place], tiles: TileSource | None = None) -> None:
@@ -61,14 +60,14 @@ class BaseMap:
         self.ways = _ways(self.points)
 
     def draw(self, marks: MapMarks = MapMarks(), caption: str = "") -> str:
-        """Draw the map around what must be seen: all marks, or the whole database where there are none.
+        """Draw a map that shows all marks, or the whole database if there are no marks.
 
         Args:
-            marks: What to show.
-            caption: What the map shows, for those who cannot see it.
+            marks: Marks of a query.
+            caption: Description of the map for screen readers.
 
         Returns:
-            SVG, or an empty text where no place has a position.
+            The SVG text; empty if no place has a position.
         """
         if self.plane is None:
             return ""
@@ -81,10 +80,10 @@ class BaseMap:
         )
 
     def _view(self, marks: MapMarks) -> View:
-        """Choose the part of the plane to show, in the drawing's proportions."""
+        """Return the part of the plane to show, in the drawing's proportions."""
         assert self.plane is not None
-        wanted = [place for place in (*marks.matches, marks.estimate, marks.truth) if place is not None]
-        points = self.plane.project(wanted)
+        marked = [place for place in (*marks.matches, marks.estimate, marks.truth) if place is not None]
+        points = self.plane.project(marked)
         points = points[~np.isnan(points).any(axis=1)]
         points = points if len(points) else self.points
         low, high = points.min(axis=0), points.max(axis=0)
@@ -93,31 +92,33 @@ class BaseMap:
             reach = min(marks.radius, float(np.ptp(self.points, axis=0).max()) or _LEAST_SPAN)
             low, high = np.fmin(low, centre - reach), np.fmax(high, centre + reach)
         middle, span = (low + high) / 2, np.maximum((high - low) * (1 + 2 * _MARGIN), _LEAST_SPAN)
-        metres = max(span[0] / WIDTH, span[1] / HEIGHT)  # of a unit
+        metres = max(span[0] / WIDTH, span[1] / HEIGHT)  # per unit of the drawing
         half = metres * np.array([WIDTH, HEIGHT]) / 2
         return View(*(middle - half).tolist(), *(middle + half).tolist())
 
     def _draw_base(self, canvas: "_Canvas") -> str:
         ways = "".join(f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" for a, b in canvas.to_units(self.ways))
-        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in canvas.to_units(self.points))  # round caps make dots of them
+        dots = "".join(
+            f"M{x:.1f} {y:.1f}h0" for x, y in canvas.to_units(self.points)
+        )  # paths of length 0, whose round caps are dots
         return f'<path class="ways" d="{ways}"/><path class="database" d="{dots}"/>'
 
 
 class _Canvas:
-    """A view, and how it becomes units of the drawing."""
+    """A view of the plane, with its scale in units of the drawing per metre."""
 
     def __init__(self, plane: Plane, view: View) -> None:
         self.plane, self.view = plane, view
         self.scale = WIDTH / (view.right - view.left)
 
     def to_units(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn metres (..., 2) into units, y down."""
+        """Convert metres (..., 2) to units of the drawing, y down."""
         return (points - [self.view.left, self.view.top]) * [self.scale, -self.scale]
 
     def place(self, place: Place) -> tuple[float, float] | None:
-        """Return where a place lies in units, or `None` if it cannot be drawn here."""
-        found = self.to_units(self.plane.project([place]))[0]
-        return None if np.isnan(found).any() else (float(found[0]), float(found[1]))
+        """Return the coordinates of a place in units, or `None` if it has no position in the plane's frame."""
+        x, y = self.to_units(self.plane.project([place]))[0].tolist()
+        return None if math.isnan(x) or math.isnan(y) else (x, y)
 
 
 def _draw_marks(canvas: _Canvas, marks: MapMarks) -> str:
@@ -137,7 +138,7 @@ def _draw_marks(canvas: _Canvas, marks: MapMarks) -> str:
 
 
 def _mark(at: tuple[float, float], kind: str, shape: str, title: str) -> str:
-    """Draw a mark that keeps its size when the map is zoomed: the inner group is scaled back by whoever zooms."""
+    """Draw a mark with an inner group, which the page's script scales back when it zooms, so that marks keep their size."""
     inner = f'<g class="mark"><title>{title}</title>{shape}</g>'
     return f'<g class="{kind}" transform="translate({at[0]:.1f} {at[1]:.1f})">{inner}</g>'
 
@@ -158,7 +159,7 @@ def nice_length(metres: float) -> float:
 
 
 def _thin(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keep one point of each cell of a grid, the coarser the more there are, so that few enough are drawn."""
+    """Return at most `_MAX_DOTS` points: one point of each cell of a grid, which becomes coarser until they are few enough."""
     points = np.unique(points.round(1), axis=0)
     cell = 1.0
     while len(points) > _MAX_DOTS:
@@ -167,30 +168,31 @@ def _thin(points: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ways(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Join spots that no third one lies between: the ends of each way in metres (W, 2, 2).
+    """Return the ends of the ways between spots, (W, 2, 2) metres.
 
-    That is the relative neighbourhood graph, cut where spots are much farther apart than neighbours usually are.
+    The ways are the edges of the relative neighbourhood graph, without edges much longer than usual distances of neighbours.
     """
     spots = _first_of_cells(points, _SPOT)
     if len(spots) < 3:
         return np.empty((0, 2, 2))
     tree = cKDTree(spots)
-    apart = np.sort(tree.query(spots, k=min(9, len(spots)))[0][:, 1:], axis=1)
-    elsewhere = np.where(apart > _SPOT, apart, np.inf).min(axis=1)  # several photos of one spot say nothing of distances
-    usual = float(np.median(elsewhere[np.isfinite(elsewhere)])) if np.isfinite(elsewhere).any() else 0.0
-    pairs = tree.query_pairs(_REACH * usual, output_type="ndarray")
+    distances = np.sort(tree.query(spots, k=min(9, len(spots)))[0][:, 1:], axis=1)
+    # neighbours within _SPOT are photos of the same spot in adjacent cells
+    to_neighbour = np.where(distances > _SPOT, distances, np.inf).min(axis=1)
+    median = float(np.median(to_neighbour[np.isfinite(to_neighbour)])) if np.isfinite(to_neighbour).any() else 0.0
+    pairs = tree.query_pairs(_REACH * median, output_type="ndarray")
     return spots[pairs[~_has_detour(spots, pairs, tree)][:_MAX_WAYS]]
 
 
 def _has_detour(spots: NDArray[np.float64], pairs: NDArray[np.intp], tree: cKDTree) -> NDArray[np.bool_]:
-    """Tell of each pair (W, 2) whether a third spot is nearer to both than they are to each other."""
-    apart = np.linalg.norm(spots[pairs[:, 0]] - spots[pairs[:, 1]], axis=1)
-    near = tree.query(spots, k=min(_NEAREST, len(spots)))[1][pairs[:, 0]]  # (W, neighbours of the first, itself among them)
+    """Return for each pair (W, 2) whether a third spot is nearer to both of them than they are to each other."""
+    distances = np.linalg.norm(spots[pairs[:, 0]] - spots[pairs[:, 1]], axis=1)
+    near = tree.query(spots, k=min(_NEAREST, len(spots)))[1][pairs[:, 0]]  # (W, nearest spots of the first, with itself)
     to_ends = [np.linalg.norm(spots[near] - spots[end][:, None], axis=2) for end in pairs.T]
-    return np.asarray((np.maximum(*to_ends) < apart[:, None] - _SPOT / 2).any(axis=1))
+    return np.asarray((np.maximum(*to_ends) < distances[:, None] - _SPOT / 2).any(axis=1))
 
 
 def _first_of_cells(points: NDArray[np.float64], cell: float) -> NDArray[np.float64]:
-    """Keep the first point of each cell of a grid."""
+    """Return the first point of each cell of a grid."""
     _, first = np.unique(np.floor(points / cell), axis=0, return_index=True)
     return points[np.sort(first)]

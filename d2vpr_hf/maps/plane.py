@@ -1,4 +1,4 @@
-"""From positions to a plane in metres, x to the east and y to the north."""
+"""A plane in metres on which positions are projected, x to the east and y to the north."""
 
 import math
 from collections.abc import Sequence
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from d2vpr_hf.places import Place, flat_coordinates
 from d2vpr_hf.places.place import with_degrees
 
-_EQUATOR = 6_378_137.0  # metres, the radius of the sphere that web maps are projected from
+_EQUATOR = 6_378_137.0  # metres; radius of the sphere of the web maps' projection
 _HIGHEST = 85.0  # degrees of latitude, near the edge of web maps
 
 
 @dataclass(frozen=True)
 class Plane:
-    """A frame that places can be drawn in.
+    """The projection of places to a plane.
 
     Attributes:
-        frame: `None` for latitudes and longitudes, drawn in the web maps' Mercator projection; else the flat frame's name, as
-            [`flat_coordinates`] has it.
-        latitude: Of the middle, in degrees: there the projection's metres are metres.
+        frame: `None` for the Mercator projection of latitudes and longitudes, as in web maps; otherwise the name of the flat
+            frame, from [`flat_coordinates`].
+        latitude: Latitude in degrees at which distances in the Mercator projection are true metres.
     """
 
     frame: str | None
@@ -29,7 +29,7 @@ class Plane:
 
     @classmethod
     def of(cls, places: Sequence[Place]) -> "Plane | None":
-        """Choose the frame that most places have a position in, degrees before others; `None` if no place has any."""
+        """Return the plane in which most places have a position; degrees are preferred. `None` if no place has a position."""
         latitudes = [place.latitude for place in map(with_degrees, places) if place.latitude is not None]
         if latitudes and 2 * len(latitudes) >= sum(place.has_position for place in places):
             return cls(None, float(np.clip(np.median(latitudes), -_HIGHEST, _HIGHEST)))
@@ -37,9 +37,9 @@ class Plane:
         return cls(max(sorted(set(frames)), key=frames.count)) if frames else None
 
     def project(self, places: Sequence[Place]) -> NDArray[np.float64]:
-        """Return x and y of each place in metres (N, 2); NaN for places that have no position in this frame."""
-        found = [self._project(place) for place in places]
-        return np.array(found, np.float64).reshape(-1, 2)
+        """Return x and y of each place in metres (N, 2); NaN for places without a position in this frame."""
+        points = [self._project(place) for place in places]
+        return np.array(points, np.float64).reshape(-1, 2)
 
     def _project(self, place: Place) -> tuple[float, float]:
         if self.frame is not None:
@@ -51,10 +51,10 @@ class Plane:
         return self.metres(place.latitude, place.longitude)
 
     def metres(self, latitude: float, longitude: float) -> tuple[float, float]:
-        """Project degrees, in Mercator shrunk to metres at the middle's latitude."""
-        shrink = _EQUATOR * math.cos(math.radians(self.latitude))
-        return shrink * math.radians(longitude), shrink * math.asinh(math.tan(math.radians(latitude)))
+        """Return the Mercator coordinates of degrees, scaled to true metres at the plane's latitude."""
+        radius = _EQUATOR * math.cos(math.radians(self.latitude))
+        return radius * math.radians(longitude), radius * math.asinh(math.tan(math.radians(latitude)))
 
     def world(self) -> float:
-        """Return the metres that the whole web map is wide: half of it lies to either side of 0."""
+        """Return the width of the whole web map in metres; it is centred at 0."""
         return 2 * math.pi * _EQUATOR * math.cos(math.radians(self.latitude))

@@ -1,5 +1,5 @@
-"""Tiles of a web map below a drawing, where somebody asks for them. The visitor's browser fetches them, and tells the server by
-that where the visitor looks; so there are none by default.
+"""Background tiles of a web map. They are off by default: the visitor's browser fetches them, so that the tile server learns
+which area the visitor looks at.
 """
 
 import math
@@ -14,7 +14,7 @@ _MAX_ZOOM = 19
 
 
 class View(NamedTuple):
-    """A part of the plane, metres: left, bottom, right and top."""
+    """A rectangular part of the plane, in metres."""
 
     left: float
     bottom: float
@@ -28,7 +28,7 @@ class TileSource:
 
     Attributes:
         template: URL with `{z}`, `{x}` and `{y}`.
-        attribution: Whose the map is, which must be shown with it.
+        attribution: Owner of the map, whose name must be shown with it.
     """
 
     template: str
@@ -39,7 +39,7 @@ class TileSource:
             raise ValueError(f"Expected tiles as https://host/{{z}}/{{x}}/{{y}}.png, got {self.template!r}.")
 
     def draw(self, plane: Plane, view: View, scale: float) -> str:
-        """Return the tiles that cover a view as SVG images, in units of 1 / `scale` metres from its upper left corner."""
+        """Return the tiles of a view as SVG images, in units of 1 / `scale` metres from its upper left corner."""
         zoom = self._zoom(plane, view)
         side = plane.world() / 2**zoom
         half = plane.world() / 2
@@ -55,7 +55,7 @@ class TileSource:
         return f'<g class="tiles">{"".join(images)}</g>'
 
     def _zoom(self, plane: Plane, view: View) -> int:
-        """Choose the finest zoom that covers a view with few tiles."""
+        """Return the largest zoom at which at most `_MAX_TILES` tiles cover a view."""
         for zoom in range(_MAX_ZOOM, 0, -1):
             side = plane.world() / 2**zoom
             if ((view.right - view.left) / side + 2) * ((view.top - view.bottom) / side + 2) <= _MAX_TILES:

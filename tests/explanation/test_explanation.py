@@ -46,7 +46,10 @@ def test_shares_sum_to_the_cosine(seed):
 
 @pytest.mark.parametrize(
     ("first", "second", "message"),
-    [(np.ones((14, 8)), np.ones((10, 8)), r"one model, got \(14, 8\) and \(10, 8\)"), (np.zeros((2, 2)),) * 2 + ("all zero",)],
+    [
+        (np.ones((14, 8)), np.ones((10, 8)), r"one model, got \(14, 8\) and \(10, 8\)"),
+        (np.zeros((2, 2)),) * 2 + ("features of a photo are zero",),
+    ],
 )
 def test_what_has_no_shares(first, second, message):
     with pytest.raises(ValueError, match=message):

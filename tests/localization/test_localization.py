@@ -178,7 +178,7 @@ def test_too_little_to_calibrate():
         fit_calibration(*draw_answers(20))
     with pytest.raises(ValueError, match=r"got 200 queries, 0 correct, median error \d+ m\. Are they from this map's area"):
         fit_calibration(*draw_answers(200, outside=1.0))
-    with pytest.raises(ValueError, match=r"200 correct, median error .* Leave out photos that are in the index themselves"):
+    with pytest.raises(ValueError, match=r"200 correct, median error .* Remove queries that are in the index themselves"):
         fit_calibration(*draw_answers(200), positive_dist_threshold=1000.0)
 
 
