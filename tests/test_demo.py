@@ -1,13 +1,13 @@
-"""The demonstration runs offline from nothing, and its pictures show what was found."""
+"""The demonstration runs offline in an empty folder and writes its plots."""
 
 from d2vpr_hf.demo import NUM_SHOWN, run_demo
 from d2vpr_hf.readers import read_places
 
 
 def test_demo(tmp_path):
-    """A model that has learned nothing finds one place in eight by chance."""
+    """An untrained model would find one place in eight by chance."""
     result = run_demo(tmp_path, num_places=8)
-    assert len(result.results) == NUM_SHOWN and all(len(found.matches) == 4 for found in result.results)
+    assert len(result.results) == NUM_SHOWN and all(len(search.matches) == 4 for search in result.results)
     assert result.evaluation.recall()["recall@1"]["recall"] > 0.5
     assert (
         all(picture.stat().st_size > 10_000 for picture in result.pictures) and result.pictures[0] == tmp_path / "matches.png"

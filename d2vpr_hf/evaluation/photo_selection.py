@@ -44,8 +44,9 @@ def select_photos(database: PlaceTable, queries: PlaceTable, rule: PositiveRule)
     """
     if rule.frame_tolerance is not None and len(database.places) != len(queries.places):
         raise ValueError(
-            "With `frame_tolerance`, the n-th query belongs to the n-th database photo, so both need the same number of photos; "
-            f"got {len(database.places)} and {len(queries.places)}. Give positions, or positives to evaluate_descriptors()."
+            "With `frame_tolerance`, the n-th query belongs to the n-th database photo, so both need the same number of "
+            f"photos; got {len(database.places)} and {len(queries.places)}. Give positions, or positives to "
+            "evaluate_descriptors()."
         )
     database_places, query_places = (_usable_places(table, rule) for table in (database, queries))
     frame = _common_frame(database_places, query_places) if rule.frame_tolerance is None else None

@@ -1,4 +1,4 @@
-"""From folders to numbers: from Python and from the command line."""
+"""Evaluation of folders of photos, from Python and from the command line."""
 
 import json
 import re
@@ -26,8 +26,8 @@ def encoder(tiny_folder):
 
 @pytest.fixture
 def world(tmp_path):
-    """Six places 100 m apart under a folder with an @, and the very same photos 3 m beside them as queries. The last query
-    stands where the database has nothing."""
+    """Six places 100 m apart in a folder with an @, and queries that are the same photos 3 m away. The last query is 1.5 km
+    away from the whole database."""
     for i in range(6):
         save(tmp_path / "@home@" / "database" / at_name(544000 + 100 * i, 4172000), i)
         east = 544003 + 100 * i if i < 5 else 546000
@@ -49,15 +49,15 @@ def test_without_the_cross_image_encoder_the_order_does_not_matter(world, tmp_pa
 
 
 def test_a_world_by_hand(encoder, world):
-    """The same photo is its own best match: five are found, the sixth has no positive."""
-    found = evaluate(world / "database", world / "queries", encoder, recall_values=[10, 1])
-    recall = found.recall()["recall@1"]
+    """Each query's top match is the equal photo: five queries are found, the sixth has no positive."""
+    evaluation = evaluate(world / "database", world / "queries", encoder, recall_values=[10, 1])
+    recall = evaluation.recall()["recall@1"]
     assert recall["recall"] == pytest.approx(5 / 6) and recall["recall_with_positives"] == 1.0
-    assert found.num_without_positives == 1 and found.rule.positive_dist_threshold == 25
-    assert [query.distance for query in found.queries[:5]] == pytest.approx([3.0] * 5)
-    assert found.queries[5].first_positive_rank is None and not found.queries[5].correct
-    assert [entry["condition"] for entry in found.conditions()] == ["day", "night"]
-    assert found.model.to_dict() == {
+    assert evaluation.num_without_positives == 1 and evaluation.rule.positive_dist_threshold == 25
+    assert [query.distance for query in evaluation.queries[:5]] == pytest.approx([3.0] * 5)
+    assert evaluation.queries[5].first_positive_rank is None and not evaluation.queries[5].correct
+    assert [entry["condition"] for entry in evaluation.conditions()] == ["day", "night"]
+    assert evaluation.model.to_dict() == {
         "name": encoder.model_name,
         "fingerprint": encoder.fingerprint,
         "descriptor_dim": encoder.descriptor_dim,
@@ -72,21 +72,23 @@ def test_a_world_by_hand(encoder, world):
 
 
 def test_shuffling_matters_to_the_cross_image_encoder_only(tiny_folder, world):
-    """A photo's descriptor follows it through the shuffled batches; only what its neighbours did to it may differ."""
+    """Descriptors must be assigned to their photos after shuffling; only a cross-image encoder may change them."""
     for model, same in ((tiny_model(), True), (tiny_model(use_cross_image_encoder=True), False)):
         encoder = PlaceEncoder(model, D2VPRImageProcessor.from_pretrained(tiny_folder), batch_size=3)
-        found = evaluate(world / "database", world / "queries", encoder, shuffle_check=True)
-        assert (found.order_seed, found.shuffled.order_seed) == (None, 0)
-        assert found.model.cross_image_encoder is not same
-        scores, others = ([query.similarity for query in run.queries] for run in (found, found.shuffled))
-        assert np.allclose(scores, others, atol=1e-5) is same
-        assert [query.path for query in found.queries] == [query.path for query in found.shuffled.queries]
-        assert "shuffled (seed 0): recall@1" in found.to_text()
-        assert found.to_dict()["shuffled"]["recall"].keys() == found.recall().keys()
+        evaluation = evaluate(world / "database", world / "queries", encoder, shuffle_check=True)
+        assert (evaluation.order_seed, evaluation.shuffled.order_seed) == (None, 0)
+        assert evaluation.model.cross_image_encoder is not same
+        similarities, shuffled_similarities = (
+            [query.similarity for query in run.queries] for run in (evaluation, evaluation.shuffled)
+        )
+        assert np.allclose(similarities, shuffled_similarities, atol=1e-5) is same
+        assert [query.path for query in evaluation.queries] == [query.path for query in evaluation.shuffled.queries]
+        assert "shuffled (seed 0): recall@1" in evaluation.to_text()
+        assert evaluation.to_dict()["shuffled"]["recall"].keys() == evaluation.recall().keys()
 
 
 def test_two_zones_are_refused(encoder, world):
-    """Eastings of two UTM zones are no distance; letters within a hemisphere are the same zone."""
+    """Eastings of two UTM zones cannot be subtracted; zone letters within a hemisphere do not matter."""
     save(world / "queries" / at_name(544000, 4172000, zone="10@T"), 1)
     evaluate(world / "database", world / "queries", encoder)
     save(world / "queries" / at_name(544000, 4172000, zone="11@S"), 1)
@@ -95,15 +97,15 @@ def test_two_zones_are_refused(encoder, world):
 
 
 def test_local_frames(encoder, tmp_path):
-    """Metres of a robot: floors apart are places apart, and frames do not mix."""
+    """Positions of a robot: photos on different floors are different places, and local frames are not mixed."""
     for side in ("database", "queries"):
         for i in range(2):
             save(tmp_path / side / f"{i}.png", i)
     (tmp_path / "database" / "p.csv").write_text("path,x,y,z,frame,yaw\n0.png,0,0,0,hall,0\n1.png,0,0,30,hall,180\n")
     table = tmp_path / "queries" / "p.csv"
     table.write_text("path,x,y,z,frame,yaw\n0.png,1,0,0,hall,350\n1.png,1,0,30,hall,350\n")
-    found = evaluate(tmp_path / "database", tmp_path / "queries", encoder)
-    assert found.num_positives.tolist() == [1, 1] and found.queries[1].position == [1.0, 0.0, 30.0]
+    evaluation = evaluate(tmp_path / "database", tmp_path / "queries", encoder)
+    assert evaluation.num_positives.tolist() == [1, 1] and evaluation.queries[1].position == [1.0, 0.0, 30.0]
     facing = evaluate(tmp_path / "database", tmp_path / "queries", encoder, PositiveRule(heading_tolerance=20))
     assert facing.num_positives.tolist() == [1, 0]
     table.write_text("path,x,y,frame\n0.png,1,0,roof\n1.png,1,0,roof\n")
@@ -115,17 +117,17 @@ def test_local_frames(encoder, tmp_path):
 
 
 def test_frames_are_counted_by_name(encoder, tmp_path):
-    """Without positions, as Nordland: 9.png comes before 10.png, and a photo that cannot be read still counts as a frame."""
+    """A data set without positions, such as Nordland: 9.png comes before 10.png, and an unreadable photo counts as a frame."""
     for side in ("database", "queries"):
         for i in range(8, 13):
             save(tmp_path / side / f"{i}.png", i)
     (tmp_path / "database" / "9.png").write_bytes(b"")
     rule = PositiveRule(frame_tolerance=1)
-    found = evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
-    counts = {query.path: (query.num_positives, query.correct) for query in found.queries}
+    evaluation = evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
+    counts = {query.path: (query.num_positives, query.correct) for query in evaluation.queries}
     assert counts["8.png"] == (1, True) and counts["9.png"][0] == 2 and counts["10.png"] == (2, True)
-    assert counts["12.png"] == (2, True) and found.rule.to_dict()["positive_dist_threshold"] is None
-    assert found.distance_error() is None and "within 1 frames" in found.to_text()
+    assert counts["12.png"] == (2, True) and evaluation.rule.to_dict()["positive_dist_threshold"] is None
+    assert evaluation.distance_error() is None and "within 1 frames" in evaluation.to_text()
     (tmp_path / "queries" / "8.png").unlink()
     with pytest.raises(ValueError, match="both need the same number of photos; got 5 and 4"):
         evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
@@ -137,27 +139,30 @@ def test_photos_without_position_or_pixels_are_named(encoder, tmp_path, world, c
     table = tmp_path / "plain" / "p.csv"
     bad = save_bad_files(tmp_path / "plain")
     table.write_text("path,x,y\na.jpg,0,0\nb.jpg,,\n" + "".join(f"{name},0,0\n" for name in bad))
-    found = evaluate(table.parent, table, encoder)
-    assert found.skipped["database"].keys() == {"b.jpg", *bad} and found.skipped["queries"]["b.jpg"] == "no position in metres"
-    assert found.database["count"] == found.query_set["count"] == len(found.queries) == 1
+    evaluation = evaluate(table.parent, table, encoder)
+    assert (
+        evaluation.skipped["database"].keys() == {"b.jpg", *bad}
+        and evaluation.skipped["queries"]["b.jpg"] == "no position in metres"
+    )
+    assert evaluation.database["count"] == evaluation.query_set["count"] == len(evaluation.queries) == 1
     assert "5 of 6 photos were skipped" in caplog.text
     with pytest.raises(ValueError, match="5 of 6 photos were skipped"):
         evaluate(table.parent, table, encoder, strict=True)
 
 
 def test_descriptors_are_saved_as_indexes(encoder, world, tmp_path):
-    found = evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved")
+    evaluation = evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved")
     index = PlaceIndex.open(tmp_path / "saved" / "database")
     queries = PlaceIndex.open(tmp_path / "saved" / "queries")
     tops = [matches[0].place.path for matches in index.search(queries.descriptors[:], 1)]
-    assert tops == [query.top_match for query in found.queries] and index.settings.fingerprint == encoder.fingerprint
+    assert tops == [query.top_match for query in evaluation.queries] and index.settings.fingerprint == encoder.fingerprint
     with pytest.raises(FileExistsError, match="exists already"):
         evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved")
     evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved", overwrite=True)
 
 
 def test_command_line_end_to_end(world, tmp_path):
-    """With the embedded model: the same bytes twice, pictures, and a comparison with itself."""
+    """The embedded model gives the same bytes twice, plots, and a comparison with itself."""
     sides = ("--database", world / "database", "--queries", world / "queries")
     options = ("--recall-values", "5,1", "--recall-values", "3", "--shuffle-check")
     status, out, err = run("evaluate", *sides, *options, "--json", tmp_path / "a.json", "--plots", tmp_path / "plots")
@@ -192,7 +197,9 @@ def test_command_line_end_to_end(world, tmp_path):
     ],
 )
 def test_errors_come_before_the_work(world, options, message, monkeypatch, capsys):
-    monkeypatch.setattr(PlaceEncoder, "encode", lambda *arguments, **options: pytest.fail("photos were encoded first"))
+    monkeypatch.setattr(
+        PlaceEncoder, "encode", lambda *arguments, **options: pytest.fail("photos were encoded before the check")
+    )
     (world / "file").touch()
     filled = [option.format(world=world) for option in options]
     arguments = ["evaluate", "--database", str(world / "database"), "--queries", str(world / "queries"), *filled]
@@ -201,7 +208,7 @@ def test_errors_come_before_the_work(world, options, message, monkeypatch, capsy
 
 
 def test_a_moved_copy_compares(encoder, world, tmp_path):
-    """Paths are relative to their folders, so that a report from another machine compares."""
+    """Paths are relative to their folders, so that a report from another machine can be compared."""
     from d2vpr_hf import compare_evaluations
 
     moved = shutil.copytree(world, tmp_path / "moved")

@@ -1,4 +1,4 @@
-"""Recall, positives and confidence against definitions and values computed by hand."""
+"""Recall, positives and confidence, compared with brute force and with values computed by hand."""
 
 import itertools
 import math
@@ -28,33 +28,35 @@ def brute_force(predictions, positives, n):
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 30), st.permutations([1, 2, 5, 10, 40]), st.integers(0, 9999))
 def test_recall_is_the_definition_for_any_order_of_n(num_queries, num_rows, recall_values, seed):
-    """Whole-number descriptors make ties common; N beyond the database is all of it."""
+    """Descriptors of small integers make ties common; an N beyond the database's size means the whole database."""
     rng = np.random.default_rng(seed)
     database, queries = (rng.integers(0, 3, (count, 3)).astype(np.float32) for count in (num_rows, num_queries))
-    places, asked = (rng.integers(0, 200, (count, 2)).astype(float) for count in (num_rows, num_queries))
-    found = evaluate_descriptors(database, queries, PhotoSet(places), PhotoSet(asked), recall_values=recall_values)
-    near = [np.flatnonzero(np.hypot(*(places - point).T) <= 25) for point in asked]
+    database_points, query_points = (rng.integers(0, 200, (count, 2)).astype(float) for count in (num_rows, num_queries))
+    evaluation = evaluate_descriptors(
+        database, queries, PhotoSet(database_points), PhotoSet(query_points), recall_values=recall_values
+    )
+    near = [np.flatnonzero(np.hypot(*(database_points - point).T) <= 25) for point in query_points]
     order = [np.argsort(((database - query) ** 2).sum(axis=1), kind="stable") for query in queries]
     expected = {f"recall@{n}": brute_force(order, near, n) for n in recall_values}
-    assert {name: entry["recall"] for name, entry in found.recall().items()} == pytest.approx(expected)
-    assert list(found.recall()) == list(expected)
-    assert [query.num_positives for query in found.queries] == [len(rows) for rows in near]
+    assert {name: entry["recall"] for name, entry in evaluation.recall().items()} == pytest.approx(expected)
+    assert list(evaluation.recall()) == list(expected)
+    assert [query.num_positives for query in evaluation.queries] == [len(rows) for rows in near]
 
 
 def test_recall_by_hand():
-    """Found at rank 1, at rank 3, not within 3, and without a positive: the last one counts as a miss."""
+    """Queries found at rank 1, at rank 3, not within 3, and one without a positive, which counts as a miss."""
     predictions = np.array([[4, 0, 1], [0, 1, 5], [0, 1, 2], [0, 1, 2]])
-    right, counts = mark_correct(predictions, [np.array([4]), np.array([5, 6]), np.array([9]), np.array([], int)])
-    ranks = first_positive_ranks(right)
+    correct, counts = mark_correct(predictions, [np.array([4]), np.array([5, 6]), np.array([9]), np.array([], int)])
+    ranks = first_positive_ranks(correct)
     assert ranks.tolist() == [1, 3, 0, 0] and counts.tolist() == [1, 2, 1, 0]
     assert recall_at(ranks, [3, 1, 2]).tolist() == [0.5, 0.25, 0.25]
     assert recall_with_positives(ranks, counts, [3, 1]).tolist() == pytest.approx([2 / 3, 1 / 3])
 
 
-def test_minus_one_is_never_right():
-    """FAISS returns -1 where the database has fewer than k rows; Python would take it for the last row."""
-    right, _ = mark_correct(np.array([[0, -1], [-1, -1]]), [np.array([9]), np.array([-1, 9])])
-    assert not right.any()
+def test_minus_one_is_never_correct():
+    """FAISS returns -1 where the database has fewer than k rows; Python would read it as the last row."""
+    correct, _ = mark_correct(np.array([[0, -1], [-1, -1]]), [np.array([9]), np.array([-1, 9])])
+    assert not correct.any()
 
 
 def test_no_predictions_and_no_queries():
@@ -74,8 +76,8 @@ def test_bad_recall_values(values):
 
 
 def test_the_threshold_is_inclusive():
-    found = NearbyPositives(np.array([[0.0, 0], [25, 0], [25.001, 0], [15, 20]]), np.array([[0.0, 0]]), 25)[0]
-    assert sorted(found.tolist()) == [0, 1, 3]
+    positives = NearbyPositives(np.array([[0.0, 0], [25, 0], [25.001, 0], [15, 20]]), np.array([[0.0, 0]]), 25)[0]
+    assert sorted(positives.tolist()) == [0, 1, 3]
 
 
 def test_headings_wrap_around():
@@ -98,12 +100,12 @@ def test_positives_equal_brute_force(count, tolerance, by_frames, seed):
         metres = np.linalg.norm(sides[1].positions[:, None] - sides[0].positions[None], axis=2)
         angles = np.abs((sides[1].headings[:, None] - sides[0].headings[None] + 180) % 360 - 180)
         near = (metres <= 10 + tolerance) & (angles <= 90)
-    found = rule.find(*sides)
-    assert [sorted(found[query].tolist()) for query in range(count)] == [np.flatnonzero(row).tolist() for row in near]
+    positives = rule.find(*sides)
+    assert [sorted(positives[query].tolist()) for query in range(count)] == [np.flatnonzero(row).tolist() for row in near]
 
 
 def test_places_are_cells():
-    """A drive of queries every 20 m is many places, not one long chain; both floors of a building are two."""
+    """A drive with queries every 20 m is many places, not one; two floors of a building are two places."""
     drive = PhotoSet(np.column_stack([np.arange(0, 200, 20.0), np.zeros(10)]))
     assert PositiveRule().group(drive).tolist() == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7]
     assert PositiveRule().group(PhotoSet(np.array([[0, 0, 0.0], [0, 0, 30.0], [1, 1, 1.0]]))).tolist() == [0, 1, 0]
@@ -131,8 +133,8 @@ def test_bad_rules(options, message):
 
 
 def test_places_are_resampled_not_photos():
-    """Two places, one always found and one never, a hundred photos each: all may come from either, so anything is possible.
-    Of photos drawn one by one, 95 % of the recalls would lie within 0.43 and 0.57."""
+    """Two places with a hundred photos each, one always found and one never: a draw can take one of them twice, so the interval
+    is from 0 to 1. If single photos were drawn, 95 % of the recalls would be between 0.43 and 0.57."""
     hits, places = np.repeat([[True], [False]], 100, axis=0), np.repeat([7, 3], 100)
     assert bootstrap_interval(hits, places)[:, 0].tolist() == [0.0, 1.0]
     alone = bootstrap_interval(hits, np.arange(200))[:, 0]
@@ -140,12 +142,12 @@ def test_places_are_resampled_not_photos():
 
 
 def test_the_interval_of_few_places_is_all_their_draws():
-    """Three places with 1, 2 and 3 photos have 27 equally likely draws; the percentiles of those are the interval."""
+    """Three places with 1, 2 and 3 photos have 27 equally likely draws, whose percentiles are the interval."""
     hits, places = np.array([[1], [0], [1], [0], [0], [1]]), np.array([0, 1, 1, 2, 2, 2])
     sums, sizes = np.array([1, 1, 1]), np.array([1, 2, 3])
     draws = [sums[list(draw)].sum() / sizes[list(draw)].sum() for draw in itertools.product(range(3), repeat=3)]
-    found = bootstrap_interval(hits, places, num_resamples=20_000)[:, 0]
-    assert found == pytest.approx(np.percentile(draws, [2.5, 97.5], method="inverted_cdf"), abs=1e-12)
+    interval = bootstrap_interval(hits, places, num_resamples=20_000)[:, 0]
+    assert interval == pytest.approx(np.percentile(draws, [2.5, 97.5], method="inverted_cdf"), abs=1e-12)
 
 
 def test_the_interval_is_seeded_and_needs_two_places():
@@ -159,7 +161,7 @@ def test_the_interval_is_seeded_and_needs_two_places():
 
 
 def test_precision_by_hand():
-    """Five queries, four of which have a positive. Accepted 1: right. 2 and 3 tie: one is wrong. 4: wrong. 5: right."""
+    """Five queries, four with a positive. By falling similarity: correct; a tie of correct and wrong; wrong; correct."""
     curve = precision_curve(np.float32([0.5, 0.9, 0.7, 0.7, 0.6]), np.array([True, True, True, False, False]), 4)
     assert curve.thresholds.tolist() == np.float32([0.9, 0.7, 0.6, 0.5]).tolist()
     assert curve.precision.tolist() == [1, 2 / 3, 2 / 4, 3 / 5]
@@ -170,9 +172,9 @@ def test_precision_by_hand():
 
 
 def test_a_tie_at_the_top_with_a_wrong_match_is_not_faultless():
-    """Whichever of the two a sort puts first, no threshold accepts one without the other."""
-    for right in ([True, False], [False, True]):
-        curve = precision_curve(np.float32([0.8, 0.8]), np.array(right), 2)
+    """For either order of the two, no threshold accepts only one of them."""
+    for correct in ([True, False], [False, True]):
+        curve = precision_curve(np.float32([0.8, 0.8]), np.array(correct), 2)
         assert (curve.recall_at_100_precision, curve.auc_pr) == (0.0, 0.25)
 
 

@@ -1,4 +1,4 @@
-"""Evaluations of descriptors: the report, reading it back, comparing two."""
+"""Evaluations of descriptors: the report, loading it, comparing two reports, and plots."""
 
 import json
 import re
@@ -15,24 +15,27 @@ CORRECT, WRONG = "#2e9e4f", "#c8373a"
 
 
 def world(tops, conditions=None, **options):
-    """Four database places 100 m apart with orthogonal descriptors, and a query at each that looks like place `tops[i]`."""
+    """Evaluate queries at four database places 100 m apart; the i-th query has a descriptor near that of place `tops[i]`.
+
+    The descriptors of the database are orthogonal.
+    """
     places = PhotoSet(np.arange(4)[:, None] * [100.0, 0.0], paths=list("abcd"))
     queries = PhotoSet(np.arange(len(tops))[:, None] * [100.0, 0.0] + [3, 4], paths="wxyz"[: len(tops)], conditions=conditions)
-    lengths = np.linspace(0.9, 0.6, len(tops))  # the first is the most similar
-    seen = np.stack([_looks_like(top, cosine) for top, cosine in zip(tops, lengths, strict=True)])
-    return evaluate_descriptors(np.eye(5, dtype=np.float32)[:4], seen, places, queries, recall_values=[1, 4], **options)
+    lengths = np.linspace(0.9, 0.6, len(tops))  # the first query has the largest similarity
+    descriptors = np.stack([_similar_to(top, cosine) for top, cosine in zip(tops, lengths, strict=True)])
+    return evaluate_descriptors(np.eye(5, dtype=np.float32)[:4], descriptors, places, queries, recall_values=[1, 4], **options)
 
 
-def _looks_like(top, cosine):
+def _similar_to(top, cosine):
     vector = np.zeros(5, np.float32)
     vector[[top, 4]] = cosine, np.sqrt(1 - cosine**2)
     return vector
 
 
 def test_a_report_by_hand():
-    found = world([0, 1, 3, 3], conditions=["day", "night", "night", None])
-    report = found.to_dict()
-    assert [query.correct for query in found.queries] == [True, True, False, True]
+    evaluation = world([0, 1, 3, 3], conditions=["day", "night", "night", None])
+    report = evaluation.to_dict()
+    assert [query.correct for query in evaluation.queries] == [True, True, False, True]
     assert report["recall"]["recall@1"]["recall"] == 0.75 and report["recall"]["recall@4"]["recall"] == 1.0
     assert report["num_places"] == 4 and report["num_without_positives"] == 0
     assert report["distance_error"] == {"median": 5.0, "within_5_m": 0.75, "within_25_m": 0.75, "within_100_m": 1.0}
@@ -43,7 +46,7 @@ def test_a_report_by_hand():
         {"condition": "day", "count": 1, "recall@1": 1.0, "recall@4": 1.0},
         {"condition": "night", "count": 2, "recall@1": 0.5, "recall@4": 1.0},
     ]
-    third = report["queries"][2]  # looks like d; a, b and c are all orthogonal to it and rank in the order of their rows
+    third = report["queries"][2]  # similar to d; a, b and c are orthogonal to it and ranked in the order of their rows
     assert (third["path"], third["top_match"], third["first_positive_rank"], third["num_positives"]) == ("y", "d", 4, 1)
     assert third["distance"] == pytest.approx(np.hypot(97, 4)) and third["similarity"] == pytest.approx(0.7)
     assert third["position"] == [203.0, 4.0] and third["top_match_position"] == [300.0, 0.0]
@@ -56,27 +59,27 @@ def test_the_printed_table():
 
 
 def test_saved_and_read_back(tmp_path):
-    """Everything but the pictures of matches follows from the file, and twice the same is the same bytes."""
-    found = world([0, 1, 3, 3], conditions=["é", None, None, None])
-    found.save(tmp_path / "new" / "a.json")
-    found.save(tmp_path / "b.json")
+    """A report must restore everything except plots of matches, and equal evaluations must give equal bytes."""
+    evaluation = world([0, 1, 3, 3], conditions=["é", None, None, None])
+    evaluation.save(tmp_path / "new" / "a.json")
+    evaluation.save(tmp_path / "b.json")
     assert (tmp_path / "new" / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    read = Evaluation.load(tmp_path / "b.json")
-    assert read == found and read.to_dict() == found.to_dict() and read.to_text() == found.to_text()
+    loaded = Evaluation.load(tmp_path / "b.json")
+    assert loaded == evaluation and loaded.to_dict() == evaluation.to_dict() and loaded.to_text() == evaluation.to_text()
     with pytest.raises(FileExistsError, match="exists already"):
-        found.save(tmp_path / "b.json")
+        evaluation.save(tmp_path / "b.json")
     with pytest.raises(FileExistsError, match="is a folder"):
-        found.save(tmp_path, overwrite=True)
-    found.save(tmp_path / "b.json", overwrite=True)
+        evaluation.save(tmp_path, overwrite=True)
+    evaluation.save(tmp_path / "b.json", overwrite=True)
 
 
 def test_the_encoder_survives_the_file_and_older_reports_open(tmp_path):
-    """A report names an encoder by the keys it always had; a key that is missing, or one that is gone, does not stop it."""
+    """A report has the keys it always had; missing and unknown keys of an older report must not prevent loading."""
     info = EncoderInfo("m", "f" * 64, 8, None, (70, 140), 4, False, "cpu", "torch", "fp32")
-    found = replace(world([0, 1, 3, 3]), model=info)
-    found.save(tmp_path / "a.json")
+    evaluation = replace(world([0, 1, 3, 3]), model=info)
+    evaluation.save(tmp_path / "a.json")
     assert Evaluation.load(tmp_path / "a.json").model == info and "70x140" in str(info)
-    report = found.to_dict()
+    report = evaluation.to_dict()
     assert list(report["model"])[:5] == ["name", "fingerprint", "descriptor_dim", "projection_dim", "resolution"]
     old = {key: value for key, value in report["model"].items() if key not in ("backend", "precision")} | {"dtype": "float32"}
     assert Evaluation.from_dict(report | {"model": old}).model == replace(info, backend=None, precision=None)
@@ -102,24 +105,24 @@ def test_what_is_no_report(tmp_path, text, message):
 
 
 def test_without_positives_nothing_is_undefined_in_json(tmp_path):
-    """NaN is no JSON."""
-    found = world([0, 1, 2, 3], rule=PositiveRule(1.0))
-    report = found.to_dict()
+    """NaN is not valid JSON."""
+    evaluation = world([0, 1, 2, 3], rule=PositiveRule(1.0))
+    report = evaluation.to_dict()
     assert report["num_without_positives"] == 4 and report["auc_pr"] is None and report["recall_at_100_precision"] is None
     assert report["recall"]["recall@1"] == {"recall": 0.0, "interval_95": [0.0, 0.0], "recall_with_positives": None}
-    found.save(tmp_path / "a.json")
-    assert "AUC-PR -" in found.to_text()
+    evaluation.save(tmp_path / "a.json")
+    assert "AUC-PR -" in evaluation.to_text()
 
 
 def test_positives_may_be_given():
-    """Ground truth that comes with a data set; without positions every query is a place, and distances are not known."""
+    """A data set's own ground truth; without positions every query is a place, and distances are unknown."""
     rows = np.eye(3, dtype=np.float32)
-    found = evaluate_descriptors(
+    evaluation = evaluate_descriptors(
         rows, rows, PhotoSet(), PhotoSet(), positives=[np.array([0]), np.array([0, 1]), np.array([], int)]
     )
-    assert [query.correct for query in found.queries] == [True, True, False]
-    assert found.num_without_positives == 1 and found.places.tolist() == [0, 1, 2]
-    assert found.distance_error() is None and found.queries[2].path == "2"
+    assert [query.correct for query in evaluation.queries] == [True, True, False]
+    assert evaluation.num_without_positives == 1 and evaluation.places.tolist() == [0, 1, 2]
+    assert evaluation.distance_error() is None and evaluation.queries[2].path == "2"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ def test_bad_arguments(change, message):
 
 
 def test_comparison_by_hand():
-    """B finds the third query, which A misses, and loses the first."""
+    """B finds the third query, which A misses, and misses the first, which A finds."""
     first, second = world([0, 1, 3, 3]), world([1, 1, 2, 3])
     compared = compare_evaluations(first, second)
     at_1, at_4 = compared.differences
@@ -176,7 +179,7 @@ def change(evaluation, path, **changes):
 
 def test_what_cannot_be_compared(tmp_path):
     first = world([0, 1, 2, 3])
-    others = [
+    reports = [
         (world([0, 1, 2]), "different queries, 4 and 3: 1 are in one report only, z first"),
         (world([0, 1, 2, 3], rule=PositiveRule(10.0)), "within 25 m in the first, within 10 m in the second"),
         (change(first, tmp_path / "a", database={"checksum": "0"}), "different databases: 4 photos"),
@@ -185,9 +188,9 @@ def test_what_cannot_be_compared(tmp_path):
         (change(first, tmp_path / "d", recall_values=[2]), "share no N"),
         (world([0, 1, 2, 3], positives=[np.array([0, 1])] * 4), "different positives"),
     ]
-    for other, message in others:
+    for report, message in reports:
         with pytest.raises(ValueError, match=message):
-            compare_evaluations(first, other)
+            compare_evaluations(first, report)
 
 
 def test_what_makes_numbers_hard_to_compare_is_said(tmp_path):
@@ -198,11 +201,11 @@ def test_what_makes_numbers_hard_to_compare_is_said(tmp_path):
     assert compare_evaluations(second, second).notes == []
 
 
-# ---- pictures
+# ---- plots
 
 
 def test_the_map_shows_what_was_found():
-    """One red line, from the query that was wrong to its match; three green points; four grey ones."""
+    """One red line from the wrong query to its match, three green points for correct queries, four grey ones."""
     axes = plot_map(world([0, 1, 3, 3])).axes[0]
     lines, *_ = (artist for artist in axes.collections if type(artist).__name__ == "LineCollection")
     assert [segment.tolist() for segment in lines.get_segments()] == [[[203.0, 4.0], [300.0, 0.0]]]
@@ -214,12 +217,12 @@ def test_the_map_shows_what_was_found():
 
 
 def test_pictures_of_what_is_known(tmp_path):
-    found = world([0, 1, 3, 3])
+    evaluation = world([0, 1, 3, 3])
     (tmp_path / "right.png").write_text("of another run")
-    assert [path.name for path in save_plots(found, tmp_path)] == ["map.png", "precision_coverage.png"]
+    assert [path.name for path in save_plots(evaluation, tmp_path)] == ["map.png", "precision_coverage.png"]
     assert not (tmp_path / "right.png").exists()
     with pytest.raises(ValueError, match="needs the photos"):
-        plot_matches(found, correct=True)
+        plot_matches(evaluation, correct=True)
     rows = np.eye(2, dtype=np.float32)
     unplaced = evaluate_descriptors(rows, rows, PhotoSet(), PhotoSet(), positives=[np.array([0]), np.array([], int)])
     with pytest.raises(ValueError, match="needs the positions"):

@@ -1,4 +1,4 @@
-"""What the bars say must be the cosine, and the points must lie where features were read."""
+"""Explanations: shares must sum to the cosine, and points must be where the network sampled features."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -31,11 +31,11 @@ def encoder():
 
 
 def test_shares_by_hand():
-    """Rows (3, 4) and (4, 3) of length 5 * sqrt(2): 24 and 25 of 50; a region that disagrees takes away."""
+    """Regions (3, 4)·(4, 3) = 24 and (5, 0)·(5, 0) = 25 of lengths' product 50; opposite features have a negative share."""
     first = np.array([[3.0, 4.0], [5.0, 0.0]])
     assert np.allclose(region_shares(first, [[4.0, 3.0], [5.0, 0.0]]), [0.48, 0.5])
     assert np.allclose(region_shares(first, [[-3.0, -4.0], [5.0, 0.0]]), [-0.5, 0.5])
-    assert np.allclose(region_shares(10 * first, first), [0.5, 0.5])  # lengths do not count
+    assert np.allclose(region_shares(10 * first, first), [0.5, 0.5])  # the scale does not matter
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,18 +57,18 @@ def test_what_has_no_shares(first, second, message):
 
 
 def test_the_cosine_is_that_of_the_descriptors(encoder, pair):
-    """The search compares descriptors; an explanation of anything else would be of another number."""
-    found = explain_match(encoder, *pair)
+    """The explained cosine must be that of the descriptors, which the search compares."""
+    explanation = explain_match(encoder, *pair)
     first, second = encoder.encode(pair).descriptors
-    assert found.cosine == pytest.approx(float(first @ second), abs=2e-6)
-    assert found.shares.sum() == pytest.approx(found.cosine, abs=1e-12)
-    assert len(found.names) == len(found.shares) == 14 and found.note is None
+    assert explanation.cosine == pytest.approx(float(first @ second), abs=2e-6)
+    assert explanation.shares.sum() == pytest.approx(explanation.cosine, abs=1e-12)
+    assert len(explanation.names) == len(explanation.shares) == 14 and explanation.note is None
 
 
 def test_each_share_is_the_product_of_its_part_of_the_descriptors(encoder, pair):
-    found = explain_match(encoder, *pair)
+    explanation = explain_match(encoder, *pair)
     first, second = encoder.encode(pair).descriptors.reshape(2, 14, -1)
-    assert np.allclose(found.shares, (first * second).sum(axis=1), atol=2e-6)
+    assert np.allclose(explanation.shares, (first * second).sum(axis=1), atol=2e-6)
 
 
 def test_a_photo_and_itself(encoder, pair):
@@ -76,57 +76,59 @@ def test_a_photo_and_itself(encoder, pair):
 
 
 def test_every_number_shown_is_recomputed(encoder, pair):
-    """Bars in the order of their shares, each with its own number, longest full; below them the sum."""
-    found = explain_match(encoder, *pair)
-    drawn = ElementTree.fromstring(f"<div>{draw_bars(found)}</div>")
+    """Bars must be in the order of their shares, with the right numbers and widths, and below them the sum."""
+    explanation = explain_match(encoder, *pair)
+    drawn = ElementTree.fromstring(f"<div>{draw_bars(explanation)}</div>")
     rows = [(int(row.get("data-region")), *row) for row in drawn.iter("li")]
     assert sorted(region for region, *_ in rows) == list(range(14))
-    largest = abs(found.shares).max()
+    largest = abs(explanation.shares).max()
     for region, name, track, share in rows:
-        assert (name.text, share.text) == (found.names[region], f"{found.shares[region]:+.4f}")
+        assert (name.text, share.text) == (explanation.names[region], f"{explanation.shares[region]:+.4f}")
         width = float(re.search(r"width:([\d.]+)%", track[0].get("style")).group(1))
-        assert width == pytest.approx(100 * abs(found.shares[region]) / largest, abs=0.01)
-        assert ("negative" in track[0].get("class")) == (found.shares[region] < 0)
+        assert width == pytest.approx(100 * abs(explanation.shares[region]) / largest, abs=0.01)
+        assert ("negative" in track[0].get("class")) == (explanation.shares[region] < 0)
     shown = [float(row[3].text) for row in rows]
     assert shown == sorted(shown, reverse=True)
-    assert drawn.find("p/b").text == f"{found.cosine:.4f}" and sum(shown) == pytest.approx(found.cosine, abs=14 * 5e-5)
+    assert drawn.find("p/b").text == f"{explanation.cosine:.4f}" and sum(shown) == pytest.approx(
+        explanation.cosine, abs=14 * 5e-5
+    )
 
 
-def test_points_lie_between_patch_centres_of_a_wide_photo():
-    """A photo of 300 x 900 seen as 224 x 224: 0 is the centre of the first patch (7 of 224), 1 that of the last."""
+def test_points_are_between_patch_centres_of_a_wide_photo():
+    """A photo of 300 x 900 with an input of 224 x 224: 0 is the centre of the first patch (7 of 224), 1 that of the last."""
     positions = np.tile([[0.0, 0.0], [1.0, 1.0], [0.5, 1.0], [0.0, 0.5]], (128, 1))
-    found = locate_regions(D2VPRConfig(), positions, (224, 224), (300, 900))
+    photo = locate_regions(D2VPRConfig(), positions, (224, 224), (300, 900))
     corners = [[7 / 224 * 900, 7 / 224 * 300], [217 / 224 * 900, 217 / 224 * 300], [450, 217 / 224 * 300], [7 / 224 * 900, 150]]
-    assert np.allclose(found.points[:4], corners)
-    assert np.allclose(found.boxes[0], [0, 0, 900, 300])
-    assert np.allclose(found.boxes[1], [*corners[0], *corners[1]])
+    assert np.allclose(photo.points[:4], corners)
+    assert np.allclose(photo.boxes[0], [0, 0, 900, 300])
+    assert np.allclose(photo.boxes[1], [*corners[0], *corners[1]])
 
 
 def test_points_and_boxes_are_the_models(encoder, pair):
-    """Extents of the boxes are those that the model encodes, in pixels; points of a region are as many as its samples."""
-    found = explain_match(encoder, *pair).query
+    """Boxes must have the model's extents in pixels, and each region must have as many points as the model samples."""
+    photo = explain_match(encoder, *pair).query
     pixels = encoder.processor([str(pair[0])], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         output = encoder.model(pixels)
     inner = np.array([70 - 14, 70 - 14]) / 70 * [90, 60]
-    extents = found.boxes[1:, 2:] - found.boxes[1:, :2]
+    extents = photo.boxes[1:, 2:] - photo.boxes[1:, :2]
     assert np.allclose(extents, output.region_boxes[0, 1:, 2:].numpy() * inner, atol=1e-3)
     assert np.allclose(
-        found.points.mean(axis=0), (output.sampling_positions[0].numpy() * inner + [9, 6]).mean(axis=0), atol=1e-3
+        photo.points.mean(axis=0), (output.sampling_positions[0].numpy() * inner + [9, 6]).mean(axis=0), atol=1e-3
     )
     counts = [64] * 4 + [25, 30, 25, 30, 36, 30, 25, 30, 25]
-    assert [int((found.region == region).sum()) for region in range(14)] == [0, *counts] and found.size == (60, 90)
+    assert [int((photo.region == region).sum()) for region in range(14)] == [0, *counts] and photo.size == (60, 90)
 
 
 def test_without_offsets_points_stay_on_the_grid(pair):
-    found = explain_match(encoder_of(tiny_model(use_offsets=False, use_scales=False)), *pair)
-    assert np.allclose(found.query.points, found.query.fixed)
+    explanation = explain_match(encoder_of(tiny_model(use_offsets=False, use_scales=False)), *pair)
+    assert np.allclose(explanation.query.points, explanation.query.fixed)
     moved = explain_match(encoder_of(tiny_model()), *pair)
-    assert np.allclose(moved.query.fixed, found.query.fixed) and not np.allclose(moved.query.points, moved.query.fixed)
+    assert np.allclose(moved.query.fixed, explanation.query.fixed) and not np.allclose(moved.query.points, moved.query.fixed)
 
 
-def test_a_projection_is_said(pair):
-    """Projected descriptors mix the regions: what is taken apart is the cosine before, and the note says so."""
+def test_a_note_names_a_projection(pair):
+    """Projected descriptors mix the regions, so the cosine before the projection is explained, and a note says so."""
     projected, plain = (explain_match(encoder_of(tiny_model(**changes)), *pair) for changes in ({"projection_dim": 8}, {}))
     assert "before the projection" in projected.note and plain.note is None
     assert projected.shares.sum() == pytest.approx(projected.cosine, abs=1e-12)
@@ -154,15 +156,15 @@ def test_names_follow_the_table():
 
 
 def test_drawings_are_whole_and_escape_what_they_are_given(encoder, pair):
-    found = explain_match(encoder, *pair)
-    deformed, fixed = (draw_photo_regions(found.query, "data:,x", '<b>"a"', deformed=moved) for moved in (True, False))
+    explanation = explain_match(encoder, *pair)
+    deformed, fixed = (draw_photo_regions(explanation.query, "data:,x", '<b>"a"', deformed=moved) for moved in (True, False))
     space = "{http://www.w3.org/2000/svg}"
     for drawing, boxes in ((deformed, 13), (fixed, 0)):
         svg = ElementTree.fromstring(drawing.replace("<svg ", f'<svg xmlns="{space[1:-1]}" ', 1))
         assert svg.get("aria-label") == '<b>"a"' and svg.get("viewBox") == "0 0 600.0 400.0"
         assert len(list(svg.iter(f"{space}circle"))) == 512 and len(list(svg.iter(f"{space}rect"))) == boxes
     first = next(ElementTree.fromstring(deformed).iter("circle"))
-    assert float(first.get("cx")) == pytest.approx(found.query.points[0, 0] * 600 / 90, abs=0.06)
+    assert float(first.get("cx")) == pytest.approx(explanation.query.points[0, 0] * 600 / 90, abs=0.06)
 
 
 def test_the_answer_of_the_endpoint(encoder, pair):

@@ -1,4 +1,4 @@
-"""Gridtown: geometry that can be worked out by hand, bytes that depend on the seed alone, files that our own readers read."""
+"""Gridtown: geometry computed by hand, bytes that depend on the seed only, and files that the package's readers can read."""
 
 import hashlib
 import itertools
@@ -42,7 +42,7 @@ from d2vpr_hf.gridtown.rendering.view import make_view
 from d2vpr_hf.gridtown.rendering.walls import cast_walls
 from d2vpr_hf.readers import read_gsv_cities, read_places
 
-# Every number reported on a tier is about exactly these draws. A change here makes them incomparable: say so in docs/LOG.md.
+# All results on a tier belong to exactly these draws. After a change they cannot be compared: record it in docs/LOG.md.
 FROZEN = {
     TierName.EASY: "2a06ac39375b57efc36ff7f9588e1a2c928d1d6c57c6173f258f807e2e27ccd4",
     TierName.STANDARD: "649fec9ecf34fa9458816e47b7a6f81887a99dc1dc90699cb172d9c445f5b904",
@@ -67,14 +67,14 @@ def test_splits_are_different_cities():
 
 
 def test_a_city_follows_from_its_seed():
-    first, same, other = make_city(7, 20), make_city(7, 20), make_city(8, 20)
-    assert np.array_equal(first.walls.coordinate, same.walls.coordinate)
-    assert np.array_equal(first.buildings.key, same.buildings.key)
-    assert not np.array_equal(first.street_x, other.street_x)
+    first, second = make_city(7, 20), make_city(7, 20)
+    assert np.array_equal(first.walls.coordinate, second.walls.coordinate)
+    assert np.array_equal(first.buildings.key, second.buildings.key)
+    assert not np.array_equal(first.street_x, make_city(8, 20).street_x)
 
 
 def test_neighbouring_seeds_are_far_apart():
-    """Evaluated together, photos of two cities must never count as one place."""
+    """Photos of two cities that are evaluated together must never count as one place."""
     origins = {make_city(seed, 1).origin for seed in (*TEST_SEEDS, *VAL_SEEDS, 1, 2, 3, 76, 77, 78, 8000, 11087)}
     gaps = [math.dist(a, b) for a, b in itertools.combinations(origins, 2)]
     assert len(gaps) == 12 * 11 / 2 and min(gaps) >= 5999
@@ -83,7 +83,7 @@ def test_neighbouring_seeds_are_far_apart():
     assert np.abs(spots).max() < 3000 - 25
 
 
-def test_places_are_places_of_their_own():
+def test_places_are_farther_apart_than_positives():
     """Two places within 25 m would be positives of each other."""
     places = make_city(5, 400).places
     spots = np.stack((places.x, places.y), axis=1)
@@ -92,7 +92,7 @@ def test_places_are_places_of_their_own():
     assert len(places) == 400 and gaps.min() > 25
 
 
-def test_houses_stand_beside_the_streets():
+def test_houses_do_not_stand_in_streets():
     city = make_city(5, 60)
     walls = city.walls
     along_y = walls.axis == 0  # walls at constant x must not stand in a street at constant x
@@ -102,14 +102,14 @@ def test_houses_stand_beside_the_streets():
 
 
 def test_copied_segments_repeat_buildings():
-    """Perceptual aliasing: without it a blind match of one facade would always be right."""
+    """Perceptual aliasing: without it, a match of a single facade would always be correct."""
     keys = [make_city(5, 200, copy_share=share).buildings.key for share in (0.0, 0.5)]
     repeated = [1 - len(np.unique(k)) / len(k) for k in keys]
     assert 0.15 < repeated[0] < 0.35 < repeated[1]
 
 
 def test_utm_and_headings_by_hand(town):
-    """The camera looks along the street: a step forward moves it by the heading's sine east and cosine north."""
+    """A step of 1 m in viewing direction moves the camera east by the heading's sine and north by its cosine."""
     city = town.city
     for heading in range(4):
         photo = draw_photo(city, 11, heading, 0, NO_VARIATION)
@@ -120,7 +120,7 @@ def test_utm_and_headings_by_hand(town):
         assert np.allclose(moved, (math.sin(compass), math.cos(compass)), atol=1e-6)
 
 
-def test_a_place_seen_again_is_the_same_place_seen_otherwise(town):
+def test_visits_of_a_place_differ(town):
     photos = [draw_photo(town.city, 4, 1, visit, Variation()) for visit in range(40)]
     x, y = (np.array([getattr(photo.camera, axis) for photo in photos]) for axis in "xy")
     spot = (town.city.places.x[4], town.city.places.y[4])
@@ -142,28 +142,28 @@ def test_a_photo_does_not_depend_on_the_others(town):
 
 
 def test_the_wall_ahead_is_as_far_as_geometry_says(town):
-    """Looking across the street, the middle column meets the nearest wall that a brute-force search finds."""
-    city, found = town.city, 0
+    """With a view across the street, the middle column meets the nearest wall that a brute-force search finds."""
+    city, checked_places = town.city, 0
     for place in range(12):
         photo = draw_photo(city, place, 1, 0, STILL)
         scene = make_scene(city, [photo])
         hits = cast_walls(scene, make_view(scene, (64, 65)))
         walls, camera = city.walls, photo.camera
-        axis = 1 - int(city.places.along[place])  # the walls it looks at are at constant `axis`
-        own, beside = (camera.x, camera.y)[axis], (camera.y, camera.x)[axis]
+        axis = 1 - int(city.places.along[place])  # the visible walls are at a constant coordinate of this axis
+        across, along = (camera.x, camera.y)[axis], (camera.y, camera.x)[axis]
         step = round(math.cos(camera.yaw)) if axis == 0 else round(math.sin(camera.yaw))
-        ahead = (walls.axis == axis) & (walls.low <= beside) & (beside <= walls.high) & (walls.side == -step)
-        depths = (walls.coordinate[ahead] - own) * step
+        ahead = (walls.axis == axis) & (walls.low <= along) & (along <= walls.high) & (walls.side == -step)
+        depths = (walls.coordinate[ahead] - across) * step
         depths = depths[depths > 0]
         if len(depths) and depths.min() < 60:
             foot = scene.camera["height"][0] / hits.foot[0, 32]
             assert float(foot) == pytest.approx(depths.min(), rel=1e-3)
-            found += 1
-    assert found > 4
+            checked_places += 1
+    assert checked_places > 4
 
 
-def test_what_lies_across_a_street(town):
-    """Carriageway, kerb, sidewalk, from the middle outwards, by the street's width."""
+def test_the_surfaces_across_a_street(town):
+    """Carriageway, kerb and sidewalk from the middle outwards, at distances that follow from the street's width."""
     city = town.city
     photo = draw_photo(city, 2, 0, 0, STILL)
     scene = make_scene(city, [photo])
@@ -180,8 +180,8 @@ def test_what_lies_across_a_street(town):
     assert paint[..., 1:].max() == 0
 
 
-def test_markings_stay_where_they_are(town):
-    """The dashes of the middle line, seen from two spots of the street, lie at the same spots of the town."""
+def test_markings_do_not_move_with_the_camera(town):
+    """The dashes of the middle line must be at the same spots of the town in photos from two camera positions."""
     city, spots = town.city, torch.arange(0, 12, 0.5, dtype=torch.float64)
     paints = []
     for advance in (0.0, 2.3):
@@ -194,8 +194,8 @@ def test_markings_stay_where_they_are(town):
     assert torch.allclose(*paints, atol=0.02) and paints[0].max() > 0.5 > paints[0].min()
 
 
-def test_a_town_of_squares_has_no_walls_to_see():
-    """All four blocks of this one are open."""
+def test_a_city_without_walls_can_be_rendered():
+    """A city whose four blocks are all open has no walls, which must not be an error."""
     city = make_city(EMPTY_SEED, 1)
     assert len(city.walls.axis) == 0
     photo = draw_photo(city, 0, 0, 0, Variation())
@@ -203,7 +203,7 @@ def test_a_town_of_squares_has_no_walls_to_see():
 
 
 def test_houses_and_fixtures_keep_clear():
-    """No two houses of one block stand in each other, and nothing stands on a carriageway that crosses."""
+    """Houses of a block must not overlap, and street furniture must not stand on a crossing carriageway."""
     city = make_city(5, 80)
     walls, fixtures = city.walls, city.fixtures
     fronts = [np.flatnonzero(walls.building == number) for number in range(len(city.buildings.key))]
@@ -237,7 +237,7 @@ def test_bytes_do_not_depend_on_the_batch_or_the_threads(town):
 
 
 def test_a_batch_renders_what_single_photos_do(town):
-    """As a GPU does it: rows of several photos in one tensor, filled up to one length."""
+    """A GPU renders photos as a batch, whose tables are padded to one length."""
     photos = [draw_photo(town.city, place, place % 4, 1, Variation()) for place in range(5)]
     batched = render(make_scene(town.city, photos), town.paintbox, (64, 96))
     single = town.take(photos, (64, 96)).float()
@@ -245,7 +245,7 @@ def test_a_batch_renders_what_single_photos_do(town):
 
 
 def test_weather_is_seen(town):
-    """Night is darker than day, fog flatter, snow brighter on the ground."""
+    """Night is darker than day, fog has less contrast, snow makes the ground brighter."""
     pictures = {}
     for weather in WEATHERS:
         photos = [draw_photo(town.city, place, 0, 1, Variation(weathers=(weather,))) for place in range(6)]
@@ -256,25 +256,25 @@ def test_weather_is_seen(town):
 
 
 def test_what_moves_is_redrawn(town):
-    """Vehicles, people and lit windows of a visit would be a barcode of the place if they came back."""
+    """Vehicles, people and lit windows must differ between visits; otherwise they would identify the place."""
     pictures = town.take([draw_photo(town.city, 6, 0, visit, NO_VARIATION) for visit in (1, 2)], (96, 96)).float()
     assert (pictures[0] - pictures[1]).abs().mean() > 1
 
 
 def test_far_pictures_fade_to_their_mean():
-    """A checkerboard read at a step of its whole width is grey, not black or white by chance."""
+    """A checkerboard that is read with a step of its whole width must be grey, not black or white by chance."""
     board = np.zeros((16, 32, 4), np.float32)
     board[::2, ::2], board[1::2, 1::2] = 1.0, 1.0
     atlas = make_atlas([board])
     where, step = torch.rand(50), torch.ones(50)
     far = atlas.read(torch.zeros(50, dtype=torch.long), where, where, step, step)
     assert torch.allclose(far, torch.full((4, 50), 0.5), atol=0.01)
-    one = torch.tensor([0.5 / 32, 1.5 / 32])
-    near = atlas.read(torch.zeros(2, dtype=torch.long), one, torch.full((2,), 0.5 / 16), *torch.full((2, 2), 1e-3))
+    across = torch.tensor([0.5 / 32, 1.5 / 32])
+    near = atlas.read(torch.zeros(2, dtype=torch.long), across, torch.full((2,), 0.5 / 16), *torch.full((2, 2), 1e-3))
     assert torch.allclose(near[0], torch.tensor([1.0, 0.0]), atol=0.01)
 
 
-def test_hashed_numbers_are_even():
+def test_hashed_numbers_are_uniform():
     numbers = hash_unit(torch.arange(100_000), 17, torch.tensor(3))
     assert numbers.min() >= 0 and numbers.max() < 1
     counts = torch.histc(numbers, 20, 0, 1)
@@ -289,7 +289,7 @@ def digest(folder: Path) -> str:
 
 
 def test_at_names_on_disk(tmp_path):
-    """Any number of workers writes the same bytes; readers find the positions that the city has."""
+    """Any number of workers writes the same bytes, and readers find the city's positions."""
     options = {"photos_per_place": 2, "image_size": 56, "tier": "all"}
     assert simulate(tmp_path / "a", 3, 4, workers=1, **options) == 3 * (4 + 2)
     simulate(tmp_path / "b", 3, 4, workers=2, **options)
@@ -321,7 +321,7 @@ def test_gsv_cities_on_disk(tmp_path):
 
 @pytest.mark.parametrize("layout", ["at-names", "gsv-cities"])
 def test_several_cities_share_a_folder(tmp_path, layout):
-    """Each must be written as if it were alone: no file of one may take the place of another's."""
+    """Each city must be written as if it were alone: the cities must not overwrite each other's files."""
     options = {"layout": layout, "photos_per_place": 1, "image_size": 42}
     options |= {"label_cells": 3} if layout == "gsv-cities" else {}
     count = simulate(tmp_path / "both", 2, 6, num_cities=2, **options)

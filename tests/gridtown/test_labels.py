@@ -1,4 +1,4 @@
-"""Labels of rendered photos: against a second way of finding what a ray meets, and on disk."""
+"""Labels of rendered photos, compared with an independent ray casting, and on disk."""
 
 import numpy as np
 import pytest
@@ -15,28 +15,28 @@ def town():
 
 
 def first_on_ray(city, camera, row, column):
-    """Follow the ray through the middle of a cell over all walls of the city, in float64: surface, depth, key."""
+    """Return depth, surface and building key of the first hit of the ray through a cell's middle, in float64."""
     focal = CELLS / 2 / np.tan(camera.field_of_view / 2)
     aside = (column + 0.5 - CELLS / 2) / focal
     slope = (row + 0.5 - CELLS / 2) / focal - np.tan(camera.pitch)
     forward = np.array([np.cos(camera.yaw), np.sin(camera.yaw)])
     step = forward + aside * np.array([forward[1], -forward[0]])
-    best = (camera.height / slope if slope > 0 else np.inf, Surface.GROUND if slope > 0 else Surface.SKY, -1)
+    nearest = (camera.height / slope if slope > 0 else np.inf, Surface.GROUND if slope > 0 else Surface.SKY, -1)
     walls, eye = city.walls, np.array([camera.x, camera.y])
     for number in range(len(walls.axis)):
         axis = walls.axis[number]
         depth = (walls.coordinate[number] - eye[axis]) / step[axis]
         where = eye[1 - axis] + depth * step[1 - axis]
         faces = walls.side[number] * (eye[axis] - walls.coordinate[number]) > 0
-        if faces and 0.4 < depth < min(best[0], 130) and walls.low[number] <= where <= walls.high[number]:
+        if faces and 0.4 < depth < min(nearest[0], 130) and walls.low[number] <= where <= walls.high[number]:
             middle = 1 - abs(2 * (where - walls.low[number]) / (walls.high[number] - walls.low[number]) - 1)
             if camera.height - slope * depth < walls.height[number] + walls.gable[number] * middle:
-                best = (depth, Surface.WALL, city.buildings.key[walls.building[number]])
-    return best
+                nearest = (depth, Surface.WALL, city.buildings.key[walls.building[number]])
+    return nearest
 
 
 def test_labels_are_what_rays_meet(town):
-    """A flipped axis, a depth along the ray in the place of the axis, a wall behind taken for the one before."""
+    """Catches a flipped axis, a depth along the ray instead of the camera's axis, and a wall behind instead of the nearest."""
     photos = [draw_photo(town.city, place, place % 4, 1, Variation()) for place in range(6)]
     labels = label_photos(town.city, town.paintbox, photos, (CELLS, CELLS))
     agree = []
@@ -45,11 +45,11 @@ def test_labels_are_what_rays_meet(town):
             if labels.surface[number, row, column] == Surface.STANDING:
                 continue
             depth, surface, key = first_on_ray(town.city, photo.camera, row, column)
-            found = labels.surface[number, row, column], labels.building[number, row, column]
+            label = labels.surface[number, row, column], labels.building[number, row, column]
             same_depth = np.isclose(labels.depth[number, row, column], min(depth, 130), rtol=1e-3)
-            agree.append(found == (surface, key) and bool(same_depth))
+            agree.append(label == (surface, key) and bool(same_depth))
     assert len(agree) > 150
-    assert np.mean(agree) > 0.98  # a ray along an edge may go either way
+    assert np.mean(agree) > 0.98  # a ray along an edge may meet either surface
 
 
 def test_walls_face_the_camera_and_other_cells_have_no_normal(town):
@@ -64,7 +64,7 @@ def test_something_stands_before_walls(town):
     photos = [draw_photo(town.city, place, 0, visit, Variation(traffic=3.0)) for place in range(6) for visit in (1, 2)]
     labels = label_photos(town.city, town.paintbox, photos, (16, 16))
     assert (labels.surface == Surface.STANDING).any()
-    assert labels.depth[labels.surface == Surface.STANDING].max() < 80  # farther away nothing stands
+    assert labels.depth[labels.surface == Surface.STANDING].max() < 80  # billboards are drawn up to 75 m
 
 
 def test_labels_on_disk_are_each_photos_own(tmp_path):
@@ -74,8 +74,8 @@ def test_labels_on_disk_are_each_photos_own(tmp_path):
     town = make_town(7, 4, TIERS["all"].copy_share)
     photo = draw_photo(town.city, 3, 1, 2, TIERS["all"].queries)
     (name,) = [name for name in stored if name.endswith("_3-1-2.jpg")]
-    wanted = label_photos(town.city, town.paintbox, [photo], (2, 2))
-    assert all(torch.equal(found, part[0]) for found, part in zip(stored[name], wanted, strict=True))
+    expected = label_photos(town.city, town.paintbox, [photo], (2, 2))
+    assert all(torch.equal(column, batch[0]) for column, batch in zip(stored[name], expected, strict=True))
 
 
 def test_labels_need_the_layout_for_training(tmp_path):

@@ -1,4 +1,4 @@
-"""The commands, from photos to answers."""
+"""The commands `calibrate` and `localize`, from photos to answers."""
 
 import json
 
@@ -15,7 +15,7 @@ from d2vpr_hf.localization import load_calibration
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """A map of 12 spots, and 240 labelled queries: photos of the spots with noise, or nothing but noise."""
+    """A map of 12 spots, and 240 labelled queries: photos of the spots with added noise, or only noise."""
     folder = tmp_path_factory.mktemp("town")
     rng = np.random.default_rng(0)
     spots = [rng.integers(0, 255, (7, 7, 3)) for _ in range(12)]
@@ -77,8 +77,9 @@ def test_an_index_without_positions_cannot_be_calibrated(town, tmp_path):
 
 
 def test_what_is_no_good_for_a_calibration_is_said_with_what_to_do(town, tmp_path, monkeypatch):
-    """Too few, none with a position, and an index of another model: all before the photos are encoded."""
-    index, few, bare = tmp_path / "index", tmp_path / "few", tmp_path / "bare"
+    """Too few queries, queries without positions, and an index of another model are refused before photos are encoded."""
+    index = tmp_path / "index"
+    few, bare = tmp_path / "few", tmp_path / "bare"
     run("index", town / "database", "--out", index)
     few.mkdir()
     bare.mkdir()

@@ -1,4 +1,4 @@
-"""Positions and confidences by hand, calibration on drawn answers, and the commands."""
+"""Positions and confidences by hand, and calibration on random answers."""
 
 import json
 import math
@@ -26,12 +26,12 @@ from d2vpr_hf.localization.plots import save_plots
 from d2vpr_hf.places import Place
 
 
-def match(rank, score, east, north=0.0, zone="32T", **fields):
-    return Match(rank, rank, Place(f"{rank}.jpg", utm_east=east, utm_north=north, utm_zone=zone, **fields), Path(), score)
+def match(rank, similarity, east, north=0.0, zone="32T", **fields):
+    return Match(rank, rank, Place(f"{rank}.jpg", utm_east=east, utm_north=north, utm_zone=zone, **fields), Path(), similarity)
 
 
 def test_a_majority_outvotes_the_top_match():
-    """Three matches at one corner against a lone best one: the top match alone would be 1 km off."""
+    """Three matches at one corner and a better one elsewhere: the position of the top match would be 1 km off."""
     matches = [match(1, 0.9, 500_000.0), *(match(rank, 0.89, 501_000.0 + rank, heading=90.0) for rank in (2, 3, 4))]
     estimate = estimate_position([*matches, match(5, 0.5, 509_000.0)])
     assert abs(estimate.position[0] - 501_003) < 1e-6
@@ -40,22 +40,22 @@ def test_a_majority_outvotes_the_top_match():
 
 
 def test_features_by_hand():
-    """Two matches of one place and one 100 m away, scores 1, 1 and 0: weights 1, 1 and exp(-3)."""
+    """Two matches of one place and one 100 m away, with similarities 1, 1 and 0, have weights 1, 1 and exp(-3)."""
     estimate = estimate_position([match(1, 1.0, 500_000.0), match(2, 1.0, 500_000.0), match(3, 0.0, 500_100.0)])
     far = math.exp(-3) / (2 + math.exp(-3))
-    spread = 100 * math.sqrt(far * (1 - far))  # of a coin with that probability
+    spread = 100 * math.sqrt(far * (1 - far))  # standard deviation of two values with these probabilities
     assert estimate.features == pytest.approx([1.0, 1.0, 1 - far, math.log1p(spread), 1.0])
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 500)), min_size=1, max_size=12), st.floats(-1, 1), st.floats(0.01, 10))
 def test_estimates_do_not_depend_on_the_scale_of_similarities(pairs, shift, scale):
-    """Models differ in how far their similarities lie apart; positions must not move with it."""
-    scores = sorted((round(score, 3) for score, _ in pairs), reverse=True)
+    """Models differ in the range of their similarities; positions must not depend on it."""
+    similarities = sorted((round(similarity, 3) for similarity, _ in pairs), reverse=True)
     plain, moved = (
-        estimate_position([match(1, factor * s + add, 500_000 + x) for s, (_, x) in zip(scores, pairs, strict=True)])
+        estimate_position([match(1, factor * s + add, 500_000 + x) for s, (_, x) in zip(similarities, pairs, strict=True)])
         for factor, add in ((1.0, 0.0), (scale, shift))
     )
-    assert len(set(scores)) == 1 or moved.features[2] == pytest.approx(plain.features[2], abs=1e-5)
+    assert len(set(similarities)) == 1 or moved.features[2] == pytest.approx(plain.features[2], abs=1e-5)
     assert np.isfinite(moved.features).all() and 0 < moved.features[2] <= 1 + 1e-9
 
 
@@ -71,21 +71,21 @@ def test_matches_in_other_frames_have_no_vote():
 
 
 def draw_answers(count, seed=0, outside=0.0):
-    """Queries with a similarity that tells how likely they are right; wrong ones are 100 to 900 m off."""
+    """Draw estimates that are correct with a probability given by their similarity, or 100 to 900 m off."""
     rng = np.random.default_rng(seed)
     estimates, truths = [], []
     for query in range(count):
         clarity = rng.uniform(0, 1)
-        right = rng.uniform() < 1 / (1 + np.exp(8 - 16 * clarity)) and rng.uniform() >= outside
+        is_correct = rng.uniform() < 1 / (1 + np.exp(8 - 16 * clarity)) and rng.uniform() >= outside
         east = 500_000.0 + 60 * query
-        seen = east + (rng.normal(0, 3) if right else rng.uniform(100, 900))
-        matches = [match(rank, clarity - 0.01 * rank, seen) for rank in range(1, 4)]
+        matched_east = east + (rng.normal(0, 3) if is_correct else rng.uniform(100, 900))
+        matches = [match(rank, clarity - 0.01 * rank, matched_east) for rank in range(1, 4)]
         estimates.append(estimate_position(matches))
         truths.append(Place(f"q{query}", utm_east=east, utm_north=0.0, utm_zone="32T"))
     return estimates, truths
 
 
-def test_confidences_are_probabilities_of_being_right():
+def test_confidences_are_probabilities_of_being_correct():
     calibration = fit_calibration(*draw_answers(3000))
     judged = judge_calibration(calibration, *draw_answers(3000, seed=1))
     assert judged.expected_calibration_error < 0.03
@@ -97,21 +97,21 @@ def test_confidences_are_probabilities_of_being_right():
 
 
 def off_by(errors):
-    """Answers that are so many metres off; the farther, the less similar."""
+    """Return estimates with the given errors in metres; similarity falls with the error."""
     truth = Place("q", utm_east=500_000.0, utm_north=0.0, utm_zone="32T")
     estimates = [estimate_position([match(1, 0.9 - 0.001 * error, 500_000.0 + error)]) for error in errors]
     return estimates, [truth] * len(errors)
 
 
 def test_radii_by_hand():
-    """99 right answers, 0.1 to 9.9 m off; 99 wrong, 101 to 199 m off: with one more to come, quantiles are ranks of 100."""
-    right, wrong = (0.1 * np.arange(1, 100), 100.0 + np.arange(1, 100))
-    calibration = fit_calibration(*off_by([*right, *wrong]))
+    """99 correct estimates, 0.1 to 9.9 m off, and 99 wrong ones, 101 to 199 m off: quantiles are ranks of 100."""
+    correct, wrong = (0.1 * np.arange(1, 100), 100.0 + np.arange(1, 100))
+    calibration = fit_calibration(*off_by([*correct, *wrong]))
     hand = {
-        1.0: 9.0,  # 0.9 / 1: the 90th of the right
-        0.95: 9.5,  # 0.947: the 95th
-        0.9: 25.0,  # all that are right: no more than what is right
-        0.8: 150.0,  # 0.8 of the 0.9 are right; the rest is 0.1 / 0.2 of the wrong: the 50th
+        1.0: 9.0,  # 0.9 / 1: the 90th of the correct ones
+        0.95: 9.5,  # 0.9 / 0.95 = 0.947: the 95th of the correct ones
+        0.9: 25.0,  # all correct ones: the threshold
+        0.8: 150.0,  # 0.8 of the 0.9 are correct; the rest is 0.1 / 0.2 of the wrong ones: the 50th
         0.5: 180.0,
         0.0: 190.0,
     }
@@ -119,7 +119,7 @@ def test_radii_by_hand():
 
 
 def test_few_labelled_queries_give_sure_answers_their_radius():
-    """Bins of a hundred joined sure answers with unsure ones here: "99 % sure" to 25 m, and 90 % within hundreds of metres."""
+    """Quantiles over a hundred similar confidences would give confident answers a radius of hundreds of metres."""
     calibration = fit_calibration(*draw_answers(120))
     judged = judge_calibration(calibration, *draw_answers(3000, seed=1))
     sure = judged.confidences >= 0.95
@@ -129,12 +129,12 @@ def test_few_labelled_queries_give_sure_answers_their_radius():
 
 
 def test_reliability_by_hand():
-    """Two bins: 10 queries of confidence 0.9 with 8 right, 30 of 0.1 with 6 right."""
+    """Two bins: 10 queries of confidence 0.9, 8 of them correct, and 30 of confidence 0.1, 6 of them correct."""
     from d2vpr_hf.localization import Reliability
 
-    right = np.array([True] * 8 + [False] * 2 + [True] * 6 + [False] * 24)
+    correct = np.array([True] * 8 + [False] * 2 + [True] * 6 + [False] * 24)
     confidences = np.array([0.9] * 10 + [0.1] * 30)
-    judged = Reliability(confidences, confidences, right, np.where(right, 1.0, 9.0), np.full(40, 5.0))
+    judged = Reliability(confidences, confidences, correct, np.where(correct, 1.0, 9.0), np.full(40, 5.0))
     assert judged.expected_calibration_error == pytest.approx((0.1 * 10 + 0.1 * 30) / 40)
     assert judged.brier == pytest.approx((8 * 0.01 + 2 * 0.81 + 6 * 0.81 + 24 * 0.01) / 40)
     assert judged.base_brier == pytest.approx(0.35 * 0.65)
@@ -145,10 +145,10 @@ def test_reliability_by_hand():
 @given(st.integers(0, 99))
 def test_json_keeps_every_bit(seed):
     calibration = fit_calibration(*draw_answers(120, seed))
-    again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
-    assert again == calibration
-    values = np.diff([again.radius_90(confidence) for confidence in np.linspace(0, 1, 50)])
-    assert (values <= 1e-9).all()  # the surer, the nearer
+    loaded = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
+    assert loaded == calibration
+    values = np.diff([loaded.radius_90(confidence) for confidence in np.linspace(0, 1, 50)])
+    assert (values <= 1e-9).all()  # the radius does not rise with the confidence
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_damaged_calibrations_are_refused(values):
 
 
 def test_too_little_to_calibrate():
-    """What came is said with what is to be done about it, which differs."""
+    """The message has the numbers of queries, and advice that depends on them."""
     with pytest.raises(ValueError, match=r"at least 50 labelled queries.*got 20 queries.*Add queries with positions"):
         fit_calibration(*draw_answers(20))
     with pytest.raises(ValueError, match=r"got 200 queries, 0 correct, median error \d+ m\. Are they from this map's area"):
@@ -183,7 +183,7 @@ def test_too_little_to_calibrate():
 
 
 def test_a_half_that_is_too_little_is_named():
-    """All queries are enough, but those of one square are most of them: the count would confuse."""
+    """There are enough queries, but most are in one square, so the error must say that a half has too few."""
     estimates, truths = draw_answers(90)
     crowded = [replace(truth, utm_east=500_000.0) if number < 80 else truth for number, truth in enumerate(truths)]
     with pytest.raises(ValueError, match=r"halves of the queries, those in every other square of 100 m, .*got \d+ queries"):
@@ -198,7 +198,7 @@ def test_truths_in_another_frame_are_named():
 
 
 def test_answers_say_what_they_lack():
-    """No position and no calibration: nothing is guessed."""
+    """Without a position or a calibration, an answer has a note instead of guesses."""
     assert localize([], None).note == NO_MATCHES
     assert localize([Match(1, 1, Place("a"), Path(), 0.9)], None).note == NO_POSITIONS
     answer = localize([match(1, 0.9, 500_000.0)], None)
@@ -220,8 +220,8 @@ def test_unsure_answers_are_no_match():
 
 
 def test_json_of_an_answer():
-    found = Localization("q.jpg", Place("", latitude=1.0, longitude=2.0, heading=90.0), 3.5, 0.75, False).to_dict()
-    assert found == {
+    answer = Localization("q.jpg", Place("", latitude=1.0, longitude=2.0, heading=90.0), 3.5, 0.75, False).to_dict()
+    assert answer == {
         "query": "q.jpg",
         "latitude": 1.0,
         "longitude": 2.0,

@@ -1,4 +1,4 @@
-"""Marks must lie where the places are, and the map must need nothing but itself."""
+"""Maps: marks must be at their places, and a map must not need data from a server."""
 
 import math
 import re
@@ -29,13 +29,13 @@ def local(x, y):
 
 
 def position(svg, kind):
-    """Where marks of a kind lie, in units of the drawing."""
+    """Return the positions of the marks of a kind, in units of the drawing."""
     groups = [group for group in parsed(svg).iter(f"{SPACE}g") if group.get("class") == kind]
     return np.array([re.findall(r"-?[\d.]+", group.get("transform")) for group in groups], float)
 
 
 def scale_of(svg):
-    """Units of a metre, as the scale bar shows it."""
+    """Return the units of the drawing per metre, computed from the scale bar."""
     bar = next(group for group in parsed(svg).iter(f"{SPACE}g") if group.get("class") == "scale")
     number, unit = bar.find(f"{SPACE}text").text.split()
     return float(re.search(r"H([\d.]+)", bar.find(f"{SPACE}path").get("d")).group(1)) / (
@@ -45,11 +45,12 @@ def scale_of(svg):
 
 @pytest.mark.parametrize("latitude", [0.0, 46.35, -60.0])
 def test_metres_of_the_plane_are_metres(latitude):
-    """Mercator stretches by 1 / cos(latitude): 2 at 60 degrees. Against the great circle, to 1 %: the earth is flattened."""
+    """Mercator stretches by 1 / cos(latitude), which the plane must undo; to 1 %, because the earth is flattened."""
     places = [degrees(latitude, 11.0), degrees(latitude + 0.003, 11.0), degrees(latitude, 11.004)]
     points = Plane.of(places).project(places)
-    for other in (1, 2):
-        assert math.dist(points[0], points[other]) == pytest.approx(distance_in_metres(places[0], places[other]), rel=0.01)
+    for number in (1, 2):
+        distance = distance_in_metres(places[0], places[number])
+        assert math.dist(points[0], points[number]) == pytest.approx(distance, rel=0.01)
     assert points[1][1] > points[0][1] and points[2][0] > points[0][0]
 
 
@@ -62,13 +63,13 @@ def test_the_frame_is_that_of_most_places():
     assert np.isnan(Plane.of([local(1, 2)]).project([degrees(1, 2), Place("a")])).all()
 
 
-def test_marks_lie_where_their_places_are():
-    """North is up, east is right, distances are as the scale bar says, and the estimate's circle has its radius."""
+def test_marks_are_at_their_places():
+    """North is up, east is right, distances agree with the scale bar, and the circle has the estimate's radius."""
     database = [local(x, y) for x in range(0, 400, 40) for y in range(0, 200, 40)]
     marks = MapMarks([local(100, 100), local(200, 100)], local(150, 150), 50.0, local(100, 0))
     svg = BaseMap(database).draw(marks, "a map")
     matches, estimate, truth = (position(svg, kind) for kind in ("match", "estimate", "truth"))
-    first, second = matches[1], matches[0]  # the best is drawn last, on top
+    first, second = matches[1], matches[0]  # the best match is drawn last, on top
     scale = scale_of(svg)
     assert np.allclose(second - first, [100 * scale, 0], atol=0.2) and np.allclose(truth[0] - first, [0, 100 * scale], atol=0.2)
     assert np.allclose(estimate[0] - first, [50 * scale, -50 * scale], atol=0.2)
@@ -81,12 +82,12 @@ def test_marks_lie_where_their_places_are():
 def test_all_marks_are_in_view(reach):
     database = [local(x, 0.0) for x in range(0, 5000, 50)]
     svg = BaseMap(database).draw(MapMarks([local(0, 0), local(reach, reach)], truth=local(-reach, 0)))
-    found = np.vstack([position(svg, "match"), position(svg, "truth")])
-    assert (found > 0).all() and (found < [WIDTH, HEIGHT]).all()
+    marks = np.vstack([position(svg, "match"), position(svg, "truth")])
+    assert (marks > 0).all() and (marks < [WIDTH, HEIGHT]).all()
 
 
 def test_ways_join_neighbours_and_no_others():
-    """Four photos of each spot, 40 m apart along two streets 200 m apart: streets are drawn, nothing across."""
+    """Spots with four photos each, 40 m apart along two streets that are 200 m apart: ways must not join the streets."""
     spots = [(x, y) for x in range(0, 400, 40) for y in (0, 200)]
     places = [local(x + dx, y + dy) for x, y in spots for dx in (0, 0.5) for dy in (0, 0.5)]
     ways = BaseMap(places).ways
@@ -117,9 +118,9 @@ def test_nothing_is_fetched_without_tiles():
     assert "<image" not in svg and "http" not in svg
 
 
-def test_tiles_lie_where_the_web_map_has_them():
-    """The tile of a place, by the formula of web maps in latitudes, must cover the place's mark."""
-    place, tiles = degrees(46.3493, 11.5191), TileSource("https://tiles.example/{z}/{x}/{y}.png", "somebody")
+def test_tiles_are_at_the_positions_of_the_web_map():
+    """The tile that contains a place, by the formula of web maps, must cover the place's mark."""
+    place, tiles = degrees(46.3493, 11.5191), TileSource("https://tiles.example/{z}/{x}/{y}.png", "the owner")
     svg = BaseMap([place, degrees(46.3523, 11.5241)], tiles).draw(MapMarks([place]))
     images = {tuple(map(int, re.findall(r"/(\d+)", image.get("href")))): image for image in parsed(svg).iter(f"{SPACE}image")}
     zoom = next(iter(images))[0]
