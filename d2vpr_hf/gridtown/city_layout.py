@@ -122,6 +122,10 @@ class _Plan:
         self.sources = self._sources()
 
     def _rng(self, *key: int) -> Generator:
+        """Return the generator of a key, whose first number is a purpose.
+
+        Purposes: 1 designs, 2 open blocks, 3 copies, 4 segments, 6 park trees, 7 places.
+        """
         return np.random.default_rng([self.seed, *key])
 
     def _open_blocks(self) -> list[tuple[float, ...]]:
@@ -153,6 +157,7 @@ class _Plan:
         return sources
 
     def _segment_rng(self, segment: _Segment, *key: int) -> Generator:
+        """Return a segment's generator: key 0 or 1 for the lots of a side, with 9 for redrawn buildings; 5 for fixtures."""
         return self._rng(4, *segment, *key)
 
     def _box(self, block: tuple[int, int]) -> tuple[float, float, float, float]:
