@@ -140,8 +140,9 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{arguments.descriptor}; features: {', '.join(FEATURES)}\n")
     print(
-        "| queries | number | correct | calibration error | Brier (of the base rate) | answers within their 90 % radius (all queries) "
-        "| median radius, answered | answered (correct of them) | by similarity alone |"
+        "| queries | number | correct | calibration error | Brier (of the base rate) "
+        "| answers within their 90 % radius (all queries) | median radius, answered "
+        "| answered (correct of them) | by similarity alone |"
     )
     print("| --- " * 9 + "|")
     for tier in arguments.tiers:
