@@ -16,7 +16,7 @@ from d2vpr_hf.gridtown.photo_spec import Photo
 from d2vpr_hf.gridtown.rendering.billboards import draw_billboards
 from d2vpr_hf.gridtown.rendering.scene import Scene, make_scene
 from d2vpr_hf.gridtown.rendering.view import View, make_view
-from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls
+from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls, look_up
 
 _HORIZON = 130.0  # metres; the largest depth, also that of the sky, because walls are drawn up to this distance
 
@@ -70,19 +70,14 @@ def label_photos(city: City, paintbox: Paintbox, photos: list[Photo], cells: tup
     surface[is_ground] = Surface.GROUND
     surface[nearest < depth] = Surface.STANDING
     is_wall = surface == Surface.WALL
-    building = _column_of_walls(scene.walls["key"], hits).to(torch.int32).masked_fill(~is_wall, -1)
+    building = look_up(scene.walls["key"], hits.wall).to(torch.int32).masked_fill(~is_wall, -1)
     return Labels(surface, nearest.clamp(max=_HORIZON), _normal(scene, view, hits) * is_wall.unsqueeze(3), building)
-
-
-def _column_of_walls(column: torch.Tensor, hits: Hits) -> torch.Tensor:
-    """Look up a column (B, M) of the walls for each cell (B, H, W)."""
-    return column.gather(1, hits.wall.flatten(1)).view(hits.wall.shape)
 
 
 def _normal(scene: Scene, view: View, hits: Hits) -> torch.Tensor:
     """Return the walls' normals along the camera's axes, (B, H, W, 2)."""
-    side = _column_of_walls(scene.walls["side"], hits).float()
-    along_y = _column_of_walls(scene.walls["axis"], hits).bool()
+    side = look_up(scene.walls["side"], hits.wall).float()
+    along_y = look_up(scene.walls["axis"], hits.wall).bool()
     axes = torch.stack((view.right, -view.forward), dim=1)[:, None, None]  # (B, 1, 1, 2 camera axes, 2 city axes)
     return torch.where(along_y.unsqueeze(3), axes[..., 1], axes[..., 0]) * side.unsqueeze(3)
 

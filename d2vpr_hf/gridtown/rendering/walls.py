@@ -50,7 +50,7 @@ def cast_walls(scene: Scene, view: View) -> Hits:
     count = min(_NUM_HITS, depth.shape[1])
     depth, wall = depth.topk(count, dim=1, largest=False)  # (B, K, W)
     where, across = where.gather(1, wall), across.gather(1, wall)
-    top = _take(walls["height"], wall) + _gable(scene, wall, where)
+    top = look_up(walls["height"], wall) + _gable(scene, wall, where)
     slope_of_top = ((view.height[:, None, None] - top) / depth).masked_fill(depth >= FAR, torch.inf)
     skyline = slope_of_top.cummin(dim=1).values  # upper edge of the nearest walls up to each one
     layer = torch.zeros(view.slope.shape[0], *view.size, dtype=torch.long, device=depth.device)
@@ -78,35 +78,35 @@ def _steps(axis: torch.Tensor, direction: torch.Tensor) -> tuple[torch.Tensor, t
     return torch.where(across.abs() < 1e-6, 1e-6, across), along
 
 
-def _take(column: torch.Tensor, wall: torch.Tensor) -> torch.Tensor:
+def look_up(column: torch.Tensor, wall: torch.Tensor) -> torch.Tensor:
     """Look up a column (B, M) of the walls at rows (B, ...)."""
     return column.gather(1, wall.flatten(1)).view(wall.shape)
 
 
 def _gable(scene: Scene, wall: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """Return the metres that a gable adds to a wall's height at the position `where` along it."""
-    low, high = _take(scene.walls["low"], wall), _take(scene.walls["high"], wall)
-    return _take(scene.walls["gable"], wall) * (1 - (2 * (where - low) / (high - low).clamp(min=0.1) - 1).abs()).clamp(min=0)
+    low, high = look_up(scene.walls["low"], wall), look_up(scene.walls["high"], wall)
+    return look_up(scene.walls["gable"], wall) * (1 - (2 * (where - low) / (high - low).clamp(min=0.1) - 1).abs()).clamp(min=0)
 
 
 def _from_left(scene: Scene, wall: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """Return the metres between a wall's left end, seen from outside, and the position `where` along it."""
     walls = scene.walls
     left_is_low = (walls["side"] > 0) == (walls["axis"] == 0)
-    low, high = _take(walls["low"], wall), _take(walls["high"], wall)
-    return torch.where(_take(left_is_low, wall), where - low, high - where)
+    low, high = look_up(walls["low"], wall), look_up(walls["high"], wall)
+    return torch.where(look_up(left_is_low, wall), where - low, high - where)
 
 
 def wall_light(scene: Scene, view: View, hits: Hits, paintbox: Paintbox) -> torch.Tensor:
     """Return the light (3, B, H, W) of walls, without fog."""
-    look = {name: _take(scene.walls[name], hits.wall) for name in _LOOKS}
+    look = {name: look_up(scene.walls[name], hits.wall) for name in _LOOKS}
     up = view.height[:, None, None] - view.slope * hits.depth
     pixel = hits.depth / view.focal[:, None, None]  # height of a pixel in metres
     bay = _Bay.of(look, hits.along, up)
     texels = bay.read(look, paintbox, pixel, pixel / hits.facing)
     glass = texels[3]
     colour = _with_sign(texels[:3], look, hits, up, pixel, paintbox)
-    colour = colour * torch.stack([_take(scene.walls["tint"][..., channel], hits.wall) for channel in range(3)])
+    colour = colour * torch.stack([look_up(scene.walls["tint"][..., channel], hits.wall) for channel in range(3)])
     colour = torch.lerp(colour, 0.62 * colour, _band(look["height"] - up, 0.0, _CORNICE, pixel))
     return _lit(scene, look, hits, colour, glass, bay)
 
