@@ -1,22 +1,30 @@
 """Ways to run the command line: as a program, or in this process, where the test can change what it does."""
 
+import contextlib
+import io
 import subprocess
 import sys
+from unittest.mock import patch
 
 import pytest
 
 from d2vpr_hf.cli import main
 
 
-def run(*arguments):
-    """Run the program: exit status, stdout, stderr."""
+def run_program(*arguments):
+    """Start the program as users do, which imports everything again: exit status, stdout, stderr."""
     done = subprocess.run([sys.executable, "-m", "d2vpr_hf", *map(str, arguments)], capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 
-def run_here(monkeypatch, capsys, *arguments):
-    """Run it in this process: exit status, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["d2vpr", *map(str, arguments)])
-    with pytest.raises(SystemExit) as raised:
+def run(*arguments):
+    """Run it in this process, within a second: exit status, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.object(sys, "argv", ["d2vpr", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as raised,
+    ):
         main()
-    return raised.value.code or 0, *capsys.readouterr()
+    return raised.value.code or 0, out.getvalue(), err.getvalue()

@@ -8,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
-from tests.command_line import run, run_here
+from tests.command_line import run, run_program
 from tests.photos import save, save_row
 
 
@@ -19,11 +19,11 @@ def photos(tmp_path):
 
 def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
     index, plot = tmp_path / "index", tmp_path / "plots" / "matches.png"
-    status, out, err = run("index", photos, "--model", tiny_folder, "--out", index)
+    status, out, err = run_program("index", photos, "--model", tiny_folder, "--out", index)
     assert status == 0, err
     assert "9 photos, 9 with a position (from: names)" in out and "Indexed 9 photos" in out
     query = save(tmp_path / "q.jpg", 4)
-    status, out, err = run("search", index, query, photos, "--top-k", 2, "--json", "--plot", plot)
+    status, out, err = run_program("search", index, query, photos, "--top-k", 2, "--json", "--plot", plot)
     assert status == 0, err
     results = json.loads(out)
     assert [entry["query"] for entry in results] == [str(query), *map(str, sorted(photos.iterdir()))]
@@ -51,19 +51,19 @@ def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
         (["convert", "{tmp}/nowhere.pth", "{tmp}/m"], "There is no file"),
     ],
 )
-def test_errors_are_one_line_and_status_1(photos, tmp_path, arguments, message, monkeypatch, capsys):
+def test_errors_are_one_line_and_status_1(photos, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     save(tmp_path / "full" / "a.jpg", 0)
     filled = [argument.format(tmp=tmp_path, photos=photos) for argument in arguments]
-    status, _, err = run_here(monkeypatch, capsys, *filled)
+    status, _, err = run(*filled)
     assert status == 1
     assert err.startswith("d2vpr: ") and message in err and "Traceback" not in err
 
 
-def test_empty_arguments_are_not_the_current_folder(monkeypatch, capsys):
+def test_empty_arguments_are_not_the_current_folder():
     """What an unset shell variable leaves."""
     for arguments in (["search", "index", ""], ["index", "", "--out", "x"], ["index", "x", "--out", ""]):
-        status, _, err = run_here(monkeypatch, capsys, *arguments)
+        status, _, err = run(*arguments)
         assert status == 2 and "the path is empty" in err
 
 

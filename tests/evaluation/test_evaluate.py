@@ -14,7 +14,7 @@ from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.modeling import D2VPRImageProcessor
-from tests.command_line import run, run_here
+from tests.command_line import run, run_program
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.photos import at_name, save, save_bad_files
 
@@ -165,7 +165,7 @@ def test_command_line_end_to_end(world, tmp_path):
     """The embedded model gives the same bytes twice, plots, and a comparison with itself."""
     sides = ("--database", world / "database", "--queries", world / "queries")
     options = ("--recall-values", "5,1", "--recall-values", "3", "--shuffle-check")
-    status, out, err = run("evaluate", *sides, *options, "--json", tmp_path / "a.json", "--plots", tmp_path / "plots")
+    status, out, err = run_program("evaluate", *sides, *options, "--json", tmp_path / "a.json", "--plots", tmp_path / "plots")
     assert status == 0, err
     assert re.search("R@5 +R@1 +R@3\n", out) and "1 queries have none and count as misses" in out
     for name in ("map.png", "precision_coverage.png", "right.png", "wrong.png"):
@@ -196,14 +196,14 @@ def test_command_line_end_to_end(world, tmp_path):
         (["--json", "{world}/file/a.json"], "is a file, so that"),
     ],
 )
-def test_errors_come_before_the_work(world, options, message, monkeypatch, capsys):
+def test_errors_come_before_the_work(world, options, message, monkeypatch):
     monkeypatch.setattr(
         PlaceEncoder, "encode", lambda *arguments, **options: pytest.fail("photos were encoded before the check")
     )
     (world / "file").touch()
     filled = [option.format(world=world) for option in options]
     arguments = ["evaluate", "--database", str(world / "database"), "--queries", str(world / "queries"), *filled]
-    status, _, err = run_here(monkeypatch, capsys, *arguments)
+    status, _, err = run(*arguments)
     assert status == 1 and message in err
 
 

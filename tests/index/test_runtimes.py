@@ -10,7 +10,7 @@ from d2vpr_hf.retrieval.distributed import embed_photos, merge_parts
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.utils.atomic_files import checksum
-from tests.command_line import run_here
+from tests.command_line import run
 from tests.index.workers import SHARD, BytesEncoder, begin, frame, write_photos
 from tests.photos import at_name, save
 
@@ -107,15 +107,15 @@ def test_frames_leave_the_note_as_it_is(tmp_path):
     assert PlaceIndex.open(tmp_path / "index").settings.runtime == Runtime("openvino", "bf16")
 
 
-def test_the_command_line_goes_on_as_the_index_began(tmp_path, tiny_folder, monkeypatch, capsys, caplog):
+def test_the_command_line_goes_on_as_the_index_began(tmp_path, tiny_folder, caplog):
     """As with the batch size: an update does not need the options of the first build."""
     photos, index = tmp_path / "photos", tmp_path / "index"
     save(photos / at_name(1000, 2000), 0)
-    run_here(monkeypatch, capsys, "index", photos, "--out", index, "--model", tiny_folder, "--backend-precision", "bf16")
+    run("index", photos, "--out", index, "--model", tiny_folder, "--backend-precision", "bf16")
     save(photos / at_name(1100, 2000), 1)
-    status, out, _ = run_here(monkeypatch, capsys, "index", photos, "--out", index)
+    status, out, _ = run("index", photos, "--out", index)
     assert status == 0 and "1 added" in out and PlaceIndex.open(index).settings.runtimes == (Runtime.parse("torch bf16"),)
     extra = save(tmp_path / "extra.jpg", 9)
-    assert run_here(monkeypatch, capsys, "add", index, extra, "--backend", "torch")[0] == 0
+    assert run("add", index, extra, "--backend", "torch")[0] == 0
     assert "this encoder runs by torch fp32" in caplog.text
-    assert "runtimes: torch bf16, torch fp32\n" in run_here(monkeypatch, capsys, "info", index)[1]
+    assert "runtimes: torch bf16, torch fp32\n" in run("info", index)[1]

@@ -17,7 +17,7 @@ from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.readers import iter_photos, load_places, open_photo, read_gsv_cities, read_places, to_dataset
 from d2vpr_hf.readers.place_dataset import place_features
 from d2vpr_hf.retrieval.index_photos import index_photos
-from tests.command_line import run_here
+from tests.command_line import run
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files
 from tests.readers.test_gsv_cities import row as gsv_row
 from tests.readers.test_gsv_cities import write_city
@@ -370,11 +370,11 @@ def test_streams_are_read_as_they_are_encoded(tiny_folder):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_command_line(tmp_path, tiny_folder, monkeypatch, capsys, streaming):
+def test_command_line(tmp_path, tiny_folder, streaming):
     embedded(tmp_path / "source").rename_columns({"lat": "y", "Lon": "x"}).to_parquet(tmp_path / "a.parquet")
     options = ["--dataset", tmp_path / "a.parquet", "--split", "train", *(["--streaming"] if streaming else [])]
     options += ["--column", "latitude=y", "--column", "longitude=x", "--model", tiny_folder, "--out", tmp_path / "i"]
-    status, out, err = run_here(monkeypatch, capsys, "index", *options)
+    status, out, err = run("index", *options)
     assert status == 0, err
     assert ("Streaming photos from" if streaming else "5 photos in") in out
     assert "Indexed 5 photos, 5 with a position, as descriptors" in out
@@ -394,7 +394,7 @@ def test_command_line(tmp_path, tiny_folder, monkeypatch, capsys, streaming):
         (["--dataset", "user/name"], "Couldn't reach 'user/name'"),
     ],
 )
-def test_command_line_errors(tmp_path, monkeypatch, capsys, arguments, message):
+def test_command_line_errors(tmp_path, arguments, message):
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
-    status, _, err = run_here(monkeypatch, capsys, "index", *filled, "--out", tmp_path / "index")
+    status, _, err = run("index", *filled, "--out", tmp_path / "index")
     assert status == 1 and err.startswith("d2vpr: ") and message in err

@@ -15,7 +15,7 @@ from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_photos
 from d2vpr_hf.retrieval.updates import UpdateReport
-from tests.command_line import run_here
+from tests.command_line import run
 from tests.index.workers import BytesEncoder, begin, contents, frame, write_photos
 from tests.photos import at_name, save
 
@@ -217,7 +217,7 @@ def test_photos_are_removed_by_name_or_file(photos, tmp_path, encoder, monkeypat
 # ---- command line
 
 
-def test_the_life_of_an_index(tiny_folder, tmp_path, monkeypatch, capsys):
+def test_the_life_of_an_index(tiny_folder, tmp_path):
     """Build, update, add, remove, look at, compact and verify it; then a bit flips."""
     photos, index = tmp_path / "photos", tmp_path / "index"
     names = [at_name(1000 + 100 * number, 2000) for number in range(6)]
@@ -226,7 +226,7 @@ def test_the_life_of_an_index(tiny_folder, tmp_path, monkeypatch, capsys):
     options = ("--out", index, "--batch-size", 4)
 
     def done(*arguments):
-        status, out, err = run_here(monkeypatch, capsys, *arguments)
+        status, out, err = run(*arguments)
         assert status == 0, err
         return out
 
@@ -248,7 +248,7 @@ def test_the_life_of_an_index(tiny_folder, tmp_path, monkeypatch, capsys):
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    status, _, err = run_here(monkeypatch, capsys, "verify", index)
+    status, _, err = run("verify", index)
     assert status == 1 and f"1 files of {index} are damaged:\n  {shard.name}: its checksum" in err
     assert "Indexed 5 photos" in done("index", photos, *options, "--model", tiny_folder, "--overwrite")
     assert "is as it was stored" in done("verify", index)
