@@ -27,7 +27,7 @@ reproduce: $(INSTALLED)
 	$(BIN)/python benchmarks/reproduce.py --model $(MODEL) --dataset $(DATASET) --photos $(PHOTOS)
 
 test: lint typecheck suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow" # a test process for each core: one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope -m "not slow" # a process a core, one thread each; a file stays whole
 
 test-slow: suite
 	$(BIN)/python -m pytest -m slow

@@ -12,7 +12,7 @@ import pytest
 
 from d2vpr_hf import Evaluation, PlaceEncoder, PlaceIndex, index_photos
 from d2vpr_hf.retrieval.distributed import merge_parts
-from tests.command_line import run_here
+from tests.command_line import run
 
 OLD = Path(__file__).parent / "data" / "version_0_1"
 INDEXES = ("index", "index_bits", "index_int8")
@@ -31,8 +31,8 @@ def old(tmp_path):
     return shutil.copytree(OLD, tmp_path / "old")
 
 
-def printed(monkeypatch, capsys, *arguments):
-    code, output, errors = run_here(monkeypatch, capsys, *arguments)
+def printed(*arguments):
+    code, output, errors = run(*arguments)
     assert code == 0, errors
     return json.loads(output)
 
@@ -56,17 +56,17 @@ def assert_same(new, old, where=""):
 
 
 @pytest.mark.parametrize("name", INDEXES)
-def test_an_old_index_says_the_same_of_itself(monkeypatch, capsys, name):
-    assert_same(printed(monkeypatch, capsys, "info", OLD / name, "--json"), EXPECTED[name]["info"])
+def test_an_old_index_says_the_same_of_itself(name):
+    assert_same(printed("info", OLD / name, "--json"), EXPECTED[name]["info"])
 
 
 @pytest.mark.parametrize("name", INDEXES)
-def test_an_old_index_finds_the_same(monkeypatch, capsys, name):
+def test_an_old_index_finds_the_same(name):
     arguments = ("search", OLD / name, OLD / "queries", "--json", "--top-k", 3, "--model", OLD / "model", "--device", "cpu")
-    assert_same(printed(monkeypatch, capsys, *arguments), _with_queries(EXPECTED[name]["search"]))
+    assert_same(printed(*arguments), _with_queries(EXPECTED[name]["search"]))
 
 
-def test_an_old_calibration_gives_the_same_answers(monkeypatch, capsys):
+def test_an_old_calibration_gives_the_same_answers():
     arguments = (
         "localize",
         OLD / "index",
@@ -79,7 +79,7 @@ def test_an_old_calibration_gives_the_same_answers(monkeypatch, capsys):
         "--device",
         "cpu",
     )
-    assert_same(printed(monkeypatch, capsys, *arguments), _with_queries(EXPECTED["index"]["localize"]))
+    assert_same(printed(*arguments), _with_queries(EXPECTED["index"]["localize"]))
 
 
 def _with_queries(answers):

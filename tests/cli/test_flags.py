@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
 from d2vpr_hf.cli.flags import CommandError, name_flags
-from tests.command_line import run_here
+from tests.command_line import run
 
 
 def parameters_of(command):
@@ -54,7 +54,7 @@ def test_everything_else_stays(message):
     assert name_flags(message, parameters_of("search")) == message
 
 
-def test_errors_of_a_command_name_flags(monkeypatch, tmp_path, capsys):
+def test_errors_of_a_command_name_flags(monkeypatch, tmp_path):
     """The original error stays as the cause of the error with flags."""
 
     def fail(path):
@@ -63,15 +63,15 @@ def test_errors_of_a_command_name_flags(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("d2vpr_hf.readers.read_places", fail)
     error = CliRunner().invoke(app, ["places", str(tmp_path)]).exception
     assert isinstance(error, CommandError) and isinstance(error.__cause__, FileExistsError)
-    status, _, err = run_here(monkeypatch, capsys, "places", tmp_path)
+    status, _, err = run("places", tmp_path)
     assert (status, err) == (1, "d2vpr: Give `--strict`.\n")
 
 
-def test_warnings_of_a_command_name_flags(monkeypatch, tmp_path, capsys):
+def test_warnings_of_a_command_name_flags(monkeypatch, tmp_path):
     def warn(path):
         logging.getLogger("d2vpr_hf").warning("Omit `%s`.", "strict")
         raise ValueError("no photos")
 
     monkeypatch.setattr("d2vpr_hf.readers.read_places", warn)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own; with them, the command line adds none
-    assert run_here(monkeypatch, capsys, "places", tmp_path)[2] == "Omit `--strict`.\nd2vpr: no photos\n"
+    assert run("places", tmp_path)[2] == "Omit `--strict`.\nd2vpr: no photos\n"
