@@ -1,7 +1,6 @@
 """Processes that change an index are killed: nothing stored is lost, and going on gives the bytes of an undisturbed run."""
 
 import hashlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -12,10 +11,8 @@ import pytest
 
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.index.manifest import read_manifest
+from tests.forked import CONTEXT
 from tests.index.workers import JOBS, build, contents, prepare_photos, run_logged
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.index.workers"])
 
 
 def run_in_process(job, out, photos, log, kill_after=None):

@@ -1,10 +1,10 @@
 """Small whole runs: their files, how they stop, and that an interrupted and resumed run ends at the same weights."""
 
+import contextlib
 import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +27,7 @@ from d2vpr_hf.training.options import DistillOptions, FinetuneOptions, PretrainO
 from d2vpr_hf.training.pretrain import pretrain
 from d2vpr_hf.training.training_run import RunStoppedError
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
+from tests.forked import start_module
 from tests.training.places import write_places
 
 STAGES = {
@@ -180,26 +181,27 @@ def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
     for name, value in vars(make_options(stage, folders, tmp_path / "run", num_workers=1)).items():
         if value not in (None, False, ""):
             flags += [f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    command = [sys.executable, "-m", f"d2vpr_hf.training.{stage}", *flags]
+    module, log = f"d2vpr_hf.training.{stage}", tmp_path / "log"
     rng = torch.Generator().manual_seed(len(stage))
     for number, kind in enumerate((signal.SIGTERM, signal.SIGKILL)):
-        resume = ["--resume"] if number else []
-        process = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = start_module(module, [*flags, *(["--resume"] if number else [])], log)
         _wait_for_line(tmp_path / "run", process)
         time.sleep(0.3 * torch.rand(1, generator=rng).item())
-        os.killpg(process.pid, kind)  # the loading processes too, as torchrun and cluster managers do
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode in ((143, 0) if kind == signal.SIGTERM else (-9, 0)), errors
-        assert process.returncode != 143 or "Continue it with `--resume`" in errors
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
+        with contextlib.suppress(ProcessLookupError):  # it may be at its end
+            os.killpg(process.pid, kind)  # the loading processes too, as torchrun and cluster managers do
+        process.join()
+        assert process.exitcode in ((143, 0) if kind == signal.SIGTERM else (-9, 0)), log.read_text()
+        assert process.exitcode != 143 or "Continue it with `--resume`" in log.read_text()
+    process = start_module(module, [*flags, "--resume"], log)
+    process.join()
+    assert process.exitcode == 0, log.read_text()
     assert_same_end(state_of(tmp_path / "run"), state_of(whole / stage))
 
 
-def _wait_for_line(out, process, patience=120.0):
+def _wait_for_line(out, process):
     """Wait until the run has made a step since it was started."""
-    before, end = _last_step(out), time.monotonic() + patience
-    while process.poll() is None and _last_step(out) == before and time.monotonic() < end:
+    before = _last_step(out)
+    while process.is_alive() and _last_step(out) == before:
         time.sleep(0.01)
 
 

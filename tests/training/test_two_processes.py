@@ -4,16 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.conftest import relative, save_folder, tiny_cricavpr, tiny_model
+from tests.forked import run_distributed
 from tests.training.places import write_places
 
 WEIGHTS = "model.safetensors"
-SCRIPT = Path(__file__).with_name("two_processes.py")
 EQUAL = [
     *("distill-frozen", "distill-synchronised", "distill-micro-batches", "distill-tokens"),
     *("finetune-frozen", "finetune-synchronised", "finetune-micro-batches", "finetune-encoder", "finetune-checkpointing"),
@@ -29,7 +28,7 @@ def results(tmp_path_factory):
     student = save_folder(tiny_model(fusion_dropout=0.0, cross_image_dropout=0.0), folder / "student")
     paths = [str(path) for path in (root, teacher, student)]
     for processes, out in ((1, "single"), (2, "double")):
-        launch(f"--nproc-per-node {processes} {SCRIPT} {folder / out} {' '.join(paths)}")
+        run_distributed(processes, "tests.training.two_processes", [folder / out, *paths], folder / "log")
     return [torch.load(folder / name) for name in ("single-0.pt", "double-0.pt", "double-1.pt")]
 
 
@@ -88,7 +87,10 @@ def test_published_batch_norm_depends_on_the_number_of_processes(results, stage)
 
 
 def test_a_run_of_two_processes_resumes_to_the_same(tmp_path_factory):
-    """With torchrun, a loss with unused parameters, BatchNorm statistics that differ by process, and loaders with workers."""
+    """With a loss with unused parameters, BatchNorm statistics that differ by process, and loaders with workers.
+
+    The whole run is started with torchrun.
+    """
     folder = tmp_path_factory.mktemp("runs")
     root = write_places(folder / "gsv")
     teacher = save_folder(tiny_cricavpr(use_cross_image_encoder=True), folder / "teacher")
@@ -97,8 +99,9 @@ def test_a_run_of_two_processes_resumes_to_the_same(tmp_path_factory):
     flags += " --places-per-batch 4 --held-out-places 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
     flags += " --num-workers 1 --learning-rate 1e-3 --descriptor-weight 0 --token-mse-weight 1"
     launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'whole'}")
-    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 2 --out {folder / 'resumed'}")
-    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'resumed'} --resume")
+    resumed = [*flags.split(), "--out", folder / "resumed", "--max-steps"]
+    for more in (["2"], ["4", "--resume"]):
+        run_distributed(2, "d2vpr_hf.training.distill", [*resumed, *more], folder / "log")
     for name in ("best", "last"):
         assert (folder / "resumed" / name / WEIGHTS).read_bytes() == (folder / "whole" / name / WEIGHTS).read_bytes()
     resumed, whole = (held_out_losses(folder / name) for name in ("resumed", "whole"))
@@ -108,7 +111,7 @@ def test_a_run_of_two_processes_resumes_to_the_same(tmp_path_factory):
 def launch(words):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
 
 

@@ -1,4 +1,4 @@
-"""Compute gradients of the same batch in one process or in two; `test_two_processes.py` starts this with torchrun.
+"""Compute gradients of the same batch in one process or in two; `test_two_processes.py` starts this as torchrun does.
 
 Usage: two_processes.py OUT ROOT TEACHER STUDENT
 """
