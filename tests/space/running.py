@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ def running_space(folder):
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(_STARTING)
         except subprocess.TimeoutExpired:
             process.kill()
 
@@ -81,7 +80,7 @@ def running_space(folder):
 def _wait(space):
     until = time.monotonic() + _STARTING
     while time.monotonic() < until and space.process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+        with contextlib.suppress(OSError):  # refused, or too busy to answer in time
             urllib.request.urlopen(space.url, timeout=5)
             return
         time.sleep(0.2)

@@ -5,6 +5,7 @@ import asyncio
 import base64
 import json
 import re
+import shutil
 import signal
 import urllib.error
 import urllib.request
@@ -22,7 +23,7 @@ from d2vpr_hf.places import distance_in_metres
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.space.visitors import COOKIE
 from tests.photos import draw, gps_exif
-from tests.space.running import make_map, running_space
+from tests.space.running import running_space
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +183,12 @@ def test_positions_of_photos_are_not_logged(client, space, tmp_path):
     assert "Traceback" not in space.log
 
 
-def test_nothing_of_visitors_is_left_when_the_space_is_stopped(tmp_path):
-    make_map(tmp_path)
+def test_nothing_of_visitors_is_left_when_the_space_is_stopped(space, tmp_path):
+    for name in ("index", "database", "queries"):
+        shutil.copytree(space.folder / name, tmp_path / name)
     with running_space(tmp_path) as own:
         upload(own, own.queries[0].read_bytes(), "alice")
         assert len(own.visitors_files()) == 1
         own.process.send_signal(signal.SIGTERM)
-        own.process.wait(60)
+        own.process.wait(180)
         assert own.visitors_files() == []

@@ -1,8 +1,8 @@
 """Batches of pixels are the same for any number of workers and processes; photos that vanish are counted."""
 
+import multiprocessing
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -62,10 +62,13 @@ def test_workers_change_no_pixel(root, workers):
 def test_sigterm_while_workers_start_ends_none(root, monkeypatch):
     """SIGTERM must not end a worker between its start and its call that ignores the signal: the run would end with it."""
     begin = batches_module._begin_worker
-    monkeypatch.setattr(batches_module, "_begin_worker", lambda worker: (time.sleep(0.5), begin(worker)))
+    started, signalled = multiprocessing.Event(), multiprocessing.Event()
+    monkeypatch.setattr(batches_module, "_begin_worker", lambda worker: (started.set(), signalled.wait(), begin(worker)))
     batches = iter(make_loader(root, workers=1, last=1))
+    started.wait()
     for worker in batches._workers:
         os.kill(worker.pid, signal.SIGTERM)
+    signalled.set()
     assert len(list(batches)) == 1
 
 
