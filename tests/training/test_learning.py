@@ -22,9 +22,9 @@ SIZE = 84
 def town(tmp_path_factory):
     """Photos of a training city, and of the validation city's easy tier."""
     root = tmp_path_factory.mktemp("town")
-    training = {"layout": "gsv-cities", "tier": "easy", "photos_per_place": 4, "image_size": SIZE, "workers": 2}
+    training = {"layout": "gsv-cities", "tier": "easy", "photos_per_place": 4, "image_size": SIZE}
     simulate(root / "train", 80, 1, **training)
-    simulate(root / "val", 50, 8001, tier="easy", photos_per_place=4, image_size=SIZE, workers=2)
+    simulate(root / "val", 50, 8001, tier="easy", photos_per_place=4, image_size=SIZE)
     return root
 
 
