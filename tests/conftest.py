@@ -128,7 +128,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """No test cuts the power, and forcing files to the disk takes minutes; `tests/index/test_crashes.py` counts what is forced."""
+    """No test cuts the power, and waiting for the disk takes minutes; `tests/index/test_crashes.py` counts what is forced."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda descriptor: None)
         yield
