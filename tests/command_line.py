@@ -1,4 +1,4 @@
-"""Ways to run the command line: as a program, or in this process, where the test can change what it does."""
+"""Two ways to run the command line: as a program, or in this process, which takes no imports and allows monkeypatching."""
 
 import contextlib
 import io
@@ -12,13 +12,13 @@ from d2vpr_hf.cli import main
 
 
 def run_program(*arguments):
-    """Start the program as users do, which imports everything again: exit status, stdout, stderr."""
+    """Run `d2vpr` in a new process, as users do, and return the exit status, stdout and stderr."""
     done = subprocess.run([sys.executable, "-m", "d2vpr_hf", *map(str, arguments)], capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 
 def run(*arguments):
-    """Run it in this process, within a second: exit status, stdout, stderr."""
+    """Run `d2vpr` in this process, and return the exit status, stdout and stderr."""
     out, err = io.StringIO(), io.StringIO()
     with (
         patch.object(sys, "argv", ["d2vpr", *map(str, arguments)]),

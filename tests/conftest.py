@@ -1,4 +1,4 @@
-"""Shared by all tests: nothing may reach the network; tiny real models and the published state dicts as fixtures."""
+"""Helpers and fixtures for all tests: tiny models, and weights under the published names. No test reaches the network."""
 
 import os
 
@@ -59,12 +59,12 @@ recipe = _load_recipe()
 
 
 def published_weights(manifest: str, salt: str = "") -> dict[str, torch.Tensor]:
-    """The seeded state dict under the published names."""
+    """Return the seeded weights under the published names; golden numbers belong to those with an empty `salt`."""
     return {name: torch.from_numpy(array) for name, array in recipe.state_dict(manifest, salt).items()}
 
 
 def drawn_weights(manifest: str) -> dict[str, torch.Tensor]:
-    """A random state dict under the published names, drawn faster than `published_weights`: no golden numbers belong to it."""
+    """Return random weights under the published names, drawn faster than `published_weights`; they have no golden numbers."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for name, shape in recipe.shapes(manifest).items():
@@ -82,7 +82,7 @@ def parity_images(case: str, batch: int, size: int, salt: str = "") -> torch.Ten
 
 
 def perturb(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Move every weight and statistic away from its initial value, so that no branch is idle (`up` starts at zero)."""
+    """Move every weight and statistic away from its initial value, so that every branch has an effect (`up` starts at zero)."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -93,26 +93,26 @@ def perturb(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def tiny_model(seed: int = 0, **changes) -> D2VPRModel:
-    """A two-block student whose every branch is at work."""
+    """Make a student of two blocks in which every branch has an effect."""
     torch.manual_seed(seed)
     return perturb(D2VPRModel(D2VPRConfig(**(TINY | changes))), seed).eval()
 
 
 def tiny_cricavpr(seed: int = 0, **changes) -> CricaVPRModel:
-    """A two-block CricaVPR whose every branch is at work; as wide as `tiny_model`'s recovered tokens."""
+    """Make a CricaVPR of two blocks, as wide as the recovered tokens of `tiny_model`; every branch has an effect."""
     torch.manual_seed(seed)
     return perturb(CricaVPRModel(CricaVPRConfig(**(TINY_CRICAVPR | changes))), seed).eval()
 
 
 def save_folder(model: VPRPreTrainedModel, folder: Path) -> Path:
-    """Write a complete model folder for 70x70 photos."""
+    """Write a complete model folder for photos of 70x70 pixels."""
     model.save_pretrained(folder)
     D2VPRImageProcessor(size={"height": 70, "width": 70}).save_pretrained(folder)
     return folder
 
 
 def hub_cache(cache: Path, name: str, folder: Path) -> Path:
-    """A Hub repository as it lies in the cache, which is all that is read offline."""
+    """Link a model folder into a Hub cache, which is what transformers reads offline, and return the cache."""
     repository = cache / f"models--{name.replace('/', '--')}"
     (repository / "snapshots").mkdir(parents=True)
     (repository / "snapshots" / ("0" * 40)).symlink_to(folder, target_is_directory=True)
@@ -122,7 +122,7 @@ def hub_cache(cache: Path, name: str, folder: Path) -> Path:
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm."""
+    """Return the norm of the difference, divided by the norm of what is expected."""
     return ((found.float() - expected).norm() / expected.norm()).item()
 
 
@@ -136,5 +136,5 @@ def no_waiting_for_the_disk():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete model folder of a tiny model for 70x70 photos."""
+    """Folder of a tiny model for photos of 70x70 pixels."""
     return save_folder(tiny_model(), tmp_path_factory.mktemp("tiny"))

@@ -1,4 +1,4 @@
-"""Stands for the Hugging Face Hub: keeps repositories in a folder, laid out as the cache, which is all that is read offline."""
+"""A stand-in for the Hugging Face Hub that keeps its repositories in a folder with the layout of the Hub cache."""
 
 import fnmatch
 import shutil
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 
 class FakeHub:
-    """Takes the place of `HfApi`; it knows the calls that this package makes, and no others."""
+    """Replaces `HfApi`; it has only the methods that this package calls."""
 
     def __init__(self, cache):
         self.cache = cache

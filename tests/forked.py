@@ -1,6 +1,6 @@
-"""Programs of this package in processes that are forked from one that has imported it: the imports of each would take seconds.
+"""Run modules of this package in processes that are forked from one that has imported it, because the imports take seconds.
 
-Use a new interpreter (`subprocess`) where starting it is what the test is about.
+Use a new interpreter (`subprocess`) where the test is about its start.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ def start_module(module, arguments, log: Path, environment=None, threads=None):
     """Start `python -m module arguments` in a process group of its own, which writes stdout and stderr to a log.
 
     Args:
-        threads: Of torch; without it as many as this process has.
+        threads: Number of torch's threads; `None` means as many as this process has.
 
     Returns:
         The process, as `multiprocessing` gives it: `pid`, `join(seconds)`, `exitcode` (negative: the signal that ended it).
@@ -42,7 +42,7 @@ def _run(module, arguments, log, environment, threads):
 
 
 def run_distributed(count, module, arguments, log: Path):
-    """Run a module in several processes as torchrun does it: they meet at a store that this process keeps."""
+    """Run a module in several processes as torchrun does; they find each other through a store in this process."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
     meeting |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0", "ACCELERATE_USE_CPU": "true"}

@@ -1,4 +1,4 @@
-"""Drawn photos for tests, good and bad."""
+"""Drawn photos for tests, and files that only look like photos."""
 
 import io
 import struct
@@ -12,14 +12,14 @@ from PIL.ExifTags import GPS, IFD, Base
 
 
 def save_row(folder):
-    """Nine photos in a row, 100 m apart, with positions in their names."""
+    """Write nine photos in a row, 100 m apart, with positions in their names, and return the folder."""
     for i in range(9):
         save(folder / at_name(544000 + 100 * i, 4172758, heading=str(10 * i)), i)
     return folder
 
 
 def draw(seed: int, height: int = 60, width: int = 90) -> Image.Image:
-    """A smooth coloured picture, different for each seed."""
+    """Draw a smooth coloured picture, different for each seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -44,7 +44,7 @@ def zipped(path: Path, entries) -> Path:
 
 
 def gps_exif(latitude: float, longitude: float, heading: float | None = None) -> Image.Exif:
-    """EXIF with a position in degrees, minutes and seconds, as cameras write it."""
+    """Make EXIF data with a position in degrees, minutes and seconds, as cameras write it."""
     exif = Image.Exif()
     block = {
         GPS.GPSLatitudeRef: "N" if latitude >= 0 else "S",
@@ -70,7 +70,7 @@ def at_name(east: float, north: float, zone: str = "10@S", latitude: str = "", l
 
 
 def save_bad_files(folder: Path) -> dict[str, str]:
-    """Write files that only look like photos; gives what the reason for each must say."""
+    """Write files that only look like photos; return a part of the error message for each file name."""
     (folder / "text.jpg").write_text("not a photo")
     (folder / "empty.jpg").write_bytes(b"")
     whole = save(folder / "truncated.jpg", 99)
@@ -85,12 +85,14 @@ def save_bad_files(folder: Path) -> dict[str, str]:
 
 
 def add_rotation_box(heic: bytes, quarter_turns: int) -> bytes:
-    """Add to a HEIC file with one image the property that turns it anticlockwise when it is decoded."""
+    """Add the property to a HEIC file with one image that turns the image anticlockwise when it is decoded."""
     content = bytearray(heic)
-    ipco, ipma, iloc = (content.index(kind) - 4 for kind in (b"ipco", b"ipma", b"iloc"))
+    ipco = content.index(b"ipco") - 4
+    ipma = content.index(b"ipma") - 4
+    iloc = content.index(b"iloc") - 4
     rotation = struct.pack(">I4sB", 9, b"irot", quarter_turns)
     number = 1 + _count_boxes(content, ipco)
-    # the image's list of properties gets one more: count at byte 18 of ipma (one entry, version 0), then one byte each
+    # the list of the image's properties gets one more: its count is byte 18 of ipma (one entry, version 0), then one byte each
     content[ipma + 18] += 1
     end = ipma + struct.unpack_from(">I", content, ipma)[0]
     content[end:end] = bytes([0x80 | number])
@@ -104,7 +106,8 @@ def add_rotation_box(heic: bytes, quarter_turns: int) -> bytes:
 
 
 def _count_boxes(content: bytearray, parent: int) -> int:
-    position, end, count = parent + 8, parent + struct.unpack_from(">I", content, parent)[0], 0
+    position, count = parent + 8, 0
+    end = parent + struct.unpack_from(">I", content, parent)[0]
     while position < end:
         position += struct.unpack_from(">I", content, position)[0]
         count += 1
@@ -112,16 +115,16 @@ def _count_boxes(content: bytearray, parent: int) -> int:
 
 
 def _move_extents(content: bytearray, iloc: int, shift: int) -> None:
-    """Move where the pixels are looked for: version 0, offsets of 4 bytes, one extent an item."""
+    """Shift the offsets of the pixels in an iloc box of version 0, with offsets of 4 bytes and one extent for each item."""
     count = struct.unpack_from(">H", content, iloc + 14)[0]
-    assert content[iloc + 8 : iloc + 14] == bytes([0, 0, 0, 0, 0x44, 0x40]), "another layout than libheif's"
+    assert content[iloc + 8 : iloc + 14] == bytes([0, 0, 0, 0, 0x44, 0x40]), "not the layout that libheif writes"
     for item in range(count):
         offset = iloc + 16 + item * 18 + 10
         struct.pack_into(">I", content, offset, struct.unpack_from(">I", content, offset)[0] + shift)
 
 
 def _png_bomb(side: int) -> bytes:
-    """A valid grey PNG of side x side zeros: 49 kB that unfold to 400 MB at 20,000."""
+    """Make a valid grey PNG of side x side zeros; at 20,000 its 49 kB decode to 400 MB."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

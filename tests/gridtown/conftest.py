@@ -1,4 +1,4 @@
-"""Each town's pictures are drawn once: that takes seconds, and they depend on the seed alone."""
+"""The pictures of a town are drawn once for all tests: they depend on the seed alone, and drawing them takes seconds."""
 
 import functools
 

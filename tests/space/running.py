@@ -56,7 +56,7 @@ def make_map(folder):
 
 @contextlib.contextmanager
 def running_space(folder):
-    """Serve the map of a folder; what the server prints goes to its log."""
+    """Serve the map of a folder; its log gets the output of the server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
