@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.explanation import explain_match
 from d2vpr_hf.modeling import AGGREGATORS, Aggregator, AggregatorOutput, D2VPRConfig, D2VPRModel
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2vpr_hf.encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable
