@@ -139,7 +139,8 @@ class TrainingOptions:
         "Metric that the best model is chosen by; by default recall@1, or held_out_loss without `validation_database`.",
     )
     patience: int | None = _option(
-        None, "Number of validations in a row without a better one after which the run ends; by default it does not."
+        None,
+        "Number of validations in a row without an improvement after which the run ends; at least 1. By default it does not.",
     )
 
     checkpoint_every: int = _option(500, "Number of steps between checkpoints, from which a run can resume; at least 1.")
@@ -248,7 +249,7 @@ def _option_with_default(name: str, default: Any) -> Any:
 
 @dataclass
 class FinetuneOptions(TrainingOptions):
-    """Stage 2: descriptors of one place come together, of different places apart. It also trains teachers."""
+    """Stage 2: a model learns similar descriptors for photos of the same place only. It also trains teachers."""
 
     places_per_batch: int = _option_with_default("places_per_batch", 128)
     resize: Literal["bilinear", "bicubic"] = _option_with_default("resize", "bicubic")
