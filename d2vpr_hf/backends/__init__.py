@@ -1,1 +1,1 @@
-"""What runs the network: torch, onnxruntime or OpenVINO, behind one protocol."""
+"""Backends that run the network: torch, onnxruntime and OpenVINO, behind one protocol."""

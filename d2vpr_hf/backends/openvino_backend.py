@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from d2vpr_hf.utils.optional_imports import import_extra
 from d2vpr_hf.utils.threads import num_cores
 
-_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not quantised
+_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # number type of the operations that are not quantised
 
 
 class OpenVinoBackend:
     """A graph in OpenVINO.
 
     Args:
-        path: Its `.xml` file, or the `.onnx` file.
-        precision: What its products are in. bf16 needs no other graph than fp32.
+        path: The `.xml` or `.onnx` file.
+        precision: Number type of its products. bf16 uses the graph of fp32.
 
     Raises:
         ImportError: If openvino is not installed.
@@ -27,7 +27,7 @@ class OpenVinoBackend:
         openvino = import_extra("openvino", "openvino")
         self.name, self.precision = "openvino", precision
         settings = {
-            "INFERENCE_PRECISION_HINT": _TYPES[precision],  # left to itself, it takes bf16 where the CPU has it
+            "INFERENCE_PRECISION_HINT": _TYPES[precision],  # by default it takes bf16 if the CPU has it
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_cores(),
         }

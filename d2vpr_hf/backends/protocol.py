@@ -1,4 +1,4 @@
-"""What every backend does, and in which precisions it can."""
+"""The protocol of a backend, and the precisions that each backend has."""
 
 from typing import Literal, Protocol, get_args
 
@@ -19,11 +19,11 @@ TORCH_TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bflo
 
 
 class Backend(Protocol):
-    """What runs the network.
+    """A backend that runs the network of a model.
 
     Attributes:
-        name: Of the backend.
-        precision: Of its products; descriptors of one model in several precisions are nearly the same, not exactly.
+        name: Name of the backend.
+        precision: Number type of its products; descriptors of a model in two precisions differ slightly.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Backend(Protocol):
 
 
 def check_backend(name: str, precision: str | None) -> None:
-    """Raise ValueError unless a backend of that name has that precision; `"auto"` and `None` are left open."""
+    """Raise ValueError unless a backend of that name has that precision; `"auto"` and `None` are allowed."""
     if name != "auto" and name not in PRECISIONS:
         raise ValueError(f"A backend is auto, {', '.join(PRECISIONS)}, got {name!r}.")
     allowed = get_args(Precision) if name == "auto" else PRECISIONS[name]  # type: ignore[index]

@@ -15,17 +15,17 @@ from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: str, precision: str | None = None) -> Backend:
     """Open a backend that runs a model.
 
-    onnxruntime and openvino convert the model first, which takes a quarter of a minute; `d2vpr export` does that once.
+    onnxruntime and openvino convert the model first, which takes 15 seconds; `d2vpr export` does that once.
 
     Args:
-        model: In eval mode, on the device wanted.
-        processor: Says of which size images are.
+        model: A model in eval mode, on its device.
+        processor: The image processor of the model, which has the size of its images.
         name: `"torch"`, `"torch-compiled"`, `"onnxruntime"`, `"openvino"`, or `"auto"`: see [`choose_backend`].
-        precision: Of the products; `None` for the type of the model's weights.
+        precision: Number type of the products; `None` for the type of the model's weights.
 
     Raises:
         ImportError: If the backend is not installed.
-        ValueError: If there is no such backend, or it has no such precision or device.
+        ValueError: If the backend does not exist, or does not have the precision or run on the device.
     """
     runtime = settle_backend(model, name, precision)
     if runtime.backend.startswith("torch"):
@@ -47,7 +47,7 @@ def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) 
     """Return the runtime of a model: `"auto"` and `None` are replaced by a backend and a precision.
 
     Raises:
-        ValueError: If there is no such backend, or it has no such precision.
+        ValueError: If the backend does not exist, or does not have the precision.
     """
     check_backend(name, precision)
     name = choose_backend(model.device, precision) if name == "auto" else name
@@ -56,14 +56,14 @@ def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) 
 
 
 def choose_backend(device: torch.device, precision: str | None = None) -> str:
-    """Name the backend for a device: on a CPU OpenVINO, if it is installed and has the precision, and else torch."""
+    """Return the backend for a device: on a CPU OpenVINO, if it is installed and has the precision, otherwise torch."""
     if device.type == "cpu" and precision != "fp16" and importlib.util.find_spec("openvino"):
         return "openvino"
     return "torch"
 
 
 def _convert(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, runtime: Runtime) -> Backend:
-    """Export a model for this process alone. The runtimes have read the graph when the folder goes."""
+    """Export a model for this process only. The runtimes read the whole graph before the folder is removed."""
     from d2vpr_hf.backends.export_model import ExportOptions, export_model
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -15,17 +15,17 @@ from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
 
 _NAMES = {dtype: name for name, dtype in TORCH_TYPES.items()}
-_PHOTOS_OF_A_CORE = 4  # at once: what they need still lies close to it
+_PHOTOS_OF_A_CORE = 4  # at once: their activations still fit in its cache
 
 
 class TorchBackend:
-    """A model made ready for inference, as it is when this is made: later changes of its weights are not seen.
+    """A model in its faster form, with its weights at this moment: later changes of the model have no effect.
 
-    On a CPU each core has photos of its own, where there are enough: two cores that share each product wait for each other.
+    On a CPU each core has its own photos, if there are enough: two cores that share each product wait for each other.
 
     Args:
-        model: In eval mode, on its device. It stays as it is.
-        precision: Of the products; `None` for the type of the model's weights.
+        model: A model in eval mode, on its device. It is not changed.
+        precision: Number type of the products; `None` for the type of the model's weights.
         compiled: Whether torch compiles it, which takes a minute at the first call and at each new size, and on a CPU needs a
             C++ compiler.
     """
@@ -49,7 +49,7 @@ class TorchBackend:
 
 
 class PlainTorchBackend:
-    """A model as it is, also while it changes: for training, and models that are spread over processes."""
+    """An unchanged model whose weights may change: for training, and for models that are spread over processes."""
 
     def __init__(self, model: VPRPreTrainedModel) -> None:
         self.name, self.precision = "torch", precision_of(model)
@@ -62,12 +62,12 @@ class PlainTorchBackend:
 
 @torch.inference_mode()
 def run_network(network: Callable[[torch.Tensor], Any], pixel_values: torch.Tensor) -> NDArray[np.float32]:
-    """Run a model of ours on its device; threads have to say for themselves that they need no gradients."""
+    """Run a model on its device, without gradients: torch has that switch for each thread."""
     return network(pixel_values).pooler_output.float().cpu().numpy()
 
 
 def precision_of(model: VPRPreTrainedModel) -> str:
-    """Name the type of a model's weights."""
+    """Return the precision of a model's weights."""
     return _NAMES.get(model.dtype, "fp32")
 
 
@@ -76,6 +76,6 @@ def _in_float32(model: VPRPreTrainedModel) -> VPRPreTrainedModel:
 
 
 def _divide(pixel_values: torch.Tensor) -> Sequence[torch.Tensor]:
-    """Divide a batch into small parts, as many for each core."""
+    """Divide a batch into small parts, the same number for each core."""
     cores = num_cores()
     return pixel_values.tensor_split(cores * math.ceil(len(pixel_values) / (cores * _PHOTOS_OF_A_CORE)))

@@ -33,7 +33,7 @@ def any_size(tmp_path_factory, tiny_folder):
 
 @pytest.fixture(scope="module")
 def resizing(tmp_path_factory, tiny_folder):
-    """OpenVINO, float32, for photos as they are."""
+    """OpenVINO, float32, for photos of any size."""
     return export(tiny_folder, tmp_path_factory.mktemp("photos") / "out", ExportOptions("openvino", "fp32", "photos"))
 
 
@@ -61,8 +61,8 @@ def test_bf16_is_near(any_size, tiny_folder):
     backend, model = ExportedModel.open(any_size).open_backend("openvino", "bf16"), load_model(tiny_folder)
     with torch.no_grad():
         expected = model(images(4, 70, 70)).pooler_output
-    found = torch.from_numpy(backend.encode(images(4, 70, 70)))
-    assert torch.cosine_similarity(found, expected).min() > 0.999
+    descriptors = torch.from_numpy(backend.encode(images(4, 70, 70)))
+    assert torch.cosine_similarity(descriptors, expected).min() > 0.999
 
 
 def test_a_graph_that_resizes_takes_photos_as_they_are(resizing, tiny_folder):
@@ -76,7 +76,7 @@ def test_a_graph_that_resizes_takes_photos_as_they_are(resizing, tiny_folder):
 
 
 def test_int8_is_in_the_blocks_alone(quantised):
-    """What follows them decides where features are read."""
+    """The parts after the blocks decide where features are read: int8 there moves the sampling points."""
     graph = onnx.load(quantised[0] / "model.onnx").graph
     weights = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
@@ -89,9 +89,10 @@ def test_int8_is_in_the_blocks_alone(quantised):
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_int8_is_near(quantised, tiny_folder, name, world):
     photos = sorted((world / "queries").iterdir())
-    found = PlaceEncoder(quantised[0], backend=name).encode(photos).descriptors
+    """Rounding changes descriptors by 0.012 here, by both runtimes, with VNNI and with AVX2 alone; saturated products by 0.051."""
+    descriptors = PlaceEncoder(quantised[0], backend=name).encode(photos).descriptors
     expected = PlaceEncoder(tiny_folder).encode(photos).descriptors
-    assert 1e-4 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.05
+    assert 1e-4 < np.linalg.norm(descriptors - expected) / np.linalg.norm(expected) < 0.03
 
 
 def test_an_export_says_what_it_costs(quantised):
@@ -182,6 +183,6 @@ def test_a_damaged_export_says_so(any_size, tmp_path):
 
 def test_a_model_converted_for_one_process():
     model, processor = tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 42})
-    found = PlaceEncoder(model, processor, backend="onnxruntime").encode([draw(0), draw(1)]).descriptors
+    descriptors = PlaceEncoder(model, processor, backend="onnxruntime").encode([draw(0), draw(1)]).descriptors
     expected = PlaceEncoder(model, processor).encode([draw(0), draw(1)]).descriptors
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(descriptors, expected, atol=1e-6)

@@ -45,7 +45,7 @@ def test_how_far_photos_are_reduced(size, target, decoded):
 
 def test_a_reduced_photo_is_upright():
     exif = Image.Exif()
-    exif[Base.Orientation] = 6  # lies on its right side
+    exif[Base.Orientation] = 6  # the photo is turned on its right side
     assert open_photo(jpeg(draw(0, 1200, 2400), exif=exif), (70, 70)).size == (300, 600)
 
 

@@ -16,6 +16,7 @@ from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import TorchBackend
 from d2vpr_hf.modeling import D2VPRImageProcessor
+from d2vpr_hf.modeling.deformable_aggregation import DeformableAggregator
 from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.utils.optional_imports import import_extra
 from tests.conftest import PARITY, parity_images, published_weights, relative, tiny_cricavpr, tiny_model
@@ -61,9 +62,9 @@ def test_a_prepared_model_gives_the_published_descriptor(tmp_path):
 
     torch.save({"model_state_dict": published_weights("d2vpr")}, tmp_path / "a.pth")
     convert_weights(tmp_path / "a.pth", tmp_path / "out")
-    found = TorchBackend(load_model(tmp_path / "out")).encode(parity_images("d2vpr", 2, 224))
+    descriptors = TorchBackend(load_model(tmp_path / "out")).encode(parity_images("d2vpr", 2, 224))
     golden = load_file(PARITY / "golden.safetensors")["d2vpr.descriptor"]
-    assert relative(torch.from_numpy(found), golden) < 3e-6
+    assert relative(torch.from_numpy(descriptors), golden) < 3e-6
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -71,20 +72,20 @@ def test_half_precision_keeps_what_decides_in_float32(dtype):
     """All in bfloat16, samples move by a hundredth of the image and powers of small numbers vanish."""
     model = tiny_model()
     with torch.no_grad():
-        exact, found = model(images(4, 3, 70, 70)), prepare(model, dtype, on_cpu=True)(images(4, 3, 70, 70))
-    assert found.pooler_output.dtype == found.sampling_positions.dtype == found.last_hidden_state.dtype == torch.float32
-    assert torch.isfinite(found.pooler_output).all()
-    assert torch.cosine_similarity(found.pooler_output, exact.pooler_output).min() > 0.9999
-    assert (found.sampling_positions - exact.sampling_positions).abs().mean() < 1e-3
+        exact, rounded = model(images(4, 3, 70, 70)), prepare(model, dtype, on_cpu=True)(images(4, 3, 70, 70))
+    assert rounded.pooler_output.dtype == rounded.sampling_positions.dtype == rounded.last_hidden_state.dtype == torch.float32
+    assert torch.isfinite(rounded.pooler_output).all()
+    assert torch.cosine_similarity(rounded.pooler_output, exact.pooler_output).min() > 0.9999
+    assert (rounded.sampling_positions - exact.sampling_positions).abs().mean() < 1e-3
 
 
 @pytest.mark.parametrize("dtype", HALF)
 def test_half_precision_survives_large_activations(dtype):
-    """DINOv2's residual streams have single values of hundreds; beside such a one all others would vanish in half precision."""
+    """DINOv2's residual streams have single values of hundreds; in half precision all other values would vanish."""
     model = tiny_model()
     model.embeddings.cls_token.data[..., 0] = 1e3
-    found = describe(prepare(model, dtype, on_cpu=True), images(2, 3, 70, 70))
-    assert torch.cosine_similarity(found, describe(model, images(2, 3, 70, 70))).min() > 0.999
+    rounded = describe(prepare(model, dtype, on_cpu=True), images(2, 3, 70, 70))
+    assert torch.cosine_similarity(rounded, describe(model, images(2, 3, 70, 70))).min() > 0.999
 
 
 def test_even_surfaces_keep_their_colour_in_bfloat16():
@@ -93,8 +94,8 @@ def test_even_surfaces_keep_their_colour_in_bfloat16():
     colours = torch.empty(32, 3, 1, 1).uniform_(-2, 2.6, generator=torch.Generator().manual_seed(0))
     flat = colours.expand(32, 3, 28, 28)
     with torch.no_grad():
-        exact, found = (prepare(model, dtype).embeddings(flat) for dtype in (torch.float32, torch.bfloat16))
-    changes = (found - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+        exact, rounded = (prepare(model, dtype).embeddings(flat) for dtype in (torch.float32, torch.bfloat16))
+    changes = (rounded - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
     assert changes.max() < 0.004  # the product is rounded by up to 2**-8; it was 0.007
 
 
@@ -107,6 +108,23 @@ def test_preparing_leaves_the_model_as_it_is(dtype):
         torch.equal(before[name], tensor) and before[name].dtype == tensor.dtype for name, tensor in model.state_dict().items()
     )
     assert type(model.encoder.layers[0]).__name__ == "AdapterBlock"
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_part_without_a_faster_form_runs_unchanged(on_cpu):
+    """An added aggregator must not need changes here. A subclass has its own forward, which the faster form does not know."""
+
+    class Louder(DeformableAggregator):
+        def _pool(self, *arguments):
+            return 2 - super()._pool(*arguments)
+
+    model = tiny_model()
+    before = describe(model, images(2, 3, 70, 70))
+    model.aggregator.__class__ = Louder
+    prepared = prepare(model, on_cpu=on_cpu)
+    assert prepared.aggregator is model.aggregator
+    assert relative(describe(prepared, images(2, 3, 70, 70)), describe(model, images(2, 3, 70, 70))) < 3e-6
+    assert relative(describe(model, images(2, 3, 70, 70)), before) > 0.01
 
 
 def test_a_model_in_training_is_not_prepared():

@@ -1,1 +1,1 @@
-"""ONNX graphs of a model: their making, their resizing by matrices, and int8."""
+"""ONNX graphs of a model: writing them, resizing by matrices in them, and quantising them to int8."""

@@ -21,13 +21,13 @@ _OPSET = 20  # the first whose GridSample is what torch's grid_sample is
 
 
 class DescriptorNetwork(nn.Module):
-    """A prepared model from pixels to descriptors.
+    """A model in its faster form, from pixels to descriptors.
 
     Args:
-        model: In eval mode, on the CPU.
-        processor: Makes the network take upright RGB images of any size, in 0..255, and do what this processor does; `None` for
-            normalised images.
-        any_size: Whether sizes come with the input.
+        model: A model in eval mode, on the CPU.
+        processor: With it, the network takes upright RGB images of any size, in 0..255, and does the steps of this image
+            processor; `None` makes it take normalised images.
+        any_size: Whether the input may have any size in whole patches.
     """
 
     def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor | None, any_size: bool) -> None:
@@ -44,7 +44,7 @@ class DescriptorNetwork(nn.Module):
 
 
 class Preprocessing(nn.Module):
-    """What the image processor does to an RGB image: rescale, resize, normalise, which here is one sum and one product."""
+    """The steps of the image processor: resize, then rescale and normalise by one product and one sum."""
 
     def __init__(self, processor: D2VPRImageProcessor) -> None:
         super().__init__()
@@ -72,9 +72,11 @@ class ResizableEmbeddings(PreparedEmbeddings):
         self.first = (embeddings.position_embeddings[:, :1] + embeddings.cls_token).detach().float()
 
     def positions(self, grid_size: GridSize) -> torch.Tensor:
-        """Return what is added to the patches of a grid, before it the cls token: (1, T, C)."""
+        """Return the cls token and the position embeddings of a grid (1, T, C)."""
         rows, columns = (torch.ones(side) for side in grid_size)
-        resized = (rows.sum() != self.side) | (columns.sum() != self.side)  # as stored on the grid that is stored
+        resized = (rows.sum() != self.side) | (
+            columns.sum() != self.side
+        )  # on the stored grid, position embeddings are not resampled
         offset = self.offset * resized.float()
         down, across = (cubic_matrix(ones, self.side, self.side / (ones.sum() + offset)) for ones in (rows, columns))
         resampled = across @ (down @ self.padded.flatten(1)).unflatten(1, self.padded.shape[1:])  # (H, W, C)
@@ -85,10 +87,10 @@ def write_onnx(network: DescriptorNetwork, path: Path, example: torch.Tensor, dy
     """Write a network to a file.
 
     Args:
-        network: What is written.
+        network: The network to write.
         path: The file.
         example: An input (B, 3, height, width), of at least two images.
-        dynamic_shapes: Which axes of it may have any length, as `torch.export` has it.
+        dynamic_shapes: The axes of the input that may have any length, in the form of `torch.export`.
 
     Raises:
         ImportError: If onnx or onnxscript is not installed.
@@ -96,8 +98,8 @@ def write_onnx(network: DescriptorNetwork, path: Path, example: torch.Tensor, dy
     import_extra("onnxscript", "export")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
-        network.eval()(example)  # what is kept for a size is a constant of the graph
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        network.eval()(example)  # fills the caches for this size, which become constants of the graph
         program = torch.onnx.export(
             network,
             (example,),

@@ -1,4 +1,4 @@
-"""What stands above the ViT's blocks, made ready for inference: constants made once, powers by logarithms.
+"""Faster forms of the recovery module and the aggregator: constants computed once, powers by logarithms.
 
 Shapes: B images, N = H x W patches, T = 1 + N tokens, D channels, R regions, P samples over all regions.
 """
@@ -27,7 +27,8 @@ class PreparedRecovery(nn.Module):
 
     def __init__(self, recovery: RecoveryModule, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers, self.norm, self.dtype = recovery.layers, recovery.norm, dtype
+        self.layers, self.norm = recovery.layers, recovery.norm
+        self.dtype = dtype
         self.projection = Product(make_linear(recovery.projection.weight, recovery.projection.bias)).to(dtype)
 
     def forward(self, hidden_states: list[torch.Tensor]) -> torch.Tensor:
@@ -37,10 +38,10 @@ class PreparedRecovery(nn.Module):
 
 
 class PreparedAggregator(DeformableAggregator):
-    """The aggregator with its constants made once; all that decides where it reads, and what it pools, is in float32."""
+    """The aggregator with its constants computed once; sampling positions and pooling are in float32."""
 
     def __init__(self, aggregator: DeformableAggregator, dtype: torch.dtype) -> None:
-        nn.Module.__init__(self)  # the parts are there already
+        nn.Module.__init__(self)  # the parts are taken from the aggregator
         self.config = aggregator.config
         self.sampler = None if aggregator.sampler is None else PreparedSampler(aggregator.sampler, dtype)
         self.gem = PreparedGeneralizedMean(aggregator.gem)
@@ -91,7 +92,7 @@ class PreparedGeneralizedMean(GeneralizedMean):
 
 
 class GatheringAggregator(PreparedAggregator):
-    """The same for a CPU: samples are read from rows of patch features as they lie in memory, four neighbours each."""
+    """The aggregator for a CPU: each sample is a weighted sum of four rows of the patch features, read as stored."""
 
     def _pool(self, patches: torch.Tensor, grid_size: GridSize, positions: torch.Tensor, grid: SampleGrid) -> torch.Tensor:
         rows, weights = bilinear_neighbours(positions, grid_size)
@@ -105,9 +106,9 @@ class GatheringAggregator(PreparedAggregator):
 
 
 def bilinear_neighbours(positions: torch.Tensor, grid_size: GridSize) -> tuple[torch.Tensor, torch.Tensor]:
-    """Say which patches (B, P, 4) positions (B, P, 2) in [0, 1] lie between, and with what weights (B, P, 4).
+    """Return the four patches (B, P, 4) around positions (B, P, 2) in [0, 1], and their weights (B, P, 4).
 
-    The outer patches' centres are the edges of the image, as where maps are read with `align_corners=True`.
+    The centres of the outer patches are the edges of the image, as with `align_corners=True`.
     """
     last = torch.tensor((grid_size[1] - 1, grid_size[0] - 1))
     scaled = positions * last

@@ -1,4 +1,4 @@
-"""The ViT's blocks and embeddings, made ready for inference: the same numbers by fewer and larger operations.
+"""Faster forms of the ViT's blocks and embeddings: the same numbers by fewer and larger operations.
 
 Shapes: B images, T = 1 + N tokens (the cls token first, then the H x W patches row by row), C channels. Products are in the
 type of the weights; the residual stream and the normalisations stay in float32.
@@ -27,14 +27,14 @@ from d2vpr_hf.modeling.vision_transformer import (
     SelfAttention,
 )
 
-_SIZES_KEPT = 32  # of images; photos that are not resized may have any number of them
+_SIZES_KEPT = 32  # image sizes; photos that are not resized may have more
 
 
 class PreparedEmbeddings(nn.Module):
-    """Turn pixels into tokens; position embeddings are resampled once for each size, the cls token added to its own.
+    """Turn pixels into tokens; position embeddings are resampled once for each size, and the cls token is added to the first.
 
-    In half precision pixels have two terms, the second being what the first lost: all pixels of an even surface are rounded the
-    same way, and over a patch that adds up to most of the change of a descriptor.
+    In half precision pixels have two terms: the rounded value and the rest. Otherwise all pixels of an even surface are rounded
+    the same way, and over a patch that adds up to most of the change of a descriptor.
     """
 
     def __init__(self, embeddings: Embeddings, dtype: torch.dtype) -> None:
@@ -58,7 +58,7 @@ class PreparedEmbeddings(nn.Module):
         return torch.cat((first, self.projection(_terms(patches, self.dtype)) + positions[:, 1:]), dim=1)
 
     def positions(self, grid_size: GridSize) -> torch.Tensor:
-        """Return what is added to the patches of a grid, in float32, before it the cls token: (1, T, C)."""
+        """Return the cls token and the position embeddings of a grid (1, T, C), in float32."""
         if grid_size not in self._positions:
             if len(self._positions) == _SIZES_KEPT:
                 self._positions.clear()
@@ -68,7 +68,7 @@ class PreparedEmbeddings(nn.Module):
 
 
 def _terms(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Write numbers (..., C) in a type: in float32 as they are, in half precision as the terms (..., 2 C) of a sum."""
+    """Convert numbers (..., C) to a type: float32 unchanged, half precision as the two terms (..., 2 C) of a sum."""
     if dtype == torch.float32:
         return values
     rounded = values.to(dtype)
@@ -81,7 +81,8 @@ class PreparedBlock(nn.Module):
     def __init__(self, block: AdapterBlock, dtype: torch.dtype) -> None:
         super().__init__()
         scale, activation = block.layer_scale2.gamma, block.attention.config.hidden_act
-        self.norm1, self.norm2, self.dtype = block.norm1, block.norm2, dtype
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.dtype = dtype
         self.attention = PreparedAttention(block.attention, block.layer_scale1.gamma).to(dtype)
         self.mlp = PreparedFeedForward(block.mlp, activation, scale).to(dtype)
         self.adapter = PreparedAdapter(block.adapter, block.adapter_scale * scale).to(dtype)
@@ -161,6 +162,6 @@ class PreparedAdapter(nn.Module):
 
 
 def _channels(branches: list[list[nn.Conv2d]], order: list[int]) -> list[int]:
-    """Number the adapter's channels so that they are in the order of the branches wanted."""
+    """Return the adapter's channels in the order of the branches."""
     widths = [branch[-1].out_channels for branch in branches]
     return [sum(widths[:index]) + channel for index in order for channel in range(widths[index])]

@@ -1,6 +1,6 @@
 """Fold layers into their neighbours: BatchNorms, scales and parallel branches become weights of one layer.
 
-Everything is computed in float64; whoever uses the layers brings them to the type that products are to have.
+Everything is computed in float64; the modules that use the layers convert them to the type of their products.
 """
 
 from collections.abc import Sequence

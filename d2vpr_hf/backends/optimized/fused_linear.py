@@ -1,4 +1,4 @@
-"""Linear layers with what follows them: on CPUs one kernel does it all, over weights laid out for it."""
+"""Linear layers with the activation and the sum after them: on CPUs one kernel computes all, on weights in its own layout."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ _FUSED_ACTIVATIONS = ("none", "relu", "gelu")
 
 
 class Product(nn.Module):
-    """A linear layer, an activation by transformers' name for it, and a sum."""
+    """A linear layer, an activation by its name in transformers, and a sum."""
 
     def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
         super().__init__()
@@ -19,8 +19,8 @@ class Product(nn.Module):
 
     def forward(self, values: torch.Tensor, summand: torch.Tensor | None = None) -> torch.Tensor:
         """Map (..., C_in) to (..., C_out), and add it to a summand of that shape."""
-        made = self.activation(self.linear(values))
-        return made if summand is None else summand + made
+        product = self.activation(self.linear(values))
+        return product if summand is None else summand + product
 
 
 class PackedProduct(nn.Module):
