@@ -101,7 +101,9 @@ def test_bad_arguments(call, message):
 # ---- in the search of an index
 
 
-NORTHS, HEADINGS, DAYS = (0, 100, 200, 300, 400), (350, 10, 90, 180, 270), (1, 2, 3, 4, 5)
+NORTHS = (0, 100, 200, 300, 400)
+HEADINGS = (350, 10, 90, 180, 270)
+DAYS = (1, 2, 3, 4, 5)
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ def test_zones_and_frames_never_mix():
 
 
 def test_frames_do_not_push_each_other_apart():
-    """Groups fill up frame by frame; a place in another frame is no neighbour."""
+    """Groups fill up frame by frame; a place in another frame is not a neighbour."""
     photos = [utm_photo(0, 0, 0, 0), utm_photo(1, 0, 0, 0, "11S"), utm_photo(2, 1000, 0, 0, "11S")]
     assert group(photos).group_ids.tolist() == [0, 1, 1]
 
@@ -85,7 +85,7 @@ def test_two_sides_of_a_zone_border():
 
 
 def test_local_frames_have_floors_and_yaw():
-    """Cells are cubes; yaw and compass of one frame are not compared, as nobody knows where the frame's x axis points."""
+    """Cells are cubes; yaw and compass of one frame are not compared, as the frame's x axis has no known direction."""
     places = [
         Place("0000.jpg", x=1.0, y=1.0, z=1.0, yaw=10.0),
         Place("0001.jpg", x=1.0, y=1.0, yaw=20.0),
@@ -258,7 +258,7 @@ def run(*arguments):
 
 
 def test_round_trip(tmp_path, drive):
-    """What the table says is what was grouped, also if written and read through a link of another depth."""
+    """The written table has the grouped photos, also if it is written and read through a link of another depth."""
     grouped = group_places(read_places(drive))
     for folder in ("tables", "deep"):
         (tmp_path / folder).mkdir()
@@ -330,19 +330,19 @@ def test_the_same_command_gives_the_same_bytes(tmp_path, drive):
 
 
 def test_refusals_lose_nothing(tmp_path, drive):
-    """An own table must not be replaced, and a new one must not take the place of the photos' folder."""
-    kept = tmp_path / "places.csv"
-    kept.write_text("mine")
+    """The user's table must not be replaced, and a new one must not take the place of the photos' folder."""
+    table = tmp_path / "places.csv"
+    table.write_text("mine")
     for arguments, message in (
-        ([drive, "--out", kept], "exists already"),
-        ([drive, "--out", kept, "--overwrite", "--strict"], "2 of 8 photos were skipped"),
+        ([drive, "--out", table], "exists already"),
+        ([drive, "--out", table, "--overwrite", "--strict"], "2 of 8 photos were skipped"),
         ([drive, "--out", drive / "places.csv"], "would be taken for the table of all its photos"),
         ([drive, "--out", tmp_path / "places.txt"], "ends in .csv"),
-        ([drive, "--out", kept, "--overwrite", "--min-photos", 7], "No place has 7 photos"),
+        ([drive, "--out", table, "--overwrite", "--min-photos", 7], "No place has 7 photos"),
     ):
         result = run(*arguments)
         assert result.exit_code == 1 and message in str(result.exception)
-        assert kept.read_text() == "mine"
+        assert table.read_text() == "mine"
     assert not (drive / "places.csv").exists()
 
 
@@ -375,7 +375,7 @@ def test_gridtown(tmp_path):
     assert len(rows) >= 6 and all(len(of_place) >= 4 and len(set(views[of_place])) == 1 for of_place in rows)
 
 
-# --- tables that somebody else wrote ---
+# --- tables of other programs ---
 
 
 def read_table(tmp_path, text):
@@ -393,7 +393,7 @@ def test_ids_are_numbered_without_gaps(tmp_path):
 
 @pytest.mark.parametrize("column", ["place_id", "group_id"])
 def test_without_place_ids_nothing_is_known(tmp_path, column):
-    """An empty column is none; groups of no places, such as another program's words, are nobody's business."""
+    """An empty column is ignored; so are groups without places, such as another program's words."""
     cells = ("", "") if column == "place_id" else ("train", "val")
     table = read_table(tmp_path, f"path,x,y,{column}\na.jpg,1,2,{cells[0]}\nb.jpg,1,2,{cells[1]}\n")
     assert table.place_ids is None and table.group_ids is None

@@ -1,4 +1,4 @@
-"""`<folder>_images_paths.txt` beside a folder instead of walking it."""
+"""`<folder>_images_paths.txt` next to a folder, read instead of walking the folder."""
 
 import logging
 
@@ -17,7 +17,7 @@ def write_list(folder, *lines):
 
 
 def test_the_list_replaces_the_walk(tmp_path):
-    """Order and choice are the list's; blank lines are no photos; an @ in a parent folder and .JPG are no trouble."""
+    """Order and choice are the list's; blank lines are ignored; an @ in a parent folder and .JPG are read too."""
     folder = tmp_path / "@sf@xl" / "database"
     names = [
         f"{kind}/{at_name(east, 2).replace('.jpg', ending)}" for kind, east, ending in (("b", 1, ".JPG"), ("a", 3, ".jpg"))
@@ -31,7 +31,7 @@ def test_the_list_replaces_the_walk(tmp_path):
 
 
 def test_the_list_is_found_for_the_current_folder(tmp_path, monkeypatch):
-    """`Path(".")` has no name that something could lie beside."""
+    """`Path(".")` has no name; the list is named after the folder that it resolves to."""
     save(tmp_path / "photos" / "a.jpg", 0)
     save(tmp_path / "photos" / "b.jpg", 1)
     write_list(tmp_path / "photos", "b.jpg")

@@ -40,7 +40,7 @@ def encoder(tiny_folder):
 
 
 def image_folder(folder):
-    """Photos beside `metadata.csv`, as Hub repositories of images are."""
+    """Photos next to `metadata.csv`, like Hub repositories of images."""
     for i, name in enumerate(NAMES):
         save(folder / "train" / name, i)
     lines = [f"{name},{lat},{lon}" for name, lat, lon in zip(NAMES, *POSITIONS.values(), strict=True)]
@@ -94,7 +94,7 @@ def zipped_folder(folder):
 
 
 def in_hub_cache(folder):
-    """What a data set loaded from the Hub leaves in the cache of `datasets`, which is all that is read offline."""
+    """Write the files that a data set from the Hub leaves in the cache of `datasets`; offline only these are read."""
     cache = datasets.config.HF_DATASETS_CACHE
     shutil.copytree(parquet_folder(folder), folder / "streets")
     datasets.load_dataset(str(folder / "streets"))
@@ -155,7 +155,7 @@ def test_columns_of_other_names(tmp_path):
         assert [row["heading"] for row in rows] == more["compass"]
         assert [row["place_id"] for row in rows] == more["place_id"]
         assert {row["timestamp"] for row in rows} == {"2026-05-04"}
-        assert {(row["x"], row["y"]) for row in rows} == {(None, None)}  # they are no local frame here
+        assert {(row["x"], row["y"]) for row in rows} == {(None, None)}  # they are not a local frame here
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_rows_without_a_position_stay(tmp_path):
 
 
 def test_shuffled_data_sets_keep_rows_and_images_together(tmp_path):
-    """A shuffled data set is a list of row numbers beside the rows; reading past it would swap the positions."""
+    """A shuffled data set is a list of row numbers and the rows; ignoring the list would swap the positions."""
     embedded(tmp_path / "source").shuffle(seed=1).save_to_disk(tmp_path / "saved")
     for streaming in (False, True):
         for row in load_places(tmp_path / "saved", streaming=streaming):
@@ -294,7 +294,7 @@ def test_other_data_sets_are_refused(tmp_path):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_indexing_a_data_set_is_indexing_its_photos(tmp_path, encoder, streaming):
-    """Orientation by EXIF included: a photo that lies on its side would find nothing."""
+    """Orientation by EXIF included: a photo on its side would match no place."""
     exif = gps_exif(1.0, 2.0)
     exif[Base.Orientation] = 8
     folder = image_folder(tmp_path / "data") / "train"

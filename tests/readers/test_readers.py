@@ -95,7 +95,7 @@ def test_one_plain_name_among_at_names_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(("latitude", "longitude"), [(43.7711, 11.2486), (-33.8568, -151.2153), (0.5, -0.25)])
 def test_exif(tmp_path, latitude, longitude):
-    """South and west are letters beside positive numbers."""
+    """South and west are letters next to positive numbers."""
     save(tmp_path / "a.jpg", 0, exif=gps_exif(latitude, longitude, heading=271.5))
     save(tmp_path / "b.jpg", 1)
     table = read_places(tmp_path)
@@ -220,7 +220,7 @@ def test_names_that_lead_nowhere_are_listed(tmp_path):
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "._mac.jpg").write_text("what macOS leaves beside photos")
+    (tmp_path / "._mac.jpg").write_text("files that macOS adds to photos")
     (tmp_path / ("x" * 240 + ".jpg")).write_text("")
     reasons = {}
     for path in find_photos(tmp_path):
@@ -265,9 +265,10 @@ def test_many_positions_are_converted_as_one_by_one():
     """Zones, hemispheres and Norway's wide zone side by side; what has UTM coordinates keeps them, the poles have none."""
     degrees = [(43.5, 11.5), (-33.9, 18.4), (60.4, 5.3), (43.5, 12.1), (0.1, 11.5), (-0.1, 11.5), (78.2, 15.6)]
     places = [Place("a", *pair) for pair in degrees]
-    given, polar, unknown = Place("b", 1.0, 2.0, utm_east=3.0, utm_north=4.0), Place("c", 89.0, 2.0), Place("d")
-    done = all_with_utm([given, *places, polar, unknown])
-    assert (done[0], done[-2], done[-1]) == (given, polar, unknown)
+    with_metres = Place("b", 1.0, 2.0, utm_east=3.0, utm_north=4.0)
+    polar, unknown = Place("c", 89.0, 2.0), Place("d")
+    done = all_with_utm([with_metres, *places, polar, unknown])
+    assert (done[0], done[-2], done[-1]) == (with_metres, polar, unknown)
     for place, pair in zip(done[1:-2], degrees, strict=True):
         east, north, number, letter = utm.from_latlon(*pair)
         assert (place.utm_east, place.utm_north, place.utm_zone) == (east, north, f"{number}{letter}")

@@ -52,7 +52,7 @@ def test_merged_parts_are_the_index_of_one_process(tmp_path, photos, processes):
 
 
 def test_small_shards_are_joined_as_one_process_joins_them(tmp_path):
-    """Shards that lost most photos are stored anew together; the merged index must have the same files."""
+    """Shards that lost most photos are stored together again; the merged index must have the same files."""
     photos = write_photos(tmp_path / "photos", 17, bad=(1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13))
     embed(photos, tmp_path / "parts")
     merge_parts([tmp_path / "parts"], tmp_path / "merged")
@@ -60,7 +60,7 @@ def test_small_shards_are_joined_as_one_process_joins_them(tmp_path):
 
 
 def test_photos_that_no_index_takes_shift_no_part(tmp_path, photos):
-    """One listed twice, and one whose name is not UTF-8, are no part of a portion."""
+    """A photo listed twice, and one whose name is not UTF-8, do not count for a shard."""
     places = [photos.places[0], photos.places[0], Place("\udcff.jpg"), *photos.places[1:]]
     table = PlaceTable(photos.folder, places, "csv", {"lost.jpg": "it is not there"})
     report = embed(table, tmp_path / "parts")
@@ -77,7 +77,7 @@ def test_parts_of_machines_that_share_no_disk(tmp_path, photos):
 
 
 def test_a_killed_run_goes_on_with_other_processes(tmp_path, photos):
-    """What is there is not encoded again, what was just begun is."""
+    """Complete shards are not encoded again; the shard that was only begun is."""
     with pytest.raises(Killed):
         embed_photos(photos, tmp_path / "parts", DyingOnce(), process=(0, 1), shard_size=SHARD)
     with pytest.raises(ValueError, match="1 of 4 shards are missing: 3"):
@@ -105,7 +105,7 @@ class DyingOnce(BytesEncoder):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_merge_that_is_stopped_anywhere_goes_on(tmp_path, photos, monkeypatch, overwrite):
-    """At every single write, also while the old index is still in force."""
+    """It is stopped at every single write, also while the old index still answers."""
     embed(photos, tmp_path / "parts")
     expected = None
     for steps in range(100):
@@ -174,14 +174,14 @@ class TestErrors:
             merge_parts([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
 
     def test_another_model(self, tmp_path, photos):
-        other = BytesEncoder()
-        other.fingerprint = "other"
+        another_encoder = BytesEncoder()
+        another_encoder.fingerprint = "other"
         embed(photos, tmp_path / "a", 0, 2)
-        embed(photos, tmp_path / "b", 1, 2, encoder=other)
+        embed(photos, tmp_path / "b", 1, 2, encoder=another_encoder)
         with pytest.raises(ValueError, match=r"different jobs \(fingerprint: bytes and other\)"):
             merge_parts([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
         with pytest.raises(ValueError, match=r"a holds shards of another job \(fingerprint: bytes and other\). Remove them"):
-            embed(photos, tmp_path / "a", 1, 2, encoder=other)
+            embed(photos, tmp_path / "a", 1, 2, encoder=another_encoder)
 
     def test_another_list_of_photos(self, tmp_path, photos):
         embed(photos, tmp_path / "parts", 0, 2)
@@ -222,7 +222,7 @@ def test_merged_twice_is_merged_once(tmp_path, photos):
 
 
 def test_the_merged_index_is_brought_in_line_as_any_other(tmp_path, photos):
-    """`d2vpr index` goes on with it: nothing but what is new is encoded."""
+    """`d2vpr index` continues a merged index: only new photos are encoded."""
     embed(photos, tmp_path / "parts")
     merge_parts([tmp_path / "parts"], tmp_path / "merged")
     more = write_photos(photos.folder, 19, bad=BAD)

@@ -1,4 +1,4 @@
-"""Any object with the attributes of [`Encoder`] goes through all jobs: none may ask for a network behind it."""
+"""Every job accepts any object with the attributes of [`Encoder`]: no job may ask for a network behind it."""
 
 import hashlib
 
@@ -14,8 +14,10 @@ from d2vpr_hf.retrieval.distributed import embed_photos, merge_parts
 
 
 class HashEncoder:
-    descriptor_dim, projection_dim, depends_on_batch = 32, None, False
-    fingerprint, runtime, model_name, batch_size = "hash", Runtime("hash", "fp32"), None, 4
+    descriptor_dim, batch_size = 32, 4
+    projection_dim = model_name = None
+    fingerprint, runtime = "hash", Runtime("hash", "fp32")
+    depends_on_batch = False
 
     def encode(self, photos, progress=None, *, order=None):
         paths = [photo() if callable(photo) else photo for photo in photos]

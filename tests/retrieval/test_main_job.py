@@ -92,7 +92,7 @@ def test_encoding_reads_ahead_but_not_everything(tiny_folder):
 
 
 def test_descriptors_are_held_once(tiny_folder, monkeypatch):
-    """A map that fills most of the memory must not be there twice, as batches and joined, nor when photos are left out."""
+    """A map that fills most of the memory must not be in memory twice, as batches and joined, nor when photos are skipped."""
     encoder, width = PlaceEncoder(tiny_folder, batch_size=2), 200_000
     monkeypatch.setattr(PlaceEncoder, "descriptor_dim", width)
     monkeypatch.setattr(encoder, "_preprocess", lambda photo: photo if isinstance(photo, str) else torch.zeros(1, 1))
@@ -200,13 +200,13 @@ def test_every_kind_of_position_arrives(encoder, tmp_path):
     save(tmp_path / "csv" / "a.jpg", 0)
     (tmp_path / "csv" / "p.csv").write_text("path,x,y\na.jpg,1,2\n")
     save(tmp_path / "none" / "a.jpg", 0)
-    found = {}
+    matches = {}
     for kind in ("exif", "csv", "none"):
         built, _ = index_photos(tmp_path / kind, tmp_path / f"{kind}-index", encoder)
-        found[kind] = search_photos(built, [tmp_path / kind], encoder)[0].to_dict()["matches"][0]
-    assert found["exif"]["latitude"] == pytest.approx(43.5, abs=1e-6) and found["exif"]["utm_east"] is not None
-    assert (found["csv"]["x"], found["csv"]["y"], found["csv"]["latitude"]) == (1.0, 2.0, None)
-    assert found["none"]["latitude"] is None and found["none"]["utm_north"] is None and "x" not in found["none"]
+        matches[kind] = search_photos(built, [tmp_path / kind], encoder)[0].to_dict()["matches"][0]
+    assert matches["exif"]["latitude"] == pytest.approx(43.5, abs=1e-6) and matches["exif"]["utm_east"] is not None
+    assert (matches["csv"]["x"], matches["csv"]["y"], matches["csv"]["latitude"]) == (1.0, 2.0, None)
+    assert matches["none"]["latitude"] is None and matches["none"]["utm_north"] is None and "x" not in matches["none"]
 
 
 def test_bad_photos_are_named_and_counted(encoder, photos, tmp_path, caplog):
@@ -243,9 +243,9 @@ def test_an_index_of_another_model_or_size_is_refused(encoder, photos, tmp_path,
         PlaceEncoder(tiny_model(seed=1), D2VPRImageProcessor.from_pretrained(tiny_folder)),
         PlaceEncoder(tiny_model(), D2VPRImageProcessor(size={"height": 84, "width": 70})),
     )
-    for other in others:
+    for another_encoder in others:
         with pytest.raises(ValueError, match=r"built with another model or other preprocessing: with .*tiny"):
-            search_photos(built, [photos], other)
+            search_photos(built, [photos], another_encoder)
 
 
 def test_what_is_no_index(encoder, photos, tmp_path):
@@ -281,7 +281,7 @@ def test_nothing_is_overwritten_unasked(encoder, photos, tmp_path):
 
 
 def test_overwriting_loses_nothing_but_an_index(encoder, photos, tmp_path):
-    """A manifest.json alone makes no index, and what lies beside an index, even under its files' names, stays."""
+    """A manifest.json alone is not an index, and other files in an index folder stay, even under the names of its files."""
     app = tmp_path / "app"
     app.mkdir()
     (app / "manifest.json").write_text('{"name": "my app"}')
@@ -334,10 +334,10 @@ def test_encoding_in_another_order(encoder, tmp_path):
     """The network sees the photos in that order; descriptors and gaps come in the order of the photos all the same."""
     photos = [save(tmp_path / f"{i}.png", i) for i in range(6)]
     photos.insert(1, tmp_path / "gone.png")
-    plain, other = encoder.encode(photos), encoder.encode(photos, order=[6, 0, 1, 5, 2, 4, 3])
-    assert np.array_equal(plain.rows, [0, 2, 3, 4, 5, 6]) and np.array_equal(plain.rows, other.rows)
-    assert plain.skipped == other.skipped == {1: "no such file"}
-    assert np.allclose(plain.descriptors, other.descriptors, atol=1e-6)
+    plain, ordered = encoder.encode(photos), encoder.encode(photos, order=[6, 0, 1, 5, 2, 4, 3])
+    assert np.array_equal(plain.rows, [0, 2, 3, 4, 5, 6]) and np.array_equal(plain.rows, ordered.rows)
+    assert plain.skipped == ordered.skipped == {1: "no such file"}
+    assert np.allclose(plain.descriptors, ordered.descriptors, atol=1e-6)
 
 
 def test_an_index_behind_a_link(encoder, photos, tmp_path):

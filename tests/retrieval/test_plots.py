@@ -1,4 +1,4 @@
-"""What the plot says must be what was found."""
+"""The plot must show the results of the search."""
 
 import numpy as np
 import pytest
@@ -24,13 +24,13 @@ def frame(axis):
 def test_frames_and_distances(tmp_path):
     """Green within 25 m, red beyond, grey where the query's position is not known; unreadable photos say so."""
     near, far = save(tmp_path / "near.jpg", 1), save(tmp_path / "far.jpg", 2)
-    known = save(tmp_path / at_name(544000, 4172758), 1)
-    unknown = save(tmp_path / "unknown.jpg", 1)
+    labelled = save(tmp_path / at_name(544000, 4172758), 1)
+    unlabelled = save(tmp_path / "unknown.jpg", 1)
     matches = [match(1, near, 544024.0), match(2, far, 544026.0)]
     figure = plot_search(
         [
-            SearchResult(known, matches),
-            SearchResult(unknown, [*matches, match(3, tmp_path / "gone.jpg", 0.0)]),
+            SearchResult(labelled, matches),
+            SearchResult(unlabelled, [*matches, match(3, tmp_path / "gone.jpg", 0.0)]),
             SearchResult(tmp_path / "gone.jpg", [], "no such file"),
         ]
     )
@@ -47,7 +47,7 @@ def test_frames_and_distances(tmp_path):
 
 
 def test_many_queries_and_long_names(tmp_path, caplog):
-    """Captions stay within their cells and tell names apart; a picture nobody can look at is cut, and says so."""
+    """Captions stay within their cells and distinguish names; a picture that is too tall is cut, with a warning."""
     names = [save(tmp_path / f"{'a very long name ' * 5}{i:02d}.jpg", i) for i in range(62)]
     figure = plot_search([SearchResult(name, [match(1, name, 0.0)]) for name in names])
     assert "first 60 of 62 queries" in caplog.text

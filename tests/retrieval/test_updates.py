@@ -36,7 +36,7 @@ def paths_of(index):
 
 
 def descriptor_of(photo):
-    """What a photo alone in its batch gets."""
+    """Return the descriptor of a photo that is alone in its batch."""
     return BytesEncoder(batch_size=1).encode([photo]).descriptors[0]
 
 
@@ -135,13 +135,13 @@ def test_other_photos_do_not_empty_an_index(photos, tmp_path, encoder):
 
 def test_another_model_or_type_is_refused(photos, tmp_path, encoder):
     index_photos(photos, tmp_path / "index", encoder)
-    other = BytesEncoder()
-    other.fingerprint = "other"
+    another_encoder = BytesEncoder()
+    another_encoder.fingerprint = "other"
     with pytest.raises(ValueError, match="built with another model"):
-        index_photos(photos, tmp_path / "index", other)
+        index_photos(photos, tmp_path / "index", another_encoder)
     with pytest.raises(ValueError, match="holds float16, not float32"):
         index_photos(photos, tmp_path / "index", encoder, dtype="float32")
-    index, _ = index_photos(photos, tmp_path / "index", other, dtype="float32", overwrite=True)
+    index, _ = index_photos(photos, tmp_path / "index", another_encoder, dtype="float32", overwrite=True)
     assert (index.settings.dtype, index.settings.fingerprint) == ("float32", "other")
 
 
@@ -255,7 +255,7 @@ def test_the_life_of_an_index(tiny_folder, tmp_path):
 
 
 def test_an_index_of_format_1_is_built_anew(photos, tmp_path, encoder):
-    """What it was made of, format 2 does not need; a message says how, and that way works."""
+    """An index of format 1 is refused, and the command in the message builds it again."""
     old = tmp_path / "old"
     old.mkdir()
     (old / "manifest.json").write_text(json.dumps({"format_version": 1, "fingerprint": "x", "count": 1}))
