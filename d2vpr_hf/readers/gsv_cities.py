@@ -55,16 +55,16 @@ def read_gsv_cities(
 ) -> PlaceTable:
     """Read GSV-Cities for training: photos with their positions and the places they show.
 
-    Photos are not touched one by one: each city's folder is listed once. Files that no table lists are not part of it.
+    Photos are not opened: each city's folder is listed once. Files that no table lists are ignored.
 
     Args:
         root: The folder that holds `Dataframes` and `Images`.
         cities: Names of the tables to read, in this order; `None` for all, by name.
-        images_per_place: Places with fewer photos (on disk) are dropped: a training batch takes that many of each.
+        images_per_place: Places with fewer photos on disk are skipped: a training batch takes this number of each place.
 
     Returns:
         The photos with `place_ids` that are unique over the cities. `skipped` names each photo that is missing, listed twice or
-        of a dropped place; `heading` is `northdeg`, and `timestamp` year and month (`2015-06`).
+        of a place with too few photos; `heading` is `northdeg`, and `timestamp` year and month (`2015-06`).
 
     Raises:
         FileNotFoundError: If a folder or a city's table is missing.
@@ -77,7 +77,9 @@ def read_gsv_cities(
     if not places:
         example = "".join(f" {path}: {reason}." for path, reason in islice(skipped.items(), 1))
         raise ValueError(f"No place in {root} has {images_per_place} photos.{example}")
-    _report_dropped(sum(city.num_dropped for city in read), images_per_place)
+    num_dropped = sum(city.num_dropped for city in read)
+    if num_dropped:
+        logger.warning("Places skipped because they have fewer than %d photos: %d.", images_per_place, num_dropped)
     return PlaceTable(root, all_with_utm(places), "gsv-cities", skipped, _unique_over_cities([city.place_ids for city in read]))
 
 
@@ -182,8 +184,3 @@ def _unique_over_cities(place_ids: list[list[int]]) -> NDArray[np.int64]:
         numbers.append(start + inverse.astype(np.int64))
         start += len(city_ids)
     return np.concatenate(numbers)
-
-
-def _report_dropped(num_dropped: int, images_per_place: int) -> None:
-    if num_dropped:
-        logger.warning("Places skipped because they have fewer than %d photos: %d.", images_per_place, num_dropped)

@@ -49,7 +49,7 @@ def load_places(
     Raises:
         FileNotFoundError, ConnectionError: If there is no such data set, or the Hub cannot be reached.
         ValueError: If there are several splits and none is chosen, a column is missing, or a row holds half a position or
-            something else than a number where a number belongs (when it is read, if streaming).
+            a text in place of a number (raised when the row is read, if streaming).
     """
     dataset, loaded = _load(str(name), config, revision, split, streaming)
     fields = match_columns(str(name), dataset.features, columns or {})
@@ -114,7 +114,7 @@ def _load_saved(folder: str, split: str | None, streaming: bool) -> tuple[PlaceD
 
 
 def _with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset:
-    """Look at the first rows of streamed files that do not say what types their columns have."""
+    """Infer the types of columns from the first rows, if streamed files do not declare them."""
     return stream if stream.features is not None else stream._resolve_features()
 
 
@@ -137,7 +137,7 @@ def _add_columns(dataset: datasets.Dataset, fields: dict[str, str], label: str) 
 
 
 def _map_stream(dataset: datasets.IterableDataset, fields: dict[str, str], label: str) -> datasets.IterableDataset:
-    """Compute the columns of places as rows pass by; the images pass undecoded."""
+    """Compute the columns of places while rows are read; the images stay undecoded."""
     import datasets
 
     def convert(batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
@@ -162,7 +162,7 @@ def _as_images(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
 
 
 def _image_files(images: datasets.Dataset) -> Iterator[ImageFile]:
-    """Yield where the pixels of undecoded images are, without reading them."""
+    """Yield the path of each undecoded image, and whether its pixels are in that file, without reading them."""
     column = images.with_format("arrow")[:]["image"]
     is_elsewhere = pc.is_null(pc.struct_field(column, "bytes"))
     yield from zip(pc.struct_field(column, "path").to_pylist(), is_elsewhere.to_pylist(), strict=True)

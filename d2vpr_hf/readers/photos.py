@@ -54,25 +54,21 @@ def _paths(listing: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             path = posixpath.normpath(line.strip())
-            _check_inside(listing, number, path)
+            if path.startswith(("/", "../")):
+                raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
             if numbers.setdefault(path, number) != number:
                 raise ValueError(f"{listing}, line {number}: {path} is listed in line {numbers[path]} already.")
     return list(numbers)
-
-
-def _check_inside(listing: Path, number: int, path: str) -> None:
-    if path.startswith(("/", "../")):
-        raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
 
 
 _FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
 PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 
-# how many times larger than what it is resized to a photo stays; docs/speed.md has what that costs
+# a reduced photo stays at least this many times larger than its target size; docs/speed.md has the effect on descriptors
 _LEAST_REDUCTION = 3
 
-# what Pillow's decoders raise on files that are not what they claim to be
+# errors that Pillow's decoders raise on damaged files
 _DECODING_ERRORS = (
     OSError,
     RuntimeError,
@@ -126,8 +122,8 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
     Args:
         source: Its file, as a path or a URL, or its content.
         target: Height and width that it will be resized to. A JPEG several times as large is then decoded at a half, a
-            quarter or an eighth of its size, which takes a fraction of the time and hardly changes what is left of it. `None`
-            for every pixel.
+            quarter or an eighth of its size, which takes a fraction of the time and hardly changes the resized photo. `None`
+            decodes every pixel.
 
     Raises:
         UnreadablePhotoError: If there is no such file or it cannot be decoded, images too large to be safe included.
@@ -156,7 +152,7 @@ def open_header(photo: Path | bytes) -> PIL.Image.Image:
 
 @contextlib.contextmanager
 def named_errors(photo: Path | bytes) -> Iterator[None]:
-    """Turn whatever Pillow raises on a bad file into an [`UnreadablePhotoError`] that says what is wrong with it."""
+    """Turn all errors of Pillow on a bad file into an [`UnreadablePhotoError`] that names the problem."""
     try:
         yield
     except _DECODING_ERRORS as error:
@@ -207,12 +203,12 @@ def _looks_like_photo(path: Path) -> bool:
 
 @functools.cache
 def _register_heif() -> None:
-    """Teach Pillow the format that phones shoot; only when a photo is opened, as importing should change nothing."""
+    """Register the HEIF format of phones with Pillow, when the first photo is opened: an import must not change Pillow."""
     pillow_heif.register_heif_opener()
 
 
 def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Image:
-    """Turn a photo as its EXIF says; EXIF that cannot be read says nothing."""
+    """Turn a photo by the orientation in its EXIF; damaged EXIF is ignored."""
     try:
         if _needs_exif_orientation(image, photo):
             image.getexif()[Base.Orientation] = image.info["original_orientation"]

@@ -1,7 +1,7 @@
-"""One form for the photos of every source: a Hugging Face data set with a column for everything known of a place.
+"""The common form of photos of every source: a Hugging Face data set with a column for each field of a place.
 
-Columns: `image` (decoded when it is touched), those of [`Place`], and `place_id` (int64, null where only positions are known).
-`datasets` is imported where it is used: it takes a second, and a folder of photos can be indexed without it.
+Columns: `image` (decoded when it is read), those of [`Place`], and `place_id` (int64, null if only positions are known).
+`datasets` is imported inside the functions: it takes a second, and a folder of photos can be indexed without it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def place_columns(places: Sequence[Place], place_ids: Sequence[int | None] | Non
 
 
 def to_dataset(table: PlaceTable) -> datasets.Dataset:
-    """Turn a table of photos into the common form. Nothing is decoded or copied: images are read when they are touched."""
+    """Turn a table of photos into the common form. Nothing is decoded or copied: an image is read when its row is used."""
     import datasets
 
     photos = [str(table.photo(place).absolute()) for place in table.places]

@@ -13,13 +13,13 @@ from d2vpr_hf.retrieval.search_photos import SearchResult
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS = 60  # a taller picture is no longer looked at
+MAX_ROWS = 60  # a taller picture is not readable
 
 
 def plot_search(results: Sequence[SearchResult]) -> Figure:
     """Draw each query with its matches to the right, one row a query, at most the first 60.
 
-    Frames are green or red where both positions are known, by the field's 25 m; grey where they are not.
+    The frame of a match is green within 25 m of the query, red beyond, and grey if a position is not known.
     """
     if len(results) > MAX_ROWS:
         logger.warning("The plot shows the first %d of %d queries.", MAX_ROWS, len(results))
@@ -34,8 +34,8 @@ def _row(result: SearchResult) -> list[Cell]:
 
 def _match_cell(match: Match, truth: Place | None) -> Cell:
     distance = distance_in_metres(truth, match.place) if truth is not None else None
-    right = None if distance is None else distance <= POSITIVE_DIST_THRESHOLD
-    return match_cell(match.photo, match.rank, _label(match.place), match.similarity, distance, right)
+    correct = None if distance is None else distance <= POSITIVE_DIST_THRESHOLD
+    return match_cell(match.photo, match.rank, _label(match.place), match.similarity, distance, correct)
 
 
 def _label(place: Place) -> str:
