@@ -288,7 +288,7 @@ def test_overwriting_loses_nothing_but_an_index(encoder, photos, tmp_path):
     index_photos(photos, tmp_path / "index", encoder)
     (tmp_path / "index" / "notes.txt").write_text("precious")
     save(tmp_path / "index" / "places.parquet" / "precious.jpg", 1)
-    with pytest.raises(FileExistsError, match="it is not touched"):
+    with pytest.raises(FileExistsError, match="it was not changed"):
         index_photos(photos, app, encoder, overwrite=True)
     index_photos(photos, tmp_path / "index", encoder, overwrite=True)
     assert (app / "manifest.json").exists() and (tmp_path / "index" / "notes.txt").read_text() == "precious"
