@@ -1,6 +1,6 @@
-"""The command line. Each command is a plain function of the library behind a few lines that read options and print.
+"""The command line. Each command reads its options, calls a function of the library and prints the result.
 
-Everything heavy is imported inside the commands, so that `d2vpr --help` answers at once.
+Commands import the rest of the library when they run, so that `d2vpr --help` needs none of it.
 """
 
 from d2vpr_hf.cli.commands import app, main

@@ -1,50 +1,54 @@
-"""The program `d2vpr`: its commands in the order of `d2vpr --help`, and how it ends."""
+"""The program `d2vpr`: its commands, in the groups and the order of `d2vpr --help`."""
 
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from d2vpr_hf import __version__
 from d2vpr_hf.cli import demo, evaluation, indexes, localization, models, photos, searches, space
 from d2vpr_hf.cli.flags import CommandError, FlagCommand
 from d2vpr_hf.cli.option_groups import spread_groups
 
-_COMMANDS = (
-    indexes.index,
-    indexes.embed,
-    indexes.merge,
-    indexes.add,
-    indexes.remove,
-    indexes.info,
-    indexes.verify,
-    indexes.repair,
-    indexes.compact,
-    searches.search,
-    localization.calibrate,
-    localization.localize,
-    evaluation.evaluate,
-    evaluation.compare,
-    models.convert,
-    models.fit_projection,
-    models.export,
-    photos.places,
-    photos.simulate,
-    demo.demo,
-    space.space,
-    space.push_space,
-)
+_COMMANDS = {
+    "Make an index": (indexes.index, indexes.add, indexes.remove, indexes.embed, indexes.merge),
+    "Inspect and maintain an index": (indexes.info, indexes.verify, indexes.repair, indexes.compact),
+    "Find where photos were taken": (searches.search, localization.localize, localization.calibrate),
+    "Evaluate": (evaluation.evaluate, evaluation.compare),
+    "Make models": (models.convert, models.fit_projection, models.export),
+    "Make photos and places": (photos.simulate, photos.places),
+    "Try it and show it": (demo.demo, space.space, space.push_space),
+}
+
+
+class _Program(TyperGroup):
+    """The program, whose help lists the commands in groups."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write each group of commands under its title; typer does so only in boxes drawn by rich."""
+        name_width = max(map(len, self.commands))
+        help_width = formatter.width - name_width - 4  # two blanks before the name and two after it
+        for title, functions in _COMMANDS.items():
+            names = [function.__name__.replace("_", "-") for function in functions]
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{name:{name_width}}", self.commands[name].get_short_help_str(help_width)) for name in names]
+                )
+
 
 app = typer.Typer(
+    cls=_Program,
     help="Visual place recognition with D²-VPR: where was this photo taken?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for _command in _COMMANDS:
-    app.command(cls=FlagCommand)(spread_groups(_command))
+for _functions in _COMMANDS.values():
+    for _function in _functions:
+        app.command(cls=FlagCommand)(spread_groups(_function))
 
 
 @app.callback(invoke_without_command=True)
@@ -56,7 +60,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line. A mistake that the user can correct is a message on stderr and exit status 1."""
-    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's, of photos it opens all the same
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # of Pillow, which opens such photos nevertheless
     try:
         app()
     except CommandError as error:

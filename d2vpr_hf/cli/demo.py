@@ -1,4 +1,4 @@
-"""The command that shows the main job."""
+"""The command that demonstrates indexing, searching and evaluating."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from d2vpr_hf.cli.terminal import hush_transformers, progress_bar, results_text
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", parser=parse_path, metavar="FOLDER", help="Folder for photos, index, pictures.")
+        Path, typer.Option("--out", parser=parse_path, metavar="FOLDER", help="Folder for photos, index and pictures.")
     ],
 ) -> None:
-    """Simulate a town, index it, search and evaluate it: the main job offline, with the model in this package."""
+    """Simulate a town, index it, search and evaluate it.
+
+    It needs no network: the model is the small one in this package.
+    """
     from d2vpr_hf.demo import run_demo
 
     hush_transformers()
-    typer.echo("Rendering a simulated town, then describing its photos.")
+    typer.echo("Rendering a simulated town, then encoding its photos.")
     with progress_bar("Encoding", None) as progress:
         result = run_demo(out, progress=progress)
     typer.echo(results_text(result.results))
     typer.echo(result.evaluation.to_text())
-    typer.echo(f"Simulated streets, of the easy tier. Pictures: {', '.join(map(str, result.pictures))}")
+    typer.echo(f"Simulated streets of the easy tier. Pictures: {', '.join(map(str, result.pictures))}")

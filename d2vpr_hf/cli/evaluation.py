@@ -1,11 +1,11 @@
-"""Commands that count how often searches are right."""
+"""Commands that evaluate searches."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,25 +14,26 @@ from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 if TYPE_CHECKING:
     from d2vpr_hf.evaluation import Evaluation, PositiveRule
-    from d2vpr_hf.readers import PlaceTable
 
 
 @dataclass
 class RuleOptions:
-    """Which matches are right."""
+    """Options that define a correct match."""
 
     positive_dist_threshold: Annotated[
-        float | None, typer.Option(help="Metres within which a match is right. Default: 25, unless frames decide.")
+        float | None, typer.Option(help="Distance in metres up to which a match is correct. Default: 25, unless frames decide.")
     ] = None
     heading_tolerance: Annotated[
-        float | None, typer.Option(help="Degrees that headings may differ by as well. Default: headings do not matter.")
+        float | None,
+        typer.Option(help="Difference in degrees up to which a heading is correct. Default: headings do not matter."),
     ] = None
     frame_tolerance: Annotated[
-        int | None, typer.Option(help="Frames within which a match is right, instead of metres, for two aligned sequences.")
+        int | None,
+        typer.Option(help="Number of frames up to which a match is correct, instead of metres, for two aligned sequences."),
     ] = None
 
     def rule(self) -> PositiveRule:
-        """Read the options."""
+        """Make the rule of the options."""
         from d2vpr_hf.evaluation import PositiveRule
         from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 
@@ -45,17 +46,17 @@ class RuleOptions:
 
 @dataclass
 class ReportOptions:
-    """Where the outcome is written."""
+    """Options for a report and its pictures."""
 
-    report: Annotated[Path | None, typer.Option("--json", parser=parse_path, metavar="OUT", help="Write the report here.")] = (
-        None
-    )
-    plots: Annotated[Path | None, typer.Option(parser=parse_path, metavar="DIR", help="Draw map, curve and matches here.")] = (
-        None
-    )
+    report: Annotated[
+        Path | None, typer.Option("--json", parser=parse_path, metavar="OUT", help="JSON file for the report.")
+    ] = None
+    plots: Annotated[
+        Path | None, typer.Option(parser=parse_path, metavar="DIR", help="Folder for pictures: map, curve and matches.")
+    ] = None
 
     def check(self, photos: list[Path], overwrite: bool) -> None:
-        """Refuse what could not be written, or must not be, before the work."""
+        """Refuse, before the work, outputs that cannot or must not be written."""
         if self.report is not None:
             from d2vpr_hf.evaluation.report import check_report_file
 
@@ -65,23 +66,25 @@ class ReportOptions:
 
             check_plot_folder(self.plots, photos)
 
-    def save(self, found: Evaluation, overwrite: bool) -> None:
-        """Write what was asked for, and say where."""
+    def save(self, evaluation: Evaluation, overwrite: bool) -> None:
+        """Write report and pictures, and print their paths."""
         if self.report is not None:
-            found.save(self.report, overwrite)
+            evaluation.save(self.report, overwrite)
             typer.echo(f"Report: {self.report}")
         if self.plots is not None:
             from d2vpr_hf.evaluation.plots import save_plots
 
-            typer.echo(f"Pictures: {', '.join(map(str, save_plots(found, self.plots)))}")
+            typer.echo(f"Pictures: {', '.join(map(str, save_plots(evaluation, self.plots)))}")
 
 
 def evaluate(
     *,
     database: Annotated[
-        Path, typer.Option("--database", parser=parse_path, metavar="DIR", help="Photos to search, or their CSV.")
+        Path, typer.Option("--database", parser=parse_path, metavar="DIR", help="Photos to search, or their CSV file.")
     ],
-    queries: Annotated[Path, typer.Option("--queries", parser=parse_path, metavar="DIR", help="Photos to find, or their CSV.")],
+    queries: Annotated[
+        Path, typer.Option("--queries", parser=parse_path, metavar="DIR", help="Photos to search with, or their CSV file.")
+    ],
     model: ModelOption = None,
     positives: RuleOptions,
     recall_values: Annotated[
@@ -92,7 +95,7 @@ def evaluate(
         bool | None,
         typer.Option(
             "--cross-image-encoder/--no-cross-image-encoder",
-            help="Whether the model's cross-image encoder takes part. Default: if the model has one.",
+            help="Use the model's cross-image encoder or not. Default: use it if the model has one.",
         ),
     ] = None,
     shuffle_check: Annotated[
@@ -100,27 +103,44 @@ def evaluate(
     ] = False,
     outcome: ReportOptions,
     save_descriptors: Annotated[
-        Path | None, typer.Option(parser=parse_path, metavar="DIR", help="Write both sides here as indexes.")
+        Path | None,
+        typer.Option(parser=parse_path, metavar="DIR", help="Folder for two indexes: of the database and of the queries."),
     ] = None,
     encoding: EncoderOptions,
     strict: StrictOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report and indexes of another run.")] = False,
 ) -> None:
-    """Search one folder with another and count how often a right place is found: recall@N and more."""
-    from d2vpr_hf.evaluation import evaluate as run
+    """Measure how often searches are correct (recall@N).
 
-    rule, values = positives.rule(), _parse_recall_values(recall_values)
+    A query counts for recall@N if at least one of its first N matches is correct.
+    """
+    from d2vpr_hf.evaluation import evaluate as run
+    from d2vpr_hf.readers import read_places
+
+    rule = positives.rule()
+    values = _parse_recall_values(recall_values)
     outcome.check([database, queries], overwrite)
-    known, asked = _read_tables(database, queries)
-    typer.echo(f"Right: {rule}. Recall@N of N = {', '.join(map(str, values))}. Batch size {encoding.batch_size}.")
-    options: dict[str, Any] = {"save_descriptors": save_descriptors, "strict": strict, "overwrite": overwrite}
-    options |= {"recall_values": values, "shuffle_check": shuffle_check}
+    database_table = read_places(database)
+    query_table = read_places(queries)
+    typer.echo(f"Database: {table_text(database_table)}\nQueries: {table_text(query_table)}")
+    typer.echo(f"Correct: {rule}. Recall@N of N = {', '.join(map(str, values))}. Batch size {encoding.batch_size}.")
     start = time.perf_counter()
-    with progress_bar("Encoding", (len(known.places) + len(asked.places)) * (1 + shuffle_check)) as progress:
-        encoder = encoding.load(model, cross_image_encoder=cross_image_encoder)
-        found = run(known, asked, encoder, rule, progress=progress, **options)
-    typer.echo(f"{found.to_text()}\ntook {time.perf_counter() - start:.1f} s")
-    outcome.save(found, overwrite)
+    num_photos = len(database_table.places) + len(query_table.places)
+    with progress_bar("Encoding", num_photos * (1 + shuffle_check)) as progress:
+        evaluation = run(
+            database_table,
+            query_table,
+            encoding.load(model, cross_image_encoder=cross_image_encoder),
+            rule,
+            recall_values=values,
+            shuffle_check=shuffle_check,
+            save_descriptors=save_descriptors,
+            strict=strict,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    typer.echo(f"{evaluation.to_text()}\ntook {time.perf_counter() - start:.1f} s")
+    outcome.save(evaluation, overwrite)
 
 
 def _parse_recall_values(texts: list[str] | None) -> tuple[int, ...]:
@@ -134,23 +154,18 @@ def _parse_recall_values(texts: list[str] | None) -> tuple[int, ...]:
         raise ValueError(f"Expected `--recall-values 1,5,10`, whole numbers from 1, got {','.join(texts)!r}.") from error
 
 
-def _read_tables(database: Path, queries: Path) -> tuple[PlaceTable, PlaceTable]:
-    from d2vpr_hf.readers import read_places
-
-    tables = read_places(database), read_places(queries)
-    for name, table in zip(("Database", "Queries"), tables, strict=True):
-        typer.echo(f"{name}: {table_text(table)}")
-    return tables
-
-
 def compare(
     first: Annotated[Path, typer.Argument(parser=parse_path, metavar="A.json", help="Report to compare with.")],
-    second: Annotated[Path, typer.Argument(parser=parse_path, metavar="B.json", help="Report in question.")],
+    second: Annotated[Path, typer.Argument(parser=parse_path, metavar="B.json", help="Report to compare.")],
 ) -> None:
-    """Compare two reports of the same queries: differences of recall@N, and whether they could be luck."""
+    """Compare two reports of the same queries.
+
+    The differences of recall@N are tested: could they be due to chance?
+    """
     from d2vpr_hf.evaluation import Evaluation, compare_evaluations
+    from d2vpr_hf.evaluation.report import model_text
 
     reports = Evaluation.load(first), Evaluation.load(second)
     for letter, path, report in zip("AB", (first, second), reports, strict=True):
-        typer.echo(f"{letter}: {path}, {report.model}")
+        typer.echo(f"{letter}: {path}, {model_text(report.model)}")
     typer.echo(compare_evaluations(*reports).to_text())

@@ -1,4 +1,4 @@
-"""Commands that say where photos were taken, and how sure that is."""
+"""Commands that estimate where photos were taken, with a confidence."""
 
 from __future__ import annotations
 
@@ -28,26 +28,33 @@ def calibrate(
     queries: Annotated[
         Path,
         typer.Option(
-            "--queries", parser=parse_path, metavar="DIR", help="Photos with positions that are not in the index, or a CSV."
+            "--queries",
+            parser=parse_path,
+            metavar="DIR",
+            help="Photos with positions that are not in the index, or their CSV file.",
         ),
     ],
-    positive_dist_threshold: Annotated[float, typer.Option(help="Metres within which a position is right.")] = 25.0,
+    positive_dist_threshold: Annotated[
+        float, typer.Option(help="Distance in metres up to which a position is correct.")
+    ] = 25.0,
     plots: Annotated[
-        Path | None, typer.Option(parser=parse_path, metavar="DIR", help="Draw reliability, and precision over coverage, here.")
+        Path | None,
+        typer.Option(parser=parse_path, metavar="DIR", help="Folder for plots of reliability and of precision over coverage."),
     ] = None,
     model: ModelOption = None,
     encoding: EncoderOptions,
     strict: StrictOption = False,
 ) -> None:
-    """Fit confidences and radii to photos whose positions are known, some of them from outside the map.
+    """Fit confidences and radii to photos with known positions.
 
-    The index keeps them.
+    Some of the photos should be from outside the map. The index stores the calibration.
     """
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.localization import calibrate as run
     from d2vpr_hf.readers import read_places
 
-    opened, table = PlaceIndex.open(index), read_places(queries)
+    opened = PlaceIndex.open(index)
+    table = read_places(queries)
     if plots is not None:
         from d2vpr_hf.evaluation.plots import check_plot_folder
         from d2vpr_hf.localization.plots import FILES
@@ -55,10 +62,11 @@ def calibrate(
         check_plot_folder(plots, [queries, opened.folder], FILES)
     with progress_bar("Encoding", len(table.places)) as progress:
         encoder = encoding.load(model, opened)
-        options = {"positive_dist_threshold": positive_dist_threshold, "strict": strict}
-        calibration, reliability = run(opened, table, encoder, progress=progress, **options)  # type: ignore[arg-type]
+        calibration, reliability = run(
+            opened, table, encoder, positive_dist_threshold=positive_dist_threshold, strict=strict, progress=progress
+        )
     opened.store_calibration(calibration.to_dict())
-    typer.echo(f"Calibrated {index}. Fitted on one half of the queries and judged on the other, both ways:")
+    typer.echo(f"Calibrated {index}. Each half of the queries was judged with the fit to the other half:")
     typer.echo(reliability.to_text())
     if plots is not None:
         from d2vpr_hf.localization.plots import save_plots
@@ -73,16 +81,19 @@ def localize(
     min_precision: Annotated[
         float,
         typer.Option(
-            "--precision", min=0.0, max=1.0, help="Share of right ones among the answers given; the rest is no match."
+            "--precision", min=0.0, max=1.0, help="Smallest share of correct answers; unsure ones are reported as no match."
         ),
     ] = 0.95,
     where: FilterOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of lines.")] = False,
     model: ModelOption = None,
     encoding: EncoderOptions,
     strict: StrictOption = False,
 ) -> None:
-    """Say where photos were taken: position, radius and confidence, or no match. Calibrate the index first."""
+    """Estimate where photos were taken, or report no match.
+
+    An estimate has a position, a radius and a confidence. Calibrate the index first.
+    """
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.localization import load_calibration, localize_photos
 
@@ -98,8 +109,8 @@ def localize(
 def _line(answer: Localization) -> str:
     if answer.error is not None:
         return f"{answer.query}: {answer.error}"
-    sure = "" if answer.confidence is None else f"  confidence {answer.confidence:.3f}"
+    confidence = "" if answer.confidence is None else f"  confidence {answer.confidence:.3f}"
     if answer.place is None:
-        return f"{answer.query}  {'no match' if answer.no_match else answer.note}{sure}"
+        return f"{answer.query}  {'no match' if answer.no_match else answer.note}{confidence}"
     radius = f"  ({answer.note})" if answer.radius_90 is None else f"  within {answer.radius_90:.1f} m (90 %)"
-    return f"{answer.query}{position_column(answer.place)}{radius}{sure}"
+    return f"{answer.query}{position_column(answer.place)}{radius}{confidence}"

@@ -1,42 +1,38 @@
-"""Groups of options that several commands take: a dataclass whose fields are annotated as a command's parameters are."""
+"""Groups of options: a command takes a dataclass, and the fields of the dataclass become options of the command."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from inspect import Parameter
 from typing import Any
 
 
 def spread_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """Show typer the fields of a command's groups as parameters of its own.
+    """Return a command whose signature has the fields of its groups as parameters, as typer needs them.
 
     Args:
-        command: A function; each of its parameters that is annotated with a dataclass stands for the fields of that dataclass,
-            at its place among the others.
+        command: A function. A parameter that is annotated with a dataclass is a group: the annotated fields of the dataclass
+            take its place among the other parameters.
 
     Returns:
-        A function of the same name and docstring that takes all the fields by name, and calls the command with groups made
-        of them.
+        A function with the same name and docstring. It takes all parameters by name, makes the groups and calls `command`.
     """
-    own = inspect.signature(command, eval_str=True).parameters
-    groups: dict[str, Any] = {name: it.annotation for name, it in own.items() if is_dataclass(it.annotation)}
+    parameters = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, Any] = {name: it.annotation for name, it in parameters.items() if is_dataclass(it.annotation)}
+    fields = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
 
     @functools.wraps(command)
     def spread(**values: Any) -> None:
-        command(**{name: _take(groups[name], values) if name in groups else values[name] for name in own})
+        for name, group in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in fields[name]})
+        command(**values)
 
-    fields = (field for name in own for field in (_fields(groups[name]) if name in groups else [own[name]]))
-    by_name = [field.replace(kind=Parameter.KEYWORD_ONLY) for field in fields]
+    spread_parameters: list[Parameter] = []
+    for name, parameter in parameters.items():
+        spread_parameters += fields[name].values() if name in groups else [parameter]
+    by_name = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in spread_parameters]
     spread.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
     return spread
-
-
-def _fields(group: Callable[..., Any]) -> Iterable[Parameter]:
-    return inspect.signature(group, eval_str=True).parameters.values()
-
-
-def _take(group: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-    return group(**{field.name: values[field.name] for field in _fields(group)})

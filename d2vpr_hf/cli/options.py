@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from d2vpr_hf.cli.choices import Backend, Precision
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ BATCH_SIZE = 16
 
 
 def parse_path(text: str) -> Path:
-    """Read a path; an empty one, as of an unset shell variable, would mean the current folder."""
+    """Read a path. An empty one, as from an unset shell variable, would mean the current folder and is refused."""
     if not text:
         raise typer.BadParameter("the path is empty")
     return Path(text)
@@ -33,101 +34,99 @@ QueriesArgument = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Model folder or Hub id. Default: what the index was built with; for a new one, the small model here."
+        "--model",
+        help="Model folder or Hub id. Default: the model of the index; for a new index, the small model included here.",
     ),
 ]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Make a photo that cannot be used an error.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a photo cannot be used, instead of skipping it.")]
 OverwriteOption = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite",
-        help="Write although there is something already: an index is replaced whole, a model's files are replaced.",
-    ),
+    bool, typer.Option("--overwrite", help="Replace an existing index as a whole, or the files of an existing model.")
 ]
 
 
 @dataclass
 class EncoderOptions:
-    """How photos are encoded."""
+    """Options for encoding photos."""
 
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Photos the network sees at once.")] = BATCH_SIZE
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Photos in a batch of the network.")] = BATCH_SIZE
     num_workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that decode photos.")] = 2
-    device: Annotated[str | None, typer.Option(help="Where the network runs, such as cpu or cuda. Default: a GPU if any.")] = (
-        None
-    )
-
+    device: Annotated[
+        str | None, typer.Option(help="Device of the network, such as cpu or cuda. Default: a GPU if there is one.")
+    ] = None
     backend: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="What runs the network: torch, torch-compiled, onnxruntime, openvino, or auto."),
+        Backend | None, typer.Option(help="Library that runs the network. auto: the fastest for the device.")
     ] = "torch"
     precision: Annotated[
-        str | None,
-        typer.Option(
-            "--backend-precision",
-            metavar="fp32|bf16|fp16|int8",
-            help="Of the network's products. Default: the type of its weights.",
-        ),
+        Precision | None,
+        typer.Option("--backend-precision", help="Precision of the network's products. Default: the type of its weights."),
     ] = None
 
     def load(
         self, model: str | None, index: PlaceIndex | None = None, *, cross_image_encoder: bool | None = None
     ) -> PlaceEncoder:
-        """Load an encoder: of a model, or else the one an index was built with, or else the small one in this package."""
+        """Load the encoder of a model, or else that of an index, or else the small one in this package.
+
+        Options that are not given are taken from the index: its batch size and, for its own model, the backend and precision
+        of its latest rows.
+        """
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
         hush_transformers()
-        settings = None if index is None else index.settings
-        model_name = settings.model_name if settings is not None and model is None else model
-        batch_size = self.batch_size or (settings.batch_size if settings is not None else None) or BATCH_SIZE
-        options: dict[str, Any] = {"num_workers": self.num_workers, "cross_image_encoder": cross_image_encoder}
-        options |= self._runtime(index if model is None else None)
-        return PlaceEncoder(model_name, device=self.device, batch_size=batch_size, **options)
-
-    def _runtime(self, index: PlaceIndex | None) -> dict[str, str | None]:
-        """Give backend and precision: what was asked for, or else what made the latest rows of an index."""
-        latest = None if index is None else index.settings.runtime
-        if latest is None or self.backend or self.precision:
-            return {"backend": self.backend or "torch", "precision": self.precision}
-        return asdict(latest)
+        batch_size = self.batch_size
+        backend: str | None = self.backend
+        precision: str | None = self.precision
+        if index is not None:
+            batch_size = batch_size or index.settings.batch_size
+        if index is not None and model is None:
+            model = index.settings.model_name
+            if index.settings.runtime is not None and backend is None and precision is None:
+                backend = index.settings.runtime.backend
+                precision = index.settings.runtime.precision
+        return PlaceEncoder(
+            model,
+            device=self.device,
+            batch_size=batch_size or BATCH_SIZE,
+            num_workers=self.num_workers,
+            cross_image_encoder=cross_image_encoder,
+            backend=backend or "torch",
+            precision=precision,
+        )
 
 
 @dataclass
 class IndexEncoderOptions(EncoderOptions):
-    """How photos are encoded for an index, which goes on as it began."""
+    """Options for encoding photos for an index, which keeps to the options of its first run."""
 
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help=f"Photos the network sees at once. Default: as the index has it, or {BATCH_SIZE}.")
+        int | None, typer.Option(min=1, help=f"Photos in a batch of the network. Default: that of the index, or {BATCH_SIZE}.")
     ] = None
     backend: Annotated[
-        str | None,
+        Backend | None,
         typer.Option(
-            metavar="NAME",
-            help="What runs the network: torch, torch-compiled, onnxruntime, openvino, or auto. Default: what made the index's "
-            "latest rows, if `--model` is not given either; else torch.",
+            help="Library that runs the network. auto: the fastest for the device. Default: torch; without --model, the "
+            "library that encoded the latest photos of the index."
         ),
     ] = None
 
 
 @dataclass
 class FilterOptions:
-    """Which places come into question."""
+    """Filters for the places of an index; a match passes them all."""
 
-    near: Annotated[
-        str | None, typer.Option(metavar="LAT,LON,METRES", help="Search places within so many metres of a position.")
-    ] = None
+    near: Annotated[str | None, typer.Option(metavar="LAT,LON,METRES", help="Match places within METRES of a position.")] = None
     box: Annotated[
-        str | None, typer.Option(metavar="SOUTH,WEST,NORTH,EAST", help="Search places in a box of latitudes and longitudes.")
+        str | None, typer.Option(metavar="SOUTH,WEST,NORTH,EAST", help="Match places in a box of latitudes and longitudes.")
     ] = None
     heading: Annotated[
-        str | None, typer.Option(metavar="DEGREES,TOLERANCE", help="Search photos that look this way, give or take.")
+        str | None, typer.Option(metavar="DEGREES,TOLERANCE", help="Match photos with this heading, within the tolerance.")
     ] = None
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Search photos of this time or later: 2024-05-01T12:30.")
+        str | None, typer.Option(metavar="TIME", help="Match photos of this time or later, such as 2024-05-01T12:30.")
     ] = None
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="Search photos of this time or earlier.")] = None
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Match photos of this time or earlier.")] = None
 
     def place_filter(self) -> PlaceFilter:
-        """Read the options."""
+        """Parse the options."""
         from d2vpr_hf.places.filters import PlaceFilter, parse_numbers
 
         ranges = {
@@ -135,11 +134,11 @@ class FilterOptions:
             "box": parse_numbers(self.box, "--box SOUTH,WEST,NORTH,EAST"),
             "heading": parse_numbers(self.heading, "--heading DEGREES,TOLERANCE"),
         }
-        return PlaceFilter(**ranges, since=self.since, until=self.until)  # type: ignore[arg-type]
+        return PlaceFilter(**ranges, since=self.since, until=self.until)  # type: ignore[arg-type] # PlaceFilter counts them
 
 
 def parse_pairs(texts: list[str] | None, form: str) -> Iterator[tuple[str, str]]:
-    """Split what options like `--set FIELD=VALUE` were given."""
+    """Yield name and value of each `NAME=VALUE`; `form` is the option's form for the error message."""
     for text in texts or ():
         name, separator, value = text.partition("=")
         if not separator or not name:

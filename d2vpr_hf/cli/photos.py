@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from d2vpr_hf.cli.choices import Layout, Tier
 from d2vpr_hf.cli.options import StrictOption, parse_path
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
@@ -22,17 +23,20 @@ def places(
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="FILE", help="CSV file to write.")] = Path(
         "places.csv"
     ),
-    cell: Annotated[float, typer.Option(help="Side in metres of the cells whose photos show one place.")] = 10.0,
+    cell: Annotated[float, typer.Option(help="Side of a grid cell in metres; photos of a place are in one cell.")] = 10.0,
     heading: Annotated[
-        float, typer.Option(help="Degrees of the directions that one place is seen in; 360 ignores headings.")
+        float, typer.Option(help="Range of headings in degrees that makes one place; 360 ignores headings.")
     ] = 30.0,
-    spacing: Annotated[float, typer.Option(help="Metres between the places of a group, which may share a batch.")] = 25.0,
-    min_photos: Annotated[int, typer.Option(min=1, help="Photos that a place must have.")] = 4,
-    min_days: Annotated[int, typer.Option(min=1, help="Different days that its photos must be of.")] = 1,
+    spacing: Annotated[float, typer.Option(help="Distance in metres between places that may share a training batch.")] = 25.0,
+    min_photos: Annotated[int, typer.Option(min=1, help="Smallest number of photos of a place.")] = 4,
+    min_days: Annotated[int, typer.Option(min=1, help="Smallest number of days on which these were taken.")] = 1,
     strict: StrictOption = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Group photos with positions into places for training: those of one cell of a grid that look the same way."""
+    """Group photos with positions into places for training.
+
+    The photos of a place are in one cell of a grid and have similar headings.
+    """
     from d2vpr_hf.readers import PlaceGrid, describe_places, group_places, read_places, write_places
     from d2vpr_hf.readers.folder import check_places_file
     from d2vpr_hf.readers.skipped import report_skipped
@@ -53,40 +57,45 @@ def places(
 
 @dataclass
 class CityOptions:
-    """What is rendered of a city."""
+    """Options for rendering a city."""
 
-    num_cities: Annotated[int, typer.Option("--cities", min=1, help="How many cities: of this seed and of those after it.")] = 1
-    layout: Annotated[str, typer.Option(metavar="at-names|gsv-cities", help="How the photos lie on disk.")] = "at-names"
-    tier: Annotated[str, typer.Option(metavar="easy|standard|all", help="How far photos of a place differ.")] = "standard"
+    num_cities: Annotated[
+        int, typer.Option("--cities", min=1, help="Number of cities: the city of the seed, and those of the next seeds.")
+    ] = 1
+    layout: Annotated[Layout, typer.Option(help="Folders and file names of the photos.")] = "at-names"
+    tier: Annotated[Tier, typer.Option(help="How much photos of a place differ.")] = "standard"
     conditions: Annotated[
-        str | None, typer.Option(metavar="LIST", help="What queries see, such as day,night, in place of the tier's weathers.")
+        str | None, typer.Option(metavar="LIST", help="Conditions of queries, such as day,night. Default: those of the tier.")
     ] = None
-    photos_per_place: Annotated[int, typer.Option(min=1, help="Queries of a place; with gsv-cities, photos of each view.")] = 5
+    photos_per_place: Annotated[
+        int, typer.Option(min=1, help="Queries of each place; with --layout gsv-cities, photos of each view.")
+    ] = 5
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 224
     label_cells: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="With gsv-cities: also write what N x N cells of every photo show.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --layout gsv-cities: also write labels for N x N cells of each photo."),
     ] = None
     workers: Annotated[int, typer.Option(min=1, help="Processes. The files do not depend on their number.")] = 1
-
-    def read(self) -> dict[str, Any]:
-        """Read the options, as the renderer takes them."""
-        from d2vpr_hf.gridtown import parse_weathers
-
-        names = None if self.conditions is None else [name.strip() for name in self.conditions.split(",")]
-        return {**vars(self), "conditions": None if names is None else parse_weathers(names)}
 
 
 def simulate(
     out: Annotated[Path, typer.Argument(parser=parse_path, metavar="OUT", help="Folder to write.")],
     *,
-    places: Annotated[int, typer.Option("--places", min=1, help="Places of a city, at least 32 m apart along a street.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Which city. 9001 to 9003 are for testing, 8001 for validation.")],
+    num_places: Annotated[
+        int, typer.Option("--places", min=1, help="Places of a city, which are at least 32 m apart along a street.")
+    ],
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of the city. 9001 to 9003 are for testing, 8001 for validation.")
+    ],
     city: CityOptions,
 ) -> None:
-    """Render street photos of a procedural city, with exact positions."""
+    """Render street photos of a procedural city.
+
+    Their positions are exact.
+    """
     from d2vpr_hf.gridtown import simulate as render_city
 
-    options = city.read()
+    conditions = None if city.conditions is None else [name.strip() for name in city.conditions.split(",")]
     with progress_bar("Rendering", None) as progress:
-        count = render_city(out, places, seed, progress=progress, **options)
-    typer.echo(f"Wrote {count} photos of {places} places to {out}.")
+        count = render_city(out, num_places, seed, progress=progress, **vars(city) | {"conditions": conditions})
+    typer.echo(f"Wrote {count} photos of {num_places} places to {out}.")

@@ -25,16 +25,16 @@ def search(
     *,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
     where: FilterOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(parser=parse_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf, svg)."),
+        typer.Option(parser=parse_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf or svg)."),
     ] = None,
     model: ModelOption = None,
     encoding: EncoderOptions,
     strict: StrictOption = False,
 ) -> None:
-    """Find where photos were taken. Without --model, the index says which model to load."""
+    """Find the photos of an index that are most similar."""
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.retrieval.search_photos import search_photos
 

@@ -17,16 +17,23 @@ _IndexOption = Annotated[
 ]
 _SpaceModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="MODEL", help="Model folder or Hub id. Default: the index's, or the small model here."),
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Model folder or Hub id. Default: the model of the index, or the small model included here.",
+    ),
 ]
 
 
 def space(
     model: _SpaceModelOption = None,
     index: _IndexOption = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the web page.")] = 7860,
 ) -> None:
-    """Open the Space on this machine: see where a photo was taken, and why. The first start draws a town and indexes it."""
+    """Run the Space, a web page for searching, on this machine.
+
+    It shows where a photo was taken, and why. The first run renders a town and indexes it.
+    """
     from d2vpr_hf.space.publishing import find_space_folder
 
     if importlib.util.find_spec("gradio") is None:
@@ -36,25 +43,31 @@ def space(
 
 
 def push_space(
-    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Space on the Hugging Face Hub; made if there is none.")],
+    name: Annotated[
+        str, typer.Argument(metavar="USER/NAME", help="Space on the Hugging Face Hub; it is created if there is none.")
+    ],
     model: _SpaceModelOption = None,
     index: _IndexOption = None,
     wheel: Annotated[
         Path | None,
         typer.Option(parser=parse_path, metavar="FILE", help="Wheel of this package. Default: built from the source tree."),
     ] = None,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Who sees a new Space.")] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new Space.")] = None,
 ) -> None:
-    """Publish the Space on the Hugging Face Hub, with a wheel of this package. --model and --index must be Hub ids."""
+    """Publish the Space on the Hugging Face Hub.
+
+    A wheel of this package is uploaded with it. --model and --index must be Hub ids.
+    """
     from d2vpr_hf.space.publishing import push_space as run
 
-    for value in _variables(model, index).values():
+    variables = _variables(model, index)
+    for value in variables.values():
         if Path(value).exists():
-            raise ValueError(f"{value} is a folder of this machine, which the Hub cannot read. Push it there first.")
-    typer.echo(run(name, wheel=wheel, variables=_variables(model, index), private=private))
+            raise ValueError(f"{value} is a folder on this machine, which the Hub cannot read. Push it to the Hub first.")
+    typer.echo(run(name, wheel=wheel, variables=variables, private=private))
 
 
 def _variables(model: str | None, index: str | None) -> dict[str, str]:
-    """Name what the Space reads from its environment."""
-    given = {"D2VPR_MODEL": model, "D2VPR_INDEX": index}
-    return {name: value for name, value in given.items() if value is not None}
+    """Return the environment variables that the Space reads."""
+    variables = {"D2VPR_MODEL": model, "D2VPR_INDEX": index}
+    return {name: value for name, value in variables.items() if value is not None}

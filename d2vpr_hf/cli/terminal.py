@@ -1,4 +1,4 @@
-"""What several commands show: progress, tables of photos, results of searches."""
+"""Output that several commands have in common: progress, photos that were read, search results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def hush_transformers() -> None:
-    """Switch off the bars that transformers draws for every file, and its reports, which our errors repeat."""
+    """Switch off transformers' progress bars, one for each file, and its load reports, which our errors repeat."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     disable_progress_bar()
@@ -23,7 +23,7 @@ def hush_transformers() -> None:
 
 @contextlib.contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr, if a person is looking."""
+    """Draw a progress bar on stderr, if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -35,23 +35,22 @@ def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None
 
 
 def table_text(table: PlaceTable) -> str:
-    """Say how many photos were found, and where their positions come from."""
+    """Return the number of photos, and the source of their positions."""
     return f"{len(table.places)} photos, {table.num_positions} with a position (from: {table.source})."
 
 
 def results_text(results: list[SearchResult]) -> str:
-    """Show each query, and below it a line for each match."""
-    return "\n".join(line for result in results for line in _lines(result))
-
-
-def _lines(result: SearchResult) -> Iterator[str]:
-    yield f"{result.query}" if result.error is None else f"{result.query}: {result.error}"
-    for match in result.matches:
-        yield f"  {match.rank:3d}  {match.similarity:7.4f}  {match.place.path}{position_column(match.place)}"
+    """Return each query on a line, and below it a line for each match."""
+    lines = []
+    for result in results:
+        lines.append(f"{result.query}" if result.error is None else f"{result.query}: {result.error}")
+        for match in result.matches:
+            lines.append(f"  {match.rank:3d}  {match.similarity:7.4f}  {match.place.path}{position_column(match.place)}")
+    return "\n".join(lines)
 
 
 def json_text(answers: Sequence[Any]) -> str:
-    """Show answers to queries as one JSON list."""
+    """Return answers to queries as a JSON list."""
     return json.dumps([answer.to_dict() for answer in answers], indent=2, allow_nan=False)
 
 
@@ -62,7 +61,7 @@ def check_any_answer(answers: Sequence[Any]) -> None:
 
 
 def position_column(place: Place) -> str:
-    """Show a position behind a name; nothing where there is none."""
+    """Return a place's position after two blanks, or an empty string without a position."""
     from d2vpr_hf.places import position_text
 
     text = position_text(place)

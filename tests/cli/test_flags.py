@@ -25,7 +25,7 @@ def parameters_of(command):
         ("index", "Give `split=...`, or other `photos`.", "Give `--split SPLIT`, or other `PHOTOS`."),
         ("index", 'Give `columns={"image": "photo", "latitude": LAT}`.', "Give `--column image=photo --column latitude=LAT`."),
         ("export", "Give `photos=...`.", "Give `--photos PHOTOS`."),
-        ("export", 'Give `target="openvino"`.', "Give `--format openvino`."),
+        ("export", 'Give `format="openvino"`.', "Give `--format openvino`."),
         ("convert", 'Give `target="student"`, `changes={"depth": 3}`.', "Give `--as student`, `--set depth=3`."),
         ("evaluate", "Give `cross_image_encoder=False`.", "Give `--no-cross-image-encoder`."),
         ("evaluate", "Give `recall_values=[1, 5]`.", "Give `--recall-values 1,5`."),

@@ -169,9 +169,7 @@ def test_a_run_that_is_killed_leaves_no_collection(tmp_path, monkeypatch):
     [
         (["--store", "milvus"], "give `--uri places.db` or"),
         (["--uri", "places.db"], "give `--store milvus` with `--uri`"),
-        (["--store", "chroma"], "Expected a store of faiss, milvus, got 'chroma'"),
         (["--store", "milvus", "--uri", "places"], "Expected a file that ends in .db, or an address"),
-        (["--store", "milvus", "--uri", "a.db", "--compression", "zip"], "Expected a compression of none"),
         (["--store", "milvus", "--uri", "https://me:hush@host:19530"], "Set MILVUS_TOKEN to `user:password`"),
         (["--store", "milvus", "--uri", "https://host:19530?token=hush"], "Set MILVUS_TOKEN to `user:password`"),
     ],
@@ -181,6 +179,19 @@ def test_words_that_choose_no_store_are_refused_before_the_work(tmp_path, option
     result = CliRunner().invoke(app, ["index", str(tmp_path / "photos"), "--out", str(tmp_path / "index"), *options])
     assert isinstance(result.exception, ValueError) and match in str(result.exception)
     assert "hush" not in str(result.exception) and not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(
+    ("store", "uri", "compression", "match"),
+    [
+        ("chroma", None, None, "Expected a store of faiss, milvus, got 'chroma'"),
+        ("milvus", "a.db", "zip", "Expected a compression of none"),
+    ],
+)
+def test_unknown_stores_and_compressions_are_refused(store, uri, compression, match):
+    """The command line refuses these words itself; Python callers must not get further with them."""
+    with pytest.raises(ValueError, match=match):
+        derived_store.check_store(store, uri, compression)
 
 
 def test_compression_is_faiss_s(tmp_path):

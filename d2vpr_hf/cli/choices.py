@@ -1,0 +1,15 @@
+"""Words among which an option chooses. They repeat the library's lists, which cannot be imported without torch."""
+
+from typing import Literal
+
+Backend = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "auto"]
+Compression = Literal["none", "half", "int8", "bits"]
+Dtype = Literal["float16", "float32"]
+ExportFormat = Literal["onnx", "openvino"]
+ExportInput = Literal["fixed", "any-size", "photos"]
+ExportPrecision = Literal["fp32", "bf16", "int8"]
+Layout = Literal["at-names", "gsv-cities"]
+ModelKind = Literal["student", "cricavpr"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Store = Literal["faiss", "milvus"]
+Tier = Literal["easy", "standard", "all"]
