@@ -80,7 +80,7 @@ def test_parts_of_two_precisions_are_not_merged(tmp_path, photos):
         embed_photos(photos, tmp_path / f"node{number}", encoder, process=(number, 2), shard_size=SHARD)
     with pytest.raises(ValueError, match=r"shards of different jobs \(runtime: bytes (fp32|int8) and bytes (fp32|int8)\)"):
         merge_parts([tmp_path / "node0", tmp_path / "node1"], tmp_path / "merged")
-    with pytest.raises(ValueError, match=r"holds parts of another job \(runtime: bytes int8 and bytes fp32\)"):
+    with pytest.raises(ValueError, match=r"holds shards of another job \(runtime: bytes int8 and bytes fp32\)"):
         embed_photos(photos, tmp_path / "node1", BytesEncoder(), shard_size=SHARD)
     assert not (tmp_path / "merged").exists()
 
