@@ -349,7 +349,7 @@ def test_what_cannot_be_simulated(tmp_path):
 
 
 def test_from_the_command_line(tmp_path):
-    command = ["simulate", str(tmp_path / "out"), "--places", "1", "--seed", "2", "--image-size", "28", "--conditions", "night"]
+    command = ["simulate", str(tmp_path / "out"), "--places", "1", "--seed", "6", "--image-size", "28", "--conditions", "night"]
     result = CliRunner().invoke(app, [*command, "--photos-per-place", "1"])
     assert result.exit_code == 0, result.exception
     assert "Wrote 5 photos of 1 places" in result.output
