@@ -97,7 +97,7 @@ def test_local_frames_have_floors_and_yaw():
     assert len(set(ids(group(places, cell=3, heading=360)).values())) == 2  # floors only
 
 
-def test_what_is_left_out_is_named():
+def test_skipped_photos_are_named():
     places = [utm_photo(i, 500, 4000, 10) for i in range(3)]
     places += [
         Place("0003.jpg"),

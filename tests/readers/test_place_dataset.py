@@ -389,7 +389,7 @@ def test_command_line(tmp_path, tiny_folder, streaming):
     [
         ([], "Give either PHOTOS or `--dataset NAME`"),
         (["{tmp}", "--dataset", "user/name"], "Give either PHOTOS or `--dataset NAME`"),
-        (["{tmp}", "--split", "train", "--column", "image=a"], "PHOTOS is no data set; --split, --column belongs to"),
+        (["{tmp}", "--split", "train", "--column", "image=a"], "PHOTOS is not a data set; omit --split, --column, or give"),
         (["--dataset", "user/name", "--column", "image"], "Expected `--column FIELD=COLUMN`, got 'image'"),
         (["--dataset", "user/name"], "Couldn't reach 'user/name'"),
     ],

@@ -237,12 +237,12 @@ def test_the_life_of_an_index(tiny_folder, tmp_path):
     assert PlaceIndex.open(index).settings.batch_size == 4
     extra = save(tmp_path / "extra.jpg", 9)
     assert "1 added, 0 changed, 0 removed, 0 kept. 6 photos in" in done("add", index, extra)
-    assert "Removed 2 photos; 4 are left in" in done("remove", index, extra, names[2])
+    assert "Removed 2 photos; 4 remain in" in done("remove", index, extra, names[2])
     described = json.loads(done("info", index, "--json"))
     assert (described["count"], described["removed"], described["model"]) == (4, 4, str(tiny_folder))
     assert "count: 4\n" in done("info", index) and "left_out: none\n" in done("info", index)
     assert "shards in" in done("compact", index) and json.loads(done("info", index, "--json"))["removed"] == 0
-    assert "is as it was stored" in done("verify", index)
+    assert "is undamaged" in done("verify", index)
     assert "  1   1.0000  @1300.00" in done("search", index, photos / names[3])
     shard = next(index.glob("descriptors-*"))
     content = bytearray(shard.read_bytes())
@@ -251,7 +251,7 @@ def test_the_life_of_an_index(tiny_folder, tmp_path):
     status, _, err = run("verify", index)
     assert status == 1 and f"1 files of {index} are damaged:\n  {shard.name}: its checksum" in err
     assert "Indexed 5 photos" in done("index", photos, *options, "--model", tiny_folder, "--overwrite")
-    assert "is as it was stored" in done("verify", index)
+    assert "is undamaged" in done("verify", index)
 
 
 def test_an_index_of_format_1_is_built_anew(photos, tmp_path, encoder):
