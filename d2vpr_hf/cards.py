@@ -1,4 +1,4 @@
-"""Model cards, filled from the configuration and facts about the weights."""
+"""Model cards: a template, filled from the configuration and facts about the weights."""
 
 from __future__ import annotations
 
@@ -53,17 +53,18 @@ With the package: `d2vpr index PHOTOS --model path/or/hub-id --out INDEX`, then 
 
 ## Limits
 
-{% if batch_dependent %}A descriptor depends on the other photos of its batch: described alone, as above, a photo gets
-another one than among others. Describe database and queries in batches of one size.
+{% if batch_dependent %}A descriptor depends on the other photos of its batch: a photo that is encoded alone, as above, has
+another descriptor than in a batch. Encode database and queries in batches of one size.
 
-{% endif %}A match says which known photo looks most like yours, also where your photo was taken somewhere else.{%
+{% endif %}A match is the known photo that looks most like yours, even if yours was taken somewhere else.{%
 if not measured %} No number
-of this page was measured on this copy of the weights.{% endif %}
+on this page was measured with this copy of the weights.{% endif %}
 
 {% if measured %}## Measured
 
-Validation on {{ measured.database_count }} database photos and {{ measured.query_count }} queries; right: {{ measured.rule }}.
-The best of several models was chosen by such numbers, so that they flatter it. `validation.json` has every query.
+Validation on {{ measured.database_count }} database photos and {{ measured.query_count }} queries.
+Correct: {{ measured.rule }}. The best of several models was chosen by these numbers, so they are too high.
+`validation.json` has the result of every query.
 
 | | {{ measured.names }} |
 | --- | {{ measured.rules }} |
@@ -92,7 +93,7 @@ _MARK = "<!-- Written by d2vpr-hf, which replaces it; take this line out to keep
 
 @dataclass(frozen=True)
 class Method:
-    """What a card says of the method, whatever the weights."""
+    """Facts about a method, independent of the weights."""
 
     title: str
     arxiv: str
@@ -126,13 +127,13 @@ METHODS = {
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says that the model itself does not know.
+    """Facts for a card that are not in the model.
 
     Attributes:
-        summary: One sentence on these weights.
-        license: The Hub's identifier of their licence; `"other"` needs `license_name`; `None` where none was chosen yet.
+        summary: A sentence about these weights.
+        license: The Hub's identifier of their licence; `"other"` needs `license_name`; `None` if no licence was chosen yet.
         license_note: The licence in a sentence.
-        training_data: What they were trained on.
+        training_data: Their training data.
         base_model: Hub id of the model they started from, or `None`.
         license_name: Name of a licence that the Hub has no identifier for.
     """
@@ -154,15 +155,15 @@ def write_card(
     measured: Evaluation | None = None,
     recipe: str | None = None,
 ) -> None:
-    """Write `README.md` into a model folder; one that a person wrote or took the mark out of is left alone.
+    """Write `README.md` into a model folder, unless there is one without the mark of this package: a person wrote it.
 
     Args:
-        folder: The model's, with its image processor.
+        folder: The model folder, with an image processor.
         model: The model.
-        facts: What it does not know of itself.
-        origin: What it was made from.
-        measured: How good it is, if that was measured.
-        recipe: The options it was trained with, as YAML.
+        facts: Facts that are not in the model.
+        origin: The source of the weights.
+        measured: An evaluation of the model; `None` if it was not evaluated.
+        recipe: The options of its training, as YAML; `None` if it was not trained here.
     """
     path = folder / "README.md"
     if not path.exists() or _MARK in path.read_text(encoding="utf-8", errors="replace"):
@@ -204,7 +205,7 @@ def make_card(
 
 
 def _metadata(model_type: str, facts: CardFacts, measured: Evaluation | None) -> ModelCardData:
-    """Make the block at the head of a card that the Hub reads."""
+    """Return the block at the head of a card that the Hub reads."""
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
@@ -234,8 +235,8 @@ def _results(measured: Evaluation) -> list[EvalResult]:
 
 
 def _table(measured: Evaluation) -> dict[str, Any]:
-    """Write recalls as the rows of a table."""
-    from d2vpr_hf.evaluation.report import percent, percent_interval  # which imports what writes cards
+    """Return the values of the table of recalls."""
+    from d2vpr_hf.evaluation.report import percent, percent_interval  # imported here: evaluation/ imports this module
 
     recalls = measured.recall()
     return {

@@ -1,7 +1,7 @@
 """Fit a projection of descriptors, PCA or whitening, and store it in a model.
 
-The covariance of all descriptors is summed as they come: exact, in memory that depends on their width D alone (D² float32, 462
-MB for 10,752). With at most D photos, the products of the photos with each other say the same and are smaller.
+The covariance of all descriptors is summed block by block: exact, in memory that depends on their width D only (D² float32, 462
+MB for 10,752). With at most D photos, the products of the photos with each other lead to the same result and are smaller.
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.encoders import Progress
     from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
-_LEAST_VARIANCE = 1e-6  # of the largest, below which float32 descriptors vary by rounding
+_LEAST_VARIANCE = 1e-6  # of the largest variance; below it, float32 descriptors vary by rounding only
 _PHOTOS_AT_ONCE = 256
 
 
@@ -35,9 +35,9 @@ class Projection:
 
     Attributes:
         mean: (D,) float32.
-        components: (dim, D) float32, by falling variance; orthonormal, or divided by the standard deviation along each and by
-            the root of `dim` where they whiten, so that projected descriptors have a mean squared length of 1.
-        explained: Share of the variance that is kept, in [0, 1].
+        components: (dim, D) float32, by decreasing variance; orthonormal. For whitening, each is divided by the standard
+            deviation along it and by the root of `dim`, so that projected descriptors have a mean squared length of 1.
+        explained: Share of the variance that the components explain, in [0, 1].
     """
 
     mean: NDArray[np.float32]
@@ -46,7 +46,7 @@ class Projection:
 
 
 class ProjectionFit:
-    """Collects descriptors, then gives their principal components.
+    """Collects descriptors, then computes their principal components.
 
     Args:
         descriptor_dim: Their width D.
@@ -55,13 +55,13 @@ class ProjectionFit:
     def __init__(self, descriptor_dim: int) -> None:
         self._width = descriptor_dim
         self._count = 0
-        self._few: list[torch.Tensor] = []  # all so far, while they are fewer than their width
-        self._shift = torch.zeros(descriptor_dim)  # near the mean: less is lost when it is taken off
+        self._few: list[torch.Tensor] = []  # all descriptors, while they are fewer than their width
+        self._shift = torch.zeros(descriptor_dim)  # near the mean: sums of differences from it lose less to rounding
         self._sum = torch.zeros(descriptor_dim, dtype=torch.float64)
         self._products: torch.Tensor | None = None
 
     def add(self, descriptors: NDArray[np.float32]) -> None:
-        """Take in descriptors (n, D)."""
+        """Add descriptors (n, D)."""
         block = torch.tensor(descriptors, dtype=torch.float32)
         if not self._count and len(block):
             self._shift = block.mean(0)
@@ -78,28 +78,28 @@ class ProjectionFit:
         self._few.clear()
 
     def components(self, dim: int, whiten: bool = False) -> Projection:
-        """Return the `dim` directions that descriptors vary most along.
+        """Return the `dim` directions of the largest variance.
 
         Raises:
-            ValueError: If they do not vary along as many.
+            ValueError: If the descriptors vary along fewer directions.
         """
         if not 1 <= dim <= min(self._width, self._count - 1):
             raise ValueError(
                 f"{self._count} descriptors of {self._width} numbers have at most {max(0, min(self._width, self._count - 1))} "
-                f"components, got a `--dim` of {dim}. Give more photos, or a smaller one."
+                f"components, got `dim={dim}`. Give more photos, or a smaller `dim`."
             )
         mean = self._sum / self._count
         variances, axes, total = self._from_rows(mean, dim) if self._products is None else self._from_products(mean, dim)
         if variances[-1] <= _LEAST_VARIANCE * variances[0]:
-            known = int((variances > _LEAST_VARIANCE * variances[0]).sum())
-            raise ValueError(f"The descriptors vary along {known} directions only, got a `--dim` of {dim}. Give a smaller one.")
-        axes *= np.sign(axes[np.arange(dim), np.abs(axes).argmax(axis=1)])[:, None]  # eigenvectors have no sign of their own
+            count = int((variances > _LEAST_VARIANCE * variances[0]).sum())
+            raise ValueError(f"The descriptors vary along {count} directions only, got `dim={dim}`. Give a smaller `dim`.")
+        axes *= np.sign(axes[np.arange(dim), np.abs(axes).argmax(axis=1)])[:, None]  # the sign of an eigenvector is arbitrary
         scale = 1 / np.sqrt(dim * variances)[:, None] if whiten else 1.0
         shifted = (self._shift.double() + mean).numpy().astype(np.float32)
         return Projection(shifted, (axes * scale).astype(np.float32), float(variances.sum() / total))
 
     def _from_rows(self, mean: torch.Tensor, dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-        """Solve for fewer photos than numbers: eigenvectors of the photos' products (n, n), brought back to descriptors."""
+        """Solve for at most D photos: eigenvectors of the photos' products (n, n), mapped back to descriptors."""
         rows = torch.cat(self._few) - mean.float()
         products = (rows @ rows.T).double().numpy() / (self._count - 1)
         values, vectors = eigh(products, subset_by_index=(self._count - dim, self._count - 1))
@@ -108,7 +108,7 @@ class ProjectionFit:
         return values[::-1].copy(), axes / lengths, float(np.trace(products))
 
     def _from_products(self, mean: torch.Tensor, dim: int) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-        """Solve for more photos than numbers: eigenvectors of the covariance (D, D), which is overwritten."""
+        """Solve for more than D photos: eigenvectors of the covariance (D, D), which is overwritten."""
         assert self._products is not None
         covariance = self._products.addr_(mean.float(), mean.float(), alpha=-self._count).div_(self._count - 1)
         total = float(covariance.diagonal().double().sum())
@@ -130,12 +130,12 @@ def fit_projection(
     """Fit a projection to photos, and write the encoder's model with it, into a new folder.
 
     Args:
-        photos: A folder, a CSV file, or what [`read_places`] made of one. Not those that the model is evaluated on: which they
-            were is stored, and `d2vpr evaluate` warns.
+        photos: A folder, a CSV file, or a table of [`read_places`]. Use other photos than those that the model is evaluated on:
+            their checksums are stored, and `d2vpr evaluate` warns.
         out: The folder; missing or empty.
-        encoder: Has the model, which is changed.
+        encoder: An encoder with the model, which is changed.
         dim: Width of the projected descriptors.
-        whiten: Whether all directions get the same variance; the model then brings projected descriptors to unit length.
+        whiten: Whether all directions get the same variance; the model then scales projected descriptors to unit length.
         strict: Whether a photo that cannot be read is an error.
         progress: Called with the number of photos just finished.
 
@@ -147,27 +147,30 @@ def fit_projection(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
     if config.projection_dim is not None:
-        raise ValueError(f"The model projects already, to {config.projection_dim} numbers. Fit to the model without it.")
+        raise ValueError(
+            f"The model has a projection to {config.projection_dim} numbers already. Fit one to the model without it."
+        )
     table = read_places(photos) if isinstance(photos, str | Path) else photos
     fitted, used = _encode(table, encoder, strict, progress)
-    found = fitted.components(dim, whiten)
+    projection = fitted.components(dim, whiten)
     source = encoder.model_name
     config.projection_dim, config.normalize_projection = dim, whiten
     encoder.model.projection = DescriptorProjection(config.unprojected_dim, dim).to(encoder.device)
     with torch.no_grad():
-        encoder.model.projection.mean.copy_(torch.from_numpy(found.mean))
-        encoder.model.projection.components.copy_(torch.from_numpy(found.components))
+        encoder.model.projection.mean.copy_(torch.from_numpy(projection.mean))
+        encoder.model.projection.components.copy_(torch.from_numpy(projection.components))
     encoder.reopen_backend()
-    facts = {"dim": dim, "whiten": whiten, "explained": found.explained, "photos": sorted(checksums(used))}
+    facts = {"dim": dim, "whiten": whiten, "explained": projection.explained, "photos": sorted(checksums(used))}
     _write(encoder, out, facts, source)
-    return found
+    return projection
 
 
 def _encode(
     table: PlaceTable, encoder: "PlaceEncoder", strict: bool, progress: "Progress | None"
 ) -> tuple[ProjectionFit, list[Path]]:
-    """Collect the descriptors of photos, some at a time."""
-    fitted, used, skipped = ProjectionFit(encoder.descriptor_dim), list[Path](), dict(table.skipped)
+    """Add the descriptors of photos to a fit, block by block; return it with the photos that were encoded."""
+    fitted, used = ProjectionFit(encoder.descriptor_dim), list[Path]()
+    skipped = dict(table.skipped)
     for start in range(0, len(table.places), _PHOTOS_AT_ONCE):
         places = table.places[start : start + _PHOTOS_AT_ONCE]
         encoded = encoder.encode([table.photo(place) for place in places], progress)
@@ -179,14 +182,14 @@ def _encode(
 
 
 def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source: str | None) -> None:
-    """Write the model folder beside its place first, so that what fails on the way leaves nothing."""
+    """Write the model folder to a scratch folder first, so that a failure leaves nothing."""
     name = "the model that comes with d2vpr-hf" if source is None else Path(source).name
     kind = "whitening" if facts["whiten"] else "PCA"
     card = CardFacts(
         summary=f"{name}, with {kind} of its descriptors to {facts['dim']} numbers.",
         license="other",
         license_name="as-the-source",
-        license_note=f"That of {name}.",
+        license_note=f"The licence of {name}.",
         training_data=f"The projection: {len(facts['photos'])} photos. The rest: see {name}.",  # type: ignore[arg-type]
     )
     with scratch_folder(out) as scratch:

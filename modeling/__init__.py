@@ -1,6 +1,6 @@
-"""The models, as transformers knows them. Importing this package registers them with the Auto classes.
+"""The models in transformers' form. Importing this package registers them with the Auto classes.
 
-The other files of this folder are copied beside saved weights and run there alone, through `trust_remote_code=True`. They
+The other files of this folder are copied next to saved weights and run there alone, through `trust_remote_code=True`. They
 import torch, transformers and each other only.
 """
 
@@ -22,7 +22,7 @@ for _config, _model in MODELS.items():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
     AutoImageProcessor.register(_config, image_processor_classes={"pil": D2VPRImageProcessor}, exist_ok=True)
-    # save_pretrained then writes the code beside the weights
+    # save_pretrained then writes the code next to the weights
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModel")
 D2VPRImageProcessor.register_for_auto_class()

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The table of the student's aggregators: the word in a configuration's `aggregator`, and the class it stands for.
+"""The table of the student's aggregators: the value of a configuration's `aggregator`, and its class.
 
 A new aggregator is a subclass of [`Aggregator`] in a file of its own and a row here; fields that shape it are added to
 [`D2VPRConfig`].

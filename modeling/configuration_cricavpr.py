@@ -19,7 +19,7 @@ from .configuration_vpr import VPR_RULES, Rules, VPRConfig, are_all, is_number
 
 
 def _are_cuts(values: Any) -> bool:
-    """Tell whether a list holds rising fractions inside (0, 1)."""
+    """Return whether a list holds increasing fractions inside (0, 1)."""
     return are_all(is_number)(values) and all(a < b for a, b in zip((0, *values), (*values, 1), strict=True))
 
 
@@ -29,11 +29,11 @@ class CricaVPRConfig(VPRConfig):
     Args:
         hidden_size (`int`, defaults to 768): Width of the ViT, of its tokens and of each feature: C = D.
         num_attention_heads (`int`, defaults to 12): Attention heads of a block.
-        region_cuts (`list[list[float]]`, defaults to `[[1/2], [5/16, 11/16]]`): For each level of the pyramid, where both axes
-            of the image are cut; one cut gives 2 x 2 regions, two give 3 x 3. On the patch grid a cut falls on the nearest edge
-            of a patch (halfway, on the even one).
+        region_cuts (`list[list[float]]`, defaults to `[[1/2], [5/16, 11/16]]`): For each level of the pyramid, the positions at
+            which both axes of the image are cut; one cut gives 2 x 2 regions, two give 3 x 3. On the patch grid a cut is at the
+            nearest edge of a patch (halfway, at the even one).
         use_cross_image_encoder (`bool`, defaults to `True`): Let the images of a batch attend to each other, as published. A
-            descriptor then depends on what else is in its batch.
+            descriptor then depends on the other images of its batch.
         kwargs: The other fields of [`VPRConfig`]: ViT, adapters, generalised mean, cross-image encoder, projection.
 
     Raises:
@@ -54,7 +54,7 @@ class CricaVPRConfig(VPRConfig):
 
     @property
     def num_regions(self) -> int:
-        """Number of features in a descriptor: the global one and one for each region."""
+        """Count of features in a descriptor: the global one and one for each region."""
         return 1 + sum((len(cuts) + 1) ** 2 for cuts in self.region_cuts)
 
 

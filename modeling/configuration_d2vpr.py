@@ -53,23 +53,23 @@ class D2VPRConfig(VPRConfig):
 
     Args:
         tap_layers (`list[int]`, *optional*): Blocks, counted from 1, whose outputs the recovery module reads. `None`
-            takes those at 1/6, 1/3, 2/3 and the end of the depth: 2, 4, 8 and 12 of the published 12.
+            selects those at 1/6, 1/3, 2/3 and the end of the depth: 2, 4, 8 and 12 of the published 12.
         use_tap_layers (`bool`, defaults to `True`): `False` feeds the recovery module the last block alone, repeated, at
             the same parameter count (ablation).
         recovery_size (`int`, defaults to 768): Width D of the recovered tokens: the teacher's width.
-        aggregator (`str`, defaults to `"deformable"`): What pools the tokens, a word of the table `AGGREGATORS`.
+        aggregator (`str`, defaults to `"deformable"`): Name in the table `AGGREGATORS` of the class that pools the tokens.
             `"deformable"` is TDDA.
         regions (`list[dict]`): The pooled regions, in the descriptor's order; by default the published 4 medium and 9 small
             ones. Each has a `level` (`"medium"` or `"small"`), a `box` `[x_min, y_min, x_max, y_max]` in [0, 1] with x to the
             right and y down, and `rows` and `columns` of samples (at least 2).
         offset_hidden_size (`int`, defaults to 512): Hidden width of the offset head.
-        offset_limit (`float`, defaults to 0.25): Largest offset, as a part of a region's width and height.
+        offset_limit (`float`, defaults to 0.25): Largest offset, as a fraction of a region's width and height.
         scale_range (`list[float]`, defaults to `[0.5, 2.0]`): Smallest and largest scale of a region's sample grid.
         published_offset_sampling (`bool`, defaults to `True`): Read the offset map as the published code does, with [0, 1]
-            coordinates in the place of [-1, 1] ones, so that only its lower right quarter is read. `False` reads it
-            where the sample lies.
+            coordinates in place of [-1, 1] ones, so that only its lower right quarter is read. `False` reads it
+            at the position of the sample.
         use_offsets, use_scales, use_top_down_fusion, use_position_encoding (`bool`, default to `True`): Switches for
-            ablation. What is off has no parameters, except that offsets and scales share one head.
+            ablation. A part that is off has no parameters, except that offsets and scales share one head.
         fusion_hidden_size (`int`, defaults to 256): Hidden width of the top-down fusion's MLPs.
         fusion_layer_norm_eps (`float`, defaults to 1e-5): Epsilon of their LayerNorm.
         fusion_dropout (`float`, defaults to 0.1): Their dropout.
@@ -139,12 +139,12 @@ class D2VPRConfig(VPRConfig):
 
     @property
     def sample_counts(self) -> list[int]:
-        """Number of samples of each region, in the order of `regions`."""
+        """Sample counts of the regions, in the order of `regions`."""
         return [region["rows"] * region["columns"] for region in self.regions]
 
     @property
     def num_regions(self) -> int:
-        """Number of features in a descriptor: the global one and one for each region."""
+        """Count of features in a descriptor, as the aggregator makes them: the global one and the regions' ones."""
         return AGGREGATORS[self.aggregator].num_features(self)
 
     def region_indices(self, level: str) -> list[int]:
@@ -187,12 +187,12 @@ class D2VPRConfig(VPRConfig):
 
 
 def _overlap(first: list[float], second: list[float]) -> bool:
-    """Tell whether two boxes `[x_min, y_min, x_max, y_max]` share area, a common edge not counted."""
+    """Return whether two boxes `[x_min, y_min, x_max, y_max]` share area; a common edge is not an area."""
     return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def _check_region(region: dict[str, Any]) -> None:
-    """Raise if one row of the regions table is not a region."""
+    """Raise ValueError if a row of the regions table is not a region."""
     expected = {"level", "box", "rows", "columns"}
     if set(region) != expected:
         raise ValueError(f"A region has the keys {sorted(expected)}, got {sorted(region)}.")

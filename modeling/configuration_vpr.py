@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What the configurations of all place recognition models here share: the ViT, its adapters, pooling, cross-image encoder."""
+"""Fields that all configurations share: the ViT, its adapters, pooling, cross-image encoder, projection."""
 
 import copy
 import math
@@ -25,43 +25,43 @@ Rules = tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...]
 
 
 def is_whole(value: Any) -> bool:
-    """Tell whether a value is a whole number of at least 1."""
+    """Return whether a value is a whole number of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_positive(value: Any) -> bool:
-    """Tell whether a value is a number above 0."""
+    """Return whether a value is a number above 0."""
     return is_number(value) and value > 0
 
 
 def is_fraction(value: Any) -> bool:
-    """Tell whether a value is a number in [0, 1)."""
+    """Return whether a value is a number in [0, 1)."""
     return is_number(value) and 0 <= value < 1
 
 
 def is_switch(value: Any) -> bool:
-    """Tell whether a value is True or False."""
+    """Return whether a value is True or False."""
     return isinstance(value, bool)
 
 
 def are_all(is_right: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Make the check of a list that is not empty."""
+    """Return a function that checks all items of a list, which must not be empty."""
     return lambda values: isinstance(values, list | tuple) and len(values) > 0 and all(map(is_right, values))
 
 
 def _copy_as_lists(value: Any) -> Any:
-    """Copy a value with all that is in it, tuples as lists."""
+    """Copy a value and everything in it, tuples as lists."""
     if isinstance(value, list | tuple):
         return [_copy_as_lists(item) for item in value]
     return copy.deepcopy(value)
 
 
-# fields, what they must be, and the test of it
+# field names, the requirement in words, and its check
 VPR_RULES: Rules = (
     (
         (
@@ -98,7 +98,7 @@ VPR_RULES: Rules = (
 
 
 class VPRConfig(PreTrainedConfig):
-    """Base of the configurations: [`D2VPRConfig`] and [`CricaVPRConfig`] have these fields and their own.
+    """Base of the configurations: [`D2VPRConfig`] and [`CricaVPRConfig`] add fields to these.
 
     Args:
         hidden_size (`int`, defaults to 384): Width C of the ViT.
@@ -106,38 +106,38 @@ class VPRConfig(PreTrainedConfig):
         num_attention_heads (`int`, defaults to 6): Attention heads of a block.
         mlp_ratio (`float`, defaults to 4): Hidden width of a block's MLP, as a multiple of `hidden_size`.
         hidden_act (`str`, defaults to `"gelu"`): Activation of the ViT's MLPs.
-        use_swiglu_ffn (`bool`, defaults to `False`): Whether the ViT's MLPs are gated by SiLU, as DINOv2's ViT-g has them; two
+        use_swiglu_ffn (`bool`, defaults to `False`): Whether the ViT's MLPs are gated by SiLU, as in DINOv2's ViT-g; two
             thirds as wide, rounded up to a multiple of 8, and `hidden_act` is not used.
         qkv_bias (`bool`, defaults to `True`): Whether the query, key and value projections have a bias.
-        layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the ViT's LayerNorms, and of the one after it.
+        layer_norm_eps (`float`, defaults to 1e-6): Epsilon of the ViT's LayerNorms and of the LayerNorm after it.
         layerscale_value (`float`, defaults to 1.0): Initial LayerScale of a model that starts without weights.
-        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights in the ViT and what brings it to D
-            channels; the rest is drawn as torch does.
+        initializer_range (`float`, defaults to 0.02): Standard deviation of fresh weights in the ViT and in the layer that
+            maps it to D channels; other weights are drawn with torch's defaults.
         image_size (`int`, defaults to 518): Side, in pixels, of the square images the position embeddings are stored
             for. It is not the input size: any height and width that are multiples of `patch_size` work.
         patch_size (`int`, defaults to 14): Side of a patch in pixels.
         num_channels (`int`, defaults to 3): Image channels.
         position_embedding_offset (`float`, defaults to 0.1): Added to the patch grid's height and width where position
             embeddings are resampled, as the published weights need it; 0 gives transformers' Dinov2 rule.
-        adapter_ratio (`float`, defaults to 0.5): Width of an adapter, as a part of `hidden_size`.
+        adapter_ratio (`float`, defaults to 0.5): Width of an adapter, as a fraction of `hidden_size`.
         adapter_branch_ratios (`list[float]`, defaults to `[0.5, 0.25, 0.25]`): Output widths of the adapter's
-            convolution branches, as parts of the adapter's width. They sum to 1.
+            convolution branches, as fractions of the adapter's width. They sum to 1.
         adapter_kernel_sizes (`list[int]`, defaults to `[1, 3, 5]`): Kernel size of each branch; a branch with a kernel
             larger than 1 first reduces its channels with a 1x1 convolution.
-        adapter_reduction_ratio (`float`, defaults to 1/16): Width of that reduction, as a part of the adapter's width.
-        adapter_scale (`float`, defaults to 0.2): Weight of the adapter beside the MLP.
+        adapter_reduction_ratio (`float`, defaults to 1/16): Width of that reduction, as a fraction of the adapter's width.
+        adapter_scale (`float`, defaults to 0.2): Weight of the adapter next to the MLP.
         adapter_conv_init (`float`, defaults to 1e-5): Constant that fresh adapter convolutions are filled with.
         adapter_batch_norm_eps (`float`, defaults to 1e-3): Epsilon of the adapters' BatchNorms.
         adapter_batch_norm_momentum (`float`, defaults to 0.1): Momentum of the adapters' BatchNorms.
         gem_p (`float`, defaults to 3.0): Initial exponent of the generalised mean.
-        gem_eps (`float`, defaults to 1e-6): Values below are raised to it before the generalised mean.
+        gem_eps (`float`, defaults to 1e-6): Smaller values are replaced by it before the generalised mean.
         use_cross_image_encoder (`bool`, defaults to `False`): Let the images of a batch attend to each other before the
-            descriptor. A descriptor then depends on what else is in its batch.
+            descriptor. A descriptor then depends on the other images of its batch.
         cross_image_num_layers (`int`, defaults to 2), cross_image_num_heads (`int`, defaults to 16),
         cross_image_intermediate_size (`int`, defaults to 2048), cross_image_dropout (`float`, defaults to 0.1),
         cross_image_layer_norm_eps (`float`, defaults to 1e-5): Shape of that encoder.
         projection_dim (`int`, *optional*): Width of a linear projection (PCA) of the descriptor; `None` for none.
-        normalize_projection (`bool`, defaults to `False`): Whether projected descriptors are brought to unit length, as
+        normalize_projection (`bool`, defaults to `False`): Whether projected descriptors are scaled to unit length, as
             whitened ones should be; published projections are not.
 
     Raises:
@@ -188,21 +188,21 @@ class VPRConfig(PreTrainedConfig):
     normalize_projection: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Derive, check, and hand the rest to transformers."""
+        """Derive and check the fields, and pass other arguments to transformers."""
         self.derive_and_check()
         super().__post_init__(**kwargs)
 
     def derive_and_check(self) -> None:
-        """Fill in what derives from other fields, and refuse what cannot describe a model.
+        """Fill in the fields that derive from others, and raise ValueError if the fields cannot describe a model.
 
-        The model calls it too: transformers sets overrides such as `from_pretrained(..., hidden_size=48)` afterwards.
+        The model calls this too: transformers sets overrides such as `from_pretrained(..., hidden_size=48)` after creation.
         """
         for names, expected, is_right in self.rules:
             for name in names:
                 if not is_right(getattr(self, name)):
                     raise ValueError(f"`{name}` must be {expected}, got {getattr(self, name)!r}.")
         self._derive()
-        for name in self.list_fields:  # JSON knows lists only, and nobody else's list may change a model
+        for name in self.list_fields:  # JSON has lists only; a copy, because the caller may change its list later
             setattr(self, name, _copy_as_lists(getattr(self, name)))
         self._check_multiples()
         self._check_adapter()
@@ -234,12 +234,12 @@ class VPRConfig(PreTrainedConfig):
 
     @property
     def feature_size(self) -> int:
-        """Width D of a token as the aggregator takes it, and of each feature in the descriptor."""
+        """Width D of the aggregator's input tokens and of each feature in the descriptor."""
         return getattr(self, self.feature_size_field)
 
     @property
     def num_regions(self) -> int:
-        """Number of features in a descriptor: the global one and one for each region."""
+        """Count of features in a descriptor: the global one and one for each region."""
         raise NotImplementedError
 
     @property
@@ -253,10 +253,10 @@ class VPRConfig(PreTrainedConfig):
         return self.projection_dim or self.unprojected_dim
 
     def _derive(self) -> None:
-        """Fill in what derives from other fields."""
+        """Fill in the fields that derive from others."""
 
     def _check_own_fields(self) -> None:
-        """Check what only the configuration at hand has."""
+        """Check the fields of a subclass."""
 
     def _check_multiples(self) -> None:
         pairs = [("hidden_size", "num_attention_heads"), ("image_size", "patch_size")]

@@ -13,7 +13,7 @@
 # limitations under the License.
 """The optional cross-image encoder of CricaVPR (arXiv 2402.19231) and D2-VPR: images of a batch attend to each other.
 
-A descriptor then depends on what else is in its batch, so published results with it depend on the batch size and on the
+A descriptor then depends on the other images of its batch, so published results with it depend on the batch size and on the
 order of the images.
 """
 

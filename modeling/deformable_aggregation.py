@@ -33,7 +33,7 @@ from .weight_initialization import drawn_by, torch_default
 
 
 class SampleGrid(NamedTuple):
-    """Where the regions' undeformed samples lie.
+    """Positions of the regions' samples before deformation.
 
     Attributes:
         samples (`torch.Tensor` of shape (P, 2)): x and y of each sample.
@@ -54,7 +54,7 @@ class SampleGrid(NamedTuple):
 def sample_grid(regions: list[dict[str, Any]], device: torch.device) -> SampleGrid:
     """Lay out the samples of a regions table, region by region and row by row, both edges included.
 
-    Made anew in each forward: a buffer would be rounded by `dtype=torch.bfloat16` and lost by loading on the meta device.
+    Computed in each forward: a buffer would be rounded by `dtype=torch.bfloat16` and lost by loading on the meta device.
     """
     counts = [region["rows"] * region["columns"] for region in regions]
     owner = torch.tensor([index for index, count in enumerate(counts) for _ in range(count)])  # region of each sample
@@ -69,12 +69,12 @@ def sample_grid(regions: list[dict[str, Any]], device: torch.device) -> SampleGr
 
 
 def _averaging(owner: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """Make the matrix (R, P) whose rows average the samples of one region."""
+    """Return the matrix (R, P) whose rows average the samples of a region."""
     return (owner == torch.arange(len(counts)).unsqueeze(1)) / torch.tensor(counts).unsqueeze(1)
 
 
 def _members(starts: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """Number the samples of each region in a row; rows are filled up with the region's first sample."""
+    """Return the sample indices of each region as a row, filled up with the region's first sample."""
     column = torch.arange(max(counts))
     return starts.unsqueeze(1) + column * (column < torch.tensor(counts).unsqueeze(1))
 
@@ -131,7 +131,7 @@ class DeformableSampler(nn.Module):
         return positions.expand(patches.shape[0], -1, -1).clamp(0, 1)
 
     def _read_offsets(self, offset_map: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-        # The published code hands [0, 1] coordinates to grid_sample, which takes them as [-1, 1] ones. Its weights were
+        # The published code passes [0, 1] coordinates to grid_sample, which expects [-1, 1]. Its weights were
         # trained that way: only the lower right quarter of the map is ever read.
         coordinates = samples if self.config.published_offset_sampling else 2 * samples - 1
         coordinates = coordinates.to(offset_map.dtype).expand(offset_map.shape[0], -1, -1)
@@ -154,7 +154,7 @@ class FusionPath(nn.Module):
 
 
 class TopDownFusion(nn.Module):
-    """Enhance the global feature by what the medium regions gathered from the small ones (step 6 of TDDA)."""
+    """Enhance the global feature by the medium regions, which are enhanced by the small ones (step 6 of TDDA)."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class TopDownFusion(nn.Module):
         self.medium_to_global = FusionPath(config)
 
     def _neighbour_weights(self, config: PreTrainedConfig) -> list[list[float]]:
-        """Make the matrix (medium regions, R) whose rows average the small regions that overlap a medium one."""
+        """Return the matrix (medium regions, R) whose rows average the small regions that overlap a medium one."""
         neighbours = [config.overlapping_small_regions(index) for index in self.medium]
         return [[(i in row) / len(row) for i in range(config.num_regions - 1)] for row in neighbours]
 
@@ -177,7 +177,7 @@ class TopDownFusion(nn.Module):
 
 
 class RegionPositionEncoding(nn.Module):
-    """Encode where a region's samples went and how far they spread (step 7 of TDDA)."""
+    """Encode the position and the spread of a region's samples (step 7 of TDDA)."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()

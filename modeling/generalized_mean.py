@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
-    """Widen half precision: geometry, norms and powers lose too much in it."""
+    """Convert half precision to float32: geometry, norms and powers are too inexact in it."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -44,7 +44,7 @@ def cell_edges(cuts: list[float], side: int) -> list[int]:
 
 
 def cell_averaging(region_cuts: list[list[float]], grid_size: GridSize) -> torch.Tensor:
-    """Make the matrix (R, N) whose rows average the patches of one cell; level by level, row by row, x fastest."""
+    """Return the matrix (R, N) whose rows average the patches of a cell; level by level, row by row, x fastest."""
     levels = []
     for cuts in region_cuts:
         rows, columns = (_strips(cell_edges(cuts, side), side) for side in grid_size)
@@ -53,13 +53,13 @@ def cell_averaging(region_cuts: list[list[float]], grid_size: GridSize) -> torch
 
 
 def _strips(edges: list[int], side: int) -> torch.Tensor:
-    """Make the matrix (strips, side) whose rows average the positions between two edges."""
+    """Return the matrix (strips, side) whose rows average the positions between two edges."""
     position = torch.arange(side)
     return torch.stack([((first <= position) & (position < second)) / (second - first) for first, second in pairwise(edges)])
 
 
 class GridAggregator(nn.Module):
-    """Pool tokens into a global feature, which is the first token as it is, and R region features."""
+    """Pool tokens into a global feature, which is the first token unchanged, and R region features."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()

@@ -42,15 +42,15 @@ class D2VPRImageProcessor(BaseImageProcessor):
 
     - PIL images are turned upright by their EXIF orientation and converted to RGB from any mode: transparency is dropped,
       16-bit grey is scaled down by its range. (A HEIC file that is turned by EXIF alone, without a rotation box, has lost its
-      orientation when Pillow hands it over; `d2vpr_hf.readers.open_photo` keeps it.)
+      orientation when Pillow opens it; `d2vpr_hf.readers.open_photo` keeps it.)
     - Arrays and tensors are (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4
-      channels, as 8-bit or unsigned 16-bit numbers, or as floating-point numbers, which are taken as they are if none
-      exceeds 1, and as 0..255 otherwise.
+      channels, as 8-bit or unsigned 16-bit numbers, or as floating-point numbers, which are in 0..1 if none
+      exceeds 1, and in 0..255 otherwise.
     - Images are resized without keeping their aspect, in floating point (`interpolate(antialias=True)`), then normalised
       by ImageNet's mean and standard deviation, as the published models were trained.
 
     Args:
-        size (`dict`, defaults to `{"height": 224, "width": 224}`): Size after resizing. The model asks for multiples of
+        size (`dict`, defaults to `{"height": 224, "width": 224}`): Size after resizing. The model needs multiples of
             its patch size, 14.
         resample (`PILImageResampling`, defaults to `BILINEAR`): `BILINEAR` or `BICUBIC`.
         do_resize, do_rescale, do_normalize (`bool`, default to `True`): Switch steps off.
@@ -74,20 +74,20 @@ class D2VPRImageProcessor(BaseImageProcessor):
 
     @property
     def backend(self) -> str:
-        """Name the library that does the work."""
+        """The library that processes images."""
         return "torch"
 
     def fetch_images(self, images: Any) -> Any:
-        """Open file paths and URLs; leave everything else as it is."""
+        """Open file paths and URLs; return everything else unchanged."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
         return load_image(str(images)) if isinstance(images, (str, os.PathLike)) else images
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
-        """List the single images in what was given, grey ones without a channel axis included."""
+        """List the single images in the input, grey ones without a channel axis included."""
         flat = _flatten(self.fetch_images(images))
         if not flat:
-            raise ValueError("There is no image in what was given.")
+            raise ValueError("There is no image in the input.")
         return flat
 
     def process_image(
@@ -142,7 +142,7 @@ def to_rgb_image(image: Any) -> Any:
     """Turn a PIL image upright and into RGB."""
     if image.mode.startswith("I"):  # 16-bit grey; PIL would cut values above 255 off instead of scaling them
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    return load_image(image)  # transformers' own way: EXIF orientation, then RGB
+    return load_image(image)  # by transformers: EXIF orientation, then RGB
 
 
 def pil_to_rgb(image: Any) -> torch.Tensor:
@@ -166,7 +166,7 @@ def _infer_layout(image: torch.Tensor) -> ChannelDimension:
 
 
 def _to_byte_range(image: torch.Tensor) -> torch.Tensor:
-    """Scale values to 0..255, which `rescale_factor` is made for."""
+    """Scale values to 0..255, the range that `rescale_factor` expects."""
     if image.dtype == torch.uint8:
         return image
     if image.dtype == torch.bool:
@@ -196,9 +196,9 @@ def _normalize(images: torch.Tensor, mean: list[float], std: list[float]) -> tor
 
 
 def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
-    asked = [name for name in _UNSUPPORTED if kwargs.get(name)]
-    if asked:
-        raise ValueError(f"D2VPRImageProcessor resizes whole images; it has no {' and '.join(asked)}.")
+    unsupported = [name for name in _UNSUPPORTED if kwargs.get(name)]
+    if unsupported:
+        raise ValueError(f"D2VPRImageProcessor resizes whole images; it has no {' and '.join(unsupported)}.")
 
 
 __all__ = ["D2VPRImageProcessor", "pil_to_rgb", "to_rgb_image"]

@@ -34,8 +34,8 @@ class CricaVPRModelOutput(ModelOutput):
             feature first.
         pooler_output (`torch.FloatTensor` of shape (B, `config.descriptor_dim`)): The descriptor: L2-normalised unless
             the model projects it. Compare descriptors by L2 distance.
-        region_features (`torch.FloatTensor` of shape (B, 1 + R, D)): The global feature and the regions' ones, which
-            flattened and normalised are the unprojected descriptor.
+        region_features (`torch.FloatTensor` of shape (B, 1 + R, D)): The global feature and the regions' features. Flattened
+            and normalised, they are the unprojected descriptor.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*): The residual stream (B, 1 + N, D) before the first block
             and after each, without the final norm.
         attentions (`tuple[torch.FloatTensor]`, *optional*): The blocks' attention weights (B, heads, 1 + N, 1 + N).
@@ -84,15 +84,15 @@ class CricaVPRModel(VPRPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> CricaVPRModelOutput:
-        """Describe images.
+        """Compute the descriptors of images.
 
         Args:
             pixel_values: Normalised images (B, 3, height, width) as the image processor gives them. Height and width are
                 multiples of `config.patch_size`, independent of each other, and large enough that every region has a patch:
                 3 patches each with the published regions.
-            output_hidden_states: Whether to return the residual streams; `None` takes the configuration's word.
-            output_attentions: Whether to return the attention weights. Only the eager implementation gives them; the others
-                give an empty tuple and a warning.
+            output_hidden_states: Whether to return the residual streams; `None` takes the configuration's value.
+            output_attentions: Whether to return the attention weights. Only the eager implementation returns them; the others
+                return an empty tuple and warn.
 
         Returns:
             [`CricaVPRModelOutput`]

@@ -33,8 +33,8 @@ class D2VPRModelOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape (B, 1 + N, D)): The recovered tokens, the global feature first.
         pooler_output (`torch.FloatTensor` of shape (B, `config.descriptor_dim`)): The descriptor: L2-normalised unless
             the model projects it. Compare descriptors by L2 distance.
-        region_features (`torch.FloatTensor` of shape (B, 1 + R, D)): The global feature and the regions' ones, which
-            flattened and normalised are the unprojected descriptor.
+        region_features (`torch.FloatTensor` of shape (B, 1 + R, D)): The global feature and the regions' features. Flattened
+            and normalised, they are the unprojected descriptor.
         sampling_positions (`torch.FloatTensor` of shape (B, P, 2), *optional*): Where features were read, x to the right and
             y down in [0, 1], region by region; `None` if the aggregator does not sample.
         region_boxes (`torch.FloatTensor` of shape (B, 1 + R, 4), *optional*): Mean x, mean y, width and height of each
@@ -105,14 +105,14 @@ class D2VPRModel(VPRPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> D2VPRModelOutput:
-        """Describe images.
+        """Compute the descriptors of images.
 
         Args:
             pixel_values: Normalised images (B, 3, height, width) as the image processor gives them. Height and width are
                 multiples of `config.patch_size`, independent of each other.
-            output_hidden_states: Whether to return the residual streams; `None` takes the configuration's word.
-            output_attentions: Whether to return the attention weights. Only the eager implementation gives them; the others
-                give an empty tuple and a warning.
+            output_hidden_states: Whether to return the residual streams; `None` takes the configuration's value.
+            output_attentions: Whether to return the attention weights. Only the eager implementation returns them; the others
+                return an empty tuple and warn.
 
         Returns:
             [`D2VPRModelOutput`]

@@ -11,9 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What all place recognition models here share: from pixels to tokens, from features to the descriptor, and how transformers
-handles them.
-"""
+"""The base of all models: from pixels to tokens, from features to the descriptor, and the settings for transformers."""
 
 from typing import Any, NamedTuple
 
@@ -48,13 +46,13 @@ class DescriptorProjection(nn.Module):
 
 
 class EncodedPixels(NamedTuple):
-    """What the ViT gives.
+    """Output of the ViT.
 
     Attributes:
         hidden_states (`list[torch.Tensor]`): The 1 + L residual streams (B, 1 + N, C), the blocks' input first.
         grid_size (`tuple[int, int]`): Height and width of the patch grid.
-        requested (`dict`): Of `hidden_states` and `attentions`, what the caller asked for, as the model's output has it; the
-            rest is None.
+        requested (`dict`): `hidden_states` and `attentions` in the form of the model's output; `None` if the caller did not
+            request them.
     """
 
     hidden_states: list[torch.Tensor]
@@ -69,7 +67,7 @@ class VPRPreTrainedModel(PreTrainedModel):
     config_class = VPRConfig
     cross_image_encoder: CrossImageEncoder | None
     main_input_name = "pixel_values"
-    input_modalities = ("image",)  # type: ignore[assignment] # as transformers' own models have it
+    input_modalities = ("image",)  # type: ignore[assignment] # as in transformers' own models
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -112,12 +110,12 @@ class VPRPreTrainedModel(PreTrainedModel):
             init.eye_(module.components)
 
     def remove_cross_image_encoder(self) -> None:
-        """Describe images one by one from now on, whatever their batch; descriptors become others."""
+        """Encode images one by one from now on, whatever their batch; descriptors change."""
         self.cross_image_encoder = None
         self.config.use_cross_image_encoder = False
 
     def _add_descriptor_parts(self) -> None:
-        """Add what stands between the region features and the descriptor."""
+        """Add the parts between the region features and the descriptor."""
         config = self.config
         unprojected, projected = config.unprojected_dim, config.projection_dim
         self.cross_image_encoder = CrossImageEncoder(config) if config.use_cross_image_encoder else None
@@ -163,12 +161,12 @@ class VPRPreTrainedModel(PreTrainedModel):
 
 
 def flatten_and_normalize(features: torch.Tensor) -> torch.Tensor:
-    """Lay region features (B, 1 + R, D) in a row and L2-normalise it: (B, (1 + R) * D), in their type; rows stay rows."""
+    """Concatenate an image's features and L2-normalise them: (B, 1 + R, D) -> (B, (1 + R) * D), in their type."""
     return nn.functional.normalize(at_least_float32(features.flatten(1)), dim=1).to(features.dtype)
 
 
 def check_pixel_values(pixel_values: torch.Tensor, num_channels: int, patch_size: int) -> None:
-    """Refuse what a ViT cannot take.
+    """Raise if a ViT cannot process `pixel_values`.
 
     Raises:
         ValueError: If `pixel_values` is not floating-point (batch, num_channels, height, width) in whole patches.

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The ViT with convolutional adapters that students and teachers share: DINOv2's blocks (arXiv 2304.07193) plus, beside
+"""The ViT with convolutional adapters that students and teachers share: DINOv2's blocks (arXiv 2304.07193) plus, next to
 each MLP, a small convolution over the patch grid.
 
 Shapes: B images, T = 1 + N tokens (the cls token first, then the H x W patches row by row), C channels.
@@ -74,8 +74,8 @@ class Embeddings(nn.Module):
         return torch.cat((cls_position, resampled), dim=1)
 
     def _resampling(self, grid_size: GridSize) -> dict[str, Any]:
-        # The published weights were trained with DINOv2's first release, which asks for a scale and adds 0.1 to the grid
-        # against rounding; torch then samples with exactly that scale, which gives other numbers than `size` does.
+        # The published weights were trained with DINOv2's first release, which passes a scale and adds 0.1 to the grid
+        # against rounding; torch then samples with exactly that scale, and the result differs from that of `size`.
         if self.position_offset == 0:
             return {"size": grid_size}
         height, width = ((side + self.position_offset) / self.position_grid_size for side in grid_size)
@@ -92,22 +92,22 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend step by step, and return the weights (B, heads, T, T) beside the values (B, T, heads, C / heads)."""
+    """Attend step by step, and return the weights (B, heads, T, T) after the values (B, T, heads, C / heads)."""
     weights = query @ key.transpose(2, 3) * scaling
     weights = nn.functional.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2), weights
 
 
 def unfused_attention_forward(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
-    """Attend step by step in the place of a fused kernel, which gives no weights."""
+    """Attend step by step in place of a fused kernel, which returns no weights."""
     return eager_attention_forward(*args, **kwargs)[0], None
 
 
 def attention_function(implementation: str, tokens: torch.Tensor) -> Callable[..., Any]:
     """Look up an attention implementation by transformers' name for it.
 
-    With gradients on the CPU, the fused kernel gives way to the step-by-step one, which is what the published code runs: other
-    rounding there flips ReLUs in the adapters, and single gradient norms then move by up to 1e-3.
+    With gradients on the CPU, the fused kernel is replaced by the step-by-step one, which the published code runs: the fused
+    kernel rounds differently, which flips ReLUs in the adapters and moves single gradient norms by up to 1e-3.
     """
     if implementation == "sdpa" and tokens.device.type == "cpu" and torch.is_grad_enabled():
         return unfused_attention_forward
@@ -115,7 +115,7 @@ def attention_function(implementation: str, tokens: torch.Tensor) -> Callable[..
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with one joint projection, by any implementation transformers knows."""
+    """Multi-head self-attention with one joint projection, by any implementation of transformers."""
 
     is_causal = False  # read by transformers' attention functions
 
@@ -154,7 +154,7 @@ class FeedForward(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """The MLP of a transformer block, gated by SiLU (SwiGLU), as DINOv2's ViT-g has it."""
+    """The MLP of a transformer block, gated by SiLU (SwiGLU), as in DINOv2's ViT-g."""
 
     def __init__(self, size: int, hidden_size: int) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class CheckpointSafeBatchNorm(nn.BatchNorm2d):
 
 
 def inside_backward_pass() -> bool:
-    """Tell whether a forward runs inside a backward pass, as gradient checkpointing has it."""
+    """Return whether a forward runs inside a backward pass, as in gradient checkpointing."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
@@ -248,7 +248,7 @@ def adapter_branch(config: PreTrainedConfig, ratio: float, kernel_size: int) -> 
 
 
 class ConvolutionalAdapter(nn.Module):
-    """A bottleneck beside the MLP whose middle looks at the patch grid with several kernel sizes."""
+    """A bottleneck parallel to the MLP; its middle convolves the patch grid with several kernel sizes."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ class ConvolutionalAdapter(nn.Module):
 
 
 class AdapterBlock(GradientCheckpointingLayer):
-    """A pre-norm transformer block with LayerScale and an adapter beside its MLP."""
+    """A pre-norm transformer block with LayerScale and an adapter parallel to its MLP."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ class Encoder(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, grid_size: GridSize, output_attentions: bool
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the 1 + L residual streams (B, T, C), input first, and the attention weights, if asked for and given."""
+        """Return the 1 + L residual streams (B, T, C), input first, and the attention weights, if requested and available."""
         all_hidden_states, attentions = [hidden_states], []
         for layer in self.layers:
             hidden_states, weights = layer(hidden_states, grid_size)

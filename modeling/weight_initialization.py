@@ -11,13 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""How fresh weights are drawn, layer by layer.
+"""Rules that draw fresh weights, layer by layer.
 
-transformers draws missing weights per layer, without its name or place in the model, and for code from outside its own tree
-it never visits a module that only holds other modules. So a layer that starts otherwise than the rest is marked where it is
-made: `self.up = drawn_by(zeros, nn.Linear(...))`. A model's `_init_weights` calls the mark.
+transformers draws missing weights layer by layer, without the layer's name or place in the model, and for code outside its tree
+it never visits a module that only holds other modules. So a layer that needs a rule of its own is marked where it is created:
+`self.up = drawn_by(zeros, nn.Linear(...))`. A model's `_init_weights` calls the rule.
 
-The rules write through `transformers.initialization`, which leaves weights alone that came from a checkpoint.
+The rules write through `transformers.initialization`, which does not change weights that came from a checkpoint.
 """
 
 import math
@@ -33,7 +33,7 @@ Rule = Callable[[Any], None]  # any layer with a weight and a bias
 
 
 def drawn_by(rule: Rule, layer: Layer) -> Layer:
-    """Mark a layer as drawn by a rule, and return it."""
+    """Mark a layer with the rule that draws it, and return the layer."""
     layer.draw_weights = rule  # type: ignore[assignment]
     return layer
 

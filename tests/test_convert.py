@@ -88,9 +88,9 @@ def test_every_published_form_gives_the_same_weights(weights, tmp_path, wrap):
         content = prefixed if wrap in ("module", "both") else weights
         content = {"model_state_dict": content, "epoch": 3} if wrap in ("model_state_dict", "both") else content
         path = save(tmp_path / "a.pth", content)
-    found = read_weights(path)
-    assert found.keys() == weights.keys()
-    assert all(torch.equal(found[name], weights[name]) for name in weights)
+    loaded = read_weights(path)
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
 
 
 def test_the_encoder_is_recognised(tmp_path):
@@ -154,7 +154,7 @@ def test_weights_that_are_there_twice(tmp_path):
 
 def test_another_model_is_of_no_known_kind(tmp_path):
     path = save(tmp_path / "a.pth", {"layer1.weight": torch.zeros(2)})
-    with pytest.raises(ConversionError, match=r"of no known kind .*Its weights are: layer1\.weight"):
+    with pytest.raises(ConversionError, match=r"not of a supported kind .*Its weights are: layer1\.weight"):
         convert_weights(path, tmp_path / "out")
 
 
@@ -192,7 +192,7 @@ def test_damaged_files(weights, tmp_path):
             convert_weights(tmp_path / name, tmp_path / "out")
     with pytest.raises(ConversionError, match="holds no weights"):
         convert_weights(save(tmp_path / "list.pth", [1, 2]), tmp_path / "out")
-    with pytest.raises(ConversionError, match="entries that are no weights: epoch"):
+    with pytest.raises(ConversionError, match="entries that are not weights: epoch"):
         convert_weights(save(tmp_path / "mixed.pth", {"a": torch.zeros(1), "epoch": 3}), tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         convert_weights(tmp_path / "nowhere.pth", tmp_path / "out")
@@ -226,7 +226,7 @@ def test_a_card_that_this_package_wrote_is_renewed(weights, tmp_path):
 
 
 def test_a_checkpoint_of_the_published_training_scripts(weights, tmp_path):
-    """They keep recalls beside the weights, as numpy's numbers and arrays, and the optimizer's state."""
+    """They store recalls next to the weights, as numpy's numbers and arrays, and the optimizer's state."""
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))])
     extras = {"epoch_num": 3, "best_r5": np.float64(96.8), "recalls": np.array([91.7, 95.8]), "not_improved_num": np.int64(0)}
     extras |= {"optimizer_state_dict": optimizer.state_dict()}
@@ -239,7 +239,7 @@ def test_a_checkpoint_of_the_published_training_scripts(weights, tmp_path):
 
 
 def test_numpy_builds_nothing_that_a_file_describes(tmp_path):
-    """numpy takes a file's word for an address: the first kills the process where it is believed, the second takes 4 GB."""
+    """numpy uses an address that a file contains: the file `address` would kill the process, `memory` would take 4 GB."""
     recalls = {"memory": ((500_000_000,), "O"), "address": ((1,), "O", b"AAAAAAAA")}
     paths = [
         save(tmp_path / f"{name}.pth", {"a": torch.ones(1), "recalls": Call(np.ndarray, *arguments)})
@@ -248,7 +248,7 @@ def test_numpy_builds_nothing_that_a_file_describes(tmp_path):
     run = subprocess.run([sys.executable, "-c", READ_EACH, *map(str, paths)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     for path in paths:
-        assert f"{path.name} holds entries that are no weights: recalls" in run.stdout
+        assert f"{path.name} holds entries that are not weights: recalls" in run.stdout
 
 
 READ_EACH = """
@@ -264,7 +264,7 @@ for path in sys.argv[1:]:
 
 
 def test_reading_leaves_the_process_as_it_was(tmp_path):
-    """What else the process lets torch unpickle is neither used nor forgotten."""
+    """Classes that the process allows torch to unpickle are not used here, and are allowed again afterwards."""
     path = save(tmp_path / "a.pth", {"a": torch.ones(1), "b": Bomb(tmp_path / "executed")})
     torch.serialization.add_safe_globals([Path.touch, type(tmp_path)])
     try:
@@ -288,7 +288,7 @@ def test_reading_leaves_the_process_as_it_was(tmp_path):
     ids=["sparse", "more than its memory", "meta", "8-bit float"],
 )
 def test_tensors_that_are_no_plain_numbers(tmp_path, tensor):
-    with pytest.raises(ConversionError, match=r"no plain numbers .*: odd\."):
+    with pytest.raises(ConversionError, match=r"not plain numbers .*: odd\."):
         read_weights(save(tmp_path / "a.pth", {"odd": tensor, "fine": torch.ones(1)}))
 
 
@@ -394,14 +394,14 @@ def assert_same_states(model, reference, size, tolerance=0.0):
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = reference(images, output_hidden_states=True)
-        found = model(images, output_hidden_states=True)
-    assert len(found.hidden_states) == len(expected.hidden_states) == 4
-    assert max(map(relative, found.hidden_states, expected.hidden_states)) <= tolerance
-    return found, expected
+        output = model(images, output_hidden_states=True)
+    assert len(output.hidden_states) == len(expected.hidden_states) == 4
+    assert max(map(relative, output.hidden_states, expected.hidden_states)) <= tolerance
+    return output, expected
 
 
 def test_names_of_dinov2_are_those_of_the_published_backbones(tmp_path):
-    """The published CricaVPR keeps its DINOv2 under `backbone.`: names and shapes that nobody here wrote down."""
+    """The published CricaVPR keeps its DINOv2 under `backbone.`: names and shapes from another source than our table."""
     published = drawn_weights("cricavpr")
     vit = {name.removeprefix("backbone."): w for name, w in published.items() if name.startswith("backbone.")}
     vit = {name: weight for name, weight in vit.items() if ".adapter." not in name}
@@ -503,12 +503,15 @@ def test_assumed_heads_are_told(dinov2_folder, tmp_path):
     [
         ({"target": "student", "changes": {"dtype": "bfloat16"}}, "has no field dtype to set. It has: hidden_size, "),
         ({"target": "student", "changes": {"hidden_act": "nope"}}, "`hidden_act` must be an activation of transformers"),
-        ({"target": "student", "changes": {"mlp_ratio": 1e9}}, r"The weights of .* tell mlp_ratio \(4\); it cannot be set"),
-        ({}, "say what it shall become, `--as student` or `--as cricavpr`"),
-        ({"target": "teacher"}, r"become one of student, cricavpr \(`--as`\), got 'teacher'"),
+        (
+            {"target": "student", "changes": {"mlp_ratio": 1e9}},
+            r"The weights of .* determine mlp_ratio \(4\), which cannot be set",
+        ),
+        ({}, 'choose the model that it becomes, `target="student"` or `target="cricavpr"`'),
+        ({"target": "teacher"}, "`target` must be one of student, cricavpr, got 'teacher'"),
         ({"target": "student", "changes": {"recovery_sise": 3}}, "D2VPRConfig has no field recovery_sise"),
         ({"target": "student", "changes": {"recovery_size": "big"}}, "`recovery_size` must be a whole number"),
-        ({"target": "student", "changes": {"hidden_size": 64}}, r"tell hidden_size \(128\); it cannot be set"),
+        ({"target": "student", "changes": {"hidden_size": 64}}, r"determine hidden_size \(128\), which cannot be set"),
     ],
 )
 def test_options_that_do_not_go_with_the_source(dinov2_folder, options, message):
@@ -520,7 +523,7 @@ def test_a_whole_model_becomes_nothing_else(weights, tmp_path):
     path = save(tmp_path / "a.pth", weights)
     with pytest.raises(ValueError, match="is published D²-VPR, a whole student; it cannot become cricavpr"):
         load_converted(path, target="cricavpr")
-    with pytest.raises(ValueError, match=r"a whole model, and is taken as it is; projection_dim cannot be set"):
+    with pytest.raises(ValueError, match="a complete model; projection_dim cannot be set"):
         load_converted(path, changes={"projection_dim": 4096})
     assert load_converted(path, target="student").drawn == []
 
@@ -580,7 +583,7 @@ def test_another_architecture(tmp_path):
 
 def test_a_model_of_this_package_is_no_source(tmp_path):
     folder = save_folder(tiny_cricavpr(), tmp_path / "tiny")
-    with pytest.raises(ValueError, match=r"is a model of this package already\. `--to published` writes it"):
+    with pytest.raises(ValueError, match=r"is a model of this package already\. .*`d2vpr convert --to published`\) writes it"):
         convert_weights(folder, tmp_path / "out", target="student")
 
 
@@ -663,7 +666,7 @@ def test_a_card_claims_no_more_than_is_known(dinov2_folder, tmp_path):
 
 
 def test_published_files_are_pickles_outside_the_model(converted, tmp_path):
-    with pytest.raises(ValueError, match=r"expected OUT to end in \.pth"):
+    with pytest.raises(ValueError, match=r"`out` must end in \.pth"):
         convert_to_published(converted, converted / "model.safetensors", overwrite=True)
     assert load_model(converted)
 
@@ -678,7 +681,7 @@ def test_what_is_switched_off_does_not_count(converted, tmp_path):
 def test_a_source_that_is_nowhere(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no file nowhere\.pth"):
         convert_weights("nowhere.pth", tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="No model someone/nothing"):
+    with pytest.raises(FileNotFoundError, match="There is no model someone/nothing"):
         convert_weights("someone/nothing", tmp_path / "out", target="student")
 
 

@@ -35,16 +35,16 @@ def fit(rows, step):
 def test_equals_an_svd(count, width, step, seed):
     """More and fewer photos than numbers take two ways; neither may depend on how photos come in groups."""
     rows = draw(count, width, seed)
-    found = fit(rows, step).components(4)
+    projection = fit(rows, step).components(4)
     _, singular, axes = np.linalg.svd(rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64), full_matrices=False)
-    assert np.allclose(found.mean, rows.mean(axis=0), atol=1e-5)
-    kept, expected = (rows.astype(np.float64) - found.mean) @ found.components.T, singular[:4] ** 2
+    assert np.allclose(projection.mean, rows.mean(axis=0), atol=1e-5)
+    kept, expected = (rows.astype(np.float64) - projection.mean) @ projection.components.T, singular[:4] ** 2
     assert np.allclose((kept**2).sum(axis=0), expected, rtol=2e-3)
-    assert np.allclose(found.components @ found.components.T, np.eye(4), atol=1e-4)
-    assert found.explained == pytest.approx(expected.sum() / (singular**2).sum(), rel=1e-3)
+    assert np.allclose(projection.components @ projection.components.T, np.eye(4), atol=1e-4)
+    assert projection.explained == pytest.approx(expected.sum() / (singular**2).sum(), rel=1e-3)
     apart = singular[:4] / singular[1:5] > 1.2  # directions of like variance may be any of their plane
     if apart.all():
-        assert np.allclose(np.abs((found.components * axes[:4]).sum(axis=1)), 1, atol=1e-3)
+        assert np.allclose(np.abs((projection.components * axes[:4]).sum(axis=1)), 1, atol=1e-3)
 
 
 def test_components_have_signs_of_their_own():
@@ -64,11 +64,11 @@ def test_whitened_descriptors_have_unit_length_on_average(count):
 
 
 def test_too_many_components():
-    with pytest.raises(ValueError, match="10 descriptors of 20 numbers have at most 9 components, got a `--dim` of 10"):
+    with pytest.raises(ValueError, match="10 descriptors of 20 numbers have at most 9 components, got `dim=10`"):
         fit(draw(10, 20), 5).components(10)
     flat = draw(100, 20)
     flat[:, 5:] = 1
-    with pytest.raises(ValueError, match="vary along 5 directions only, got a `--dim` of 8"):
+    with pytest.raises(ValueError, match="vary along 5 directions only, got `dim=8`"):
         fit(flat, 30).components(8)
 
 
@@ -91,11 +91,11 @@ def test_the_model_projects_as_numpy_does(photos, tmp_path):
     assert f"{plain.shape[1]} numbers become 8" in done.output
     model = load_model(tmp_path / "small")
     assert model.config.projection_dim == model.config.descriptor_dim == 8
-    found = PlaceEncoder(tmp_path / "small", batch_size=8).encode(sorted(photos.iterdir())).descriptors
+    descriptors = PlaceEncoder(tmp_path / "small", batch_size=8).encode(sorted(photos.iterdir())).descriptors
     components, mean = model.projection.components.numpy(), model.projection.mean.numpy()
     expected = (plain - mean) @ components.T
     assert (expected**2).sum(axis=1).mean() == pytest.approx(23 / 24, rel=1e-2)
-    assert np.allclose(found, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-3)
+    assert np.allclose(descriptors, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-3)
 
 
 def test_pca_keeps_lengths(photos, tmp_path):
@@ -121,7 +121,7 @@ def test_evaluating_the_photos_of_the_fit_is_warned_of(photos, tmp_path, caplog)
     encoder = PlaceEncoder(tmp_path / "small")
     with caplog.at_level(logging.WARNING):
         evaluate(fresh, fresh, encoder, recall_values=[1])
-    assert "2 of these 6 photos are those that the model's projection was fitted on" in caplog.text
+    assert "The model's projection was fitted to 2 of these 6 photos" in caplog.text
     assert warn_of_fitted_photos(None, [photos]) == warn_of_fitted_photos(str(EMBEDDED_MODEL), [photos]) == 0
 
 
@@ -135,6 +135,6 @@ def test_refusals(photos, tmp_path):
         fit_projection(photos, tmp_path / "new", encoder, 24)
     assert not (tmp_path / "new").exists() and encoder.model.config.projection_dim is None
     fit_projection(photos, tmp_path / "new", encoder, 4)
-    with pytest.raises(ValueError, match="projects already, to 4 numbers"):
+    with pytest.raises(ValueError, match="has a projection to 4 numbers already"):
         fit_projection(photos, tmp_path / "newer", PlaceEncoder(tmp_path / "new"), 2)
     assert torch.equal(load_model(tmp_path / "new").projection.mean, encoder.model.projection.mean)

@@ -1,8 +1,10 @@
-"""Train the embedded model from nothing: `python d2vpr_hf/assets/make_tiny.py build/tiny`. docs/ablations.md has the times.
+"""Train the embedded model from random weights: `python d2vpr_hf/assets/make_tiny.py build/tiny`.
 
-Every step is a command that anybody could give: streets to learn to see by, streets to learn places by, a ViT for teacher and
-student each (stage 0), the teacher, and the student by distillation (stage 1) and fine-tuning (stage 2). What is done is not
-done again, and a step that was cut off goes on, so that the same command continues.
+docs/ablations.md has the times.
+
+Every step is a command of this package: simulate labelled streets for stage 0 and streets for the other stages, train a ViT for
+the teacher and one for the student (stage 0), the teacher, and the student by distillation (stage 1) and fine-tuning (stage 2).
+Finished steps are skipped and an interrupted step continues, so the same command can be given again.
 """
 
 import contextlib
@@ -27,7 +29,7 @@ FACTS = CardFacts(
 
 
 def list_steps(work: Path) -> dict[str, list[str]]:
-    """List the commands by the folders that they make, as arguments of `python -m`."""
+    """Return the commands by the folders that they write, as arguments of `python -m`."""
     return {
         **list_preparations(work),
         "distilled": _train(
@@ -40,7 +42,7 @@ def list_steps(work: Path) -> dict[str, list[str]]:
 
 
 def list_preparations(work: Path) -> dict[str, list[str]]:
-    """List those that the ablations start from as well: photos, both ViTs and the teacher, without and with its encoder."""
+    """Return the commands that the ablations need too: photos, both ViTs, the teacher without and with cross-image encoder."""
     seen, places = work / "seen", work / "places"
     render = ("--places", "250", "--layout", "gsv-cities", "--tier", "all", "--image-size", "112", "--workers", "2")
     labelled = ("--seed", "201", "--cities", "10", "--photos-per-place", "4", "--label-cells", "8")
@@ -58,7 +60,7 @@ def list_preparations(work: Path) -> dict[str, list[str]]:
 
 
 def _tune_teacher(work: Path, name: str, **options: Any) -> list[str]:
-    cities = [f"Gridtown{101 + number}" for number in range(10)]  # fewer than the students have
+    cities = [f"Gridtown{101 + number}" for number in range(10)]  # fewer than for the students
     return _train("finetune", "teacher", work / "places", work / name, cities=cities, **options)
 
 
@@ -74,7 +76,7 @@ def _config(name: str) -> Path:
 
 
 def make_tiny(work: Path) -> None:
-    """Go all the steps that are left, and put the result into the package."""
+    """Run the steps that are not finished, and copy the result into the package."""
     for name, arguments in list_steps(work).items():
         if not is_made(work / name):
             subprocess.run([sys.executable, "-m", *arguments], check=True)
@@ -82,12 +84,12 @@ def make_tiny(work: Path) -> None:
 
 
 def is_made(folder: Path) -> bool:
-    """Whether a step that makes this folder, a training run or photos, is done."""
+    """Return whether the step that writes this folder, a training run or photos, is finished."""
     return (folder / "last").exists() or (folder / "Images").exists()
 
 
 def embed(run: Path, folder: Path) -> None:
-    """Write the best model of a training run as the embedded one."""
+    """Write the best model of a training run as the embedded model."""
     best = run / "best"
     model, processor = load_model(best), load_image_processor(best)
     with without_code():
@@ -99,7 +101,7 @@ def embed(run: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def without_code() -> Iterator[None]:
-    """Keep `save_pretrained` from copying the code: this model is loaded with the package around it."""
+    """Prevent `save_pretrained` from copying the code: the embedded model is part of the package."""
     classes: tuple[Any, ...] = (D2VPRConfig, D2VPRModel, D2VPRImageProcessor)
     names = [part._auto_class for part in classes]
     try:

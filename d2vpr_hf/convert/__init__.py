@@ -1,4 +1,4 @@
-"""Weights from elsewhere as model folders of this package, and back."""
+"""Convert weights of other codes to model folders of this package, and back."""
 
 from d2vpr_hf.convert.convert import Conversion, convert_weights, load_converted
 from d2vpr_hf.convert.published import convert_to_published

@@ -1,7 +1,7 @@
-"""How kinds of files cut and shape tensors, where they do it otherwise than this package.
+"""Layouts of files that cut or shape tensors differently from this package.
 
-A layout has two directions that undo each other: `take_apart` turns our tensors into the file's, `put_together` the file's
-into ours. Both work on our side's names (see `names.py`), where a piece that only the file has is named beside ours.
+A layout has two inverse directions: `take_apart` turns our tensors into the file's, `put_together` the file's into ours. Both
+use our names (see `names.py`); a piece that only the file has is named like the tensor of ours that contains it.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,10 +54,10 @@ def offset_head_to_halves(weights: Weights) -> Weights:
 
 
 def stacked_layers(stacks: Stacks) -> Layout:
-    """Make the layout of files that hold separate layers where we have one whose outputs are theirs in a row.
+    """Return the layout of files with separate layers for one layer of ours, which concatenates their outputs.
 
     Args:
-        stacks: Our layer and theirs, as parts of names, in our order.
+        stacks: Our layer and the file's layers, as parts of names, in the order of our outputs.
     """
     return Layout(partial(_cut_stacks, stacks=stacks), partial(_stack, stacks=stacks))
 

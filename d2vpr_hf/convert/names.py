@@ -1,7 +1,7 @@
-"""Names of weights here and elsewhere, as tables of pairs.
+"""Tables of pairs of names: a weight's name in another code's files, and its name here.
 
-A pair maps a prefix of one name to a prefix of the other, up to a whole component; `*` stands for a layer's number. Where a
-kind of file cuts tensors otherwise than this package, the names on our side are those of the pieces; see `layouts.py`.
+A pair maps a prefix of one name to a prefix of the other, up to a whole component; `*` stands for a layer's number. If a kind
+of file cuts tensors differently from this package, the names on our side are those of the pieces; see `layouts.py`.
 """
 
 import re
@@ -123,12 +123,12 @@ TRANSFORMERS_MEMORY: NamePairs = (
 
 
 def reverse(pairs: NamePairs) -> NamePairs:
-    """Turn a table around: ours to theirs."""
+    """Return the table with the sides exchanged: ours to theirs."""
     return tuple((right, left) for left, right in pairs)
 
 
 def rename(names: Iterable[str], pairs: NamePairs) -> dict[str, str]:
-    """Map the names that a pair knows; the others are left out."""
+    """Map names by the pairs; names that no pair fits are skipped."""
     patterns = [(re.compile(_pattern(left) + r"(?=\.|$)"), _replacement(right)) for left, right in pairs]
     renamed = {}
     for name in names:

@@ -1,4 +1,4 @@
-"""Write a model of this package as the file its authors' code loads."""
+"""Write a model of this package as the file that its authors' code loads."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -21,19 +21,19 @@ def convert_to_published(model: str | Path, out: str | Path, *, overwrite: bool 
         overwrite: Whether it may replace a file.
 
     Returns:
-        The row of the table of sources that the file is of.
+        The row of the table of sources that describes the file.
 
     Raises:
         FileNotFoundError: If there is no such model.
         FileExistsError: If `out` is not free.
         ValueError: If `out` does not end in `.pth` or `.pt`.
-        ConversionError: If the published code, whose sizes and switches are fixed, computes something else than this model.
+        ConversionError: If the published code, whose sizes and switches are fixed, cannot compute this model.
     """
     out = Path(out)
     if out.suffix.lower() not in (".pth", ".pt"):
-        raise ValueError(f"The published code loads pickles: expected OUT to end in .pth, got {out}.")
+        raise ValueError(f"The published code loads pickles: `out` must end in .pth, got {out}.")
     if out.is_dir() or (out.exists() and not overwrite):
-        raise FileExistsError(f"{out} exists. Give another file, or `--overwrite` to replace a file.")
+        raise FileExistsError(f"{out} exists. Give another file, or set `overwrite=True` to replace a file.")
     loaded = load_model(model)
     row = _published_row(model, loaded.config)
     weights = row.to_theirs(loaded.state_dict())
@@ -43,7 +43,7 @@ def convert_to_published(model: str | Path, out: str | Path, *, overwrite: bool 
 
 
 def _published_row(model: str | Path, config: VPRConfig) -> Source:
-    """Find the published model that computes what this configuration says."""
+    """Return the row of the published model that has this configuration."""
     rows = [row for row in SOURCES if row.target is not None and isinstance(config, CONFIGS[row.target])]
     differences = {row: _differences(config, CONFIGS[row.target](**row.fields({}))) for row in rows if row.target}
     row = min(differences, key=lambda row: len(differences[row]))
@@ -53,14 +53,14 @@ def _published_row(model: str | Path, config: VPRConfig) -> Source:
 
 
 def _differences(config: VPRConfig, published: VPRConfig) -> list[str]:
-    """List the fields in which a configuration computes something else; those of a part that one lacks say no more."""
+    """List the fields that differ; fields of a part that one of the two models lacks are not compared."""
     ours, theirs = computing_values(config), computing_values(published)
     return [f"{key} {ours[key]}, published {theirs[key]}" for key in ours if key in theirs and ours[key] != theirs[key]]
 
 
 def _save(content: object, out: Path) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     try:
         store_file(out, lambda scratch: torch.save(content, scratch))
-    except RuntimeError as error:  # torch's word for a full disk
+    except RuntimeError as error:  # torch raises it when the disk is full
         raise OSError(f"{out} could not be written ({error}); nothing was changed.") from error

@@ -1,7 +1,7 @@
-"""The table of sources that weights are converted from. A new source is a new row."""
+"""The table of the kinds of files that can be converted. A new kind is a new row."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -24,11 +24,11 @@ from d2vpr_hf.convert.names import (
 )
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, VPRConfig
 
-_DINOV2_HEAD_SIZE = 64  # of every published DINOv2; the weights do not tell
+_DINOV2_HEAD_SIZE = 64  # channels a head in every published DINOv2; weights alone do not show it
 
 
 class Target(StrEnum):
-    """What weights become."""
+    """The model that weights become."""
 
     STUDENT = "student"
     CRICAVPR = "cricavpr"
@@ -39,16 +39,17 @@ CONFIGS: dict[Target, type[VPRConfig]] = {Target.STUDENT: D2VPRConfig, Target.CR
 
 @dataclass(frozen=True)
 class Source:
-    """One kind of file.
+    """A kind of file.
 
     Attributes:
-        name: What it is, for messages.
+        name: The kind's name in messages.
         names: Pairs of its names and ours.
-        card: What the model card says of it.
-        target: What it holds, whole; `None` for a ViT alone, which a student or a teacher can start from.
+        card: Facts for the model card.
+        target: The model that it holds in full; `None` for a ViT alone, which a student or a teacher can start from.
         layout: How it cuts and shapes tensors.
-        fields: Fields of the configuration that its weights, under our names, tell, or that differ from the defaults.
-        prefix: What the published code expects before every name when it loads this kind.
+        fields: Reads the fields of the configuration that follow from its weights (under our names) or that differ from the
+            defaults.
+        prefix: The prefix of every name that the published code expects when it loads this kind.
     """
 
     name: str
@@ -59,29 +60,25 @@ class Source:
     fields: Callable[[Weights], dict[str, Any]] = lambda weights: {}
     prefix: str = ""
 
-    def rename(self, weights: Weights) -> Weights:
-        """Give weights our names, pieces the names of pieces; what this kind does not know is left out."""
-        names = rename(weights, self.names)
-        return {ours: weights[theirs] for theirs, ours in names.items()}
+    def our_names(self, names: Iterable[str]) -> dict[str, str]:
+        """Map a file's names to ours, or to those of pieces; names that this kind does not have are skipped."""
+        return rename(names, self.names)
 
-    def count_known(self, names: Collection[str]) -> int:
-        """Count the names that belong to this kind; a file is of the kind that knows most of it."""
-        return len(rename(names, self.names))
-
-    def to_ours(self, weights: Weights) -> Weights:
-        """Turn the weights of such a file into a state dict of ours, or a part of one."""
-        return self.layout.put_together(self.rename(weights))
+    def their_names(self, names: Iterable[str]) -> dict[str, str]:
+        """Map our names, or those of pieces, to the file's; names that this kind does not have are skipped."""
+        return rename(names, reverse(self.names))
 
     def to_theirs(self, state: Weights) -> Weights:
-        """Turn a state dict of ours into the weights of such a file; what it has no name for is left out."""
+        """Turn a state dict of ours into the weights of such a file; weights that it has no name for are skipped."""
         pieces = self.layout.take_apart(state)
-        return {theirs: pieces[ours] for ours, theirs in rename(pieces, reverse(self.names)).items()}
+        return {theirs: pieces[ours] for ours, theirs in self.their_names(pieces).items()}
 
 
 def dinov2_fields(weights: Weights) -> dict[str, Any]:
-    """Tell the shape of a DINOv2 from its weights, under our names or those of pieces.
+    """Return the fields that follow from the shapes of a DINOv2's weights, under our names or those of pieces.
 
-    Empty if weights that tell are missing or odd, so that they are found missing or mis-shaped.
+    Returns:
+        No fields if the weights needed are missing or of another number of axes: the check of the weights then names them.
     """
     patches, positions = weights.get("embeddings.patch_embeddings.weight"), weights.get("embeddings.position_embeddings")
     if patches is None or positions is None or (patches.ndim, positions.ndim) != (4, 3) or 0 in patches.shape:
@@ -100,7 +97,7 @@ def dinov2_fields(weights: Weights) -> dict[str, Any]:
 
 
 def _mlp_fields(weights: Weights, hidden_size: int) -> dict[str, Any]:
-    """Tell the kind of the MLPs, and their width as the configuration has it."""
+    """Return the fields of the MLPs: their kind, and their width as a ratio."""
     first = "encoder.layers.0.mlp."
     gated = any(".mlp.gate" in name for name in weights)
     layer = weights.get(f"{first}down.weight" if gated else f"{first}fc1.weight")
@@ -128,16 +125,16 @@ _CRICAVPR_CARD = replace(
     base_model="facebook/dinov2-base",
 )
 _DINOV2_CARD = CardFacts(
-    summary="DINOv2 weights in a model that is yet to be trained: everything DINOv2 does not have is freshly drawn.",
+    summary="DINOv2 weights in a model that is not trained yet: all weights that DINOv2 does not have are freshly drawn.",
     license="other",
     license_name="that-of-the-dinov2",
     license_note=(
-        "That of the DINOv2 it started from: Apache-2.0 if it is one of Meta's, which its weights do not tell. The code in "
-        "this repository is Apache-2.0."
+        "The licence of the DINOv2 that it started from: Apache-2.0 if that is one of Meta's, which the weights do not show. "
+        "The code in this repository is Apache-2.0."
     ),
-    training_data="what its DINOv2 was trained on (Meta's: LVD-142M); the rest on nothing",
+    training_data="the training data of its DINOv2 (Meta's: LVD-142M); the other weights are not trained",
 )
-# Where two kinds know as much of a file, the earlier is taken: the one that asks for less.
+# If two kinds know equally many names of a file, the earlier row is chosen: the one with fewer names.
 SOURCES = (
     Source(
         name="published D²-VPR",

@@ -1,4 +1,4 @@
-"""Read and write files of weights, executing nothing in them."""
+"""Read files of weights without executing anything in them."""
 
 import pickle
 import struct
@@ -15,7 +15,7 @@ from torch import Tensor
 from d2vpr_hf.convert.layouts import Weights
 
 _LISTED = 20  # names shown of each kind in an error
-# what torch raises on files that are cut, changed or of another kind
+# errors that torch raises on files that are truncated, changed or of another kind
 _DAMAGE = (
     RuntimeError,
     EOFError,
@@ -34,13 +34,13 @@ _PLAIN_TYPES = (
 
 
 class ConversionError(ValueError):
-    """A file that is not what it should be. The message lists everything that is off."""
+    """An error about a file that does not fit. The message lists all problems."""
 
 
 def read_weights(source: Path) -> Weights:
-    """Read the weights in a file, executing nothing in it.
+    """Read the weights in a file without executing anything in it.
 
-    They may be the top level or lie under `model_state_dict`, with or without a `module.` prefix.
+    They may be at the top level or under `model_state_dict`, with or without a `module.` prefix.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -55,13 +55,13 @@ def read_weights(source: Path) -> Weights:
     odd = [str(name) for name, value in weights.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
     if odd:
         raise ConversionError(
-            f"{source} holds entries that are no weights: {listing(odd)}. Expected names and tensors at the top level, or "
+            f"{source} holds entries that are not weights: {listing(odd)}. Expected names and tensors at the top level, or "
             "under `model_state_dict`."
         )
     odd = [name for name, value in weights.items() if not _is_plain(value)]
     if odd:
         raise ConversionError(
-            f"{source} holds tensors that are no plain numbers (sparse, quantised, 8-bit floats, …): {listing(odd)}."
+            f"{source} holds tensors that are not plain numbers (sparse, quantised, 8-bit floats, …): {listing(odd)}."
         )
     plain = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     if len(plain) < len(weights):
@@ -73,23 +73,25 @@ def _read_safetensors(source: Path) -> Weights:
     try:
         return safetensors.torch.load_file(source)
     except safetensors.SafetensorError as error:
-        raise ConversionError(f"{source} is damaged or no safetensors file: {error}.") from error
+        raise ConversionError(f"{source} is damaged or not a safetensors file: {error}.") from error
 
 
 def _read_pickle(source: Path) -> object:
     try:
         with _nothing_but_tensors():
             return torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's words advise to execute it; they stay in the cause
-        raise ConversionError(f"{source} holds more than weights, or is no checkpoint; nothing in it was executed.") from error
+    except pickle.UnpicklingError as error:  # torch advises to execute the file; its message stays in the cause
+        raise ConversionError(
+            f"{source} holds more than weights, or is not a checkpoint; nothing in it was executed."
+        ) from error
     except _DAMAGE as error:
-        raise ConversionError(f"{source} is damaged or no checkpoint ({type(error).__name__}: {error}).") from error
+        raise ConversionError(f"{source} is damaged or not a checkpoint ({type(error).__name__}: {error}).") from error
 
 
 class _Ignored:
-    """Stands where a file has a number or an array of numpy's: the published training scripts keep their recalls in it.
+    """Placeholder for numbers and arrays of numpy: the published training scripts store their recalls next to the weights.
 
-    Nothing of them is built. numpy's own builders would do: they believe whatever memory a file describes.
+    No array is built, because numpy's functions would reserve any amount of memory that a file claims.
     """
 
     def __init__(self, *arguments: object) -> None: ...
@@ -105,7 +107,7 @@ _IGNORED = (
 
 @contextmanager
 def _nothing_but_tensors() -> Iterator[None]:
-    """Let torch's unpickler build tensors alone, whatever else the process allows it, and pass over numpy's numbers."""
+    """Let torch's unpickler build tensors only, also if the process allows more, and ignore numpy's numbers."""
     allowed = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([(_Ignored, name) for name in _IGNORED])
@@ -117,7 +119,7 @@ def _nothing_but_tensors() -> Iterator[None]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Tell whether a tensor is numbers in memory, all of them; a view may claim more than the file holds."""
+    """Return whether all numbers of a tensor are in memory; a view may claim more than the file holds."""
     is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not (tensor.is_nested or tensor.is_quantized)
     return (
         is_dense
@@ -131,7 +133,7 @@ def _kind(content: object) -> str:
 
 
 def listing(names: list[str]) -> str:
-    """Join names for a message, cut short where there are many; what a terminal might obey is spelt out."""
+    """Join names for a message, the first 20 of them; control characters of a terminal are escaped."""
     names = [name if name.isprintable() else ascii(name) for name in names]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

@@ -1,1 +1,1 @@
-"""Models as they are opened: ours from a folder or the Hub, teachers of any kind, and which photos they were fitted to."""
+"""Load models of this package and teachers; look up the photos that a projection was fitted to."""

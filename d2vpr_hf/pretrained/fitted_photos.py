@@ -1,4 +1,4 @@
-"""Which photos a model's projection was fitted on, so that nobody evaluates it on them unawares."""
+"""The photos that a model's projection was fitted to: recall on them is too high, so an evaluation warns."""
 
 import hashlib
 import json
@@ -12,16 +12,15 @@ PROJECTION_FILE = "projection.json"
 
 
 def warn_of_fitted_photos(model_folder: str | None, photos: Sequence[Path]) -> int:
-    """Count the photos that a model's projection was fitted on, and warn if there are any: recall on them is too good."""
+    """Count the photos that a model's projection was fitted to, and warn if there are any: recall on them is too high."""
     file = Path(model_folder or "") / PROJECTION_FILE
     if model_folder is None or not file.is_file():
         return 0
-    known = set(json.loads(file.read_text(encoding="utf-8"))["photos"])
-    count = sum(checksum in known for checksum in checksums(photos))
+    fitted = set(json.loads(file.read_text(encoding="utf-8"))["photos"])
+    count = sum(checksum in fitted for checksum in checksums(photos))
     if count:
         logger.warning(
-            "%d of these %d photos are those that the model's projection was fitted on: recall on them is too good. "
-            "Fit it to other photos.",
+            "The model's projection was fitted to %d of these %d photos: recall on them is too high. Fit it to other photos.",
             count,
             len(photos),
         )

@@ -1,4 +1,4 @@
-"""The library's one way to load a model: loud where transformers is silent."""
+"""Load models and raise where transformers only logs: wrong or missing weights, unknown configuration keys."""
 
 import dataclasses
 import hashlib
@@ -16,17 +16,17 @@ from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrai
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "d2vpr-tiny"
 
-# what save_pretrained adds to a config.json that is no field of a configuration
+# keys that save_pretrained writes into a config.json and that are not fields of a configuration
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "torch_dtype", "transformers_version"}
 _TRAINING_FIELDS = {
     *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p"),
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout"),
 }
-# what transformers raises on configurations that cannot be
-_ODD_CONFIGURATION = (TypeError, AttributeError, KeyError, ZeroDivisionError, StrictDataclassError)
-# of transformers' models, those that are DINOv2
+# errors that transformers raises on invalid configurations
+_CONFIGURATION_ERRORS = (TypeError, AttributeError, KeyError, ZeroDivisionError, StrictDataclassError)
+# transformers' model types that are DINOv2
 DINOV2_TYPES = ("dinov2", "dinov2_with_registers")
-# switches, and how the fields begin that mean nothing without them
+# switches, and the prefix of the fields that have no effect while a switch is off
 _SWITCHED_FIELDS = {
     "use_cross_image_encoder": "cross_image_",
     "use_top_down_fusion": "fusion_",
@@ -36,15 +36,15 @@ _IDLE_TENSORS = ("mask_token", "num_batches_tracked")
 
 
 def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> VPRPreTrainedModel:
-    """Load a model of this package in eval mode, and refuse one that is not complete.
+    """Load a model of this package in eval mode, and raise if it is not complete.
 
-    Use this instead of `from_pretrained`, which fills missing weights with random numbers and drops unexpected ones and
-    unknown configuration keys behind a log line.
+    Use this instead of `from_pretrained`, which fills missing weights with random numbers, ignores unexpected weights and
+    unknown configuration keys, and only logs it.
 
     Args:
-        name: A local folder or a Hub id; `None` gives the small model that comes with this package.
+        name: A local folder or a Hub id; `None` loads the small model that comes with this package.
         dtype: Type of the weights.
-        kwargs: Handed to `from_pretrained` (`revision`, `attn_implementation`, `device_map`, `token`, ...).
+        kwargs: Passed to `from_pretrained` (`revision`, `attn_implementation`, `device_map`, `token`, ...).
 
     Raises:
         FileNotFoundError: If there is no such folder, or it lacks the configuration or the weights.
@@ -52,20 +52,20 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
     """
     source, config = _resolve(name), load_config(name, **kwargs)
     if not isinstance(config, VPRConfig):
-        types = " or ".join(repr(known.model_type) for known in MODELS)
-        hint = " `d2vpr convert --as` makes one of it." if config.model_type in DINOV2_TYPES else ""
+        types = " or ".join(repr(config_class.model_type) for config_class in MODELS)
+        hint = " `d2vpr convert --as` converts it." if config.model_type in DINOV2_TYPES else ""
         raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {types}.{hint}")
     _refuse_unknown_keys(source, config, kwargs)
     return _load_complete(source, dtype, **kwargs)
 
 
 def load_dinov2(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> PreTrainedModel:
-    """Load a transformers `Dinov2Model` or `Dinov2WithRegistersModel` in eval mode, and refuse one that is not complete.
+    """Load a transformers `Dinov2Model` or `Dinov2WithRegistersModel` in eval mode, and raise if it is not complete.
 
     Args:
         name: A local folder or a Hub id, such as `"facebook/dinov2-base"`, written by any transformers 5.
         dtype: Type of the weights.
-        kwargs: Handed to `from_pretrained`.
+        kwargs: Passed to `from_pretrained`.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it lacks the configuration or the weights.
@@ -85,13 +85,15 @@ def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConf
     except OSError as error:
         if Path(source).is_dir():
             raise ValueError(f"The configuration of {source} cannot be read: {error}") from error
-        raise FileNotFoundError(f"No model {source}: there is no such folder, and from the Hub came: {error}") from error
-    except _ODD_CONFIGURATION as error:
+        raise FileNotFoundError(
+            f"There is no model {source}: the folder does not exist, and the Hub answered: {error}"
+        ) from error
+    except _CONFIGURATION_ERRORS as error:
         raise ValueError(f"The configuration of {source} cannot be read: {error!r}") from error
 
 
 def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
-    """Load a model, and raise if its weights are not exactly those that its configuration asks for."""
+    """Load a model, and raise if its weights are not exactly those that its configuration requires."""
     report: dict[str, Any]
     try:
         model, report = AutoModel.from_pretrained(
@@ -100,13 +102,13 @@ def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the report names them all
+            ignore_mismatched_sizes=True,  # so that the report lists all of them
             **kwargs,
         )
     except SafetensorError as error:
         raise ValueError(f"The weights of {source} are damaged: {error}.") from error
-    except _ODD_CONFIGURATION as error:
-        raise ValueError(f"The configuration of {source}, or what was asked of it, makes no model: {error!r}") from error
+    except _CONFIGURATION_ERRORS as error:
+        raise ValueError(f"The configuration of {source}, or an argument, does not describe a model: {error!r}") from error
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     problems = {kind: sorted(map(str, report[kind])) for kind in kinds if report[kind]}
     if problems:
@@ -118,15 +120,17 @@ def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPR
     """Load the image processor that belongs to a model; arguments as for [`load_model`]."""
     source = _resolve(name)
     if Path(source).is_dir() and not (Path(source) / "preprocessor_config.json").is_file():
-        raise FileNotFoundError(f"{source} has no preprocessor_config.json, which says how photos are prepared for the model.")
+        raise FileNotFoundError(
+            f"{source} has no preprocessor_config.json, the settings by which photos are prepared for the model."
+        )
     return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **kwargs)
 
 
 def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> str:
-    """Hash everything that descriptors depend on: weights, configuration and preprocessing.
+    """Hash everything that determines descriptors: weights, configuration and preprocessing.
 
     Returns:
-        A SHA-256 in hexadecimal. Names, shapes and values count; the type they are stored in does not.
+        A SHA-256 in hexadecimal, of names, shapes and values. The type that weights are stored in does not matter.
     """
     digest = hashlib.sha256()
     stored = model.config.to_dict()  # lacks fields that were added later and have their default
@@ -142,20 +146,20 @@ def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> st
 
 
 def own_fields(config: PreTrainedConfig | type[PreTrainedConfig]) -> list[str]:
-    """Name the fields that a configuration of ours adds to those of transformers' base class."""
+    """Return the names of the fields that a configuration of this package adds to those of transformers' base class."""
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return [field.name for field in dataclasses.fields(config) if field.name not in inherited]
 
 
 def computing_values(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the fields that descriptors depend on: none for fresh weights or training, none of a part that is off."""
+    """Return the fields that descriptors depend on: without those for fresh weights or training, or of a part that is off."""
     off = tuple(prefix for switch, prefix in _SWITCHED_FIELDS.items() if not getattr(config, switch, True))
     names = [name for name in own_fields(config) if name not in _TRAINING_FIELDS and not name.startswith(off)]
     return {name: _plain(getattr(config, name)) for name in names}
 
 
 def _plain(value: Any) -> Any:
-    """Write equal numbers alike, in lists and tables too: 4.0 as 4."""
+    """Replace whole floats by integers, in lists and tables too, so that 4.0 and 4 are hashed alike."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -164,24 +168,24 @@ def _plain(value: Any) -> Any:
 
 
 def _resolve(name: str | Path | None) -> str:
-    """Return what from_pretrained takes, after refusing what cannot be a model."""
+    """Return the name or folder for from_pretrained, after checking that a folder holds a model."""
     if name is None:
         return str(EMBEDDED_MODEL)
     if not str(name):
-        raise ValueError("The model's name is empty. Give a folder or a Hub id, or leave it out for the embedded model.")
+        raise ValueError("The model's name is empty. Give a folder or a Hub id, or omit it for the embedded model.")
     path = Path(name)
     if path.is_file():
         raise FileNotFoundError(
-            f"{name} is a file, no model folder. If it holds weights, `d2vpr convert` makes a folder of it."
+            f"{name} is a file, not a model folder. If it holds weights, `d2vpr convert` converts it to a folder."
         )
     if not path.is_dir():
         if isinstance(name, Path) or not _may_be_hub_id(name):
             raise FileNotFoundError(f"There is no model folder {name}. Give a folder or a Hub id such as user/model.")
         return str(name)
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} is no model folder: it has no config.json. `d2vpr convert` makes one.")
+        raise FileNotFoundError(f"{path} is not a model folder: it has no config.json. `d2vpr convert` writes model folders.")
     if not any((path / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        raise FileNotFoundError(f"{path} has a config.json but no weights: expected model.safetensors beside it.")
+        raise FileNotFoundError(f"{path} has a config.json but no weights: expected model.safetensors next to it.")
     return str(path)
 
 
@@ -196,11 +200,11 @@ def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_unknown_keys(source: str, config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
     stored, _ = PreTrainedConfig.get_config_dict(source, **_hub_arguments(kwargs))
-    known = {field.name for field in dataclasses.fields(config)} | _BOOKKEEPING_KEYS
-    unknown = sorted(key for key in stored if key not in known and not key.startswith("_"))
+    allowed = {field.name for field in dataclasses.fields(config)} | _BOOKKEEPING_KEYS
+    unknown = sorted(key for key in stored if key not in allowed and not key.startswith("_"))
     if unknown:
         raise ValueError(
-            f"The configuration of {source} has keys that {type(config).__name__} does not know: {', '.join(unknown)}. "
+            f"The configuration of {source} has keys that are not fields of {type(config).__name__}: {', '.join(unknown)}. "
             "Remove them, or load the model with the version of this package that wrote them."
         )
 

@@ -1,7 +1,7 @@
-"""Teachers for distillation: frozen models that are asked for tokens and descriptors.
+"""Teachers for distillation: frozen models that compute tokens and descriptors.
 
-Whatever the teacher, a student learns from the same two things. CricaVPR, and any other model of this package, has both; a
-DINOv2 has tokens, and its descriptor is CricaVPR's pyramid of 14 regions, pooled from them without training (p = 3).
+A student learns from both. CricaVPR and every other model of this package has tokens and descriptors; a DINOv2 has tokens, and
+its descriptor is CricaVPR's pyramid of 14 regions, pooled from them without training (p = 3).
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from d2vpr_hf.pretrained.loading import DINOV2_TYPES, load_config, load_dinov2, 
 
 
 class TeacherTargets(NamedTuple):
-    """What a student learns from, of B images with N patches.
+    """A teacher's targets for B images with N patches.
 
     Attributes:
         tokens (`torch.Tensor` of shape (B, 1 + N, width)): The global token first, then the patches row by row.
@@ -30,10 +30,10 @@ class TeacherTargets(NamedTuple):
 
 
 class Teacher(nn.Module):
-    """A frozen model in eval mode, outside every graph. Subclasses say how it is asked.
+    """A frozen model in eval mode that records no gradients. Subclasses compute the targets.
 
     Attributes:
-        model: The model itself.
+        model: The model.
         width: Channels of a token, and of each of the descriptor's features. A student's `recovery_size` must be the same.
         descriptor_dim: Width of the descriptors: 14 times `width` with the published regions.
         depends_on_batch: Whether an image's descriptor depends on the other images of its batch.
@@ -47,19 +47,19 @@ class Teacher(nn.Module):
         super().__init__()
         self.model = model
         flags = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
-        model.config.update(flags)  # a folder may say otherwise
+        model.config.update(flags)  # a saved configuration may have other values
 
     def freeze(self) -> "Teacher":
-        """Switch gradients off, and eval mode on."""
+        """Switch gradients off and eval mode on."""
         return self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in eval mode, whatever the mode of the modules around it."""
+        """Stay in eval mode, whatever the mode of the module that contains the teacher."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor) -> TeacherTargets:
-        """Look at images (B, 3, height, width), normalised as the student's are; sides in whole patches.
+        """Compute the targets of images (B, 3, height, width), normalised like the student's; sides in whole patches.
 
         Raises:
             ValueError: If `pixel_values` is not of that shape.
@@ -83,7 +83,7 @@ class PlaceTeacher(Teacher):
         self.freeze()
 
     def remove_cross_image_encoder(self) -> None:
-        """Look at images one by one from now on, whatever their batch; targets become others."""
+        """Treat images one by one from now on, whatever their batch; targets change."""
         self.model.remove_cross_image_encoder()
         self.depends_on_batch = False
 
@@ -118,21 +118,21 @@ class Dinov2Teacher(Teacher):
 
 
 def load_teacher(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Teacher:
-    """Load a teacher.
+    """Load a teacher in eval mode, with its gradients off.
 
     Args:
         name: Folder or Hub id of a model of this package, such as a converted CricaVPR, or of a transformers DINOv2, such as
             `"facebook/dinov2-base"` or `"facebook/dinov2-with-registers-large"`.
         dtype: Type of the weights, and of the targets.
-        kwargs: Handed to `from_pretrained`.
+        kwargs: Passed to `from_pretrained`.
 
     Raises:
-        FileNotFoundError, ValueError: As [`load_model`] and [`load_dinov2`] raise them.
+        FileNotFoundError, ValueError: For the reasons of [`load_model`] and [`load_dinov2`].
     """
     config = load_config(name, **kwargs)
     if config.model_type in DINOV2_TYPES:
         return Dinov2Teacher(load_dinov2(name, dtype=dtype, **kwargs))
     if isinstance(config, VPRConfig):
         return PlaceTeacher(load_model(name, dtype=dtype, **kwargs))
-    types = [*(known.model_type for known in MODELS), *DINOV2_TYPES]
-    raise ValueError(f"{name} is a model of type {config.model_type!r}; a teacher is one of {', '.join(types)}.")
+    types = [*(config_class.model_type for config_class in MODELS), *DINOV2_TYPES]
+    raise ValueError(f"{name} is a model of type {config.model_type!r}; a teacher must be one of {', '.join(types)}.")

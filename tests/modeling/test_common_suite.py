@@ -20,7 +20,7 @@ common = transformers_suite.load_suite()
 
 
 def trainable(model_class: type) -> type:
-    """Give a model a loss, which the suite's training tests ask for: they check that every weight gets a gradient."""
+    """Add a loss to a model for the suite's training tests, which check that every weight gets a gradient."""
 
     class Trainable(model_class):
         def forward(self, pixel_values: torch.Tensor, **kwargs):
@@ -32,7 +32,7 @@ def trainable(model_class: type) -> type:
 
 
 class ModelTester:
-    """What the common tests ask of a model: a small configuration and inputs for it."""
+    """A small configuration and inputs for it, as the common tests require."""
 
     is_training = True
     batch_size = 3

@@ -1,4 +1,4 @@
-"""What Hugging Face users expect of every model: loading by every road, saving without loss, half precision, checkpointing,
+"""The contract of a Hugging Face model: loading in every way, saving without loss, half precision, checkpointing,
 attention implementations, compilation, the pipeline."""
 
 import ast
@@ -21,11 +21,11 @@ from tests.conftest import TINY, TINY_CRICAVPR, hub_cache, relative, save_folder
 
 ROOT = Path(__file__).parents[2]
 KINDS = {"d2vpr": tiny_model, "cricavpr": tiny_cricavpr}
-ROUNDING = 1e-6  # of equal weights: on some processors a product's last bit depends on where in memory they lie
+ROUNDING = 1e-6  # of equal weights: on some processors a product's last bit depends on their position in memory
 
 
 def assert_same_weights(first, second):
-    """Names, and every bit of what they name."""
+    """Compare names, and every bit of the tensors."""
     before, after = first.state_dict(), second.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -278,11 +278,11 @@ def test_attention_weights_are_kept_only_if_asked_for(tiny_kind):
     """Kept for nothing, those of a batch of 8 at 518 pixels would take 4 GB."""
     model = tiny_kind()
     model.set_attn_implementation("eager")
-    kept = []
-    model.encoder.register_forward_hook(lambda module, arguments, output: kept.append(len(output[1])))
+    counts = []
+    model.encoder.register_forward_hook(lambda module, arguments, output: counts.append(len(output[1])))
     model(torch.randn(1, 3, 42, 70))
     model(torch.randn(1, 3, 42, 70), output_attentions=True)
-    assert kept == [0, 2]
+    assert counts == [0, 2]
 
 
 def test_attentions_that_cannot_be_given_are_warned_of(tiny_kind, monkeypatch):

@@ -1,4 +1,4 @@
-"""What CricaVPR's golden descriptor cannot catch: other grids, images that are not square, other configurations."""
+"""CricaVPR beyond its golden descriptor: other grids, images that are not square, other configurations."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_the_published_pyramid():
 @pytest.mark.parametrize(
     ("side", "halves", "thirds"),
     [
-        (3, [0, 2, 3], [0, 1, 2, 3]),  # 1.5 goes to the even edge
+        (3, [0, 2, 3], [0, 1, 2, 3]),  # 1.5 is rounded to the even edge
         (8, [0, 4, 8], [0, 2, 6, 8]),  # 2.5 and 5.5
         (23, [0, 12, 23], [0, 7, 16, 23]),  # 322 pixels: 11.5, 7.19, 15.81
         (37, [0, 18, 37], [0, 12, 25, 37]),  # 518 pixels: 18.5, 11.56, 25.44
@@ -54,7 +54,7 @@ def test_aggregation_by_hand():
     """One-hot patches: with p = 3 a region where k of n patches have a channel gives (k / n) ** (1 / 3) there."""
     aggregator = GridAggregator(CricaVPRConfig(region_cuts=[[0.5]]))
     tokens = torch.zeros(1, 1 + 16, 2)
-    tokens[:, 0] = torch.tensor([3.0, -4.0])  # passes as it is
+    tokens[:, 0] = torch.tensor([3.0, -4.0])  # is not changed
     tokens[:, 1:, 0] = 7.0  # normalised to 1
     tokens[:, 1] = torch.tensor([0.0, 2.0])  # one of the first quadrant's four patches
     features = aggregator(tokens, (4, 4))[0]
@@ -67,7 +67,7 @@ def test_aggregation_by_hand():
 def test_height_and_width_are_never_swapped(shape):
     """A transposed image through transposed weights gives the same regions in transposed order."""
     model = tiny_cricavpr(use_cross_image_encoder=False)
-    other = tiny_cricavpr(use_cross_image_encoder=False)
+    transposed = tiny_cricavpr(use_cross_image_encoder=False)
     state = model.state_dict()
     for name, tensor in state.items():
         if name == "embeddings.position_embeddings":
@@ -75,10 +75,10 @@ def test_height_and_width_are_never_swapped(shape):
             state[name] = torch.cat((tensor[:, :1], grid), dim=1)
         elif tensor.ndim == 4:
             state[name] = tensor.transpose(2, 3)
-    other.load_state_dict(state)
+    transposed.load_state_dict(state)
     images = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected, turned = model(images).region_features, other(images.transpose(2, 3)).region_features
+        expected, turned = model(images).region_features, transposed(images.transpose(2, 3)).region_features
     order = [0, 1, 3, 2, 4, 5, 8, 11, 6, 9, 12, 7, 10, 13]
     assert relative(turned[:, order], expected) < 2e-6
     assert relative(turned, expected) > 1e-3

@@ -161,7 +161,7 @@ def test_heic_turned_by_exif_alone(scene, orientation, tmp_path):
 
 
 def test_heic_turned_by_a_box_is_not_turned_again(scene, tmp_path):
-    """Write a rotation box into a file's properties, and EXIF beside it, as phones do."""
+    """Write a rotation box into a file's properties, and EXIF next to it, as phones do."""
     turned = Image.fromarray(scene).rotate(90, expand=True)
     exif = Image.Exif()
     exif[0x0112] = 6

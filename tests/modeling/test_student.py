@@ -1,4 +1,4 @@
-"""What the goldens cannot catch: images that are not square, other configurations, initialisation."""
+"""The student beyond its golden descriptors: images that are not square, other configurations, initialisation."""
 
 import copy
 
@@ -26,7 +26,7 @@ def transpose_config(config: D2VPRConfig) -> D2VPRConfig:
 
 def transpose_model(model: D2VPRModel) -> D2VPRModel:
     """Make the model that sees a transposed image as `model` sees the image."""
-    other = D2VPRModel(transpose_config(model.config)).eval()
+    transposed = D2VPRModel(transpose_config(model.config)).eval()
     state = {}
     for name, tensor in model.state_dict().items():
         if name == "embeddings.position_embeddings":
@@ -39,8 +39,8 @@ def transpose_model(model: D2VPRModel) -> D2VPRModel:
             axis = 0 if "output" in name else 1
             tensor = tensor.index_select(axis, torch.tensor([1, 0, 3, 2]))
         state[name] = tensor
-    other.load_state_dict(state)
-    return other
+    transposed.load_state_dict(state)
+    return transposed
 
 
 @pytest.mark.parametrize("shape", [(42, 126), (126, 42), (70, 70), (14, 14)])

@@ -47,7 +47,7 @@ def test_the_embedded_model():
 
 def test_missing_weights(folder):
     edit_weights(folder, lambda weights: weights.pop("recovery.norm.bias"))
-    D2VPRModel.from_pretrained(folder)  # transformers draws them and goes on
+    D2VPRModel.from_pretrained(folder)  # transformers draws them and continues
     with pytest.raises(ValueError, match=r'(?s)missing_keys.*"recovery\.norm\.bias"'):
         load_model(folder)
 
@@ -95,7 +95,7 @@ def test_a_model_without_its_processor(folder):
 
 def test_unknown_configuration_keys(folder):
     edit_config(folder, hiden_size=12)
-    with pytest.raises(ValueError, match="D2VPRConfig does not know: hiden_size"):
+    with pytest.raises(ValueError, match="not fields of D2VPRConfig: hiden_size"):
         load_model(folder)
 
 

@@ -142,7 +142,9 @@ def test_wrong_images_are_refused(shape):
 
 def test_what_is_no_teacher(tmp_path):
     config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
-    with pytest.raises(ValueError, match="of type 'vit'; a teacher is one of d2vpr, cricavpr, dinov2, dinov2_with_registers"):
+    with pytest.raises(
+        ValueError, match="of type 'vit'; a teacher must be one of d2vpr, cricavpr, dinov2, dinov2_with_registers"
+    ):
         load_teacher(save(ViTModel(config), tmp_path / "vit"))
-    with pytest.raises(FileNotFoundError, match="No model someone/nothing"):
+    with pytest.raises(FileNotFoundError, match="There is no model someone/nothing"):
         load_teacher("someone/nothing")
