@@ -34,7 +34,7 @@ from d2vpr_hf.space import pages  # noqa: E402
 from d2vpr_hf.space.about import about_page  # noqa: E402
 from d2vpr_hf.space.opening import OpenedSpace, open_space  # noqa: E402
 from d2vpr_hf.space.own_map import OwnMaps, build_own_map, pack_index  # noqa: E402
-from d2vpr_hf.space.photo_map import MAX_MATCHES, Answer, PhotoMap, make_question  # noqa: E402
+from d2vpr_hf.space.photo_map import MAX_MATCHES, Answer, PhotoMap, SearchOptions  # noqa: E402
 from d2vpr_hf.space.pictures import map_picture_uri, picture_uri  # noqa: E402
 from d2vpr_hf.space.private_files import PrivateFiles, visitor_of  # noqa: E402
 from d2vpr_hf.space.settings import read_settings  # noqa: E402
@@ -77,7 +77,7 @@ class Views:
 
     def locate(self, photo: str | None, *options: Any) -> tuple[Any, ...]:
         """Answer for the Space's own map."""
-        return self._answer(self.opened.photo_map, photo, options, map_picture_uri)
+        return self._answer(self.opened.photo_map, photo, SearchOptions(*options), map_picture_uri)
 
     def choose_example(self, event: gr.EventData, *options: Any) -> tuple[Any, ...]:
         """Show an example and answer for it."""
@@ -90,7 +90,7 @@ class Views:
         return empty, pages.map_panel(self.opened.photo_map.drawing, None), "", None, None
 
     def _answer(
-        self, photo_map: PhotoMap, photo: str | None, options: tuple[Any, ...], picture: pages.Picture
+        self, photo_map: PhotoMap, photo: str | None, options: SearchOptions, picture: pages.Picture
     ) -> tuple[Any, ...]:
         if photo is None:
             raise _sentence("There is no photo yet. Upload one, or take an example.")
@@ -141,7 +141,7 @@ class Views:
         photo_map = self.own_maps.get(str(request.session_hash))
         if photo_map is None:
             raise _sentence("There is no map of your photos yet, or its hour is over. Make one first.")
-        return self._answer(photo_map, photo, (), picture_uri)
+        return self._answer(photo_map, photo, SearchOptions(), picture_uri)
 
     # ---- coming and going
 
@@ -182,7 +182,8 @@ class Endpoints:
             since: Search photos of this time or later, such as 2024-05-01, or empty.
             until: Search photos of this time or earlier, or empty.
         """
-        answers = self.photo_map.answer_texts(photo, top_k, precision, near, heading, since, until)
+        columns = zip(top_k, precision, near, heading, since, until, strict=True)
+        answers = self.photo_map.answer_requests(photo, [SearchOptions(*row) for row in columns])
         return ([_json_of(answer, answer.to_dict()) for answer in answers],)
 
     def search(self, photo: list[str], top_k: list[int]) -> tuple[list[dict[str, Any]]]:
@@ -192,7 +193,7 @@ class Endpoints:
             photo: The photo's file.
             top_k: Matches wanted, 1 to 20.
         """
-        answers = self.photo_map.answer_texts(photo, top_k)
+        answers = self.photo_map.answer_requests(photo, [SearchOptions(number) for number in top_k])
         return ([_json_of(answer, {"matches": answer.to_dict()["matches"]}) for answer in answers],)
 
     def explain(self, photo: str, rank: int) -> dict[str, Any]:
@@ -202,7 +203,7 @@ class Endpoints:
             photo: The photo's file.
             rank: Which match, 1 for the best.
         """
-        answer = _ask(self.photo_map, Path(photo), (max(1, int(rank)),))
+        answer = _ask(self.photo_map, Path(photo), SearchOptions(top_k=max(1, int(rank))))
         if len(answer.matches) < rank:
             raise _sentence(f"There is no match of rank {rank}.")
         match = answer.matches[int(rank) - 1]
@@ -264,7 +265,7 @@ def _cards() -> tuple[gr.HTML, gr.State]:
 
 
 def _options() -> list[Any]:
-    """Lay out what a search can be told, in the order of [`make_question`]."""
+    """Lay out the inputs of a search, in the order of the fields of [`SearchOptions`]."""
     with gr.Accordion("Search options", open=False):
         top_k = gr.Slider(1, MAX_MATCHES, value=5, step=1, label="Matches")
         precision = gr.Slider(
@@ -338,10 +339,10 @@ def _example_strip(examples: list[Path]) -> str:
     return pages.example_strip([map_picture_uri(photo, 200) for photo in examples])
 
 
-def _ask(photo_map: PhotoMap, photo: Path, options: tuple[Any, ...]) -> Answer:
-    """Answer one question, or say in a sentence why not."""
+def _ask(photo_map: PhotoMap, photo: Path, options: SearchOptions) -> Answer:
+    """Answer one question; an error is shown to the visitor as a sentence."""
     try:
-        answer = photo_map.answer([make_question(photo, *options)])[0]
+        answer = photo_map.answer([options.question(photo)])[0]
     except ValueError as error:
         raise _sentence(str(error)) from None
     if answer.error is not None:

@@ -42,6 +42,44 @@ class Question:
 
 
 @dataclass(frozen=True)
+class SearchOptions:
+    """Options of a search as a visitor or a program enters them; `None` and blank texts are filters that are not set.
+
+    Attributes:
+        top_k: Number of matches, 1 to 20.
+        precision: Share of correct answers among the answers given, 0 to 1; less sure ones are "no match".
+        near: "LAT,LON,METRES": search photos within METRES of a position.
+        heading: "DEGREES,TOLERANCE": search photos with this heading, within the tolerance.
+        since: A time such as 2024-05-01: search photos of this time or later.
+        until: Search photos of this time or earlier.
+    """
+
+    top_k: float = 5
+    precision: float = PRECISION
+    near: str | None = None
+    heading: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    def question(self, photo: Path) -> Question:
+        """Make the question for a photo.
+
+        Raises:
+            ValueError: If a number is out of its range or a text is not in its form.
+        """
+        if not (1 <= self.top_k <= MAX_MATCHES and 0 <= self.precision <= 1):
+            raise ValueError(
+                f"Expected 1 to {MAX_MATCHES} matches and a precision of 0 to 1, got {self.top_k} and {self.precision}."
+            )
+        ranges = {
+            "near": parse_numbers(_typed(self.near), "LAT,LON,METRES"),
+            "heading": parse_numbers(_typed(self.heading), "DEGREES,TOLERANCE"),
+        }
+        places = PlaceFilter(**ranges, since=_typed(self.since), until=_typed(self.until))  # type: ignore[arg-type]
+        return Question(photo, int(self.top_k), float(self.precision), places)
+
+
+@dataclass(frozen=True)
 class Answer:
     """What was found for a question.
 
@@ -92,13 +130,13 @@ class PhotoMap:
         self.places = list(index.places)
         self.drawing = BaseMap(self.places, tiles)
 
-    def answer_texts(self, *columns: Sequence[Any]) -> list[Answer]:
-        """Answer questions given as columns, one for each argument of [`make_question`]; what is wrong is an answer's error."""
+    def answer_requests(self, photos: Sequence[str], options: Sequence[SearchOptions]) -> list[Answer]:
+        """Answer a request for each photo; an option that is wrong becomes the answer's error."""
         questions: dict[int, Question] = {}
         answers: dict[int, Answer] = {}
-        for number, values in enumerate(zip(*columns, strict=True)):
+        for number, (photo, search) in enumerate(zip(photos, options, strict=True)):
             try:
-                questions[number] = make_question(Path(values[0]), *values[1:])
+                questions[number] = search.question(Path(photo))
             except (ValueError, TypeError) as error:
                 answers[number] = _refusal(ValueError(str(error)))
         answers |= dict(zip(questions, self.answer(list(questions.values())), strict=True))
@@ -135,39 +173,6 @@ class PhotoMap:
         found = localize(result.matches, self.calibration, question.photo.name, question.precision)
         guess = found.place or localize(result.matches, None).place
         return Answer(found, result.matches[: min(question.top_k, MAX_MATCHES)], guess, truth_of(question.photo))
-
-
-def make_question(
-    photo: Path,
-    top_k: float = 5,
-    precision: float = PRECISION,
-    near: str | None = None,
-    heading: str | None = None,
-    since: str | None = None,
-    until: str | None = None,
-) -> Question:
-    """Make a question of what was typed; `None` and blank texts are filters that are not set.
-
-    Args:
-        photo: Its file.
-        top_k: Matches wanted, 1 to 20.
-        precision: Within 0 and 1.
-        near: "LAT,LON,METRES": photos within so many metres of a position.
-        heading: "DEGREES,TOLERANCE": photos that look this way, give or take.
-        since: A time such as 2024-05-01: photos of then or later.
-        until: Photos of then or earlier.
-
-    Raises:
-        ValueError: If a number is out of its range or a text is not in its form.
-    """
-    if not (1 <= top_k <= MAX_MATCHES and 0 <= precision <= 1):
-        raise ValueError(f"Expected 1 to {MAX_MATCHES} matches and a precision of 0 to 1, got {top_k} and {precision}.")
-    ranges = {
-        "near": parse_numbers(_typed(near), "LAT,LON,METRES"),
-        "heading": parse_numbers(_typed(heading), "DEGREES,TOLERANCE"),
-    }
-    places = PlaceFilter(**ranges, since=_typed(since), until=_typed(until))  # type: ignore[arg-type]
-    return Question(photo, int(top_k), float(precision), places)
 
 
 def _typed(text: str | None) -> str | None:

@@ -11,7 +11,7 @@ from d2vpr_hf.places.filters import PlaceFilter
 from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.space import pages
-from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, make_question, truth_of
+from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, SearchOptions, truth_of
 from d2vpr_hf.space.pictures import picture_uri
 from tests.localization.test_localization import draw_answers
 from tests.photos import at_name, draw, gps_exif, save
@@ -75,20 +75,22 @@ def test_many_at_once_are_one_by_one(photo_map, queries, tmp_path):
 def test_columns_of_texts(photo_map, queries):
     """As the endpoints get them: a wrong one is an answer's error, at its place."""
     columns = [str(queries[0]), str(queries[1]), str(queries[2])], [2, 50, 3], [0.5, 0.5, 0.5], ["", "", "here"]
-    first, second, third = photo_map.answer_texts(*columns)
+    first, second, third = photo_map.answer_requests(
+        columns[0], [SearchOptions(*row) for row in zip(*columns[1:], strict=True)]
+    )
     assert [match.row for match in first.matches] == [
         match.row for match in photo_map.answer([Question(queries[0], 2)])[0].matches
     ]
     assert "Expected 1 to 20 matches" in second.error and "LAT,LON,METRES" in third.error
-    assert photo_map.answer_texts([], []) == []
+    assert photo_map.answer_requests([], []) == []
 
 
 def test_questions_of_what_was_typed(tmp_path):
-    asked = make_question(tmp_path, 3.0, 0.9, " 46.3, 11.5, 200 ", None, "2024-05-01", " ")
-    assert asked == Question(tmp_path, 3, 0.9, PlaceFilter(near=(46.3, 11.5, 200.0), since="2024-05-01"))
+    question = SearchOptions(3.0, 0.9, " 46.3, 11.5, 200 ", None, "2024-05-01", " ").question(tmp_path)
+    assert question == Question(tmp_path, 3, 0.9, PlaceFilter(near=(46.3, 11.5, 200.0), since="2024-05-01"))
     for arguments in ((0,), (21,), (5, 1.5), (5, 0.9, "1,2"), (5, 0.9, "", "north")):
         with pytest.raises(ValueError, match="Expected"):
-            make_question(tmp_path, *arguments)
+            SearchOptions(*arguments).question(tmp_path)
 
 
 def test_distances_are_from_the_truth_or_else_from_the_estimate(photo_map, queries, tmp_path):
