@@ -163,9 +163,8 @@ def compare(
     The differences of recall@N are tested: could they be due to chance?
     """
     from d2vpr_hf.evaluation import Evaluation, compare_evaluations
-    from d2vpr_hf.evaluation.report import model_text
 
     reports = Evaluation.load(first), Evaluation.load(second)
     for letter, path, report in zip("AB", (first, second), reports, strict=True):
-        typer.echo(f"{letter}: {path}, {model_text(report.model)}")
+        typer.echo(f"{letter}: {path}, {report.model}")
     typer.echo(compare_evaluations(*reports).to_text())
