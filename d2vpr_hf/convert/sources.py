@@ -129,7 +129,7 @@ _DINOV2_CARD = CardFacts(
     license="other",
     license_name="that-of-the-dinov2",
     license_note=(
-        "The licence of the DINOv2 that it started from: Apache-2.0 if that is one of Meta's, which the weights do not show. "
+        "The licence of the DINOv2 that it started from: Apache-2.0 if it is one of Meta's, which the weights do not show. "
         "The code in this repository is Apache-2.0."
     ),
     training_data="the training data of its DINOv2 (Meta's: LVD-142M); the other weights are not trained",
