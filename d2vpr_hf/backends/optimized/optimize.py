@@ -35,7 +35,8 @@ def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on
     if model.training:
         raise ValueError("A model in training mode cannot be prepared: call `model.eval()` first.")
     prepared: Any = copy.copy(model)
-    prepared._modules = {name: _optimize_part(part, dtype, on_cpu) for name, part in model.named_children()}
+    parts = {name: _optimize_part(part, dtype, on_cpu) for name, part in model.named_children()}
+    prepared._modules = dict(model._modules) | parts  # a part that was removed is `None`, and no child
     prepared.encoder = copy.copy(model.encoder)
     blocks = nn.ModuleList(_optimize_part(block, dtype, on_cpu) for block in model.encoder.layers)
     prepared.encoder._modules = dict(model.encoder._modules) | {"layers": blocks}
