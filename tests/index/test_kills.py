@@ -1,7 +1,6 @@
-"""Processes that change an index are killed: nothing stored is lost, and going on gives the bytes of an undisturbed run."""
+"""Processes that change an index are killed: no stored row is lost, and the next run gives the bytes of an undisturbed one."""
 
 import hashlib
-import os
 import random
 import shutil
 import signal
@@ -16,23 +15,22 @@ from tests.index.workers import JOBS, build, contents, prepare_photos, run_logge
 
 
 def run_in_process(job, out, photos, log, kill_after=None):
-    """Run a job in a process of its own and return how long it took, or kill it then; tells whether it was killed."""
+    """Run a job in another process and kill it after `kill_after` seconds; return its seconds, and whether it was killed."""
     process = CONTEXT.Process(target=run_logged, args=(job, out, photos, log))
     process.start()
-    while not log.exists() and process.is_alive():  # interpreter and imports are not what is to be interrupted
+    while not log.exists() and process.is_alive():  # only the job is to be killed, not the imports before it
         time.sleep(0.0005)
     start = time.perf_counter()
     if kill_after is not None:
         process.join(kill_after)
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()  # a process that has ended in the meantime is no error
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return time.perf_counter() - start, process.exitcode != 0
 
 
 class Trial:
-    """A job, where it begins, and what an undisturbed run of it leaves."""
+    """A job, the folder that it begins with, and the files that an undisturbed run of it leaves."""
 
     def __init__(self, job, folder):
         self.job, self.folder = job, folder / job
@@ -40,15 +38,13 @@ class Trial:
         self.begin = self.folder / "begin"
         if job in ("update", "replace"):
             build(self.begin, self.photos)
-        self.expected, self.duration = self._undisturbed()
-
-    def _undisturbed(self):
-        out = self._start("expected")
-        durations = [run_in_process(self.job, out, self.photos, self.folder / "log")[0]]
+        out = self._copy_begin("expected")
+        self.duration, _ = run_in_process(self.job, out, self.photos, self.folder / "log")
         self.states = (self.folder / "log").read_text().split()
-        return contents(out), durations[0]
+        self.expected = contents(out)
 
-    def _start(self, name):
+    def _copy_begin(self, name):
+        """Return a folder that holds the files with which the job begins."""
         out = self.folder / name
         shutil.rmtree(out, ignore_errors=True)
         if self.begin.exists():
@@ -56,8 +52,8 @@ class Trial:
         return out
 
     def kill(self, chance):
-        """Kill the job at random moments until it comes to its end; return how often."""
-        out, log = self._start("out"), self.folder / "killed-log"
+        """Kill the job at random moments until a run reaches its end; return the number of kills."""
+        out, log = self._copy_begin("out"), self.folder / "killed-log"
         kills = 0
         log.unlink(missing_ok=True)
         while run_in_process(self.job, out, self.photos, log, chance.uniform(0, 1.2 * self.duration))[1]:
@@ -89,10 +85,10 @@ def kill_often(tmp_path, count):
     return kills
 
 
-def test_killed_at_random(tmp_path):
+def test_killed_jobs_lose_no_stored_row_and_end_with_the_same_bytes(tmp_path):
     assert kill_often(tmp_path, 20) >= 20
 
 
 @pytest.mark.slow
-def test_killed_at_random_200_times(tmp_path):
+def test_jobs_killed_200_times_lose_no_stored_row(tmp_path):
     assert kill_often(tmp_path, 200) >= 200
