@@ -35,7 +35,14 @@ def check_encoder(index: PlaceIndex, encoder: Encoder) -> None:
 
 
 def check_setup(index: PlaceIndex, encoder: Encoder, dtype: str | None = None, *, building: bool) -> None:
-    """Raise ValueError unless an encoder and a `dtype` can continue an index, complete or still `building`."""
+    """Raise ValueError unless an encoder can add rows to an index.
+
+    Args:
+        index: The index.
+        encoder: The encoder of the new rows.
+        dtype: Number type of the new descriptors; `None` for the type of the index.
+        building: Whether the index is not complete, so that another backend or precision is an error and not a warning.
+    """
     check_encoder(index, encoder)
     _check_runtime(index, encoder, building)
     batch_size = index.settings.batch_size
@@ -49,7 +56,7 @@ def check_setup(index: PlaceIndex, encoder: Encoder, dtype: str | None = None, *
 
 
 def _check_runtime(index: PlaceIndex, encoder: Encoder, building: bool) -> None:
-    """Refuse another backend or precision while an index is built, and warn of it later: descriptors differ slightly."""
+    """Refuse another backend or precision while an index is built, and log a warning later: descriptors differ slightly."""
     latest = index.settings.runtime
     if latest is None or encoder.runtime == latest:
         return

@@ -1,8 +1,8 @@
 """Encode a large photo set shard by shard, by several processes or machines, and merge the shards into one index.
 
 Each shard is encoded into an index folder of its own, `part-NUMBER-of-TOTAL-JOB`. The shards follow from the photos and
-settings, not from the number of processes: a killed run can be continued by more processes or fewer. Merging stores the shards
-in their order, like one process that encodes all photos, so the index has the same bytes as one from [`index_photos`].
+settings, not from the number of processes: a killed run can be continued by more or fewer processes. Merging stores the shards
+in their order, as one process does that encodes all photos: the index has the same bytes as an index from [`index_photos`].
 """
 
 import functools
@@ -52,12 +52,12 @@ class ShardId(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """Counts of a process.
+    """Counts of one process of a job.
 
     Attributes:
-        encoded, kept: Numbers of shards that it encoded, and of its shards that were complete before.
-        total: Number of all shards, those of other processes included.
-        skipped: The reason for each photo that it skipped, by its path.
+        encoded, kept: Numbers of shards that the process encoded, and of its shards that were complete before.
+        total: Number of all shards, the shards of other processes included.
+        skipped: The reason for each photo that the process skipped, by its path.
     """
 
     encoded: int
@@ -67,7 +67,7 @@ class EmbedReport:
 
 
 def launched_process() -> tuple[int, int]:
-    """Return the number of this process, from 0, and of all, from the variables of `accelerate launch` and torchrun."""
+    """Return this process's number, from 0, and the number of processes, as `accelerate launch` and torchrun set them."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -95,16 +95,16 @@ def embed_photos(
 
     Args:
         photos: A folder, a CSV file, or a table from [`read_places`]; the same for all processes.
-        out: The folder of the shards; processes may share it, or have one each.
+        out: The folder of the shards; processes may share a folder, or have one each.
         encoder: Makes the descriptors.
         process: This process's number, from 0, and the number of processes; see [`launched_process`].
         strict: Whether a skipped photo is an error.
         dtype: Number type of the stored descriptors: `"float16"` or `"float32"`.
-        shard_size: Photos of a shard at most.
+        shard_size: Maximum number of photos in a shard.
         progress: Called with the number of photos just finished.
 
     Raises:
-        ValueError: If `out` holds shards of other photos or settings, or with `strict` if a photo was skipped.
+        ValueError: If `out` holds shards of other photos or settings, or if a photo was skipped and `strict` is set.
         BlockingIOError: If another process encodes the same shard.
     """
     table = read_places(photos) if isinstance(photos, str | Path) else photos
@@ -112,7 +112,7 @@ def embed_photos(
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)
     folder = table.folder.resolve()
     job = _Job(table, places, replace(index_settings(encoder), dtype=dtype, shard_size=shard_size, photo_folder=folder))
-    _check_no_others(Path(out), job)
+    _check_no_other_job(Path(out), job)
     numbers = range(process[0], job.total, process[1])
     missing = []
     for number in numbers:
@@ -135,16 +135,16 @@ def merge_parts(
     uri: str | None = None,
     progress: Progress | None = None,
 ) -> PlaceIndex:
-    """Make one index of all shards of a photo set. A killed run continues where it stopped; the shards' folders stay.
+    """Make one index of all shards of a photo set. The same call continues a killed run. The folders of the shards stay.
 
     Args:
         parts: The folders that [`embed_photos`] wrote shards into.
         out: The index folder.
-        overwrite: Whether to replace an index at `out`; the old index answers until the new one is complete.
+        overwrite: Whether to replace an index at `out`; the old index can be searched until the new one is complete.
         compression: Form of the descriptors that searches read, as for [`index_photos`].
         store: Library that searches, as for [`index_photos`].
-        uri: Its file or server, as for [`index_photos`].
-        progress: Called with the number of photos just finished, those that could not be read included.
+        uri: Address of the service, as for [`index_photos`].
+        progress: Called with the number of photos just finished, skipped ones included.
 
     Raises:
         FileNotFoundError: If there are no shards.
@@ -156,7 +156,7 @@ def merge_parts(
     shards = [_open_shard(path) for path in _find_shards(parts)]
     if not any(map(len, shards)):
         raise ValueError("None of the photos could be read; no index was made.")
-    with _index_to_merge_into(folder, shards, overwrite) as index:
+    with _open_or_begin(folder, shards, overwrite) as index:
         merged = _count_merged(index, shards)
         for number, shard in enumerate(shards):
             if number >= merged and len(shard):
@@ -174,7 +174,7 @@ def merge_parts(
 
 
 def _usable_places(table: PlaceTable) -> tuple[list[Place], dict[str, str]]:
-    """Return the photos that an index accepts, and the reasons for all others, including those that the table skipped."""
+    """Return the photos that an index accepts, and the reasons for all skipped photos, those of the table included."""
     seen: set[str] = set()
     places, skipped = [], dict(table.skipped)
     for place in table.places:
@@ -214,12 +214,12 @@ class _Job:
         return self.places[number * size : (number + 1) * size]
 
 
-def _check_no_others(out: Path, job: _Job) -> None:
+def _check_no_other_job(out: Path, job: _Job) -> None:
     """Raise ValueError if a folder holds shards of another job, which could not be merged with these."""
     for shard_id, path in _shards_in(out) if out.is_dir() else ():
         if shard_id.job != job.hash:
-            why = _difference(_settings_of(path), job.settings)
-            raise ValueError(f"{out} holds shards of another job ({why}). Remove them, or give another folder.")
+            difference = _difference(_settings_of(path), job.settings)
+            raise ValueError(f"{out} holds shards of another job ({difference}). Remove them, or give another folder.")
 
 
 def _is_stored(out: Path, job: _Job, number: int) -> bool:
@@ -238,7 +238,7 @@ def _is_stored(out: Path, job: _Job, number: int) -> bool:
 
 
 def _is_complete(shard: PlaceIndex) -> bool:
-    """Return whether a shard was encoded to its end; one that was only begun is marked complete but holds nothing."""
+    """Return whether all photos of a shard were encoded. A new index counts as complete too, but holds nothing."""
     return shard.complete and len(shard) + len(shard.skipped) > 0
 
 
@@ -274,8 +274,10 @@ def _find_shards(folders: Sequence[str | Path]) -> list[Path]:
     first, first_path = shards[0]
     for shard_id, path in shards:
         if shard_id.job != first.job:
-            why = _difference(_settings_of(first_path), _settings_of(path))
-            raise ValueError(f"{first_path} and {path} are shards of different jobs ({why}). Give the shards of one job.")
+            difference = _difference(_settings_of(first_path), _settings_of(path))
+            raise ValueError(
+                f"{first_path} and {path} are shards of different jobs ({difference}). Give the shards of one job."
+            )
     paths: dict[int, Path] = {}
     for (number, *_), path in shards:
         if number in paths:
@@ -292,7 +294,7 @@ def _find_shards(folders: Sequence[str | Path]) -> list[Path]:
 
 
 def _shards_in(folder: Path) -> Iterator[tuple[ShardId, Path]]:
-    """Yield the shards in a folder, by their names."""
+    """Yield the identity and path of each shard in a folder, in the order of their names."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. `d2vpr embed PHOTOS --out PARTS` makes shards.")
     for path in sorted(folder.iterdir()):
@@ -302,7 +304,7 @@ def _shards_in(folder: Path) -> Iterator[tuple[ShardId, Path]]:
 
 
 def _settings_of(path: Path) -> IndexSettings | None:
-    """Return the settings of a shard, `None` if it cannot be opened."""
+    """Return the settings of a shard; `None` if it cannot be opened."""
     try:
         shard = PlaceIndex.resume(path, replacement=False)
     except (ValueError, OSError):
@@ -314,13 +316,13 @@ def _difference(first: IndexSettings | None, second: IndexSettings | None) -> st
     """Return the names and values of the settings that differ between two jobs."""
     if first is None or second is None:
         return "their lists of photos differ"
-    values, others = _shared_settings(first), _shared_settings(second)
-    different = [f"{name}: {values[name]} and {others[name]}" for name in values if values[name] != others[name]]
+    here, there = _shared_settings(first), _shared_settings(second)
+    different = [f"{name}: {here[name]} and {there[name]}" for name in here if here[name] != there[name]]
     return "; ".join(different) or "their lists of photos differ"
 
 
 def _shared_settings(settings: IndexSettings) -> dict[str, Any]:
-    """Return the settings that all shards of a job share. The hash in the names of stored shards is of this form."""
+    """Return the settings that all shards of a job share. The hash in the folder names of shards is computed from this form."""
     values = settings.to_dict() | {"runtime": None if settings.runtime is None else str(settings.runtime)}
     del values["metric"], values["runtimes"]
     return values
@@ -337,15 +339,15 @@ def _open_shard(path: Path) -> PlaceIndex:
     return shard
 
 
-def _index_to_merge_into(folder: Path, shards: Sequence[PlaceIndex], overwrite: bool) -> PlaceIndex:
-    """Open the index that an interrupted run began, or begin one."""
+def _open_or_begin(folder: Path, shards: Sequence[PlaceIndex], overwrite: bool) -> PlaceIndex:
+    """Open the index that an interrupted merge began, or begin an index."""
     try:
         index = PlaceIndex.resume(folder, replacement=overwrite)
         if index is not None:
             _count_merged(index, shards)
             return index
     except (ValueError, OSError):
-        if not overwrite:  # with it, a damaged or foreign index is replaced
+        if not overwrite:  # `overwrite` replaces a damaged index and an index of other photos
             raise
     return PlaceIndex.create(folder, shards[0].settings, overwrite=overwrite)
 
@@ -364,8 +366,8 @@ def _count_merged(index: PlaceIndex, shards: Sequence[PlaceIndex]) -> int:
             break
         start, merged = start + len(shard_paths), merged + 1
     if start < len(paths) or index.settings != shards[0].settings:
-        why = _difference(index.settings, shards[0].settings)
+        difference = _difference(index.settings, shards[0].settings)
         raise FileExistsError(
-            f"{index.folder} is an index of something else ({why}). Give another folder, or `overwrite=True`."
+            f"{index.folder} is an index of something else ({difference}). Give another folder, or `overwrite=True`."
         )
     return merged

@@ -14,7 +14,7 @@ from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store
 from d2vpr_hf.readers import PhotoCollection, PlaceTable, as_collection, name_in_folder, read_place, read_places
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_setup, index_settings
-from d2vpr_hf.retrieval.updates import IndexUpdate, UpdateReport, not_the_same_photos
+from d2vpr_hf.retrieval.updates import IndexUpdate, UpdateReport, other_photos_message
 
 if TYPE_CHECKING:
     from d2vpr_hf.readers.place_dataset import PlaceDataset
@@ -39,9 +39,9 @@ def index_photos(
 ) -> tuple[PlaceIndex, UpdateReport]:
     """Build the index of photos, or update it: only new and changed photos are encoded.
 
-    Photos are stored a shard at a time, so that a killed run loses at most one shard. The same call then continues from there
-    and ends with the same bytes. A photo counts as unchanged if its file has the recorded size and time, or else the recorded
-    content.
+    Photos are stored a shard at a time, so that a killed run loses at most one shard. The same call then continues from there,
+    and the index has the same bytes as without the kill. A photo counts as unchanged if its file has the recorded size and
+    time, or the recorded content.
 
     Args:
         photos: A folder, a CSV file, a table from [`read_places`], a data set from [`load_places`], or any other
@@ -49,13 +49,13 @@ def index_photos(
         out: The index folder.
         encoder: Makes the descriptors; it must have the model that the index was built with.
         strict: Whether a skipped photo is an error.
-        overwrite: Whether to replace an index at `out`; the old index answers until the new one is complete.
+        overwrite: Whether to replace an index at `out`; the old index can be searched until the new one is complete.
         dtype: Number type of the descriptors of a new index: `"float16"`, the default, or `"float32"`.
         compression: Form of the descriptors that searches read: `"none"`, `"half"`, `"int8"` or `"bits"`; `None` keeps the
-            index's.
-        store: Library that searches: `"faiss"` in this process, or `"milvus"` at `uri`; `None` keeps the index's.
-        uri: A file that ends in `.db`, or the address of a server.
-        shard_size: Photos that a new index stores at a time.
+            compression of the index.
+        store: Library that searches: `"faiss"` in this process, or `"milvus"` at `uri`; `None` keeps the store of the index.
+        uri: Address of the service: for Milvus a file that ends in `.db`, or a server.
+        shard_size: Number of photos that a new index stores at a time.
         progress: Called with the number of photos just finished.
 
     Returns:
@@ -64,8 +64,8 @@ def index_photos(
     Raises:
         FileExistsError: If `out` exists and is not an index.
         BlockingIOError: If another process is changing the index.
-        ValueError: If no photo could be read, with `strict` if one could not, or if the index is of another model or of other
-            photos.
+        ValueError: If no photo could be read, if a photo was skipped and `strict` is set, or if the index is of another model
+            or of other photos.
     """
     folder = check_out(Path(out))  # before photos are encoded
     check_store(store, uri, compression)
@@ -105,7 +105,7 @@ def add_photos(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> tuple[PlaceIndex, UpdateReport]:
-    """Add photos to an index, and encode those again that changed; all other rows stay.
+    """Add photos to an index. Photos that are in the index already are encoded again if they changed; all other rows stay.
 
     Args:
         index: The index folder.
@@ -116,12 +116,12 @@ def add_photos(
         progress: Called with the number of photos just finished.
 
     Raises:
-        ValueError: If the index is of another model, or with `strict` if a photo was skipped.
+        ValueError: If the index is of another model, or if a photo was skipped and `strict` is set.
     """
     opened = PlaceIndex.open(index)
     check_setup(opened, encoder, building=not opened.complete)
     base = opened.settings.photo_folder
-    tables = [_table_of(Path(path)) for path in photos]
+    tables = [_read_table(Path(path)) for path in photos]
     items = [
         (replace(place, path=name_in_folder(base, table.photo(place))), table.photo(place))
         for table in tables
@@ -167,7 +167,7 @@ def _index_to_continue(folder: Path, encoder: Encoder, overwrite: bool, dtype: s
         if index is not None:
             check_setup(index, encoder, dtype, building=not index.complete)
         return index
-    with contextlib.suppress(ValueError, OSError):  # a damaged or unsuitable replacement is replaced itself
+    with contextlib.suppress(ValueError, OSError):  # a replacement that is damaged or does not fit is begun again
         index = PlaceIndex.resume(folder, replacement=True)
         if index is not None:
             check_setup(index, encoder, dtype, building=True)
@@ -185,11 +185,11 @@ def _check_photos(index: PlaceIndex, collection: PhotoCollection) -> None:
         )
     indexed = {path for path in index.places.column("path") if not Path(path).is_absolute()}
     if indexed and collection.paths is not None and indexed.isdisjoint(collection.paths):
-        raise ValueError(not_the_same_photos(index))
+        raise ValueError(other_photos_message(index))
 
 
-def _table_of(photo: Path) -> PlaceTable:
-    """Read the place of a photo, or the places of a folder or a CSV file."""
+def _read_table(photo: Path) -> PlaceTable:
+    """Read a folder or a CSV file, or make a table of one photo."""
     if photo.is_dir() or photo.suffix.lower() == ".csv":
         return read_places(photo)
     return PlaceTable(photo.parent, [read_place(photo)], "names")

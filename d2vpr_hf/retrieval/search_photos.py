@@ -51,7 +51,7 @@ def search_photos(
     strict: bool = False,
     progress: Progress | None = None,
 ) -> list[SearchResult]:
-    """Search an index with photos.
+    """Search an index with photos, and return the most similar photos of the index for each.
 
     Args:
         index: The index.
@@ -69,7 +69,7 @@ def search_photos(
         ValueError: If the encoder's model or preprocessing is not the index's.
     """
     check_encoder(index, encoder)
-    photos = [photo for query in queries for photo in _photos_of(Path(query))]
+    photos = [photo for query in queries for photo in _find_queries(Path(query))]
     encoded = encoder.encode(photos, progress)
     report_skipped({str(photos[row]): reason for row, reason in encoded.skipped.items()}, len(photos), strict)
     matches = index.search(encoded.descriptors, top_k, allowed=allowed)
@@ -77,8 +77,9 @@ def search_photos(
     return [SearchResult(photo, matches_of_row.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
 
 
-def _photos_of(query: Path) -> list[Path]:
+def _find_queries(query: Path) -> list[Path]:
+    """Return the photos of a folder, or a photo itself; an empty folder itself, so that it becomes a result with an error."""
     try:
         return find_photos(query) if query.is_dir() else [query]
     except FileNotFoundError:
-        return [query]  # an empty folder becomes a result with an error
+        return [query]

@@ -1,9 +1,9 @@
 """Update an index from photos: encode new and changed photos, keep unchanged ones, remove the rows of missing ones.
 
-Photos are encoded in portions of a shard, and each portion is stored in one step together with the removal of the rows that it
-replaces. After a kill, the next run finds the stored portions and forms the same portions, and so the same batches, that the
-first run would have formed: the finished index has the same bytes. Photos that could not be read were part of their portion;
-the next run tries them again in portions of their own.
+Photos are encoded in portions of at most a shard. Each portion is stored in one step together with the removal of the rows that
+it replaces. After a kill, the next run finds the stored portions and forms the same portions, and so the same batches, that the
+first run would have formed: the finished index has the same bytes. Photos that could not be read counted for their portion; the
+next run tries them again at its end, in separate portions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress
-from d2vpr_hf.index import PhotoFile, PlaceIndex, UpdateState
+from d2vpr_hf.index import IndexSettings, PhotoFile, PlaceIndex, UpdateState
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PhotoSource
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
@@ -47,7 +47,7 @@ class UpdateReport:
 
 
 class TrackedPhoto:
-    """A photo to be encoded. The encoder's threads call it; the call also records the file's size, time and hash.
+    """A photo to be encoded: a function that an encoder's thread calls, and which also records the file's size, time and hash.
 
     Size and time are recorded before the content is hashed, and the hash before the photo is decoded. If the file changes
     meanwhile, the next update therefore notices the change.
@@ -73,13 +73,13 @@ class TrackedPhoto:
 
 
 class IndexUpdate:
-    """One run over photos.
+    """One run that brings an index in line with photos, or adds photos to the index.
 
     Args:
         index: The index to update, whose writer lock the caller holds; `None` for a new index.
         begin: Makes the new index; called after the first photo could be read.
         encoder: Makes the descriptors.
-        shard_size: Photos of a portion.
+        shard_size: Number of photos of a portion.
         folder: The folder that the photos' paths are relative to, if the run gets all photos of the index. At its end the rows
             of other photos are removed, except rows with absolute paths, which `add_photos` made. `None` only adds photos.
         total: Number of photos; `None` if it is not known.
@@ -107,7 +107,7 @@ class IndexUpdate:
         self._indexed = {} if index is None else {place.path: (place, file) for place, file in index.places.with_files()}
         self._skipped_in_index = {} if index is None else index.skipped
         self._seen: set[str] = set()
-        self._again: list[TrackedPhoto] = []
+        self._skipped_before: list[TrackedPhoto] = []
         self._amended: list[tuple[Place, PhotoFile]] = []
         self._skipped: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
@@ -116,56 +116,55 @@ class IndexUpdate:
         """Update the index from photos, whose paths are stored unchanged.
 
         Raises:
-            ValueError: If a photo cannot be read and `strict` is set, or if no photo of the index is among these.
+            ValueError: If a photo cannot be read and `strict` is set, or if no photo of the index is among the given ones.
         """
-        self._encode(self._pick(photos))
-        self._encode(iter(self._again))
+        self._encode_portions(self._photos_to_encode(photos))
+        self._encode_portions(iter(self._skipped_before))
         if self.index is not None:
             self.index.amend([place for place, _ in self._amended], [file for _, file in self._amended])
             if self._folder is not None:
-                self._finish(self.index, self._folder)
+                self._remove_missing(self.index, self._folder)
         return UpdateReport(**{name: self._counts[name] for name in _COUNTS}, skipped=self._skipped)
 
-    def _pick(self, photos: Iterable[tuple[Place, PhotoSource]]) -> Iterator[TrackedPhoto]:
-        """Yield the photos to encode now; record photos to skip, to try again later, or to keep."""
+    def _photos_to_encode(self, photos: Iterable[tuple[Place, PhotoSource]]) -> Iterator[TrackedPhoto]:
+        """Yield the new and changed photos. Photos that the last update skipped are collected for the end of the run.
+
+        The row of an unchanged photo stays; a changed place or file time is recorded for it.
+        """
         for place, source in photos:
             problem = name_problem(place.path, self._seen)
+            indexed = self._indexed.get(place.path)
             if problem:
                 self._skip(problem)
             elif place.path in self._skipped_in_index:
-                self._again.append(TrackedPhoto(place, source))
-            elif not self._keep(place, source):
+                self._skipped_before.append(TrackedPhoto(place, source))
+            elif indexed is None or (file := same_content(source, indexed[1])) is None:
                 yield TrackedPhoto(place, source)
+            else:
+                if (place, file) != indexed:
+                    self._amended.append((place, file))
+                self._counts["kept"] += 1
+                if self._progress is not None:
+                    self._progress(1)
             self._seen.add(place.path)
 
-    def _keep(self, place: Place, source: PhotoSource) -> bool:
-        """Return whether a photo's row can stay; a changed place or file time is recorded for the row."""
-        old = self._indexed.get(place.path)
-        file = None if old is None else same_content(source, old[1])
-        if file is None:
-            return False
-        if (place, file) != old:
-            self._amended.append((place, file))
-        self._counts["kept"] += 1
-        if self._progress is not None:
-            self._progress(1)
-        return True
-
-    def _encode(self, photos: Iterator[TrackedPhoto]) -> None:
+    def _encode_portions(self, photos: Iterator[TrackedPhoto]) -> None:
+        """Encode photos, and store them portion by portion."""
         while True:
             portion = _Portion(photos, self._shard_size, self._total)
             encoded = self._encoder.encode(portion, self._progress)
             if not portion.photos:
                 return
-            self._store(encoded, portion.photos)
+            self._store_portion(encoded, portion.photos)
 
-    def _store(self, encoded: EncodedPhotos, photos: list[TrackedPhoto]) -> None:
+    def _store_portion(self, encoded: EncodedPhotos, photos: list[TrackedPhoto]) -> None:
         """Store a portion, its skipped photos, and the removal of the rows that it replaces."""
         skipped = {photos[row].place.path: reason for row, reason in encoded.skipped.items()}
         self._skip(skipped)
         readable = [photos[row] for row in encoded.rows]
         encoded_paths = {photo.place.path for photo in readable}
-        all_skipped = {path: why for path, why in (self._skipped_in_index | skipped).items() if path not in encoded_paths}
+        all_skipped = self._skipped_in_index | skipped
+        all_skipped = {path: reason for path, reason in all_skipped.items() if path not in encoded_paths}
         if self.index is None and readable:
             self.index = self._begin()
         removed = [path for path in skipped if path in self._indexed]
@@ -174,18 +173,17 @@ class IndexUpdate:
             places, files = [photo.place for photo in readable], [photo.file for photo in readable]
             state: UpdateState = {"skipped": all_skipped, "complete": self.index.complete and self._folder is None}
             if readable:
-                runtimes = _latest_last(self.index.settings.runtimes, self._encoder.runtime)
-                state["settings"] = replace(self.index.settings, runtimes=runtimes)
+                state["settings"] = _with_runtime(self.index.settings, self._encoder.runtime)
             self.index.upsert(encoded.descriptors, places, files, removed=[*removed, *replaced], **state)
         self._skipped_in_index = all_skipped
         self._counts.update(added=len(readable) - len(replaced), changed=len(replaced), removed=len(removed))
 
-    def _finish(self, index: PlaceIndex, folder: Path) -> None:
+    def _remove_missing(self, index: PlaceIndex, folder: Path) -> None:
         """Remove the rows of missing photos, and record that the index is complete."""
         in_folder = [path for path in self._indexed if not Path(path).is_absolute()]
         missing = [path for path in in_folder if path not in self._seen]
         if in_folder and len(missing) == len(in_folder):
-            raise ValueError(not_the_same_photos(index))
+            raise ValueError(other_photos_message(index))
         skipped = {path: reason for path, reason in self._skipped_in_index.items() if path in self._seen}
         settings = replace(index.settings, photo_folder=folder)
         state: UpdateState = {"settings": settings, "skipped": skipped, "complete": True}
@@ -193,13 +191,14 @@ class IndexUpdate:
         self._counts["removed"] += len(missing)
 
     def _skip(self, reasons: dict[str, str]) -> None:
+        """Record the reasons for skipped photos, by path; raise ValueError if `strict`."""
         self._skipped |= reasons
         if reasons and self._strict:
             report_skipped(self._skipped, max(len(self._seen), self._total or 0), strict=True)
 
 
 class _Portion:
-    """The next photos of a run, at most `size`; `photos` holds those that were yielded."""
+    """The next photos of a run, at most `size`; `photos` holds the photos that were yielded so far."""
 
     def __init__(self, photos: Iterator[TrackedPhoto], size: int, total: int | None) -> None:
         self.photos: list[TrackedPhoto] = []
@@ -215,10 +214,10 @@ class _Portion:
         return self._size if self._total is None else min(self._size, self._total)
 
 
-def not_the_same_photos(index: PlaceIndex) -> str:
-    """Return the message that photos cannot be those of an index."""
+def other_photos_message(index: PlaceIndex) -> str:
+    """Return the error message for photos of which an index holds none."""
     return (
-        f"Not one of the photos that the index {index.folder} holds is among those given: all of its rows would be removed. "
+        f"Not one of the photos that the index {index.folder} holds is among the given photos: all rows would be removed. "
         "Give the photos that it was built from, `overwrite=True` to replace it, or `d2vpr add` to add photos."
     )
 
@@ -239,6 +238,7 @@ def same_content(source: PhotoSource, recorded: PhotoFile) -> PhotoFile | None:
     return hashed if hashed.content_hash is not None and hashed.content_hash == recorded.content_hash else None
 
 
-def _latest_last(runtimes: tuple[Runtime, ...], latest: Runtime) -> tuple[Runtime, ...]:
-    """Return the runtimes of all rows with the latest one last; an index without recorded runtimes stays without."""
-    return (*(runtime for runtime in runtimes if runtime != latest), latest) if runtimes else ()
+def _with_runtime(settings: IndexSettings, latest: Runtime) -> IndexSettings:
+    """Return the settings with the latest runtime last. An old index whose runtimes are not known records none later either."""
+    earlier = [runtime for runtime in settings.runtimes if runtime != latest]
+    return replace(settings, runtimes=(*earlier, latest)) if settings.runtimes else settings

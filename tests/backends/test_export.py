@@ -57,7 +57,7 @@ def test_a_graph_takes_any_number_of_images_of_any_size(any_size, tiny_folder, n
         assert relative(torch.from_numpy(backend.encode(images(*shape))), expected) < 1e-5
 
 
-def test_bf16_is_near(any_size, tiny_folder):
+def test_descriptors_in_bf16_are_close(any_size, tiny_folder):
     backend, model = ExportedModel.open(any_size).open_backend("openvino", "bf16"), load_model(tiny_folder)
     with torch.no_grad():
         expected = model(images(4, 70, 70)).pooler_output
@@ -65,7 +65,7 @@ def test_bf16_is_near(any_size, tiny_folder):
     assert torch.cosine_similarity(descriptors, expected).min() > 0.999
 
 
-def test_a_graph_that_resizes_takes_photos_as_they_are(resizing, tiny_folder):
+def test_a_graph_that_resizes_takes_photos_of_any_size(resizing, tiny_folder):
     photos = [draw(i, *size) for i, size in enumerate(SIZES)]
     encoder = PlaceEncoder(resizing)
     assert (encoder.backend.name, encoder.backend.precision) == ("openvino", "fp32") and encoder.runtime == Runtime(
@@ -75,7 +75,7 @@ def test_a_graph_that_resizes_takes_photos_as_they_are(resizing, tiny_folder):
     np.testing.assert_allclose(encoder.encode(photos).descriptors, expected, atol=1e-6)
 
 
-def test_int8_is_in_the_blocks_alone(quantised):
+def test_only_products_of_blocks_are_in_int8(quantised):
     """The parts after the blocks decide where features are read: int8 there moves the sampling points."""
     graph = onnx.load(quantised[0] / "model.onnx").graph
     weights = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -87,7 +87,7 @@ def test_int8_is_in_the_blocks_alone(quantised):
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_int8_is_near(quantised, tiny_folder, name, world):
+def test_descriptors_in_int8_are_close(quantised, tiny_folder, name, world):
     """Rounding changes descriptors by 0.012 with both runtimes, with VNNI and with AVX2 alone; saturation by 0.051."""
     photos = sorted((world / "queries").iterdir())
     descriptors = PlaceEncoder(quantised[0], backend=name).encode(photos).descriptors
@@ -95,7 +95,7 @@ def test_int8_is_near(quantised, tiny_folder, name, world):
     assert 1e-4 < np.linalg.norm(descriptors - expected) / np.linalg.norm(expected) < 0.03
 
 
-def test_an_export_says_what_it_costs(quantised):
+def test_an_export_reports_the_change_of_recall(quantised):
     """Database and queries are the same photos, so that both find all."""
     out, output = quantised
     assert "onnx, int8" in output and "R@1" in output
@@ -123,13 +123,13 @@ def test_an_export_has_no_weights(quantised):
         ("torch-compiled", None, "the backend torch-compiled cannot run it"),
     ],
 )
-def test_what_a_graph_cannot_be_run_by(any_size, resizing, name, precision, message):
+def test_a_backend_that_cannot_run_a_graph_is_refused(any_size, resizing, name, precision, message):
     folder = any_size if precision == "int8" else resizing
     with pytest.raises(ValueError, match=message):
         ExportedModel.open(folder).open_backend(name, precision)
 
 
-def test_a_graph_that_is_off_is_not_written(tiny_folder, tmp_path, monkeypatch):
+def test_a_graph_that_differs_from_its_model_is_not_written(tiny_folder, tmp_path, monkeypatch):
     """An export that computes something else must not look like one."""
     true_graph = export_module.DescriptorNetwork
     monkeypatch.setattr(export_module, "DescriptorNetwork", lambda model, *rest: true_graph(tiny_model(seed=1), *rest))
@@ -138,7 +138,7 @@ def test_a_graph_that_is_off_is_not_written(tiny_folder, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_exported(tiny_folder, tmp_path):
+def test_exports_that_are_not_possible_are_refused(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="The precision of an export must be fp32 or int8, got 'bf16'"):
         ExportOptions("onnx", "bf16")
     with pytest.raises(ValueError, match="The format of an export must be onnx or openvino, got 'tflite'"):
@@ -152,7 +152,7 @@ def test_what_cannot_be_exported(tiny_folder, tmp_path):
         _ = PlaceEncoder(tiny_folder, backend="onnxruntime", precision="int8").backend
 
 
-def test_auto_takes_openvino_on_a_cpu_where_it_is_installed(monkeypatch):
+def test_auto_chooses_openvino_on_a_cpu_if_it_is_installed(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert registry.choose_backend(gpu) == "torch" and registry.choose_backend(cpu, "fp16") == "torch"
     assert registry.choose_backend(cpu) == "openvino"
@@ -166,7 +166,7 @@ def test_a_backend_that_is_not_installed_is_named(any_size, monkeypatch):
         ExportedModel.open(any_size).open_backend("openvino", None)
 
 
-def test_the_encoder_needs_none_of_the_runtimes():
+def test_the_encoder_is_imported_without_the_runtimes():
     """`pip install d2vpr-hf` brings neither."""
     code = (
         "import sys; sys.modules.update(onnx=None, onnxruntime=None, onnxscript=None, openvino=None); "
@@ -175,13 +175,13 @@ def test_the_encoder_needs_none_of_the_runtimes():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_damaged_export_says_so(any_size, tmp_path):
+def test_a_damaged_export_is_refused(any_size, tmp_path):
     (tmp_path / "export.json").write_text("{}")
     with pytest.raises(ValueError, match="export the model again"):
         PlaceEncoder(tmp_path)
 
 
-def test_a_model_converted_for_one_process():
+def test_a_model_converted_for_one_process_gives_its_descriptors():
     model, processor = tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 42})
     descriptors = PlaceEncoder(model, processor, backend="onnxruntime").encode([draw(0), draw(1)]).descriptors
     expected = PlaceEncoder(model, processor).encode([draw(0), draw(1)]).descriptors

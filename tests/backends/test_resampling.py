@@ -9,7 +9,7 @@ from tests.conftest import relative
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(480, 640), (97, 33), (10, 12)])
-def test_resizing_with_antialiasing(mode, size):
+def test_resizing_equals_torch_with_antialiasing(mode, size):
     """Smaller and larger; a support cut at the edges, or a scale between corners, would show in the outer rows."""
     image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     rows, columns = (antialiasing_matrix(torch.ones(side), target, mode) for side, target in zip(size, (28, 42), strict=True))
@@ -19,7 +19,7 @@ def test_resizing_with_antialiasing(mode, size):
 
 @pytest.mark.parametrize("target", [(5, 5), (3, 11), (37, 16)])
 @pytest.mark.parametrize("offset", [0.0, 0.1])
-def test_bicubic_resampling_by_a_scale(target, offset):
+def test_bicubic_resampling_by_a_scale_equals_torch(target, offset):
     grid = torch.rand(1, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     factors = tuple((side + offset) / 5 for side in target)
     expected = torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)

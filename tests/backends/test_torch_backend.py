@@ -68,7 +68,7 @@ def test_a_prepared_model_gives_the_published_descriptor(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", HALF)
-def test_half_precision_keeps_what_decides_in_float32(dtype):
+def test_half_precision_keeps_sampling_and_pooling_in_float32(dtype):
     """All in bfloat16, samples move by a hundredth of the image and powers of small numbers vanish."""
     model = tiny_model()
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_even_surfaces_keep_their_colour_in_bfloat16():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-def test_preparing_leaves_the_model_as_it_is(dtype):
+def test_preparing_does_not_change_the_model(dtype):
     model = tiny_model()
     before = copy.deepcopy(model.state_dict())
     prepare(model, dtype, on_cpu=True)
@@ -140,7 +140,7 @@ def test_photos_divided_over_cores_keep_their_order(count, monkeypatch):
     assert relative(torch.from_numpy(found), describe(model, images(count, 3, 70, 70))) < 3e-6
 
 
-def test_a_batch_that_belongs_together_is_not_divided(monkeypatch):
+def test_a_batch_for_a_cross_image_encoder_is_not_divided(monkeypatch):
     """With a cross-image encoder half a batch gives other descriptors."""
     monkeypatch.setattr("d2vpr_hf.backends.torch_backend.num_cores", lambda: 2)
     model = tiny_model(use_cross_image_encoder=True)
@@ -163,7 +163,7 @@ def test_an_encoder_groups_photos_by_size_and_keeps_their_order():
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
-def test_an_encoder_takes_up_changes_when_told():
+def test_reopening_the_backend_takes_up_changes_of_the_model():
     model, processor = tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 70})
     encoder = PlaceEncoder(model, processor)
     before = encoder.encode([draw(0)]).descriptors
@@ -180,12 +180,12 @@ def test_an_encoder_takes_up_changes_when_told():
         ("auto", "fp8", "got 'fp8'"),
     ],
 )
-def test_what_there_is_not_is_refused(name, precision, message):
+def test_unknown_backends_and_precisions_are_refused(name, precision, message):
     with pytest.raises(ValueError, match=message):
         check_backend(name, precision)
 
 
-def test_a_missing_extra_says_what_brings_it():
+def test_the_error_of_a_missing_extra_names_the_command_that_installs_it():
     with pytest.raises(
         ImportError, match=r'no_such_library cannot be imported .*: pip install "d2vpr-hf\[export\]" installs it'
     ):
@@ -202,7 +202,7 @@ def test_a_compiled_model_gives_the_plain_descriptors():
 
 
 @pytest.mark.parametrize("choice", [("torch", None), ("torch", "bf16"), ("torch-compiled", "fp16"), ("auto", "fp16")])
-def test_an_encoder_names_what_runs_it_before_it_is_opened(choice):
+def test_an_encoder_names_its_runtime_without_opening_the_backend(choice):
     """An index notes it, and to compare it nothing must be converted or compiled."""
     model, processor = tiny_model(), D2VPRImageProcessor(size={"height": 70, "width": 42})
     encoder = PlaceEncoder(model, processor, backend=choice[0], precision=choice[1], device="cpu")

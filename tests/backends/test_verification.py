@@ -105,7 +105,7 @@ def test_int8_is_the_same_without_vnni(quantised, tmp_path):
     assert np.linalg.norm(here - there) / np.linalg.norm(here) < 0.02
 
 
-def test_the_bound_of_an_export_is_a_parameter(tiny_folder, world, tmp_path):
+def test_an_export_beyond_max_difference_is_refused(tiny_folder, world, tmp_path):
     """The refusal names the figures, and advises what can help: more photos cannot, 64 are used at most."""
     command = ("export", tiny_folder, tmp_path / "out", "--precision", "int8", "--photos", world / "queries")
     status, _, error = run(*command, "--max-difference", "1e-6")

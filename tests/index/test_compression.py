@@ -64,7 +64,7 @@ def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtyp
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_store_outlives_the_files_it_was_built_of(tmp_path, kind, dtype):
+def test_a_store_is_searched_after_files_it_was_built_of_are_removed(tmp_path, kind, dtype):
     """Its last shard is merged with new rows into another file, so that its own rows cannot be read any more."""
     index = begin(tmp_path / "index", dtype=dtype)
     index.add(unit(2 * SHARD + 2, 0), named("a", 2 * SHARD + 2))
@@ -78,7 +78,7 @@ def test_a_store_outlives_the_files_it_was_built_of(tmp_path, kind, dtype):
         check_exact(opened, np.arange(len(opened)) % 2 == 0)
 
 
-def test_rows_that_were_removed_do_not_take_the_room_of_others(monkeypatch, tmp_path):
+def test_removed_rows_do_not_displace_neighbours(monkeypatch, tmp_path):
     """Of a store of many rows, where bits choose: the same ten as of a store that never had them."""
     vectors = unit(6000, 0)
     index = begin(tmp_path / "index", shard_size=1000)
@@ -96,7 +96,7 @@ def test_rows_that_were_removed_do_not_take_the_room_of_others(monkeypatch, tmp_
     assert not {path for paths in lagging for path in paths} & set(gone)
 
 
-def test_the_store_is_used(tmp_path, monkeypatch):
+def test_a_search_uses_the_store(tmp_path, monkeypatch):
     """Otherwise every compressed search would be an exact one, unnoticed."""
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
@@ -109,7 +109,7 @@ def test_the_store_is_used(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["added", "removed"])
-def test_a_reader_whose_store_is_replaced_before_its_first_search(tmp_path, monkeypatch, change):
+def test_a_reader_opens_a_replaced_store_only_if_it_covers_the_reader_s_rows(tmp_path, monkeypatch, change):
     """Stores are opened by the first search: the new one is used, but not if it lacks rows that the reader has."""
     index = begin(tmp_path / "index")
     index.add(unit(2 * SHARD, 0), named("a", 2 * SHARD))
@@ -125,7 +125,7 @@ def test_a_reader_whose_store_is_replaced_before_its_first_search(tmp_path, monk
     assert searches == ([1] if change == "added" else [])
 
 
-def test_a_damaged_store_is_not_used_and_is_made_anew(tmp_path, caplog):
+def test_a_damaged_store_is_not_used_and_is_built_again(tmp_path, caplog):
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
     index.build_store("bits")
@@ -138,7 +138,7 @@ def test_a_damaged_store_is_not_used_and_is_made_anew(tmp_path, caplog):
     assert PlaceIndex.open(index.folder).store_is_fresh
 
 
-def test_a_full_disk_leaves_no_half_store(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_incomplete_store(tmp_path, monkeypatch):
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
     index.flush()
@@ -172,7 +172,7 @@ def test_another_compression_replaces_the_store(tmp_path):
         index.build_store("zip")
 
 
-def test_the_jobs_keep_the_store_fresh(tmp_path):
+def test_every_change_of_an_index_ends_with_a_fresh_store(tmp_path):
     """Building, updating, adding, removing, compacting, replacing: each ends with a store of its rows."""
     table, out = write_photos(tmp_path / "photos", 9), tmp_path / "index"
     run = {"encoder": BytesEncoder(), "shard_size": SHARD}

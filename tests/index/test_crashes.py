@@ -132,7 +132,7 @@ def undisturbed(started, monkeypatch, job):
 
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("kept", [0, 1])
-def test_a_crash_at_every_operation(started, monkeypatch, job, kept):
+def test_a_crash_at_any_operation_leaves_an_index_that_the_next_run_completes(started, monkeypatch, job, kept):
     """Rows without their manifest, a manifest without its rows, or a file that is not whole would show here."""
     start, run = started
     expected, operations = undisturbed(started, monkeypatch, job)
@@ -150,7 +150,7 @@ def test_a_crash_at_every_operation(started, monkeypatch, job, kept):
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_an_error_at_every_operation(started, monkeypatch, job):
+def test_an_error_at_any_operation_leaves_an_index_that_the_next_run_completes(started, monkeypatch, job):
     """A full disk, or one that was mounted read-only: the last state stays, nothing half-written is left, going on works."""
     start, run = started
     expected, operations = undisturbed(started, monkeypatch, job)
@@ -170,7 +170,7 @@ def test_an_error_at_every_operation(started, monkeypatch, job):
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-def test_a_crash_while_a_calibration_is_replaced(tmp_path, monkeypatch, kept):
+def test_a_crash_leaves_the_old_or_the_new_calibration(tmp_path, monkeypatch, kept):
     """The old or the new calibration is complete, and never the manifest of one with the file of the other."""
     begin(tmp_path / "begun").store_calibration({"scale": 1.0})
     seen = []
@@ -210,7 +210,7 @@ def step_before(disk, write):
 
 @pytest.mark.parametrize("error", [Crash, OSError(errno.ENOSPC, "No space left on device")])
 @pytest.mark.parametrize("kind", ["half", "int8", "bits"])
-def test_a_store_that_is_not_finished(tmp_path, kind, error):
+def test_an_unfinished_store_is_not_searched_and_is_built_again(tmp_path, kind, error):
     """A first store and one that takes the place of another: searches are right at once, and the next build is a whole one."""
     index = begin(tmp_path / "begun", dtype="float32")
     for number in range(7):
@@ -244,7 +244,7 @@ def build_store(folder, kind):
             index.build_store(kind)
 
 
-def test_rows_wait_until_the_disk_has_room_again(tmp_path, monkeypatch):
+def test_rows_stay_pending_until_the_disk_has_space(tmp_path, monkeypatch):
     """The same object continues: rows of a flush that failed are neither lost nor stored twice, wherever it failed."""
     for limit in range(40):
         out = tmp_path / str(limit)
@@ -270,7 +270,7 @@ def test_rows_wait_until_the_disk_has_room_again(tmp_path, monkeypatch):
     pytest.fail("every flush failed")
 
 
-def test_an_interrupt_between_storing_and_knowing_it(tmp_path, monkeypatch):
+def test_an_interrupt_after_a_commit_does_not_store_rows_twice(tmp_path, monkeypatch):
     """The manifest is stored, and then comes Ctrl-C: rows must not be stored once more under another number."""
     with begin(tmp_path / "index") as index:
         index.add(*frame(0))

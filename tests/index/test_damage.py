@@ -59,7 +59,7 @@ def manifest_problems(folder):
 
 
 @pytest.mark.parametrize("change", ["missing", "cut", "longer", "empty"])
-def test_no_index_with_such_a_file_is_opened(whole, tmp_path, change):
+def test_an_index_with_a_damaged_file_is_not_opened(whole, tmp_path, change):
     """The error names the file and the way to repair it; `verify` names the same."""
     for number, name in enumerate(files_of(whole)):
         broken = shutil.copytree(whole, tmp_path / str(number))
@@ -86,7 +86,7 @@ def test_every_damaged_file_is_named(whole, tmp_path):
     assert len(problems) == FILES - 1 and all(any(name in problem for problem in problems) for name in names)
 
 
-def test_damaged_places_are_never_given(whole, tmp_path):
+def test_damaged_places_are_never_returned(whole, tmp_path):
     """Sizes do not change with a flipped bit, so that opening finds nothing; reading does, and names the file."""
     broken = shutil.copytree(whole, tmp_path / "broken")
     name = next(name for name in files_of(whole) if name.endswith(".parquet"))
@@ -100,7 +100,7 @@ def test_damaged_places_are_never_given(whole, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["descriptors", "places"])
-def test_damage_never_gets_a_right_checksum(whole, tmp_path, kind):
+def test_damaged_rows_never_get_a_correct_checksum(whole, tmp_path, kind):
     """Merging, compacting and amending write rows to new files, but only after their checksums were compared."""
     changes = {
         "joined": lambda index: (index.add(*frame(20)), index.add(*frame(21)), index.flush()),
@@ -143,7 +143,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(whole, tmp_path, name):
         PlaceIndex.open(broken)
 
 
-def test_manifests_with_wrong_values(whole, tmp_path):
+def test_manifests_with_wrong_values_are_refused(whole, tmp_path):
     broken = shutil.copytree(whole, tmp_path / "broken")
     values = json.loads((whole / "manifest.json").read_text())
     assert read_manifest(whole).count == 11
@@ -159,7 +159,7 @@ def test_manifests_with_wrong_values(whole, tmp_path):
             PlaceIndex.open(broken)
 
 
-def test_a_damaged_index_can_be_built_anew_in_its_place(whole, tmp_path):
+def test_a_damaged_index_can_be_replaced(whole, tmp_path):
     for number, change in enumerate((b"{", b"")):
         broken = shutil.copytree(whole, tmp_path / str(number))
         (broken / "manifest.json").write_bytes(change)

@@ -19,7 +19,7 @@ def fake_hub(tmp_path, monkeypatch):
     return fake
 
 
-def test_there_and_back(fake_hub, tmp_path):
+def test_an_uploaded_index_is_downloaded_unchanged(fake_hub, tmp_path):
     """Pending rows are uploaded too; the lock, vector stores and files that do not belong to the index are not."""
     index = begin(tmp_path / "index")
     for number in range(7):
@@ -36,7 +36,7 @@ def test_there_and_back(fake_hub, tmp_path):
     assert fetched.search(frame(3)[0], 1)[0][0].place.path == "/frames/3"
 
 
-def test_a_second_push_leaves_nothing_of_the_first(fake_hub, tmp_path):
+def test_a_second_upload_removes_the_files_of_the_first(fake_hub, tmp_path):
     index = begin(tmp_path / "index")
     for number in range(12):
         index.add(*frame(number))
@@ -50,7 +50,7 @@ def test_a_second_push_leaves_nothing_of_the_first(fake_hub, tmp_path):
     ]
 
 
-def test_the_cache_is_not_changed(fake_hub, tmp_path):
+def test_an_index_in_the_cache_cannot_be_changed(fake_hub, tmp_path):
     index = begin(tmp_path / "index")
     index.add(*frame(0))
     index.push_to_hub("user/map")
@@ -62,7 +62,7 @@ def test_the_cache_is_not_changed(fake_hub, tmp_path):
     assert bytes_of(fetched.folder) == before and fetched.push_to_hub("user/copy")
 
 
-def test_from_pretrained_takes_folders_and_names_what_is_missing(fake_hub, tmp_path):
+def test_from_pretrained_opens_folders_and_names_a_missing_index(fake_hub, tmp_path):
     begin(tmp_path / "index")
     assert len(PlaceIndex.from_pretrained(tmp_path / "index")) == 0
     for name in ("user/nothing", "no such: name"):

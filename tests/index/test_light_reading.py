@@ -46,13 +46,13 @@ def folder(request, tmp_path):
     return index.folder
 
 
-def test_the_library_reads_an_index(folder):
+def test_the_library_reads_an_index_without_heavy_imports(folder):
     """A store in the folder is opened by the first search, not with the index."""
     assert loaded(READING, str(folder)) == "[]"
 
 
 @pytest.mark.parametrize("arguments", [["info"], ["info", "--json"], ["search", "--help"]], ids=" ".join)
-def test_commands_that_encode_nothing(tmp_path, arguments):
+def test_commands_that_encode_nothing_load_no_heavy_library(tmp_path, arguments):
     with begin(tmp_path / "index") as index:
         index.add(np.eye(16)[:1], frame(0)[1])
     paths = [str(index.folder)] if arguments[0] == "info" else []

@@ -61,7 +61,7 @@ def test_milvus_finds_the_rows_of_exact_search(tmp_path, searches, monkeypatch):
     assert len(collections(uri)) == 1 and collections(uri) != before  # the old one is not left there
 
 
-def test_the_jobs_keep_the_collection(tmp_path, searches):
+def test_every_change_of_an_index_keeps_its_collection(tmp_path, searches):
     """Building, adding, removing and updating keep to what the index notes; the command line says who searches."""
     table, out = write_photos(tmp_path / "photos", 9), tmp_path / "index"
     uri = tmp_path / "places.db"
@@ -79,7 +79,7 @@ def test_the_jobs_keep_the_collection(tmp_path, searches):
     assert (found["store"], found["store_uri"], found["store_is_fresh"]) == ("milvus", str(uri), True)
 
 
-def test_back_to_faiss_and_on_to_another_file(tmp_path, searches):
+def test_collections_that_are_no_longer_used_are_removed(tmp_path, searches):
     """The folder and the collection of a store that is no longer used are removed."""
     first, second = tmp_path / "first.db", tmp_path / "second.db"
     index = with_rows(tmp_path / "index", first)
@@ -95,7 +95,7 @@ def test_back_to_faiss_and_on_to_another_file(tmp_path, searches):
     assert not list(index.folder.glob("derived-*"))
 
 
-def test_a_manifest_without_milvus_is_as_it_always_was(tmp_path):
+def test_a_manifest_without_milvus_has_no_entry_for_it(tmp_path):
     """Indexes that were written before must still open, and their bytes must not change."""
     index = begin(tmp_path / "index")
     index.add(unit(3, 0), named("a", 3))
@@ -104,7 +104,7 @@ def test_a_manifest_without_milvus_is_as_it_always_was(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["gone", "of other rows", "unreachable"])
-def test_a_collection_that_cannot_be_used_is_named_and_made_anew(tmp_path, searches, caplog, damage):
+def test_a_collection_that_cannot_be_used_is_named_and_filled_again(tmp_path, searches, caplog, damage):
     """Never a wrong row: the search is exact and says so, and the next build fills the collection."""
     uri = tmp_path / "db" / "places.db"
     uri.parent.mkdir()
@@ -130,7 +130,7 @@ def test_a_collection_that_cannot_be_used_is_named_and_made_anew(tmp_path, searc
     assert searches == [1] and collections(uri) == [collection]
 
 
-def test_a_server_that_goes_away_leaves_exact_search(tmp_path, caplog):
+def test_without_its_server_an_index_is_searched_exactly(tmp_path, caplog):
     index = with_rows(tmp_path / "index", tmp_path / "places.db")
     client = pymilvus.MilvusClient(str(tmp_path / "places.db"))
     client.drop_collection(client.list_collections()[0])
@@ -139,7 +139,7 @@ def test_a_server_that_goes_away_leaves_exact_search(tmp_path, caplog):
     assert "The search is exact" in caplog.text
 
 
-def test_a_run_that_is_killed_leaves_no_collection(tmp_path, monkeypatch):
+def test_a_killed_build_leaves_no_collection(tmp_path, monkeypatch):
     """Its half of a collection has another name than the next run's if rows changed meanwhile: the folder must tell of it."""
     uri = tmp_path / "places.db"
     index = begin(tmp_path / "index")
@@ -174,7 +174,7 @@ def test_a_run_that_is_killed_leaves_no_collection(tmp_path, monkeypatch):
         (["--store", "milvus", "--uri", "https://host:19530?token=hush"], "Set MILVUS_TOKEN to `user:password`"),
     ],
 )
-def test_words_that_choose_no_store_are_refused_before_the_work(tmp_path, options, match):
+def test_invalid_store_options_are_refused_before_photos_are_encoded(tmp_path, options, match):
     write_photos(tmp_path / "photos", 2)
     result = CliRunner().invoke(app, ["index", str(tmp_path / "photos"), "--out", str(tmp_path / "index"), *options])
     assert isinstance(result.exception, ValueError) and match in str(result.exception)
@@ -194,7 +194,7 @@ def test_unknown_stores_and_compressions_are_refused(store, uri, compression, ma
         derived_store.check_store(store, uri, compression)
 
 
-def test_compression_is_faiss_s(tmp_path):
+def test_milvus_refuses_a_compression(tmp_path):
     index = with_rows(tmp_path / "index", tmp_path / "places.db")
     with pytest.raises(ValueError, match=r"omit `compression=\"bits\"`, or give `store=\"faiss\"`"):
         index.build_store("bits")
@@ -211,7 +211,7 @@ def test_a_token_stays_in_the_environment(tmp_path, monkeypatch):
     assert files and not any(b"hush-hush" in path.read_bytes() for path in files)
 
 
-def test_a_file_is_named_from_wherever_the_index_is_opened(tmp_path, monkeypatch):
+def test_the_file_of_milvus_is_found_from_any_folder(tmp_path, monkeypatch):
     """A path relative to the folder of the day would make an empty database elsewhere."""
     monkeypatch.chdir(tmp_path)
     with_rows(tmp_path / "index", Path("places.db"))

@@ -58,7 +58,7 @@ def test_searching_is_sorting_by_cosine(index):
     assert [[match.row for match in matches] for matches in results] == left
 
 
-def test_every_kind_of_position_survives(index, tmp_path):
+def test_every_kind_of_position_is_stored(index, tmp_path):
     index.add(signs(4, 0), list(KINDS.values()))
     assert list(index.places) == list(KINDS.values())  # pending
     index.close()
@@ -70,7 +70,7 @@ def test_every_kind_of_position_survives(index, tmp_path):
         opened.places[4]
 
 
-def test_an_empty_index(index):
+def test_an_empty_index_finds_nothing(index):
     assert index.search(signs(2, 0), 3) == [[], []] and len(index) == 0 and list(index.places) == []
     assert index.search(signs(1, 0), 3, exclude_last_seconds=1, query_time=0) == [[]]
     index.compact()
@@ -80,7 +80,7 @@ def test_an_empty_index(index):
 # ---- frame by frame
 
 
-def test_a_robot_finds_where_it_was_and_not_where_it_just_was(index, tmp_path):
+def test_a_robot_finds_earlier_visits_and_not_its_last_positions(index, tmp_path):
     """It passes ten places twice, one a second. Looking back 5 s leaves out 15 to 19 of the second round."""
     places = signs(10, 3)
     with index:
@@ -96,7 +96,7 @@ def test_a_robot_finds_where_it_was_and_not_where_it_just_was(index, tmp_path):
     assert sorted(seconds) == list(range(15))  # the latest time there is 19: 14 is 5 s before it
 
 
-def test_times_that_are_not_known_are_not_recent(index):
+def test_rows_without_a_time_are_not_excluded(index):
     index.add(signs(3, 0), [Place("a", timestamp="100"), Place("b"), Place("c", timestamp="spring")])
     found = index.search(signs(1, 0), 9, exclude_last_seconds=5, query_time=101, allowed=np.array([True, True, True]))
     assert sorted(paths_of(found[0])) == ["b", "c"]
@@ -105,7 +105,7 @@ def test_times_that_are_not_known_are_not_recent(index):
             index.search(signs(1, 0), 1, exclude_last_seconds=5, query_time=query_time)
 
 
-def test_full_shards_are_stored_by_themselves(index, tmp_path):
+def test_full_shards_are_stored_without_a_flush(index, tmp_path):
     for number in range(7):
         index.add(*frame(number))
     assert len(index) == 7 and len(PlaceIndex.open(tmp_path / "index")) == 5
@@ -123,7 +123,7 @@ def test_many_small_flushes_leave_few_files(tmp_path):
     assert [place.path for place in PlaceIndex.open(tmp_path / "index").places] == [f"/frames/{i}" for i in range(500)]
 
 
-def test_adding_a_frame_is_cheap(index, monkeypatch):
+def test_adding_a_frame_reads_no_stored_row_and_writes_no_file(index, monkeypatch):
     """No file is written and no stored row is read: a robot adds frames while it drives."""
     index = begin(index.folder.parent / "large", shard_size=5000)
     vectors = signs(2100, 0)
@@ -180,7 +180,7 @@ def test_half_precision_by_default_and_full_on_request(tmp_path):
 # ---- writers and readers
 
 
-def test_two_writers(index, tmp_path, monkeypatch):
+def test_a_second_writer_is_refused_until_the_first_has_stored_everything(index, tmp_path, monkeypatch):
     """The second writer is refused without waiting, and can read; it can write when the first has stored everything."""
     second, waits = PlaceIndex.open(tmp_path / "index"), []
     index.add(*frame(0))
@@ -198,13 +198,13 @@ def test_two_writers(index, tmp_path, monkeypatch):
     assert [place.path for place in index.places] == ["/frames/0"]
 
 
-def test_an_index_that_was_replaced_by_one_of_another_model(index, tmp_path):
+def test_an_index_that_was_replaced_by_one_of_another_model_is_not_changed(index, tmp_path):
     begin(tmp_path / "index", overwrite=True, fingerprint="other").close()
     with pytest.raises(ValueError, match="was replaced by one of another model"):
         index.add(*frame(0))
 
 
-def test_readers_keep_what_they_opened(index, tmp_path):
+def test_readers_keep_the_rows_that_they_opened(index, tmp_path):
     index.add(signs(12, 0), [Place(f"{i}") for i in range(12)])
     index.flush()
     reader = PlaceIndex.open(tmp_path / "index")
@@ -214,7 +214,7 @@ def test_readers_keep_what_they_opened(index, tmp_path):
     assert np.array_equal(reader.descriptors[:], signs(12, 0)) and len(PlaceIndex.open(tmp_path / "index")) == 6
 
 
-def test_a_new_index_takes_the_place_of_another_when_it_is_complete(index, tmp_path):
+def test_a_new_index_replaces_another_when_it_is_complete(index, tmp_path):
     index.add(*frame(0))
     index.close()
     with pytest.raises(FileExistsError, match="`overwrite=True` to replace"):
@@ -230,7 +230,7 @@ def test_a_new_index_takes_the_place_of_another_when_it_is_complete(index, tmp_p
     assert len(list((tmp_path / "index").iterdir())) == 4
 
 
-def test_compacting_gives_room_back(index):
+def test_compacting_frees_space(index):
     index.add(signs(23, 0), [Place(f"{i}") for i in range(23)])
     index.flush()
     size = index.info()["bytes"]
@@ -262,7 +262,7 @@ def test_a_calibration_and_a_store_stay_when_rows_change(index, tmp_path):
     assert len(list(index.folder.glob("calibration-*"))) == 1
 
 
-def test_info(index):
+def test_info_counts_rows_shards_and_bytes(index):
     index.add(signs(4, 0), list(KINDS.values()))
     index.flush()
     info = index.info()
@@ -273,7 +273,7 @@ def test_info(index):
     assert info["bytes"] == sum(sizes)
 
 
-def test_an_unfinished_index_says_so(index, tmp_path, caplog):
+def test_opening_an_incomplete_index_logs_a_warning(index, tmp_path, caplog):
     index.upsert(np.zeros((0, DIM)), [], [], complete=False)
     with caplog.at_level(logging.WARNING):
         assert not PlaceIndex.open(tmp_path / "index").complete

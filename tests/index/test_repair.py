@@ -55,7 +55,7 @@ def test_only_the_damaged_shard_is_encoded_again(built, kind, compression):
     assert repair_index(folder).shards == 0
 
 
-def test_the_command_says_what_to_do_next(built, tmp_path):
+def test_the_repair_command_names_the_next_steps(built, tmp_path):
     """Photos from elsewhere are named, as no update of the folder brings them back; so is the calibration."""
     folder, _ = built
     last = sorted(folder.glob("descriptors-*"))[-1]
@@ -69,7 +69,7 @@ def test_the_command_says_what_to_do_next(built, tmp_path):
     assert PlaceIndex.open(folder).verify() == [] and PlaceIndex.open(folder).calibration is None
 
 
-def test_a_damaged_calibration_asks_for_a_calibration(built):
+def test_the_error_of_a_damaged_calibration_names_the_command(built):
     folder, _ = built
     flip(next(folder.glob("calibration-*")))
     index = PlaceIndex.open(folder)
@@ -80,7 +80,7 @@ def test_a_damaged_calibration_asks_for_a_calibration(built):
     assert index.verify() == [] and PlaceIndex.open(folder).calibration == {"scale": 2.0}
 
 
-def test_what_cannot_be_repaired(built, tmp_path):
+def test_an_index_with_a_damaged_manifest_or_a_writer_is_not_repaired(built, tmp_path):
     """A damaged manifest lists no files to repair, and another process may be changing the index."""
     folder, _ = built
     copy = shutil.copytree(folder, tmp_path / "copy")

@@ -45,7 +45,7 @@ def test_a_build_is_not_continued_in_another_precision(tmp_path, photos):
     assert len(index) == 7 and index.settings.runtimes == (Runtime.parse("bytes int8"),)
 
 
-def test_a_replacement_begun_in_another_precision_is_begun_anew(tmp_path, photos):
+def test_a_replacement_begun_in_another_precision_is_begun_again(tmp_path, photos):
     index_photos(photos, tmp_path / "index", BytesEncoder(), shard_size=SHARD)
     with pytest.raises(KeyboardInterrupt):
         index_photos(photos, tmp_path / "index", Killed(), overwrite=True, shard_size=SHARD)
@@ -54,7 +54,7 @@ def test_a_replacement_begun_in_another_precision_is_begun_anew(tmp_path, photos
     assert len(encoder.seen) == 7 and index.settings.runtimes == (Runtime.parse("bytes fp32"),)
 
 
-def test_what_is_added_in_another_precision_is_warned_of_and_noted(tmp_path, photos, caplog):
+def test_adding_in_another_precision_logs_a_warning_and_is_recorded(tmp_path, photos, caplog):
     index_photos(photos, tmp_path / "index", BytesEncoder(), shard_size=SHARD)
     index_photos(photos, tmp_path / "index", BytesEncoder())
     assert not caplog.records
@@ -75,7 +75,7 @@ def test_an_index_is_searched_in_any_precision(tmp_path, photos, caplog):
     assert found[0].matches[0].place.path == "03.jpg" and not caplog.records
 
 
-def test_parts_of_two_precisions_are_not_merged(tmp_path, photos):
+def test_shards_of_two_precisions_are_not_merged(tmp_path, photos):
     for number, encoder in enumerate((BytesEncoder(), Int8())):
         embed_photos(photos, tmp_path / f"node{number}", encoder, process=(number, 2), shard_size=SHARD)
     with pytest.raises(ValueError, match=r"shards of different jobs \(runtime: bytes (fp32|int8) and bytes (fp32|int8)\)"):
@@ -85,7 +85,7 @@ def test_parts_of_two_precisions_are_not_merged(tmp_path, photos):
     assert not (tmp_path / "merged").exists()
 
 
-def test_an_index_that_does_not_say_opens_and_goes_on(tmp_path, photos, caplog):
+def test_an_index_without_recorded_runtimes_is_updated_without_them(tmp_path, photos, caplog):
     """As indexes of before are: their manifests have no such entry, and must keep their checksums."""
     index_photos(photos, tmp_path / "index", BytesEncoder(), shard_size=SHARD)
     file = tmp_path / "index" / "manifest.json"
@@ -99,7 +99,7 @@ def test_an_index_that_does_not_say_opens_and_goes_on(tmp_path, photos, caplog):
     assert len(PlaceIndex.open(tmp_path / "index")) == 8 and PlaceIndex.open(tmp_path / "index").settings.runtimes == ()
 
 
-def test_frames_leave_the_note_as_it_is(tmp_path):
+def test_adding_frames_does_not_change_the_recorded_runtime(tmp_path):
     """For descriptors that are added one by one, the settings at the beginning give the runtime."""
     with begin(tmp_path / "index", runtimes=(Runtime("openvino", "bf16"),)) as index:
         index.add(*frame(0))
@@ -107,7 +107,7 @@ def test_frames_leave_the_note_as_it_is(tmp_path):
     assert PlaceIndex.open(tmp_path / "index").settings.runtime == Runtime("openvino", "bf16")
 
 
-def test_the_command_line_goes_on_as_the_index_began(tmp_path, tiny_folder, caplog):
+def test_the_command_line_keeps_the_runtime_of_the_index(tmp_path, tiny_folder, caplog):
     """As with the batch size: an update does not need the options of the first build."""
     photos, index = tmp_path / "photos", tmp_path / "index"
     save(photos / at_name(1000, 2000), 0)

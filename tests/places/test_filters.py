@@ -15,7 +15,7 @@ from d2vpr_hf.places.filters import PlaceFilter, within_box, within_heading, wit
 from tests.photos import save
 
 
-def test_radius_by_hand():
+def test_places_within_a_radius_are_allowed():
     """A 3-4-5 triangle; the edge belongs to it, and places that cannot be compared do not."""
     prior = Place("prior", utm_east=100.0, utm_north=200.0, utm_zone="32T")
     places = [
@@ -27,13 +27,13 @@ def test_radius_by_hand():
     assert within_radius(places, prior, 5.0).tolist() == [True, False, False, False]
 
 
-def test_a_prior_in_degrees_meets_places_in_utm():
+def test_a_prior_in_degrees_is_compared_with_places_in_utm():
     """A GPS fix has no UTM coordinates of its own."""
     place = Place("a", utm_east=500_000.0, utm_north=4_649_776.22, utm_zone="32T")  # 42° N, 9° E
     assert within_radius([place], Place("prior", latitude=42.0, longitude=9.0), 1.0).tolist() == [True]
 
 
-def test_local_frames():
+def test_places_in_another_local_frame_are_not_allowed():
     prior, places = (
         Place("p", x=0.0, y=0.0, frame="hall"),
         [Place("a", x=3.0, y=0.0, z=4.0, frame="hall"), Place("b", x=0.0, y=0.0)],
@@ -41,7 +41,7 @@ def test_local_frames():
     assert within_radius(places, prior, 5.0).tolist() == [True, False]
 
 
-def test_a_box_over_the_date_line():
+def test_a_box_may_cross_the_date_line():
     places = [
         Place("fiji", latitude=-17.0, longitude=178.0),
         Place("samoa", latitude=-13.8, longitude=-172.0),
@@ -63,7 +63,7 @@ def test_headings_wrap_around(known, asked, tolerance):
         assert allowed[0] == (angle < tolerance)
 
 
-def test_headings_by_hand():
+def test_places_within_a_tolerance_of_a_heading_are_allowed():
     places = [Place("a", heading=350.0), Place("b", heading=10.0), Place("c", heading=180.0)]
     assert within_heading(places, 0.0, 10.0).tolist() == [True, True, False]
     assert within_heading(places, 5.0, 10.0).tolist() == [False, True, False]
@@ -78,7 +78,7 @@ def test_times_in_all_forms_mean_the_same_moment():
     assert within_time(places, "20240501").tolist() == [True] * 5 + [False] * 2
 
 
-def test_no_places():
+def test_filters_of_no_places_give_empty_masks():
     assert within_time([]).shape == within_heading([], 0, 1).shape == (0,)
     assert within_box([], 0, 0, 1, 1).dtype == np.bool_
 
@@ -93,7 +93,7 @@ def test_no_places():
         (lambda: within_time([], "noon"), "got 'noon'"),
     ],
 )
-def test_bad_arguments(call, message):
+def test_filters_with_invalid_values_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -136,12 +136,12 @@ def ask(command, street, *options):
         (("--near", "-42,9,10"), set()),
     ],
 )
-def test_a_search_looks_only_where_it_may(street, options, expected):
+def test_a_search_returns_only_allowed_photos(street, options, expected):
     found = ask("search", street, *options)["matches"]
     assert {int(match["path"].split("@")[7]) for match in found} == expected and len(found) == len(expected)
 
 
-def test_an_answer_comes_from_where_it_may(street):
+def test_localization_uses_only_allowed_photos(street):
     assert ask("localize", street, "--near", "42,9,1")["utm_north"] == pytest.approx(4649776.22, abs=0.01)
     assert "no place of the index is allowed by the filters" in ask("localize", street, "--since", "2025-01-01")["note"]
 
@@ -156,13 +156,13 @@ def test_an_answer_comes_from_where_it_may(street):
         (("--until", "noon"), "got 'noon'"),
     ],
 )
-def test_malformed_filters(street, options, message):
+def test_malformed_options_of_filters_are_refused(street, options, message):
     for command in ("search", "localize"):
         with pytest.raises(ValueError, match=message):
             ask(command, street, *options)
 
 
-def test_no_filter_is_no_mask():
+def test_without_filters_there_is_no_mask():
     assert PlaceFilter().allowed([Place("a")]) is None
     assert PlaceFilter(since="2024-01").allowed([]).shape == (0,)
 

@@ -29,10 +29,10 @@ from d2vpr_hf.places.timestamps import to_seconds
         ("2025", 2025.0),  # a robot's clock, not a year
     ],
 )
-def test_times(timestamp, seconds):
+def test_timestamps_of_every_form_are_read_as_seconds(timestamp, seconds):
     assert to_seconds(timestamp) == pytest.approx(seconds, abs=1e-6)
 
 
 @pytest.mark.parametrize("timestamp", [None, "", "spring", "nan", "inf", "2015-13-01"])
-def test_what_is_no_time(timestamp):
+def test_texts_that_are_not_times_give_nan(timestamp):
     assert math.isnan(to_seconds(timestamp))

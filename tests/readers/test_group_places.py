@@ -33,7 +33,7 @@ def ids(table):
     return {int(place.path[:4]): number for place, number in zip(table.places, table.place_ids.tolist(), strict=True)}
 
 
-def test_cells_and_directions_by_hand():
+def test_photos_of_one_cell_and_direction_show_one_place():
     """Cells are half-open: 10.0 begins the second. Bins too: 30.0 begins the second."""
     photos = [(500, 4000, 0), (509.99, 4009.99, 29.99), (510, 4000, 0), (500, 4010, 0), (500, 4000, 30), (500, 4000, 359.9)]
     table = group([utm_photo(i, *values) for i, values in enumerate(photos)])
@@ -50,7 +50,7 @@ def test_negative_coordinates_are_floored():
 
 
 @pytest.mark.parametrize(("heading", "bin_mate"), [(360.0, 0), (-1e-15, 359), (-10, 359), (720.5, 0), (359.999, 359)])
-def test_headings_go_around(heading, bin_mate):
+def test_headings_wrap_around(heading, bin_mate):
     """-1e-15 % 360 is 360 in floating point, which would be a bin beyond the last."""
     table = group([utm_photo(0, 1, 1, 0), utm_photo(359, 1, 1, 359), utm_photo(1, 1, 1, heading)])
     assert len(set(ids(table).values())) == 2
@@ -69,13 +69,13 @@ def test_zones_and_frames_never_mix():
     assert len(set(group([utm_photo(0, 500, 4000, 5, "10S"), utm_photo(1, 500, 4000, 5, "10T")]).place_ids)) == 1  # one zone
 
 
-def test_frames_do_not_push_each_other_apart():
+def test_places_of_different_frames_are_not_neighbours():
     """Groups fill up frame by frame; a place in another frame is not a neighbour."""
     photos = [utm_photo(0, 0, 0, 0), utm_photo(1, 0, 0, 0, "11S"), utm_photo(2, 1000, 0, 0, "11S")]
     assert group(photos).group_ids.tolist() == [0, 1, 1]
 
 
-def test_two_sides_of_a_zone_border():
+def test_places_on_two_sides_of_a_zone_border_share_no_group():
     """Photos 9 m apart around 6° E are in zones 31 and 32: different places, which must not share a batch."""
     table = group(
         [with_utm(Place(f"000{i}.jpg", 50.0, longitude, heading=0.0)) for i, longitude in enumerate((5.99994, 6.00006))]
@@ -139,7 +139,7 @@ def test_skipped_photos_are_named():
         (None, None, 0),
     ],
 )
-def test_days(first, second, num_days):
+def test_times_in_any_form_count_as_days(first, second, num_days):
     """Two photos of one morning are almost one photo, however their times are written."""
     places = [utm_photo(0, 1, 1, 0, timestamp=first), utm_photo(1, 1, 1, 0, timestamp=second)]
     text = describe_places(group(places))
@@ -179,7 +179,7 @@ def test_places_of_a_group_do_not_overlap(grid):
             assert apart >= rule.spacing or angle_between(here.heading, there.heading) > rule.heading
 
 
-def test_groups_by_hand():
+def test_neighbouring_places_get_different_groups():
     """Spacing 25 m and cells of 10 m: every fourth cell, which leaves 30 m between them; and every other direction.
 
     A full grid takes no more groups than that: 4 x 4 x 2.
@@ -229,12 +229,12 @@ def test_the_order_of_the_photos_does_not_matter():
         ({"min_days": 2}, "No place has 1 photos of 2 days"),
     ],
 )
-def test_bad_options(options, message):
+def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         group([utm_photo(0, 1, 1, 0)], **options)
 
 
-def test_photos_without_headings_say_how_to_go_on():
+def test_the_error_without_headings_names_the_option_that_ignores_them():
     with pytest.raises(ValueError, match=r"0000\.jpg: no heading\. .*`heading=360`"):
         group([utm_photo(0, 1, 1)])
 
@@ -257,7 +257,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["places", *map(str, arguments)])
 
 
-def test_round_trip(tmp_path, drive):
+def test_a_written_table_is_read_back(tmp_path, drive):
     """The written table has the grouped photos, also if it is written and read through a link of another depth."""
     grouped = group_places(read_places(drive))
     for folder in ("tables", "deep"):
@@ -278,7 +278,7 @@ def test_round_trip(tmp_path, drive):
     assert group_places(table).place_ids.tolist() == [0] * 6  # read again, grouped again
 
 
-def test_such_a_table_is_indexed_and_evaluated_like_any_other(tmp_path, drive, tiny_folder):
+def test_a_written_table_is_indexed_and_evaluated(tmp_path, drive, tiny_folder):
     write_places(group_places(read_places(drive)), tmp_path / "places.csv")
     index, report = index_photos(tmp_path / "places.csv", tmp_path / "index", PlaceEncoder(tiny_folder))
     assert (len(index), report.skipped) == (6, {})
@@ -286,7 +286,7 @@ def test_such_a_table_is_indexed_and_evaluated_like_any_other(tmp_path, drive, t
     assert found.recall()["recall@1"]["recall"] == 1
 
 
-def test_every_kind_of_position_survives(tmp_path):
+def test_a_written_table_keeps_every_kind_of_position(tmp_path):
     """Positions of all kinds keep their frames, numbers their last digit; metres without degrees become a local frame."""
     places = [
         with_utm(Place("a.jpg", 1 / 3, -2 / 3, heading=1 / 7, timestamp="2026:05:04 03:02:01", condition='snow, "wet"')),
@@ -304,7 +304,7 @@ def test_every_kind_of_position_survives(tmp_path):
     assert read.place_ids.tolist() == [0, 1, 2] and read.group_ids is None
 
 
-def test_command(tmp_path, drive, caplog):
+def test_the_command_writes_and_reports_places(tmp_path, drive, caplog):
     result = run(drive, "--out", tmp_path / "places.csv", "--cell", 10, "--heading", 30)
     assert result.exit_code == 0, result.output
     assert result.output.splitlines() == [
@@ -329,7 +329,7 @@ def test_the_same_command_gives_the_same_bytes(tmp_path, drive):
     assert contents[0] == contents[1]
 
 
-def test_refusals_lose_nothing(tmp_path, drive):
+def test_a_refused_command_changes_no_file(tmp_path, drive):
     """The user's table must not be replaced, and a new one must not take the place of the photos' folder."""
     table = tmp_path / "places.csv"
     table.write_text("mine")
@@ -362,7 +362,7 @@ def test_a_failing_disk_leaves_the_old_table(tmp_path, drive, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "p.csv"]
 
 
-def test_gridtown(tmp_path):
+def test_photos_of_a_gridtown_place_share_its_place_and_direction(tmp_path):
     """A town's own numbers agree: photos of one place in the table were taken at one of its places and look one of its ways."""
     simulate(tmp_path / "town", 3, 3, tier="easy", photos_per_place=20, image_size=14)
     result = run(tmp_path / "town" / "images" / "test", "--out", tmp_path / "p.csv", "--cell", 10, "--heading", 30)
@@ -392,7 +392,7 @@ def test_ids_are_numbered_without_gaps(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["place_id", "group_id"])
-def test_without_place_ids_nothing_is_known(tmp_path, column):
+def test_columns_without_place_ids_are_ignored(tmp_path, column):
     """An empty column is ignored; so are groups without places, such as another program's words."""
     cells = ("", "") if column == "place_id" else ("train", "val")
     table = read_table(tmp_path, f"path,x,y,{column}\na.jpg,1,2,{cells[0]}\nb.jpg,1,2,{cells[1]}\n")
@@ -411,6 +411,6 @@ def test_without_place_ids_nothing_is_known(tmp_path, column):
         (("3,1", "3,2"), "line 3: place 3 is of group 1, here it is of 2"),
     ],
 )
-def test_bad_ids(tmp_path, rows, message):
+def test_bad_ids_are_named(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path, f"path,x,y,place_id,group_id\na.jpg,1,2,{rows[0]}\nb.jpg,1,2,{rows[1]}\n")

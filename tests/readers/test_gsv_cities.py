@@ -38,7 +38,7 @@ def write_city(root, city, rows):
     return names
 
 
-def test_the_example_of_the_format(tmp_path):
+def test_photos_are_found_by_the_names_of_the_format(tmp_path):
     """Written out by hand: padded numbers, and degrees as Python prints them (51.5), not as the table does (51.500)."""
     rows = [
         (12, 2008, 3, 5, "London", "51.500", "-0.1200", "AbC_d-1"),
@@ -59,7 +59,7 @@ def test_the_example_of_the_format(tmp_path):
     assert open_photo(table.photo(first)).size == (90, 60)
 
 
-def test_place_ids_that_collide_between_cities(tmp_path):
+def test_equal_place_ids_in_two_cities_are_two_places(tmp_path):
     """Place 1 of Rome is not place 1 of Osaka: one batch would call them the same place."""
     write_city(tmp_path, "Rome", [row("Rome", place_id, i) for place_id in (9, 1) for i in range(2)])
     write_city(tmp_path, "Osaka", [row("Osaka", place_id, i) for place_id in (1, 700000) for i in range(2)])
@@ -104,7 +104,7 @@ def test_a_photo_listed_twice_counts_once(tmp_path):
         read_gsv_cities(tmp_path, images_per_place=3)
 
 
-def test_files_that_no_table_lists_are_not_part_of_it(tmp_path):
+def test_files_that_no_table_lists_are_ignored(tmp_path):
     names = write_city(tmp_path, "Rome", [row("Rome", 1, i) for i in range(4)])
     save(tmp_path / "Images" / "Rome" / "other.jpg", 9)
     table = read_gsv_cities(tmp_path)
@@ -125,20 +125,20 @@ def test_files_that_no_table_lists_are_not_part_of_it(tmp_path):
         ([], HEADER, r"Rome\.csv: expected the photos of one city, got 0"),
     ],
 )
-def test_bad_tables(tmp_path, rows, header, message):
+def test_bad_tables_are_named(tmp_path, rows, header, message):
     write_table(tmp_path, "Rome", rows, header)
     (tmp_path / "Images" / "Rome").mkdir(parents=True)
     with pytest.raises(ValueError, match=message):
         read_gsv_cities(tmp_path)
 
 
-def test_positions_off_the_globe(tmp_path):
+def test_positions_off_the_globe_are_refused(tmp_path):
     write_city(tmp_path, "Rome", [row("Rome", 1, 0), row("Rome", 1, 1, lat="91.0")])
     with pytest.raises(ValueError, match=r"Rome\.csv, line 3: latitude must be in"):
         read_gsv_cities(tmp_path, images_per_place=2)
 
 
-def test_missing_folders(tmp_path):
+def test_missing_folders_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No table in .*Dataframes: expected <City>\.csv"):
         read_gsv_cities(tmp_path)
     write_table(tmp_path, "Rome", [row("Rome", 1, 0)])

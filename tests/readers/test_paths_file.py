@@ -61,7 +61,7 @@ def test_missing_photos_are_named_and_counted(tmp_path, tiny_folder, caplog):
         (["a.jpg", "", "./a.jpg"], ValueError, r"line 3: a\.jpg is listed in line 1 already"),
     ],
 )
-def test_bad_lists(tmp_path, lines, error, message):
+def test_malformed_lists_are_refused(tmp_path, lines, error, message):
     """Paths relative to the parent would all be missing: that is said once, not once a photo."""
     save(tmp_path / "database" / "a.jpg", 0)
     write_list(tmp_path / "database", *lines)
@@ -69,7 +69,7 @@ def test_bad_lists(tmp_path, lines, error, message):
         find_photos(tmp_path / "database")
 
 
-def test_lists_in_another_encoding(tmp_path):
+def test_lists_in_another_encoding_are_refused(tmp_path):
     save(tmp_path / "database" / "a.jpg", 0)
     write_list(tmp_path / "database").write_bytes("Straße.jpg\n".encode("latin-1"))
     with pytest.raises(ValueError, match="is not a text in UTF-8"):

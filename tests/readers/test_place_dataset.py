@@ -113,7 +113,7 @@ def without_images(dataset):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_streamed_or_not(tmp_path, form):
+def test_every_form_gives_the_same_rows_streamed_or_not(tmp_path, form):
     """The same columns, rows and pixels: a stream that forgot its split, decoded twice or shifted its rows would differ."""
     name = form(tmp_path / "data")
     whole, stream = load_places(name), load_places(name, streaming=True)
@@ -130,7 +130,7 @@ def test_every_form_streamed_or_not(tmp_path, form):
         assert [open_photo(photo).tobytes() for _, photo in iter_photos(dataset)] == [row["image"].tobytes() for row in whole]
 
 
-def test_names_of_photos(tmp_path):
+def test_photos_are_named_by_their_file_or_their_row(tmp_path):
     """A file of its own is named by it; contents by row and name, as `1.jpg` is there twice."""
     folder = image_folder(tmp_path / "files")
     assert list(load_places(folder)["path"]) == [str(folder / "train" / name) for name in NAMES]
@@ -139,7 +139,7 @@ def test_names_of_photos(tmp_path):
     assert list(load_places(name)["path"]) == expected
 
 
-def test_columns_of_other_names(tmp_path):
+def test_columns_of_other_names_can_be_chosen(tmp_path):
     more = {
         "street": ["a"] * NUM_ROWS,
         "compass": [float(i) for i in range(NUM_ROWS)],
@@ -173,7 +173,7 @@ def test_wrong_columns_are_errors_that_list_them(tmp_path, columns, message):
             load_places(name, columns=columns, streaming=streaming)
 
 
-def test_data_sets_without_images(tmp_path):
+def test_data_sets_without_images_are_refused(tmp_path):
     datasets.Dataset.from_dict(POSITIONS).save_to_disk(tmp_path / "a")
     with pytest.raises(ValueError, match=r"has the columns lat, Lon, none of them images .*`columns=.*image.*COLUMN"):
         load_places(tmp_path / "a")
@@ -221,7 +221,7 @@ def test_shuffled_data_sets_keep_rows_and_images_together(tmp_path):
 # ---- splits, revisions, names
 
 
-def test_splits(tmp_path):
+def test_one_of_several_splits_must_be_chosen(tmp_path):
     made = embedded(tmp_path / "source")
     made.to_parquet(tmp_path / "parquet" / "train-0.parquet")
     made.select([0]).to_parquet(tmp_path / "parquet" / "test-0.parquet")
@@ -244,7 +244,7 @@ def test_a_revision_is_not_ignored(tmp_path):
         load_places(tmp_path / "data" / "streets", revision="main")
 
 
-def test_names_that_lead_nowhere(tmp_path):
+def test_names_of_no_data_set_are_refused(tmp_path):
     with pytest.raises(ConnectionError, match="Couldn't reach 'user/nothing' on the Hub"):
         load_places("user/nothing")
     (tmp_path / "notes.txt").write_text("")
@@ -260,7 +260,7 @@ def test_names_that_lead_nowhere(tmp_path):
 # ---- tables
 
 
-def test_tables_in_the_common_form(tmp_path):
+def test_a_table_becomes_a_data_set_without_decoding(tmp_path):
     """Nothing is decoded before it is touched: a folder of a million photos is a data set at once."""
     for i in range(3):
         save(tmp_path / "photos" / at_name(544000 + i, 4172758, heading=str(i)), i)
@@ -277,14 +277,14 @@ def test_tables_in_the_common_form(tmp_path):
         dataset[3]["image"]
 
 
-def test_gsv_cities_in_the_common_form(tmp_path):
+def test_gsv_cities_become_a_data_set_with_place_ids(tmp_path):
     write_city(tmp_path, "Rome", [gsv_row("Rome", place_id, i) for place_id in (5, 3) for i in range(2)])
     dataset = to_dataset(read_gsv_cities(tmp_path, images_per_place=2))
     assert list(dataset["place_id"]) == [1, 1, 0, 0]
     assert dataset[0]["image"].size == (90, 60) and dataset[0]["timestamp"] == "2015-01"
 
 
-def test_other_data_sets_are_refused(tmp_path):
+def test_data_sets_not_in_the_common_form_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"lacks path, latitude, .*place_id\. `load_places` brings it to"):
         next(iter_photos(embedded(tmp_path)))
 
@@ -293,7 +293,7 @@ def test_other_data_sets_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_indexing_a_data_set_is_indexing_its_photos(tmp_path, encoder, streaming):
+def test_indexing_a_data_set_equals_indexing_its_photos(tmp_path, encoder, streaming):
     """Orientation by EXIF included: a photo on its side would match no place."""
     exif = gps_exif(1.0, 2.0)
     exif[Base.Orientation] = 8
@@ -370,7 +370,7 @@ def test_streams_are_read_as_they_are_encoded(tiny_folder):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_command_line(tmp_path, tiny_folder, streaming):
+def test_the_command_indexes_a_data_set(tmp_path, tiny_folder, streaming):
     embedded(tmp_path / "source").rename_columns({"lat": "y", "Lon": "x"}).to_parquet(tmp_path / "a.parquet")
     options = ["--dataset", tmp_path / "a.parquet", "--split", "train", *(["--streaming"] if streaming else [])]
     options += ["--column", "latitude=y", "--column", "longitude=x", "--model", tiny_folder, "--out", tmp_path / "i"]
@@ -394,7 +394,7 @@ def test_command_line(tmp_path, tiny_folder, streaming):
         (["--dataset", "user/name"], "Couldn't reach 'user/name'"),
     ],
 )
-def test_command_line_errors(tmp_path, arguments, message):
+def test_the_command_refuses_options_that_do_not_fit(tmp_path, arguments, message):
     filled = [argument.format(tmp=tmp_path) for argument in arguments]
     status, _, err = run("index", *filled, "--out", tmp_path / "index")
     assert status == 1 and err.startswith("d2vpr: ") and message in err

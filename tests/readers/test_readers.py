@@ -17,7 +17,7 @@ from d2vpr_hf.readers import UnreadablePhotoError, find_photos, open_photo, read
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files
 
 
-def test_at_names(tmp_path):
+def test_at_names_are_parsed(tmp_path):
     """The example of the convention's documentation; an @ in a folder above must not confuse the parser."""
     name = "@0544388.51@4172758.25@10@S@037.70098@-122.49646@kPnABhWJ1kA61eMNPLs1vQ@@210@@@@201606@@.jpg"
     folder = tmp_path / "@me@home"
@@ -39,7 +39,7 @@ def test_at_names(tmp_path):
     assert table.photo(table.places[0]).is_file()
 
 
-def test_conditions(tmp_path):
+def test_conditions_are_read_from_names_and_tables(tmp_path):
     """The note of @ names and a column of a table; empty ones are not known."""
     name = "@544388.51@4172758.25@10@S@@@@@@@@@201606@night@.jpg"
     save(tmp_path / "names" / name, 0)
@@ -56,14 +56,14 @@ def test_latitude_follows_from_utm(tmp_path):
     assert (place.latitude, place.longitude) == pytest.approx((37.70098, -122.49646), abs=1e-4)
 
 
-def test_mock_coordinates_without_zone(tmp_path):
+def test_mock_coordinates_without_a_zone_have_no_latitude(tmp_path):
     """SPED, AmsterTime and Nordland: metres of nowhere."""
     save(tmp_path / at_name(100, 200, zone="@"), 0)
     place = read_places(tmp_path).places[0]
     assert (place.utm_east, place.utm_zone, place.latitude, place.has_position) == (100.0, None, None, True)
 
 
-def test_mock_coordinates_with_a_zone(tmp_path):
+def test_mock_coordinates_with_a_zone_have_no_latitude(tmp_path):
     save(tmp_path / at_name(100, 200), 0)
     place = read_places(tmp_path).places[0]
     assert (place.utm_east, place.utm_zone, place.latitude) == (100.0, "10S", None)
@@ -94,7 +94,7 @@ def test_one_plain_name_among_at_names_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(("latitude", "longitude"), [(43.7711, 11.2486), (-33.8568, -151.2153), (0.5, -0.25)])
-def test_exif(tmp_path, latitude, longitude):
+def test_positions_are_read_from_exif(tmp_path, latitude, longitude):
     """South and west are letters next to positive numbers."""
     save(tmp_path / "a.jpg", 0, exif=gps_exif(latitude, longitude, heading=271.5))
     save(tmp_path / "b.jpg", 1)
@@ -131,7 +131,7 @@ def test_malformed_gps_blocks_are_no_position(tmp_path):
     assert read_places(tmp_path).num_positions == 0
 
 
-def test_csv(tmp_path):
+def test_positions_are_read_from_csv(tmp_path):
     for i, name in enumerate(("b.jpg", "sub/a.jpg", "unlisted.jpg")):
         save(tmp_path / name, i)
     (tmp_path / "places.csv").write_text("File, LAT, lon, heading\nsub/a.jpg, 43.5, 11.5, 90\nb.jpg, , , \n")
@@ -144,21 +144,21 @@ def test_csv(tmp_path):
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
-def test_csv_with_other_separators(tmp_path, separator):
+def test_csv_with_other_separators_is_read(tmp_path, separator):
     save(tmp_path / "a.jpg", 0)
     text = "\ufeff" + "path,lat,lon\r\n./a.jpg,1.5,2.5\r\n".replace(",", separator)
     (tmp_path / "places.csv").write_text(text, encoding="utf-8")
     assert [(place.path, place.longitude) for place in read_places(tmp_path).places] == [("a.jpg", 2.5)]
 
 
-def test_csv_in_another_encoding(tmp_path):
+def test_csv_in_another_encoding_is_refused(tmp_path):
     save(tmp_path / "a.jpg", 0)
     (tmp_path / "places.csv").write_bytes("path,lat,lon\nStraße.jpg,1,2\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"places\.csv is not a table in UTF-8"):
         read_places(tmp_path)
 
 
-def test_csv_of_a_local_frame(tmp_path):
+def test_csv_of_a_local_frame_is_read(tmp_path):
     save(tmp_path / "a.jpg", 0)
     (tmp_path / "poses.csv").write_text("path,x,y,z,yaw,frame\na.jpg,1.5,-2,0.25,90,hall\n")
     place = read_places(tmp_path).places[0]
@@ -184,14 +184,14 @@ def test_csv_of_a_local_frame(tmp_path):
         ("path,lat,lon\n" + "a" * 200_000 + ",1,2\n", "is not a table in UTF-8"),
     ],
 )
-def test_bad_csv(tmp_path, text, message):
+def test_bad_csv_is_refused_with_its_line(tmp_path, text, message):
     save(tmp_path / "a.jpg", 0)
     (tmp_path / "places.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_places(tmp_path)
 
 
-def test_two_tables_are_ambiguous(tmp_path):
+def test_a_folder_with_two_tables_is_refused(tmp_path):
     save(tmp_path / "a.jpg", 0)
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("path,lat,lon\n")
@@ -215,7 +215,7 @@ def test_linked_folders_are_entered_once(tmp_path):
     assert found == ["album/a.jpg", "b.jpg"]
 
 
-def test_names_that_lead_nowhere_are_listed(tmp_path):
+def test_files_that_cannot_be_opened_are_listed(tmp_path):
     """They are named when they are opened; leaving them out of the list would lose them silently."""
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
@@ -238,7 +238,7 @@ def test_names_that_lead_nowhere_are_listed(tmp_path):
             open_photo(tmp_path / name)
 
 
-def test_missing_and_empty_folders(tmp_path):
+def test_missing_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere"):
         read_places(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="No photo in"):
@@ -248,7 +248,7 @@ def test_missing_and_empty_folders(tmp_path):
         read_places(tmp_path / "file")
 
 
-def test_bad_photos_say_what_is_wrong(tmp_path):
+def test_errors_of_bad_photos_name_the_problem(tmp_path):
     for name, reason in save_bad_files(tmp_path).items():
         with pytest.raises(UnreadablePhotoError, match=reason):
             open_photo(tmp_path / name)
@@ -289,7 +289,7 @@ def test_contents_and_urls_are_opened_as_files_are(tmp_path):
             assert open_photo(source).tobytes() == expected.tobytes()
 
 
-def test_bad_contents_and_urls_say_what_is_wrong(tmp_path):
+def test_errors_of_bad_contents_and_urls_name_the_problem(tmp_path):
     for name, reason in save_bad_files(tmp_path).items():
         with pytest.raises(UnreadablePhotoError, match=reason):
             open_photo((tmp_path / name).read_bytes())
@@ -303,7 +303,7 @@ def test_bad_contents_and_urls_say_what_is_wrong(tmp_path):
             open_photo(source)
 
 
-def test_distances():
+def test_distances_are_planar_in_one_frame_and_spherical_across_zones():
     """Planar in one zone and hemisphere, on the sphere across zones, unknown otherwise."""
     first = Place("a", 0.0, 0.0, utm_east=100.0, utm_north=200.0, utm_zone="31N")
     assert distance_in_metres(first, Place("b", utm_east=103.0, utm_north=204.0, utm_zone="31P")) == 5.0

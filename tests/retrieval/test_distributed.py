@@ -41,7 +41,7 @@ def whole(table, out):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])
-def test_merged_parts_are_the_index_of_one_process(tmp_path, photos, processes):
+def test_merged_shards_have_the_bytes_of_one_process(tmp_path, photos, processes):
     """To the last byte, with photos that cannot be read, and with more processes than parts."""
     reports = [embed(photos, tmp_path / "parts", number, processes) for number in range(processes)]
     assert sum(report.encoded for report in reports) == reports[0].total == 4
@@ -59,7 +59,7 @@ def test_small_shards_are_joined_as_one_process_joins_them(tmp_path):
     assert contents(tmp_path / "merged") == whole(photos, tmp_path / "whole")
 
 
-def test_photos_that_no_index_takes_shift_no_part(tmp_path, photos):
+def test_photos_that_no_index_accepts_do_not_shift_shards(tmp_path, photos):
     """A photo listed twice, and one whose name is not UTF-8, do not count for a shard."""
     places = [photos.places[0], photos.places[0], Place("\udcff.jpg"), *photos.places[1:]]
     table = PlaceTable(photos.folder, places, "csv", {"lost.jpg": "it is not there"})
@@ -69,14 +69,14 @@ def test_photos_that_no_index_takes_shift_no_part(tmp_path, photos):
     assert contents(tmp_path / "merged") == whole(table, tmp_path / "whole")
 
 
-def test_parts_of_machines_that_share_no_disk(tmp_path, photos):
+def test_shards_in_several_folders_are_merged(tmp_path, photos):
     for number in range(2):
         embed(photos, tmp_path / f"node{number}", number, 2)
     merge_parts([tmp_path / "node1", tmp_path / "node0"], tmp_path / "merged")
     assert contents(tmp_path / "merged") == whole(photos, tmp_path / "whole")
 
 
-def test_a_killed_run_goes_on_with_other_processes(tmp_path, photos):
+def test_a_killed_run_is_continued_by_other_processes(tmp_path, photos):
     """Complete shards are not encoded again; the shard that was only begun is."""
     with pytest.raises(Killed):
         embed_photos(photos, tmp_path / "parts", DyingOnce(), process=(0, 1), shard_size=SHARD)
@@ -104,7 +104,7 @@ class DyingOnce(BytesEncoder):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_merge_that_is_stopped_anywhere_goes_on(tmp_path, photos, monkeypatch, overwrite):
+def test_a_merge_that_is_stopped_anywhere_can_be_continued(tmp_path, photos, monkeypatch, overwrite):
     """It is stopped at every single write, also while the old index still answers."""
     embed(photos, tmp_path / "parts")
     expected = None
@@ -140,7 +140,7 @@ def test_a_merge_that_is_stopped_anywhere_goes_on(tmp_path, photos, monkeypatch,
         assert expected == whole(photos, tmp_path / "whole")
 
 
-def test_parts_are_made_anew_where_photos_or_files_changed(tmp_path, photos):
+def test_shards_are_encoded_again_if_photos_or_files_changed(tmp_path, photos):
     """A photo of another content, and a flipped bit, must not come into the index."""
     parts = tmp_path / "parts"
     embed(photos, parts)
@@ -161,19 +161,19 @@ def test_parts_are_made_anew_where_photos_or_files_changed(tmp_path, photos):
 
 
 class TestErrors:
-    def test_missing_part(self, tmp_path, photos):
+    def test_a_missing_shard_is_named(self, tmp_path, photos):
         embed(photos, tmp_path / "parts", 0, 2)
         with pytest.raises(ValueError, match=r"2 of 4 shards are missing: 1, 3\. Give all folders of shards, or run"):
             merge_parts([tmp_path / "parts"], tmp_path / "merged")
         assert not (tmp_path / "merged").exists()
 
-    def test_overlapping_parts(self, tmp_path, photos):
+    def test_a_shard_that_is_present_twice_is_named(self, tmp_path, photos):
         embed(photos, tmp_path / "a")
         embed(photos, tmp_path / "b", 1, 2)
         with pytest.raises(ValueError, match=r"Shard 1 is present twice, .*a.part-000001.* and .*b.part-000001.* one of them"):
             merge_parts([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
 
-    def test_another_model(self, tmp_path, photos):
+    def test_shards_of_another_model_are_refused(self, tmp_path, photos):
         another_encoder = BytesEncoder()
         another_encoder.fingerprint = "other"
         embed(photos, tmp_path / "a", 0, 2)
@@ -183,13 +183,13 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"a holds shards of another job \(fingerprint: bytes and other\). Remove them"):
             embed(photos, tmp_path / "a", 1, 2, encoder=another_encoder)
 
-    def test_another_list_of_photos(self, tmp_path, photos):
+    def test_shards_of_another_list_of_photos_are_refused(self, tmp_path, photos):
         embed(photos, tmp_path / "parts", 0, 2)
         fewer = replace(photos, places=photos.places[:-1])
         with pytest.raises(ValueError, match="their lists of photos differ"):
             embed(fewer, tmp_path / "parts", 1, 2)
 
-    def test_an_index_of_something_else(self, tmp_path, photos):
+    def test_an_index_of_other_photos_is_not_replaced(self, tmp_path, photos):
         embed(photos, tmp_path / "parts")
         out = tmp_path / "merged"
         index_photos(write_photos(tmp_path / "few", 3), out, BytesEncoder(), shard_size=SHARD)
@@ -202,17 +202,17 @@ class TestErrors:
         with pytest.raises(FileNotFoundError, match="No shards in"):
             merge_parts([tmp_path / "few"], out)
 
-    def test_nothing_can_be_read(self, tmp_path):
+    def test_shards_without_a_readable_photo_are_refused(self, tmp_path):
         embed(write_photos(tmp_path / "photos", 7, bad=range(7)), tmp_path / "parts")
         with pytest.raises(ValueError, match="None of the photos could be read"):
             merge_parts([tmp_path / "parts"], tmp_path / "merged")
 
-    def test_strict(self, tmp_path, photos):
+    def test_strict_refuses_skipped_photos(self, tmp_path, photos):
         with pytest.raises(ValueError, match="photos were skipped"):
             embed(photos, tmp_path / "parts", strict=True)
 
 
-def test_merged_twice_is_merged_once(tmp_path, photos):
+def test_merging_again_changes_no_file(tmp_path, photos):
     embed(photos, tmp_path / "parts")
     merge_parts([tmp_path / "parts"], tmp_path / "merged")
     before = contents(tmp_path / "merged")
@@ -221,7 +221,7 @@ def test_merged_twice_is_merged_once(tmp_path, photos):
     assert contents(tmp_path / "merged") == before
 
 
-def test_the_merged_index_is_brought_in_line_as_any_other(tmp_path, photos):
+def test_a_merged_index_can_be_updated(tmp_path, photos):
     """`d2vpr index` continues a merged index: only new photos are encoded."""
     embed(photos, tmp_path / "parts")
     merge_parts([tmp_path / "parts"], tmp_path / "merged")
@@ -231,7 +231,7 @@ def test_the_merged_index_is_brought_in_line_as_any_other(tmp_path, photos):
     assert (report.added, report.kept) == (2, 9)
 
 
-def test_names_of_parts_and_processes(monkeypatch):
+def test_shards_and_processes_are_named_by_their_numbers(monkeypatch):
     assert ShardId(7, 250, "0123456789abcdef").name == "part-000007-of-000250-0123456789abcdef"
     assert launched_process() == (0, 1)
     monkeypatch.setenv("RANK", "3")
@@ -249,7 +249,7 @@ def one_thread():
         torch.set_num_threads(threads)
 
 
-def test_accelerate_launch(tmp_path, tiny_folder):
+def test_processes_of_accelerate_launch_give_the_bytes_of_one_process(tmp_path, tiny_folder):
     """Two processes, started as the documentation says, and the real network: the bytes of one process."""
     for number in range(9):
         save(tmp_path / "photos" / at_name(544000 + 100 * number, 4172758), number)

@@ -58,7 +58,7 @@ def test_encoder_takes_images_arrays_and_paths(encoder, tmp_path):
     assert np.allclose(encoded.descriptors, encoded.descriptors[:1], atol=1e-6)
 
 
-def test_unreadable_photos_keep_their_number(encoder, tmp_path):
+def test_unreadable_photos_do_not_shift_rows(encoder, tmp_path):
     bad = save_bad_files(tmp_path)
     paths = [tmp_path / name for name in bad]
     paths[2:2] = [save(tmp_path / f"good{i}.png", i) for i in range(2)]
@@ -70,12 +70,12 @@ def test_unreadable_photos_keep_their_number(encoder, tmp_path):
     assert sum(seen) == 6
 
 
-def test_nothing_readable_gives_no_rows(encoder, tmp_path):
+def test_no_readable_photo_gives_no_rows(encoder, tmp_path):
     assert encoder.encode([tmp_path / "gone.jpg"]).descriptors.shape == (0, encoder.descriptor_dim)
     assert encoder.encode([]).descriptors.shape == (0, encoder.descriptor_dim)
 
 
-def test_encoding_reads_ahead_but_not_everything(tiny_folder):
+def test_encoding_reads_only_a_few_photos_ahead(tiny_folder):
     """Memory is bounded: with a batch of 2 and one thread, photo 50 is not touched while photo 0 is described."""
     encoder = PlaceEncoder(tiny_folder, batch_size=2, num_workers=1)
     taken = []
@@ -91,7 +91,7 @@ def test_encoding_reads_ahead_but_not_everything(tiny_folder):
     assert ahead[0] <= 2 + 2 + 1 + 1 < ahead[-1] == 50
 
 
-def test_descriptors_are_held_once(tiny_folder, monkeypatch):
+def test_descriptors_are_in_memory_only_once(tiny_folder, monkeypatch):
     """A map that fills most of the memory must not be in memory twice, as batches and joined, nor when photos are skipped."""
     encoder, width = PlaceEncoder(tiny_folder, batch_size=2), 200_000
     monkeypatch.setattr(PlaceEncoder, "descriptor_dim", width)
@@ -113,7 +113,7 @@ def test_descriptors_that_are_not_finite_are_refused(tiny_folder):
         encoder.encode([draw(0), draw(1)])
 
 
-def test_encoder_arguments(tiny_folder, caplog):
+def test_bad_encoder_arguments_are_refused(tiny_folder, caplog):
     with pytest.raises(ValueError, match="batch_size and num_workers must be at least 1, got 0 and 2"):
         PlaceEncoder(tiny_folder, batch_size=0)
     with pytest.raises(ValueError, match="needs its image processor"):
@@ -126,7 +126,7 @@ def test_encoder_arguments(tiny_folder, caplog):
     assert "depends on the other photos of its batch" in caplog.text
 
 
-def test_the_encoder_says_where_its_model_can_be_loaded_again(tiny_folder, monkeypatch):
+def test_model_name_loads_the_model_from_any_folder(tiny_folder, monkeypatch):
     """Forgotten or relative names would make an index that cannot be searched from elsewhere."""
     monkeypatch.chdir(tiny_folder.parent)
     processor = load_image_processor(tiny_folder)
@@ -160,7 +160,7 @@ def test_each_photo_finds_itself(encoder, photos, tmp_path):
         assert scores == sorted(scores, reverse=True) and len(scores) == 3
 
 
-def test_scores_are_cosines(encoder, photos, tmp_path):
+def test_similarities_are_cosines(encoder, photos, tmp_path):
     built, _ = index_photos(photos, tmp_path / "index", encoder)
     query = encoder.encode([draw(99)]).descriptors
     matches = built.search(query, top_k=99)[0]
@@ -195,7 +195,7 @@ def test_the_same_folder_gives_the_same_bytes(encoder, photos, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_every_kind_of_position_arrives(encoder, tmp_path):
+def test_matches_have_positions_of_every_kind(encoder, tmp_path):
     save(tmp_path / "exif" / "a.jpg", 0, exif=gps_exif(43.5, 11.5))
     save(tmp_path / "csv" / "a.jpg", 0)
     (tmp_path / "csv" / "p.csv").write_text("path,x,y\na.jpg,1,2\n")
@@ -226,7 +226,7 @@ def test_bad_photos_are_named_and_counted(encoder, photos, tmp_path, caplog):
         index_photos(plain, tmp_path / "none", encoder)
 
 
-def test_a_bad_query_is_reported_among_the_good(encoder, photos, tmp_path, caplog):
+def test_a_bad_query_does_not_stop_the_others(encoder, photos, tmp_path, caplog):
     built, _ = index_photos(photos, tmp_path / "index", encoder)
     good, bad = save(tmp_path / "q.jpg", 3), tmp_path / "gone.jpg"
     results = search_photos(built, [bad, good], encoder)
@@ -248,7 +248,7 @@ def test_an_index_of_another_model_or_size_is_refused(encoder, photos, tmp_path,
             search_photos(built, [photos], another_encoder)
 
 
-def test_what_is_no_index(encoder, photos, tmp_path):
+def test_folders_that_are_not_an_undamaged_index_are_refused(encoder, photos, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is not an index: it has no manifest\.json"):
         PlaceIndex.open(tmp_path)
     index_photos(photos, tmp_path / "index", encoder)
@@ -273,14 +273,14 @@ def test_what_is_no_index(encoder, photos, tmp_path):
             PlaceIndex.open(tmp_path / "index")
 
 
-def test_nothing_is_overwritten_unasked(encoder, photos, tmp_path):
+def test_a_folder_that_is_not_an_index_is_never_overwritten(encoder, photos, tmp_path):
     for overwrite in (False, True):
         with pytest.raises(FileExistsError, match="exists already and is not an index"):
             index_photos(photos, photos, encoder, overwrite=overwrite)
     assert len(list(photos.iterdir())) == 9
 
 
-def test_overwriting_loses_nothing_but_an_index(encoder, photos, tmp_path):
+def test_overwriting_removes_only_files_of_an_index(encoder, photos, tmp_path):
     """A manifest.json alone is not an index, and other files in an index folder stay, even under the names of its files."""
     app = tmp_path / "app"
     app.mkdir()
@@ -295,14 +295,14 @@ def test_overwriting_loses_nothing_but_an_index(encoder, photos, tmp_path):
     assert (tmp_path / "index" / "places.parquet" / "precious.jpg").exists()
 
 
-def test_a_place_to_write_is_looked_for_before_the_work(encoder, photos, tmp_path, monkeypatch):
+def test_the_index_folder_is_checked_before_photos_are_encoded(encoder, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(PlaceEncoder, "encode", lambda *arguments: pytest.fail("photos were encoded first"))
     with pytest.raises(PermissionError, match="No permission to write into"):
         index_photos(photos, tmp_path / "index", encoder)
 
 
-def test_an_interrupted_replacement_keeps_the_old_index_and_goes_on(encoder, photos, tmp_path, monkeypatch):
+def test_an_interrupted_replacement_keeps_the_old_index_and_can_be_continued(encoder, photos, tmp_path, monkeypatch):
     index_photos(photos, tmp_path / "index", encoder)
     save(photos / at_name(1, 2), 99)
     encode, calls = PlaceEncoder.encode, []
@@ -322,7 +322,7 @@ def test_an_interrupted_replacement_keeps_the_old_index_and_goes_on(encoder, pho
     assert not list((tmp_path / "index").glob("*next*")) and PlaceIndex.open(tmp_path / "index").verify() == []
 
 
-def test_broken_exif_does_not_lose_a_photo(encoder, tmp_path):
+def test_photos_with_broken_exif_are_encoded(encoder, tmp_path):
     """Pillow hides it when it opens a JPEG, and stumbles over it when the photo is turned upright."""
     for name in ("a.jpg", "b.png"):
         draw(1).save(tmp_path / name, exif=b"Exif\0\0XX\0*\0\0\0\x08")
@@ -330,7 +330,7 @@ def test_broken_exif_does_not_lose_a_photo(encoder, tmp_path):
     assert encoded.rows.tolist() == [0, 1, 2]
 
 
-def test_encoding_in_another_order(encoder, tmp_path):
+def test_another_order_of_encoding_keeps_the_order_of_descriptors(encoder, tmp_path):
     """The network sees the photos in that order; descriptors and gaps come in the order of the photos all the same."""
     photos = [save(tmp_path / f"{i}.png", i) for i in range(6)]
     photos.insert(1, tmp_path / "gone.png")
@@ -340,7 +340,7 @@ def test_encoding_in_another_order(encoder, tmp_path):
     assert np.allclose(plain.descriptors, ordered.descriptors, atol=1e-6)
 
 
-def test_an_index_behind_a_link(encoder, photos, tmp_path):
+def test_an_index_behind_a_link_is_built_and_replaced(encoder, photos, tmp_path):
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "circle").symlink_to("circle")
     with pytest.raises(OSError, match="circle"):

@@ -21,7 +21,7 @@ def frame(axis):
     return to_hex(axis.spines["left"].get_edgecolor())
 
 
-def test_frames_and_distances(tmp_path):
+def test_frames_and_titles_show_distances(tmp_path):
     """Green within 25 m, red beyond, grey where the query's position is not known; unreadable photos say so."""
     near, far = save(tmp_path / "near.jpg", 1), save(tmp_path / "far.jpg", 2)
     labelled = save(tmp_path / at_name(544000, 4172758), 1)
@@ -46,7 +46,7 @@ def test_frames_and_distances(tmp_path):
     assert (tmp_path / "new" / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_many_queries_and_long_names(tmp_path, caplog):
+def test_long_names_fit_their_cells_and_many_queries_are_cut(tmp_path, caplog):
     """Captions stay within their cells and distinguish names; a picture that is too tall is cut, with a warning."""
     names = [save(tmp_path / f"{'a very long name ' * 5}{i:02d}.jpg", i) for i in range(62)]
     figure = plot_search([SearchResult(name, [match(1, name, 0.0)]) for name in names])
@@ -59,14 +59,14 @@ def test_many_queries_and_long_names(tmp_path, caplog):
     assert boxes[0].x1 < boxes[1].x0 and boxes[1].x1 < figure.bbox.x1
 
 
-def test_deep_photos_are_not_drawn_white(tmp_path):
+def test_photos_of_16_bits_are_not_drawn_white(tmp_path):
     grey = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
     Image.fromarray(grey).save(tmp_path / "deep.png")
     drawn = plot_search([SearchResult(tmp_path / "deep.png", [])]).axes[0].images[0].get_array()
     assert 100 < drawn.mean() < 155
 
 
-def test_photos_are_not_drawn_over(tmp_path):
+def test_a_plot_never_replaces_a_photo(tmp_path):
     query, photo = save(tmp_path / "q.jpg", 1), save(tmp_path / "photos" / "deep" / "a.jpg", 2)
     for path in (query, photo):
         with pytest.raises(ValueError, match="is one of the photos"):
@@ -75,7 +75,7 @@ def test_photos_are_not_drawn_over(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["noending", "plot.xyz", "folder.png"])
-def test_files_that_cannot_be_drawn_into(tmp_path, name):
+def test_plot_files_without_a_known_ending_are_refused(tmp_path, name):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ValueError, match=r"Cannot write a plot to .*\.png"):
         check_plot_file(tmp_path / name)

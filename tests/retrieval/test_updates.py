@@ -40,7 +40,7 @@ def descriptor_of(photo):
     return BytesEncoder(batch_size=1).encode([photo]).descriptors[0]
 
 
-def test_nothing_changed_means_nothing_done(photos, tmp_path, encoder):
+def test_an_update_without_changes_changes_no_byte(photos, tmp_path, encoder):
     """Only what could not be read is tried again; not a byte changes."""
     _, report = index_photos(photos, tmp_path / "index", encoder, shard_size=3)
     assert report == UpdateReport(7, 0, 0, 0, {"03.jpg": "not an image"}) and len(encoder.seen) == 8
@@ -52,7 +52,7 @@ def test_nothing_changed_means_nothing_done(photos, tmp_path, encoder):
     assert index.complete and index.skipped == {"03.jpg": "not an image"}
 
 
-def test_what_changed_is_encoded_and_what_is_gone_is_removed(photos, tmp_path, encoder):
+def test_changed_photos_are_encoded_and_missing_ones_removed(photos, tmp_path, encoder):
     index_photos(photos, tmp_path / "index", encoder, shard_size=3)
     (photos / "00.jpg").unlink()
     (photos / "01.jpg").write_bytes(b"other content")
@@ -71,7 +71,7 @@ def test_what_changed_is_encoded_and_what_is_gone_is_removed(photos, tmp_path, e
     assert hashes["02.jpg"] == hashlib.sha256(b"PHOTO 2").hexdigest()
 
 
-def test_a_file_that_was_touched_is_not_encoded(photos, tmp_path, encoder):
+def test_a_file_with_another_time_and_the_same_content_is_not_encoded(photos, tmp_path, encoder):
     """Another time, the same content: it is read and compared once, and the new time noted."""
     index_photos(photos, tmp_path / "index", encoder)
     os.utime(photos / "05.jpg", ns=(1, 1))
@@ -94,7 +94,7 @@ def test_a_new_position_needs_no_encoding(photos, tmp_path, encoder):
     assert {place.path: place.latitude for place in index.places} == {"00.jpg": 1.0, "01.jpg": 3.0}
 
 
-def test_resuming_sees_the_same_batches(photos, tmp_path):
+def test_a_resumed_build_encodes_the_same_batches(photos, tmp_path):
     """Descriptors here depend on their batch, as with a cross-image encoder; another batch size is therefore refused."""
     index_photos(photos, tmp_path / "whole", BytesEncoder(), shard_size=3)
 
@@ -128,7 +128,7 @@ def test_other_photos_do_not_empty_an_index(photos, tmp_path, encoder):
     (tmp_path / "moved").rename(tmp_path / "away")
     for path in (tmp_path / "other").iterdir():
         path.rename(path.with_stem(f"x{path.stem}"))
-    with pytest.raises(ValueError, match=r"Not one of the photos that the index .* holds is among those given"):
+    with pytest.raises(ValueError, match=r"Not one of the photos that the index .* holds is among the given photos"):
         index_photos(tmp_path / "other", tmp_path / "index", encoder)
     assert len(PlaceIndex.open(tmp_path / "index")) == 7
 
@@ -151,7 +151,7 @@ def test_strict_stores_nothing_of_a_portion_with_a_bad_photo(photos, tmp_path, e
     assert paths_of(PlaceIndex.open(tmp_path / "index")) == ["00.jpg", "01.jpg"]
 
 
-def test_photos_that_are_listed_twice(photos, tmp_path, encoder, caplog):
+def test_a_photo_that_is_listed_twice_is_indexed_once(photos, tmp_path, encoder, caplog):
     """Two rows of one name could not be told apart later."""
     table = PlaceTable(photos, [Place("00.jpg", 1.0, 1.0), Place("01.jpg"), Place("00.jpg", 2.0, 2.0)], "csv")
     with caplog.at_level(logging.WARNING):
@@ -160,7 +160,7 @@ def test_photos_that_are_listed_twice(photos, tmp_path, encoder, caplog):
     assert report.skipped == {"00.jpg": "listed twice; the first is used"} and "00.jpg: listed twice" in caplog.text
 
 
-def test_names_that_are_no_text(photos, tmp_path, encoder):
+def test_a_photo_whose_name_is_not_utf_8_is_skipped(photos, tmp_path, encoder):
     """Linux allows any bytes; the tables and the manifest of an index hold text."""
     (photos / os.fsdecode(b"\xff.jpg")).write_bytes(b"a photo")
     index, report = index_photos(photos, tmp_path / "index", encoder)
@@ -178,7 +178,7 @@ def test_progress_counts_every_photo_once(photos, tmp_path, encoder):
 # ---- adding and removing by themselves
 
 
-def test_photos_are_added_from_anywhere_and_stay(photos, tmp_path, encoder):
+def test_photos_can_be_added_from_any_folder_and_stay(photos, tmp_path, encoder):
     index_photos(photos, tmp_path / "index", encoder)
     elsewhere = tmp_path / "elsewhere"
     write_photos(elsewhere, 3)
@@ -198,7 +198,7 @@ def test_photos_are_added_from_anywhere_and_stay(photos, tmp_path, encoder):
         add_photos(tmp_path / "index", [photos / "03.jpg"], encoder, strict=True)
 
 
-def test_frames_of_a_robot_get_photos(photos, tmp_path, encoder):
+def test_photos_can_be_added_to_frames(photos, tmp_path, encoder):
     with begin(tmp_path / "index") as index:
         index.add(*frame(0))
     index, _ = add_photos(tmp_path / "index", [photos / "00.jpg"], encoder)
@@ -217,7 +217,7 @@ def test_photos_are_removed_by_name_or_file(photos, tmp_path, encoder, monkeypat
 # ---- command line
 
 
-def test_the_life_of_an_index(tiny_folder, tmp_path):
+def test_the_commands_of_an_index_work_together(tiny_folder, tmp_path):
     """Build, update, add, remove, look at, compact and verify it; then a bit flips."""
     photos, index = tmp_path / "photos", tmp_path / "index"
     names = [at_name(1000 + 100 * number, 2000) for number in range(6)]
@@ -254,7 +254,7 @@ def test_the_life_of_an_index(tiny_folder, tmp_path):
     assert "is undamaged" in done("verify", index)
 
 
-def test_an_index_of_format_1_is_built_anew(photos, tmp_path, encoder):
+def test_an_index_of_format_1_is_refused_and_built_again(photos, tmp_path, encoder):
     """An index of format 1 is refused, and the command in the message builds it again."""
     old = tmp_path / "old"
     old.mkdir()
@@ -268,7 +268,7 @@ def test_an_index_of_format_1_is_built_anew(photos, tmp_path, encoder):
     assert PlaceIndex.open(old).verify() == [] and not (old / "places.parquet").exists()
 
 
-def test_a_folder_that_cannot_be_written_to(photos, tmp_path, encoder, monkeypatch):
+def test_an_index_that_cannot_be_written_to_can_be_searched(photos, tmp_path, encoder, monkeypatch):
     index_photos(photos, tmp_path / "index", encoder)
     shutil.rmtree(tmp_path / "index" / ".lock", ignore_errors=True)
     index = PlaceIndex.open(tmp_path / "index")
@@ -282,7 +282,7 @@ def test_a_folder_that_cannot_be_written_to(photos, tmp_path, encoder, monkeypat
     assert index.search(descriptor_of(photos / "00.jpg"), 1)[0] and read_places(photos).places
 
 
-def test_real_and_tracked_photos_are_read_alike(tiny_folder, tmp_path):
+def test_photos_given_as_functions_have_the_descriptors_of_their_files(tiny_folder, tmp_path):
     """The network sees the same pixels whether a photo is given as a file or through a function, as updates do it."""
     real = PlaceEncoder(tiny_folder)
     photo = save(tmp_path / "a.jpg", 1)

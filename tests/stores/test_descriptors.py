@@ -60,13 +60,13 @@ def test_files_are_mapped_and_not_kept_open(tmp_path, dtype):
         (safetensors.numpy.save({"descriptors": np.zeros(2, np.float32)}), "not a safetensors file of descriptors"),
     ],
 )
-def test_what_is_no_file_of_descriptors(tmp_path, content, message):
+def test_files_that_do_not_hold_descriptors_are_refused(tmp_path, content, message):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         map_descriptors(tmp_path / "a")
 
 
-def test_rows_that_are_not_there():
+def test_rows_that_do_not_exist_are_refused():
     mapped = MappedDescriptors(parts_of([2, 2]), [[0], []], descriptor_dim=3, dtype="float16")
     for rows in ([3], [-1]):
         with pytest.raises(IndexError, match="Expected rows from 0 to 2"):
@@ -78,7 +78,7 @@ def test_rows_that_are_not_there():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 99))
-def test_searching_mapped_or_some_rows_is_searching_an_array(count, k, seed):
+def test_searching_mapped_or_allowed_rows_equals_searching_an_array(count, k, seed):
     """Whole numbers make distances exact and ties common; ties keep the order of the rows also among those allowed."""
     rng = np.random.default_rng(seed)
     parts = parts_of([count, count // 2, 3], seed)
@@ -93,7 +93,7 @@ def test_searching_mapped_or_some_rows_is_searching_an_array(count, k, seed):
             assert np.array_equal(exact_search(queries, database, k, allowed=rows)[1], expected)
 
 
-def test_a_mask_of_another_shape_or_type():
+def test_a_mask_of_another_shape_or_type_is_refused():
     for allowed in (np.ones(3, bool), np.ones((2, 1), bool), np.array([0, 1])):
         with pytest.raises(ValueError, match="Expected `allowed` as one truth value for each of 2 rows"):
             exact_search(np.zeros((1, 2)), np.zeros((2, 2)), 1, allowed=allowed)

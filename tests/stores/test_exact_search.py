@@ -26,7 +26,7 @@ def brute_force(queries, database, k):
     st.sampled_from([1, 1 << 22]),
     st.integers(0, 99),
 )
-def test_equals_brute_force_with_ties(num_queries, num_rows, k, chunk, limit, seed):
+def test_exact_search_equals_brute_force_with_ties(num_queries, num_rows, k, chunk, limit, seed):
     """Whole numbers make distances exact and ties common; chunks must not change which row wins a tie."""
     rng = np.random.default_rng(seed)
     queries, database = (rng.integers(0, 3, (count, 4)).astype(np.float32) for count in (num_queries, num_rows))
@@ -39,7 +39,7 @@ def test_equals_brute_force_with_ties(num_queries, num_rows, k, chunk, limit, se
 
 @pytest.mark.parametrize(("width", "num_rows"), [(16, 40_000), (512, 5000), (10_752, 300)])
 @pytest.mark.parametrize("stored", [np.float16, np.float32])
-def test_pieces_are_bounded_in_bytes_and_change_nothing(width, num_rows, stored, monkeypatch):
+def test_blocks_are_bounded_in_bytes_and_do_not_change_results(width, num_rows, stored, monkeypatch):
     """By rows alone, wide descriptors would take 21 times the room of those of 512 numbers; short tables the same of narrow."""
     rng = np.random.default_rng(width)
     queries = rng.standard_normal((600, width)).astype(np.float32)
@@ -61,7 +61,7 @@ def test_pieces_are_bounded_in_bytes_and_change_nothing(width, num_rows, stored,
     assert np.array_equal(rows, whole_rows) and np.array_equal(distances, whole_distances)
 
 
-def test_real_valued_descriptors():
+def test_real_valued_descriptors_give_the_rows_of_brute_force():
     rng = np.random.default_rng(0)
     queries, database = (rng.standard_normal((count, 64)).astype(np.float32) for count in (5, 3000))
     distances, rows = exact_search(queries, database, 10)
@@ -70,19 +70,19 @@ def test_real_valued_descriptors():
     assert np.allclose(distances, expected_distances, rtol=1e-4)
 
 
-def test_half_precision_database():
+def test_a_half_precision_database_is_searched():
     database = np.eye(4, dtype=np.float16)
     assert exact_search(np.eye(4, dtype=np.float32), database, 1)[1].ravel().tolist() == [0, 1, 2, 3]
 
 
-def test_similarity_by_hand():
+def test_similarity_is_the_cosine():
     """Equal, orthogonal and opposite unit vectors."""
     distances, rows = exact_search(np.float32([[1, 0]]), np.float32([[0, 1], [-1, 0], [1, 0]]), 3)
     assert rows.tolist() == [[2, 0, 1]]
     assert similarity(distances).tolist() == [[1.0, 0.0, -1.0]]
 
 
-def test_more_neighbours_than_rows():
+def test_more_neighbours_than_rows_return_all_rows():
     """FAISS alone would fill up with row -1."""
     distances, rows = exact_search(np.zeros((2, 3), np.float32), np.ones((4, 3), np.float32), 9)
     assert distances.shape == rows.shape == (2, 4)
@@ -95,7 +95,7 @@ def test_a_database_that_is_not_finite_is_refused():
         exact_search(np.zeros((1, 2), np.float32), np.float32([[0, 1], [np.nan, 0]]), 2)
 
 
-def test_nothing_to_search():
+def test_no_rows_or_no_queries_give_empty_results():
     assert exact_search(np.zeros((2, 3)), np.zeros((0, 3)), 5)[1].shape == (2, 0)
     assert exact_search(np.zeros((0, 3)), np.zeros((4, 3)), 5)[1].shape == (0, 4)
 
@@ -109,6 +109,6 @@ def test_nothing_to_search():
         (np.full((1, 3), np.nan), np.zeros((4, 3)), 1, "not finite"),
     ],
 )
-def test_bad_arguments(queries, database, k, message):
+def test_arguments_that_do_not_fit_are_refused(queries, database, k, message):
     with pytest.raises(ValueError, match=message):
         exact_search(queries, database, k)

@@ -36,7 +36,7 @@ def town(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["everything", "radius", "heading", "both", "every third", "one", "none"])
-def test_same_top_ten_as_faiss(town, kind):
+def test_milvus_finds_the_same_ten_rows_as_faiss(town, kind):
     """With and without filters, ties included."""
     database, places, store = town
     near = within_radius(places, Place("prior", utm_east=500.0, utm_north=500.0), 120.0)
@@ -65,7 +65,7 @@ def test_expressions_mean_the_mask(mask):
     assert [eval(expression, {"row": row}) for row in range(len(mask))] == mask
 
 
-def test_saved_and_opened_again(tmp_path):
+def test_a_store_that_is_opened_again_finds_the_same_rows(tmp_path):
     database = draw(200, 16)
     store = MilvusStore(database, str(tmp_path / "places.db"))
     expected = store.search(database[:3], 5)[1]

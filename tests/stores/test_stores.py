@@ -44,7 +44,7 @@ def draw(count, width, seed=0, dtype=np.float32):
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-def test_finds_what_exact_search_finds(compression, dtype, tmp_path):
+def test_stores_find_the_rows_of_exact_search(compression, dtype, tmp_path):
     """Distances must be exact, not the codes', and a store that was saved must answer alike."""
     database, queries = draw(6000, 96, dtype=dtype), draw(20, 96, seed=1)
     queries = (queries + 2 * database[:200:10]).astype(np.float32)
@@ -91,7 +91,7 @@ def test_ties_come_in_the_order_of_rows():
         assert rows[0].tolist() == list(range(100, 150)), compression
 
 
-def test_rotation_matters():
+def test_the_rotation_raises_recall():
     """Descriptors that differ in a few numbers only: signs of single numbers, unrotated, could not tell them apart."""
     rng = np.random.default_rng(0)
     database = rng.standard_normal((20_000, 256)).astype(np.float32) * np.float32([30, 20, 10, 5] + [0.01] * 252)
@@ -108,7 +108,7 @@ def test_rotation_matters():
 
 
 @pytest.mark.parametrize("forbidden", [1, 30, 400, 2600])
-def test_few_forbidden_rows_cost_no_neighbour(forbidden, monkeypatch):
+def test_excluding_few_rows_misses_no_neighbour(forbidden, monkeypatch):
     """The nearest by bits are those of the allowed rows alone, also where every nearest one is forbidden."""
     database = draw(3000, 64)
     store, queries = BitStore(database), database[:5]
@@ -120,7 +120,7 @@ def test_few_forbidden_rows_cost_no_neighbour(forbidden, monkeypatch):
     assert np.array_equal(masked[0], expected[0]) and allowed[masked[1]].all()
 
 
-def test_candidates_by_hand():
+def test_the_number_of_candidates_grows_with_rows_and_fewer_bits():
     assert num_candidates(1_000_000, 512, 10) == 1000
     assert num_candidates(1_000_000, 128, 10) == 8000
     assert num_candidates(10_000, 4096, 10) == 100
@@ -168,7 +168,7 @@ def test_another_format_is_refused(tmp_path):
         open_store(tmp_path, draw(10, 8))
 
 
-def test_nothing_to_search():
+def test_no_rows_or_no_queries_give_empty_results():
     for compression in COMPRESSIONS:
         empty = build_store(np.empty((0, 16), np.float32), compression)
         assert empty.search(draw(2, 16), 5)[1].shape == (2, 0), compression
@@ -176,7 +176,7 @@ def test_nothing_to_search():
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-def test_bad_arguments(compression):
+def test_arguments_that_do_not_fit_are_refused(compression):
     store = build_store(draw(20, 16), compression)
     with pytest.raises(ValueError, match="one descriptor width"):
         store.search(draw(1, 8), 1)
@@ -188,7 +188,7 @@ def test_bad_arguments(compression):
         build_store(np.full((3, 8), np.nan, np.float32), compression).search(draw(1, 8), 1)
 
 
-def test_estimates():
+def test_estimates_give_the_bytes_of_each_compression():
     """The memory of a million × 512 by hand; compression words that do not exist are named."""
     sizes = {word: estimate(1_000_000, 512, word).scanned_bytes for word in COMPRESSIONS}
     assert sizes == {"none": 1_024_000_000, "half": 1_024_000_000, "int8": 512_000_000, "bits": 64_000_000}
@@ -198,7 +198,7 @@ def test_estimates():
             call()
 
 
-def test_words_and_stores_agree():
+def test_every_word_chooses_the_store_of_its_name():
     """A word of the type hints without a store, or a store under another word, would fail only when it is used."""
     assert get_args(Compression) == COMPRESSIONS == tuple(build_store(draw(2, 8), word).compression for word in COMPRESSIONS)
     assert ("faiss", *SERVICES) == STORES and tuple(remote_store(word).kind for word in SERVICES) == SERVICES

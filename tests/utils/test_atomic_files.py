@@ -14,7 +14,7 @@ def fill(folder, text):
     return folder
 
 
-def test_a_file_takes_the_place_of_another(tmp_path):
+def test_a_stored_file_replaces_an_old_one(tmp_path):
     path = tmp_path / "new" / "table.csv"
     for text in ("first", "second"):
         store_file(path, lambda scratch, text=text: scratch.write_text(f"{text} as {scratch.name}"))
@@ -35,7 +35,7 @@ def test_a_file_that_fails_halfway_leaves_the_old_one(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_takes_the_place_of_another(tmp_path):
+def test_a_replaced_folder_keeps_no_old_file(tmp_path):
     """A file of the old one that the new one lacks must not stay."""
     place = fill(tmp_path / "best", "old")
     (place / "stale").touch()
@@ -44,7 +44,7 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_a_folder_that_was_being_replaced_comes_back(tmp_path, monkeypatch):
+def test_a_folder_is_restored_after_an_interrupted_replacement(tmp_path, monkeypatch):
     """Killed between the two renames: the new one is not there yet, the old one is aside."""
     place, new = fill(tmp_path / "best", "old"), fill(tmp_path / "scratch", "new")
     rename = type(place).rename
