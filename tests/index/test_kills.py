@@ -23,7 +23,7 @@ def run_in_process(job, out, photos, log, kill_after=None):
     start = time.perf_counter()
     if kill_after is not None:
         process.join(kill_after)
-        process.kill()  # a process that has ended in the meantime is no error
+        process.kill()  # without an error if the process has just ended
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return time.perf_counter() - start, process.exitcode != 0

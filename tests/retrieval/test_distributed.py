@@ -260,8 +260,8 @@ def test_processes_of_accelerate_launch_give_the_bytes_of_one_process(tmp_path, 
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "Process 1 of 2: 2 parts encoded, 0 kept, of 3 in all" in done.stdout
-    assert "Process 2 of 2: 1 parts encoded" in done.stdout
+    assert "Process 1 of 2: 2 shards encoded, 0 kept, of 3 in all" in done.stdout
+    assert "Process 2 of 2: 1 shards encoded" in done.stdout
     assert "Merged 9 photos" in run("merge", tmp_path / "parts", "--out", tmp_path / "merged")[1]
     with one_thread():  # as in each of the processes: how sums are split may change their last bits
         index_photos(tmp_path / "photos", tmp_path / "whole", PlaceEncoder(tiny_folder, batch_size=2), shard_size=3)
