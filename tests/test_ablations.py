@@ -44,7 +44,7 @@ def test_records_are_compared_by_seed():
     assert difference.verdict() == "better"
 
 
-def test_one_seed_decides_nothing():
+def test_one_seed_gives_no_verdict():
     difference = compare([record("finetuned", 0, [5] * 4)], [record("full", 0, [0] * 4)], "standard")
     assert (difference.low, difference.deviation, difference.verdict()) == (100, 0, "one seed, not decided")
 
@@ -97,7 +97,7 @@ def test_each_teacher_is_compared_with_the_students_of_its_seeds():
     assert teachers_table(records | {"teacher": records["teacher"][:1]}) == ""
 
 
-def test_offsets_are_averaged_over_seeds_and_omitted_for_models_without():
+def test_offsets_are_averaged_over_seeds_and_models_without_offsets_omitted():
     moved = [{"mean_offset": part, "clamped": 0.5, "mean_scale": 1.0, "scale_deviation": 0.0} for part in (0.1, 0.3)]
     full = [record("full", seed, [1] * 4) | {"offsets": numbers} for seed, numbers in enumerate(moved)]
     lines = offsets_table({"full": full, "teacher": [record("teacher", 0, [1] * 4)]}).splitlines()

@@ -6,7 +6,7 @@ from d2vpr_hf.demo import NUM_SHOWN, run_demo
 from d2vpr_hf.readers import read_places
 
 
-def test_demo(tmp_path, monkeypatch):
+def test_the_demonstration_finds_places_and_writes_plots(tmp_path, monkeypatch):
     """An untrained model would find one place in eight by chance."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # a second process for rendering would import torch again
     result = run_demo(tmp_path, num_places=8)

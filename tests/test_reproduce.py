@@ -28,14 +28,16 @@ def encoder(tiny_folder, monkeypatch):
     return encoder
 
 
-def test_points_above_the_published_recalls(encoder, photos):
+def test_differences_are_points_above_the_published_recalls(encoder, photos):
     evaluation, differences = reproduce.reproduce(encoder, photos, Published((99.5, 100.0, 100.0), 9, 9))
     assert differences == pytest.approx([0.5, 0.0, 0.0])
     assert evaluation.database["count"] == 9
 
 
 @pytest.mark.parametrize(("published", "status"), [((99.7, 100.0, 100.0), 0), ((99.6, 100.0, 100.0), 1)])
-def test_the_exit_status_says_whether_they_agree(encoder, tiny_folder, photos, monkeypatch, capsys, published, status):
+def test_the_exit_status_follows_from_the_largest_difference(
+    encoder, tiny_folder, photos, monkeypatch, capsys, published, status
+):
     monkeypatch.setitem(PUBLISHED, "sped", Published(published))
     arguments = ["reproduce.py", "--model", str(tiny_folder), "--dataset", "sped", "--photos", str(photos)]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -45,12 +47,12 @@ def test_the_exit_status_says_whether_they_agree(encoder, tiny_folder, photos, m
     assert f"R@1: 100.0 here, {published[0]} published" in capsys.readouterr().out
 
 
-def test_another_variant_of_a_data_set(encoder, photos):
+def test_another_variant_of_a_data_set_is_refused(encoder, photos):
     with pytest.raises(ValueError, match="of 10,000 photos as database, this data set has 9"):
         reproduce.reproduce(encoder, photos, PUBLISHED["pitts30k"])
 
 
-def test_another_model(tiny_folder, tmp_path, monkeypatch):
+def test_a_model_that_differs_from_the_published_one_is_refused(tiny_folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"reduced to 4096 numbers, this model has no projection.*fit-projection"):
         reproduce.check_model(PlaceEncoder(str(tiny_folder)))
     monkeypatch.setattr(reproduce, "PROJECTION_DIM", 8)

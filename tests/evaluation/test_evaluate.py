@@ -26,8 +26,10 @@ def encoder(tiny_folder):
 
 @pytest.fixture
 def world(tmp_path):
-    """Six places 100 m apart in a folder with an @, and queries that are the same photos 3 m away. The last query is 1.5 km
-    away from the whole database."""
+    """Six places 100 m apart in a folder with an @ in its name, and queries that are the same photos 3 m away.
+
+    The last query is 1.5 km away from the whole database.
+    """
     for i in range(6):
         save(tmp_path / "@home@" / "database" / at_name(544000 + 100 * i, 4172000), i)
         east = 544003 + 100 * i if i < 5 else 546000
@@ -48,7 +50,7 @@ def test_without_the_cross_image_encoder_the_order_does_not_matter(world, tmp_pa
         PlaceEncoder(cross_image_encoder=True)
 
 
-def test_a_world_by_hand(encoder, world):
+def test_recall_of_six_places_by_hand(encoder, world):
     """Each query's top match is the equal photo: five queries are found, the sixth has no positive."""
     evaluation = evaluate(world / "database", world / "queries", encoder, recall_values=[10, 1])
     recall = evaluation.recall()["recall@1"]
@@ -71,23 +73,23 @@ def test_a_world_by_hand(encoder, world):
     }
 
 
-def test_shuffling_matters_to_the_cross_image_encoder_only(tiny_folder, world):
+def test_shuffling_changes_similarities_only_with_a_cross_image_encoder(tiny_folder, world):
     """Descriptors must be assigned to their photos after shuffling; only a cross-image encoder may change them."""
-    for model, same in ((tiny_model(), True), (tiny_model(use_cross_image_encoder=True), False)):
+    for model, stays_the_same in ((tiny_model(), True), (tiny_model(use_cross_image_encoder=True), False)):
         encoder = PlaceEncoder(model, D2VPRImageProcessor.from_pretrained(tiny_folder), batch_size=3)
         evaluation = evaluate(world / "database", world / "queries", encoder, shuffle_check=True)
         assert (evaluation.order_seed, evaluation.shuffled.order_seed) == (None, 0)
-        assert evaluation.model.cross_image_encoder is not same
+        assert evaluation.model.cross_image_encoder is not stays_the_same
         similarities, shuffled_similarities = (
             [query.similarity for query in run.queries] for run in (evaluation, evaluation.shuffled)
         )
-        assert np.allclose(similarities, shuffled_similarities, atol=1e-5) is same
+        assert np.allclose(similarities, shuffled_similarities, atol=1e-5) is stays_the_same
         assert [query.path for query in evaluation.queries] == [query.path for query in evaluation.shuffled.queries]
         assert "shuffled (seed 0): recall@1" in evaluation.to_text()
         assert evaluation.to_dict()["shuffled"]["recall"].keys() == evaluation.recall().keys()
 
 
-def test_two_zones_are_refused(encoder, world):
+def test_photos_of_two_utm_zones_are_refused(encoder, world):
     """Eastings of two UTM zones cannot be subtracted; zone letters within a hemisphere do not matter."""
     save(world / "queries" / at_name(544000, 4172000, zone="10@T"), 1)
     evaluate(world / "database", world / "queries", encoder)
@@ -96,7 +98,7 @@ def test_two_zones_are_refused(encoder, world):
         evaluate(world / "database", world / "queries", encoder)
 
 
-def test_local_frames(encoder, tmp_path):
+def test_positions_are_compared_within_one_local_frame_only(encoder, tmp_path):
     """Positions of a robot: photos on different floors are different places, and local frames are not mixed."""
     for side in ("database", "queries"):
         for i in range(2):
@@ -116,7 +118,7 @@ def test_local_frames(encoder, tmp_path):
         evaluate(tmp_path / "database", tmp_path / "queries", encoder, PositiveRule(heading_tolerance=20))
 
 
-def test_frames_are_counted_by_name(encoder, tmp_path):
+def test_frame_numbers_follow_the_order_of_names(encoder, tmp_path):
     """A data set without positions, such as Nordland: 9.png comes before 10.png, and an unreadable photo counts as a frame."""
     for side in ("database", "queries"):
         for i in range(8, 13):
@@ -133,7 +135,7 @@ def test_frames_are_counted_by_name(encoder, tmp_path):
         evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
 
 
-def test_photos_without_position_or_pixels_are_named(encoder, tmp_path, world, caplog):
+def test_photos_without_position_or_pixels_are_skipped_and_listed(encoder, tmp_path, world, caplog):
     with pytest.raises(ValueError, match=r"None of the 1 photos in .* has a position"):
         evaluate(world / "database", save(tmp_path / "plain" / "a.jpg", 0).parent, encoder)
     table = tmp_path / "plain" / "p.csv"
@@ -161,7 +163,7 @@ def test_descriptors_are_saved_as_indexes(encoder, world, tmp_path):
     evaluate(world / "database", world / "queries", encoder, save_descriptors=tmp_path / "saved", overwrite=True)
 
 
-def test_command_line_end_to_end(world, tmp_path):
+def test_the_command_line_writes_equal_reports_plots_and_a_comparison(world, tmp_path):
     """The embedded model gives the same bytes twice, plots, and a comparison with itself."""
     sides = ("--database", world / "database", "--queries", world / "queries")
     options = ("--recall-values", "5,1", "--recall-values", "3", "--shuffle-check")
@@ -170,15 +172,16 @@ def test_command_line_end_to_end(world, tmp_path):
     assert re.search("R@5 +R@1 +R@3\n", out) and "1 queries have none and count as misses" in out
     for name in ("map.png", "precision_coverage.png", "right.png", "wrong.png"):
         assert Image.open(tmp_path / "plots" / name).width > 500
-    again = run("evaluate", *sides, *options, "--json", tmp_path / "b.json")
-    assert again[0] == 0 and (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    status, out, err = run("evaluate", *sides, *options, "--json", tmp_path / "b.json")
+    assert status == 0, err
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["recall_values"] == [5, 1, 3] and report["shuffled"]["order_seed"] == 0
     assert report["database"]["path"] == str(world / "database") and report["model"]["name"] is None
     status, out, err = run("compare", tmp_path / "a.json", tmp_path / "b.json")
     assert status == 0 and "+0.0" in out, err
-    other = Evaluation.load(tmp_path / "a.json").to_dict() | {"positives": PositiveRule(10.0).to_dict()}
-    (tmp_path / "c.json").write_text(json.dumps(other))
+    report_of_10_m = Evaluation.load(tmp_path / "a.json").to_dict() | {"positives": PositiveRule(10.0).to_dict()}
+    (tmp_path / "c.json").write_text(json.dumps(report_of_10_m))
     status, out, err = run("compare", tmp_path / "a.json", tmp_path / "c.json")
     assert status == 1 and "within 25 m in the first, within 10 m in the second" in err
 
@@ -196,7 +199,7 @@ def test_command_line_end_to_end(world, tmp_path):
         (["--json", "{world}/file/a.json"], "is a file, so that"),
     ],
 )
-def test_errors_come_before_the_work(world, options, message, monkeypatch):
+def test_errors_are_reported_before_photos_are_encoded(world, options, message, monkeypatch):
     monkeypatch.setattr(
         PlaceEncoder, "encode", lambda *arguments, **options: pytest.fail("photos were encoded before the check")
     )
@@ -207,7 +210,7 @@ def test_errors_come_before_the_work(world, options, message, monkeypatch):
     assert status == 1 and message in err
 
 
-def test_a_moved_copy_compares(encoder, world, tmp_path):
+def test_reports_of_a_moved_copy_can_be_compared(encoder, world, tmp_path):
     """Paths are relative to their folders, so that a report from another machine can be compared."""
     from d2vpr_hf import compare_evaluations
 

@@ -20,14 +20,14 @@ from d2vpr_hf.evaluation import (
 from d2vpr_hf.evaluation.recall import check_recall_values, first_positive_ranks, mark_correct, recall_with_positives
 
 
-def brute_force(predictions, positives, n):
+def brute_force_recall(predictions, positives, n):
     pairs = zip(predictions, positives, strict=True)
-    return np.mean([any(row in good for row in rows[:n]) for rows, good in pairs])
+    return np.mean([any(row in query_positives for row in rows[:n]) for rows, query_positives in pairs])
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 30), st.permutations([1, 2, 5, 10, 40]), st.integers(0, 9999))
-def test_recall_is_the_definition_for_any_order_of_n(num_queries, num_rows, recall_values, seed):
+def test_recall_agrees_with_brute_force_for_any_order_of_n(num_queries, num_rows, recall_values, seed):
     """Descriptors of small integers make ties common; an N beyond the database's size means the whole database."""
     rng = np.random.default_rng(seed)
     database, queries = (rng.integers(0, 3, (count, 3)).astype(np.float32) for count in (num_rows, num_queries))
@@ -37,7 +37,7 @@ def test_recall_is_the_definition_for_any_order_of_n(num_queries, num_rows, reca
     )
     near = [np.flatnonzero(np.hypot(*(database_points - point).T) <= 25) for point in query_points]
     order = [np.argsort(((database - query) ** 2).sum(axis=1), kind="stable") for query in queries]
-    expected = {f"recall@{n}": brute_force(order, near, n) for n in recall_values}
+    expected = {f"recall@{n}": brute_force_recall(order, near, n) for n in recall_values}
     assert {name: entry["recall"] for name, entry in evaluation.recall().items()} == pytest.approx(expected)
     assert list(evaluation.recall()) == list(expected)
     assert [query.num_positives for query in evaluation.queries] == [len(rows) for rows in near]
@@ -59,14 +59,14 @@ def test_minus_one_is_never_correct():
     assert not correct.any()
 
 
-def test_no_predictions_and_no_queries():
+def test_ranks_are_zero_without_predictions_and_recall_is_nan_without_queries():
     assert first_positive_ranks(np.zeros((2, 0), bool)).tolist() == [0, 0]
     assert np.isnan(recall_at(np.zeros(0, np.int64), [1])).all()
     assert np.isnan(recall_with_positives(np.zeros(2, np.int64), np.zeros(2, np.int64), [1])).all()
 
 
 @pytest.mark.parametrize("values", [[], [5, 0], [-1]])
-def test_bad_recall_values(values):
+def test_recall_values_below_one_are_refused_and_duplicates_removed(values):
     with pytest.raises(ValueError, match="N of at least 1"):
         check_recall_values(values)
     assert check_recall_values([10, 1, 10]) == (10, 1)
@@ -104,7 +104,7 @@ def test_positives_equal_brute_force(count, tolerance, by_frames, seed):
     assert [sorted(positives[query].tolist()) for query in range(count)] == [np.flatnonzero(row).tolist() for row in near]
 
 
-def test_places_are_cells():
+def test_places_are_cells_of_a_grid():
     """A drive with queries every 20 m is many places, not one; two floors of a building are two places."""
     drive = PhotoSet(np.column_stack([np.arange(0, 200, 20.0), np.zeros(10)]))
     assert PositiveRule().group(drive).tolist() == [0, 0, 1, 2, 3, 4, 4, 5, 6, 7]
@@ -124,7 +124,7 @@ def test_places_are_cells():
         ({"frame_tolerance": -1}, "at least 0 frames, got -1"),
     ],
 )
-def test_bad_rules(options, message):
+def test_impossible_rules_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PositiveRule(**options)
 
@@ -133,8 +133,11 @@ def test_bad_rules(options, message):
 
 
 def test_places_are_resampled_not_photos():
-    """Two places with a hundred photos each, one always found and one never: a draw can take one of them twice, so the interval
-    is from 0 to 1. If single photos were drawn, 95 % of the recalls would be between 0.43 and 0.57."""
+    """Two places with a hundred photos each: all queries of the first are correct, all of the second wrong.
+
+    A draw can take one of the places twice, so the interval is from 0 to 1. If single photos were drawn, 95 % of the recalls
+    would be between 0.43 and 0.57.
+    """
     hits, places = np.repeat([[True], [False]], 100, axis=0), np.repeat([7, 3], 100)
     assert bootstrap_interval(hits, places)[:, 0].tolist() == [0.0, 1.0]
     alone = bootstrap_interval(hits, np.arange(200))[:, 0]
@@ -171,14 +174,14 @@ def test_precision_by_hand():
     assert curve.recall_at_100_precision == 0.25
 
 
-def test_a_tie_at_the_top_with_a_wrong_match_is_not_faultless():
-    """For either order of the two, no threshold accepts only one of them."""
+def test_a_tie_of_a_correct_and_a_wrong_match_has_no_full_precision():
+    """No threshold accepts only one of two queries of equal similarity, in either order of the two."""
     for correct in ([True, False], [False, True]):
         curve = precision_curve(np.float32([0.8, 0.8]), np.array(correct), 2)
         assert (curve.recall_at_100_precision, curve.auc_pr) == (0.0, 0.25)
 
 
-def test_perfect_and_undefined_confidence():
+def test_precision_is_perfect_without_wrong_matches_and_undefined_without_positives():
     perfect = precision_curve(np.float32([0.1, 0.2]), np.array([True, True]), 2)
     assert (perfect.auc_pr, perfect.recall_at_100_precision) == (1.0, 1.0)
     nothing = precision_curve(np.float32([0.1, 0.2]), np.array([False, False]), 0)

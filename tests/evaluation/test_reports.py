@@ -1,4 +1,4 @@
-"""Evaluations of descriptors: the report, loading it, comparing two reports, and plots."""
+"""Evaluations of descriptors: writing and loading reports, comparing two reports, and plots."""
 
 import json
 import re
@@ -14,26 +14,26 @@ from d2vpr_hf.evaluation.plots import plot_map, plot_matches, plot_precision_cov
 CORRECT, WRONG = "#2e9e4f", "#c8373a"
 
 
-def world(tops, conditions=None, **options):
+def evaluate_world(tops, conditions=None, **options):
     """Evaluate queries at four database places 100 m apart; the i-th query has a descriptor near that of place `tops[i]`.
 
     The descriptors of the database are orthogonal.
     """
     places = PhotoSet(np.arange(4)[:, None] * [100.0, 0.0], paths=list("abcd"))
     queries = PhotoSet(np.arange(len(tops))[:, None] * [100.0, 0.0] + [3, 4], paths="wxyz"[: len(tops)], conditions=conditions)
-    lengths = np.linspace(0.9, 0.6, len(tops))  # the first query has the largest similarity
-    descriptors = np.stack([_similar_to(top, cosine) for top, cosine in zip(tops, lengths, strict=True)])
+    cosines = np.linspace(0.9, 0.6, len(tops))  # the first query has the largest similarity
+    descriptors = np.stack([_descriptor_near(top, cosine) for top, cosine in zip(tops, cosines, strict=True)])
     return evaluate_descriptors(np.eye(5, dtype=np.float32)[:4], descriptors, places, queries, recall_values=[1, 4], **options)
 
 
-def _similar_to(top, cosine):
+def _descriptor_near(place, cosine):
     vector = np.zeros(5, np.float32)
-    vector[[top, 4]] = cosine, np.sqrt(1 - cosine**2)
+    vector[[place, 4]] = cosine, np.sqrt(1 - cosine**2)
     return vector
 
 
 def test_a_report_by_hand():
-    evaluation = world([0, 1, 3, 3], conditions=["day", "night", "night", None])
+    evaluation = evaluate_world([0, 1, 3, 3], conditions=["day", "night", "night", None])
     report = evaluation.to_dict()
     assert [query.correct for query in evaluation.queries] == [True, True, False, True]
     assert report["recall"]["recall@1"]["recall"] == 0.75 and report["recall"]["recall@4"]["recall"] == 1.0
@@ -52,15 +52,15 @@ def test_a_report_by_hand():
     assert third["position"] == [203.0, 4.0] and third["top_match_position"] == [300.0, 0.0]
 
 
-def test_the_printed_table():
-    text = world([0, 1, 3, 3], conditions=["day", "night", "night", "night"]).to_text()
+def test_the_printed_table_has_recalls_rule_and_conditions():
+    text = evaluate_world([0, 1, 3, 3], conditions=["day", "night", "night", "night"]).to_text()
     assert re.search(r"R@1 +R@4\nall queries +75\.0 +100\.0\n", text)
     assert "within 25 m; 0 queries have none" in text and re.search(r"\nnight +3 +66\.7 +100\.0$", text)
 
 
-def test_saved_and_read_back(tmp_path):
+def test_a_saved_report_restores_the_evaluation(tmp_path):
     """A report must restore everything except plots of matches, and equal evaluations must give equal bytes."""
-    evaluation = world([0, 1, 3, 3], conditions=["é", None, None, None])
+    evaluation = evaluate_world([0, 1, 3, 3], conditions=["é", None, None, None])
     evaluation.save(tmp_path / "new" / "a.json")
     evaluation.save(tmp_path / "b.json")
     assert (tmp_path / "new" / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -73,17 +73,17 @@ def test_saved_and_read_back(tmp_path):
     evaluation.save(tmp_path / "b.json", overwrite=True)
 
 
-def test_the_encoder_survives_the_file_and_older_reports_open(tmp_path):
+def test_a_report_keeps_the_encoder_and_older_reports_can_be_loaded(tmp_path):
     """A report has the keys it always had; missing and unknown keys of an older report must not prevent loading."""
     info = EncoderInfo("m", "f" * 64, 8, None, (70, 140), 4, False, "cpu", "torch", "fp32")
-    evaluation = replace(world([0, 1, 3, 3]), model=info)
+    evaluation = replace(evaluate_world([0, 1, 3, 3]), model=info)
     evaluation.save(tmp_path / "a.json")
     assert Evaluation.load(tmp_path / "a.json").model == info and "70x140" in str(info)
     report = evaluation.to_dict()
     assert list(report["model"])[:5] == ["name", "fingerprint", "descriptor_dim", "projection_dim", "resolution"]
     old = {key: value for key, value in report["model"].items() if key not in ("backend", "precision")} | {"dtype": "float32"}
     assert Evaluation.from_dict(report | {"model": old}).model == replace(info, backend=None, precision=None)
-    assert world([0, 1, 2, 3]).to_dict()["model"] == {"descriptor_dim": 5}
+    assert evaluate_world([0, 1, 2, 3]).to_dict()["model"] == {"descriptor_dim": 5}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_encoder_survives_the_file_and_older_reports_open(tmp_path):
         ('{"format": "d2vpr evaluation", "format_version": 1}', "is damaged"),
     ],
 )
-def test_what_is_no_report(tmp_path, text, message):
+def test_a_file_that_is_not_a_report_is_refused(tmp_path, text, message):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         Evaluation.load(tmp_path / "a.json")
     (tmp_path / "a.json").write_text(text)
@@ -104,9 +104,9 @@ def test_what_is_no_report(tmp_path, text, message):
         Evaluation.load(tmp_path / "a.json")
 
 
-def test_without_positives_nothing_is_undefined_in_json(tmp_path):
+def test_metrics_that_are_undefined_without_positives_are_null_in_json(tmp_path):
     """NaN is not valid JSON."""
-    evaluation = world([0, 1, 2, 3], rule=PositiveRule(1.0))
+    evaluation = evaluate_world([0, 1, 2, 3], rule=PositiveRule(1.0))
     report = evaluation.to_dict()
     assert report["num_without_positives"] == 4 and report["auc_pr"] is None and report["recall_at_100_precision"] is None
     assert report["recall"]["recall@1"] == {"recall": 0.0, "interval_95": [0.0, 0.0], "recall_with_positives": None}
@@ -114,7 +114,7 @@ def test_without_positives_nothing_is_undefined_in_json(tmp_path):
     assert "AUC-PR -" in evaluation.to_text()
 
 
-def test_positives_may_be_given():
+def test_given_positives_replace_the_rule():
     """A data set's own ground truth; without positions every query is a place, and distances are unknown."""
     rows = np.eye(3, dtype=np.float32)
     evaluation = evaluate_descriptors(
@@ -137,7 +137,7 @@ def test_positives_may_be_given():
         ({"recall_values": [0]}, "at least 1"),
     ],
 )
-def test_bad_arguments(change, message):
+def test_arguments_that_do_not_fit_each_other_are_refused(change, message):
     photos = PhotoSet(np.zeros((2, 2)))
     arguments = {
         "database_descriptors": np.eye(2, 4),
@@ -154,7 +154,7 @@ def test_bad_arguments(change, message):
 
 def test_comparison_by_hand():
     """B finds the third query, which A misses, and misses the first, which A finds."""
-    first, second = world([0, 1, 3, 3]), world([1, 1, 2, 3])
+    first, second = evaluate_world([0, 1, 3, 3]), evaluate_world([1, 1, 2, 3])
     compared = compare_evaluations(first, second)
     at_1, at_4 = compared.differences
     assert (at_1.first, at_1.second, at_1.won, at_1.lost) == (0.75, 0.75, 1, 1)
@@ -163,13 +163,14 @@ def test_comparison_by_hand():
     assert "R@1   75.0   75.0   +0.0" in compared.to_text()
 
 
-def test_one_clear_winner():
-    compared = compare_evaluations(world([1, 0, 3, 2]), world([0, 1, 2, 3]))
+def test_a_model_that_wins_all_queries_has_an_interval_of_one():
+    compared = compare_evaluations(evaluate_world([1, 0, 3, 2]), evaluate_world([0, 1, 2, 3]))
     row = compared.differences[0]
     assert (row.first, row.second, row.interval_95, row.won, row.lost) == (0.0, 1.0, (1.0, 1.0), 4, 0)
 
 
-def change(evaluation, path, **changes):
+def load_changed(evaluation, path, **changes):
+    """Write a report with other values to a file, and load it."""
     report = json.loads(json.dumps(evaluation.to_dict()))
     for key, value in changes.items():
         report[key] = report[key] | value if isinstance(value, dict) else value
@@ -177,25 +178,25 @@ def change(evaluation, path, **changes):
     return Evaluation.load(path)
 
 
-def test_what_cannot_be_compared(tmp_path):
-    first = world([0, 1, 2, 3])
+def test_reports_with_different_photos_or_positives_are_not_compared(tmp_path):
+    first = evaluate_world([0, 1, 2, 3])
     reports = [
-        (world([0, 1, 2]), "different queries, 4 and 3: 1 are in one report only, z first"),
-        (world([0, 1, 2, 3], rule=PositiveRule(10.0)), "within 25 m in the first, within 10 m in the second"),
-        (change(first, tmp_path / "a", database={"checksum": "0"}), "different databases: 4 photos"),
-        (change(first, tmp_path / "b", query_set={"checksum": "0"}), "different queries: 4 photos"),
-        (change(first, tmp_path / "c", queries=first.to_dict()["queries"][::-1]), "their order differs"),
-        (change(first, tmp_path / "d", recall_values=[2]), "share no N"),
-        (world([0, 1, 2, 3], positives=[np.array([0, 1])] * 4), "different positives"),
+        (evaluate_world([0, 1, 2]), "different queries, 4 and 3: 1 are in one report only, z first"),
+        (evaluate_world([0, 1, 2, 3], rule=PositiveRule(10.0)), "within 25 m in the first, within 10 m in the second"),
+        (load_changed(first, tmp_path / "a", database={"checksum": "0"}), "different databases: 4 photos"),
+        (load_changed(first, tmp_path / "b", query_set={"checksum": "0"}), "different queries: 4 photos"),
+        (load_changed(first, tmp_path / "c", queries=first.to_dict()["queries"][::-1]), "their order differs"),
+        (load_changed(first, tmp_path / "d", recall_values=[2]), "share no N"),
+        (evaluate_world([0, 1, 2, 3], positives=[np.array([0, 1])] * 4), "different positives"),
     ]
     for report, message in reports:
         with pytest.raises(ValueError, match=message):
             compare_evaluations(first, report)
 
 
-def test_what_makes_numbers_hard_to_compare_is_said(tmp_path):
-    first = world([0, 1, 2, 3])
-    second = change(first, tmp_path / "a", model={"cross_image_encoder": True, "batch_size": 8, "resolution": [322, 322]})
+def test_notes_name_settings_that_make_recalls_hard_to_compare(tmp_path):
+    first = evaluate_world([0, 1, 2, 3])
+    second = load_changed(first, tmp_path / "a", model={"cross_image_encoder": True, "batch_size": 8, "resolution": [322, 322]})
     notes = compare_evaluations(first, second).notes
     assert len(notes) == 2 and "resolutions differ: None and [322, 322]" in notes[0] and "cross-image encoder ran" in notes[1]
     assert compare_evaluations(second, second).notes == []
@@ -204,9 +205,9 @@ def test_what_makes_numbers_hard_to_compare_is_said(tmp_path):
 # ---- plots
 
 
-def test_the_map_shows_what_was_found():
-    """One red line from the wrong query to its match, three green points for correct queries, four grey ones."""
-    axes = plot_map(world([0, 1, 3, 3])).axes[0]
+def test_the_map_shows_correct_and_wrong_queries():
+    """One red line from the wrong query to its match, three green points (correct), one red, and four grey ones (database)."""
+    axes = plot_map(evaluate_world([0, 1, 3, 3])).axes[0]
     lines, *_ = (artist for artist in axes.collections if type(artist).__name__ == "LineCollection")
     assert [segment.tolist() for segment in lines.get_segments()] == [[[203.0, 4.0], [300.0, 0.0]]]
     points = {
@@ -216,8 +217,8 @@ def test_the_map_shows_what_was_found():
     assert "R@1: 75.0" in axes.get_title() and axes.get_xlabel().endswith("/ m")
 
 
-def test_pictures_of_what_is_known(tmp_path):
-    evaluation = world([0, 1, 3, 3])
+def test_only_plots_of_known_data_are_drawn_and_outdated_plots_removed(tmp_path):
+    evaluation = evaluate_world([0, 1, 3, 3])
     (tmp_path / "right.png").write_text("of another run")
     assert [path.name for path in save_plots(evaluation, tmp_path)] == ["map.png", "precision_coverage.png"]
     assert not (tmp_path / "right.png").exists()

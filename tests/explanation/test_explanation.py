@@ -31,7 +31,7 @@ def encoder():
 
 
 def test_shares_by_hand():
-    """Regions (3, 4)·(4, 3) = 24 and (5, 0)·(5, 0) = 25 of lengths' product 50; opposite features have a negative share."""
+    """The products (3, 4)·(4, 3) = 24 and (5, 0)·(5, 0) = 25 are divided by 50, the product of both descriptors' lengths."""
     first = np.array([[3.0, 4.0], [5.0, 0.0]])
     assert np.allclose(region_shares(first, [[4.0, 3.0], [5.0, 0.0]]), [0.48, 0.5])
     assert np.allclose(region_shares(first, [[-3.0, -4.0], [5.0, 0.0]]), [-0.5, 0.5])
@@ -51,7 +51,7 @@ def test_shares_sum_to_the_cosine(seed):
         (np.zeros((2, 2)),) * 2 + ("features of a photo are zero",),
     ],
 )
-def test_what_has_no_shares(first, second, message):
+def test_features_of_two_models_or_of_length_zero_are_refused(first, second, message):
     with pytest.raises(ValueError, match=message):
         region_shares(first, second)
 
@@ -71,11 +71,11 @@ def test_each_share_is_the_product_of_its_part_of_the_descriptors(encoder, pair)
     assert np.allclose(explanation.shares, (first * second).sum(axis=1), atol=2e-6)
 
 
-def test_a_photo_and_itself(encoder, pair):
+def test_a_photo_has_cosine_one_with_itself(encoder, pair):
     assert explain_match(encoder, pair[0], pair[0]).cosine == pytest.approx(1, abs=1e-6)
 
 
-def test_every_number_shown_is_recomputed(encoder, pair):
+def test_bars_show_the_shares_in_order_and_their_sum(encoder, pair):
     """Bars must be in the order of their shares, with the right numbers and widths, and below them the sum."""
     explanation = explain_match(encoder, *pair)
     drawn = ElementTree.fromstring(f"<div>{draw_bars(explanation)}</div>")
@@ -104,7 +104,7 @@ def test_points_are_between_patch_centres_of_a_wide_photo():
     assert np.allclose(photo.boxes[1], [*corners[0], *corners[1]])
 
 
-def test_points_and_boxes_are_the_models(encoder, pair):
+def test_points_and_boxes_agree_with_the_output_of_the_model(encoder, pair):
     """Boxes must have the model's extents in pixels, and each region must have as many points as the model samples."""
     photo = explain_match(encoder, *pair).query
     pixels = encoder.processor([str(pair[0])], return_tensors="pt")["pixel_values"]
@@ -135,7 +135,7 @@ def test_a_note_names_a_projection(pair):
     assert projected.note in draw_bars(projected)
 
 
-def test_what_cannot_be_explained(pair):
+def test_models_without_explainable_descriptors_are_refused(pair):
     for model, message in [
         (tiny_model(use_cross_image_encoder=True), "depends on all photos of its batch"),
         (tiny_cricavpr(), "this one is 'cricavpr'"),
@@ -144,7 +144,7 @@ def test_what_cannot_be_explained(pair):
             explain_match(encoder_of(model), *pair)
 
 
-def test_names_follow_the_table():
+def test_region_names_follow_the_table_of_regions():
     names = region_names(D2VPRConfig(**TINY))
     assert names[:3] == ["whole photo", "upper left quarter", "upper right quarter"]
     assert names[5] == "upper left ninth" and names[9] == "middle centre ninth" and len(set(names)) == 14
@@ -155,7 +155,7 @@ def test_names_follow_the_table():
     ]
 
 
-def test_drawings_are_whole_and_escape_what_they_are_given(encoder, pair):
+def test_drawings_are_valid_svg_and_escape_captions(encoder, pair):
     explanation = explain_match(encoder, *pair)
     deformed, fixed = (draw_photo_regions(explanation.query, "data:,x", '<b>"a"', deformed=moved) for moved in (True, False))
     space = "{http://www.w3.org/2000/svg}"
@@ -167,7 +167,7 @@ def test_drawings_are_whole_and_escape_what_they_are_given(encoder, pair):
     assert float(first.get("cx")) == pytest.approx(explanation.query.points[0, 0] * 600 / 90, abs=0.06)
 
 
-def test_the_answer_of_the_endpoint(encoder, pair):
+def test_an_explanation_is_converted_to_json_values(encoder, pair):
     answer = explain_match(encoder, *pair).to_dict()
     assert answer["cosine"] == pytest.approx(sum(row["share"] for row in answer["regions"]), abs=1e-12)
     assert len(answer["query"]["points"]) == len(answer["query"]["region_of_point"]) == 512 and "note" not in answer

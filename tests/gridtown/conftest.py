@@ -1,4 +1,4 @@
-"""The pictures of a town are drawn once for all tests: they depend on the seed alone, and drawing them takes seconds."""
+"""The pictures of a town are drawn once for all tests, because they depend on the seed only, and drawing takes seconds."""
 
 import functools
 
@@ -8,7 +8,7 @@ from d2vpr_hf.gridtown import town
 
 
 @pytest.fixture(scope="session", autouse=True)
-def paintbox_of_a_seed_is_kept():
+def cache_paintboxes():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(town, "make_paintbox", functools.cache(town.make_paintbox))
         yield

@@ -42,13 +42,13 @@ from d2vpr_hf.gridtown.rendering.view import make_view
 from d2vpr_hf.gridtown.rendering.walls import cast_walls
 from d2vpr_hf.readers import read_gsv_cities, read_places
 
-# All results on a tier belong to exactly these draws. After a change they cannot be compared: record it in docs/LOG.md.
-FROZEN = {
+# Digests of the draws of each tier. Results before and after a change cannot be compared: record the change in docs/LOG.md.
+TIER_DIGESTS = {
     TierName.EASY: "2a06ac39375b57efc36ff7f9588e1a2c928d1d6c57c6173f258f807e2e27ccd4",
     TierName.STANDARD: "649fec9ecf34fa9458816e47b7a6f81887a99dc1dc90699cb172d9c445f5b904",
     TierName.ALL: "97a54b2699e6b1945a469474752e6748f3aa48a6c2ce881afc94486d30076ebf",
 }
-EMPTY_SEED = 1643
+SEED_WITHOUT_WALLS = 1643  # of a city with one place
 STILL = Variation(weathers=("day",), shift=0.0, advance=0.0, turn=0.0, tilt=0.0, zoom=0.0, traffic=0.0)
 
 
@@ -59,10 +59,10 @@ def town():
 
 @pytest.mark.parametrize("tier", TierName)
 def test_the_tiers_are_frozen(tier):
-    assert tier_digest(tier) == FROZEN[tier]
+    assert tier_digest(tier) == TIER_DIGESTS[tier]
 
 
-def test_splits_are_different_cities():
+def test_training_validation_and_test_seeds_are_different():
     assert not {*TEST_SEEDS} & {*VAL_SEEDS} and not ({*TEST_SEEDS} | {*VAL_SEEDS}) & {*TRAIN_SEEDS}
 
 
@@ -104,11 +104,11 @@ def test_houses_do_not_stand_in_streets():
 def test_copied_segments_repeat_buildings():
     """Perceptual aliasing: without it, a match of a single facade would always be correct."""
     keys = [make_city(5, 200, copy_share=share).buildings.key for share in (0.0, 0.5)]
-    repeated = [1 - len(np.unique(k)) / len(k) for k in keys]
+    repeated = [1 - len(np.unique(key)) / len(key) for key in keys]
     assert 0.15 < repeated[0] < 0.35 < repeated[1]
 
 
-def test_utm_and_headings_by_hand(town):
+def test_utm_positions_and_headings_agree_with_the_camera(town):
     """A step of 1 m in viewing direction moves the camera east by the heading's sine and north by its cosine."""
     city = town.city
     for heading in range(4):
@@ -141,7 +141,7 @@ def test_a_photo_does_not_depend_on_the_others(town):
         draw_photo(town.city, 3, 0, 0, Variation(weathers=()))
 
 
-def test_the_wall_ahead_is_as_far_as_geometry_says(town):
+def test_the_wall_ahead_has_the_distance_of_a_brute_force_search(town):
     """With a view across the street, the middle column meets the nearest wall that a brute-force search finds."""
     city, checked_places = town.city, 0
     for place in range(12):
@@ -162,7 +162,7 @@ def test_the_wall_ahead_is_as_far_as_geometry_says(town):
     assert checked_places > 4
 
 
-def test_the_surfaces_across_a_street(town):
+def test_carriageway_kerb_and_sidewalk_have_the_distances_of_the_street(town):
     """Carriageway, kerb and sidewalk from the middle outwards, at distances that follow from the street's width."""
     city = town.city
     photo = draw_photo(city, 2, 0, 0, STILL)
@@ -196,13 +196,13 @@ def test_markings_do_not_move_with_the_camera(town):
 
 def test_a_city_without_walls_can_be_rendered():
     """A city whose four blocks are all open has no walls, which must not be an error."""
-    city = make_city(EMPTY_SEED, 1)
+    city = make_city(SEED_WITHOUT_WALLS, 1)
     assert len(city.walls.axis) == 0
     photo = draw_photo(city, 0, 0, 0, Variation())
     assert render(make_scene(city, [photo]), make_town(3, 1).paintbox, (32, 32)).isfinite().all()
 
 
-def test_houses_and_fixtures_keep_clear():
+def test_houses_do_not_overlap_and_fixtures_do_not_stand_on_crossings():
     """Houses of a block must not overlap, and street furniture must not stand on a crossing carriageway."""
     city = make_city(5, 80)
     walls, fixtures = city.walls, city.fixtures
@@ -236,7 +236,7 @@ def test_bytes_do_not_depend_on_the_batch_or_the_threads(town):
     assert torch.equal(together, alone.flip(0))
 
 
-def test_a_batch_renders_what_single_photos_do(town):
+def test_a_batch_renders_the_same_photos_as_single_calls(town):
     """A GPU renders photos as a batch, whose tables are padded to one length."""
     photos = [draw_photo(town.city, place, place % 4, 1, Variation()) for place in range(5)]
     batched = render(make_scene(town.city, photos), town.paintbox, (64, 96))
@@ -244,7 +244,7 @@ def test_a_batch_renders_what_single_photos_do(town):
     assert (batched - single).abs().mean() < 0.5
 
 
-def test_weather_is_seen(town):
+def test_weather_changes_brightness_and_contrast(town):
     """Night is darker than day, fog has less contrast, snow makes the ground brighter."""
     pictures = {}
     for weather in WEATHERS:
@@ -255,14 +255,14 @@ def test_weather_is_seen(town):
     assert pictures["snow"][:, :, 50:].mean() > pictures["day"][:, :, 50:].mean() + 30
 
 
-def test_what_moves_is_redrawn(town):
+def test_vehicles_people_and_lit_windows_differ_between_visits(town):
     """Vehicles, people and lit windows must differ between visits; otherwise they would identify the place."""
     pictures = town.take([draw_photo(town.city, 6, 0, visit, NO_VARIATION) for visit in (1, 2)], (96, 96)).float()
     assert (pictures[0] - pictures[1]).abs().mean() > 1
 
 
 def test_far_pictures_fade_to_their_mean():
-    """A checkerboard that is read with a step of its whole width must be grey, not black or white by chance."""
+    """A checkerboard must be grey, not black or white by chance, if the distance between pixels is its whole width."""
     board = np.zeros((16, 32, 4), np.float32)
     board[::2, ::2], board[1::2, 1::2] = 1.0, 1.0
     atlas = make_atlas([board])
@@ -288,7 +288,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def test_at_names_on_disk(tmp_path):
+def test_photos_with_at_names_do_not_depend_on_workers_and_are_read_back(tmp_path):
     """Any number of workers writes the same bytes, and readers find the city's positions."""
     options = {"photos_per_place": 2, "image_size": 56, "tier": "all"}
     assert simulate(tmp_path / "a", 3, 4, workers=1, **options) == 3 * (4 + 2)
@@ -312,7 +312,7 @@ def test_at_names_on_disk(tmp_path):
     assert degrees == pytest.approx([latitude, longitude], abs=1e-6)
 
 
-def test_gsv_cities_on_disk(tmp_path):
+def test_photos_in_the_layout_of_gsv_cities_are_read_back(tmp_path):
     simulate(tmp_path / "g", 2, 6, layout="gsv-cities", photos_per_place=4, image_size=42)
     table = read_gsv_cities(tmp_path / "g", images_per_place=4)
     assert len(table.places) == 2 * 2 * 4
@@ -331,7 +331,7 @@ def test_several_cities_share_a_folder(tmp_path, layout):
     assert digest(tmp_path / "both") == digest(tmp_path / "joined")
 
 
-def test_what_cannot_be_simulated(tmp_path):
+def test_impossible_arguments_are_refused_before_files_are_written(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not an empty folder"):
@@ -348,7 +348,7 @@ def test_what_cannot_be_simulated(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 
 
-def test_from_the_command_line(tmp_path):
+def test_the_command_line_writes_photos_of_the_chosen_weather(tmp_path):
     command = ["simulate", str(tmp_path / "out"), "--places", "1", "--seed", "6", "--image-size", "28", "--conditions", "night"]
     result = CliRunner().invoke(app, [*command, "--photos-per-place", "1"])
     assert result.exit_code == 0, result.exception

@@ -35,7 +35,7 @@ def first_on_ray(city, camera, row, column):
     return nearest
 
 
-def test_labels_are_what_rays_meet(town):
+def test_labels_agree_with_an_independent_ray_casting(town):
     """Catches a flipped axis, a depth along the ray instead of the camera's axis, and a wall behind instead of the nearest."""
     photos = [draw_photo(town.city, place, place % 4, 1, Variation()) for place in range(6)]
     labels = label_photos(town.city, town.paintbox, photos, (CELLS, CELLS))
@@ -60,14 +60,14 @@ def test_walls_face_the_camera_and_other_cells_have_no_normal(town):
     assert is_wall.any() and (labels.building >= 0).equal(is_wall)
 
 
-def test_something_stands_before_walls(town):
+def test_trees_vehicles_and_people_are_labelled_as_standing(town):
     photos = [draw_photo(town.city, place, 0, visit, Variation(traffic=3.0)) for place in range(6) for visit in (1, 2)]
     labels = label_photos(town.city, town.paintbox, photos, (16, 16))
     assert (labels.surface == Surface.STANDING).any()
     assert labels.depth[labels.surface == Surface.STANDING].max() < 80  # billboards are drawn up to 75 m
 
 
-def test_labels_on_disk_are_each_photos_own(tmp_path):
+def test_each_photo_gets_its_own_labels_on_disk(tmp_path):
     simulate(tmp_path / "town", 4, 7, layout="gsv-cities", tier="all", photos_per_place=2, image_size=28, label_cells=2)
     stored = read_labels(tmp_path / "town" / "Labels" / "Gridtown7.safetensors")
     assert set(stored) == {path.relative_to(tmp_path / "town").as_posix() for path in (tmp_path / "town").rglob("*.jpg")}
@@ -78,12 +78,12 @@ def test_labels_on_disk_are_each_photos_own(tmp_path):
     assert all(torch.equal(column, batch[0]) for column, batch in zip(stored[name], expected, strict=True))
 
 
-def test_labels_need_the_layout_for_training(tmp_path):
+def test_labels_without_the_layout_of_gsv_cities_are_refused(tmp_path):
     with pytest.raises(ValueError, match="gsv-cities"):
         simulate(tmp_path / "town", 4, 7, label_cells=2)
     assert not (tmp_path / "town").exists()
 
 
-def test_no_labels(tmp_path):
+def test_a_missing_file_of_labels_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="--label-cells"):
         read_labels(tmp_path / "none.safetensors")

@@ -40,7 +40,7 @@ def run(*arguments):
     return done.stdout
 
 
-def test_calibrate_then_localize(town, tmp_path):
+def test_a_calibration_gives_confidences_survives_updates_and_is_verified(town, tmp_path):
     index, query = tmp_path / "index", next((town / "queries").glob("*@1@@@@@@@@.png"))
     run("index", town / "database", "--out", index)
     before = json.loads(run("localize", index, query, "--json"))[0]
@@ -76,7 +76,7 @@ def test_an_index_without_positions_cannot_be_calibrated(town, tmp_path):
     assert "no positions" in run("localize", tmp_path / "index", next(photos.iterdir()))
 
 
-def test_what_is_no_good_for_a_calibration_is_said_with_what_to_do(town, tmp_path, monkeypatch):
+def test_unusable_queries_are_refused_with_advice_before_photos_are_encoded(town, tmp_path, monkeypatch):
     """Too few queries, queries without positions, and an index of another model are refused before photos are encoded."""
     index = tmp_path / "index"
     few, bare = tmp_path / "few", tmp_path / "bare"

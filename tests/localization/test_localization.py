@@ -31,7 +31,7 @@ def match(rank, similarity, east, north=0.0, zone="32T", **fields):
 
 
 def test_a_majority_outvotes_the_top_match():
-    """Three matches at one corner and a better one elsewhere: the position of the top match would be 1 km off."""
+    """Three matches are at one corner, and a better match is elsewhere: the position of the top match would be 1 km off."""
     matches = [match(1, 0.9, 500_000.0), *(match(rank, 0.89, 501_000.0 + rank, heading=90.0) for rank in (2, 3, 4))]
     estimate = estimate_position([*matches, match(5, 0.5, 509_000.0)])
     assert abs(estimate.position[0] - 501_003) < 1e-6
@@ -87,13 +87,13 @@ def draw_answers(count, seed=0, outside=0.0):
 
 def test_confidences_are_probabilities_of_being_correct():
     calibration = fit_calibration(*draw_answers(3000))
-    judged = judge_calibration(calibration, *draw_answers(3000, seed=1))
-    assert judged.expected_calibration_error < 0.03
-    assert judged.brier < 0.8 * judged.base_brier
-    assert 0.87 < judged.radius_coverage < 0.93
-    answered = judged.confidences >= calibration.threshold(0.9)
-    assert answered.mean() > 0.05 and judged.correct[answered].mean() > 0.87
-    assert 0.87 < (judged.errors <= judged.radii)[answered].mean() < 0.96
+    reliability = judge_calibration(calibration, *draw_answers(3000, seed=1))
+    assert reliability.expected_calibration_error < 0.03
+    assert reliability.brier < 0.8 * reliability.base_brier
+    assert 0.87 < reliability.radius_coverage < 0.93
+    answered = reliability.confidences >= calibration.threshold(0.9)
+    assert answered.mean() > 0.05 and reliability.correct[answered].mean() > 0.87
+    assert 0.87 < (reliability.errors <= reliability.radii)[answered].mean() < 0.96
 
 
 def off_by(errors):
@@ -107,25 +107,25 @@ def test_radii_by_hand():
     """99 correct estimates, 0.1 to 9.9 m off, and 99 wrong ones, 101 to 199 m off: quantiles are ranks of 100."""
     correct, wrong = (0.1 * np.arange(1, 100), 100.0 + np.arange(1, 100))
     calibration = fit_calibration(*off_by([*correct, *wrong]))
-    hand = {
-        1.0: 9.0,  # 0.9 / 1: the 90th of the correct ones
-        0.95: 9.5,  # 0.9 / 0.95 = 0.947: the 95th of the correct ones
-        0.9: 25.0,  # all correct ones: the threshold
-        0.8: 150.0,  # 0.8 of the 0.9 are correct; the rest is 0.1 / 0.2 of the wrong ones: the 50th
+    expected = {
+        1.0: 9.0,  # 0.9 / 1: the 90th of the correct errors
+        0.95: 9.5,  # 0.9 / 0.95 = 0.947: the 95th of the correct errors
+        0.9: 25.0,  # all correct errors: the threshold
+        0.8: 150.0,  # 0.8 of the 0.9 are correct; the rest is 0.1 / 0.2 of the wrong errors: the 50th
         0.5: 180.0,
         0.0: 190.0,
     }
-    assert {confidence: calibration.radius_90(confidence) for confidence in hand} == pytest.approx(hand, abs=1e-6)
+    assert {confidence: calibration.radius_90(confidence) for confidence in expected} == pytest.approx(expected, abs=1e-6)
 
 
-def test_few_labelled_queries_give_sure_answers_their_radius():
+def test_few_labelled_queries_give_confident_answers_a_small_radius():
     """Quantiles over a hundred similar confidences would give confident answers a radius of hundreds of metres."""
     calibration = fit_calibration(*draw_answers(120))
-    judged = judge_calibration(calibration, *draw_answers(3000, seed=1))
-    sure = judged.confidences >= 0.95
-    assert sure.mean() > 0.2 and judged.radii[sure].max() < 10
-    assert 0.87 < (judged.errors <= judged.radii)[sure].mean() < 0.97
-    assert 0.85 < judged.radius_coverage < 0.95
+    reliability = judge_calibration(calibration, *draw_answers(3000, seed=1))
+    sure = reliability.confidences >= 0.95
+    assert sure.mean() > 0.2 and reliability.radii[sure].max() < 10
+    assert 0.87 < (reliability.errors <= reliability.radii)[sure].mean() < 0.97
+    assert 0.85 < reliability.radius_coverage < 0.95
 
 
 def test_reliability_by_hand():
@@ -134,21 +134,21 @@ def test_reliability_by_hand():
 
     correct = np.array([True] * 8 + [False] * 2 + [True] * 6 + [False] * 24)
     confidences = np.array([0.9] * 10 + [0.1] * 30)
-    judged = Reliability(confidences, confidences, correct, np.where(correct, 1.0, 9.0), np.full(40, 5.0))
-    assert judged.expected_calibration_error == pytest.approx((0.1 * 10 + 0.1 * 30) / 40)
-    assert judged.brier == pytest.approx((8 * 0.01 + 2 * 0.81 + 6 * 0.81 + 24 * 0.01) / 40)
-    assert judged.base_brier == pytest.approx(0.35 * 0.65)
-    assert judged.radius_coverage == 14 / 40
+    reliability = Reliability(confidences, confidences, correct, np.where(correct, 1.0, 9.0), np.full(40, 5.0))
+    assert reliability.expected_calibration_error == pytest.approx((0.1 * 10 + 0.1 * 30) / 40)
+    assert reliability.brier == pytest.approx((8 * 0.01 + 2 * 0.81 + 6 * 0.81 + 24 * 0.01) / 40)
+    assert reliability.base_brier == pytest.approx(0.35 * 0.65)
+    assert reliability.radius_coverage == 14 / 40
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 99))
-def test_json_keeps_every_bit(seed):
+def test_a_calibration_survives_json_bit_for_bit(seed):
     calibration = fit_calibration(*draw_answers(120, seed))
     loaded = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict())))
     assert loaded == calibration
-    values = np.diff([loaded.radius_90(confidence) for confidence in np.linspace(0, 1, 50)])
-    assert (values <= 1e-9).all()  # the radius does not rise with the confidence
+    steps = np.diff([loaded.radius_90(confidence) for confidence in np.linspace(0, 1, 50)])
+    assert (steps <= 1e-9).all()  # the radius does not rise with the confidence
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_json_keeps_every_bit(seed):
         ({"nonsense": 1}, "damaged"),
     ],
 )
-def test_odd_calibrations_are_refused(change, message):
+def test_calibrations_with_other_formats_or_columns_are_refused(change, message):
     values = fit_calibration(*draw_answers(100)).to_dict() | change
     with pytest.raises(ValueError, match=message):
         Calibration.from_dict(values)
@@ -172,7 +172,7 @@ def test_damaged_calibrations_are_refused(values):
         Calibration.from_dict(values)
 
 
-def test_too_little_to_calibrate():
+def test_too_few_queries_are_refused_with_advice():
     """The message has the numbers of queries, and advice that depends on them."""
     with pytest.raises(ValueError, match=r"at least 50 labelled queries.*got 20 queries.*Add queries with positions"):
         fit_calibration(*draw_answers(20))
@@ -182,7 +182,7 @@ def test_too_little_to_calibrate():
         fit_calibration(*draw_answers(200), positive_dist_threshold=1000.0)
 
 
-def test_a_half_that_is_too_little_is_named():
+def test_a_half_with_too_few_queries_is_named():
     """There are enough queries, but most are in one square, so the error must say that a half has too few."""
     estimates, truths = draw_answers(90)
     crowded = [replace(truth, utm_east=500_000.0) if number < 80 else truth for number, truth in enumerate(truths)]
@@ -190,14 +190,14 @@ def test_a_half_that_is_too_little_is_named():
         cross_judge(estimates, crowded)
 
 
-def test_truths_in_another_frame_are_named():
+def test_queries_with_positions_in_another_frame_are_named():
     estimates, truths = draw_answers(100)
     truths[7] = replace(truths[7], utm_zone=None)
     with pytest.raises(ValueError, match=r"q7 has no position in UTM zone 32 north.*Give queries with positions of the map's"):
         fit_calibration(estimates, truths)
 
 
-def test_answers_say_what_they_lack():
+def test_incomplete_answers_have_a_note():
     """Without a position or a calibration, an answer has a note instead of guesses."""
     assert localize([], None).note == NO_MATCHES
     assert localize([Match(1, 1, Place("a"), Path(), 0.9)], None).note == NO_POSITIONS
@@ -206,20 +206,20 @@ def test_answers_say_what_they_lack():
     assert answer.place.utm_east == 500_000.0
 
 
-def test_unsure_answers_are_no_match():
+def test_answers_below_the_threshold_are_no_match():
     calibration = fit_calibration(*draw_answers(3000))
     sure = [match(rank, 0.99 - 0.01 * rank, 500_000.0) for rank in (1, 2, 3)]
     unsure = [match(rank, 0.2 - 0.01 * rank, 500_000.0 + 300 * rank) for rank in (1, 2, 3)]
-    yes, no = (localize(matches, calibration, "q.jpg", precision=0.9) for matches in (sure, unsure))
-    assert yes.no_match is False and yes.radius_90 < 25 and yes.confidence > 0.9
-    assert no.no_match is True and no.place is None and no.radius_90 is None and no.confidence < 0.3
-    assert localize(sure, calibration, precision=1.0).confidence == yes.confidence
+    accepted, rejected = (localize(matches, calibration, "q.jpg", precision=0.9) for matches in (sure, unsure))
+    assert accepted.no_match is False and accepted.radius_90 < 25 and accepted.confidence > 0.9
+    assert rejected.no_match is True and rejected.place is None and rejected.radius_90 is None and rejected.confidence < 0.3
+    assert localize(sure, calibration, precision=1.0).confidence == accepted.confidence
     assert localize(unsure, calibration, precision=0.0).no_match is False
     with pytest.raises(ValueError, match="within 0 and 1"):
         localize(sure, calibration, precision=95)
 
 
-def test_json_of_an_answer():
+def test_an_answer_is_converted_to_json_values():
     answer = Localization("q.jpg", Place("", latitude=1.0, longitude=2.0, heading=90.0), 3.5, 0.75, False).to_dict()
     assert answer == {
         "query": "q.jpg",
@@ -248,7 +248,7 @@ def test_a_calibration_of_another_model_is_refused(tmp_path):
         load_calibration(index)
 
 
-def test_pictures(tmp_path):
-    judged = cross_judge(*draw_answers(300))
-    assert len(judged.correct) == 300
-    assert all(path.stat().st_size > 5000 for path in save_plots(judged, tmp_path))
+def test_plots_of_the_reliability_are_written(tmp_path):
+    reliability = cross_judge(*draw_answers(300))
+    assert len(reliability.correct) == 300
+    assert all(path.stat().st_size > 5000 for path in save_plots(reliability, tmp_path))

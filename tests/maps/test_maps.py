@@ -13,11 +13,11 @@ from d2vpr_hf.maps.tiles import View
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.place import distance_in_metres
 
-SPACE = "{http://www.w3.org/2000/svg}"
+SVG = "{http://www.w3.org/2000/svg}"
 
 
-def parsed(svg):
-    return ElementTree.fromstring(svg.replace("<svg ", f'<svg xmlns="{SPACE[1:-1]}" ', 1))
+def parse(svg):
+    return ElementTree.fromstring(svg.replace("<svg ", f'<svg xmlns="{SVG[1:-1]}" ', 1))
 
 
 def degrees(latitude, longitude):
@@ -28,17 +28,17 @@ def local(x, y):
     return Place("", x=x, y=y, frame="hall")
 
 
-def position(svg, kind):
+def positions(svg, kind):
     """Return the positions of the marks of a kind, in units of the drawing."""
-    groups = [group for group in parsed(svg).iter(f"{SPACE}g") if group.get("class") == kind]
+    groups = [group for group in parse(svg).iter(f"{SVG}g") if group.get("class") == kind]
     return np.array([re.findall(r"-?[\d.]+", group.get("transform")) for group in groups], float)
 
 
 def scale_of(svg):
     """Return the units of the drawing per metre, computed from the scale bar."""
-    bar = next(group for group in parsed(svg).iter(f"{SPACE}g") if group.get("class") == "scale")
-    number, unit = bar.find(f"{SPACE}text").text.split()
-    return float(re.search(r"H([\d.]+)", bar.find(f"{SPACE}path").get("d")).group(1)) / (
+    bar = next(group for group in parse(svg).iter(f"{SVG}g") if group.get("class") == "scale")
+    number, unit = bar.find(f"{SVG}text").text.split()
+    return float(re.search(r"H([\d.]+)", bar.find(f"{SVG}path").get("d")).group(1)) / (
         float(number) * {"m": 1, "km": 1e3}[unit]
     )
 
@@ -68,21 +68,21 @@ def test_marks_are_at_their_places():
     database = [local(x, y) for x in range(0, 400, 40) for y in range(0, 200, 40)]
     marks = MapMarks([local(100, 100), local(200, 100)], local(150, 150), 50.0, local(100, 0))
     svg = BaseMap(database).draw(marks, "a map")
-    matches, estimate, truth = (position(svg, kind) for kind in ("match", "estimate", "truth"))
+    matches, estimate, truth = (positions(svg, kind) for kind in ("match", "estimate", "truth"))
     first, second = matches[1], matches[0]  # the best match is drawn last, on top
     scale = scale_of(svg)
     assert np.allclose(second - first, [100 * scale, 0], atol=0.2) and np.allclose(truth[0] - first, [0, 100 * scale], atol=0.2)
     assert np.allclose(estimate[0] - first, [50 * scale, -50 * scale], atol=0.2)
-    circle = next(element for element in parsed(svg).iter(f"{SPACE}circle") if element.get("class") == "radius")
+    circle = next(element for element in parse(svg).iter(f"{SVG}circle") if element.get("class") == "radius")
     assert float(circle.get("r")) == pytest.approx(50 * scale, abs=0.2)
-    assert parsed(svg).get("aria-label") == "a map"
+    assert parse(svg).get("aria-label") == "a map"
 
 
 @pytest.mark.parametrize("reach", [10.0, 3000.0])
 def test_all_marks_are_in_view(reach):
     database = [local(x, 0.0) for x in range(0, 5000, 50)]
     svg = BaseMap(database).draw(MapMarks([local(0, 0), local(reach, reach)], truth=local(-reach, 0)))
-    marks = np.vstack([position(svg, "match"), position(svg, "truth")])
+    marks = np.vstack([positions(svg, "match"), positions(svg, "truth")])
     assert (marks > 0).all() and (marks < [WIDTH, HEIGHT]).all()
 
 
@@ -101,15 +101,15 @@ def test_a_large_database_is_thinned():
     assert 500 < len(base.points) <= 2500 and len(base.draw()) < 700_000
 
 
-def test_maps_without_positions_or_with_one():
+def test_a_map_without_positions_is_empty_and_one_position_is_enough():
     assert BaseMap([Place("a")]).draw() == ""
     svg = BaseMap([degrees(46.0, 11.0)]).draw()
-    assert scale_of(svg) > 0 and position(svg, "match").size == 0
-    assert position(BaseMap([degrees(46.0, 11.0)]).draw(MapMarks([Place("nowhere")])), "match").size == 0
+    assert scale_of(svg) > 0 and positions(svg, "match").size == 0
+    assert positions(BaseMap([degrees(46.0, 11.0)]).draw(MapMarks([Place("nowhere")])), "match").size == 0
 
 
 @pytest.mark.parametrize(("metres", "nice"), [(1.0, 1.0), (1.99, 1.0), (2.0, 2.0), (49.9, 20.0), (50.0, 50.0), (999.0, 500.0)])
-def test_nice_lengths(metres, nice):
+def test_lengths_are_rounded_down_to_one_two_or_five(metres, nice):
     assert nice_length(metres) == pytest.approx(nice)
 
 
@@ -122,16 +122,16 @@ def test_tiles_are_at_the_positions_of_the_web_map():
     """The tile that contains a place, by the formula of web maps, must cover the place's mark."""
     place, tiles = degrees(46.3493, 11.5191), TileSource("https://tiles.example/{z}/{x}/{y}.png", "the owner")
     svg = BaseMap([place, degrees(46.3523, 11.5241)], tiles).draw(MapMarks([place]))
-    images = {tuple(map(int, re.findall(r"/(\d+)", image.get("href")))): image for image in parsed(svg).iter(f"{SPACE}image")}
+    images = {tuple(map(int, re.findall(r"/(\d+)", image.get("href")))): image for image in parse(svg).iter(f"{SVG}image")}
     zoom = next(iter(images))[0]
     x = math.floor((place.longitude + 180) / 360 * 2**zoom)
     y = math.floor((1 - math.asinh(math.tan(math.radians(place.latitude))) / math.pi) / 2 * 2**zoom)
     left, top, width, height = (float(images[zoom, x, y].get(name)) for name in ("x", "y", "width", "height"))
-    across, down = position(svg, "match")[0]
+    across, down = positions(svg, "match")[0]
     assert left <= across <= left + width and top <= down <= top + height and len(images) <= 36
 
 
-def test_tiles_need_a_template_and_degrees():
+def test_tiles_need_an_https_template_and_positions_in_degrees():
     with pytest.raises(ValueError, match="Expected tiles as https"):
         TileSource("http://host/tile.png", "")
     assert BaseMap([local(0, 0)], TileSource("https://h/{z}/{x}/{y}", "a")).tiles is None

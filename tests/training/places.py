@@ -11,6 +11,7 @@ CITIES = ("Athens", "Berlin")
 
 
 def write_places(root: Path, places_per_city: int = 8, photos: int = 5, size: int = 28, cities=CITIES) -> Path:
+    """Write tables and photos of `size` x `size` pixels, `photos` of each place; return the folder."""
     for number, city in enumerate(cities):
         rows = [
             (place, 2010 + photo, 1 + photo % 12, 0, city, 50.5 + number, 10.25 + place / 1024, f"p{photo}")

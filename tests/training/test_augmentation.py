@@ -38,7 +38,7 @@ def picture(height=40, width=60, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_the_fourteen_operations_and_their_strengths():
+def test_operations_and_strengths_are_those_of_torchvision():
     blank = Image.new("RGB", (331, 331))
     assert list(OPERATIONS) == list(STRENGTHS)
     for name, (at_9, at_15) in STRENGTHS.items():
@@ -107,7 +107,7 @@ def test_operations_and_signs_are_drawn_evenly(monkeypatch):
     assert 600 < sum(signs) < 800
 
 
-def test_no_operations_and_impossible_numbers():
+def test_no_operations_keep_the_photo_and_impossible_magnitudes_are_refused():
     image = picture()
     assert RandAugment(0)(image, photo_rng(0, 0, (0,))) is image
     with pytest.raises(ValueError, match="magnitude from 0 to 30, got 3 and 31"):

@@ -20,7 +20,7 @@ def outputs(descriptors, tokens=None):
 
 
 def test_descriptor_error_by_hand():
-    """Orthogonal unit vectors differ by 2 in square: 2/4 on average over four numbers, 1 over both images with one right."""
+    """The squared error of orthogonal unit vectors is 2. The first image has no error, the second 2, or 2/4 as a mean."""
     student, teacher = outputs(E[[0, 1]]), TeacherTargets(torch.zeros(2, 1, 4), E[[0, 2]])
     assert DistillationLoss()(student, teacher)[0].item() == pytest.approx(0.25)
     assert DistillationLoss(reduction="sum")(student, teacher)[0].item() == pytest.approx(1.0)
@@ -39,7 +39,7 @@ def test_weights_and_token_terms_by_hand():
     assert list(DistillationLoss(0.0, 0.0, 1.0)(student, teacher)[1]) == ["token_cosine"]
 
 
-def test_distillation_refuses_what_makes_no_loss():
+def test_weights_of_zero_and_unequal_shapes_are_refused():
     with pytest.raises(ValueError, match="not all of them 0"):
         DistillationLoss(0.0)
     with pytest.raises(ValueError, match=r"shape \(1, 4\), the teacher's \(1, 3\)"):
@@ -47,10 +47,10 @@ def test_distillation_refuses_what_makes_no_loss():
 
 
 def test_multi_similarity_by_hand():
-    """Two places, two photos each, all at right angles but for one negative pair at 60 degrees.
+    """Two places with two photos each: all pairs are orthogonal, except one negative pair at 60 degrees.
 
-    Positives have similarity 0. The miner takes a negative harder than (lowest positive - 0.1), so all of them (0 and 0.5), and
-    a positive easier than (highest negative + 0.1): all.
+    Positives have similarity 0. The miner takes negatives above (lowest positive - 0.1), which are all (0 and 0.5), and
+    positives below (highest negative + 0.1), which are all too.
     Loss of an anchor: log(1 + exp(-s_p)) + log(1 + sum exp(50 s_n)) / 50.
     """
     half = torch.tensor([0.5, 0.0, 0.75**0.5, 0.0])
@@ -67,7 +67,7 @@ def test_multi_similarity_by_hand():
     }
 
 
-def test_a_batch_without_hard_pairs_has_no_gradient_and_says_so():
+def test_a_batch_without_hard_pairs_has_no_gradient_and_no_active_images():
     descriptors = E[[0, 0, 1, 1]].requires_grad_()
     loss, numbers = MetricLoss()(descriptors, torch.tensor([0, 0, 1, 1]))
     loss.backward()
@@ -100,7 +100,7 @@ def pixels(count=8, seed=0):
 
 
 def test_groups_do_not_see_each_other(crica):
-    """Targets of a batch of eight in groups of four are those of two batches of four, and not those of one of eight."""
+    """Targets of eight images in groups of four are those of two batches of four, and not those of one batch of eight."""
     teacher, images = PlaceTeacher(crica), pixels()
     grouped = GroupedTeacher(teacher, "places", 4, 0).targets(images, step=0)
     apart = torch.cat([teacher(images[:4]).descriptors, teacher(images[4:]).descriptors])

@@ -1,4 +1,4 @@
-"""The model to train: frozen parameters, BatchNorm, micro-batches and fresh weights."""
+"""The model to train: frozen parameters, BatchNorm, micro-batches and new weights."""
 
 import copy
 import json
@@ -32,8 +32,8 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch():
 def test_micro_batches_update_statistics_once_and_draw_dropout_once():
     """Each micro-batch is computed twice; running statistics and random numbers must be as if it was computed once."""
     model, plain = (tiny_model(fusion_dropout=0.5) for _ in range(2))
-    for each in (model, plain):
-        apply_policy(each, "published")
+    apply_policy(model, "published")
+    apply_policy(plain, "published")
     torch.manual_seed(5)
     gradients(model, 2)
     after = torch.rand(1)
@@ -42,11 +42,11 @@ def test_micro_batches_update_statistics_once_and_draw_dropout_once():
         for micro_batch in PIXELS.chunk(2):
             plain(micro_batch)
     assert torch.equal(torch.rand(1), after)
-    for (name, found), wanted in zip(model.named_buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(found, wanted, msg=name)
+    for (name, statistic), expected in zip(model.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(statistic, expected, msg=name)
 
 
-def test_a_batch_that_belongs_together_is_not_cut():
+def test_micro_batches_of_a_model_with_cross_image_encoder_are_refused():
     with pytest.raises(ValueError, match="gradient_accumulation_steps must be 1, got 2"):
         MicroBatchedDescriptors(tiny_cricavpr(use_cross_image_encoder=True), 2)
 
@@ -54,7 +54,7 @@ def test_a_batch_that_belongs_together_is_not_cut():
 @pytest.mark.parametrize(
     ("policy", "moves", "by_batch"), [("published", True, True), ("frozen", False, False), ("synchronised", True, True)]
 )
-def test_batch_norm_policies(policy, moves, by_batch):
+def test_batch_norm_policies_decide_whether_statistics_change(policy, moves, by_batch):
     """Statistics of frozen blocks change with `published` and stay with `frozen`; dropout is on with all three."""
     model = tiny_model()
     freeze(model, ["encoder.*"])
@@ -68,14 +68,14 @@ def test_batch_norm_policies(policy, moves, by_batch):
     assert model.state_dict().keys() == tiny_model().state_dict().keys()
 
 
-def test_one_process_synchronises_with_itself():
+def test_synchronised_statistics_of_one_process_are_its_own():
     plain, synchronised = tiny_model(fusion_dropout=0.0), tiny_model(fusion_dropout=0.0)
     apply_policy(plain, "published")
     apply_policy(synchronised, "synchronised")
     assert torch.equal(plain(PIXELS).pooler_output, synchronised(PIXELS).pooler_output)
 
 
-def test_freezing_by_patterns():
+def test_parameters_that_match_a_pattern_are_frozen():
     """The published second stage trains blocks 9 to 12 of 12 and all later modules; here the second block of two."""
     model = tiny_model()
     freeze(model, ["embeddings.*", "encoder.layers.0.*"])
@@ -87,7 +87,7 @@ def test_freezing_by_patterns():
         freeze(model, ["*"])
 
 
-def test_a_fresh_encoder_is_added_and_the_rest_stays():
+def test_adding_a_cross_image_encoder_keeps_all_other_weights():
     model = tiny_model()
     larger = add_cross_image_encoder(model, seed=0)
     assert larger.config.use_cross_image_encoder and larger.cross_image_encoder is not None
@@ -96,7 +96,7 @@ def test_a_fresh_encoder_is_added_and_the_rest_stays():
         add_cross_image_encoder(larger, seed=0)
 
 
-def test_fresh_models_follow_from_configuration_and_seed(tmp_path):
+def test_new_models_depend_on_configuration_and_seed_only(tmp_path):
     path = tmp_path / "student.json"
     path.write_text(json.dumps({"model_type": "d2vpr", **TINY}))
     first, again, reseeded = (load_or_make(str(path), seed).state_dict() for seed in (0, 0, 1))

@@ -25,7 +25,7 @@ def steps_of(network, *factors):
     return {name: (before[name] - parameter).mean().item() for name, parameter in network.named_parameters()}
 
 
-def test_factors_slow_down_what_they_name_and_the_first_one_counts():
+def test_the_first_factor_whose_pattern_matches_scales_the_learning_rate():
     moved = steps_of(TrainingWrapper(tiny_model()), "aggregator.sampler.*.output.*=0.1", "aggregator.*=0.5")
     assert moved.pop("model.aggregator.sampler.offset_generator.output.weight") == pytest.approx(0.05, rel=1e-4)
     assert moved.pop("model.aggregator.sampler.offset_generator.output.bias") == pytest.approx(0.05, rel=1e-4)
@@ -33,7 +33,7 @@ def test_factors_slow_down_what_they_name_and_the_first_one_counts():
         assert step == pytest.approx(0.25 if name.startswith("model.aggregator.") else 0.5, rel=1e-4), name
 
 
-def test_frozen_parameters_stay_out():
+def test_the_optimizer_does_not_hold_frozen_parameters():
     model = tiny_model()
     freeze(model, ["encoder.*"])
     optimizer = make_optimizer(TrainingWrapper(model), options("recovery.*=2"))
@@ -44,11 +44,11 @@ def test_frozen_parameters_stay_out():
 
 
 @pytest.mark.parametrize("text", ["recovery.*", "recovery.*=", "recovery.*=slow", "=0.5", "a=nan", "a=0", "a=inf"])
-def test_what_is_no_factor_is_refused(text):
+def test_invalid_factors_are_refused(text):
     with pytest.raises(ValueError, match="PATTERN=FACTOR with a factor above 0"):
         make_optimizer(TrainingWrapper(tiny_model()), options(text))
 
 
-def test_adam_decays_nothing():
+def test_adam_with_weight_decay_is_refused():
     with pytest.raises(ValueError, match="take adamw"):
         make_optimizer(TrainingWrapper(tiny_model()), options(weight_decay=0.1))

@@ -21,7 +21,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
     assert options.size == (98, 294)
 
 
-def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+def test_numbers_that_yaml_reads_as_text_become_numbers(tmp_path):
     """YAML 1.1 reads `1e-4`, without a point, as text."""
     assert parse_options(FinetuneOptions, [recipe(tmp_path, "learning_rate: 1e-4"), *NEEDED]).learning_rate == 1e-4
     assert parse_options(FinetuneOptions, [recipe(tmp_path, "ms_base: -1e-3"), *NEEDED]).ms_base == -1e-3
@@ -37,7 +37,7 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
         ("cities: []", "cities is empty"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
+def test_errors_in_a_yaml_file_are_named(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         parse_options(FinetuneOptions, [recipe(tmp_path, text), *NEEDED])
 
@@ -64,7 +64,7 @@ def test_impossible_options_are_refused(flags, message):
         parse_options(FinetuneOptions, [*NEEDED, *flags])
 
 
-def test_what_is_missing_is_listed(capsys):
+def test_missing_options_and_allowed_values_are_listed(capsys):
     with pytest.raises(ValueError, match="Missing: out, model, photos, teacher"):
         parse_options(DistillOptions, [])
     with pytest.raises(FileNotFoundError, match="neither a YAML file nor a recipe of this package: distill_gridtown_small, "):
@@ -75,7 +75,7 @@ def test_what_is_missing_is_listed(capsys):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-def test_every_recipe_is_read_and_comes_back(tmp_path, name):
+def test_options_of_every_recipe_survive_writing_and_reading(tmp_path, name):
     kind = DistillOptions if name.startswith("distill") else FinetuneOptions
     needed = [*NEEDED, *(["--teacher", "t"] if kind is DistillOptions else [])]
     options = parse_options(kind, [name, *needed])

@@ -67,7 +67,7 @@ def test_the_order_is_drawn_from_seed_and_epoch(kind):
     assert draw(True, 1, 4) != draw(True, 2, 4)
 
 
-def test_an_order_that_is_drawn_once_stays():
+def test_without_redrawing_all_epochs_have_the_same_order():
     """The places that two epochs have in common are in the same order in both."""
     sampler = PlaceSampler(CITIES, 4, "published", False, 7)
     first, later = (sampler.batches(epoch).ravel().tolist() for epoch in (0, 3))
@@ -90,7 +90,7 @@ def test_a_later_start_gives_the_rest_of_the_same_run():
     assert len(LocalBatches(sampler, 7, 12)) == 5
 
 
-def test_too_few_places_is_an_error():
+def test_too_few_places_are_refused():
     with pytest.raises(ValueError, match="takes 24 places, but there are only 23"):
         PlaceSampler(CITIES, 24)
     with pytest.raises(ValueError, match="takes 7 places, but a city has only 6"):

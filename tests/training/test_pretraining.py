@@ -72,7 +72,7 @@ def test_each_photo_has_the_same_weight_for_the_view(loss_of):
     assert float(terms["view"]) == pytest.approx((certain + wrong) / 2, rel=1e-4)
 
 
-def test_cells_are_patches(loss_of):
+def test_labels_with_another_number_of_cells_are_refused(loss_of):
     with pytest.raises(ValueError, match="labels of 9 cells, but the model sees 16 patches"):
         loss_of(torch.randn(2, 3, 56, 56), make_labels(Surface.SKY))
 
@@ -105,12 +105,12 @@ def test_a_vit_learns_and_its_heads_are_not_saved(towns, tmp_path, make_model):
     assert "renderer's labels" in (best / "README.md").read_text()
 
 
-def test_photos_without_labels(tmp_path):
+def test_a_folder_without_labels_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="--label-cells"):
         read_labelled_photos(write_places(tmp_path / "gsv"), None, 4)
 
 
-def test_a_photo_without_labels(towns, tmp_path):
+def test_labels_of_another_city_are_refused(towns, tmp_path):
     """A label file of another city must be noticed."""
     folder = write_places(tmp_path / "gsv")
     (folder / "Labels").symlink_to(towns / "Labels")
@@ -119,6 +119,6 @@ def test_a_photo_without_labels(towns, tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"photos": "gridtown"}, {"augment_operations": 1}, {"gradient_accumulation_steps": 2}])
-def test_options_that_do_not_go_with_labels(towns, tmp_path, change):
+def test_options_that_contradict_labels_are_refused(towns, tmp_path, change):
     with pytest.raises(ValueError, match="Pretraining takes photos with labels"):
         options(towns, tmp_path, "student", **change)

@@ -1,6 +1,6 @@
-"""The first 20 steps of both published stages against the recipe in plain torch, so that no change of it stays hidden.
+"""The first 20 steps of both published stages, compared with the recipe in plain torch, so that any change of it is noticed.
 
-With seeded weights and drawn photos, in float32 (the published second stage runs in fp16, which a CPU does not).
+Weights are seeded, photos are drawn, and both compute in float32: the published second stage runs in fp16, which needs a GPU.
 """
 
 import csv
@@ -90,7 +90,7 @@ def batches(root, places_per_batch, redraw, magnitude, resample):
         epoch += 1
 
 
-def test_stage_one(folders, tmp_path):
+def test_stage_one_has_the_losses_of_the_recipe_in_plain_torch(folders, tmp_path):
     """Mean squared error of descriptors; all parameters are trained, BatchNorm normalises by the batch; Adam at 2.5e-5."""
     losses = run(DistillOptions, "distill_gsv_cities", distill, folders, tmp_path / "run", cities=list(CITIES))
     teacher, student = load_model(folders["teacher"]).eval(), load_model(folders["model"]).train()
@@ -130,7 +130,7 @@ def multi_similarity(descriptors, labels, alpha=1.0, beta=50.0, base=0.0, epsilo
     return sum(terms) / len(labels)
 
 
-def test_stage_two(folders, tmp_path):
+def test_stage_two_has_the_losses_of_the_recipe_in_plain_torch(folders, tmp_path):
     """The last block and the modules after it are trained, all in train mode; AdamW, whose rate changes at every step."""
     paths = {name: folders[name] for name in ("photos", "model")}
     changes = {
@@ -160,18 +160,15 @@ def test_stage_two(folders, tmp_path):
     assert len(set(wanted)) == STEPS
 
 
-def test_the_recipes_are_the_published_numbers():
-    """The published numbers, value by value."""
-    stage1 = parse_options(
-        DistillOptions, ["distill_gsv_cities", *(["--out", "o", "--model", "m", "--photos", "p", "--teacher", "t"])]
-    )
+def test_recipes_have_the_published_numbers():
+    stage1 = parse_options(DistillOptions, ["distill_gsv_cities", *NEEDED, "--teacher", "t"])
     assert (stage1.places_per_batch, stage1.images_per_place, stage1.image_size) == (8, 4, [224, 224])
     assert (stage1.optimizer, stage1.learning_rate, stage1.schedule, stage1.epochs) == ("adam", 2.5e-5, "constant", 20)
     assert (stage1.resize, stage1.augment_operations, stage1.augment_magnitude) == ("bilinear", 3, 9)
     assert (stage1.batches, stage1.redraw_order, stage1.batch_norm, stage1.frozen) == ("published", False, "published", None)
     assert (stage1.teacher_groups, stage1.teacher_group_places, stage1.mse_reduction) == ("places", 8, "mean")
     assert len(stage1.cities) == len(set(stage1.cities)) == 23
-    stage2 = parse_options(FinetuneOptions, ["finetune_gsv_cities", *(["--out", "o", "--model", "m", "--photos", "p"])])
+    stage2 = parse_options(FinetuneOptions, ["finetune_gsv_cities", *NEEDED])
     assert (stage2.places_per_batch, stage2.images_per_place, stage2.redraw_order) == (128, 4, True)
     assert (stage2.optimizer, stage2.learning_rate, stage2.weight_decay) == ("adamw", 2e-4, 1e-3)
     assert (stage2.schedule, stage2.epochs, stage2.mixed_precision) == ("published", 120, "fp16")

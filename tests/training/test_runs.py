@@ -59,7 +59,7 @@ def fresh_accelerate():
 
 
 def make_options(stage, folders, out, **changes):
-    """A run of six steps with dropout and augmentation, over more than one epoch."""
+    """Return the options of a run of six steps with dropout and augmentation, over more than one epoch."""
     kind, _ = STAGES[stage]
     values = {
         "photos": folders["labelled" if stage == "pretrain" else "photos"],
@@ -108,7 +108,7 @@ def assert_same_end(actual, expected):
 
 @pytest.fixture(scope="module")
 def whole(folders, tmp_path_factory):
-    """Runs without interruption."""
+    """Train each stage without interruption; return the folder of the runs."""
     out = tmp_path_factory.mktemp("whole")
     for stage in STAGES:
         train(stage, folders, out / stage)
@@ -169,13 +169,15 @@ def test_an_interrupted_run_ends_at_the_same_weights(folders, whole, tmp_path, m
         train(stage, folders, tmp_path / "run")
     train(stage, folders, tmp_path / "run", resume=True)
     assert_same_end(state_of(tmp_path / "run"), state_of(whole / stage))
-    seen = [{k: v for k, v in line.items() if k != "images_per_second"} for line in metrics(tmp_path / "run")]
-    wanted = [{k: v for k, v in line.items() if k != "images_per_second"} for line in metrics(whole / stage)]
-    assert seen == wanted
+    resumed, uninterrupted = (
+        [{name: value for name, value in line.items() if name != "images_per_second"} for line in metrics(out)]
+        for out in (tmp_path / "run", whole / stage)
+    )
+    assert resumed == uninterrupted
 
 
 @pytest.mark.parametrize("stage", PUBLISHED)
-def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
+def test_a_killed_or_terminated_run_resumes_to_the_same_weights(folders, whole, tmp_path, stage):
     """SIGTERM saves a checkpoint, kill -9 does not. After both, --resume ends at the same weights as the whole run."""
     flags = []
     for name, value in vars(make_options(stage, folders, tmp_path / "run", num_workers=1)).items():
@@ -185,7 +187,7 @@ def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
     rng = torch.Generator().manual_seed(len(stage))
     for number, kind in enumerate((signal.SIGTERM, signal.SIGKILL)):
         process = start_module(module, [*flags, *(["--resume"] if number else [])], log)
-        _wait_for_line(tmp_path / "run", process)
+        _wait_for_step(tmp_path / "run", process)
         time.sleep(0.3 * torch.rand(1, generator=rng).item())
         with contextlib.suppress(ProcessLookupError):  # it may be at its end
             os.killpg(process.pid, kind)  # the loading processes too, as torchrun and cluster managers do
@@ -198,19 +200,19 @@ def test_killed_at_random_and_ended_by_signal(folders, whole, tmp_path, stage):
     assert_same_end(state_of(tmp_path / "run"), state_of(whole / stage))
 
 
-def _wait_for_line(out, process):
-    """Wait until the run has made a step since it was started."""
-    before = _last_step(out)
-    while process.is_alive() and _last_step(out) == before:
+def _wait_for_step(out, process):
+    """Wait until the run logs another step, or ends."""
+    before = _num_steps(out)
+    while process.is_alive() and _num_steps(out) == before:
         time.sleep(0.01)
 
 
-def _last_step(out):
+def _num_steps(out):
     path = out / "run" / "metrics.jsonl"
     return path.read_text().count('"loss"') if path.exists() else 0
 
 
-def test_sigterm_saves_and_says_how_to_continue(folders, tmp_path, monkeypatch):
+def test_sigterm_saves_a_checkpoint_and_raises_an_error_with_advice(folders, tmp_path, monkeypatch):
     """The run must not wait for the next regular checkpoint, which is far away. A caller must be able to catch the error."""
     update = training_run.TrainingRun.update
 
@@ -229,7 +231,7 @@ def test_sigterm_saves_and_says_how_to_continue(folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
-def test_a_full_disk_costs_no_older_checkpoint(folders, whole, tmp_path, monkeypatch, error):
+def test_a_full_disk_keeps_older_checkpoints(folders, whole, tmp_path, monkeypatch, error):
     save = Accelerator.save_state
 
     def fill_up(accelerator, folder):
@@ -325,7 +327,7 @@ def test_a_run_resumes_with_another_cache(folders, tmp_path):
     assert metrics(tmp_path)[-1]["step"] == 3
 
 
-def test_a_full_disk_costs_no_older_model(folders, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_incomplete_model(folders, tmp_path, monkeypatch):
     def fill_up(*arguments, **options):
         raise SafetensorError("I/O error: No space left on device")
 
@@ -335,7 +337,7 @@ def test_a_full_disk_costs_no_older_model(folders, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_impossible_options_are_refused_at_once(folders, tmp_path):
+def test_impossible_options_are_refused_before_the_run_begins(folders, tmp_path):
     with pytest.raises(ValueError, match="does not train in fp16"):
         train("finetune", folders, tmp_path, mixed_precision="fp16")
     with pytest.raises(ImportError, match="trackio are not installed: `pip install trackio`"):
@@ -345,7 +347,7 @@ def test_impossible_options_are_refused_at_once(folders, tmp_path):
     train("finetune", folders, tmp_path, max_steps=1)  # refused runs left no files that would stop a new run
 
 
-def test_photos_that_vanish_in_a_run_are_counted(folders, tmp_path):
+def test_unreadable_photos_are_counted(folders, tmp_path):
     root = write_places(tmp_path / "gsv")
     for photo in list((root / "Images" / "Athens").glob("*_p0.jpg")):
         photo.write_text("no photo")
@@ -374,7 +376,7 @@ def test_validation_by_recall_is_in_the_card(folders, tmp_path):
     assert max(line["recall@1"] for line in metrics(tmp_path) if "recall@1" in line) == recall
 
 
-def test_an_empty_validation_set_is_an_error_at_once(folders, tmp_path):
+def test_an_empty_validation_set_is_refused_before_the_run_begins(folders, tmp_path):
     (tmp_path / "empty").mkdir()
     changes = {"validation_database": str(tmp_path / "empty"), "validation_queries": folders["photos"]}
     with pytest.raises(FileNotFoundError, match="No photo in"):
@@ -389,7 +391,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(folders, tmp_path):
 
 
 @pytest.mark.parametrize("stage", PUBLISHED)
-def test_half_precision_checkpointing_micro_batches_and_clipping(folders, tmp_path, stage):
+def test_half_precision_checkpointing_micro_batches_and_clipping_work_together(folders, tmp_path, stage):
     """All switches together: weights stay float32 and the loss stays finite."""
     changes = {
         "mixed_precision": "bf16",
@@ -407,7 +409,7 @@ def test_half_precision_checkpointing_micro_batches_and_clipping(folders, tmp_pa
     assert list((tmp_path / "run" / "d2vpr").glob("events*"))
 
 
-def test_a_compiled_network_learns_the_same(folders, whole, tmp_path, monkeypatch):
+def test_a_compiled_network_has_the_same_losses(folders, whole, tmp_path, monkeypatch):
     """Wrapping, saving and restoring a compiled model could break; the backend here needs no C++ compiler."""
     compile_module = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_module(module, backend="aot_eager"))
@@ -435,7 +437,7 @@ def test_the_best_model_is_uploaded(folders, tmp_path, monkeypatch):
     assert {"README.md", "config.json", "model.safetensors", "modeling_d2vpr.py"} <= set(calls[1][2])
 
 
-def test_errors_are_one_line_with_flags_and_a_status(monkeypatch, capsys):
+def test_a_script_prints_an_error_as_one_line_with_flags_and_exits_with_a_status(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["finetune"])
     with pytest.raises(SystemExit) as ended:
         run_script(FinetuneOptions, finetune)

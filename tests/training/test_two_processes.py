@@ -32,13 +32,13 @@ def results(tmp_path_factory):
     return [torch.load(folder / name) for name in ("single-0.pt", "double-0.pt", "double-1.pt")]
 
 
-def worst(actual, expected):
+def largest_difference(actual, expected):
     """Return the largest relative difference of a gradient that is not zero."""
     assert actual.keys() == expected.keys() and len(expected) > 50
     return max(relative(actual[name], gradient) for name, gradient in expected.items() if gradient.norm() > 1e-9)
 
 
-def of_all(actual, expected):
+def difference_of_whole_gradient(actual, expected):
     """Return the relative difference of the whole gradient."""
     return relative(*(torch.cat([gradients[name].flatten() for name in expected]) for gradients in (actual, expected)))
 
@@ -53,18 +53,18 @@ def test_loss_and_gradients_are_those_of_the_joined_batch(results, case):
     single, first, second = (result[case] for result in results)
     assert joint_loss(first, second).item() == pytest.approx(single["loss"].item(), rel=1e-5)
     for process in (first, second):
-        assert worst(process["gradients"], single["gradients"]) < 1e-5
+        assert largest_difference(process["gradients"], single["gradients"]) < 1e-5
 
 
 @pytest.mark.parametrize("stage", ["distill", "finetune"])
-def test_in_float32_the_rest_is_rounding(results, stage):
+def test_gradients_in_float32_differ_by_rounding_only(results, stage):
     """Single gradients whose terms cancel differ by up to 1e-4, as they also do with another batch size."""
     single, first, _ = (result[f"{stage}-float32"]["gradients"] for result in results)
-    assert of_all(first, single) < 1e-5
+    assert difference_of_whole_gradient(first, single) < 1e-5
 
 
 @pytest.mark.parametrize("case", [case for case in EQUAL if case.startswith("finetune")])
-def test_the_same_pairs_are_mined(results, case):
+def test_each_of_two_processes_mines_the_pairs_of_the_joined_batch(results, case):
     single, *processes = (result[case] for result in results)
     assert single["pairs"].shape[1] > 100
     for process in processes:
@@ -83,11 +83,11 @@ def test_synchronised_statistics_are_those_of_the_joined_batch(results, stage):
 def test_published_batch_norm_depends_on_the_number_of_processes(results, stage):
     """As documented, each process normalises by its own images."""
     single, first, _ = (result[f"{stage}-published"]["gradients"] for result in results)
-    assert worst(first, single) > 1e-3
+    assert largest_difference(first, single) > 1e-3
 
 
-def test_a_run_of_two_processes_resumes_to_the_same(tmp_path_factory):
-    """With a loss with unused parameters, BatchNorm statistics that differ by process, and loaders with workers.
+def test_a_run_of_two_processes_resumes_to_the_same_weights(tmp_path_factory):
+    """The loss leaves parameters unused, BatchNorm statistics differ by process, and loaders have workers.
 
     The whole run is started with torchrun.
     """
@@ -99,13 +99,13 @@ def test_a_run_of_two_processes_resumes_to_the_same(tmp_path_factory):
     flags += " --places-per-batch 4 --held-out-places 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
     flags += " --num-workers 1 --learning-rate 1e-3 --descriptor-weight 0 --token-mse-weight 1"
     launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'whole'}")
-    resumed = [*flags.split(), "--out", folder / "resumed", "--max-steps"]
-    for more in (["2"], ["4", "--resume"]):
-        run_distributed(2, "d2vpr_hf.training.distill", [*resumed, *more], folder / "log")
+    resumed_flags = [*flags.split(), "--out", folder / "resumed", "--max-steps"]
+    for last_flags in (["2"], ["4", "--resume"]):
+        run_distributed(2, "d2vpr_hf.training.distill", [*resumed_flags, *last_flags], folder / "log")
     for name in ("best", "last"):
         assert (folder / "resumed" / name / WEIGHTS).read_bytes() == (folder / "whole" / name / WEIGHTS).read_bytes()
-    resumed, whole = (held_out_losses(folder / name) for name in ("resumed", "whole"))
-    assert resumed == whole and len(whole) == 3
+    losses = held_out_losses(folder / "whole")
+    assert held_out_losses(folder / "resumed") == losses and len(losses) == 3
 
 
 def launch(words):

@@ -26,7 +26,7 @@ COMMON = {
 
 
 class StopError(Exception):
-    """The gradients are computed; the step is not taken."""
+    """Ends a stage after its first gradients are computed, before its first step."""
 
 
 def cases(root, teacher, student):
