@@ -41,7 +41,7 @@ def run_demo(out: str | Path, num_places: int = NUM_PLACES, progress: Progress |
     """Render a town into `out`, index its database, evaluate it with all queries, and plot the results.
 
     Args:
-        out: Output folder; a town that it has already is used again.
+        out: Output folder; a town that is already in the folder is used again.
         num_places: Number of places in the town.
         progress: Called with the number of photos that were just encoded.
     """

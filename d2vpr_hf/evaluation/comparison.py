@@ -85,14 +85,14 @@ def _check_comparable(first: Evaluation, second: Evaluation) -> None:
         unshared = sorted(set(first_paths) ^ set(second_paths))
         difference = f"{len(unshared)} are in one report only, {unshared[0]} first" if unshared else "their order differs"
         raise ValueError(f"The reports are of different queries, {len(first_paths)} and {len(second_paths)}: {difference}.")
-    for name, left, right in (
+    for name, first_set, second_set in (
         ("queries", first.query_set, second.query_set),
         ("databases", first.database, second.database),
     ):
-        if left["checksum"] != right["checksum"]:
+        if first_set["checksum"] != second_set["checksum"]:
             raise ValueError(
-                f"The reports are of different {name}: {left['count']} photos ({left['path']}) and "
-                f"{right['count']} ({right['path']}); their names or positions differ."
+                f"The reports are of different {name}: {first_set['count']} photos ({first_set['path']}) and "
+                f"{second_set['count']} ({second_set['path']}); their names or positions differ."
             )
     if (first.num_positives != second.num_positives).any():
         raise ValueError("The reports were made with different positives.")
@@ -103,10 +103,10 @@ def _notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
     for key, plural in (("resolution", "resolutions"), ("projection_dim", "projections")):
         values = [evaluation.model.to_dict().get(key) for evaluation in (first, second)]
         if values[0] != values[1]:
-            yield f"Their {plural} differ: {values[0]} and {values[1]}."
+            yield f"The models' {plural} differ: {values[0]} and {values[1]}."
     settings = [(run.model.cross_image_encoder, run.model.batch_size, run.order_seed) for run in (first, second)]
     if any(ran for ran, _, _ in settings) and settings[0] != settings[1]:
-        yield "A cross-image encoder ran with different settings; its results depend on the batch and the order of the photos."
+        yield "A cross-image encoder ran with different settings; descriptors depend on the batch and the order of the photos."
 
 
 def _lines(comparison: Comparison) -> Iterator[str]:

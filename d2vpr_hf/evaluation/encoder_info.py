@@ -70,12 +70,12 @@ class EncoderInfo:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "EncoderInfo":
         """Read the `model` of a report; keys that an older report lacks are `None`."""
-        known_values = {attribute: values.get(key) for attribute, key in _KEYS.items()}
-        height_and_width = known_values["resolution"]
-        return cls(**known_values | {"resolution": None if height_and_width is None else tuple(height_and_width)})
+        attributes = {attribute: values.get(key) for attribute, key in _KEYS.items()}
+        height_and_width = attributes["resolution"]
+        return cls(**attributes | {"resolution": None if height_and_width is None else tuple(height_and_width)})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the `model` of a report. For descriptors that were given it has no keys for what is not known."""
+        """Return the `model` of a report. For given descriptors, keys without a value are omitted."""
         values = {key: getattr(self, attribute) for attribute, key in _KEYS.items()}
         if self.resolution is not None:
             values["resolution"] = list(self.resolution)

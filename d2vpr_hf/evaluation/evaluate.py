@@ -53,7 +53,7 @@ def evaluate(
         recall_values: The N of recall@N.
         shuffle_check: Whether to encode database and queries a second time, each in a seeded random order, and to add the
             result as `Evaluation.shuffled`.
-        save_descriptors: Folder for indexes of both, `database` and `queries`.
+        save_descriptors: Folder for the indexes `database` and `queries`; `None` writes no indexes.
         strict: Whether a skipped photo is an error.
         overwrite: Whether to replace indexes that `save_descriptors` has already.
         progress: Called with the number of photos that were just encoded.
@@ -134,7 +134,9 @@ def _encode(
 ) -> _Encoded:
     """Encode the selected photos, in a random order if a seed is given, and remove unreadable ones from the selection."""
     files = [selection.table.photo(place) for place in selection.places]
-    order = None if seed is None else _random_order(selection, seed)
+    order = None
+    if seed is not None:  # the order depends on the name, because database and queries may correspond photo by photo
+        order = np.random.default_rng([seed, *selection.name.encode()]).permutation(len(files)).tolist()
     encoded = encoder.encode(files, progress, order=order)
     skipped = selection.skipped | {selection.places[row].path: reason for row, reason in encoded.skipped.items()}
     if seed is None:
@@ -142,11 +144,6 @@ def _encode(
     if not len(encoded.rows):
         raise ValueError(f"None of the {len(files)} photos in {selection.table.folder} could be read.")
     return selection.keep_rows(encoded.rows, skipped), encoded.descriptors
-
-
-def _random_order(selection: PhotoSelection, seed: int) -> list[int]:
-    """Return a random order of the photos, different for database and queries, whose photos may correspond one by one."""
-    return np.random.default_rng([seed, *selection.name.encode()]).permutation(len(selection.places)).tolist()
 
 
 def _save(encoded: list[_Encoded], encoder: PlaceEncoder, out: Path, overwrite: bool) -> None:

@@ -31,7 +31,7 @@ class PhotoSelection:
     skipped: dict[str, str]
 
     def keep_rows(self, rows: NDArray[np.int64], skipped: dict[str, str]) -> "PhotoSelection":
-        """Return the selection of some of its rows; `skipped` names all photos that are not in it."""
+        """Return the selection of some rows; `skipped` has all photos that are not in the new selection."""
         return replace(self, places=[self.places[row] for row in rows], photos=self.photos.take(rows), skipped=skipped)
 
 
@@ -40,7 +40,7 @@ def select_photos(database: PlaceTable, queries: PlaceTable, rule: PositiveRule)
 
     Raises:
         ValueError: If no photo has a position, the positions have no common frame, a heading that the rule needs is missing,
-            or the sequences that it compares differ in length.
+            or the sequences that the rule compares differ in length.
     """
     if rule.frame_tolerance is not None and len(database.places) != len(queries.places):
         raise ValueError(

@@ -115,9 +115,10 @@ class PositiveRule:
     def group(self, queries: PhotoSet) -> NDArray[np.int64]:
         """Return the number of each query's place (Q,): the cells of a grid, whose side is the threshold, are the places.
 
-        Joining neighbours instead would make a whole drive one place. Cells are numbered in the order of their positions.
+        Joining neighbours instead would make a whole drive one place. Cells are numbered in the order of their positions. With
+        `frame_tolerance=0`, each frame is a place.
         """
-        cells = np.floor(self._points(queries, "query") / max(self._radius, 1 if self.frame_tolerance is not None else 0))
+        cells = np.floor(self._points(queries, "query") / (self._radius or 1.0))
         return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,11 +140,11 @@ class PositiveRule:
     def _radius(self) -> float:
         return float(self.frame_tolerance if self.positive_dist_threshold is None else self.positive_dist_threshold)  # type: ignore[arg-type]
 
-    def _points(self, side: PhotoSet, name: str) -> NDArray[np.float64]:
+    def _points(self, photos: PhotoSet, side: str) -> NDArray[np.float64]:
         """Return the points whose distances decide: positions (N, 2 or 3), or frame numbers (N, 1)."""
         if self.frame_tolerance is not None:
-            return np.asarray(self._need(side.frames, "frames", name), np.float64)[:, None]
-        return np.asarray(self._need(side.positions, "positions", name), np.float64)
+            return np.asarray(self._need(photos.frames, "frames", side), np.float64)[:, None]
+        return np.asarray(self._need(photos.positions, "positions", side), np.float64)
 
     def _need(self, values: NDArray[Any] | None, name: str, side: str) -> NDArray[Any]:
         if values is None:

@@ -55,7 +55,7 @@ class QueryResult:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> "QueryResult":
-        """Read the row of a report."""
+        """Make a result from the row of a report."""
         return cls(**{"correct" if key == "right" else key: value for key, value in row.items()})
 
     def to_dict(self) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
     yield ""
     yield from align(_recall_rows(evaluation))
     yield ""
-    yield from _trust_lines(evaluation)
+    yield from _distance_and_confidence_lines(evaluation)
     if conditions := evaluation.conditions():
         yield ""
         yield from align(_condition_rows(conditions, evaluation.recall_values))
@@ -303,8 +303,8 @@ def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
     for name, side in (("database", evaluation.database), ("queries", evaluation.query_set)):
         yield f"{name + ':':10} {side['count']} photos{'' if side['path'] is None else ' of ' + side['path']}"
     yield f"model:     {evaluation.model}"
-    without, places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
-    yield f"positives: {evaluation.rule}; {without} queries have none and count as misses; {places} places"
+    missed, num_places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
+    yield f"positives: {evaluation.rule}; {missed} queries have none and count as misses; {num_places} places"
 
 
 def _recall_rows(evaluation: Evaluation) -> list[list[str]]:
@@ -317,12 +317,12 @@ def _recall_rows(evaluation: Evaluation) -> list[list[str]]:
     ]
 
 
-def _trust_lines(evaluation: Evaluation) -> Iterator[str]:
+def _distance_and_confidence_lines(evaluation: Evaluation) -> Iterator[str]:
     error, curve = evaluation.distance_error(), evaluation.precision_curve
     if error is not None:
         shares = ", ".join(f"{percent(error[f'within_{metres}_m'])} % within {metres} m" for metres in DISTANCE_SHARES)
         yield f"top match: median distance {error['median']:,.1f} m, {shares}"
-    yield (f"confidence: recall at 100 % precision {percent(curve.recall_at_100_precision)}, AUC-PR {percent(curve.auc_pr)}")
+    yield f"confidence: recall at 100 % precision {percent(curve.recall_at_100_precision)}, AUC-PR {percent(curve.auc_pr)}"
 
 
 def _condition_rows(conditions: list[dict[str, Any]], recall_values: tuple[int, ...]) -> list[list[str]]:

@@ -16,7 +16,7 @@ from d2vpr_hf.readers import PhotoSource, open_photo
 
 BEFORE_PROJECTION = (
     "This model projects descriptors before they are searched, which mixes all regions. The similarity shown here is that of "
-    "the descriptors before the projection, so it differs from the one in the list of matches."
+    "the descriptors before the projection, so it differs from the similarity in the list of matches."
 )
 
 
@@ -43,8 +43,15 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Return the explanation as JSON values, for the Space's `/explain`."""
         regions = [{"region": name, "share": share} for name, share in zip(self.names, self.shares.tolist(), strict=True)]
-        sides = {"query": self.query, "match": self.match}
-        result = {"cosine": self.cosine, "regions": regions} | {side: _side(photo) for side, photo in sides.items()}
+        result: dict[str, Any] = {"cosine": self.cosine, "regions": regions}
+        for side, photo in (("query", self.query), ("match", self.match)):
+            result[side] = {
+                "height": photo.size[0],
+                "width": photo.size[1],
+                "points": photo.points.round(2).tolist(),
+                "region_of_point": photo.region.tolist(),
+                "boxes": photo.boxes.round(2).tolist(),
+            }
         return result if self.note is None else result | {"note": self.note}
 
 
@@ -53,8 +60,8 @@ def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource)
 
     Args:
         encoder: Encoder with the model that found the match.
-        query: A photo.
-        match: Another photo.
+        query: The photo that was searched for.
+        match: The photo to compare with the query.
 
     Raises:
         ValueError: If the model is not a D²-VPR, because others have no sampling points, or has a cross-image encoder, because
@@ -80,7 +87,7 @@ def explainable_model(encoder: PlaceEncoder) -> D2VPRModel:
     model = encoder.model
     if not isinstance(model, D2VPRModel):
         raise ValueError(
-            f"Matches can be explained for D²-VPR, which has sampling points; this one is {model.config.model_type!r}."
+            f"Matches can be explained for D²-VPR, which has sampling points; this model is {model.config.model_type!r}."
         )
     if not isinstance(model.aggregator, DeformableAggregator):
         raise ValueError(
@@ -89,8 +96,8 @@ def explainable_model(encoder: PlaceEncoder) -> D2VPRModel:
         )
     if model.config.use_cross_image_encoder:
         raise ValueError(
-            "This model has a cross-image encoder: a descriptor depends on all photos of its batch, so no sum over the regions "
-            "of two photos is the similarity that was searched by. Take a D²-VPR without it."
+            "This model has a cross-image encoder: a descriptor depends on all photos of its batch, so the similarity of two "
+            "photos is not a sum over their regions. Use a D²-VPR without cross-image encoder."
         )
     return model
 
@@ -100,13 +107,3 @@ def _sample(encoder: PlaceEncoder, pixels: torch.Tensor) -> tuple[NDArray[np.flo
     """Return region features (B, 1 + R, D) and sampling positions (B, P, 2) of pixels (B, 3, height, width)."""
     output = encoder.model(pixels.to(encoder.device, encoder.model.dtype))
     return output.region_features.float().cpu().numpy(), output.sampling_positions.float().cpu().numpy()
-
-
-def _side(photo: PhotoRegions) -> dict[str, Any]:
-    return {
-        "height": photo.size[0],
-        "width": photo.size[1],
-        "points": photo.points.round(2).tolist(),
-        "region_of_point": photo.region.tolist(),
-        "boxes": photo.boxes.round(2).tolist(),
-    }

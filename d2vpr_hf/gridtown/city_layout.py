@@ -201,7 +201,10 @@ class _Plan:
         rng, redrawing_rng = self._segment_rng(source, side), self._segment_rng(segment, side, 9)
         start = 0.0
         while length - start > _LOT_WIDTHS[0]:
-            width, gap, setback = _draw_lot(rng)  # metres
+            has_gap, has_setback = rng.random(2) < (0.15, 0.3)
+            width = float(rng.uniform(*_LOT_WIDTHS))
+            gap = float(rng.uniform(1.5, 5.0)) * float(has_gap)  # metres before the lot
+            setback = float(rng.uniform(*_SETBACKS)) * float(has_setback)
             building = self._draw_any_building(rng)
             if source != segment and redrawing_rng.random() < _REDRAWN_SHARE:
                 building = self._draw_any_building(redrawing_rng)
@@ -214,7 +217,7 @@ class _Plan:
             start += width
 
     def _draw_any_building(self, rng: Generator) -> dict[str, Any]:
-        """Draw a building of a standard design or a new one. Both are always drawn, so that later draws do not depend on it."""
+        """Draw a building of a standard design or a new one. Both are always drawn, so that later draws are the same."""
         is_standard = rng.random() < _DESIGN_SHARE
         design = self.designs[int(rng.integers(_NUM_DESIGNS))]
         new_building = _draw_building(rng)
@@ -282,16 +285,6 @@ def _wall(axis: int, coordinate: float, low: float, high: float, side: float, ga
     }
 
 
-def _draw_lot(rng: Generator) -> tuple[float, float, float]:
-    """Draw the width of a lot, the gap before it and its setback, metres."""
-    gap, setback = rng.random(2)
-    return (
-        float(rng.uniform(*_LOT_WIDTHS)),
-        float(rng.uniform(1.5, 5.0)) * float(gap < 0.15),
-        float(rng.uniform(*_SETBACKS)) * float(setback < 0.3),
-    )
-
-
 def _draw_building(rng: Generator) -> dict[str, Any]:
     gable = rng.uniform(0.2, 0.45) * float(rng.random() < 0.18)
     return {
@@ -337,7 +330,7 @@ def _columns(table: type[Any], rows: list[dict[str, Any]]) -> Any:
     """Convert rows to a table of columns, with the whole-number type for fields annotated as `Ints`."""
     columns = {}
     for field in fields(table):
-        kind = np.int64 if field.type == Ints else np.float64
+        dtype = np.int64 if field.type == Ints else np.float64
         width = (3,) if field.name == "tint" else ()
-        columns[field.name] = np.array([row[field.name] for row in rows], dtype=kind).reshape(len(rows), *width)
+        columns[field.name] = np.array([row[field.name] for row in rows], dtype=dtype).reshape(len(rows), *width)
     return table(**columns)

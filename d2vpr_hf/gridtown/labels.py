@@ -90,7 +90,7 @@ def write_labels(file: Path, labels: Sequence[Labels], photos: Sequence[str]) ->
 
 
 def read_labels(file: str | Path) -> dict[str, Labels]:
-    """Read a file of labels as path -> labels of this photo, which have no batch dimension.
+    """Read a file of labels; return the labels of each photo, without batch dimension, by the photo's path.
 
     Raises:
         FileNotFoundError: If the file does not exist.

@@ -130,11 +130,12 @@ def _write_city(job: _CityJob, folder: Path, workers: int, progress: Progress | 
         parent.mkdir(parents=True, exist_ok=True)
     if job.layout == Layout.GSV_CITIES:
         _write_dataframe(folder, city, files)
+    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     labels = []
-    for count, labels_of_chunk in _write_photos(job, folder, files, workers):
+    for chunk, labels_of_chunk in zip(chunks, _write_photos(job, folder, chunks, workers), strict=True):
         labels += labels_of_chunk
         if progress is not None:
-            progress(count)
+            progress(len(chunk))
     if labels:
         write_labels(folder / "Labels" / f"{city_name(city)}.safetensors", labels, [file.path for file in files])
     return len(files)
@@ -170,6 +171,7 @@ def training_views(num_places: int) -> Iterator[tuple[int, int]]:
 
 
 def _write_dataframe(folder: Path, city: City, files: list[_PhotoFile]) -> None:
+    """Write a city's table in the format of GSV-Cities."""
     rows = [gsv_row(city, file.photo) for file in files]
     path = folder / "Dataframes" / f"{city_name(city)}.csv"
     path.parent.mkdir(exist_ok=True)
@@ -179,12 +181,8 @@ def _write_dataframe(folder: Path, city: City, files: list[_PhotoFile]) -> None:
         writer.writerows(rows)
 
 
-_Written = tuple[int, list[Labels]]  # the number of photos that were written, and their labels if they are wanted
-
-
-def _write_photos(job: _CityJob, folder: Path, files: list[_PhotoFile], workers: int) -> Iterator[_Written]:
-    """Render and write photos in chunks, and yield after each chunk."""
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
+def _write_photos(job: _CityJob, folder: Path, chunks: list[list[_PhotoFile]], workers: int) -> Iterator[list[Labels]]:
+    """Render and write photos, and yield the labels of each chunk, which are empty unless the job asks for labels."""
     if workers == 1:
         photographer = _Photographer(job, folder)
         yield from map(photographer.write, chunks)
@@ -194,24 +192,24 @@ def _write_photos(job: _CityJob, folder: Path, files: list[_PhotoFile], workers:
 
 
 class _Photographer:
-    """A city with its pictures, and the folder that its photos are written to."""
+    """Renderer of a city's photos into a folder."""
 
     def __init__(self, job: _CityJob, folder: Path) -> None:
         self.town = make_town(job.seed, job.num_places, job.tier.copy_share)
         self.job, self.folder = job, folder
 
-    def write(self, files: list[_PhotoFile]) -> _Written:
-        """Render photos, write them, and return their number and labels."""
+    def write(self, files: list[_PhotoFile]) -> list[Labels]:
+        """Render photos, write them, and return their labels if the job has `label_cells`."""
         pixels = self.town.take([file.photo for file in files], self.job.size)
         for file, photo_pixels in zip(files, pixels, strict=True):
             (self.folder / file.path).write_bytes(encode_jpeg(photo_pixels, file.photo, self.town.city))
         cells = self.job.label_cells
         if cells is None:
-            return len(files), []
-        return len(files), [label_photos(self.town.city, self.town.paintbox, [file.photo], (cells, cells)) for file in files]
+            return []
+        return [label_photos(self.town.city, self.town.paintbox, [file.photo], (cells, cells)) for file in files]
 
 
-_photographer: _Photographer  # of a worker process
+_photographer: _Photographer  # exists in worker processes only
 
 
 def _start_worker(job: _CityJob, folder: Path) -> None:
@@ -222,5 +220,6 @@ def _start_worker(job: _CityJob, folder: Path) -> None:
     _photographer = _Photographer(job, folder)
 
 
-def _write_chunk(files: list[_PhotoFile]) -> _Written:
+def _write_chunk(files: list[_PhotoFile]) -> list[Labels]:
+    """Write photos in a worker process, to which a method of the photographer cannot be sent."""
     return _photographer.write(files)

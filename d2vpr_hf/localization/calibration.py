@@ -41,12 +41,13 @@ class Calibration:
         thresholds: (T,) falling thresholds on the confidence.
         precision: (T,) share of correct estimates among those with a confidence at or above the threshold.
         coverage: (T,) share of all queries with such a confidence.
-        radius_confidence, radius: (R,) rising confidences, and the metres within which 90 % of the estimates are at each; never
+        radius_confidence: (R,) rising confidences.
+        radius: (R,) metres within which 90 % of the estimates of each of these confidences are from the true position; never
             rising.
         num_matches: Number of matches that an estimate is made from.
         positive_dist_threshold: Metres within which an estimate is correct.
         num_queries: Number of labelled queries.
-        num_correct: Number of those with a correct estimate; `num_right` in the JSON.
+        num_correct: Number of labelled queries with a correct estimate; `num_right` in the JSON.
         fingerprint: Fingerprint of the model that the similarities come from, or `None`.
         features: Names of the F features.
     """
@@ -143,7 +144,7 @@ def fit_calibration(
 ) -> Calibration:
     """Fit a calibration to queries with known positions.
 
-    As many of them should be outside the map as will be later, when photos are localized.
+    The share of these queries that are outside the map should be the same as that of the photos to localize.
 
     Args:
         estimates: Position estimates of Q queries.
@@ -153,7 +154,8 @@ def fit_calibration(
         fingerprint: Fingerprint of the model that the similarities come from.
 
     Raises:
-        ValueError: If there are too few queries, too few correct or wrong estimates, or positions that cannot be compared.
+        ValueError: If there are too few queries, too few correct or wrong estimates, or positions in another frame than the
+            map's.
     """
     errors = position_errors(estimates, truths)
     correct = errors <= positive_dist_threshold
@@ -164,7 +166,7 @@ def fit_calibration(
     confidences = expit((features - means) / deviations @ weights + bias)
     curve = precision_curve(confidences, correct, int(correct.sum()))
     points = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
-    radius_confidence, radius = _fit_radius(errors, positive_dist_threshold)
+    radius_confidence = np.linspace(0, 1, _RADIUS_POINTS)
     return Calibration(
         weights=weights.tolist(),
         bias=bias,
@@ -174,7 +176,7 @@ def fit_calibration(
         precision=curve.precision[points].tolist(),
         coverage=curve.coverage[points].tolist(),
         radius_confidence=radius_confidence.tolist(),
-        radius=radius.tolist(),
+        radius=_fit_radii(radius_confidence, errors, positive_dist_threshold).tolist(),
         num_matches=num_matches,
         positive_dist_threshold=positive_dist_threshold,
         num_queries=len(correct),
@@ -239,30 +241,31 @@ def _fit_logistic(features: NDArray[np.float64], correct: NDArray[np.bool_]) -> 
     return minimum.x[:-1], float(minimum.x[-1])
 
 
-def _fit_radius(errors: NDArray[np.float64], positive_dist_threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return rising confidences, and the radius in metres that contains 90 % of the estimates of each; never rising.
+def _fit_radii(
+    confidences: NDArray[np.float64], errors: NDArray[np.float64], positive_dist_threshold: float
+) -> NDArray[np.float64]:
+    """Return the radius in metres that contains 90 % of the estimates of each confidence, (R,) -> (R,); never rising.
 
     An estimate of confidence p is correct with probability p, and every wrong estimate has a larger error than every correct
     one. From p = 0.9 on, the radius is therefore the 0.9 / p quantile of the errors of correct estimates, below it the
     (0.9 - p) / (1 - p) quantile of the errors of wrong ones. Quantiles of the estimates with similar confidences would need a
     hundred of them each: with fewer, one wrong estimate in ten makes the radius of confident answers as large as the map.
     """
-    points = np.linspace(0, 1, _RADIUS_POINTS)
     is_correct = errors <= positive_dist_threshold
     correct, wrong = np.sort(errors[is_correct]), np.sort(errors[~is_correct])
-    radius = [
-        _upper_quantile(correct, RADIUS_SHARE / point, positive_dist_threshold)
-        if point >= RADIUS_SHARE
-        else _upper_quantile(wrong, (RADIUS_SHARE - point) / (1 - point), wrong[-1])
-        for point in points.tolist()
+    radii = [
+        _upper_quantile(correct, RADIUS_SHARE / confidence, positive_dist_threshold)
+        if confidence >= RADIUS_SHARE
+        else _upper_quantile(wrong, (RADIUS_SHARE - confidence) / (1 - confidence), wrong[-1])
+        for confidence in confidences.tolist()
     ]
-    return points, np.maximum(radius, _LEAST_RADIUS)
+    return np.maximum(radii, _LEAST_RADIUS)
 
 
-def _upper_quantile(errors: NDArray[np.float64], share: float, most: float) -> float:
-    """Return the quantile of sorted errors together with a new, unknown one: of 99 errors and a share of 0.9 the 90th.
+def _upper_quantile(errors: NDArray[np.float64], share: float, upper_bound: float) -> float:
+    """Return the value that the error of a new estimate does not exceed with probability `share`.
 
-    It is `most` if the quantile is beyond the largest of the errors.
+    It is one of the sorted errors, such as the 90th of 99 errors for a share of 0.9, or `upper_bound` if they are too few.
     """
     rank = math.ceil(round(share * (len(errors) + 1), 6))  # rounded, because products such as 0.9 * 110 are slightly too large
-    return float(errors[rank - 1]) if rank <= len(errors) else most
+    return float(errors[rank - 1]) if rank <= len(errors) else upper_bound

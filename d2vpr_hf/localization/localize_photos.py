@@ -94,7 +94,7 @@ def calibrate(
 ) -> tuple[Calibration, Reliability]:
     """Fit a calibration to labelled queries, and estimate its reliability by fitting on halves of the queries.
 
-    As many queries should be outside the map as will be later, when photos are localized.
+    The share of queries that are outside the map should be the same as that of the photos to localize.
 
     Args:
         index: The index of the map.

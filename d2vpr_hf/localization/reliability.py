@@ -92,20 +92,16 @@ def cross_judge(
     for tested_half in (0, 1):
         fit_rows, test_rows = np.flatnonzero(half != tested_half).tolist(), np.flatnonzero(half == tested_half).tolist()
         fit_estimates, fit_truths = [estimates[row] for row in fit_rows], [truths[row] for row in fit_rows]
-        calibration = _fit_half(fit_estimates, fit_truths, positive_dist_threshold)
+        try:
+            calibration = fit_calibration(fit_estimates, fit_truths, positive_dist_threshold=positive_dist_threshold)
+        except ValueError as error:
+            squares = f"every other square of {4 * positive_dist_threshold:g} m"
+            raise ValueError(
+                f"Confidences are judged on halves of the queries, those in {squares}, and one half cannot be used: {error}"
+            ) from error
         parts.append(judge_calibration(calibration, [estimates[row] for row in test_rows], [truths[row] for row in test_rows]))
     columns = (field.name for field in fields(Reliability))
     return Reliability(*(np.concatenate([getattr(part, column) for part in parts]) for column in columns))
-
-
-def _fit_half(estimates: Sequence[PositionEstimate], truths: Sequence[Place], positive_dist_threshold: float) -> Calibration:
-    try:
-        return fit_calibration(estimates, truths, positive_dist_threshold=positive_dist_threshold)
-    except ValueError as error:
-        squares = f"every other square of {4 * positive_dist_threshold:g} m"
-        raise ValueError(
-            f"Confidences are judged on halves of the queries, those in {squares}, and one half cannot be used: {error}"
-        ) from error
 
 
 def _cell(place: Place, side: float) -> int:

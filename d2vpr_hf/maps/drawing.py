@@ -98,9 +98,8 @@ class BaseMap:
 
     def _draw_base(self, canvas: "_Canvas") -> str:
         ways = "".join(f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" for a, b in canvas.to_units(self.ways))
-        dots = "".join(
-            f"M{x:.1f} {y:.1f}h0" for x, y in canvas.to_units(self.points)
-        )  # paths of length 0, whose round caps are dots
+        # paths of length 0, whose round caps are dots
+        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in canvas.to_units(self.points))
         return f'<path class="ways" d="{ways}"/><path class="database" d="{dots}"/>'
 
 
@@ -159,7 +158,7 @@ def nice_length(metres: float) -> float:
 
 
 def _thin(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return at most `_MAX_DOTS` points: one point of each cell of a grid, which becomes coarser until they are few enough."""
+    """Return at most `_MAX_DOTS` points: one of each cell of a grid, which becomes coarser until few enough points remain."""
     points = np.unique(points.round(1), axis=0)
     cell = 1.0
     while len(points) > _MAX_DOTS:

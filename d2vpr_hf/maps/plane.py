@@ -43,7 +43,7 @@ class Plane:
 
     def _project(self, place: Place) -> tuple[float, float]:
         if self.frame is not None:
-            x, y = (*flat_coordinates(place).get(self.frame, (math.nan, math.nan)),)[:2]
+            x, y = flat_coordinates(place).get(self.frame, (math.nan, math.nan))[:2]
             return x, y
         place = with_degrees(place)
         if place.latitude is None or place.longitude is None or abs(place.latitude) > _HIGHEST:
@@ -56,5 +56,5 @@ class Plane:
         return radius * math.radians(longitude), radius * math.asinh(math.tan(math.radians(latitude)))
 
     def world(self) -> float:
-        """Return the width of the whole web map in metres; it is centred at 0."""
+        """Return the width of the whole web map in metres; the map is centred at 0."""
         return 2 * math.pi * _EQUATOR * math.cos(math.radians(self.latitude))

@@ -138,7 +138,7 @@ def test_a_note_names_a_projection(pair):
 def test_models_without_explainable_descriptors_are_refused(pair):
     for model, message in [
         (tiny_model(use_cross_image_encoder=True), "depends on all photos of its batch"),
-        (tiny_cricavpr(), "this one is 'cricavpr'"),
+        (tiny_cricavpr(), "this model is 'cricavpr'"),
     ]:
         with pytest.raises(ValueError, match=message):
             explain_match(encoder_of(model), *pair)

@@ -90,8 +90,8 @@ def _car_shapes(canvas: Canvas, from_behind: bool, is_van: bool) -> tuple[Mask, 
 def _inner(canvas: Canvas, mask: Mask) -> Mask:
     """Return the windows of a cabin: its mask, shrunk on all sides, without a post in the middle."""
     shrunk = mask.copy()
-    for axis, steps in ((0, 8), (1, 8)):
-        for step in (-steps, steps):
+    for axis in (0, 1):
+        for step in (-8, 8):
             shrunk &= np.roll(mask, step, axis)
     return shrunk & (np.abs(canvas.x - 0.55) > 0.015)
 

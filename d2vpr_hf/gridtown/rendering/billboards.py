@@ -21,7 +21,7 @@ def draw_billboards(
         view: The directions of the pixels.
         paintbox: The city's pictures.
         light: (3, B, H, W) light of walls, ground and sky, without fog.
-        depth: (B, H, W) metres to them.
+        depth: (B, H, W) metres to these surfaces.
 
     Returns:
         Light and depth after all billboards are drawn.

@@ -22,9 +22,9 @@ def ground_light(scene: Scene, view: View, paintbox: Paintbox) -> tuple[torch.Te
     blur = depth / view.focal[:, None, None]  # width of a pixel in metres, sideways
     blur_ahead = (blur * depth / view.height[:, None, None]).expand_as(x)
     surface, paint = _surface(scene, x, y, blur.expand_as(x), blur_ahead)
-    place = [(part + scene.camera[name][:, None, None] % GROUND_TILE) / GROUND_TILE for part, name in ((x, "x"), (y, "y"))]
+    tile = [(part + scene.camera[name][:, None, None] % GROUND_TILE) / GROUND_TILE for part, name in ((x, "x"), (y, "y"))]
     step = (blur * blur_ahead).sqrt() / GROUND_TILE
-    albedo = paintbox.ground.read(surface, place[0] % 1, place[1] % 1, step, step)[:3]
+    albedo = paintbox.ground.read(surface, tile[0] % 1, tile[1] % 1, step, step)[:3]
     albedo = torch.lerp(albedo, torch.full_like(albedo, 0.82), paint)
     return _lit(scene, albedo, depth), depth
 

@@ -80,8 +80,8 @@ def _padded(tables: list[Rows], device: str, fill: dict[str, float]) -> dict[str
 
 
 def _tensor(array: NDArray[Any], device: str) -> torch.Tensor:
-    kind = torch.int64 if np.issubdtype(array.dtype, np.integer) else torch.float32
-    return torch.from_numpy(array).to(device, kind)
+    dtype = torch.int64 if np.issubdtype(array.dtype, np.integer) else torch.float32
+    return torch.from_numpy(array).to(device, dtype)
 
 
 def _near_walls(city: City, photo: Photo) -> Rows:
@@ -117,8 +117,8 @@ def _near_open_blocks(city: City, photo: Photo) -> NDArray[Any]:
     """Return the squares and parks within reach, relative to the camera."""
     camera = photo.camera
     boxes = city.open_blocks - np.array([camera.x, camera.y, camera.x, camera.y, 0.0])
-    off = np.maximum(boxes[:, :2], -boxes[:, 2:4]).max(axis=1, initial=-_FAR, where=np.ones((len(boxes), 2), bool))
-    return boxes[off < _REACH]
+    distances = np.maximum(boxes[:, :2], -boxes[:, 2:4]).max(axis=1, initial=-_FAR, where=np.ones((len(boxes), 2), bool))
+    return boxes[distances < _REACH]
 
 
 def _standing(city: City, photo: Photo) -> Rows:
@@ -207,5 +207,5 @@ def _people(city: City, photo: Photo, rng: Generator) -> Rows:
 
 
 def _rows(rows: list[dict[str, float]]) -> Rows:
-    kinds = {"x": float, "y": float, "width": float, "height": float, "picture": np.int64}
-    return {name: np.array([row[name] for row in rows], dtype=kind) for name, kind in kinds.items()}
+    dtypes = {"x": float, "y": float, "width": float, "height": float, "picture": np.int64}
+    return {name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in dtypes.items()}
