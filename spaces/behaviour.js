@@ -1,4 +1,4 @@
-/* What drawings do under a pointer, a finger or the keyboard. One listener each for the whole page, so that pages may be redrawn. */
+/* How drawings respond to a mouse, a finger or the keyboard. Listeners are on the whole page, so that drawings can be replaced. */
 () => {
   const fit = (svg) => svg.dataset.fit || (svg.dataset.fit = svg.getAttribute("viewBox"));
   const view = (svg) => (fit(svg), svg.getAttribute("viewBox").split(" ").map(Number));
@@ -68,7 +68,7 @@
     if (part.dataset.region !== "0") why.classList.add("chosen");
     why.querySelectorAll(`[data-region="${part.dataset.region}"]`).forEach((element) => element.classList.add("active"));
   };
-  document.addEventListener("pointerover", (event) => { // away from all regions, what the keyboard has chosen stays
+  document.addEventListener("pointerover", (event) => { // outside all regions, the one chosen by keyboard stays
     if (event.pointerType !== "mouse") return;
     choose(event.target.closest && event.target.closest(".why [data-region]") ? event.target : document.activeElement);
   });
