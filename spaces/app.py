@@ -1,7 +1,7 @@
-"""The Space: see where a photo was taken, and why. A thin view: the answers are those of `d2vpr_hf.space`.
+"""The Space: a page that shows where a photo was taken, and why. It lays out the answers of `d2vpr_hf.space` with Gradio.
 
-Run it with `d2vpr space`, or `python spaces/app.py`. `D2VPR_MODEL` and `D2VPR_INDEX` (folders or Hub ids) choose what it shows;
-by default it is the embedded model on a simulated town, offline.
+Run it with `d2vpr space`, or `python spaces/app.py`. `D2VPR_MODEL` and `D2VPR_INDEX` (folders or Hub ids) name its model and
+its map; by default these are the embedded model and a simulated town, which need no network.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-VISITORS = Path(tempfile.gettempdir()) / f"d2vpr-space-{secrets.token_hex(8)}"  # everything of visitors lies in it
+VISITORS = Path(tempfile.gettempdir()) / f"d2vpr-space-{secrets.token_hex(8)}"  # all files of visitors
 UPLOADS = VISITORS / "uploads"
-os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS)  # before Gradio is imported, which reads it
+os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS)  # Gradio reads it when it is imported
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr  # noqa: E402
@@ -32,7 +32,7 @@ from d2vpr_hf.readers import UnreadablePhotoError  # noqa: E402
 from d2vpr_hf.readers.photos import PHOTO_SUFFIXES  # noqa: E402
 from d2vpr_hf.space import pages  # noqa: E402
 from d2vpr_hf.space.about import about_page  # noqa: E402
-from d2vpr_hf.space.opening import OpenedSpace, open_space  # noqa: E402
+from d2vpr_hf.space.opened_space import OpenedSpace, open_space  # noqa: E402
 from d2vpr_hf.space.own_map import OwnMaps, build_own_map, pack_index  # noqa: E402
 from d2vpr_hf.space.photo_map import MAX_MATCHES, Answer, PhotoMap, SearchOptions  # noqa: E402
 from d2vpr_hf.space.pictures import map_picture_uri, picture_uri  # noqa: E402
@@ -41,22 +41,29 @@ from d2vpr_hf.space.settings import read_settings  # noqa: E402
 from d2vpr_hf.space.uploads import LIMITS  # noqa: E402
 from d2vpr_hf.space.visitors import Visitors  # noqa: E402
 
-_BATCH = 16  # requests of clients that go through the network together
-_THREADS = 6  # of Gradio's: each that ever ran the network keeps memory of its own
-_M_ARENA_MAX = -8  # of malloc.h
-_QUEUE = 400  # requests that may wait; one more is told to come later
-_KEPT_SECONDS = 3600  # that uploads of clients without a page are kept
+_BATCH = 16  # requests of programs that are encoded together
+_THREADS = 6  # threads of Gradio: each thread that ran the network once keeps memory
+_M_ARENA_MAX = -8  # a constant of glibc's malloc.h
+_QUEUE = 400  # requests that may wait; Gradio refuses more
+_MAX_AGE = 3600  # seconds after which uploads and states are deleted, also those of programs, which close no page
 _NETWORK: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "network"}
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-# hands on which button of a drawing was pressed
-_PASS_ON = """element.addEventListener("click", (event) => {{
+# sends the number of the button that was pressed in a drawing
+_SEND_BUTTON = """element.addEventListener("click", (event) => {{
   const button = event.target.closest("button[{what}]");
   if (button) trigger("select", {{ index: Number(button.getAttribute("{what}")) }});
 }});"""
-# on a phone the answer is below the photo and the examples
+# on a phone the answer is below the photo and the examples, out of sight
 _SHOW_VERDICT = "() => { if (innerWidth <= 720) document.querySelector('.verdict')?.scrollIntoView({ behavior: 'smooth' }); }"
 _TO_TOP = "() => { scrollTo({ top: 0, behavior: 'smooth' }); }"
-_FONTS = ["Inter", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]  # what is there: nothing is fetched
+_FONTS = [
+    "Inter",
+    "Segoe UI",
+    "Roboto",
+    "Helvetica Neue",
+    "Arial",
+    "sans-serif",
+]  # fonts of the visitor's system: no font is downloaded
 _THEME = gr.themes.Base(
     primary_hue="teal",
     neutral_hue="slate",
@@ -67,7 +74,7 @@ _THEME = gr.themes.Base(
 
 
 class Views:
-    """What happens when visitors click; each method is one event."""
+    """The visitors' actions; each method handles one event of the page."""
 
     def __init__(self, opened: OpenedSpace, visitors: Visitors) -> None:
         self.opened, self.visitors = opened, visitors
@@ -76,47 +83,53 @@ class Views:
     # ---- localise
 
     def locate(self, photo: str | None, *options: Any) -> tuple[Any, ...]:
-        """Answer for the Space's own map."""
+        """Search the Space's map with a photo."""
         return self._answer(self.opened.photo_map, photo, SearchOptions(*options), map_picture_uri)
 
     def choose_example(self, event: gr.EventData, *options: Any) -> tuple[Any, ...]:
-        """Show an example and answer for it."""
+        """Show an example and search the Space's map with it."""
         photo = str(self.opened.examples[int(event.index)])
         return (photo, *self.locate(photo, *options))
 
     def show_nothing(self) -> tuple[Any, ...]:
-        """Show the map alone: at the beginning, and when there is no answer, where the one before would mislead."""
-        empty = pages.empty_state("Where was it taken?", "Upload, paste or take a photo, or try one of the examples.")
+        """Show the map without an answer: at the beginning, and after an error, when the last answer would mislead."""
+        empty = pages.empty_state("Where was it taken?", "Upload, paste or take a photo, or try an example.")
         return empty, pages.map_panel(self.opened.photo_map.drawing, None), "", None, None
 
     def _answer(
         self, photo_map: PhotoMap, photo: str | None, options: SearchOptions, picture: pages.Picture
     ) -> tuple[Any, ...]:
         if photo is None:
-            raise _sentence("There is no photo yet. Upload one, or take an example.")
+            raise _sentence("There is no photo yet. Upload one, or choose an example.")
         answer = _ask(photo_map, Path(photo), options)
-        shown = (pages.verdict(answer), pages.map_panel(photo_map.drawing, answer))
-        return (*shown, pages.match_cards(answer, picture), (photo, answer), (photo, answer))
+        return (
+            pages.verdict(answer),
+            pages.map_panel(photo_map.drawing, answer),
+            pages.match_cards(answer, picture),
+            (photo, answer),
+            (photo, answer),
+        )
 
     # ---- why
 
-    def explain_rank(self, found: tuple[str, Answer] | None, rank: int) -> str:
-        """Explain one of the matches that were found last, or asked about last."""
-        if found is None or not found[1].matches:
-            raise _sentence("There is nothing to explain yet. Locate a photo first, then choose one of its matches.")
-        if rank > len(found[1].matches):
+    def explain_rank(self, search: tuple[str, Answer] | None, rank: int) -> str:
+        """Explain a match of a search: a photo and its answer."""
+        if search is None or not search[1].matches:
+            raise _sentence("There is nothing to explain yet. Locate a photo first, then choose a match.")
+        photo, matches = Path(search[0]), search[1].matches
+        if rank > len(matches):
             raise _sentence(
-                f"There is no match {rank}: {len(found[1].matches)} were asked for. Search for more, or choose another."
+                f"There is no match {rank}: the search returned {len(matches)}. Search for more, or choose another."
             )
-        photo, match = Path(found[0]), found[1].matches[rank - 1]
-        explanation = _explained(self.opened.photo_map, photo, match.photo)
+        match = matches[rank - 1]
+        explanation = _explain(self.opened.photo_map, photo, match.photo)
         pictures = [picture_uri(side, 640) or "" for side in (photo, match.photo)]
         return pages.explanation_panel(explanation, pictures[0], pictures[1], rank)
 
-    def explain_card(self, found: tuple[str, Answer] | None, event: gr.EventData) -> tuple[Any, ...]:
-        """Explain the match whose button was pressed, and turn to that view."""
+    def explain_card(self, search: tuple[str, Answer] | None, event: gr.EventData) -> tuple[Any, ...]:
+        """Explain the match whose button was pressed, and show that view."""
         rank = int(event.index)
-        return gr.Tabs(selected="why"), found, gr.Slider(value=rank), self.explain_rank(found, rank)
+        return gr.Tabs(selected="why"), search, gr.Slider(value=rank), self.explain_rank(search, rank)
 
     # ---- your photos
 
@@ -127,36 +140,37 @@ class Views:
         session, encoder = str(request.session_hash), self.opened.photo_map.encoder
         folder = self.own_maps.begin(session)
         try:
-            own = build_own_map([Path(file) for file in files], folder, encoder, progress=_bar(progress))
+            own_map = build_own_map([Path(file) for file in files], folder, encoder, progress=_bar(progress))
         except (ValueError, OSError) as error:
             raise _sentence(str(error)) from None
-        photo_map = self.own_maps.keep(session, own, PhotoMap(own.index, encoder, self.opened.tiles))
-        packed = pack_index(own, UPLOADS / folder.name / "my-index.zip")
+        photo_map = self.own_maps.keep(session, own_map, PhotoMap(own_map.index, encoder, self.opened.tiles))
+        packed = pack_index(own_map, UPLOADS / folder.name / "my-index.zip")
         self.visitors.add_file(_visitor(request), packed)
+        summary = pages.own_summary(len(own_map.index), own_map.skipped)
         drawing = pages.map_panel(photo_map.drawing, None)
-        return pages.own_summary(len(own.index), own.left_out), drawing, gr.DownloadButton(value=str(packed), interactive=True)
+        return summary, drawing, gr.DownloadButton(value=str(packed), interactive=True)
 
     def search_own(self, photo: str | None, request: gr.Request) -> tuple[Any, ...]:
-        """Answer for the visitor's own map."""
+        """Search the visitor's own map with a photo."""
         photo_map = self.own_maps.get(str(request.session_hash))
         if photo_map is None:
-            raise _sentence("There is no map of your photos yet, or its hour is over. Make one first.")
+            raise _sentence("There is no map of your photos, or it was deleted after an hour. Make one first.")
         return self._answer(photo_map, photo, SearchOptions(), picture_uri)
 
-    # ---- coming and going
+    # ---- opening and closing the page
 
     def arrive(self, request: gr.Request) -> None:
-        """Note that a page was opened."""
+        """Record that a page was opened."""
         self.visitors.arrive(_visitor(request), str(request.session_hash))
 
     def leave(self, request: gr.Request) -> None:
-        """Delete what a page left."""
+        """Delete the map and the files of a page that was closed."""
         self.own_maps.remove(str(request.session_hash))
         self.visitors.leave(_visitor(request), str(request.session_hash))
 
 
 class Endpoints:
-    """What programs call: the same answers as JSON. Arguments come as columns, as many requests are answered at once."""
+    """The functions that programs call: the same answers as JSON. Arguments are columns of a batch of requests."""
 
     def __init__(self, photo_map: PhotoMap) -> None:
         self.photo_map = photo_map
@@ -171,14 +185,14 @@ class Endpoints:
         since: list[str],
         until: list[str],
     ) -> tuple[list[dict[str, Any]]]:
-        """Say where a photo was taken: position, radius (metres) that holds in 90 % of cases, confidence, matches, or no match.
+        """Estimate where a photo was taken: position, radius in metres (90 % of cases), confidence, matches, or no match.
 
         Args:
             photo: The photo's file.
-            top_k: Matches wanted, 1 to 20.
-            precision: Share of right ones among the answers given, 0 to 1; less sure ones are "no match".
-            near: "LAT,LON,METRES" to search within so many metres of a position, or empty.
-            heading: "DEGREES,TOLERANCE" to search photos that look this way, or empty.
+            top_k: Number of matches, 1 to 20.
+            precision: Share of correct answers among the answers given, 0 to 1; less sure ones are "no match".
+            near: "LAT,LON,METRES" to search photos within METRES of a position, or empty.
+            heading: "DEGREES,TOLERANCE" to search photos with this heading, within the tolerance, or empty.
             since: Search photos of this time or later, such as 2024-05-01, or empty.
             until: Search photos of this time or earlier, or empty.
         """
@@ -187,46 +201,46 @@ class Endpoints:
         return ([_json_of(answer, answer.to_dict()) for answer in answers],)
 
     def search(self, photo: list[str], top_k: list[int]) -> tuple[list[dict[str, Any]]]:
-        """Find the photos of the map that look most like a photo.
+        """Find the photos of the map that are most similar to a photo.
 
         Args:
             photo: The photo's file.
-            top_k: Matches wanted, 1 to 20.
+            top_k: Number of matches, 1 to 20.
         """
         answers = self.photo_map.answer_requests(photo, [SearchOptions(number) for number in top_k])
         return ([_json_of(answer, {"matches": answer.to_dict()["matches"]}) for answer in answers],)
 
     def explain(self, photo: str, rank: int) -> dict[str, Any]:
-        """Say which regions carry the similarity of a photo and one of its matches, and where the network looked in both.
+        """Explain the similarity of a photo and a match: the share of each region, and the sampling points in both photos.
 
         Args:
             photo: The photo's file.
-            rank: Which match, 1 for the best.
+            rank: Rank of the match, 1 for the most similar.
         """
         answer = _ask(self.photo_map, Path(photo), SearchOptions(top_k=max(1, int(rank))))
         if len(answer.matches) < rank:
             raise _sentence(f"There is no match of rank {rank}.")
         match = answer.matches[int(rank) - 1]
-        return {"photo": match.place.path, **_explained(self.photo_map, Path(photo), match.photo).to_dict()}
+        return {"photo": match.place.path, **_explain(self.photo_map, Path(photo), match.photo).to_dict()}
 
 
 def build(opened: OpenedSpace, visitors: Visitors) -> gr.Blocks:
-    """Lay out the page and wire it."""
+    """Lay out the page and connect its events."""
     views = Views(opened, visitors)
-    with gr.Blocks(title="D²-VPR: where was this photo taken?", delete_cache=(600, _KEPT_SECONDS), fill_width=False) as page:
+    with gr.Blocks(title="D²-VPR: where was this photo taken?", delete_cache=(600, _MAX_AGE), fill_width=False) as page:
         gr.HTML(pages.title(opened.model_name, opened.index_name, len(opened.photo_map.index)), elem_id="title")
-        asked = gr.State(None, time_to_live=_KEPT_SECONDS)  # what was found last, or asked about last, on either map
+        latest = gr.State(None, time_to_live=_MAX_AGE)  # the search that the Why view explains, of either map
         with gr.Tabs(selected="localise") as tabs:
             with gr.Tab("Localise", id="localise"):
-                cards = _localise_view(views, asked)
+                map_cards = _localise_view(views, latest)
             with gr.Tab("Why", id="why"):
-                rank, why = _why_view(views, asked)
+                rank, why = _why_view(views, latest)
             with gr.Tab("Your photos", id="own"):
-                own_cards = _own_view(views, asked)
+                own_cards = _own_view(views, latest)
             with gr.Tab("About", id="about"):
                 gr.HTML(about_page(opened))
-        for shown, found in (cards, own_cards):
-            explained = shown.select(views.explain_card, found, [tabs, asked, rank, why], **_PRIVATE, **_NETWORK)
+        for cards, search in (map_cards, own_cards):
+            explained = cards.select(views.explain_card, search, [tabs, latest, rank, why], **_PRIVATE, **_NETWORK)
             explained.success(js=_TO_TOP, **_PRIVATE)
         _endpoints(Endpoints(opened.photo_map))
         page.load(views.arrive, **_PRIVATE, queue=False)
@@ -234,34 +248,35 @@ def build(opened: OpenedSpace, visitors: Visitors) -> gr.Blocks:
     return page
 
 
-def _localise_view(views: Views, asked: gr.State) -> tuple[gr.HTML, gr.State]:
-    """Lay out the first view; return its cards and what they show."""
+def _localise_view(views: Views, latest: gr.State) -> tuple[gr.HTML, gr.State]:
+    """Lay out the first view; return its cards and the search that they show."""
+    pictures = [map_picture_uri(photo, 200) for photo in views.opened.examples]
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
             photo = _photo_input("Your photo")
             go = gr.Button("Locate", variant="primary", size="lg")
-            strip = gr.HTML(_example_strip(views.opened.examples), js_on_load=_PASS_ON.format(what="data-example"))
+            strip = gr.HTML(pages.example_strip(pictures), js_on_load=_SEND_BUTTON.format(what="data-example"))
             options = _options()
         with gr.Column(scale=7, min_width=320):
             nothing = views.show_nothing()
             verdict, drawing = gr.HTML(nothing[0]), gr.HTML(nothing[1])
-    cards, found = _cards()
-    outputs = [verdict, drawing, cards, found, asked]
-    searches = (
+    cards, search = _cards()
+    outputs = [verdict, drawing, cards, search, latest]
+    events = (
         go.click(views.locate, [photo, *options], outputs, **_PRIVATE, **_NETWORK),
         strip.select(views.choose_example, options, [photo, *outputs], **_PRIVATE, **_NETWORK),
-        # not `input`, which comes without a photo too when a visitor turns to the camera or the clipboard
+        # not `input`, which also happens without a photo, when a visitor opens the camera or the clipboard
         photo.upload(views.locate, [photo, *options], outputs, **_PRIVATE, **_NETWORK),
     )
-    for event in searches:
+    for event in events:
         event.success(js=_SHOW_VERDICT, **_PRIVATE)
         event.failure(views.show_nothing, None, outputs, **_PRIVATE, queue=False, show_progress="hidden")
-    return cards, found
+    return cards, search
 
 
 def _cards() -> tuple[gr.HTML, gr.State]:
-    """Make the place of matches, and what they were found for."""
-    return gr.HTML("", js_on_load=_PASS_ON.format(what="data-rank")), gr.State(None, time_to_live=_KEPT_SECONDS)
+    """Make the empty cards and the state of their search: the photo and its answer."""
+    return gr.HTML("", js_on_load=_SEND_BUTTON.format(what="data-rank")), gr.State(None, time_to_live=_MAX_AGE)
 
 
 def _options() -> list[Any]:
@@ -269,7 +284,7 @@ def _options() -> list[Any]:
     with gr.Accordion("Search options", open=False):
         top_k = gr.Slider(1, MAX_MATCHES, value=5, step=1, label="Matches")
         precision = gr.Slider(
-            0, 1, value=PRECISION, step=0.01, label="Precision wanted", info="Less sure answers become “no match”."
+            0, 1, value=PRECISION, step=0.01, label="Smallest precision", info="Less sure answers become “no match”."
         )
         near = gr.Textbox(label="Near", placeholder="latitude, longitude, metres", max_lines=1)
         heading = gr.Textbox(label="Looking towards", placeholder="degrees, tolerance", max_lines=1)
@@ -279,18 +294,19 @@ def _options() -> list[Any]:
     return [top_k, precision, near, heading, since, until]
 
 
-def _why_view(views: Views, asked: gr.State) -> tuple[gr.Slider, gr.HTML]:
+def _why_view(views: Views, latest: gr.State) -> tuple[gr.Slider, gr.HTML]:
+    """Lay out the view of explanations; return its rank and its explanation."""
     gr.HTML(pages.why_intro())
     with gr.Row(equal_height=False, elem_id="why-choice"):
         rank = gr.Slider(1, MAX_MATCHES, value=1, step=1, label="Match", scale=4)
         go = gr.Button("Explain", variant="primary", scale=1)
     why = gr.HTML(pages.empty_state("Nothing to explain yet", "Locate a photo, then press “Why?” on one of its matches."))
-    go.click(views.explain_rank, [asked, rank], why, **_PRIVATE, **_NETWORK)
+    go.click(views.explain_rank, [latest, rank], why, **_PRIVATE, **_NETWORK)
     return rank, why
 
 
-def _own_view(views: Views, asked: gr.State) -> tuple[gr.HTML, gr.State]:
-    """Lay out the view of visitors' own maps; return its cards and what they show."""
+def _own_view(views: Views, latest: gr.State) -> tuple[gr.HTML, gr.State]:
+    """Lay out the view of visitors' own maps; return its cards and the search that they show."""
     gr.HTML(pages.own_intro(LIMITS))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
@@ -303,24 +319,28 @@ def _own_view(views: Views, asked: gr.State) -> tuple[gr.HTML, gr.State]:
             drawing = gr.HTML(pages.empty_state("Your map", "It appears here when your photos are indexed."))
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            photo = _photo_input("A photo to look for")
+            photo = _photo_input("A photo to search for")
             go = gr.Button("Search my photos", variant="primary")
         with gr.Column(scale=7, min_width=320):
-            verdict, (cards, found) = gr.HTML(""), _cards()
+            verdict = gr.HTML("")
+            cards, search = _cards()
     make.click(views.build, files, [summary, drawing, download], show_progress_on=drawing, **_PRIVATE, **_NETWORK)
-    outputs = [verdict, drawing, cards, found, asked]
-    searched = go.click(views.search_own, photo, outputs, **_PRIVATE, **_NETWORK)
-    nothing = [verdict, cards, found, asked]
-    searched.failure(lambda: ("", "", None, None), None, nothing, **_PRIVATE, queue=False, show_progress="hidden")
-    return cards, found
+    outputs = [verdict, drawing, cards, search, latest]
+    event = go.click(views.search_own, photo, outputs, **_PRIVATE, **_NETWORK)
+    cleared = [verdict, cards, search, latest]
+    event.failure(lambda: ("", "", None, None), None, cleared, **_PRIVATE, queue=False, show_progress="hidden")
+    return cards, search
 
 
 def _endpoints(endpoints: Endpoints) -> None:
-    """Give programs their functions: components that nobody sees say what the arguments are."""
+    """Define the endpoints; hidden components name their arguments."""
     batch: dict[str, Any] = {"batch": True, "max_batch_size": _BATCH, **_NETWORK}
     with gr.Row(visible=False):
-        photo, result, call = gr.File(label="photo", type="filepath"), gr.JSON(label="answer"), gr.Button()
-        top_k, precision = gr.Number(5, label="top_k", precision=0), gr.Number(PRECISION, label="precision")
+        photo = gr.File(label="photo", type="filepath")
+        result = gr.JSON(label="answer")
+        call = gr.Button()
+        top_k = gr.Number(5, label="top_k", precision=0)
+        precision = gr.Number(PRECISION, label="precision")
         rank = gr.Number(1, label="rank", precision=0)
         texts = [gr.Textbox("", label=name) for name in ("near", "heading", "since", "until")]
     call.click(endpoints.localize, [photo, top_k, precision, *texts], result, api_name="localize", **batch)
@@ -329,18 +349,14 @@ def _endpoints(endpoints: Endpoints) -> None:
 
 
 def _photo_input(label: str) -> gr.Image:
-    """Make an image that is handed on as the file that was uploaded: Gradio would write it anew, without its EXIF."""
+    """Make an image input that passes on the uploaded file: Gradio would write it again, without its EXIF."""
     image = gr.Image(label=label, sources=["upload", "clipboard", "webcam"], height=300, buttons=["fullscreen"], alt_text=label)
     image.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
     return image
 
 
-def _example_strip(examples: list[Path]) -> str:
-    return pages.example_strip([map_picture_uri(photo, 200) for photo in examples])
-
-
 def _ask(photo_map: PhotoMap, photo: Path, options: SearchOptions) -> Answer:
-    """Answer one question; an error is shown to the visitor as a sentence."""
+    """Answer a question about one photo; an error becomes a sentence on the page."""
     try:
         answer = photo_map.answer([options.question(photo)])[0]
     except ValueError as error:
@@ -350,7 +366,7 @@ def _ask(photo_map: PhotoMap, photo: Path, options: SearchOptions) -> Answer:
     return answer
 
 
-def _explained(photo_map: PhotoMap, photo: Path, match: Path) -> Explanation:
+def _explain(photo_map: PhotoMap, photo: Path, match: Path) -> Explanation:
     try:
         return explain_match(photo_map.encoder, photo, match)
     except (ValueError, UnreadablePhotoError, OSError) as error:
@@ -362,12 +378,12 @@ def _json_of(answer: Answer, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(text: str) -> gr.Error:
-    """Make an error that visitors see; nothing of it goes to the log, as it may name their photos."""
+    """Make an error for the page that is not written to the log, because it may name visitors' photos."""
     return gr.Error(text, duration=12, title="Not possible", print_exception=False)
 
 
 def _bar(progress: gr.Progress) -> Callable[[int, int], None]:
-    return lambda done, total: progress((done, total), desc="Describing your photos", unit="photos")
+    return lambda done, total: progress((done, total), desc="Encoding your photos", unit="photos")
 
 
 def _visitor(request: gr.Request) -> str | None:
@@ -375,7 +391,7 @@ def _visitor(request: gr.Request) -> str | None:
 
 
 def serve() -> None:
-    """Open the Space and serve it until somebody stops it; then nothing of visitors is left."""
+    """Open the Space and serve it until the process is stopped; then delete all files of visitors."""
     logging.getLogger("d2vpr_hf").setLevel(logging.ERROR)  # warnings name photos, and their names may hold positions
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _limit_heaps()
@@ -387,8 +403,8 @@ def serve() -> None:
 
 
 def _limit_heaps() -> None:
-    """Let glibc's threads share two heaps: with one for each of many threads, freed memory stays in all of them."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
+    """Let all threads share two of glibc's heaps: freed memory stays in a heap, and many threads would have many heaps."""
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
 
 

@@ -1,1 +1,1 @@
-"""What the Gradio Space shows and guards, in plain functions: nothing here imports Gradio."""
+"""Pages, answers and upload rules of the Space as plain functions; only `spaces/app.py` imports Gradio."""

@@ -1,42 +1,50 @@
-"""The page that says what the Space is: the method in one picture, numbers with their conditions, licences, citation."""
+"""The page about the Space: the method in one picture, figures with their conditions, licences, citation."""
 
 from html import escape
 from itertools import product
 
 from d2vpr_hf.cards import METHODS
-from d2vpr_hf.space.opening import OpenedSpace
+from d2vpr_hf.space.opened_space import OpenedSpace
 from d2vpr_hf.space.uploads import LIMITS
 
 _STEPS = (
     ("Photo", "upright, {size}"),
     ("Vision transformer", "patches become tokens"),
-    ("Recovery", "as wide as the teacher"),
-    ("Regions", "13, at points that each photo moves"),
-    ("Descriptor", "14 features in a row"),
-    ("Map", "the nearest known photos"),
+    ("Recovery", "tokens as wide as the teacher's"),
+    ("Regions", "13, sampled at points that depend on the photo"),
+    ("Descriptor", "14 features, one after another"),
+    ("Map", "photos with similar descriptors"),
 )
 _REPOSITORY = "https://arxiv.org/abs/2511.12528"
 
 
 def about_page(opened: OpenedSpace) -> str:
-    """Write the page for what was opened."""
+    """Write the page about a Space that was opened."""
     method = METHODS["d2vpr"]
+    conditions = (
+        "The owner of this map can tell how good it is; the Space measured nothing on it."
+        if opened.town is None
+        else "Measured when this map was made: photos of a simulated town by day, from positions next to those of the map. "
+        "Such figures compare methods on this town; they do not predict results on real streets. The examples are two photos "
+        "from outside the map and some of the correct answers with the highest similarity."
+    )
     return "".join(
         (
             '<article class="about">',
             "<h2>How it works</h2>",
-            "<p>Given photos with known positions and a new one, D²-VPR finds the ones that show the same place. It is a small "
-            "network distilled from a large one: it gathers what it sees over 13 regions of the photo, at points that it moves "
-            "for each photo. The 14 features in a row are the descriptor, and photos of one place lie close together.</p>",
+            "<p>Among photos with known positions, D²-VPR finds those that show the same place as a new photo. It is a small "
+            "network distilled from a large one. It collects features over 13 regions of the photo, at sampling points that it "
+            "chooses for each photo. The features of the whole photo and of the 13 regions, one after another, are the "
+            "descriptor. Photos of the same place have similar descriptors.</p>",
             method_picture(opened.photo_map.encoder.model.config.image_size),
-            f"<h3>What answers here</h3>{_table(_facts(opened))}<p class='fine'>{_conditions(opened)}</p>",
+            f"<h3>Model and map of this Space</h3>{_table(_facts(opened))}<p class='fine'>{conditions}</p>",
             "<h3>Your photos</h3>",
-            f"<p>{escape(LIMITS.to_text())} What you upload is given back to nobody but you. It is deleted when you close the "
-            "page, and after an hour at the latest; positions in your photos are not written to any log. Photos sent by "
-            "programs are deleted after an hour.</p>",
+            f"<p>{escape(LIMITS.to_text())} Only you can download your uploads. They are deleted when you close the page, and "
+            "after an hour at the latest; positions in your photos are not written to any log. Photos that programs send are "
+            "deleted after an hour.</p>",
             "<h3>Licences</h3>",
-            "<p>Code and the embedded model: Apache-2.0. The simulated town was drawn by this package: Apache-2.0. Published "
-            "D²-VPR weights state no licence that we know of, and are not part of this. DINOv2: Apache-2.0.</p>",
+            "<p>Code and the embedded model: Apache-2.0. The simulated town was drawn by this package: Apache-2.0. The "
+            "published D²-VPR weights have no licence that we know of, and are not included. DINOv2: Apache-2.0.</p>",
             f'<h3>Cite</h3><p><a href="{_REPOSITORY}">arXiv {escape(method.arxiv)}</a></p><pre>{escape(method.citation)}</pre>',
             "</article>",
         )
@@ -44,7 +52,7 @@ def about_page(opened: OpenedSpace) -> str:
 
 
 def method_picture(image_size: int) -> str:
-    """Draw the way from a photo, as it enters the network in `image_size` pixels to either side, to a place."""
+    """Draw the steps from a photo, which the network reads at `image_size` × `image_size` pixels, to a place."""
     size = f"{image_size} × {image_size}"
     return (
         '<figure class="method"><ol aria-label="From a photo to a place">'
@@ -65,9 +73,9 @@ def _facts(opened: OpenedSpace) -> list[tuple[str, str]]:
         ("map", f"{opened.index_name}, {len(index)} photos"),
         ("confidence", _calibration(opened)),
     ]
-    if opened.town is not None and opened.town.queries:
-        share = 100 * opened.town.found / opened.town.queries
-        facts.append(("recall@1 at 25 m", f"{share:.0f} % of {opened.town.queries} other photos of the mapped part"))
+    if opened.town is not None and opened.town.num_queries:
+        share = 100 * opened.town.num_correct / opened.town.num_queries
+        facts.append(("recall@1 at 25 m", f"{share:.0f} % of {opened.town.num_queries} other photos of the mapped part"))
     return facts
 
 
@@ -75,17 +83,7 @@ def _calibration(opened: OpenedSpace) -> str:
     calibration = opened.photo_map.calibration
     if calibration is None:
         return "none: the map has no calibration"
-    return f"calibrated on {calibration.num_queries} labelled photos, {calibration.num_correct} of them right"
-
-
-def _conditions(opened: OpenedSpace) -> str:
-    if opened.town is None:
-        return "Numbers of this map are its owner's to give; nothing was measured on it here."
-    return (
-        "Measured when this map was made: photos of a simulated town by day, seen from a little aside. Such numbers compare "
-        "methods on this town; they say nothing of real streets. The examples are among "
-        "those found with the highest similarity, and two from outside the map."
-    )
+    return f"calibrated on {calibration.num_queries} labelled photos, {calibration.num_correct} of them with a correct estimate"
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
@@ -94,7 +92,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 
 def _icon(number: int) -> str:
-    """Draw a step: a photo, patches, layers, moved points, a row of features, a pin."""
+    """Draw the icon of a step: a photo, patches, layers, moved points, a row of features, a pin."""
     patches = "".join(f'<rect x="{4 + 10 * x}" y="{4 + 10 * y}" width="8" height="8"/>' for x in range(4) for y in range(4))
     steps = [8 + 9.5 * step for step in range(4)]
     shift = [2.5 * (step % 3 - 1) for step in (0, 7, 2, 5, 3, 1, 8, 4, 6, 2, 7, 0, 5, 3, 1, 8, 4)]

@@ -1,6 +1,6 @@
-"""What the Space shows, as HTML: answers, matches, explanations, lists of what was left out.
+"""The Space's pages as HTML: answers, matches, explanations, lists of skipped files.
 
-Everything that came from files or visitors is escaped; colours are classes that the Space's style sheet fills in.
+Texts from files and visitors are escaped. Colours are classes that the Space's style sheet defines.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,32 +16,39 @@ from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres, positio
 from d2vpr_hf.space.photo_map import Answer
 from d2vpr_hf.space.uploads import Limits
 
-Picture = Callable[[Path], str | None]  # a photo's, as a data URI; `None` if it cannot be shown
-MAX_LEFT_OUT = 12  # names that are listed
-_NO_CONFIDENCE = "This map has no calibration, so nobody can say how sure the estimate is."
+Picture = Callable[[Path], str | None]  # returns a photo as a data URI, or `None` if it cannot be shown
+MAX_SKIPPED = 12  # names that a list shows
+_NO_CONFIDENCE = "This map has no calibration, so the confidence of the estimate is not known."
 
 
 def verdict(answer: Answer) -> str:
-    """Say the answer in a headline and a line."""
-    found = answer.localization
-    if found.no_match:
-        return _verdict("none", "No match", f"{_sure(found)} that the best candidates are right: too little to answer.")
-    if found.place is None:
-        return _verdict("none", "No position", f"The photos below look most alike, but {found.note or 'nothing is known'}.")
-    off = None if answer.truth is None else distance_in_metres(answer.truth, found.place)
+    """Return the answer as a headline and a line."""
+    estimate = answer.localization
+    if estimate.no_match:
+        return _verdict(
+            "none", "No match", f"{_confidence_text(estimate)} that the best candidates are correct: too unsure to answer."
+        )
+    if estimate.place is None:
+        return _verdict(
+            "none", "No position", f"The photos below are the most similar, but {estimate.note or 'no position is known'}."
+        )
+    error = None if answer.truth is None else distance_in_metres(answer.truth, estimate.place)
     parts = [
-        position_text(found.place, digits=1),
-        _radius(found),
-        "" if off is None else f"{metres(off)} from where it was taken",
+        position_text(estimate.place, digits=1),
+        "" if estimate.radius_90 is None else f"within {metres(estimate.radius_90)} in 90 % of such cases",
+        "" if error is None else f"{metres(error)} from the true position",
     ]
-    title = "Best guess" if found.confidence is None else f"Found · {_sure(found)}"
-    note = _NO_CONFIDENCE if found.note == NOT_CALIBRATED else ""
-    return _verdict("guess" if found.confidence is None else "found", title, " · ".join(filter(None, parts)), note)
+    title = "Best guess" if estimate.confidence is None else f"Found · {_confidence_text(estimate)}"
+    note = _NO_CONFIDENCE if estimate.note == NOT_CALIBRATED else ""
+    return _verdict("guess" if estimate.confidence is None else "found", title, " · ".join(filter(None, parts)), note)
 
 
 def map_panel(drawing: BaseMap, answer: Answer | None) -> str:
-    """Draw the map with an answer on it, and the legend below; without an answer, the map alone."""
-    marks = MapMarks() if answer is None else _marks(answer)
+    """Draw the map with the legend below it, and the marks of an answer if there is one."""
+    marks = MapMarks()
+    if answer is not None:
+        matched = [match.place for match in answer.matches]
+        marks = MapMarks(matched, answer.guess, answer.localization.radius_90, answer.truth)
     svg = drawing.draw(marks, _map_caption(answer))
     if not svg:
         return empty_state("No map", "The photos of this index have no positions.")
@@ -55,87 +62,92 @@ def map_panel(drawing: BaseMap, answer: Answer | None) -> str:
 
 
 def match_cards(answer: Answer, picture: Picture) -> str:
-    """Show the matches as cards, ranked, with similarity and distance; visitors' maps need a `picture` that keeps nothing."""
+    """Return the matches as cards with similarity and distance, in their order.
+
+    A visitor's map needs a `picture` that caches nothing.
+    """
     if not answer.matches:
-        return empty_state("Nothing came into question", "No photo of the map passes the filters. Widen them.")
+        return empty_state("No photo passes the filters", "Allow more places, headings or times.")
     return f'<ol class="cards">{"".join(_card(answer, match, picture(match.photo)) for match in answer.matches)}</ol>'
 
 
 def explanation_panel(explanation: Explanation, query: str, match: str, rank: int) -> str:
-    """Show both photos with their sampling points, and the bars; pictures are data URIs."""
+    """Return both photos with their sampling points, and a bar for each region; pictures are data URIs."""
     sides = []
     for title, photo, picture in (("Your photo", explanation.query, query), (f"Match {rank}", explanation.match, match)):
         for deformed in (True, False):
-            where = "where the network chose to look" if deformed else "the fixed grid it started from"
-            drawing = draw_photo_regions(photo, picture, f"{title}: sampling points, {where}", deformed=deformed)
+            kind_text = "as the network moved them" if deformed else "on the fixed grid before"
+            drawing = draw_photo_regions(photo, picture, f"{title}: sampling points, {kind_text}", deformed=deformed)
             kind = "deformed" if deformed else "fixed"
-            sides.append(f'<figure class="{kind}">{drawing}<figcaption>{title}: {where}</figcaption></figure>')
+            sides.append(
+                f'<figure class="{kind}">{drawing}<figcaption>{title}: sampling points, {kind_text}</figcaption></figure>'
+            )
     return (
         f'<div class="why"><div class="photos">{"".join(sides)}</div><div class="shares">{draw_bars(explanation)}</div></div>'
     )
 
 
-def left_out_list(left_out: Mapping[str, str]) -> str:
-    """Name the photos that were not taken, with the reasons."""
-    if not left_out:
+def skipped_list(skipped: Mapping[str, str]) -> str:
+    """Return the list of skipped files with the reasons."""
+    if not skipped:
         return ""
-    rows = "".join(f"<li><b>{escape(name)}</b>: {escape(why)}</li>" for name, why in list(left_out.items())[:MAX_LEFT_OUT])
-    more = len(left_out) - MAX_LEFT_OUT
+    rows = "".join(f"<li><b>{escape(name)}</b>: {escape(reason)}</li>" for name, reason in list(skipped.items())[:MAX_SKIPPED])
+    more = len(skipped) - MAX_SKIPPED
     rest = f"<li>and {more} more</li>" if more > 0 else ""
-    plural = "file was" if len(left_out) == 1 else "files were"
-    return f'<details class="left-out"><summary>{len(left_out)} {plural} left out</summary><ul>{rows}{rest}</ul></details>'
+    plural = "file was" if len(skipped) == 1 else "files were"
+    return f'<details class="skipped"><summary>{len(skipped)} {plural} skipped</summary><ul>{rows}{rest}</ul></details>'
 
 
 def title(model: str, index: str, count: int) -> str:
-    """Write the head of the page."""
+    """Return the head of the page."""
     source = f"Searching {count:,} photos of {escape(index)} with {escape(model)}."
     return (
-        "<h1>Where was this photo taken?</h1><p>D²-VPR compares it with photos whose positions are known, and says how sure "
-        f'it is. <span class="source">{source}</span></p>'
+        "<h1>Where was this photo taken?</h1><p>D²-VPR compares it with photos whose positions are known, and gives a "
+        f'position and a confidence. <span class="source">{source}</span></p>'
     )
 
 
 def example_strip(pictures: Sequence[str | None]) -> str:
-    """Show examples as buttons."""
+    """Return the examples as buttons."""
     buttons = "".join(
         f'<button type="button" data-example="{number}" aria-label="Example {number + 1}"><img src="{picture}" alt=""></button>'
         for number, picture in enumerate(pictures)
         if picture is not None
     )
-    return f'<p class="label">Or try one of these</p><div class="strip">{buttons}</div>' if buttons else ""
+    return f'<p class="label">Or try an example</p><div class="strip">{buttons}</div>' if buttons else ""
 
 
 def why_intro() -> str:
-    """Say what an explanation shows."""
+    """Return the introduction to explanations."""
     return (
-        '<p class="fine">The network gathers each region of a photo at points that it moves and spreads for that photo. The '
-        "cosine similarity of two photos is exactly the sum of what the whole photo and the 13 regions add; the bars show "
-        "each part. Point at a bar, or walk through them with the Tab key, to see one region alone.</p>"
+        '<p class="fine">The network samples each region of a photo at points that it moves for that photo. The cosine '
+        "similarity of two photos is exactly the sum of 14 parts: one of the whole photo and one of each of the 13 regions. "
+        "Each bar shows a part. Point at a bar, or move through the bars with the Tab key, to see its region alone.</p>"
     )
 
 
 def own_intro(limits: Limits) -> str:
-    """Say what happens to a visitor's photos."""
+    """Return the introduction to visitors' own maps."""
     return (
         f'<p class="fine">Make a map of your own photos and search it. {escape(limits.to_text())} Only you can see it; it is '
-        "deleted when you close the page, and after an hour at the latest. HEIC photos of phones are welcome.</p>"
+        "deleted when you close the page, and after an hour at the latest. HEIC photos work too.</p>"
     )
 
 
-def own_summary(count: int, left_out: Mapping[str, str]) -> str:
-    """Say what became of a visitor's photos."""
+def own_summary(count: int, skipped: Mapping[str, str]) -> str:
+    """Return the result of making a visitor's own map of `count` photos."""
     photos = "1 photo is" if count == 1 else f"{count} photos are"
-    text = "Search it below. It is yours alone, and it is deleted when you close this page."
-    return _verdict("found", f"{photos} in your map", text) + left_out_list(left_out)
+    text = "Search it below. Only you can see it, and it is deleted when you close this page."
+    return _verdict("found", f"{photos} in your map", text) + skipped_list(skipped)
 
 
 def empty_state(title: str, text: str) -> str:
-    """Fill a place where something will be."""
+    """Return a text for a part of the page that is empty."""
     return f'<div class="empty"><p class="title">{escape(title)}</p><p>{escape(text)}</p></div>'
 
 
 def metres(distance: float) -> str:
-    """Write a distance for people."""
+    """Return a distance as text, in metres or kilometres."""
     if distance >= 1000:
         return f"{distance / 1000:,.1f} km"
     return f"{distance:.1f} m" if distance < 10 else f"{distance:.0f} m"
@@ -146,46 +158,38 @@ def _verdict(kind: str, title: str, text: str, note: str = "") -> str:
     return f'<div class="verdict {kind}" role="status"><p class="title">{escape(title)}</p><p>{escape(text)}</p>{small}</div>'
 
 
-def _sure(found: Localization) -> str:
-    """Say the confidence; a calibration may give 1, which nobody should be told."""
-    confidence = found.confidence or 0
+def _confidence_text(estimate: Localization) -> str:
+    """Return the confidence as text; a calibration may give 1, but no estimate is certain."""
+    confidence = estimate.confidence or 0
     return "over 99 % sure" if confidence > 0.99 else f"{100 * confidence:.0f} % sure"
-
-
-def _radius(found: Localization) -> str:
-    return "" if found.radius_90 is None else f"within {metres(found.radius_90)} in 90 % of such cases"
-
-
-def _marks(answer: Answer) -> MapMarks:
-    return MapMarks([match.place for match in answer.matches], answer.guess, answer.localization.radius_90, answer.truth)
 
 
 def _map_caption(answer: Answer | None) -> str:
     if answer is None:
         return "Map of the photos in the index"
-    found = answer.localization.place
-    said = f"estimate at {position_text(found, digits=1)}" if found is not None else "no sure estimate"
-    return f"Map with {len(answer.matches)} matches, {said}. Arrow keys move it, plus and minus zoom."
+    place = answer.localization.place
+    estimate = f"estimate at {position_text(place, digits=1)}" if place is not None else "no sure estimate"
+    return f"Map with {len(answer.matches)} matches, {estimate}. Arrow keys move it, plus and minus zoom."
 
 
 def _legend(marks: MapMarks, *, sure: bool) -> str:
     estimate = (
         "best candidate, not sure enough" if not sure else "estimate" if marks.radius is None else "estimate, 90 % radius"
     )
-    shown = {
+    texts = {
         "database": "photos of the map",
         "match": "matches, by rank" if marks.matches else "",
         "estimate": estimate if marks.estimate else "",
-        "truth": "where it was taken" if marks.truth else "",
+        "truth": "true position" if marks.truth else "",
     }
-    return "".join(f'<span class="key {kind}">{text}</span>' for kind, text in shown.items() if text)
+    return "".join(f'<span class="key {kind}">{text}</span>' for kind, text in texts.items() if text)
 
 
 def _card(answer: Answer, match: Match, picture: str | None) -> str:
     image = (
         f'<img src="{picture}" alt="Match {match.rank}: {escape(_name(match))}" loading="lazy">'
         if picture is not None
-        else '<div class="no-picture">no picture here</div>'
+        else '<div class="no-picture">no picture available</div>'
     )
     button = f'<button type="button" data-rank="{match.rank}">Why?</button>' if picture is not None else ""
     width = 100 * max(0.0, min(1.0, match.similarity))
@@ -200,15 +204,15 @@ def _distance_line(answer: Answer, match: Match) -> str:
     distance = answer.distance(match)
     if distance is None:
         return f'<p class="far">{escape(_name(match))}</p>'
-    return f'<p class="far">{metres(distance)} from the {"true place" if answer.truth is not None else "estimate"}</p>'
+    return f'<p class="far">{metres(distance)} from the {"true position" if answer.truth is not None else "estimate"}</p>'
 
 
 def _judgement(answer: Answer, match: Match) -> str:
-    """Tell right from wrong where the truth is known."""
+    """Return the card's class: whether the match is correct, if the true position is known."""
     distance = answer.distance(match)
     if answer.truth is None or distance is None:
         return "unknown"
-    return "right" if distance <= POSITIVE_DIST_THRESHOLD else "wrong"
+    return "correct" if distance <= POSITIVE_DIST_THRESHOLD else "wrong"
 
 
 def _name(match: Match) -> str:

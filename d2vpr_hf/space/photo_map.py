@@ -1,4 +1,4 @@
-"""Answers of a map: which photos are alike, where that is, and how sure it is; many questions at once."""
+"""Answers of a map to many questions at once: similar photos, a position, and a confidence."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MAX_MATCHES = 20
 
 @dataclass(frozen=True)
 class Question:
-    """A photo, and how it is to be looked for.
+    """A photo and the options of its search.
 
     Attributes:
         photo: Its file.
-        top_k: Matches wanted, at most 20.
-        precision: Share of right ones among the answers that are given; less sure ones are "no match".
-        places: Which photos of the map come into question.
+        top_k: Number of matches, at most 20.
+        precision: Share of correct answers among the answers given; less sure ones are "no match".
+        places: Filter for the photos of the map.
     """
 
     photo: Path
@@ -81,13 +81,13 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for a question.
+    """The answer to a question.
 
     Attributes:
-        localization: Where it was taken, or that there is no match, or why nobody can say.
-        matches: The photos that look most like it, the nearest first.
-        guess: The position that the matches agree on most, sure or not; `None` without positions.
-        truth: Where it was really taken, by its name or EXIF, or `None`.
+        localization: The estimated position, "no match", or the reason why there is neither.
+        matches: The most similar photos of the map, the most similar first.
+        guess: The position that most matches support, whether or not it is sure; `None` if no match has a position.
+        truth: The position that the photo's name or EXIF states, or `None`.
     """
 
     localization: Localization
@@ -97,27 +97,27 @@ class Answer:
 
     @property
     def error(self) -> str | None:
-        """Why there is no answer, or `None`."""
+        """The reason why there is no answer, or `None`."""
         return self.localization.error
 
     def distance(self, match: Match) -> float | None:
-        """Return the metres from a match to the truth, or else to the estimate; `None` if neither is known."""
+        """Return the distance in metres from a match to the truth, or without a truth to the guess; `None` without both."""
         reference = self.truth or self.guess
         return None if reference is None else distance_in_metres(reference, match.place)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the form that the Space's `/localize` answers with; positions of the visitor's photo are not in it."""
-        known = {name: value for name, value in self.localization.to_dict().items() if name != "query"}
-        return known | {"matches": [_match_to_dict(match) for match in self.matches]}
+        """Return the JSON values of the endpoint `/localize`, without the position that the visitor's photo states."""
+        estimate = {name: value for name, value in self.localization.to_dict().items() if name != "query"}
+        return estimate | {"matches": [_match_to_dict(match) for match in self.matches]}
 
 
 class PhotoMap:
-    """An index with its encoder and calibration, ready to answer. Several threads may ask.
+    """An index with its encoder and calibration, ready to answer questions. Safe to use from threads.
 
     Args:
         index: The map.
-        encoder: Of the index's model.
-        tiles: Where tiles for drawings of the map come from, or `None`.
+        encoder: Encoder with the index's model.
+        tiles: Source of tiles below drawings of the map, or `None`.
 
     Raises:
         ValueError: If the encoder's model is not the index's.
@@ -131,7 +131,7 @@ class PhotoMap:
         self.drawing = BaseMap(self.places, tiles)
 
     def answer_requests(self, photos: Sequence[str], options: Sequence[SearchOptions]) -> list[Answer]:
-        """Answer a request for each photo; an option that is wrong becomes the answer's error."""
+        """Answer the requests of programs, in order; an option out of its range or form becomes the error of its answer."""
         questions: dict[int, Question] = {}
         answers: dict[int, Answer] = {}
         for number, (photo, search) in enumerate(zip(photos, options, strict=True)):
@@ -143,7 +143,7 @@ class PhotoMap:
         return [answers[number] for number in range(len(answers))]
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """Answer questions, in order; photos that share their filters go through the network together."""
+        """Answer questions, in order; photos with the same filters are encoded in one batch."""
         answers: dict[int, Answer] = {}
         groups: dict[PlaceFilter, list[int]] = defaultdict(list)
         for number, question in enumerate(questions):
@@ -153,49 +153,53 @@ class PhotoMap:
             except (UploadError, OSError) as error:
                 answers[number] = _refusal(error)
         for places, numbers in groups.items():
-            answers |= dict(zip(numbers, self._answer_alike(places, [questions[number] for number in numbers]), strict=True))
+            answers |= dict(zip(numbers, self._answer_group(places, [questions[number] for number in numbers]), strict=True))
         return [answers[number] for number in range(len(questions))]
 
-    def _answer_alike(self, places: PlaceFilter, questions: list[Question]) -> list[Answer]:
+    def _answer_group(self, places: PlaceFilter, questions: list[Question]) -> list[Answer]:
+        """Answer questions that have the same filters."""
         try:
             allowed = places.allowed(self.places)
         except ValueError as error:
             return [_refusal(error)] * len(questions)
-        wanted = max(min(question.top_k, MAX_MATCHES) for question in questions)
+        most_matches = max(min(question.top_k, MAX_MATCHES) for question in questions)
         num_matches = NUM_MATCHES if self.calibration is None else self.calibration.num_matches
         photos = [question.photo for question in questions]
-        results = search_photos(self.index, photos, self.encoder, top_k=max(wanted, num_matches), allowed=allowed)
-        return [self._judge(question, result) for question, result in zip(questions, results, strict=True)]
+        results = search_photos(self.index, photos, self.encoder, top_k=max(most_matches, num_matches), allowed=allowed)
+        return [self._localize(question, result) for question, result in zip(questions, results, strict=True)]
 
-    def _judge(self, question: Question, result: SearchResult) -> Answer:
+    def _localize(self, question: Question, result: SearchResult) -> Answer:
         if result.error is not None:
             return _refusal(UploadError(f"This photo cannot be used: {result.error}."))
-        found = localize(result.matches, self.calibration, question.photo.name, question.precision)
-        guess = found.place or localize(result.matches, None).place
-        return Answer(found, result.matches[: min(question.top_k, MAX_MATCHES)], guess, truth_of(question.photo))
+        localization = localize(result.matches, self.calibration, question.photo.name, question.precision)
+        guess = localization.place or localize(result.matches, None).place
+        return Answer(localization, result.matches[: min(question.top_k, MAX_MATCHES)], guess, place_of_photo(question.photo))
 
 
 def _typed(text: str | None) -> str | None:
+    """Return a text without blanks around it; `None` for an empty field."""
     return (text or "").strip() or None
 
 
-def truth_of(photo: Path) -> Place | None:
-    """Read where a photo was taken from its name or its EXIF; `None` if they do not say."""
+def place_of_photo(photo: Path) -> Place | None:
+    """Return the place that a photo's `@` name or EXIF states; `None` without a position."""
     try:
         place = read_place(photo)
-    except ValueError:  # a name that begins with @ by chance
+    except ValueError:  # the name begins with @ but is not an @ name
         return None
     return place if place.has_position else None
 
 
 def _refusal(error: Exception) -> Answer:
-    text = str(error) if isinstance(error, ValueError) else "This photo is no longer here. Upload it again."
+    text = str(error) if isinstance(error, ValueError) else "This photo was deleted. Upload it again."
     return Answer(Localization("", error=text), [])
 
 
 def _match_to_dict(match: Match) -> dict[str, Any]:
-    """Describe a match without the server's folders; Gradio's clients would take a field called `path` for a file to fetch."""
-    fields = ("latitude", "longitude", "utm_east", "utm_north", "heading")
+    """Return a match as JSON values without the server's folders.
+
+    The key of the photo is not `path`, as in [`Match.to_dict`]: Gradio's clients would take that for a file to download.
+    """
     local = ("x", "y", "z", "frame") if match.place.is_local else ()
-    known = {"rank": match.rank, "photo": match.place.path, "score": match.similarity}
-    return known | match.place.to_dict(*fields, *local)
+    values = {"rank": match.rank, "photo": match.place.path, "score": match.similarity}
+    return values | match.place.to_dict("latitude", "longitude", "utm_east", "utm_north", "heading", *local)

@@ -1,4 +1,4 @@
-"""Small pictures of photos, as data URIs: nothing to fetch, nothing of EXIF in them."""
+"""Small pictures of photos as data URIs: the browser fetches nothing, and they have no EXIF."""
 
 import base64
 import functools
@@ -27,7 +27,7 @@ def picture_uri(photo: Path, side: int = 480) -> str | None:
 
 @functools.lru_cache(maxsize=1024)
 def map_picture_uri(photo: Path, side: int = 480) -> str | None:
-    """Do as [`picture_uri`] for a photo of the Space's own map, and keep it in memory: nothing of visitors may come here."""
+    """Return [`picture_uri`] of a photo of the Space's map, cached in memory; never use this for visitors' photos."""
     return picture_uri(photo, side)
 
 

@@ -1,7 +1,7 @@
-"""ASGI middleware between visitors and Gradio: it gives each visitor a cookie, notes his uploads, and lets nobody else at them.
+"""ASGI middleware in front of Gradio: it gives each visitor a cookie, records uploads, and keeps other visitors from them.
 
-- What is fetched from the upload folder must be the visitor's own.
-- What a request names as a file must be an upload that is the visitor's own, or one of the files that are public.
+- Only the owner of a file can download it from the upload folder.
+- A file that a request names must be an upload of the visitor, or one of the public files.
 """
 
 import json
@@ -21,21 +21,23 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 _FILE = re.compile(r"/file[=/](?P<file>.+)$")
 _WORK = re.compile(r"/(queue/join|call/.+|run/.+|api/.+|predict/?|mcp/?.*)$")
 _AGENT = re.compile(r"/mcp/?.*$")
-_MAX_BODY = 40_000_000  # bytes of a request for work: agents may send a photo in it, as text
+_MAX_BODY = 40_000_000  # bytes of a request: agents may send a photo in it, as text
 _YEAR = 31_536_000  # seconds
 
 
 class PrivateFiles:
-    """See the module.
+    """The middleware.
 
     Args:
-        app: What comes behind it.
-        visitors: Who uploaded what.
-        public: Files that everybody may name, such as examples.
+        app: The application behind it.
+        visitors: The owners of uploads.
+        public: Files that all visitors may use, such as examples.
     """
 
     def __init__(self, app: App, visitors: Visitors, public: frozenset[Path] = frozenset()) -> None:
-        self.app, self.visitors, self.public = app, visitors, public
+        self.app = app
+        self.visitors = visitors
+        self.public = public
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
@@ -43,38 +45,36 @@ class PrivateFiles:
             await self.app(scope, receive, send)
             return
         if _AGENT.search(scope["path"]):
-            scope = _without_cookies(scope)
+            # Gradio serves all agents through one client with a cookie of its own, which an agent's cookie would replace
+            scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"cookie"]}
         visitor = visitor_of(scope)
-        fetched = _FILE.search(scope["path"])
-        if fetched and not self._may_fetch(visitor, fetched["file"]):
-            await _refuse(send, 403, "This file belongs to another visitor, or is gone.")
+        download = _FILE.search(scope["path"])
+        if download and self.visitors.holds(download["file"]) and not self.visitors.may_fetch(visitor, download["file"]):
+            await _refuse(send, 403, "This file belongs to another visitor, or was deleted.")
             return
         if scope["method"] == "POST" and _WORK.search(scope["path"]):
             body = await _read_body(receive)
             if body is None:
-                await _refuse(send, 413, "The request is too long.")
+                await _refuse(send, 413, f"The request is larger than {_MAX_BODY // 1_000_000} MB.")
                 return
             if not all(self._may_use(visitor, file) for file in _named_files(body)):
                 await _refuse(send, 403, "The request names a file that you did not upload here.")
                 return
             receive = _replay(body, receive)
         if scope["method"] == "POST" and scope["path"].endswith("/upload"):
-            send = self._noting(visitor, send)
+            send = self._record_uploads(visitor, send)
         await self.app(scope, receive, send if visitor else _with_cookie(scope, send))
-
-    def _may_fetch(self, visitor: str | None, file: str) -> bool:
-        return not self.visitors.holds(file) or self.visitors.may_fetch(visitor, file)
 
     def _may_use(self, visitor: str | None, file: str) -> bool:
         if file.startswith(("http://", "https://")) and not self.visitors.holds(file):
-            return True  # Gradio fetches those, from public addresses only
+            return True  # Gradio downloads it, from public addresses only
         return self.visitors.may_use(visitor, file) or Path(file).resolve() in self.public
 
-    def _noting(self, visitor: str | None, send: Send) -> Send:
-        """Note the files that an upload is answered with, before the visitor learns their names."""
+    def _record_uploads(self, visitor: str | None, send: Send) -> Send:
+        """Return a `send` that records the files in the response to an upload, before the visitor gets their names."""
         parts: list[bytes] = []
 
-        async def note(message: Message) -> None:
+        async def record(message: Message) -> None:
             if message["type"] == "http.response.body":
                 parts.append(message.get("body", b""))
                 if not message.get("more_body", False):
@@ -82,28 +82,23 @@ class PrivateFiles:
                         self.visitors.add_file(visitor, file)
             await send(message)
 
-        return note
+        return record
 
 
 def visitor_of(scope: MutableMapping[str, Any]) -> str | None:
-    """Read the visitor's name from the cookie of a request; `None` if there is none."""
+    """Return the visitor's name from the cookie of a request; `None` without a valid cookie."""
     header = next((value for name, value in scope["headers"] if name == b"cookie"), b"")
     try:
-        found = SimpleCookie(header.decode("latin-1")).get(COOKIE)
-    except Exception:  # a cookie that cannot be read is none
+        cookie = SimpleCookie(header.decode("latin-1")).get(COOKIE)
+    except Exception:  # a malformed cookie counts as no cookie
         return None
-    return found.value if found is not None and found.value else None
-
-
-def _without_cookies(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Forget who an agent is: Gradio works for all agents as one client, with a cookie of its own that theirs would replace."""
-    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"cookie"]}
+    return cookie.value if cookie is not None and cookie.value else None
 
 
 def _with_cookie(scope: MutableMapping[str, Any], send: Send) -> Send:
-    """Give a visitor a name with the answer to his first request.
+    """Return a `send` that sets a new visitor's cookie in the response.
 
-    Spaces are shown in a frame of another site: there a cookie is kept only if it is secure and partitioned.
+    The Hub shows Spaces in a frame of another site, where browsers keep only secure and partitioned cookies.
     """
     proto = next((value for name, value in scope["headers"] if name == b"x-forwarded-proto"), scope["scheme"].encode())
     site = "SameSite=None; Secure; Partitioned" if proto.startswith(b"https") else "SameSite=Lax"
@@ -118,8 +113,10 @@ def _with_cookie(scope: MutableMapping[str, Any], send: Send) -> Send:
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """Read a request's body, `None` if it is too long."""
-    parts, size, more = [], 0, True
+    """Read a request's body; return `None` if it is too long."""
+    parts: list[bytes] = []
+    size = 0
+    more = True
     while more:
         message = await receive()
         parts.append(message.get("body", b""))
@@ -131,17 +128,17 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give a body once more, then whatever comes after it."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+    """Return a `receive` that returns a body that was read already, then the messages after it."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def again() -> Message:
-        return waiting.pop() if waiting else await receive()
+    async def receive_again() -> Message:
+        return pending.pop() if pending else await receive()
 
-    return again
+    return receive_again
 
 
 def _named_files(body: bytes) -> Iterator[str]:
-    """Find the files that a request names, however deep."""
+    """Yield the files that a request names, at any depth of its JSON."""
     try:
         values = [json.loads(body)]
     except ValueError:
@@ -157,12 +154,12 @@ def _named_files(body: bytes) -> Iterator[str]:
 
 
 def _uploaded_files(body: bytes) -> list[str]:
-    """Read the answer to an upload: a list of files; anything else is an error's text."""
+    """Return the files in the response to an upload; a response that is not a list is an error."""
     try:
-        found = json.loads(body)
+        files = json.loads(body)
     except ValueError:
         return []
-    return [file for file in found if isinstance(file, str)] if isinstance(found, list) else []
+    return [file for file in files if isinstance(file, str)] if isinstance(files, list) else []
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What the Space is told by its environment."""
+"""Settings of the Space, read from environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from d2vpr_hf.maps import TileSource
 
 @dataclass(frozen=True)
 class Settings:
-    """What a Space shows.
+    """The model, the map and the folders of a Space.
 
     Attributes:
-        model: Folder or Hub id (`D2VPR_MODEL`); `None` for the embedded model, or the one that the index names.
-        index: Folder or Hub id (`D2VPR_INDEX`); `None` for a Gridtown.
+        model: Folder or Hub id (`D2VPR_MODEL`); `None` for the model of the index, or the embedded model.
+        index: Folder or Hub id (`D2VPR_INDEX`); `None` for a simulated town.
         cache: Folder that is kept between starts (`D2VPR_CACHE`).
-        tiles: Tiles below the map (`D2VPR_TILES`, with `D2VPR_TILES_ATTRIBUTION`); `None` for the drawing alone.
+        tiles: Tiles below the map (`D2VPR_TILES`, with `D2VPR_TILES_ATTRIBUTION`); `None` for a map without tiles.
     """
 
     model: str | None
@@ -26,10 +26,10 @@ class Settings:
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings; empty ones count as not set.
+    """Read the settings; an empty variable counts as not set.
 
     Raises:
-        ValueError: If tiles are given without an attribution, or not as a template.
+        ValueError: If tiles have no attribution, or their address is not a template.
     """
     home = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Settings(

@@ -1,6 +1,6 @@
-"""The map that the Space opens with: a Gridtown, indexed and calibrated on the first start and kept for the next ones.
+"""The map that a Space shows by default: a simulated town, indexed and calibrated on the first start and cached.
 
-A third of the town is left out of the map, so that there are photos which must not be found.
+The eastern third of the town is not in the map, so that there are photos without a correct match.
 """
 
 import hashlib
@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from d2vpr_hf.encoders import Encoder
@@ -25,22 +23,22 @@ from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 from d2vpr_hf.utils.atomic_files import store_files
 
-_VERSION = 2  # of what is made; another one is made anew
-_INSIDE = 2 / 3  # of the places, from the west, are in the map
-_OUTSIDE = 2 * POSITIVE_DIST_THRESHOLD  # metres from the nearest photo of the map: surely not in it
+_VERSION = 2  # version of the map's content; a map of another version is not used
+_MAPPED_SHARE = 2 / 3  # share of the places that are in the map, from the west
+_OUTSIDE = 2 * POSITIVE_DIST_THRESHOLD  # metres from the map's nearest photo beyond which a query is outside the map
 
 
 @dataclass(frozen=True)
 class TownPlan:
-    """Which town.
+    """Options of the simulated town and its map.
 
     Attributes:
-        places: Of the town; four photos of each.
-        seed: Of a town that nothing is trained on.
-        tier: How far queries differ from the map.
-        image_size: Pixels to either side.
+        places: Number of places in the town; each has four photos.
+        seed: Seed of a town that no model was trained on.
+        tier: Gridtown's tier, which sets the difference between queries and the map.
+        image_size: Height and width of the photos in pixels.
         queries_per_place: Photos of each place that are not in the map.
-        examples: Queries that are offered to visitors.
+        examples: Number of queries that are offered to visitors.
     """
 
     places: int = 90
@@ -53,29 +51,29 @@ class TownPlan:
 
 @dataclass(frozen=True)
 class TownMap:
-    """A map on disk.
+    """The map of a town on disk.
 
     Attributes:
-        index: Its folder.
-        examples: Photos that are not in it: first some that are found, then some from outside the map.
-        queries: Other photos of the mapped part that were looked for.
-        found: How many of them had a photo within 25 m as best match.
+        index: Folder of the index.
+        examples: Photos that are not in the index: first some with a correct match, then two from outside the map.
+        num_queries: Number of queries from the mapped part of the town that were searched.
+        num_correct: Number of these whose best match is within 25 m.
     """
 
     index: Path
     examples: list[Path]
-    queries: int
-    found: int
+    num_queries: int
+    num_correct: int
 
 
 def open_town_map(encoder: Encoder, cache: Path, plan: TownPlan = TownPlan(), workers: int = 1) -> TownMap:
-    """Open the town's map, and make it first if it is not there; a start that was interrupted is gone on with.
+    """Open the map of a town. It is made first if it is not cached; the work of an interrupted start is continued.
 
     Args:
-        encoder: Of the model; each model has a map of its own.
+        encoder: Makes the descriptors; each model has its own map.
         cache: Folder that is kept between starts.
-        plan: Which town.
-        workers: Processes that render.
+        plan: Options of the town.
+        workers: Number of processes that render.
     """
     recipe = json.dumps([_VERSION, encoder.fingerprint, asdict(plan)], sort_keys=True)
     town = hashlib.sha256(json.dumps([_VERSION, asdict(plan)], sort_keys=True).encode()).hexdigest()[:12]
@@ -85,47 +83,64 @@ def open_town_map(encoder: Encoder, cache: Path, plan: TownPlan = TownPlan(), wo
     with FileLock(cache / ".lock"):
         if not notes.exists():
             photos = _render(cache / f"town-{town}", plan, workers)
-            found = _make(photos, index, encoder, plan)
-            store_files(cache, {notes.name: json.dumps(found | {"photos": str(photos.resolve())}, indent=2).encode()})
-    return _read(notes, index)
+            values = _make_map(photos, index, encoder, plan) | {"photos": str(photos.resolve())}
+            store_files(cache, {notes.name: json.dumps(values, indent=2).encode()})
+    values = json.loads(notes.read_text(encoding="utf-8"))
+    return TownMap(index, [Path(photo) for photo in values["examples"]], values["queries"], values["found"])
 
 
 def _render(town: Path, plan: TownPlan, workers: int) -> Path:
-    """Render the photos unless they are there; return their folder, with `database` and `queries` in it."""
+    """Render the photos unless they exist; return their folder, which has the folders `database` and `queries`."""
     photos = town / "images" / "test"
     if not photos.exists():
-        sizes: dict[str, Any] = {"photos_per_place": plan.queries_per_place, "image_size": plan.image_size}
-        simulate(town, plan.places, plan.seed, tier=plan.tier, workers=workers, **sizes)
+        simulate(
+            town,
+            plan.places,
+            plan.seed,
+            tier=plan.tier,
+            photos_per_place=plan.queries_per_place,
+            image_size=plan.image_size,
+            workers=workers,
+        )
     return photos
 
 
-def _make(photos: Path, index: Path, encoder: Encoder, plan: TownPlan) -> dict[str, object]:
-    """Index the western part, choose examples, and calibrate with the other queries."""
-    database, queries = read_places(photos / "database"), read_places(photos / "queries")
-    border = sorted(_east(place) for place in database.places)[int(_INSIDE * len(database.places))]
-    inside = replace(database, places=[place for place in database.places if _east(place) < border])
-    opened, _ = index_photos(inside, index, encoder)
-    away = _metres_to_nearest(queries.places, inside.places)
-    mapped = [queries.photo(place) for place, far in zip(queries.places, away, strict=True) if far <= POSITIVE_DIST_THRESHOLD]
-    outside = [queries.photo(place) for place, far in zip(queries.places, away, strict=True) if far > _OUTSIDE]
-    results = search_photos(opened, mapped, encoder, top_k=1)
-    found = [result.query for result in sorted(results, key=_best_score, reverse=True) if _is_found(result)]
-    examples = _choose_examples(mapped, found, outside, plan.examples)
-    _calibrate(opened, queries, examples, encoder)
-    return {"examples": [str(photo.resolve()) for photo in examples], "queries": len(mapped), "found": len(found)}
+def _make_map(photos: Path, index_folder: Path, encoder: Encoder, plan: TownPlan) -> dict[str, Any]:
+    """Index the western part, choose examples, and calibrate with the other queries; return the values to cache."""
+    database = read_places(photos / "database")
+    queries = read_places(photos / "queries")
+    border = sorted(_east(place) for place in database.places)[int(_MAPPED_SHARE * len(database.places))]
+    mapped_part = replace(database, places=[place for place in database.places if _east(place) < border])
+    index, _ = index_photos(mapped_part, index_folder, encoder)
+    distances = dict(zip(queries.places, _metres_to_nearest(queries.places, mapped_part.places), strict=True))
+    inside = [queries.photo(place) for place, metres in distances.items() if metres <= POSITIVE_DIST_THRESHOLD]
+    outside = [queries.photo(place) for place, metres in distances.items() if metres > _OUTSIDE]
+    results = [result for result in search_photos(index, inside, encoder, top_k=1) if _is_correct(result)]
+    results.sort(key=lambda result: result.matches[0].similarity, reverse=True)
+    correct = [result.query for result in results]
+    examples = _choose_examples(inside, correct, outside, plan.examples)
+    _calibrate(index, queries, examples, encoder)
+    return {"examples": [str(photo.resolve()) for photo in examples], "queries": len(inside), "found": len(correct)}
 
 
-def _choose_examples(mapped: list[Path], found: list[Path], outside: list[Path], count: int) -> list[Path]:
-    """Take photos of the most similar quarter of those found, others where these are too few, and two from outside the map."""
-    inside = _spread(found[: max(count - 2, len(found) // 4)], count - 2)
-    others = [photo for photo in mapped if photo not in set(found)]
-    return inside + _spread(others, count - 2 - len(inside)) + _spread(outside, 2)
+def _choose_examples(inside: list[Path], correct: list[Path], outside: list[Path], count: int) -> list[Path]:
+    """Return example queries.
+
+    Args:
+        inside: All queries from the mapped part.
+        correct: Those of them with a correct best match, the most similar first: examples are from their first quarter.
+        outside: Queries from outside the map, of which two are taken.
+        count: Number of examples. If too few are correct, other queries from the mapped part are taken.
+    """
+    examples = _spread(correct[: max(count - 2, len(correct) // 4)], count - 2)
+    incorrect = [photo for photo in inside if photo not in set(correct)]
+    return examples + _spread(incorrect, count - 2 - len(examples)) + _spread(outside, 2)
 
 
 def _calibrate(index: PlaceIndex, queries: PlaceTable, examples: Sequence[Path], encoder: Encoder) -> None:
-    """Calibrate with all queries but the examples; a model that is right too seldom gets none, and answers say so."""
-    chosen = {photo.name for photo in examples}
-    labelled = replace(queries, places=[place for place in queries.places if Path(place.path).name not in chosen])
+    """Calibrate with all queries except the examples; a model with too few correct answers gets no calibration."""
+    example_names = {photo.name for photo in examples}
+    labelled = replace(queries, places=[place for place in queries.places if Path(place.path).name not in example_names])
     try:
         calibration, _ = calibrate(index, labelled, encoder)
     except ValueError:
@@ -137,27 +152,21 @@ def _east(place: Place) -> float:
     return place.utm_east or 0.0
 
 
-def _metres_to_nearest(places: Sequence[Place], others: Sequence[Place]) -> NDArray[np.float64]:
-    """Return how far each place is from the nearest of others; a town lies in one UTM zone."""
-    points, known = (np.array([(place.utm_east, place.utm_north) for place in side]) for side in (places, others))
-    return np.asarray(cKDTree(known).query(points)[0])
+def _metres_to_nearest(queries: Sequence[Place], places: Sequence[Place]) -> list[float]:
+    """Return the distance in metres from each query to the nearest place; a town is in one UTM zone."""
+    query_points = [(place.utm_east, place.utm_north) for place in queries]
+    map_points = [(place.utm_east, place.utm_north) for place in places]
+    distances: list[float] = cKDTree(map_points).query(query_points)[0].tolist()
+    return distances
 
 
-def _is_found(result: SearchResult) -> bool:
+def _is_correct(result: SearchResult) -> bool:
+    """Return whether the best match of a query is within 25 m of it."""
     distance = distance_in_metres(read_place(result.query), result.matches[0].place) if result.matches else None
     return distance is not None and distance <= POSITIVE_DIST_THRESHOLD
 
 
-def _best_score(result: SearchResult) -> float:
-    return result.matches[0].similarity if result.matches else -1.0
-
-
 def _spread(photos: Sequence[Path], count: int) -> list[Path]:
-    """Take some photos, evenly from first to last."""
+    """Return some of the photos, evenly from first to last."""
     count = min(count, len(photos))
     return [photos[number * len(photos) // count] for number in range(count)]
-
-
-def _read(notes: Path, index: Path) -> TownMap:
-    values = json.loads(notes.read_text(encoding="utf-8"))
-    return TownMap(index, [Path(photo) for photo in values["examples"]], values["queries"], values["found"])

@@ -1,7 +1,7 @@
-"""Photos and zips from strangers: what is taken, what is refused and why, and where it may be written.
+"""Checks of uploaded photos and zips: limits, reasons for refusing a file, and safe names to write it under.
 
-Nothing is believed that a file says of itself before it was counted: a zip's sizes are checked as they are declared and once
-more as they are read. A zip with a name that leads out of it, a link or a password is refused whole.
+A zip may state false sizes, so sizes are checked twice: as its list of files states them, and again while files are unpacked. A
+zip that has a path out of its folder, a link or a password is refused as a whole.
 """
 
 import contextlib
@@ -21,20 +21,20 @@ _MEGA = 1_000_000
 
 
 class UploadError(ValueError):
-    """Something that was uploaded and cannot be taken; the message is a sentence for whoever uploaded it."""
+    """An upload that is refused; the message is a sentence for the visitor."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is taken.
+    """Limits of an upload.
 
     Attributes:
-        photos: Photos of an own map.
-        photo_bytes: Of one photo's file.
-        pixels: A photo must have fewer.
-        zip_entries: Files and folders in a zip.
-        unpacked_bytes: All photos of an upload together.
-        ratio: How many times its packed size a file of a zip may have.
+        photos: Number of photos in a map.
+        photo_bytes: Size of a photo's file.
+        pixels: Number of pixels that a photo must stay below.
+        zip_entries: Number of files and folders in a zip.
+        unpacked_bytes: Size of all photos together.
+        ratio: Unpacked size of a zip divided by its packed size.
     """
 
     photos: int = 300
@@ -45,10 +45,10 @@ class Limits:
     ratio: int = 100
 
     def to_text(self) -> str:
-        """Say the limits in a sentence."""
+        """Return the limits as a sentence."""
         return (
             f"Up to {self.photos} photos of at most {self.photo_bytes // _MEGA} MB and under {self.pixels // _MEGA} megapixels "
-            f"each, {self.unpacked_bytes // _MEGA} MB together."
+            f"each, and {self.unpacked_bytes // _MEGA} MB together."
         )
 
 
@@ -57,87 +57,88 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Collected:
-    """Photos that were taken from an upload.
+    """The photos of an upload.
 
     Attributes:
         photos: Their files.
-        left_out: What was not taken, by its name, with the reason.
+        skipped: Names of the other files, with the reason.
     """
 
     photos: list[Path]
-    left_out: dict[str, str]
+    skipped: dict[str, str]
 
 
 def check_photo(photo: Path, limits: Limits = LIMITS) -> None:
     """Raise UploadError unless a file is a photo within the limits; its pixels are not decoded."""
-    reason = _reason_against(photo, limits)
+    reason = _find_problem(photo, limits)
     if reason is not None:
         raise UploadError(f"This photo cannot be used: {reason}.")
 
 
 def collect_photos(files: Sequence[Path], folder: Path, limits: Limits = LIMITS) -> Collected:
-    """Take the photos of an upload, out of zips too, into a folder under names that cannot lead out of it.
+    """Copy the photos of an upload, also from zips, into a folder, under names that cannot lead out of it.
 
     Args:
-        files: What was uploaded.
-        folder: Where the photos go, each into a numbered folder of its own.
-        limits: What is taken.
+        files: The uploaded files.
+        folder: Folder for the photos; each photo gets a numbered folder in it.
+        limits: Limits of an upload.
 
     Raises:
         UploadError: If there is no photo, there are too many, or a zip is refused.
     """
-    taken: list[Path] = []
-    left_out: dict[str, str] = {}
-    room = limits.unpacked_bytes
-    for name, chunks in _contents(files, limits):
+    photos: list[Path] = []
+    skipped: dict[str, str] = {}
+    bytes_left = limits.unpacked_bytes
+    for name, chunks in _read_files(files, limits):
         if Path(name).suffix.lower() not in PHOTO_SUFFIXES:
-            left_out[name] = "not a photo by its name"
+            skipped[name] = "not a photo by its name"
             continue
-        if len(taken) >= limits.photos:
-            raise UploadError(f"These are more than {limits.photos} photos. {limits.to_text()}")
-        target = folder / f"{len(taken):04d}" / safe_name(name)
-        room -= _write(target, chunks, room, limits)
-        reason = _reason_against(target, limits)
+        if len(photos) >= limits.photos:
+            raise UploadError(f"The upload has more than {limits.photos} photos. {limits.to_text()}")
+        target = folder / f"{len(photos):04d}" / safe_name(name)
+        bytes_left -= _write(target, chunks, bytes_left, limits)
+        reason = _find_problem(target, limits)
         if reason is None:
-            taken.append(target)
+            photos.append(target)
         else:
-            left_out[name] = reason
+            skipped[name] = reason
             target.unlink()
-    if not taken:
-        raise UploadError(f"There is no photo that can be used in this upload{_first_reason(left_out)}. {limits.to_text()}")
-    return Collected(taken, left_out)
+    if not photos:
+        example = next((f" ({safe_name(name)}: {reason})" for name, reason in skipped.items()), "")
+        raise UploadError(f"The upload has no photo that can be used{example}. {limits.to_text()}")
+    return Collected(photos, skipped)
 
 
 def safe_name(name: str) -> str:
-    """Return the last part of a name, without what a path or a page could misread."""
+    """Return the last part of a name, without characters that have a meaning in paths or HTML."""
     last = PurePosixPath(name.replace("\\", "/")).name
     plain = re.sub(r"[^\w.@+ -]", "_", last).strip(". ") or "photo"
     return plain[-120:]
 
 
-def _contents(files: Sequence[Path], limits: Limits) -> Iterator[tuple[str, Iterator[bytes]]]:
-    """Yield names and contents of all files, those in zips too."""
+def _read_files(files: Sequence[Path], limits: Limits) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Yield the name and content of each file, and of each file in a zip."""
     for file in files:
         if zipfile.is_zipfile(file) and file.suffix.lower() == ".zip":
-            yield from _unpacked(file, limits)
+            yield from _unpack(file, limits)
         elif file.suffix.lower() == ".zip":
-            raise UploadError(f"{safe_name(file.name)} is not a zip that can be read.")
+            raise UploadError(f"{safe_name(file.name)} is not a readable zip.")
         else:
             yield file.name, _read_chunks(file)
 
 
-def _unpacked(file: Path, limits: Limits) -> Iterator[tuple[str, Iterator[bytes]]]:
-    with _named_damage(), zipfile.ZipFile(file) as archive:
+def _unpack(file: Path, limits: Limits) -> Iterator[tuple[str, Iterator[bytes]]]:
+    with _upload_errors(), zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         _check_entries(entries, limits)
         for entry in entries:
-            if not entry.is_dir() and not _is_furniture(entry.filename):
+            if not entry.is_dir() and not _is_from_macos(entry.filename):
                 yield entry.filename, _read_entry(archive, entry)
 
 
 @contextlib.contextmanager
-def _named_damage() -> Iterator[None]:
-    """Turn what is raised on a damaged zip into a sentence."""
+def _upload_errors() -> Iterator[None]:
+    """Raise UploadError in place of the errors of a damaged zip."""
     try:
         yield
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
@@ -145,33 +146,35 @@ def _named_damage() -> Iterator[None]:
 
 
 def _check_entries(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> None:
-    """Refuse a zip by what its list of files says, before anything is unpacked."""
+    """Raise UploadError if a zip's list of files breaks a rule, before any file is unpacked."""
     if len(entries) > limits.zip_entries:
-        raise UploadError(f"The zip lists {len(entries)} files; at most {limits.zip_entries} are read.")
+        raise UploadError(f"The zip lists {len(entries)} files; at most {limits.zip_entries} are allowed.")
     for entry in entries:
         if _leads_out(entry.filename):
-            raise UploadError(f"The zip holds a name that leads out of it ({entry.filename[:80]!r}). Nothing was read.")
+            raise UploadError(f"The zip has a path out of its folder ({entry.filename[:80]!r}). Nothing was read.")
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise UploadError(f"The zip holds a link ({entry.filename[:80]!r}). Nothing was read; pack the photos themselves.")
+            raise UploadError(f"The zip has a link ({entry.filename[:80]!r}). Nothing was read; pack the photos themselves.")
         if entry.flag_bits & 1:
-            raise UploadError("The zip is locked with a password. Pack it without one.")
+            raise UploadError("The zip has a password. Pack the photos without one.")
     photos = sum(
-        Path(entry.filename).suffix.lower() in PHOTO_SUFFIXES and not _is_furniture(entry.filename) for entry in entries
+        Path(entry.filename).suffix.lower() in PHOTO_SUFFIXES and not _is_from_macos(entry.filename) for entry in entries
     )
     if photos > limits.photos:
-        raise UploadError(f"The zip holds {photos} photos. {limits.to_text()}")
-    total, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
-    if total > limits.unpacked_bytes or total > limits.ratio * max(packed, _CHUNK):
-        raise UploadError(f"The zip would unfold to {total / _MEGA:,.0f} MB. {limits.to_text()}")
+        raise UploadError(f"The zip has {photos} photos. {limits.to_text()}")
+    unpacked = sum(entry.file_size for entry in entries)
+    packed = sum(entry.compress_size for entry in entries)
+    if unpacked > limits.unpacked_bytes or unpacked > limits.ratio * max(packed, _CHUNK):
+        raise UploadError(f"The zip would unpack to {unpacked / _MEGA:,.0f} MB. {limits.to_text()}")
 
 
 def _leads_out(name: str) -> bool:
+    """Return whether a path is absolute on some system, or leads out of its folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     return path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", name) is not None or "\0" in name
 
 
-def _is_furniture(name: str) -> bool:
-    """Tell what macOS leaves in zips from photos."""
+def _is_from_macos(name: str) -> bool:
+    """Return whether a file was added to the zip by macOS; such a file may end in `.jpg` and is not a photo."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or bool(parts and parts[-1].startswith("._"))
 
@@ -183,28 +186,32 @@ def _read_chunks(file: Path) -> Iterator[bytes]:
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
-    with _named_damage(), archive.open(entry) as stream:
+    with _upload_errors(), archive.open(entry) as stream:
         while chunk := stream.read(_CHUNK):
             yield chunk
 
 
-def _write(target: Path, chunks: Iterator[bytes], room: int, limits: Limits) -> int:
-    """Write a file chunk by chunk and return its size; what is longer than a photo may be is cut, and refused later."""
+def _write(target: Path, chunks: Iterator[bytes], max_bytes: int, limits: Limits) -> int:
+    """Write a file in chunks and return its size. A file that is larger than a photo may be is cut off, and skipped later.
+
+    Raises:
+        UploadError: If the file is larger than `max_bytes`.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     size = 0
     with target.open("wb") as file:
         for chunk in chunks:
             size += len(chunk)
-            if size > room:
-                raise UploadError(f"These photos take more than {limits.unpacked_bytes // _MEGA} MB. {limits.to_text()}")
+            if size > max_bytes:
+                raise UploadError(f"The photos take more than {limits.unpacked_bytes // _MEGA} MB. {limits.to_text()}")
             file.write(chunk)
             if size > limits.photo_bytes:
                 break
     return size
 
 
-def _reason_against(photo: Path, limits: Limits) -> str | None:
-    """Say why a file is not taken, or `None`."""
+def _find_problem(photo: Path, limits: Limits) -> str | None:
+    """Return the reason why a file cannot be used, or `None`."""
     size = photo.stat().st_size
     if size > limits.photo_bytes:
         return f"its file is larger than {limits.photo_bytes // _MEGA} MB"
@@ -216,9 +223,3 @@ def _reason_against(photo: Path, limits: Limits) -> str | None:
     if width * height >= limits.pixels:
         return f"it has {width * height / _MEGA:.1f} megapixels, and photos must have fewer than {limits.pixels // _MEGA}"
     return None
-
-
-def _first_reason(left_out: dict[str, str]) -> str:
-    """Name one of the files that were left out, as a hint."""
-    name = next(iter(left_out), None)
-    return "" if name is None else f" ({safe_name(name)}: {left_out[name]})"

@@ -1,7 +1,7 @@
-"""Who uploaded what: a visitor's files are given back to nobody else, used for nobody else, and deleted when he leaves.
+"""Owners of uploads: only the visitor who uploaded a file can fetch it and use it, and it is deleted when the visitor leaves.
 
-Gradio keeps uploads under names that cannot be guessed and gives them to everybody who knows a name. Here a cookie names the
-visitor, and a name without the visitor is worth nothing.
+Gradio stores uploads under secret names and serves a file to everybody who knows its name. Here a cookie identifies the
+visitor, and a file is served to its owners only.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ from collections import defaultdict
 from pathlib import Path
 
 COOKIE = "d2vpr_visitor"
-_TIDY_EVERY = 200  # uploads
+_CLEAN_EVERY = 200  # uploads
 
 
 class Visitors:
-    """The visitors of a server, and the files under its upload folder that are theirs. Safe to use from threads.
+    """The visitors of a server and their files in its upload folder. Safe to use from threads.
 
     Args:
-        folder: The upload folder. Files elsewhere are none of its business.
+        folder: The upload folder. Files in other folders have no owners.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,64 +30,57 @@ class Visitors:
 
     @staticmethod
     def new_name() -> str:
-        """Draw the name of a new visitor, which nobody can guess."""
+        """Draw a secret name for a new visitor."""
         return secrets.token_urlsafe(24)
 
     def holds(self, file: str | Path) -> bool:
-        """Tell whether a file lies under the upload folder, links and `..` followed."""
+        """Return whether a file is in the upload folder, after links and `..` are resolved."""
         return self._resolve(file).is_relative_to(self.folder)
 
     def add_file(self, visitor: str | None, file: str | Path) -> None:
-        """Note who uploaded a file; `None` for somebody who keeps no cookies."""
+        """Record the visitor who uploaded a file; `None` stands for all visitors without cookies."""
         with self._lock:
             self._owners.setdefault(self._resolve(file), set()).add(visitor)
             self._uploads += 1
-            if self._uploads % _TIDY_EVERY == 0:
+            if self._uploads % _CLEAN_EVERY == 0:
                 self._owners = {path: owners for path, owners in self._owners.items() if path.exists()}
 
     def may_fetch(self, visitor: str | None, file: str | Path) -> bool:
-        """Tell whether a visitor may be given a file of the upload folder: only if it is his."""
+        """Return whether a visitor may download a file of the upload folder: only its owners may."""
         with self._lock:
             return visitor is not None and visitor in self._owners.get(self._resolve(file), ())
 
     def may_use(self, visitor: str | None, file: str | Path) -> bool:
-        """Tell whether a visitor may ask for work on a file of the upload folder.
+        """Return whether a visitor may use a file of the upload folder as the input of a request.
 
-        Besides his own these are files that somebody without cookies uploaded: their names, which cannot be guessed, must do.
+        All visitors may use files that were uploaded without cookies: only the secret name protects them.
         """
         with self._lock:
             owners = self._owners.get(self._resolve(file), ())
             return None in owners or (visitor is not None and visitor in owners)
 
     def arrive(self, visitor: str | None, session: str) -> None:
-        """Note that a visitor opened the page; he may have it open several times."""
+        """Record that a visitor opened the page; several pages may be open at a time."""
         if visitor is not None:
             with self._lock:
                 self._sessions[visitor].add(session)
 
     def leave(self, visitor: str | None, session: str) -> None:
-        """Note that a visitor closed a page; with the last one go all files that are his alone."""
+        """Record that a visitor closed a page; after the last page, delete the files that have no other owner."""
         if visitor is None:
             return
         with self._lock:
             self._sessions[visitor].discard(session)
-            if not self._sessions[visitor]:
-                del self._sessions[visitor]
-                self._forget(visitor)
-
-    def _forget(self, visitor: str) -> None:
-        for path, owners in list(self._owners.items()):
-            owners.discard(visitor)
-            if not owners:
-                del self._owners[path]
-                _remove(path)
+            if self._sessions[visitor]:
+                return
+            del self._sessions[visitor]
+            for path, owners in list(self._owners.items()):
+                owners.discard(visitor)
+                if not owners:
+                    del self._owners[path]
+                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # the folder of the file has other files
+                        path.parent.rmdir()
 
     def _resolve(self, file: str | Path) -> Path:
         return Path(file).resolve()
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, and its folder if nothing else is in it."""
-    path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        path.parent.rmdir()

@@ -9,5 +9,5 @@ from tests.space.running import make_map, running_space
 def space(tmp_path_factory):
     folder = tmp_path_factory.mktemp("space")
     make_map(folder)
-    with running_space(folder) as found:
-        yield found
+    with running_space(folder) as served:
+        yield served

@@ -1,4 +1,4 @@
-"""The Space as visitors meet it: a process of its own, with a small map, watched from outside."""
+"""Run the Space in a process, with a small map, and look at its files and its log."""
 
 import contextlib
 import os
@@ -16,16 +16,16 @@ from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.retrieval.index_photos import index_photos
 
 APP = Path(__file__).parents[2] / "spaces" / "app.py"
-_STARTING = 180  # seconds, on a machine that does much else
+_STARTING = 180  # seconds, for a machine with other load
 
 
 @dataclass
 class RunningSpace:
-    """A Space that serves.
+    """A running Space.
 
     Attributes:
-        url: Its page.
-        folder: Holds `index`, `database`, `queries`, the server's temporary folder `tmp`, and its `log`.
+        url: The address of its page.
+        folder: Has `index`, `database`, `queries`, the server's temporary folder `tmp`, and its `log`.
         process: The server.
     """
 
@@ -42,12 +42,12 @@ class RunningSpace:
         return (self.folder / "log").read_text(encoding="utf-8")
 
     def visitors_files(self):
-        """Everything of visitors that the server keeps."""
+        """Return the files of visitors that the server keeps."""
         return [path for path in (self.folder / "tmp").rglob("*") if path.is_file() and "d2vpr-space-" in str(path)]
 
 
 def make_map(folder):
-    """Simulate and index a small map, without a calibration, and queries of it."""
+    """Render a small town, index its database without a calibration, and keep its queries."""
     simulate(folder / "town", 3, 9002, tier="easy", photos_per_place=4, image_size=112)
     for side in ("database", "queries"):
         (folder / "town" / "images" / "test" / side).rename(folder / side)
@@ -56,7 +56,7 @@ def make_map(folder):
 
 @contextlib.contextmanager
 def running_space(folder):
-    """Serve the map of a folder; its log gets the output of the server."""
+    """Serve the map of a folder; the server's output is written to its `log`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

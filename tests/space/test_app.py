@@ -1,4 +1,4 @@
-"""The Space as programs meet it: named endpoints, tools for agents, and what is refused; no browser."""
+"""The Space through its endpoints: programs, tools for agents, refused requests; no browser."""
 
 import ast
 import asyncio
@@ -38,7 +38,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def expected(space, encoder):
-    """What the command line would find for each query."""
+    """Return the paths of the matches that the command line finds, by the name of the query."""
     results = search_photos(PlaceIndex.open(space.folder / "index"), space.queries, encoder, top_k=3)
     return {result.query.name: [match.place.path for match in result.matches] for result in results}
 
@@ -47,21 +47,22 @@ def paths(answer):
     return [match["photo"] for match in answer["matches"]]
 
 
-def test_the_endpoints_are_these_three_and_say_what_they_take(client):
-    found = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(found) == {"/localize", "/search", "/explain"}
-    assert [argument["parameter_name"] for argument in found["/localize"]["parameters"]] == [
+def test_the_three_endpoints_and_their_arguments(client):
+    """A renamed endpoint or argument would break the programs that call it."""
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/localize", "/search", "/explain"}
+    assert [argument["parameter_name"] for argument in endpoints["/localize"]["parameters"]] == [
         "photo", "top_k", "precision", "near", "heading", "since", "until",
     ]  # fmt: skip
-    assert [argument["parameter_name"] for argument in found["/explain"]["parameters"]] == ["photo", "rank"]
+    assert [argument["parameter_name"] for argument in endpoints["/explain"]["parameters"]] == ["photo", "rank"]
 
 
-def test_answers_are_the_command_lines(client, space, expected):
+def test_endpoints_answer_as_the_command_line(client, space, expected):
     for photo in space.queries[:3]:
-        found = client.predict(handle_file(photo), top_k=3, api_name="/search")
-        assert paths(found) == expected[photo.name] and set(found) == {"matches"}
+        answer = client.predict(handle_file(photo), top_k=3, api_name="/search")
+        assert paths(answer) == expected[photo.name] and set(answer) == {"matches"}
         located = client.predict(handle_file(photo), top_k=3, api_name="/localize")
-        assert located["matches"] == found["matches"] and located["latitude"] == pytest.approx(46.35, abs=0.01)
+        assert located["matches"] == answer["matches"] and located["latitude"] == pytest.approx(46.35, abs=0.01)
         assert located["confidence"] is None and "not calibrated" in located["note"]
 
 
@@ -72,22 +73,23 @@ def test_filters_reach_the_search(client, space):
     around = {place.path for place in places if distance_in_metres(place, places[5]) <= 5}
     assert len(around) < len(places)
     assert set(paths(client.predict(handle_file(photo), near=near, top_k=12, api_name="/localize"))) == around
-    between = (places[0].heading + 45) % 360  # the town's views lie 90 degrees apart
+    between = (places[0].heading + 45) % 360  # the headings of the town's photos are 90 degrees apart
     assert client.predict(handle_file(photo), heading=f"{between},10", api_name="/localize")["matches"] == []
 
 
-def test_explanations_add_up_and_are_the_librarys(client, space, encoder, expected):
+def test_explanations_add_up_and_agree_with_the_library(client, space, encoder, expected):
     photo = space.queries[1]
-    found = client.predict(handle_file(photo), rank=2, api_name="/explain")
-    assert found["photo"] == expected[photo.name][1]
-    alone = explain_match(encoder, photo, space.folder / "database" / found["photo"])
-    assert found["cosine"] == pytest.approx(alone.cosine, abs=1e-5)
-    assert [region["share"] for region in found["regions"]] == pytest.approx(alone.shares.tolist(), abs=1e-5)
-    assert sum(region["share"] for region in found["regions"]) == pytest.approx(found["cosine"], abs=1e-9)
-    assert len(found["query"]["points"]) == len(found["query"]["region_of_point"]) == len(alone.query.points)
+    answer = client.predict(handle_file(photo), rank=2, api_name="/explain")
+    assert answer["photo"] == expected[photo.name][1]
+    explanation = explain_match(encoder, photo, space.folder / "database" / answer["photo"])
+    shares = [region["share"] for region in answer["regions"]]
+    assert answer["cosine"] == pytest.approx(explanation.cosine, abs=1e-5)
+    assert shares == pytest.approx(explanation.shares.tolist(), abs=1e-5)
+    assert sum(shares) == pytest.approx(answer["cosine"], abs=1e-9)
+    assert len(answer["query"]["points"]) == len(answer["query"]["region_of_point"]) == len(explanation.query.points)
 
 
-def test_what_is_wrong_is_said_in_a_sentence(client, space, tmp_path):
+def test_errors_are_sentences(client, space, tmp_path):
     (tmp_path / "notes.jpg").write_text("hello")
     assert client.predict(handle_file(tmp_path / "notes.jpg"), api_name="/localize") == {
         "error": "This photo cannot be used: not an image."
@@ -100,18 +102,18 @@ def test_what_is_wrong_is_said_in_a_sentence(client, space, tmp_path):
 
 
 def test_many_clients_get_their_own_answers(space, expected):
-    """Requests are answered in batches: each client checks that the answer is to its own photo."""
+    """Requests are answered in batches: a client must not get the answer to another client's photo."""
 
     def ask(number):
-        own = Client(space.url, verbose=False)
-        asked = [space.queries[(number + step) % 12] for step in range(4)]
-        jobs = [own.submit(handle_file(photo), top_k=1 + number % 3, api_name="/search") for photo in asked]
-        return [(photo, paths(job.result())) for photo, job in zip(asked, jobs, strict=True)]
+        client = Client(space.url, verbose=False)
+        photos = [space.queries[(number + step) % 12] for step in range(4)]
+        jobs = [client.submit(handle_file(photo), top_k=1 + number % 3, api_name="/search") for photo in photos]
+        return [(photo, paths(job.result())) for photo, job in zip(photos, jobs, strict=True)]
 
     with ThreadPoolExecutor(6) as pool:
         for number, answers in enumerate(pool.map(ask, range(6))):
-            for photo, found in answers:
-                assert found == expected[photo.name][: 1 + number % 3]
+            for photo, matches in answers:
+                assert matches == expected[photo.name][: 1 + number % 3]
 
 
 def post(url, values, cookie=None):
@@ -138,12 +140,12 @@ def fetch(url, cookie):
         return error.code
 
 
-def test_uploads_are_their_visitors_alone(space):
-    """Through the real server, by every route that names a file."""
+def test_other_visitors_cannot_reach_uploads(space):
+    """The real server refuses them on every route that names a file."""
     file = upload(space, space.queries[0].read_bytes(), "alice")
     assert fetch(f"{space.url}/gradio_api/file={file}", "alice") == 200
     assert fetch(f"{space.url}/gradio_api/file={file}", "bob") == 403
-    secret = space.folder / "database" / PlaceIndex.open(space.folder / "index").places[11].path  # no example
+    secret = space.folder / "database" / PlaceIndex.open(space.folder / "index").places[11].path  # not an example
     for path, cookie, status in [(file, "alice", 200), (file, "bob", 403), (str(secret), "bob", 403), (str(secret), "", 403)]:
         data = {"path": path, "meta": {"_type": "gradio.FileData"}}
         assert post(f"{space.url}/gradio_api/call/search", {"data": [data, 3]}, cookie) == status
@@ -153,7 +155,7 @@ def test_uploads_are_their_visitors_alone(space):
     assert fetch(f"{space.url}/gradio_api/file=/etc/passwd", "bob") == 403
 
 
-def test_agents_have_the_same_three_as_tools(space, expected):
+def test_agents_have_the_three_endpoints_as_tools(space, expected):
     photo = space.queries[2]
     data = "data:image/jpeg;base64," + base64.b64encode(photo.read_bytes()).decode()
 
@@ -177,18 +179,18 @@ def test_agents_have_the_same_three_as_tools(space, expected):
 
 def test_positions_of_photos_are_not_logged(client, space, tmp_path):
     draw(5).save(tmp_path / "phone.jpg", exif=gps_exif(12.345678, 98.765432))
-    found = client.predict(handle_file(tmp_path / "phone.jpg"), api_name="/localize")
-    assert found["matches"] and "12.34" not in json.dumps(found)
+    answer = client.predict(handle_file(tmp_path / "phone.jpg"), api_name="/localize")
+    assert answer["matches"] and "12.34" not in json.dumps(answer)
     assert "12.34" not in space.log and "98.76" not in space.log and "phone" not in space.log
     assert "Traceback" not in space.log
 
 
-def test_nothing_of_visitors_is_left_when_the_space_is_stopped(space, tmp_path):
+def test_stopping_the_space_deletes_the_files_of_visitors(space, tmp_path):
     for name in ("index", "database", "queries"):
         shutil.copytree(space.folder / name, tmp_path / name)
-    with running_space(tmp_path) as own:
-        upload(own, own.queries[0].read_bytes(), "alice")
-        assert len(own.visitors_files()) == 1
-        own.process.send_signal(signal.SIGTERM)
-        own.process.wait(180)
-        assert own.visitors_files() == []
+    with running_space(tmp_path) as served:
+        upload(served, served.queries[0].read_bytes(), "alice")
+        assert len(served.visitors_files()) == 1
+        served.process.send_signal(signal.SIGTERM)
+        served.process.wait(180)
+        assert served.visitors_files() == []

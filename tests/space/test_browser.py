@@ -1,4 +1,4 @@
-"""The Space as visitors meet it, in a real headless Chromium; `make browser` installs what this needs."""
+"""The Space in a real headless Chromium; `make browser` installs Playwright and Chromium."""
 
 import base64
 import re
@@ -21,10 +21,13 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: make browser"),
 ]
-# as root in a container, without a GPU, and without what a browser looks up by itself
+# for root in a container without a GPU; Chromium must not connect to servers of its own
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a drawn one, and nobody is asked
-PATIENCE = 120_000  # milliseconds, on a machine that does much else
+CAMERA = [
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]  # a simulated camera, and no question for permission
+PATIENCE = 120_000  # milliseconds, for a machine with other load
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, space):
-    """Open the Space as a new visitor; at the end nothing may have gone wrong on any page."""
+    """Open the Space as a new visitor; an error on any of the pages fails the test at its end."""
     troubles, contexts = [], []
 
     def open_page(**options):
@@ -66,7 +69,7 @@ def tab(page, name):
 
 
 def sentence(page):
-    """The error that is shown, which goes by itself."""
+    """Return the text of the error that is shown, and close it."""
     text = page.locator(".toast-body").last.inner_text()
     page.locator(".toast-close").last.click()
     return text
@@ -76,22 +79,22 @@ def names_of_matches(page):
     return page.locator(".card img").evaluate_all("images => images.map(image => image.alt)")
 
 
-def test_an_example_is_found_by_mouse_and_by_keyboard(visit):
+def test_an_example_is_chosen_by_mouse_and_by_keyboard(visit):
     page = visit()
     page.locator(".strip button").first.click()
     page.wait_for_selector(".verdict")
     assert page.locator(".card").count() == 5 and page.locator(".map .match").count() == 5
-    assert "0.0 m from the true place" in page.locator(".card").first.inner_text()  # the examples are photos of this map
+    assert "0.0 m from the true position" in page.locator(".card").first.inner_text()  # the examples are photos of this map
     assert page.locator(".verdict").inner_text().startswith("Best guess")
     second = page.locator(".strip button").nth(1)
     before = page.locator(".verdict").inner_text()
     second.focus()
     page.keyboard.press("Enter")
     page.wait_for_function("before => document.querySelector('.verdict')?.innerText !== before", arg=before)
-    assert "0.0 m from the true place" in page.locator(".card").first.inner_text()
+    assert "0.0 m from the true position" in page.locator(".card").first.inner_text()
 
 
-def test_the_map_zooms_and_says_what_it_shows(visit):
+def test_the_map_zooms_and_has_a_caption(visit):
     page = visit()
     page.locator(".strip button").first.click()
     page.wait_for_selector(".verdict")
@@ -128,14 +131,16 @@ COPY_PHOTO = """async data => {
 
 
 def test_a_photo_is_pasted(visit, space):
-    """Gradio sends an empty photo before the pasted one: an error, and no answer."""
+    """Gradio sends an empty photo before the pasted one; to search with it would show an error in place of the answer."""
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     results = search_photos(PlaceIndex.open(space.folder / "index"), [space.queries[1]], PlaceEncoder(), top_k=5)
     page.evaluate(COPY_PHOTO, base64.b64encode(space.queries[1].read_bytes()).decode())
     page.get_by_role("button", name="Paste from clipboard").first.click()
     page.wait_for_selector(".verdict")
     shown = [float(text) for text in page.locator(".card b").all_inner_texts()]
-    assert shown == pytest.approx([match.similarity for match in results[0].matches], abs=2e-3)  # a decoder of its own
+    assert shown == pytest.approx(
+        [match.similarity for match in results[0].matches], abs=2e-3
+    )  # Chromium's JPEG decoder differs
     assert page.locator(".toast-body").count() == 0
 
 
@@ -143,7 +148,7 @@ def test_a_photo_is_taken(visit):
     page = visit(permissions=["camera"])
     page.get_by_role("button", name="Capture from camera").first.click()
     page.get_by_text("Click to Access Webcam").first.click()
-    page.wait_for_function("document.querySelector('video')?.videoWidth > 0")  # before, there is nothing to take
+    page.wait_for_function("document.querySelector('video')?.videoWidth > 0")  # before, the camera has no picture
     page.get_by_role("button", name="capture photo").first.click()
     page.wait_for_selector(".verdict")
     assert page.locator(".card").count() == 5 and page.locator(".toast-body").count() == 0
@@ -152,10 +157,10 @@ def test_a_photo_is_taken(visit):
 def test_search_options(visit, space):
     page = visit()
     page.get_by_role("button", name="Search options").click()
-    heading = PlaceIndex.open(space.folder / "index").places[0].heading + 45  # the views of the town lie 90 degrees apart
+    heading = PlaceIndex.open(space.folder / "index").places[0].heading + 45  # the headings of the town are 90 degrees apart
     page.get_by_label("Looking towards").fill(f"{heading % 360}, 10")
     photo_input(page).set_input_files(space.queries[0])
-    page.get_by_text("Nothing came into question").wait_for()
+    page.get_by_text("No photo passes the filters").wait_for()
     page.get_by_label("Looking towards").fill("north")
     page.get_by_role("button", name="Locate").click()
     assert "Expected `DEGREES,TOLERANCE` in numbers" in sentence(page)
@@ -189,7 +194,7 @@ def test_why_shows_every_number_of_the_explanation(visit, space):
     assert page.locator(".sampled circle.active").count() > 0 or region == "0"  # the keyboard's choice stays
 
 
-def test_why_before_a_search_says_what_to_do(visit):
+def test_why_before_a_search_asks_for_a_search(visit):
     page = visit()
     tab(page, "Why")
     page.get_by_role("button", name="Explain").click()
@@ -221,13 +226,13 @@ def test_own_photos(visit, space, own_photos, tmp_path):
     page = visit()
     make_own(page, own_photos)
     page.get_by_text("3 photos are in your map").wait_for()
-    page.get_by_text("1 file was left out").click()
-    assert "no GPS position" in page.locator(".left-out").inner_text()
+    page.get_by_text("1 file was skipped").click()
+    assert "no GPS position" in page.locator(".skipped").inner_text()
     photo_input(page, 1).set_input_files(own_photos[1])
     page.get_by_role("button", name="Search my photos").click()
     card = page.get_by_role("tabpanel").locator(".card").first
     card.wait_for()
-    assert "0.0 m from the true place" in card.inner_text()
+    assert "0.0 m from the true position" in card.inner_text()
     with page.expect_download() as download:
         page.get_by_text("Download the index").click()
     download.value.save_as(tmp_path / "index.zip")
@@ -246,17 +251,17 @@ WATCH_PROGRESS = """() => {
 
 
 def test_progress_is_shown_while_an_own_map_is_made(visit, tmp_path):
-    """Ninety photos take a moment, in which the page says what it does."""
+    """Ninety photos take a moment; without progress the page would look dead."""
     page = visit()
     page.evaluate(WATCH_PROGRESS)
     photos = [(f"{number}.jpg", jpeg(number, exif=gps_exif(46.1 + 0.0001 * number, 11.0))) for number in range(90)]
     make_own(page, [zipped(tmp_path / "many.zip", photos)])
     page.get_by_text("90 photos are in your map").wait_for()
-    assert any("Describing your photos" in line for line in page.evaluate("[...seen]"))
+    assert any("Encoding your photos" in line for line in page.evaluate("[...seen]"))
 
 
-def test_why_of_an_own_map_and_then_of_the_spaces(visit, space, own_photos):
-    """Each view's buttons explain its own matches, whichever map was searched last."""
+def test_why_of_an_own_map_and_then_of_the_spaces_map(visit, space, own_photos):
+    """The buttons of each view explain the matches of that view, not those of the latest search."""
     page = visit()
     page.locator(".strip button").first.click()
     page.wait_for_selector(".verdict")
@@ -270,22 +275,22 @@ def test_why_of_an_own_map_and_then_of_the_spaces(visit, space, own_photos):
     match = next(photo for photo in own_photos if photo.name in second.locator("img").get_attribute("alt"))
     second.get_by_role("button", name="Why?").click()
     page.wait_for_selector(".bars")
-    own = float(page.locator(".total b").inner_text())
-    assert own == pytest.approx(explain_match(PlaceEncoder(), own_photos[1], match).cosine, abs=6e-5)
+    own_similarity = float(page.locator(".total b").inner_text())
+    assert own_similarity == pytest.approx(explain_match(PlaceEncoder(), own_photos[1], match).cosine, abs=6e-5)
     tab(page, "Localise")
     page.locator(".card button:visible").nth(1).click()
-    page.wait_for_function("own => Number(document.querySelector('.total b').innerText) !== own", arg=own)
+    page.wait_for_function("last => Number(document.querySelector('.total b').innerText) !== last", arg=own_similarity)
     assert float(page.locator(".total b").inner_text()) == pytest.approx(similarity, abs=1e-3)
 
 
 def _check_privacy(visit, page, space, url):
-    """Nobody else is given the file, nobody else searches the map, and everything goes when the visitor does."""
-    other = visit()
-    assert other.request.get(url).status == 403 and page.request.get(url).status == 200
-    tab(other, "Your photos")
-    photo_input(other, 1).set_input_files(space.queries[0])
-    other.get_by_role("button", name="Search my photos").click()
-    assert "no map of your photos" in sentence(other)
+    """Another visitor can neither download the index nor search the map, and all files are deleted after the visit."""
+    stranger = visit()
+    assert stranger.request.get(url).status == 403 and page.request.get(url).status == 200
+    tab(stranger, "Your photos")
+    photo_input(stranger, 1).set_input_files(space.queries[0])
+    stranger.get_by_role("button", name="Search my photos").click()
+    assert "no map of your photos" in sentence(stranger)
     assert [path for path in space.visitors_files() if path.name.startswith("IMG_")]
     page.context.close()
     until = time.monotonic() + PATIENCE / 1000
@@ -298,32 +303,32 @@ def test_photos_that_cannot_be_used(visit, space, tmp_path):
     page = visit()
     page.locator(".strip button").first.click()
     page.wait_for_selector(".verdict")
-    (tmp_path / "text.jpg").write_text("I am no photo.")
+    (tmp_path / "text.jpg").write_text("not a photo")
     page.get_by_label("Remove Image").first.click()
     photo_input(page).set_input_files(tmp_path / "text.jpg")
     assert "This photo cannot be used: not an image." in sentence(page)
-    page.get_by_text("Where was it taken?").wait_for()  # an answer to the photo before would mislead
+    page.get_by_text("Where was it taken?").wait_for()  # the answer to the last photo would mislead
     Image.new("L", (7100, 7100)).save(tmp_path / "large.png")
     page.reload()
     page.wait_for_selector(".strip button")
     photo_input(page).set_input_files(tmp_path / "large.png")
     assert "it has 50.4 megapixels, and photos must have fewer than 50" in sentence(page)
-    page.locator(".strip button").first.click()  # it goes on
+    page.locator(".strip button").first.click()  # the page still works
     page.wait_for_selector(".verdict")
 
 
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (lambda: [("ok.jpg", jpeg()), ("../../evil.jpg", jpeg())], "leads out of it"),
-        (lambda: [(f"{number}.jpg", bytes(30_000_000)) for number in range(10)], "The zip would unfold to 300 MB"),
-        (lambda: [(f"{number}.jpg", b"x") for number in range(500)], "The zip holds 500 photos. Up to 300 photos"),
+        (lambda: [("ok.jpg", jpeg()), ("../../evil.jpg", jpeg())], "has a path out of its folder"),
+        (lambda: [(f"{number}.jpg", bytes(30_000_000)) for number in range(10)], "The zip would unpack to 300 MB"),
+        (lambda: [(f"{number}.jpg", b"x") for number in range(500)], "The zip has 500 photos. Up to 300 photos"),
         (lambda: [("one.jpg", jpeg()), ("two.jpg", jpeg())], "None of the 2 photos has a GPS position"),
         (lambda: [("notes.txt", b"hello")], "no photo that can be used"),
     ],
     ids=["leads-out", "bomb", "500-photos", "no-gps", "no-photo"],
 )
-def test_uploads_that_make_no_map(visit, space, tmp_path, entries, message):
+def test_uploads_without_a_map_show_the_reason(visit, space, tmp_path, entries, message):
     page = visit()
     archive = zipped(tmp_path / "pack.zip", entries())
     make_own(page, [archive])
@@ -347,7 +352,7 @@ def test_a_phone_needs_no_sideways_scrolling(visit, space, scheme):
     assert (red + green + blue < 200) == (scheme == "dark")
 
 
-def test_pictures_have_words_and_headings_an_order(visit):
+def test_pictures_have_texts_and_one_heading(visit):
     page = visit()
     page.locator(".strip button").first.click()
     page.wait_for_selector(".verdict")

@@ -1,4 +1,4 @@
-"""Visitors' own maps: what is in them, what is left out, and that they go."""
+"""Visitors' own maps: their photos, skipped files, and their deletion."""
 
 import zipfile
 
@@ -30,78 +30,78 @@ def phone(path, number, suffix=".jpg"):
 def test_photos_with_gps_become_a_map(encoder, tmp_path):
     files = [phone(tmp_path, 1), phone(tmp_path, 2, ".heic"), phone(tmp_path, 3), save(tmp_path / "plain.jpg", 4)]
     seen = []
-    own = build_own_map(files, tmp_path / "own", encoder, progress=lambda done, total: seen.append((done, total)))
-    assert own.left_out == {"plain.jpg": NO_POSITION} and len(own.index) == 3 and seen[-1] == (3, 3)
-    assert [place.latitude for place in own.index.places] == pytest.approx([46.001, 46.002, 46.003], abs=1e-6)
-    answer = PhotoMap(own.index, encoder).answer([Question(files[1], top_k=1)])[0]
+    own_map = build_own_map(files, tmp_path / "own", encoder, progress=lambda done, total: seen.append((done, total)))
+    assert own_map.skipped == {"plain.jpg": NO_POSITION} and len(own_map.index) == 3 and seen[-1] == (3, 3)
+    assert [place.latitude for place in own_map.index.places] == pytest.approx([46.001, 46.002, 46.003], abs=1e-6)
+    answer = PhotoMap(own_map.index, encoder).answer([Question(files[1], top_k=1)])[0]
     assert answer.matches[0].place.path == "0001/IMG_2.heic" and answer.distance(answer.matches[0]) == pytest.approx(0, abs=0.2)
 
 
-def test_tables_and_names_of_a_zip_name_no_other_files(encoder, tmp_path):
+def test_a_table_in_a_zip_cannot_name_other_files(encoder, tmp_path):
     """A table of photos, as `d2vpr index` reads them, could name any file of the server."""
     secret = phone(tmp_path, 9)
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.writestr("positions.csv", f"path,latitude,longitude\n{secret},46.0,11.0\n")
         archive.write(phone(tmp_path, 1), "in/IMG_1.jpg")
-    own = build_own_map([tmp_path / "all.zip"], tmp_path / "own", encoder)
-    assert [place.path for place in own.index.places] == ["0000/IMG_1.jpg"] and "positions.csv" in own.left_out
+    own_map = build_own_map([tmp_path / "all.zip"], tmp_path / "own", encoder)
+    assert [place.path for place in own_map.index.places] == ["0000/IMG_1.jpg"] and "positions.csv" in own_map.skipped
 
 
 @pytest.mark.parametrize(("count", "begins"), [(1, "The photo has no GPS"), (2, "None of the 2 photos has a GPS")])
-def test_without_positions_there_is_no_map_and_nothing_is_left(encoder, tmp_path, count, begins):
+def test_photos_without_positions_leave_no_files(encoder, tmp_path, count, begins):
     files = [save(tmp_path / f"{number}.jpg", number) for number in range(count)]
     with pytest.raises(UploadError, match=begins):
         build_own_map(files, tmp_path / "own", encoder)
     assert not (tmp_path / "own").exists()
 
 
-def test_too_many_photos_leave_nothing(encoder, tmp_path):
+def test_too_many_photos_leave_no_files(encoder, tmp_path):
     files = [phone(tmp_path, number) for number in range(3)]
     with pytest.raises(UploadError, match="more than 2 photos"):
         build_own_map(files, tmp_path / "own", encoder, limits=Limits(photos=2))
     assert not (tmp_path / "own").exists()
 
 
-def test_the_packed_index_searches_and_holds_no_photo(encoder, tmp_path):
-    own = build_own_map([phone(tmp_path, number) for number in range(3)], tmp_path / "own", encoder)
-    packed = pack_index(own, tmp_path / "out" / "my-index.zip")
+def test_the_packed_index_can_be_searched_and_has_no_photo(encoder, tmp_path):
+    own_map = build_own_map([phone(tmp_path, number) for number in range(3)], tmp_path / "own", encoder)
+    packed = pack_index(own_map, tmp_path / "out" / "my-index.zip")
     with zipfile.ZipFile(packed) as archive:
         assert not [name for name in archive.namelist() if name.endswith((".jpg", ".lock"))]
         archive.extractall(tmp_path / "unpacked")
-    found = PlaceIndex.open(tmp_path / "unpacked" / "my-index")
-    assert search_photos(found, [phone(tmp_path, 2)], encoder, top_k=1)[0].matches[0].row == 2
+    index = PlaceIndex.open(tmp_path / "unpacked" / "my-index")
+    assert search_photos(index, [phone(tmp_path, 2)], encoder, top_k=1)[0].matches[0].row == 2
 
 
 class Built:
-    """Stands for a map: only its folder matters here."""
+    """Stands for an [`OwnMap`]: only its folder matters here."""
 
     def __init__(self, folder):
         self.folder = folder
         folder.mkdir(parents=True)
 
 
-def kept(maps, session):
+def keep_map(maps, session):
     folder = maps.begin(session)
     return maps.keep(session, Built(folder), f"map of {session}") and folder
 
 
 def test_each_session_has_its_own_map(tmp_path):
     maps = OwnMaps(tmp_path)
-    alice, bob = kept(maps, "alice"), kept(maps, "bob")
+    alice, bob = keep_map(maps, "alice"), keep_map(maps, "bob")
     assert maps.get("alice") == "map of alice" and maps.get("eve") is None and alice != bob and len(alice.name) == 32
     maps.remove("alice")
     assert maps.get("alice") is None and not alice.exists() and bob.exists()
-    again = kept(maps, "bob")
-    assert not bob.exists() and again.exists() and len(maps) == 1
+    bobs_second = keep_map(maps, "bob")
+    assert not bob.exists() and bobs_second.exists() and len(maps) == 1
 
 
-def test_old_maps_and_the_oldest_of_too_many_go(tmp_path, monkeypatch):
+def test_old_maps_and_the_oldest_of_too_many_are_deleted(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(own_map.time, "monotonic", lambda: now[0])
-    maps = OwnMaps(tmp_path, seconds=100, most=2)
+    maps = OwnMaps(tmp_path, seconds=100, max_maps=2)
     folders = []
     for session in "abc":
-        folders.append(kept(maps, session))
+        folders.append(keep_map(maps, session))
         now[0] += 10
     assert [folder.exists() for folder in folders] == [False, True, True]
     now[0] = 111.0

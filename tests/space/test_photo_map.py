@@ -1,4 +1,4 @@
-"""Answers of the Space, without Gradio: the same as the command line's, one by one or many at once."""
+"""Answers of the Space, without Gradio: the same as those of the command line, one by one or in batches."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from d2vpr_hf.places.filters import PlaceFilter
 from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.space import pages
-from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, SearchOptions, truth_of
+from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, SearchOptions, place_of_photo
 from d2vpr_hf.space.pictures import picture_uri
 from tests.localization.test_localization import draw_answers
 from tests.photos import at_name, draw, gps_exif, save
@@ -37,20 +37,20 @@ def queries(tmp_path):
     return [save(tmp_path / name, number) for number, name in enumerate(names)]
 
 
-def test_answers_are_the_command_lines(photo_map, queries):
-    """One way to an answer: what the Space says is what `d2vpr search` and `d2vpr localize` say."""
+def test_answers_agree_with_the_command_line(photo_map, queries):
+    """The Space must give the answers of `d2vpr search` and `d2vpr localize`."""
     answers = photo_map.answer([Question(photo, top_k=3) for photo in queries])
-    found = search_photos(photo_map.index, queries, photo_map.encoder, top_k=3)
-    assert [answer.matches for answer in answers] == [result.matches for result in found]
+    results = search_photos(photo_map.index, queries, photo_map.encoder, top_k=3)
+    assert [answer.matches for answer in answers] == [result.matches for result in results]
     located = localize_photos(photo_map.index, queries, photo_map.encoder)
     assert [answer.localization.place for answer in answers] == [answer.place for answer in located]
     assert [answer.matches[0].row for answer in answers] == [0, 1, 2, 3, 4]
 
 
-def test_many_at_once_are_one_by_one(photo_map, queries, tmp_path):
-    """Requests are answered in batches: nobody may get another's answer, and one bad photo is nobody else's trouble."""
+def test_a_batch_gets_the_answers_of_single_questions(photo_map, queries, tmp_path):
+    """A batch must not mix up its answers, and a bad photo must not fail the other questions."""
     (tmp_path / "text.jpg").write_text("hello")
-    asked = [
+    questions = [
         Question(queries[0]),
         Question(tmp_path / "text.jpg"),
         Question(queries[1], top_k=2, places=PlaceFilter(heading=(300, 40))),
@@ -58,10 +58,10 @@ def test_many_at_once_are_one_by_one(photo_map, queries, tmp_path):
         Question(tmp_path / "gone.jpg"),
         Question(queries[3], top_k=99),
     ]
-    together = photo_map.answer(asked)
-    for answer, question in zip(together, asked, strict=True):
+    together = photo_map.answer(questions)
+    for answer, question in zip(together, questions, strict=True):
         alone = photo_map.answer([question])[0]
-        # products of a batch round otherwise than those of one photo, which may turn near ties behind the best round
+        # a batch is rounded differently from a single photo, which may swap near ties after the best match
         assert [match.row for match in answer.matches[:1]] == [match.row for match in alone.matches[:1]]
         assert [match.similarity for match in answer.matches] == pytest.approx(
             [match.similarity for match in alone.matches], abs=1e-5
@@ -69,15 +69,13 @@ def test_many_at_once_are_one_by_one(photo_map, queries, tmp_path):
         assert answer.error == alone.error
     assert [len(answer.matches) for answer in together] == [5, 0, 2, 0, 0, 12]
     assert together[1].error == "This photo cannot be used: not an image."
-    assert "tolerance within 0 and 180" in together[3].error and "no longer here" in together[4].error
+    assert "tolerance within 0 and 180" in together[3].error and "was deleted" in together[4].error
 
 
-def test_columns_of_texts(photo_map, queries):
-    """As the endpoints get them: a wrong one is an answer's error, at its place."""
-    columns = [str(queries[0]), str(queries[1]), str(queries[2])], [2, 50, 3], [0.5, 0.5, 0.5], ["", "", "here"]
-    first, second, third = photo_map.answer_requests(
-        columns[0], [SearchOptions(*row) for row in zip(*columns[1:], strict=True)]
-    )
+def test_a_wrong_option_is_the_error_of_its_answer(photo_map, queries):
+    """A wrong option must not fail the other requests of its batch, or move the error to another answer."""
+    options = [SearchOptions(2, 0.5, ""), SearchOptions(50, 0.5, ""), SearchOptions(3, 0.5, "here")]
+    first, second, third = photo_map.answer_requests([str(photo) for photo in queries[:3]], options)
     assert [match.row for match in first.matches] == [
         match.row for match in photo_map.answer([Question(queries[0], 2)])[0].matches
     ]
@@ -85,7 +83,7 @@ def test_columns_of_texts(photo_map, queries):
     assert photo_map.answer_requests([], []) == []
 
 
-def test_questions_of_what_was_typed(tmp_path):
+def test_typed_texts_become_a_question(tmp_path):
     question = SearchOptions(3.0, 0.9, " 46.3, 11.5, 200 ", None, "2024-05-01", " ").question(tmp_path)
     assert question == Question(tmp_path, 3, 0.9, PlaceFilter(near=(46.3, 11.5, 200.0), since="2024-05-01"))
     for arguments in ((0,), (21,), (5, 1.5), (5, 0.9, "1,2"), (5, 0.9, "", "north")):
@@ -94,21 +92,21 @@ def test_questions_of_what_was_typed(tmp_path):
 
 
 def test_distances_are_from_the_truth_or_else_from_the_estimate(photo_map, queries, tmp_path):
-    known = photo_map.answer([Question(queries[2])])[0]
-    assert known.distance(known.matches[0]) == pytest.approx(3.0)
-    unknown = photo_map.answer([Question(save(tmp_path / "plain.jpg", 2))])[0]
-    assert unknown.truth is None and unknown.distance(unknown.matches[0]) is not None
-    assert known.matches == unknown.matches
+    with_truth = photo_map.answer([Question(queries[2])])[0]
+    assert with_truth.distance(with_truth.matches[0]) == pytest.approx(3.0)
+    without_truth = photo_map.answer([Question(save(tmp_path / "plain.jpg", 2))])[0]
+    assert without_truth.truth is None and without_truth.distance(without_truth.matches[0]) is not None
+    assert with_truth.matches == without_truth.matches
 
 
-def test_the_truth_is_read_from_exif_and_left_out_of_answers(photo_map, tmp_path):
-    """What a visitor's photo says of its place is shown to him on the map, and is no part of the JSON."""
+def test_the_truth_is_read_from_exif_and_is_not_in_the_json(photo_map, tmp_path):
+    """The position in a visitor's photo is private: the page's map shows it, and the JSON must not have it."""
     photo = tmp_path / "phone.jpg"
     draw(1).save(photo, exif=gps_exif(12.345678, 98.765432))
     answer = photo_map.answer([Question(photo)])[0]
     assert answer.truth.latitude == pytest.approx(12.345678, abs=1e-6)
     assert "12.34" not in str(answer.to_dict()) and str(tmp_path) not in str(answer.to_dict())
-    assert truth_of(save(tmp_path / "@not a name.jpg", 1)) is None
+    assert place_of_photo(save(tmp_path / "@not a name.jpg", 1)) is None
 
 
 def test_answers_name_no_folder_of_the_server(photo_map, queries):
@@ -121,37 +119,37 @@ def calibrated(photo_map):
     return PhotoMap(PlaceIndex.open(photo_map.index.folder), photo_map.encoder)
 
 
-def test_no_match_keeps_the_guess_for_the_map_alone(photo_map, queries):
-    sure = calibrated(photo_map)
-    anyway = sure.answer([Question(queries[0], precision=0.0)])[0]
-    never = sure.answer([Question(queries[0], precision=1.0)])[0]
+def test_no_match_keeps_the_guess_for_the_map_only(photo_map, queries):
+    calibrated_map = calibrated(photo_map)
+    anyway = calibrated_map.answer([Question(queries[0], precision=0.0)])[0]
+    never = calibrated_map.answer([Question(queries[0], precision=1.0)])[0]
     confidence = anyway.localization.confidence
     assert anyway.localization.place is not None and anyway.localization.no_match is False
     assert never.localization.confidence == confidence
     if never.localization.no_match:
         assert never.localization.place is None and never.guess is not None and "No match" in pages.verdict(never)
-        assert "estimate" not in pages.map_panel(sure.drawing, replace(never, guess=None))
+        assert "estimate" not in pages.map_panel(calibrated_map.drawing, replace(never, guess=None))
     assert ("over 99 % sure" if confidence > 0.99 else f"{100 * confidence:.0f} % sure") in pages.verdict(anyway)
     certain = replace(anyway, localization=replace(anyway.localization, confidence=1.0))
     assert "over 99 % sure" in pages.verdict(certain) and "100 %" not in pages.verdict(certain)
 
 
-def test_pages_escape_what_files_are_called(photo_map, queries):
+def test_pages_escape_file_names(photo_map, queries):
     answer = photo_map.answer([Question(queries[0])])[0]
     evil = "<script>alert(1)</script>.jpg"
     match = replace(answer.matches[0], place=replace(answer.matches[0].place, path=evil))
-    shown = pages.match_cards(Answer(answer.localization, [match]), picture_uri) + pages.left_out_list({evil: "<b>"})
+    shown = pages.match_cards(Answer(answer.localization, [match]), picture_uri) + pages.skipped_list({evil: "<b>"})
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "<b>:" not in shown
 
 
-def test_cards_say_what_was_found(photo_map, queries):
+def test_cards_show_similarity_distance_and_correctness(photo_map, queries):
     answer = photo_map.answer([Question(queries[2])])[0]
     cards = pages.match_cards(answer, picture_uri)
-    assert cards.count("<li") == 5 and cards.count('class="card right"') == 1 and cards.count('class="card wrong"') == 4
+    assert cards.count("<li") == 5 and cards.count('class="card correct"') == 1 and cards.count('class="card wrong"') == 4
     for match in answer.matches:
         assert f"<b>{match.similarity:.3f}</b>" in cards and f'data-rank="{match.rank}"' in cards
-        assert f"{pages.metres(answer.distance(match))} from the true place" in cards
-    assert "Widen them" in pages.match_cards(Answer(answer.localization, []), picture_uri)
+        assert f"{pages.metres(answer.distance(match))} from the true position" in cards
+    assert "No photo passes the filters" in pages.match_cards(Answer(answer.localization, []), picture_uri)
 
 
 @pytest.mark.parametrize(("distance", "text"), [(0.0, "0.0 m"), (9.94, "9.9 m"), (25.4, "25 m"), (1234.0, "1.2 km")])

@@ -1,4 +1,4 @@
-"""A visitor's uploads are his: through the middleware, as Gradio's routes look, without Gradio."""
+"""The middleware keeps visitors from each other's uploads: requests with the paths of Gradio's routes, without Gradio."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from d2vpr_hf.space.visitors import COOKIE, Visitors
 
 
 class Server:
-    """Answers as Gradio would: uploads with the names of files, everything else with what it was sent."""
+    """Answers like Gradio: uploads with the names of their files, other requests with their body."""
 
     def __init__(self, folder, public=()):
         self.visitors = Visitors(folder)
@@ -19,10 +19,11 @@ class Server:
         self.upload = []
 
     async def answer(self, scope, receive, send):
-        body, more = b"", True
-        while more:
+        message = await receive()
+        body = message.get("body", b"")
+        while message.get("more_body", False):
             message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
+            body += message.get("body", b"")
         answer = json.dumps(self.upload).encode() if scope["path"].endswith("/upload") else b"got " + body
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for part in (answer[:5], answer[5:]):  # answers may come in parts
@@ -48,11 +49,11 @@ class Server:
 def server(tmp_path):
     (tmp_path / "up" / "ab12").mkdir(parents=True)
     (tmp_path / "example.jpg").write_text("public")
-    found = Server(tmp_path / "up", [tmp_path / "example.jpg"])
-    found.photo = tmp_path / "up" / "ab12" / "photo.jpg"
-    found.photo.write_text("private")
-    found.upload = [str(found.photo)]
-    return found
+    server = Server(tmp_path / "up", [tmp_path / "example.jpg"])
+    server.photo = tmp_path / "up" / "ab12" / "photo.jpg"
+    server.photo.write_text("private")
+    server.upload = [str(server.photo)]
+    return server
 
 
 def work(server, file, visitor=None):
@@ -60,13 +61,13 @@ def work(server, file, visitor=None):
     return server.request("POST", "/gradio_api/queue/join", body, visitor)
 
 
-def test_only_who_uploaded_a_file_can_fetch_it(server):
+def test_only_the_owner_can_download_a_file(server):
     assert server.request("POST", "/gradio_api/upload", b"...", "alice")[2] == json.dumps(server.upload).encode()
     path = f"/gradio_api/file={server.photo}"
     assert server.request("GET", path, visitor="alice")[0] == 200
     for visitor in ("bob", None, ""):
         status, _, answer = server.request("GET", path, visitor=visitor)
-        assert (status, answer) == (403, b"This file belongs to another visitor, or is gone.")
+        assert (status, answer) == (403, b"This file belongs to another visitor, or was deleted.")
     for spelling in (
         f"/file={server.photo.parent}/../ab12/photo.jpg",
         f"/gradio_api/file/{server.photo}",
@@ -76,18 +77,18 @@ def test_only_who_uploaded_a_file_can_fetch_it(server):
         assert server.request("HEAD", spelling, visitor="bob")[0] == 403
 
 
-def test_a_link_into_the_folder_is_no_way_round(server, tmp_path):
+def test_a_link_does_not_open_another_visitors_file(server, tmp_path):
     server.visitors.add_file("alice", server.photo)
     (tmp_path / "link").symlink_to(server.photo)
     assert server.request("GET", f"/file={tmp_path / 'link'}", visitor="bob")[0] == 403
 
 
-def test_files_of_the_folder_that_nobody_uploaded_are_closed(server):
+def test_files_of_the_upload_folder_without_an_owner_are_refused(server):
     assert server.request("GET", f"/file={server.photo}", visitor="alice")[0] == 403
-    assert server.request("GET", "/gradio_api/file=/etc/hostname")[0] == 200  # Gradio's own rules decide on other folders
+    assert server.request("GET", "/gradio_api/file=/etc/hostname")[0] == 200  # Gradio's rules decide on other folders
 
 
-def test_only_own_files_are_worked_on(server, tmp_path):
+def test_requests_may_name_only_files_of_the_visitor(server, tmp_path):
     server.request("POST", "/gradio_api/upload", b"...", "alice")
     status, _, answer = work(server, server.photo, "alice")
     assert status == 200 and str(server.photo).encode() in answer  # the body arrives whole
@@ -107,29 +108,29 @@ def test_only_own_files_are_worked_on(server, tmp_path):
 @pytest.mark.parametrize(
     "route", ["queue/join", "call/localize", "run/predict", "api/predict", "call/v2/localize", "mcp/", "mcp"]
 )
-def test_every_route_to_work_is_watched(server, route):
+def test_every_route_that_takes_files_is_checked(server, route):
     body = json.dumps({"data": {"deep": [{"path": "/etc/passwd"}]}}).encode()
     assert server.request("POST", f"/gradio_api/{route}", body)[0] == 403
     assert server.request("POST", f"/gradio_api/{route}", b'{"data": []}')[0] == 200
     assert server.request("POST", f"/gradio_api/{route}", b" " * 40_000_001)[0] == 413
 
 
-def test_who_keeps_no_cookies_can_use_uploads_but_fetches_none(server):
+def test_visitors_without_cookies_can_use_uploads_but_not_download_them(server):
     server.request("POST", "/gradio_api/upload", b"...")
     assert work(server, server.photo)[0] == 200
     assert server.request("GET", f"/file={server.photo}")[0] == 403
 
 
-def test_agents_are_nobody(server):
-    """Gradio hands their headers on to the client that works for them: their cookie would take the place of its own."""
+def test_cookies_of_agents_are_dropped(server):
+    """Gradio passes an agent's headers on to its client for agents: the agent's cookie would replace the client's cookie."""
     server.request("POST", "/gradio_api/upload", b"...", "alice")
     body = json.dumps({"photo": {"path": str(server.photo)}}).encode()
     assert server.request("POST", "/gradio_api/mcp/", body, "alice")[0] == 403
     assert server.request("POST", "/gradio_api/mcp/", b"{}", "alice")[0] == 200
 
 
-def test_files_go_when_their_last_visitor_leaves(server):
-    """The same photo may be two visitors' own; a visitor may have two pages open."""
+def test_files_are_deleted_when_their_last_owner_leaves(server):
+    """A photo may have two owners, and a visitor may have two pages open: none may lose a file that is still in use."""
     for visitor, session in (("alice", "1"), ("alice", "2"), ("bob", "3")):
         server.visitors.arrive(visitor, session)
         server.visitors.add_file(visitor, server.photo)
@@ -141,7 +142,7 @@ def test_files_go_when_their_last_visitor_leaves(server):
     assert not server.photo.exists() and not server.photo.parent.exists() and server.visitors.folder.exists()
 
 
-def test_visitors_get_a_cookie_once(server):
+def test_only_new_visitors_get_a_cookie(server):
     status, headers, _ = server.request("GET", "/")
     name, _, rest = headers[b"set-cookie"].decode().partition("=")
     assert status == 200 and name == COOKIE and len(rest.split(";")[0]) == 32
@@ -153,7 +154,7 @@ def test_visitors_get_a_cookie_once(server):
 
 
 @pytest.mark.parametrize("header", [b"", b"\xff\xfe=;;", b"other=1", f"{COOKIE}=".encode()])
-def test_odd_cookies_name_nobody(header):
+def test_malformed_cookies_identify_no_visitor(header):
     assert visitor_of({"headers": [(b"cookie", header)]}) is None
 
 

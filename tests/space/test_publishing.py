@@ -1,4 +1,4 @@
-"""The Space on its way to the Hub: everything it needs in one commit, and nothing of earlier ones; no network."""
+"""Publishing the Space: one commit has everything that it needs, and no files of earlier commits; no network."""
 
 import hashlib
 import re
@@ -31,7 +31,7 @@ def wheel(tmp_path):
     return path
 
 
-def test_folder_and_wheel_go_up_together(fake_hub, wheel):
+def test_folder_and_wheel_are_uploaded_together(fake_hub, wheel):
     (fake_hub.snapshot("user/where", "space")).mkdir(parents=True)
     (fake_hub.snapshot("user/where", "space") / "d2vpr_hf-0.0.9-py3-none-any.whl").write_bytes(b"old")
     assert (
@@ -48,26 +48,28 @@ def test_folder_and_wheel_go_up_together(fake_hub, wheel):
     assert f"\nd2vpr-hf[demo] @ {address}\n" in (pushed / "requirements.txt").read_text()
 
 
-def test_the_folder_here_is_left_as_it_is(wheel, tmp_path):
+def test_staging_does_not_change_the_folder(wheel, tmp_path):
     before = {path.name: path.read_bytes() for path in find_space_folder().iterdir() if path.is_file()}
     stage_space(tmp_path / "staged", wheel, "user/where")
     assert before == {path.name: path.read_bytes() for path in find_space_folder().iterdir() if path.is_file()}
     assert b"\nd2vpr-hf[demo]\n" in before["requirements.txt"]
 
 
-def test_the_command(fake_hub, wheel, tmp_path):
+def test_push_space_command(fake_hub, wheel, tmp_path, monkeypatch):
     run = CliRunner().invoke
     done = run(app, ["push-space", "user/where", "--wheel", str(wheel), "--index", "user/map", "--public"])
     assert done.output == "https://hub/user/where\n" and fake_hub.created["user/where"]["private"] is False
     done = run(app, ["push-space", "user/where", "--wheel", str(wheel), "--model", str(tmp_path)])
-    assert "is a folder of this machine" in str(done.exception)
+    assert "is a folder on this machine" in str(done.exception)
     done = run(app, ["push-space", "user/where", "--wheel", str(tmp_path / "gone.whl")])
     assert "There is no wheel" in str(done.exception)
+    monkeypatch.setattr(publishing, "_PACKAGE", tmp_path / "site-packages" / "d2vpr_hf")
+    assert "Give `--wheel FILE`" in str(run(app, ["push-space", "user/where"]).exception)
 
 
-def test_a_wheel_is_built_of_the_sources_alone(tmp_path, monkeypatch):
-    """What earlier builds left in `build/` would get into a wheel that is built in place."""
-    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "off")  # pip's word for: with what is installed, offline
+def test_a_wheel_is_built_from_the_sources_only(tmp_path, monkeypatch):
+    """Files in `build/` from earlier builds would get into a wheel that is built in place."""
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "off")  # "off" makes pip build with the installed packages, offline
     built = build_wheel(tmp_path)
     names = zipfile.ZipFile(built).namelist()
     assert {"d2vpr_hf/spaces/app.py", "d2vpr_hf/modeling/modeling_d2vpr.py", "d2vpr_hf/training/distill.py"} <= set(names)
@@ -76,22 +78,22 @@ def test_a_wheel_is_built_of_the_sources_alone(tmp_path, monkeypatch):
 
 def test_without_sources_a_wheel_must_be_given(tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "_PACKAGE", tmp_path / "site-packages" / "d2vpr_hf")
-    with pytest.raises(FileNotFoundError, match="Give one with `--wheel`"):
+    with pytest.raises(FileNotFoundError, match=r"Give `wheel=\.\.\.`"):
         build_wheel(tmp_path)
 
 
 def test_the_folder_is_found_in_the_tree_and_in_an_installation(tmp_path):
     assert find_space_folder() == ROOT / "spaces"
     installed = tmp_path / "d2vpr_hf"
-    with pytest.raises(FileNotFoundError, match="install d2vpr-hf again"):
+    with pytest.raises(FileNotFoundError, match="Install d2vpr-hf again"):
         find_space_folder(installed)
     (installed / "spaces").mkdir(parents=True)
     (installed / "spaces" / "app.py").touch()
     assert find_space_folder(installed) == installed / "spaces"
 
 
-def test_the_card_fits_what_is_tested():
-    """The Hub installs the Gradio that the card names: it must be the one that these tests ran with."""
+def test_the_card_names_the_tested_versions():
+    """The Hub installs the Gradio that the card names; these tests run with the same version."""
     head = yaml.safe_load((ROOT / "spaces" / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert f"gradio=={head['sdk_version']}\n" in (ROOT / "constraints.txt").read_text()
     assert head["sdk"] == "gradio" and head["app_file"] == "app.py" and len(head["short_description"]) <= 60

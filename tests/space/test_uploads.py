@@ -1,4 +1,4 @@
-"""What strangers upload: refused with a sentence, never written outside, never unfolded beyond the limits."""
+"""Uploads: refused with a sentence, never written outside their folder, never unpacked beyond the limits."""
 
 import stat
 import struct
@@ -19,15 +19,15 @@ def files_under(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_photos_and_zips_are_taken_and_the_rest_is_named(tmp_path):
+def test_photos_are_collected_and_other_files_skipped(tmp_path):
     pillow_heif.register_heif_opener()
     draw(3).save(tmp_path / "phone.HEIC", format="HEIF")
     (tmp_path / "broken.jpg").write_text("not a photo")
     archive = zipped(tmp_path / "more.zip", [("a/one.jpg", jpeg()), ("__MACOSX/a/._one.jpg", b"x"), ("a/notes.txt", b"hello")])
     files = [save(tmp_path / "first.jpg", 1), tmp_path / "phone.HEIC", tmp_path / "broken.jpg", archive]
-    found = collect_photos(files, tmp_path / "out", SMALL)
-    assert [path.name for path in found.photos] == ["first.jpg", "phone.HEIC", "one.jpg"]
-    assert found.left_out == {"broken.jpg": "not an image", "a/notes.txt": "not a photo by its name"}
+    collected = collect_photos(files, tmp_path / "out", SMALL)
+    assert [path.name for path in collected.photos] == ["first.jpg", "phone.HEIC", "one.jpg"]
+    assert collected.skipped == {"broken.jpg": "not an image", "a/notes.txt": "not a photo by its name"}
     assert files_under(tmp_path / "out") == ["0000/first.jpg", "0001/phone.HEIC", "0002/one.jpg"]
     assert (tmp_path / "out" / "0002" / "one.jpg").read_bytes() == jpeg()
 
@@ -35,9 +35,9 @@ def test_photos_and_zips_are_taken_and_the_rest_is_named(tmp_path):
 @pytest.mark.parametrize(
     "name", ["../evil.jpg", "a/../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg", "C:\\evil.jpg", "a/..", "C:evil.jpg"]
 )
-def test_names_that_lead_out(tmp_path, name):
+def test_paths_out_of_the_folder_are_refused(tmp_path, name):
     archive = zipped(tmp_path / "evil.zip", [("good.jpg", jpeg()), (name, jpeg())])
-    with pytest.raises(UploadError, match=r"leads out of it .* Nothing was read"):
+    with pytest.raises(UploadError, match=r"has a path out of its folder .* Nothing was read"):
         collect_photos([archive], tmp_path / "in" / "out", SMALL)
     assert files_under(tmp_path) == ["evil.zip"]
 
@@ -46,22 +46,22 @@ def test_links_are_refused(tmp_path):
     link = zipfile.ZipInfo("link.jpg")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     archive = zipped(tmp_path / "link.zip", [(link, "/etc/passwd")])
-    with pytest.raises(UploadError, match="holds a link"):
+    with pytest.raises(UploadError, match="has a link"):
         collect_photos([archive], tmp_path / "out", SMALL)
 
 
-def test_a_bomb_is_not_unfolded(tmp_path):
-    """10 MB of zeros in 10 kB: refused by what the zip says of itself."""
+def test_a_bomb_is_not_unpacked(tmp_path):
+    """10 MB of zeros in 10 kB: the zip's list of files is enough to refuse it."""
     bomb = zipped(tmp_path / "bomb.zip", [("zeros.jpg", bytes(10_000_000))])
-    with pytest.raises(UploadError, match="would unfold to 10 MB"):
+    with pytest.raises(UploadError, match="would unpack to 10 MB"):
         collect_photos([bomb], tmp_path / "out", SMALL)
-    with pytest.raises(UploadError, match="would unfold to 300 MB"):  # few photos, but packed too well to be photos
+    with pytest.raises(UploadError, match="would unpack to 300 MB"):  # below all sizes, but the ratio is too high for photos
         collect_photos([zipped(tmp_path / "b.zip", [("z.jpg", bytes(300_000_000))])], tmp_path / "out", Limits(ratio=100))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bomb_that_lies_about_its_size(tmp_path):
-    """The list says 100 bytes, the content is 10 MB: no more is written than a photo may have."""
+def test_a_bomb_with_a_false_size_is_cut_off(tmp_path):
+    """The list states 100 bytes, the content has 10 MB: at most the size of a photo may be written."""
     bomb = zipped(tmp_path / "bomb.zip", [("zeros.jpg", bytes(10_000_000))])
     content = bytearray(bomb.read_bytes())
     for position in (content.index(b"PK\x01\x02") + 24, 22):  # uncompressed size in the list and before the content
@@ -72,25 +72,25 @@ def test_a_bomb_that_lies_about_its_size(tmp_path):
     assert sum(path.stat().st_size for path in tmp_path.rglob("out/**/*") if path.is_file()) <= SMALL.photo_bytes + (1 << 20)
 
 
-def test_too_many(tmp_path):
+def test_too_many_files_are_refused(tmp_path):
     photos = [save(tmp_path / f"{i}.jpg", i) for i in range(5)]
     with pytest.raises(UploadError, match=r"more than 4 photos\. Up to 4 photos"):
         collect_photos(photos, tmp_path / "out", SMALL)
-    with pytest.raises(UploadError, match="holds 5 photos"):
+    with pytest.raises(UploadError, match="has 5 photos"):
         collect_photos([zipped(tmp_path / "5.zip", [(f"{i}.jpg", jpeg()) for i in range(5)])], tmp_path / "out", SMALL)
     with pytest.raises(UploadError, match="lists 11 files"):
         collect_photos([zipped(tmp_path / "11.zip", [(f"{i}.txt", "") for i in range(11)])], tmp_path / "out", SMALL)
 
 
-def test_too_large(tmp_path):
+def test_files_that_are_too_large_are_refused(tmp_path):
     draw(1, height=100, width=100).save(tmp_path / "pixels.png")
     (tmp_path / "bytes.jpg").write_bytes(jpeg() + bytes(40_000))
     with pytest.raises(UploadError, match=r"it has 0\.0 megapixels, and photos must have fewer"):
         check_photo(tmp_path / "pixels.png", SMALL)
     with pytest.raises(UploadError, match="larger than 0 MB"):
         check_photo(tmp_path / "bytes.jpg", SMALL)
-    found = collect_photos([save(tmp_path / "good.jpg", 1), tmp_path / "bytes.jpg"], tmp_path / "out", SMALL)
-    assert len(found.photos) == 1 and files_under(tmp_path / "out") == ["0000/good.jpg"]
+    collected = collect_photos([save(tmp_path / "good.jpg", 1), tmp_path / "bytes.jpg"], tmp_path / "out", SMALL)
+    assert len(collected.photos) == 1 and files_under(tmp_path / "out") == ["0000/good.jpg"]
     photos = [save(tmp_path / f"{i}.bmp", i) for i in range(4)]  # 16 kB each
     with pytest.raises(UploadError, match="take more than"):
         collect_photos(photos, tmp_path / "out2", Limits(photos=9, unpacked_bytes=40_000))
@@ -104,13 +104,13 @@ def test_fifty_megapixels_are_refused_without_decoding(tmp_path):
     check_photo(tmp_path / "49.png")
 
 
-def test_what_is_no_photo(tmp_path):
+def test_files_that_are_not_photos_are_refused(tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "false.zip").write_text("hello")
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(UploadError, match="cannot be used: not an image"):
         check_photo(tmp_path / "text.jpg")
-    with pytest.raises(UploadError, match=r"false\.zip is not a zip"):
+    with pytest.raises(UploadError, match=r"false\.zip is not a readable zip"):
         collect_photos([tmp_path / "false.zip"], tmp_path / "out")
     with pytest.raises(UploadError, match=r"no photo .*notes\.txt: not a photo by its name.* Up to 300 photos"):
         collect_photos([tmp_path / "notes.txt"], tmp_path / "out")
@@ -118,7 +118,7 @@ def test_what_is_no_photo(tmp_path):
         collect_photos([], tmp_path / "out")
 
 
-def test_a_locked_or_damaged_zip(tmp_path):
+def test_a_zip_with_a_password_or_damage_is_refused(tmp_path):
     archive = zipped(tmp_path / "locked.zip", [("a.jpg", jpeg())])
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
