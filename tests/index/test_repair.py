@@ -65,7 +65,7 @@ def test_the_repair_command_names_the_next_steps(built, tmp_path):
         PlaceIndex.open(folder)
     printed = CliRunner().invoke(app, ["repair", str(folder)]).stdout
     assert "Dropped 1 damaged shards with" in printed and "`d2vpr index PHOTOS --out INDEX`" in printed
-    assert f"  {tmp_path / 'elsewhere' / '01.jpg'}\n" in printed and "`d2vpr calibrate` makes it again" in printed
+    assert f"  {tmp_path / 'elsewhere' / '01.jpg'}\n" in printed and "`d2vpr calibrate` makes a new one" in printed
     assert PlaceIndex.open(folder).verify() == [] and PlaceIndex.open(folder).calibration is None
 
 
