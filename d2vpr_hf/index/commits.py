@@ -1,4 +1,4 @@
-"""Changes of the rows of an index, each made in one commit, or in several after each of which the index is consistent."""
+"""Changes of the rows of an index. Each is made in one or several commits, and the index is consistent after every commit."""
 
 import json
 from collections import Counter
@@ -61,48 +61,48 @@ def commit_rows(
 
 
 def _with_rows(folder: IndexFolder, shards: list[Shard], rows: Rows) -> tuple[list[Shard], dict[str, bytes]]:
-    """Add rows behind shards; return the shards, the last of which can be merged with the rows, and the new files."""
+    """Return the shards with rows added at the end, and the contents of the new files by name.
+
+    Small shards at the end are merged with the rows into one shard.
+    """
     size = folder.manifest.settings.shard_size
     num_unchanged = len(shards) - count_to_merge(shards, len(rows.descriptors), size)
-    merged = [open_shard(folder.path, shard, folder.manifest) for shard in shards[num_unchanged:]]
-    _check_shards(folder, shards[num_unchanged:])
+    unchanged, merged = shards[:num_unchanged], shards[num_unchanged:]
     if merged:
-        rows = join_rows([*read_rows(shards[num_unchanged:], merged, size), rows])
+        opened = [open_shard(folder.path, shard, folder.manifest) for shard in merged]
+        _check_shards(folder, merged)
+        rows = join_rows([*read_rows(merged, opened, size), rows])
     shard, contents = make_shard(folder.manifest.next_shard, rows)
-    return [*shards[:num_unchanged], shard], contents
+    return [*unchanged, shard], contents
 
 
 def compact_rows(folder: IndexFolder) -> None:
-    """Write the remaining rows in full shards again, from the first shard that is not full."""
-    size, shards = folder.manifest.settings.shard_size, list(folder.manifest.shards)
-    first = _first_to_compact(shards, size)
-    if first == len(shards):
+    """Write the rows in full shards again, without removed ones, from the first shard that is not full."""
+    size, shards = folder.manifest.settings.shard_size, folder.manifest.shards
+    num_full = next((number for number, shard in enumerate(shards) if shard.rows < size or shard.removed), len(shards))
+    full, others = shards[:num_full], shards[num_full:]
+    if not others or (len(others) == 1 and not others[0].removed):  # the last shard need not be full
         return
-    _check_shards(folder, shards[first:])
-    whole, number = shards[:first], folder.manifest.next_shard
-    for rows in read_rows(shards[first:], [folder.shards[shard] for shard in shards[first:]], size):
+    _check_shards(folder, others)
+    number = folder.manifest.next_shard
+    for rows in read_rows(others, [folder.shards[shard] for shard in others], size):
         shard, contents = make_shard(number, rows)
         store_files(folder.path, contents)
-        whole, number = [*whole, shard], number + 1
-    folder.commit({}, replace(folder.manifest, shards=tuple(whole), next_shard=number))
-
-
-def _first_to_compact(shards: Sequence[Shard], size: int) -> int:
-    """Return the number of the first shard that is not full; the number of shards if compacting would change nothing."""
-    first = next((number for number, shard in enumerate(shards) if shard.rows < size or shard.removed), len(shards))
-    return len(shards) if first == len(shards) - 1 and not shards[first].removed else first
+        full, number = (*full, shard), number + 1
+    folder.commit({}, replace(folder.manifest, shards=full, next_shard=number))
 
 
 def _check_shards(folder: IndexFolder, shards: Sequence[Shard]) -> None:
+    """Raise DamagedIndexError if a file of these shards is damaged."""
     for shard in shards:
         check_content(folder.path, shard.descriptors, shard.places)
 
 
 def to_stored(descriptors: NDArray[np.floating], places: Sequence[Place], settings: IndexSettings) -> NDArray[Any]:
-    """Return descriptors (M, D) in the type of the index.
+    """Return descriptors, (M, D) or one (D,), as an array (M, D) in the type of the index.
 
     Raises:
-        ValueError: If shapes do not fit, or a number is not finite in that type.
+        ValueError: If the shapes of descriptors and places do not fit, or a number is not finite in that type.
     """
     rows = np.atleast_2d(descriptors)
     if rows.shape != (len(places), settings.descriptor_dim):
@@ -117,7 +117,7 @@ def to_stored(descriptors: NDArray[np.floating], places: Sequence[Place], settin
 
 
 def check_new_places(folder: IndexFolder, places: Sequence[Place]) -> None:
-    """Raise ValueError if the path of a place is in the index already, or is given twice."""
+    """Raise ValueError if the path of a place is already in the index, or is given twice."""
     paths = [place.path for place in places]
     present = sorted({path for path in paths if path in folder.paths})
     if present:
@@ -149,7 +149,7 @@ def check_stored_rows(folder: IndexFolder, rows: Sequence[int]) -> None:
 
 
 def _some_of(paths: Sequence[str]) -> str:
-    """Return the first of many paths, and the number of the others, as the subject of a sentence."""
+    """Return the first three paths and the number of the others, as the subject of a sentence with its verb: "a, b are"."""
     rest = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return f"{', '.join(paths[:3])}{rest}" + (" is" if len(paths) == 1 else " are")
 

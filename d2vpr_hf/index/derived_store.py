@@ -1,8 +1,8 @@
-"""The vector store of an index: built of the rows at some time, and used to search the present rows.
+"""The vector store of an index: built of the rows that the index had at some time, and used to search the present rows.
 
-Files of shards never change, so a store records by their names and checksums what it was built of. Rows that were removed later
-are masked, and rows that were added later are searched exactly; when these are too many, the store is built again. As it can
-always be built from the rows, it is not in the manifest, not verified and not sent to the Hub.
+Files of shards never change, so a store records the shards that it was built of by the names and checksums of their files. Rows
+that were removed later are masked, and rows that were added later are searched exactly; when these are too many, the store is
+built again. A store can always be built from the rows: it is not in the manifest, not verified and not sent to the Hub.
 """
 
 import functools
@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 _EXACT = "The search is exact: %s `d2vpr index` and `d2vpr compact` build the store again."
 
-# added and removed rows until a store is built again: 4,096 rows of 512 numbers take 2 ms to search, a million 4 s to build
+# Number and share of added and removed rows above which a store is built again.
+# 4,096 rows of 512 numbers take 2 ms to search exactly; a store of a million takes 4 s to build.
 LAG_ROWS = 4096
 LAG_SHARE = 0.005
 _SHARDS = "shards.json"
@@ -59,7 +60,7 @@ class BuiltShard(NamedTuple):
 
 
 class LazyStore:
-    """The vector store in a folder, opened by the first search: it needs FAISS or the client of a service.
+    """The vector store in a folder, opened by the first search, because opening imports FAISS or the client of a service.
 
     Args:
         path: The folder.
@@ -80,20 +81,20 @@ class LazyStore:
 
 
 class DerivedStore:
-    """A store of former rows that is searched for present ones.
+    """A store of earlier rows of an index that is used to search the present rows.
 
     Args:
         store: The store in its folder.
-        built: The shards that it was built of.
-        manifest: The present rows.
+        built: The shards that the store was built of.
+        manifest: The manifest of the present rows.
 
     Attributes:
-        num_shards: Number of the first shards that it covers.
-        num_rows: Number of rows in these shards.
-        lag: Number of rows that were added or removed since it was built.
+        num_shards: Number of present shards that the store covers; they are the first ones.
+        num_rows: Number of present rows in these shards.
+        lag: Number of rows that were added or removed since the store was built.
 
     Raises:
-        ValueError: If the present rows do not begin with rows that it was built of.
+        ValueError: If the present rows do not begin with rows of the store.
     """
 
     def __init__(self, store: LazyStore, built: Sequence[BuiltShard], manifest: Manifest) -> None:
@@ -103,12 +104,12 @@ class DerivedStore:
         present = _present_rows(built, manifest.shards[: self.num_shards])
         self.num_rows = int(present.sum())
         self.lag = manifest.count + len(present) - 2 * self.num_rows
-        self._present = None if present.all() else present
-        self._numbers = None if self._present is None else np.flatnonzero(present)
+        self._present = None if present.all() else present  # mask of the store's rows
+        self._store_rows = None if self._present is None else np.flatnonzero(present)  # number in the store of each present row
 
     @property
     def vectors(self) -> VectorStore | None:
-        """The opened store of the former rows; `None` if it cannot be used."""
+        """The opened store of the earlier rows; `None` if it cannot be used."""
         return self._store.vectors
 
     @property
@@ -132,20 +133,21 @@ class DerivedStore:
             allowed: (num_rows,) bool, the rows to choose from; `None` for all.
         """
         distances, rows = vectors.search(queries, k, self._mask(allowed))
-        return distances, rows if self._numbers is None else np.searchsorted(self._numbers, rows)
+        return distances, rows if self._store_rows is None else np.searchsorted(self._store_rows, rows)
 
     def _mask(self, allowed: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-        if self._present is None or self._numbers is None:
+        """Turn a mask (num_rows,) of present rows into a mask of the store's rows; `None` stands for all rows."""
+        if self._present is None or self._store_rows is None:
             return allowed
         if allowed is None:
             return self._present
         mask = np.zeros(len(self._present), np.bool_)
-        mask[self._numbers] = allowed
+        mask[self._store_rows] = allowed
         return mask
 
 
 def check_store(store: str | None, uri: str | None, compression: str | None) -> None:
-    """Raise ValueError unless these words choose a vector store together; `None` keeps the present choice."""
+    """Raise ValueError unless store, address and compression fit together; `None` keeps the recorded choice."""
     check_compression(compression or "none")
     if store not in (None, *STORES):
         raise ValueError(f"Expected a store of {', '.join(STORES)}, got {store!r}.")
@@ -164,7 +166,7 @@ def with_store(manifest: Manifest, compression: Compression | None, store: str |
     """Return a manifest that records the choice of a vector store; `None` keeps the recorded choice.
 
     Raises:
-        ValueError: If there is no such compression or store, or they exclude each other.
+        ValueError: If the compression or the store does not exist, or they do not fit together.
     """
     check_store(store, uri, compression)
     service = None if store == LOCAL_STORE else store or manifest.service
@@ -188,7 +190,7 @@ def is_fresh(store: DerivedStore | None, manifest: Manifest) -> bool:
 
 
 def open_derived_store(
-    folder: Path, manifest: Manifest, shards: Mapping[Shard, OpenShard], known: DerivedStore | None
+    folder: Path, manifest: Manifest, shards: Mapping[Shard, OpenShard], previous: DerivedStore | None
 ) -> DerivedStore | None:
     """Return the store with the smallest lag; `None` if no store covers a row.
 
@@ -197,19 +199,19 @@ def open_derived_store(
 
     Args:
         folder: The folder of the index.
-        manifest: The present rows.
-        shards: Their files.
-        known: The store that was used before; it is returned for the new rows if it has the smallest lag.
+        manifest: The manifest of the present rows.
+        shards: The opened files of the shards.
+        previous: The store that was used before; it is returned for the present rows if it has the smallest lag.
     """
     if not has_store(manifest):
         return None
     built = {name: _read_built(folder / name) for name in list_names(folder) if is_of_kind(name, manifest)}
-    lags = {name: _lag(shards_then, manifest) for name, shards_then in built.items()}
-    name = min((name for name in lags if lags[name] is not None), key=lambda name: lags[name] or 0, default=None)
-    if name is None:
+    lags = {name: lag for name, shards_then in built.items() if (lag := _lag(shards_then, manifest)) is not None}
+    if not lags:
         return None
-    if known is not None and known.path == folder / name:
-        return known.of(manifest)
+    name = min(lags, key=lambda name: lags[name])
+    if previous is not None and previous.path == folder / name:
+        return previous.of(manifest)
     descriptors = _descriptors_of(built[name], shards, manifest)
     store = LazyStore(folder / name, descriptors)
     try:
@@ -221,7 +223,12 @@ def open_derived_store(
 
 
 def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDescriptors) -> None:
-    """Build the store of these rows, in place of a damaged one.
+    """Build the store of the rows of a manifest, in place of a damaged one.
+
+    Args:
+        folder: The folder of the index.
+        manifest: The manifest, which also records the kind of store.
+        descriptors: The descriptors (N, D) of its rows.
 
     Raises:
         OSError: If the disk is full or the folder cannot be written to.
@@ -247,7 +254,7 @@ def discard_store(path: Path) -> None:
     try:
         remote_store(service).discard(path)
     except (OSError, ImportError) as error:
-        logger.warning("The data that %s records at a service are no longer needed and could not be removed: %s", path, error)
+        logger.warning("The data that %s records at a service are no longer needed but could not be removed: %s", path, error)
 
 
 def is_of_kind(name: str, manifest: Manifest) -> bool:
@@ -259,7 +266,7 @@ def num_covered_shards(built: Sequence[BuiltShard], manifest: Manifest) -> int:
     """Return the number of the first shards that a store covers.
 
     Raises:
-        ValueError: If the shards that it was built of are not the first ones any more, or it lacks rows of these shards.
+        ValueError: If the shards that it was built of are not the first ones in this order, or it lacks rows of these shards.
     """
     present = [(shard.descriptors.name, shard.descriptors.sha256) for shard in manifest.shards]
     covered = [shard for shard in built if (shard.name, shard.sha256) in set(present)]
@@ -283,17 +290,19 @@ def _lag(built: Sequence[BuiltShard], manifest: Manifest) -> int | None:
 def _present_rows(built: Sequence[BuiltShard], shards: Sequence[Shard]) -> NDArray[np.bool_]:
     """Return the mask of the rows that a store was built of and that were not removed."""
     removed = {shard.descriptors.name: shard.removed for shard in shards}
-    return np.concatenate([np.empty(0, np.bool_), *(_present_in(shard, removed.get(shard.name)) for shard in built)])
-
-
-def _present_in(built: BuiltShard, removed: tuple[int, ...] | None) -> NDArray[np.bool_]:
-    if removed is None or removed == built.removed:
-        return np.full(built.rows - len(built.removed), removed is not None)
-    return ~np.isin(kept_rows(built.rows, built.removed), removed)
+    masks = [np.empty(0, np.bool_)]
+    for shard in built:
+        if shard.name not in removed:
+            masks.append(np.zeros(shard.rows - len(shard.removed), np.bool_))
+        elif removed[shard.name] == shard.removed:  # no later removal, as in most shards
+            masks.append(np.ones(shard.rows - len(shard.removed), np.bool_))
+        else:
+            masks.append(~np.isin(kept_rows(shard.rows, shard.removed), removed[shard.name]))
+    return np.concatenate(masks)
 
 
 def _descriptors_of(built: Sequence[BuiltShard], shards: Mapping[Shard, OpenShard], manifest: Manifest) -> MappedDescriptors:
-    """Return the descriptors that a store was built of as one array; zeros stand for files that were removed."""
+    """Return the descriptors that a store was built of as one array; zeros stand for rows whose files were removed."""
     files = {shard.descriptors.name: opened.descriptors for shard, opened in shards.items()}
     width, dtype = manifest.settings.descriptor_dim, manifest.settings.dtype
     zeros = np.zeros((1, width), dtype)
@@ -303,7 +312,7 @@ def _descriptors_of(built: Sequence[BuiltShard], shards: Mapping[Shard, OpenShar
 
 
 def _read_built(path: Path) -> list[BuiltShard]:
-    """Read the shards that a store was built of; none if the file cannot be read."""
+    """Read the shards that a store was built of; an empty list if the file cannot be read."""
     try:
         values: list[dict[str, Any]] = json.loads((path / _SHARDS).read_bytes())
         return [BuiltShard(str(v["name"]), str(v["sha256"]), int(v["rows"]), tuple(map(int, v["removed"]))) for v in values]

@@ -1,4 +1,4 @@
-"""The folder of an index: the lock of its writer, and the places where an index may be written."""
+"""The folder of an index: the lock of its writer, and checks of folders that an index is written to."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def check_free(out: Path, overwrite: bool) -> Path:
     """Return the folder, links resolved, of a new index that is to be written to `out`.
 
     Raises:
-        FileExistsError: If something exists there, unless `overwrite` is set and it is an index.
+        FileExistsError: If something exists at `out`, unless `overwrite` is set and it is an index.
         PermissionError: If its parent folder cannot be written to.
     """
     folder = check_out(out)
@@ -63,7 +63,7 @@ def check_out(out: Path) -> Path:
     """Return the folder, links resolved, of an index that is to be made, updated or replaced at `out`.
 
     Raises:
-        FileExistsError: If something exists there that is not an index.
+        FileExistsError: If something exists at `out` that is not an index.
         PermissionError: If its parent folder cannot be written to.
     """
     try:
@@ -95,7 +95,7 @@ def list_names(folder: Path) -> list[str]:
 
 
 def _is_free(path: Path) -> bool:
-    """Return whether a path does not exist, or is a folder with no other files than those of a build that was just begun."""
+    """Return whether a path does not exist, or is a folder that holds at most a lock and a manifest that was never finished."""
     if not path.exists():
         return True
     return path.is_dir() and all(name in (LOCK, MANIFEST + TEMPORARY) for name in list_names(path))

@@ -30,7 +30,7 @@ def fetch_index(name: str, *, revision: str | None, token: str | bool | None) ->
     """Download an index, unless it is in the cache, and return its folder.
 
     Raises:
-        FileNotFoundError: If there is no such index, or it is not in the cache and there is no connection.
+        FileNotFoundError: If there is no such data set, or it is not in the cache and the Hub cannot be reached.
     """
     try:
         return Path(snapshot_download(name, repo_type="dataset", revision=revision, token=token, allow_patterns=_PATTERNS))

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class IndexFolder:
         self.pending = PendingRows(manifest.settings.descriptor_dim, manifest.settings.dtype)
         self.shards: dict[Shard, OpenShard] = {}
         self.store: DerivedStore | None = None
-        self._depth = 0  # number of nested methods that are changing the index
+        self._depth = 0  # number of nested `writing` blocks
         self._known_paths: set[str] | None = None
         self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and its number of pending rows
         self.adopt(manifest)
@@ -68,7 +68,7 @@ class IndexFolder:
 
     @property
     def attempted(self) -> bool:
-        """Whether a commit failed, so that it is not known whether it was stored."""
+        """Whether a commit failed, so that it is not known whether its rows were stored."""
         return self._attempt is not None
 
     @property
@@ -84,7 +84,7 @@ class IndexFolder:
         return self._known_paths
 
     def descriptors(self, first_shard: int = 0, *, pending: bool = True) -> MappedDescriptors:
-        """Return the descriptors of all shards from one on, and then the pending ones, as one array."""
+        """Return the descriptors of the shards from `first_shard` on, and then the pending ones, as one array (N, D)."""
         shards = list(self.shards.items())[first_shard:]
         parts: list[NDArray[Any]] = [opened.descriptors for _, opened in shards]
         removed: list[tuple[int, ...]] = [shard.removed for shard, _ in shards]
@@ -95,7 +95,7 @@ class IndexFolder:
         return MappedDescriptors(parts, removed, descriptor_dim=settings.descriptor_dim, dtype=settings.dtype)
 
     def store_to_search(self) -> DerivedStore | None:
-        """Return the vector store; another one if a writer replaced its folder after this process opened the index."""
+        """Return the vector store. If a writer replaced its folder after this process opened the index, open the new one."""
         if self.store is not None and self.store.was_replaced:
             self.store = open_derived_store(self.path, self.manifest, self.shards, None)
         return self.store
@@ -104,7 +104,7 @@ class IndexFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Acquire the writer lock, unless it is held, and read changes of others; release it once everything is stored."""
+        """Acquire the writer lock, unless this object holds it, and read changes of others; release it once all is stored."""
         if self.read_only:
             raise ValueError(f"The index {self.path} is in the Hub's cache. Copy the folder to change it.")
         if not self.lock.held:
@@ -125,21 +125,21 @@ class IndexFolder:
             self.lock.release()
 
     def replace_old(self) -> None:
-        """Replace the old index, if this one was begun to replace it."""
+        """Replace the old index, if this index was begun to replace it."""
         if self.manifest_name == REPLACEMENT:
             rename_file(self.path, REPLACEMENT, MANIFEST)
             self.manifest_name = MANIFEST
             self.clean()
 
     def _read_changes(self) -> None:
-        """Read the stored manifest: another process may have changed it, or a failed commit may have been stored after all."""
+        """Read the stored manifest: another process may have changed it, or a commit that failed may have stored it."""
         stored = read_manifest(self.path, self.manifest_name)
         if self._attempt is not None and stored == self._attempt[0]:
             self.pending.drop(self._attempt[1])
         self._attempt = None
         if stored != self.manifest:
-            first, second = stored.settings, self.manifest.settings
-            if any(getattr(first, name) != getattr(second, name) for name in ("fingerprint", "descriptor_dim", "dtype")):
+            new, old = stored.settings, self.manifest.settings
+            if (new.fingerprint, new.descriptor_dim, new.dtype) != (old.fingerprint, old.descriptor_dim, old.dtype):
                 raise ValueError(f"The index {self.path} was replaced by one of another model in the meantime. Open it again.")
             self.adopt(stored)
             self.forget_paths()
@@ -154,7 +154,7 @@ class IndexFolder:
         Args:
             contents: The files, by name.
             manifest: The new manifest.
-            pending: Number of pending rows in it.
+            pending: Number of pending rows that the new manifest holds; they are then no longer pending.
         """
         self._attempt = (manifest, pending)
         if contents:
@@ -166,7 +166,7 @@ class IndexFolder:
         self.clean()
 
     def adopt(self, manifest: Manifest) -> None:
-        """Make a manifest the current one: open its shards, and the vector store that fits them."""
+        """Make a manifest the current one: open its shards, and the vector store that covers most of them."""
         old = self.shards
         self.shards = {shard: old.get(shard) or open_shard(self.path, shard, manifest) for shard in manifest.shards}
         self.manifest = manifest
@@ -187,35 +187,30 @@ class IndexFolder:
         """Remove files that the index no longer needs. An index that will replace another one keeps the files of that one."""
         if self.manifest_name == MANIFEST:
             names = list_names(self.path)
-            unused = leftover_files(names, self.manifest, self._used_stores(names))
+            used = [] if self.store is None else [self.store.path.name]
+            if self.store is None and self.manifest.store_uri is not None:  # the service may not have answered: keep its stores
+                used = [name for name in names if is_of_kind(name, self.manifest)]
+            unused = leftover_files(names, self.manifest, used)
             for name in filter(is_store_folder, unused):
                 discard_store(self.path / name)
             remove_folders(self.path, filter(is_store_folder, unused))
             remove_files(self.path, itertools.filterfalse(is_store_folder, unused))
 
-    def _used_stores(self, names: Sequence[str]) -> list[str]:
-        """Return the folder of the store; if a service did not answer, all folders of its stores."""
-        if self.store is not None:
-            return [self.store.path.name]
-        return [name for name in names if self.manifest.store_uri is not None and is_of_kind(name, self.manifest)]
-
 
 def begin_folder(folder: str | Path, manifest: Manifest, overwrite: bool) -> IndexFolder:
-    """Begin an index without rows, or one that will replace the index in a folder.
+    """Begin an index without rows, or an index that will replace the one in the folder.
 
     Raises:
-        FileExistsError: If something exists there, unless `overwrite` is set and it is an index.
+        FileExistsError: If something exists at `folder`, unless `overwrite` is set and it is an index.
         BlockingIOError: If another process is changing the index there.
     """
     path = check_free(Path(folder), overwrite)
     make_folder(path)
-    if not (path / MANIFEST).exists():
-        return _begin(IndexFolder(path, manifest))
-    manifest = replace(manifest, next_shard=free_number(list_names(path)))
-    return _begin(IndexFolder(path, manifest, manifest_name=REPLACEMENT))
-
-
-def _begin(begun: IndexFolder) -> IndexFolder:
+    if (path / MANIFEST).exists():
+        manifest = replace(manifest, next_shard=free_number(list_names(path)))
+        begun = IndexFolder(path, manifest, manifest_name=REPLACEMENT)
+    else:
+        begun = IndexFolder(path, manifest)
     begun.lock.acquire()
     try:
         if begun.manifest_name == MANIFEST and (begun.path / MANIFEST).exists():
@@ -230,7 +225,7 @@ def _begin(begun: IndexFolder) -> IndexFolder:
 
 
 def open_folder(path: Path, manifest_name: str = MANIFEST, *, read_only: bool = False) -> IndexFolder:
-    """Open an index, again if a writer replaces the files in its manifest before they are opened.
+    """Open an index. If a writer replaces files of the manifest before they are opened, read the manifest again.
 
     Raises:
         FileNotFoundError: If `path` is not an index.

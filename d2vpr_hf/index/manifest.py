@@ -15,7 +15,7 @@ from d2vpr_hf.utils.atomic_files import TEMPORARY, checksum
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
-REPLACEMENT = "manifest-next.json"  # of an index that is being built and will replace another one
+REPLACEMENT = "manifest-next.json"  # the manifest of an index that is being built and will replace another one
 SHARD_SIZE = 4096  # default of the maximum number of rows in a shard
 
 _KEYS = {
@@ -39,7 +39,7 @@ _STORE_FOLDER = re.compile(
     rf"derived-[0-9a-f]{{16}}\.(?:{'|'.join(COMPRESSIONS)}|(?P<service>{'|'.join(SERVICES)})-[0-9a-f]{{8}})"
 )
 _REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it again"
-_REPAIR = "`d2vpr repair INDEX` removes what is damaged, `d2vpr index PHOTOS --out INDEX` then encodes it again"
+_REPAIR = "`d2vpr repair INDEX` removes the damaged parts, `d2vpr index PHOTOS --out INDEX` then encodes their photos again"
 
 
 class DamagedIndexError(ValueError):
@@ -90,11 +90,11 @@ class IndexSettings:
         fingerprint: Hash of the model and its preprocessing; queries must have the same one.
         descriptor_dim: Width of the descriptors.
         dtype: Type of the stored descriptors, `"float16"` or `"float32"`.
-        photo_folder: The folder that the places' paths are relative to; `Path()` without one.
+        photo_folder: The folder that the places' paths are relative to; `Path()` if the photos have no folder.
         projection_dim: Width that the model projects descriptors to; `None` without a projection, or if it is not known.
         batch_size: Photos that the network encodes at once; `None` if it is not known.
         metric: Distance between descriptors; `"l2"` is the only one.
-        shard_size: Maximum number of rows in a shard, which are all that a crash can lose.
+        shard_size: Maximum number of rows in a shard. A crash loses at most this number of rows.
         runtimes: Backends and precisions that made the rows, the latest last; empty if not known.
     """
 
@@ -129,8 +129,10 @@ class IndexSettings:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "IndexSettings":
         """Read the settings from a manifest's values, whose types were checked."""
-        own = {field.name: values[_KEYS.get(field.name, field.name)] for field in fields(cls)}
-        return cls(**own | {"photo_folder": Path(values["photos"]), "runtimes": tuple(map(Runtime.parse, values["runtimes"]))})
+        attributes = {field.name: values[_KEYS.get(field.name, field.name)] for field in fields(cls)}
+        return cls(
+            **attributes | {"photo_folder": Path(values["photos"]), "runtimes": tuple(map(Runtime.parse, values["runtimes"]))}
+        )
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class Manifest:
         return shard_files if self.calibration is None else [*shard_files, self.calibration]
 
     def to_text(self) -> str:
-        """Return the content of the file, with its own checksum."""
+        """Return the content of the manifest's file, which ends with a checksum of all values before it."""
         settings = self.settings.to_dict()
         service = None if self.service == SERVICES[0] else self.service
         optional = {"store_uri": self.store_uri, "store_service": service, "runtimes": settings.pop("runtimes")}
@@ -250,7 +252,7 @@ def store_folder(manifest: Manifest) -> str:
 
 
 def calibration_file(content: bytes) -> str:
-    """Return the file name of a calibration: a hash of the content, so that a new file never overwrites the current one."""
+    """Return the file name of a calibration: it has a hash of the content, so that a new file never overwrites the old one."""
     return f"calibration-{checksum(content)[:16]}.json"
 
 
@@ -260,7 +262,7 @@ def leftover_files(names: Sequence[str], manifest: Manifest, used: Sequence[str]
     Args:
         names: All names in its folder.
         manifest: The current manifest.
-        used: Names that are needed in addition to the files in the manifest.
+        used: Names of stores that are needed in addition to the files in the manifest.
     """
     needed = {MANIFEST, *used, *(file.name for file in manifest.files)}
     return [name for name in names if is_index_file(name) and name not in needed]
@@ -285,7 +287,7 @@ def store_service(name: str) -> str | None:
 
 
 def free_number(names: Sequence[str]) -> int:
-    """Return the first number that is larger than those of all shard files."""
+    """Return the first number that is larger than the numbers of all shard files."""
     return 1 + max((int(match[1]) for match in map(_SHARD_FILE.match, names) if match), default=-1)
 
 
@@ -305,7 +307,7 @@ def _checksum(values: dict[str, Any]) -> str:
 
 
 def _check_content(values: dict[str, Any], text: str, manifest: Manifest) -> None:
-    """Raise ValueError unless a manifest's text is exactly what this version writes, apart from the spelling of its folder."""
+    """Raise ValueError unless this version writes exactly this text for a manifest, apart from the spelling of its folder."""
     content = {key: value for key, value in values.items() if key != "checksum"}
     written = json.loads(manifest.to_text()) | {key: values[key] for key in ("photos", "checksum")}
     if values != written or values["checksum"] != _checksum(content) or json.dumps(values, indent=2) + "\n" != text:

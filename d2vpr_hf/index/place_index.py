@@ -1,4 +1,4 @@
-"""PlaceIndex: descriptors and places in a folder that can be inspected, searched and changed, and that survives a crash."""
+"""PlaceIndex: descriptors and places in a folder. Other programs can read the files, and a crash does not damage them."""
 
 import contextlib
 import logging
@@ -29,7 +29,7 @@ from d2vpr_hf.index.index_folder import IndexFolder, begin_folder, open_folder
 from d2vpr_hf.index.info import index_info
 from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, IndexSettings, Manifest
 from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
-from d2vpr_hf.index.search import Match, nearest_rows, rows_of_other_times, to_matches
+from d2vpr_hf.index.search import Match, nearest_rows, rows_before, to_matches
 from d2vpr_hf.index.shards import Rows
 from d2vpr_hf.index.verification import verify_index
 from d2vpr_hf.places import Place
@@ -69,13 +69,13 @@ class PlaceIndex:
         """Begin an index without rows.
 
         Args:
-            folder: Its folder, which must be empty or not exist.
+            folder: The folder of the index, which must be empty or not exist.
             settings: The settings of the encoder that makes its rows, and of how they are stored.
             overwrite: Whether the new index may replace another one. The old one stays until [`close`], or the end of a `with`
                 block that is not interrupted.
 
         Raises:
-            FileExistsError: If something is there already, unless `overwrite` is set and it is an index.
+            FileExistsError: If something exists at `folder`, unless `overwrite` is set and it is an index.
             BlockingIOError: If another process is changing the index there.
         """
         return cls(begin_folder(folder, Manifest(settings), overwrite))
@@ -103,7 +103,7 @@ class PlaceIndex:
 
     @classmethod
     def resume(cls, folder: str | Path, *, replacement: bool) -> "PlaceIndex | None":
-        """Open an index to continue its build; return `None` if none was begun there.
+        """Open an index to continue its build; return `None` if no index was begun in the folder.
 
         Args:
             folder: The folder of the index.
@@ -114,7 +114,7 @@ class PlaceIndex:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> "PlaceIndex":
-        """Open an index from the Hugging Face Hub, where [`push_to_hub`] put it, or from a folder.
+        """Open an index that [`push_to_hub`] uploaded to the Hugging Face Hub, or an index in a folder.
 
         Args:
             name: A data set repository, such as `"user/my-index"`, or a folder.
@@ -122,7 +122,7 @@ class PlaceIndex:
             token: Access token; by default that of the user who is logged in.
 
         Returns:
-            The index; one in the Hub's cache can be searched but not changed.
+            The index. An index in the Hub's cache can be searched but not changed.
         """
         if Path(name).is_dir():
             return cls.open(name)
@@ -198,7 +198,7 @@ class PlaceIndex:
         """
         places = self.places
         if exclude_last_seconds is not None:
-            old_enough = rows_of_other_times(places, exclude_last_seconds, query_time)
+            old_enough = rows_before(places, exclude_last_seconds, query_time)
             allowed = old_enough if allowed is None else allowed & old_enough
         nearest = nearest_rows(self._state, np.atleast_2d(descriptors), top_k, allowed)
         return to_matches(nearest, places, self.settings.photo_folder)
@@ -273,7 +273,7 @@ class PlaceIndex:
     ) -> None:
         """Store new rows, removals and entries of the manifest in one commit: either all of them are stored, or none.
 
-        Use this to update an index with photos; use [`add`] to add frame by frame, and [`update`] to replace rows.
+        Use this to update an index with photos. Use [`add`] to add frame by frame, and [`update`] to replace rows by path.
 
         Args:
             descriptors: (M, D), at most as many as a shard holds.
@@ -304,7 +304,7 @@ class PlaceIndex:
             rows = np.array([row_of[place.path] for place in places], np.int64)
             for start in range(0, len(places), self.settings.shard_size):
                 part = slice(start, start + self.settings.shard_size)
-                # the rows before `start` were moved to the end, so that the rows behind each of them moved up by one
+                # the rows before `start` in `rows` were moved to the end, and all rows behind each of them moved up by one
                 present = rows[part] - np.searchsorted(np.sort(rows[:start]), rows[part])
                 check_stored_rows(self._state, present.tolist())
                 descriptors = self.descriptors.take(present)
@@ -324,7 +324,7 @@ class PlaceIndex:
         return len(removed)
 
     def flush(self) -> None:
-        """Store the pending rows. When this returns, a crash cannot lose any row that was added before."""
+        """Store the pending rows. Afterwards a crash cannot lose any row that was added before."""
         if len(self._state.pending) or self._state.attempted:
             with self._storing():
                 pass

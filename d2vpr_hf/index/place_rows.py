@@ -1,4 +1,4 @@
-"""Places as the rows of an index: several Parquet files, and the places that are not stored yet, as one sequence."""
+"""Places as the rows of an index: the places of several Parquet files and the pending places, as one sequence."""
 
 import functools
 import hashlib
@@ -21,12 +21,12 @@ from d2vpr_hf.stores.descriptors import kept_rows, map_file
 
 _FILE_FIELDS = (("content_hash", pa.string()), ("file_size", pa.int64()), ("file_mtime_ns", pa.int64()))
 ROW_SCHEMA = pa.schema([*PLACE_SCHEMA, *_FILE_FIELDS])
-_REPEATED = ["utm_zone", "frame", "condition"]  # columns with few different values, each of which a table in memory holds once
+_REPEATED = ["utm_zone", "frame", "condition"]  # columns with few different values; a table in memory holds each value once
 
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """Properties of a file by which a changed photo is recognised. `None` if not known, as of frames that were never files.
+    """Properties of a file by which a changed photo is recognised; `None` if not known, as for frames that were never files.
 
     Attributes:
         content_hash: SHA-256 of the file's content, in hexadecimal.
@@ -40,7 +40,9 @@ class PhotoFile:
 
     @classmethod
     def glance(cls, photo: PhotoSource) -> "PhotoFile":
-        """Return the properties of a photo without reading it: size and time of a file, size of bytes, nothing of a URL.
+        """Return the properties of a photo that are known without reading it.
+
+        They are size and time for a file, the size for bytes, and none for a URL.
 
         Raises:
             OSError: If there is no such file.
@@ -97,7 +99,11 @@ class StoredPlaces:
         except (pa.ArrowException, OSError) as error:
             raise damaged_file(self._path.parent, self._path.name, error) from error
         table = table.take(kept_rows(self.rows, self._removed)) if len(self._removed) else table
-        return _without_empty_columns(table.combine_chunks())
+        table = table.combine_chunks()
+        for number, name in enumerate(ROW_SCHEMA.names):  # most maps have positions of one kind: empty columns take no memory
+            if table.num_rows and table.column(number).null_count == table.num_rows:
+                table = table.set_column(number, name, pa.nulls(table.num_rows))
+        return table
 
     @functools.cached_property
     def seconds(self) -> NDArray[np.float64]:
@@ -105,11 +111,11 @@ class StoredPlaces:
         return np.array([to_seconds(timestamp) for timestamp in self.column("timestamp")], np.float64)
 
     def row(self, number: int) -> dict[str, Any]:
-        """Return one row."""
+        """Return a row's values by column."""
         return {name: column[number].as_py() for name, column in zip(ROW_SCHEMA.names, self.table.columns, strict=True)}
 
     def column(self, name: str) -> list[Any]:
-        """Return one column."""
+        """Return the values of a column; `None` for values that are not known."""
         return self.table.column(name).to_pylist()
 
 
@@ -144,11 +150,11 @@ class PendingPlaces:
         return np.array(self._seconds, np.float64)
 
     def row(self, number: int) -> dict[str, Any]:
-        """Return one row."""
+        """Return a row's values by column."""
         return vars(self._places[number]) | vars(self._files[number])
 
     def column(self, name: str) -> list[Any]:
-        """Return one column."""
+        """Return the values of a column; `None` for values that are not known."""
         return [getattr(row, name) for row in (self._places if name in PLACE_SCHEMA.names else self._files)]
 
 
@@ -216,15 +222,8 @@ def _place(row: dict[str, Any]) -> Place:
     return Place(**{name: row[name] for name in PLACE_SCHEMA.names})
 
 
-def _without_empty_columns(table: pa.Table) -> pa.Table:
-    """Return the table with a type that takes no memory for empty columns: most maps have positions of one kind only."""
-    for number, name in enumerate(table.column_names):
-        if table.num_rows and table.column(number).null_count == table.num_rows:
-            table = table.set_column(number, name, pa.nulls(table.num_rows))
-    return table
-
-
 def _hash(photo: PhotoSource) -> str | None:
+    """Return the SHA-256 of a file's content or of bytes; `None` for a URL."""
     if isinstance(photo, bytes):
         return hashlib.sha256(photo).hexdigest()
     if not isinstance(photo, Path):

@@ -68,11 +68,11 @@ def _nearest_with_store(
 ) -> Nearest:
     """Search the rows that the store covers in the store, and the rows behind them exactly."""
     covered = store.num_rows
-    parts = (None, None) if allowed is None else (allowed[:covered], allowed[covered:])
-    nearest_covered = store.search(vectors, queries, k, parts[0])
+    nearest_covered = store.search(vectors, queries, k, None if allowed is None else allowed[:covered])
     if covered == folder.count:
         return nearest_covered
-    distances, rows = exact_search(queries, folder.descriptors(store.num_shards), k, parts[1])
+    allowed_behind = None if allowed is None else allowed[covered:]
+    distances, rows = exact_search(queries, folder.descriptors(store.num_shards), k, allowed_behind)
     return _join(nearest_covered, (distances, rows + covered), k)
 
 
@@ -83,13 +83,13 @@ def _join(first: Nearest, second: Nearest, k: int) -> Nearest:
     return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def rows_of_other_times(places: PlaceRows, seconds: float, query_time: str | float | None) -> NDArray[np.bool_]:
-    """Return the mask (N,) of the rows that were taken at least `seconds` before a time, or whose time is not known.
+def rows_before(places: PlaceRows, seconds: float, query_time: str | float | None) -> NDArray[np.bool_]:
+    """Return the mask (N,) of the rows that were taken at least `seconds` before the query, or whose time is not known.
 
     Args:
         places: The places of the rows.
-        seconds: The minimum age of a row.
-        query_time: The time; `None` for the latest time of the places.
+        seconds: The minimum age of a row at the time of the query.
+        query_time: The time of the query; `None` for the latest time of the places.
 
     Raises:
         ValueError: If the time cannot be read, or no place has a time.

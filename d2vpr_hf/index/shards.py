@@ -31,7 +31,7 @@ class OpenShard(NamedTuple):
 
 
 def make_shard(number: int, rows: Rows) -> tuple[Shard, dict[str, bytes]]:
-    """Return a shard of these rows, and the contents of its files by name."""
+    """Return the entry of a new shard for the manifest, and the contents of its files by name."""
     names = shard_names(number)
     contents = dict(zip(names, (descriptors_to_bytes(rows.descriptors), table_to_bytes(rows.table)), strict=True))
     return Shard(len(rows.descriptors), (), *(StoredFile.of(*item) for item in contents.items())), contents
@@ -58,9 +58,9 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
 
 
 def check_content(folder: Path, *files: StoredFile) -> None:
-    """Raise DamagedIndexError unless files are unchanged since they were stored, to the last bit.
+    """Raise DamagedIndexError if a bit of one of the files has changed since it was stored.
 
-    This must also be called before rows are written to new files: damaged rows must not get a correct checksum.
+    Call this before rows are written to new files: damaged rows must not get a correct checksum.
     """
     for file in files:
         problem = content_problem(folder, file)
@@ -94,10 +94,10 @@ def without_paths(shard: Shard, opened: OpenShard, paths: Collection[str]) -> Sh
 
 
 def count_to_merge(shards: Sequence[Shard], count: int, shard_size: int) -> int:
-    """Return the number of the last shards to merge with `count` new rows.
+    """Return how many shards at the end are merged with `count` new rows.
 
-    These are the shards that have no more rows than those behind them, and fit into one shard together: many small flushes then
-    leave few files, and a row is rewritten a logarithmic number of times.
+    From the last shard on, a shard is merged if it has no more rows than all rows behind it together, and they fit into one
+    shard. Many small flushes then leave few files, and a row is rewritten a logarithmic number of times.
     """
     merged = 0
     for shard in reversed(shards):
@@ -108,7 +108,7 @@ def count_to_merge(shards: Sequence[Shard], count: int, shard_size: int) -> int:
 
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
-    """Return several parts as one."""
+    """Return the rows of several parts, in order."""
     return Rows(np.concatenate([part.descriptors for part in parts]), pa.concat_tables([part.table for part in parts]))
 
 

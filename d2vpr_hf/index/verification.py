@@ -14,12 +14,12 @@ from d2vpr_hf.utils.atomic_files import store_files
 
 
 def verify_index(folder: str | Path) -> list[str]:
-    """Read all files of an index and return their damage: wrong sizes, checksums, shapes, counts, and numbers not finite.
+    """Read all files of an index and return the damaged ones: wrong sizes, checksums, shapes, counts, numbers not finite.
 
     An index that is too damaged to be opened can be verified too. Vector stores are not read, as they can be built again.
 
     Returns:
-        One line for each damaged file; only the manifest's if that is damaged, as it lists the others.
+        One line for each damaged file. If the manifest is damaged, only its line, because it lists the other files.
 
     Raises:
         FileNotFoundError: If `folder` is not an index.
@@ -68,13 +68,13 @@ class Repair:
 
 
 def repair_index(folder: str | Path) -> Repair:
-    """Remove damaged shards and a damaged calibration from an index. It is then undamaged, but not complete.
+    """Remove damaged shards and a damaged calibration from an index, which is then undamaged but not complete.
 
-    An update with its photos (`d2vpr index`) encodes the removed rows again, and no others.
+    An update with its photos (`d2vpr index`) then encodes only the removed rows again.
 
     Raises:
         FileNotFoundError: If `folder` is not an index.
-        DamagedIndexError: If its manifest is damaged, which lists all other files.
+        DamagedIndexError: If its manifest is damaged: without it the other files are not known.
         BlockingIOError: If another process is changing the index.
     """
     folder = Path(folder)
@@ -82,22 +82,23 @@ def repair_index(folder: str | Path) -> Repair:
     lock = WriterLock(folder)
     lock.acquire()
     try:
-        return _drop_damage(folder, manifest)
+        return _remove_damaged(folder, manifest)
     finally:
         lock.release()
 
 
-def _drop_damage(folder: Path, manifest: Manifest) -> Repair:
+def _remove_damaged(folder: Path, manifest: Manifest) -> Repair:
     damaged = [shard for shard in manifest.shards if shard_problems(folder, shard, manifest)]
     calibration = manifest.calibration
-    uncalibrated = calibration is not None and content_problem(folder, calibration) is not None
+    calibration_is_damaged = calibration is not None and content_problem(folder, calibration) is not None
     paths = [path for shard in damaged for path in _readable_paths(folder, shard)]
-    if damaged or uncalibrated:
-        whole = tuple(shard for shard in manifest.shards if shard not in damaged)
-        repaired = replace(manifest, shards=whole, complete=manifest.complete and not damaged)
-        repaired = replace(repaired, calibration=None) if uncalibrated else repaired
+    if damaged or calibration_is_damaged:
+        undamaged = tuple(shard for shard in manifest.shards if shard not in damaged)
+        calibration = None if calibration_is_damaged else calibration
+        complete = manifest.complete and not damaged
+        repaired = replace(manifest, shards=undamaged, complete=complete, calibration=calibration)
         store_files(folder, {MANIFEST: repaired.to_text().encode()})
-    return Repair(len(damaged), sum(shard.count for shard in damaged), paths, uncalibrated)
+    return Repair(len(damaged), sum(shard.count for shard in damaged), paths, calibration_is_damaged)
 
 
 def _readable_paths(folder: Path, shard: Shard) -> list[str]:

@@ -61,7 +61,7 @@ def test_the_repair_command_names_the_next_steps(built, tmp_path):
     last = sorted(folder.glob("descriptors-*"))[-1]
     last.unlink()
     flip(next(folder.glob("calibration-*")))
-    with pytest.raises(DamagedIndexError, match=r"missing.*`d2vpr repair INDEX` removes what is damaged"):
+    with pytest.raises(DamagedIndexError, match=r"missing.*`d2vpr repair INDEX` removes the damaged parts"):
         PlaceIndex.open(folder)
     printed = CliRunner().invoke(app, ["repair", str(folder)]).stdout
     assert "Dropped 1 damaged shards with" in printed and "`d2vpr index PHOTOS --out INDEX`" in printed

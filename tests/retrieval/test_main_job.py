@@ -255,7 +255,7 @@ def test_folders_that_are_not_an_undamaged_index_are_refused(encoder, photos, tm
     broken = shutil.copytree(tmp_path / "index", tmp_path / "broken")
     (broken / "places-000000.parquet").unlink()
     with pytest.raises(
-        ValueError, match=r"places-000000\.parquet: it is missing.*`d2vpr repair INDEX` removes what is damaged"
+        ValueError, match=r"places-000000\.parquet: it is missing.*`d2vpr repair INDEX` removes the damaged parts"
     ):
         PlaceIndex.open(broken)
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
