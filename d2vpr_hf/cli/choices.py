@@ -1,4 +1,4 @@
-"""Words among which an option chooses. They repeat the library's lists, which cannot be imported without torch."""
+"""The choices of options. They repeat the library's lists, which cannot be imported without torch."""
 
 from typing import Literal
 

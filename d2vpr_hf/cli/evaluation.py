@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d2vpr_hf.cli.options import EncoderOptions, ModelOption, StrictOption, parse_path
+from d2vpr_hf.cli.options import EncoderOptions, NewModelOption, StrictOption, parse_path
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 if TYPE_CHECKING:
@@ -85,11 +85,13 @@ def evaluate(
     queries: Annotated[
         Path, typer.Option("--queries", parser=parse_path, metavar="DIR", help="Photos to search with, or their CSV file.")
     ],
-    model: ModelOption = None,
+    model: NewModelOption = None,
     positives: RuleOptions,
     recall_values: Annotated[
         list[str] | None,
-        typer.Option("--recall-values", metavar="N,N,...", help="The N of recall@N; may be repeated. Default: 1,5,10,20."),
+        typer.Option(
+            "--recall-values", metavar="N,N,...", help="Values of N for recall@N; may be repeated. Default: 1,5,10,20."
+        ),
     ] = None,
     cross_image_encoder: Annotated[
         bool | None,

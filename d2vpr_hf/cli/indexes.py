@@ -15,6 +15,7 @@ from d2vpr_hf.cli.options import (
     IndexArgument,
     IndexEncoderOptions,
     ModelOption,
+    NewModelOption,
     OverwriteOption,
     StrictOption,
     parse_pairs,
@@ -23,8 +24,7 @@ from d2vpr_hf.cli.options import (
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 if TYPE_CHECKING:
-    from d2vpr_hf.readers import PlaceTable
-    from d2vpr_hf.readers.place_dataset import PlaceDataset
+    from d2vpr_hf.readers import PhotoCollection
     from d2vpr_hf.retrieval.updates import UpdateReport
 
 
@@ -45,25 +45,33 @@ class DatasetOptions:
         typer.Option("--column", metavar="FIELD=COLUMN", help="Column of the data set that has a field, such as image=photo."),
     ] = None
 
-    def read(self, photos: Path | None) -> tuple[PlaceTable | PlaceDataset, int | None]:
-        """Read the photos or load the data set; also return the number of photos, `None` if the data set is streamed."""
-        from d2vpr_hf.readers import load_places, read_places
+    def read(self, photos: Path | None) -> PhotoCollection:
+        """Read the photos or load the data set, and print the number of photos."""
+        from d2vpr_hf.readers import DatasetPhotos, load_places, read_places
 
         if (photos is None) == (self.dataset is None):
             raise ValueError("Give either PHOTOS or `--dataset NAME`.")
-        columns = dict(parse_pairs(self.columns, "--column FIELD=COLUMN"))
-        options = {"config": self.config, "revision": self.revision, "split": self.split, "streaming": self.streaming}
         if photos is not None:
-            given = [f"--{name}" for name, value in {**options, "column": columns}.items() if value]
+            values: dict[str, object] = {"--config": self.config, "--revision": self.revision, "--split": self.split}
+            values |= {"--streaming": self.streaming, "--column": self.columns}
+            given = [flag for flag, value in values.items() if value]
             if given:
                 raise ValueError(f"PHOTOS is not a data set; omit {', '.join(given)}, or give `--dataset`.")
             table = read_places(photos)
             typer.echo(table_text(table))
-            return table, len(table.places)
-        rows = load_places(str(self.dataset), **options, columns=columns)  # type: ignore[arg-type] # of several types
-        total = None if self.streaming else len(rows)
-        typer.echo(f"Streaming photos from {self.dataset}." if total is None else f"{total} photos in {self.dataset}.")
-        return rows, total
+            return table
+        dataset = load_places(
+            str(self.dataset),
+            config=self.config,
+            revision=self.revision,
+            split=self.split,
+            streaming=self.streaming,
+            columns=dict(parse_pairs(self.columns, "--column FIELD=COLUMN")),
+        )
+        collection = DatasetPhotos(dataset)
+        count = collection.count
+        typer.echo(f"Streaming photos from {self.dataset}." if count is None else f"{count} photos in {self.dataset}.")
+        return collection
 
 
 @dataclass
@@ -114,11 +122,12 @@ def index(
     folder = check_out(out)  # before anything is downloaded
     check_store(search.store, search.uri, search.compression)
     existing = None if overwrite else PlaceIndex.resume(folder, replacement=False)
-    source, total = dataset.read(photos)
+    collection = dataset.read(photos)
+    total = None if collection.count is None else collection.count - len(collection.skipped)
     with progress_bar("Indexing", total) as progress:
         encoder = encoding.load(model, existing)
         built, report = index_photos(
-            source,
+            collection,
             out,
             encoder,
             strict=strict,
@@ -142,7 +151,7 @@ def embed(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="PARTS", help="Folder to write shards into.")],
-    model: ModelOption = None,
+    model: NewModelOption = None,
     encoding: EncoderOptions,
     dtype: Annotated[Dtype, typer.Option(help="Number type of the descriptors.")] = "float16",
     shard_size: Annotated[int, typer.Option(min=1, help="Photos in a shard.")] = 4096,
@@ -202,10 +211,8 @@ def merge(
             uri=search.uri,
             progress=progress,
         )
-    unreadable = f"; {len(merged.skipped)} could not be read" if merged.skipped else ""
-    typer.echo(
-        f"Merged {len(merged)} photos as descriptors of {merged.settings.descriptor_dim} numbers into {out}{unreadable}."
-    )
+    skipped = f"; {len(merged.skipped)} photos skipped" if merged.skipped else ""
+    typer.echo(f"Merged {len(merged)} photos as descriptors of {merged.settings.descriptor_dim} numbers into {out}{skipped}.")
 
 
 def add(

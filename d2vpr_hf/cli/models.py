@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from d2vpr_hf.cli.choices import ExportFormat, ExportInput, ExportPrecision, ModelKind
-from d2vpr_hf.cli.options import EncoderOptions, OverwriteOption, StrictOption, parse_pairs, parse_path
+from d2vpr_hf.cli.options import EncoderOptions, StrictOption, parse_pairs, parse_path
 from d2vpr_hf.cli.terminal import hush_transformers, progress_bar
 
 
@@ -35,7 +35,9 @@ def convert(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the weights that are drawn at random.")] = 0,
-    overwrite: OverwriteOption = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files of an existing model, or with --to, an existing file.")
+    ] = False,
 ) -> None:
     """Convert published weights to a model folder, and back.
 

@@ -38,10 +38,12 @@ ModelOption = Annotated[
         help="Model folder or Hub id. Default: the model of the index; for a new index, the small model included here.",
     ),
 ]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a photo cannot be used, instead of skipping it.")]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an existing index as a whole, or the files of an existing model.")
+NewModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Model folder or Hub id. Default: the small model included here."),
 ]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a photo cannot be used, instead of skipping it.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing index as a whole.")]
 
 
 @dataclass

@@ -29,7 +29,9 @@ def places(
     ] = 30.0,
     spacing: Annotated[float, typer.Option(help="Distance in metres between places that may share a training batch.")] = 25.0,
     min_photos: Annotated[int, typer.Option(min=1, help="Smallest number of photos of a place.")] = 4,
-    min_days: Annotated[int, typer.Option(min=1, help="Smallest number of days on which these were taken.")] = 1,
+    min_days: Annotated[
+        int, typer.Option(min=1, help="Smallest number of days on which the photos of a place were taken.")
+    ] = 1,
     strict: StrictOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
@@ -63,7 +65,7 @@ class CityOptions:
         int, typer.Option("--cities", min=1, help="Number of cities: the city of the seed, and those of the next seeds.")
     ] = 1
     layout: Annotated[Layout, typer.Option(help="Folders and file names of the photos.")] = "at-names"
-    tier: Annotated[Tier, typer.Option(help="How much photos of a place differ.")] = "standard"
+    tier: Annotated[Tier, typer.Option(help="Difference between photos of a place.")] = "standard"
     conditions: Annotated[
         str | None, typer.Option(metavar="LIST", help="Conditions of queries, such as day,night. Default: those of the tier.")
     ] = None

@@ -1,4 +1,4 @@
-"""The command line as a whole: the main job, errors, help."""
+"""The command line as a whole: indexing and searching, errors, help."""
 
 import json
 import re
@@ -54,14 +54,13 @@ def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
 def test_errors_are_one_line_and_status_1(photos, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     save(tmp_path / "full" / "a.jpg", 0)
-    filled = [argument.format(tmp=tmp_path, photos=photos) for argument in arguments]
-    status, _, err = run(*filled)
+    status, _, err = run(*[argument.format(tmp=tmp_path, photos=photos) for argument in arguments])
     assert status == 1
     assert err.startswith("d2vpr: ") and message in err and "Traceback" not in err
 
 
 def test_empty_arguments_are_not_the_current_folder():
-    """What an unset shell variable leaves."""
+    """An unset shell variable gives an empty argument, and an empty path would be the current folder."""
     for arguments in (["search", "index", ""], ["index", "", "--out", "x"], ["index", "x", "--out", ""]):
         status, _, err = run(*arguments)
         assert status == 2 and "the path is empty" in err

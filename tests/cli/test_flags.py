@@ -1,4 +1,4 @@
-"""Messages of the command line: they name flags where the library's name parameters."""
+"""Messages of the command line name flags in place of the library's parameters."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""A command's groups of options: what typer sees, and what the command gets."""
+"""Groups of options: the signature that typer reads, and the values that the command gets."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_a_command_gets_its_groups(arguments, expected):
 
 
 def test_a_group_changes_a_field_of_another():
-    """The field keeps its place; default and help are its own."""
+    """The field keeps its place among the options, with the new default and help."""
     assert invoke(draw_wide).output.strip() == "WideSize(height=2, width=300)"
     text = invoke(draw_wide, "--help").output
     assert text.index("--height") < text.index("Many columns") and "Columns." not in text
 
 
-def test_options_stand_where_the_group_stands():
+def test_the_options_of_a_group_take_its_place():
     text = invoke(draw, "--help").output
     assert (
         text.index("Draw.") < text.index("--before") < text.index("--height") < text.index("--width") < text.index("--colour")
