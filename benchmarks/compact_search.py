@@ -127,19 +127,19 @@ def real_data(index: Path, queries: Path) -> Data:
     return Data(index, opened.descriptors.take(rows).astype(np.float32), is_correct)
 
 
-def measure(data: Data, word: str, scratch: Path) -> dict[str, Any]:
+def measure(data: Data, compression: str, scratch: Path) -> dict[str, Any]:
     """Build a store, and search it in a new process."""
     descriptors = data.open()
     start = time.perf_counter()
-    store = FaissStore(word, descriptors) if word in FACTORIES else build_store(descriptors, word)  # type: ignore[arg-type]
+    store = FaissStore(compression, descriptors) if compression in FACTORIES else build_store(descriptors, compression)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         store.save(Path(folder))
         built = time.perf_counter() - start
         np.save(Path(folder) / "queries.npy", data.queries)
-        command = [sys.executable, __file__, "--search", folder, "--word", word, "--data", str(data.path)]
+        command = [sys.executable, __file__, "--search", folder, "--compression", compression, "--data", str(data.path)]
         searched = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     rows = np.array(searched.pop("rows"))
-    shape = {"count": len(descriptors), "width": descriptors.shape[1], "compression": word, "build_seconds": built}
+    shape = {"count": len(descriptors), "width": descriptors.shape[1], "compression": compression, "build_seconds": built}
     return shape | searched | _judge(rows, descriptors, data)
 
 
@@ -151,12 +151,12 @@ def _judge(rows: NDArray[np.int64], descriptors: Descriptors, data: Data) -> dic
     return {"recall": float(np.mean(shared)) / NEIGHBOURS, "place_recall": place_recall, "place_recall_exact": exact}
 
 
-def search_alone(folder: Path, word: str, data: Path) -> None:
+def search_alone(folder: Path, compression: str, data: Path) -> None:
     """Search a saved store and print times, rows and memory. `measure` runs this in a new process."""
     queries = np.load(folder / "queries.npy")
     before = _memory("RssAnon")
     descriptors = open_descriptors(data)
-    store = FaissStore.open(word, folder, descriptors) if word in FACTORIES else open_store(folder, descriptors)
+    store = FaissStore.open(compression, folder, descriptors) if compression in FACTORIES else open_store(folder, descriptors)
     for query in queries[:20]:  # warm
         store.search(query[None], NEIGHBOURS)
     seconds, processor = [], []
@@ -194,9 +194,8 @@ def _memory(field: str) -> int:
 
 def run(scratch: Path, case: "Case") -> list[dict[str, Any]]:
     """Measure the stores of a case, and print each result."""
-    count, width, cosine, words = case
-    data = drawn_data(scratch / "descriptors.npy", count, width, cosine)
-    results = [show({"cosine": cosine} | measure(data, word, scratch)) for word in words]
+    data = drawn_data(scratch / "descriptors.npy", case.count, case.width, case.cosine)
+    results = [show({"cosine": case.cosine} | measure(data, compression, scratch)) for compression in case.compressions]
     data.path.unlink()
     return results
 
@@ -265,22 +264,36 @@ def plot_growth(results: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-Case = tuple[int, int, float, list[str]]  # count, width, cosine, words
+class Case(NamedTuple):
+    """Drawn descriptors, and the compressions to measure on them.
+
+    Attributes:
+        count, width: Number of descriptors, and of the numbers in each.
+        cosine: Cosine between two photos of a place.
+        compressions: Compressions of the library, or keys of [`FACTORIES`].
+    """
+
+    count: int
+    width: int
+    cosine: float
+    compressions: list[str]
+
+
 COMPARED = ["none", "int8", "bits"]  # descriptors are stored as float16, so `half` equals `none`
 CASES: list[Case] = [
-    (10_000, 512, 0.64, COMPARED),
-    (30_000, 512, 0.64, COMPARED),
-    (100_000, 512, 0.64, COMPARED),
-    (300_000, 512, 0.64, COMPARED),
-    (1_000_000, 512, 0.64, ["bits"]),
-    (1_000_000, 512, 0.64, ["int8"]),
-    (1_000_000, 512, 0.64, ["none"]),
-    (1_000_000, 512, 0.78, ["bits"]),
-    (1_000_000, 512, 0.9, ["bits"]),
-    (100_000, 4096, 0.64, ["bits"]),
-    (100_000, 4096, 0.64, ["int8"]),
-    (100_000, 4096, 0.64, ["none"]),
-    *((1_000_000, 512, 0.64, [word]) for word in FACTORIES),
+    Case(10_000, 512, 0.64, COMPARED),
+    Case(30_000, 512, 0.64, COMPARED),
+    Case(100_000, 512, 0.64, COMPARED),
+    Case(300_000, 512, 0.64, COMPARED),
+    Case(1_000_000, 512, 0.64, ["bits"]),
+    Case(1_000_000, 512, 0.64, ["int8"]),
+    Case(1_000_000, 512, 0.64, ["none"]),
+    Case(1_000_000, 512, 0.78, ["bits"]),
+    Case(1_000_000, 512, 0.9, ["bits"]),
+    Case(100_000, 4096, 0.64, ["bits"]),
+    Case(100_000, 4096, 0.64, ["int8"]),
+    Case(100_000, 4096, 0.64, ["none"]),
+    *(Case(1_000_000, 512, 0.64, [compression]) for compression in FACTORIES),
 ]
 
 
@@ -294,7 +307,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--queries", type=Path, help="With --index: an index of query photos.")
     parser.add_argument("--out", type=Path, default=Path("build/compact_search"), help="Folder of JSON file and figure.")
     parser.add_argument("--search", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--word", help=argparse.SUPPRESS)
+    parser.add_argument("--compression", help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -303,17 +316,17 @@ def main() -> None:
     """Measure, print, write and draw."""
     arguments = parse()
     if arguments.search:
-        search_alone(arguments.search, arguments.word, arguments.data)
+        search_alone(arguments.search, arguments.compression, arguments.data)
         return
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         if arguments.index:
             data = real_data(arguments.index, arguments.queries)
             print(table([]))
-            for word in COMPARED:
-                show({"cosine": None} | measure(data, word, Path(scratch)))
+            for compression in COMPARED:
+                show({"cosine": None} | measure(data, compression, Path(scratch)))
             return
         cases = CASES if arguments.case is None else [CASES[number] for number in arguments.case]
-        chosen = [case for case in cases if case[0] <= 30_000 or not arguments.quick]
+        chosen = [case for case in cases if case.count <= 30_000 or not arguments.quick]
         results = [result for case in chosen for result in run(Path(scratch), case)]
     joined = join(arguments.out / "compact_search.json", results)
     plot_growth(joined).savefig(arguments.out / "compact_search.png", dpi=110)

@@ -14,7 +14,7 @@ from d2vpr_hf.stores.bits import num_candidates
 from d2vpr_hf.stores.descriptors import Descriptors, take_rows
 from d2vpr_hf.stores.exact import float32_blocks, rescore
 
-# word: factory string of FAISS, and number of lists to read
+# compression: factory string of FAISS, and number of lists to read
 FACTORIES = {
     "pq64": ("PQ64", 0),
     "ivf-sq8": ("IVF1024,SQ8", 16),
@@ -30,16 +30,16 @@ class FaissStore:
     """A vector store around an index of `faiss.index_factory`.
 
     Args:
-        word: Key of [`FACTORIES`].
+        compression: Key of [`FACTORIES`].
         descriptors: (N, D).
         index: Index that `save` wrote; `None` builds one.
     """
 
-    def __init__(self, word: str, descriptors: Descriptors, index: faiss.Index | None = None) -> None:
+    def __init__(self, compression: str, descriptors: Descriptors, index: faiss.Index | None = None) -> None:
         self._descriptors = descriptors
-        self._index = _build(word, descriptors) if index is None else index
-        if FACTORIES[word][1]:
-            faiss.extract_index_ivf(self._index).nprobe = FACTORIES[word][1]
+        self._index = _build(compression, descriptors) if index is None else index
+        if FACTORIES[compression][1]:
+            faiss.extract_index_ivf(self._index).nprobe = FACTORIES[compression][1]
 
     def search(self, queries: NDArray[np.floating], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the k nearest descriptors of queries (Q, D), with the same number of candidates as `bits`."""
@@ -52,13 +52,13 @@ class FaissStore:
         faiss.write_index(self._index, str(path / _FILE))
 
     @classmethod
-    def open(cls, word: str, path: Path, descriptors: Descriptors) -> "FaissStore":
+    def open(cls, compression: str, path: Path, descriptors: Descriptors) -> "FaissStore":
         """Open a store that `save` wrote."""
-        return cls(word, descriptors, faiss.read_index(str(path / _FILE), faiss.IO_FLAG_MMAP_IFC))
+        return cls(compression, descriptors, faiss.read_index(str(path / _FILE), faiss.IO_FLAG_MMAP_IFC))
 
 
-def _build(word: str, descriptors: Descriptors) -> faiss.Index:
-    index = faiss.index_factory(descriptors.shape[1], FACTORIES[word][0])
+def _build(compression: str, descriptors: Descriptors) -> faiss.Index:
+    index = faiss.index_factory(descriptors.shape[1], FACTORIES[compression][0])
     rows = np.random.default_rng(0).choice(len(descriptors), min(TRAINING_ROWS, len(descriptors)), replace=False)
     index.train(take_rows(descriptors, np.sort(rows)).astype(np.float32))
     for block in float32_blocks(descriptors, 64 << 20):
