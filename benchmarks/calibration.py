@@ -68,11 +68,11 @@ def measure(tier: TierName, encode: Callable[[Photos], Descriptors], size: int) 
     fitted, tested = (_choose(city, rows) for rows in np.array_split(order, 2))
     calibration = fit_calibration(*fitted)
     threshold = calibration.threshold(PRECISION)
-    least = _similarity_threshold(fitted)
+    least_similarity = _similarity_threshold(fitted)
     judged = {
         name: judge_calibration(calibration, *side) for name, side in (("same city", tested), ("other city", second_city))
     }
-    rows = [_row(f"{tier}, {name}", reliability, threshold, least) for name, reliability in judged.items()]
+    rows = [_row(f"{tier}, {name}", reliability, threshold, least_similarity) for name, reliability in judged.items()]
     return [*rows, "", *_few(fitted, tested)], judged["same city"]
 
 
@@ -82,11 +82,11 @@ def _few(fitted: Labelled, tested: Labelled) -> list[str]:
         "| labelled photos | answers within their 90 % radius (all queries) | median radius, answered |",
         "| --- " * 3 + "|",
     ]
-    draw = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     for count in FEW:
         numbers = []
         for _ in range(DRAWS):
-            calibration = fit_calibration(*_choose(fitted, draw.permutation(len(fitted[0]))[:count]))
+            calibration = fit_calibration(*_choose(fitted, rng.permutation(len(fitted[0]))[:count]))
             reliability = judge_calibration(calibration, *tested)
             answered = reliability.confidences >= calibration.threshold(PRECISION)
             inside = reliability.errors <= reliability.radii
@@ -102,14 +102,14 @@ def _choose(labelled: Labelled, rows: NDArray[np.int64]) -> Labelled:
 
 
 def _similarity_threshold(labelled: Labelled) -> float:
-    """Return the least similarity of the best match that reaches the precision."""
+    """Return the least threshold on the similarity of the best match that reaches the precision."""
     reliability = judge_calibration(fit_calibration(*labelled), *labelled)
     curve = precision_curve(reliability.similarities, reliability.correct, int(reliability.correct.sum()))
     reached = np.flatnonzero(curve.precision >= PRECISION)
     return float(curve.thresholds[reached[-1]]) if len(reached) else np.inf
 
 
-def _row(name: str, reliability: Reliability, threshold: float, least: float) -> str:
+def _row(name: str, reliability: Reliability, threshold: float, least_similarity: float) -> str:
     answered = reliability.confidences >= threshold
     inside = f"{100 * (reliability.errors <= reliability.radii)[answered].mean():.1f} %" if answered.any() else "none"
     cells = [
@@ -120,7 +120,7 @@ def _row(name: str, reliability: Reliability, threshold: float, least: float) ->
         f"{inside} ({100 * reliability.radius_coverage:.1f} %)",
         f"{np.median(reliability.radii[answered]):.1f} m" if answered.any() else "none",
         _answered(reliability, answered),
-        _answered(reliability, reliability.similarities >= least),
+        _answered(reliability, reliability.similarities >= least_similarity),
     ]
     return f"| {name} | " + " | ".join(cells) + " |"
 

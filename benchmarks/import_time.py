@@ -2,8 +2,8 @@
 
     python benchmarks/import_time.py [--rounds 10]
 
-The least of some rounds, because other work on the machine only adds time. tests/test_packaging.py holds what causes the time:
-the modules that each of them loads.
+Times are the least of some rounds, because other work on the machine only adds time. tests/test_packaging.py checks the modules
+that each command loads, which cause most of the time.
 """
 
 import argparse

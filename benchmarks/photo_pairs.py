@@ -42,9 +42,9 @@ def load(folder: Path) -> tuple[list[str], Photos]:
 
 def ranks(encode: Encode, database: Photos, queries: Photos, wanted: list[list[int]]) -> list[int]:
     """Return, for each query, the rank of the first of its matches."""
-    similarity = encode(queries) @ encode(database).T  # (Q, N)
-    best = [row[matches].max() for row, matches in zip(similarity, wanted, strict=True)]
-    return [1 + int((row > value).sum()) for row, value in zip(similarity, best, strict=True)]
+    similarities = encode(queries) @ encode(database).T  # (Q, N)
+    best = [row[matches].max() for row, matches in zip(similarities, wanted, strict=True)]
+    return [1 + int((row > value).sum()) for row, value in zip(similarities, best, strict=True)]
 
 
 if __name__ == "__main__":

@@ -94,12 +94,12 @@ def main() -> None:
         table, dataset = read_gsv_cities(gsv), load_places(saved)
         tasks: dict[str, Callable[[], object]] = {
             "`read_gsv_cities`": lambda: read_gsv_cities(gsv),
-            "`to_dataset` of that": lambda: to_dataset(table),
+            "`to_dataset` of this table": lambda: to_dataset(table),
             "`find_photos`, walking": lambda: find_photos(walked),
             "`find_photos`, from a list": lambda: find_photos(listed),
             "`load_places` of a saved data set": lambda: load_places(saved),
-            "`iter_photos` of that, undecoded": lambda: count(dataset),
-            "`iter_photos` of it streamed": lambda: count(load_places(saved, streaming=True)),
+            "`iter_photos` of this data set, undecoded": lambda: count(dataset),
+            "`iter_photos` of this data set, streamed": lambda: count(load_places(saved, streaming=True)),
         }
         print(f"| {arguments.rows} photos | seconds |\n| --- | --- |")
         for name, task in tasks.items():

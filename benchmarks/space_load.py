@@ -177,9 +177,9 @@ def main() -> None:
         photos = sorted((next(options.cache.glob("town-*")) / "images" / "test" / "queries").iterdir())[:40]
         started = time.perf_counter()
         load = run_load(server, photos, options.clients, options.requests)
-        took = time.perf_counter() - started
+        seconds = time.perf_counter() - started
     ordered = sorted(load.seconds)
-    print(f"{len(ordered)} answers to {options.clients} clients at once, {len(ordered) / took:.1f} a second")
+    print(f"{len(ordered)} answers to {options.clients} clients at once, {len(ordered) / seconds:.1f} a second")
     print(f"errors {len(load.errors)}, answers for another client's photo {load.wrong}")
     print(f"seconds of a request: median {statistics.median(ordered):.2f}, p95 {ordered[int(0.95 * len(ordered))]:.2f}")
     print("server's memory in MB: " + ", ".join(f"{memory:.0f} after {count}" for count, memory in load.megabytes))

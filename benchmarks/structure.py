@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-LIBRARY = ("d2vpr_hf", "training", "spaces")  # `modeling` is kept as it is published
+LIBRARY = ("d2vpr_hf", "training", "spaces")  # without `modeling`, which is published unchanged
 SHORT = 2  # statements of a short helper
 
 
@@ -47,8 +47,8 @@ def short_helpers(parsed: dict[str, ast.Module]) -> list[str]:
     for name, module in parsed.items():
         for function in functions(module):
             body = function.body[1:] if ast.get_docstring(function) else function.body
-            private = function.name.startswith("_") and not function.name.startswith("__")
-            if private and len(body) <= SHORT and references[function.name] == 1:
+            is_private = function.name.startswith("_") and not function.name.startswith("__")
+            if is_private and len(body) <= SHORT and references[function.name] == 1:
                 helpers.append(f"{name}:{function.lineno} {function.name}")
     return helpers
 

@@ -85,26 +85,26 @@ class Checkpoints:
             ValueError: If processes see different checkpoints, because machines do not share the folder.
         """
         newest = self.newest()
-        seen = gather_object([None if newest is None else newest.name])
-        if len(set(seen)) > 1:
+        names = gather_object([None if newest is None else newest.name])
+        if len(set(names)) > 1:
             raise ValueError(
-                f"The processes see different checkpoints in {self.folder}: {seen}. All machines must share this folder."
+                f"The processes see different checkpoints in {self.folder}: {names}. All machines must share this folder."
             )
         return newest
 
     def save(self, accelerator: Accelerator, state: RunState) -> None:
-        """Write a checkpoint. All processes must call it.
+        """Write a checkpoint. All processes must call this method.
 
         Raises:
-            OSError: If it cannot be written, for example on a full disk. Older checkpoints are kept then.
+            OSError: If the checkpoint cannot be written, for example on a full disk. Older checkpoints are kept.
         """
-        place = self.folder / f"{_PREFIX}{state.step:08d}"
-        scratch = self.folder / f".{place.name}.writing"
+        checkpoint = self.folder / f"{_PREFIX}{state.step:08d}"
+        scratch = self.folder / f".{checkpoint.name}.writing"
         try:
             on_main(accelerator, lambda: make_empty(scratch))
             accelerator.save_state(str(scratch))
             accelerator.wait_for_everyone()
-            on_main(accelerator, lambda: self._commit(scratch, place, state))
+            on_main(accelerator, lambda: self._commit(scratch, checkpoint, state))
         except WRITING_ERRORS as error:
             shutil.rmtree(scratch, ignore_errors=True)
             raise OSError(f"The checkpoint of step {state.step} could not be written: {error}. {self._advice()}") from error
@@ -125,9 +125,10 @@ class Checkpoints:
         accelerator.load_state(str(checkpoint))
         return state
 
-    def _commit(self, scratch: Path, place: Path, state: RunState) -> None:
+    def _commit(self, scratch: Path, checkpoint: Path, state: RunState) -> None:
+        """Complete a checkpoint in its scratch folder, move it to its place, and delete old checkpoints."""
         (scratch / _STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
-        replace_folder(scratch, place)
+        replace_folder(scratch, checkpoint)
         for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
             shutil.rmtree(old)
 

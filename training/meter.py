@@ -30,7 +30,7 @@ class Meter:
         self._images += images
 
     def read(self) -> dict[str, float]:
-        """Return the means over all processes since the last call, and `images_per_second`. All processes must call it.
+        """Return the means over all processes since the last call, and `images_per_second`. All processes must call this.
 
         Raises:
             FloatingPointError: If a number is not finite: the run has diverged.
@@ -62,9 +62,9 @@ class Meter:
 
 def check_finite(numbers: dict[str, float]) -> None:
     """Raise FloatingPointError if one of a run's numbers is not finite."""
-    broken = [name for name, number in numbers.items() if not math.isfinite(number)]
-    if broken:
+    not_finite = [name for name, number in numbers.items() if not math.isfinite(number)]
+    if not_finite:
         raise FloatingPointError(
-            f"Not a finite number: {', '.join(broken)}. Nothing since the newest checkpoint was saved. Begin a new run with a "
-            "lower learning_rate, warmup_steps, clipped gradients (`max_grad_norm=1`), or mixed_precision bf16 instead of fp16."
+            f"Not a finite number: {', '.join(not_finite)}. Steps after the newest checkpoint are not saved. Begin a new run "
+            "with a lower learning_rate, warmup_steps, clipped gradients (`max_grad_norm=1`), or mixed_precision bf16, not fp16."
         )

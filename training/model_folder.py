@@ -46,7 +46,7 @@ def write_model_folder(
         measurement: Measurement of these weights, which the card and `validation.json` hold; `None` if they were not measured.
 
     Raises:
-        OSError: If it cannot be written, for example on a full disk.
+        OSError: If the folder cannot be written, for example on a full disk.
     """
     scratch = folder.with_name(f".{folder.name}.writing")
     evaluation = None if measurement is None or measurement.evaluation is None else _without_folders(measurement.evaluation)
@@ -67,7 +67,7 @@ def write_model_folder(
 
 
 def _without_folders(evaluation: Evaluation) -> Evaluation:
-    """Return an evaluation whose folders are named without their paths on this machine."""
+    """Return an evaluation with the names of its folders in place of their paths on this machine."""
     database, query_set = ({**side, "path": public_name(side["path"])} for side in (evaluation.database, evaluation.query_set))
     return replace(evaluation, model=replace(evaluation.model, model_name="this model"), database=database, query_set=query_set)
 
@@ -82,15 +82,16 @@ def _recipe(options: TrainingOptions) -> str:
 
 def _facts(options: TrainingOptions) -> CardFacts:
     return CardFacts(
-        summary=f"{_training(options)[0].upper()}{_training(options)[1:]} on {_photos(options)}.",
+        summary=f"{_training_text(options)[0].upper()}{_training_text(options)[1:]} on {_photos_text(options)}.",
         license=None,
         license_note=_LICENSE_NOTE,
-        training_data=_photos(options),
+        training_data=_photos_text(options),
         base_model=None,
     )
 
 
-def _training(options: TrainingOptions) -> str:
+def _training_text(options: TrainingOptions) -> str:
+    """Return the kind of training, for the card."""
     if isinstance(options, DistillOptions):
         return f"distilled from {public_name(options.teacher)}"
     if isinstance(options, PretrainOptions):
@@ -98,7 +99,8 @@ def _training(options: TrainingOptions) -> str:
     return "trained with MultiSimilarity loss"
 
 
-def _photos(options: TrainingOptions) -> str:
+def _photos_text(options: TrainingOptions) -> str:
+    """Return the photos that a model was trained on, for the card."""
     if options.photos != "gridtown":
         return public_name(options.photos)
     seeds = ", ".join(map(str, options.gridtown_seeds))
@@ -106,9 +108,10 @@ def _photos(options: TrainingOptions) -> str:
 
 
 def _origin(options: TrainingOptions, step: int, measurement: Measurement | None) -> str:
+    """Return the initial model, the training, the step and the losses, for the card."""
     losses = {} if measurement is None else {name: value for name, value in measurement.numbers.items() if "loss" in name}
     numbers = "".join(f", {name.replace('_', '-')} {value:.4g}" for name, value in losses.items())
-    return f"{public_name(options.model)}, {_training(options)}, step {step}{numbers}"
+    return f"{public_name(options.model)}, {_training_text(options)}, step {step}{numbers}"
 
 
 def public_name(name: str) -> str:

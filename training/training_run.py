@@ -41,7 +41,7 @@ class RunStoppedError(Exception):
     """SIGTERM stopped a run before its last step, after a checkpoint was saved.
 
     Attributes:
-        exit_status: Status with which a script exits then.
+        exit_status: Exit status of a script that is stopped by this error.
     """
 
     exit_status = 128 + signal.SIGTERM
@@ -134,14 +134,14 @@ class TrainingRun:
         self._measurement: Measurement | None = None  # of the current weights; `None` if they were not validated
 
     def begin(self, held_out_loss: Callable[[PlaceBatch], torch.Tensor]) -> None:
-        """Resume from a checkpoint if `resume` is set and there is one, else record and validate a new run.
+        """Resume from the newest checkpoint if `resume` is set and a checkpoint exists, else record and validate a new run.
 
         Args:
             held_out_loss: Computes the loss of a batch of held-out places.
 
         Raises:
             FileExistsError: If the folder holds a run and `resume` is not set.
-            ValueError: If the run to resume had other options, or another number of processes.
+            ValueError: If the run to resume had other options or another number of processes.
         """
         options = self.options
         set_seed(options.seed, device_specific=True)
@@ -150,7 +150,7 @@ class TrainingRun:
             self.state = self.checkpoints.load(self.accelerator, newest)
         resumed_step = None if newest is None else self.state.step
         on_main(self.accelerator, lambda: self.folder.begin(options, resumed_step))
-        self._open_outlets()
+        self._open_trackers_and_repository()
         self._validation = Validation(self.accelerator, options, self.processor, self.data, self.folder.records, held_out_loss)
         logger.info("%s", self._plan())
         if self._is_due(options.validate_every) and self.state.validated != self.state.step:
@@ -214,7 +214,7 @@ class TrainingRun:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._count(batch)
-        self._do_what_is_due(learning_rate)
+        self._do_due_work(learning_rate)
 
     def finish(self) -> Path:
         """Return the folder of the best model (without validation, the last), after uploading it if `push_to_hub` is set."""
@@ -245,7 +245,8 @@ class TrainingRun:
             logger.warning("Skipped a photo; another one of its place replaces it: %s", photo)
         self._measurement = None
 
-    def _do_what_is_due(self, learning_rate: float) -> None:
+    def _do_due_work(self, learning_rate: float) -> None:
+        """Log, validate and save after a step, if they are due; raise RunStoppedError after SIGTERM."""
         validates = self._is_due(self.options.validate_every)
         saves = self._is_due(self.options.checkpoint_every)
         logs = validates or saves or self._is_due(self.options.log_every)
@@ -263,7 +264,7 @@ class TrainingRun:
             raise RunStoppedError(f"SIGTERM stopped the run after step {self.state.step}. Continue it with `resume=True`.")
 
     def _is_due(self, every: int) -> bool:
-        """Return whether something that is done every given number of steps, and at the end, is to be done now."""
+        """Return whether work that is done every `every` steps and after the last step is due now."""
         return self.state.step % every == 0 or self.state.step >= self.data.total_steps
 
     def _log_step(self, learning_rate: float) -> None:
@@ -312,8 +313,18 @@ class TrainingRun:
         weights = self.accelerator.get_state_dict(self.network)
         prefix = "model."  # see TrainingWrapper; the network's other modules are for training only
         weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-        arguments = (self.model, weights, self.processor, self.options, self.state.step, self._measurement)
-        on_main(self.accelerator, lambda: write_model_folder(self.folder.path / name, *arguments))
+        on_main(
+            self.accelerator,
+            lambda: write_model_folder(
+                self.folder.path / name,
+                self.model,
+                weights,
+                self.processor,
+                self.options,
+                self.state.step,
+                self._measurement,
+            ),
+        )
 
     def _log(self, numbers: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -322,7 +333,7 @@ class TrainingRun:
         shown = "  ".join(f"{name} {number:.4g}" for name, number in numbers.items())
         logger.info("step %d/%d  %s", self.state.step, self.data.total_steps, shown)
 
-    def _open_outlets(self) -> None:
+    def _open_trackers_and_repository(self) -> None:
         """Open the trackers and create the Hub repository, so that a wrong name is an error now and not at the end."""
         options = self.options
         if options.trackers:

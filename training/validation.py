@@ -87,7 +87,7 @@ class Measurement(NamedTuple):
 
 
 class Validation:
-    """Measure a model's recall on photos with positions, and its loss on held-out places, if the options name any.
+    """Measure a model's recall on photos with positions, and its loss on held-out places, each if the options name them.
 
     Args:
         accelerator: The run's accelerator.
@@ -142,7 +142,7 @@ class Validation:
 
 
 def _folders(options: TrainingOptions, town: Path) -> tuple[str, str] | None:
-    """Return the folders of the validation's database and queries."""
+    """Return the folders of the validation's database and queries; `None` if the options name none."""
     if options.validation_database == "gridtown":
         return str(town / "images/test/database"), str(town / "images/test/queries")
     if options.validation_database is None:

@@ -21,9 +21,8 @@ from d2vpr_hf.readers import find_photos, open_photo
 
 RECALL_VALUES = (1, 5, 10)
 NUM_WATCHED = 200  # photos whose offsets are measured
-_Counts = dict[
-    str, dict[str, list[int]]
-]  # by tier and place: numbers of queries, and of those found among the first 1, 5 and 10
+# by tier and place: number of queries, and of queries with a positive among their first 1, 5 and 10 matches
+_Counts = dict[str, dict[str, list[int]]]
 
 
 def measure(model: Path, towns: Path) -> dict[str, Any]:

@@ -6,10 +6,8 @@ from typing import Any
 STEPS = 200  # of a stage in rows with two stages: 19,200 photos
 SEEDS = range(5)
 LEARNING_RATES = {"distill": 4e-3, "finetune": 1e-4, "tune": 1e-3}  # chosen on the validation city by learning_rates.py
-SAMPLER_RATES = {
-    "distill": 4e-5,
-    "finetune": 1e-5,
-}  # of the module that moves samples, near the published rates: docs/ablations.md
+# learning rates of the module that moves samples, near the published rates: docs/ablations.md
+SAMPLER_RATES = {"distill": 4e-5, "finetune": 1e-5}
 
 Options = dict[str, Any]
 DISTILL: Options = {"learning_rate": LEARNING_RATES["distill"], "token_cosine_weight": 2.0, "mse_reduction": "sum"}

@@ -84,7 +84,7 @@ class PhotoFiles:
         self._folder = table.folder
         self._paths = [place.path for place in table.places]
         self._groups = table.group_ids
-        self._rows = {int(ids[0]): rows for ids, rows in _group(table.place_ids) if len(rows) >= images_per_place}
+        self._rows = {place: rows for place, rows in _group_rows(table.place_ids) if len(rows) >= images_per_place}
         if not self._rows:
             raise ValueError(f"No place in {table.folder} has {images_per_place} photos.")
 
@@ -155,16 +155,17 @@ class LabelledPhotos(PhotoFiles):
         return self._labels[row]
 
 
-def _group(place_ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the ids, which are all equal, and the rows of each place."""
+def _group_rows(place_ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield the id and the rows of each place."""
     order = np.argsort(place_ids, kind="stable")
     cuts = np.flatnonzero(np.diff(place_ids[order])) + 1
     for rows in np.split(order, cuts):
-        yield place_ids[rows], rows
+        if len(rows):  # an empty table gives one empty part
+            yield int(place_ids[rows[0]]), rows
 
 
 class GridtownPhotos:
-    """Photos of Gridtown's places, rendered when they are taken.
+    """Photos of Gridtown's places, rendered when `take` is called.
 
     Two opposite views of a place count as two places, as in the files of `d2vpr simulate --layout gsv-cities`.
 
@@ -203,21 +204,23 @@ class GridtownPhotos:
         return False
 
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
-        """Render photos of a place, or take them from the cache; none is ever skipped. See [`PlacePhotos.take`]."""
+        """Render photos of a place, or take them from the cache; no photo is skipped. See [`PlacePhotos.take`]."""
         if count > self._visits:
             raise ValueError(f"A place of this Gridtown has {self._visits} photos, {count} are needed. Raise gridtown_visits.")
         city, view = divmod(place, len(self._views))
         spot, heading = self._views[view]
         visits = (1 + rng.permutation(self._visits)[:count]).tolist()
-        scene = (self._seeds[city], self._num_places, self._tier, self._size, spot, heading)
-        return [Shot(_photograph(*scene, visit), (place, visit)) for visit in visits], []
+        photos = [
+            _photograph(self._seeds[city], self._num_places, self._tier, self._size, spot, heading, visit) for visit in visits
+        ]
+        return [Shot(photo, (place, visit)) for photo, visit in zip(photos, visits, strict=True)], []
 
 
 @functools.lru_cache(maxsize=_CACHED_PHOTOS)
 def _photograph(
     seed: int, num_places: int, tier: TierName, size: tuple[int, int], spot: int, heading: int, visit: int
 ) -> Image.Image:
-    """Render a photo; the cache spares this in later epochs."""
+    """Render a photo; later epochs take it from the cache."""
     variation = TIERS[tier]
     town = _town(seed, num_places, variation.copy_share)
     (pixels,) = town.take([draw_photo(town.city, spot, heading, visit, variation.queries)], size)

@@ -58,7 +58,7 @@ class TrainingData:
         self.total_steps = min(steps, options.max_steps or steps)
 
     def check_negatives(self) -> None:
-        """Raise ValueError if a batch may contain two places that show the same, which would be wrong negatives."""
+        """Raise ValueError if a batch may contain two places that show the same, because they would be wrong negatives."""
         if self.photos.must_not_mix and self.options.batches != "city-wise":
             raise ValueError(
                 f"The places of {self.options.photos} come in groups, and places of different groups may show the same. Only "

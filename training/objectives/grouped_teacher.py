@@ -67,10 +67,13 @@ class GroupedTeacher:
         """Return the float32 targets of images (B, 3, height, width) at a step, in the order of the images."""
         if not self.teacher.depends_on_batch:
             return self._group_targets(pixel_values)
-        order = self._order(len(pixel_values), step).to(pixel_values.device)
+        order = torch.arange(len(pixel_values))
+        if self.groups == "shuffled":
+            order = torch.from_numpy(make_rng(Purpose.TEACHER_GROUPS, self.seed, step).permutation(len(pixel_values)))
+        order = order.to(pixel_values.device)
         targets = [self._group_targets(group) for group in pixel_values[order].split(self.group_size)]
-        back = order.argsort()
-        return TeacherTargets(*(torch.cat(tensors)[back] for tensors in zip(*targets, strict=True)))
+        inverse_order = order.argsort()
+        return TeacherTargets(*(torch.cat(tensors)[inverse_order] for tensors in zip(*targets, strict=True)))
 
     def _group_targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
         return self._compute(pixel_values) if self._cache is None else self._cache.targets(pixel_values, self._compute)
@@ -78,8 +81,3 @@ class GroupedTeacher:
     def _compute(self, pixel_values: torch.Tensor) -> TeacherTargets:
         dtype = next(self.teacher.parameters()).dtype
         return TeacherTargets(*(target.float() for target in self.teacher(pixel_values.to(dtype))))
-
-    def _order(self, count: int, step: int) -> torch.Tensor:
-        if self.groups != "shuffled":
-            return torch.arange(count)
-        return torch.from_numpy(make_rng(Purpose.TEACHER_GROUPS, self.seed, step).permutation(count))

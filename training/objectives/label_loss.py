@@ -63,21 +63,24 @@ class LabelLoss(nn.Module):
         return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
 
     def _patch_losses(self, patches: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
-        is_near, is_wall = labels.surface != Surface.SKY, labels.surface == Surface.WALL
+        has_depth, is_wall = labels.surface != Surface.SKY, labels.surface == Surface.WALL
         depth = nn.functional.smooth_l1_loss(self.depth(patches).squeeze(2), labels.depth.log1p(), reduction="none")
         normal = (self.normal(patches) - labels.normal).square().sum(dim=2)
         surface = nn.functional.cross_entropy(self.surface(patches).flatten(0, 1), labels.surface.long().flatten())
-        return {"surface": surface, "depth": _mean_where(is_near, depth), "normal": _mean_where(is_wall, normal)}
+        return {"surface": surface, "depth": _mean_where(has_depth, depth), "normal": _mean_where(is_wall, normal)}
 
     def _building_losses(self, tokens: torch.Tensor, labels: Labels) -> dict[str, torch.Tensor]:
         is_wall = labels.surface == Surface.WALL
-        image, _ = is_wall.nonzero(as_tuple=True)
-        owner = torch.searchsorted(self.numbers, labels.building[is_wall])
-        of_patch = -self._log_probabilities(self.building(tokens[:, 1:][is_wall])).gather(1, owner.unsqueeze(1)).squeeze(1)
-        of_image = -self._log_probabilities(self.view(tokens[:, 0]))[image, owner]
-        weight = 1 / is_wall.sum(dim=1).clamp(min=1).float()[image]  # every photo with walls has the same weight
-        photos = is_wall.any(dim=1).sum().clamp(min=1)
-        return {"building": of_patch.sum() / is_wall.sum().clamp(min=1), "view": (of_image * weight).sum() / photos}
+        photo, _ = is_wall.nonzero(as_tuple=True)  # (n,) the photo of each patch that shows a wall
+        building = torch.searchsorted(self.numbers, labels.building[is_wall])  # (n,) row in `numbers`
+        patch_losses = -self._log_probabilities(self.building(tokens[:, 1:][is_wall])).gather(1, building[:, None]).squeeze(1)
+        view_losses = -self._log_probabilities(self.view(tokens[:, 0]))[photo, building]
+        weights = 1 / is_wall.sum(dim=1).clamp(min=1).float()[photo]  # every photo with walls has the same weight
+        num_photos = is_wall.any(dim=1).sum().clamp(min=1)
+        return {
+            "building": patch_losses.sum() / is_wall.sum().clamp(min=1),
+            "view": (view_losses * weights).sum() / num_photos,
+        }
 
     def _log_probabilities(self, predicted: torch.Tensor) -> torch.Tensor:
         """Return the logarithm of each building's probability, (n, M), for predicted vectors (n, `building_size`)."""
