@@ -72,10 +72,10 @@ def check_model(encoder: PlaceEncoder) -> None:
         raise ValueError(f"The published recalls are those of photos of 224x224, this model takes {encoder.processor.size}.")
 
 
-def check_count(side: str, count: int, wanted: int | None) -> None:
+def check_count(side: str, count: int, published: int | None) -> None:
     """Raise ValueError for another variant of a data set, whose recalls would differ by points."""
-    if wanted is not None and count != wanted:
-        raise ValueError(f"The published recalls are those of {wanted:,} photos as {side}, this data set has {count:,}.")
+    if published is not None and count != published:
+        raise ValueError(f"The published recalls are those of {published:,} photos as {side}, this data set has {count:,}.")
 
 
 def main() -> None:

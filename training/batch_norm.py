@@ -67,7 +67,7 @@ def apply_policy(model: nn.Module, policy: BatchNormPolicy) -> None:
 def share_statistics(model: nn.Module) -> None:
     """Copy the first process's running statistics, which the saved model has, to all processes.
 
-    Training does not use running statistics, so this does not change it.
+    Training does not use running statistics, so the copy does not change training.
     """
     if num_processes() == 1:
         return

@@ -26,7 +26,7 @@ class RunState:
         validated: Step of the newest validation; -1 before the first.
         best: Best value of the metric that the best model is chosen by; `None` before the first validation.
         best_step: Step of the best value.
-        worse_in_a_row: Number of validations since the best one.
+        worse_in_a_row: Number of validations since the best validation.
         num_processes: Number of training processes; a run resumes bit for bit only with the same number.
         unreadable_photos: Number of photos, over all processes, that were skipped because they could not be read.
         images_seen: Number of images trained on, over all processes.

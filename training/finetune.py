@@ -1,4 +1,4 @@
-"""Stage 2 of D²-VPR (arXiv 2511.12528): a model learns similar descriptors for photos of a place, different ones for others.
+"""Stage 2 of D²-VPR (arXiv 2511.12528): a model learns descriptors that are similar for photos of the same place only.
 
 It trains any model of this package, also teachers from scratch. On a laptop, offline:
     accelerate launch training/finetune.py teacher_gridtown_tiny --out runs/teacher

@@ -66,5 +66,5 @@ def check_finite(numbers: dict[str, float]) -> None:
     if not_finite:
         raise FloatingPointError(
             f"Not a finite number: {', '.join(not_finite)}. Steps after the newest checkpoint are not saved. Begin a new run "
-            "with a lower learning_rate, warmup_steps, clipped gradients (`max_grad_norm=1`), or mixed_precision bf16, not fp16."
+            "with a lower learning_rate, warmup_steps, clipped gradients (`max_grad_norm=1`), or bf16 as mixed_precision."
         )

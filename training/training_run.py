@@ -67,7 +67,7 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
             InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
         ],
     )
-    accelerator.gradient_accumulation_steps = 1  # TrainingRun accumulates gradients itself, whatever the configuration has
+    accelerator.gradient_accumulation_steps = 1  # TrainingRun accumulates gradients itself
     if not accelerator.is_main_process:
         logging.getLogger("d2vpr_hf").setLevel(logging.ERROR)
         logger.setLevel(logging.WARNING)  # each process names the photos that it skips

@@ -22,7 +22,7 @@ _KEYS = {  # attribute -> key in reports, in the order of the file
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """The model and the settings that made an evaluation's descriptors: recalls can be compared only together with them.
+    """The model and the settings that made an evaluation's descriptors; a comparison of recalls must consider both.
 
     If descriptors were given instead of photos, only `descriptor_dim` is known and everything else is `None`.
 

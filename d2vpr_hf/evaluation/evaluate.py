@@ -132,7 +132,7 @@ def _read(photos: str | Path | PlaceTable) -> PlaceTable:
 def _encode(
     selection: PhotoSelection, encoder: PlaceEncoder, seed: int | None, strict: bool, progress: Progress | None
 ) -> _Encoded:
-    """Encode the selected photos, in a random order if a seed is given, and remove unreadable ones from the selection."""
+    """Encode the selected photos, in a random order if a seed is given; photos that cannot be read leave the selection."""
     files = [selection.table.photo(place) for place in selection.places]
     order = None
     if seed is not None:  # the order depends on the name, because database and queries may correspond photo by photo

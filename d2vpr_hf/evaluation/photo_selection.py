@@ -20,7 +20,7 @@ class PhotoSelection:
         name: `"database"` or `"queries"`.
         table: All photos that were given.
         places: Places of the selected photos.
-        photos: Positions, headings or frame numbers of the selected photos, as the rule needs them.
+        photos: Positions, headings or frame numbers of the selected photos, depending on the rule.
         skipped: Reasons why photos are not selected, by path.
     """
 

@@ -25,7 +25,7 @@ class Positives(Protocol):
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Everything except the descriptors that is known about the N photos of a database or of queries; `None` if unknown.
+    """Information about the N photos of a database or of queries, apart from their descriptors; `None` if unknown.
 
     Attributes:
         positions: (N, 2) or (N, 3) metres, in the same frame for database and queries.

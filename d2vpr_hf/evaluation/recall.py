@@ -51,11 +51,11 @@ def hits_at(ranks: NDArray[np.int64], recall_values: Sequence[int]) -> NDArray[n
 def recall_at(ranks: NDArray[np.int64], recall_values: Sequence[int] = RECALL_VALUES) -> NDArray[np.float64]:
     """Compute recall@N, the share of queries with a positive among their first N predictions.
 
-    This is the package's only definition, and the usual one of the field:
+    This is the package's only definition of recall, and the usual definition of the field:
 
     - The denominator is the number of all queries. A query without a positive in the database is a miss; reports also have the
-      number of these queries, and `recall_with_positives` over the others only.
-    - One positive among the N is enough; further ones change nothing.
+      number of these queries, and `recall_with_positives` over all other queries.
+    - One positive among the N is enough; further positives change nothing.
     - Each N is computed independently, so the N may be in any order.
     - A prediction of -1, which searches return if the database has fewer than N photos, is never correct. An N beyond the size
       of the database means the whole database.

@@ -39,7 +39,7 @@ class Walls:
     Attributes:
         axis: (N,) 0 for a wall at x = `coordinate`, 1 for a wall at y = `coordinate`.
         coordinate, low, high: (N,) metres; the wall runs from `low` to `high` along the other axis.
-        side: (N,) +1 if the wall faces growing coordinates, -1 if it faces shrinking ones.
+        side: (N,) +1 if the wall faces growing coordinates, -1 if it faces shrinking coordinates.
         height, gable: (N,) metres; a gable adds its height in the middle of the wall.
         is_facade: (N,) whether the wall has windows and doors.
         building: (N,) row in the table of buildings.

@@ -1,7 +1,7 @@
 """The files of rendered photos: names, rows of GSV-Cities tables, and JPEG bytes with EXIF positions."""
 
 import io
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import utm
@@ -12,16 +12,25 @@ from d2vpr_hf.gridtown.city import UTM_ZONE, City
 from d2vpr_hf.gridtown.photo_spec import NUM_HEADINGS, Photo
 
 
+class CameraPosition(NamedTuple):
+    """UTM east and north in metres of `UTM_ZONE`, latitude and longitude in degrees."""
+
+    east: float
+    north: float
+    latitude: float
+    longitude: float
+
+
 def city_name(city: City) -> str:
     """Return the name of a city, in the form of GSV-Cities' names."""
     return f"Gridtown{city.seed}"
 
 
-def position(city: City, photo: Photo) -> tuple[float, float, float, float]:
-    """Return the camera's position: UTM east and north in metres, latitude and longitude in degrees."""
+def position(city: City, photo: Photo) -> CameraPosition:
+    """Return the position of a photo's camera."""
     east, north = (float(part) for part in city.to_utm(photo.camera.x, photo.camera.y))
     latitude, longitude = utm.to_latlon(east, north, *UTM_ZONE)
-    return east, north, float(latitude), float(longitude)
+    return CameraPosition(east, north, float(latitude), float(longitude))
 
 
 def at_name(city: City, photo: Photo) -> str:
@@ -36,15 +45,15 @@ def at_name(city: City, photo: Photo) -> str:
 
 def gsv_row(city: City, photo: Photo) -> dict[str, Any]:
     """Return the row of a photo in a GSV-Cities table, in which each view of a place is a place."""
-    _, _, latitude, longitude = position(city, photo)
+    camera = position(city, photo)
     return {
         "place_id": photo.place * NUM_HEADINGS + photo.heading,
         "year": 2000 + photo.visit % 100,
         "month": 1 + photo.visit % 12,
         "northdeg": int(city.heading(photo.camera.yaw)) % 360,
         "city_id": city_name(city),
-        "lat": round(latitude, 7),
-        "lon": round(longitude, 7),
+        "lat": round(camera.latitude, 7),
+        "lon": round(camera.longitude, 7),
         "panoid": f"{photo.place}-{photo.heading}-{photo.visit}",
     }
 
@@ -65,13 +74,13 @@ def encode_jpeg(pixels: torch.Tensor, photo: Photo, city: City) -> bytes:
 
 
 def _exif(city: City, photo: Photo) -> Image.Exif:
-    _, _, latitude, longitude = position(city, photo)
+    camera = position(city, photo)
     exif = Image.Exif()
     exif[IFD.GPSInfo] = {
         GPS.GPSLatitudeRef: "N",  # all cities are north of the equator and east of Greenwich
-        GPS.GPSLatitude: _sexagesimal(latitude),
+        GPS.GPSLatitude: _sexagesimal(camera.latitude),
         GPS.GPSLongitudeRef: "E",
-        GPS.GPSLongitude: _sexagesimal(longitude),
+        GPS.GPSLongitude: _sexagesimal(camera.longitude),
         GPS.GPSImgDirectionRef: "T",
         GPS.GPSImgDirection: float(city.heading(photo.camera.yaw)),
     }

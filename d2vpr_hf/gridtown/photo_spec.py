@@ -12,7 +12,7 @@ from d2vpr_hf.gridtown.city import City
 Weather = Literal["day", "dusk", "night", "fog", "rain", "snow"]
 WEATHERS: tuple[Weather, ...] = ("day", "dusk", "night", "fog", "rain", "snow")
 Colour = tuple[float, float, float]
-NUM_HEADINGS = 4  # views of a place: two along the street and two across it
+NUM_HEADINGS = 4  # views of a place: two along the street, two across the street
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ def _write_dataframe(folder: Path, city: City, files: list[_PhotoFile]) -> None:
 
 
 def _write_photos(job: _CityJob, folder: Path, chunks: list[list[_PhotoFile]], workers: int) -> Iterator[list[Labels]]:
-    """Render and write photos, and yield the labels of each chunk, which are empty unless the job asks for labels."""
+    """Render and write photos, and yield the labels of each chunk, which are empty if the job has no `label_cells`."""
     if workers == 1:
         photographer = _Photographer(job, folder)
         yield from map(photographer.write, chunks)

@@ -218,6 +218,7 @@ def test_houses_do_not_overlap_and_fixtures_do_not_stand_on_crossings():
 
 
 def _box(walls, rows):
+    """Return low x, low y, high x and high y of a building with the walls `rows`."""
     x = walls.coordinate[rows][walls.axis[rows] == 0]
     y = walls.coordinate[rows][walls.axis[rows] == 1]
     return x.min(), y.min(), x.max(), y.max()
@@ -283,6 +284,7 @@ def test_hashed_numbers_are_uniform():
 
 
 def digest(folder: Path) -> str:
+    """Return a hash of the names and bytes of all files in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = b"".join(path.relative_to(folder).as_posix().encode() + path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()

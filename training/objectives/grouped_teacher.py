@@ -16,8 +16,8 @@ TeacherGroups = Literal["places", "shuffled", "off"]
 class GroupedTeacher:
     """Compute a teacher's targets group by group.
 
-    The targets of a teacher with a cross-image encoder depend on the other images that it sees. It sees groups of a fixed size,
-    each within one process, so that targets do not depend on the batch size or the number of processes.
+    The targets of a teacher with a cross-image encoder depend on the other images that the teacher sees. These are groups of a
+    fixed size, each within one process, so that targets do not depend on the batch size or the number of processes.
 
     Args:
         teacher: A frozen teacher.

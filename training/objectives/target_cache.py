@@ -13,7 +13,7 @@ from d2vpr_hf.utils.atomic_files import store_file
 
 
 class TargetCache:
-    """A cache of a teacher's targets, by the teacher and the pixels that it sees together.
+    """A cache of targets, whose keys are digests of the teacher and of the pixels that the teacher sees together.
 
     Runs with the same photos, image size, augmentation and seed have the same pixels at the same step, whatever student they
     train, so that only the first of them computes the teacher. Any difference gives another key, so that all runs may share a

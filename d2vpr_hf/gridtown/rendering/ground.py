@@ -78,7 +78,7 @@ def _markings(
     along: torch.Tensor,
     blur: torch.Tensor,
 ) -> torch.Tensor:
-    """Return the share of each pixel that is marked: by a dashed middle line between crossings, or by a zebra before one.
+    """Return the share of each pixel that is marked: by a dashed middle line between crossings, or by a zebra at a crossing.
 
     Args:
         off: (B, G, W) metres from the middle of the marked street.

@@ -13,8 +13,8 @@ from d2vpr_hf.gridtown.rendering.film import develop
 from d2vpr_hf.gridtown.rendering.ground import ground_light
 from d2vpr_hf.gridtown.rendering.scene import Scene
 from d2vpr_hf.gridtown.rendering.sky import sky_light
-from d2vpr_hf.gridtown.rendering.view import View, make_view
-from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls, wall_light
+from d2vpr_hf.gridtown.rendering.view import make_view
+from d2vpr_hf.gridtown.rendering.walls import cast_walls, wall_light
 
 
 @torch.no_grad()
@@ -32,19 +32,13 @@ def render(scene: Scene, paintbox: Paintbox, size: tuple[int, int]) -> torch.Ten
     view = make_view(scene, size)
     hits = cast_walls(scene, view)
     light = torch.lerp(wall_light(scene, view, hits, paintbox), sky_light(scene, view, paintbox), hits.is_sky.float())
-    light, depth, is_ground = _with_ground(scene, view, hits, paintbox, light)
+    is_ground = view.slope > hits.foot.unsqueeze(1).clamp(min=1e-3)
+    first = view.first_ground_row  # the rows above do not show ground in any photo
+    ground, ground_depth = ground_light(scene, view, paintbox)
+    share = is_ground[:, first:].float()
+    lower_light = torch.lerp(light[:, :, first:], ground, share)
+    lower_depth = torch.lerp(hits.depth[:, first:], ground_depth.expand_as(share), share)
+    light = torch.cat((light[:, :, :first], lower_light), dim=2)
+    depth = torch.cat((hits.depth[:, :first], lower_depth), dim=1)
     light, depth = draw_billboards(scene, view, paintbox, light, depth)
     return develop(scene, view, light, depth, hits.is_sky & ~is_ground & (depth >= hits.depth))
-
-
-def _with_ground(
-    scene: Scene, view: View, hits: Hits, paintbox: Paintbox, light: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw the ground over the walls and return the light, the depth and the mask of the ground."""
-    first = view.first_ground_row
-    is_ground = view.slope > hits.foot.unsqueeze(1).clamp(min=1e-3)
-    ground, depth = ground_light(scene, view, paintbox)
-    share = is_ground[:, first:].float()
-    lower = torch.lerp(light[:, :, first:], ground, share)
-    lower_depth = torch.lerp(hits.depth[:, first:], depth.expand_as(share), share)
-    return torch.cat((light[:, :, :first], lower), 2), torch.cat((hits.depth[:, :first], lower_depth), 1), is_ground

@@ -52,7 +52,7 @@ def cast_walls(scene: Scene, view: View) -> Hits:
     where, across = where.gather(1, wall), across.gather(1, wall)
     top = look_up(walls["height"], wall) + _gable(scene, wall, where)
     slope_of_top = ((view.height[:, None, None] - top) / depth).masked_fill(depth >= FAR, torch.inf)
-    skyline = slope_of_top.cummin(dim=1).values  # upper edge of the nearest walls up to each one
+    skyline = slope_of_top.cummin(dim=1).values  # (B, K, W) upper edge of the nearest k walls
     layer = torch.zeros(view.slope.shape[0], *view.size, dtype=torch.long, device=depth.device)
     for number in range(count):
         layer += view.slope < skyline[:, number, None]
