@@ -24,8 +24,8 @@ class PlaceFilter:
     Attributes:
         near: Latitude and longitude in degrees, and the radius in metres; see [`within_radius`].
         box: South, west, north and east in degrees; see [`within_box`].
-        heading: Degrees, and the tolerance; see [`within_heading`].
-        since, until: Times; see [`within_time`].
+        heading: Heading and tolerance in degrees; see [`within_heading`].
+        since, until: First and last time; see [`within_time`].
     """
 
     near: tuple[float, float, float] | None = None
@@ -45,7 +45,12 @@ class PlaceFilter:
 
     def _masks(self, places: Sequence[Place]) -> Iterator[Mask]:
         if self.near is not None:
-            yield within_radius(places, _prior(*self.near[:2]), self.near[2])
+            latitude, longitude, radius = self.near
+            if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+                raise ValueError(
+                    f"Expected a latitude within 90 and a longitude within 180 degrees, got {latitude}, {longitude}."
+                )
+            yield within_radius(places, Place("", latitude=latitude, longitude=longitude), radius)
         if self.box is not None:
             yield within_box(places, *self.box)
         if self.heading is not None:
@@ -55,7 +60,7 @@ class PlaceFilter:
 
 
 def parse_numbers(text: str | None, form: str) -> tuple[float, ...] | None:
-    """Read the comma-separated numbers of an option; `form` names them, such as `--near LAT,LON,METRES`."""
+    """Read the comma-separated numbers of an option; `None` without a text. `form` names them: `--near LAT,LON,METRES`."""
     if text is None:
         return None
     try:
@@ -86,7 +91,7 @@ def within_box(places: Sequence[Place], south: float, west: float, north: float,
     """Allow places within a box of latitudes and longitudes, inclusive; with `west` above `east` it crosses the date line.
 
     Raises:
-        ValueError: If the edges do not lie on the globe, or `south` is above `north`.
+        ValueError: If an edge is not on the globe, or `south` is above `north`.
     """
     if not (-90 <= south <= north <= 90 and abs(west) <= 180 and abs(east) <= 180):
         raise ValueError(
@@ -110,9 +115,9 @@ def within_heading(places: Sequence[Place], heading: float, tolerance: float) ->
 
 
 def within_time(places: Sequence[Place], start: str | None = None, end: str | None = None) -> Mask:
-    """Allow places whose timestamp is within `start` and `end`, both inclusive; `None` leaves a side open.
+    """Allow places whose timestamp is between `start` and `end`, both inclusive; `None` sets no limit on that side.
 
-    Times are read by [`to_seconds`]. An `end` that is a day alone means the day's beginning.
+    Times are read by [`to_seconds`]. A day without a time, also as `end`, means the beginning of the day.
 
     Raises:
         ValueError: If `start` or `end` cannot be read.
@@ -121,12 +126,6 @@ def within_time(places: Sequence[Place], start: str | None = None, end: str | No
     high = math.inf if end is None else _need_seconds(end)
     seconds = np.array([to_seconds(place.timestamp) for place in places], np.float64).reshape(-1)
     return (seconds >= low) & (seconds <= high)
-
-
-def _prior(latitude: float, longitude: float) -> Place:
-    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise ValueError(f"Expected a latitude within 90 and a longitude within 180 degrees, got {latitude}, {longitude}.")
-    return Place("", latitude=latitude, longitude=longitude)
 
 
 def _numbers(places: Sequence[Place], field: str) -> NDArray[np.float64]:

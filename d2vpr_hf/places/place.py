@@ -23,14 +23,14 @@ class Place:
     """A photo and its position. `None` means not known; a photo without any position can still be retrieved.
 
     Attributes:
-        path: The photo, relative to the folder that was read, with forward slashes.
+        path: Path of the photo, relative to the folder that was read, with forward slashes.
         latitude, longitude: WGS 84, degrees.
-        utm_east, utm_north: Metres in the UTM zone `utm_zone` (such as `"10S"`); without a zone they are metres of some
-            flat frame, as in data sets with mock coordinates.
+        utm_east, utm_north: Metres in the UTM zone `utm_zone` (such as `"10S"`); without a zone, metres in an unknown flat
+            frame, as in data sets with mock coordinates.
         x, y, z: Metres in the local frame `frame`, for indoor maps; `yaw` in degrees.
-        heading: Compass direction the camera looked to, degrees clockwise from north.
-        timestamp: When the photo was taken, as its source writes it.
-        condition: Light or weather in the photo, such as `"night"`, in the words of its source.
+        heading: Compass direction of the camera, in degrees clockwise from north.
+        timestamp: Time at which the photo was taken, as its source writes it.
+        condition: Light or weather in the photo, such as `"night"`, as its source writes it.
     """
 
     path: str
@@ -64,7 +64,7 @@ class Place:
 
 
 _TYPES: dict[Any, pa.DataType] = {float | None: pa.float64(), str | None: pa.string(), str: pa.string()}
-PLACE_SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])  # of places as rows of a table
+PLACE_SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])  # columns of a table of places
 
 
 def parse_number(text: str) -> float:
@@ -82,16 +82,16 @@ def number_values(values: Sequence[_Value]) -> NDArray[np.int64]:
 
 
 def check_degrees(latitude: float, longitude: float) -> None:
-    """Raise ValueError unless a latitude and longitude lie on the globe."""
+    """Raise ValueError unless the latitude is in [-90, 90] and the longitude in [-180, 180] degrees."""
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
         raise ValueError(f"latitude must be in [-90, 90] and longitude in [-180, 180] degrees, got {latitude} and {longitude}")
 
 
 def check_place(place: Place) -> None:
-    """Raise ValueError if a place has half a position, or a latitude and longitude that do not lie on the globe."""
+    """Raise ValueError if a place has only half a position, or a latitude or longitude that is not on the globe."""
     for first, second in POSITION_PAIRS:
         if (getattr(place, first) is None) != (getattr(place, second) is None):
-            raise ValueError(f"{first} and {second} belong together, one of them is empty")
+            raise ValueError(f"{first} and {second} belong together, but one of them is empty")
     if place.latitude is not None and place.longitude is not None:
         check_degrees(place.latitude, place.longitude)
 
@@ -103,17 +103,17 @@ def with_utm(place: Place) -> Place:
 
 def all_with_utm(places: Sequence[Place]) -> list[Place]:
     """Add UTM coordinates to many places, several times as fast as [`with_utm`]; existing UTM coordinates stay."""
-    done = list(places)
-    for (number, letter), rows in _rows_of_zones(done).items():
-        degrees = np.array([(done[row].latitude, done[row].longitude) for row in rows])
-        east, north, _, _ = utm.from_latlon(*degrees.T, force_zone_number=number, force_zone_letter=letter)
-        for row, *position in zip(rows, east.tolist(), north.tolist(), strict=True):
-            done[row] = replace(done[row], utm_east=position[0], utm_north=position[1], utm_zone=f"{number}{letter}")
-    return done
+    converted = list(places)
+    for (number, letter), rows in _rows_of_zones(converted).items():
+        degrees = np.array([(converted[row].latitude, converted[row].longitude) for row in rows])
+        easts, norths, _, _ = utm.from_latlon(*degrees.T, force_zone_number=number, force_zone_letter=letter)
+        for row, east, north in zip(rows, easts.tolist(), norths.tolist(), strict=True):
+            converted[row] = replace(converted[row], utm_east=east, utm_north=north, utm_zone=f"{number}{letter}")
+    return converted
 
 
 def _rows_of_zones(places: list[Place]) -> dict[tuple[int, str], list[int]]:
-    """Group the places that lack UTM coordinates and can have them by their zones."""
+    """Return the rows of the places of each UTM zone that have a latitude and longitude but no UTM coordinates yet."""
     rows = defaultdict(list)
     for row, place in enumerate(places):
         if place.latitude is None or place.longitude is None or place.utm_east is not None or not -80 <= place.latitude <= 84:
@@ -124,7 +124,7 @@ def _rows_of_zones(places: list[Place]) -> dict[tuple[int, str], list[int]]:
 
 
 def with_degrees(place: Place) -> Place:
-    """Add latitude and longitude to a place that has UTM coordinates and a zone; mock coordinates outside a zone have none."""
+    """Add latitude and longitude to a place with UTM coordinates and a zone; a place outside its zone does not get them."""
     if place.latitude is not None or place.utm_zone is None or place.utm_east is None:
         return place
     try:
@@ -153,7 +153,7 @@ def position_text(place: Place, digits: int = 2) -> str:
 
     Args:
         place: The place.
-        digits: Of local metres; UTM has one fewer, degrees have four more, which is about as fine.
+        digits: Decimals of local metres; UTM has one fewer, and degrees have four more, which is about the same precision.
     """
     if place.is_local:
         return f"x {place.x:.{digits}f} m, y {place.y:.{digits}f} m"
@@ -163,9 +163,9 @@ def position_text(place: Place, digits: int = 2) -> str:
 
 
 def distance_in_metres(first: Place, second: Place) -> float | None:
-    """Return how far apart two places are, or None if their positions cannot be compared.
+    """Return the distance of two places in metres; `None` if their positions cannot be compared.
 
-    Planar in a common local frame or UTM zone, on the sphere otherwise.
+    The distance is planar in a common local frame or UTM zone, and on the sphere otherwise.
     """
     here, there = flat_coordinates(first), flat_coordinates(second)
     for frame in here:

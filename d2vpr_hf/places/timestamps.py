@@ -1,4 +1,4 @@
-"""Timestamps: photos carry them in many forms, all of which are read as seconds since 1970."""
+"""Read the timestamps of photos, which have many forms, as seconds since 1970."""
 
 import math
 import re
@@ -15,11 +15,13 @@ _SECONDS_A_DAY = 86_400
 def to_seconds(timestamp: str | float | None) -> float:
     """Read a time as seconds since 1970; NaN if it cannot be read.
 
-    Read are ISO 8601 (`2024-05-01`, `2024-05-01T12:30:00+02:00`), EXIF's form (`2024:05:01 12:30:00`;
-    slashes and dots are read too), the digits of `@` names
-    that are a date (`20240501`, `20240501123000`), months of GSV-Cities and of `@` names (`2024-05`, `202405`: their
-    beginning), and seconds as a number or text (`1714566600.25`), or thousandths, millionths or billionths where seconds would
-    be past the year 5138; without a zone they are UTC.
+    These forms are read; times without a zone are in UTC:
+    - ISO 8601: `2024-05-01`, `2024-05-01T12:30:00+02:00`.
+    - EXIF: `2024:05:01 12:30:00`, also with slashes or dots in the date.
+    - Digits of `@` names that are a date: `20240501`, `20240501123000`.
+    - Months of GSV-Cities and `@` names, which mean the beginning of the month: `2024-05`, `202405`.
+    - Seconds as a number or text: `1714566600.25`. A number beyond the year 5138 is read as thousandths, millionths or
+      billionths of a second.
     """
     if not isinstance(timestamp, str):
         return math.nan if timestamp is None else _scale(float(timestamp))
@@ -32,7 +34,7 @@ def to_seconds(timestamp: str | float | None) -> float:
 def to_day(timestamp: str | None) -> str:
     """Return a text that is equal for times of one day: the written day, or the UTC day of seconds; empty without a time.
 
-    A month counts as its first day. What cannot be read counts as a day of its own.
+    A month counts as its first day. A text that cannot be read counts as a day that is equal only to the same text.
     """
     day = _DAY.match(timestamp or "")
     seconds = to_seconds(day[0] if day else timestamp)
@@ -48,7 +50,7 @@ def _number(text: str) -> float:
 
 
 def _scale(number: float) -> float:
-    """Make seconds of a number that may be thousandths, millionths or billionths of them."""
+    """Return seconds for a number of seconds, or of thousandths, millionths or billionths of a second."""
     while math.isfinite(number) and abs(number) >= _TOO_LATE:
         number /= 1000
     return number

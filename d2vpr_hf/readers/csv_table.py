@@ -1,6 +1,7 @@
-"""Positions in a table: a CSV file with a path column and latitude and longitude, or x and y in a local frame.
+"""Positions in a table: a CSV file with the columns path, latitude and longitude, or path, x and y in a local frame.
 
-For training, whole numbers may say which place each photo shows (`place_id`), and which places may share a batch (`group_id`).
+For training, two columns of whole numbers may give the place that each photo shows (`place_id`), and the group of places that
+may share a batch (`group_id`).
 """
 
 import csv
@@ -31,24 +32,25 @@ ALIASES = {
 _TEXT_FIELDS = ("path", "frame", "timestamp", "condition")
 _PLACE_ID, _GROUP_ID = "place_id", "group_id"
 
-Row = tuple[int, dict[Any, Any]]  # its line in the file, and its cells by column
+Row = tuple[int, dict[Any, Any]]  # the number of a row's line in the file, and the row's cells by column
 
 
 def read_csv(table: Path) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
     """Read places from a CSV file; paths are relative to its folder.
 
     Returns:
-        The photos' places; and `place_ids` (N,) and `group_ids` (N,) where the table has such columns, each from 0 without gaps
-        in the order of the numbers in the file. Without place ids, a column of groups means nothing.
+        The photos' places; and a dictionary with `place_ids` (N,) and `group_ids` (N,), if the table has such columns. Both are
+        numbered from 0 without gaps in the order of the numbers in the file. Groups are ignored without place ids.
 
     Raises:
         ValueError: If the file is not a UTF-8 table, a column is missing, a photo is listed twice, or a line has half a
-            position, too many fields, a text in place of a number, no place id while others have one, or another group than
-            other lines of its place.
+            position, too many fields, a text in place of a number, no place id although other lines have one, or another group
+            than other lines of its place.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            separator = _separator(file.readline())
+            header = file.readline()
+            separator = next((character for character in ",;\t" if character in header), ",")
             file.seek(0)
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
             columns, id_columns = _match_columns(table, reader.fieldnames or [])
@@ -56,14 +58,17 @@ def read_csv(table: Path) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} is not a table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
     places = {line: _place(table, line, row, columns) for line, row in rows}
-    _refuse_twice(table, places)
+    first_lines: dict[str, int] = {}
+    for line, place in places.items():
+        if first_lines.setdefault(place.path, line) != line:
+            raise ValueError(f"{table}, line {line}: {place.path} is listed in line {first_lines[place.path]} already.")
     return all_with_utm(list(places.values())), _read_ids(table, id_columns, rows)
 
 
 def write_csv(table: Path, places: Sequence[Place], ids: Mapping[str, NDArray[np.int64]]) -> None:
-    """Write what [`read_csv`] reads: numbers to their last digit, and only columns that have something in them.
+    """Write a file that [`read_csv`] reads: numbers with all digits, and only columns with at least one value.
 
-    Metres in UTM of places without a latitude are written as those of a local frame of that name.
+    UTM coordinates of places without a latitude are written as x and y of a local frame with the name of the UTM zone.
     """
     rows = [_known(place) for place in places]
     fields = [field for field in ALIASES if any(field in row for row in rows)]
@@ -75,9 +80,9 @@ def write_csv(table: Path, places: Sequence[Place], ids: Mapping[str, NDArray[np
 
 
 def columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Find which column holds which field: the first of the field's aliases that is the name of one, in any case."""
-    known = {name.strip().lower(): name for name in names}
-    return {field: known[alias] for field, its_aliases in aliases.items() for alias in reversed(its_aliases) if alias in known}
+    """Return the column of each field: the first of the field's aliases that is the name of a column, in any case."""
+    columns = {name.strip().lower(): name for name in names}
+    return {field: columns[alias] for field, words in aliases.items() for alias in reversed(words) if alias in columns}
 
 
 def _known(place: Place) -> dict[str, Any]:
@@ -96,7 +101,12 @@ def _read_ids(table: Path, columns: Mapping[str, str], rows: Sequence[Row]) -> d
         return {}
     numbers = {name: [_read_id(table, line, name, row[column]) for line, row in rows] for name, column in filled.items()}
     if _GROUP_ID in numbers:
-        _refuse_split_places(table, [line for line, _ in rows], numbers)
+        groups: dict[int, int] = {}
+        for (line, _), place_id, group_id in zip(rows, numbers[_PLACE_ID], numbers[_GROUP_ID], strict=True):
+            if groups.setdefault(place_id, group_id) != group_id:
+                raise ValueError(
+                    f"{table}, line {line}: place {place_id} is of group {groups[place_id]}, here it is of {group_id}."
+                )
     return {f"{name}s": number_values(ids) for name, ids in numbers.items()}
 
 
@@ -111,32 +121,11 @@ def _read_id(table: Path, line: int, name: str, cell: str | None) -> int:
 
 
 def _whole(text: str) -> int:
-    """Read a whole number, exactly however long it is; 12.0 is accepted too, because programs write columns with gaps so."""
+    """Read a whole number of any length exactly; 12.0 is accepted too, because programs write columns with gaps as floats."""
     value = int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else parse_number(text)
     if value != int(value):
         raise ValueError(f"{text} is not a whole number")
     return int(value)
-
-
-def _refuse_split_places(table: Path, lines: Sequence[int], numbers: Mapping[str, Sequence[int]]) -> None:
-    groups: dict[int, int] = {}
-    for line, place_id, group_id in zip(lines, numbers[_PLACE_ID], numbers[_GROUP_ID], strict=True):
-        if groups.setdefault(place_id, group_id) != group_id:
-            raise ValueError(
-                f"{table}, line {line}: place {place_id} is of group {groups[place_id]}, here it is of {group_id}."
-            )
-
-
-def _separator(header: str) -> str:
-    """Guess the separator from the header: the first of comma, semicolon and tab that it has."""
-    return next((character for character in ",;\t" if character in header), ",")
-
-
-def _refuse_twice(table: Path, places: dict[int, Place]) -> None:
-    lines: dict[str, int] = {}
-    for line, place in places.items():
-        if lines.setdefault(place.path, line) != line:
-            raise ValueError(f"{table}, line {line}: {place.path} is listed in line {lines[place.path]} already.")
 
 
 def _match_columns(table: Path, header: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -163,7 +152,7 @@ def _place(table: Path, line: int, row: dict[Any, Any], columns: dict[str, str])
 
 def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
     """Convert the filled cells of a row to the fields of a place."""
-    if None in row:  # where csv puts what no column has a name for
+    if None in row:  # the key of fields without a column, in Python's csv module
         raise ValueError(f"there are more fields than columns: {row[None]}")
     texts = {field: (row[column] or "").strip() for field, column in columns.items()}
     values = {field: text if field in _TEXT_FIELDS else parse_number(text) for field, text in texts.items() if text}

@@ -1,4 +1,4 @@
-"""From the columns of any data set to those of the common form."""
+"""Turn the columns of any data set into the columns of the common form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from d2vpr_hf.readers.place_dataset import place_columns
 if TYPE_CHECKING:
     import datasets
 
-ImageFile = tuple[str | None, bool]  # the path that an image names, and whether its pixels lie there
+ImageFile = tuple[str | None, bool]  # an image's path, and whether the pixels are in that file and not in the data set
 
 _LOCAL_FIELDS = ("x", "y", "z", "yaw", "frame")  # such columns often mean something else: pixels, frames of a video
 _IMAGES = ("image", "img", "photo", "picture", "jpg", "jpeg", "png", "webp")
@@ -41,18 +41,19 @@ _KNOWN = {field: aliases for field, aliases in ALIASES.items() if field not in _
 
 
 def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, str]) -> dict[str, str]:
-    """Find which column holds which field.
+    """Return the column of each field.
 
-    As chosen; else by the usual names in any case, and for the image by its type, if one column only is of it.
+    A chosen column has precedence. Otherwise fields are found by their usual names, in any case; the images are also found by
+    their type, if only one column has it.
 
     Args:
-        name: The data set, for errors.
-        features: Its columns.
-        chosen: Columns by field.
+        name: Name of the data set, for errors.
+        features: Types of its columns, by name.
+        chosen: Chosen columns by field.
 
     Raises:
-        ValueError: If a chosen field or column does not exist, no column can be told to hold images, or the column of one
-            coordinate is found without the other's.
+        ValueError: If a chosen field or column does not exist, no column is found to hold images, or a column is found for only
+            one of two coordinates that belong together.
     """
     has = f"{name} has the columns {', '.join(features)}"
     _check_chosen(chosen, list(features), has)
@@ -61,7 +62,7 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
     fields = columns_by_alias(list(features), _KNOWN) | by_type | dict(chosen)
     if "image" not in fields:
         advice = 'Name the column with `columns={"image": "COLUMN"}`.'
-        raise ValueError(f"{has}, none of them images as far as their names tell. {advice}")
+        raise ValueError(f"{has}, none of them images by name or type. {advice}")
     for first, second in POSITION_PAIRS:
         if (first in fields) != (second in fields):
             missing = second if first in fields else first
@@ -87,9 +88,9 @@ def compute_columns(
 
     Args:
         values: Columns by field, without the images.
-        images: Of each row.
-        rows: Their numbers in the data set.
-        label: The data set and its split; names of photos and errors begin with it.
+        images: Path of the image of each row.
+        rows: Numbers of the rows in the data set.
+        label: Name of the data set and its split; the names of photos and the errors begin with it.
 
     Raises:
         ValueError: If a row holds half a position, or something else than a number where a number belongs.
@@ -113,16 +114,16 @@ def _place(name: str, image: ImageFile, cells: dict[str, Any]) -> Place:
 
 
 def _path(name: str, image: ImageFile, file_name: Any) -> str:
-    """Return a photo's path: its file, or its row in the data set and its file name if that is known."""
+    """Return a photo's path: the path of its file, or its name in the data set followed by its file name, if that is known."""
     path, is_elsewhere = image
     if path and is_elsewhere and not is_url(path):
         return Path(path).absolute().as_posix()
-    known = PurePosixPath(str(file_name or path or "").split("::")[0]).name
-    return f"{name}/{known}" if known else name
+    last_part = PurePosixPath(str(file_name or path or "").split("::")[0]).name
+    return f"{name}/{last_part}" if last_part else name
 
 
 def _cell(field: str, value: Any) -> Any:
-    """Bring a value to the type of a place's field; empty and NaN are not known."""
+    """Convert a value to the type of a place's field; empty texts and NaN become `None`."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if PLACE_SCHEMA.field(field).type == pa.string():
@@ -131,7 +132,7 @@ def _cell(field: str, value: Any) -> Any:
 
 
 def _whole(value: Any) -> int | None:
-    if value is None or value != value:  # NaN is how a table of floats says null
+    if value is None or value != value:  # in a table of floats NaN stands for null
         return None
     if not isinstance(value, int | float) or value != int(value):
         raise ValueError(f"place_id must be a whole number, got {value!r}")

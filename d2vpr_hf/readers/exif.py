@@ -11,7 +11,7 @@ from d2vpr_hf.readers.photos import UnreadablePhotoError, named_errors, open_hea
 
 
 def place_from_exif(path: Path, folder: Path) -> Place:
-    """Read the place of a photo from its EXIF. A photo without a usable position gives a place without one."""
+    """Read the place of a photo from its EXIF. Without a usable position in EXIF, the place has no position."""
     name = path.relative_to(folder).as_posix()
     try:
         with open_header(path) as image, named_errors(path):
@@ -22,14 +22,18 @@ def place_from_exif(path: Path, folder: Path) -> Place:
         return Place(name)  # decoding the photo reports the error
     latitude = _degrees(gps.get(GPS.GPSLatitude), gps.get(GPS.GPSLatitudeRef), negative="S")
     longitude = _degrees(gps.get(GPS.GPSLongitude), gps.get(GPS.GPSLongitudeRef), negative="W")
-    if latitude is None or longitude is None or not _on_globe(latitude, longitude):
+    if latitude is None or longitude is None:
+        return Place(name, timestamp=taken)
+    try:
+        check_degrees(latitude, longitude)
+    except ValueError:
         return Place(name, timestamp=taken)
     heading = _float(gps.get(GPS.GPSImgDirection))
     return with_utm(Place(name, latitude, longitude, heading=heading, timestamp=taken))
 
 
 def _degrees(parts: Any, reference: Any, negative: str) -> float | None:
-    """Turn degrees, minutes and seconds and a letter into signed degrees."""
+    """Turn degrees, minutes, seconds and the letter of the hemisphere into signed degrees; `None` if they are malformed."""
     values = [_float(part) for part in parts] if isinstance(parts, tuple) else []
     if len(values) != 3 or None in values:
         return None
@@ -38,17 +42,9 @@ def _degrees(parts: Any, reference: Any, negative: str) -> float | None:
 
 
 def _float(value: Any) -> float | None:
-    """Turn a rational into a float; None for what is missing, malformed, or 0/0, which cameras write without a fix."""
+    """Turn a rational into a float; `None` if it is missing, malformed, or 0/0, which cameras write without a GPS fix."""
     try:
         number = float(value)
     except (TypeError, ValueError, ArithmeticError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _on_globe(latitude: float, longitude: float) -> bool:
-    try:
-        check_degrees(latitude, longitude)
-    except ValueError:
-        return False
-    return True

@@ -20,7 +20,7 @@ def read_place(photo: Path) -> Place:
 
 
 def write_places(table: PlaceTable, out: str | Path, overwrite: bool = False) -> None:
-    """Write photos and their places as a CSV file that [`read_places`] reads, whole or not at all.
+    """Write photos and their places to a CSV file that [`read_places`] reads; the file is written completely or not at all.
 
     Raises:
         FileExistsError, ValueError: As [`check_places_file`] does.

@@ -1,11 +1,11 @@
-"""From photos with positions to places for training: photos of one cell of a grid that look the same way show one place.
+"""Group photos with positions into places for training: photos of one grid cell with the same direction show one place.
 
 Cells, directions and groups of places that never share a batch are CosPlace's (Rethinking Visual Geo-localization for
-Large-Scale Applications, arXiv 2204.02287). A grid cuts through what can be seen: a metre beyond an edge the next place shows
-the same street, and the two would be negatives of each other in a batch. Groups keep such neighbours apart and every place in
-use, where thinning the grid out would lose most of them. CosPlace's groups are every fifth cell each way and every other
-direction; here a place joins the first group that holds no neighbour of it, because drives fill few cells, and groups of a
-regular pattern would be many and small.
+Large-Scale Applications, arXiv 2204.02287). Photos on two sides of a cell's edge show the same street but belong to different
+places, which would be negatives of each other in a batch. Groups keep such neighbours apart and use every place, while a grid
+with gaps would lose most places. CosPlace's groups take every fifth cell each way and every other direction; here a place joins
+the first group that holds no neighbour of it, because drives fill few cells, and groups of a regular pattern would be many and
+small.
 """
 
 import itertools
@@ -23,21 +23,21 @@ from d2vpr_hf.places.timestamps import to_day
 from d2vpr_hf.readers.gsv_cities import IMAGES_PER_PLACE
 from d2vpr_hf.readers.place_table import PlaceTable
 
-Pose = tuple[str, float, float, float, float]  # frame, metres in it, and direction in degrees
+Pose = tuple[str, float, float, float, float]  # frame; east, north and height in metres; direction in degrees
 
 
 @dataclass(frozen=True)
 class PlaceGrid:
     """The rule that groups photos into places, and places into groups that may share a batch.
 
-    A group is in one frame (a UTM zone of one hemisphere, or a local one), as distances over frames are not known. Photos of
-    different places of a group were taken at least `spacing` apart, or look more than `heading` apart.
+    A group is in one frame (a UTM zone of one hemisphere, or a local frame), because distances between frames are not known.
+    Photos of different places of a group were taken at least `spacing` apart, or their directions differ by over `heading`.
 
     Attributes:
-        cell: Side of a cell in metres. In local frames cells have a height too, the same, so that floors differ.
-        heading: Width of a bin of directions in degrees, a whole fraction of 360. 360 ignores directions: then photos that look
-            opposite ways share a place.
-        spacing: Metres between places of a group. With the default, none is a negative that evaluation would count as right.
+        cell: Side of a cell in metres. In local frames cells are cubes, so that floors differ.
+        heading: Width of a bin of directions in degrees, a whole fraction of 360. 360 ignores directions: photos in opposite
+            directions then share a place.
+        spacing: Metres between places of a group. With the default, no negative in a batch would be a positive in evaluation.
     """
 
     cell: float = 10.0
@@ -73,11 +73,13 @@ class PlaceGrid:
         east, north, height = (*metres, 0.0)[:3]
         if self.num_bins == 1:
             return frame, east, north, height, 0.0
-        frame, direction = (f"{frame}, yaw", place.yaw) if _has_only_yaw(place) else (frame, place.heading)
+        direction = place.heading
+        if place.is_local and place.heading is None:  # yaw and compass headings are not comparable: each counts as a frame
+            frame, direction = f"{frame}, yaw", place.yaw
         return "no heading" if direction is None else (frame, east, north, height, direction)
 
     def views(self, poses: Sequence[Pose]) -> NDArray[np.int64]:
-        """Return frame, cell (3) and bin of photos (N, 5); photos of equal rows show one place."""
+        """Return the views (N, 5) of photos: numbers of frame, cell (3) and bin. Photos of equal views show one place."""
         numbers = np.array([pose[1:] for pose in poses], np.float64).reshape(-1, 4)
         bins = np.floor(numbers[:, 3] % 360 / self.heading)
         bins = np.minimum(bins, self.num_bins - 1)  # -1e-15 % 360 is 360
@@ -85,9 +87,10 @@ class PlaceGrid:
         return np.column_stack([frames, np.floor(numbers[:, :3] / self.cell), bins]).astype(np.int64)
 
     def groups(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the groups (N,), from 0 without gaps, of views that must be different and in order.
+        """Return the groups (N,), from 0 without gaps, of views (N, 5) that must be different and in order.
 
-        Each joins the first group of its frame that holds no neighbour: within `spacing`, and of the same or the next bin.
+        Each view joins the first group of its frame that holds no neighbour, which is a view within `spacing` and of the same
+        or the next bin.
         """
         reach = math.ceil(self.spacing / self.cell)  # cells at most this far apart are neighbours
         scale = np.array([reach + 1, 1, 1, 1, reach])  # frames are never neighbours, bins are if they touch
@@ -105,14 +108,14 @@ def group_places(
     """Group photos into places for training. A batch takes places of one group, and as many photos of each.
 
     Args:
-        table: The photos, in any order. Places that they have already do not count.
-        grid: Which photos show one place. Default: cells of 10 m and directions of 30°.
+        table: The photos, in any order. Their earlier place ids are ignored.
+        grid: The rule that decides which photos show one place; `None` for cells of 10 m and directions of 30°.
         min_photos: Places with fewer photos are skipped.
-        min_days: Places whose photos are of fewer known days are skipped: photos of one drive are almost the same.
+        min_days: Places with photos of fewer known days are skipped: photos of one drive are almost the same.
 
     Returns:
         The photos in the order of their places (by frame, cell and direction) and paths, with `place_ids` and `group_ids`;
-        `skipped` names the others.
+        `skipped` names all other photos.
 
     Raises:
         ValueError: If no place is left, or a number is below 1.
@@ -136,7 +139,7 @@ def group_places(
 def _in_order(
     table: PlaceTable, places: list[Place], views: NDArray[np.int64], grid: PlaceGrid, skipped: dict[str, str]
 ) -> PlaceTable:
-    """Put the photos of each place together."""
+    """Return a table of the photos, place by place, with place ids and group ids."""
     place_ids = _number_rows(views)
     order = np.argsort(place_ids, kind="stable")
     groups = grid.groups(_unique_rows(views))[place_ids]
@@ -146,7 +149,7 @@ def _in_order(
 def describe_places(table: PlaceTable) -> str:
     """Return the numbers of places and groups in words, and the number of places whose photos are all of one day."""
     if table.place_ids is None or table.group_ids is None:
-        raise ValueError("It is not known which places the photos show. `group_places` finds out.")
+        raise ValueError("The table has no place ids and group ids. `group_places` computes them.")
     first, sizes = np.unique(table.place_ids, return_index=True, return_counts=True)[1:]
     groups = np.bincount(table.group_ids[first])
     days = _count_days(table.places, table.place_ids)
@@ -162,11 +165,6 @@ def _count_days(places: Sequence[Place], place_ids: NDArray[np.int64]) -> NDArra
     days = number_values(["", *(to_day(place.timestamp) for place in places)])[1:]  # 0 stands for an unknown day
     seen = _unique_rows(np.column_stack([place_ids, days])[days > 0])
     return np.bincount(seen[:, 0], minlength=place_ids.max(initial=-1) + 1).astype(np.int64)
-
-
-def _has_only_yaw(place: Place) -> bool:
-    """Return whether the yaw of a local frame is the direction of a photo. Yaw and compass heading are different frames."""
-    return place.is_local and place.heading is None
 
 
 def _number_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -39,9 +39,13 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class _City:
-    """One city's photos: places in the order of its table, the city's place id of each, and the reasons for skipped photos.
+    """The photos of a city.
 
-    `num_dropped` counts the places with too few photos.
+    Attributes:
+        places: Place of each photo, in the order of the city's table.
+        place_ids: The place id of each photo, which is unique within the city.
+        skipped: The reason for each skipped photo.
+        num_dropped: Number of places that have too few photos.
     """
 
     places: list[Place]
@@ -71,16 +75,17 @@ def read_gsv_cities(
         ValueError: If a table is malformed, or no place has enough photos.
     """
     root = Path(root)
-    read = [_read_city(root, table, images_per_place) for table in _tables(root / "Dataframes", cities)]
-    skipped = {path: reason for city in read for path, reason in city.skipped.items()}
-    places = [place for city in read for place in city.places]
+    read_cities = [_read_city(root, table, images_per_place) for table in _tables(root / "Dataframes", cities)]
+    skipped = {path: reason for city in read_cities for path, reason in city.skipped.items()}
+    places = [place for city in read_cities for place in city.places]
     if not places:
         example = "".join(f" {path}: {reason}." for path, reason in islice(skipped.items(), 1))
         raise ValueError(f"No place in {root} has {images_per_place} photos.{example}")
-    num_dropped = sum(city.num_dropped for city in read)
+    num_dropped = sum(city.num_dropped for city in read_cities)
     if num_dropped:
         logger.warning("Places skipped because they have fewer than %d photos: %d.", images_per_place, num_dropped)
-    return PlaceTable(root, all_with_utm(places), "gsv-cities", skipped, _unique_over_cities([city.place_ids for city in read]))
+    place_ids = _unique_over_cities([city.place_ids for city in read_cities])
+    return PlaceTable(root, all_with_utm(places), "gsv-cities", skipped, place_ids)
 
 
 def _tables(folder: Path, cities: Sequence[str] | None) -> list[Path]:
@@ -110,7 +115,7 @@ def _read_city(root: Path, table: Path, images_per_place: int) -> _City:
 
 
 def _read_table(table: Path) -> dict[str, list[Any]]:
-    """Read the columns of a city's table; floats as Python parses them, because the photos' names are made of them."""
+    """Read the columns of a city's table. Degrees are read as floats: the names of the photos contain them as Python prints."""
     options = pyarrow.csv.ConvertOptions(column_types=_COLUMNS, include_columns=list(_COLUMNS))
     try:
         rows = pyarrow.csv.read_csv(table, convert_options=options)
@@ -140,7 +145,7 @@ def _photo_name(
 
 
 def _why_missing(folder: Path, names: list[str]) -> dict[int, str]:
-    """Return the reason for each row without a photo of its own. The folder is listed once."""
+    """Return the reason for each row whose photo is missing or was listed before. The folder is listed once."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}. Unpack its photos there, or choose other cities.")
     with os.scandir(folder) as entries:
@@ -156,7 +161,7 @@ def _why_missing(folder: Path, names: list[str]) -> dict[int, str]:
 
 
 def _drop_small_places(place_ids: list[int], reasons: dict[int, str], images_per_place: int) -> int:
-    """Add the rows of places with too few photos to `reasons`; return how many such places there are."""
+    """Add the rows of places with too few photos to `reasons`; return the number of these places."""
     listed = Counter(place_ids)
     sizes = listed - Counter(place_ids[row] for row in reasons)
     small = {place_id for place_id in listed if sizes[place_id] < images_per_place}
@@ -179,8 +184,8 @@ def _place(table: Path, row: int, rows: dict[str, list[Any]], path: str) -> Plac
 def _unique_over_cities(place_ids: list[list[int]]) -> NDArray[np.int64]:
     """Return the numbers of the places of all cities, from 0 without gaps: city after city, in the order of the city's ids."""
     numbers, start = [], 0
-    for of_city in place_ids:
-        city_ids, inverse = np.unique(np.array(of_city, dtype=np.int64), return_inverse=True)
+    for ids in place_ids:
+        city_ids, inverse = np.unique(np.array(ids, dtype=np.int64), return_inverse=True)
         numbers.append(start + inverse.astype(np.int64))
         start += len(city_ids)
     return np.concatenate(numbers)

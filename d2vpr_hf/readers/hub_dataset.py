@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from d2vpr_hf.readers.place_dataset import PlaceDataset
 
-_STREAMED_ROWS = 16  # mapped at once, their images in memory
+_STREAMED_ROWS = 16  # rows of a stream that are converted at once, with their images in memory
 
 
 def load_places(
@@ -32,19 +32,19 @@ def load_places(
     """Load a Hugging Face data set of photos and bring it to the common form.
 
     Args:
-        name: A Hub id (`user/name`); a folder of Parquet files, images with `metadata.csv`, or anything else that
-            `datasets.load_dataset` reads; a Parquet file; or what `save_to_disk` wrote.
-        config: The configuration (subset), where there are several.
+        name: A Hub id (`user/name`); a folder of Parquet files, of images with `metadata.csv`, or of any other form that
+            `datasets.load_dataset` reads; a Parquet file; or a folder that `save_to_disk` wrote.
+        config: The configuration (subset), if there are several.
         revision: Branch, tag or commit on the Hub.
         split: Such as `"train"`; may be omitted if there is only one.
         streaming: Whether rows are read when they are needed, without downloading the data set first. The result is then an
             `IterableDataset`.
-        columns: Which column holds which field, such as `{"image": "photo", "latitude": "y_wgs84"}`, where the usual names
-            are not used. The fields are `image`, `place_id` and those of [`Place`].
+        columns: The columns of fields whose columns do not have the usual names, such as
+            `{"image": "photo", "latitude": "y_wgs84"}`. The fields are `image`, `place_id` and those of [`Place`].
 
     Returns:
-        The columns of [`d2vpr_hf.readers.place_dataset.place_features`]. `path` is the photo's file where it has one of its own
-        on this machine, and otherwise `<name>/<split>/<row>/<file name>`; rows count from 0.
+        A data set with the columns of [`d2vpr_hf.readers.place_dataset.place_features`]. `path` is the photo's file if the
+        photo is in a file on this machine, and otherwise `<name>/<split>/<row>/<file name>`; rows count from 0.
 
     Raises:
         FileNotFoundError, ConnectionError: If there is no such data set, or the Hub cannot be reached.
@@ -60,7 +60,7 @@ def load_places(
 def _load(
     name: str, config: str | None, revision: str | None, split: str | None, streaming: bool
 ) -> tuple[PlaceDataset, str | None]:
-    """Load a split in its own form, and its name if it has one."""
+    """Load a split, not converted, and its name; `None` if it has no name."""
     if not name:
         raise ValueError("The data set's name is empty. Give a Hub id such as user/name, or a folder.")
     if revision is not None and Path(name).exists():
@@ -73,7 +73,9 @@ def _load(
     try:
         split = split or _only_split(name, list(builder.info.splits or builder.as_streaming_dataset()))
         if streaming:
-            return _with_features(builder.as_streaming_dataset(split)), split
+            stream = builder.as_streaming_dataset(split)
+            # files that do not declare the types of their columns: infer them from the first rows
+            return stream if stream.features is not None else stream._resolve_features(), split
         builder.download_and_prepare()
         return builder.as_dataset(split), split
     except (DatasetBuildError, pa.ArrowInvalid) as error:
@@ -91,14 +93,14 @@ def _builder(name: str, config: str | None, revision: str | None) -> datasets.Da
     builder = datasets.load_dataset_builder(name, config, revision=revision)
     if revision is not None and isinstance(builder, Cache):
         raise ValueError(
-            f"The Hub cannot be reached, and `datasets` then gives what it loaded of {name} last, whatever its revision. "
-            "Leave `revision` out to take that, or try again online."
+            f"The Hub cannot be reached, and `datasets` then uses the last revision of {name} that it loaded. Leave `revision` "
+            "out to use that revision, or try again online."
         )
     return builder
 
 
 def _load_saved(folder: str, split: str | None, streaming: bool) -> tuple[PlaceDataset, str | None]:
-    """Load what `save_to_disk` wrote."""
+    """Load a split from a folder that `save_to_disk` wrote, and its name."""
     import datasets
 
     saved = datasets.load_from_disk(folder)
@@ -113,11 +115,6 @@ def _load_saved(folder: str, split: str | None, streaming: bool) -> tuple[PlaceD
     return (saved.to_iterable_dataset() if streaming else saved), split
 
 
-def _with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset:
-    """Infer the types of columns from the first rows, if streamed files do not declare them."""
-    return stream if stream.features is not None else stream._resolve_features()
-
-
 def _only_split(name: str, splits: list[str]) -> str:
     if len(splits) != 1:
         raise ValueError(f"{name} has {len(splits)} splits ({', '.join(splits)}). Choose one with `split=...`.")
@@ -125,7 +122,7 @@ def _only_split(name: str, splits: list[str]) -> str:
 
 
 def _add_columns(dataset: datasets.Dataset, fields: dict[str, str], label: str) -> datasets.Dataset:
-    """Join the columns of places with the images, which are not read."""
+    """Return a data set of the images, which are not read, and the computed columns of places."""
     import datasets
 
     images = _as_images(dataset.select_columns(fields["image"]), fields["image"])
@@ -143,11 +140,14 @@ def _map_stream(dataset: datasets.IterableDataset, fields: dict[str, str], label
     def convert(batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         values = {field: batch[column] for field, column in fields.items() if field != "image"}
         images = batch[fields["image"]]
-        return {"image": images} | compute_columns(values, [_image_file(image) for image in images], rows, label)
+        files = [(image["path"], image["bytes"] is None) if image else (None, True) for image in images]
+        return {"image": images} | compute_columns(values, files, rows, label)
 
     undecoded = dataset.cast_column(fields["image"], datasets.Image(decode=False))
-    options = {"batched": True, "batch_size": _STREAMED_ROWS, "with_indices": True}
-    return undecoded.map(convert, remove_columns=list(undecoded.features), **options).cast(place_features())
+    converted = undecoded.map(
+        convert, batched=True, batch_size=_STREAMED_ROWS, with_indices=True, remove_columns=list(undecoded.features)
+    )
+    return converted.cast(place_features())
 
 
 def _as_images(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
@@ -166,7 +166,3 @@ def _image_files(images: datasets.Dataset) -> Iterator[ImageFile]:
     column = images.with_format("arrow")[:]["image"]
     is_elsewhere = pc.is_null(pc.struct_field(column, "bytes"))
     yield from zip(pc.struct_field(column, "path").to_pylist(), is_elsewhere.to_pylist(), strict=True)
-
-
-def _image_file(image: dict[str, Any] | None) -> ImageFile:
-    return (image["path"], image["bytes"] is None) if image else (None, True)

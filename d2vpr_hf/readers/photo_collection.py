@@ -13,7 +13,7 @@ class PhotoCollection(Protocol):
 
     @property
     def count(self) -> int | None:
-        """The number of photos, skipped ones included; `None` for a stream."""
+        """The number of photos, skipped ones included; `None` if it is not known, as for a stream."""
 
     @property
     def base_folder(self) -> Path:
@@ -31,7 +31,7 @@ class PhotoCollection(Protocol):
         """Yield each photo's place and the source of its pixels, not decoded."""
 
     def rebase(self, folder: Path) -> "PhotoCollection":
-        """Return the collection with paths relative to another folder, or itself if its paths belong to its folder."""
+        """Return the collection with paths relative to another folder; the collection itself if its folder is fixed."""
 
 
 def name_in_folder(folder: Path, photo: Path) -> str:

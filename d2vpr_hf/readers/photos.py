@@ -16,57 +16,14 @@ import pillow_heif
 from PIL.ExifTags import Base
 from PIL.ImageOps import exif_transpose
 
-_ENDING = "_images_paths.txt"
-
-
-def paths_file(folder: Path) -> Path:
-    """Return the path of the list of photos that may be next to a folder: `<folder>_images_paths.txt`."""
-    named = folder if folder.name not in ("", "..") else folder.resolve()
-    return named.parent / f"{named.name}{_ENDING}"
-
-
-def read_paths_file(listing: Path, folder: Path) -> list[Path]:
-    """Read a list of photos: one path relative to the folder a line, as VPR-methods-evaluation has it; empty lines are none.
-
-    The files are not checked one by one; opening a missing file reports it.
-
-    Raises:
-        ValueError: If a path leads out of the folder, or is listed twice.
-        FileNotFoundError: If none of the files is there.
-    """
-    paths = _paths(listing)
-    photos = [folder / path for path in paths]
-    if not any(photo.exists() for photo in photos):
-        example = f", not {photos[0]} either" if photos else ""
-        raise FileNotFoundError(
-            f"None of the {len(photos)} photos that {listing} lists is there{example}. Expected one path a line, relative to "
-            f"{folder}. Without that file the folder is searched."
-        )
-    return photos
-
-
-def _paths(listing: Path) -> list[str]:
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{listing} is not a text in UTF-8 ({error}). List one path a line.") from error
-    numbers: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            path = posixpath.normpath(line.strip())
-            if path.startswith(("/", "../")):
-                raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
-            if numbers.setdefault(path, number) != number:
-                raise ValueError(f"{listing}, line {number}: {path} is listed in line {numbers[path]} already.")
-    return list(numbers)
-
-
-_FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
 PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
+_FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 
-# a reduced photo stays at least this many times larger than its target size; docs/speed.md has the effect on descriptors
-_LEAST_REDUCTION = 3
+_LIST_ENDING = "_images_paths.txt"
+
+# A reduced photo stays at least this many times larger than its target size; docs/speed.md has the effect on descriptors.
+_SMALLEST_RATIO = 3
 
 # errors that Pillow's decoders raise on damaged files
 _DECODING_ERRORS = (
@@ -86,16 +43,52 @@ _DECODING_ERRORS = (
 
 
 class UnreadablePhotoError(Exception):
-    """A photo file that cannot be decoded. The message says why, without the path."""
+    """A photo file that cannot be decoded. The message has the reason, without the path."""
+
+
+def paths_file(folder: Path) -> Path:
+    """Return the path of the list of photos that may be next to a folder: `<folder>_images_paths.txt`."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.parent / f"{named.name}{_LIST_ENDING}"
+
+
+def read_paths_file(listing: Path, folder: Path) -> list[Path]:
+    """Read a list of photos, in the form of VPR-methods-evaluation: one path a line, relative to the folder.
+
+    Empty lines are ignored. The files are not checked one by one; opening a missing file reports it.
+
+    Raises:
+        ValueError: If the list is not in UTF-8, or a path leads out of the folder or is listed twice.
+        FileNotFoundError: If none of the files exists.
+    """
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{listing} is not a text in UTF-8 ({error}). List one path a line.") from error
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            path = posixpath.normpath(line.strip())
+            if path.startswith(("/", "../")):
+                raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
+            if numbers.setdefault(path, number) != number:
+                raise ValueError(f"{listing}, line {number}: {path} is listed in line {numbers[path]} already.")
+    photos = [folder / path for path in numbers]
+    if not any(photo.exists() for photo in photos):
+        example = f", such as {photos[0]}" if photos else ""
+        raise FileNotFoundError(
+            f"None of the {len(photos)} photos that {listing} lists exists{example}. Expected one path a line, relative to "
+            f"{folder}. Without that file the folder is searched."
+        )
+    return photos
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """List the photo files under a folder, all levels deep, linked folders included, in the order of their paths.
+    """List the photo files in a folder and its subfolders, linked folders included, in the order of their paths.
 
-    A file `<folder>_images_paths.txt` next to the folder, with one path relative to the folder a line, replaces
-    the walk; the order is then that of its lines.
-
-    Links that lead nowhere are listed too, and opening them reports it. Files that macOS adds to photos (`._*`) are not listed.
+    A file `<folder>_images_paths.txt` next to the folder, see [`read_paths_file`], replaces the search; the photos are then in
+    the order of its lines. Links to missing files are listed too, and opening them reports the error. Files that macOS adds to
+    photos (`._*`) are not listed.
 
     Raises:
         FileNotFoundError: If the folder does not exist, or holds no photo.
@@ -110,32 +103,33 @@ def find_photos(folder: Path) -> list[Path]:
     listing = paths_file(folder)
     if listing.is_file():
         return read_paths_file(listing, folder)
-    photos = sorted(path for path in _walk(folder) if _looks_like_photo(path))
+    files = (path for path in _walk(folder) if path.suffix.lower() in PHOTO_SUFFIXES)
+    photos = sorted(path for path in files if not path.name.startswith("._"))
     if not photos:
         raise FileNotFoundError(f"No photo in {folder}: expected files that end in {', '.join(sorted(PHOTO_SUFFIXES))}.")
     return photos
 
 
 def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PIL.Image.Image:
-    """Open and decode a photo, upright, in the mode its file has.
+    """Open and decode a photo, and turn it upright. Its mode, such as RGB or L, is that of the file.
 
     Args:
-        source: Its file, as a path or a URL, or its content.
-        target: Height and width that it will be resized to. A JPEG several times as large is then decoded at a half, a
-            quarter or an eighth of its size, which takes a fraction of the time and hardly changes the resized photo. `None`
-            decodes every pixel.
+        source: A file, as a path or a URL, or the content of a file.
+        target: Height and width in pixels that the photo will be resized to. A JPEG that is at least six times as large is
+            decoded at a half, a quarter or an eighth of its size, which takes a fraction of the time and hardly changes the
+            resized photo. `None` decodes every pixel.
 
     Raises:
-        UnreadablePhotoError: If there is no such file or it cannot be decoded, images too large to be safe included.
+        UnreadablePhotoError: If the file does not exist or cannot be decoded, or is too large to be decoded safely.
     """
     photo = _local(source)
     with open_header(photo) as image, named_errors(photo):
         if target is not None:
-            side = _LEAST_REDUCTION * max(target)  # a photo may lie on its side: the longer one for both
+            side = _SMALLEST_RATIO * max(target)  # EXIF may turn the photo later: the longer side counts for both
             image.draft(None, (side, side))
         image.load()
     upright = _turn_upright(image, photo)
-    upright.info.pop("exif", None)  # applied already; a second reader would turn the photo again
+    upright.info.pop("exif", None)  # its orientation was applied; another reader would turn the photo again
     return upright
 
 
@@ -170,35 +164,31 @@ def _local(source: PhotoSource) -> Path | bytes:
         return source
     if not is_url(source):
         return Path(source)
-    import fsspec  # takes as long as everything else here together, and local photos need none of it
+    import fsspec  # slow to import, and local photos do not need it
 
     try:
         with fsspec.open(source, "rb") as file:
             return file.read()
     except FileNotFoundError as error:
         raise UnreadablePhotoError("no such file") from error
-    except Exception as error:  # each protocol has errors of its own
+    except Exception as error:  # each protocol raises other errors
         raise UnreadablePhotoError(f"it could not be fetched ({error})") from error
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder; each folder is entered once, so links may form circles."""
+    """Yield all files in a folder and its subfolders; each folder is entered once, so that links may form circles."""
     entered = set()
 
-    def stop(error: OSError) -> None:
+    def raise_error(error: OSError) -> None:
         raise error
 
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=stop):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=raise_error):
         status = Path(parent).stat()
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
         yield from (Path(parent) / name for name in files)
-
-
-def _looks_like_photo(path: Path) -> bool:
-    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith("._")
 
 
 @functools.cache
@@ -208,33 +198,29 @@ def _register_heif() -> None:
 
 
 def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Image:
-    """Turn a photo by the orientation in its EXIF; damaged EXIF is ignored."""
+    """Turn a photo by the orientation in its EXIF; damaged EXIF is ignored.
+
+    For HEIF, phones write both EXIF and a rotation box. The box has precedence: the decoder applies it. Other programs write
+    EXIF alone. The decoder removes EXIF's orientation in both cases, so it is restored here if there is no box.
+    """
     try:
-        if _needs_exif_orientation(image, photo):
-            image.getexif()[Base.Orientation] = image.info["original_orientation"]
+        orientation = image.info.get("original_orientation")
+        if orientation and not _has_rotation_box(photo):
+            image.getexif()[Base.Orientation] = orientation
         return exif_transpose(image)
     except _DECODING_ERRORS:
         return image
 
 
-def _needs_exif_orientation(image: PIL.Image.Image, photo: Path | bytes) -> bool:
-    """Return whether only EXIF has the orientation of a HEIF photo.
-
-    Phones write both EXIF and a rotation box. The box has precedence: the decoder applies it and removes EXIF's orientation.
-    Other programs write EXIF alone.
-    """
-    return bool(image.info.get("original_orientation")) and not _has_rotation_box(photo)
-
-
 def _has_rotation_box(photo: Path | bytes) -> bool:
     """Return whether the `meta` box of a HEIF file (ISO/IEC 23008-12) has a rotation or mirror property."""
     with io.BytesIO(photo) if isinstance(photo, bytes) else photo.open("rb") as file:
-        boxes = dict(_top_level_boxes(file))
+        boxes = dict(_meta_boxes(file))
     return any(kind in boxes.get(b"meta", b"") for kind in (b"irot", b"imir"))
 
 
-def _top_level_boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and content of each box, without the pixels."""
+def _meta_boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kind and content of each `meta` box; other boxes, which hold the pixels, are not read."""
     while len(header := file.read(8)) == 8:
         size, kind = struct.unpack(">I4s", header)
         if size == 1:  # a 64-bit size follows

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-    PlaceDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset  # in the form of this module
+    PlaceDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset  # in the common form
 
 
 def place_features() -> datasets.Features:
@@ -54,7 +54,7 @@ class DatasetPhotos:
 
     Attributes:
         dataset: The data set.
-        folder: The folder that paths of photos in files of their own are relative to; `None` for the one that they share.
+        folder: The folder that paths of photo files are relative to; `None` for the folder that contains all of them.
     """
 
     dataset: PlaceDataset
@@ -77,7 +77,7 @@ class DatasetPhotos:
 
     @property
     def paths(self) -> None:
-        """A data set's paths are read with its photos."""
+        """The paths of a data set are known only when its photos are read."""
 
     def items(self) -> Iterator[tuple[Place, PhotoSource]]:
         """Yield each photo's place and the source of its pixels."""
@@ -95,7 +95,7 @@ class DatasetPhotos:
 def iter_photos(dataset: PlaceDataset) -> Iterator[tuple[Place, PhotoSource]]:
     """Yield each photo's place and the source of its pixels, not decoded; a streamed data set is read row by row.
 
-    The path of a photo that is in a file of its own is that file's, absolute.
+    The path of a photo in a file outside the data set is the absolute path of the file.
 
     Raises:
         ValueError: If the data set is not in the common form.
@@ -110,10 +110,10 @@ def iter_photos(dataset: PlaceDataset) -> Iterator[tuple[Place, PhotoSource]]:
 
 
 def _common_folder(dataset: PlaceDataset) -> Path:
-    """Return the folder that the paths of a data set's photos share, without reading the photos.
+    """Return the folder that contains all photos of a data set, without reading the photos.
 
-    The path is empty if they share none, like photos that are named by a Hub data set, or if the paths are not known before
-    the photos are read, like those of a stream.
+    The path is empty if there is no such folder, as for photos in a Hub data set, or if the paths are known only when the
+    photos are read, as for a stream.
     """
     import datasets
 

@@ -12,10 +12,10 @@ class PlaceReader:
     """A reader of photos and their places.
 
     Attributes:
-        name: Its name.
-        accepted: The files or folders that it reads, in words, for the error of a path that no reader accepts.
-        accepts: Return whether it reads a path. Must be quick: it may look at the names in a folder, not at the files.
-        read: Read the places of a path that it accepts.
+        name: Name of the reader, for error messages.
+        accepted: Description of the files or folders that the reader accepts, for the error of a path that no reader accepts.
+        accepts: Return whether the reader accepts a path. It must be quick: it may list a folder, but not open files.
+        read: Read the places of a path that the reader accepts.
     """
 
     name: str

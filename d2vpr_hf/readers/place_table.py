@@ -19,7 +19,7 @@ class PlaceTable:
         folder: The folder that the places' paths are relative to.
         places: One place a photo, in the order of their paths (of the lines, for a CSV file).
         source: The source of the positions: `"csv"`, `"names"`, `"exif"`, `"gsv-cities"` or `"none"`.
-        skipped: Photos that are in the folder but not among the places, or that are missing there, with the reason.
+        skipped: Photos of the folder that are not among the places, and listed photos that are missing, with the reason.
         place_ids: (N,) int64, the data set's place that each photo shows, from 0 without gaps; `None` if only positions are
             known.
         group_ids: (N,) int64, the group of each photo's place, from 0 without gaps. Places of different groups may overlap and

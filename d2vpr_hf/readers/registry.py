@@ -24,15 +24,15 @@ READERS: tuple[PlaceReader, ...] = (CSV_READER, PHOTO_FOLDER_READER)  # the firs
 def read_places(photos: str | Path) -> PlaceTable:
     """Read the places of a folder of photos, or of the CSV file that lists them.
 
-    A CSV file in the folder wins; then `@` names, if any photo has one (then all must); then EXIF. Photos without a known
-    position stay in the table.
+    Positions are read from a CSV file in the folder; without one from `@` names, if any photo has such a name (then all photos
+    must have one); otherwise from EXIF. Photos without a known position stay in the table.
 
     Args:
-        photos: A folder, searched all levels deep, or a CSV file.
+        photos: A folder, whose subfolders are searched too, or a CSV file.
 
     Raises:
-        FileNotFoundError: If there is no such folder, or no photo in it.
-        NotADirectoryError: If it is a file that no reader accepts.
+        FileNotFoundError: If the folder does not exist, or holds no photo.
+        NotADirectoryError: If `photos` is a file that no reader accepts.
         ValueError: If a name or a table is malformed, or the folder has several CSV files.
     """
     path = Path(photos)
@@ -46,7 +46,7 @@ def read_places(photos: str | Path) -> PlaceTable:
 
 
 def as_collection(photos: str | Path | PhotoCollection | PlaceDataset) -> PhotoCollection:
-    """Return the collection of the photos in a folder, a CSV file or a data set; a collection itself."""
+    """Return the collection of the photos in a folder, a CSV file or a data set; return a collection unchanged."""
     if isinstance(photos, str | Path):
         return read_places(photos)
     datasets = sys.modules.get("datasets")  # slow to import; without it there is no data set

@@ -54,7 +54,11 @@ def test_missing_photos_are_named_and_counted(tmp_path, tiny_folder, caplog):
 @pytest.mark.parametrize(
     ("lines", "error", "message"),
     [
-        (["database/a.jpg"], FileNotFoundError, r"None of the 1 photos .* not .*database/database/a\.jpg .* relative to"),
+        (
+            ["database/a.jpg"],
+            FileNotFoundError,
+            r"None of the 1 photos .* such as .*database/database/a\.jpg\. .* relative to",
+        ),
         ([], FileNotFoundError, "None of the 0 photos"),
         (["a.jpg", "/etc/a.jpg"], ValueError, "line 2: expected a path inside the folder"),
         (["../b.jpg"], ValueError, "line 1: expected a path inside the folder"),
