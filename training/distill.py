@@ -37,7 +37,7 @@ def distill(options: DistillOptions) -> Path:
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)
     student = load_or_make(options.model, options.seed)
-    student.remove_cross_image_encoder()  # the student describes each photo independently of the batch
+    student.remove_cross_image_encoder()  # the student encodes each photo independently of the batch
     teacher = GroupedTeacher(
         load_teacher(options.teacher, dtype=_teacher_dtype(options, accelerator.device)).to(accelerator.device),
         options.teacher_groups,

@@ -238,7 +238,7 @@ class DistillOptions(TrainingOptions):
 
     @property
     def has_unused_parameters(self) -> bool:
-        """Whether only tokens are learned: the aggregator then has no gradient."""
+        """Whether only tokens are learned, so that the aggregator has no gradient."""
         return not self.descriptor_weight
 
 
@@ -298,7 +298,7 @@ class PretrainOptions(TrainingOptions):
 
     @property
     def has_unused_parameters(self) -> bool:
-        """True: the modules after the ViT get no gradient."""
+        """Always true, because the modules after the ViT get no gradient."""
         return True
 
 

@@ -35,8 +35,8 @@ FILES = ("map.png", "precision_coverage.png", "right.png", "wrong.png")
 def save_plots(evaluation: Evaluation, out: str | Path) -> list[Path]:
     """Write all plots of an evaluation into a folder, remove outdated plots there, and return the new files."""
     drawn = {Path(out) / name: figure for name, figure in _figures(evaluation) if figure is not None}
-    for stale in {Path(out) / name for name in FILES} - drawn.keys():
-        stale.unlink(missing_ok=True)
+    for outdated in {Path(out) / name for name in FILES} - drawn.keys():
+        outdated.unlink(missing_ok=True)
     for path, figure in drawn.items():
         save_figure(figure, path)
     return list(drawn)
@@ -63,7 +63,7 @@ def plot_map(evaluation: Evaluation) -> Figure:
     The database is drawn if the evaluation has its positions. A third coordinate is not drawn.
 
     Raises:
-        ValueError: If the positions of queries or matches are unknown.
+        ValueError: If positions of queries or matches are unknown.
     """
     if not _has_positions(evaluation):
         raise ValueError("A map needs the positions of queries and matches, and this evaluation has none.")

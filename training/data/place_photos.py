@@ -78,7 +78,7 @@ class PhotoFiles:
     def __init__(self, table: PlaceTable, images_per_place: int) -> None:
         if table.place_ids is None:
             raise ValueError(
-                f"{table.folder} has no place ids, which say which photos show the same place. `d2vpr places` makes a table "
+                f"{table.folder} has no place ids, which identify photos of the same place. `d2vpr places` makes a table "
                 "with place ids from photos with positions; or pass a folder in the layout of GSV-Cities."
             )
         self._folder = table.folder
@@ -200,7 +200,7 @@ class GridtownPhotos:
 
     @property
     def must_not_mix(self) -> bool:
-        """False: cities of Gridtown have nothing in common."""
+        """Always false, because cities of Gridtown have nothing in common."""
         return False
 
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
