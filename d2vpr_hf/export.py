@@ -24,7 +24,7 @@ class Export:
     """An exported model, and the change of recall.
 
     Attributes:
-        model: The folder of the graph, and the information about it.
+        model: The exported model.
         comparison: Recall of the model and of the export; `None` without labelled photos.
     """
 
@@ -47,10 +47,10 @@ def export(
         out: The folder to write; [`PlaceEncoder`] takes it as a model.
         options: The kind of graph; `None` for ONNX in float32.
         photos: A folder of photos like those to come: int8 is calibrated on at most [`CALIBRATION_PHOTOS`] of them.
-        labelled: Folders of photos with positions, database and queries, on which both are evaluated.
+        labelled: Folders of photos with positions, database and queries, on which model and export are evaluated.
 
     Raises:
-        FileExistsError: If `out` is not free.
+        FileExistsError: If `out` exists and is not an empty folder.
         ImportError: If a library that writes or runs the graph is not installed.
         ValueError: For the reasons of [`export_model`], or if the labelled photos cannot be evaluated.
     """
@@ -61,9 +61,9 @@ def export(
     exported = export_model(encoder.model, encoder.processor, Path(out), options, images, info)
     if labelled is None:
         return Export(exported, None)
-    evaluations = (evaluate(*labelled, runner) for runner in (encoder, PlaceEncoder(exported.folder)))
-    comparison = compare_evaluations(*evaluations)
-    _note_recall(exported, comparison)
+    before, after = evaluate(*labelled, encoder), evaluate(*labelled, PlaceEncoder(exported.folder))
+    comparison = compare_evaluations(before, after)
+    _record_recall(exported, comparison)
     return Export(exported, comparison)
 
 
@@ -80,11 +80,12 @@ def _read_some(paths: Sequence[Path]) -> list[torch.Tensor]:
         except UnreadablePhotoError:
             continue
     if not images:
-        raise ValueError(f"None of the photos can be read, {paths[0]} first.")
+        raise ValueError(f"None of the photos could be read, such as {paths[0]}.")
     return images
 
 
-def _note_recall(exported: ExportedModel, comparison: Comparison) -> None:
+def _record_recall(exported: ExportedModel, comparison: Comparison) -> None:
+    """Add the recall of model and export to `export.json`."""
     recall = {f"recall@{row.recall_value}": [row.first, row.second] for row in comparison.differences}
     info = exported.info | {"recall_before_and_after": recall, "labelled_queries": comparison.num_queries}
     (exported.folder / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The kind of processor: the instruction sets that decide which kernels a runtime takes."""
+"""The kind of processor: the instruction sets that decide which kernels a runtime uses."""
 
 import os
 import platform
@@ -19,4 +19,6 @@ def cpu_kind() -> str:
     else:  # an older torch
         names = [torch.backends.cpu.get_cpu_capability().lower()]
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
-    return " ".join([platform.machine(), *names, *([f"ONEDNN_MAX_CPU_ISA={limit}"] if limit else [])])
+    if limit:
+        names.append(f"ONEDNN_MAX_CPU_ISA={limit}")
+    return " ".join([platform.machine(), *names])

@@ -30,10 +30,10 @@ Format = Literal["onnx", "openvino"]
 InputKind = Literal["fixed", "any-size", "photos"]
 
 EXPORT_PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
-_PHOTO_SIZES = ((96, 120), (480, 640))  # height and width of the noise for a graph that resizes
+_PHOTO_SIZES = ((96, 120), (480, 640))  # height and width in pixels of noise images for a graph that resizes
 _VERIFIED_INPUTS = 16
 _STORED_REFERENCES = 4
-_REFERENCE_SIDE = 640  # pixels: photos are reduced to it before they are stored as references
+_REFERENCE_SIDE = 640  # pixels; photos with a longer side are reduced before they are stored as references
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class ExportOptions:
         input: The input of the graph, any number of images at once. `"fixed"`: normalised images of the image processor's size.
             `"any-size"`: normalised images of any size in whole patches. `"photos"`: upright RGB images of any size in 0..255,
             which the graph resizes and normalises.
-        max_difference: Largest relative difference between the descriptors of graph and model, as a share of the norm, that is
-            accepted for nine of ten images; `None` for the default of the precision, in
+        max_difference: Largest accepted difference between the descriptors of graph and model, as a share of the descriptor's
+            norm. Nine of ten images must be within it. `None` for the default of the precision, in
             [`d2vpr_hf.backends.verification.MAX_DIFFERENCES`].
     """
 
@@ -77,7 +77,7 @@ def export_model(
     photos: list[torch.Tensor] | None = None,
     info: dict[str, Any] | None = None,
 ) -> ExportedModel:
-    """Write a folder that [`PlaceEncoder`] takes as a model: graph, configuration, processor, references, `export.json`.
+    """Export a model to a folder that [`PlaceEncoder`] loads: graph, configuration, processor, references, `export.json`.
 
     Args:
         model: A model in eval mode, in float32, on the CPU.
@@ -89,10 +89,10 @@ def export_model(
         info: More entries for `export.json`.
 
     Raises:
-        FileExistsError: If `out` is not free.
+        FileExistsError: If `out` exists and is not an empty folder.
         ImportError: If a library that writes or runs the graph is not installed.
-        ValueError: If int8 is requested without photos, or descriptors of the graph differ from the model's by more than
-            `options.max_difference`; then nothing is left at `out`.
+        ValueError: If int8 is requested without photos, or descriptors of the graph differ from those of the model by more than
+            `options.max_difference`. Nothing is written then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
@@ -102,19 +102,30 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()
-        inputs = _photo_inputs(processor, options, photos) if photos else _noise_inputs(processor, options)
+        remaining = remaining_processor(processor, options)
+        if photos:
+            inputs = [remaining([photo], return_tensors="pt")["pixel_values"] for photo in photos]  # (1, 3, height, width)
+        else:
+            inputs = _noise_inputs(processor, options)
         _write_graph(model, processor, folder, options, inputs)
         model.config.save_pretrained(folder)
-        remaining_processor(processor, options).save_pretrained(folder)
-        exported = ExportedModel(folder, _graph_info(options) | (info or {}))
+        remaining.save_pretrained(folder)
+        graph_info = {
+            "format_version": FORMAT_VERSION,
+            "format": options.format,
+            "precision": options.precision,
+            "input": options.input,
+            "versions": {name: version(name) for name in ("d2vpr-hf", "torch", "onnx")},
+        }
+        exported = ExportedModel(folder, graph_info | (info or {}))
         backend = exported.run(exported.settle_backend("auto", None))
         references = _make_references(model, processor, options, inputs[:_VERIFIED_INPUTS])
         verification = verify_graph(backend, references, options.max_difference or MAX_DIFFERENCES[options.precision])
         check_exported(verification)
         stored = [_shrink(batch[:1], options) for batch in inputs[:_STORED_REFERENCES]]
         save_references(folder / REFERENCES_FILE, _make_references(model, processor, options, stored))
-        notes = {"relative_difference": verification.largest, "verification": verification.to_dict()}
-        (folder / INFO_FILE).write_text(json.dumps(exported.info | notes, indent=1) + "\n")
+        record = {"relative_difference": verification.largest, "verification": verification.to_dict()}
+        (folder / INFO_FILE).write_text(json.dumps(exported.info | record, indent=1) + "\n")
         if out.exists():
             out.rmdir()
         folder.rename(out)
@@ -122,20 +133,14 @@ def export_model(
 
 
 def remaining_processor(processor: D2VPRImageProcessor, options: ExportOptions) -> D2VPRImageProcessor:
-    """Make the image processor of the steps that the graph leaves to do."""
+    """Return the image processor for the steps that the graph does not contain."""
     if options.input != "photos":
         return processor
     return type(processor)(**processor.to_dict() | dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), False))
 
 
-def _photo_inputs(processor: D2VPRImageProcessor, options: ExportOptions, photos: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return an input (1, 3, height, width) of the graph for each photo."""
-    remaining = remaining_processor(processor, options)
-    return [remaining([photo], return_tensors="pt")["pixel_values"] for photo in photos]
-
-
 def _noise_inputs(processor: D2VPRImageProcessor, options: ExportOptions) -> list[torch.Tensor]:
-    """Return inputs (B, 3, height, width) of the graph made of noise, of several sizes B and, where it has them, of images."""
+    """Return noise as inputs (B, 3, height, width) of the graph, for B of 1 and 3 and for all image sizes to verify."""
     height, width = processor.size["height"], processor.size["width"]
     sizes = {"photos": _PHOTO_SIZES, "any-size": ((height, width), (height, 2 * width)), "fixed": ((height, width),)}
     generator = torch.Generator().manual_seed(0)
@@ -153,6 +158,7 @@ def _write_graph(
     options: ExportOptions,
     inputs: list[torch.Tensor],
 ) -> None:
+    """Write the graph file of the format and precision; the first input is the example that is traced."""
     plain, graph = folder / "plain.onnx", folder / GRAPHS[options.format]
     network = DescriptorNetwork(model, processor if options.input == "photos" else None, options.input == "any-size")
     write_onnx(network, plain, torch.cat((inputs[0], inputs[0])), _dynamic_shapes(options.input, model.config.patch_size))
@@ -168,6 +174,7 @@ def _write_graph(
 
 
 def _dynamic_shapes(kind: InputKind, patch_size: int) -> dict[int, Any]:
+    """Return the axes of the input that may have any length, in the form of `torch.export`."""
     dim = torch.export.Dim
     sizes: dict[InputKind, dict[int, Any]] = {
         "fixed": {},
@@ -177,30 +184,21 @@ def _dynamic_shapes(kind: InputKind, patch_size: int) -> dict[int, Any]:
     return {0: dim("batch", min=1, max=65536)} | sizes[kind]
 
 
-def _graph_info(options: ExportOptions) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "format": options.format,
-        "precision": options.precision,
-        "input": options.input,
-        "versions": {name: version(name) for name in ("d2vpr-hf", "torch", "onnx")},
-    }
-
-
 def _make_references(
     model: VPRPreTrainedModel, processor: D2VPRImageProcessor, options: ExportOptions, inputs: Sequence[torch.Tensor]
 ) -> list[Reference]:
     """Return inputs of the graph with the descriptors that the model gives for them."""
     backend, references = PlainTorchBackend(model), []
     for batch in inputs:
-        photos = options.input == "photos"
-        pixel_values = processor(list(batch), return_tensors="pt")["pixel_values"] if photos else batch
+        pixel_values = batch
+        if options.input == "photos":
+            pixel_values = processor(list(batch), return_tensors="pt")["pixel_values"]
         references.append(Reference(batch, backend.encode(pixel_values)))
     return references
 
 
 def _shrink(batch: torch.Tensor, options: ExportOptions) -> torch.Tensor:
-    """Reduce large photos, and round to the numbers that references are stored in."""
+    """Reduce large photos, and round images to numbers that references can store."""
     factor = _REFERENCE_SIDE / max(batch.shape[2:])
     if options.input == "photos" and factor < 1:
         batch = torch.nn.functional.interpolate(batch.float(), scale_factor=factor, mode="area").round()

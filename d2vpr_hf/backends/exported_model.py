@@ -25,7 +25,7 @@ _BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """An exported model.
+    """An exported model: the graph in a folder, and the information about it.
 
     Attributes:
         folder: The folder of the graph.
@@ -48,7 +48,7 @@ class ExportedModel:
             if info["format_version"] != FORMAT_VERSION or info["format"] not in GRAPHS:
                 raise ValueError(f"its format is {info['format_version']}, {info['format']!r}")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} cannot be read ({error}): export the model again.") from error
+            raise ValueError(f"{path} cannot be read ({error}). Export the model again.") from error
         return cls(Path(folder), info)
 
     @property
@@ -62,7 +62,7 @@ class ExportedModel:
         return config
 
     def processor(self) -> D2VPRImageProcessor:
-        """Load the image processor of the steps that the graph leaves to do."""
+        """Load the image processor for the steps that the graph does not contain."""
         processor: D2VPRImageProcessor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
         return processor
 
@@ -71,7 +71,7 @@ class ExportedModel:
 
         Args:
             name: Name of the backend; `"auto"` and `"torch"`, the encoder's default, select the backend of the graph's format.
-            precision: Number type of the products; `None` for that of the export. OpenVINO runs a graph in fp32 in bf16 too.
+            precision: Number type of the products; `None` for that of the export. OpenVINO can also run an fp32 graph in bf16.
 
         Raises:
             ValueError: If the backend cannot run the graph.
@@ -101,15 +101,17 @@ class ExportedModel:
             check_on_this_cpu(backend, self.folder, record)
         elif backend.precision == "int8":
             logger.warning(
-                "The graph %s was exported before int8 was made exact on all processors: without VNNI its descriptors may "
-                "differ three times as much from the model's. Export the model again.",
+                "The graph %s was exported by a version whose int8 is less exact on some processors: without VNNI its "
+                "descriptors may differ three times as much from the model's. Export the model again.",
                 self.folder,
             )
         return backend
 
     def run(self, runtime: Runtime) -> Backend:
         """Open the graph with a runtime that can run it, without comparing it with its model."""
-        return (OpenVinoBackend if runtime.backend == "openvino" else OnnxRuntimeBackend)(self.graph, runtime.precision)
+        if runtime.backend == "openvino":
+            return OpenVinoBackend(self.graph, runtime.precision)
+        return OnnxRuntimeBackend(self.graph, runtime.precision)
 
 
 def is_exported(model: object) -> bool:

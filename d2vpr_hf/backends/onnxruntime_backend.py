@@ -16,7 +16,7 @@ class OnnxRuntimeBackend:
 
     Args:
         path: The `.onnx` file.
-        precision: Number type of its products.
+        precision: Number type of the graph's products.
 
     Raises:
         ImportError: If onnxruntime is not installed.
@@ -28,7 +28,7 @@ class OnnxRuntimeBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_cores()
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores to decoding
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave cores free for decoding
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ class OpenVinoBackend:
 
     Args:
         path: The `.xml` or `.onnx` file.
-        precision: Number type of its products. bf16 uses the graph of fp32.
+        precision: Number type of the products. bf16 runs an fp32 graph.
 
     Raises:
         ImportError: If openvino is not installed.
@@ -27,7 +27,7 @@ class OpenVinoBackend:
         openvino = import_extra("openvino", "openvino")
         self.name, self.precision = "openvino", precision
         settings = {
-            "INFERENCE_PRECISION_HINT": _TYPES[precision],  # by default it takes bf16 if the CPU has it
+            "INFERENCE_PRECISION_HINT": _TYPES[precision],  # the default is bf16 on CPUs that have it
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_cores(),
         }

@@ -23,7 +23,7 @@ class Backend(Protocol):
 
     Attributes:
         name: Name of the backend.
-        precision: Number type of its products; descriptors of a model in two precisions differ slightly.
+        precision: Number type of the network's products; descriptors of a model in two precisions differ slightly.
     """
 
     name: str

@@ -15,24 +15,27 @@ from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: str, precision: str | None = None) -> Backend:
     """Open a backend that runs a model.
 
-    onnxruntime and openvino convert the model first, which takes 15 seconds; `d2vpr export` does that once.
+    For onnxruntime and openvino the model is converted first, at each call, which takes 15 seconds. A model that `d2vpr export`
+    wrote is already converted.
 
     Args:
         model: A model in eval mode, on its device.
-        processor: The image processor of the model, which has the size of its images.
+        processor: The image processor of the model; the size of the images is read from it.
         name: `"torch"`, `"torch-compiled"`, `"onnxruntime"`, `"openvino"`, or `"auto"`: see [`choose_backend`].
         precision: Number type of the products; `None` for the type of the model's weights.
 
     Raises:
         ImportError: If the backend is not installed.
-        ValueError: If the backend does not exist, or does not have the precision or run on the device.
+        ValueError: If the backend does not exist, does not have the precision or cannot run on the device, or if int8 is
+            requested for a model that is not exported.
     """
     runtime = settle_backend(model, name, precision)
     if runtime.backend.startswith("torch"):
         return TorchBackend(model, runtime.precision, compiled=runtime.backend == "torch-compiled")
     if model.device.type != "cpu":
         raise ValueError(
-            f"The backend {runtime.backend} runs on the CPU here, got the device {model.device}. `--device cpu`, or torch."
+            f"The backend {runtime.backend} runs on the CPU here, got the device {model.device}. "
+            'Give `device="cpu"`, or `backend="torch"`.'
         )
     if runtime.precision == "int8":
         format_name = "onnx" if runtime.backend == "onnxruntime" else runtime.backend
@@ -40,7 +43,15 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
             f"int8 needs photos to be calibrated on: `d2vpr export MODEL OUT --format {format_name} --precision int8 --photos "
             "PHOTOS`, then OUT is the model."
         )
-    return _convert(model, processor, runtime)
+    from d2vpr_hf.backends.export_model import ExportOptions, export_model
+
+    options = ExportOptions(
+        "onnx" if runtime.backend == "onnxruntime" else "openvino",
+        runtime.precision,
+        "fixed" if processor.do_resize else "any-size",
+    )
+    with tempfile.TemporaryDirectory() as scratch:  # the runtime reads the whole graph before the folder is removed
+        return export_model(model, processor, Path(scratch) / "model", options).open_backend(runtime.backend, None)
 
 
 def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) -> Runtime:
@@ -60,15 +71,3 @@ def choose_backend(device: torch.device, precision: str | None = None) -> str:
     if device.type == "cpu" and precision != "fp16" and importlib.util.find_spec("openvino"):
         return "openvino"
     return "torch"
-
-
-def _convert(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, runtime: Runtime) -> Backend:
-    """Export a model for this process only. The runtimes read the whole graph before the folder is removed."""
-    from d2vpr_hf.backends.export_model import ExportOptions, export_model
-
-    with tempfile.TemporaryDirectory() as scratch:
-        fixed = processor.do_resize
-        options = ExportOptions(
-            "onnx" if runtime.backend == "onnxruntime" else "openvino", runtime.precision, "fixed" if fixed else "any-size"
-        )
-        return export_model(model, processor, Path(scratch) / "model", options).open_backend(runtime.backend, None)

@@ -15,26 +15,27 @@ from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
 
 _NAMES = {dtype: name for name, dtype in TORCH_TYPES.items()}
-_PHOTOS_OF_A_CORE = 4  # at once: their activations still fit in its cache
+_PHOTOS_OF_A_CORE = 4  # photos that a core processes at once: their activations fit in its cache
 
 
 class TorchBackend:
-    """A model in its faster form, with its weights at this moment: later changes of the model have no effect.
+    """An optimized copy of a model. Later changes of the model's weights have no effect.
 
-    On a CPU each core has its own photos, if there are enough: two cores that share each product wait for each other.
+    On a CPU each core processes separate photos, if there are enough: two cores that share each product wait for each other.
 
     Args:
         model: A model in eval mode, on its device. It is not changed.
         precision: Number type of the products; `None` for the type of the model's weights.
-        compiled: Whether torch compiles it, which takes a minute at the first call and at each new size, and on a CPU needs a
-            C++ compiler.
+        compiled: Whether torch compiles the model, which takes a minute at the first call and at each new image size, and on
+            a CPU needs a C++ compiler.
     """
 
     def __init__(self, model: VPRPreTrainedModel, precision: str | None = None, *, compiled: bool = False) -> None:
         self.name, self.precision = "torch-compiled" if compiled else "torch", precision or precision_of(model)
         self._device = model.device
         on_cpu = self._device.type == "cpu" and not compiled
-        prepared = prepare(_in_float32(model), TORCH_TYPES[self.precision], on_cpu=on_cpu)
+        in_float32 = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+        prepared = prepare(in_float32, TORCH_TYPES[self.precision], on_cpu=on_cpu)
         self._network = torch.compile(prepared, fullgraph=True) if compiled else prepared
         self._divisible = on_cpu and not model.config.use_cross_image_encoder
 
@@ -62,17 +63,13 @@ class PlainTorchBackend:
 
 @torch.inference_mode()
 def run_network(network: Callable[[torch.Tensor], Any], pixel_values: torch.Tensor) -> NDArray[np.float32]:
-    """Run a model on its device, without gradients: torch has that switch for each thread."""
+    """Return a model's descriptors (B, D) for images on its device. torch switches gradients off for each thread separately."""
     return network(pixel_values).pooler_output.float().cpu().numpy()
 
 
 def precision_of(model: VPRPreTrainedModel) -> str:
-    """Return the precision of a model's weights."""
+    """Return the precision of a model's weights; `"fp32"` for types that are not a precision."""
     return _NAMES.get(model.dtype, "fp32")
-
-
-def _in_float32(model: VPRPreTrainedModel) -> VPRPreTrainedModel:
-    return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
 
 
 def _divide(pixel_values: torch.Tensor) -> Sequence[torch.Tensor]:

@@ -17,10 +17,10 @@ from d2vpr_hf.backends.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 REFERENCES_FILE = "references.npz"
-QUANTILE = 0.9  # of the relative differences of single images: the bound holds for nine of ten
+QUANTILE = 0.9  # of the relative differences of single images: the bound holds for nine of ten images
 # Default bounds. int8: a tenth of the distance between photos of different places, which is about 1.41 (the square root of 2)
-# of a descriptor's norm; the embedded model has 0.09. bf16 and fp32: several times what rounding changes, and less than a
-# graph differs that computes something else.
+# of a descriptor's norm; the embedded model has 0.09. bf16 and fp32: several times the change by rounding, and less than the
+# difference of a wrong graph.
 MAX_DIFFERENCES = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.15}
 _NOTABLE_RATIO = 2  # a median difference that grows this many times on another processor is worth a warning
 
@@ -40,7 +40,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Verification:
-    """A comparison of a graph's descriptors with its model's: the norm of the difference, relative to the model's descriptor.
+    """A comparison of descriptors of a graph and its model, by relative differences: norm of the difference / model's norm.
 
     Attributes:
         runtime: Backend and precision that ran the graph, in the written form of [`Runtime`].
@@ -66,7 +66,7 @@ class Verification:
 
 
 def verify_graph(backend: Backend, references: Sequence[Reference], max_difference: float) -> Verification:
-    """Compare the descriptors of a graph with those of its model."""
+    """Compare the descriptors of a graph with those of its model; a difference that is not finite counts as infinite."""
     parts = []
     for reference in references:
         changes = np.linalg.norm(backend.encode(reference.pixel_values) - reference.descriptors, axis=1)
@@ -98,7 +98,7 @@ def check_exported(verification: Verification) -> None:
 def check_on_this_cpu(backend: Backend, folder: Path, record: dict[str, Any]) -> None:
     """Compare a graph with its model again, unless it was verified with this backend on this kind of processor.
 
-    A warning names the figures if descriptors are much less exact than they were at the export.
+    If the descriptors are much less exact than at the export, a warning with the figures is logged.
 
     Args:
         backend: The opened graph.
@@ -106,7 +106,7 @@ def check_on_this_cpu(backend: Backend, folder: Path, record: dict[str, Any]) ->
         record: The entry `verification` of its `export.json`.
 
     Raises:
-        ValueError: If the median difference is larger than the bound. The references are few, therefore not the quantile.
+        ValueError: If the median difference is larger than the bound. The references are too few for the quantile.
     """
     exported = Verification(**record)
     runtime, cpu = Runtime(backend.name, backend.precision), cpu_kind()
@@ -153,7 +153,7 @@ _REMEDIES = {
     "fp32": "This is an error of the runtime or of this package: please report it.",
     "bf16": "Export in fp32, or accept more with a larger max_difference after measuring recall.",
     "int8": (
-        "Calibrate on photos that are more like those to come (at most 64 are used: other ones, not more), export in bf16 or "
-        "fp32, or accept more with a larger max_difference after measuring recall on labelled photos."
+        "Calibrate on other photos, more like those to come (at most 64 are used, so that more photos do not help), export in "
+        "bf16 or fp32, or accept more with a larger max_difference after measuring recall on labelled photos."
     ),
 }

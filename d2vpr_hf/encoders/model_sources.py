@@ -18,15 +18,15 @@ class ModelSource(Protocol):
 
     @property
     def config(self) -> VPRConfig:
-        """Its configuration."""
+        """The configuration of the model."""
 
     @property
     def processor(self) -> D2VPRImageProcessor:
-        """Its image processor."""
+        """The image processor of the model."""
 
     @property
     def device(self) -> torch.device:
-        """The device that it runs on."""
+        """The device that the model runs on."""
 
     @property
     def model(self) -> VPRPreTrainedModel:
@@ -36,18 +36,27 @@ class ModelSource(Protocol):
         """Compute the hash of everything that descriptors depend on."""
 
     def settle_backend(self, name: str, precision: str | None) -> Runtime:
-        """Return the backend and precision to run with, where `"auto"` or `None` leave them open."""
+        """Return the backend and precision to run with; `"auto"` and `None` are replaced by a choice."""
 
     def open_backend(self, name: str, precision: str | None) -> Backend:
         """Open the backend that runs the model."""
 
 
 class LoadedModel:
-    """A model with its weights, on a device and in eval mode."""
+    """A model with its weights, which is moved to a device and set to eval mode.
+
+    Raises:
+        ValueError: If the network cannot run on the device.
+    """
 
     def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor, device: str | torch.device | None) -> None:
         self.model, self.processor = model, processor
-        self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.ones(1, device=device).item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"The network cannot run on {str(device)!r} here: {error}") from error
+        self.device = torch.device(device)
         self.model.to(self.device).eval()  # type: ignore[arg-type] # transformers' wrapper loses the signature
 
     @property
@@ -112,11 +121,3 @@ def open_model(
     if processor is None:
         raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
     return LoadedModel(model, processor, device)
-
-
-def _usable_device(device: str | torch.device) -> torch.device:
-    try:
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"The network cannot run on {str(device)!r} here: {error}") from error
-    return torch.device(device)

@@ -1,4 +1,4 @@
-"""From photos to batches of pixel values, and from batches of descriptors to one array."""
+"""Turn photos into batches of pixel values, and batches of descriptors into one array."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,9 +26,12 @@ def preprocess_ahead(
     Args:
         photos: Taken one by one, at most `batch_size + num_workers` ahead of the photo that is yielded.
         preprocess: Returns the pixel values of a photo, or the reason why it cannot be read; called in threads.
-        batch_size: Photos of a batch.
-        num_workers: Threads.
-        order: Positions of `photos`, which must then be a sequence; `None` for their own order.
+        batch_size: Number of photos in a batch.
+        num_workers: Number of threads.
+        order: Positions of the photos in the order to process them, if `photos` is a sequence; `None` for the given order.
+
+    Raises:
+        TypeError: If `order` is set and `photos` is not a sequence.
     """
     if order is None:
         numbered: Iterable[tuple[int, Any]] = enumerate(photos)
@@ -38,7 +41,7 @@ def preprocess_ahead(
         raise TypeError(f"An order needs photos in a sequence, got {type(photos).__name__}.")
     with single_core_threads(num_workers) as pool:
         submitted = ((row, pool.submit(preprocess, photo)) for row, photo in numbered)
-        # enough that no thread waits for the network
+        # enough pending photos that no thread waits for the network
         pending: deque[tuple[int, Future[torch.Tensor | str]]] = deque(islice(submitted, batch_size + num_workers))
         batch = []
         while pending:
@@ -53,7 +56,7 @@ def preprocess_ahead(
 
 
 def group_by_size(photos: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yield positions and pixel values (B, 3, height, width) of the photos of each size; most batches have one size."""
+    """Yield positions and pixel values (B, 3, height, width) of the photos of each size; most batches have one size only."""
     groups: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
     for row, pixels in photos:
         groups.setdefault(pixels.shape, []).append((row, pixels))

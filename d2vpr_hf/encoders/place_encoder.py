@@ -28,15 +28,15 @@ class PlaceEncoder:
         model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` for the small one that comes with
             this package.
         processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
-        device: Where the network runs, such as `"cuda"`; `None` takes a GPU if there is one.
-        batch_size: Photos the network sees at once. Descriptors depend on it by rounding only, unless the model has a
-            cross-image encoder.
-        cross_image_encoder: Whether a model's cross-image encoder takes part; `False` removes it from the model, `None` leaves
+        device: Device that runs the network, such as `"cuda"`; `None` for a GPU if there is one, otherwise the CPU.
+        batch_size: Number of photos that the network processes at once. It changes descriptors only by rounding, unless the
+            model has a cross-image encoder.
+        cross_image_encoder: Whether the model's cross-image encoder is used; `False` removes it from the model, `None` leaves
             the model unchanged.
-        num_workers: Threads that decode and preprocess (Pillow and torch release the interpreter while they work).
+        num_workers: Number of threads that decode and preprocess (Pillow and torch release the interpreter while they work).
         backend: The name of the backend that runs the network; see [`d2vpr_hf.backends.registry.open_backend`].
-        precision: Of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, if the backend has it; `None` for
-            the type of the model's weights.
+        precision: Number type of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, if the backend has it;
+            `None` for the type of the model's weights.
 
     Attributes:
         model_name: Folder (absolute) or Hub id that the model can be loaded from again; `None` for the embedded model, and for
@@ -130,7 +130,7 @@ class PlaceEncoder:
         return self._source.open_backend(*self._backend_choice)
 
     def reopen_backend(self) -> None:
-        """Take up changes of the model."""
+        """Close the backend, so that the next photos are encoded with the weights that the model has then."""
         self.__dict__.pop("backend", None)
 
     def encode(

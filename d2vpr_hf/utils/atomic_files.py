@@ -52,7 +52,7 @@ def store_file(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to a future file or folder, in which that is made before it is moved to its place."""
+    """Yield a temporary folder next to `out`, in which a file or folder is made before it is moved to `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         yield Path(scratch)
@@ -114,14 +114,14 @@ def rename_file(folder: Path, old: str, new: str) -> None:
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Remove files that are no longer needed; folders, and files that cannot be removed now, stay for the next time."""
+    """Remove files that are no longer needed; folders and files that cannot be removed stay."""
     for name in names:
         with contextlib.suppress(OSError):
             os.unlink(folder / name)  # noqa: PTH108
 
 
 def remove_folders(folder: Path, names: Iterable[str]) -> None:
-    """Remove folders that [`store_folder`] stored, or their remains; the caller must know that they are not other folders."""
+    """Remove folders with all their files. Only call this for folders that [`store_folder`] stored, complete or not."""
     for name in names:
         shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -206,12 +206,12 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Add the meaning of a failure to write and advice to its error, whose errno stays."""
+    """Add an explanation and advice to an error of writing; its errno stays."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            advice = "The disk is full. Free some space and run the same again"
+            advice = "The disk is full. Free some space and run the same command again"
         elif error.errno in _FORBIDDEN:
             advice = "It cannot be written to. Give the permission, or choose another folder"
         else:

@@ -1,7 +1,8 @@
 """Parallel work in threads that stay on one core each.
 
-The threads of torch and FAISS wait for each other after every small product, and spin while they wait. If other threads or
-another process hold a core at that moment, a search takes many times as long. The threads here wait only once, at the end.
+The threads of torch and FAISS wait for each other after every small product, and keep their cores busy while they wait. If
+another thread or process uses a core at that moment, a search takes many times as long. The threads here wait only once, at the
+end.
 torch and FAISS are imported when the first threads start, as they take seconds to load.
 """
 
@@ -26,7 +27,7 @@ def num_cores() -> int:
 def map_on_cores(function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     """Call a function for each part in threads that stay on one core, and return the results in order.
 
-    A single part is also sent to such a thread: that costs 30 µs, while torch would use all its threads in this one. The
+    A single part is also sent to such a thread, which costs 30 µs: in the calling thread torch would use all its threads. The
     function must not call `map_on_cores` itself.
     """
     return list(_pool(os.getpid(), num_cores()).map(function, parts))
@@ -42,11 +43,11 @@ def single_core_threads(number: int) -> ThreadPoolExecutor:
     """Start threads that stay on one core each."""
     import torch
 
-    usual = num_cores()
+    usual_threads = num_cores()
     pool = ThreadPoolExecutor(number, "d2vpr", initializer=_stay_on_one_core)
     started = threading.Barrier(number)
     list(pool.map(lambda _: started.wait(), range(number)))
-    torch.set_num_threads(usual)  # for threads that start later; the number of the calling thread did not change
+    torch.set_num_threads(usual_threads)  # for threads that start later; the number of the calling thread did not change
     return pool
 
 
@@ -57,4 +58,4 @@ def _stay_on_one_core() -> None:
 
     faiss.omp_set_num_threads(1)
     torch.set_num_threads(1)
-    torch.get_num_threads()  # the first use of torch in a thread resets its number: let this be the first use
+    torch.get_num_threads()  # torch resets a thread's number at its first use in the thread: this is the first use

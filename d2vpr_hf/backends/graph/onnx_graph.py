@@ -17,16 +17,16 @@ from d2vpr_hf.modeling.vision_transformer import Embeddings, GridSize
 from d2vpr_hf.utils.optional_imports import import_extra
 
 INPUT, OUTPUT = "pixel_values", "descriptors"
-_OPSET = 20  # the first whose GridSample is what torch's grid_sample is
+_OPSET = 20  # the first opset whose GridSample equals torch's grid_sample
 
 
 class DescriptorNetwork(nn.Module):
-    """A model in its faster form, from pixels to descriptors.
+    """An optimized model that maps pixels to descriptors.
 
     Args:
         model: A model in eval mode, on the CPU.
-        processor: With it, the network takes upright RGB images of any size, in 0..255, and does the steps of this image
-            processor; `None` makes it take normalised images.
+        processor: The image processor whose steps become part of the network, which then takes upright RGB images of any size
+            in 0..255; `None` for a network that takes normalised images.
         any_size: Whether the input may have any size in whole patches.
     """
 
@@ -74,9 +74,8 @@ class ResizableEmbeddings(PreparedEmbeddings):
     def positions(self, grid_size: GridSize) -> torch.Tensor:
         """Return the cls token and the position embeddings of a grid (1, T, C)."""
         rows, columns = (torch.ones(side) for side in grid_size)
-        resized = (rows.sum() != self.side) | (
-            columns.sum() != self.side
-        )  # on the stored grid, position embeddings are not resampled
+        # on the stored grid, position embeddings are not resampled
+        resized = (rows.sum() != self.side) | (columns.sum() != self.side)
         offset = self.offset * resized.float()
         down, across = (cubic_matrix(ones, self.side, self.side / (ones.sum() + offset)) for ones in (rows, columns))
         resampled = across @ (down @ self.padded.flatten(1)).unflatten(1, self.padded.shape[1:])  # (H, W, C)
@@ -98,7 +97,7 @@ def write_onnx(network: DescriptorNetwork, path: Path, example: torch.Tensor, dy
     import_extra("onnxscript", "export")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        warnings.simplefilter("ignore")  # the exporter's warnings are about its internals
         network.eval()(example)  # fills the caches for this size, which become constants of the graph
         program = torch.onnx.export(
             network,

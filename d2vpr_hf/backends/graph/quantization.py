@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.graph.onnx_graph import INPUT
 from d2vpr_hf.utils.optional_imports import import_extra
 
-_SCOPES = "pkg.torch.onnx.name_scopes"  # where torch notes which module a node is of
+_SCOPES = "pkg.torch.onnx.name_scopes"  # the key under which torch records the module of a node
 _BLOCKS = "network.encoder"  # the parts after the blocks decide where features are read, and take little time
-_LARGEST_PAIR = 128  # of two weights of the same sign: 128 * 255 = 32640 fits in 16 bits
+_LARGEST_PAIR = 128  # largest sum of two neighbouring weights of the same sign: 128 * 255 = 32640 fits in 16 bits
 
 
 def quantize_graph(source: Path, target: Path, batches: Sequence[torch.Tensor]) -> None:
@@ -28,7 +28,7 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[torch.Tensor]) 
     Args:
         source: A graph that `write_onnx` wrote.
         target: The new file.
-        batches: Inputs (B, 3, height, width) that are like those to come.
+        batches: Inputs (B, 3, height, width) on which the ranges of activations are measured.
     """
     quantization = import_extra("onnxruntime.quantization", "export")
     onnx = import_extra("onnx", "export")
@@ -42,7 +42,13 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[torch.Tensor]) 
 
     graph = onnx.load(source).graph
     weights = {weight.name: weight for weight in graph.initializer}
-    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights and _in_block(node)]
+    products = [
+        node
+        for node in graph.node
+        if node.op_type == "MatMul"
+        and node.input[1] in weights
+        and any(entry.key == _SCOPES and f"'{_BLOCKS}'" in entry.value for entry in node.metadata_props)
+    ]
     scales = {
         node.input[1]: [
             {"axis": 1, "quant_type": quantization.QuantType.QInt8, "scale": scale, "zero_point": np.int8(0)}
@@ -65,9 +71,10 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[torch.Tensor]) 
 
 
 def safe_scales(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the scale of each output channel with which no pair of neighbouring weights can saturate.
+    """Return a scale for each output channel such that no pair of neighbouring weights can saturate.
 
-    Weights of all 8 bits would be finer, of 7 bits (`reduce_range`) coarser: neighbours are rarely both large.
+    Scales for all 8 bits would be finer but saturate. Scales for 7 bits (`reduce_range`) would be coarser than needed, because
+    two neighbours are rarely both large.
 
     Args:
         weights: (C_in, C_out), of a product `activations @ weights`.
@@ -80,7 +87,3 @@ def safe_scales(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     positive, negative = (np.clip(sign * pairs, 0, None).sum(axis=1).max(axis=0) for sign in (1, -1))
     scales = np.maximum(positive, negative) / (_LARGEST_PAIR - 1)  # rounding adds at most a half to each weight
     return np.where(scales > 0, scales, 1).astype(np.float32)
-
-
-def _in_block(node: Any) -> bool:
-    return any(entry.key == _SCOPES and f"'{_BLOCKS}'" in entry.value for entry in node.metadata_props)

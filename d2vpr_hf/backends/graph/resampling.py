@@ -1,7 +1,7 @@
 """Resampling as products with matrices, whose sizes may depend on the input of a graph.
 
-torch's `interpolate` computes the same. Not every runtime has its bicubic and antialiased modes, or sizes that depend on the
-input.
+The results equal those of torch's `interpolate`, whose bicubic and antialiased modes, and sizes that depend on the input, are
+missing in some runtimes.
 """
 
 import torch
@@ -14,7 +14,7 @@ def cubic_matrix(length: torch.Tensor, stored: int, scale: torch.Tensor) -> torc
 
     Args:
         length: (length,) ones, one for each sample.
-        stored: Number of values in the row. Three more are before and after it, see [`pad_edges`].
+        stored: Number of values in the row, without the three values that [`pad_edges`] adds on each side.
         scale: Distance of two samples, in stored values.
     """
     centres = (_positions(length) + 0.5) * scale - 0.5

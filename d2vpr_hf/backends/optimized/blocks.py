@@ -27,14 +27,14 @@ from d2vpr_hf.modeling.vision_transformer import (
     SelfAttention,
 )
 
-_SIZES_KEPT = 32  # image sizes; photos that are not resized may have more
+_MAX_SIZES = 32  # image sizes whose position embeddings are cached; photos that are not resized may have more sizes
 
 
 class PreparedEmbeddings(nn.Module):
     """Turn pixels into tokens; position embeddings are resampled once for each size, and the cls token is added to the first.
 
-    In half precision pixels have two terms: the rounded value and the rest. Otherwise all pixels of an even surface are rounded
-    the same way, and over a patch that adds up to most of the change of a descriptor.
+    In half precision a pixel is the sum of two terms: its rounded value and the rest. Without the rest, all pixels of an even
+    surface would be rounded in the same direction; over a patch these errors add up to most of a descriptor's change.
     """
 
     def __init__(self, embeddings: Embeddings, dtype: torch.dtype) -> None:
@@ -60,7 +60,7 @@ class PreparedEmbeddings(nn.Module):
     def positions(self, grid_size: GridSize) -> torch.Tensor:
         """Return the cls token and the position embeddings of a grid (1, T, C), in float32."""
         if grid_size not in self._positions:
-            if len(self._positions) == _SIZES_KEPT:
+            if len(self._positions) == _MAX_SIZES:
                 self._positions.clear()
             resampled = self.plain.resample_positions(grid_size).detach().float()
             self._positions[grid_size] = torch.cat((resampled[:, :1] + self.plain.cls_token, resampled[:, 1:]), dim=1)
@@ -104,7 +104,7 @@ class PreparedAttention(nn.Module):
         self.proj = Product(linear_before_scale(attention.proj, scale))
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Attend over the second axis of (B, T, C), and add that to the residual stream (B, T, C)."""
+        """Attend over the second axis of (B, T, C), and add the result to the residual stream (B, T, C)."""
         qkv = self.qkv(hidden_states).unflatten(2, (3, self.num_heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()  # (B, T, 3, heads, d) -> 3 x (B, heads, T, d)
         attended = nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scaling)
@@ -122,7 +122,7 @@ class PreparedFeedForward(nn.Module):
         self.second = Product(linear_before_scale(second, scale))
 
     def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """Map (..., C) to (..., C), and add that to the residual stream."""
+        """Map (..., C) to (..., C), and add the result to the residual stream (..., C)."""
         hidden_states = self.first(hidden_states)
         if self.gated:
             gate, values = hidden_states.chunk(2, dim=-1)
@@ -133,7 +133,7 @@ class PreparedFeedForward(nn.Module):
 class PreparedAdapter(nn.Module):
     """An adapter with its BatchNorms folded, its 1x1 convolutions joined to one product and the larger ones to one convolution.
 
-    Channels are reordered, in the weights, so that branches of a 1x1 convolution alone come first.
+    The channels of the weights are reordered so that branches with only a 1x1 convolution come first.
     """
 
     def __init__(self, adapter: ConvolutionalAdapter, scale: torch.Tensor) -> None:
@@ -141,7 +141,8 @@ class PreparedAdapter(nn.Module):
         units: Any = adapter.branches
         branches = [[fold_batch_norm(unit) for unit in branch] for branch in units]
         order = sorted(range(len(branches)), key=lambda index: len(branches[index]))
-        channels = _channels(branches, order)
+        widths = [branch[-1].out_channels for branch in branches]
+        channels = [sum(widths[:index]) + channel for index in order for channel in range(widths[index])]
         first, larger = [branches[i][0] for i in order], [branches[i][1] for i in order if len(branches[i]) > 1]
         self.num_direct = sum(branch[0].out_channels for branch in branches if len(branch) == 1)
         self.down = Product(select_channels(adapter.down, rows=channels), "relu")
@@ -150,7 +151,7 @@ class PreparedAdapter(nn.Module):
         self.up = Product(linear_before_scale(select_channels(adapter.up, columns=channels), scale))
 
     def forward(self, hidden_states: torch.Tensor, grid_size: GridSize, residual: torch.Tensor) -> torch.Tensor:
-        """Map tokens (B, T, C) to tokens (B, T, C), and add them; the cls token passes through the bottleneck alone."""
+        """Map tokens (B, T, C) to (B, T, C), and add them to the residual; the cls token passes only through the bottleneck."""
         bottleneck = self.down(hidden_states)
         features = self.pointwise(bottleneck[:, 1:])
         direct, reduced = features[:, :, : self.num_direct], features[:, :, self.num_direct :]
@@ -159,9 +160,3 @@ class PreparedAdapter(nn.Module):
             reduced = nn.functional.relu(self.spatial(maps)).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, N, C)
         features = torch.cat((bottleneck[:, :1], torch.cat((direct, reduced), dim=2)), dim=1)
         return self.up(bottleneck + features, residual)
-
-
-def _channels(branches: list[list[nn.Conv2d]], order: list[int]) -> list[int]:
-    """Return the adapter's channels in the order of the branches."""
-    widths = [branch[-1].out_channels for branch in branches]
-    return [sum(widths[:index]) + channel for index in order for channel in range(widths[index])]

@@ -17,12 +17,12 @@ def linear_before_scale(linear: nn.Linear, scale: torch.Tensor) -> nn.Linear:
 
 
 def copy_linear(linear: nn.Linear) -> nn.Linear:
-    """Make a layer of the same weights, with a bias in any case, that can change its type without the other."""
+    """Make a linear layer with the same weights, and a bias of zeros if there is none, whose type can be changed separately."""
     return make_linear(linear.weight, linear.bias)
 
 
 def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    """Make a linear layer of given weights (C_out, C_in) and bias (C_out,); none is zeros."""
+    """Make a linear layer of given weights (C_out, C_in) and bias (C_out,); a bias of `None` becomes zeros."""
     made = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     bias = torch.zeros_like(weight[:, 0]) if bias is None else bias
     made.weight, made.bias = _frozen(weight), _frozen(bias)
@@ -47,7 +47,7 @@ def fold_batch_norm(unit: ConvolutionUnit) -> nn.Conv2d:
 
 
 def make_convolution(weight: torch.Tensor, bias: torch.Tensor, groups: int = 1) -> nn.Conv2d:
-    """Make a convolution (C_out, C_in / groups, size, size) that keeps the grid it works on."""
+    """Make a convolution (C_out, C_in / groups, size, size) whose output has the height and width of its input."""
     size = weight.shape[-1]
     made = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], size, padding=size // 2, groups=groups, device="meta")
     made.weight, made.bias = _frozen(weight), _frozen(bias)
@@ -55,15 +55,16 @@ def make_convolution(weight: torch.Tensor, bias: torch.Tensor, groups: int = 1) 
 
 
 def join_pointwise(convolutions: Sequence[nn.Conv2d]) -> nn.Linear:
-    """Make one linear layer over tokens of 1x1 convolutions that read the same map; outputs in their order."""
+    """Join 1x1 convolutions of one map into one linear layer over tokens, with their outputs in order."""
     weight = torch.cat([conv.weight.flatten(1) for conv in convolutions])
     return make_linear(weight, torch.cat([_bias(conv) for conv in convolutions]))
 
 
 def join_spatial(convolutions: Sequence[nn.Conv2d]) -> nn.Conv2d:
-    """Make one convolution of several that read neighbouring channels; inputs and outputs in their order.
+    """Join convolutions of neighbouring channels into one convolution, with their inputs and outputs in order.
 
-    Smaller kernels are padded by zeros to the largest. Branches of one width become groups; others meet zeros.
+    Smaller kernels are padded with zeros to the size of the largest. Branches of equal width become groups; branches of other
+    widths become blocks of a kernel that is zero elsewhere.
     """
     size = max(conv.kernel_size[0] for conv in convolutions)
     kernels = [nn.functional.pad(conv.weight, [(size - conv.kernel_size[0]) // 2] * 4) for conv in convolutions]

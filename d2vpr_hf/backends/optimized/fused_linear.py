@@ -1,4 +1,4 @@
-"""Linear layers with the activation and the sum after them: on CPUs one kernel computes all, on weights in its own layout."""
+"""Linear layers with the activation and the sum that follow. On CPUs one kernel computes all, with weights in its layout."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ _FUSED_ACTIVATIONS = ("none", "relu", "gelu")
 
 
 class Product(nn.Module):
-    """A linear layer, an activation by its name in transformers, and a sum."""
+    """A linear layer, an activation that is named as in transformers, and a sum."""
 
     def __init__(self, linear: nn.Linear, activation: str = "none") -> None:
         super().__init__()

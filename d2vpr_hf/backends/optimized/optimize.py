@@ -17,7 +17,7 @@ from d2vpr_hf.modeling.vision_transformer import AdapterBlock, Embeddings
 
 @torch.no_grad()
 def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on_cpu: bool = False) -> VPRPreTrainedModel:
-    """Make a copy of a model that gives the same descriptors in less time, and can do nothing else.
+    """Make a copy of a model that gives the same descriptors in less time. The copy can only compute descriptors.
 
     BatchNorms, LayerScales and scales are folded into neighbouring layers, parallel branches are joined, and constants are
     computed once, or once for each image size. Parts without a faster form run unchanged, in float32, and unchanged weights are
