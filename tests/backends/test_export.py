@@ -177,7 +177,7 @@ def test_the_encoder_is_imported_without_the_runtimes():
 
 def test_a_damaged_export_is_refused(any_size, tmp_path):
     (tmp_path / "export.json").write_text("{}")
-    with pytest.raises(ValueError, match="export the model again"):
+    with pytest.raises(ValueError, match="Export the model again"):
         PlaceEncoder(tmp_path)
 
 
