@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 SEED = 12_345  # the default of FAISS
 SCAN_BYTES = 32 << 20  # bytes of bits that one thread compares at once; bounds the copies of filtered rows
 SMALL_SCAN = 2 << 20  # bytes of bits; fewer are not worth a second core
-FEW_FORBIDDEN = 8  # a mask that excludes less than one row in eight is applied after the search
+FEW_FORBIDDEN = 8  # a mask that excludes at most one row in eight is applied after the search
 CANDIDATES_OF_EACH = 10  # minimum number of candidates for each neighbour
 MEAN_ROWS = 10_000  # number of rows whose mean is computed
 _BITS, _MEAN = "bits.npy", "mean.npy"
-_PROBES = 16
+_PROBES = 16  # rows that are checked when a store is opened
 _NEVER = np.iinfo(np.int32).max
 
 
 class BitStore:
-    """Signs of rotated descriptors, all of which a search compares.
+    """Signs of rotated descriptors; a search compares the signs of all rows.
 
     Args:
         descriptors: (N, D) the stored descriptors, whose distances decide among the candidates.
@@ -94,10 +94,15 @@ class BitStore:
 
     @classmethod
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
-        """Open a folder that `save` wrote."""
+        """Open a folder that `save` wrote, and check some rows: another version of FAISS may rotate differently."""
         bits, mean = cls._map(path, descriptors)
         store = cls(descriptors, bits, np.array(mean))
-        store._check_probes(path)
+        for row in range(0, len(bits), max(1, len(bits) // _PROBES)):
+            descriptor = descriptors[row : row + 1]
+            differing = np.bitwise_count(store._encode(descriptor)[0] ^ bits[row]).sum()
+            # a number close to 0 may round to the other sign; a row of zeros stands for a row whose file was removed
+            if descriptor.any() and differing > bits.shape[1] * 8 // 100:
+                raise ValueError(f"The bits in {path} are not those of the descriptors (row {row}). Build the store again.")
         return store
 
     @classmethod
@@ -131,9 +136,8 @@ class BitStore:
         if allowed is None:
             return self._nearest_bits(codes, wanted, None)[1]
         forbidden = len(allowed) - count
-        if (
-            forbidden <= len(allowed) // FEW_FORBIDDEN
-        ):  # as after removals: extra rows cost less than a copy of the allowed ones
+        # with few forbidden rows, as after removals, more candidates cost less than a copy of the allowed rows
+        if forbidden <= len(allowed) // FEW_FORBIDDEN:
             differing, rows = self._nearest_bits(codes, min(len(allowed), wanted + min(forbidden, wanted)), None)
             usable = allowed[rows]
             if (usable.sum(axis=1) >= wanted).all():
@@ -162,23 +166,13 @@ class BitStore:
         differing = np.concatenate([part_differing for part_differing, _ in results], axis=1)
         return _smallest(differing, np.concatenate([part_rows for _, part_rows in results], axis=1), wanted)
 
-    def _check_probes(self, path: Path) -> None:
-        """Raise ValueError unless bits of some rows follow from their descriptors and the rotation of this FAISS version."""
-        step = max(1, len(self._bits) // _PROBES)
-        for row in range(0, len(self._bits), step):
-            descriptor = self._descriptors[row : row + 1]
-            differing = np.bitwise_count(self._encode(descriptor)[0] ^ self._bits[row]).sum()
-            # a number close to 0 may round to the other sign; a row of zeros stands for one whose file was removed
-            if descriptor.any() and differing > self._bits.shape[1] * 8 // 100:
-                raise ValueError(f"The bits in {path} are not those of the descriptors (row {row}). Build the store again.")
-
 
 def num_candidates(count: int, num_bits: int, k: int) -> int:
     """Return the number of rows whose exact distances are computed: at least 10 for each neighbour, and more for many rows.
 
-    The number grows with the root of the rows, and with fewer bits, as chance then decides between rows: 1,000 candidates for
-    a million rows of 512 bits, 8,000 for 128 bits, 125 for 2,048. Fitted to a recall@10 of 0.97 on the hard data of
-    `benchmarks/compact_search.py`.
+    The number grows with the square root of the number of rows. It is larger for fewer bits, because more rows then differ in
+    the same number of bits: 1,000 candidates for a million rows of 512 bits, 8,000 for 128 bits, 125 for 2,048 bits. It was
+    fitted to a recall@10 of 0.97 on the hard data of `benchmarks/compact_search.py`.
     """
     return min(count, max(CANDIDATES_OF_EACH * k, int(count**0.5 * (512 / num_bits) ** 1.5)))
 

@@ -34,7 +34,7 @@ class Descriptors(Protocol):
 
 
 class MappedDescriptors:
-    """Several arrays of descriptors, mapped or not, as one array (N, D) without removed rows. Rows are read when they are used.
+    """Several arrays of descriptors as one array (N, D) without removed rows. Mapped rows are read when they are used.
 
     Args:
         parts: Arrays (n, D) of one type.

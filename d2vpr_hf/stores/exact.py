@@ -1,7 +1,7 @@
 """Exact nearest-neighbour search, which evaluation, indexes and the compressed stores share.
 
-Float32 products with bounds on their rounding error leave a few candidates; their distances, summed in float64, decide. The
-result depends neither on how rows and queries are grouped nor on the order in which a processor adds.
+Products in float32, with bounds of their rounding errors, leave a few candidates. The exact distances of the candidates, summed
+in float64, decide. The result does not depend on the grouping of rows and queries, nor on a processor's order of additions.
 """
 
 import itertools
@@ -19,11 +19,11 @@ from d2vpr_hf.utils.threads import map_on_cores, num_cores
 if TYPE_CHECKING:
     import torch
 
-BLOCK_BYTES = 4 << 20  # float32 bytes that a core compares at once and that fit its cache (16 MB took 1.6 times as long)
+BLOCK_BYTES = 4 << 20  # float32 bytes of rows that a core compares at once; they fit its cache (16 MB took 1.6 times as long)
 SMALL_WORK = 1 << 20  # products; fewer are not worth a second core
 QUERY_GROUP = 1024  # queries compared at once
-TABLE_BYTES = 32 << 20  # float32 bytes of the distances of a query group to a block: shortens blocks of narrow descriptors
-CANDIDATE_LIMIT = 1 << 22  # candidates held before their exact distances are computed: bounds memory where rows repeat
+TABLE_BYTES = 32 << 20  # float32 bytes of the distances of a query group to a block; limits the rows of narrow descriptors
+CANDIDATE_LIMIT = 1 << 22  # candidates before their exact distances are computed; limits the memory if many rows are equal
 
 _PAIR_BYTES = 1 << 18  # float64 bytes subtracted at once
 
@@ -221,7 +221,10 @@ class _Candidates:
         table = norms.addmm(self._tensor, block.T, alpha=-2)  # (Q, n) squared distances minus the squared norms of the queries
         if np.isinf(self._reach[0]) and len(rows) >= self._k:
             self._reach = self._first_reach(table, norms)
-        query, column = self._within_reach(table, norms).nonzero(as_tuple=True)
+        # an entry is within reach if its lower bound is at most the upper bound; this form takes one pass over the table
+        limit = _to_tensor(self._reach) - (1 - 2 * self._slack) * self._norms
+        within_reach = table <= limit.float()[:, None] + 2 * self._slack * norms.max()
+        query, column = within_reach.nonzero(as_tuple=True)
         distances = (table[query, column] + self._norms[query]).numpy().astype(np.float64)
         slack = self._slack * (norms[column] + self._norms[query])
         self._keep(query.numpy(), rows[column.numpy()], distances, slack.numpy().astype(np.float64))
@@ -234,14 +237,10 @@ class _Candidates:
         self.low = self.high = distances[chosen].astype(np.float64)
 
     def _first_reach(self, table: "torch.Tensor", norms: "torch.Tensor") -> NDArray[np.float64]:
+        """Return an upper bound (Q,) of the k-th smallest distance of each query, from the first block."""
         high = table + self._slack * norms
         kth = high.kthvalue(self._k, dim=1).values.double() + (1 + self._slack) * self._norms
         return kth.numpy()
-
-    def _within_reach(self, table: "torch.Tensor", norms: "torch.Tensor") -> "torch.Tensor":
-        """Return the mask (Q, n) of the entries whose lower bounds are within reach, in one pass over the table."""
-        limit = _to_tensor(self._reach) - (1 - 2 * self._slack) * self._norms
-        return table <= limit.float()[:, None] + 2 * self._slack * norms.max()
 
     def _keep(
         self, query: NDArray[np.int64], rows: NDArray[np.int64], distances: NDArray[np.float64], slack: NDArray[np.float64]
@@ -262,6 +261,7 @@ class _Candidates:
             self.settle()
 
     def _shorten_reach(self) -> None:
+        """Lower the bounds of queries that have at least k pairs to the k-th smallest upper bound of their pairs."""
         starts = np.searchsorted(self.query, np.arange(len(self._queries) + 1))
         full = np.flatnonzero(np.diff(starts) >= self._k)
         self._reach[full] = np.minimum(self._reach[full], self.high[starts[full] + self._k - 1])
@@ -341,7 +341,7 @@ def _distances(
 def _first_of_each(
     query: NDArray[np.int64], k: int, rows: NDArray[np.int64], distances: NDArray[np.float32]
 ) -> NDArray[np.int64]:
-    """Return the numbers of the k nearest pairs of each query, query by query, nearest first, ties in the order of the rows."""
+    """Return the indices of the k nearest pairs of each query: query by query, nearest first, ties in the order of the rows."""
     order = np.lexsort((rows, distances, query))
     ordered = query[order]
     rank = np.arange(len(ordered)) - np.searchsorted(ordered, ordered)

@@ -11,16 +11,16 @@ from d2vpr_hf.stores.exact import check_search, exact_search, float32_blocks, re
 from d2vpr_hf.stores.files import map_array, save_array
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 
-EXTRA_CANDIDATES = 16  # more than k, as rounding swaps neighbours only if they are close
+EXTRA_CANDIDATES = 16  # in addition to k: rounding swaps neighbours only if they are close
 _FILE = "half.npy"
 
 
 class HalfStore:
-    """Descriptors in half precision. Use it for descriptors that are stored as float32; float16 ones are not copied.
+    """Descriptors in half precision. Use this store for descriptors that are stored as float32; float16 ones are not copied.
 
     Args:
         descriptors: (N, D) the stored descriptors, whose distances decide.
-        halves: (N, D) the same in float16; `None` to make them.
+        halves: (N, D) the descriptors in float16; `None` to convert them.
     """
 
     compression: ClassVar[str] = "half"

@@ -15,7 +15,7 @@ from d2vpr_hf.utils.threads import map_on_cores, num_cores
 if TYPE_CHECKING:
     import faiss
 
-EXTRA_CANDIDATES = 32  # more than k: with k = 10 no neighbour was missed among a million hard descriptors (docs/search.md)
+EXTRA_CANDIDATES = 32  # in addition to k: for k = 10 no neighbour of a million hard descriptors was missed (docs/search.md)
 _FILE = "int8.faiss"
 
 
@@ -24,7 +24,7 @@ class Int8Store:
 
     Args:
         descriptors: (N, D) the stored descriptors, whose distances decide.
-        index: The FAISS index that `save` wrote; `None` to make it.
+        index: The FAISS index that `save` wrote; `None` to build it.
     """
 
     compression: ClassVar[str] = "int8"
@@ -101,7 +101,7 @@ class Int8Store:
 
 
 def _quantise(descriptors: Descriptors) -> "faiss.Index":
-    """Return a FAISS index that takes the range of each number from all rows, with the rounded rows."""
+    """Return a FAISS index of the rounded rows; the range of each of the D numbers is that of all rows."""
     import faiss
 
     index = faiss.IndexScalarQuantizer(descriptors.shape[1], faiss.ScalarQuantizer.QT_8bit)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 COLLECTION = "d2vpr_places"
-EXTRA_CANDIDATES = 16  # more than k, as rounding and ties swap neighbours only if they are close
+EXTRA_CANDIDATES = 16  # in addition to k: rounding and ties swap neighbours only if they are close
 TOKEN_VARIABLE = "MILVUS_TOKEN"
 _CONNECTION = "milvus.json"
 _MAX_LIMIT = 16_384  # largest number of neighbours that Milvus returns
@@ -59,7 +59,12 @@ class MilvusStore:
         if not self._client.has_collection(collection):
             self._fill(index_type)
         self._client.load_collection(collection)
-        self._check_count()
+        count = int(self._client.get_collection_stats(collection)["row_count"])
+        if count != len(descriptors):
+            raise ValueError(
+                f"The collection {collection} in {uri} holds {count} rows, the descriptors are {len(descriptors)}. Give "
+                "another collection, or remove that one."
+            )
 
     @property
     def info(self) -> StoreInfo:
@@ -88,10 +93,10 @@ class MilvusStore:
 
     @staticmethod
     def key(uri: str) -> str:
-        """Return the form of an address that can be recorded: a file's with its whole path, a server's without secrets.
+        """Return the form of an address that an index records: the absolute path of a file, or the URL of a server.
 
         Raises:
-            ValueError: If it is neither, or contains a password or token.
+            ValueError: If `uri` is neither a `.db` file nor a URL, or contains a password or token.
         """
         if "://" not in uri:
             if not uri.endswith(".db"):
@@ -108,7 +113,7 @@ class MilvusStore:
 
     @classmethod
     def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str) -> Self:
-        """Fill a collection whose name ends in `name`, in place of a part that an interrupted build left."""
+        """Fill a collection whose name ends in `name`; a collection that an interrupted build left is dropped first."""
         collection = f"{COLLECTION}_{name}"
         _record_collection(path, uri, collection)
         client = _connect(uri)
@@ -188,18 +193,11 @@ class MilvusStore:
             raise
 
     def _rows(self) -> Iterator[list[dict[str, Any]]]:
+        """Yield blocks of rows in the form that the client inserts."""
         start = 0
         for block in float32_blocks(self._descriptors, _INSERT_BYTES):
             yield [{"row": start + number, "descriptor": descriptor} for number, descriptor in enumerate(block)]
             start += len(block)
-
-    def _check_count(self) -> None:
-        count = int(self._client.get_collection_stats(self._collection)["row_count"])
-        if count != len(self._descriptors):
-            raise ValueError(
-                f"The collection {self._collection} in {self._uri} holds {count} rows, the descriptors are "
-                f"{len(self._descriptors)}. Give another collection, or remove that one."
-            )
 
 
 def row_expression(allowed: NDArray[np.bool_]) -> str:
@@ -239,7 +237,7 @@ def _read_connection(path: Path) -> tuple[str, str]:
 
 def _connect(uri: str) -> "MilvusClient":
     pymilvus = import_extra("pymilvus", "milvus")
-    for name in ("grpc._server", "milvus_lite"):  # tracebacks of calls that milvus-lite lacks; real errors are raised as well
+    for name in ("grpc._server", "milvus_lite"):  # they log tracebacks of calls that milvus-lite lacks; real errors are raised
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with _answering(uri):
         client: MilvusClient = pymilvus.MilvusClient(uri, token=os.environ.get(TOKEN_VARIABLE, ""))

@@ -103,7 +103,7 @@ class LocalStore(VectorStore, Protocol):
 
 
 class RemoteStore(VectorStore, Protocol):
-    """A store of a service elsewhere; its folder in an index only records where it is.
+    """A store at a service; its folder in an index only records the address.
 
     Attributes:
         kind: The word that chooses the service.
@@ -118,18 +118,18 @@ class RemoteStore(VectorStore, Protocol):
         """Return the form of an address that an index records.
 
         Raises:
-            ValueError: If it is not an address of the service, or contains a secret.
+            ValueError: If `uri` is not an address of the service, or contains a secret.
         """
 
     @classmethod
     def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str) -> Self:
-        """Send descriptors to the service, in place of anything that an interrupted build left there.
+        """Send descriptors to the service; data that an interrupted build left there are removed first.
 
         Args:
-            path: The store's folder, in which the place is recorded first, so that `discard` finds it after a crash.
+            path: The store's folder. The address is recorded there first, so that `discard` finds the data after a crash.
             descriptors: (N, D).
             uri: Address of the service.
-            name: Name that tells these descriptors apart from others of the same service.
+            name: A name that no other descriptors at the same service have.
 
         Raises:
             ConnectionError: If the service does not answer.

@@ -1,4 +1,4 @@
-"""The vector stores by the words that choose them. Their modules import FAISS, torch and clients only where these are used."""
+"""The vector stores by the words that choose them. The modules import FAISS, torch and clients only when they are used."""
 
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -64,12 +64,13 @@ def estimate(count: int, descriptor_dim: int, compression: str) -> Estimate:
 
 
 def check_compression(word: str) -> Compression:
-    """Return a word that chooses a local store; raise ValueError for others."""
+    """Return a word that chooses a local store; raise ValueError for other words."""
     if word not in _LOCAL:
         raise ValueError(f"Expected a compression of {', '.join(COMPRESSIONS)}, got {word!r}.")
     return word
 
 
 def _store_in(path: Path) -> type[VectorStore]:
+    """Return the class of the store in a folder."""
     word = str(read_description(path).get("compression"))
     return _REMOTE[word] if word in _REMOTE else _LOCAL[check_compression(word)]

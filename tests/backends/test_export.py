@@ -1,4 +1,4 @@
-"""Exported graphs: the model's descriptors from other runtimes, and nothing where they are not.
+"""Exported graphs give the model's descriptors with other runtimes; a graph that differs is not written.
 
 An export takes seconds, so each kind of graph is made once.
 """

@@ -1,4 +1,4 @@
-"""Searches of a compressed index: the rows of exact search, whatever happened to index and store."""
+"""Searches of a compressed index find the rows of exact search, after any change of the index or the store."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ def named(prefix, count):
 
 
 def check_exact(index, allowed=None):
-    """Compare with exact search: so few rows are all candidates, and distances are exact."""
+    """Compare a search with exact search: these few rows are all candidates, so that a store must find the same rows."""
     queries = unit(5, 9)
     _, rows = exact_search(queries, index.descriptors, 7, allowed)
     assert [[match.row for match in matches] for matches in index.search(queries, 7, allowed=allowed)] == rows.tolist()
@@ -65,7 +65,7 @@ def test_a_compressed_search_finds_the_rows_of_exact_search(tmp_path, kind, dtyp
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_store_is_searched_after_files_it_was_built_of_are_removed(tmp_path, kind, dtype):
-    """Its last shard is merged with new rows into another file, so that its own rows cannot be read any more."""
+    """The last shard of the store is merged with new rows into another file, so that its rows can no longer be read."""
     index = begin(tmp_path / "index", dtype=dtype)
     index.add(unit(2 * SHARD + 2, 0), named("a", 2 * SHARD + 2))
     index.build_store(kind)
@@ -79,7 +79,7 @@ def test_a_store_is_searched_after_files_it_was_built_of_are_removed(tmp_path, k
 
 
 def test_removed_rows_do_not_displace_neighbours(monkeypatch, tmp_path):
-    """Of a store of many rows, where bits choose: the same ten as of a store that never had them."""
+    """With many rows, of which bits choose candidates: a search finds the ten rows of a store without the removed rows."""
     vectors = unit(6000, 0)
     index = begin(tmp_path / "index", shard_size=1000)
     index.add(vectors, named("a", 6000))
@@ -97,7 +97,7 @@ def test_removed_rows_do_not_displace_neighbours(monkeypatch, tmp_path):
 
 
 def test_a_search_uses_the_store(tmp_path, monkeypatch):
-    """Otherwise every compressed search would be an exact one, unnoticed."""
+    """Every compressed search could be an exact search, which no other test would notice."""
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
     index.build_store("bits")

@@ -1,4 +1,4 @@
-"""A loss of power, or an error, at every single operation on the disk: only data forced to the disk are still there."""
+"""Simulate a loss of power, which keeps only data that were forced to the disk, or an error at every operation on the disk."""
 
 import contextlib
 import errno
@@ -25,8 +25,8 @@ class Disk:
     """Stands for `os` in the module that stores files.
 
     Args:
-        limit: How many operations succeed.
-        error: What the next one raises. After a crash all others raise it too; after an error they work again.
+        limit: Number of operations that succeed.
+        error: Error of the next operation. After a crash all later operations raise it too; after an OSError they succeed.
     """
 
     def __init__(self, limit: int | None = None, error: type[BaseException] | OSError = Crash) -> None:
@@ -91,7 +91,7 @@ class Disk:
         os.unlink(path)  # noqa: PTH108
 
     def lose(self, kept: int) -> None:
-        """Do what a loss of power does to what was not forced to the disk: content is cut, all names but `kept` are old."""
+        """Lose the data that were not forced to the disk: cut contents, and undo all changes of names but the last `kept`."""
         for path in self._unforced:
             if path.exists():
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -106,7 +106,7 @@ class Disk:
 
 @pytest.fixture
 def started(tmp_path):
-    """Prepares where a job begins; gives a function that puts that in place and one that runs the job there."""
+    """Return a function that prepares the folder in which a job begins, and a function that runs the job there."""
     photos = prepare_photos(tmp_path / "photos")
     build(tmp_path / "built", photos)
 
@@ -121,7 +121,7 @@ def started(tmp_path):
 
 
 def undisturbed(started, monkeypatch, job):
-    """Run a job; return what it leaves and how many operations it takes."""
+    """Run a job without a crash; return the files that it leaves, and the number of its operations."""
     start, run = started
     out, disk = start(job), Disk()
     monkeypatch.setattr(atomic_files, "os", disk)
@@ -133,7 +133,7 @@ def undisturbed(started, monkeypatch, job):
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_crash_at_any_operation_leaves_an_index_that_the_next_run_completes(started, monkeypatch, job, kept):
-    """Rows without their manifest, a manifest without its rows, or a file that is not whole would show here."""
+    """Rows without their manifest, a manifest without its rows, or an incomplete file would be found here."""
     start, run = started
     expected, operations = undisturbed(started, monkeypatch, job)
     for limit in range(operations):
@@ -151,7 +151,7 @@ def test_a_crash_at_any_operation_leaves_an_index_that_the_next_run_completes(st
 
 @pytest.mark.parametrize("job", JOBS)
 def test_an_error_at_any_operation_leaves_an_index_that_the_next_run_completes(started, monkeypatch, job):
-    """A full disk, or one that was mounted read-only: the last state stays, nothing half-written is left, going on works."""
+    """A full or read-only disk: the last stored state stays, no incomplete file is left, and the next run completes the job."""
     start, run = started
     expected, operations = undisturbed(started, monkeypatch, job)
     for limit in range(0, operations, 2):
@@ -211,7 +211,7 @@ def step_before(disk, write):
 @pytest.mark.parametrize("error", [Crash, OSError(errno.ENOSPC, "No space left on device")])
 @pytest.mark.parametrize("kind", ["half", "int8", "bits"])
 def test_an_unfinished_store_is_not_searched_and_is_built_again(tmp_path, kind, error):
-    """A first store and one that takes the place of another: searches are right at once, and the next build is a whole one."""
+    """For a first store and one that replaces another: searches are correct at once, and the next build is complete."""
     index = begin(tmp_path / "begun", dtype="float32")
     for number in range(7):
         index.add(*frame(number))
@@ -240,12 +240,12 @@ def test_an_unfinished_store_is_not_searched_and_is_built_again(tmp_path, kind, 
 def build_store(folder, kind):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(derived_store, "LAG_ROWS", 0)
-        with PlaceIndex.open(folder) as index:  # the next writer tidies up, whatever there is to do
+        with PlaceIndex.open(folder) as index:  # a writer removes files that are no longer needed, also without other changes
             index.build_store(kind)
 
 
 def test_rows_stay_pending_until_the_disk_has_space(tmp_path, monkeypatch):
-    """The same object continues: rows of a flush that failed are neither lost nor stored twice, wherever it failed."""
+    """The same object continues: rows of a failed flush are neither lost nor stored twice, wherever the flush failed."""
     for limit in range(40):
         out = tmp_path / str(limit)
         with begin(out) as index:
@@ -271,7 +271,7 @@ def test_rows_stay_pending_until_the_disk_has_space(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_after_a_commit_does_not_store_rows_twice(tmp_path, monkeypatch):
-    """The manifest is stored, and then comes Ctrl-C: rows must not be stored once more under another number."""
+    """After Ctrl-C directly behind the storing of the manifest, the rows must not be stored again under another number."""
     with begin(tmp_path / "index") as index:
         index.add(*frame(0))
         adopt = IndexFolder.adopt

@@ -1,4 +1,4 @@
-"""Damaged files are found and named, and their content never gets into an answer."""
+"""Damaged files are found and named, and their content never gets into a search result."""
 
 import json
 import re
@@ -87,7 +87,7 @@ def test_every_damaged_file_is_named(whole, tmp_path):
 
 
 def test_damaged_places_are_never_returned(whole, tmp_path):
-    """Sizes do not change with a flipped bit, so that opening finds nothing; reading does, and names the file."""
+    """A flipped bit does not change sizes, so that opening does not find it; reading finds it and names the file."""
     broken = shutil.copytree(whole, tmp_path / "broken")
     name = next(name for name in files_of(whole) if name.endswith(".parquet"))
     content = bytearray((broken / name).read_bytes())
@@ -120,7 +120,7 @@ def test_damaged_rows_never_get_a_correct_checksum(whole, tmp_path, kind):
 
 
 def test_numbers_that_are_not_finite_are_found(tmp_path, monkeypatch):
-    """As a broken writer would store them: the checksum is right, the content is not."""
+    """A faulty writer stored them: the checksum is correct, the numbers are not."""
     index = begin(tmp_path / "index")
     monkeypatch.setattr(place_index, "to_stored", lambda descriptors, places, manifest: np.full((1, DIM), np.inf, np.float16))
     index.add(np.zeros(DIM), Place("a"))
@@ -132,7 +132,7 @@ def test_numbers_that_are_not_finite_are_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["../descriptors-000000.safetensors", "/etc/passwd", "other.txt"])
 def test_a_manifest_cannot_lead_out_of_its_folder(whole, tmp_path, name):
-    """It may come from the Hub."""
+    """A manifest may come from the Hub."""
     broken = shutil.copytree(whole, tmp_path / "broken")
     values = json.loads((broken / "manifest.json").read_text())
     values["shards"][0]["descriptors"]["name"] = name

@@ -1,4 +1,4 @@
-"""An index whose rows Milvus searches gives the answers of exact search, whatever happened to it or its collection."""
+"""An index whose rows Milvus searches finds the rows of exact search, after any change of the index or its collection."""
 
 import json
 import logging
@@ -62,7 +62,7 @@ def test_milvus_finds_the_rows_of_exact_search(tmp_path, searches, monkeypatch):
 
 
 def test_every_change_of_an_index_keeps_its_collection(tmp_path, searches):
-    """Building, adding, removing and updating keep to what the index notes; the command line says who searches."""
+    """Building, adding, removing and updating keep the store that the index records; `d2vpr info` names the store."""
     table, out = write_photos(tmp_path / "photos", 9), tmp_path / "index"
     uri = tmp_path / "places.db"
     run = {"encoder": BytesEncoder(), "shard_size": SHARD}
@@ -105,7 +105,7 @@ def test_a_manifest_without_milvus_has_no_entry_for_it(tmp_path):
 
 @pytest.mark.parametrize("damage", ["gone", "of other rows", "unreachable"])
 def test_a_collection_that_cannot_be_used_is_named_and_filled_again(tmp_path, searches, caplog, damage):
-    """Never a wrong row: the search is exact and says so, and the next build fills the collection."""
+    """A search must not find wrong rows: it is exact and logs that, and the next build fills the collection."""
     uri = tmp_path / "db" / "places.db"
     uri.parent.mkdir()
     index = with_rows(tmp_path / "index", uri)
@@ -140,7 +140,7 @@ def test_without_its_server_an_index_is_searched_exactly(tmp_path, caplog):
 
 
 def test_a_killed_build_leaves_no_collection(tmp_path, monkeypatch):
-    """Its half of a collection has another name than the next run's if rows changed meanwhile: the folder must tell of it."""
+    """If rows changed meanwhile, the next build fills another collection: the folder must record the unfinished one."""
     uri = tmp_path / "places.db"
     index = begin(tmp_path / "index")
     index.add(unit(9, 0), named("a", 9))
@@ -212,7 +212,7 @@ def test_a_token_stays_in_the_environment(tmp_path, monkeypatch):
 
 
 def test_the_file_of_milvus_is_found_from_any_folder(tmp_path, monkeypatch):
-    """A path relative to the folder of the day would make an empty database elsewhere."""
+    """A relative path would make an empty database in another current folder."""
     monkeypatch.chdir(tmp_path)
     with_rows(tmp_path / "index", Path("places.db"))
     (tmp_path / "elsewhere").mkdir()

@@ -1,4 +1,4 @@
-"""PlaceIndex by itself: searching, adding frame by frame, one writer, what hangs on it."""
+"""PlaceIndex without an encoder: searching, adding frame by frame, a single writer, calibration and vector store."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ def paths_of(matches):
 
 
 def test_searching_is_sorting_by_cosine(index):
-    """Against `q @ d.T`, ties in the order of the rows, over shards, gaps and rows that are not stored yet."""
+    """Compared with `q @ d.T`, ties in the order of the rows: over several shards, removed rows and pending rows."""
     vectors, queries = signs(60, 0), signs(9, 1)
     index.add(vectors, [Place(f"{i}.jpg") for i in range(60)])
     index.remove(["3.jpg", "17.jpg", "18.jpg"])
@@ -81,7 +81,7 @@ def test_an_empty_index_finds_nothing(index):
 
 
 def test_a_robot_finds_earlier_visits_and_not_its_last_positions(index, tmp_path):
-    """It passes ten places twice, one a second. Looking back 5 s leaves out 15 to 19 of the second round."""
+    """It passes ten places twice, one a second. Excluding the last 5 s excludes frames 15 to 19 of the second round."""
     places = signs(10, 3)
     with index:
         for second in range(20):
@@ -93,7 +93,7 @@ def test_a_robot_finds_earlier_visits_and_not_its_last_positions(index, tmp_path
     opened = PlaceIndex.open(tmp_path / "index")
     assert len(opened) == 20
     seconds = [int(match.place.path) for match in opened.search(places[7], 99, exclude_last_seconds=5)[0]]
-    assert sorted(seconds) == list(range(15))  # the latest time there is 19: 14 is 5 s before it
+    assert sorted(seconds) == list(range(15))  # the latest time is 19; 14 is 5 s before it
 
 
 def test_rows_without_a_time_are_not_excluded(index):

@@ -1,4 +1,4 @@
-"""A damaged index loses what is damaged, and nothing else is encoded again."""
+"""A repair removes only damaged parts of an index, and an update encodes only their photos again."""
 
 import shutil
 
@@ -15,7 +15,7 @@ COUNT = 17
 
 @pytest.fixture
 def built(tmp_path):
-    """Four shards of photos, and one of two that came from elsewhere; a calibration."""
+    """Build an index of four shards of photos, a shard of two photos from another folder, and a calibration."""
     table = write_photos(tmp_path / "photos", COUNT)
     index_photos(table, tmp_path / "index", BytesEncoder(), shard_size=SHARD)
     write_photos(tmp_path / "elsewhere", 2)
@@ -56,7 +56,7 @@ def test_only_the_damaged_shard_is_encoded_again(built, kind, compression):
 
 
 def test_the_repair_command_names_the_next_steps(built, tmp_path):
-    """Photos from elsewhere are named, as no update of the folder brings them back; so is the calibration."""
+    """Photos from other folders are named, because no update of the photo folder adds them again; so is the calibration."""
     folder, _ = built
     last = sorted(folder.glob("descriptors-*"))[-1]
     last.unlink()

@@ -20,7 +20,7 @@ class Int8(BytesEncoder):
 
 
 class Killed(Int8):
-    """Is killed when the second shard is to be encoded."""
+    """An encoder that is killed before the second shard."""
 
     def encode(self, photos, progress=None, *, order=None):
         if len(self.seen) >= SHARD:
@@ -34,7 +34,7 @@ def photos(tmp_path):
 
 
 def test_a_build_is_not_continued_in_another_precision(tmp_path, photos):
-    """Half the rows were int8's, the others fp32's, and nothing said so."""
+    """Half of the rows were made in int8 and the others in fp32, without a warning."""
     with pytest.raises(KeyboardInterrupt):
         index_photos(photos, tmp_path / "index", Killed(), shard_size=SHARD)
     with pytest.raises(ValueError, match=r"made by bytes int8, not .* fp32.*backend=\"bytes\", precision=\"int8\""):
@@ -86,7 +86,7 @@ def test_shards_of_two_precisions_are_not_merged(tmp_path, photos):
 
 
 def test_an_index_without_recorded_runtimes_is_updated_without_them(tmp_path, photos, caplog):
-    """As indexes of before are: their manifests have no such entry, and must keep their checksums."""
+    """Manifests of older versions have no entry for runtimes, and must keep their checksums."""
     index_photos(photos, tmp_path / "index", BytesEncoder(), shard_size=SHARD)
     file = tmp_path / "index" / "manifest.json"
     values = json.loads(file.read_text())

@@ -24,7 +24,7 @@ SHARD = 5
 
 
 class BytesEncoder:
-    """Descriptors from the files' bytes. As with a cross-image encoder, each depends on the others of its batch."""
+    """An encoder of the bytes of files. As with a cross-image encoder, a descriptor depends on the others of its batch."""
 
     model_name, fingerprint = None, "bytes"
     descriptor_dim, projection_dim = DIM, None
@@ -68,7 +68,7 @@ def write_photos(folder: Path, count: int, bad: tuple[int, ...] = ()) -> PlaceTa
 
 
 def frame(number: int) -> tuple[np.ndarray, Place]:
-    """A descriptor of unit length and a place in a local frame, as a robot has them."""
+    """Return a descriptor of unit length and a place in a local frame, like those of a robot's camera."""
     vector = np.random.default_rng(number).standard_normal(DIM)
     return vector / np.linalg.norm(vector), Place(f"/frames/{number}", x=float(number), y=0.0, timestamp=str(number))
 
@@ -78,16 +78,16 @@ def begin(folder: Path, overwrite: bool = False, **changes) -> PlaceIndex:
     return PlaceIndex.create(folder, dataclasses.replace(settings, **changes), overwrite=overwrite)
 
 
-# ---- jobs: each ends in the same state however often it was interrupted and begun again
+# ---- jobs: each ends in the same state, even if it is interrupted and started again many times
 
 
 def build(out: Path, photos: Path) -> None:
-    """A new index of 17 photos, four of which cannot be read."""
+    """Build an index of 17 photos, four of which cannot be read."""
     index_photos(table_of(photos), out, BytesEncoder(), shard_size=SHARD)
 
 
 def update(out: Path, photos: Path) -> None:
-    """Bring what `build` made in line: photos are gone, new, changed, and one is said to be elsewhere."""
+    """Update the index that `build` made: some photos are missing, some are new, and one has another position."""
     places = table_of(photos).places
     moved = [*places[:3], Place(places[3].path, 5.0, 5.0), *places[6:]]
     more = [Place(f"more/{i}.jpg") for i in range(7)]
@@ -95,7 +95,7 @@ def update(out: Path, photos: Path) -> None:
 
 
 def replace(out: Path, photos: Path) -> None:
-    """Replace the index; if that was done already, only remove files that are no longer needed."""
+    """Replace the index; if an earlier run replaced it, only remove files that are no longer needed."""
     if len(PlaceIndex.open(out)) == 4:
         with PlaceIndex.open(out):
             return
@@ -127,7 +127,7 @@ def table_of(photos: Path) -> PlaceTable:
 
 
 def prepare_photos(folder: Path) -> Path:
-    """The photos of the jobs; those in `more` are what `update` finds new."""
+    """Write the photos of the jobs; the photos in `more` are new for `update`."""
     write_photos(folder, 17, bad=(1, 4, 9, 16))
     write_photos(folder / "more", 0)
     for i in range(7):
@@ -136,14 +136,14 @@ def prepare_photos(folder: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of an index; there must be no others than those it names."""
+    """Return the content of all files of an index by name; there must be no files that the manifest does not name."""
     names = {file.name for file in read_manifest(folder).files}
     assert {path.name for path in folder.iterdir()} == {".lock", "manifest.json", *names}
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def run_logged(job: str, out: Path, photos: Path, log: Path) -> None:
-    """Run a job and write down every manifest that is known to be stored, before going on."""
+    """Run a job, and append the hash of each manifest to a log as soon as the manifest is stored."""
     store, file = IndexFolder.commit, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def logged(self, stored, manifest, pending=0):

@@ -1,4 +1,4 @@
-"""Positions, wherever they are written; and every file that is not what it should be."""
+"""Positions are read from names, EXIF and tables; damaged and malformed files are named."""
 
 import math
 import os
@@ -216,7 +216,7 @@ def test_linked_folders_are_entered_once(tmp_path):
 
 
 def test_files_that_cannot_be_opened_are_listed(tmp_path):
-    """They are named when they are opened; leaving them out of the list would lose them silently."""
+    """Opening them names the problem; a list without them would lose them silently."""
     (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     os.mkfifo(tmp_path / "pipe.jpg")

@@ -1,4 +1,4 @@
-"""Embedding in parts by several processes, and merging: the bytes of one process, whatever happened on the way."""
+"""Shards that several processes encode are merged into an index with the bytes of one process, also after kills."""
 
 import contextlib
 import os
@@ -35,14 +35,14 @@ def embed(table, out, number=0, processes=1, **changes):
 
 
 def whole(table, out):
-    """The index that one process builds."""
+    """Return the files of the index that one process builds."""
     index_photos(table, out, BytesEncoder(), shard_size=SHARD)
     return contents(out)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 9])
 def test_merged_shards_have_the_bytes_of_one_process(tmp_path, photos, processes):
-    """To the last byte, with photos that cannot be read, and with more processes than parts."""
+    """This includes photos that cannot be read, and more processes than shards."""
     reports = [embed(photos, tmp_path / "parts", number, processes) for number in range(processes)]
     assert sum(report.encoded for report in reports) == reports[0].total == 4
     assert sorted(path for report in reports for path in report.skipped) == [f"{number:02d}.jpg" for number in BAD]
@@ -95,7 +95,7 @@ class Killed(BaseException):
 
 
 class DyingOnce(BytesEncoder):
-    """Is killed when it comes to a photo of the third part."""
+    """An encoder that is killed at a photo of the third shard."""
 
     def encode_batch(self, pixels):
         if "12.jpg" in self.seen:
@@ -105,7 +105,7 @@ class DyingOnce(BytesEncoder):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_merge_that_is_stopped_anywhere_can_be_continued(tmp_path, photos, monkeypatch, overwrite):
-    """It is stopped at every single write, also while the old index still answers."""
+    """The merge is stopped at every single write, also while it replaces an index."""
     embed(photos, tmp_path / "parts")
     expected = None
     for steps in range(100):

@@ -1,4 +1,4 @@
-"""Indexing again touches what changed and nothing else; photos are added and removed by themselves."""
+"""An update encodes only new and changed photos; photos can be added and removed without the others."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def descriptor_of(photo):
 
 
 def test_an_update_without_changes_changes_no_byte(photos, tmp_path, encoder):
-    """Only what could not be read is tried again; not a byte changes."""
+    """Only photos that could not be read are tried again; no byte changes."""
     _, report = index_photos(photos, tmp_path / "index", encoder, shard_size=3)
     assert report == UpdateReport(7, 0, 0, 0, {"03.jpg": "not an image"}) and len(encoder.seen) == 8
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "index").iterdir()}
@@ -72,7 +72,7 @@ def test_changed_photos_are_encoded_and_missing_ones_removed(photos, tmp_path, e
 
 
 def test_a_file_with_another_time_and_the_same_content_is_not_encoded(photos, tmp_path, encoder):
-    """Another time, the same content: it is read and compared once, and the new time noted."""
+    """The content is compared with the recorded hash once, and the new time is recorded."""
     index_photos(photos, tmp_path / "index", encoder)
     os.utime(photos / "05.jpg", ns=(1, 1))
     before = PlaceIndex.open(tmp_path / "index")
@@ -175,7 +175,7 @@ def test_progress_counts_every_photo_once(photos, tmp_path, encoder):
         assert sum(seen) == 8 + added
 
 
-# ---- adding and removing by themselves
+# ---- adding and removing single photos
 
 
 def test_photos_can_be_added_from_any_folder_and_stay(photos, tmp_path, encoder):

@@ -1,4 +1,4 @@
-"""Stores against exact search: what they keep, what they filter, and what they refuse."""
+"""Stores are compared with exact search: their results, their masks, and the files that they refuse."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from d2vpr_hf.stores.exact import exact_search
 
 
 class Shards:
-    """Descriptors of which only pieces can be read, as a file's: an accidental `np.asarray` of them fails."""
+    """Descriptors of which only slices can be read, as of files: an accidental `np.asarray` fails."""
 
     def __init__(self, values):
         self._values = values
@@ -129,7 +129,7 @@ def test_the_number_of_candidates_grows_with_rows_and_fewer_bits():
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_a_store_of_other_descriptors_is_refused(compression, tmp_path):
-    """Opened with them, it would give wrong rows."""
+    """With other descriptors a store would find wrong rows."""
     build_store(draw(300, 32), compression).save(tmp_path)
     with pytest.raises(ValueError, match="does not fit"):
         open_store(tmp_path, draw(301, 32))
