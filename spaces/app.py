@@ -100,7 +100,7 @@ class Views:
         self, photo_map: PhotoMap, photo: str | None, options: SearchOptions, picture: pages.Picture
     ) -> tuple[Any, ...]:
         if photo is None:
-            raise _sentence("There is no photo yet. Upload one, or choose an example.")
+            raise _page_error("There is no photo yet. Upload one, or choose an example.")
         answer = _ask(photo_map, Path(photo), options)
         return (
             pages.verdict(answer),
@@ -115,10 +115,10 @@ class Views:
     def explain_rank(self, search: tuple[str, Answer] | None, rank: int) -> str:
         """Explain a match of a search: a photo and its answer."""
         if search is None or not search[1].matches:
-            raise _sentence("There is nothing to explain yet. Locate a photo first, then choose a match.")
+            raise _page_error("There is nothing to explain yet. Locate a photo first, then choose a match.")
         photo, matches = Path(search[0]), search[1].matches
         if rank > len(matches):
-            raise _sentence(
+            raise _page_error(
                 f"There is no match {rank}: the search returned {len(matches)}. Search for more, or choose another."
             )
         match = matches[rank - 1]
@@ -136,13 +136,13 @@ class Views:
     def build(self, files: list[str] | None, request: gr.Request, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
         """Index a visitor's photos."""
         if not files:
-            raise _sentence("There are no photos yet. Choose some with GPS, or a zip of them.")
+            raise _page_error("There are no photos yet. Choose some with GPS, or a zip of them.")
         session, encoder = str(request.session_hash), self.opened.photo_map.encoder
         folder = self.own_maps.begin(session)
         try:
             own_map = build_own_map([Path(file) for file in files], folder, encoder, progress=_bar(progress))
         except (ValueError, OSError) as error:
-            raise _sentence(str(error)) from None
+            raise _page_error(str(error)) from None
         photo_map = self.own_maps.keep(session, own_map, PhotoMap(own_map.index, encoder, self.opened.tiles))
         packed = pack_index(own_map, UPLOADS / folder.name / "my-index.zip")
         self.visitors.add_file(_visitor(request), packed)
@@ -154,7 +154,7 @@ class Views:
         """Search the visitor's own map with a photo."""
         photo_map = self.own_maps.get(str(request.session_hash))
         if photo_map is None:
-            raise _sentence("There is no map of your photos, or it was deleted after an hour. Make one first.")
+            raise _page_error("There is no map of your photos, or it was deleted after an hour. Make one first.")
         return self._answer(photo_map, photo, SearchOptions(), picture_uri)
 
     # ---- opening and closing the page
@@ -219,7 +219,7 @@ class Endpoints:
         """
         answer = _ask(self.photo_map, Path(photo), SearchOptions(top_k=max(1, int(rank))))
         if len(answer.matches) < rank:
-            raise _sentence(f"There is no match of rank {rank}.")
+            raise _page_error(f"There is no match of rank {rank}.")
         match = answer.matches[int(rank) - 1]
         return {"photo": match.place.path, **_explain(self.photo_map, Path(photo), match.photo).to_dict()}
 
@@ -360,9 +360,9 @@ def _ask(photo_map: PhotoMap, photo: Path, options: SearchOptions) -> Answer:
     try:
         answer = photo_map.answer([options.question(photo)])[0]
     except ValueError as error:
-        raise _sentence(str(error)) from None
+        raise _page_error(str(error)) from None
     if answer.error is not None:
-        raise _sentence(answer.error)
+        raise _page_error(answer.error)
     return answer
 
 
@@ -370,14 +370,14 @@ def _explain(photo_map: PhotoMap, photo: Path, match: Path) -> Explanation:
     try:
         return explain_match(photo_map.encoder, photo, match)
     except (ValueError, UnreadablePhotoError, OSError) as error:
-        raise _sentence(f"This match cannot be explained: {error}") from None
+        raise _page_error(f"This match cannot be explained: {error}") from None
 
 
 def _json_of(answer: Answer, values: dict[str, Any]) -> dict[str, Any]:
     return values if answer.error is None else {"error": answer.error}
 
 
-def _sentence(text: str) -> gr.Error:
+def _page_error(text: str) -> gr.Error:
     """Make an error for the page that is not written to the log, because it may name visitors' photos."""
     return gr.Error(text, duration=12, title="Not possible", print_exception=False)
 

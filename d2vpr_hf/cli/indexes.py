@@ -119,7 +119,7 @@ def index(
     from d2vpr_hf.index import PlaceIndex, check_out, check_store
     from d2vpr_hf.retrieval.index_photos import index_photos
 
-    folder = check_out(out)  # before anything is downloaded
+    folder = check_out(out)  # checked before a model or data set is downloaded
     check_store(search.store, search.uri, search.compression)
     existing = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     collection = dataset.read(photos)

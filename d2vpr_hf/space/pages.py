@@ -76,7 +76,7 @@ def explanation_panel(explanation: Explanation, query: str, match: str, rank: in
     sides = []
     for title, photo, picture in (("Your photo", explanation.query, query), (f"Match {rank}", explanation.match, match)):
         for deformed in (True, False):
-            kind_text = "as the network moved them" if deformed else "on the fixed grid before"
+            kind_text = "moved by the network" if deformed else "on the fixed grid"
             drawing = draw_photo_regions(photo, picture, f"{title}: sampling points, {kind_text}", deformed=deformed)
             kind = "deformed" if deformed else "fixed"
             sides.append(

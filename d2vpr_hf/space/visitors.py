@@ -79,7 +79,7 @@ class Visitors:
                 if not owners:
                     del self._owners[path]
                     path.unlink(missing_ok=True)
-                    with contextlib.suppress(OSError):  # the folder of the file has other files
+                    with contextlib.suppress(OSError):  # other files are in the folder
                         path.parent.rmdir()
 
     def _resolve(self, file: str | Path) -> Path:

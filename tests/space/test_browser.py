@@ -251,7 +251,7 @@ WATCH_PROGRESS = """() => {
 
 
 def test_progress_is_shown_while_an_own_map_is_made(visit, tmp_path):
-    """Ninety photos take a moment; without progress the page would look dead."""
+    """Ninety photos take a moment; without progress the page would seem to hang."""
     page = visit()
     page.evaluate(WATCH_PROGRESS)
     photos = [(f"{number}.jpg", jpeg(number, exif=gps_exif(46.1 + 0.0001 * number, 11.0))) for number in range(90)]
