@@ -43,7 +43,7 @@ def test_the_wheel_holds_everything(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"d2vpr_hf/{path.relative_to(ROOT / 'd2vpr_hf').as_posix()}" for path in (ROOT / "d2vpr_hf").rglob("*.py")}
     for room in ("modeling", "training"):
-        expected |= {f"d2vpr_hf/{room}/{path.name}" for path in (ROOT / room).glob("*.py")}
+        expected |= {f"d2vpr_hf/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / room).rglob("*.py")}
     expected |= {f"d2vpr_hf/training/{path.relative_to(ROOT / 'training').as_posix()}"
                  for kind in ("json", "yaml") for path in (ROOT / "training" / "configs").rglob(f"*.{kind}")}  # fmt: skip
     assets = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")

@@ -23,7 +23,7 @@ def town(tmp_path_factory):
     """Photos of a training city, and of the validation city's easy tier."""
     root = tmp_path_factory.mktemp("town")
     training = {"layout": "gsv-cities", "tier": "easy", "photos_per_place": 4, "image_size": SIZE}
-    simulate(root / "train", 80, 1, **training)
+    simulate(root / "train", 60, 1, **training)
     simulate(root / "val", 50, 8001, tier="easy", photos_per_place=4, image_size=SIZE)
     return root
 
@@ -37,20 +37,20 @@ def test_distillation_lowers_the_loss_and_raises_recall(town, tmp_path):
         teacher=str(TEACHER),
         out=str(tmp_path),
         image_size=[SIZE, SIZE],
-        places_per_batch=16,
+        places_per_batch=12,
         images_per_place=3,
         batches="mixed",
         augment_operations=0,
         optimizer="adamw",
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         schedule="cosine",
         warmup_steps=20,
         max_grad_norm=1.0,
         mse_reduction="sum",
         token_cosine_weight=2.0,
-        max_steps=150,
+        max_steps=100,
         epochs=1000,
-        held_out_places=32,
+        held_out_places=24,
         validation_database=sides[0],
         validation_queries=sides[1],
         best_metric="held_out_loss",
