@@ -16,17 +16,21 @@ TARGET = torch.nn.functional.normalize(torch.randn(8, 14 * 48, generator=torch.G
 
 def gradients(model, micro_batches):
     network = MicroBatchedDescriptors(model, micro_batches)
-    loss = (network(PIXELS) @ TARGET.T).softmax(1).diagonal().sum()  # every descriptor is part of every term
+    pixels, target = PIXELS.to(model.dtype), TARGET.to(model.dtype)
+    loss = (network(pixels) @ target.T).softmax(1).diagonal().sum()  # every descriptor is part of every term
     loss.backward()
     return loss.item(), {name: weights.grad for name, weights in model.named_parameters()}
 
 
 def test_micro_batches_give_the_gradients_of_the_whole_batch():
-    """Cached gradients over the joined batch, with statistics that do not depend on the micro-batch."""
-    whole_loss, whole = gradients(tiny_model(fusion_dropout=0.0), 1)
-    cached_loss, cached = gradients(tiny_model(fusion_dropout=0.0), 4)
+    """Cached gradients over the joined batch, with statistics that do not depend on the micro-batch.
+
+    In float64, in which they agree to 1e-14: in float32 the kernels of some processors differ by 1e-5.
+    """
+    whole_loss, whole = gradients(tiny_model(fusion_dropout=0.0).double(), 1)
+    cached_loss, cached = gradients(tiny_model(fusion_dropout=0.0).double(), 4)
     assert cached_loss == pytest.approx(whole_loss, rel=1e-6)
-    assert max(relative(cached[name], wanted) for name, wanted in whole.items() if wanted.norm() > 1e-6) < 1e-5
+    assert max(relative(cached[name], wanted) for name, wanted in whole.items() if wanted.norm() > 1e-6) < 1e-6
 
 
 def test_micro_batches_update_statistics_once_and_draw_dropout_once():
