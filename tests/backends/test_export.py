@@ -92,7 +92,7 @@ def test_only_products_of_blocks_are_in_int8(quantised):
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_descriptors_in_int8_are_close(quantised, tiny_folder, name, world):
-    """Rounding changes descriptors by 0.012 with both runtimes, with VNNI and with AVX2 alone; saturation by 0.051."""
+    """Rounding changes descriptors by 0.012 (both runtimes with VNNI, OpenVINO with AVX2 alone too), saturation by 0.051."""
     photos = sorted((world / "queries").iterdir())
     descriptors = PlaceEncoder(quantised[0], backend=name).encode(photos).descriptors
     expected = PlaceEncoder(tiny_folder).encode(photos).descriptors
