@@ -18,7 +18,8 @@ from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.readers import PlaceTable, read_places
-from d2vpr_hf.retrieval.index_photos import report_skipped
+from d2vpr_hf.readers.remarks import report_remarks
+from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.utils.atomic_files import scratch_folder
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def fit_projection(
             f"The model has a projection to {config.projection_dim} numbers already. Fit one to the model without it."
         )
     table = read_places(photos) if isinstance(photos, str | Path) else photos
+    report_remarks(table.remarks)
     fitted, used = _encode(table, encoder, strict, progress)
     projection = fitted.components(dim, whiten)
     source = encoder.model_name

@@ -13,8 +13,9 @@ from d2vpr_hf.localization.localize import NO_POSITIONS, PRECISION, Localization
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.remarks import report_remarks
+from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
-from d2vpr_hf.retrieval.index_photos import report_skipped
 from d2vpr_hf.retrieval.search_photos import search_photos
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def calibrate(
     table = read_places(queries) if isinstance(queries, str | Path) else queries
     placed = [place for place in table.places if place.has_position]
     _check_labelled(index, table, len(placed))
+    report_remarks(table.remarks)
     encoded = encoder.encode([table.photo(place) for place in placed], progress)
     skipped = {place.path: "no position" for place in table.places if not place.has_position}
     skipped |= table.skipped | {placed[row].path: reason for row, reason in encoded.skipped.items()}

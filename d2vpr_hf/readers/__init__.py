@@ -9,7 +9,9 @@ from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, find_phot
 from d2vpr_hf.readers.place_dataset import DatasetPhotos, iter_photos, to_dataset
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.read_options import ReadOptions
 from d2vpr_hf.readers.registry import READERS, as_collection, read_places
+from d2vpr_hf.readers.remarks import Remark
 
 __all__ = [
     "READERS",
@@ -19,6 +21,8 @@ __all__ = [
     "PlaceGrid",
     "PlaceReader",
     "PlaceTable",
+    "ReadOptions",
+    "Remark",
     "UnreadablePhotoError",
     "as_collection",
     "describe_places",

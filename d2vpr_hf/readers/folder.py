@@ -11,6 +11,7 @@ from d2vpr_hf.readers.exif import place_from_exif
 from d2vpr_hf.readers.photos import find_photos
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.read_options import ReadOptions
 from d2vpr_hf.utils.atomic_files import store_file
 
 
@@ -56,7 +57,7 @@ def check_places_file(out: Path, folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} exists already. Give another file, or `overwrite=True` to replace a file.")
 
 
-def _read_photo_folder(folder: Path) -> PlaceTable:
+def _read_photo_folder(folder: Path, options: ReadOptions) -> PlaceTable:
     """Read `@` names if any photo has one, else EXIF."""
     files = find_photos(folder)
     if any(is_at_name(file) for file in files):
@@ -69,7 +70,7 @@ def _find_tables(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.[cC][sS][vV]"))
 
 
-def _read_csv_table(path: Path) -> PlaceTable:
+def _read_csv_table(path: Path, options: ReadOptions) -> PlaceTable:
     """Read a CSV file, or the only one in a folder; photos of the folder that it does not list are skipped."""
     files, tables = (find_photos(path), _find_tables(path)) if path.is_dir() else ([], [path])
     if len(tables) > 1:
@@ -82,7 +83,7 @@ def _read_csv_table(path: Path) -> PlaceTable:
     listed = {place.path for place in places}
     paths = [file.relative_to(table.parent).as_posix() for file in files]
     skipped = {path: f"not listed in {table.name}" for path in paths if path not in listed}
-    return PlaceTable(table.parent, places, "csv", skipped, **ids)
+    return PlaceTable(table.parent, places, "csv", skipped, ids.get("place_ids"), ids.get("group_ids"))
 
 
 CSV_READER = PlaceReader(

@@ -1,11 +1,12 @@
 """The interface of everything that photos are indexed from: tables of files, Hugging Face data sets, other sources."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from d2vpr_hf.places.place import Place
 from d2vpr_hf.readers.photos import PhotoSource
+from d2vpr_hf.readers.remarks import Remark
 
 
 class PhotoCollection(Protocol):
@@ -22,6 +23,10 @@ class PhotoCollection(Protocol):
     @property
     def skipped(self) -> Mapping[str, str]:
         """Photos that `items` does not yield, with the reason."""
+
+    @property
+    def remarks(self) -> Sequence[Remark]:
+        """Lines about files that were skipped, and values that were corrected or assumed."""
 
     @property
     def paths(self) -> Collection[str] | None:

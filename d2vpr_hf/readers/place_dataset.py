@@ -17,6 +17,7 @@ from d2vpr_hf.places.place import PLACE_SCHEMA, Place
 from d2vpr_hf.readers.photo_collection import name_in_folder
 from d2vpr_hf.readers.photos import PhotoSource, is_url
 from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.remarks import Remark
 
 if TYPE_CHECKING:
     import datasets
@@ -74,6 +75,11 @@ class DatasetPhotos:
     def skipped(self) -> dict[str, str]:
         """No photo of a data set is skipped before it is read."""
         return {}
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """No remarks: a data set is read before its photos are."""
+        return ()
 
     @property
     def paths(self) -> None:

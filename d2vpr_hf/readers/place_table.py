@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.places.place import Place
 from d2vpr_hf.readers.photos import PhotoSource
+from d2vpr_hf.readers.remarks import Remark
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class PlaceTable:
             known.
         group_ids: (N,) int64, the group of each photo's place, from 0 without gaps. Places of different groups may overlap and
             must not share a training batch; `None` if all places may share one.
+        remarks: Lines about files that were skipped, and values that were corrected or assumed.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class PlaceTable:
     skipped: dict[str, str] = field(default_factory=dict)
     place_ids: NDArray[np.int64] | None = field(default=None, compare=False)
     group_ids: NDArray[np.int64] | None = field(default=None, compare=False)
+    remarks: tuple[Remark, ...] = field(default=(), compare=False)
 
     @property
     def num_positions(self) -> int:

@@ -14,6 +14,7 @@ from d2vpr_hf.readers.photo_collection import PhotoCollection
 from d2vpr_hf.readers.place_dataset import DatasetPhotos
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.read_options import ReadOptions
 
 if TYPE_CHECKING:
     from d2vpr_hf.readers.place_dataset import PlaceDataset
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 READERS: tuple[PlaceReader, ...] = (CSV_READER, PHOTO_FOLDER_READER)  # the first that accepts a path reads it
 
 
-def read_places(photos: str | Path) -> PlaceTable:
+def read_places(photos: str | Path, options: ReadOptions | None = None) -> PlaceTable:
     """Read the places of a folder of photos, or of the CSV file that lists them.
 
     Positions are read from a CSV file in the folder; without one from `@` names, if any photo has such a name (then all photos
@@ -29,6 +30,7 @@ def read_places(photos: str | Path) -> PlaceTable:
 
     Args:
         photos: A folder, whose subfolders are searched too, or a CSV file.
+        options: Options of the readers; `None` for the defaults.
 
     Raises:
         FileNotFoundError: If the folder does not exist, or holds no photo.
@@ -38,7 +40,7 @@ def read_places(photos: str | Path) -> PlaceTable:
     path = Path(photos)
     for reader in READERS:
         if reader.accepts(path):
-            return reader.read(path)
+            return reader.read(path, options or ReadOptions())
     expected = "; ".join(f"{reader.accepted} ({reader.name})" for reader in READERS)
     if path.exists():
         raise NotADirectoryError(f"{path} is not a folder. Give one of: {expected}.")

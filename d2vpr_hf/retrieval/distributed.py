@@ -22,6 +22,7 @@ from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, check_out, check_store
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
 from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.retrieval.updates import IndexUpdate, same_content
@@ -108,6 +109,7 @@ def embed_photos(
         BlockingIOError: If another process encodes the same shard.
     """
     table = read_places(photos) if isinstance(photos, str | Path) else photos
+    report_remarks(table.remarks)
     places, skipped = _usable_places(table)
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)
     folder = table.folder.resolve()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store
 from d2vpr_hf.readers import PhotoCollection, PlaceTable, as_collection, name_in_folder, read_place, read_places
+from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_setup, index_settings
 from d2vpr_hf.retrieval.updates import IndexUpdate, UpdateReport, other_photos_message
@@ -70,6 +71,8 @@ def index_photos(
     folder = check_out(Path(out))  # before photos are encoded
     check_store(store, uri, compression)
     collection = as_collection(photos)
+    remarks = tuple(getattr(collection, "remarks", ()))  # collections of other programs may have none
+    report_remarks(remarks)
     if strict:
         report_skipped(collection.skipped, collection.count or len(collection.skipped), strict)
     index = _index_to_continue(folder, encoder, overwrite, dtype)
@@ -94,7 +97,7 @@ def index_photos(
     if update.index is None:
         raise ValueError(f"None of the {len(report.skipped)} photos in {base} could be read.")
     update.index.build_store(compression, store=store, uri=uri)
-    return update.index, replace(report, skipped=skipped)
+    return update.index, replace(report, skipped=skipped, remarks=remarks)
 
 
 def add_photos(
@@ -122,6 +125,8 @@ def add_photos(
     check_setup(opened, encoder, building=not opened.complete)
     base = opened.settings.photo_folder
     tables = [_read_table(Path(path)) for path in photos]
+    remarks = tuple(remark for table in tables for remark in table.remarks)
+    report_remarks(remarks)
     items = [
         (replace(place, path=name_in_folder(base, table.photo(place))), table.photo(place))
         for table in tables
@@ -144,7 +149,7 @@ def add_photos(
     skipped |= report.skipped
     opened.build_store()
     report_skipped(skipped, total, strict)
-    return opened, replace(report, skipped=skipped)
+    return opened, replace(report, skipped=skipped, remarks=remarks)
 
 
 def remove_photos(index: str | Path, photos: Sequence[str | Path]) -> PlaceIndex:

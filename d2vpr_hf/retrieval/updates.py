@@ -22,12 +22,10 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress
 from d2vpr_hf.index import IndexSettings, PhotoFile, PlaceIndex, UpdateState
 from d2vpr_hf.places import Place
-from d2vpr_hf.readers import PhotoSource
+from d2vpr_hf.readers import PhotoSource, Remark
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
 
 logger = logging.getLogger(__name__)
-
-_COUNTS = ("added", "changed", "kept", "removed")
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class UpdateReport:
     Attributes:
         added, changed, kept, removed: Numbers of photos that are new, that changed, that stayed, and that were removed.
         skipped: The reason for each photo that was skipped, by its path.
+        remarks: Lines about files that were skipped, and values that were corrected or assumed.
     """
 
     added: int
@@ -44,6 +43,7 @@ class UpdateReport:
     kept: int
     removed: int
     skipped: dict[str, str]
+    remarks: tuple[Remark, ...] = ()
 
 
 class TrackedPhoto:
@@ -124,7 +124,8 @@ class IndexUpdate:
             self.index.amend([place for place, _ in self._amended], [file for _, file in self._amended])
             if self._folder is not None:
                 self._remove_missing(self.index, self._folder)
-        return UpdateReport(**{name: self._counts[name] for name in _COUNTS}, skipped=self._skipped)
+        counts = self._counts
+        return UpdateReport(counts["added"], counts["changed"], counts["kept"], counts["removed"], self._skipped)
 
     def _photos_to_encode(self, photos: Iterable[tuple[Place, PhotoSource]]) -> Iterator[TrackedPhoto]:
         """Yield the new and changed photos. Photos that the last update skipped are collected for the end of the run.

@@ -19,7 +19,7 @@ def test_a_path_that_no_reader_accepts_names_all_readers(tmp_path):
 def test_a_reader_is_added_by_one_entry(tmp_path, monkeypatch):
     """One that comes first wins, for files that no other reader accepts and for folders that others accept too."""
 
-    def read(path):
+    def read(path, options):
         folder = path if path.is_dir() else path.parent
         lines = (folder / "poses.txt").read_text().split()
         return PlaceTable(folder, [Place(path, x=float(x), y=0.0) for path, x in (line.split(",") for line in lines)], "poses")
