@@ -1,6 +1,7 @@
 """The search of an index: in its vector store, and exactly among the rows that the store does not cover."""
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +93,10 @@ def rows_before(places: PlaceRows, seconds: float, query_time: str | float | Non
         query_time: The time of the query; `None` for the latest time of the places.
 
     Raises:
-        ValueError: If the time cannot be read, or no place has a time.
+        ValueError: If `seconds` is negative or not finite, the time cannot be read, or no place has a time.
     """
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"Expected `exclude_last_seconds` of 0 or more, got {seconds}.")
     times = places.seconds
     now = np.fmax.reduce(times, initial=np.nan) if query_time is None else to_seconds(query_time)
     if np.isnan(now):

@@ -117,14 +117,17 @@ def within_heading(places: Sequence[Place], heading: float, tolerance: float) ->
 def within_time(places: Sequence[Place], start: str | None = None, end: str | None = None) -> Mask:
     """Allow places whose timestamp is between `start` and `end`, both inclusive; `None` sets no limit on that side.
 
-    Times are read by [`to_seconds`]. A day without a time, also as `end`, means the beginning of the day.
+    Times are read by [`to_seconds`], and a place whose time is unknown is not allowed. A day without a time, also as `end`,
+    means the beginning of the day. Four digits are an error, because they may be a year or seconds.
 
     Raises:
         ValueError: If `start` or `end` cannot be read.
     """
     low = -math.inf if start is None else _need_seconds(start)
     high = math.inf if end is None else _need_seconds(end)
-    seconds = np.array([to_seconds(place.timestamp) for place in places], np.float64).reshape(-1)
+    seconds = getattr(places, "seconds", None)  # the rows of an index keep them
+    if seconds is None:
+        seconds = np.fromiter((to_seconds(place.timestamp) for place in places), np.float64, len(places))
     return (seconds >= low) & (seconds <= high)
 
 
@@ -141,5 +144,5 @@ def _need_seconds(text: str) -> float:
         )
     seconds = to_seconds(text)
     if math.isnan(seconds):
-        raise ValueError(f"Expected a time such as 2024-05-01T12:30:00, got {text!r}.")
+        raise ValueError(f"Expected a time such as 2024-05-01T12:30:00, or seconds since 1970, got {text!r}.")
     return seconds

@@ -29,7 +29,8 @@ class Place:
             frame, as in data sets with mock coordinates.
         x, y, z: Metres in the local frame `frame`, for indoor maps; `yaw` in degrees.
         heading: Compass direction of the camera, in degrees clockwise from north.
-        timestamp: Time at which the photo was taken, as its source writes it.
+        timestamp: Time at which the photo was taken, as its source writes it; the year of an `@` name as `2019-01`. The forms
+            that [`to_seconds`] reads count as times.
         condition: Light or weather in the photo, such as `"night"`, as its source writes it.
     """
 

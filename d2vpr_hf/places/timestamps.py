@@ -1,68 +1,146 @@
-"""Read the timestamps of photos, which have many forms, as seconds since 1970."""
+"""Read the timestamps of photos, which have many forms, as seconds since 1970.
 
+The parser is strict: a text in any other form, or a date that does not exist, is an unknown time and never a number. The table
+in docs/formats.md lists the forms.
+"""
+
+import functools
 import math
 import re
-from datetime import UTC, datetime
+from datetime import date
+from numbers import Real
 
-_DATE = re.compile(r"^(\d{4})([:/.])(\d\d)\2(\d\d)(?= |$)")
-_DAY = re.compile(r"((?:19|20)\d\d)([-:/.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])")
-_DIGITS = re.compile(r"^(\d{8})(\d{6})?$")
-_MONTH = re.compile(r"^((?:19|20|21)\d\d)-?(0[1-9]|1[0-2])$")
-_TOO_LATE = 1e11  # seconds until the year 5138, or thousandths since 1973
+# The patterns have `[0-9]` and not `\d`, which also matches digits of other scripts.
+_DATE = (
+    r"(?P<year>[0-9]{4})(?P<separator>[-:/._]|(?<=(?:19|20|21)[0-9]{2}))"  # without a separator, only from 1900 to 2199
+    r"(?P<month>[0-9]{2})(?P=separator)(?P<day>[0-9]{2})"
+)
+_WEEK = r"(?P<week_year>[0-9]{4})(?P<dash>-?)W(?P<week>[0-9]{2})(?:(?P=dash)(?P<weekday>[1-7]))?"
+_JOIN = (
+    r"(?:[Tt_ ]"
+    r"|-(?=[0-9]{2}-[0-9]{2}-[0-9]{2}|[0-9]{6})"  # `2024-05-01-12-30-00`
+    r"|(?<=[0-9]{8})(?=[0-9]{4}))"  # `20240501123000`; ten digits are seconds
+)
+_TIME = (
+    r"(?P<hour>[0-9]{2})(?:"
+    r"(?P<colon>[:_]|-(?=[0-9]{2}-[0-9]{2})|)(?P<minute>[0-9]{2})"  # `12-03` is an hour and a zone
+    r"(?:(?P=colon)(?P<second>[0-9]{2})"
+    r"(?:[.,](?P<fraction>[0-9]+)|(?:_|(?<=[0-9]{6}))(?P<thousandths>[0-9]{3}))?)?)?"
+)
+_ZONE = (
+    r" ?(?:[Zz]|UTC|GMT"
+    r"|(?P<sign>[+-])(?P<zone_hour>[0-9]{2})(?::?(?P<zone_minute>[0-9]{2})(?::?(?P<zone_second>[0-9]{2}))?)?)"
+)
+_FLOAT = r"(?:(?<=[0-9]{8})\.0)?"  # programs write whole numbers so if their column has gaps: `20240501.0`
+_MOMENT = re.compile(rf"(?:{_DATE}|{_WEEK})(?:{_JOIN}{_TIME}(?:{_ZONE})?)?{_FLOAT}")
+_MONTH = re.compile(r"([0-9]{4})(?:[-:/_]|(?<=(?:19|20|21)[0-9]{2}))([0-9]{2})")
+_NUMBER = re.compile(
+    r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
+    r"|[1-9][0-9]{3,},[0-9]+"  # a decimal comma; `12,345` may be thousands
+    r"|[0-9](?:\.[0-9]+[eE][+-]?|[eE][+-])[0-9]{1,2})"
+)
+
+_UNITS = (1.0, 1e3, 1e6, 1e9)  # of a second
+_TOO_FAR = 1e10  # seconds; all times of photos are nearer to 1970, between 1653 and 2286
 _SECONDS_A_DAY = 86_400
+_CACHE_SIZE = 4096  # texts and days; photos of one month or day have equal ones
+
+_UNKNOWN = (math.nan, math.nan)
 
 
 def to_seconds(timestamp: str | float | None) -> float:
     """Read a time as seconds since 1970; NaN if it cannot be read.
 
-    These forms are read; times without a zone are in UTC:
-    - ISO 8601: `2024-05-01`, `2024-05-01T12:30:00+02:00`.
-    - EXIF: `2024:05:01 12:30:00`, also with slashes or dots in the date.
-    - Digits of `@` names that are a date: `20240501`, `20240501123000`.
-    - Months of GSV-Cities and `@` names, which mean the beginning of the month: `2024-05`, `202405`.
-    - Seconds as a number or text: `1714566600.25`. A number beyond the year 5138 is read as thousandths, millionths or
-      billionths of a second.
+    These forms are read; times without a zone are in UTC, and a time before 1653 or after 2286 is unknown:
+    - ISO 8601: `2024-05-01`, `2024-05-01T12:30:00+02:00`, `20240501T103000.25Z`, `2024-W18-3`; also with a blank for `T`.
+    - EXIF: `2024:05:01 12:30:00`, with the zone behind it `2024:05:01 12:30:00+02:00`; also with slashes or dots in the date.
+    - `@` names: `20240501`, `20240501_12`, `20240501_1230`, `20240501_123000`, `20240501123000`.
+    - Mapillary: `2024_05_01_12_30_00_000`.
+    - Months, which mean their beginning: `2024-05`, `202405`.
+    - Seconds as a number or text: `1714566600.25`. A number from 10¹¹ on counts thousandths of a second, from 10¹⁴ on
+      millionths, and from 10¹⁷ on billionths.
+
+    A text of 6, 8, 12, 14 or 17 digits that begins with 19, 20 or 21 is a date, and unknown if there is no such date; from 8
+    digits on it may end in `.0`. Other numbers are seconds, also `2024`: only the readers know whether it is a year.
     """
-    if not isinstance(timestamp, str):
-        return math.nan if timestamp is None else _scale(float(timestamp))
-    text = _MONTH.sub(r"\1-\2-01", timestamp.strip())
-    if _DIGITS.match(text):
-        return _first_known(_moment(_DIGITS.sub(r"\1T\2", text).removesuffix("T")), _number(text))
-    return _first_known(_number(text), _moment(_DATE.sub(r"\1-\3-\4", text)))
+    if isinstance(timestamp, str):
+        return _read(timestamp)[0]
+    if isinstance(timestamp, Real) and not isinstance(timestamp, bool):
+        return _scale(float(timestamp))
+    return math.nan
 
 
 def to_day(timestamp: str | None) -> str:
-    """Return a text that is equal for times of one day: the written day, or the UTC day of seconds; empty without a time.
+    """Return a text that is equal for times of one day: the written day, or the UTC day of seconds; empty if it is unknown.
 
-    A month counts as its first day. A text that cannot be read counts as a day that is equal only to the same text.
+    A month counts as its first day.
     """
-    day = _DAY.match(timestamp or "")
-    seconds = to_seconds(day[0] if day else timestamp)
-    return timestamp or "" if math.isnan(seconds) else str(math.floor(seconds / _SECONDS_A_DAY))
+    clock = _read(timestamp or "")[1]
+    return "" if math.isnan(clock) else str(math.floor(clock / _SECONDS_A_DAY))
 
 
-def _number(text: str) -> float:
+@functools.lru_cache(_CACHE_SIZE)
+def _read(text: str) -> tuple[float, float]:
+    """Return a time in seconds since 1970, and the same for the clock that wrote it, which decides its day."""
+    text = text.strip(" \t\r\n\0")
+    if match := _MOMENT.fullmatch(text):
+        return _moment(match)
+    if match := _MONTH.fullmatch(text):
+        seconds = _day(match[1], match[2], "01")
+    else:
+        seconds = _scale(float(text.replace(",", "."))) if _NUMBER.fullmatch(text) else math.nan
+    return seconds, seconds
+
+
+def _moment(match: re.Match[str]) -> tuple[float, float]:
+    day = _day(match["year"], match["month"], match["day"]) if match["year"] else _week_day(match)
+    if match["hour"] is None:
+        return day, day
+    hour, minute, second = (int(match[name] or 0) for name in ("hour", "minute", "second"))
+    fraction = float(f"0.{match['fraction'] or match['thousandths'] or 0}")
+    offset = _offset(match) if match["sign"] else 0
+    clock = day + 3600 * hour + 60 * minute + second
+    seconds = clock - offset
+    ends_day = (minute, second, fraction) == (0, 0, 0) if hour == 24 else hour < 24  # 24:00 is the next day's beginning
+    is_leap = second == 60 and seconds % _SECONDS_A_DAY == 0  # 23:59:60 in UTC, the same second as the next day's first
+    if not (ends_day and minute < 60 and (second < 60 or is_leap) and abs(seconds) < _TOO_FAR):
+        return _UNKNOWN
+    return seconds + fraction, clock + fraction
+
+
+def _offset(match: re.Match[str]) -> float:
+    """Return the seconds by which the clock of a zone is ahead of UTC; NaN if it is a day or more."""
+    hour, minute, second = (int(match[name] or 0) for name in ("zone_hour", "zone_minute", "zone_second"))
+    if hour >= 24 or minute >= 60 or second >= 60:
+        return math.nan
+    seconds = 3600 * hour + 60 * minute + second
+    return -seconds if match["sign"] == "-" else seconds
+
+
+@functools.lru_cache(_CACHE_SIZE)
+def _day(year: str, month: str, day: str) -> float:
     try:
-        number = float(text)
+        return _beginning(date(int(year), int(month), int(day)))
     except ValueError:
         return math.nan
-    return _scale(number) if math.isfinite(number) else math.nan
+
+
+def _week_day(match: re.Match[str]) -> float:
+    try:
+        return _beginning(date.fromisocalendar(int(match["week_year"]), int(match["week"]), int(match["weekday"] or 1)))
+    except ValueError:
+        return math.nan
+
+
+def _beginning(day: date) -> float:
+    seconds = float((day.toordinal() - date(1970, 1, 1).toordinal()) * _SECONDS_A_DAY)
+    return seconds if abs(seconds) < _TOO_FAR else math.nan
 
 
 def _scale(number: float) -> float:
-    """Return seconds for a number of seconds, or of thousandths, millionths or billionths of a second."""
-    while math.isfinite(number) and abs(number) >= _TOO_LATE:
-        number /= 1000
-    return number
-
-
-def _moment(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+    """Return seconds for a number of seconds, or of thousandths, millionths or billionths of a second; NaN for others."""
+    if not math.isfinite(number):
         return math.nan
-
-
-def _first_known(first: float, second: float) -> float:
-    return second if math.isnan(first) else first
+    unit = next((unit for unit in _UNITS if abs(number) < unit * 1e11), math.inf)
+    seconds = number / unit
+    return seconds if unit < math.inf and abs(seconds) < _TOO_FAR else math.nan

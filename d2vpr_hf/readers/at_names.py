@@ -1,9 +1,11 @@
 """Positions in file names: the `@` convention of the field's data sets.
 
 `@ east @ north @ zone number @ zone letter @ latitude @ longitude @ pano @ tile @ heading @ pitch @ roll @ height @ time @
-note @ extension`, of which only east and north are required. See VPR-datasets-downloader.
+note @ extension`, of which only east and north are required. See VPR-datasets-downloader. The time is `YYYYMMDD_hhmmss`, whose
+right parts may be missing.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,13 @@ def _parse(name: str, path: str) -> Place:
     if latitude is not None and longitude is not None:
         check_degrees(latitude, longitude)
     zone = f"{int(parts[3])}{parts[4].upper()}" if parts[3] and parts[4] else None
-    details: dict[str, Any] = {"heading": _number(parts[9]), "timestamp": parts[13] or None, "condition": parts[14] or None}
+    details: dict[str, Any] = {"heading": _number(parts[9]), "timestamp": _time(parts[13]), "condition": parts[14] or None}
     return with_degrees(Place(path, latitude, longitude, east, north, zone, **details))
+
+
+def _time(text: str) -> str | None:
+    """Return the time of a name. A year becomes its first month: elsewhere four digits are the seconds of a clock."""
+    return f"{text}-01" if re.fullmatch("[0-9]{4}", text) else text or None
 
 
 def _number(text: str) -> float | None:

@@ -134,7 +134,8 @@ def test_skipped_photos_are_named():
         ("12.5", "3600", 1),  # an hour of a clock that began at 0
         ("2026-05-04T09:50:00+10:00", "2026-05-04T10:10:00+10:00", 1),  # of two days by UTC
         ("20260504_120000", "20260504_120001", 1),
-        ("noon", "dusk", 2),
+        ("noon", "dusk", 0),  # no times
+        ("01/05/2024 10:00", "01/05/2024 10:01", 0),
         ("2026-05-04", None, 1),
         (None, None, 0),
     ],
