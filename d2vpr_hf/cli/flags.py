@@ -6,6 +6,7 @@ import ast
 import logging
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,20 @@ class CommandError(ValueError):
 
 
 class FlagCommand(TyperCommand):
-    """A command that names its flags in errors and warnings of the library."""
+    """A command that refuses options that are given twice, and names its flags in errors and warnings of the library."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments and options.
+
+        Raises:
+            UsageError: If an option for one value is given twice: the parser would use the last value and drop the others.
+        """
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        counts = Counter(parameter for parameter in given if parameter.param_type_name == "option")
+        for option, count in counts.items():
+            if count > 1 and not option.multiple:
+                ctx.fail(f"{'/'.join([*option.opts, *option.secondary_opts])} is given {count} times. Give it once.")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.
