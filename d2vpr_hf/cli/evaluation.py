@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d2vpr_hf.cli.options import EncoderOptions, NewModelOption, StrictOption, parse_path
+from d2vpr_hf.cli.options import EncoderOptions, NewModelOption, ReadingOptions, StrictOption, parse_path
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def evaluate(
     queries: Annotated[
         Path, typer.Option("--queries", parser=parse_path, metavar="DIR", help="Photos to search with, or their CSV file.")
     ],
+    reading: ReadingOptions,
     model: NewModelOption = None,
     positives: RuleOptions,
     recall_values: Annotated[
@@ -117,13 +118,12 @@ def evaluate(
     A query counts for recall@N if at least one of its first N matches is correct.
     """
     from d2vpr_hf.evaluation import evaluate as run
-    from d2vpr_hf.readers import read_places
+    from d2vpr_hf.readers.registry import read_all_places
 
     rule = positives.rule()
     values = _parse_recall_values(recall_values)
     outcome.check([database, queries], overwrite)
-    database_table = read_places(database)
-    query_table = read_places(queries)
+    database_table, query_table = read_all_places([database, queries], reading.read_options())
     typer.echo(f"Database: {table_text(database_table)}\nQueries: {table_text(query_table)}")
     typer.echo(f"Correct: {rule}. Recall@N of N = {', '.join(map(str, values))}. Batch size {encoding.batch_size}.")
     start = time.perf_counter()

@@ -14,14 +14,15 @@ from d2vpr_hf.cli.options import (
     EncoderOptions,
     IndexArgument,
     IndexEncoderOptions,
+    JsonOption,
     ModelOption,
     NewModelOption,
     OverwriteOption,
+    ReadingOptions,
     StrictOption,
-    parse_pairs,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import progress_bar, table_text
+from d2vpr_hf.cli.terminal import check_used, progress_bar, table_text
 
 if TYPE_CHECKING:
     from d2vpr_hf.readers import PhotoCollection
@@ -40,38 +41,42 @@ class DatasetOptions:
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the data set.")] = None
     split: Annotated[str | None, typer.Option(help="Split of the data set, such as train.")] = None
     streaming: Annotated[bool, typer.Option("--streaming", help="Read the data set while it is downloaded.")] = False
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--column", metavar="FIELD=COLUMN", help="Column of the data set that has a field, such as image=photo."),
-    ] = None
 
-    def read(self, photos: Path | None) -> PhotoCollection:
-        """Read the photos or load the data set, and print the number of photos."""
+    def read(self, photos: Path | None, reading: ReadingOptions) -> PhotoCollection:
+        """Read the photos or load the data set."""
         from d2vpr_hf.readers import DatasetPhotos, load_places, read_places
 
         if (photos is None) == (self.dataset is None):
             raise ValueError("Give either PHOTOS or `--dataset NAME`.")
         if photos is not None:
             values: dict[str, object] = {"--config": self.config, "--revision": self.revision, "--split": self.split}
-            values |= {"--streaming": self.streaming, "--column": self.columns}
+            values |= {"--streaming": self.streaming}
             given = [flag for flag, value in values.items() if value]
             if given:
                 raise ValueError(f"PHOTOS is not a data set; omit {', '.join(given)}, or give `--dataset`.")
-            table = read_places(photos)
-            typer.echo(table_text(table))
-            return table
+            return read_places(photos, reading.read_options())
+        options = {"--positions": reading.positions, "--assume-north-east": reading.assume_north_east}
+        given = [flag for flag, value in options.items() if value]
+        if given:
+            raise ValueError(f"A data set has its positions in columns; omit {', '.join(given)}.")
         dataset = load_places(
             str(self.dataset),
             config=self.config,
             revision=self.revision,
             split=self.split,
             streaming=self.streaming,
-            columns=dict(parse_pairs(self.columns, "--column FIELD=COLUMN")),
+            columns=reading.columns_by_field(),
         )
-        collection = DatasetPhotos(dataset)
+        return DatasetPhotos(dataset)
+
+    def text(self, collection: PhotoCollection) -> str:
+        """Return a line with the number of photos, and the source of their positions."""
+        from d2vpr_hf.readers import PlaceTable
+
+        if isinstance(collection, PlaceTable):
+            return table_text(collection)
         count = collection.count
-        typer.echo(f"Streaming photos from {self.dataset}." if count is None else f"{count} photos in {self.dataset}.")
-        return collection
+        return f"Streaming photos from {self.dataset}." if count is None else f"{count} photos in {self.dataset}."
 
 
 @dataclass
@@ -99,9 +104,11 @@ def index(
         typer.Argument(parser=parse_path, metavar="PHOTOS", help="Folder of photos, or a CSV file that lists them."),
     ] = None,
     dataset: DatasetOptions,
+    reading: ReadingOptions,
     model: ModelOption = None,
     encoding: IndexEncoderOptions,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
     overwrite: OverwriteOption = False,
     dtype: Annotated[
         Dtype | None, typer.Option(help="Number type of the descriptors in a new index. Default: float16.")
@@ -122,7 +129,9 @@ def index(
     folder = check_out(out)  # checked before a model or data set is downloaded
     check_store(search.store, search.uri, search.compression)
     existing = None if overwrite else PlaceIndex.resume(folder, replacement=False)
-    collection = dataset.read(photos)
+    collection = dataset.read(photos, reading)
+    if not as_json:
+        typer.echo(dataset.text(collection))
     total = None if collection.count is None else collection.count - len(collection.skipped)
     with progress_bar("Indexing", total) as progress:
         encoder = encoding.load(model, existing)
@@ -139,6 +148,15 @@ def index(
             progress=progress,
         )
     num_positions = sum(place.has_position for place in built.places)
+    if as_json:
+        facts = {
+            "index": str(out),
+            "photos": len(built),
+            "positions": num_positions,
+            "source": getattr(collection, "source", "dataset"),
+        }
+        typer.echo(json.dumps(facts | {"descriptor_dim": encoder.descriptor_dim} | report.to_dict(), indent=2))
+        return
     with_positions = "" if photos is not None else f", {num_positions} with a position,"
     typer.echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
     if existing is not None:
@@ -151,6 +169,7 @@ def embed(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="PARTS", help="Folder to write shards into.")],
+    reading: ReadingOptions,
     model: NewModelOption = None,
     encoding: EncoderOptions,
     dtype: Annotated[Dtype, typer.Option(help="Number type of the descriptors.")] = "float16",
@@ -165,7 +184,7 @@ def embed(
     from d2vpr_hf.readers import read_places
     from d2vpr_hf.retrieval.distributed import embed_photos, launched_device, launched_process
 
-    table = read_places(photos)
+    table = read_places(photos, reading.read_options())
     rank, num_processes = launched_process()
     encoding.device = encoding.device or launched_device()
     encoder = encoding.load(model)
@@ -221,21 +240,30 @@ def add(
         list[Path], typer.Argument(parser=parse_path, metavar="PHOTOS...", help="Photos, folders, or CSV files.")
     ],
     *,
+    reading: ReadingOptions,
     model: ModelOption = None,
     encoding: IndexEncoderOptions,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Add photos to an index.
 
     Photos of the index are encoded again if their files changed; everything else stays.
     """
     from d2vpr_hf.index import PlaceIndex
+    from d2vpr_hf.readers import name_in_folder
     from d2vpr_hf.retrieval.index_photos import add_photos
 
     encoder = encoding.load(model, PlaceIndex.open(index))
     with progress_bar("Adding", None) as progress:
-        changed, report = add_photos(index, photos, encoder, strict=strict, progress=progress)
-    typer.echo(f"{_changes_text(report)} {len(changed)} photos in {index}.")
+        changed, report = add_photos(index, photos, encoder, options=reading.read_options(), strict=strict, progress=progress)
+    if as_json:
+        typer.echo(json.dumps({"index": str(index), "photos": len(changed)} | report.to_dict(), indent=2))
+    else:
+        typer.echo(f"{_changes_text(report)} {len(changed)} photos in {index}.")
+    base = changed.settings.photo_folder
+    unused = [photo for photo in photos if not report.skipped.keys().isdisjoint((str(photo), name_in_folder(base, photo)))]
+    check_used(unused, len(photos))
 
 
 def remove(
@@ -254,7 +282,7 @@ def remove(
 
 def info(
     index: IndexArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the contents of an index and its settings."""
     from d2vpr_hf.index import PlaceIndex

@@ -13,10 +13,11 @@ from d2vpr_hf.cli.options import (
     IndexArgument,
     ModelOption,
     QueriesArgument,
+    ReadingOptions,
     StrictOption,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_any_answer, json_text, position_column, progress_bar
+from d2vpr_hf.cli.terminal import check_answers, json_text, position_column, progress_bar
 
 if TYPE_CHECKING:
     from d2vpr_hf.localization import Localization
@@ -41,6 +42,7 @@ def calibrate(
         Path | None,
         typer.Option(parser=parse_path, metavar="DIR", help="Folder for plots of reliability and of precision over coverage."),
     ] = None,
+    reading: ReadingOptions,
     model: ModelOption = None,
     encoding: EncoderOptions,
     strict: StrictOption = False,
@@ -54,7 +56,7 @@ def calibrate(
     from d2vpr_hf.readers import read_places
 
     opened = PlaceIndex.open(index)
-    table = read_places(queries)
+    table = read_places(queries, reading.read_options())
     if plots is not None:
         from d2vpr_hf.evaluation.plots import check_plot_folder
         from d2vpr_hf.localization.plots import FILES
@@ -103,7 +105,7 @@ def localize(
     encoder = encoding.load(model, opened)
     answers = localize_photos(opened, queries, encoder, calibration, precision=min_precision, allowed=allowed, strict=strict)
     typer.echo(json_text(answers) if as_json else "\n".join(map(_line, answers)))
-    check_any_answer(answers)
+    check_answers(queries, answers)
 
 
 def _line(answer: Localization) -> str:

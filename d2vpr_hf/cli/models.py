@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from d2vpr_hf.cli.choices import ExportFormat, ExportInput, ExportPrecision, ModelKind
-from d2vpr_hf.cli.options import EncoderOptions, StrictOption, parse_pairs, parse_path
+from d2vpr_hf.cli.options import EncoderOptions, ReadingOptions, StrictOption, parse_pairs, parse_path
 from d2vpr_hf.cli.terminal import hush_transformers, progress_bar
 
 
@@ -67,7 +67,7 @@ def convert(
 def _parse_changes(changes: list[str] | None) -> dict[str, Any]:
     """Parse FIELD=VALUE; a value is JSON or Python's True, False or None if it can be parsed so, and text otherwise."""
     parsed = {}
-    for field, value in parse_pairs(changes, "--set FIELD=VALUE"):
+    for field, value in parse_pairs(changes, "--set FIELD=VALUE").items():
         try:
             parsed[field] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
         except ValueError:
@@ -85,6 +85,7 @@ def fit_projection(
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="MODEL2", help="Model folder to write.")],
     *,
     whiten: Annotated[bool, typer.Option("--whiten", help="Give all directions the same variance.")] = False,
+    reading: ReadingOptions,
     encoding: EncoderOptions,
     strict: StrictOption = False,
 ) -> None:
@@ -95,7 +96,7 @@ def fit_projection(
     from d2vpr_hf.projection import fit_projection as run
     from d2vpr_hf.readers import read_places
 
-    table = read_places(photos)
+    table = read_places(photos, reading.read_options())
     with progress_bar("Encoding", len(table.places)) as progress:
         encoder = encoding.load(model)
         projection = run(table, out, encoder, dim, whiten=whiten, strict=strict, progress=progress)

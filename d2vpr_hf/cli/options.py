@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d2vpr_hf.cli.choices import Backend, Precision
+from d2vpr_hf.cli.choices import Backend, PositionSource, Precision
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders.place_encoder import PlaceEncoder
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.places.filters import PlaceFilter
+    from d2vpr_hf.readers import ReadOptions
 
 BATCH_SIZE = 16
 
 
 def parse_path(text: str) -> Path:
-    """Read a path. An empty one, as from an unset shell variable, would mean the current folder and is refused."""
+    """Read a path, with `~` for the home folder, which shells do not expand in `--out=~/index`.
+
+    An empty path, as from an unset shell variable, would mean the current folder and is refused.
+    """
     if not text:
         raise typer.BadParameter("the path is empty")
-    return Path(text)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise typer.BadParameter(f"there is no home folder for {text}") from error
 
 
 IndexArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="INDEX", help="Index folder.")]
@@ -43,7 +49,42 @@ NewModelOption = Annotated[
     typer.Option("--model", help="Model folder or Hub id. Default: the small model included here."),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a photo cannot be used, instead of skipping it.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing index as a whole.")]
+
+
+@dataclass
+class ReadingOptions:
+    """Options for reading photos and their places."""
+
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="FIELD=NAME",
+            help="Name of the column of a CSV file or data set that has a field, such as latitude=y_wgs84; may be repeated.",
+        ),
+    ] = None
+    positions: Annotated[
+        PositionSource | None,
+        typer.Option(
+            help="Source of positions: the CSV file of the folder, @ names, or EXIF, XMP and sidecars. Default: the first of "
+            "them that the folder has."
+        ),
+    ] = None
+    assume_north_east: Annotated[
+        bool, typer.Option("--assume-north-east", help="Read EXIF positions without a hemisphere as north and east.")
+    ] = False
+
+    def read_options(self) -> ReadOptions:
+        """Make the options of readers."""
+        from d2vpr_hf.readers import ReadOptions
+
+        return ReadOptions(self.columns_by_field(), self.positions, self.assume_north_east)
+
+    def columns_by_field(self) -> dict[str, str]:
+        """Parse the names of columns."""
+        return parse_pairs(self.columns, "--column FIELD=NAME")
 
 
 @dataclass
@@ -139,10 +180,14 @@ class FilterOptions:
         return PlaceFilter(**ranges, since=self.since, until=self.until)  # type: ignore[arg-type] # PlaceFilter counts them
 
 
-def parse_pairs(texts: list[str] | None, form: str) -> Iterator[tuple[str, str]]:
-    """Yield name and value of each `NAME=VALUE`; `form` is the option's form for the error message."""
+def parse_pairs(texts: list[str] | None, form: str) -> dict[str, str]:
+    """Return the value of each `NAME=VALUE` by its name; `form` is the option's form for the error message."""
+    values: dict[str, str] = {}
     for text in texts or ():
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise ValueError(f"Expected `{form}`, got {text!r}.")
-        yield name, value
+        if name in values:
+            raise ValueError(f"`{form}` is given twice for {name}: {values[name]!r} and {value!r}. Give it once.")
+        values[name] = value
+    return values

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf.cli.choices import Layout, Tier
-from d2vpr_hf.cli.options import StrictOption, parse_path
+from d2vpr_hf.cli.options import ReadingOptions, StrictOption, parse_path
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 
@@ -23,6 +23,8 @@ def places(
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="FILE", help="CSV file to write.")] = Path(
         "places.csv"
     ),
+    *,
+    reading: ReadingOptions,
     cell: Annotated[float, typer.Option(help="Side of a grid cell in metres; photos of a place are in one cell.")] = 10.0,
     heading: Annotated[
         float, typer.Option(help="Range of headings in degrees that makes one place; 360 ignores headings.")
@@ -48,7 +50,7 @@ def places(
     check_places_file(out, photos if photos.is_dir() else photos.parent, overwrite)
     check_writable(out)
     typer.echo(f"Places: {grid}.")
-    table = read_places(photos)
+    table = read_places(photos, reading.read_options())
     typer.echo(table_text(table))
     grouped = group_places(table, grid, min_photos=min_photos, min_days=min_days)
     report_skipped(grouped.skipped, len(table.places) + len(table.skipped), strict)

@@ -16,7 +16,7 @@ from d2vpr_hf.cli.options import (
     StrictOption,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_any_answer, json_text, results_text
+from d2vpr_hf.cli.terminal import check_answers, json_text, results_text
 
 
 def search(
@@ -52,4 +52,4 @@ def search(
         from d2vpr_hf.retrieval.plots import plot_search
 
         save_figure(plot_search(results), plot)
-    check_any_answer(results)
+    check_answers(queries, results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,10 +55,20 @@ def json_text(answers: Sequence[Any]) -> str:
     return json.dumps([answer.to_dict() for answer in answers], indent=2, allow_nan=False)
 
 
-def check_any_answer(answers: Sequence[Any]) -> None:
-    """Raise ValueError if every query had an error."""
-    if all(answer.error for answer in answers):
+def check_answers(queries: Sequence[Path], answers: Sequence[Any]) -> None:
+    """Raise ValueError if a query, or a whole folder of queries, has no answer because it is missing or could not be read."""
+    answered = [Path(answer.query) for answer in answers if answer.error is None]
+    if not answered:
         raise ValueError("None of the queries could be read.")
+    paths = {path for photo in answered for path in (photo, *photo.parents)}
+    check_used([query for query in queries if query not in paths], len(queries))
+
+
+def check_used(unused: Sequence[Path], total: int) -> None:
+    """Raise ValueError if paths of the command line could not be used; the others were."""
+    if unused:
+        names = ", ".join(map(str, unused))
+        raise ValueError(f"{len(unused)} of {total} given paths could not be read: {names}. All others were used.")
 
 
 def position_column(place: Place) -> str:

@@ -35,8 +35,12 @@ _PLACE_ID, _GROUP_ID = "place_id", "group_id"
 Row = tuple[int, dict[Any, Any]]  # the number of a row's line in the file, and the row's cells by column
 
 
-def read_csv(table: Path) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
+def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
     """Read places from a CSV file; paths are relative to its folder.
+
+    Args:
+        table: The file.
+        chosen: The column of each field whose column does not have a usual name.
 
     Returns:
         The photos' places; and a dictionary with `place_ids` (N,) and `group_ids` (N,), if the table has such columns. Both are
@@ -53,7 +57,7 @@ def read_csv(table: Path) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
             separator = next((character for character in ",;\t" if character in header), ",")
             file.seek(0)
             reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
-            columns, id_columns = _match_columns(table, reader.fieldnames or [])
+            columns, id_columns = _match_columns(table, reader.fieldnames or [], chosen or {})
             rows = [(reader.line_num, row) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} is not a table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
@@ -83,6 +87,26 @@ def columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]])
     """Return the column of each field: the first of the field's aliases that is the name of a column, in any case."""
     columns = {name.strip().lower(): name for name in names}
     return {field: columns[alias] for field, words in aliases.items() for alias in reversed(words) if alias in columns}
+
+
+def check_chosen(chosen: Mapping[str, str], columns: Sequence[str], has: str, allowed: Sequence[str]) -> None:
+    """Check the columns that were chosen for fields.
+
+    Args:
+        chosen: The column of each field.
+        columns: The columns of the table or data set.
+        has: Beginning of the error of a missing column: the table and its columns.
+        allowed: The fields for which a column may be chosen.
+
+    Raises:
+        ValueError: If a field is unknown, or a column does not exist.
+    """
+    unknown = [field for field in chosen if field not in allowed]
+    if unknown:
+        raise ValueError(f"There is no field {', '.join(unknown)} to fill. The fields are {', '.join(allowed)}.")
+    missing = [column for column in chosen.values() if column not in columns]
+    if missing:
+        raise ValueError(f"{has}, but not {', '.join(missing)}.")
 
 
 def _known(place: Place) -> dict[str, Any]:
@@ -128,17 +152,19 @@ def _whole(text: str) -> int:
     return int(value)
 
 
-def _match_columns(table: Path, header: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+def _match_columns(table: Path, header: Sequence[str], chosen: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Find which column of the header holds which field of a place, and which hold ids."""
     if len({column.strip().lower() for column in header if column}) < len(header):
         raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(header)}.")
-    columns = columns_by_alias(header, ALIASES)
+    check_chosen(chosen, header, f"{table} has the columns {', '.join(header)}", (*ALIASES, _PLACE_ID, _GROUP_ID))
+    columns = columns_by_alias(header, ALIASES) | {field: name for field, name in chosen.items() if field in ALIASES}
     if "path" not in columns or not ({"latitude", "longitude"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         raise ValueError(
             f"{table}: expected the columns path, latitude, longitude or path, x, y (and optionally heading, timestamp, "
             f"condition, z, yaw, frame, place_id, group_id), got {', '.join(header) or 'none'}."
         )
-    return columns, columns_by_alias(header, {name: (name,) for name in (_PLACE_ID, _GROUP_ID)})
+    id_columns = columns_by_alias(header, {name: (name,) for name in (_PLACE_ID, _GROUP_ID)})
+    return columns, id_columns | {field: name for field, name in chosen.items() if field not in ALIASES}
 
 
 def _place(table: Path, line: int, row: dict[Any, Any], columns: dict[str, str]) -> Place:

@@ -18,7 +18,7 @@ from d2vpr_hf.places.place import (
     parse_number,
     with_degrees,
 )
-from d2vpr_hf.readers.csv_table import ALIASES, columns_by_alias
+from d2vpr_hf.readers.csv_table import ALIASES, check_chosen, columns_by_alias
 from d2vpr_hf.readers.photos import is_url
 from d2vpr_hf.readers.place_dataset import place_columns
 
@@ -56,7 +56,7 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
             one of two coordinates that belong together.
     """
     has = f"{name} has the columns {', '.join(features)}"
-    _check_chosen(chosen, list(features), has)
+    check_chosen(chosen, list(features), has, ("image", *PLACE_SCHEMA.names, "place_id"))
     images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
     by_type = {"image": images[0]} if len(images) == 1 else {}
     fields = columns_by_alias(list(features), _KNOWN) | by_type | dict(chosen)
@@ -69,16 +69,6 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
             advice = f'Name the column of {missing} with `columns={{"{missing}": "COLUMN"}}`.'
             raise ValueError(f"{has}: {first} and {second} belong together. {advice}")
     return fields
-
-
-def _check_chosen(chosen: Mapping[str, str], columns: Sequence[str], has: str) -> None:
-    allowed = ("image", *PLACE_SCHEMA.names, "place_id")
-    unknown = [field for field in chosen if field not in allowed]
-    if unknown:
-        raise ValueError(f"There is no field {', '.join(unknown)} to fill. The fields are {', '.join(allowed)}.")
-    missing = [column for column in chosen.values() if column not in columns]
-    if missing:
-        raise ValueError(f"{has}, but not {', '.join(missing)}.")
 
 
 def compute_columns(

@@ -58,9 +58,12 @@ def check_places_file(out: Path, folder: Path, overwrite: bool) -> None:
 
 
 def _read_photo_folder(folder: Path, options: ReadOptions) -> PlaceTable:
-    """Read `@` names if any photo has one, else EXIF."""
+    """Read the chosen source of positions; by default `@` names if any photo has one, else EXIF."""
+    if options.positions == "csv" or options.columns:
+        option = '`positions="csv"`' if options.positions == "csv" else "`columns=...`"
+        raise ValueError(f"{folder} has no CSV file to read positions from. Leave {option} out, or give a folder with one.")
     files = find_photos(folder)
-    if any(is_at_name(file) for file in files):
+    if options.positions == "names" or (options.positions is None and any(is_at_name(file) for file in files)):
         return PlaceTable(folder, [place_from_name(file, folder) for file in files], "names")
     places = [place_from_exif(file, folder) for file in files]
     return PlaceTable(folder, places, "exif" if any(place.has_position for place in places) else "none")
@@ -72,12 +75,19 @@ def _find_tables(folder: Path) -> list[Path]:
 
 def _read_csv_table(path: Path, options: ReadOptions) -> PlaceTable:
     """Read a CSV file, or the only one in a folder; photos of the folder that it does not list are skipped."""
+    if options.positions in ("names", "exif"):
+        if path.is_dir():
+            return _read_photo_folder(path, options)
+        raise ValueError(f'{path} is a CSV file. Leave `positions="{options.positions}"` out, or give the folder of photos.')
     files, tables = (find_photos(path), _find_tables(path)) if path.is_dir() else ([], [path])
     if len(tables) > 1:
         names = ", ".join(table.name for table in tables)
-        raise ValueError(f"{path} holds several CSV files ({names}). Give the one to read instead of the folder.")
+        raise ValueError(
+            f"{path} holds several CSV files ({names}). "
+            'Give the one to read instead of the folder, or `positions="names"` or `positions="exif"` to read none of them.'
+        )
     table = tables[0]
-    places, ids = read_csv(table)
+    places, ids = read_csv(table, options.columns)
     if not places:
         raise ValueError(f"{table} lists no photo.")
     listed = {place.path for place in places}

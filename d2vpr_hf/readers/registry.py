@@ -6,6 +6,8 @@ A new reader is a [`PlaceReader`] in a module of its own, and an entry in `READE
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,21 @@ def read_places(photos: str | Path, options: ReadOptions | None = None) -> Place
     if path.exists():
         raise NotADirectoryError(f"{path} is not a folder. Give one of: {expected}.")
     raise FileNotFoundError(f"There is no folder {path}. Give one of: {expected}.")
+
+
+def read_all_places(photos: Sequence[str | Path], options: ReadOptions | None = None) -> list[PlaceTable]:
+    """Read several folders or CSV files with the same options, of which `columns` applies to those that are tables.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: As [`read_places`] does.
+    """
+    options = options or ReadOptions()
+    without_columns = replace(options, columns={})
+    has_table = [CSV_READER.accepts(Path(path)) for path in photos]
+    use_columns = [has_columns or not any(has_table) for has_columns in has_table]
+    return [
+        read_places(path, options if columns else without_columns) for path, columns in zip(photos, use_columns, strict=True)
+    ]
 
 
 def as_collection(photos: str | Path | PhotoCollection | PlaceDataset) -> PhotoCollection:

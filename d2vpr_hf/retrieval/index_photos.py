@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store
-from d2vpr_hf.readers import PhotoCollection, PlaceTable, as_collection, name_in_folder, read_place, read_places
+from d2vpr_hf.readers import PhotoCollection, PlaceTable, ReadOptions, as_collection, name_in_folder, read_place, read_places
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_setup, index_settings
@@ -105,6 +105,7 @@ def add_photos(
     photos: Sequence[str | Path],
     encoder: Encoder,
     *,
+    options: ReadOptions | None = None,
     strict: bool = False,
     progress: Progress | None = None,
 ) -> tuple[PlaceIndex, UpdateReport]:
@@ -115,6 +116,7 @@ def add_photos(
         photos: Photo files, folders of them, or CSV files that list them. Photos outside the folder that the index was built
             from are named by their absolute paths, and no update of that folder removes them.
         encoder: Makes the descriptors; it must have the model that the index was built with.
+        options: Options of the readers; `None` for the defaults.
         strict: Whether a skipped photo is an error.
         progress: Called with the number of photos just finished.
 
@@ -124,7 +126,7 @@ def add_photos(
     opened = PlaceIndex.open(index)
     check_setup(opened, encoder, building=not opened.complete)
     base = opened.settings.photo_folder
-    tables = [_read_table(Path(path)) for path in photos]
+    tables, missing = _read_tables([Path(path) for path in photos], options or ReadOptions())
     remarks = tuple(remark for table in tables for remark in table.remarks)
     report_remarks(remarks)
     items = [
@@ -132,7 +134,7 @@ def add_photos(
         for table in tables
         for place in table.places
     ]
-    skipped = {str(table.folder / path): reason for table in tables for path, reason in table.skipped.items()}
+    skipped = missing | {str(table.folder / path): reason for table in tables for path, reason in table.skipped.items()}
     total = len(items) + len(skipped)
     with opened:
         update = IndexUpdate(
@@ -193,8 +195,30 @@ def _check_photos(index: PlaceIndex, collection: PhotoCollection) -> None:
         raise ValueError(other_photos_message(index))
 
 
-def _read_table(photo: Path) -> PlaceTable:
+def _read_tables(photos: Sequence[Path], options: ReadOptions) -> tuple[list[PlaceTable], dict[str, str]]:
+    """Read folders and CSV files, and make a table of each photo.
+
+    Returns:
+        The tables; and the reasons why the other paths are skipped, by path: those that do not exist, and empty folders.
+
+    Raises:
+        FileNotFoundError: If all paths are skipped.
+    """
+    tables, missing = [], {}
+    for path in photos:
+        try:
+            tables.append(_read_table(path, options))
+        except FileNotFoundError as error:
+            missing[str(path)] = str(error)
+    if not tables:
+        raise FileNotFoundError("\n".join(missing.values()))
+    return tables, missing
+
+
+def _read_table(photo: Path, options: ReadOptions) -> PlaceTable:
     """Read a folder or a CSV file, or make a table of one photo."""
     if photo.is_dir() or photo.suffix.lower() == ".csv":
-        return read_places(photo)
+        return read_places(photo, options)
+    if not photo.exists():
+        raise FileNotFoundError(f"There is no file or folder {photo}.")
     return PlaceTable(photo.parent, [read_place(photo)], "names")

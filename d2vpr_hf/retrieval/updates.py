@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,11 @@ class UpdateReport:
     removed: int
     skipped: dict[str, str]
     remarks: tuple[Remark, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        counts = {"added": self.added, "changed": self.changed, "removed": self.removed, "kept": self.kept}
+        return counts | {"skipped": self.skipped, "remarks": [remark.to_dict() for remark in self.remarks]}
 
 
 class TrackedPhoto:

@@ -57,7 +57,7 @@ def test_everything_else_stays(message):
 def test_errors_of_a_command_name_flags(monkeypatch, tmp_path):
     """The original error stays as the cause of the error with flags."""
 
-    def fail(path):
+    def fail(path, options):
         raise FileExistsError("Give `strict=True`.")
 
     monkeypatch.setattr("d2vpr_hf.readers.read_places", fail)
@@ -68,7 +68,7 @@ def test_errors_of_a_command_name_flags(monkeypatch, tmp_path):
 
 
 def test_warnings_of_a_command_name_flags(monkeypatch, tmp_path):
-    def warn(path):
+    def warn(path, options):
         logging.getLogger("d2vpr_hf").warning("Omit `%s`.", "strict")
         raise ValueError("no photos")
 

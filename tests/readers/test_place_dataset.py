@@ -389,8 +389,9 @@ def test_the_command_indexes_a_data_set(tmp_path, tiny_folder, streaming):
     [
         ([], "Give either PHOTOS or `--dataset NAME`"),
         (["{tmp}", "--dataset", "user/name"], "Give either PHOTOS or `--dataset NAME`"),
-        (["{tmp}", "--split", "train", "--column", "image=a"], "PHOTOS is not a data set; omit --split, --column, or give"),
-        (["--dataset", "user/name", "--column", "image"], "Expected `--column FIELD=COLUMN`, got 'image'"),
+        (["{tmp}", "--split", "train", "--config", "a"], "PHOTOS is not a data set; omit --config, --split, or give"),
+        (["--dataset", "user/name", "--column", "image"], "Expected `--column FIELD=NAME`, got 'image'"),
+        (["--dataset", "user/name", "--positions", "exif"], "A data set has its positions in columns; omit --positions"),
         (["--dataset", "user/name"], "Couldn't reach 'user/name'"),
     ],
 )
