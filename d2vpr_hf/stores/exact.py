@@ -24,6 +24,7 @@ SMALL_WORK = 1 << 20  # products; fewer are not worth a second core
 QUERY_GROUP = 1024  # queries compared at once
 TABLE_BYTES = 32 << 20  # float32 bytes of the distances of a query group to a block; limits the rows of narrow descriptors
 CANDIDATE_LIMIT = 1 << 22  # candidates before their exact distances are computed; limits the memory if many rows are equal
+FLOAT32_UNIT = 2.0**-23
 
 _PAIR_BYTES = 1 << 18  # float64 bytes subtracted at once
 
@@ -96,6 +97,15 @@ def float32_blocks(database: Descriptors, size: int = BLOCK_BYTES) -> Iterator[N
         tensor = _to_tensor(block).float()
         _squared_norms(tensor)
         yield tensor.numpy()
+
+
+def relative_rounding(descriptor_dim: int, unit: float = FLOAT32_UNIT) -> float:
+    """Return a bound of the error of a squared distance from float32 products, relative to the sum of both squared norms.
+
+    The error of a sum of D terms grows with the root of D, except with negligible probability (Higham and Mary, 2019); the
+    bound is about 50 times the error measured with unit-length descriptors.
+    """
+    return unit * (8 + 2 * descriptor_dim**0.5)
 
 
 def check_search(
@@ -210,7 +220,7 @@ class _Candidates:
         self._k = k
         self._tensor = _to_tensor(queries)
         self._norms = _squared_norms(self._tensor)
-        self._slack = _relative_rounding(queries.shape[1])
+        self._slack = relative_rounding(queries.shape[1], _unit_of_products())
         self._reach = np.full(len(queries), np.inf)  # (Q,) upper bound of the k-th smallest distance
         self.query = self.rows = np.empty(0, np.int64)
         self.low = self.high = np.empty(0, np.float64)
@@ -267,17 +277,11 @@ class _Candidates:
         self._reach[full] = np.minimum(self._reach[full], self.high[starts[full] + self._k - 1])
 
 
-def _relative_rounding(descriptor_dim: int) -> float:
-    """Return a bound of the error of a squared distance from float32 products, relative to the sum of both squared norms.
-
-    The error of a sum of D terms grows with the root of D, except with negligible probability (Higham and Mary, 2019); the
-    bound is about 50 times the error measured with unit-length descriptors. torch may multiply in bfloat16 unless its
-    precision is "highest".
-    """
+def _unit_of_products() -> float:
+    """Return the rounding unit of torch's products: torch may multiply in bfloat16 unless its precision is "highest"."""
     import torch
 
-    unit = 2.0**-23 if torch.get_float32_matmul_precision() == "highest" else 2.0**-7
-    return unit * (8 + 2 * descriptor_dim**0.5)
+    return FLOAT32_UNIT if torch.get_float32_matmul_precision() == "highest" else 2.0**-7
 
 
 def _blocks(database: Descriptors, rows: Rows, size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:

@@ -1,6 +1,7 @@
 """Milvus: a copy of the descriptors in a database, embedded in a file (milvus-lite) or on a cluster.
 
-Milvus finds candidates; exact distances are computed from the stored descriptors, as in every store.
+Milvus finds candidates; exact distances are computed from the stored descriptors, as in every store. More candidates are asked
+for until no other row can be as near as the k-th one: Milvus returns any of the rows that are equally near.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.stores.descriptors import Descriptors
-from d2vpr_hf.stores.exact import check_search, float32_blocks, rescore
+from d2vpr_hf.stores.exact import check_search, exact_search, float32_blocks, relative_rounding, rescore
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 from d2vpr_hf.utils.optional_imports import import_extra
 
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 COLLECTION = "d2vpr_places"
-EXTRA_CANDIDATES = 16  # in addition to k: rounding and ties swap neighbours only if they are close
+EXTRA_CANDIDATES = 16  # in addition to k: rounding swaps neighbours only if they are close
 TOKEN_VARIABLE = "MILVUS_TOKEN"
 _CONNECTION = "milvus.json"
 _MAX_LIMIT = 16_384  # largest number of neighbours that Milvus returns
+_GROWTH = 8  # factor of the number of candidates where many rows are equally near
 _INSERT_BYTES = 8 << 20  # float32 bytes sent at once; servers refuse messages above 64 MB
 _QUERIES_AT_ONCE = 100
 _SEARCH_SECONDS = 60.0  # timeout of a search; the client's default is minutes
@@ -84,12 +86,35 @@ class MilvusStore:
         wanted, k = min(count, k + EXTRA_CANDIDATES), min(k, count)
         if wanted > _MAX_LIMIT:
             raise ValueError(f"Milvus returns at most {_MAX_LIMIT - EXTRA_CANDIDATES} neighbours, got k = {k}.")
-        candidates = np.empty((len(queries), wanted), np.int64)
+        distances, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         expression = "" if allowed is None else row_expression(allowed)
-        for start in range(0, len(queries) if wanted else 0, _QUERIES_AT_ONCE):
-            part = np.ascontiguousarray(queries[start : start + _QUERIES_AT_ONCE], np.float32)
-            candidates[start : start + len(part)] = self._candidates(part, wanted, expression)
-        return rescore(queries, self._descriptors, candidates, k)
+        for start in range(0, len(queries) if k else 0, _QUERIES_AT_ONCE):
+            part = slice(start, start + _QUERIES_AT_ONCE)
+            distances[part], rows[part] = self._search(queries[part], k, wanted, count, expression, allowed)
+        return distances, rows
+
+    def _search(
+        self,
+        queries: NDArray[np.floating],
+        k: int,
+        wanted: int,
+        count: int,
+        expression: str,
+        allowed: NDArray[np.bool_] | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Search among `wanted` candidates, and again among more for queries that others may be as near to as the k-th row."""
+        candidates = self._candidates(np.ascontiguousarray(queries, np.float32), wanted, expression)
+        ranked, rows = rescore(queries, self._descriptors, candidates, wanted)
+        distances, rows = ranked[:, :k].copy(), rows[:, :k].copy()
+        unsure = np.flatnonzero(_may_miss(queries, ranked, k)) if wanted < count else np.empty(0, np.int64)
+        if not len(unsure):
+            return distances, rows
+        if wanted == _MAX_LIMIT:
+            distances[unsure], rows[unsure] = exact_search(queries[unsure], self._descriptors, k, allowed)
+        else:
+            more = min(count, _MAX_LIMIT, _GROWTH * wanted)
+            distances[unsure], rows[unsure] = self._search(queries[unsure], k, more, count, expression, allowed)
+        return distances, rows
 
     @staticmethod
     def key(uri: str) -> str:
@@ -198,6 +223,22 @@ class MilvusStore:
         for block in float32_blocks(self._descriptors, _INSERT_BYTES):
             yield [{"row": start + number, "descriptor": descriptor} for number, descriptor in enumerate(block)]
             start += len(block)
+
+
+def _may_miss(queries: NDArray[np.floating], ranked: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
+    """Return for each query whether a row that is not a candidate may be as near as the k-th nearest candidate.
+
+    The farthest candidate is nearer than all other rows by Milvus's float32 distances, and by exact ones up to their rounding.
+
+    Args:
+        queries: (Q, D).
+        ranked: (Q, R) exact squared distances of the candidates, ascending.
+        k: Number of neighbours.
+    """
+    norms = np.linalg.norm(queries.astype(np.float64), axis=1)
+    kth, farthest = ranked[:, k - 1].astype(np.float64), ranked[:, -1].astype(np.float64)
+    rounding = relative_rounding(queries.shape[1]) * (norms**2 + (norms + np.sqrt(farthest)) ** 2)
+    return farthest - kth <= 2 * rounding
 
 
 def row_expression(allowed: NDArray[np.bool_]) -> str:

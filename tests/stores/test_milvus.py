@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.filters import within_heading, within_radius
 from d2vpr_hf.stores import build_store, open_store
+from d2vpr_hf.stores import milvus as milvus_store
+from d2vpr_hf.stores.exact import exact_search
 from d2vpr_hf.stores.milvus import MilvusStore, row_expression
 
 pytest.importorskip("pymilvus")
@@ -83,3 +85,63 @@ def test_a_collection_of_other_rows_is_refused(tmp_path):
     MilvusStore(draw(30, 16), str(tmp_path / "places.db")).close()
     with pytest.raises(ValueError, match="holds 30 rows, the descriptors are 20"):
         MilvusStore(draw(20, 16), str(tmp_path / "places.db"))
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def equal_rows(count, scattered=False):
+    """Return 600 descriptors (600, 32), of which `count` are equal: black frames, bursts, copies."""
+    rng = np.random.default_rng(2)
+    rows = unit(rng.standard_normal((600, 32)))
+    rows[rng.permutation(600)[:count] if scattered else np.arange(50, 50 + count)] = rows[50]
+    return rows
+
+
+def rows_of_few_values(values, width):
+    """Return 600 descriptors of whole numbers, which are equally far from many rows that are not equal to each other."""
+    return unit(np.random.default_rng(3).choice(values, (600, width)).astype(np.float32))
+
+
+TIES = {
+    "40 copies": lambda: equal_rows(40),
+    "300 copies among others": lambda: equal_rows(300, scattered=True),
+    "almost copies": lambda: unit(equal_rows(300) + 1e-6 * np.random.default_rng(4).standard_normal((600, 32))),
+    "one photo": lambda: np.repeat(equal_rows(1)[:1], 600, axis=0),
+    "signs": lambda: rows_of_few_values([-1, 1], 6),
+    "axes": lambda: np.eye(32, dtype=np.float32)[np.arange(600) % 32],
+    "half precision": lambda: equal_rows(300, scattered=True).astype(np.float16),
+    "long": lambda: 100 * equal_rows(300),
+}
+
+
+@pytest.mark.parametrize("kind", TIES)
+def test_milvus_closes_ties_as_exact_search_does(tmp_path, kind):
+    """Milvus returns any of the rows that are equally near: with more than 16 of them they were not the first rows."""
+    database = TIES[kind]()
+    queries = np.concatenate(
+        [database[50:52], database[7:8], unit(np.random.default_rng(5).standard_normal((1, database.shape[1])))]
+    )
+    store = MilvusStore(database, str(tmp_path / "places.db"))
+    for allowed in (None, np.arange(600) % 3 > 0, np.arange(600) > 80, np.arange(600) == 60):
+        for k in (1, 10, 200, 583, 584, 599, 600, 700):
+            expected, expected_rows = exact_search(queries, database, k, allowed)
+            distances, rows = store.search(queries, k, allowed)
+            assert np.array_equal(rows, expected_rows) and np.array_equal(distances, expected), k
+    store.close()
+
+
+def test_ties_beyond_the_limit_of_milvus_are_searched_exactly(tmp_path, monkeypatch):
+    """Queries without ties keep their candidates."""
+    requests, search = [], MilvusStore._candidates
+    monkeypatch.setattr(MilvusStore, "_candidates", lambda *args: requests.append((len(args[1]), args[2])) or search(*args))
+    monkeypatch.setattr(milvus_store, "_MAX_LIMIT", 250)
+    database = equal_rows(300)
+    store = MilvusStore(database, str(tmp_path / "places.db"))
+    queries = database[[3, 50, 9]]
+    assert np.array_equal(store.search(queries, 10)[1], exact_search(queries, database, 10)[1])
+    assert requests == [(3, 26), (1, 208), (1, 250)]
+    with pytest.raises(ValueError, match="at most 234 neighbours, got k = 235"):
+        store.search(queries, 235)
+    store.close()
