@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from d2vpr_hf.places.place import EARTH_RADIUS, Place, with_degrees
+from d2vpr_hf.places.place import EARTH_RADIUS, WITHOUT_ZONE, Place, local_frame, place_zone, with_degrees
 
 EARTH = "the Earth"  # the frame of positions in degrees
-WITHOUT_ZONE = "UTM metres without a zone"
 
 Coordinates = tuple[float, float, float]
 
@@ -35,14 +34,9 @@ def comparable_coordinates(place: Place) -> dict[str, Coordinates]:
         x, y, z = earth_vectors(located.latitude, located.longitude).tolist()
         coordinates[EARTH] = (x, y, z)
     elif place.utm_east is not None and place.utm_north is not None:
-        frame = WITHOUT_ZONE if not place.utm_zone else f"UTM zone {place.utm_zone}, out of its bounds"
+        frame = WITHOUT_ZONE if not place.utm_zone else f"{place_zone(place)}, out of its bounds"
         coordinates[frame] = (place.utm_east, place.utm_north, math.nan)
     return coordinates
-
-
-def local_frame(name: str | None) -> str:
-    """Return the name under which coordinates of a local frame are listed."""
-    return f"the local frame {name or ''}".rstrip()
 
 
 def earth_vectors(latitudes: ArrayLike, longitudes: ArrayLike) -> NDArray[np.float64]:

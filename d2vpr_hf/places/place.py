@@ -2,17 +2,22 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import utm
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from d2vpr_hf.places.utm_zones import UtmZone, settle_zone, zone_degrees, zone_text
 
 EARTH_RADIUS = 6_371_008.8  # metres, the mean radius of the IUGG
 POSITIVE_DIST_THRESHOLD = 25.0  # metres within which photos show the same place, the field's usual number
+LARGEST_DISAGREEMENT = 1000.0  # metres between a position in degrees and the same one in UTM metres, which may be rounded
+WITHOUT_ZONE = "UTM metres without a zone"
 POSITION_PAIRS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
 
 _Value = TypeVar("_Value", int, str)
@@ -65,6 +70,7 @@ class Place:
 
 
 _TYPES: dict[Any, pa.DataType] = {float | None: pa.float64(), str | None: pa.string(), str: pa.string()}
+_NUMBERS = [field.name for field in fields(Place) if field.type == float | None]
 PLACE_SCHEMA = pa.schema([(field.name, _TYPES[field.type]) for field in fields(Place)])  # columns of a table of places
 
 
@@ -89,12 +95,35 @@ def check_degrees(latitude: float, longitude: float) -> None:
 
 
 def check_place(place: Place) -> None:
-    """Raise ValueError if a place has only half a position, or a latitude or longitude that is not on the globe."""
+    """Check that the fields of a place are in their ranges and that its positions agree.
+
+    Timestamps are texts of any source and are not checked here; see [`d2vpr_hf.places.timestamps.to_seconds`].
+
+    Raises:
+        ValueError: If a number is not finite, a position has one of its two numbers only, a latitude, longitude, heading or UTM
+            zone does not exist, or UTM metres and degrees are over `LARGEST_DISAGREEMENT` metres apart.
+    """
+    check_fields(place)
+    error = next(_disagreements([place]), None)
+    if error is not None:
+        raise ValueError(error[1])
+
+
+def check_fields(place: Place) -> None:
+    """Check each field of a place as [`check_place`] does, without comparing its positions."""
+    for name in _NUMBERS:
+        value = getattr(place, name)
+        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+            raise ValueError(f"{name} must be a finite number, got {value!r}")
     for first, second in POSITION_PAIRS:
         if (getattr(place, first) is None) != (getattr(place, second) is None):
             raise ValueError(f"{first} and {second} belong together, but one of them is empty")
     if place.latitude is not None and place.longitude is not None:
         check_degrees(place.latitude, place.longitude)
+    if place.heading is not None and abs(place.heading) > 360:
+        raise ValueError(f"heading must be in [-360, 360] degrees, got {place.heading}")
+    if place.utm_zone:
+        settle_zone(place.utm_zone, place.latitude, place.utm_north)
 
 
 def with_utm(place: Place) -> Place:
@@ -126,13 +155,121 @@ def _rows_of_zones(places: list[Place]) -> dict[tuple[int, str], list[int]]:
 
 def with_degrees(place: Place) -> Place:
     """Add latitude and longitude to a place with UTM coordinates and a zone; a place outside its zone does not get them."""
-    if place.latitude is not None or place.utm_zone is None or place.utm_east is None:
-        return place
+    return place if place.latitude is not None or not place.utm_zone else all_with_degrees([place])[0]
+
+
+def all_with_degrees(places: Sequence[Place]) -> list[Place]:
+    """Add latitudes and longitudes to many places, several times as fast as [`with_degrees`]; existing ones stay.
+
+    Raises:
+        ValueError: If a UTM zone does not exist; the message names the place.
+    """
+    converted = list(places)
+    lacking = [row for row, place in enumerate(converted) if place.latitude is None and _is_inside_zone(place)]
+    for rows, latitudes, longitudes in _degrees_from_utm(converted, lacking):
+        for row, latitude, longitude in zip(rows, latitudes.tolist(), longitudes.tolist(), strict=True):
+            if not math.isnan(latitude):
+                converted[row] = replace(converted[row], latitude=latitude, longitude=longitude)
+    return converted
+
+
+def place_zone(place: Place) -> UtmZone | None:
+    """Return the UTM zone of a place, with its hemisphere; `None` if it has none.
+
+    Raises:
+        ValueError: If the zone does not exist or its hemisphere is not known; the message names the place.
+    """
+    if not place.utm_zone:
+        return None
     try:
-        latitude, longitude = utm.to_latlon(place.utm_east, place.utm_north, int(place.utm_zone[:-1]), place.utm_zone[-1])
-    except utm.OutOfRangeError:
-        return place
-    return replace(place, latitude=float(latitude), longitude=float(longitude))
+        return settle_zone(place.utm_zone, place.latitude, place.utm_north)
+    except ValueError as error:
+        raise ValueError(f"{place.path or 'A place without a path'}: {error}") from error
+
+
+def complete_places(places: Sequence[Place]) -> list[Place]:
+    """Check places and add the positions that follow from the known ones: degrees from UTM metres, and the reverse.
+
+    UTM zones are written in the normal form, such as `"56H"` for `"56 h"`; a missing zone is added where one explains both the
+    degrees and the UTM metres. Many places at once are several times as fast as one by one.
+
+    Raises:
+        ValueError: As [`check_place`] does; the message begins with the place's path.
+    """
+    for place in places:
+        try:
+            check_fields(place)
+        except ValueError as error:
+            raise ValueError(f"{place.path}: {error}") from error
+    for row, message in _disagreements(places):
+        raise ValueError(f"{places[row].path}: {message}")
+    return all_with_utm(_with_normal_zones(_with_missing_zones(all_with_degrees(places))))
+
+
+def _disagreements(places: Sequence[Place]) -> Iterator[tuple[int, str]]:
+    """Yield the row of each place whose UTM metres and degrees do not agree, and the reason."""
+    both = [row for row, place in enumerate(places) if place.latitude is not None and place.utm_zone]
+    both = [row for row in both if places[row].utm_east is not None]
+    for rows, latitudes, longitudes in _degrees_from_utm(places, both):
+        given = np.array([(places[row].latitude, places[row].longitude) for row in rows], np.float64)
+        distances = great_circles(given[:, 0], given[:, 1], latitudes, longitudes)
+        for number in np.flatnonzero(~(distances <= LARGEST_DISAGREEMENT)).tolist():
+            place = places[rows[number]]
+            where = f"latitude {latitudes[number]:.5f}, longitude {longitudes[number]:.5f}"
+            yield (
+                rows[number],
+                f"utm_east {place.utm_east:.2f} and utm_north {place.utm_north:.2f} in {place_zone(place)} are {where}, "
+                f"{distances[number] / 1000:.1f} km from its latitude {place.latitude} and longitude {place.longitude}. "
+                "Correct the zone, or remove one of the two positions",
+            )
+
+
+def _degrees_from_utm(
+    places: Sequence[Place], rows: Sequence[int]
+) -> Iterator[tuple[list[int], NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield rows, latitudes (R,) and longitudes (R,) of UTM metres, zone by zone; NaN where there are none."""
+    rows_of_zones = defaultdict(list)
+    for row in rows:
+        rows_of_zones[place_zone(places[row])].append(row)
+    for zone, rows_of_zone in rows_of_zones.items():
+        assert zone is not None
+        metres = np.array([(places[row].utm_east, places[row].utm_north) for row in rows_of_zone], np.float64)
+        yield rows_of_zone, *zone_degrees(zone, metres[:, 0], metres[:, 1])
+
+
+def _is_inside_zone(place: Place) -> bool:
+    """Return whether UTM metres have a zone and are within its usual bounds; mock coordinates are not."""
+    if not place.utm_zone or place.utm_east is None or place.utm_north is None:
+        return False
+    return 100_000 <= place.utm_east < 1_000_000 and -1 <= place.utm_north <= 10_000_001  # with rounding
+
+
+def _with_missing_zones(places: Sequence[Place]) -> list[Place]:
+    """Add the zone to places whose UTM metres follow from their degrees in the degrees' own zone or the next one."""
+    completed = list(places)
+    for row, place in enumerate(completed):
+        if place.utm_zone or place.utm_east is None or place.utm_north is None:
+            continue
+        if place.latitude is None or place.longitude is None or not -80 <= place.latitude <= 84:
+            continue
+        number = utm.latlon_to_zone_number(place.latitude, place.longitude)
+        for candidate in (number, number % 60 + 1, (number - 2) % 60 + 1):
+            east, north, _, letter = utm.from_latlon(place.latitude, place.longitude, force_zone_number=candidate)
+            if math.hypot(east - place.utm_east, north - place.utm_north) <= LARGEST_DISAGREEMENT:
+                completed[row] = replace(place, utm_zone=f"{candidate}{letter}")
+                break
+    return completed
+
+
+def _with_normal_zones(places: Sequence[Place]) -> list[Place]:
+    """Write the zones of places in the normal form."""
+    return [_with_normal_zone(place) if place.utm_zone else place for place in places]
+
+
+def _with_normal_zone(place: Place) -> Place:
+    zone = place_zone(place)
+    text = None if zone is None else zone_text(zone, place.latitude)
+    return place if text == place.utm_zone else replace(place, utm_zone=text)
 
 
 def flat_coordinates(place: Place) -> dict[str, tuple[float, ...]]:
@@ -140,13 +277,22 @@ def flat_coordinates(place: Place) -> dict[str, tuple[float, ...]]:
 
     Three metres in a local frame, where a missing `z` counts as 0, and two in UTM; they are comparable within one frame only.
     Zone letters name latitude bands, so a UTM frame is a zone number and a hemisphere.
+
+    Raises:
+        ValueError: If the place's UTM zone does not exist; the message names the place.
     """
     metres: dict[str, tuple[float, ...]] = {}
     if place.x is not None and place.y is not None:
-        metres[f"the local frame {place.frame or ''}".rstrip()] = (place.x, place.y, place.z or 0.0)
+        metres[local_frame(place.frame)] = (place.x, place.y, place.z or 0.0)
     if place.utm_east is not None and place.utm_north is not None:
-        metres[_utm_frame(place.utm_zone)] = (place.utm_east, place.utm_north)
+        zone = place_zone(place)
+        metres[WITHOUT_ZONE if zone is None else str(zone)] = (place.utm_east, place.utm_north)
     return metres
+
+
+def local_frame(name: str | None) -> str:
+    """Return the name under which coordinates of a local frame are listed."""
+    return f"the local frame {name or ''}".rstrip()
 
 
 def position_text(place: Place, digits: int = 2) -> str:
@@ -166,28 +312,37 @@ def position_text(place: Place, digits: int = 2) -> str:
 def distance_in_metres(first: Place, second: Place) -> float | None:
     """Return the distance of two places in metres; `None` if their positions cannot be compared.
 
-    The distance is planar in a common local frame or UTM zone, and on the sphere otherwise.
+    The distance is straight in a common local frame, or in its plane if a height is missing; planar in a common UTM zone; on
+    the sphere between places with degrees; and planar for metres without a zone.
+
+    Raises:
+        ValueError: If a UTM zone does not exist; the message names the place.
     """
-    here, there = flat_coordinates(first), flat_coordinates(second)
-    for frame in here:
-        if frame in there:
-            return math.dist(here[frame], there[frame])
-    if None not in (first.latitude, second.latitude):
-        return _great_circle(first, second)
-    return None
+    if first.is_local and second.is_local and local_frame(first.frame) == local_frame(second.frame):
+        return math.dist(*_local_coordinates(first, second))
+    here, there = (flat_coordinates(replace(place, x=None)) for place in (first, second))
+    frame = next((name for name in here if name in there), None)
+    if frame is not None and frame != WITHOUT_ZONE:
+        return math.dist(here[frame], there[frame])
+    first, second = with_degrees(first), with_degrees(second)
+    if None not in (first.latitude, first.longitude, second.latitude, second.longitude):
+        degrees = [(place.latitude or 0.0, place.longitude or 0.0) for place in (first, second)]
+        return float(great_circles(*degrees[0], *degrees[1]))
+    return None if frame is None else math.dist(here[frame], there[frame])
 
 
-def _utm_frame(zone: str | None) -> str:
-    if not zone:
-        return "UTM metres without a zone"
-    return f"UTM zone {int(zone[:-1])} {'north' if zone[-1] >= 'N' else 'south'}"
+def _local_coordinates(first: Place, second: Place) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the coordinates of two places of one local frame: three if both heights are known, else two."""
+    ends = [(place.x or 0.0, place.y or 0.0, place.z) for place in (first, second)]
+    count = 2 if any(end[2] is None for end in ends) else 3
+    return ends[0][:count], ends[1][:count]  # type: ignore[return-value]
 
 
-def _great_circle(first: Place, second: Place) -> float:
-    latitudes = math.radians(first.latitude or 0.0), math.radians(second.latitude or 0.0)
-    turn = math.radians((second.longitude or 0.0) - (first.longitude or 0.0))
-    haversine = (
-        math.sin((latitudes[1] - latitudes[0]) / 2) ** 2
-        + math.cos(latitudes[0]) * math.cos(latitudes[1]) * math.sin(turn / 2) ** 2
-    )
-    return 2 * EARTH_RADIUS * math.asin(min(1.0, math.sqrt(haversine)))
+def great_circles(
+    latitude: ArrayLike, longitude: ArrayLike, other_latitude: ArrayLike, other_longitude: ArrayLike
+) -> NDArray[np.float64]:
+    """Return the distances in metres between positions in degrees on a sphere of `EARTH_RADIUS`, element by element."""
+    phi, other_phi = np.radians(latitude), np.radians(other_latitude)
+    turn = np.radians(other_longitude) - np.radians(longitude)
+    haversine = np.sin((other_phi - phi) / 2) ** 2 + np.cos(phi) * np.cos(other_phi) * np.sin(turn / 2) ** 2
+    return np.asarray(2 * EARTH_RADIUS * np.arcsin(np.minimum(1.0, np.sqrt(haversine))))

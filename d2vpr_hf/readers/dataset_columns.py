@@ -13,10 +13,9 @@ from d2vpr_hf.places.place import (
     PLACE_SCHEMA,
     POSITION_PAIRS,
     Place,
-    all_with_utm,
-    check_place,
+    check_fields,
+    complete_places,
     parse_number,
-    with_degrees,
 )
 from d2vpr_hf.readers.csv_table import ALIASES, check_chosen, columns_by_alias
 from d2vpr_hf.readers.photos import is_url
@@ -93,14 +92,14 @@ def compute_columns(
             places.append(_place(f"{label}/{row}", image, cells))
         except ValueError as error:
             raise ValueError(f"{label}, row {row}: {error}.") from error
-    return place_columns(all_with_utm(places), place_ids)
+    return place_columns(complete_places(places), place_ids)
 
 
 def _place(name: str, image: ImageFile, cells: dict[str, Any]) -> Place:
     path = _path(name, image, cells.pop("path", None))
     place = Place(path, **{field: _cell(field, value) for field, value in cells.items()})
-    check_place(place)
-    return with_degrees(place)
+    check_fields(place)
+    return place
 
 
 def _path(name: str, image: ImageFile, file_name: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from d2vpr_hf.places.place import Place
-from d2vpr_hf.readers.at_names import is_at_name, place_from_name
+from d2vpr_hf.readers.at_names import is_at_name, place_from_name, places_from_names
 from d2vpr_hf.readers.csv_table import read_csv, write_csv
 from d2vpr_hf.readers.exif import place_from_exif
 from d2vpr_hf.readers.photos import find_photos
@@ -64,7 +64,7 @@ def _read_photo_folder(folder: Path, options: ReadOptions) -> PlaceTable:
         raise ValueError(f"{folder} has no CSV file to read positions from. Leave {option} out, or give a folder with one.")
     files = find_photos(folder)
     if options.positions == "names" or (options.positions is None and any(is_at_name(file) for file in files)):
-        return PlaceTable(folder, [place_from_name(file, folder) for file in files], "names")
+        return PlaceTable(folder, places_from_names(files, folder), "names")
     places = [place_from_exif(file, folder) for file in files]
     return PlaceTable(folder, places, "exif" if any(place.has_position for place in places) else "none")
 
