@@ -56,7 +56,7 @@ class PhotoFile:
         """Return the properties with the hash of the content; a URL has none, as it would have to be fetched again.
 
         Raises:
-            OSError: If the file cannot be read.
+            OSError: If the file cannot be read, or is not a regular file.
         """
         return PhotoFile(_hash(photo), self.file_size, self.file_mtime_ns)
 
@@ -228,6 +228,8 @@ def _hash(photo: PhotoSource) -> str | None:
         return hashlib.sha256(photo).hexdigest()
     if not isinstance(photo, Path):
         return None
+    if not photo.is_file():  # reading a pipe or a device may never end
+        raise OSError(f"{photo} is not a regular file.")
     with photo.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -8,7 +8,7 @@ from d2vpr_hf.places.place import Place
 from d2vpr_hf.readers.at_names import is_at_name, place_from_name, places_from_names
 from d2vpr_hf.readers.csv_table import read_csv, write_csv
 from d2vpr_hf.readers.exif import place_from_exif
-from d2vpr_hf.readers.photos import find_photos
+from d2vpr_hf.readers.photo_listing import LINKED_FOLDERS, PhotoListing, list_photos
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.read_options import ReadOptions
@@ -62,11 +62,13 @@ def _read_photo_folder(folder: Path, options: ReadOptions) -> PlaceTable:
     if options.positions == "csv" or options.columns:
         option = '`positions="csv"`' if options.positions == "csv" else "`columns=...`"
         raise ValueError(f"{folder} has no CSV file to read positions from. Leave {option} out, or give a folder with one.")
-    files = find_photos(folder)
-    if options.positions == "names" or (options.positions is None and any(is_at_name(file) for file in files)):
-        return PlaceTable(folder, places_from_names(files, folder), "names")
-    places = [place_from_exif(file, folder) for file in files]
-    return PlaceTable(folder, places, "exif" if any(place.has_position for place in places) else "none")
+    listing = list_photos(folder)
+    if options.positions == "names" or (options.positions is None and any(is_at_name(file) for file in listing.photos)):
+        places, source = places_from_names(listing.photos, folder), "names"
+    else:
+        places = [place_from_exif(file, folder) for file in listing.photos]
+        source = "exif" if any(place.has_position for place in places) else "none"
+    return PlaceTable(folder, places, source, listing.skipped, remarks=listing.remarks)
 
 
 def _find_tables(folder: Path) -> list[Path]:
@@ -79,7 +81,7 @@ def _read_csv_table(path: Path, options: ReadOptions) -> PlaceTable:
         if path.is_dir():
             return _read_photo_folder(path, options)
         raise ValueError(f'{path} is a CSV file. Leave `positions="{options.positions}"` out, or give the folder of photos.')
-    files, tables = (find_photos(path), _find_tables(path)) if path.is_dir() else ([], [path])
+    tables = _find_tables(path) if path.is_dir() else [path]
     if len(tables) > 1:
         names = ", ".join(table.name for table in tables)
         raise ValueError(
@@ -91,9 +93,19 @@ def _read_csv_table(path: Path, options: ReadOptions) -> PlaceTable:
     if not places:
         raise ValueError(f"{table} lists no photo.")
     listed = {place.path for place in places}
-    paths = [file.relative_to(table.parent).as_posix() for file in files]
-    skipped = {path: f"not listed in {table.name}" for path in paths if path not in listed}
-    return PlaceTable(table.parent, places, "csv", skipped, ids.get("place_ids"), ids.get("group_ids"))
+    listing = list_photos(path, listed) if path.is_dir() else PhotoListing([])
+    skipped = dict.fromkeys(_unlisted_photos(path, listing, listed), f"not listed in {table.name}") | listing.skipped
+    return PlaceTable(table.parent, places, "csv", skipped, ids.get("place_ids"), ids.get("group_ids"), remarks=listing.remarks)
+
+
+def _unlisted_photos(folder: Path, listing: PhotoListing, listed: set[str]) -> list[str]:
+    """Return the paths of a folder's photos that a table does not list, neither by their path nor through a linked folder."""
+    paths = [photo.relative_to(folder).as_posix() for photo in listing.photos]
+    unlisted = [path for path in paths if path not in listed]
+    if unlisted and any(remark.text == LINKED_FOLDERS for remark in listing.remarks):
+        files = {os.path.realpath(folder / path) for path in listed}
+        unlisted = [path for path in unlisted if os.path.realpath(folder / path) not in files]
+    return unlisted
 
 
 CSV_READER = PlaceReader(

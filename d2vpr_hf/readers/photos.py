@@ -17,7 +17,9 @@ from PIL.ExifTags import Base
 from PIL.ImageOps import exif_transpose
 
 PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
-_FORMATS = "jpg jpeg jpe jfif mpo png webp bmp gif tif tiff jp2 heic heif avif"
+_FORMATS = (
+    "jpg jpeg jpe jfif mpo png apng webp bmp gif tif tiff jp2 j2k jpf jpx heic heics heif hif hifs avif avifs ppm pgm pnm"
+)
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 
 _LIST_ENDING = "_images_paths.txt"
@@ -80,33 +82,6 @@ def read_paths_file(listing: Path, folder: Path) -> list[Path]:
             f"None of the {len(photos)} photos that {listing} lists exists{example}. Expected one path a line, relative to "
             f"{folder}. Without that file the folder is searched."
         )
-    return photos
-
-
-def find_photos(folder: Path) -> list[Path]:
-    """List the photo files in a folder and its subfolders, linked folders included, in the order of their paths.
-
-    A file `<folder>_images_paths.txt` next to the folder, see [`read_paths_file`], replaces the search; the photos are then in
-    the order of its lines. Links to missing files are listed too, and opening them reports the error. Files that macOS adds to
-    photos (`._*`) are not listed.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist, or holds no photo.
-        NotADirectoryError: If it is a file.
-        PermissionError: If a folder in it cannot be read.
-        ValueError: If the list of paths is malformed.
-    """
-    if not folder.exists():
-        raise FileNotFoundError(f"There is no folder {folder}. Give a folder of photos, or a CSV file that lists them.")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder. Give a folder of photos, or a CSV file that lists them.")
-    listing = paths_file(folder)
-    if listing.is_file():
-        return read_paths_file(listing, folder)
-    files = (path for path in _walk(folder) if path.suffix.lower() in PHOTO_SUFFIXES)
-    photos = sorted(path for path in files if not path.name.startswith("._"))
-    if not photos:
-        raise FileNotFoundError(f"No photo in {folder}: expected files that end in {', '.join(sorted(PHOTO_SUFFIXES))}.")
     return photos
 
 
@@ -173,22 +148,6 @@ def _local(source: PhotoSource) -> Path | bytes:
         raise UnreadablePhotoError("no such file") from error
     except Exception as error:  # each protocol raises other errors
         raise UnreadablePhotoError(f"it could not be fetched ({error})") from error
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files in a folder and its subfolders; each folder is entered once, so that links may form circles."""
-    entered = set()
-
-    def raise_error(error: OSError) -> None:
-        raise error
-
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=raise_error):
-        status = Path(parent).stat()
-        if (status.st_dev, status.st_ino) in entered:
-            folders.clear()
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        yield from (Path(parent) / name for name in files)
 
 
 @functools.cache

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.places.filters import Mask
-from d2vpr_hf.readers import find_photos
+from d2vpr_hf.readers.photo_listing import PhotoListing, list_photos
+from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
 
@@ -63,23 +64,35 @@ def search_photos(
         progress: Called with the number of photos just finished.
 
     Returns:
-        One result for each query photo, in order; a photo that could not be read has an error and no matches.
+        One result for each query photo, in order; a photo that could not be read has an error and no matches. Images of folders
+        in a format that is not read follow, with an error.
 
     Raises:
         ValueError: If the encoder's model or preprocessing is not the index's.
     """
     check_encoder(index, encoder)
-    photos = [photo for query in queries for photo in _find_queries(Path(query))]
+    listings = [_list_queries(Path(query)) for query in queries]
+    report_remarks(remark for listing in listings for remark in listing.remarks)
+    photos = [photo for listing in listings for photo in listing.photos]
     encoded = encoder.encode(photos, progress)
-    report_skipped({str(photos[row]): reason for row, reason in encoded.skipped.items()}, len(photos), strict)
+    unreadable = {str(photos[row]): reason for row, reason in encoded.skipped.items()}
+    unread = {path: reason for listing in listings for path, reason in listing.skipped.items()}
+    report_skipped(unreadable | unread, len(photos) + len(unread), strict)
     matches = index.search(encoded.descriptors, top_k, allowed=allowed)
     matches_of_row = dict(zip(encoded.rows.tolist(), matches, strict=True))
-    return [SearchResult(photo, matches_of_row.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
+    results = [SearchResult(photo, matches_of_row.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
+    return results + [SearchResult(Path(path), [], reason) for path, reason in unread.items()]
 
 
-def _find_queries(query: Path) -> list[Path]:
-    """Return the photos of a folder, or a photo itself; an empty folder itself, so that it becomes a result with an error."""
+def _list_queries(query: Path) -> PhotoListing:
+    """Return the photos of a folder, or a photo itself; an empty folder itself, so that it becomes a result with an error.
+
+    The paths of images that are not read have the folder too.
+    """
+    if not query.is_dir():
+        return PhotoListing([query])
     try:
-        return find_photos(query) if query.is_dir() else [query]
+        listing = list_photos(query)
     except FileNotFoundError:
-        return [query]
+        return PhotoListing([query])
+    return replace(listing, skipped={str(query / path): reason for path, reason in listing.skipped.items()})

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from d2vpr_hf.readers import UnreadablePhotoError
 from d2vpr_hf.readers.photos import PHOTO_SUFFIXES, open_header
+from d2vpr_hf.readers.program_files import program_file
 
 _CHUNK = 1 << 20
 _MEGA = 1_000_000
@@ -93,6 +94,9 @@ def collect_photos(files: Sequence[Path], folder: Path, limits: Limits = LIMITS)
         if Path(name).suffix.lower() not in PHOTO_SUFFIXES:
             skipped[name] = "not a photo by its name"
             continue
+        if text := program_file(PurePosixPath(name).parts):
+            skipped[name] = f"one of the {text}"
+            continue
         if len(photos) >= limits.photos:
             raise UploadError(f"The upload has more than {limits.photos} photos. {limits.to_text()}")
         target = folder / f"{len(photos):04d}" / safe_name(name)
@@ -157,7 +161,8 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> None:
         if entry.flag_bits & 1:
             raise UploadError("The zip has a password. Pack the photos without one.")
     photos = sum(
-        Path(entry.filename).suffix.lower() in PHOTO_SUFFIXES and not _is_from_macos(entry.filename) for entry in entries
+        Path(entry.filename).suffix.lower() in PHOTO_SUFFIXES and not program_file(PurePosixPath(entry.filename).parts)
+        for entry in entries
     )
     if photos > limits.photos:
         raise UploadError(f"The zip has {photos} photos. {limits.to_text()}")

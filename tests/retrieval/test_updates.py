@@ -11,9 +11,11 @@ import pytest
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index.place_rows import PhotoFile
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_photos
+from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.retrieval.updates import UpdateReport
 from tests.command_line import run
 from tests.index.workers import BytesEncoder, begin, contents, frame, write_photos
@@ -50,6 +52,32 @@ def test_an_update_without_changes_changes_no_byte(photos, tmp_path, encoder):
     assert report == UpdateReport(0, 0, 7, 0, {"03.jpg": "not an image"}) and encoder.seen == ["03.jpg"]
     assert before == {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "index").iterdir()}
     assert index.complete and index.skipped == {"03.jpg": "not an image"}
+
+
+def test_images_that_are_not_read_are_skipped_and_counted(photos, tmp_path, encoder, caplog):
+    (photos / "new.jxl").write_bytes(b"\xff\x0a" + bytes(20))
+    (photos / ".thumbnails").mkdir()
+    (photos / ".thumbnails" / "00.jpg").write_bytes(b"small")
+    index, report = index_photos(photos, tmp_path / "index", encoder)
+    assert (len(index), list(report.skipped)) == (7, ["new.jxl", "03.jpg"])
+    assert [remark.count for remark in report.remarks] == [1]
+    assert "2 of 9 photos were skipped" in caplog.text and "Skipped: 1 photos that are thumbnails" in caplog.text
+    results = search_photos(index, [photos], encoder)
+    assert {result.query.name: result.error for result in results if result.error} == {
+        "03.jpg": "not an image",
+        "new.jxl": "JPEG XL is not a format that is read; convert it to JPEG or PNG",
+    }
+    with pytest.raises(ValueError, match=r"(?s)skipped.*new\.jxl: JPEG XL"):
+        index_photos(photos, tmp_path / "index", encoder, strict=True)
+
+
+def test_pipes_and_devices_are_not_read(photos):
+    """Hashing one would never end."""
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        with pytest.raises(OSError, match="not a regular file"):
+            PhotoFile().with_hash(photos / name)
 
 
 def test_changed_photos_are_encoded_and_missing_ones_removed(photos, tmp_path, encoder):

@@ -32,6 +32,14 @@ def test_photos_are_collected_and_other_files_skipped(tmp_path):
     assert (tmp_path / "out" / "0002" / "one.jpg").read_bytes() == jpeg()
 
 
+def test_thumbnails_and_deleted_photos_of_a_zip_are_skipped_and_named(tmp_path):
+    names = ["a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", ".Trash/b.jpg", "DCIM/.trashed-17-c.jpg"]
+    collected = collect_photos([zipped(tmp_path / "a.zip", [(name, jpeg()) for name in names])], tmp_path / "out", SMALL)
+    assert [path.name for path in collected.photos] == ["a.jpg"]
+    assert list(collected.skipped) == names[1:]
+    assert collected.skipped[".Trash/b.jpg"] == "one of the photos in bins of deleted files"
+
+
 @pytest.mark.parametrize(
     "name", ["../evil.jpg", "a/../../evil.jpg", "/tmp/evil.jpg", "..\\evil.jpg", "C:\\evil.jpg", "a/..", "C:evil.jpg"]
 )
