@@ -20,7 +20,7 @@ from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
-from d2vpr_hf.utils.atomic_files import scratch_folder
+from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Progress
@@ -200,6 +200,7 @@ def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source:
         encoder.processor.save_pretrained(folder)
         write_card(folder, encoder.model, card, origin=name)
         (folder / PROJECTION_FILE).write_text(json.dumps({"format_version": 1} | facts, indent=1) + "\n", encoding="utf-8")
+        set_usual_modes(folder.iterdir())
         if out.exists():
             out.rmdir()
         folder.rename(out)

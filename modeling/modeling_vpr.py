@@ -13,6 +13,9 @@
 # limitations under the License.
 """The base of all models: from pixels to tokens, from features to the descriptor, and the settings for transformers."""
 
+import os
+import threading
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -80,6 +83,22 @@ class VPRPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
+
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
+        """Save the model as transformers does, and give weights and code the mode that the umask gives new files.
+
+        safetensors creates files for their owner alone since version 0.8, and copied code has the mode of its source.
+        """
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if not is_main_process:
+            return
+        new_file = Path(save_directory) / f".{os.getpid()}-{threading.get_ident()}.tmp"
+        new_file.touch()
+        mode = new_file.stat().st_mode
+        new_file.unlink()
+        for path in Path(save_directory).iterdir():
+            if path.suffix in (".safetensors", ".py"):
+                path.chmod(mode)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the layer that turns pixels into patch tokens."""

@@ -1,7 +1,6 @@
 """Export a model as a graph for another runtime, and verify that it gives the model's descriptors."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from d2vpr_hf.backends.verification import (
     verify_graph,
 )
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
 
 Format = Literal["onnx", "openvino"]
 InputKind = Literal["fixed", "any-size", "photos"]
@@ -98,9 +98,8 @@ def export_model(
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
     if options.precision == "int8" and not photos:
         raise ValueError("int8 is calibrated on photos like those to come: give photos=PHOTOS.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
-        folder = Path(scratch) / "model"
+    with scratch_folder(out) as scratch:
+        folder = scratch / "model"
         folder.mkdir()
         remaining = remaining_processor(processor, options)
         if photos:
@@ -126,6 +125,7 @@ def export_model(
         save_references(folder / REFERENCES_FILE, _make_references(model, processor, options, stored))
         record = {"relative_difference": verification.largest, "verification": verification.to_dict()}
         (folder / INFO_FILE).write_text(json.dumps(exported.info | record, indent=1) + "\n")
+        set_usual_modes(folder.iterdir())
         if out.exists():
             out.rmdir()
         folder.rename(out)

@@ -17,7 +17,7 @@ from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source, Target
 from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_config, load_dinov2, own_fields
-from d2vpr_hf.utils.atomic_files import scratch_folder
+from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
 
 _FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # Our names of weights that a source may lack: transformers makes the mask token optional, and nothing uses it.
@@ -114,6 +114,7 @@ def _write(conversion: Conversion, out: Path, source: str | Path) -> None:
         if (out / "README.md").is_file():  # a card that a person wrote stays
             shutil.copy(out / "README.md", folder)
         write_card(folder, conversion.model, _card_facts(conversion, source), origin=_origin(source))
+        set_usual_modes(folder.iterdir())
         _move_into(folder, out)
 
 

@@ -17,6 +17,7 @@ from d2vpr_hf.gridtown.rendering.billboards import draw_billboards
 from d2vpr_hf.gridtown.rendering.scene import Scene, make_scene
 from d2vpr_hf.gridtown.rendering.view import View, make_view
 from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls, look_up
+from d2vpr_hf.utils.atomic_files import store_file
 
 _HORIZON = 130.0  # metres; the largest depth, also that of the sky, because walls are drawn up to this distance
 
@@ -85,8 +86,7 @@ def _normal(scene: Scene, view: View, hits: Hits) -> torch.Tensor:
 def write_labels(file: Path, labels: Sequence[Labels], photos: Sequence[str]) -> None:
     """Write the labels of photos to a safetensors file, with the photos' paths in its metadata."""
     joined = {name: torch.cat(parts) for name, parts in zip(Labels._fields, zip(*labels, strict=True), strict=True)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(joined, file, metadata={"photos": json.dumps(list(photos))})
+    store_file(file, lambda scratch: save_file(joined, scratch, metadata={"photos": json.dumps(list(photos))}))
 
 
 def read_labels(file: str | Path) -> dict[str, Labels]:

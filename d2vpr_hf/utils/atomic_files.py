@@ -8,7 +8,9 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -45,9 +47,24 @@ def store_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     with _explained(path.parent), scratch_folder(path) as scratch:
         write(scratch / path.name)
+        set_usual_modes([scratch / path.name])
         _sync(scratch / path.name)
         os.replace(scratch / path.name, path)  # noqa: PTH105
         sync_folder(path.parent)
+
+
+def set_usual_modes(paths: Iterable[Path]) -> None:
+    """Set the mode of files to that of new files, which the umask gives; folders among the paths keep theirs.
+
+    Some libraries create files for their owner alone, whatever the umask: safetensors does since version 0.8.
+    """
+    modes: dict[Path, int] = {}
+    for path in list(paths):
+        if path.is_dir():
+            continue
+        if path.parent not in modes:
+            modes[path.parent] = _usual_mode(path.parent)
+        path.chmod(modes[path.parent])
 
 
 @contextlib.contextmanager
@@ -71,6 +88,7 @@ def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None
     with _explained(folder):
         try:
             write(temporary)
+            set_usual_modes(temporary.rglob("*"))
             _sync_tree(temporary)
             os.replace(temporary, folder / name)  # noqa: PTH105
         except BaseException:
@@ -84,6 +102,7 @@ def replace_folder(new: Path, place: Path) -> None:
 
     A crash between the two renames leaves the old folder under another name; [`restore_folder`] moves it back.
     """
+    set_usual_modes(new.rglob("*"))
     _sync_tree(new)
     old = _aside(place)
     shutil.rmtree(old, ignore_errors=True)
@@ -149,6 +168,16 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _usual_mode(folder: Path) -> int:
+    """Return the mode of a new file. Reading the umask would set it for a moment, also for files of other threads."""
+    new_file = folder / f".{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
+    new_file.touch()
+    try:
+        return stat.S_IMODE(new_file.stat().st_mode)
+    finally:
+        new_file.unlink()
 
 
 def _sync(path: Path) -> None:
