@@ -27,8 +27,21 @@ _LIST_ENDING = "_images_paths.txt"
 # A reduced photo stays at least this many times larger than its target size; docs/speed.md has the effect on descriptors.
 _SMALLEST_RATIO = 3
 
+_Transpose = PIL.Image.Transpose
+_TURNS = {  # by EXIF's orientation
+    2: _Transpose.FLIP_LEFT_RIGHT,
+    3: _Transpose.ROTATE_180,
+    4: _Transpose.FLIP_TOP_BOTTOM,
+    5: _Transpose.TRANSPOSE,
+    6: _Transpose.ROTATE_270,
+    7: _Transpose.TRANSVERSE,
+    8: _Transpose.ROTATE_90,
+}
+_ORIENTED_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # metadata that may state an orientation
+
 # errors that Pillow's decoders raise on damaged files
 _DECODING_ERRORS = (
+    AttributeError,
     OSError,
     RuntimeError,
     SyntaxError,
@@ -157,7 +170,7 @@ def _register_heif() -> None:
 
 
 def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Image:
-    """Turn a photo by the orientation in its EXIF; damaged EXIF is ignored.
+    """Turn a photo by the orientation in its EXIF; EXIF whose orientation cannot be read is ignored.
 
     For HEIF, phones write both EXIF and a rotation box. The box has precedence: the decoder applies it. Other programs write
     EXIF alone. The decoder removes EXIF's orientation in both cases, so it is restored here if there is no box.
@@ -166,9 +179,16 @@ def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Imag
         orientation = image.info.get("original_orientation")
         if orientation and not _has_rotation_box(photo):
             image.getexif()[Base.Orientation] = orientation
-        return exif_transpose(image)
+        turn = _TURNS.get(image.getexif().get(Base.Orientation, 1))
     except _DECODING_ERRORS:
         return image
+    try:
+        return exif_transpose(image)
+    except _DECODING_ERRORS:  # EXIF that can be read, but not written again without its orientation
+        upright = image if turn is None else image.transpose(turn)
+        for key in _ORIENTED_KEYS:
+            upright.info.pop(key, None)
+        return upright
 
 
 def _has_rotation_box(photo: Path | bytes) -> bool:
