@@ -1,6 +1,6 @@
 """Readers of photos and their places: folders, CSV files, GSV-Cities and Hugging Face data sets."""
 
-from d2vpr_hf.readers.folder import read_place, write_places
+from d2vpr_hf.readers.folder import read_photo, read_place, write_places
 from d2vpr_hf.readers.group_places import PlaceGrid, describe_places, group_places
 from d2vpr_hf.readers.gsv_cities import read_gsv_cities
 from d2vpr_hf.readers.hub_dataset import load_places
@@ -34,6 +34,7 @@ __all__ = [
     "name_in_folder",
     "open_photo",
     "read_gsv_cities",
+    "read_photo",
     "read_place",
     "read_places",
     "to_dataset",

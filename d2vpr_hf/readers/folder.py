@@ -1,23 +1,39 @@
 """Read a folder of photos with positions in a CSV file, in `@` names or in EXIF, and write such a CSV file."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from d2vpr_hf.places.place import Place
+from d2vpr_hf.places.place import Place, all_with_utm
 from d2vpr_hf.readers.at_names import is_at_name, place_from_name, places_from_names
 from d2vpr_hf.readers.csv_table import read_csv, write_csv
-from d2vpr_hf.readers.exif import place_from_exif
 from d2vpr_hf.readers.photo_listing import LINKED_FOLDERS, PhotoListing, list_photos
+from d2vpr_hf.readers.photo_place import PhotoPlaceReader
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.read_options import ReadOptions
+from d2vpr_hf.readers.remarks import merge_remarks
+from d2vpr_hf.readers.sidecars import SidecarFolders, SidecarsOfOnePhoto
 from d2vpr_hf.utils.atomic_files import store_file
 
 
 def read_place(photo: Path) -> Place:
-    """Read the place of one photo from its name or its EXIF."""
-    return place_from_name(photo, photo.parent) if is_at_name(photo) else place_from_exif(photo, photo.parent)
+    """Read the place of one photo from its `@` name or its metadata; see [`read_photo`] for remarks on it."""
+    return read_photo(photo).places[0]
+
+
+def read_photo(photo: Path, options: ReadOptions | None = None) -> PlaceTable:
+    """Return a table of one photo, with its place from its `@` name, or from EXIF, XMP or a sidecar file.
+
+    Raises:
+        ValueError: If its name begins with `@` and is malformed.
+    """
+    options = options or ReadOptions()
+    if options.positions == "names" or (options.positions != "exif" and is_at_name(photo)):
+        return PlaceTable(photo.parent, [place_from_name(photo, photo.parent)], "names")
+    reader = PhotoPlaceReader(photo.parent, SidecarsOfOnePhoto(), options.assume_north_east)
+    return _table_of_metadata(reader, [photo])
 
 
 def write_places(table: PlaceTable, out: str | Path, overwrite: bool = False) -> None:
@@ -64,11 +80,16 @@ def _read_photo_folder(folder: Path, options: ReadOptions) -> PlaceTable:
         raise ValueError(f"{folder} has no CSV file to read positions from. Leave {option} out, or give a folder with one.")
     listing = list_photos(folder)
     if options.positions == "names" or (options.positions is None and any(is_at_name(file) for file in listing.photos)):
-        places, source = places_from_names(listing.photos, folder), "names"
-    else:
-        places = [place_from_exif(file, folder) for file in listing.photos]
-        source = "exif" if any(place.has_position for place in places) else "none"
-    return PlaceTable(folder, places, source, listing.skipped, remarks=listing.remarks)
+        return PlaceTable(folder, places_from_names(listing.photos, folder), "names", listing.skipped, remarks=listing.remarks)
+    reader = PhotoPlaceReader(folder, SidecarFolders(), options.assume_north_east)
+    table = _table_of_metadata(reader, listing.photos)
+    return replace(table, skipped=listing.skipped, remarks=merge_remarks([*listing.remarks, *table.remarks]))
+
+
+def _table_of_metadata(reader: PhotoPlaceReader, photos: Sequence[Path]) -> PlaceTable:
+    places = all_with_utm([reader.read(photo) for photo in photos])
+    source = "exif" if any(place.has_position for place in places) else "none"
+    return PlaceTable(reader.folder, places, source, remarks=reader.remarks.summary())
 
 
 def _find_tables(folder: Path) -> list[Path]:

@@ -43,15 +43,23 @@ class RemarkCounter:
     def __init__(self) -> None:
         self._counts: dict[tuple[RemarkKind, str], tuple[int, str]] = {}
 
-    def add(self, kind: RemarkKind, text: str, example: str) -> None:
-        """Count one more photo or file; the first one of a text is its example."""
-        count, first = self._counts.get((kind, text), (0, example))
-        self._counts[kind, text] = count + 1, first
+    def add(self, kind: RemarkKind, text: str, example: str, count: int = 1) -> None:
+        """Count more photos or files, by default one; the first one of a text is its example."""
+        counted, first = self._counts.get((kind, text), (0, example))
+        self._counts[kind, text] = counted + count, first
 
     def summary(self) -> tuple[Remark, ...]:
         """Return a remark for each text: first the skipped files, then corrections, then assumptions."""
         remarks = [Remark(kind, text, count, example) for (kind, text), (count, example) in self._counts.items()]
         return tuple(sorted(remarks, key=lambda remark: get_args(RemarkKind).index(remark.kind)))
+
+
+def merge_remarks(remarks: Iterable[Remark]) -> tuple[Remark, ...]:
+    """Return one remark for each text of several tables, with the sum of their counts."""
+    counter = RemarkCounter()
+    for remark in remarks:
+        counter.add(remark.kind, remark.text, remark.example, remark.count)
+    return counter.summary()
 
 
 def report_remarks(remarks: Iterable[Remark]) -> None:

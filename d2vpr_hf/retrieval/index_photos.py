@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store
-from d2vpr_hf.readers import PhotoCollection, PlaceTable, ReadOptions, as_collection, name_in_folder, read_place, read_places
-from d2vpr_hf.readers.remarks import report_remarks
+from d2vpr_hf.readers import PhotoCollection, PlaceTable, ReadOptions, as_collection, name_in_folder, read_photo, read_places
+from d2vpr_hf.readers.remarks import merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_setup, index_settings
 from d2vpr_hf.retrieval.updates import IndexUpdate, UpdateReport, other_photos_message
@@ -127,7 +127,7 @@ def add_photos(
     check_setup(opened, encoder, building=not opened.complete)
     base = opened.settings.photo_folder
     tables, missing = _read_tables([Path(path) for path in photos], options or ReadOptions())
-    remarks = tuple(remark for table in tables for remark in table.remarks)
+    remarks = merge_remarks(remark for table in tables for remark in table.remarks)
     report_remarks(remarks)
     items = [
         (replace(place, path=name_in_folder(base, table.photo(place))), table.photo(place))
@@ -221,4 +221,4 @@ def _read_table(photo: Path, options: ReadOptions) -> PlaceTable:
         return read_places(photo, options)
     if not photo.exists():
         raise FileNotFoundError(f"There is no file or folder {photo}.")
-    return PlaceTable(photo.parent, [read_place(photo)], "names")
+    return read_photo(photo, options)

@@ -1,0 +1,138 @@
+"""The place of a photo from its metadata: EXIF, then XMP in the photo, then sidecar files next to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import PIL.Image
+
+from d2vpr_hf.places.place import Place
+from d2vpr_hf.readers.exif import DAMAGED, read_exif
+from d2vpr_hf.readers.photo_metadata import Note, PhotoMetadata, Stated, Value
+from d2vpr_hf.readers.photos import UnreadablePhotoError, named_errors, open_header
+from d2vpr_hf.readers.remarks import RemarkCounter
+from d2vpr_hf.readers.sidecars import LARGEST_METADATA, SidecarFolders, SidecarsOfOnePhoto
+from d2vpr_hf.readers.takeout import read_takeout
+from d2vpr_hf.readers.xmp import parse_xmp, read_xmp
+
+_EXIF_KEYS = ("exif", "Raw profile type exif")  # of an image's information; the second is ImageMagick's in PNG
+_XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
+
+
+class _Source(NamedTuple):
+    """A source of metadata: its name in remarks, its metadata, and whether it is a file of its own."""
+
+    name: str
+    metadata: PhotoMetadata
+    is_sidecar: bool = False
+
+
+class PhotoPlaceReader:
+    """Reads places from the metadata of photos, and counts what it skips, corrects and assumes.
+
+    Args:
+        folder: The folder that the places' paths are relative to.
+        sidecars: Finds sidecar files: [`SidecarFolders`] for the photos of a folder, [`SidecarsOfOnePhoto`] for one photo.
+        assume_north_east: Whether positions without a hemisphere are north and east.
+    """
+
+    def __init__(self, folder: Path, sidecars: SidecarFolders | SidecarsOfOnePhoto, assume_north_east: bool = False) -> None:
+        self.folder = folder
+        self.sidecars = sidecars
+        self.assume_north_east = assume_north_east
+        self.remarks = RemarkCounter()
+
+    def read(self, photo: Path) -> Place:
+        """Return the place of a photo, without UTM coordinates.
+
+        The first source that states a position, a heading or a time decides on it. Without a usable position the place has
+        none, and no heading. A photo that cannot be opened has an empty place: decoding it reports the error.
+        """
+        name = photo.relative_to(self.folder).as_posix()
+        try:
+            sources = self._embedded(photo, name)
+        except UnreadablePhotoError:
+            return Place(name)
+        if _is_stated(sources, "position") and _is_stated(sources, "timestamp"):
+            return self._place(name, sources)
+        return self._place(name, [*sources, *self._sidecar_sources(photo, name)])
+
+    def _place(self, name: str, sources: Sequence[_Source]) -> Place:
+        position = self._choose("position", [(source, source.metadata.position) for source in sources], name)
+        timestamp = self._choose("time", [(source, source.metadata.timestamp) for source in sources], name)
+        if position is None:
+            return Place(name, timestamp=timestamp)
+        heading = self._choose("heading", [(source, source.metadata.heading) for source in sources], name)
+        return Place(name, *position, heading=heading, timestamp=timestamp)
+
+    def _choose(self, quantity: str, statements: Sequence[tuple[_Source, Stated[Value]]], name: str) -> Value | None:
+        """Return the first value that is stated, and count its notes and those on unusable values before it."""
+        unusable: list[Note] = []
+        for source, statement in statements:
+            if statement.value is None:
+                unusable += statement.notes
+                continue
+            self._count([Note("corrected", f"{note.text}: read from {source.name} instead") for note in unusable], name)
+            self._count(statement.notes, name)
+            if source.is_sidecar:
+                self.remarks.add("assumed", f"{quantity}s of photos, read from sidecar files with the photos' names", name)
+            return statement.value
+        self._count(unusable, name)
+        return None
+
+    def _count(self, notes: Iterable[Note], name: str) -> None:
+        for note in dict.fromkeys(notes):
+            self.remarks.add(note.kind, note.text, name)
+
+    def _embedded(self, photo: Path, name: str) -> list[_Source]:
+        """Return the sources inside a photo. Damaged EXIF or XMP is counted, and its other sources are read."""
+        with open_header(photo) as image:
+            sources = [_Source("EXIF", self._read_exif(image, photo, name))]
+            content = next((image.info[key] for key in _XMP_KEYS if image.info.get(key)), None)
+        if content is None or all(_is_stated(sources, quantity) for quantity in ("position", "timestamp", "heading")):
+            return sources
+        xmp = self._read_xmp(content.encode() if isinstance(content, str) else content, name)
+        return [*sources, _Source("XMP", xmp)]
+
+    def _read_exif(self, image: PIL.Image.Image, photo: Path, name: str) -> PhotoMetadata:
+        try:
+            with named_errors(photo):
+                return read_exif(image, self.assume_north_east)
+        except UnreadablePhotoError:
+            if any(key in image.info for key in _EXIF_KEYS) or hasattr(image, "tag_v2"):  # else the pixels are damaged
+                self._count([DAMAGED], name)
+            return PhotoMetadata()
+
+    def _read_xmp(self, content: object, name: str) -> PhotoMetadata:
+        try:
+            if isinstance(content, bytes) and len(content) <= LARGEST_METADATA:
+                return read_xmp(parse_xmp(content), self.assume_north_east)
+        except ValueError:
+            pass  # counted as content of another type is
+        self.remarks.add("skipped", "XMP blocks in photos that are damaged", name)
+        return PhotoMetadata()
+
+    def _sidecar_sources(self, photo: Path, name: str) -> list[_Source]:
+        """Return the sources in files next to a photo. A file that cannot be read is counted."""
+        sources = []
+        for file in self.sidecars.find(photo):
+            path = file.relative_to(self.folder).as_posix()
+            try:
+                if not file.is_file() or file.stat().st_size > LARGEST_METADATA:
+                    raise ValueError(f"not a file of up to {LARGEST_METADATA} bytes")
+                content = file.read_bytes()
+                if file.suffix.lower() == ".xmp":
+                    metadata = read_xmp(parse_xmp(content), self.assume_north_east)
+                else:
+                    metadata = read_takeout(content, photo.name)
+            except (ValueError, OSError):
+                self.remarks.add("skipped", "sidecar files that are damaged or cannot be read", path)
+            else:
+                sources.append(_Source("sidecar files", metadata, is_sidecar=True))
+        return sources
+
+
+def _is_stated(sources: Sequence[_Source], quantity: str) -> bool:
+    return any(getattr(source.metadata, quantity).value is not None for source in sources)
