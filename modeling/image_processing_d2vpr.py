@@ -13,11 +13,12 @@
 # limitations under the License.
 """Photos to pixel values, without torchvision: upright, RGB, resized by torch's antialiased interpolation, normalised."""
 
+import math
 import os
 from typing import Any
 
 import torch
-from transformers import BaseImageProcessor, BatchFeature
+from transformers import BaseImageProcessor, BatchFeature, image_utils
 from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
@@ -36,16 +37,30 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 INTERPOLATION = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 _UNSUPPORTED = ("do_center_crop", "do_pad")
 
+_FLOAT_TOPS: tuple[float, ...] = (1.0, 255.0, 65535.0)
+_WHOLE_TOPS: tuple[float, ...] = (255.0, 32767.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)
+_FLAT = 16 / 256  # an image that takes a smaller share of its range would be almost black, grey or white
+_LARGEST_VALUE = 1e30  # programs for maps write about 3.4e38 where there are no data
+_SAMPLE_SIZE = 1_000_000
+_OVERSHOOT = 0.15  # bicubic resampling exceeds the range of an image by about 0.1 of it
+
+# tags of TIFF 6.0
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC_INTERPRETATION = 262
+_SAMPLE_FORMAT = 339
+_WHITE_IS_ZERO = 0
+
 
 class D2VPRImageProcessor(BaseImageProcessor):
     """Turn PIL images, numpy arrays, tensors, file paths or URLs into `pixel_values`.
 
     - PIL images are turned upright by their EXIF orientation and converted to RGB from any mode: transparency is dropped,
-      16-bit grey is scaled down by its range. (A HEIC file that is turned by EXIF alone, without a rotation box, has lost its
-      orientation when Pillow opens it; `d2vpr_hf.readers.open_photo` keeps it.)
+      grey of 16 or 32 bits is scaled to 8 bits by [`to_8_bit_grey`]. (A HEIC file that is turned by EXIF alone, without a
+      rotation box, has lost its orientation when Pillow opens it; `d2vpr_hf.readers.open_photo` keeps it.)
     - Arrays and tensors are (height, width), (height, width, channels) or (channels, height, width) with 1, 3 or 4
-      channels, as 8-bit or unsigned 16-bit numbers, or as floating-point numbers, which are in 0..1 if none
-      exceeds 1, and in 0..255 otherwise.
+      channels, as 8-bit or unsigned 16-bit numbers, or as floating-point numbers in 0..1 or 0..255. They are in 0..1 if
+      none exceeds 1, or by so little as resampling may exceed it, and in 0..255 otherwise; values of other ranges, such as
+      normalised ones, are an error.
     - Images are resized without keeping their aspect, in floating point (`interpolate(antialias=True)`), then normalised
       by ImageNet's mean and standard deviation, as the published models were trained.
 
@@ -81,7 +96,12 @@ class D2VPRImageProcessor(BaseImageProcessor):
         """Open file paths and URLs; return everything else unchanged."""
         if isinstance(images, (list, tuple)):
             return [self.fetch_images(image) for image in images]
-        return load_image(str(images)) if isinstance(images, (str, os.PathLike)) else images
+        if not isinstance(images, (str, os.PathLike)):
+            return images
+        try:
+            return image_utils.PIL.Image.open(images)  # `load_image` would cut off values of grey with more than 8 bits
+        except (OSError, ValueError):  # a URL or base64
+            return load_image(str(images))
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """List the single images in the input, grey ones without a channel axis included."""
@@ -139,10 +159,69 @@ def _flatten(images: Any) -> list[Any]:
 
 
 def to_rgb_image(image: Any) -> Any:
-    """Turn a PIL image upright and into RGB."""
-    if image.mode.startswith("I"):  # 16-bit grey; PIL would cut values above 255 off instead of scaling them
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    return load_image(image)  # by transformers: EXIF orientation, then RGB
+    """Turn a PIL image upright and into RGB; grey of more than 8 bits is scaled as [`to_8_bit_grey`] does."""
+    return load_image(to_8_bit_grey(image))  # by transformers: EXIF orientation, then RGB
+
+
+def to_8_bit_grey(image: Any, opened: Any = None) -> Any:
+    """Scale a PIL image in 16-bit, 32-bit or floating-point grey to 8 bits; return an image of another mode unchanged.
+
+    Pillow's own conversion cuts values above 255 off and takes values in 0..1 for black. Here 0 stays black, and white is
+
+    - 65535 for unsigned 16-bit grey,
+    - the first of 255, 32767, 65535, 2³¹ - 1 and 2³² - 1 that no value exceeds, for whole numbers of 32 bits,
+    - the first of 1, 255 and 65535 that no value exceeds, for floating-point numbers.
+
+    If a value is negative or exceeds all of these, or if the image would have less than 16 of the 256 levels of grey (as
+    pictures of thermal and depth cameras), black is the 1st percentile of the values and white the 99th. Values that are not
+    finite, or not below 10³⁰, mark missing data and become black.
+
+    Args:
+        image: The image.
+        opened: The image as Pillow opened it from a file, whose format decides where the mode leaves the range open; `None` for
+            an image that was not opened from a file.
+
+    Raises:
+        ValueError: If no value is finite, or all are equal and outside the ranges above, so that black and white are not known.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    opened = image if opened is None else opened
+    tags = getattr(opened, "tag_v2", {})  # of a TIFF file
+    values = to_numpy_array(image)
+    if image.mode.startswith("I;16") or opened.format in ("PNG", "PPM"):
+        tops = _WHOLE_TOPS[2:3]
+    elif image.mode == "F":
+        tops = _FLOAT_TOPS
+    else:
+        tops = _WHOLE_TOPS
+        if tags.get(_SAMPLE_FORMAT, (1,)) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
+            values = values.view("uint32")  # Pillow reads unsigned numbers as signed ones
+    scaled = _scale_to_bytes(torch.from_numpy(values.astype("float32")), tops)
+    if tags.get(_PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
+        scaled = 255 - scaled
+    grey = image.convert("L")  # keeps the EXIF data
+    grey.frombytes(scaled.round().to(torch.uint8).numpy().tobytes())
+    return grey
+
+
+def _scale_to_bytes(values: torch.Tensor, tops: tuple[float, ...]) -> torch.Tensor:
+    """Scale values of any shape to 0..255, by the first of `tops` that none exceeds or by their own range."""
+    measured = values.isfinite() & (values.abs() < _LARGEST_VALUE)
+    finite = values[measured]
+    if not finite.numel():
+        raise ValueError("no pixel has a finite value")
+    low, high = float(finite.min()), float(finite.max())
+    black, white = 0.0, next((top for top in tops if low >= 0 and high <= top), math.nan)
+    if math.isnan(white) or 0 < (high - low) / white < _FLAT:
+        sample = finite[:: max(1, finite.numel() // _SAMPLE_SIZE)]
+        black, white = torch.quantile(sample, torch.tensor([0.01, 0.99])).tolist()
+        if black == white:
+            black, white = low, high
+    if black == white:
+        raise ValueError(f"all pixels have the value {low:g}, and black and white are known for 0 to {tops[-1]:g} only")
+    scaled = ((values - black) * (255 / (white - black))).clamp(0, 255)
+    return torch.where(measured, scaled, 0.0)
 
 
 def pil_to_rgb(image: Any) -> torch.Tensor:
@@ -172,10 +251,17 @@ def _to_byte_range(image: torch.Tensor) -> torch.Tensor:
     if image.dtype == torch.bool:
         return image.float() * 255
     if image.dtype == torch.uint16:
-        return image.float() / 257
+        return _scale_to_bytes(image.float(), _WHOLE_TOPS[2:3])
     if not image.is_floating_point():
         raise ValueError(f"An image of whole numbers must be uint8 or uint16, got {image.dtype}.")
-    return image.float() * 255 if image.numel() and image.max() <= 1 else image.float()
+    image = image.float()
+    low, high = (float(value) for value in image.aminmax()) if image.numel() else (0.0, 0.0)
+    if not (-_OVERSHOOT * max(high, 1) <= low and high <= 255 * (1 + _OVERSHOOT)):
+        raise ValueError(
+            f"An image of floating-point numbers must be in 0..1 or 0..255, got {low:.4g} to {high:.4g}. Scale it, or switch "
+            "`do_rescale` and `do_normalize` off for an image that is normalised already."
+        )
+    return image * 255 if high <= 1 + _OVERSHOOT else image
 
 
 def _resize(images: torch.Tensor, size: SizeDict, resample: Any) -> torch.Tensor:
@@ -201,4 +287,4 @@ def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
         raise ValueError(f"D2VPRImageProcessor resizes whole images; it has no {' and '.join(unsupported)}.")
 
 
-__all__ = ["D2VPRImageProcessor", "pil_to_rgb", "to_rgb_image"]
+__all__ = ["D2VPRImageProcessor", "pil_to_rgb", "to_8_bit_grey", "to_rgb_image"]

@@ -101,6 +101,9 @@ def read_paths_file(listing: Path, folder: Path) -> list[Path]:
 def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PIL.Image.Image:
     """Open and decode a photo, and turn it upright. Its mode, such as RGB or L, is that of the file.
 
+    Grey of 16 or 32 bits or in floating-point numbers becomes 8-bit grey, scaled by its range as
+    [`d2vpr_hf.modeling.image_processing_d2vpr.to_8_bit_grey`] describes. Of several pages or frames the first is taken.
+
     Args:
         source: A file, as a path or a URL, or the content of a file.
         target: Height and width in pixels that the photo will be resized to. A JPEG that is at least six times as large is
@@ -108,7 +111,8 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
             resized photo. `None` decodes every pixel.
 
     Raises:
-        UnreadablePhotoError: If the file does not exist or cannot be decoded, or is too large to be decoded safely.
+        UnreadablePhotoError: If the file does not exist or cannot be decoded, is too large to be decoded safely, or has grey
+            values whose range is not known.
     """
     photo = _local(source)
     with open_header(photo) as image, named_errors(photo):
@@ -118,7 +122,7 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
         image.load()
     upright = _turn_upright(image, photo)
     upright.info.pop("exif", None)  # its orientation was applied; another reader would turn the photo again
-    return upright
+    return _scale_deep_grey(upright, image) if upright.mode.startswith(("I", "F")) else upright
 
 
 def open_header(photo: Path | bytes) -> PIL.Image.Image:
@@ -189,6 +193,16 @@ def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Imag
         for key in _ORIENTED_KEYS:
             upright.info.pop(key, None)
         return upright
+
+
+def _scale_deep_grey(upright: PIL.Image.Image, opened: PIL.Image.Image) -> PIL.Image.Image:
+    """Scale grey of more than 8 bits to 8 bits."""
+    from d2vpr_hf.modeling.image_processing_d2vpr import to_8_bit_grey  # imports torch, which other photos do not need
+
+    try:
+        return to_8_bit_grey(upright, opened)
+    except ValueError as error:
+        raise UnreadablePhotoError(str(error)) from error
 
 
 def _has_rotation_box(photo: Path | bytes) -> bool:

@@ -1,6 +1,7 @@
 """Every kind of photo must come out upright, in RGB, in the same numbers."""
 
 import io
+import struct
 
 import numpy as np
 import pillow_heif
@@ -10,7 +11,8 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from d2vpr_hf.modeling import D2VPRImageProcessor
-from d2vpr_hf.readers import open_photo
+from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
+from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 from tests.photos import add_rotation_box
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -105,6 +107,132 @@ def test_16_bit_files_keep_their_range(scene, tmp_path, suffix):
     path = tmp_path / f"deep.{suffix}"
     Image.fromarray(scene[..., 0].astype(np.uint16) * 257).save(path)
     assert torch.allclose(pixels(open_photo(path)), pixels(scene[..., 0]), atol=1.01 / 255 / 0.22)
+
+
+# unless said otherwise, a ramp from black to white
+RAMP = np.tile(np.linspace(0, 1, 256), (32, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("float64 of unit range", RAMP.astype(np.float32)),
+        ("floats of bytes", (RAMP * 255).astype(np.float32)),
+        ("floats of 16 bits", (RAMP * 65535).astype(np.float32)),
+        ("floats that overshoot", (RAMP * 1.0001).astype(np.float32)),
+        ("floats around 0", (RAMP * 2 - 1).astype(np.float32)),
+        ("degrees Celsius of a thermal camera", (RAMP * 8 + 14).astype(np.float32)),
+        ("12 bits in 16", (RAMP * 4095).round().astype(np.uint16)),
+        ("14 bits of a thermal camera", (RAMP * 900 + 28000).round().astype(np.uint16)),
+        ("signed 16 bits", (RAMP * 65535 - 32768).round().astype(np.int16)),
+        ("signed 16 bits, none below 0", (RAMP * 32767).round().astype(np.int16)),
+        ("32 bits of 16", (RAMP * 65535).round().astype(np.int32)),
+        ("32 bits of millimetres", (RAMP * 200_000).round().astype(np.int32)),
+        ("unsigned 32 bits", (RAMP * (2**32 - 1)).round().astype(np.uint32)),
+    ],
+)
+def test_deep_grey_is_scaled_by_its_range(name, values, tmp_path):
+    """Each becomes the ramp; Pillow's own conversion gives black, white or a part of it."""
+    write_tiff(tmp_path / "a.tif", values)
+    expected = np.round(RAMP * 255)
+    for image in (open_photo(tmp_path / "a.tif"), to_rgb_image(Image.open(tmp_path / "a.tif"))):
+        grey = np.asarray(image.convert("L"), np.float64)
+        assert np.abs(grey - expected).max() <= 4  # own ranges lose a hundredth at each end
+        assert grey.min() == 0
+        assert grey.max() == 255
+    assert torch.allclose(pixels(tmp_path / "a.tif"), pixels(open_photo(tmp_path / "a.tif")))
+
+
+def write_tiff(path, values, **tags):
+    """Write a little-endian TIFF with one strip, in types that Pillow itself does not write too."""
+    height, width = values.shape
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    entries = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: tags.get("photometric", 1), 273: 8, 274: 1}
+    entries |= {277: 1, 278: height, 279: values.nbytes, 339: kind} | (
+        {274: tags["orientation"]} if "orientation" in tags else {}
+    )
+    pixels_end = 8 + values.nbytes
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, n) for tag, n in sorted(entries.items())
+    )
+    path.write_bytes(
+        struct.pack("<2sHI", b"II", 42, pixels_end)
+        + values.astype(values.dtype.newbyteorder("<")).tobytes()
+        + directory
+        + bytes(4)
+    )
+
+
+def test_white_may_be_zero_in_a_tiff(tmp_path):
+    write_tiff(tmp_path / "a.tif", (RAMP * 65535).astype(np.uint16), photometric=0)
+    assert np.array_equal(np.asarray(open_photo(tmp_path / "a.tif"))[0], np.arange(256)[::-1])
+
+
+def test_deep_grey_is_turned_upright(tmp_path):
+    write_tiff(tmp_path / "a.tif", RAMP.astype(np.float32), orientation=6)
+    grey = np.asarray(open_photo(tmp_path / "a.tif"))
+    assert grey.shape == (256, 32)
+    assert np.array_equal(grey[:, 0], np.arange(256))
+    assert torch.allclose(pixels(tmp_path / "a.tif"), pixels(grey), atol=1e-5)
+
+
+@pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf, -3.4028235e38])
+def test_values_that_are_no_measurements_become_black(tmp_path, hole):
+    values = RAMP.astype(np.float32)
+    values[:4] = hole
+    write_tiff(tmp_path / "a.tif", values)
+    grey = np.asarray(open_photo(tmp_path / "a.tif"))
+    assert not grey[:4].any()
+    assert np.array_equal(grey[4], np.arange(256))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.full((8, 8), np.nan, np.float32), "no pixel has a finite value"),
+        (np.full((8, 8), -7, np.float32), "all pixels have the value -7, and black and white are known for 0 to 65535 only"),
+        (np.full((8, 8), 3e8, np.float32), "all pixels have the value 3e"),
+        (np.full((8, 8), -7, np.int32), "all pixels have the value -7"),
+    ],
+)
+def test_grey_of_unknown_range_is_refused(tmp_path, values, reason):
+    write_tiff(tmp_path / "a.tif", values)
+    with pytest.raises(UnreadablePhotoError, match=reason):
+        open_photo(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(("values", "expected"), [(np.float32(0.4), 102), (np.float32(80), 80), (np.uint16(25700), 100)])
+def test_one_grey_keeps_its_value(tmp_path, values, expected):
+    write_tiff(tmp_path / "a.tif", np.full((8, 8), values))
+    assert np.asarray(open_photo(tmp_path / "a.tif")).tolist() == [[expected] * 8] * 8
+
+
+def test_a_dark_16_bit_file_is_not_taken_for_8_bits(tmp_path):
+    """PNG and PNM say 16 bits where Pillow's mode says 32; all values are below 256."""
+    (tmp_path / "a.pgm").write_bytes(b"P5 8 8 65535\n" + np.full((8, 8), 200, ">u2").tobytes())
+    assert np.asarray(open_photo(tmp_path / "a.pgm")).max() == 1
+
+
+def test_the_first_page_of_a_tiff_is_taken(tmp_path):
+    first, second = Image.fromarray(RAMP.astype(np.float32)), Image.new("RGB", (9, 9))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    assert open_photo(tmp_path / "a.tif").size == (256, 32)
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (224, 224, 3), (3, 224, 224)])
+def test_arrays_of_other_ranges_are_refused(shape):
+    """They would become almost black without a word."""
+    rng = np.random.default_rng(0)
+    for values in (rng.normal(0, 1, shape), rng.uniform(-1, 1, shape), rng.uniform(0, 65535, shape), np.full(shape, np.nan)):
+        for image in (values, values.astype(np.float32), torch.from_numpy(values)):
+            with pytest.raises(ValueError, match=r"must be in 0..1 or 0..255, got .* to .*normalised already"):
+                pixels(image)
+            assert pixels(image, do_rescale=False, do_normalize=False).shape == (1, 3, 224, 224)
+
+
+def test_arrays_may_overshoot_as_resampling_does():
+    unit = np.clip(RAMP * 1.1 - 0.05, None, 1.04)
+    assert torch.allclose(pixels(unit), pixels(unit * 255), atol=1e-4)
 
 
 def test_big_endian_16_bit(scene):
