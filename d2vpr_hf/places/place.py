@@ -17,6 +17,7 @@ from d2vpr_hf.places.utm_zones import UtmZone, settle_zone, zone_degrees, zone_t
 EARTH_RADIUS = 6_371_008.8  # metres, the mean radius of the IUGG
 POSITIVE_DIST_THRESHOLD = 25.0  # metres within which photos show the same place, the field's usual number
 LARGEST_DISAGREEMENT = 1000.0  # metres between a position in degrees and the same one in UTM metres, which may be rounded
+LOCAL_FRAME = "the local frame"
 WITHOUT_ZONE = "UTM metres without a zone"
 POSITION_PAIRS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
 
@@ -292,7 +293,7 @@ def flat_coordinates(place: Place) -> dict[str, tuple[float, ...]]:
 
 def local_frame(name: str | None) -> str:
     """Return the name under which coordinates of a local frame are listed."""
-    return f"the local frame {name or ''}".rstrip()
+    return f"{LOCAL_FRAME} {name or ''}".rstrip()
 
 
 def position_text(place: Place, digits: int = 2) -> str:

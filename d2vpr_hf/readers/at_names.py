@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from d2vpr_hf.places.place import Place, check_fields, complete_places, parse_number
 
@@ -50,7 +51,7 @@ def _parse(name: str, path: str) -> Place:
     parts = name.split("@")
     if len(parts) != _NUM_PARTS:
         raise ValueError(f"the name has {len(parts)} parts between @, not {_NUM_PARTS}")
-    numbers = {field: _number(parts[place]) for field, place in _NUMBERS.items()}
+    numbers: dict[str, Any] = {field: _number(parts[place]) for field, place in _NUMBERS.items()}
     place = Place(path, **numbers, utm_zone=f"{parts[3]}{parts[4]}".strip() or None)
     place = replace(place, timestamp=_time(parts[13]), condition=parts[14] or None)
     is_polar = parts[1].strip() == parts[2].strip() == "" and place.latitude is not None
