@@ -17,8 +17,9 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from d2vpr_hf.evaluation.confidence import precision_curve
-from d2vpr_hf.localization.consensus import FEATURES, NUM_MATCHES, PositionEstimate
+from d2vpr_hf.localization.consensus import FEATURES, NOT_COMPARABLE, NUM_MATCHES, PositionEstimate
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
+from d2vpr_hf.places.geometry import comparable_coordinates
 
 CALIBRATION_FORMAT_VERSION = 1
 MIN_QUERIES = 50  # with fewer queries, or fewer than 5 correct or wrong ones, probabilities would be guesses
@@ -154,8 +155,8 @@ def fit_calibration(
         fingerprint: Fingerprint of the model that the similarities come from.
 
     Raises:
-        ValueError: If there are too few queries, too few correct or wrong estimates, or positions in another frame than the
-            map's.
+        ValueError: If there are too few queries, too few correct or wrong estimates, or positions in a frame that the map
+            does not have.
     """
     errors = position_errors(estimates, truths)
     correct = errors <= positive_dist_threshold
@@ -188,16 +189,21 @@ def fit_calibration(
 def position_errors(estimates: Sequence[PositionEstimate], truths: Sequence[Place]) -> NDArray[np.float64]:
     """Return the distance between each estimate and the true position, (Q,) metres.
 
+    An estimate in another frame of the map than the true one, such as another floor's, is `NOT_COMPARABLE` metres off.
+
     Raises:
-        ValueError: If a true place has no position in the frame of its estimate.
+        ValueError: If a true place has no position in any frame of the estimates.
     """
-    errors = [distance_in_metres(estimate.place, truth) for estimate, truth in zip(estimates, truths, strict=True)]
-    for estimate, truth, error in zip(estimates, truths, errors, strict=True):
-        if error is None:
+    frames_of_map = {frame for estimate in estimates for frame in comparable_coordinates(estimate.place)}
+    errors = []
+    for estimate, truth in zip(estimates, truths, strict=True):
+        error = distance_in_metres(estimate.place, truth)
+        if error is None and not frames_of_map & comparable_coordinates(truth).keys():
             raise ValueError(
                 f"{truth.path} has no position in {estimate.frame}, the frame of the map. Give queries with positions of "
                 "the map's kind: latitude and longitude, UTM with its zone, or the same local frame."
             )
+        errors.append(NOT_COMPARABLE if error is None else error)
     return np.array(errors, np.float64)
 
 

@@ -6,17 +6,21 @@ position: Zaffar et al., "On the estimation of image-matching uncertainty in vis
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import utm
 from numpy.typing import NDArray
 
 from d2vpr_hf.index import Match
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
-from d2vpr_hf.places.place import with_degrees
+from d2vpr_hf.places.geometry import EARTH, earth_degrees, frame_points, pairwise_distances
+from d2vpr_hf.places.place import EARTH_RADIUS, LOCAL_FRAME, place_zone, with_utm
+from d2vpr_hf.places.utm_zones import zone_text
 
 NUM_MATCHES = 10  # matches that vote
 FEATURES = ("similarity", "margin", "support", "log_spread", "gap")
+NOT_COMPARABLE = math.pi * EARTH_RADIUS  # metres; distance of places without a common frame: that of two antipodes
 _SHARPNESS = 3.0  # the last match has exp(-3), 5 %, of the first one's weight, for similarities of any scale
 _SURE_MARGIN = 1.0  # margin if all matches agree: larger than usual differences of similarities
 
@@ -26,9 +30,9 @@ class PositionEstimate:
     """The position that most matches agree on, with features of their agreement.
 
     Attributes:
-        place: The position, in UTM metres with degrees or in a local frame, and the heading; `path` is empty.
-        frame: Name of the position's flat frame, from [`flat_coordinates`].
-        position: Coordinates in this frame, metres.
+        place: The position, in degrees with UTM metres or in a local frame, and the heading; `path` is empty.
+        frame: Name of the position's flat frame, from [`flat_coordinates`]; `"the Earth"` near the poles, where UTM ends.
+        position: Coordinates in this frame, metres; latitude and longitude near the poles.
         features: (F,) float64 values of `FEATURES`: similarity of the best agreeing match; its margin over the best match
             elsewhere; weight of the agreeing matches, in [0, 1]; logarithm of 1 + the weighted standard deviation of all
             matches' positions in metres (SUE); gap between the similarities of the first and the last match.
@@ -46,8 +50,8 @@ def estimate_position(
     """Estimate the position that most top matches of one query agree on.
 
     Each match has a weight that follows from its similarity. The match with the largest total weight within `radius` metres
-    wins, and the estimate is the weighted mean of the positions there. Only matches in the frame of the best match with a
-    position are used.
+    wins, and the estimate is the weighted mean of the positions there. Positions with degrees are compared on the sphere, in
+    whichever UTM zone they are. Matches without a common frame, such as those of two local frames, disagree.
 
     Args:
         matches: Matches of one query, the most similar first.
@@ -55,23 +59,25 @@ def estimate_position(
         radius: Metres within which matches agree.
 
     Returns:
-        The estimate; `None` if no match has a position in metres.
+        The estimate; `None` if no match has a position.
+
+    Raises:
+        ValueError: If the UTM zone of a match does not exist; the message names its photo.
     """
     matches = list(matches[:num_matches])
-    frame = next((name for match in matches for name in flat_coordinates(match.place)), None)
-    if frame is None:
+    distances = pairwise_distances([match.place for match in matches])
+    rows = np.flatnonzero(np.isfinite(distances.diagonal()))  # matches with a position
+    if not len(rows):
         return None
-    placed = [(match, flat_coordinates(match.place)) for match in matches]
-    voters = [match for match, frames in placed if frame in frames]
-    positions = np.array([frames[frame] for _, frames in placed if frame in frames])
+    voters = [matches[row] for row in rows.tolist()]
+    distances = distances[np.ix_(rows, rows)]  # (V, V) between voters
     similarities = np.array([match.similarity for match in voters])
     weights = _weights(similarities)
-    distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)  # (V, V) between voters
     agreeing = distances[np.argmax((distances <= radius) @ weights)] <= radius
-    position = np.average(positions[agreeing], axis=0, weights=weights[agreeing])
-    best = voters[int(np.flatnonzero(agreeing)[0])].place
-    features = _features(similarities, weights, positions, agreeing)
-    return PositionEstimate(_place_at(position, best), frame, tuple(position.tolist()), features)
+    chosen = np.flatnonzero(agreeing)
+    place = _mean_place([voters[row].place for row in chosen.tolist()], weights[chosen])
+    frame, position = next(iter(flat_coordinates(place).items()), (EARTH, (place.latitude or 0.0, place.longitude or 0.0)))
+    return PositionEstimate(place, frame, position, _features(similarities, weights, distances, agreeing))
 
 
 def _weights(similarities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -84,21 +90,63 @@ def _weights(similarities: NDArray[np.float64]) -> NDArray[np.float64]:
 def _features(
     similarities: NDArray[np.float64],
     weights: NDArray[np.float64],
-    positions: NDArray[np.float64],
+    distances: NDArray[np.float64],
     agreeing: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     best = similarities[agreeing].max()
     margin = best - similarities[~agreeing].max() if not agreeing.all() else _SURE_MARGIN
-    centre = np.average(positions, axis=0, weights=weights)
-    spread = math.sqrt(np.average(((positions - centre) ** 2).sum(axis=1), weights=weights))
+    # in a plane, half the mean squared distance of pairs is the variance around the centre
+    spread = math.sqrt(weights @ np.minimum(distances, NOT_COMPARABLE) ** 2 @ weights / 2)
     return np.array([best, margin, weights[agreeing].sum(), math.log1p(spread), similarities[0] - similarities[-1]])
 
 
-def _place_at(position: NDArray[np.float64], best: Place) -> Place:
-    """Return the place of a position, with the frame or zone and the heading of the best agreeing match."""
-    if best.is_local:
-        x, y, z = position.tolist()
-        height = None if best.z is None else z
-        return Place("", x=x, y=y, z=height, yaw=best.yaw, frame=best.frame, heading=best.heading)
-    east, north = position.tolist()
-    return with_degrees(Place("", utm_east=east, utm_north=north, utm_zone=best.utm_zone, heading=best.heading))
+def _mean_place(places: Sequence[Place], weights: NDArray[np.float64]) -> Place:
+    """Return the weighted mean of places that agree, with the frame or zone and the heading of the best of them.
+
+    Of several frames, the one with the largest weight counts, and of equal ones the preferred one. The mean has local
+    coordinates and degrees if all places of that frame have both.
+    """
+    frames = frame_points(places)
+    totals = {frame: float(weights[rows].sum()) for frame, (rows, _) in frames.items()}
+    frame = next(name for name, total in totals.items() if total >= max(totals.values()) * (1 - 1e-9))
+    rows = frames[frame][0]
+    used, used_weights = [places[row] for row in rows.tolist()], weights[rows]
+    mean = Place("", heading=used[0].heading)
+    for name, (_, points) in frame_points(used).items():
+        if len(points) < len(used):
+            continue  # not all of them have a position in this frame
+        if name == EARTH:
+            mean = _with_mean_degrees(mean, points, used_weights)
+        elif name.startswith(LOCAL_FRAME):
+            mean = _with_mean_of_local_frame(mean, points, used_weights, used[0])
+    return _with_mean_metres(mean, used, used_weights)
+
+
+def _with_mean_degrees(mean: Place, vectors: NDArray[np.float64], weights: NDArray[np.float64]) -> Place:
+    """Add the direction of the mean vector; the first vector's, if the vectors are all around the Earth."""
+    vector = weights @ vectors
+    is_direction = np.linalg.norm(vector) > 1e-6 * weights.sum() * EARTH_RADIUS
+    latitude, longitude = earth_degrees(vector if is_direction else vectors[0])
+    return replace(mean, latitude=latitude, longitude=longitude)
+
+
+def _with_mean_of_local_frame(mean: Place, points: NDArray[np.float64], weights: NDArray[np.float64], best: Place) -> Place:
+    x, y = np.average(points[:, :2], axis=0, weights=weights).tolist()
+    has_height = ~np.isnan(points[:, 2])
+    height = float(np.average(points[has_height, 2], weights=weights[has_height])) if has_height.any() else None
+    return replace(mean, x=x, y=y, z=height, yaw=best.yaw, frame=best.frame)
+
+
+def _with_mean_metres(mean: Place, places: Sequence[Place], weights: NDArray[np.float64]) -> Place:
+    """Add UTM metres: the mean of metres in a common zone, otherwise those of the mean degrees in the best place's zone."""
+    best = places[0]
+    metres = [(place.utm_east, place.utm_north) for place in places]
+    zones = {str(place_zone(place)) for place in places}
+    if len(zones) == 1 and not any(None in pair for pair in metres):
+        east, north = np.average(np.array(metres, np.float64), axis=0, weights=weights).tolist()
+        return replace(mean, utm_east=east, utm_north=north, utm_zone=best.utm_zone)
+    zone = place_zone(best)
+    if zone is None or mean.latitude is None or not -80 <= mean.latitude <= 84:
+        return with_utm(mean)
+    east, north, _, _ = utm.from_latlon(mean.latitude, mean.longitude, zone.number, force_northern=zone.is_north)
+    return replace(mean, utm_east=float(east), utm_north=float(north), utm_zone=zone_text(zone, mean.latitude))

@@ -12,7 +12,7 @@ from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place
 PRECISION = 0.95  # default share of correct answers
 NOT_CALIBRATED = "not calibrated: `d2vpr calibrate INDEX --queries DIR` fits confidences and radii to labelled queries"
 NO_MATCHES = "no place of the index is allowed by the filters"
-NO_POSITIONS = "the matches have no positions in metres"
+NO_POSITIONS = "the matches have no positions"
 
 
 @dataclass(frozen=True)

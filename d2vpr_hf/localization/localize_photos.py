@@ -11,7 +11,7 @@ from d2vpr_hf.localization.calibration import MIN_QUERIES, Calibration, fit_cali
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
 from d2vpr_hf.localization.localize import NO_POSITIONS, PRECISION, Localization, localize
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
-from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.places.filters import Mask
 
 NO_INDEX_POSITIONS = (
-    "none of its photos has a position in metres. List them in a CSV file with latitude and longitude, or x and y, and run "
+    "none of its photos has a position. List them in a CSV file with latitude and longitude, or x and y, and run "
     "`d2vpr index` again; photos that are encoded already are not encoded again."
 )
 
@@ -133,7 +133,7 @@ def calibrate(
 
 def _check_labelled(index: PlaceIndex, table: PlaceTable, num_placed: int) -> None:
     """Raise ValueError before any photo is encoded if the index has no positions or too few queries have one."""
-    if not any(map(flat_coordinates, index.places)):
+    if not any(place.has_position for place in index.places):
         raise ValueError(f"The index {index.folder} cannot be calibrated: {NO_INDEX_POSITIONS}")
     if num_placed < MIN_QUERIES:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Reliability of a calibration: its confidences compared with the correctness of positions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.localization.calibration import Calibration, fit_calibration, position_errors
 from d2vpr_hf.localization.consensus import FEATURES, PositionEstimate
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
+from d2vpr_hf.places.place import EARTH_RADIUS
 
 BINS = 15  # of equal width, the usual number
 
@@ -106,5 +108,10 @@ def cross_judge(
 
 def _cell(place: Place, side: float) -> int:
     """Return the number of the chessboard's square that contains a place; squares of one colour have the same parity."""
-    position = next(iter(flat_coordinates(place).values()), (0.0, 0.0))
-    return int(position[0] // side) + int(position[1] // side)
+    x, y = 0.0, 0.0
+    if metres := flat_coordinates(place):
+        x, y = next(iter(metres.values()))[:2]
+    elif place.latitude is not None and place.longitude is not None:  # near the poles, where UTM ends
+        y = EARTH_RADIUS * math.radians(place.latitude)
+        x = EARTH_RADIUS * math.radians(place.longitude) * math.cos(math.radians(place.latitude))
+    return int(x // side) + int(y // side)

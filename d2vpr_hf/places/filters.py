@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.places.place import Place, distance_in_metres, with_utm
+from d2vpr_hf.places.geometry import distances_from
+from d2vpr_hf.places.place import Place, all_with_degrees, with_utm
 from d2vpr_hf.places.timestamps import to_seconds
 
 Mask = NDArray[np.bool_]
@@ -75,6 +76,8 @@ def parse_numbers(text: str | None, form: str) -> tuple[float, ...] | None:
 def within_radius(places: Sequence[Place], prior: Place, radius: float) -> Mask:
     """Allow places within `radius` metres, inclusive, of a prior position such as a GPS fix.
 
+    Distances are those on the sphere, also across UTM zones, the equator and the date line, and those in a common local frame.
+
     Raises:
         ValueError: If the prior has no position, or the radius is not a positive number.
     """
@@ -82,9 +85,7 @@ def within_radius(places: Sequence[Place], prior: Place, radius: float) -> Mask:
         raise ValueError("The prior needs a position: latitude and longitude, UTM, or x and y of a local frame.")
     if not 0 < radius < math.inf:
         raise ValueError(f"The radius must be above 0 metres, got {radius}.")
-    prior = with_utm(prior)
-    distances = (distance_in_metres(prior, place) for place in places)
-    return np.fromiter((distance is not None and distance <= radius for distance in distances), bool, len(places))
+    return distances_from(with_utm(prior), places) <= radius
 
 
 def within_box(places: Sequence[Place], south: float, west: float, north: float, east: float) -> Mask:
@@ -98,6 +99,7 @@ def within_box(places: Sequence[Place], south: float, west: float, north: float,
             "A box needs -90 <= south <= north <= 90 and west and east in [-180, 180] degrees, got "
             f"south {south}, west {west}, north {north}, east {east}."
         )
+    places = all_with_degrees(places)
     latitude, longitude = _numbers(places, "latitude"), _numbers(places, "longitude")
     between = (longitude >= west) & (longitude <= east) if west <= east else (longitude >= west) | (longitude <= east)
     return (latitude >= south) & (latitude <= north) & between

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from d2vpr_hf.index import IndexSettings, Match, PlaceIndex
@@ -21,9 +21,13 @@ from d2vpr_hf.localization import (
     load_calibration,
     localize,
 )
+from d2vpr_hf.localization.calibration import position_errors
+from d2vpr_hf.localization.consensus import NOT_COMPARABLE
 from d2vpr_hf.localization.localize import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED
 from d2vpr_hf.localization.plots import save_plots
-from d2vpr_hf.places import Place
+from d2vpr_hf.places import Place, distance_in_metres
+from d2vpr_hf.places.geometry import earth_degrees, earth_vectors, pairwise_distances
+from d2vpr_hf.places.place import EARTH_RADIUS, with_degrees, with_utm
 
 
 def match(rank, similarity, east, north=0.0, zone="32T", **fields):
@@ -41,10 +45,14 @@ def test_a_majority_outvotes_the_top_match():
 
 def test_features_by_hand():
     """Two matches of one place and one 100 m away, with similarities 1, 1 and 0, have weights 1, 1 and exp(-3)."""
-    estimate = estimate_position([match(1, 1.0, 500_000.0), match(2, 1.0, 500_000.0), match(3, 0.0, 500_100.0)])
     far = math.exp(-3) / (2 + math.exp(-3))
     spread = 100 * math.sqrt(far * (1 - far))  # standard deviation of two values with these probabilities
-    assert estimate.features == pytest.approx([1.0, 1.0, 1 - far, math.log1p(spread), 1.0])
+    rows = list(zip((1, 2, 3), (1.0, 1.0, 0.0), (0.0, 0.0, 100.0), strict=True))
+    local = estimate_position([Match(rank, rank, Place("", x=x, y=0.0), Path(), similarity) for rank, similarity, x in rows])
+    assert local.features == pytest.approx([1.0, 1.0, 1 - far, math.log1p(spread), 1.0])
+    # positions with degrees are compared on a sphere, whose metres differ from those of UTM by up to 0.5 %
+    on_earth = estimate_position([match(rank, similarity, 500_000.0 + x) for rank, similarity, x in rows])
+    assert on_earth.features == pytest.approx([1.0, 1.0, 1 - far, math.log1p(spread), 1.0], rel=1e-3)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 500)), min_size=1, max_size=12), st.floats(-1, 1), st.floats(0.01, 10))
@@ -65,9 +73,121 @@ def test_local_frames_keep_their_height_and_name():
     assert (place.x, place.y, place.z, place.yaw, place.frame, place.latitude) == (1.0, 2.0, 3.0, 30.0, "hall", None)
 
 
-def test_matches_in_other_frames_have_no_vote():
-    matches = [match(1, 0.9, 500_000.0), match(2, 0.9, 100_000.0, zone="33T"), Match(3, 3, Place("nowhere"), Path(), 0.9)]
-    assert estimate_position(matches).position == (500_000.0, 0.0)
+# ---- zones, hemispheres and frames
+
+
+def at(latitude, longitude, **fields):
+    return with_utm(Place("", latitude=latitude, longitude=longitude, **fields))
+
+
+def ranked(places, similarities):
+    pairs = enumerate(zip(places, similarities, strict=True), 1)
+    return [Match(rank, rank, place, Path(), similarity) for rank, (place, similarity) in pairs]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        (at(37.77, -122.42), at(40.7128, -74.006)),  # San Francisco and New York
+        (at(51.4779, -0.3), at(51.4779, 0.00001)),  # Greenwich: zones 30 and 31
+        (at(-0.45, 10.0), at(0.00001, 10.0)),  # the equator
+        (at(-16.8, -179.9), at(-16.8, 179.9999)),  # the date line
+        (at(59.33, 17.9), at(59.33, 18.00001)),  # Stockholm: zones 33 and 34
+        (at(60.4, 2.9), at(60.4, 3.00001)),  # Bergen's wide zone
+        (at(78.0, 8.9), at(78.0, 9.00001)),  # Svalbard
+        (at(89.9, 0.0), at(89.9, 180.0)),  # both sides of the pole, without UTM
+        (at(55.68, 12.57), replace(at(37.77, -122.42), latitude=None, longitude=None)),  # degrees, and metres with a zone
+        (Place("", x=1.0, y=0.0, frame="floor 1"), Place("", x=50.0, y=0.0, frame="floor 2")),
+        (Place("", x=1.0, y=0.0), at(1.0, 2.0)),  # a local frame, and degrees
+        (Place("", utm_east=1.0, utm_north=2.0), at(1.0, 2.0)),  # metres without a zone, and degrees
+    ],
+)
+def test_nine_matches_that_agree_beat_a_wrong_first_one(wrong, right):
+    """The last of them has 5 % of the first one's weight, so the nine have about 0.9 of the weights."""
+    similarities = [0.9] + [0.899] * 8 + [0.5]
+    estimate = estimate_position(ranked([wrong] + [right] * 9, similarities))
+    assert distance_in_metres(estimate.place, right) == pytest.approx(0.0, abs=1e-6)
+    similarity, margin, support, log_spread, _ = estimate.features
+    assert similarity == 0.899 and margin == pytest.approx(-0.001)
+    assert 0.87 < support < 0.91 and log_spread > math.log(500)
+    assert np.isfinite(estimate.features).all()
+
+
+def test_matches_on_both_sides_of_a_border_agree():
+    """Their mean is on the border, in the zone of the best one, while the mean of longitudes may be behind the Earth."""
+    for border, zones in ((0.0, {"30U", "31U"}), (180.0, {"60U", "1U"}), (18.0, {"33U", "34U"})):
+        sides = [at(51.4779, (border + step + 180) % 360 - 180) for step in (0.0001, -0.0001)]
+        assert {place.utm_zone for place in sides} == zones
+        estimate = estimate_position(ranked(sides, [0.9, 0.9]))
+        assert estimate.features[2] == pytest.approx(1.0) and estimate.features[3] == pytest.approx(math.log1p(6.93), abs=0.01)
+        assert abs((estimate.place.longitude - border + 180) % 360 - 180) < 1e-9
+        assert estimate.place.utm_zone == sides[0].utm_zone
+        from_metres = replace(estimate.place, latitude=None, longitude=None)
+        assert distance_in_metres(with_degrees(from_metres), estimate.place) < 1e-3
+
+
+def test_a_mean_at_the_pole_has_no_utm_metres():
+    places = [at(89.9999, longitude) for longitude in (0.0, 90.0, 180.0, -90.0)]  # 11 m from the pole
+    estimate = estimate_position(ranked(places, [0.9] * 4))
+    assert estimate.place.latitude == pytest.approx(90.0, abs=1e-6) and estimate.place.utm_east is None
+    assert estimate.frame == "the Earth" and estimate.features[1:3].tolist() == [1.0, pytest.approx(1.0)]
+
+
+def test_matches_with_local_coordinates_and_degrees_give_both():
+    both = [Place("", 46.0, 11.0 + x / 77_000, x=x, y=0.0, z=z, frame="hall") for x, z in ((0.0, 3.0), (2.0, None))]
+    place = estimate_position(ranked([*both, Place("nowhere")], [0.9, 0.9, 0.9])).place
+    assert (place.x, place.z, place.frame) == (1.0, 3.0, "hall")
+    assert (place.latitude, place.longitude) == pytest.approx((46.0, 11.0 + 1 / 77_000), abs=1e-9)
+    assert place.utm_zone == "32T"
+    mixed = estimate_position(ranked([*both, at(46.0, 11.0), at(46.0, 11.0)], [0.9] * 4))  # degrees have more weight
+    assert mixed.place.x is None and mixed.features[2] == pytest.approx(1.0)
+
+
+def test_matches_without_finite_positions_have_no_vote():
+    nowhere = [Place(""), Place("", latitude=math.nan, longitude=0.0), Place("", x=math.inf, y=0.0)]
+    assert estimate_position(ranked(nowhere, [0.9, 0.8, 0.7])) is None
+    estimate = estimate_position(ranked([*nowhere, at(1.0, 2.0)], [0.9, 0.8, 0.7, 0.6]))
+    assert estimate.features[0] == 0.6 and estimate.place.latitude == pytest.approx(1.0)
+
+
+def rotations():
+    """Rotations of the sphere as orthogonal matrices, from unit quaternions."""
+
+    def matrix(numbers):
+        w, x, y, z = np.array(numbers) / np.linalg.norm(numbers)
+        return np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+
+    return st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda numbers: np.linalg.norm(numbers) > 0.1).map(matrix)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(-40, 40), st.floats(-40, 40), st.sampled_from([0.0, 3.0])), min_size=1),
+    st.tuples(st.floats(-90, 90), st.floats(-180, 180)),
+    rotations(),
+)
+def test_the_consensus_rotates_with_the_photos(rows, centre, rotation):
+    """Zones, hemispheres, the date line and the poles are marks on a map; a sphere has none of them."""
+    rows = sorted(((round(similarity, 3), *rest) for similarity, *rest in rows), reverse=True)
+    origin = earth_vectors(*centre)
+    side = np.cross(origin, [0.0, 1.0, 0.0] if abs(origin[1]) < 0.9 * EARTH_RADIUS else [1.0, 0.0, 0.0])
+    side /= np.linalg.norm(side)
+    up = np.cross(side, origin / EARTH_RADIUS)
+    vectors = np.array([origin + x * side + (y + far * 1e5) * up for _, x, y, far in rows])
+    places = [at(*earth_degrees(vector)) for vector in vectors]
+    distances = pairwise_distances(places)
+    assume(not (np.abs(distances - 25.0) < 1e-3).any())
+    plain = estimate_position(ranked(places, [row[0] for row in rows]))
+    turned = estimate_position(ranked([at(*earth_degrees(rotation @ vector)) for vector in vectors], [row[0] for row in rows]))
+    assert turned.features == pytest.approx(plain.features, rel=1e-6, abs=1e-6)
+    moved = rotation @ earth_vectors(plain.place.latitude, plain.place.longitude)
+    assert np.linalg.norm(moved - earth_vectors(turned.place.latitude, turned.place.longitude)) < 1e-3
 
 
 def draw_answers(count, seed=0, outside=0.0):
@@ -195,6 +315,17 @@ def test_queries_with_positions_in_another_frame_are_named():
     truths[7] = replace(truths[7], utm_zone=None)
     with pytest.raises(ValueError, match=r"q7 has no position in UTM zone 32 north.*Give queries with positions of the map's"):
         fit_calibration(estimates, truths)
+
+
+def test_queries_are_judged_across_zones_and_frames():
+    """An estimate on another floor is wrong; a query that no photo of the map can be compared with is an error."""
+    floors = [Place("", x=10.0 * number, y=0.0, frame=f"floor {number % 2}") for number in range(60)]
+    estimates = [estimate_position(ranked([place], [0.9])) for place in [*floors, at(51.4779, 0.00001)]]
+    truths = [replace(place, path="q", frame="floor 0", x=place.x + 1) for place in floors]
+    errors = position_errors(estimates, [*truths, at(51.4779, -0.00001)])
+    assert errors.tolist() == [1.0, NOT_COMPARABLE] * 30 + [pytest.approx(1.39, abs=0.01)]
+    with pytest.raises(ValueError, match="q has no position in the local frame floor 0, the frame of the map"):
+        position_errors(estimates, [replace(truths[0], frame="Floor 0"), *truths[1:], at(0, 0)])
 
 
 def test_incomplete_answers_have_a_note():

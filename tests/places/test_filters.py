@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from d2vpr_hf.cli import app
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.filters import PlaceFilter, within_box, within_heading, within_radius, within_time
+from d2vpr_hf.places.place import with_utm
 from tests.photos import save
 
 
@@ -31,6 +33,39 @@ def test_a_prior_in_degrees_is_compared_with_places_in_utm():
     """A GPS fix has no UTM coordinates of its own."""
     place = Place("a", utm_east=500_000.0, utm_north=4_649_776.22, utm_zone="32T")  # 42° N, 9° E
     assert within_radius([place], Place("prior", latitude=42.0, longitude=9.0), 1.0).tolist() == [True]
+
+
+def only_metres(latitude, longitude):
+    return replace(with_utm(Place("", latitude, longitude)), latitude=None, longitude=None)
+
+
+@pytest.mark.parametrize(
+    ("prior", "east_of_it"),
+    [
+        ((51.4779, -0.0005), (51.4779, 0.0005)),  # Greenwich: 69 m from zone 30 to 31
+        ((-16.8, 179.9995), (-16.8, -179.9996)),  # Fiji: 96 m over the date line
+        ((0.0004, 10.0), (-0.0004, 10.0)),  # 89 m over the equator
+        ((89.9996, 0.0), (89.9996, 180.0)),  # 89 m over the pole
+        ((60.4, 2.9995), (60.4, 3.0005)),  # into Norway's wide zone
+    ],
+)
+def test_a_radius_reaches_over_borders(prior, east_of_it):
+    """In degrees and, where UTM is defined, for a prior or places that have UTM metres only."""
+    forms = [lambda *degrees: with_utm(Place("", *degrees))] + [only_metres] * (prior[0] < 84)
+    for prior_form in forms:
+        places = [form(*east_of_it) for form in forms] + [Place("", x=0.0, y=0.0), Place("nowhere")]
+        assert within_radius(places, prior_form(*prior), 100.0).tolist() == [True] * len(forms) + [False] * 2
+        assert not within_radius(places, prior_form(*prior), 50.0).any()
+
+
+def test_a_box_contains_places_with_utm_metres_only():
+    places = [only_metres(-16.8, 179.999), only_metres(-16.8, -179.999), only_metres(-16.8, 170.0)]
+    assert within_box(places, -17, 179, -16, -179).tolist() == [True, True, False]
+
+
+def test_a_prior_without_a_height_is_compared_in_the_plane():
+    places = [Place("a", x=3.0, y=4.0, z=100.0, frame="hall"), Place("b", x=3.0, y=4.1, z=0.0, frame="hall")]
+    assert within_radius(places, Place("prior", x=0.0, y=0.0, frame="hall"), 5.0).tolist() == [True, False]
 
 
 def test_places_in_another_local_frame_are_not_allowed():

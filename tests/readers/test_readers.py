@@ -3,10 +3,13 @@
 import math
 import os
 import zipfile
+from pathlib import Path
 
 import pillow_heif
 import pytest
 import utm
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 from PIL.TiffImagePlugin import IFDRational
@@ -14,6 +17,7 @@ from PIL.TiffImagePlugin import IFDRational
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.place import all_with_utm
 from d2vpr_hf.readers import UnreadablePhotoError, find_photos, open_photo, read_places
+from d2vpr_hf.readers.at_names import place_from_name
 from tests.photos import at_name, draw, gps_exif, save, save_bad_files
 
 
@@ -315,3 +319,68 @@ def test_distances_are_planar_in_one_frame_and_spherical_across_zones():
     assert distance_in_metres(Place("a", x=0.0, y=0.0, frame="hall"), Place("b", x=3.0, y=4.0, frame="hall")) == 5.0
     assert distance_in_metres(Place("a", x=0.0, y=0.0, frame="hall"), Place("b", x=3.0, y=4.0, frame="yard")) is None
     assert distance_in_metres(Place("a"), first) is None
+
+
+def test_heights_on_one_side_are_compared_in_the_plane():
+    high = Place("map", x=1.0, y=2.0, z=30.0)
+    assert distance_in_metres(high, Place("query", x=4.0, y=6.0)) == 5.0
+    assert distance_in_metres(Place("query", x=1.0, y=2.0), high) == 0.0
+    assert distance_in_metres(Place("a", x=1.0, y=2.0, frame="hall"), Place("b", x=1.0, y=2.0, z=9.0, frame="hall")) == 0.0
+    assert distance_in_metres(high, Place("query", x=1.0, y=2.0, z=0.0)) == 30.0
+
+
+@pytest.mark.parametrize(
+    ("name", "latitude", "zone"),
+    [
+        (at_name(334900.57, 6252288.75, "56@S", "-33.8568", "151.2153"), -33.8568, "56H"),  # S for the southern hemisphere
+        (at_name(334900.57, 6252288.75, "56@S"), -33.8568, "56H"),
+        (at_name(334900.57, 6252288.75, "56@h"), -33.8568, "56H"),
+        (at_name(334900.57, 6252288.75, "056@H"[1:], "-33.8568", "151.2153"), -33.8568, "56H"),
+        (at_name(334900.57, 6252288.75, "56@", "-33.8568", "151.2153"), -33.8568, "56H"),  # the latitude settles it
+        (at_name(334900.57, 6252288.75, "@", "-33.8568", "151.2153"), -33.8568, "56H"),  # metres and degrees agree there
+        ("@@@@@89.5@-45.25@@@@@@@@@.jpg", 89.5, None),  # UTM ends at 84° N
+        ("@@@@@-85@10@@@@@@@@@.jpg", -85.0, None),
+    ],
+)
+def test_zones_and_poles_of_at_names_are_read(tmp_path, name, latitude, zone):
+    save(tmp_path / name, 0)
+    place = read_places(tmp_path).places[0]
+    assert place.latitude == pytest.approx(latitude, abs=1e-4) and place.utm_zone == zone
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (at_name(334900.57, 6252288.75, "10@H", "-33.8568", "151.2153"), "km from its latitude"),
+        (at_name(334900.57, 6252288.75, "56@T", "-33.8568", "151.2153"), "km from its latitude"),
+        (at_name(334900.57, 6252288.75, "99@H"), "expected a UTM zone"),
+        (at_name(334900.57, 6252288.75, "56@I"), "expected a UTM zone"),
+        (at_name(334900.57, 6252288.75, "56@"), "neither a letter nor a hemisphere"),
+        (at_name(334900.57, 6252288.75, "@H"), "expected a UTM zone"),
+        (at_name(334900.57, 6252288.75, "56@H", "-33.8568"), "latitude and longitude belong together"),
+    ],
+)
+def test_at_names_with_contradicting_positions_are_named(tmp_path, name, message):
+    save(tmp_path / name, 0)
+    with pytest.raises(ValueError, match=message) as raised:
+        read_places(tmp_path)
+    assert name in str(raised.value)
+
+
+@given(st.floats(-90, 90), st.floats(-180, 180))
+@example(84.0, 180.0)
+@example(-80.0, -180.0)
+@example(60.4, 3.0)
+@example(78.0, 33.0)
+@example(0.0, -0.0)
+def test_any_position_survives_an_at_name(latitude, longitude):
+    """Written with two decimals of metres, as the field's data sets are: with degrees, or without them where UTM is defined."""
+    place = all_with_utm([Place("", latitude, longitude)])[0]
+    texts = [f"{latitude:.7f}", f"{longitude:.7f}"]
+    names = [f"@@@@@{texts[0]}@{texts[1]}@@@@@@@@@.jpg"]
+    if place.utm_zone is not None:
+        zone = f"{place.utm_zone[:-1]}@{place.utm_zone[-1]}"
+        names = [at_name(place.utm_east, place.utm_north, zone, *degrees) for degrees in ([], texts)]
+    for name in names:
+        read = place_from_name(Path(name), Path())
+        assert distance_in_metres(Place("", latitude, longitude), Place("", read.latitude, read.longitude)) < 0.1
