@@ -71,9 +71,13 @@ def frame_points(places: Sequence[Place]) -> dict[str, tuple[NDArray[np.int64], 
     if degrees:
         located = np.array(degrees, np.float64)
         frames[EARTH] = located[:, 0].astype(np.int64), earth_vectors(located[:, 1], located[:, 2])
-    known = {frame: np.isfinite(points[:, :2]).all(axis=1) for frame, (_, points) in frames.items()}
-    ordered = sorted(frames, key=_preference)
-    return {frame: (frames[frame][0][known[frame]], frames[frame][1][known[frame]]) for frame in ordered if known[frame].any()}
+    placed = {}
+    for frame in sorted(frames, key=_preference):
+        numbers, coordinates = frames[frame]
+        is_finite = np.isfinite(coordinates[:, :2]).all(axis=1)
+        if is_finite.any():
+            placed[frame] = numbers[is_finite], coordinates[is_finite]
+    return placed
 
 
 def _preference(frame: str) -> int:
