@@ -18,6 +18,7 @@ from d2vpr_hf.gridtown.rendering.scene import Scene, make_scene
 from d2vpr_hf.gridtown.rendering.view import View, make_view
 from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls, look_up
 from d2vpr_hf.utils.atomic_files import store_file
+from d2vpr_hf.utils.threads import on_one_core
 
 _HORIZON = 130.0  # metres; the largest depth, also that of the sky, because walls are drawn up to this distance
 
@@ -49,7 +50,6 @@ class Labels(NamedTuple):
     building: torch.Tensor
 
 
-@torch.no_grad()
 def label_photos(city: City, paintbox: Paintbox, photos: list[Photo], cells: tuple[int, int]) -> Labels:
     """Return the labels of photos without rendering them.
 
@@ -59,6 +59,11 @@ def label_photos(city: City, paintbox: Paintbox, photos: list[Photo], cells: tup
         photos: Photos from [`draw_photo`]; their images are square.
         cells: Rows and columns that an image is divided into, such as a ViT's patches.
     """
+    return on_one_core(lambda: _label(city, paintbox, photos, cells))
+
+
+@torch.no_grad()
+def _label(city: City, paintbox: Paintbox, photos: list[Photo], cells: tuple[int, int]) -> Labels:
     scene = make_scene(city, photos)
     view = make_view(scene, cells)
     hits = cast_walls(scene, view)

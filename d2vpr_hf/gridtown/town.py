@@ -11,6 +11,7 @@ from d2vpr_hf.gridtown.painting.textures import Paintbox, make_paintbox
 from d2vpr_hf.gridtown.photo_spec import Photo
 from d2vpr_hf.gridtown.rendering.render import render
 from d2vpr_hf.gridtown.rendering.scene import make_scene
+from d2vpr_hf.utils.threads import on_one_core
 
 _BATCH = 32  # photos that a GPU renders at once
 
@@ -34,8 +35,8 @@ class Town:
     def take(self, photos: Sequence[Photo], size: tuple[int, int] = (224, 224), device: str = "cpu") -> torch.Tensor:
         """Render photos.
 
-        A CPU renders them one by one, so that a photo has the same bytes in any batch; a GPU renders many at once and rounds
-        differently.
+        A CPU renders them one by one, so that a photo has the same bytes in any batch, and on one core; a GPU renders many at
+        once and rounds differently.
 
         Args:
             photos: Photos from [`draw_photo`].
@@ -45,8 +46,12 @@ class Town:
         Returns:
             (B, 3, height, width) uint8 RGB, on the device.
         """
+        if torch.device(device).type == "cpu":
+            return on_one_core(lambda: self._render(photos, size, device, 1))
+        return self._render(photos, size, device, _BATCH)
+
+    def _render(self, photos: Sequence[Photo], size: tuple[int, int], device: str, step: int) -> torch.Tensor:
         paintbox = self.paintbox.to(device)
-        step = 1 if torch.device(device).type == "cpu" else _BATCH
         batches = [photos[start : start + step] for start in range(0, len(photos), step)]
         rendered = [render(make_scene(self.city, list(batch), device), paintbox, size).to(torch.uint8) for batch in batches]
         return torch.cat(rendered) if rendered else torch.empty((0, 3, *size), dtype=torch.uint8, device=device)
@@ -54,4 +59,4 @@ class Town:
 
 def make_town(seed: int, num_places: int, copy_share: float = COPY_SHARE) -> Town:
     """Make a city and draw its pictures; arguments and errors are those of [`make_city`]."""
-    return Town(make_city(seed, num_places, copy_share), make_paintbox(seed))
+    return on_one_core(lambda: Town(make_city(seed, num_places, copy_share), make_paintbox(seed)))

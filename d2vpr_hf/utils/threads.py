@@ -33,6 +33,15 @@ def map_on_cores(function: Callable[[Part], Result], parts: Sequence[Part]) -> l
     return list(_pool(os.getpid(), num_cores()).map(function, parts))
 
 
+def on_one_core(function: Callable[[], Result]) -> Result:
+    """Call a function in a thread that stays on one core; in such a thread, call it at once.
+
+    Use it for many small operations: where other processes kept the cores busy, two threads took six times the CPU time of
+    one to render photos (docs/gridtown.md).
+    """
+    return function() if num_cores() == 1 else _pool(os.getpid(), num_cores()).submit(function).result()
+
+
 @functools.cache
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Start threads once per process: a forked process has the memory of its parent, but not its threads."""
