@@ -1,25 +1,35 @@
-"""Positions in a table: a CSV file with the columns path, latitude and longitude, or path, x and y in a local frame.
+"""Positions in a table: a CSV file with a column of paths, and columns of degrees, UTM metres or metres of a local frame.
 
 For training, two columns of whole numbers may give the place that each photo shows (`place_id`), and the group of places that
 may share a batch (`group_id`).
 """
 
 import csv
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.places.place import Place, all_with_utm, check_place, flat_coordinates, number_values, parse_number
+from d2vpr_hf.places.place import Place, all_with_utm, check_fields, complete_places, number_values, parse_number
+from d2vpr_hf.places.timestamps import to_seconds
+from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
+from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.remarks import RemarkCounter
+from d2vpr_hf.readers.table_paths import TablePaths
+from d2vpr_hf.readers.two_positions import drop_local_copies
 
+# Names of columns for each field, the preferred one first; case, blanks, hyphens and underscores do not matter.
 ALIASES = {
-    "path": ("path", "file", "filename", "file_name", "image", "name"),
-    "latitude": ("latitude", "lat"),
-    "longitude": ("longitude", "lon", "lng"),
+    "path": ("path", "file", "filename", "file_path", "source_file", "image", "name"),
+    "latitude": ("latitude", "lat", "gps_latitude", "gps_lat"),
+    "longitude": ("longitude", "lon", "lng", "long", "gps_longitude", "gps_lon", "gps_lng", "gps_long"),
+    "utm_east": ("utm_east", "utm_easting", "easting"),
+    "utm_north": ("utm_north", "utm_northing", "northing"),
+    "utm_zone": ("utm_zone",),
     "x": ("x",),
     "y": ("y",),
     "z": ("z",),
@@ -29,13 +39,15 @@ ALIASES = {
     "timestamp": ("timestamp", "time", "datetime"),
     "condition": ("condition",),
 }
-_TEXT_FIELDS = ("path", "frame", "timestamp", "condition")
+_TEXT_FIELDS = ("path", "utm_zone", "frame", "timestamp", "condition")
+_POSITIONS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
+_FORMS = {"latitude": "decimal degrees such as -33.8568", "longitude": "decimal degrees such as 151.2153"}
 _PLACE_ID, _GROUP_ID = "place_id", "group_id"
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
 
-Row = tuple[int, dict[Any, Any]]  # the number of a row's line in the file, and the row's cells by column
 
-
-def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> tuple[list[Place], dict[str, NDArray[np.int64]]]:
+def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> PlaceTable:
     """Read places from a CSV file; paths are relative to its folder.
 
     Args:
@@ -43,36 +55,43 @@ def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> tuple[list
         chosen: The column of each field whose column does not have a usual name.
 
     Returns:
-        The photos' places; and a dictionary with `place_ids` (N,) and `group_ids` (N,), if the table has such columns. Both are
-        numbered from 0 without gaps in the order of the numbers in the file. Groups are ignored without place ids.
+        The photos' places, with `place_ids` and `group_ids` if the table has such columns. Both are numbered from 0 without
+        gaps in the order of the numbers in the file. Groups are ignored without place ids.
 
     Raises:
-        ValueError: If the file is not a UTF-8 table, a column is missing, a photo is listed twice, or a line has half a
-            position, too many fields, a text in place of a number, no place id although other lines have one, or another group
-            than other lines of its place.
+        ValueError: If the file is malformed (see [`d2vpr_hf.readers.csv_rows.read_rows`]), a column is missing or ambiguous, a
+            photo is listed twice, or a line has half a position, two positions that do not agree, something else in place of a
+            number or path, no place id although other lines have one, or another group than other lines of its place.
     """
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            separator = next((character for character in ",;\t" if character in header), ",")
-            file.seek(0)
-            reader = csv.DictReader(file, delimiter=separator, skipinitialspace=True)
-            columns, id_columns = _match_columns(table, reader.fieldnames or [], chosen or {})
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} is not a table in UTF-8 ({error}). Save it as CSV UTF-8.") from error
-    places = {line: _place(table, line, row, columns) for line, row in rows}
-    first_lines: dict[str, int] = {}
-    for line, place in places.items():
-        if first_lines.setdefault(place.path, line) != line:
-            raise ValueError(f"{table}, line {line}: {place.path} is listed in line {first_lines[place.path]} already.")
-    return all_with_utm(list(places.values())), _read_ids(table, id_columns, rows)
+    columns, rows = _read_columns(table, chosen or {})
+    remarks = RemarkCounter()
+    labels = [f"{table.name}, line {line}" for line in rows.lines]
+    for line in rows.short_lines:
+        remarks.add(
+            "assumed", "lines with fewer cells than columns, read with empty cells at their end", f"{table.name}, line {line}"
+        )
+    values = _read_values(table, rows, columns, remarks)
+    places = [_place(table, line, cells) for line, cells in zip(rows.lines, values, strict=True)]
+    _check_twice(table, rows, [place.path for place in places])
+    if not {"x", "y"} & (chosen or {}).keys():
+        places = drop_local_copies(places, labels, remarks)
+    places = _complete(table, rows, places, labels, remarks)
+    _remark_doubts(places, labels, remarks)
+    ids = _read_ids(table, {name: columns[name] for name in (_PLACE_ID, _GROUP_ID) if name in columns}, rows)
+    return PlaceTable(
+        table.parent,
+        places,
+        "csv",
+        place_ids=ids.get(_PLACE_ID),
+        group_ids=ids.get(_GROUP_ID),
+        remarks=remarks.summary(),
+    )
 
 
 def write_csv(table: Path, places: Sequence[Place], ids: Mapping[str, NDArray[np.int64]]) -> None:
     """Write a file that [`read_csv`] reads: numbers with all digits, and only columns with at least one value.
 
-    UTM coordinates of places without a latitude are written as x and y of a local frame with the name of the UTM zone.
+    UTM metres are written for places without a latitude only; they follow from the latitude and longitude of all others.
     """
     rows = [_known(place) for place in places]
     fields = [field for field in ALIASES if any(field in row for row in rows)]
@@ -84,9 +103,22 @@ def write_csv(table: Path, places: Sequence[Place], ids: Mapping[str, NDArray[np
 
 
 def columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return the column of each field: the first of the field's aliases that is the name of a column, in any case."""
-    columns = {name.strip().lower(): name for name in names}
-    return {field: columns[alias] for field, words in aliases.items() for alias in reversed(words) if alias in columns}
+    """Return the column of each field: the first of the field's aliases that is the name of a column."""
+    return {field: columns[0] for field, columns in all_columns_by_alias(names, aliases).items()}
+
+
+def all_columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return all columns that an alias of a field names, in the order of the aliases; fields without a column are missing.
+
+    Case, blanks, hyphens and underscores in names do not matter.
+    """
+    columns: dict[str, list[str]] = {}
+    for name in names:
+        columns.setdefault(_plain_name(name), []).append(name)
+    matched = {
+        field: [name for alias in words for name in columns.get(_plain_name(alias), ())] for field, words in aliases.items()
+    }
+    return {field: names for field, names in matched.items() if names}
 
 
 def check_chosen(chosen: Mapping[str, str], columns: Sequence[str], has: str, allowed: Sequence[str]) -> None:
@@ -104,38 +136,233 @@ def check_chosen(chosen: Mapping[str, str], columns: Sequence[str], has: str, al
     unknown = [field for field in chosen if field not in allowed]
     if unknown:
         raise ValueError(f"There is no field {', '.join(unknown)} to fill. The fields are {', '.join(allowed)}.")
-    missing = [column for column in chosen.values() if column not in columns]
+    missing = [column or "a column without a name" for column in chosen.values() if not column or column not in columns]
     if missing:
         raise ValueError(f"{has}, but not {', '.join(missing)}.")
 
 
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).lower()
+
+
 def _known(place: Place) -> dict[str, Any]:
-    """Return the known fields of a place by column."""
+    """Return the fields of a place that its row has, by column."""
     values = {field: value for field in ALIASES if (value := getattr(place, field)) is not None}
-    if "latitude" in values or "x" in values or place.utm_east is None:
-        return values
-    frame, (east, north) = next(iter(flat_coordinates(place).items()))
-    return values | {"x": east, "y": north, "frame": frame}
+    if place.latitude is not None:
+        values = {field: value for field, value in values.items() if not field.startswith("utm_")}
+    if place.is_local and (place.latitude is not None or place.utm_east is not None):
+        values.setdefault("frame", "local")  # x and y of an unnamed frame next to degrees would be refused
+    return values
 
 
-def _read_ids(table: Path, columns: Mapping[str, str], rows: Sequence[Row]) -> dict[str, NDArray[np.int64]]:
+# ---- columns
+
+
+def _read_columns(table: Path, chosen: Mapping[str, str]) -> tuple[dict[str, int], CsvRows]:
+    """Read the cells of a file, and find the number of each field's column."""
+    fields = (*ALIASES, _PLACE_ID, _GROUP_ID)
+    aliases = {**ALIASES, _PLACE_ID: (_PLACE_ID,), _GROUP_ID: (_GROUP_ID,)}
+
+    def count_known(names: Sequence[str]) -> int:
+        stripped = [name.strip() for name in names]
+        return len(columns_by_alias(stripped, aliases)) + sum(name in stripped for name in chosen.values())
+
+    rows = read_rows(table, count_known)
+    names = [name for name in rows.header if name]  # pandas writes its row numbers without a name
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(names)}.")
+    check_chosen(chosen, names, f"{table} has the columns {', '.join(names)}", fields)
+    matched = all_columns_by_alias(names, aliases) | {field: [name] for field, name in chosen.items()}
+    if not {"x", "y"} & chosen.keys() and {"latitude", "longitude", "utm_east", "utm_north"} & chosen.keys():
+        matched = {field: names for field, names in matched.items() if field not in ("x", "y", "z")}
+    if "path" not in matched or not any(matched.keys() >= {*pair} for pair in _POSITIONS):
+        raise ValueError(
+            f"{table}: expected the columns path, latitude, longitude or path, utm_east, utm_north, utm_zone or path, x, y "
+            f"(and optionally heading, timestamp, condition, z, yaw, frame, place_id, group_id), got "
+            f"{', '.join(names) or 'none'}. "
+            'Columns of other names can be chosen: `columns={"latitude": "COLUMN"}`. If the file does not list photos, '
+            '`positions="names"` or `positions="exif"` ignores it.'
+        )
+    for field, candidates in matched.items():
+        if field not in _TEXT_FIELDS:
+            _check_equal(table, rows, field, candidates)
+    return {field: rows.header.index(candidates[0]) for field, candidates in matched.items()}, rows
+
+
+def _check_equal(table: Path, rows: CsvRows, field: str, names: Sequence[str]) -> None:
+    """Raise ValueError if several columns may be meant for a field, and their cells differ."""
+    first = rows.header.index(names[0])
+    for name in names[1:]:
+        column = rows.header.index(name)
+        for line, cells in zip(rows.lines, rows.cells, strict=True):
+            if cells[first] != cells[column]:
+                raise ValueError(
+                    f"{table}, line {line}: the columns {names[0]} and {name} both name the {field} and differ: "
+                    f"{cells[first] or 'empty'} and {cells[column] or 'empty'}. "
+                    f'Choose one with `columns={{"{field}": "{names[0]}"}}`.'
+                )
+
+
+# ---- cells
+
+
+def _read_values(table: Path, rows: CsvRows, columns: Mapping[str, int], remarks: RemarkCounter) -> Iterator[dict[str, Any]]:
+    """Yield the values of each row by field; empty cells are omitted."""
+    paths = TablePaths(table.parent)
+    fields = {field: column for field, column in columns.items() if field not in (_PLACE_ID, _GROUP_ID)}
+    numbers = [(field, column) for field, column in fields.items() if field not in _TEXT_FIELDS]
+    texts = [(field, column) for field, column in fields.items() if field in _TEXT_FIELDS and field != "path"]
+    has_commas = _has_decimal_commas(table, rows, numbers, remarks)
+    for line, cells in zip(rows.lines, rows.cells, strict=True):
+        values: dict[str, Any] = {field: cells[column] for field, column in texts if cells[column]}
+        try:
+            if not cells[columns["path"]]:
+                raise ValueError("the path is missing")
+            values["path"] = paths.read(cells[columns["path"]])
+            for field, column in numbers:
+                if cells[column]:
+                    values[field] = _number(field, cells[column].replace(",", ".") if has_commas else cells[column])
+        except ValueError as error:
+            raise ValueError(f"{table}, line {line}: {error}.") from error
+        yield values
+
+
+def _number(field: str, text: str) -> float:
+    try:
+        return parse_number(text)
+    except ValueError as error:
+        form = _FORMS.get(field, "a number without a unit")
+        raise ValueError(f"{error}; {field} must be {form}, and empty if it is not known") from error
+
+
+def _has_decimal_commas(table: Path, rows: CsvRows, columns: Sequence[tuple[str, int]], remarks: RemarkCounter) -> bool:
+    """Return whether the numbers of a table have a decimal comma; all of them must then have one.
+
+    A comma may also separate thousands. `1,250` is therefore read only if another cell shows that commas are decimal, such as
+    one with another number of digits, or a number of degrees.
+
+    Raises:
+        ValueError: If a number has both signs, or some numbers have a comma and others a point, or if commas may be either.
+    """
+    with_comma = [
+        (line, field, cells[column])
+        for line, cells in zip(rows.lines, rows.cells, strict=True)
+        for field, column in columns
+        if "," in cells[column]
+    ]
+    if not with_comma:
+        return False
+    for line, field, text in with_comma:
+        if not _DECIMAL_COMMA.fullmatch(text):
+            raise ValueError(
+                f"{table}, line {line}: {field} {text} has a comma. Write numbers with a decimal point and without separators "
+                "of thousands."
+            )
+    is_decimal = any(not _THOUSANDS.fullmatch(text) or field in ("latitude", "longitude") for _, field, text in with_comma)
+    if not is_decimal:
+        line, field, text = with_comma[0]
+        raise ValueError(
+            f"{table}, line {line}: {field} {text} may be {text.replace(',', '.')} or {text.replace(',', '')}. Write numbers "
+            "with a decimal point and without separators of thousands."
+        )
+    for line, cells in zip(rows.lines, rows.cells, strict=True):
+        for field, column in columns:
+            if "." in cells[column]:
+                raise ValueError(
+                    f"{table}, line {line}: {field} {cells[column]} has a decimal point, but {with_comma[0][1]} "
+                    f"{with_comma[0][2]} in line {with_comma[0][0]} has a decimal comma. Write all numbers in one form."
+                )
+    remarks_text = "numbers with a comma, read as a decimal comma"
+    for line, _, _ in with_comma:
+        remarks.add("assumed", remarks_text, f"{table.name}, line {line}")
+    return True
+
+
+# ---- places
+
+
+def _place(table: Path, line: int, values: dict[str, Any]) -> Place:
+    place = Place(**values)
+    try:
+        check_fields(place)
+    except ValueError as error:
+        hint = "; are the two columns swapped" if _looks_swapped(place) else ""
+        raise ValueError(f"{table}, line {line}: {error}{hint}.") from error
+    return place
+
+
+def _looks_swapped(place: Place) -> bool:
+    """Return whether latitude and longitude would be valid in the other order only."""
+    if place.latitude is None or place.longitude is None:
+        return False
+    return 90 < abs(place.latitude) <= 180 and abs(place.longitude) <= 90
+
+
+def _check_twice(table: Path, rows: CsvRows, paths: Sequence[str]) -> None:
+    """Raise ValueError if two lines are of one photo."""
+    first_lines: dict[str, int] = {}
+    for line, path in zip(rows.lines, paths, strict=True):
+        if first_lines.setdefault(path, line) != line:
+            raise ValueError(f"{table}, line {line}: {path} is listed in line {first_lines[path]} already.")
+
+
+def _complete(
+    table: Path, rows: CsvRows, places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter
+) -> list[Place]:
+    """Check that the positions of each place agree, and add UTM metres and degrees.
+
+    Eastings and northings without a zone next to degrees may be of a projection other than UTM; the degrees count then.
+    """
+    try:
+        completed = complete_places(places)
+    except ValueError:
+        for line, place in zip(rows.lines, places, strict=True):
+            try:
+                complete_places([place])
+            except ValueError as error:
+                raise ValueError(f"{table}, line {line}: {error}") from error
+        raise
+    for row, place in enumerate(completed):
+        if place.latitude is not None and place.utm_east is not None and place.utm_zone is None:
+            remarks.add(
+                "assumed",
+                "rows whose eastings and northings are not UTM metres of their degrees: the degrees are used",
+                labels[row],
+            )
+            completed[row] = replace(place, utm_east=None, utm_north=None)
+    return all_with_utm(completed)
+
+
+def _remark_doubts(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> None:
+    """Count the rows with values that often stand for unknown ones, or that cannot be read."""
+    for label, place in zip(labels, places, strict=True):
+        if place.latitude == place.longitude == 0:
+            remarks.add("assumed", "rows at latitude 0 and longitude 0, which often stand for an unknown position", label)
+        if place.timestamp is not None and to_seconds(place.timestamp) != to_seconds(place.timestamp):
+            remarks.add("skipped", "times that cannot be read; these photos have no time", label)
+
+
+# ---- ids
+
+
+def _read_ids(table: Path, columns: Mapping[str, int], rows: CsvRows) -> dict[str, NDArray[np.int64]]:
     """Read the columns of places and groups, if there are any place ids."""
-    filled = {name: column for name, column in columns.items() if any((row[column] or "").strip() for _, row in rows)}
+    filled = {name: column for name, column in columns.items() if any(cells[column] for cells in rows.cells)}
     if _PLACE_ID not in filled:
         return {}
-    numbers = {name: [_read_id(table, line, name, row[column]) for line, row in rows] for name, column in filled.items()}
+    lines = list(zip(rows.lines, rows.cells, strict=True))
+    numbers = {name: [_read_id(table, line, name, cells[column]) for line, cells in lines] for name, column in filled.items()}
     if _GROUP_ID in numbers:
         groups: dict[int, int] = {}
-        for (line, _), place_id, group_id in zip(rows, numbers[_PLACE_ID], numbers[_GROUP_ID], strict=True):
+        for line, place_id, group_id in zip(rows.lines, numbers[_PLACE_ID], numbers[_GROUP_ID], strict=True):
             if groups.setdefault(place_id, group_id) != group_id:
                 raise ValueError(
                     f"{table}, line {line}: place {place_id} is of group {groups[place_id]}, here it is of {group_id}."
                 )
-    return {f"{name}s": number_values(ids) for name, ids in numbers.items()}
+    return {name: number_values(ids) for name, ids in numbers.items()}
 
 
-def _read_id(table: Path, line: int, name: str, cell: str | None) -> int:
-    text = (cell or "").strip()
+def _read_id(table: Path, line: int, name: str, text: str) -> int:
     if not text:
         raise ValueError(f"{table}, line {line}: {name} is missing. Remove the lines of photos without a place, or the column.")
     try:
@@ -150,38 +377,3 @@ def _whole(text: str) -> int:
     if value != int(value):
         raise ValueError(f"{text} is not a whole number")
     return int(value)
-
-
-def _match_columns(table: Path, header: Sequence[str], chosen: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Find which column of the header holds which field of a place, and which hold ids."""
-    if len({column.strip().lower() for column in header if column}) < len(header):
-        raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(header)}.")
-    check_chosen(chosen, header, f"{table} has the columns {', '.join(header)}", (*ALIASES, _PLACE_ID, _GROUP_ID))
-    columns = columns_by_alias(header, ALIASES) | {field: name for field, name in chosen.items() if field in ALIASES}
-    if "path" not in columns or not ({"latitude", "longitude"} <= columns.keys() or {"x", "y"} <= columns.keys()):
-        raise ValueError(
-            f"{table}: expected the columns path, latitude, longitude or path, x, y (and optionally heading, timestamp, "
-            f"condition, z, yaw, frame, place_id, group_id), got {', '.join(header) or 'none'}."
-        )
-    id_columns = columns_by_alias(header, {name: (name,) for name in (_PLACE_ID, _GROUP_ID)})
-    return columns, id_columns | {field: name for field, name in chosen.items() if field not in ALIASES}
-
-
-def _place(table: Path, line: int, row: dict[Any, Any], columns: dict[str, str]) -> Place:
-    try:
-        place = Place(**_values(row, columns))
-        check_place(place)
-    except ValueError as error:
-        raise ValueError(f"{table}, line {line}: {error}.") from error
-    return place
-
-
-def _values(row: dict[Any, Any], columns: dict[str, str]) -> dict[str, Any]:
-    """Convert the filled cells of a row to the fields of a place."""
-    if None in row:  # the key of fields without a column, in Python's csv module
-        raise ValueError(f"there are more fields than columns: {row[None]}")
-    texts = {field: (row[column] or "").strip() for field, column in columns.items()}
-    values = {field: text if field in _TEXT_FIELDS else parse_number(text) for field, text in texts.items() if text}
-    if "path" not in values:
-        raise ValueError("the path is missing")
-    return values | {"path": Path(os.path.normpath(texts["path"])).as_posix()}

@@ -32,9 +32,6 @@ _PATHS = ("path", "file_name", "filename", "file")
 _KNOWN = {field: aliases for field, aliases in ALIASES.items() if field not in _LOCAL_FIELDS} | {
     "image": _IMAGES,
     "path": _PATHS,
-    "utm_east": ("utm_east", "easting"),
-    "utm_north": ("utm_north", "northing"),
-    "utm_zone": ("utm_zone",),
     "place_id": ("place_id",),
 }
 

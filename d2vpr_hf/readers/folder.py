@@ -110,13 +110,13 @@ def _read_csv_table(path: Path, options: ReadOptions) -> PlaceTable:
             'Give the one to read instead of the folder, or `positions="names"` or `positions="exif"` to read none of them.'
         )
     table = tables[0]
-    places, ids = read_csv(table, options.columns)
-    if not places:
+    content = read_csv(table, options.columns)
+    if not content.places:
         raise ValueError(f"{table} lists no photo.")
-    listed = {place.path for place in places}
+    listed = {place.path for place in content.places}
     listing = list_photos(path, listed) if path.is_dir() else PhotoListing([])
     skipped = dict.fromkeys(_unlisted_photos(path, listing, listed), f"not listed in {table.name}") | listing.skipped
-    return PlaceTable(table.parent, places, "csv", skipped, ids.get("place_ids"), ids.get("group_ids"), remarks=listing.remarks)
+    return replace(content, skipped=skipped, remarks=(*listing.remarks, *content.remarks))
 
 
 def _unlisted_photos(folder: Path, listing: PhotoListing, listed: set[str]) -> list[str]:

@@ -1,0 +1,151 @@
+"""Read the cells of a CSV file strictly: a line that is cut off, swallows others or is not text is an error with its number."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_SEPARATORS = ",;\t"
+_ENCODINGS = {  # by the byte order mark; that of UTF-32 begins with that of UTF-16
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+@dataclass(frozen=True)
+class CsvRows:
+    """The cells of a CSV file, without blanks around them.
+
+    Attributes:
+        header: Names of the columns.
+        lines: (N,) the number of each row's line in the file, from 1.
+        cells: (N,) the cells of each row, one for each column; rows without any text are not among them.
+        short_lines: Numbers of the lines with fewer cells than columns; their last cells are empty here.
+    """
+
+    header: list[str]
+    lines: list[int]
+    cells: list[list[str]]
+    short_lines: list[int]
+
+
+def read_rows(table: Path, count_known: Callable[[Sequence[str]], int]) -> CsvRows:
+    """Read the header and the rows of a CSV file.
+
+    Args:
+        table: The file, in UTF-8, or in UTF-16 with a byte order mark. Its lines may end as those of any system. A first line
+            such as `sep=;` names the separator.
+        count_known: Returns the number of names that are known in a header. The separator is the one with which most names are
+            known, and among equals the one with most columns.
+
+    Raises:
+        ValueError: With the number of the line: if the file is not a text, a quote is not closed, text follows a closing quote,
+            a cell has a line break, or a row has more cells than the header, or fewer in a last line that does not end.
+    """
+    lines = list(io.StringIO(_decode(table), newline=""))
+    start = next((number for number, line in enumerate(lines) if line.strip()), 0)  # blank lines before the header
+    separator = _named_separator(lines[start]) if lines else None
+    if separator is not None:
+        start += 1
+    else:
+        separator = _find_separator(lines[start] if lines else "", count_known)
+    content = CsvRows([], [], [], [])
+    for number, row in _parse(table, lines, start, separator):
+        if not content.header:
+            content.header.extend(row)
+            continue
+        num_missing = _count_missing(table, number, row, content.header, lines)
+        if num_missing:
+            content.short_lines.append(number)
+        content.lines.append(number)
+        content.cells.append(row + [""] * num_missing)
+    return content
+
+
+def _count_missing(table: Path, number: int, row: Sequence[str], header: Sequence[str], lines: Sequence[str]) -> int:
+    """Return the number of cells that a row lacks; raise ValueError for too many cells, and for a last line that is cut off."""
+    if len(row) > len(header):
+        raise ValueError(
+            f"{table}, line {number}: there are more fields than columns: {row[len(header) :]}. A comma inside a cell, such as "
+            "a decimal comma, needs quotes around the cell, or semicolons between the columns."
+        )
+    if len(row) < len(header) and number == len(lines) and not lines[-1].endswith(("\n", "\r")):
+        raise ValueError(
+            f"{table}, line {number}: the last line has {len(row)} cells for {len(header)} columns and does not end. If the "
+            "file was cut off, restore it; otherwise complete the line."
+        )
+    return len(header) - len(row)
+
+
+def _named_separator(line: str) -> str | None:
+    """Return the separator of Excel's first line `sep=;`; `None` for any other line."""
+    text = line.strip('\r\n "')
+    return text[4] if text[:4].lower() == "sep=" and len(text) == 5 else None
+
+
+def _decode(table: Path) -> str:
+    """Return the text of a file."""
+    content = table.read_bytes()
+    encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{table} is not a table in UTF-8 (line {line}: {error}). Save it as CSV UTF-8.") from error
+    if "\0" in text:
+        line = len(list(io.StringIO(text[: text.index("\0")] + "x", newline="")))
+        raise ValueError(
+            f"{table}, line {line}: there is a NUL byte, as in files that are damaged, or in UTF-16 without a byte order mark. "
+            "Save it as CSV UTF-8."
+        )
+    return text
+
+
+def _find_separator(header: str, count_known: Callable[[Sequence[str]], int]) -> str:
+    """Return the character that separates the columns of a header."""
+
+    def score(separator: str) -> tuple[int, int]:
+        try:
+            names = next(csv.reader([header], delimiter=separator, skipinitialspace=True))
+        except csv.Error:
+            return 0, 0
+        return count_known(names), len(names)
+
+    return max(_SEPARATORS, key=score)  # the first of equals
+
+
+def _parse(table: Path, lines: Sequence[str], start: int, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells of each row that has any text, the header included."""
+    reader = csv.reader(lines[start:], delimiter=separator, skipinitialspace=True, strict=True)
+    while True:
+        number = start + reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{table}, line {number}: {_problem(error)}.") from error
+        if row is None:
+            return
+        last = start + reader.line_num
+        if last > number:
+            raise ValueError(
+                f"{table}, line {number}: a cell that begins with a quote ends in line {last} only. Close the quote in its "
+                "line; no cell may hold a line break."
+            )
+        if any(cell.strip() for cell in row):
+            yield number, [cell.strip() for cell in row]
+
+
+def _problem(error: csv.Error) -> str:
+    """Return the description of an error of the csv module."""
+    if "unexpected end of data" in str(error):
+        return "a cell begins with a quote that is not closed"
+    if "expected after" in str(error):
+        return "text follows the closing quote of a cell; quotes inside a quoted cell are doubled"
+    return f"the line cannot be read ({error}); is a quote not closed"

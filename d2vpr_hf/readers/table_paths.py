@@ -1,0 +1,78 @@
+"""Paths of photos as people write them in tables, as paths relative to the table's folder."""
+
+import functools
+import os
+import re
+from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote, urlsplit
+
+_WINDOWS_ROOT = re.compile(r"[A-Za-z]:[\\/]|\\\\")  # a drive, or a machine in a network
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+class TablePaths:
+    """Reads the paths of a table. Two spellings of a path, such as a relative and an absolute one, become one path.
+
+    Args:
+        folder: The folder of the table, which relative paths start from.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        status = folder.stat()
+        self._identity = status.st_dev, status.st_ino
+        self._name_in_folder = functools.lru_cache(maxsize=4096)(self._find_in_folder)
+
+    def read(self, text: str) -> str:
+        """Return a photo's path with forward slashes: relative to the folder if the photo is in it, else unchanged.
+
+        Raises:
+            ValueError: If it is a URL of another machine, a path on a drive of Windows, or no path.
+        """
+        if text.lower().startswith("file:"):
+            text = _path_of_url(text)
+        if _URL.match(text):
+            raise ValueError(f"{text} is a URL; expected the path of a file. Download the photos, or give them as a data set")
+        if os.name != "nt" and _WINDOWS_ROOT.match(text):
+            raise ValueError(
+                f"{text} is a path of Windows, which this machine cannot open. Write paths relative to the table's folder, "
+                f"such as {PureWindowsPath(text).name}"
+            )
+        if "\\" in text and not (self._folder / text).exists() and (self._folder / text.replace("\\", "/")).exists():
+            text = text.replace("\\", "/")
+        path = Path(os.path.normpath(text))
+        if path == Path():
+            raise ValueError(f"expected the path of a photo, got {text}")
+        if path.is_absolute() or path.parts[0] == "..":
+            inner = self._name_in_folder(self._folder / path.parent)
+            path = path if inner is None else inner / path.name
+        return path.as_posix()
+
+    def _find_in_folder(self, parent: Path) -> Path | None:
+        """Return the path of a folder relative to the table's folder; `None` if it is not inside.
+
+        Folders are compared by what the file system knows of them, so that links, `..` and another case of letters, where these
+        do not matter, name the same folder.
+        """
+        plain = Path(os.path.normpath(parent.absolute()))
+        for path in dict.fromkeys((plain, parent.resolve())):
+            for outer in (path, *path.parents):
+                if self._is_folder(outer):
+                    return path.relative_to(outer)
+        return None
+
+    def _is_folder(self, path: Path) -> bool:
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
+
+def _path_of_url(url: str) -> str:
+    """Return the path of a `file:` URL."""
+    parts = urlsplit(url.replace("#", "%23").replace("?", "%3F"))  # they are characters of file names here
+    if parts.netloc not in ("", "localhost"):
+        raise ValueError(f"{url} is a file of the machine {parts.netloc}; expected file:///PATH, or a path")
+    path = unquote(parts.path)
+    return path[1:] if re.match(r"/[A-Za-z]:[\\/]", path) else path
