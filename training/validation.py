@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend
-from d2vpr_hf.encoders import EncodedPhotos, Progress
+from d2vpr_hf.encoders import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.gridtown import VAL_SEEDS, simulate
@@ -46,18 +46,26 @@ class SharedEncoder(PlaceEncoder):
         return PlainTorchBackend(self.model)
 
     def encode(
-        self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
+        self,
+        photos: Iterable[Any],
+        progress: Progress | None = None,
+        *,
+        order: Sequence[int] | None = None,
+        on_batch: ReceiveBatch | None = None,
     ) -> EncodedPhotos:
-        """Encode photos; see [`PlaceEncoder.encode`].
+        """Encode photos; see [`PlaceEncoder.encode`]. Several processes give all photos to `on_batch` as one batch.
 
         With `order`, and with FSDP, whose processes must all compute the same batches, each process encodes all photos.
         """
         if order is not None or self.accelerator.distributed_type in (DistributedType.NO, DistributedType.FSDP):
-            return super().encode(photos, progress, order=order)
+            return super().encode(photos, progress, order=order, on_batch=on_batch)
         all_photos = list(photos)
         share = self._share(len(all_photos))
         encoded = super().encode(all_photos[share], progress)
-        return _join(gather_object([(share.start, encoded)]))
+        joined = _join(gather_object([(share.start, encoded)]))
+        if on_batch is not None:
+            on_batch(joined)
+        return joined
 
     def _share(self, count: int) -> slice:
         """Return this process's share of `count` photos, in whole batches."""

@@ -11,6 +11,7 @@ from d2vpr_hf import __version__
 from d2vpr_hf.cli import demo, evaluation, indexes, localization, models, photos, searches, space
 from d2vpr_hf.cli.flags import CommandError, FlagCommand
 from d2vpr_hf.cli.option_groups import spread_groups
+from d2vpr_hf.utils.interrupts import SignalHandler, raise_interrupted
 
 _COMMANDS = {
     "Make an index": (indexes.index, indexes.add, indexes.remove, indexes.embed, indexes.merge),
@@ -59,10 +60,15 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def main() -> None:
-    """Run the command line. A mistake that the user can correct is a message on stderr and exit status 1."""
+    """Run the command line.
+
+    A mistake that the user can correct is a message on stderr and exit status 1. Ctrl-C and SIGTERM are KeyboardInterrupt in
+    the commands, which end with status 130 and 143; a second signal ends the program at once.
+    """
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # of Pillow, which opens such photos nevertheless
     try:
-        app()
+        with SignalHandler(raise_interrupted):
+            app()
     except CommandError as error:
         sys.stderr.write(f"d2vpr: {error}\n")
         sys.exit(1)

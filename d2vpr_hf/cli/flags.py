@@ -6,11 +6,15 @@ import ast
 import logging
 import re
 import shlex
+import signal
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from typer.core import TyperCommand
+
+from d2vpr_hf.utils.interrupts import InterruptedBySignalError, exit_status, signal_name
 
 
 class CommandError(ValueError):
@@ -45,6 +49,10 @@ class FlagCommand(TyperCommand):
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:  # typer would print "Aborted!" and end with status 1
+            number = interrupt.number if isinstance(interrupt, InterruptedBySignalError) else signal.SIGINT
+            sys.stderr.write(f"d2vpr: stopped by {signal_name(number)}.\n")
+            sys.exit(exit_status(number))
         except BrokenPipeError:
             raise  # typer ends the program without a message
         except (ValueError, OSError, ImportError) as error:

@@ -1,5 +1,5 @@
 """Encoders: photos to descriptors. `protocol.py` has the interface, `place_encoder.py` the encoder of this package's models."""
 
-from d2vpr_hf.encoders.protocol import EncodedPhotos, Encoder, Progress
+from d2vpr_hf.encoders.protocol import EncodedPhotos, Encoder, Progress, ReceiveBatch
 
-__all__ = ["EncodedPhotos", "Encoder", "Progress"]
+__all__ = ["EncodedPhotos", "Encoder", "Progress", "ReceiveBatch"]

@@ -44,15 +44,19 @@ def preprocess_ahead(
         # enough pending photos that no thread waits for the network
         pending: deque[tuple[int, Future[torch.Tensor | str]]] = deque(islice(submitted, batch_size + num_workers))
         batch = []
-        while pending:
-            row, future = pending.popleft()
-            pending.extend(islice(submitted, 1))
-            batch.append((row, future.result()))
-            if len(batch) == batch_size:
+        try:
+            while pending:
+                row, future = pending.popleft()
+                pending.extend(islice(submitted, 1))
+                batch.append((row, future.result()))
+                if len(batch) == batch_size:
+                    yield batch
+                    batch = []
+            if batch:
                 yield batch
-                batch = []
-        if batch:
-            yield batch
+        finally:
+            for _, future in pending:  # after an interrupt: the threads finish only the photos that they have begun
+                future.cancel()
 
 
 def group_by_size(photos: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[list[int], torch.Tensor]]:
@@ -79,6 +83,10 @@ class DescriptorArray:
         if needed > present:  # a stream yields more photos than its length promised
             self._descriptors.resize((max(needed, present * 5 // 4), self._descriptors.shape[1]), refcheck=False)
         self._descriptors[rows] = descriptors
+
+    def copy(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return a copy of the descriptors at the positions `rows` (B,)."""
+        return self._descriptors[rows]
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the descriptors at the positions `rows` (M,), which ascend; the array cannot be used afterwards.

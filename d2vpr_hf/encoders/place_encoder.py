@@ -14,7 +14,7 @@ from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.model_sources import open_model
 from d2vpr_hf.encoders.photo_batches import DescriptorArray, group_by_size, preprocess_ahead
-from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress
+from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
@@ -134,7 +134,12 @@ class PlaceEncoder:
         self.__dict__.pop("backend", None)
 
     def encode(
-        self, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
+        self,
+        photos: Iterable[Any],
+        progress: Progress | None = None,
+        *,
+        order: Sequence[int] | None = None,
+        on_batch: ReceiveBatch | None = None,
     ) -> EncodedPhotos:
         """Encode photos.
 
@@ -145,6 +150,7 @@ class PlaceEncoder:
             order: The order in which the network processes the photos, a permutation of their positions; `photos` must then be
                 a sequence. It matters to models with a cross-image encoder only. The descriptors are returned in the order of
                 `photos`.
+            on_batch: Called with each batch once its descriptors are computed; its rows are positions in `photos`.
 
         Raises:
             ValueError: If the network gives a descriptor that is not finite.
@@ -154,11 +160,15 @@ class PlaceEncoder:
         skipped: dict[int, str] = {}
         count = 0
         for batch in preprocess_ahead(photos, self._preprocess, batch_size=batch_size, num_workers=num_workers, order=order):
-            skipped.update({row: reason for row, reason in batch if isinstance(reason, str)})
+            skipped_in_batch = {row: reason for row, reason in batch if isinstance(reason, str)}
+            skipped.update(skipped_in_batch)
             readable = [(row, pixels) for row, pixels in batch if not isinstance(pixels, str)]
             for rows, pixel_values in group_by_size(readable):
                 descriptors.store(rows, self.backend.encode(pixel_values))
             count += len(batch)
+            if on_batch is not None:
+                rows_in_batch = np.array([row for row, _ in readable], dtype=np.int64)
+                on_batch(EncodedPhotos(descriptors.copy(rows_in_batch), rows_in_batch, skipped_in_batch))
             if progress is not None:
                 progress(len(batch))
         encoded = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)

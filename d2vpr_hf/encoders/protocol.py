@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.runtime import Runtime
 
 Progress = Callable[[int], None]  # called with the number of photos that were just finished
+ReceiveBatch = Callable[["EncodedPhotos"], None]  # called with a batch that was just finished
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Encoder(Protocol):
     """Encode photos as descriptors.
 
     Indexing, searching and localization accept any object with these attributes and this method.
+
+    `encode` may have another parameter, `on_batch: ReceiveBatch | None = None`, a function that is called with each batch once
+    its descriptors are computed; its rows are positions in `photos`, and the batches come in the order of the photos. Indexing
+    then gives the encoder all photos of a shard at once, and stores the finished batches if it is interrupted. Without this
+    parameter it gives the encoder one batch at a time, so that the encoder cannot decode photos of the next one meanwhile.
     """
 
     @property

@@ -2,8 +2,8 @@
 
 from d2vpr_hf.index.commits import UpdateState
 from d2vpr_hf.index.derived_store import check_store
-from d2vpr_hf.index.folders import check_free, check_out
-from d2vpr_hf.index.manifest import FORMAT_VERSION, SHARD_SIZE, DamagedIndexError, IndexSettings
+from d2vpr_hf.index.folders import check_free, check_out, is_index
+from d2vpr_hf.index.manifest import FORMAT_VERSION, SHARD_SIZE, DamagedIndexError, IndexSettings, UnfinishedPortion
 from d2vpr_hf.index.place_index import PlaceIndex
 from d2vpr_hf.index.place_rows import PhotoFile
 from d2vpr_hf.index.search import Match
@@ -18,10 +18,12 @@ __all__ = [
     "PhotoFile",
     "PlaceIndex",
     "Repair",
+    "UnfinishedPortion",
     "UpdateState",
     "check_free",
     "check_out",
     "check_store",
+    "is_index",
     "repair_index",
     "verify_index",
 ]

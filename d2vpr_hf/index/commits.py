@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.index.index_folder import IndexFolder
-from d2vpr_hf.index.manifest import DamagedIndexError, IndexSettings, Shard, StoredFile, calibration_file
+from d2vpr_hf.index.manifest import (
+    DamagedIndexError,
+    IndexSettings,
+    Shard,
+    StoredFile,
+    UnfinishedPortion,
+    calibration_file,
+)
 from d2vpr_hf.index.shards import (
     Rows,
     check_content,
@@ -27,11 +34,16 @@ from d2vpr_hf.utils.atomic_files import store_files
 
 
 class UpdateState(TypedDict, total=False):
-    """Entries of the manifest that an update can set in the same commit as its rows; see [`Manifest`]."""
+    """Entries of the manifest that an update can set in the same commit as its rows; see [`Manifest`].
+
+    A commit with `unfinished` continues the unfinished portion of the index; `None` finishes it. Any other commit finishes it
+    before it begins.
+    """
 
     settings: IndexSettings
     skipped: dict[str, str]
     complete: bool
+    unfinished: UnfinishedPortion | None
 
 
 def commit_pending(folder: IndexFolder, *, whole_shards: bool = False) -> None:
@@ -47,10 +59,16 @@ def commit_rows(
     folder: IndexFolder, rows: Rows | None, removed: Collection[str], *, pending: int = 0, **changes: Unpack[UpdateState]
 ) -> None:
     """Store rows, removals and entries of the manifest in one commit; `rows` are the first `pending` of the pending rows."""
+    if "unfinished" not in changes:
+        finish_portion(folder)
     remaining = [without_paths(shard, opened, removed) for shard, opened in folder.shards.items()]
     shards, number = [shard for shard in remaining if shard.count], folder.manifest.next_shard
     contents: dict[str, bytes] = {}
-    if rows is not None and len(rows.descriptors):
+    unfinished = changes.get("unfinished")
+    if unfinished is not None and rows is not None and len(rows.descriptors):
+        shard, contents = make_shard(number, rows, unfinished)
+        shards.append(shard)
+    elif unfinished is None and ((rows is not None and len(rows.descriptors)) or any(shard.is_interim for shard in shards)):
         shards, contents = _with_rows(folder, shards, rows)
         number += 1
     manifest = replace(folder.manifest, shards=tuple(shards), next_shard=number, **changes)
@@ -60,24 +78,35 @@ def commit_rows(
         folder.forget_paths()
 
 
-def _with_rows(folder: IndexFolder, shards: list[Shard], rows: Rows) -> tuple[list[Shard], dict[str, bytes]]:
+def finish_portion(folder: IndexFolder) -> None:
+    """Make one shard of the rows of an unfinished portion, if there is one."""
+    if folder.manifest.unfinished is not None:
+        commit_rows(folder, None, (), unfinished=None)
+
+
+def _with_rows(folder: IndexFolder, shards: list[Shard], rows: Rows | None) -> tuple[list[Shard], dict[str, bytes]]:
     """Return the shards with rows added at the end, and the contents of the new files by name.
 
-    Small shards at the end are merged with the rows into one shard.
+    Interim shards, and small shards before them, are merged with the rows into one shard.
     """
     size = folder.manifest.settings.shard_size
-    num_unchanged = len(shards) - count_to_merge(shards, len(rows.descriptors), size)
-    unchanged, merged = shards[:num_unchanged], shards[num_unchanged:]
+    stored = [shard for shard in shards if not shard.is_interim]
+    interim = [shard for shard in shards if shard.is_interim]
+    count = sum(shard.count for shard in interim) + (0 if rows is None else len(rows.descriptors))
+    num_unchanged = len(stored) - count_to_merge(stored, count, size)
+    merged = [*stored[num_unchanged:], *interim]
     if merged:
         opened = [open_shard(folder.path, shard, folder.manifest) for shard in merged]
         _check_shards(folder, merged)
-        rows = join_rows([*read_rows(merged, opened, size), rows])
+        rows = join_rows([*read_rows(merged, opened, size), *([] if rows is None else [rows])])
+    assert rows is not None  # there are interim shards or new rows
     shard, contents = make_shard(folder.manifest.next_shard, rows)
-    return [*unchanged, shard], contents
+    return [*stored[:num_unchanged], shard], contents
 
 
 def compact_rows(folder: IndexFolder) -> None:
     """Write the rows in full shards again, without removed ones, from the first shard that is not full."""
+    finish_portion(folder)
     size, shards = folder.manifest.settings.shard_size, folder.manifest.shards
     num_full = next((number for number, shard in enumerate(shards) if shard.rows < size or shard.removed), len(shards))
     full, others = shards[:num_full], shards[num_full:]

@@ -31,9 +31,10 @@ _JSON_TYPES: dict[str, Any] = {  # of keys whose values have another type in Pyt
     "compression": str,
     "left_out": dict,
     "calibration": dict | None,
+    "unfinished": dict | None,
 }
 _OLD_FILES = ("descriptors.safetensors", "places.parquet")  # of format 1
-_SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})\.(?:safetensors|parquet)")
+_SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})(?P<interim>-\d{8,})?\.(?:safetensors|parquet)")
 _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
 _STORE_FOLDER = re.compile(
     rf"derived-[0-9a-f]{{16}}\.(?:{'|'.join(COMPRESSIONS)}|(?P<service>{'|'.join(SERVICES)})-[0-9a-f]{{8}})"
@@ -80,6 +81,25 @@ class Shard:
         """The number of rows that were not removed."""
         return self.rows - len(self.removed)
 
+    @property
+    def is_interim(self) -> bool:
+        """Whether its rows belong to an unfinished portion, and one shard of the whole portion will replace it."""
+        match = _SHARD_FILE.fullmatch(self.descriptors.name)
+        return match is not None and match["interim"] is not None
+
+
+@dataclass(frozen=True)
+class UnfinishedPortion:
+    """The portion of photos, of a shard's size, that a build is encoding; its rows so far are in the interim shards at the end.
+
+    Attributes:
+        photos: Number of its photos that were encoded or skipped.
+        retried: Whether an earlier run skipped its photos, so that it is encoded after all others.
+    """
+
+    photos: int
+    retried: bool = False
+
 
 @dataclass(frozen=True)
 class IndexSettings:
@@ -94,7 +114,7 @@ class IndexSettings:
         projection_dim: Width that the model projects descriptors to; `None` without a projection, or if it is not known.
         batch_size: Photos that the network encodes at once; `None` if it is not known.
         metric: Distance between descriptors; `"l2"` is the only one.
-        shard_size: Maximum number of rows in a shard. A crash loses at most this number of rows.
+        shard_size: Maximum number of rows in a shard.
         runtimes: Backends and precisions that made the rows, the latest last; empty if not known.
     """
 
@@ -149,6 +169,7 @@ class Manifest:
         calibration: The file of the calibration, or `None`.
         store_uri: Address of the service whose vector store searches the rows; `None` for a store in the folder.
         service: Kind of that service; `None` for a store in the folder.
+        unfinished: The portion that a build was encoding, and the next run continues; `None` if there is none.
     """
 
     settings: IndexSettings
@@ -160,6 +181,7 @@ class Manifest:
     calibration: StoredFile | None = None
     store_uri: str | None = None
     service: str | None = None
+    unfinished: UnfinishedPortion | None = None
 
     def __post_init__(self) -> None:
         check_compression(self.compression)
@@ -192,7 +214,12 @@ class Manifest:
         """Return the content of the manifest's file, which ends with a checksum of all values before it."""
         settings = self.settings.to_dict()
         service = None if self.service == SERVICES[0] else self.service
-        optional = {"store_uri": self.store_uri, "store_service": service, "runtimes": settings.pop("runtimes")}
+        optional = {
+            "store_uri": self.store_uri,
+            "store_service": service,
+            "runtimes": settings.pop("runtimes"),
+            "unfinished": None if self.unfinished is None else asdict(self.unfinished),
+        }
         values = {
             "format_version": FORMAT_VERSION,
             "count": self.count,
@@ -241,9 +268,13 @@ def damaged_file(folder: Path, name: str, reason: object) -> DamagedIndexError:
     return DamagedIndexError(f"The index {folder} is damaged: {name}: {line}. `d2vpr verify` names all damage; {_REPAIR}.")
 
 
-def shard_names(number: int) -> tuple[str, str]:
-    """Return the names of a shard's two files: descriptors, places."""
-    return f"descriptors-{number:06d}.safetensors", f"places-{number:06d}.parquet"
+def shard_names(number: int, unfinished: UnfinishedPortion | None = None) -> tuple[str, str]:
+    """Return the names of a shard's two files: descriptors, places.
+
+    Those of an interim shard have the number of the shard that will hold the whole portion, and its number of photos so far.
+    """
+    end = "" if unfinished is None else f"-{unfinished.photos:08d}"
+    return f"descriptors-{number:06d}{end}.safetensors", f"places-{number:06d}{end}.parquet"
 
 
 def store_folder(manifest: Manifest) -> str:
@@ -316,7 +347,7 @@ def _check_content(values: dict[str, Any], text: str, manifest: Manifest) -> Non
 
 def _from_values(values: dict[str, Any]) -> Manifest:
     service = SERVICES[0] if values.get("store_uri") else None
-    values = {"store_uri": None, "store_service": service, "runtimes": [], **values}
+    values = {"store_uri": None, "store_service": service, "runtimes": [], "unfinished": None, **values}
     _check_types(values)
     calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
     return Manifest(
@@ -329,6 +360,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         calibration=calibration,
         store_uri=values["store_uri"],
         service=values["store_service"],
+        unfinished=None if values["unfinished"] is None else _unfinished(values["unfinished"]),
     )
 
 
@@ -346,6 +378,10 @@ def _shard(values: dict[str, Any]) -> Shard:
         raise ValueError("removed rows that do not exist")
     files = (_stored_file(values[kind], _SHARD_FILE) for kind in ("descriptors", "places"))
     return Shard(int(values["rows"]), removed, *files)
+
+
+def _unfinished(values: dict[str, Any]) -> UnfinishedPortion:
+    return UnfinishedPortion(int(values["photos"]), bool(values["retried"]))
 
 
 def _stored_file(values: dict[str, Any], pattern: re.Pattern[str]) -> StoredFile:

@@ -20,6 +20,7 @@ from d2vpr_hf.index.commits import (
     commit_pending,
     commit_rows,
     compact_rows,
+    finish_portion,
     read_calibration,
     store_calibration,
     to_stored,
@@ -27,7 +28,7 @@ from d2vpr_hf.index.commits import (
 from d2vpr_hf.index.derived_store import has_store, is_fresh, with_store
 from d2vpr_hf.index.index_folder import IndexFolder, begin_folder, open_folder
 from d2vpr_hf.index.info import index_info
-from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, IndexSettings, Manifest
+from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, IndexSettings, Manifest, UnfinishedPortion
 from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
 from d2vpr_hf.index.search import Match, nearest_rows, rows_before, to_matches
 from d2vpr_hf.index.shards import Rows
@@ -147,6 +148,16 @@ class PlaceIndex:
     def skipped(self) -> dict[str, str]:
         """Photos that could not be read at the last attempt, with the reason."""
         return dict(self._state.manifest.skipped)
+
+    @property
+    def unfinished(self) -> UnfinishedPortion | None:
+        """The portion of photos that an interrupted build was encoding; `None` if there is none."""
+        return self._state.manifest.unfinished
+
+    @property
+    def num_interim(self) -> int:
+        """The number of rows of the unfinished portion."""
+        return sum(shard.count for shard in self._state.shards if shard.is_interim)
 
     @property
     def descriptors(self) -> MappedDescriptors:
@@ -328,6 +339,11 @@ class PlaceIndex:
         if len(self._state.pending) or self._state.attempted:
             with self._storing():
                 pass
+
+    def finish_portion(self) -> None:
+        """Make one shard of the rows of an unfinished portion, if there is one. All changes that no build makes do so first."""
+        with self._storing():
+            finish_portion(self._state)
 
     def compact(self) -> None:
         """Write the rows into full shards again, without removed ones, which frees their space on the disk.

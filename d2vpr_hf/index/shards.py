@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from d2vpr_hf.index.manifest import Manifest, Shard, StoredFile, damaged_file, shard_names
+from d2vpr_hf.index.manifest import Manifest, Shard, StoredFile, UnfinishedPortion, damaged_file, shard_names
 from d2vpr_hf.index.place_rows import ROW_SCHEMA, StoredPlaces, table_to_bytes
 from d2vpr_hf.stores.descriptors import MappedDescriptors, descriptors_to_bytes, kept_rows, map_descriptors
 from d2vpr_hf.utils.atomic_files import checksum
@@ -30,9 +30,12 @@ class OpenShard(NamedTuple):
     places: StoredPlaces
 
 
-def make_shard(number: int, rows: Rows) -> tuple[Shard, dict[str, bytes]]:
-    """Return the entry of a new shard for the manifest, and the contents of its files by name."""
-    names = shard_names(number)
+def make_shard(number: int, rows: Rows, unfinished: UnfinishedPortion | None = None) -> tuple[Shard, dict[str, bytes]]:
+    """Return the entry of a new shard for the manifest, and the contents of its files by name.
+
+    With `unfinished` it is an interim shard, whose last rows are the last ones of that portion.
+    """
+    names = shard_names(number, unfinished)
     contents = dict(zip(names, (descriptors_to_bytes(rows.descriptors), table_to_bytes(rows.table)), strict=True))
     return Shard(len(rows.descriptors), (), *(StoredFile.of(*item) for item in contents.items())), contents
 
@@ -109,7 +112,8 @@ def count_to_merge(shards: Sequence[Shard], count: int, shard_size: int) -> int:
 
 def join_rows(parts: Sequence[Rows]) -> Rows:
     """Return the rows of several parts, in order."""
-    return Rows(np.concatenate([part.descriptors for part in parts]), pa.concat_tables([part.table for part in parts]))
+    table = pa.concat_tables([part.table for part in parts]).combine_chunks()  # the file must not depend on the parts
+    return Rows(np.concatenate([part.descriptors for part in parts]), table)
 
 
 def read_rows(shards: Sequence[Shard], opened: Sequence[OpenShard], shard_size: int) -> Iterator[Rows]:

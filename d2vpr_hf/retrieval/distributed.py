@@ -25,6 +25,7 @@ from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
 from d2vpr_hf.retrieval.compatibility import index_settings
+from d2vpr_hf.retrieval.interruptions import interruption_message
 from d2vpr_hf.retrieval.updates import IndexUpdate, same_content
 from d2vpr_hf.stores import Compression, StoreWord
 
@@ -122,8 +123,10 @@ def embed_photos(
             missing.append(number)
         elif progress is not None:
             progress(len(job.places_of(number)))
-    for number in missing:
-        skipped |= _encode_shard(Path(out), job, number, encoder, strict, progress)
+    total = sum(len(job.places_of(number)) for number in numbers)
+    with interruption_message(out, lambda: _count_stored(Path(out), job, numbers), total):
+        for number in missing:
+            skipped |= _encode_shard(Path(out), job, number, encoder, strict, progress)
     return EmbedReport(len(missing), len(numbers) - len(missing), job.total, skipped)
 
 
@@ -239,6 +242,12 @@ def _is_stored(out: Path, job: _Job, number: int) -> bool:
     )
 
 
+def _count_stored(out: Path, job: _Job, numbers: Sequence[int]) -> int:
+    """Return the number of photos that shards hold."""
+    shards = [PlaceIndex.resume(out / job.folder_name(number), replacement=False) for number in numbers]
+    return sum(len(shard) for shard in shards if shard is not None)
+
+
 def _is_complete(shard: PlaceIndex) -> bool:
     """Return whether all photos of a shard were encoded. A new index counts as complete too, but holds nothing."""
     return shard.complete and len(shard) + len(shard.skipped) > 0
@@ -249,7 +258,7 @@ def _encode_shard(
 ) -> dict[str, str]:
     """Encode and store the photos of a shard; return the reasons for skipped photos."""
     places, settings = job.places_of(number), job.settings
-    with PlaceIndex.create(out / job.folder_name(number), settings, overwrite=True) as shard:
+    with _resume_shard(out, job, number) or PlaceIndex.create(out / job.folder_name(number), settings, overwrite=True) as shard:
         update = IndexUpdate(
             shard,
             lambda: shard,
@@ -263,6 +272,16 @@ def _encode_shard(
         skipped = update.run((place, job.table.photo(place)) for place in places).skipped
     report_skipped(skipped, len(places), strict)
     return skipped
+
+
+def _resume_shard(out: Path, job: _Job, number: int) -> PlaceIndex | None:
+    """Open a shard that an interrupted run began to encode, if it is undamaged and of the same runtime."""
+    try:
+        shard = PlaceIndex.resume(out / job.folder_name(number), replacement=False)
+    except (ValueError, OSError):
+        return None
+    resumable = shard is not None and shard.unfinished is not None and shard.settings == job.settings and not shard.verify()
+    return shard if resumable else None
 
 
 # ---- merging

@@ -6,15 +6,17 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2vpr_hf.encoders import Encoder, Progress
-from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store
+from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store, is_index
 from d2vpr_hf.readers import PhotoCollection, PlaceTable, ReadOptions, as_collection, name_in_folder, read_photo, read_places
 from d2vpr_hf.readers.remarks import merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_setup, index_settings
+from d2vpr_hf.retrieval.interruptions import count_stored, interruption_message
 from d2vpr_hf.retrieval.updates import IndexUpdate, UpdateReport, other_photos_message
 
 if TYPE_CHECKING:
@@ -40,9 +42,10 @@ def index_photos(
 ) -> tuple[PlaceIndex, UpdateReport]:
     """Build the index of photos, or update it: only new and changed photos are encoded.
 
-    Photos are stored a shard at a time, so that a killed run loses at most one shard. The same call then continues from there,
-    and the index has the same bytes as without the kill. A photo counts as unchanged if its file has the recorded size and
-    time, or the recorded content.
+    Encoded photos are stored each minute, whenever they fill a shard, and when the run is interrupted (KeyboardInterrupt or
+    SystemExit, which is raised again), so that a killed run loses about a minute. The same call then continues from there, and
+    the index has the same bytes as without the interruption. A photo counts as unchanged if its file has the recorded size
+    and time, or the recorded content.
 
     Args:
         photos: A folder, a CSV file, a table from [`read_places`], a data set from [`load_places`], or any other
@@ -75,6 +78,7 @@ def index_photos(
     report_remarks(remarks)
     if strict:
         report_skipped(collection.skipped, collection.count or len(collection.skipped), strict)
+    replaces = overwrite and is_index(folder)
     index = _index_to_continue(folder, encoder, overwrite, dtype)
     with contextlib.ExitStack() as stack:
         if index is not None:
@@ -91,12 +95,19 @@ def index_photos(
         update = IndexUpdate(
             index, begin, encoder, shard_size=size, folder=base, total=collection.count, strict=strict, progress=progress
         )
-        report = update.run(collection.items())
+        total = None if collection.count is None else collection.count - len(collection.skipped)
+        paths = collection.paths
+        place = f"the index that will replace {out}" if replaces else out
+        command = "The same command without `overwrite=True`" if overwrite and not replaces else "The same command"
+        interrupted = partial(interruption_message, place, lambda: count_stored(update.index, paths), total, command)
+        with interrupted():
+            report = update.run(collection.items())
     skipped = dict(collection.skipped) | report.skipped
     report_skipped(skipped, len(skipped) + report.added + report.changed + report.kept, strict)
     if update.index is None:
         raise ValueError(f"None of the {len(report.skipped)} photos in {base} could be read.")
-    update.index.build_store(compression, store=store, uri=uri)
+    with interrupted():
+        update.index.build_store(compression, store=store, uri=uri)
     return update.index, replace(report, skipped=skipped, remarks=remarks)
 
 
@@ -147,9 +158,13 @@ def add_photos(
             strict=strict,
             progress=progress,
         )
-        report = update.run(items)
+        paths = [place.path for place, _ in items]
+        interrupted = partial(interruption_message, index, lambda: count_stored(opened, paths), len(items))
+        with interrupted():
+            report = update.run(items)
     skipped |= report.skipped
-    opened.build_store()
+    with interrupted():
+        opened.build_store()
     report_skipped(skipped, total, strict)
     return opened, replace(report, skipped=skipped, remarks=remarks)
 
