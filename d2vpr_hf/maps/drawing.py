@@ -54,9 +54,11 @@ class BaseMap:
 
     def __init__(self, places: Sequence[Place], tiles: TileSource | None = None) -> None:
         self.plane = Plane.of(places)
-        self.tiles = tiles if self.plane is not None and self.plane.frame is None else None
+        self.tiles = tiles if self.plane is not None and self.plane.is_web_map else None
         points = np.empty((0, 2)) if self.plane is None else self.plane.project(places)
-        self.points = _thin(points[~np.isnan(points).any(axis=1)])
+        is_drawn = ~np.isnan(points).any(axis=1)
+        self.num_hidden = sum(place.has_position for place in places) - int(is_drawn.sum())
+        self.points = _thin(points[is_drawn])
         self.ways = _ways(self.points)
 
     def draw(self, marks: MapMarks = MapMarks(), caption: str = "") -> str:
@@ -76,8 +78,21 @@ class BaseMap:
         parts = [tiles, self._draw_base(canvas), _draw_marks(canvas, marks), _draw_scale_bar(canvas)]
         return (
             f'<svg class="map{" tiled" if tiles else ""}" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" tabindex="0" '
-            f'aria-label="{escape(caption)}">{"".join(parts)}</svg>'
+            f'aria-label="{escape(f"{caption} {self.hidden_text(marks)}".strip())}">{"".join(parts)}</svg>'
         )
+
+    def hidden_text(self, marks: MapMarks = MapMarks()) -> str:
+        """Return a sentence with the numbers of photos and marks that a map does not show; empty if it shows all of them.
+
+        A map shows positions of one frame: those with degrees, or those of one local frame.
+        """
+        if self.plane is None:
+            return ""
+        marked = [place for place in (*marks.matches, marks.estimate, marks.truth) if place is not None and place.has_position]
+        num_marks = int(np.isnan(self.plane.project(marked)).any(axis=1).sum())
+        counts = ((self.num_hidden, "photo"), (num_marks, "mark"))
+        parts = [f"{count:,} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count]
+        return f"Not drawn, as their positions are in other frames: {', '.join(parts)}." if parts else ""
 
     def _view(self, marks: MapMarks) -> View:
         """Return the part of the plane to show, in the drawing's proportions."""
@@ -89,7 +104,8 @@ class BaseMap:
         low, high = points.min(axis=0), points.max(axis=0)
         if marks.estimate is not None and marks.radius is not None:
             centre = self.plane.project([marks.estimate])[0]
-            reach = min(marks.radius, float(np.ptp(self.points, axis=0).max()) or _LEAST_SPAN)
+            radius = marks.radius * self.plane.stretch(float(np.nan_to_num(centre[1])))
+            reach = min(radius, float(np.ptp(self.points, axis=0).max()) or _LEAST_SPAN)
             low, high = np.fmin(low, centre - reach), np.fmax(high, centre + reach)
         middle, span = (low + high) / 2, np.maximum((high - low) * (1 + 2 * _MARGIN), _LEAST_SPAN)
         metres = max(span[0] / WIDTH, span[1] / HEIGHT)  # per unit of the drawing
@@ -114,6 +130,10 @@ class _Canvas:
         """Convert metres (..., 2) to units of the drawing, y down."""
         return (points - [self.view.left, self.view.top]) * [self.scale, -self.scale]
 
+    def units_of_a_metre(self, y: float) -> float:
+        """Return the units of the drawing that a true metre has at a height of the drawing, in units."""
+        return self.scale * self.plane.stretch(self.view.top - y / self.scale)
+
     def place(self, place: Place) -> tuple[float, float] | None:
         """Return the coordinates of a place in units, or `None` if it has no position in the plane's frame."""
         x, y = self.to_units(self.plane.project([place]))[0].tolist()
@@ -124,7 +144,8 @@ def _draw_marks(canvas: _Canvas, marks: MapMarks) -> str:
     parts = []
     if marks.estimate is not None and (at := canvas.place(marks.estimate)) is not None:
         if marks.radius is not None:
-            parts.append(f'<circle class="radius" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{marks.radius * canvas.scale:.1f}"/>')
+            radius = marks.radius * canvas.units_of_a_metre(at[1])
+            parts.append(f'<circle class="radius" cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{radius:.1f}"/>')
         parts.append(_mark(at, "estimate", '<circle r="11"/><circle class="core" r="4"/>', "estimate"))
     for rank, place in reversed(list(enumerate(marks.matches, 1))):  # the best on top
         if (at := canvas.place(place)) is not None:
@@ -143,8 +164,9 @@ def _mark(at: tuple[float, float], kind: str, shape: str, title: str) -> str:
 
 
 def _draw_scale_bar(canvas: _Canvas) -> str:
-    metres = nice_length((canvas.view.right - canvas.view.left) / 5)
-    length = metres * canvas.scale
+    units = canvas.units_of_a_metre(HEIGHT / 2)
+    metres = nice_length(WIDTH / 5 / units)
+    length = metres * units
     text = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
     north = '<g class="north" transform="translate(692 32)"><path d="M0 -16L6 4 0 0 -6 4Z"/><text y="18">N</text></g>'
     bar = f'<path d="M0 -6V0H{length:.1f}V-6"/><text x="{length / 2:.1f}" y="-9">{text}</text>'

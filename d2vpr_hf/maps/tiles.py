@@ -44,11 +44,13 @@ class TileSource:
         side = plane.world() / 2**zoom
         half = plane.world() / 2
         columns = range(math.floor((view.left + half) / side), math.floor((view.right + half) / side) + 1)
-        rows = range(math.floor((half - view.top) / side), math.floor((half - view.bottom) / side) + 1)
+        top, bottom = (math.floor((half - edge) / side) for edge in (view.top, view.bottom))
+        rows = range(max(top, 0), min(bottom, 2**zoom - 1) + 1)  # web maps end near 85 degrees north and south
         images = []
         for x in columns:
             for y in rows:
-                url = escape(self.template.replace("{z}", str(zoom)).replace("{x}", str(x)).replace("{y}", str(y)))
+                column = x % 2**zoom  # over the date line the web map begins again
+                url = escape(self.template.replace("{z}", str(zoom)).replace("{x}", str(column)).replace("{y}", str(y)))
                 left, top = (x * side - half - view.left) * scale, (view.top - (half - y * side)) * scale
                 images.append(f'<image href="{url}" x="{left:.2f}" y="{top:.2f}" width="{side * scale + 0.5:.2f}" '
                               f'height="{side * scale + 0.5:.2f}"/>')  # fmt: skip

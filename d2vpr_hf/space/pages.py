@@ -58,7 +58,9 @@ def map_panel(drawing: BaseMap, answer: Answer | None) -> str:
         f'<button type="button" data-zoom="{zoom}" aria-label="{label}" title="{label}">{sign}</button>'
         for zoom, label, sign in (("in", "Zoom in", "+"), ("out", "Zoom out", "−"), ("fit", "Show all marks", "⤢"))
     )
-    return f'<figure class="map-panel"><div class="zoom">{buttons}</div>{svg}<figcaption>{legend}{credit}</figcaption></figure>'
+    hidden = f"<span>{text}</span>" if (text := drawing.hidden_text(marks)) else ""
+    caption = f"<figcaption>{legend}{hidden}{credit}</figcaption>"
+    return f'<figure class="map-panel"><div class="zoom">{buttons}</div>{svg}{caption}</figure>'
 
 
 def match_cards(answer: Answer, picture: Picture) -> str:

@@ -3,6 +3,7 @@
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from d2vpr_hf.maps import BaseMap, MapMarks, Plane, TileSource
 from d2vpr_hf.maps.drawing import HEIGHT, WIDTH, nice_length
 from d2vpr_hf.maps.tiles import View
 from d2vpr_hf.places import Place
-from d2vpr_hf.places.place import distance_in_metres
+from d2vpr_hf.places.place import distance_in_metres, with_utm
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -137,3 +138,88 @@ def test_tiles_need_an_https_template_and_positions_in_degrees():
     assert BaseMap([local(0, 0)], TileSource("https://h/{z}/{x}/{y}", "a")).tiles is None
     plane = Plane.of([degrees(46, 11)])
     assert TileSource("https://h/{z}/{x}/{y}?a=1&b=2", "a").draw(plane, View(0, 0, 1e7, 1e7), 1).count("&amp;b=2") <= 36
+
+
+# ---- date line, poles, two cities, several frames
+
+
+@pytest.mark.parametrize(
+    ("latitude", "longitudes", "width"),
+    [
+        (-16.8, (179.9990, 179.9999, -179.9999, -179.9990), 213),  # Fiji
+        (64.0, (179.99, -179.98), 1463),  # Chukotka
+        (0.0, (-0.001, 0.001), 222),  # the meridian of Greenwich stays in the middle
+        (52.0, (175.0, -170.0), 1_029_000),  # the Aleutians
+        (-40.0, (-10.0, 10.0), 1_706_000),
+    ],
+)
+def test_a_map_is_as_wide_as_its_places(latitude, longitudes, width):
+    """Metres of a parallel by hand: 111.32 km times the cosine of the latitude for each degree."""
+    places = [degrees(latitude, longitude) for longitude in longitudes]
+    x = Plane.of(places).project(places)[:, 0]
+    assert x[-1] - x[0] == pytest.approx(width, rel=0.005) and (np.diff(x) > 0).all()
+
+
+def test_marks_over_the_date_line_are_in_view_and_at_their_distances():
+    database = [degrees(-16.8, longitude) for longitude in (179.998, 179.999, 180.0, -180.0, -179.999, -179.998)]
+    utm_only = replace(with_utm(degrees(-16.8, -179.999)), latitude=None, longitude=None)
+    base = BaseMap(database)
+    assert np.ptp(base.points[:, 0]) == pytest.approx(426, abs=2) and len(base.ways) >= 2
+    svg = base.draw(MapMarks([degrees(-16.8, 179.999), utm_only], degrees(-16.8, 180.0), 50.0))
+    matches, estimate = positions(svg, "match"), positions(svg, "estimate")
+    assert (matches > 0).all() and (matches < [WIDTH, HEIGHT]).all()
+    assert abs(matches[0][0] - matches[1][0]) / scale_of(svg) == pytest.approx(213, rel=0.01)
+    assert estimate[0][0] == pytest.approx(matches[:, 0].mean(), abs=0.2)
+
+
+@pytest.mark.parametrize("latitude", [89.999, -88.0, 85.5])
+def test_places_near_a_pole_are_drawn_at_their_distances(latitude):
+    """The Mercator projection ends before the poles; here maps show directions and distances from their middle."""
+    places = [degrees(latitude, longitude) for longitude in (0.0, 0.4, 90.0, 180.0)]
+    tiles = TileSource("https://tiles.example/{z}/{x}/{y}.png", "the owner")
+    plane, base = Plane.of(places), BaseMap(places, tiles)
+    points = plane.project(places)
+    for first, second in ((0, 1), (0, 2), (0, 3), (2, 3)):
+        distance = distance_in_metres(places[first], places[second])
+        assert math.dist(points[first], points[second]) == pytest.approx(distance, rel=0.01)
+    assert base.tiles is None and "match" in base.draw(MapMarks(places[:2]))
+
+
+def test_scale_and_radius_fit_the_city_in_view():
+    """Oslo and Nairobi on one map: the Mercator projection draws a metre in Oslo twice as long as one in Nairobi."""
+    oslo, nairobi = degrees(59.91, 10.75), degrees(-1.29, 36.82)
+    base = BaseMap([oslo, nairobi])
+    for city in (oslo, nairobi):
+        north = replace(city, latitude=city.latitude + 0.001)  # 111.3 m
+        svg = base.draw(MapMarks([city, north], city, 50.0))
+        marks = positions(svg, "match")
+        assert np.linalg.norm(marks[0] - marks[1]) / scale_of(svg) == pytest.approx(111.3, rel=0.01)
+        circle = next(element for element in parse(svg).iter(f"{SVG}circle") if element.get("class") == "radius")
+        assert float(circle.get("r")) / scale_of(svg) == pytest.approx(50, rel=0.01)
+
+
+def test_tiles_continue_over_the_date_line():
+    places = [degrees(-16.8, 179.999), degrees(-16.8, -179.999)]
+    svg = BaseMap(places, TileSource("https://tiles.example/{z}/{x}/{y}.png", "the owner")).draw()
+    images = [tuple(map(int, re.findall(r"/(\d+)", image.get("href")))) for image in parse(svg).iter(f"{SVG}image")]
+    columns = {column for _, column, _ in images}
+    last = 2 ** images[0][0] - 1
+    assert {0, last} <= columns and all(0 <= column <= last for column in columns)
+
+
+def test_tiles_end_where_the_web_map_ends():
+    places = [degrees(83.9, 10.0), degrees(-83.9, 10.0)]
+    svg = BaseMap(places, TileSource("https://tiles.example/{z}/{x}/{y}.png", "the owner")).draw()
+    for image in parse(svg).iter(f"{SVG}image"):
+        zoom, _, row = map(int, re.findall(r"/(\d+)", image.get("href")))
+        assert 0 <= row < 2**zoom
+
+
+def test_photos_and_marks_of_other_frames_are_counted():
+    base = BaseMap([degrees(46.0, 11.0), degrees(46.001, 11.0), local(1, 2), Place("nowhere")])
+    assert base.num_hidden == 1
+    assert base.hidden_text() == "Not drawn, as their positions are in other frames: 1 photo."
+    marks = MapMarks([degrees(46.0, 11.0), local(1, 2), local(3, 4), Place("nowhere")])
+    assert base.hidden_text(marks) == "Not drawn, as their positions are in other frames: 1 photo, 2 marks."
+    assert parse(base.draw(marks, "A map.")).get("aria-label").startswith("A map. Not drawn, as")
+    assert BaseMap([local(1, 2)]).hidden_text(MapMarks([local(1, 2)])) == ""
