@@ -18,6 +18,7 @@ from d2vpr_hf.readers.angles import (
 )
 from d2vpr_hf.readers.photo_metadata import Note, PhotoMetadata, Stated, is_time, zone_notes
 
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")  # NUL bytes are then parts of characters
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns# "
 _PREFIXES = {  # by namespace; a file may bind a namespace to any prefix
     "http://ns.adobe.com/exif/1.0/": "exif",
@@ -51,7 +52,7 @@ def parse_xmp(content: bytes) -> dict[str, str]:
     parser.EndElementHandler = collector.end
     parser.CharacterDataHandler = collector.add_text
     try:
-        parser.Parse(content.strip(b"\0 \t\r\n"), True)
+        parser.Parse(content if content.startswith(_UTF16_MARKS) else content.strip(b"\0 \t\r\n"), True)
     except (expat.ExpatError, LookupError) as error:  # LookupError: an unknown encoding
         raise ValueError(f"not XML ({error})") from error
     return collector.properties
