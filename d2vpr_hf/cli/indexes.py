@@ -117,8 +117,8 @@ def index(
 ) -> None:
     """Index photos, or update an index of them.
 
-    Positions are read from a CSV file, from @ names or from EXIF; photos without a position are indexed too. With --dataset,
-    they come from the columns of a data set.
+    Positions are read from a CSV file, from @ names, or from EXIF, XMP and sidecar files; photos without a position are indexed
+    too. With --dataset, they come from the columns of a data set.
 
     An existing index is updated: only photos that are new or changed are encoded. A run that was interrupted continues where
     it stopped.

@@ -28,7 +28,7 @@ def read_places(photos: str | Path, options: ReadOptions | None = None) -> Place
     """Read the places of a folder of photos, or of the CSV file that lists them.
 
     Positions are read from a CSV file in the folder; without one from `@` names, if any photo has such a name (then all photos
-    must have one); otherwise from EXIF. Photos without a known position stay in the table.
+    must have one); otherwise from EXIF, XMP and sidecar files. Photos without a known position stay in the table.
 
     Args:
         photos: A folder, whose subfolders are searched too, or a CSV file.
