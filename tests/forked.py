@@ -3,6 +3,7 @@
 Use a new interpreter (`subprocess`) where the test is about its start.
 """
 
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -41,8 +42,9 @@ def _run(module, arguments, log, environment, threads):
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def run_distributed(count, module, arguments, log: Path):
-    """Run a module in several processes as torchrun does; they find each other through a store in this process."""
+@contextlib.contextmanager
+def distributed(count, module, arguments, log: Path):
+    """Start a module in several processes as torchrun does, and yield them; they find each other through a store here."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": str(count)}
     meeting |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0", "ACCELERATE_USE_CPU": "true"}
@@ -50,6 +52,13 @@ def run_distributed(count, module, arguments, log: Path):
         start_module(module, arguments, log, meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, threads=1)
         for rank in range(count)
     ]
+    yield processes
     for process in processes:
         process.join()
+
+
+def run_distributed(count, module, arguments, log: Path):
+    """Run a module in several processes as torchrun does, to its end."""
+    with distributed(count, module, arguments, log) as processes:
+        pass
     assert [process.exitcode for process in processes] == [0] * count, log.read_text()[-4000:]

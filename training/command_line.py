@@ -10,13 +10,20 @@ from transformers.utils.logging import disable_progress_bar
 
 from d2vpr_hf.training.options import Options, parse_options
 from d2vpr_hf.training.training_run import RunStoppedError
+from d2vpr_hf.utils.interrupts import (
+    InterruptedBySignalError,
+    SignalHandler,
+    exit_status,
+    raise_interrupted,
+    signal_name,
+)
 
 
 def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:
     """Run a stage with the options of the command line, and exit with a status unless it succeeds.
 
-    An error that the user can correct is printed as one line on stderr, with status 1. A run that SIGTERM stopped ends with
-    status 143.
+    An error that the user can correct is printed as one line on stderr, with status 1. A run that Ctrl-C or SIGTERM stopped
+    ends with status 130 or 143, and a line about its checkpoint.
 
     Args:
         kind: The stage's options.
@@ -26,7 +33,12 @@ def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:
     logging.getLogger("d2vpr_hf").setLevel(logging.INFO)
     disable_progress_bar()  # transformers draws one for every file it writes
     try:
-        train(parse_options(kind, sys.argv[1:]))
+        with SignalHandler(raise_interrupted):
+            train(parse_options(kind, sys.argv[1:]))
+    except InterruptedBySignalError as interrupt:  # before the first step, or after the last one
+        advice = "`--resume` continues from its newest checkpoint, if there is one."
+        sys.stderr.write(f"{signal_name(interrupt.number)} stopped the run while it was not training. {advice}\n")
+        sys.exit(exit_status(interrupt.number))
     except RunStoppedError as stopped:
         sys.stderr.write(f"{_message(stopped)}\n")
         sys.exit(stopped.exit_status)

@@ -32,7 +32,7 @@ def finetune(options: FinetuneOptions) -> Path:
         FileNotFoundError, FileExistsError, ValueError: If something that the options name is missing or does not fit.
         FloatingPointError: If the loss is not finite.
         OSError: If a checkpoint or a model cannot be written.
-        RunStoppedError: If the process received SIGTERM, after saving a checkpoint.
+        RunStoppedError: If the process received SIGINT or SIGTERM, after saving a checkpoint.
     """
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)

@@ -5,11 +5,9 @@ import dataclasses
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +29,7 @@ from d2vpr_hf.training.optimizer import learning_rate_factor, make_optimizer, se
 from d2vpr_hf.training.options import TrainingOptions, to_yaml
 from d2vpr_hf.training.run_folder import RunFolder
 from d2vpr_hf.training.validation import Measurement, Validation
+from d2vpr_hf.utils.interrupts import SignalHandler, exit_status, signal_name
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +37,15 @@ _LONGEST_WAIT = timedelta(hours=3)  # of processes for each other: one may rende
 
 
 class RunStoppedError(Exception):
-    """SIGTERM stopped a run before its last step, after a checkpoint was saved.
+    """SIGINT (Ctrl-C) or SIGTERM stopped a run before its last step, after a checkpoint was saved.
 
     Attributes:
         exit_status: Exit status of a script that is stopped by this error.
     """
 
-    exit_status = 128 + signal.SIGTERM
+    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status(number)
 
 
 def start_accelerator(options: TrainingOptions) -> Accelerator:
@@ -129,7 +130,7 @@ class TrainingRun:
         self.meter = Meter(accelerator)
         self._skipped_photos = 0  # by this process, since the last line of the log
         self.state = RunState(num_processes=accelerator.num_processes)
-        self._sigterm = _DeferredSigterm()
+        self._stop = _DeferredStop()
         self._validation: Validation | None = None
         self._measurement: Measurement | None = None  # of the current weights; `None` if they were not validated
 
@@ -161,7 +162,7 @@ class TrainingRun:
         """Yield the remaining batches of this process. The caller must call `update` after each."""
         if self._is_over():
             return
-        with self._sigterm:
+        with self._stop:
             for batch in self.data.batches(self.state.step):
                 yield batch
                 if self._is_over():
@@ -206,7 +207,7 @@ class TrainingRun:
         Raises:
             FloatingPointError: If the loss is not finite.
             OSError: If a checkpoint or model cannot be written.
-            RunStoppedError: If the process received SIGTERM, after saving a checkpoint.
+            RunStoppedError: If the process received SIGINT or SIGTERM, after saving a checkpoint.
         """
         learning_rate = self._set_learning_rate()
         if self.options.max_grad_norm is not None:
@@ -246,22 +247,26 @@ class TrainingRun:
         self._measurement = None
 
     def _do_due_work(self, learning_rate: float) -> None:
-        """Log, validate and save after a step, if they are due; raise RunStoppedError after SIGTERM."""
+        """Log, validate and save after a step, if they are due; raise RunStoppedError after SIGINT or SIGTERM."""
         validates = self._is_due(self.options.validate_every)
         saves = self._is_due(self.options.checkpoint_every)
         logs = validates or saves or self._is_due(self.options.log_every)
         if logs:
             self._log_step(learning_rate)
-        stops = self._sigterm.is_agreed(self.accelerator, exchange=logs)
-        if validates and not stops:
+        stop = self._stop.agreed_signal(self.accelerator, exchange=logs)
+        if validates and stop is None:
             self._validate()
             apply_policy(self.model, self.options.batch_norm)
-        if self._is_over() and not stops:
+        if self._is_over() and stop is None:
             self._save_model("last")
-        if saves or stops or self._is_over():
+        if saves or stop is not None or self._is_over():
             self._save_checkpoint()
-        if stops:
-            raise RunStoppedError(f"SIGTERM stopped the run after step {self.state.step}. Continue it with `resume=True`.")
+        if stop is not None:
+            raise RunStoppedError(
+                f"{signal_name(stop)} stopped the run. {self.checkpoints.newest()} is its checkpoint after step "
+                f"{self.state.step}. Continue it with `resume=True`.",
+                stop,
+            )
 
     def _is_due(self, every: int) -> bool:
         """Return whether work that is done every `every` steps and after the last step is due now."""
@@ -366,25 +371,29 @@ def _prepare_model(model: VPRPreTrainedModel, options: TrainingOptions) -> None:
         model.compile()
 
 
-class _DeferredSigterm:
-    """Defer SIGTERM until the current step is finished and saved, while this context is open."""
+class _DeferredStop:
+    """Defer SIGINT and SIGTERM until the current step is finished and saved, while this context is open.
+
+    A second signal ends the process at once; see [`SignalHandler`].
+    """
 
     def __init__(self) -> None:
-        self._received = False
+        self._handler = SignalHandler(self._announce)
 
     def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        self._handler.__enter__()
 
     def __exit__(self, *error: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._previous)
+        self._handler.__exit__(*error)
 
-    def is_agreed(self, accelerator: Accelerator, *, exchange: bool) -> bool:
-        """Return whether any process received SIGTERM. Several processes agree on it only in a call with `exchange`."""
+    def agreed_signal(self, accelerator: Accelerator, *, exchange: bool) -> int | None:
+        """Return the signal that any process received, or `None`. Several processes agree only in a call with `exchange`."""
         if accelerator.num_processes == 1:
-            return self._received
-        return exchange and bool(accelerator.reduce(torch.tensor(float(self._received), device=accelerator.device)) > 0)
+            return self._handler.received
+        if not exchange:
+            return None
+        received = torch.tensor([self._handler.received or 0], device=accelerator.device)
+        return int(accelerator.gather(received).max()) or None
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._received = True
+    def _announce(self, number: int) -> None:
+        logger.info("%s: the run saves a checkpoint and ends. A second signal ends it at once.", signal_name(number))

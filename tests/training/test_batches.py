@@ -59,15 +59,16 @@ def test_pixels_do_not_depend_on_the_number_of_workers(root, workers):
         assert torch.equal(alone.pixels, shared.pixels) and torch.equal(alone.place_ids, shared.place_ids)
 
 
-def test_sigterm_does_not_end_workers_that_are_starting(root, monkeypatch):
-    """SIGTERM must not end a worker between its start and its call that ignores the signal: the run would end with it."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_does_not_end_workers_that_are_starting(root, monkeypatch, number):
+    """A signal must not end a worker between its start and its call that ignores the signal: the run would end with it."""
     begin = batches_module._begin_worker
     started, signalled = multiprocessing.Event(), multiprocessing.Event()
     monkeypatch.setattr(batches_module, "_begin_worker", lambda worker: (started.set(), signalled.wait(), begin(worker)))
     batches = iter(make_loader(root, workers=1, last=1))
     started.wait()
     for worker in batches._workers:
-        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, number)
     signalled.set()
     assert len(list(batches)) == 1
 

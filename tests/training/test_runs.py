@@ -212,22 +212,24 @@ def _num_steps(out):
     return path.read_text().count('"loss"') if path.exists() else 0
 
 
-def test_sigterm_saves_a_checkpoint_and_raises_an_error_with_advice(folders, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "name", "status"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
+def test_a_signal_saves_a_checkpoint_and_raises_an_error_with_advice(folders, tmp_path, monkeypatch, number, name, status):
     """The run must not wait for the next regular checkpoint, which is far away. A caller must be able to catch the error."""
     update = training_run.TrainingRun.update
 
-    def send_sigterm(run, batch):
+    def send_signal(run, batch):
         if run.state.step == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         update(run, batch)
 
-    monkeypatch.setattr(training_run.TrainingRun, "update", send_sigterm)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RunStoppedError, match=r"after step 3\. Continue it with `resume=True`") as stopped:
+    monkeypatch.setattr(training_run.TrainingRun, "update", send_signal)
+    before = signal.getsignal(number)
+    advice = rf"^{name} stopped the run\. .*step-00000003 is its checkpoint after step 3\. Continue it with `resume=True`"
+    with pytest.raises(RunStoppedError, match=advice) as stopped:
         train("finetune", folders, tmp_path, checkpoint_every=1000, log_every=1000)
-    assert stopped.value.exit_status == 143
+    assert stopped.value.exit_status == status
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])

@@ -2,14 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from tests.conftest import relative, save_folder, tiny_cricavpr, tiny_model
-from tests.forked import run_distributed
+from tests.forked import distributed, run_distributed
 from tests.training.places import write_places
 
 WEIGHTS = "model.safetensors"
@@ -118,3 +120,25 @@ def launch(words):
 def held_out_losses(out):
     lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     return [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+
+
+def test_ctrl_c_in_one_process_ends_both_after_the_same_step(tmp_path):
+    """A process that ends alone leaves the other one waiting for hours. The launcher passes Ctrl-C on: it comes twice."""
+    root = write_places(tmp_path / "gsv")
+    student = save_folder(tiny_model(), tmp_path / "student")
+    flags = f"--photos {root} --model {student} --image-size 42 42 --places-per-batch 4 --num-workers 1"
+    flags += f" --max-steps 100000 --checkpoint-every 100000 --log-every 2 --out {tmp_path / 'run'}"
+    metrics, log = tmp_path / "run" / "run" / "metrics.jsonl", tmp_path / "log"
+    with distributed(2, "d2vpr_hf.training.finetune", flags.split(), log) as processes:
+        while all(process.is_alive() for process in processes) and not (metrics.exists() and metrics.read_text()):
+            time.sleep(0.01)
+        for _ in range(2):
+            os.kill(processes[1].pid, signal.SIGINT)
+            time.sleep(0.05)
+    text = log.read_text()
+    assert [process.exitcode for process in processes] == [130, 130], text[-4000:]
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert step % 2 == 0 and "Traceback" not in text
+    line = f"Ctrl-C stopped the run. {checkpoint} is its checkpoint after step {step}. Continue it with `--resume`."
+    assert text.count(line) == 2

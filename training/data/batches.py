@@ -16,6 +16,7 @@ from d2vpr_hf.training.data.augmentation import RandAugment
 from d2vpr_hf.training.data.place_photos import PlacePhotos
 from d2vpr_hf.training.data.place_sampler import LocalBatches
 from d2vpr_hf.training.random_streams import Purpose, make_rng
+from d2vpr_hf.utils.interrupts import SIGNALS
 
 NO_AUGMENTATION = RandAugment(0)
 
@@ -86,7 +87,7 @@ def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int,
         num_workers: Number of worker processes; 0 loads in this process.
         pin_memory: Whether batches are put into pinned memory, for a faster copy to a GPU.
     """
-    return _SigtermSafeLoader(
+    return _SignalSafeLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=join_places,
@@ -97,21 +98,21 @@ def load_batches(dataset: PlaceDataset, batches: LocalBatches, num_workers: int,
     )
 
 
-class _SigtermSafeLoader(DataLoader[PlaceBatch]):
-    """Block SIGTERM while workers start: until `_begin_worker` ignores the signal, it would end a worker."""
+class _SignalSafeLoader(DataLoader[PlaceBatch]):
+    """Block SIGINT and SIGTERM while workers start: until `_begin_worker` ignores a signal, it would end a worker."""
 
     def __iter__(self):  # type: ignore[no-untyped-def] # torch's iterators are private
-        with _sigterm_blocked():
+        with _signals_blocked():
             return super().__iter__()
 
 
 @contextlib.contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    """Block SIGTERM until the end of the block. Processes that are started inside inherit this and keep it blocked."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows does not have this signal
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM until the end of the block. Processes that are started inside inherit this and keep it."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, set(SIGNALS))
     try:
         yield
     finally:
@@ -132,6 +133,7 @@ def _join_labels(labels: Sequence[Labels | None], join: Callable[[tuple[torch.Te
 
 
 def _begin_worker(worker: int) -> None:
-    """Use one thread, and ignore SIGTERM: the training process still needs this worker's batch, and ends the worker itself."""
+    """Use one thread, and ignore SIGINT and SIGTERM: the training process needs this worker's batch, and ends the worker."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
