@@ -43,7 +43,7 @@ def export(
     """Export a model as a graph, and verify that it gives the model's descriptors.
 
     Args:
-        model: Folder or Hub id of the model; `None` for the small one that comes with this package.
+        model: Folder or Hub id of the model; `None` or `"embedded"` for the small one that comes with this package.
         out: The folder to write; [`PlaceEncoder`] takes it as a model.
         options: The kind of graph; `None` for ONNX in float32.
         photos: A folder of photos like those to come: int8 is calibrated on at most [`CALIBRATION_PHOTOS`] of them.

@@ -17,6 +17,7 @@ from scipy.linalg import eigh
 from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
+from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
@@ -185,7 +186,7 @@ def _encode(
 
 def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source: str | None) -> None:
     """Write the model folder to a scratch folder first, so that a failure leaves nothing."""
-    name = "the model that comes with d2vpr-hf" if source is None else Path(source).name
+    name = "the model that comes with d2vpr-hf" if source in (None, EMBEDDED_NAME) else Path(source).name
     kind = "whitening" if facts["whiten"] else "PCA"
     card = CardFacts(
         summary=f"{name}, with {kind} of its descriptors to {facts['dim']} numbers.",

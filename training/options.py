@@ -2,6 +2,7 @@
 
 import difflib
 from argparse import ArgumentDefaultsHelpFormatter
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -319,9 +320,25 @@ def parse_options(kind: type[Options], arguments: Sequence[str]) -> Options:
     """
     parser = HfArgumentParser(cast(Any, kind), description=kind.__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
     recipes = [] if not arguments or arguments[0].startswith("-") else [arguments[0]]
+    _refuse_twice(arguments[len(recipes) :])
     recipe_flags = [flag for name in recipes for flag in _recipe_flags(kind, _find_recipe(name))]
-    (options,) = parser.parse_args_into_dataclasses([*recipe_flags, *arguments[len(recipes) :]], look_for_args_file=False)
+    flags = [_expand_home(text) for text in (*recipe_flags, *arguments[len(recipes) :])]
+    (options,) = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
     return options
+
+
+def _expand_home(text: str) -> str:
+    """Replace `~` at the beginning of an option's value by the home folder; shells do so behind a blank only."""
+    flag, separator, value = text.partition("=") if text.startswith("--") else ("", "", text)
+    return f"{flag}{separator}{Path(value).expanduser()}" if value.startswith("~/") else text
+
+
+def _refuse_twice(arguments: Sequence[str]) -> None:
+    """Raise ValueError if a flag is given twice: argparse would use the last value."""
+    flags = [argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
+    twice = [flag for flag, count in Counter(flags).items() if count > 1]
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is given twice. Give it once; a list takes all its values after one flag.")
 
 
 def _find_recipe(name: str) -> Path:

@@ -20,6 +20,7 @@ from d2vpr_hf.cli.options import (
     OverwriteOption,
     ReadingOptions,
     StrictOption,
+    parse_model,
     parse_path,
 )
 from d2vpr_hf.cli.terminal import check_used, progress_bar, table_text
@@ -35,7 +36,9 @@ class DatasetOptions:
 
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Hugging Face data set to index instead of PHOTOS: Hub id, folder or file."),
+        typer.Option(
+            parser=parse_model, metavar="NAME", help="Hugging Face data set to index instead of PHOTOS: Hub id, folder or file."
+        ),
     ] = None
     config: Annotated[str | None, typer.Option(help="Configuration (subset) of the data set.")] = None
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the data set.")] = None
@@ -92,7 +95,11 @@ class StoreOptions:
     )
     uri: Annotated[
         str | None,
-        typer.Option(metavar="FILE|URL", help="With --store milvus: a file that ends in .db, or a server. The index keeps it."),
+        typer.Option(
+            parser=parse_model,
+            metavar="FILE|URL",
+            help="With --store milvus: a file that ends in .db, or a server. The index keeps it.",
+        ),
     ] = None
 
 
@@ -288,7 +295,10 @@ def info(
     from d2vpr_hf.index import PlaceIndex
 
     facts = PlaceIndex.open(index).info()
-    lines = [f"{name}: {_value_text(value)}" for name, value in facts.items()]
+    texts = {name: _value_text(value) for name, value in facts.items()}
+    if facts["model"] is None:
+        texts["model"] = "embedded, or one that was never saved"
+    lines = [f"{name}: {text}" for name, text in texts.items()]
     typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(lines))
 
 

@@ -9,14 +9,18 @@ from typing import Annotated, Any, Literal
 import typer
 
 from d2vpr_hf.cli.choices import ExportFormat, ExportInput, ExportPrecision, ModelKind
-from d2vpr_hf.cli.options import EncoderOptions, ReadingOptions, StrictOption, parse_pairs, parse_path
+from d2vpr_hf.cli.options import EncoderOptions, ReadingOptions, StrictOption, parse_model, parse_pairs, parse_path
 from d2vpr_hf.cli.terminal import hush_transformers, progress_bar
 
 
 def convert(
     source: Annotated[
         str,
-        typer.Argument(metavar="SRC", help="Weights file (.pth, .safetensors), or folder or Hub id of a transformers model."),
+        typer.Argument(
+            parser=parse_model,
+            metavar="SRC",
+            help="Weights file (.pth, .safetensors), or folder or Hub id of a transformers model.",
+        ),
     ],
     out: Annotated[Path, typer.Argument(parser=parse_path, metavar="OUT", help="Model folder to write; with --to, the file.")],
     target: Annotated[
@@ -76,7 +80,12 @@ def _parse_changes(changes: list[str] | None) -> dict[str, Any]:
 
 
 def fit_projection(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hub id, without a projection.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            parser=parse_model, metavar="MODEL", help="Model folder or Hub id, without a projection; or `embedded`."
+        ),
+    ],
     photos: Annotated[
         Path,
         typer.Argument(parser=parse_path, metavar="PHOTOS", help="Photos that are not used for evaluation, or their CSV file."),
@@ -107,7 +116,10 @@ def fit_projection(
 
 def export(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Model folder or Hub id; `embedded` for the small model included here.")
+        str,
+        typer.Argument(
+            parser=parse_model, metavar="MODEL", help="Model folder or Hub id; `embedded` for the small model included here."
+        ),
     ],
     out: Annotated[
         Path, typer.Argument(parser=parse_path, metavar="OUT", help="Folder to write; other commands take it as --model.")
@@ -152,7 +164,7 @@ def export(
         raise ValueError("Give both --database and --queries, or neither.")
     options = ExportOptions(format, precision, input, max_difference)
     labelled = None if database is None or queries is None else (database, queries)
-    done = run(None if model == "embedded" else model, out, options, photos=photos, labelled=labelled)
+    done = run(model, out, options, photos=photos, labelled=labelled)
     difference = done.model.info["relative_difference"]
     typer.echo(f"Wrote {out}: {format}, {precision}; descriptors differ from the model's by {difference:.1e} of their norm.")
     if done.comparison is not None:

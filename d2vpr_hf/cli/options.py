@@ -33,6 +33,11 @@ def parse_path(text: str) -> Path:
         raise typer.BadParameter(f"there is no home folder for {text}") from error
 
 
+def parse_model(text: str) -> str:
+    """Read the name of a model, an index or a data set, which may be a folder, with `~` for the home folder."""
+    return str(parse_path(text)) if text.startswith("~") else text
+
+
 IndexArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="INDEX", help="Index folder.")]
 QueriesArgument = Annotated[
     list[Path], typer.Argument(parser=parse_path, metavar="QUERY...", help="Photos, or folders of photos.")
@@ -41,12 +46,20 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Model folder or Hub id. Default: the model of the index; for a new index, the small model included here.",
+        parser=parse_model,
+        metavar="MODEL",
+        help="Model folder or Hub id, or `embedded` for the small model included here. Default: the model of the index; for a "
+        "new index, the small one.",
     ),
 ]
 NewModelOption = Annotated[
     str | None,
-    typer.Option("--model", help="Model folder or Hub id. Default: the small model included here."),
+    typer.Option(
+        "--model",
+        parser=parse_model,
+        metavar="MODEL",
+        help="Model folder or Hub id. Default: `embedded`, the small model included here.",
+    ),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a photo cannot be used, instead of skipping it.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")]

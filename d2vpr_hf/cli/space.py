@@ -10,17 +10,19 @@ from typing import Annotated
 
 import typer
 
-from d2vpr_hf.cli.options import parse_path
+from d2vpr_hf.cli.options import parse_model, parse_path
 
 _IndexOption = Annotated[
-    str | None, typer.Option("--index", metavar="INDEX", help="Index folder or Hub id. Default: a simulated town.")
+    str | None,
+    typer.Option("--index", parser=parse_model, metavar="INDEX", help="Index folder or Hub id. Default: a simulated town."),
 ]
 _SpaceModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
+        parser=parse_model,
         metavar="MODEL",
-        help="Model folder or Hub id. Default: the model of the index, or the small model included here.",
+        help="Model folder or Hub id. Default: the model of the index, or `embedded`, the small model included here.",
     ),
 ]
 

@@ -10,7 +10,7 @@ from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
-from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
+from d2vpr_hf.pretrained.loading import EMBEDDED_NAME, fingerprint, load_image_processor, load_model
 
 
 class ModelSource(Protocol):
@@ -109,12 +109,12 @@ def open_model(
     processor: D2VPRImageProcessor | None,
     device: str | torch.device | None,
 ) -> ModelSource:
-    """Open a model object, a folder, a Hub id, an exported folder, or the embedded model (`None`).
+    """Open a model object, a folder, a Hub id, an exported folder, or the embedded model (`None` or `"embedded"`).
 
     Raises:
         ValueError: If a model object comes without its image processor, or the network cannot run on the device.
     """
-    if is_exported(model):
+    if model != EMBEDDED_NAME and is_exported(model):
         return ExportedGraph(ExportedModel.open(str(model)), processor)
     if not isinstance(model, VPRPreTrainedModel):
         return LoadedModel(load_model(model), processor or load_image_processor(model), device)

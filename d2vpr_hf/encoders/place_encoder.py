@@ -16,6 +16,7 @@ from d2vpr_hf.encoders.model_sources import open_model
 from d2vpr_hf.encoders.photo_batches import DescriptorArray, group_by_size, preprocess_ahead
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ class PlaceEncoder:
     """Encode photos as descriptors, in order, in batches, while threads decode the next ones.
 
     Args:
-        model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` for the small one that comes with
-            this package.
+        model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` or `"embedded"` for the
+            small one that comes with this package.
         processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
         device: Device that runs the network, such as `"cuda"`; `None` for a GPU if there is one, otherwise the CPU.
         batch_size: Number of photos that the network processes at once. It changes descriptors only by rounding, unless the
@@ -39,8 +40,8 @@ class PlaceEncoder:
             `None` for the type of the model's weights.
 
     Attributes:
-        model_name: Folder (absolute) or Hub id that the model can be loaded from again; `None` for the embedded model, and for
-            a model object that was never saved.
+        model_name: Folder (absolute) or Hub id that the model can be loaded from again; `"embedded"` for the model in this
+            package; `None` for a model object that was never saved.
     """
 
     def __init__(
@@ -191,8 +192,10 @@ class PlaceEncoder:
 
 
 def _portable_name(model: VPRPreTrainedModel | str | Path | None) -> str | None:
-    """Return a name that the model can be loaded by from any folder; `None` for the embedded model and one in memory only."""
+    """Return a name that the model can be loaded by from any folder; `None` for one in memory only."""
     name = model.name_or_path if isinstance(model, VPRPreTrainedModel) else model
+    if name is None or name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
+        return EMBEDDED_NAME
     if not name:
         return None
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)

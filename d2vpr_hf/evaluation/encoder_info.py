@@ -27,7 +27,7 @@ class EncoderInfo:
     If descriptors were given instead of photos, only `descriptor_dim` is known and everything else is `None`.
 
     Attributes:
-        model_name: Folder or Hub name; `None` for the embedded model.
+        model_name: Folder or Hub name; `"embedded"` for the model in this package, or `None` in earlier reports.
         fingerprint: Hash of weights, configuration and preprocessing.
         descriptor_dim: Numbers of a descriptor.
         projection_dim: Numbers after the projection; `None` without one.

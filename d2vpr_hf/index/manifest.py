@@ -106,7 +106,8 @@ class IndexSettings:
     """The settings that an index is built with: the encoder of its rows, and how they are stored.
 
     Attributes:
-        model_name: Folder or Hub id of the model; `None` for the embedded model, or one that was never saved.
+        model_name: Folder or Hub id of the model, or `"embedded"`; `None` for one that was never saved, and in indexes of
+            earlier versions for the embedded one.
         fingerprint: Hash of the model and its preprocessing; queries must have the same one.
         descriptor_dim: Width of the descriptors.
         dtype: Type of the stored descriptors, `"float16"` or `"float32"`.

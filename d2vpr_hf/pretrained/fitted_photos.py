@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
+
 logger = logging.getLogger(__name__)
 
 PROJECTION_FILE = "projection.json"
@@ -14,7 +16,7 @@ PROJECTION_FILE = "projection.json"
 def warn_of_fitted_photos(model_folder: str | None, photos: Sequence[Path]) -> int:
     """Count the photos that a model's projection was fitted to, and warn if there are any: recall on them is too high."""
     file = Path(model_folder or "") / PROJECTION_FILE
-    if model_folder is None or not file.is_file():
+    if model_folder in (None, EMBEDDED_NAME) or not file.is_file():
         return 0
     fitted = set(json.loads(file.read_text(encoding="utf-8"))["photos"])
     count = sum(checksum in fitted for checksum in checksums(photos))

@@ -15,6 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "d2vpr-tiny"
+EMBEDDED_NAME = "embedded"  # names the model in this package wherever a folder or Hub id may stand
 
 # keys that save_pretrained writes into a config.json and that are not fields of a configuration
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "torch_dtype", "transformers_version"}
@@ -42,7 +43,7 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
     unknown configuration keys, and only logs it.
 
     Args:
-        name: A local folder or a Hub id; `None` loads the small model that comes with this package.
+        name: A local folder or a Hub id; `None` or `"embedded"` loads the small model that comes with this package.
         dtype: Type of the weights.
         kwargs: Passed to `from_pretrained` (`revision`, `attn_implementation`, `device_map`, `token`, ...).
 
@@ -169,10 +170,10 @@ def _plain(value: Any) -> Any:
 
 def _resolve(name: str | Path | None) -> str:
     """Return the name or folder for from_pretrained, after checking that a folder holds a model."""
-    if name is None:
+    if name is None or name == EMBEDDED_NAME:
         return str(EMBEDDED_MODEL)
     if not str(name):
-        raise ValueError("The model's name is empty. Give a folder or a Hub id, or omit it for the embedded model.")
+        raise ValueError("The model's name is empty. Give a folder, a Hub id, or `embedded` for the model in this package.")
     path = Path(name)
     if path.is_file():
         raise FileNotFoundError(
@@ -180,7 +181,10 @@ def _resolve(name: str | Path | None) -> str:
         )
     if not path.is_dir():
         if isinstance(name, Path) or not _may_be_hub_id(name):
-            raise FileNotFoundError(f"There is no model folder {name}. Give a folder or a Hub id such as user/model.")
+            raise FileNotFoundError(
+                f"There is no model folder {name}. Give a folder, a Hub id such as user/model, or `embedded` for the model in "
+                "this package."
+            )
         return str(name)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(f"{path} is not a model folder: it has no config.json. `d2vpr convert` writes model folders.")
@@ -190,7 +194,8 @@ def _resolve(name: str | Path | None) -> str:
 
 
 def _may_be_hub_id(name: str) -> bool:
-    return name.count("/") <= 1 and not name.startswith((".", "/", "~"))
+    """Return whether a name has the form `user/model`; names without a user are those of a few old models of other kinds."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
 def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

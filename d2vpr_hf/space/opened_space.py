@@ -10,7 +10,7 @@ from pathlib import Path
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.maps import TileSource
-from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL
+from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
 from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 from d2vpr_hf.space.photo_map import PhotoMap, Question
 from d2vpr_hf.space.settings import Settings
@@ -39,7 +39,7 @@ class OpenedSpace:
     def model_name(self) -> str:
         """The model's name as the page shows it."""
         name = self.photo_map.encoder.model_name
-        return "the small embedded model" if name in (None, str(EMBEDDED_MODEL)) else Path(str(name)).name
+        return "the small embedded model" if name in (None, EMBEDDED_NAME) else Path(str(name)).name
 
     @property
     def index_name(self) -> str:

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from d2vpr_hf.retrieval.index_photos import index_photos
 from tests.command_line import run
+from tests.index.workers import BytesEncoder
 from tests.photos import at_name, save, save_row
 
 
@@ -168,3 +170,54 @@ def test_columns_apply_to_the_side_with_a_table(tiny_folder, tmp_path):
     sides = ("--database", database, "--queries", queries, "--column", "y=north", "--model", tiny_folder)
     _, out, err = run("evaluate", *sides)
     assert "Queries: 9 photos, 9 with a position (from: csv)" in out, err
+
+
+# ---- names of models
+
+
+def test_embedded_is_a_name_everywhere(photos, tmp_path, monkeypatch):
+    """Also where a folder has this name; `info` prints it, and its output is a valid --model."""
+    (tmp_path / "embedded").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for options in ((), ("--model", "embedded")):
+        assert run("index", photos, "--out", "index", *options)[0] == 0
+    assert "\nmodel: embedded\n" in run("info", "index")[1]
+    assert json.loads(run("info", "index", "--json")[1])["model"] == "embedded"
+    query = next(photos.iterdir())
+    assert run("search", "index", query, "--model", "embedded")[0] == 0
+    sides = ("--database", photos, "--queries", photos)
+    assert run("evaluate", *sides, "--model", "embedded", "--json", "a.json")[0] == 0
+    assert json.loads((tmp_path / "a.json").read_text())["model"]["name"] == "embedded"
+    status, _, err = run("fit-projection", "embedded", photos, "--dim", "4", "--out", "small")
+    assert (
+        status == 0 and "The licence of the model that comes with d2vpr-hf" in (tmp_path / "small" / "README.md").read_text()
+    ), err
+
+
+class Unnamed(BytesEncoder):
+    model_name = None
+
+
+def test_an_index_of_an_earlier_version_may_have_no_name(photos, tmp_path):
+    index, _ = index_photos(photos, tmp_path / "index", Unnamed())
+    assert "\nmodel: embedded, or one that was never saved\n" in run("info", tmp_path / "index")[1]
+    assert index.settings.model_name is None
+
+
+@pytest.mark.parametrize("name", ["nothing", "d2vpr", "gpt2", "user/", "/nowhere", "a/b/c", "~/nothing"])
+def test_a_model_without_a_user_is_not_looked_up(monkeypatch, photos, tmp_path, name):
+    """A mistyped folder would wait for the Hub, or load another model."""
+
+    def fail(*arguments, **options):
+        raise AssertionError("looked up on the Hub")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", fail)
+    for arguments in (("index", photos, "--out", tmp_path / "i"), ("evaluate", "--database", photos, "--queries", photos)):
+        status, _, err = run(*arguments, "--model", name)
+        assert status == 1 and "There is no model folder" in err and "`embedded` for the model in this package" in err
+
+
+def test_a_model_in_the_home_folder(monkeypatch, photos, tiny_folder, tmp_path):
+    monkeypatch.setenv("HOME", str(tiny_folder.parent))
+    assert run("index", photos, f"--model=~/{tiny_folder.name}", "--out", tmp_path / "index")[0] == 0
+    assert json.loads(run("info", tmp_path / "index", "--json")[1])["model"] == str(tiny_folder)

@@ -177,7 +177,7 @@ def test_the_command_line_writes_equal_reports_plots_and_a_comparison(world, tmp
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["recall_values"] == [5, 1, 3] and report["shuffled"]["order_seed"] == 0
-    assert report["database"]["path"] == str(world / "database") and report["model"]["name"] is None
+    assert report["database"]["path"] == str(world / "database") and report["model"]["name"] == "embedded"
     status, out, err = run("compare", tmp_path / "a.json", tmp_path / "b.json")
     assert status == 0 and "+0.0" in out, err
     report_of_10_m = Evaluation.load(tmp_path / "a.json").to_dict() | {"positives": PositiveRule(10.0).to_dict()}

@@ -132,7 +132,8 @@ def test_model_name_loads_the_model_from_any_folder(tiny_folder, monkeypatch):
     processor = load_image_processor(tiny_folder)
     for model in (tiny_folder.name, tiny_folder, load_model(tiny_folder)):
         assert PlaceEncoder(model, processor).model_name == str(tiny_folder)
-    assert PlaceEncoder().model_name is None
+    assert PlaceEncoder().model_name == PlaceEncoder("embedded").model_name == "embedded"
+    assert PlaceEncoder(load_model(), processor).model_name == "embedded"
     assert PlaceEncoder(tiny_model(), processor).model_name is None
 
 

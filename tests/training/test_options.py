@@ -61,7 +61,20 @@ def test_errors_in_a_yaml_file_are_named(tmp_path, text, message):
 )
 def test_impossible_options_are_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        parse_options(FinetuneOptions, [*NEEDED, *flags])
+        parse_options(FinetuneOptions, [*(NEEDED[:4] if "--photos" in flags else NEEDED), *flags])
+
+
+@pytest.mark.parametrize("flags", [["--epochs", "1", "--epochs=2"], ["--image-size", "9", "9", "--image_size", "9", "9"]])
+def test_a_flag_given_twice_is_an_error(tmp_path, flags):
+    """The last value would count; a flag may replace a line of the YAML file all the same."""
+    with pytest.raises(ValueError, match="is given twice"):
+        parse_options(FinetuneOptions, [recipe(tmp_path, "epochs: 3"), *NEEDED, *flags])
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = parse_options(FinetuneOptions, [recipe(tmp_path, "photos: ~/gsv"), "--out=~/run", "--model", "~/m"])
+    assert (options.photos, options.out, options.model) == (f"{tmp_path}/gsv", f"{tmp_path}/run", f"{tmp_path}/m")
 
 
 def test_missing_options_and_allowed_values_are_listed(capsys):
