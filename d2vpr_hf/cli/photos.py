@@ -43,6 +43,7 @@ def places(
     """
     from d2vpr_hf.readers import PlaceGrid, describe_places, group_places, read_places, write_places
     from d2vpr_hf.readers.folder import check_places_file
+    from d2vpr_hf.readers.remarks import report_remarks
     from d2vpr_hf.readers.skipped import report_skipped
     from d2vpr_hf.utils.atomic_files import check_writable
 
@@ -53,6 +54,7 @@ def places(
     table = read_places(photos, reading.read_options())
     typer.echo(table_text(table))
     grouped = group_places(table, grid, min_photos=min_photos, min_days=min_days)
+    report_remarks(grouped.remarks)
     report_skipped(grouped.skipped, len(table.places) + len(table.skipped), strict)
     write_places(grouped, out, overwrite)
     typer.echo(describe_places(grouped))

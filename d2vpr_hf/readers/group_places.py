@@ -11,27 +11,45 @@ small.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import numpy as np
+import utm
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from d2vpr_hf.places.place import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates, number_values
+from d2vpr_hf.places.geometry import earth_vectors
+from d2vpr_hf.places.place import (
+    POSITIVE_DIST_THRESHOLD,
+    Place,
+    all_with_degrees,
+    all_with_utm,
+    flat_coordinates,
+    number_values,
+    place_zone,
+)
 from d2vpr_hf.places.timestamps import to_day
+from d2vpr_hf.places.utm_zones import zone_text
 from d2vpr_hf.readers.gsv_cities import IMAGES_PER_PLACE
 from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.remarks import Remark
 
-Pose = tuple[str, float, float, float, float]  # frame; east, north and height in metres; direction in degrees
+_STEP = 1000.0  # metres; side of the cubes that connect photos of one area
+_FARTHEST_EAST = (-200_000.0, 1_200_000.0)  # metres east of which, or west of which, a zone's metres become inaccurate
+
+Pose = tuple[str, float, float, float, float]  # frame; east, north, height (or NaN) in metres; degrees
 
 
 @dataclass(frozen=True)
 class PlaceGrid:
     """The rule that groups photos into places, and places into groups that may share a batch.
 
-    A group is in one frame (a UTM zone of one hemisphere, or a local frame), because distances between frames are not known.
-    Photos of different places of a group were taken at least `spacing` apart, or their directions differ by over `heading`.
+    A group is in one frame: a UTM zone of one hemisphere, or a local frame. Photos around the border of two zones are in
+    the zone of most of them, so that a place can contain the border. Photos of different places of a group were taken at least
+    `spacing` apart, or their directions differ by over `heading`. Heights count only where both are known.
 
     Attributes:
         cell: Side of a cell in metres. In local frames cells are cubes, so that floors differ.
@@ -69,8 +87,10 @@ class PlaceGrid:
         coordinates = flat_coordinates(place)
         if not coordinates:
             return "no position in metres: UTM ends at 80° S and 84° N"
-        frame, metres = next(iter(coordinates.items()))
-        east, north, height = (*metres, 0.0)[:3]
+        frame, (east, north, *_) = next(iter(coordinates.items()))
+        height = 0.0
+        if place.is_local:
+            height = math.nan if place.z is None else place.z
         if self.num_bins == 1:
             return frame, east, north, height, 0.0
         direction = place.heading
@@ -79,25 +99,40 @@ class PlaceGrid:
         return "no heading" if direction is None else (frame, east, north, height, direction)
 
     def views(self, poses: Sequence[Pose]) -> NDArray[np.int64]:
-        """Return the views (N, 5) of photos: numbers of frame, cell (3) and bin. Photos of equal views show one place."""
+        """Return the views (N, 5) of photos: numbers of frame, cell (3) and bin. Photos of equal views show one place.
+
+        A photo without a height is in the only cell with photos above or below its place, or else in the lowest one from 0.
+        """
         numbers = np.array([pose[1:] for pose in poses], np.float64).reshape(-1, 4)
         bins = np.floor(numbers[:, 3] % 360 / self.heading)
         bins = np.minimum(bins, self.num_bins - 1)  # -1e-15 % 360 is 360
         frames = number_values([pose[0] for pose in poses])
-        return np.column_stack([frames, np.floor(numbers[:, :3] / self.cell), bins]).astype(np.int64)
+        cells = np.floor(numbers[:, :3] / self.cell)
+        cells[:, 2] = _fill_heights(_number_rows(np.column_stack([frames, cells[:, :2]]).astype(np.int64)), cells[:, 2])
+        return np.column_stack([frames, cells, bins]).astype(np.int64)
 
-    def groups(self, views: NDArray[np.int64]) -> NDArray[np.int64]:
+    def groups(self, views: NDArray[np.int64], has_height: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
         """Return the groups (N,), from 0 without gaps, of views (N, 5) that must be different and in order.
 
         Each view joins the first group of its frame that holds no neighbour, which is a view within `spacing` and of the same
-        or the next bin.
+        or the next bin. Where the height of a view's photos is not known (`has_height`, (N,)), views of all heights are
+        neighbours.
         """
         reach = math.ceil(self.spacing / self.cell)  # cells at most this far apart are neighbours
         scale = np.array([reach + 1, 1, 1, 1, reach])  # frames are never neighbours, bins are if they touch
-        tree = cKDTree(views * scale, boxsize=[0, 0, 0, 0, self.num_bins * reach])
+        bounds = np.array([0, 0, 0, 0, self.num_bins * reach])
+        tree = cKDTree(views * scale, boxsize=bounds)
+        plane = [0, 1, 2, 4]  # columns without the height
+        flat_tree = cKDTree((views * scale)[:, plane], boxsize=bounds[plane])
         groups = np.full(len(views), -1)
+        has_height = np.ones(len(views), bool) if has_height is None else has_height
+        all_have_heights = bool(has_height.all())
         for row, point in enumerate(tree.data):
-            taken = set(groups[tree.query_ball_point(point, reach, p=np.inf)].tolist())
+            neighbours = np.array(tree.query_ball_point(point, reach, p=np.inf))
+            if not all_have_heights:
+                in_plane = np.array(flat_tree.query_ball_point(point[plane], reach, p=np.inf))
+                neighbours = np.union1d(neighbours, in_plane[~has_height[in_plane] | ~has_height[row]])
+            taken = set(groups[neighbours].tolist())
             groups[row] = next(number for number in itertools.count() if number not in taken)
         return _number_rows(np.column_stack([views[:, 0], groups]))
 
@@ -124,26 +159,83 @@ def group_places(
         raise ValueError(f"min_photos and min_days must be at least 1, got {min_photos} and {min_days}.")
     grid = grid or PlaceGrid()
     photos = sorted(table.places, key=attrgetter("path"))
-    poses = [grid.locate(place) for place in photos]
+    poses = [grid.locate(place) for place in _in_common_zones(all_with_utm(all_with_degrees(photos)))]
     skipped = {place.path: pose for place, pose in zip(photos, poses, strict=True) if isinstance(pose, str)}
     inside = [place for place, pose in zip(photos, poses, strict=True) if not isinstance(pose, str)]
-    views = grid.views([pose for pose in poses if not isinstance(pose, str)])
+    usable = [pose for pose in poses if not isinstance(pose, str)]
+    views = grid.views(usable)
+    has_height = ~np.isnan([pose[3] for pose in usable])
     reasons = _why_small(inside, _number_rows(views), min_photos, min_days)
     skipped |= {inside[row].path: reason for row, reason in reasons.items()}
     if len(reasons) == len(inside):
         raise ValueError(_nothing_left(grid, min_photos, min_days, skipped))
     rows = np.array([row for row in range(len(inside)) if row not in reasons])
-    return _in_order(table, [inside[row] for row in rows], views[rows], grid, table.skipped | skipped)
-
-
-def _in_order(
-    table: PlaceTable, places: list[Place], views: NDArray[np.int64], grid: PlaceGrid, skipped: dict[str, str]
-) -> PlaceTable:
-    """Return a table of the photos, place by place, with place ids and group ids."""
-    place_ids = _number_rows(views)
+    remarks = table.remarks + _remark_on_heights(usable, inside)
+    place_ids = _number_rows(views[rows])
+    first_rows = np.unique(place_ids, return_index=True)[1]
+    heights = np.ones(len(first_rows), bool)  # of each place: whether all its photos have one
+    np.logical_and.at(heights, place_ids, has_height[rows])
+    groups = grid.groups(views[rows][first_rows], heights)[place_ids]
     order = np.argsort(place_ids, kind="stable")
-    groups = grid.groups(_unique_rows(views))[place_ids]
-    return PlaceTable(table.folder, [places[row] for row in order], table.source, skipped, place_ids[order], groups[order])
+    places = [inside[row] for row in rows[order].tolist()]
+    return PlaceTable(
+        table.folder, places, table.source, table.skipped | skipped, place_ids[order], groups[order], remarks=remarks
+    )
+
+
+def _in_common_zones(places: list[Place]) -> list[Place]:
+    """Return places with UTM metres of one zone where photos of several zones are next to each other.
+
+    Photos that are connected by steps of about a kilometre are moved to the zone of most of them. Connections that reach
+    beyond the next zone stay in their zones.
+    """
+    zones = [None if place.latitude is None or place.is_local else place_zone(place) for place in places]
+    rows = np.array([row for row, zone in enumerate(zones) if zone is not None])
+    if len({str(zone) for zone in zones if zone is not None}) < 2:
+        return places
+    degrees = np.array([(places[row].latitude, places[row].longitude) for row in rows.tolist()], np.float64)
+    cells = np.floor(earth_vectors(degrees[:, 0], degrees[:, 1]) / _STEP).astype(np.int64)
+    cell_numbers = _number_rows(cells)
+    distinct = _unique_rows(cells)
+    pairs = cKDTree(distinct).query_pairs(1.5, p=np.inf, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(distinct), len(distinct)))
+    areas = connected_components(links, directed=False)[1][cell_numbers]
+    moved = list(places)
+    zone_numbers = number_values([str(zones[row]) for row in rows.tolist()])
+    num_zones = np.bincount(_unique_rows(np.column_stack([areas, zone_numbers]))[:, 0])
+    for area in np.flatnonzero(num_zones > 1).tolist():
+        inside = np.flatnonzero(areas == area)
+        counts = np.bincount(zone_numbers[inside])
+        target = zones[rows[inside[zone_numbers[inside] == counts.argmax()][0]]]
+        assert target is not None
+        others = inside[zone_numbers[inside] != counts.argmax()]
+        easts, norths, _, _ = utm.from_latlon(*degrees[others].T, target.number, force_northern=target.is_north)
+        if not ((easts > _FARTHEST_EAST[0]) & (easts < _FARTHEST_EAST[1])).all():
+            continue
+        for row, east, north in zip(rows[others].tolist(), easts.tolist(), norths.tolist(), strict=True):
+            text = zone_text(target, None)
+            moved[row] = replace(places[row], latitude=None, longitude=None, utm_east=east, utm_north=north, utm_zone=text)
+    return moved
+
+
+def _fill_heights(columns: NDArray[np.int64], heights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Replace unknown heights (NaN) of cells by the only known height of their column, or by 0."""
+    is_known = ~np.isnan(heights)
+    if is_known.all():
+        return heights
+    lowest = np.full(columns.max(initial=-1) + 1, np.inf)
+    highest = np.full(len(lowest), -np.inf)
+    np.minimum.at(lowest, columns[is_known], heights[is_known])
+    np.maximum.at(highest, columns[is_known], heights[is_known])
+    return np.where(is_known, heights, np.where(lowest == highest, lowest, 0.0)[columns])
+
+
+def _remark_on_heights(poses: Sequence[Pose], places: Sequence[Place]) -> tuple[Remark, ...]:
+    """Return a remark on photos without a height in local frames where other photos have one."""
+    with_heights = {pose[0] for pose in poses if not math.isnan(pose[3])}
+    unknown = [place.path for pose, place in zip(poses, places, strict=True) if math.isnan(pose[3]) and pose[0] in with_heights]
+    text = "photos without a height, in local frames with heights, are compared in the plane"
+    return (Remark("assumed", text, len(unknown), unknown[0]),) if unknown else ()
 
 
 def describe_places(table: PlaceTable) -> str:

@@ -2,10 +2,12 @@
 
 import csv
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import utm
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
@@ -82,6 +84,74 @@ def test_places_on_two_sides_of_a_zone_border_share_no_group():
     )
     assert [place.utm_zone for place in table.places] == ["31U", "32U"]
     assert sorted(table.group_ids) == [0, 1]
+
+
+def along_parallel(latitude, border, steps, spacing=1.0):
+    """Photos `spacing` metres apart along a parallel, from west to east of a meridian."""
+    degree = 111_195 * np.cos(np.radians(latitude))
+    longitudes = [(border + spacing * step / degree + 180) % 360 - 180 for step in steps]
+    return [with_utm(Place(f"{i:04d}.jpg", latitude, longitude, heading=0.0)) for i, longitude in enumerate(longitudes)]
+
+
+@pytest.mark.parametrize(("latitude", "border"), [(51.5, 0.0), (-16.8, 180.0), (59.3, 18.0), (60.4, 3.0), (78.0, 9.0)])
+def test_a_grid_continues_over_a_zone_border(latitude, border):
+    """A metre apart over 40 m: cells of 10 m have ten photos each, except at the ends, also the one with the border."""
+    photos = along_parallel(latitude, border, range(-20, 20))
+    assert len({place.utm_zone for place in photos}) == 2
+    table = group(photos)
+    sizes = np.bincount(table.place_ids)
+    assert len(sizes) <= 6 and sorted(sizes.tolist())[-3:] == [10, 10, 10]
+    assert sorted(place.path for place in table.places) == [place.path for place in photos]
+    assert {place.utm_zone for place in table.places} == {place.utm_zone for place in photos}  # only the grid is moved
+    neighbours = group(along_parallel(latitude, border, range(-20, 20), 10.0)).group_ids
+    assert len(set(neighbours.tolist())) >= 4  # places 10 m apart share no group
+
+
+def test_a_grid_continues_over_the_equator():
+    photos = [with_utm(Place(f"{i:04d}.jpg", (i - 20) / 110_600, 10.0, heading=0.0)) for i in range(40)]
+    assert {place.utm_zone for place in photos} == {"32M", "32N"}
+    assert sorted(np.bincount(group(photos).place_ids).tolist())[-3] >= 10  # with the middle one, on the equator
+
+
+def test_one_spot_in_two_zones_is_one_place():
+    """Data sets give a whole city the zone of most of its photos."""
+    here = with_utm(Place("0000.jpg", 51.5, 0.001, heading=0.0))
+    east, north, _, _ = utm.from_latlon(51.5, 0.001, force_zone_number=30)
+    forced = Place("0001.jpg", utm_east=east, utm_north=north, utm_zone="30U", heading=0.0)
+    assert len(set(group([here, forced]).place_ids.tolist())) == 1
+
+
+def test_cities_far_from_borders_keep_their_zones_and_cells():
+    london, berlin, sydney = (along_parallel(latitude, longitude, range(30)) for latitude, longitude in CITIES)
+    alone = [group(city).place_ids.tolist() for city in (london, berlin, sydney)]
+    photos = [replace(place, path=f"{i:04d}.jpg") for i, place in enumerate([*london, *berlin, *sydney])]
+    place_of = ids(group(photos))
+    for number, expected in enumerate(alone):
+        numbers = [place_of[30 * number + i] for i in range(30)]
+        assert [value - min(numbers) for value in numbers] == expected
+    assert len(set(group(photos).group_ids.tolist())) >= 3
+
+
+CITIES = [(51.5, -1.0), (52.5, 13.4), (-33.86, 151.2)]
+
+
+def test_places_without_heights_share_no_group_with_any_height_there():
+    """A photo without a height may be on any floor, so it must not be a negative of photos above or below it."""
+    heights = [0.0, 100.0, 200.0, None]
+    places = [Place(f"{i:04d}.jpg", x=1.0, y=1.0, z=z, yaw=0.0, frame="hall") for i, z in enumerate(heights)]
+    places[3] = replace(places[3], x=12.0)  # in the next cell
+    table = group(places)
+    group_of = {int(place.path[:4]): number for place, number in zip(table.places, table.group_ids.tolist(), strict=True)}
+    assert group_of[0] == group_of[1] == group_of[2] != group_of[3]
+    assert [str(remark) for remark in table.remarks] == [
+        "Assumed: 1 photos without a height, in local frames with heights, are compared in the plane, such as 0003.jpg."
+    ]
+    assert group(places[:3]).remarks == group([replace(place, z=None) for place in places]).remarks == ()
+
+
+def test_photos_without_a_height_join_the_only_floor():
+    places = [Place(f"{i:04d}.jpg", x=1.0, y=1.0, z=z, yaw=0.0) for i, z in enumerate([31.0, None, 35.0])]
+    assert len(set(group(places, cell=10).place_ids.tolist())) == 1
 
 
 def test_local_frames_have_floors_and_yaw():
