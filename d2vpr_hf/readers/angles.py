@@ -88,7 +88,7 @@ def parse_fraction(text: str) -> Part:
 def parse_angle(text: str) -> Angle:
     """Read an angle such as `33,51.408S`, `33,51,24.48S`, `33° 51' 24.48" S`, `S33.8568` or `-33.8568`."""
     match = _ANGLE.fullmatch(re.sub(r"deg(rees?)?", "°", text.strip(_BLANKS), flags=re.IGNORECASE))
-    if match is None:
+    if match is None or (match[1] and match[3]):
         raise UnusablePositionError("whose degrees are not numbers")
     numbers = [number for number in _BETWEEN_NUMBERS.split(match[2]) if number]
     return Angle([parse_fraction(number) for number in numbers], first_letter(match[1] or match[3]))

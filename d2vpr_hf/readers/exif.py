@@ -19,6 +19,7 @@ from d2vpr_hf.readers.angles import (
     datum_notes,
     first_letter,
     parse_angle,
+    parse_fraction,
     read_heading,
     read_position,
     unusable,
@@ -121,7 +122,7 @@ def _part(value: Any) -> Part:
 
 def _heading(gps: Mapping[int, Any]) -> Stated[float]:
     value = gps.get(GPS.GPSImgDirection)
-    part = _part(value)
+    part = parse_fraction(_text(value)) if isinstance(value, str | bytes) else _part(value)
     if value is None or part.is_missing:  # a camera without a compass
         return Stated()
     return read_heading(part.value, first_letter(gps.get(GPS.GPSImgDirectionRef)) == "M", _SOURCE)

@@ -74,7 +74,8 @@ class PhotoPlaceReader:
             if statement.value is None:
                 unusable += statement.notes
                 continue
-            self._count([Note("corrected", f"{note.text}: read from {source.name} instead") for note in unusable], name)
+            problems = (note.text.partition(";")[0] for note in unusable)  # without advice
+            self._count([Note("corrected", f"{problem}: read from {source.name} instead") for problem in problems], name)
             self._count(statement.notes, name)
             if source.is_sidecar:
                 self.remarks.add("assumed", f"{quantity}s of photos, read from sidecar files with the photos' names", name)

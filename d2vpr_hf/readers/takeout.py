@@ -104,7 +104,7 @@ def _timestamp(values: dict[str, Any]) -> Stated[str]:
 def _number(values: Any, name: str) -> float | None:
     """Return a finite number in an object; `None` if it has none of this name."""
     try:
-        number = float(values[name])
+        number = math.nan if isinstance(values[name], bool) else float(values[name])
     except (LookupError, TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

@@ -123,6 +123,8 @@ def _position(properties: Mapping[str, str], assume_north_east: bool) -> Stated[
 def _angle(properties: Mapping[str, str], name: str) -> Angle:
     """Return the angle in a property; its letter is in the text, or in a property of its own. Drones write signed degrees."""
     angle = parse_angle(properties[name])
+    if name.startswith("drone") and len(angle.parts) != 1:  # `-22,9` may be 22° 9' or have a decimal comma
+        raise UnusablePositionError("of drones that are not degrees with a decimal point")
     letter = angle.letter or first_letter(properties.get(f"{name}Ref"))
     return Angle(angle.parts, letter, is_signed=name.startswith("drone"))
 

@@ -2,14 +2,16 @@
 
 import math
 import struct
+from dataclasses import asdict
 
 import pillow_heif
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2vpr_hf.places import Place, distance_in_metres
+from d2vpr_hf.places import PLACE_SCHEMA, Place, distance_in_metres
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import ReadOptions, open_photo, read_photo, read_place, read_places
 from tests.photos import draw
@@ -292,6 +294,7 @@ def test_other_datums_are_named(tmp_path, datum):
         ((SRATIONAL, [(-90, 1)]), "T", None, ["skipped"]),
         ((RATIONAL, [(5, 0)]), "T", None, ["skipped"]),
         ((DOUBLE, [math.nan]), "T", None, ["skipped"]),
+        (text("271.5"), "T", 271.5, []),
         (text("north"), "T", None, ["skipped"]),
     ],
 )
@@ -466,6 +469,42 @@ def test_damaged_exif_stops_no_folder_and_is_remarked(tmp_path):
     assert [place.path for place in table.places if place.has_position] == ["good.jpg"]
     assert {remark.kind for remark in table.remarks} == {"skipped"}
     assert sum(remark.count for remark in table.remarks) == 5
+
+
+ODD_VALUES = [
+    (BYTE, b"\x05"),
+    (ASCII, b"5\0"),
+    (ASCII, b"\xff\xfe\xfd\0"),
+    (SHORT, [5]),
+    (SHORT, [5, 6, 7]),
+    (LONG, [4_294_967_295]),
+    (RATIONAL, [(0, 0)]),
+    (RATIONAL, [(5, 0), (4_294_967_295, 1), (1, 4_294_967_295)]),
+    (UNDEFINED, b"\0\1\2\3"),
+    (SRATIONAL, [(-5, -1), (5, -1), (0, -1)]),
+    (FLOAT, [math.nan, math.inf, -1e30]),
+    (DOUBLE, [1e300]),
+]
+GPS_TAGS = [LATITUDE, LONGITUDE, 1, 3, GPS_TIME, GPS_DATE, STATUS, DIRECTION, DIRECTION_REF, DATUM]
+TIME_TAGS = [ORIGINAL, DIGITIZED, OFFSET_ORIGINAL, OFFSET_CHANGED, OFFSET_DIGITIZED, SUBSEC_ORIGINAL]
+
+
+@pytest.mark.parametrize("odd", ODD_VALUES)
+def test_values_of_any_type_in_any_tag_give_a_place_that_can_be_stored(tmp_path, odd):
+    """A number as DateTimeOriginal stopped the indexing of a whole folder when Arrow stored it."""
+    gps = rio() | {GPS_DATE: text("2024:05:01"), GPS_TIME: dms((12, 1), (0, 1), (0, 1)), DIRECTION: (RATIONAL, [(9, 1)])}
+    times = _texts({ORIGINAL: "2024:05:01 12:00:00", OFFSET_ORIGINAL: "+09:00", SUBSEC_ORIGINAL: "25"})
+    for tag in GPS_TAGS:
+        save_photo(tmp_path / f"gps{tag}.jpg", gps | {tag: odd}, times)
+    for tag in TIME_TAGS:
+        save_photo(tmp_path / f"time{tag}.jpg", gps, times | {tag: odd})
+    for tag in (CHANGED, 0x8769, 0x8825, 0x112):
+        save_photo(tmp_path / f"top{tag}.jpg", None, None, {tag: odd})
+    places = read_places(tmp_path).places
+    table = pa.Table.from_pylist([asdict(place) for place in places], schema=PLACE_SCHEMA)
+    assert table.num_rows == len(GPS_TAGS) + len(TIME_TAGS) + 4
+    located = [place for place in places if place.has_position]
+    assert all(degrees(place) == pytest.approx(RIO) for place in located if place.path not in ("gps2.jpg", "gps4.jpg"))
 
 
 @given(block=st.binary(max_size=200), position=st.integers(0, 400))

@@ -106,6 +106,7 @@ def test_long_names_that_begin_alike_are_told_apart_by_their_titles(tmp_path):
         ("[1, 2]", None),
         ('{"geoData": [], "photoTakenTime": 5}', None),
         ('{"geoData": {"latitude": 1' + "0" * 400 + ', "longitude": 5}}', None),
+        ('{"geoData": {"latitude": true, "longitude": true}}', None),
         ('{"geoData": {"latitude": {}, "longitude": true}}', None),
     ],
 )

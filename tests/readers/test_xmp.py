@@ -93,6 +93,8 @@ def test_the_signs_of_drones_mean_the_hemisphere_without_a_letter(tmp_path):
         'exif:GPSLatitude="0,0N" exif:GPSLongitude="0,0E"',
         'drone-dji:GpsLatitude="0.00000000" drone-dji:GpsLongitude="0.00000000"',
         'exif:GPSLatitude="22,75.0S" exif:GPSLongitude="43,12.63W"',
+        'drone-dji:GpsLatitude="-22,9" drone-dji:GpsLongitude="-43,2"',  # a decimal comma, or 22° 9'
+        'exif:GPSLatitude="N22.9519S" exif:GPSLongitude="43,12.63W"',
         'exif:GPSLatitude="95,0.0S" exif:GPSLongitude="43,12.63W"',
         'exif:GPSLatitude="south" exif:GPSLongitude="43,12.63W"',
         'exif:GPSLatitude="-22,57.114N" exif:GPSLongitude="43,12.63W"',
