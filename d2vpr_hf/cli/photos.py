@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf.cli.choices import Layout, Tier
-from d2vpr_hf.cli.options import ReadingOptions, StrictOption, parse_path
+from d2vpr_hf.cli.options import JsonOption, ReadingOptions, StrictOption, parse_path
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 
@@ -35,6 +36,7 @@ def places(
         int, typer.Option(min=1, help="Smallest number of days on which the photos of a place were taken.")
     ] = 1,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Group photos with positions into places for training.
@@ -50,15 +52,25 @@ def places(
     grid = PlaceGrid(cell, heading, spacing)
     check_places_file(out, photos if photos.is_dir() else photos.parent, overwrite)
     check_writable(out)
-    typer.echo(f"Places: {grid}.")
     table = read_places(photos, reading.read_options())
-    typer.echo(table_text(table))
+    if not as_json:
+        typer.echo(f"Places: {grid}.\n{table_text(table)}")
+    report_remarks(table.remarks)
     grouped = group_places(table, grid, min_photos=min_photos, min_days=min_days)
     report_remarks(grouped.remarks)
     report_skipped(grouped.skipped, len(table.places) + len(table.skipped), strict)
     write_places(grouped, out, overwrite)
-    typer.echo(describe_places(grouped))
-    typer.echo(f"Wrote {out}.")
+    if as_json:
+        place_ids, group_ids = grouped.place_ids, grouped.group_ids
+        counts = {
+            "photos": len(grouped.places),
+            "places": 0 if place_ids is None else len(set(place_ids.tolist())),
+            "groups": 0 if group_ids is None else len(set(group_ids.tolist())),
+        }
+        facts = {"file": str(out), "source": table.source} | counts | {"skipped": grouped.skipped}
+        typer.echo(json.dumps(facts | {"remarks": [remark.to_dict() for remark in table.remarks]}, indent=2))
+    else:
+        typer.echo(f"{describe_places(grouped)}\nWrote {out}.")
 
 
 @dataclass

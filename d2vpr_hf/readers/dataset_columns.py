@@ -17,7 +17,7 @@ from d2vpr_hf.places.place import (
     complete_places,
     parse_number,
 )
-from d2vpr_hf.readers.csv_table import ALIASES, check_chosen, columns_by_alias
+from d2vpr_hf.readers.csv_table import ALIASES, all_columns_by_alias, check_chosen
 from d2vpr_hf.readers.photos import is_url
 from d2vpr_hf.readers.place_dataset import place_columns
 
@@ -48,14 +48,20 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
         chosen: Chosen columns by field.
 
     Raises:
-        ValueError: If a chosen field or column does not exist, no column is found to hold images, or a column is found for only
-            one of two coordinates that belong together.
+        ValueError: If a chosen field or column is missing, two columns may be meant for a number, no column is found to hold
+            images, or a column is found for only one of two coordinates that belong together.
     """
     has = f"{name} has the columns {', '.join(features)}"
     check_chosen(chosen, list(features), has, ("image", *PLACE_SCHEMA.names, "place_id"))
     images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
     by_type = {"image": images[0]} if len(images) == 1 else {}
-    fields = columns_by_alias(list(features), _KNOWN) | by_type | dict(chosen)
+    matched = all_columns_by_alias(list(features), _KNOWN)
+    for field in ("latitude", "longitude", "utm_east", "utm_north", "heading"):
+        candidates = matched.get(field, [])
+        if len(candidates) > 1 and field not in chosen:
+            advice = f'Choose one with `columns={{"{field}": "{candidates[0]}"}}`.'
+            raise ValueError(f"{has}: {' and '.join(candidates)} both name the {field}. {advice}")
+    fields = {field: names[0] for field, names in matched.items()} | by_type | dict(chosen)
     if "image" not in fields:
         advice = 'Name the column with `columns={"image": "COLUMN"}`.'
         raise ValueError(f"{has}, none of them images by name or type. {advice}")

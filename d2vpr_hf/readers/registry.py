@@ -55,13 +55,14 @@ def read_all_places(photos: Sequence[str | Path], options: ReadOptions | None = 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: As [`read_places`] does.
     """
+    return [read_places(path, each) for path, each in zip(photos, options_of_paths(photos, options), strict=True)]
+
+
+def options_of_paths(photos: Sequence[str | Path], options: ReadOptions | None = None) -> list[ReadOptions]:
+    """Return the options for each of several paths: without `columns` for paths that are not tables, if any path is a table."""
     options = options or ReadOptions()
-    without_columns = replace(options, columns={})
     has_table = [CSV_READER.accepts(Path(path)) for path in photos]
-    use_columns = [has_columns or not any(has_table) for has_columns in has_table]
-    return [
-        read_places(path, options if columns else without_columns) for path, columns in zip(photos, use_columns, strict=True)
-    ]
+    return [options if each or not any(has_table) else replace(options, columns={}) for each in has_table]
 
 
 def as_collection(photos: str | Path | PhotoCollection | PlaceDataset) -> PhotoCollection:

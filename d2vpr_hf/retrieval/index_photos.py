@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store, is_index
 from d2vpr_hf.readers import PhotoCollection, PlaceTable, ReadOptions, as_collection, name_in_folder, read_photo, read_places
+from d2vpr_hf.readers.registry import options_of_paths
 from d2vpr_hf.readers.remarks import merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_setup, index_settings
@@ -220,9 +221,9 @@ def _read_tables(photos: Sequence[Path], options: ReadOptions) -> tuple[list[Pla
         FileNotFoundError: If all paths are skipped.
     """
     tables, missing = [], {}
-    for path in photos:
+    for path, own_options in zip(photos, options_of_paths(photos, options), strict=True):
         try:
-            tables.append(_read_table(path, options))
+            tables.append(_read_table(path, own_options))
         except FileNotFoundError as error:
             missing[str(path)] = str(error)
     if not tables:
@@ -236,4 +237,6 @@ def _read_table(photo: Path, options: ReadOptions) -> PlaceTable:
         return read_places(photo, options)
     if not photo.exists():
         raise FileNotFoundError(f"There is no file or folder {photo}.")
+    if options.columns:
+        raise ValueError(f"{photo} is a photo and not a table. Leave `columns=...` out, or give a CSV file.")
     return read_photo(photo, options)

@@ -221,3 +221,26 @@ def test_a_model_in_the_home_folder(monkeypatch, photos, tiny_folder, tmp_path):
     monkeypatch.setenv("HOME", str(tiny_folder.parent))
     assert run("index", photos, f"--model=~/{tiny_folder.name}", "--out", tmp_path / "index")[0] == 0
     assert json.loads(run("info", tmp_path / "index", "--json")[1])["model"] == str(tiny_folder)
+
+
+def test_columns_apply_to_the_tables_among_the_arguments(index, tmp_path):
+    folder, photo = save_row(tmp_path / "more"), save(tmp_path / "alone.jpg", 2)
+    (tmp_path / "list.csv").write_text("path,breite,lon\nalone.jpg,43,11\n")
+    columns = ("--column", "latitude=breite")
+    assert run("add", index, folder, tmp_path / "list.csv", *columns)[0] == 0
+    status, _, err = run("add", index, folder, *columns)
+    assert status == 1 and "has no CSV file" in err
+    status, _, err = run("add", index, photo, *columns)
+    assert status == 1 and "alone.jpg is a photo and not a table" in err
+
+
+def test_the_report_of_places_is_json(tmp_path):
+    save_row(tmp_path / "photos")
+    (tmp_path / "list.csv").write_text("path,lat,lon\nphotos/a.jpg,0,0\nphotos/b.jpg,0,0\n")
+    options = ("--min-photos", "1", "--heading", "360", "--json", "--out", tmp_path / "out" / "places.csv")
+    (tmp_path / "out").mkdir()
+    status, out, err = run("places", tmp_path / "list.csv", *options)
+    report = json.loads(out)
+    assert status == 0, err
+    assert (report["photos"], report["places"], report["groups"], report["skipped"]) == (2, 1, 1, {})
+    assert [remark["count"] for remark in report["remarks"]] == [2]

@@ -173,6 +173,13 @@ def test_wrong_columns_are_errors_that_list_them(tmp_path, columns, message):
             load_places(name, columns=columns, streaming=streaming)
 
 
+def test_two_columns_for_one_number_are_an_error_that_asks(tmp_path):
+    embedded(tmp_path / "source", GPS_Latitude=[0.0] * NUM_ROWS).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"lat and GPS_Latitude both name the latitude\. Choose one with `columns="):
+        load_places(tmp_path / "saved")
+    assert list(load_places(tmp_path / "saved", columns={"latitude": "lat"})["latitude"]) == POSITIONS["lat"]
+
+
 def test_data_sets_without_images_are_refused(tmp_path):
     datasets.Dataset.from_dict(POSITIONS).save_to_disk(tmp_path / "a")
     with pytest.raises(ValueError, match=r"has the columns lat, Lon, none of them images .*`columns=.*image.*COLUMN"):
