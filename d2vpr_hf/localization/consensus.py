@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.index import Match
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
-from d2vpr_hf.places.geometry import EARTH, earth_degrees, frame_points, pairwise_distances
+from d2vpr_hf.places.geometry import EARTH, FramePoints, distances_in_frames, earth_degrees, frame_points
 from d2vpr_hf.places.place import EARTH_RADIUS, LOCAL_FRAME, place_zone, with_utm
 from d2vpr_hf.places.utm_zones import zone_text
 
@@ -64,18 +64,17 @@ def estimate_position(
     Raises:
         ValueError: If the UTM zone of a match does not exist; the message names its photo.
     """
-    matches = list(matches[:num_matches])
-    distances = pairwise_distances([match.place for match in matches])
-    rows = np.flatnonzero(np.isfinite(distances.diagonal()))  # matches with a position
-    if not len(rows):
+    places = [match.place for match in matches[:num_matches]]
+    frames = frame_points(places)
+    if not frames:
         return None
-    voters = [matches[row] for row in rows.tolist()]
+    distances = distances_in_frames(frames, len(places))
+    rows = np.flatnonzero(np.isfinite(distances.diagonal()))  # matches with a position
     distances = distances[np.ix_(rows, rows)]  # (V, V) between voters
-    similarities = np.array([match.similarity for match in voters])
+    similarities = np.array([matches[row].similarity for row in rows.tolist()])
     weights = _weights(similarities)
     agreeing = distances[np.argmax((distances <= radius) @ weights)] <= radius
-    chosen = np.flatnonzero(agreeing)
-    place = _mean_place([voters[row].place for row in chosen.tolist()], weights[chosen])
+    place = _mean_place(places, frames, rows[agreeing], weights[agreeing])
     frame, position = next(iter(flat_coordinates(place).items()), (EARTH, (place.latitude or 0.0, place.longitude or 0.0)))
     return PositionEstimate(place, frame, position, _features(similarities, weights, distances, agreeing))
 
@@ -100,25 +99,26 @@ def _features(
     return np.array([best, margin, weights[agreeing].sum(), math.log1p(spread), similarities[0] - similarities[-1]])
 
 
-def _mean_place(places: Sequence[Place], weights: NDArray[np.float64]) -> Place:
-    """Return the weighted mean of places that agree, with the frame or zone and the heading of the best of them.
+def _mean_place(places: Sequence[Place], frames: FramePoints, rows: NDArray[np.int64], weights: NDArray[np.float64]) -> Place:
+    """Return the weighted mean of the places of some rows, with the frame or zone and the heading of the best of them.
 
     Of several frames, the one with the largest weight counts, and of equal ones the preferred one. The mean has local
     coordinates and degrees if all places of that frame have both.
     """
-    frames = frame_points(places)
-    totals = {frame: float(weights[rows].sum()) for frame, (rows, _) in frames.items()}
+    members = {frame: np.isin(rows, frame_rows) for frame, (frame_rows, _) in frames.items()}
+    totals = {frame: float(weights[is_member].sum()) for frame, is_member in members.items()}
     frame = next(name for name, total in totals.items() if total >= max(totals.values()) * (1 - 1e-9))
-    rows = frames[frame][0]
-    used, used_weights = [places[row] for row in rows.tolist()], weights[rows]
+    used_rows, used_weights = rows[members[frame]], weights[members[frame]]
+    used = [places[row] for row in used_rows.tolist()]
     mean = Place("", heading=used[0].heading)
-    for name, (_, points) in frame_points(used).items():
-        if len(points) < len(used):
+    for name, (frame_rows, points) in frames.items():
+        used_points = points[np.isin(frame_rows, used_rows)]
+        if len(used_points) < len(used):
             continue  # not all of them have a position in this frame
         if name == EARTH:
-            mean = _with_mean_degrees(mean, points, used_weights)
+            mean = _with_mean_degrees(mean, used_points, used_weights)
         elif name.startswith(LOCAL_FRAME):
-            mean = _with_mean_of_local_frame(mean, points, used_weights, used[0])
+            mean = _with_mean_of_local_frame(mean, used_points, used_weights, used[0])
     return _with_mean_metres(mean, used, used_weights)
 
 

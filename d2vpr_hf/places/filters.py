@@ -101,7 +101,11 @@ def within_box(places: Sequence[Place], south: float, west: float, north: float,
         )
     places = all_with_degrees(places)
     latitude, longitude = _numbers(places, "latitude"), _numbers(places, "longitude")
-    between = (longitude >= west) & (longitude <= east) if west <= east else (longitude >= west) | (longitude <= east)
+    other_sign = np.where(np.abs(longitude) == 180, -longitude, longitude)  # 180 and -180 degrees are one meridian
+    between = np.zeros(len(places), bool)
+    for degrees in (longitude, other_sign):
+        above, below = degrees >= west, degrees <= east
+        between |= above & below if west <= east else above | below
     return (latitude >= south) & (latitude <= north) & between
 
 

@@ -24,6 +24,7 @@ from d2vpr_hf.places.place import (
 EARTH = "the Earth"  # the frame of positions in degrees
 
 Coordinates = tuple[float, float, float]
+FramePoints = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]  # rows (R,) and coordinates (R, 3) by frame
 
 
 def comparable_coordinates(place: Place) -> dict[str, Coordinates]:
@@ -44,7 +45,7 @@ def _coordinates(point: NDArray[np.float64]) -> Coordinates:
     return x, y, z
 
 
-def frame_points(places: Sequence[Place]) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+def frame_points(places: Sequence[Place]) -> FramePoints:
     """Return the rows (R,) and coordinates (R, 3) of the places in each frame, as [`comparable_coordinates`] describes them.
 
     Frames are in the order in which they are preferred. Many places at once are several times as fast as one by one.
@@ -123,8 +124,13 @@ def distances_in_frame(frame: str, first: NDArray[np.floating], second: NDArray[
 
 def pairwise_distances(places: Sequence[Place]) -> NDArray[np.float64]:
     """Return the distances in metres (N, N) between places; infinite for two places without a common frame."""
-    distances = np.full((len(places), len(places)), np.inf)
-    for frame, (rows, points) in reversed(frame_points(places).items()):  # preferred frames overwrite others
+    return distances_in_frames(frame_points(places), len(places))
+
+
+def distances_in_frames(frames: FramePoints, count: int) -> NDArray[np.float64]:
+    """Return the distances (N, N) of `count` places as [`pairwise_distances`] does, from their [`frame_points`]."""
+    distances = np.full((count, count), np.inf)
+    for frame, (rows, points) in reversed(frames.items()):  # preferred frames overwrite others
         distances[np.ix_(rows, rows)] = distances_in_frame(frame, points[:, None], points[None])
     return distances
 

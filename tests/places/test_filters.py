@@ -63,6 +63,13 @@ def test_a_box_contains_places_with_utm_metres_only():
     assert within_box(places, -17, 179, -16, -179).tolist() == [True, True, False]
 
 
+def test_a_box_that_ends_on_the_date_line_contains_both_of_its_names():
+    places = [Place("a", latitude=0.0, longitude=180.0), Place("b", latitude=0.0, longitude=-180.0)]
+    for west, east in ((179.9, 180.0), (-180.0, -179.9), (179.9, -179.9)):
+        assert within_box(places, -1, west, 1, east).tolist() == [True, True]
+    assert not within_box(places, -1, -179.9, 1, 179.9).any()
+
+
 def test_a_prior_without_a_height_is_compared_in_the_plane():
     places = [Place("a", x=3.0, y=4.0, z=100.0, frame="hall"), Place("b", x=3.0, y=4.1, z=0.0, frame="hall")]
     assert within_radius(places, Place("prior", x=0.0, y=0.0, frame="hall"), 5.0).tolist() == [True, False]
