@@ -145,11 +145,11 @@ def _timestamp(tags: Mapping[int, Any], gps: Mapping[int, Any]) -> Stated[str]:
 
 def _with_zone(text: str, tags: Mapping[int, Any], names: _TimeTags, notes: list[Note]) -> Stated[str]:
     """Return a time with the fraction of its second and its offset from UTC, where these are stated."""
-    if not _CLOCK.fullmatch(text):  # a date alone, or a text with a fraction or zone of its own
-        return Stated(text, (*notes, *zone_notes(text)))
     fraction = _text(tags.get(names.fraction))
-    if _DIGITS.fullmatch(fraction):
+    if _CLOCK.fullmatch(text) and _DIGITS.fullmatch(fraction):
         text = f"{text}.{fraction[:6]}"
+    if _DATE.fullmatch(text) or not zone_notes(text):
+        return Stated(text, (*notes, *zone_notes(text)))
     if offset := _offset(tags.get(names.offset)):
         return Stated(text + offset, tuple(notes))
     offsets = {_offset(tags.get(others.offset)) for others in _TIMES} - {""}

@@ -19,6 +19,7 @@ from d2vpr_hf.readers.xmp import parse_xmp, read_xmp
 
 _EXIF_KEYS = ("exif", "Raw profile type exif")  # of an image's information; the second is ImageMagick's in PNG
 _XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
+_XMP_HEADINGS = (b"GPSImgDirection", b"YawDegree")
 
 
 class _Source(NamedTuple):
@@ -92,7 +93,7 @@ class PhotoPlaceReader:
         with open_header(photo) as image:
             sources = [_Source("EXIF", self._read_exif(image, photo, name))]
             content = next((image.info[key] for key in _XMP_KEYS if image.info.get(key)), None)
-        if content is None or all(_is_stated(sources, quantity) for quantity in ("position", "timestamp", "heading")):
+        if not content or _is_complete(sources, content):
             return sources
         xmp = self._read_xmp(content.encode() if isinstance(content, str) else content, name)
         return [*sources, _Source("XMP", xmp)]
@@ -133,6 +134,13 @@ class PhotoPlaceReader:
             else:
                 sources.append(_Source("sidecar files", metadata, is_sidecar=True))
         return sources
+
+
+def _is_complete(sources: Sequence[_Source], xmp: object) -> bool:
+    """Return whether XMP cannot add to sources; most XMP has no heading, and is not parsed for one."""
+    if not (_is_stated(sources, "position") and _is_stated(sources, "timestamp")):
+        return False
+    return _is_stated(sources, "heading") or (isinstance(xmp, bytes) and not any(name in xmp for name in _XMP_HEADINGS))
 
 
 def _is_stated(sources: Sequence[_Source], quantity: str) -> bool:

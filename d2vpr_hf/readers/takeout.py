@@ -14,6 +14,7 @@ from d2vpr_hf.readers.photo_metadata import Note, PhotoMetadata, Stated, utc_tex
 
 _ENDING = ".supplemental-metadata"
 _LONGEST_STEM = 46  # characters before `.json`: Takeout cuts longer names
+_SUFFIXES = (".jpg", ".JPG", ".jpeg", ".HEIC", ".heic", ".png", ".PNG")
 _COUNTED = re.compile(r"(.*)(\([0-9]+\))")
 _EDITED = re.compile(  # the suffix of edited photos, in the language of their owner
     r"(.*)-(?:edited|bearbeitet|modifié|editado|editada|modificato|bewerkt|edytowane|redigerad|redigeret|redigert|muokattu|"
@@ -32,7 +33,8 @@ def takeout_names(photo: str) -> Iterator[str]:
     if counted := _COUNTED.fullmatch(path.stem):
         yield from _names(f"{counted[1]}{path.suffix}", counted[2])
     if edited := _EDITED.fullmatch(path.stem):
-        yield from _names(f"{edited[1]}{path.suffix}", edited[2] or "")
+        for suffix in dict.fromkeys((path.suffix, *_SUFFIXES)):  # an edited HEIC becomes a JPEG
+            yield from takeout_names(f"{edited[1]}{edited[2] or ''}{suffix}")
 
 
 def read_takeout(content: bytes, photo: str) -> PhotoMetadata:

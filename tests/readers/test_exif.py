@@ -316,6 +316,9 @@ def test_headings_are_degrees_from_true_north_or_remarked(tmp_path, value, refer
         ({DIGITIZED: "2024:05:01 21:00:00", OFFSET_DIGITIZED: "+09:00"}, {}, NOON),
         ({OFFSET_CHANGED: "+09:00"}, {CHANGED: "2024:05:01 21:00:00"}, NOON),
         ({ORIGINAL: "2024:05:01 21:00:00+09:00"}, {}, NOON),
+        ({ORIGINAL: "2024:05:01 21:00:00+09:00", OFFSET_ORIGINAL: "+02:00", SUBSEC_ORIGINAL: "25"}, {}, NOON),
+        ({ORIGINAL: "2024-05-01T21:00:00.25", OFFSET_ORIGINAL: "+09:00", SUBSEC_ORIGINAL: "25"}, {}, NOON + 0.25),
+        ({ORIGINAL: "2024:05:01 21:00", OFFSET_ORIGINAL: "+09:00", SUBSEC_ORIGINAL: "25"}, {}, NOON),
         ({}, {ORIGINAL: "2024:05:01 21:00:00", OFFSET_ORIGINAL: "+09:00"}, NOON),  # in the first directory
     ],
 )

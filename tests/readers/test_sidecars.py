@@ -39,6 +39,8 @@ def takeout(latitude=RIO[0], longitude=RIO[1], seconds=NOON, **more):
         (f"{LONG[:47]}(2).jpg", f"{LONG[:46]}(2).json"),
         ("IMG_1234-edited.jpg", "IMG_1234.jpg.json"),
         ("IMG_1234-edited(1).jpg", "IMG_1234.jpg(1).json"),
+        ("IMG_1234(1)-edited.jpg", "IMG_1234.jpg(1).json"),
+        ("IMG_1234-edited.jpg", "IMG_1234.HEIC.supplemental-metadata.json"),
         ("IMG_1234-bearbeitet.jpg", "IMG_1234.jpg.supplemental-metadata.json"),
         ("IMG_1234-modifié.jpg", "IMG_1234.jpg.json"),
         ("IMG_1234.jpg", "IMG_1234.jpg.xmp"),
