@@ -106,10 +106,10 @@ def read_position(latitude: Angle, longitude: Angle, source: str, assume_north_e
     Raises:
         UnusablePositionError: If the angles are not a position.
     """
+    if _is_zero(latitude) and _is_zero(longitude):
+        raise UnusablePositionError("at exactly 0, 0, which stands for no position")
     north, north_notes = _signed_degrees(latitude, LATITUDE, assume_north_east)
     east, east_notes = _signed_degrees(longitude, LONGITUDE, assume_north_east)
-    if (north, east) == (0, 0):
-        raise UnusablePositionError("at exactly 0, 0, which stands for no position")
     notes = dict.fromkeys([*north_notes, *east_notes])
     return Stated((north, east), tuple(Note(note.kind, f"{source} positions {note.text}") for note in notes))
 
@@ -138,6 +138,11 @@ def read_heading(degrees: float, is_magnetic: bool, source: str) -> Stated[float
         return Stated(None, (Note("skipped", f"{source} headings outside 0 to 360 degrees"),))
     notes = (Note("assumed", f"{source} headings from magnetic north, read as from true north"),) if is_magnetic else ()
     return Stated(degrees % 360, notes)
+
+
+def _is_zero(angle: Angle) -> bool:
+    """Return whether an angle is 0, whatever its hemisphere; unknown minutes and seconds (0/0) count as 0."""
+    return bool(angle.parts) and angle.parts[0].value == 0 and all(part.value == 0 or part.is_missing for part in angle.parts)
 
 
 def _signed_degrees(angle: Angle, axis: Axis, assume_positive: bool) -> tuple[float, list[Note]]:

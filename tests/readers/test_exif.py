@@ -190,6 +190,12 @@ def test_zeros_and_unknown_numbers_are_no_position(tmp_path, gps, assume_north_e
     assert place == Place("a.jpg") and [kind for kind, _ in remarks] == ["skipped"]
 
 
+def test_zeros_without_a_hemisphere_are_counted_as_no_position(tmp_path):
+    """`assume_north_east=True` would not help these photos."""
+    for letters in ((None, None), ("", ""), ("N", None)):
+        assert "exactly 0, 0" in read(tmp_path, rio(*letters, ZERO, ZERO))[1][0][1]
+
+
 def test_the_equator_and_greenwich_are_positions(tmp_path):
     assert degrees(read(tmp_path, rio("S", "E", ZERO))[0]) == pytest.approx((0, 43.2105))
     place, _ = read(tmp_path, rio("S", "W", LAT, ZERO))
