@@ -110,6 +110,9 @@ def evaluate(
         typer.Option(parser=parse_path, metavar="DIR", help="Folder for two indexes: of the database and of the queries."),
     ] = None,
     encoding: EncoderOptions,
+    drop_shared: Annotated[
+        bool, typer.Option("--drop-shared", help="Skip queries whose file is equal to one of the database.")
+    ] = False,
     strict: StrictOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report and indexes of another run.")] = False,
 ) -> None:
@@ -137,6 +140,7 @@ def evaluate(
             recall_values=values,
             shuffle_check=shuffle_check,
             save_descriptors=save_descriptors,
+            drop_shared=drop_shared,
             strict=strict,
             overwrite=overwrite,
             progress=progress,

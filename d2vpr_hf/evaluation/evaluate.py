@@ -1,6 +1,7 @@
 """Evaluation of a model on photos, or of descriptors of any model."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,22 @@ from d2vpr_hf.encoders import Progress
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.photo_selection import PhotoSelection, select_photos
-from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives
+from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives, photo_distances
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, mark_correct
-from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
+from d2vpr_hf.evaluation.report import DROPPED, CoordinateKind, Evaluation, Predictions, QueryResult
+from d2vpr_hf.evaluation.shared_photos import find_shared_photos, warn_of_shared_photos
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.stores.exact import exact_search, similarity
 
+logger = logging.getLogger(__name__)
+
 SHUFFLE_SEED = 0
+_REMEDY = "Give other queries, or `drop_shared=True` to leave them out."
 
 _Encoded = tuple[PhotoSelection, NDArray[np.float32]]
 
@@ -36,13 +42,15 @@ def evaluate(
     recall_values: Sequence[int] = RECALL_VALUES,
     shuffle_check: bool = False,
     save_descriptors: str | Path | None = None,
+    drop_shared: bool = False,
     strict: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Search the database with each query and compute recall.
 
-    Photos that cannot be read, or lack a position that the rule needs, are skipped and listed in `Evaluation.skipped`.
+    Photos that cannot be read, or lack a position that the rule needs, are skipped and listed in `Evaluation.skipped`. Queries
+    that are database photos too (files of equal content) are counted, with a warning: a search finds them always.
 
     Args:
         database: A folder, a CSV file, or a table from [`read_places`].
@@ -54,28 +62,46 @@ def evaluate(
         shuffle_check: Whether to encode database and queries a second time, each in a seeded random order, and to add the
             result as `Evaluation.shuffled`.
         save_descriptors: Folder for the indexes `database` and `queries`; `None` writes no indexes.
+        drop_shared: Whether to drop such queries; database photos stay, because other queries may need them. They are in
+            `Evaluation.skipped`, and not an error with `strict`.
         strict: Whether a skipped photo is an error.
         overwrite: Whether to replace indexes that `save_descriptors` has already.
         progress: Called with the number of photos that were just encoded.
 
     Raises:
-        ValueError: If positions cannot be compared because they are missing or in two UTM zones, no photo could be read, or
-            with `strict` if a photo was skipped.
+        ValueError: If positions cannot be compared because they are missing or of different kinds, no photo could be read, all
+            queries are dropped, or with `strict` if a photo was skipped.
     """
     rule, recall_values = rule or PositiveRule(), check_recall_values(recall_values)
     if save_descriptors is not None:
         for name in ("database", "queries"):
             check_free(Path(save_descriptors) / name, overwrite)
-    selections = select_photos(_read(database), _read(queries), rule)
-    photos = [selection.table.photo(place) for selection in selections for place in selection.places]
-    warn_of_fitted_photos(encoder.model_name, photos)
+    selections = list(select_photos(_read(database), _read(queries), rule))
+    for selection in selections:
+        report_remarks((*selection.table.remarks, *selection.remarks))
+    photos = [[selection.table.photo(place) for place in selection.places] for selection in selections]
+    warn_of_fitted_photos(encoder.model_name, photos[0] + photos[1])
+    shared = find_shared_photos(photos[0], photos[1])
+    shared_paths = {selections[1].places[row].path: selections[0].places[match].path for row, match in shared.items()}
+    if drop_shared:
+        selections[1] = _without_rows(selections[1], shared)
+    else:
+        warn_of_shared_photos(list(shared_paths.items()), len(photos[1]), "photos of the database", "recall", _REMEDY)
 
     def run(seed: int | None) -> Evaluation:
         encoded = [_encode(selection, encoder, seed, strict, progress) for selection in selections]
         if save_descriptors is not None and seed is None:
             _save(encoded, encoder, Path(save_descriptors), overwrite)
         evaluation = _evaluate_encoded(encoded, rule, recall_values)
-        return replace(evaluation, model=EncoderInfo.of(encoder), order_seed=seed)
+        if drop_shared:
+            dropped = {path: f"{DROPPED} {match}" for path, match in shared_paths.items()}
+            evaluation = replace(evaluation, skipped=evaluation.skipped | {"queries": evaluation.skipped["queries"] | dropped})
+        return replace(
+            evaluation,
+            model=EncoderInfo.of(encoder),
+            order_seed=seed,
+            shared_photos=sum(query.path in shared_paths for query in evaluation.queries) + drop_shared * len(shared_paths),
+        )
 
     evaluation = run(None)
     return replace(evaluation, shuffled=run(SHUFFLE_SEED)) if shuffle_check else evaluation
@@ -121,6 +147,7 @@ def evaluate_descriptors(
         _photo_set_info(database, len(database_descriptors)),
         _photo_set_info(queries, len(rows)),
         model=EncoderInfo(descriptor_dim=int(database_descriptors.shape[1])),
+        coordinates=_coordinates(queries),
         predictions=predictions,
     )
 
@@ -146,6 +173,18 @@ def _encode(
     return selection.keep_rows(encoded.rows, skipped), encoded.descriptors
 
 
+def _without_rows(queries: PhotoSelection, dropped: Collection[int]) -> PhotoSelection:
+    """Return the selection without some rows."""
+    rows = np.array([row for row in range(len(queries.places)) if row not in dropped], np.int64)
+    if not len(rows):
+        raise ValueError(
+            f"All {len(queries.places)} queries in {queries.table.folder} are photos of the database too, and "
+            "`drop_shared=True` drops them. Give other queries."
+        )
+    logger.warning("%d of %d queries are dropped: they are photos of the database too.", len(dropped), len(queries.places))
+    return queries.keep_rows(rows, queries.skipped)
+
+
 def _save(encoded: list[_Encoded], encoder: PlaceEncoder, out: Path, overwrite: bool) -> None:
     for selection, descriptors in encoded:
         settings = replace(index_settings(encoder), photo_folder=selection.table.folder.resolve())
@@ -165,6 +204,10 @@ def _evaluate_encoded(encoded: list[_Encoded], rule: PositiveRule, recall_values
         database=evaluation.database | {"path": str(database.table.folder)},
         query_set=evaluation.query_set | {"path": str(queries.table.folder)},
         skipped={selection.name: selection.skipped for selection in (database, queries)},
+        remarks={
+            selection.name: [remark.to_dict() for remark in (*selection.table.remarks, *selection.remarks)]
+            for selection in (database, queries)
+        },
     )
 
 
@@ -180,6 +223,12 @@ def _places(rule: PositiveRule, queries: PhotoSet, count: int) -> NDArray[np.int
     return np.arange(count) if points is None else rule.group(queries)
 
 
+def _coordinates(queries: PhotoSet) -> CoordinateKind:
+    if queries.in_degrees:
+        return "degrees"
+    return "metres" if queries.positions is None or queries.regions is None else "metres of several frames"
+
+
 def _photo_set_info(photos: PhotoSet, count: int) -> dict[str, Any]:
     return {"path": None, "count": count, "checksum": photos.checksum(count)}
 
@@ -187,6 +236,7 @@ def _photo_set_info(photos: PhotoSet, count: int) -> dict[str, Any]:
 def _query_results(predictions: Predictions, num_positives: NDArray[np.int64], places: NDArray[np.int64]) -> list[QueryResult]:
     queries, database = predictions.queries, predictions.database
     ranks = first_positive_ranks(predictions.correct)
+    distances = photo_distances(queries, np.arange(len(predictions.rows)), database, predictions.rows[:, 0])
     return [
         QueryResult(
             path=queries.path(query),
@@ -198,7 +248,7 @@ def _query_results(predictions: Predictions, num_positives: NDArray[np.int64], p
             top_match=database.path(top),
             top_match_position=_position(database, top),
             similarity=float(predictions.similarities[query, 0]),
-            distance=_distance(_position(queries, query), _position(database, top)),
+            distance=None if distances is None or np.isinf(distances[query]) else float(distances[query]),
             correct=bool(predictions.correct[query, 0]),
         )
         for query, top in enumerate(predictions.rows[:, 0].tolist())
@@ -206,8 +256,5 @@ def _query_results(predictions: Predictions, num_positives: NDArray[np.int64], p
 
 
 def _position(photos: PhotoSet, row: int) -> list[float] | None:
-    return None if photos.positions is None else [float(metres) for metres in photos.positions[row]]
-
-
-def _distance(first: list[float] | None, second: list[float] | None) -> float | None:
-    return None if first is None or second is None else float(np.linalg.norm(np.subtract(first, second)))
+    """Return the known coordinates of a photo; `None` without positions."""
+    return None if photos.positions is None else [float(value) for value in photos.positions[row] if not np.isnan(value)]

@@ -1,15 +1,18 @@
-"""Selection of the photos that can be evaluated, with their positions in one common frame."""
+"""Selection of the photos that can be evaluated, with positions that can be compared."""
 
-import re
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.evaluation.frame_numbers import number_frames
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.places import Place, flat_coordinates
-from d2vpr_hf.readers import PlaceTable
+from d2vpr_hf.places.geometry import EARTH, frame_points
+from d2vpr_hf.places.place import LOCAL_FRAME
+from d2vpr_hf.readers import PlaceTable, Remark
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class PhotoSelection:
         places: Places of the selected photos.
         photos: Positions, headings or frame numbers of the selected photos, depending on the rule.
         skipped: Reasons why photos are not selected, by path.
+        remarks: Lines about values that the comparison with the other side assumes.
     """
 
     name: str
@@ -29,6 +33,7 @@ class PhotoSelection:
     places: list[Place]
     photos: PhotoSet
     skipped: dict[str, str]
+    remarks: tuple[Remark, ...] = ()
 
     def keep_rows(self, rows: NDArray[np.int64], skipped: dict[str, str]) -> "PhotoSelection":
         """Return the selection of some rows; `skipped` has all photos that are not in the new selection."""
@@ -36,31 +41,38 @@ class PhotoSelection:
 
 
 def select_photos(database: PlaceTable, queries: PlaceTable, rule: PositiveRule) -> tuple[PhotoSelection, PhotoSelection]:
-    """Select the photos that have the positions or frame numbers the rule needs, and convert positions to one frame.
+    """Select the photos that have the positions or frame numbers the rule needs.
+
+    Positions are compared in the plane if all are in one UTM zone or one local frame, within each frame if all are in local
+    frames, and on the sphere if all have degrees or a UTM zone.
 
     Raises:
-        ValueError: If no photo has a position, the positions have no common frame, a heading that the rule needs is missing,
-            or the sequences that the rule compares differ in length.
+        ValueError: If no photo has a position, two positions cannot be compared, a heading that the rule needs is missing, or
+            the sequences that the rule compares are not aligned.
     """
-    if rule.frame_tolerance is not None and len(database.places) != len(queries.places):
-        raise ValueError(
-            "With `frame_tolerance`, the n-th query belongs to the n-th database photo, so both need the same number of "
-            f"photos; got {len(database.places)} and {len(queries.places)}. Give positions, or positives to "
-            "evaluate_descriptors()."
-        )
-    database_places, query_places = (_usable_places(table, rule) for table in (database, queries))
-    frame = _common_frame(database_places, query_places) if rule.frame_tolerance is None else None
+    if rule.frame_tolerance is not None:
+        places = database.places, queries.places
+        comparable = _frame_numbers(*places, rule.frame_tolerance)
+    else:
+        places = _usable_places(database), _usable_places(queries)
+        comparable = _comparable_positions(*places)
     return (
-        _selection("database", database, database_places, frame, rule),
-        _selection("queries", queries, query_places, frame, rule),
+        _selection("database", database, places[0], comparable[0], rule),
+        _selection("queries", queries, places[1], comparable[1], rule),
     )
 
 
-def _usable_places(table: PlaceTable, rule: PositiveRule) -> list[Place]:
-    """Return the places with a position in metres, or all if frame numbers decide."""
-    if rule.frame_tolerance is not None:
-        return table.places
-    places = [place for place in table.places if flat_coordinates(place)]
+@dataclass(frozen=True)
+class _Comparable:
+    """Values of one side that are compared with those of the other: fields of [`PhotoSet`], and remarks on them."""
+
+    values: dict[str, Any]
+    remarks: tuple[Remark, ...] = ()
+
+
+def _usable_places(table: PlaceTable) -> list[Place]:
+    """Return the places with a position."""
+    places = [place for place in table.places if place.has_position]
     if not places:
         raise ValueError(
             f"None of the {len(table.places)} photos in {table.folder} has a position in metres, so no match can be checked. "
@@ -69,38 +81,117 @@ def _usable_places(table: PlaceTable, rule: PositiveRule) -> list[Place]:
     return places
 
 
-def _common_frame(database: list[Place], queries: list[Place]) -> str:
-    """Return the name of the flat frame in which all places have a position."""
+def _comparable_positions(database: list[Place], queries: list[Place]) -> tuple[_Comparable, _Comparable]:
+    """Return the positions of database and queries in coordinates that can be compared."""
+    frame = _common_flat_frame(database, queries)
+    if frame is not None:
+        sides = [_flat_positions(places, frame) for places in (database, queries)]
+        if not frame.startswith(LOCAL_FRAME):
+            return _Comparable({"positions": sides[0]}), _Comparable({"positions": sides[1]})
+        return _compare_heights(sides, database, queries)
+    points = [frame_points(places) for places in (database, queries)]
+    regions = [_regions(side, len(places)) for side, places in zip(points, (database, queries), strict=True)]
+    if all(name.startswith(LOCAL_FRAME) for name in chain(*regions)) and set(regions[0]) & set(regions[1]):
+        sides = [_flat_positions(places, None) for places in (database, queries)]
+        compared = zip(_compare_heights(sides, database, queries), regions, strict=True)
+        with_regions = [replace(side, values=side.values | {"regions": names}) for side, names in compared]
+        return with_regions[0], with_regions[1]
+    if all(EARTH in side and len(side[EARTH][0]) == len(names) for side, names in zip(points, regions, strict=True)):
+        on_sphere = [{"positions": _degrees(side[EARTH][1]), "in_degrees": True} for side in points]
+        return _Comparable(on_sphere[0]), _Comparable(on_sphere[1])
+    raise ValueError(_frames_message(regions, database, queries))
+
+
+def _common_flat_frame(database: list[Place], queries: list[Place]) -> str | None:
+    """Return the name of the flat frame in which all places have a position, or `None`."""
     common_frames = list(flat_coordinates(database[0]))
     for place in chain(database, queries):
         frames = flat_coordinates(place)
-        if not frames.keys() & set(common_frames):
-            raise ValueError(
-                f"Metres between photos are defined within one UTM zone or local frame only: {database[0].path} is in "
-                f"{common_frames[0]}, {place.path} in {next(iter(frames))}. Evaluate each of them separately."
-            )
         common_frames = [frame for frame in common_frames if frame in frames]
+        if not common_frames:
+            return None
     return common_frames[0]
 
 
-def _selection(name: str, table: PlaceTable, places: list[Place], frame: str | None, rule: PositiveRule) -> PhotoSelection:
+def _flat_positions(places: list[Place], frame: str | None) -> NDArray[np.float64]:
+    """Return the positions of places in a flat frame, or each in its first one if `None`, (N, 2) or (N, 3) metres."""
+    metres = (flat_coordinates(place) for place in places)
+    numbers = chain.from_iterable(next(iter(frames.values())) if frame is None else frames[frame] for frames in metres)
+    return np.fromiter(numbers, np.float64).reshape(len(places), -1)
+
+
+def _compare_heights(
+    sides: list[NDArray[np.float64]], database: list[Place], queries: list[Place]
+) -> tuple[_Comparable, _Comparable]:
+    """Mark missing heights in local frames as not known, where other places have heights."""
+    missing = [[row for row, place in enumerate(places) if place.z is None] for places in (database, queries)]
+    if not any(missing) or len(missing[0]) + len(missing[1]) == len(database) + len(queries):
+        return _Comparable({"positions": sides[0]}), _Comparable({"positions": sides[1]})
+    comparable = []
+    for positions, rows, places in zip(sides, missing, (database, queries), strict=True):
+        positions[rows, 2] = np.nan
+        text = "photos without a height, whose positions are compared in the plane"
+        remarks = (Remark("assumed", text, len(rows), places[rows[0]].path),) if rows else ()
+        comparable.append(_Comparable({"positions": positions}, remarks))
+    return comparable[0], comparable[1]
+
+
+def _degrees(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return latitudes and longitudes (N, 2) of vectors (N, 3) from the Earth's centre."""
+    x, y, z = vectors.T
+    return np.degrees(np.column_stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)]))
+
+
+def _regions(points: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]], count: int) -> list[str]:
+    """Return the first frame of each of `count` places."""
+    names = [""] * count
+    for frame, (rows, _) in reversed(points.items()):
+        for row in rows.tolist():
+            names[row] = frame
+    return names
+
+
+def _frames_message(regions: list[list[str]], database: list[Place], queries: list[Place]) -> str:
+    """Return the error of positions that cannot be compared, with the photos of two frames."""
+    first: dict[str, Place] = {}  # the first place of each frame
+    for name, place in zip(chain(*regions), chain(database, queries), strict=True):
+        first.setdefault(name, place)
+    here = next(iter(first))
+    others = [name for name in first if name != here]
+    there = next((name for name in others if not (name.startswith(LOCAL_FRAME) and here.startswith(LOCAL_FRAME))), others[0])
+    names = ["degrees" if name == EARTH else name for name in (here, there)]
+    return (
+        f"Positions of different frames cannot be compared: {first[here].path} is in {names[0]}, {first[there].path} in "
+        f"{names[1]}. Evaluate each of them separately."
+    )
+
+
+def _frame_numbers(database: list[Place], queries: list[Place], tolerance: int) -> tuple[_Comparable, _Comparable]:
+    paths = [[place.path for place in places] for places in (database, queries)]
+    numbers = number_frames(paths[0], paths[1], tolerance)
+    remarks: tuple[Remark, ...] = ()
+    if numbers.by_order is not None:
+        text = f"photos {numbers.by_order}, which are compared with the database by their order"
+        remarks = (Remark("assumed", text, len(queries), paths[1][0]),)
+    return (
+        _Comparable({"frames": numbers.database, "regions": numbers.database_sequences}),
+        _Comparable({"frames": numbers.queries, "regions": numbers.query_sequences}, remarks),
+    )
+
+
+def _selection(
+    name: str, table: PlaceTable, places: list[Place], comparable: _Comparable, rule: PositiveRule
+) -> PhotoSelection:
     paths = {place.path for place in places}
     without_position = {place.path: "no position in metres" for place in table.places if place.path not in paths}
     photos = PhotoSet(
-        positions=None if frame is None else _positions(places, frame),
         headings=None if rule.heading_tolerance is None else _headings(places, name),
-        frames=None if rule.frame_tolerance is None else _frame_numbers(places),
         paths=[place.path for place in places],
         conditions=[place.condition for place in places],
         folder=table.folder,
+        **comparable.values,
     )
-    return PhotoSelection(name, table, places, photos, table.skipped | without_position)
-
-
-def _positions(places: list[Place], frame: str) -> NDArray[np.float64]:
-    """Return the positions of places in a frame, (N, 2) or (N, 3) metres."""
-    numbers = chain.from_iterable(flat_coordinates(place)[frame] for place in places)
-    return np.fromiter(numbers, np.float64).reshape(len(places), -1)
+    return PhotoSelection(name, table, places, photos, table.skipped | without_position, comparable.remarks)
 
 
 def _headings(places: list[Place], name: str) -> NDArray[np.float64]:
@@ -112,11 +203,3 @@ def _headings(places: list[Place], name: str) -> NDArray[np.float64]:
             f"{missing[0]} first. Give the headings, or evaluate without `heading_tolerance`."
         )
     return np.array(headings, np.float64)
-
-
-def _frame_numbers(places: list[Place]) -> NDArray[np.int64]:
-    """Return the photos' numbers in the order of their names, in which digits count as numbers: 9.jpg, 10.jpg."""
-    keys = [[int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", place.path)] for place in places]
-    frames = np.empty(len(places), np.int64)
-    frames[sorted(range(len(places)), key=lambda row: keys[row])] = np.arange(len(places))
-    return frames

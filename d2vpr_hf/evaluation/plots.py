@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from d2vpr_hf.evaluation.positives import PhotoSet
+from d2vpr_hf.evaluation.positives import PhotoSet, photo_distances
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, percent
 from d2vpr_hf.figures import (
     CORRECT,
@@ -24,6 +24,7 @@ from d2vpr_hf.figures import (
     query_cell,
     save_figure,
 )
+from d2vpr_hf.places.geometry import earth_degrees, earth_vectors
 from d2vpr_hf.utils.atomic_files import check_writable
 
 _GRID_ROWS = 8
@@ -60,18 +61,22 @@ def check_plot_folder(out: Path, photos: Iterable[Path], files: Iterable[str] = 
 def plot_map(evaluation: Evaluation) -> Figure:
     """Draw a map of the queries: correct ones green, wrong ones red with a line to their top match.
 
-    The database is drawn if the evaluation has its positions. A third coordinate is not drawn.
+    The database is drawn if the evaluation has its positions. A third coordinate is not drawn. Degrees are drawn with longitude
+    to the right, beyond 180° where the photos are on both sides of the date line.
 
     Raises:
-        ValueError: If positions of queries or matches are unknown.
+        ValueError: If positions of queries or matches are unknown, or in several local frames.
     """
     if not _has_positions(evaluation):
-        raise ValueError("A map needs the positions of queries and matches, and this evaluation has none.")
+        raise ValueError("A map needs the positions of queries and matches in one frame, and this evaluation has none.")
     ends = np.array([(query.position[:2], query.top_match_position[:2]) for query in evaluation.queries])  # type: ignore[index]
     correct = np.array([query.correct for query in evaluation.queries])
-    origin = np.floor(ends.reshape(-1, 2).min(axis=0) / 1000) * 1000
+    in_degrees = evaluation.coordinates == "degrees"
+    centre = _centre_of_degrees(ends.reshape(-1, 2)) if in_degrees else None
+    ends = _on_map(ends, centre)
+    origin = np.zeros(2) if in_degrees else np.floor(ends.reshape(-1, 2).min(axis=0) / 1000) * 1000
     figure, axes = _figure((7.5, 6.5))
-    _draw_database(axes, evaluation, origin)
+    _draw_database(axes, evaluation, origin, centre)
     axes.add_collection(LineCollection(list(ends[~correct] - origin), colors=WRONG, linewidths=0.9, alpha=0.5, zorder=2))
     for marker, size, colour, chosen, label in (
         ("X", 46, WRONG, ~correct, "wrong, line to the match"),
@@ -80,9 +85,13 @@ def plot_map(evaluation: Evaluation) -> Figure:
         east, north = (ends[chosen, 0] - origin).T
         text = f"{chosen.sum()} {label}"
         axes.scatter(east, north, marker=marker, s=size, c=colour, edgecolors="white", linewidths=0.5, zorder=3, label=text)
-    axes.set(xlabel=f"east − {origin[0]:,.0f} / m", ylabel=f"north − {origin[1]:,.0f} / m")
+    if centre is None:
+        axes.set(xlabel=f"east − {origin[0]:,.0f} / m", ylabel=f"north − {origin[1]:,.0f} / m")
+        axes.set_aspect("equal", adjustable="datalim")
+    else:
+        axes.set(xlabel="longitude / °", ylabel="latitude / °")
+        axes.set_aspect(1 / max(np.cos(np.radians(centre[0])), 0.01), adjustable="datalim")
     axes.set_title(_title(evaluation, "Top match of each query"))
-    axes.set_aspect("equal", adjustable="datalim")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
@@ -154,18 +163,20 @@ def _file(photos: PhotoSet, row: int) -> Path:
 
 
 def _label(photos: PhotoSet, row: int) -> str:
-    east, north = (None, None) if photos.positions is None else photos.positions[row, :2].tolist()
+    if photos.positions is None or photos.in_degrees:
+        return photo_label(photos.path(row), None, None)
+    east, north = photos.positions[row, :2].tolist()
     return photo_label(photos.path(row), east, north)
 
 
 def _distance(predictions: Predictions, query: int, row: int) -> float | None:
-    if predictions.queries.positions is None or predictions.database.positions is None:
-        return None
-    return float(np.linalg.norm(predictions.queries.positions[query] - predictions.database.positions[row]))
+    distances = photo_distances(predictions.queries, np.array([query]), predictions.database, np.array([row]))
+    return None if distances is None or np.isinf(distances[0]) else float(distances[0])
 
 
 def _has_positions(evaluation: Evaluation) -> bool:
-    return all(query.distance is not None for query in evaluation.queries)
+    known = all(query.position is not None and query.top_match_position is not None for query in evaluation.queries)
+    return known and evaluation.coordinates != "metres of several frames"
 
 
 def _has_photos(evaluation: Evaluation) -> bool:
@@ -173,11 +184,24 @@ def _has_photos(evaluation: Evaluation) -> bool:
     return predictions is not None and None not in (predictions.database.folder, predictions.queries.folder)
 
 
-def _draw_database(axes: Axes, evaluation: Evaluation, origin: NDArray[np.float64]) -> None:
+def _centre_of_degrees(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return latitude and longitude of the middle of positions (N, 2) in degrees."""
+    return np.array(earth_degrees(earth_vectors(positions[:, 0], positions[:, 1]).mean(axis=0)))
+
+
+def _on_map(positions: NDArray[np.float64], centre: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return coordinates to the right and up (..., 2): metres unchanged, degrees within half a turn of the centre."""
+    if centre is None:
+        return positions
+    turns = (positions[..., 1] - centre[1] + 180) % 360 - 180
+    return np.stack([centre[1] + turns, positions[..., 0]], axis=-1)
+
+
+def _draw_database(axes: Axes, evaluation: Evaluation, origin: NDArray[np.float64], centre: NDArray[np.float64] | None) -> None:
     positions = None if evaluation.predictions is None else evaluation.predictions.database.positions
     if positions is not None:
         size = 12 if len(positions) < 5_000 else 1
-        east, north = (positions[:, :2] - origin).T
+        east, north = (_on_map(np.asarray(positions[:, :2], np.float64), centre) - origin).T
         axes.scatter(east, north, s=size, c=_DATABASE, linewidths=0, rasterized=True, zorder=1, label="database")
 
 

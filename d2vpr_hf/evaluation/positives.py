@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
+from d2vpr_hf.places.geometry import arcs, chord, earth_vectors
+from d2vpr_hf.places.place import EARTH_RADIUS, number_values
 
 
 class Positives(Protocol):
@@ -28,12 +30,16 @@ class PhotoSet:
     """Information about the N photos of a database or of queries, apart from their descriptors; `None` if unknown.
 
     Attributes:
-        positions: (N, 2) or (N, 3) metres, in the same frame for database and queries.
+        positions: (N, 2) or (N, 3) metres, in the same frame for database and queries; a third coordinate that is NaN is a
+            height that is not known, and is not compared. With `in_degrees`, latitudes and longitudes (N, 2).
         headings: (N,) degrees.
         frames: (N,) integers, the photos' numbers in aligned sequences of database and queries.
         paths: N unique names, relative to `folder`.
         conditions: N words such as `"night"`; `None` for a photo without one.
         folder: Folder of the photos.
+        in_degrees: Whether positions are latitudes and longitudes, and distances are measured on the sphere.
+        regions: N names of local frames, or of sequences; photos of two regions never show the same place. `None` for one
+            region.
     """
 
     positions: NDArray[np.floating] | None = None
@@ -42,13 +48,17 @@ class PhotoSet:
     paths: Sequence[str] | None = None
     conditions: Sequence[str | None] | None = None
     folder: Path | None = None
+    in_degrees: bool = False
+    regions: Sequence[str] | None = None
 
     def check_length(self, count: int, side: str) -> None:
         """Raise ValueError unless every known attribute has `count` entries and all numbers are finite."""
-        for name in ("positions", "headings", "frames", "paths", "conditions"):
+        for name in ("positions", "headings", "frames", "paths", "conditions", "regions"):
             values = getattr(self, name)
             if values is not None and len(values) != count:
                 raise ValueError(f"Expected {name} of {count} {side} photos, one for each descriptor, got {len(values)}.")
+            if isinstance(values, np.ndarray) and name == "positions":
+                values = values[:, :2]
             if isinstance(values, np.ndarray) and not np.isfinite(values).all():
                 raise ValueError(f"The {name} of the {side} photos are not all finite. Remove the photos without {name}.")
 
@@ -61,6 +71,8 @@ class PhotoSet:
             paths=None if self.paths is None else [self.paths[row] for row in rows],
             conditions=None if self.conditions is None else [self.conditions[row] for row in rows],
             folder=self.folder,
+            in_degrees=self.in_degrees,
+            regions=None if self.regions is None else [self.regions[row] for row in rows],
         )
 
     def path(self, row: int) -> str:
@@ -71,8 +83,16 @@ class PhotoSet:
         """Return the SHA-256 digest of names, positions (to the millimetre), headings and frames, in hexadecimal."""
         digest = hashlib.sha256("\n".join(map(self.path, range(count))).encode())
         for values in (self.positions, self.headings, self.frames):
-            digest.update(b"none" if values is None else np.round(np.asarray(values, np.float64), 3).tobytes())
+            digits = 8 if self.in_degrees and values is self.positions else 3
+            digest.update(b"none" if values is None else np.round(np.asarray(values, np.float64), digits).tobytes())
+        if self.regions is not None:  # added later; older checksums of one region still match
+            digest.update("\n".join(self.regions).encode())
         return digest.hexdigest()
+
+    def points(self) -> NDArray[np.float64]:
+        """Return points with comparable straight distances: positions in metres, or vectors (N, 3) from the Earth's centre."""
+        positions = np.asarray(self.positions, np.float64)
+        return earth_vectors(positions[:, 0], positions[:, 1]) if self.in_degrees else positions
 
 
 @dataclass(frozen=True)
@@ -104,21 +124,34 @@ class PositiveRule:
         """Find the positives of each query.
 
         Raises:
-            ValueError: If the positions, headings or frames that the rule needs are unknown.
+            ValueError: If the positions, headings or frames that the rule needs are unknown, or only one side is in degrees.
         """
         points = self._points(database, "database"), self._points(queries, "query")
+        radius = self._radius
+        if self.frame_tolerance is None:
+            _check_units(database, queries)
+            radius = chord(radius) if queries.in_degrees else radius
+        if database.regions is not None or queries.regions is not None:
+            points = _separate_regions(points, (database.regions, queries.regions), radius)
         if self.heading_tolerance is None:
-            return NearbyPositives(*points, self._radius)
+            return NearbyPositives(*points, radius)
         headings = self._need(database.headings, "headings", "database"), self._need(queries.headings, "headings", "query")
-        return NearbyPositives(*points, self._radius, headings, self.heading_tolerance)
+        return NearbyPositives(*points, radius, headings, self.heading_tolerance)
 
     def group(self, queries: PhotoSet) -> NDArray[np.int64]:
         """Return the number of each query's place (Q,): the cells of a grid, whose side is the threshold, are the places.
 
         Joining neighbours instead would make a whole drive one place. Cells are numbered in the order of their positions. With
-        `frame_tolerance=0`, each frame is a place.
+        `frame_tolerance=0`, each frame is a place. For degrees, the rows of the grid are circles of latitude, and each is
+        divided into cells of about that width.
         """
-        cells = np.floor(self._points(queries, "query") / (self._radius or 1.0))
+        points, side = self._points(queries, "query"), self._radius or 1.0
+        if self.frame_tolerance is None and queries.in_degrees:
+            cells = _cells_of_degrees(np.asarray(queries.positions, np.float64), side)
+        else:
+            cells = np.floor(np.nan_to_num(points, nan=0.0) / side)
+        if queries.regions is not None:
+            cells = np.column_stack([cells, number_values(queries.regions)])
         return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,7 +177,8 @@ class PositiveRule:
         """Return the points whose distances decide: positions (N, 2 or 3), or frame numbers (N, 1)."""
         if self.frame_tolerance is not None:
             return np.asarray(self._need(photos.frames, "frames", side), np.float64)[:, None]
-        return np.asarray(self._need(photos.positions, "positions", side), np.float64)
+        self._need(photos.positions, "positions", side)
+        return photos.points()
 
     def _need(self, values: NDArray[Any] | None, name: str, side: str) -> NDArray[Any]:
         if values is None:
@@ -156,7 +190,7 @@ class NearbyPositives:
     """The database photos near each query, looked up in a k-d tree for one query at a time to save memory.
 
     Args:
-        database: (N, M) points.
+        database: (N, M) points. If the third coordinate of a point is NaN, it is not compared.
         queries: (Q, M) points.
         radius: Largest distance, inclusive.
         headings: Degrees of the database (N,) and the queries (Q,); `None` if headings do not matter.
@@ -176,6 +210,9 @@ class NearbyPositives:
                 f"Expected positions (N, M) and (Q, M) with equal numbers of coordinates, "
                 f"got {database.shape} and {queries.shape}."
             )
+        self._points = (database, queries) if np.isnan(database).any() or np.isnan(queries).any() else None
+        if self._points is not None:  # heights are compared one by one, within the circle
+            database, queries = (np.delete(points, 2, axis=1) for points in self._points)
         self._tree = cKDTree(database)
         self._queries, self._radius = queries, radius
         self._headings, self._heading_tolerance = headings, heading_tolerance
@@ -185,9 +222,59 @@ class NearbyPositives:
 
     def __getitem__(self, query: int, /) -> NDArray[np.int64]:
         rows = np.array(self._tree.query_ball_point(self._queries[query], self._radius), dtype=np.int64)
+        if self._points is not None:
+            steps = np.nan_to_num(self._points[0][rows] - self._points[1][query], nan=0.0)
+            rows = rows[np.linalg.norm(steps, axis=1) <= self._radius]
         if self._headings is None:
             return rows
         return rows[angle_between(self._headings[0][rows], self._headings[1][query]) <= self._heading_tolerance]
+
+
+def photo_distances(
+    queries: PhotoSet, query_rows: NDArray[np.int64], database: PhotoSet, database_rows: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Return the distances in metres (K,) of K queries and K database photos; infinite for two regions.
+
+    Heights that are not known are not compared. `None` if positions are unknown.
+    """
+    if queries.positions is None or database.positions is None:
+        return None
+    _check_units(database, queries)
+    steps = queries.take(query_rows).points() - database.take(database_rows).points()
+    metres = np.linalg.norm(np.nan_to_num(steps, nan=0.0), axis=1)
+    if queries.in_degrees:
+        metres = arcs(metres)
+    if queries.regions is not None and database.regions is not None:
+        pairs = zip(query_rows.tolist(), database_rows.tolist(), strict=True)
+        metres[[queries.regions[query] != database.regions[row] for query, row in pairs]] = np.inf
+    return metres
+
+
+def _check_units(database: PhotoSet, queries: PhotoSet) -> None:
+    if database.in_degrees != queries.in_degrees:
+        units = ["degrees" if photos.in_degrees else "metres" for photos in (database, queries)]
+        raise ValueError(f"The database has positions in {units[0]}, the queries in {units[1]}. Give both in the same unit.")
+
+
+def _separate_regions(
+    points: tuple[NDArray[np.float64], NDArray[np.float64]],
+    regions: tuple[Sequence[str] | None, Sequence[str] | None],
+    radius: float,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Add a coordinate to the points of database and queries that separates those of two regions by more than the radius."""
+    names = [[""] * len(side) if named is None else list(named) for side, named in zip(points, regions, strict=True)]
+    numbers = number_values(names[0] + names[1]) * (2 * radius + 1)
+    separated = [np.column_stack([side, gaps]) for side, gaps in zip(points, np.split(numbers, [len(names[0])]), strict=True)]
+    return separated[0], separated[1]
+
+
+def _cells_of_degrees(positions: NDArray[np.float64], side: float) -> NDArray[np.float64]:
+    """Return the row and column (N, 2) of the cell of each position, on a grid of about `side` metres on the sphere."""
+    latitudes, longitudes = np.radians(positions).T
+    rows = np.floor(latitudes * EARTH_RADIUS / side)
+    widths = EARTH_RADIUS * np.cos(np.clip((rows + 0.5) * side / EARTH_RADIUS, -np.pi / 2, np.pi / 2))
+    turns = (longitudes + np.pi) % (2 * np.pi) - np.pi  # 180 and -180 degrees are one meridian
+    return np.column_stack([rows, np.floor(turns * np.maximum(widths, side) / side)])
 
 
 def angle_between(first: NDArray[np.floating], second: float | NDArray[np.floating]) -> NDArray[np.floating]:

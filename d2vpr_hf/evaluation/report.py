@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,10 @@ from d2vpr_hf.utils.atomic_files import check_writable, store_file
 
 FORMAT = "d2vpr evaluation"
 FORMAT_VERSION = 1
+DROPPED = "equal to the database photo"
 DISTANCE_SHARES = (5, 25, 100)  # metres
+
+CoordinateKind = Literal["metres", "degrees", "metres of several frames"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,13 @@ class QueryResult:
         path: Path of the photo, relative to the folder of queries.
         place: Number of its place; queries of one place are resampled together.
         condition: Condition such as `"night"`, or `None`.
-        position: Two or three coordinates in metres, or `None`.
+        position: Two or three coordinates in metres, or latitude and longitude in degrees, or `None`.
         num_positives: Number of its positives in the database.
         first_positive_rank: Rank of the first correct match; `None` if no match up to the largest N is correct.
         top_match: Path of the most similar database photo.
-        top_match_position: Coordinates of the top match in metres, or `None`.
+        top_match_position: The same for the top match.
         similarity: Cosine similarity of query and top match.
-        distance: Metres between query and top match, or `None`.
+        distance: Metres between query and top match; `None` without positions, or if they are in two local frames.
         correct: Whether the top match is a positive; `right` in reports.
     """
 
@@ -94,6 +97,11 @@ class Evaluation:
         model: The encoder that made the descriptors; only its `descriptor_dim` if descriptors were given.
         order_seed: Seed of the order in which photos were encoded; `None` for the order of the files.
         skipped: Reasons why photos were skipped, by path, for `"database"` and `"queries"`.
+        remarks: Lines about values that were corrected or assumed, and about skipped files, as dictionaries, for
+            `"database"` and `"queries"`.
+        shared_photos: Number of queries whose file is equal to one of the database, dropped ones included; `None` if unknown.
+        coordinates: Form of positions: `"metres"` in one plane, `"degrees"` (latitude and longitude, with distances on the
+            sphere), or `"metres of several frames"`.
         package_version: Version of the package that made the evaluation.
         shuffled: The evaluation with the photos in a random order, or `None`.
         predictions: Search results for plots; `None` after loading.
@@ -107,6 +115,9 @@ class Evaluation:
     model: EncoderInfo
     order_seed: int | None = None
     skipped: dict[str, dict[str, str]] = field(default_factory=lambda: {"database": {}, "queries": {}})
+    remarks: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"database": [], "queries": []})
+    shared_photos: int | None = None
+    coordinates: CoordinateKind = "metres"
     package_version: str = __version__
     shuffled: "Evaluation | None" = None
     predictions: Predictions | None = field(default=None, repr=False, compare=False)
@@ -149,12 +160,17 @@ class Evaluation:
         return bootstrap_interval(hits_at(self.ranks, self.recall_values), self.places)
 
     def distance_error(self) -> dict[str, Any] | None:
-        """Return the `median` distance of top matches in metres and the shares `within_5_m`, ...; `None` without positions."""
-        distances = np.array([query.distance for query in self.queries if query.distance is not None])
+        """Return the `median` distance of top matches in metres and the shares `within_5_m`, ...; `None` without positions.
+
+        A top match in another local frame is farther than every distance; the median is `None` if half of them are.
+        """
+        positioned = [query for query in self.queries if query.position is not None]
+        distances = np.array([math.inf if query.distance is None else query.distance for query in positioned])
         if not len(distances):
             return None
         shares = {f"within_{metres}_m": float((distances <= metres).mean()) for metres in DISTANCE_SHARES}
-        return {"median": float(np.median(distances))} | shares
+        median = float(np.median(distances))
+        return {"median": median if math.isfinite(median) else None} | shares
 
     @functools.cached_property
     def precision_curve(self) -> PrecisionCurve:
@@ -198,6 +214,9 @@ class Evaluation:
             "recall_at_100_precision": _nan_to_none(self.precision_curve.recall_at_100_precision),
             "conditions": self.conditions(),
             "skipped": self.skipped,
+            "remarks": self.remarks,
+            "shared_photos": self.shared_photos,
+            "coordinates": self.coordinates,
             "shuffled": None if self.shuffled is None else self.shuffled.to_dict(),
             "queries": [query.to_dict() for query in self.queries],
         }
@@ -242,6 +261,7 @@ class Evaluation:
             model=EncoderInfo.from_dict(report["model"]),
             shuffled=None if report["shuffled"] is None else cls.from_dict(report["shuffled"]),
             **{name: report[name] for name in _PLAIN_FIELDS},
+            **{name: report[name] for name in _LATER_FIELDS if name in report},
         )
 
     def to_text(self) -> str:
@@ -250,6 +270,7 @@ class Evaluation:
 
 
 _PLAIN_FIELDS = ("database", "query_set", "order_seed", "skipped", "package_version")
+_LATER_FIELDS = ("remarks", "shared_photos", "coordinates")  # added after format 1 shipped
 
 
 def check_report_file(path: Path, overwrite: bool) -> None:
@@ -304,7 +325,12 @@ def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
         yield f"{name + ':':10} {side['count']} photos{'' if side['path'] is None else ' of ' + side['path']}"
     yield f"model:     {evaluation.model}"
     missed, num_places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
-    yield f"positives: {evaluation.rule}; {missed} queries have none and count as misses; {num_places} places"
+    where = " on the sphere" if evaluation.coordinates == "degrees" else ""
+    yield f"positives: {evaluation.rule}{where}; {missed} queries have none and count as misses; {num_places} places"
+    if evaluation.shared_photos:
+        dropped = any(reason.startswith(DROPPED) for reason in evaluation.skipped["queries"].values())
+        treatment = "and are dropped" if dropped else "and recall is too high"
+        yield f"shared:    {evaluation.shared_photos} queries are photos of the database too {treatment}"
 
 
 def _recall_rows(evaluation: Evaluation) -> list[list[str]]:
@@ -321,7 +347,8 @@ def _distance_and_confidence_lines(evaluation: Evaluation) -> Iterator[str]:
     error, curve = evaluation.distance_error(), evaluation.precision_curve
     if error is not None:
         shares = ", ".join(f"{percent(error[f'within_{metres}_m'])} % within {metres} m" for metres in DISTANCE_SHARES)
-        yield f"top match: median distance {error['median']:,.1f} m, {shares}"
+        median = "unknown" if error["median"] is None else f"{error['median']:,.1f} m"
+        yield f"top match: median distance {median}, {shares}"
     yield f"confidence: recall at 100 % precision {percent(curve.recall_at_100_precision)}, AUC-PR {percent(curve.auc_pr)}"
 
 

@@ -89,13 +89,20 @@ def test_shuffling_changes_similarities_only_with_a_cross_image_encoder(tiny_fol
         assert evaluation.to_dict()["shuffled"]["recall"].keys() == evaluation.recall().keys()
 
 
-def test_photos_of_two_utm_zones_are_refused(encoder, world):
+def test_photos_of_two_utm_zones_are_compared_on_the_sphere(encoder, world, caplog):
     """Eastings of two UTM zones cannot be subtracted; zone letters within a hemisphere do not matter."""
     save(world / "queries" / at_name(544000, 4172000, zone="10@T"), 1)
-    evaluate(world / "database", world / "queries", encoder)
+    assert evaluate(world / "database", world / "queries", encoder).coordinates == "metres"
     save(world / "queries" / at_name(544000, 4172000, zone="11@S"), 1)
-    with pytest.raises(ValueError, match=r"@10@S@.* is in UTM zone 10 north, @.*@11@S@.* in UTM zone 11 north"):
-        evaluate(world / "database", world / "queries", encoder)
+    evaluation = evaluate(world / "database", world / "queries", encoder)
+    assert evaluation.coordinates == "degrees"
+    distances = [query.distance for query in evaluation.queries if "@10@S@" in query.path][:5]
+    assert distances == pytest.approx([3.0] * 5, abs=0.01)
+    far = next(query for query in evaluation.queries if "@11@S@" in query.path)
+    assert far.num_positives == 0
+    assert far.distance == pytest.approx(529_000, rel=0.01)  # six degrees at 37.7 degrees north
+    assert evaluation.distance_error()["median"] == pytest.approx(3, abs=0.01)
+    assert "on the sphere" in evaluation.to_text()
 
 
 def test_positions_are_compared_within_one_local_frame_only(encoder, tmp_path):
@@ -131,6 +138,9 @@ def test_frame_numbers_follow_the_order_of_names(encoder, tmp_path):
     assert counts["12.png"] == (2, True) and evaluation.rule.to_dict()["positive_dist_threshold"] is None
     assert evaluation.distance_error() is None and "within 1 frames" in evaluation.to_text()
     (tmp_path / "queries" / "8.png").unlink()
+    fewer = evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
+    assert [query.num_positives for query in fewer.queries] == [counts[query.path][0] for query in fewer.queries]
+    (tmp_path / "queries" / "9.png").rename(tmp_path / "queries" / "night.png")
     with pytest.raises(ValueError, match="both need the same number of photos; got 5 and 4"):
         evaluate(tmp_path / "database", tmp_path / "queries", encoder, rule)
 
@@ -217,3 +227,68 @@ def test_reports_of_a_moved_copy_can_be_compared(encoder, world, tmp_path):
     moved = shutil.copytree(world, tmp_path / "moved")
     first, second = (evaluate(folder / "database", folder / "queries", encoder) for folder in (world, moved))
     assert [row.won + row.lost for row in compare_evaluations(first, second).differences] == [0] * 4
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """Queries of which one is a copy of a database photo, one a hard link, one an equally large file, and two are others."""
+    for i in range(4):
+        save(tmp_path / "database" / at_name(544000 + 100 * i, 4172000), i)
+    database = sorted((tmp_path / "database").iterdir())
+    (tmp_path / "queries").mkdir()
+    names = [at_name(544001 + 100 * i, 4172000) for i in range(5)]
+    shutil.copy(database[0], tmp_path / "queries" / names[0])
+    (tmp_path / "queries" / names[1]).hardlink_to(database[1])
+    content = database[2].read_bytes()
+    (tmp_path / "queries" / names[2]).write_bytes(content + b"0")
+    with database[2].open("ab") as file:
+        file.write(b"1")
+    save(tmp_path / "queries" / names[3], 8)
+    save(tmp_path / "queries" / names[4], 9)
+    return tmp_path / "database", tmp_path / "queries", names
+
+
+def test_photos_on_both_sides_are_counted_and_warned_of(encoder, copies, tmp_path, caplog):
+    database, queries, names = copies
+    evaluation = evaluate(database, queries, encoder)
+    assert (evaluation.shared_photos, len(evaluation.queries)) == (2, 5)
+    assert f"2 of 5 queries are also photos of the database, such as {names[0]} (there: @544000" in caplog.text
+    assert "shared:    2 queries are photos of the database too and recall is too high" in evaluation.to_text()
+    evaluation.save(tmp_path / "a.json")
+    assert Evaluation.load(tmp_path / "a.json") == evaluation
+    caplog.clear()
+    dropped = evaluate(database, queries, encoder, drop_shared=True, strict=True)
+    assert (dropped.shared_photos, [query.path for query in dropped.queries]) == (2, names[2:])
+    assert dropped.database["count"] == 4
+    assert dropped.skipped["queries"].keys() == set(names[:2])
+    assert "2 of 5 queries are dropped" in caplog.text and "too high" not in caplog.text
+    assert "2 queries are photos of the database too and are dropped" in dropped.to_text()
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_folder_against_itself_is_warned_of(encoder, copies, tmp_path, caplog, copy):
+    database = copies[0]
+    queries = shutil.copytree(database, tmp_path / "copy") if copy else database
+    assert evaluate(database, queries, encoder).shared_photos == 4
+    assert "4 of 4 queries are also photos of the database" in caplog.text
+    with pytest.raises(ValueError, match=r"All 4 queries in .* are photos of the database too"):
+        evaluate(database, queries, encoder, drop_shared=True)
+
+
+def test_the_command_line_drops_shared_photos(copies, tmp_path, tiny_folder):
+    database, queries, _ = copies
+    command = ["evaluate", "--database", str(database), "--queries", str(queries), "--model", str(tiny_folder)]
+    report = json.loads((run(*command, "--json", str(tmp_path / "a.json")), tmp_path / "a.json")[1].read_text())
+    assert (report["shared_photos"], report["query_set"]["count"]) == (2, 5)
+    run(*command, "--drop-shared", "--json", str(tmp_path / "b.json"))
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert (report["shared_photos"], report["query_set"]["count"], report["remarks"]) == (2, 3, {"database": [], "queries": []})
+
+
+def test_remarks_of_readers_are_in_the_report(encoder, copies, caplog):
+    database, queries, _ = copies
+    save(database / "@eaDir" / "thumbnail.jpg", 1)
+    remarks = evaluate(database, queries, encoder).to_dict()["remarks"]
+    assert [remark["count"] for remark in remarks["database"]] == [1]
+    assert remarks["queries"] == []
+    assert "Skipped: 1 photos that are thumbnails" in caplog.text

@@ -1,0 +1,88 @@
+"""Photos that are both in the database and among the queries: a search finds them always, so recall on them is too high."""
+
+import hashlib
+import logging
+import stat
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_FIRST_BYTES = 1 << 16
+
+
+def find_shared_photos(database: Sequence[Path], queries: Sequence[Path]) -> dict[int, int]:
+    """Return the row of an equal database photo for the row of each query that has one.
+
+    Equal photos are files of equal bytes. Files are read only if their size occurs on both sides: first their beginnings, and
+    then whole those whose beginnings are equal too. Links to one file are equal without being read.
+    """
+    sides = [{row: photo for row, photo in enumerate(photos) if _is_file(photo)} for photos in (database, queries)]
+    shared = _equal_rows(sides, _identity)
+    sides[1] = {row: photo for row, photo in sides[1].items() if row not in shared}
+    alike = _on_both_sides(_on_both_sides(sides, _size), _beginning)
+    return dict(sorted((shared | _equal_rows(alike, _content)).items()))
+
+
+def warn_of_shared_photos(shared: Sequence[tuple[str, str]], total: int, place: str, measure: str, remedy: str) -> None:
+    """Log a warning if queries are database photos too.
+
+    Args:
+        shared: Paths of such queries and of their equals.
+        total: Number of queries.
+        place: Name of the database, such as `"in the index"`.
+        measure: The number that is too high because of them.
+        remedy: Advice.
+    """
+    if shared:
+        query, match = shared[0]
+        logger.warning(
+            "%d of %d queries are also %s, such as %s (there: %s): %s is too high. %s",
+            *(len(shared), total, place, query, match, measure, remedy),
+        )
+
+
+def _equal_rows(sides: list[dict[int, Path]], key: Callable[[Path], Hashable]) -> dict[int, int]:
+    """Return the row of the first database photo with the key of each query that has one."""
+    rows: dict[Hashable, int] = {}
+    for row, photo in sides[0].items():
+        rows.setdefault(key(photo), row)
+    return {row: rows[value] for row, photo in sides[1].items() if (value := key(photo)) in rows}
+
+
+def _on_both_sides(sides: list[dict[int, Path]], key: Callable[[Path], Hashable]) -> list[dict[int, Path]]:
+    """Return the files whose key occurs on both sides."""
+    keys = [{row: key(photo) for row, photo in side.items()} for side in sides]
+    common = set(keys[0].values()) & set(keys[1].values())
+    return [
+        {row: photo for row, photo in side.items() if values[row] in common} for side, values in zip(sides, keys, strict=True)
+    ]
+
+
+def _is_file(photo: Path) -> bool:
+    try:
+        return stat.S_ISREG(photo.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _identity(photo: Path) -> Hashable:
+    status = photo.stat()
+    return (status.st_dev, status.st_ino) if status.st_ino else photo.resolve()
+
+
+def _size(photo: Path) -> int:
+    return photo.stat().st_size
+
+
+def _beginning(photo: Path) -> Hashable:
+    try:
+        with photo.open("rb") as file:
+            return photo.stat().st_size, hashlib.sha256(file.read(_FIRST_BYTES)).digest()
+    except OSError:  # decoding reports the error
+        return None, photo
+
+
+def _content(photo: Path) -> bytes:
+    with photo.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
