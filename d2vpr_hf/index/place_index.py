@@ -34,6 +34,7 @@ from d2vpr_hf.index.search import Match, nearest_rows, rows_before, to_matches
 from d2vpr_hf.index.shards import Rows
 from d2vpr_hf.index.verification import verify_index
 from d2vpr_hf.places import Place
+from d2vpr_hf.places.stored_values import to_stored_places
 from d2vpr_hf.stores import Compression, StoreWord
 from d2vpr_hf.stores.descriptors import MappedDescriptors
 
@@ -226,15 +227,16 @@ class PlaceIndex:
 
         Args:
             descriptors: (M, D), or one (D,), of unit length.
-            places: One for each row.
+            places: One for each row. UTM metres are added to degrees, and the reverse, as the readers do.
             files: Properties of the photos' files; `None` if there are no files.
 
         Raises:
-            ValueError: If shapes do not fit, a number is not finite in the index's type, or a path is in the index already.
+            ValueError: If shapes do not fit, a number is not finite in the index's type, a path is in the index already, or a
+                value of a place is not valid, see [`to_stored_places`]. Nothing is added.
             BlockingIOError: If another process is changing the index.
             OSError: If a full shard could not be stored. The rows stay pending, and `flush` tries again.
         """
-        places = [places] if isinstance(places, Place) else list(places)
+        places = to_stored_places([places] if isinstance(places, Place) else places)
         rows = to_stored(descriptors, places, self.settings)
         files = [PhotoFile()] * len(places) if files is None else list(files)
         with self._state.writing():
@@ -261,9 +263,10 @@ class PlaceIndex:
             files: Properties of the photos' files; `None` if there are no files.
 
         Raises:
-            ValueError: If shapes do not fit, a number is not finite in the index's type, or a path is given twice.
+            ValueError: If shapes do not fit, a number is not finite in the index's type, a path is given twice, or a value of a
+                place is not valid. Nothing is stored.
         """
-        places = [places] if isinstance(places, Place) else list(places)
+        places = to_stored_places([places] if isinstance(places, Place) else places)
         rows = to_stored(descriptors, places, self.settings)
         files = [PhotoFile()] * len(places) if files is None else list(files)
         check_different(places)
@@ -271,7 +274,7 @@ class PlaceIndex:
             for start in range(0, len(rows), self.settings.shard_size):
                 part = slice(start, start + self.settings.shard_size)
                 replaced = [place.path for place in places[part] if place.path in self._state.paths]
-                self.upsert(rows[part], places[part], files[part], removed=replaced)
+                self._store_rows(rows[part], places[part], files[part], replaced)
 
     def upsert(
         self,
@@ -294,13 +297,24 @@ class PlaceIndex:
             state: Entries of the manifest to set in the same commit.
 
         Raises:
-            ValueError: If shapes do not fit, there are more rows than a shard holds, or a number is not finite.
+            ValueError: If shapes do not fit, there are more rows than a shard holds, a number is not finite, or a value of a
+                place is not valid. Nothing is stored.
         """
         if len(places) > self.settings.shard_size:
             raise ValueError(f"Expected at most a shard of {self.settings.shard_size} rows, got {len(places)}.")
-        rows = Rows(to_stored(descriptors, places, self.settings), rows_to_table(places, files))
+        places = to_stored_places(places)
+        self._store_rows(to_stored(descriptors, places, self.settings), places, files, removed, **state)
+
+    def _store_rows(
+        self,
+        rows: NDArray[Any],
+        places: Sequence[Place],
+        files: Sequence[PhotoFile],
+        removed: Collection[str],
+        **state: Unpack[UpdateState],
+    ) -> None:
         with self._storing():
-            commit_rows(self._state, rows, set(removed), **state)
+            commit_rows(self._state, Rows(rows, rows_to_table(places, files)), set(removed), **state)
 
     def amend(self, places: Sequence[Place], files: Sequence[PhotoFile]) -> None:
         """Replace the places and file information of photos in the index; their descriptors stay.

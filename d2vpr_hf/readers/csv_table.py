@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.places.place import Place, all_with_utm, check_fields, complete_places, number_values, parse_number
-from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
 from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.plain_values import plain_places
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.table_paths import TablePaths
 from d2vpr_hf.readers.two_positions import drop_local_copies
@@ -77,6 +77,7 @@ def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> PlaceTable
         places = drop_local_copies(places, labels, remarks)
     places = _complete(table, rows, places, labels, remarks)
     _remark_doubts(places, labels, remarks)
+    places = plain_places(places, remarks, labels)
     ids = _read_ids(table, {name: columns[name] for name in (_PLACE_ID, _GROUP_ID) if name in columns}, rows)
     return PlaceTable(
         table.parent,
@@ -334,12 +335,10 @@ def _complete(
 
 
 def _remark_doubts(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> None:
-    """Count the rows with values that often stand for unknown ones, or that cannot be read."""
+    """Count the rows with values that often stand for unknown ones."""
     for label, place in zip(labels, places, strict=True):
         if place.latitude == place.longitude == 0:
             remarks.add("assumed", "rows at latitude 0 and longitude 0, which often stand for an unknown position", label)
-        if place.timestamp is not None and to_seconds(place.timestamp) != to_seconds(place.timestamp):
-            remarks.add("skipped", "times that cannot be read; these photos have no time", label)
 
 
 # ---- ids

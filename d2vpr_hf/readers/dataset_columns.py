@@ -20,6 +20,8 @@ from d2vpr_hf.places.place import (
 from d2vpr_hf.readers.csv_table import ALIASES, all_columns_by_alias, check_chosen
 from d2vpr_hf.readers.photos import is_url
 from d2vpr_hf.readers.place_dataset import place_columns
+from d2vpr_hf.readers.plain_values import plain_places
+from d2vpr_hf.readers.remarks import RemarkCounter
 
 if TYPE_CHECKING:
     import datasets
@@ -74,7 +76,11 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
 
 
 def compute_columns(
-    values: dict[str, list[Any]], images: Sequence[ImageFile], rows: Sequence[int], label: str
+    values: dict[str, list[Any]],
+    images: Sequence[ImageFile],
+    rows: Sequence[int],
+    label: str,
+    remarks: RemarkCounter | None = None,
 ) -> dict[str, list[Any]]:
     """Compute the columns of places from those that a data set has.
 
@@ -83,6 +89,7 @@ def compute_columns(
         images: Path of the image of each row.
         rows: Numbers of the rows in the data set.
         label: Name of the data set and its split; the names of photos and the errors begin with it.
+        remarks: Counts values that were corrected; `None` counts nothing.
 
     Raises:
         ValueError: If a row holds half a position, or something else than a number where a number belongs.
@@ -95,7 +102,7 @@ def compute_columns(
             places.append(_place(f"{label}/{row}", image, cells))
         except ValueError as error:
             raise ValueError(f"{label}, row {row}: {error}.") from error
-    return place_columns(complete_places(places), place_ids)
+    return place_columns(plain_places(complete_places(places), remarks or RemarkCounter()), place_ids)
 
 
 def _place(name: str, image: ImageFile, cells: dict[str, Any]) -> Place:

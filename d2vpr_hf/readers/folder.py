@@ -12,6 +12,7 @@ from d2vpr_hf.readers.photo_listing import LINKED_FOLDERS, PhotoListing, list_ph
 from d2vpr_hf.readers.photo_place import PhotoPlaceReader
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.plain_values import plain_table
 from d2vpr_hf.readers.read_options import ReadOptions
 from d2vpr_hf.readers.remarks import merge_remarks
 from d2vpr_hf.readers.sidecars import SidecarFolders, SidecarsOfOnePhoto
@@ -31,9 +32,9 @@ def read_photo(photo: Path, options: ReadOptions | None = None) -> PlaceTable:
     """
     options = options or ReadOptions()
     if options.positions == "names" or (options.positions != "exif" and is_at_name(photo)):
-        return PlaceTable(photo.parent, [place_from_name(photo, photo.parent)], "names")
+        return plain_table(PlaceTable(photo.parent, [place_from_name(photo, photo.parent)], "names"))
     reader = PhotoPlaceReader(photo.parent, SidecarsOfOnePhoto(), options.assume_north_east)
-    return _table_of_metadata(reader, [photo])
+    return plain_table(_table_of_metadata(reader, [photo]))
 
 
 def write_places(table: PlaceTable, out: str | Path, overwrite: bool = False) -> None:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from d2vpr_hf.readers.dataset_columns import ImageFile, compute_columns, match_columns
 from d2vpr_hf.readers.place_dataset import place_features
+from d2vpr_hf.readers.remarks import RemarkCounter, report_remarks
 
 if TYPE_CHECKING:
     import datasets
@@ -129,19 +130,30 @@ def _add_columns(dataset: datasets.Dataset, fields: dict[str, str], label: str) 
     values = {field: dataset[column][:] for field, column in fields.items() if field != "image"}
     features = place_features()
     del features["image"]
-    columns = compute_columns(values, list(_image_files(images)), range(len(dataset)), label)
+    remarks = RemarkCounter()
+    columns = compute_columns(values, list(_image_files(images)), range(len(dataset)), label, remarks)
+    report_remarks(remarks.summary())
     return datasets.concatenate_datasets([images, datasets.Dataset.from_dict(columns, features)], axis=1)
 
 
 def _map_stream(dataset: datasets.IterableDataset, fields: dict[str, str], label: str) -> datasets.IterableDataset:
-    """Compute the columns of places while rows are read; the images stay undecoded."""
+    """Compute the columns of places while rows are read; the images stay undecoded.
+
+    A remark is reported once, with the count of the first rows that it applies to.
+    """
     import datasets
+
+    reported: set[str] = set()
 
     def convert(batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
         values = {field: batch[column] for field, column in fields.items() if field != "image"}
         images = batch[fields["image"]]
         files = [(image["path"], image["bytes"] is None) if image else (None, True) for image in images]
-        return {"image": images} | compute_columns(values, files, rows, label)
+        remarks = RemarkCounter()
+        columns = compute_columns(values, files, rows, label, remarks)
+        report_remarks(remark for remark in remarks.summary() if remark.text not in reported)
+        reported.update(remark.text for remark in remarks.summary())
+        return {"image": images} | columns
 
     undecoded = dataset.cast_column(fields["image"], datasets.Image(decode=False))
     converted = undecoded.map(

@@ -16,6 +16,7 @@ from d2vpr_hf.readers.photo_collection import PhotoCollection
 from d2vpr_hf.readers.place_dataset import DatasetPhotos
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.plain_values import plain_table
 from d2vpr_hf.readers.read_options import ReadOptions
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def read_places(photos: str | Path, options: ReadOptions | None = None) -> Place
     path = Path(photos)
     for reader in READERS:
         if reader.accepts(path):
-            return reader.read(path, options or ReadOptions())
+            return plain_table(reader.read(path, options or ReadOptions()))
     expected = "; ".join(f"{reader.accepted} ({reader.name})" for reader in READERS)
     if path.exists():
         raise NotADirectoryError(f"{path} is not a folder. Give one of: {expected}.")

@@ -21,6 +21,7 @@ import torch
 from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, check_out, check_store
 from d2vpr_hf.places import Place
+from d2vpr_hf.places.stored_values import has_unknown_time
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
@@ -166,6 +167,8 @@ def merge_parts(
         for number, shard in enumerate(shards):
             if number >= merged and len(shard):
                 places, files = zip(*shard.places.with_files(), strict=True)
+                # earlier versions stored any text as a time
+                places = tuple(replace(place, timestamp=None) if has_unknown_time(place) else place for place in places)
                 index.upsert(shard.descriptors[:], places, files, complete=False)
             if progress is not None:
                 progress(len(shard) + len(shard.skipped))

@@ -27,6 +27,7 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress, ReceiveBatch
 from d2vpr_hf.index import IndexSettings, PhotoFile, PlaceIndex, UnfinishedPortion, UpdateState
 from d2vpr_hf.places import Place
+from d2vpr_hf.places.stored_values import to_stored_places
 from d2vpr_hf.readers import PhotoSource, Remark
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
 from d2vpr_hf.utils.interrupts import deferred_interrupts
@@ -161,7 +162,7 @@ class IndexUpdate:
             elif indexed is None or (file := same_content(source, indexed[1])) is None:
                 yield TrackedPhoto(place, source)
             else:
-                if (place, file) != indexed:
+                if (place, file) != indexed and (to_stored_places([place])[0], file) != indexed:
                     self._amended.append((place, file))
                 self._counts["kept"] += 1
                 if self._progress is not None:

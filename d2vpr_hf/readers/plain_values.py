@@ -1,0 +1,41 @@
+"""Headings and times of photos as readers leave them: in the form that indexes store, or unknown, with remarks."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from d2vpr_hf.places.place import Place
+from d2vpr_hf.places.stored_values import has_unknown_time, with_compass_heading
+from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.remarks import RemarkCounter, merge_remarks
+
+TURNED = "photos with a heading below 0 or of 360 degrees, read as the same direction from 0 to 360 degrees"
+WITHOUT_TIME = "times that cannot be read; these photos have no time"
+
+
+def plain_places(places: Sequence[Place], remarks: RemarkCounter, labels: Sequence[str] | None = None) -> list[Place]:
+    """Return places with headings from 0 to below 360 degrees, and without the times that cannot be read; count both.
+
+    Args:
+        places: Places.
+        remarks: Counts the changed values.
+        labels: Names of the places in remarks; `None` for their paths.
+    """
+    labels = [place.path for place in places] if labels is None else labels
+    return [_plain_place(place, label, remarks) for place, label in zip(places, labels, strict=True)]
+
+
+def plain_table(table: PlaceTable) -> PlaceTable:
+    """Return a table with the places that [`plain_places`] returns, and its remarks."""
+    counter = RemarkCounter()
+    places = plain_places(table.places, counter)
+    return replace(table, places=places, remarks=merge_remarks([*table.remarks, *counter.summary()]))
+
+
+def _plain_place(place: Place, label: str, remarks: RemarkCounter) -> Place:
+    turned = with_compass_heading(place)
+    if turned is not place:
+        remarks.add("corrected", TURNED, label)
+    if not has_unknown_time(turned):
+        return turned
+    remarks.add("skipped", WITHOUT_TIME, label)
+    return replace(turned, timestamp=None)
