@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,9 @@ class SidecarFolders:
     def _listed(self, folder: Path) -> frozenset[str]:
         """Return the names of all files in a folder that may be sidecars."""
         if folder not in self._names:
-            names = (file.name for file in folder.iterdir())
+            names: list[str] = []
+            with contextlib.suppress(OSError):  # a folder whose files may be read, but not listed
+                names = [file.name for file in folder.iterdir()]
             self._names[folder] = frozenset(name for name in names if name.lower().endswith(_ENDINGS))
         return self._names[folder]
 

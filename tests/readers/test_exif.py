@@ -1,8 +1,10 @@
 """Positions, headings and times in EXIF: read as their writers meant them, or unknown with a remark, and never wrong."""
 
+import json
 import math
 import struct
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta, timezone
 
 import pillow_heif
 import pyarrow as pa
@@ -46,6 +48,7 @@ from tests.readers.exif_blocks import (
     save_photo,
     text,
 )
+from tests.readers.test_xmp import packet
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of damaged EXIF
 
@@ -460,6 +463,34 @@ def _written(angle, form):
     sign = -1 if angle < 0 else 1
     kind = SRATIONAL if form == "signed" else RATIONAL
     return kind, [(sign * parts[0], 1), (sign * parts[1], 1), (sign * parts[2], 10**4)]
+
+
+@given(
+    moment=st.datetimes(datetime(1900, 1, 2), datetime(2199, 12, 30), timezones=st.just(UTC)),
+    offset=st.integers(-12 * 4, 14 * 4),
+    form=st.sampled_from(["offset", "in the text", "gps", "xmp", "takeout"]),
+)
+def test_any_instant_in_any_form_is_the_same_instant(tmp_path_factory, moment, offset, form):
+    path = tmp_path_factory.mktemp("photo") / "a.jpg"
+    local = moment.astimezone(timezone(timedelta(minutes=15 * offset)))
+    sign, minutes = ("-" if offset < 0 else "+"), 15 * abs(offset)
+    zone, fraction = f"{sign}{minutes // 60:02d}:{minutes % 60:02d}", f"{local.microsecond:06d}"
+    gps, photo = None, None
+    xmp = b""
+    if form == "offset":
+        photo = _texts({ORIGINAL: f"{local:%Y:%m:%d %H:%M:%S}", OFFSET_ORIGINAL: zone, SUBSEC_ORIGINAL: fraction})
+    elif form == "in the text":
+        photo = _texts({DIGITIZED: f"{local:%Y:%m:%d %H:%M:%S}.{fraction}{zone}"})
+    elif form == "gps":
+        seconds = (moment.second * 10**6 + moment.microsecond, 10**6)
+        gps = {GPS_DATE: text(f"{moment:%Y:%m:%d}"), GPS_TIME: dms((moment.hour, 1), (moment.minute, 1), seconds)}
+    elif form == "xmp":
+        xmp = packet(f'xmp:CreateDate="{local.isoformat()}"')
+    else:
+        seconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() or 1e-6  # 0 stands for an unknown time
+        path.with_name("a.jpg.json").write_text(json.dumps({"photoTakenTime": {"timestamp": f"{seconds:.6f}"}}))
+    save_photo(path, gps, photo, xmp=xmp)
+    assert to_seconds(read_place(path).timestamp) == pytest.approx(moment.timestamp(), abs=1e-5)
 
 
 def test_damaged_exif_stops_no_folder_and_is_remarked(tmp_path):
