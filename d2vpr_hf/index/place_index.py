@@ -199,7 +199,7 @@ class PlaceIndex:
             allowed: (N,) bool, the rows to choose from; `None` for all.
             exclude_last_seconds: Minimum age of a match at the time of the queries: a robot that looks for places of earlier
                 visits must not find its last position. Rows without a time are not excluded.
-            query_time: Time of the queries: seconds, ISO 8601, or in the form of EXIF, like the timestamps of places; `None`
+            query_time: Time of the queries: seconds, or a text in any form of a time, like the timestamps of places; `None`
                 for the latest time in the index.
 
         Returns:

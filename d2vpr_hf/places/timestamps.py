@@ -34,6 +34,7 @@ _ZONE = (
 _FLOAT = r"(?:(?<=[0-9]{8})\.0)?"  # programs write whole numbers so if their column has gaps: `20240501.0`
 _MOMENT = re.compile(rf"(?:{_DATE}|{_WEEK})(?:{_JOIN}{_TIME}(?:{_ZONE})?)?{_FLOAT}")
 _MONTH = re.compile(r"([0-9]{4})(?:[-:/_]|(?<=(?:19|20|21)[0-9]{2}))([0-9]{2})")
+_MONTH_OR_SECONDS = re.compile(r"(?:19|20|21)[0-9]{2}(?:0[1-9]|1[0-2])\.0")  # a month in a column with gaps, or a clock's time
 _NUMBER = re.compile(
     r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]+)?"
     r"|[1-9][0-9]{3,},[0-9]+"  # a decimal comma; `12,345` may be thousands
@@ -61,7 +62,8 @@ def to_seconds(timestamp: str | float | None) -> float:
       millionths, and from 10¹⁷ on billionths.
 
     A text of 6, 8, 12, 14 or 17 digits that begins with 19, 20 or 21 is a date, and unknown if there is no such date; from 8
-    digits on it may end in `.0`. Other numbers are seconds, also `2024`: only the readers know whether it is a year.
+    digits on it may end in `.0`. `202405.0` is unknown, as it may be a month or seconds. Other numbers are seconds, also
+    `2024`: only the readers know whether it is a year.
     """
     if isinstance(timestamp, str):
         return _read(timestamp)[0]
@@ -87,8 +89,10 @@ def _read(text: str) -> tuple[float, float]:
         return _moment(match)
     if match := _MONTH.fullmatch(text):
         seconds = _day(match[1], match[2], "01")
+    elif _NUMBER.fullmatch(text) and not _MONTH_OR_SECONDS.fullmatch(text):
+        seconds = _scale(float(text.replace(",", ".")))
     else:
-        seconds = _scale(float(text.replace(",", "."))) if _NUMBER.fullmatch(text) else math.nan
+        return _UNKNOWN
     return seconds, seconds
 
 

@@ -145,15 +145,15 @@ def test_filters_with_invalid_values_are_refused(call, message):
 
 NORTHS = (0, 100, 200, 300, 400)
 HEADINGS = (350, 10, 90, 180, 270)
-DAYS = (1, 2, 3, 4, 5)
+TIMES = ("20240501", "20240502_00", "2024_05_03_00_00_00_000", "202405040000", "20240505_000000")  # the days' beginnings
 
 
 @pytest.fixture(scope="module")
 def street(tmp_path_factory):
     """An index of five photos, 100 m apart from 42° N, 9° E to the north, one a day."""
     folder = tmp_path_factory.mktemp("street")
-    for number, (north, heading, day) in enumerate(zip(NORTHS, HEADINGS, DAYS, strict=True)):
-        save(folder / "photos" / f"@500000@{4649776.22 + north:.2f}@32@T@@@{number}@@{heading}@@@@2024050{day}@@.jpg", number)
+    for number, (north, heading, time) in enumerate(zip(NORTHS, HEADINGS, TIMES, strict=True)):
+        save(folder / "photos" / f"@500000@{4649776.22 + north:.2f}@32@T@@@{number}@@{heading}@@@@{time}@@.jpg", number)
     done = CliRunner().invoke(app, ["index", str(folder / "photos"), "--out", str(folder / "index")])
     assert done.exit_code == 0, done.output
     return folder
@@ -174,6 +174,10 @@ def ask(command, street, *options):
         (("--heading", "0,10"), {0, 1}),
         (("--since", "2024-05-03"), {2, 3, 4}),
         (("--since", "2024-05-02", "--until", "2024:05:03"), {1, 2}),
+        (("--since", "20240502_12", "--until", "2024:05:04 09:00:00+09:00"), {2, 3}),
+        (("--since", "1714608000"), {1, 2, 3, 4}),
+        (("--until", "2024_05_02_23_59_59_999"), {0, 1}),
+        (("--since", "1.714608e9", "--until", "20240503T000000Z"), {1, 2}),
         (("--near", "42,9,201", "--heading", "50,40"), {1, 2}),
         (("--near", "-42,9,10"), set()),
     ],
@@ -196,6 +200,9 @@ def test_localization_uses_only_allowed_photos(street):
         (("--near", "95,9,10"), "a latitude within 90"),
         (("--heading", "nan,5"), "Expected a heading"),
         (("--until", "noon"), "got 'noon'"),
+        (("--since", "20240230"), "got '20240230'"),
+        (("--since", "01/05/2024"), "got '01/05/2024'"),
+        (("--until", "2024"), "may be a year or seconds"),
     ],
 )
 def test_malformed_options_of_filters_are_refused(street, options, message):

@@ -1,0 +1,90 @@
+"""Times and headings of all readers: an instant is the same from any source, and unknown times are counted."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import datasets
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2vpr_hf.places import Place
+from d2vpr_hf.places.timestamps import to_seconds
+from d2vpr_hf.readers import find_photos, load_places
+from d2vpr_hf.readers.at_names import place_from_name
+from d2vpr_hf.readers.csv_table import write_csv
+from d2vpr_hf.readers.dataset_columns import compute_columns
+from d2vpr_hf.readers.folder import read_photo
+from d2vpr_hf.readers.plain_values import TURNED, WITHOUT_TIME
+from d2vpr_hf.readers.registry import read_places
+from d2vpr_hf.readers.remarks import RemarkCounter
+from tests.photos import jpeg, save
+
+INSTANTS = st.datetimes(datetime(1900, 1, 1), datetime(2199, 12, 31), timezones=st.just(UTC))
+FORMS = ("%Y%m%d_%H%M%S", "%Y:%m:%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y_%m_%d_%H_%M_%S_000", "%Y%m%d%H%M%S")
+
+
+def at_name(time, heading="", number=0):
+    return f"@{544388 + number}@4172758@10@S@@@@@{heading}@@@@{time}@@.jpg"
+
+
+def kinds(remarks):
+    return {remark.text: (remark.kind, remark.count) for remark in remarks}
+
+
+@settings(max_examples=20, deadline=None)
+@given(INSTANTS)
+def test_an_instant_is_the_same_from_a_name_a_table_and_a_data_set(tmp_path_factory, instant):
+    seconds = (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    texts = [instant.strftime(form) for form in FORMS]
+    folder = Path("photos")
+    names = [place_from_name(folder / at_name(text), folder).timestamp for text in (texts[0], texts[4])]
+    table = tmp_path_factory.mktemp("table") / "places.csv"
+    write_csv(table, [Place(str(row), 1.0, 2.0, timestamp=text) for row, text in enumerate(texts)], {})
+    rows = [place.timestamp for place in read_places(table).places]
+    cells = [*texts, instant, float(seconds), seconds * 1000 if abs(seconds) > 1e9 else str(float(seconds))]
+    columns = {"latitude": [1.0] * len(cells), "longitude": [2.0] * len(cells), "timestamp": cells}
+    values = compute_columns(columns, [(None, False)] * len(cells), range(len(cells)), "data/train")["timestamp"]
+    assert [to_seconds(text) for text in (*names, *rows, *values)] == pytest.approx([seconds] * 15, abs=1)
+
+
+def test_names_with_unknown_times_and_turned_headings_are_counted(tmp_path):
+    for number, (time, heading) in enumerate([("20240501_12", "10"), ("20240230", "360"), ("noon", "-90"), ("2019", "")]):
+        save(tmp_path / at_name(time, heading, number), number)
+    table = read_places(tmp_path)
+    assert [(place.timestamp, place.heading) for place in table.places] == [
+        ("20240501_12", 10.0),
+        (None, 0.0),
+        (None, 270.0),
+        ("2019-01", None),
+    ]
+    assert kinds(table.remarks) == {WITHOUT_TIME: ("skipped", 2), TURNED: ("corrected", 2)}
+    single = read_photo(find_photos(tmp_path)[2])
+    assert kinds(single.remarks) == {WITHOUT_TIME: ("skipped", 1), TURNED: ("corrected", 1)}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_data_sets_with_unknown_times_are_reported_once(tmp_path, caplog, streaming):
+    count = 6
+    columns = {
+        "image": [{"path": f"{row}.jpg", "bytes": jpeg(row)} for row in range(count)],
+        "latitude": [1.0] * count,
+        "longitude": [2.0] * count,
+        "heading": [-90.0, 360.0, 0.0, 45.0, 359.0, None],
+        "timestamp": ["2024-05-01", "spring", "1_000", "20240501_12", None, "01/05/2024"],
+    }
+    features = datasets.Features(
+        {name: datasets.Value("float64") for name in ("latitude", "longitude", "heading")}
+        | {"image": datasets.Image(), "timestamp": datasets.Value("string")}
+    )
+    datasets.Dataset.from_dict(columns, features).save_to_disk(tmp_path / "saved")
+    rows = load_places(tmp_path / "saved", streaming=streaming).remove_columns("image")
+    assert [row["heading"] for row in rows] == [270.0, 0.0, 0.0, 45.0, 359.0, None]
+    assert [row["timestamp"] for row in rows] == ["2024-05-01", None, None, "20240501_12", None, None]
+    assert sum(f"3 {WITHOUT_TIME}" in message for message in caplog.messages) == 1
+    assert sum(f"2 {TURNED}" in message for message in caplog.messages) == 1
+
+
+def test_a_heading_beyond_a_turn_is_an_error_of_its_row():
+    with pytest.raises(ValueError, match=r"data/train, row 1: heading must be in \[-360, 360\] degrees, got 400"):
+        compute_columns({"heading": [10.0, 400.0]}, [(None, False)] * 2, range(2), "data/train", RemarkCounter())
