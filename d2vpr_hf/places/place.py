@@ -219,12 +219,15 @@ def _disagreements(places: Sequence[Place]) -> Iterator[tuple[int, str]]:
         distances = great_circles(given[:, 0], given[:, 1], latitudes, longitudes)
         for number in np.flatnonzero(~(distances <= LARGEST_DISAGREEMENT)).tolist():
             place = places[rows[number]]
-            where = f"latitude {latitudes[number]:.5f}, longitude {longitudes[number]:.5f}"
+            where = (
+                f"latitude {latitudes[number]:.5f}, longitude {longitudes[number]:.5f}, {distances[number] / 1000:.1f} km from"
+            )
+            if math.isnan(latitudes[number]):
+                where = "nowhere near"
             yield (
                 rows[number],
-                f"utm_east {place.utm_east:.2f} and utm_north {place.utm_north:.2f} in {place_zone(place)} are {where}, "
-                f"{distances[number] / 1000:.1f} km from its latitude {place.latitude} and longitude {place.longitude}. "
-                "Correct the zone, or remove one of the two positions",
+                f"utm_east {place.utm_east:.2f} and utm_north {place.utm_north:.2f} in {place_zone(place)} are {where} its "
+                f"latitude {place.latitude} and longitude {place.longitude}. Correct the zone, or remove one of both positions",
             )
 
 
