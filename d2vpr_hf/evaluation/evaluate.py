@@ -16,13 +16,13 @@ from d2vpr_hf.evaluation.photo_selection import PhotoSelection, select_photos
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives, photo_distances
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, mark_correct
 from d2vpr_hf.evaluation.report import DROPPED, CoordinateKind, Evaluation, Predictions, QueryResult
-from d2vpr_hf.evaluation.shared_photos import find_shared_photos, warn_of_shared_photos
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import index_settings
+from d2vpr_hf.retrieval.shared_photos import find_shared_photos, warn_of_shared_photos
 from d2vpr_hf.stores.exact import exact_search, similarity
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
 from d2vpr_hf.retrieval.search_photos import search_photos
+from d2vpr_hf.retrieval.shared_photos import find_indexed_photos, warn_of_shared_photos
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Encoder, Progress
@@ -118,7 +119,10 @@ def calibrate(
     placed = [place for place in table.places if place.has_position]
     _check_labelled(index, table, len(placed))
     report_remarks(table.remarks)
-    encoded = encoder.encode([table.photo(place) for place in placed], progress)
+    photos = [table.photo(place) for place in placed]
+    shared = [(placed[row].path, path) for row, path in find_indexed_photos(index, photos).items()]
+    warn_of_shared_photos(shared, len(placed), "photos of the index", "confidence", "Give queries that are not in the index.")
+    encoded = encoder.encode(photos, progress)
     skipped = {place.path: "no position" for place in table.places if not place.has_position}
     skipped |= table.skipped | {placed[row].path: reason for row, reason in encoded.skipped.items()}
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)

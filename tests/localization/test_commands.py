@@ -1,6 +1,7 @@
 """The commands `calibrate` and `localize`, from photos to answers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -95,3 +96,18 @@ def test_unusable_queries_are_refused_with_advice_before_photos_are_encoded(town
     monkeypatch.setattr(PlaceEncoder, "fingerprint", "other")
     with pytest.raises(ValueError, match=r"built with another model .* Use that model \(`--model`\), or build"):
         run("calibrate", index, "--queries", town / "queries")
+
+
+def test_queries_that_are_in_the_index_are_warned_of(town, tmp_path, caplog):
+    """Confidences that were fitted to them would be too high."""
+    queries = tmp_path / "queries"
+    shutil.copytree(town / "queries", queries)
+    copies = sorted((town / "database").iterdir())[:3]
+    for file in copies:
+        shutil.copy(file, queries / file.name.replace("@@.png", "@copy@.png"))
+    run("index", town / "database", "--out", tmp_path / "index")
+    run("calibrate", tmp_path / "index", "--queries", town / "queries")
+    assert "are also photos of the index" not in caplog.text
+    run("calibrate", tmp_path / "index", "--queries", queries)
+    assert "3 of 243 queries are also photos of the index, such as @500000" in caplog.text
+    assert f"(there: {copies[0].name}): confidence is too high." in caplog.text

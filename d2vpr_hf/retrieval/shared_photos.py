@@ -1,10 +1,13 @@
 """Photos that are both in the database and among the queries: a search finds them always, so recall on them is too high."""
 
+import contextlib
 import hashlib
 import logging
 import stat
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+
+from d2vpr_hf.index import PhotoFile, PlaceIndex
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +27,27 @@ def find_shared_photos(database: Sequence[Path], queries: Sequence[Path]) -> dic
     return dict(sorted((shared | _equal_rows(alike, _content)).items()))
 
 
+def find_indexed_photos(index: PlaceIndex, queries: Sequence[Path]) -> dict[int, str]:
+    """Return the path in the index for the row of each query whose file has the hash of an indexed photo."""
+    paths = dict(zip(index.places.column("content_hash"), index.places.column("path"), strict=True))
+    sizes = set(index.places.column("file_size"))
+    indexed: dict[int, str] = {}
+    for row, photo in enumerate(queries):
+        if _is_file(photo) and _size(photo) in sizes:
+            with contextlib.suppress(OSError):  # decoding reports the error
+                content_hash = PhotoFile().with_hash(photo).content_hash
+                if content_hash in paths:
+                    indexed[row] = paths[content_hash]
+    return indexed
+
+
 def warn_of_shared_photos(shared: Sequence[tuple[str, str]], total: int, place: str, measure: str, remedy: str) -> None:
     """Log a warning if queries are database photos too.
 
     Args:
         shared: Paths of such queries and of their equals.
         total: Number of queries.
-        place: Name of the database, such as `"in the index"`.
+        place: Their other place, such as `"photos of the index"`.
         measure: The number that is too high because of them.
         remedy: Advice.
     """
