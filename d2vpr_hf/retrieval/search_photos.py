@@ -12,7 +12,7 @@ from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.places.filters import Mask
 from d2vpr_hf.readers.photo_listing import PhotoListing, list_photos
-from d2vpr_hf.readers.remarks import report_remarks
+from d2vpr_hf.readers.remarks import merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
 
@@ -72,7 +72,7 @@ def search_photos(
     """
     check_encoder(index, encoder)
     listings = [_list_queries(Path(query)) for query in queries]
-    report_remarks(remark for listing in listings for remark in listing.remarks)
+    report_remarks(merge_remarks(remark for listing in listings for remark in listing.remarks))
     photos = [photo for listing in listings for photo in listing.photos]
     encoded = encoder.encode(photos, progress)
     unreadable = {str(photos[row]): reason for row, reason in encoded.skipped.items()}

@@ -184,3 +184,13 @@ def test_groups_of_places_are_never_mixed(tmp_path):
     data = TrainingData(FinetuneOptions(**common, batches="city-wise"), accelerator)
     data.check_negatives()
     assert {place for epoch in range(4) for place in data.sampler.batches(epoch).ravel().tolist()} == {0, 1, 2, 3}
+
+
+def test_skipped_photos_of_a_training_set_are_counted(tmp_path, caplog):
+    for path in ("a.png", "b.png", "c.png", ".thumbnails/a.png", "#recycle/d.png"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (28, 28)).save(tmp_path / path)
+    (tmp_path / "places.csv").write_text("path,place_id,x,y\na.png,0,0,0\nb.png,0,0,0\n")
+    assert read_place_photos(tmp_path, None, 2).cities[0].tolist() == [0]
+    assert f"Skipped 1 of 3 photos of {tmp_path}, such as c.png: not listed in places.csv." in caplog.text
+    assert "Skipped: 1 photos that are thumbnails" in caplog.text and "Skipped: 1 photos in bins" in caplog.text

@@ -1,6 +1,7 @@
 """Sources of training photos: files, or Gridtown's renderer. Both return K photos of a place."""
 
 import functools
+import logging
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from d2vpr_hf.gridtown import TIERS, Labels, TierName, Town, draw_photo, make_to
 from d2vpr_hf.gridtown.simulate import training_views
 from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from d2vpr_hf.readers import PlaceTable, UnreadablePhotoError, open_photo, read_gsv_cities, read_places
+from d2vpr_hf.readers.remarks import report_remarks
+
+logger = logging.getLogger(__name__)
 
 _CACHED_TOWNS = 4  # in each worker
 _CACHED_PHOTOS = 8192  # rendered photos in each worker: 170 MB at 84x84, 1.2 GB at 224x224
@@ -238,7 +242,7 @@ def read_labelled_photos(photos: str | Path, cities: Sequence[str] | None, image
     Raises:
         FileNotFoundError, ValueError: As [`read_gsv_cities`] and [`LabelledPhotos`] raise them.
     """
-    return LabelledPhotos(read_gsv_cities(photos, cities, images_per_place), images_per_place)
+    return LabelledPhotos(_report_table(read_gsv_cities(photos, cities, images_per_place)), images_per_place)
 
 
 def read_place_photos(photos: str | Path, cities: Sequence[str] | None, images_per_place: int) -> PhotoFiles:
@@ -248,10 +252,21 @@ def read_place_photos(photos: str | Path, cities: Sequence[str] | None, images_p
         FileNotFoundError, ValueError: As [`read_gsv_cities`], [`read_places`] and [`PhotoFiles`] raise them.
     """
     if (Path(photos) / "Dataframes").is_dir():
-        return PhotoFiles(read_gsv_cities(photos, cities, images_per_place), images_per_place)
+        return PhotoFiles(_report_table(read_gsv_cities(photos, cities, images_per_place)), images_per_place)
     if cities:
         raise ValueError(
             f"`cities` needs a folder in the layout of GSV-Cities, which contains Dataframes; {photos} is not one. Remove "
             "`cities`, or pass such a folder."
         )
-    return PhotoFiles(read_places(photos), images_per_place)
+    return PhotoFiles(_report_table(read_places(photos)), images_per_place)
+
+
+def _report_table(table: PlaceTable) -> PlaceTable:
+    """Log a warning that counts the skipped photos of a training set, and one for each remark; return the table."""
+    report_remarks(table.remarks)
+    if table.skipped:
+        path, reason = next(iter(table.skipped.items()))
+        logger.warning(
+            "Skipped %d of %d photos of %s, such as %s: %s.", len(table.skipped), table.count, table.folder, path, reason
+        )
+    return table
