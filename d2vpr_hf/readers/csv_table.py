@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.places.place import Place, all_with_utm, check_fields, complete_places, number_values, parse_number
+from d2vpr_hf.places.place import Place, check_place, complete_places, number_values, parse_number
 from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.plain_values import plain_places
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.table_paths import TablePaths
-from d2vpr_hf.readers.two_positions import drop_local_copies
+from d2vpr_hf.readers.two_positions import drop_local_copies, drop_other_metres
 
 # Names of columns for each field, the preferred one first; case, blanks, hyphens and underscores do not matter.
 ALIASES = {
@@ -71,12 +71,11 @@ def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> PlaceTable
             "assumed", "lines with fewer cells than columns, read with empty cells at their end", f"{table.name}, line {line}"
         )
     values = _read_values(table, rows, columns, remarks)
-    places = [_place(table, line, cells) for line, cells in zip(rows.lines, values, strict=True)]
+    places = [Place(**cells) for cells in values]
     _check_twice(table, rows, [place.path for place in places])
     if not {"x", "y"} & (chosen or {}).keys():
         places = drop_local_copies(places, labels, remarks)
-    places = _complete(table, rows, places, labels, remarks)
-    _remark_doubts(places, labels, remarks)
+    places = drop_other_metres(_complete(table, rows, places), labels, remarks)
     places = plain_places(places, remarks, labels)
     ids = _read_ids(table, {name: columns[name] for name in (_PLACE_ID, _GROUP_ID) if name in columns}, rows)
     return PlaceTable(
@@ -282,16 +281,6 @@ def _has_decimal_commas(table: Path, rows: CsvRows, columns: Sequence[tuple[str,
 # ---- places
 
 
-def _place(table: Path, line: int, values: dict[str, Any]) -> Place:
-    place = Place(**values)
-    try:
-        check_fields(place)
-    except ValueError as error:
-        hint = "; are the two columns swapped" if _looks_swapped(place) else ""
-        raise ValueError(f"{table}, line {line}: {error}{hint}.") from error
-    return place
-
-
 def _looks_swapped(place: Place) -> bool:
     """Return whether latitude and longitude would be valid in the other order only."""
     if place.latitude is None or place.longitude is None:
@@ -307,38 +296,23 @@ def _check_twice(table: Path, rows: CsvRows, paths: Sequence[str]) -> None:
             raise ValueError(f"{table}, line {line}: {path} is listed in line {first_lines[path]} already.")
 
 
-def _complete(
-    table: Path, rows: CsvRows, places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter
-) -> list[Place]:
-    """Check that the positions of each place agree, and add UTM metres and degrees.
-
-    Eastings and northings without a zone next to degrees may be of a projection other than UTM; the degrees count then.
-    """
+def _complete(table: Path, rows: CsvRows, places: Sequence[Place]) -> list[Place]:
+    """Check that the positions of each place agree, and add UTM metres and degrees."""
     try:
-        completed = complete_places(places)
+        return complete_places(places)
     except ValueError:
         for line, place in zip(rows.lines, places, strict=True):
-            try:
-                complete_places([place])
-            except ValueError as error:
-                raise ValueError(f"{table}, line {line}: {error}") from error
+            _check_line(table, line, place)
         raise
-    for row, place in enumerate(completed):
-        if place.latitude is not None and place.utm_east is not None and place.utm_zone is None:
-            remarks.add(
-                "assumed",
-                "rows whose eastings and northings are not UTM metres of their degrees: the degrees are used",
-                labels[row],
-            )
-            completed[row] = replace(place, utm_east=None, utm_north=None)
-    return all_with_utm(completed)
 
 
-def _remark_doubts(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> None:
-    """Count the rows with values that often stand for unknown ones."""
-    for label, place in zip(labels, places, strict=True):
-        if place.latitude == place.longitude == 0:
-            remarks.add("assumed", "rows at latitude 0 and longitude 0, which often stand for an unknown position", label)
+def _check_line(table: Path, line: int, place: Place) -> None:
+    """Raise ValueError with the line if a place is impossible."""
+    try:
+        check_place(place)
+    except ValueError as error:
+        hint = "; are the two columns swapped" if _looks_swapped(place) else ""
+        raise ValueError(f"{table}, line {line}: {error}{hint}.") from error
 
 
 # ---- ids

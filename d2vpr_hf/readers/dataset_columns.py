@@ -22,6 +22,7 @@ from d2vpr_hf.readers.photos import is_url
 from d2vpr_hf.readers.place_dataset import place_columns
 from d2vpr_hf.readers.plain_values import plain_places
 from d2vpr_hf.readers.remarks import RemarkCounter
+from d2vpr_hf.readers.two_positions import drop_other_metres
 
 if TYPE_CHECKING:
     import datasets
@@ -102,7 +103,10 @@ def compute_columns(
             places.append(_place(f"{label}/{row}", image, cells))
         except ValueError as error:
             raise ValueError(f"{label}, row {row}: {error}.") from error
-    return place_columns(plain_places(complete_places(places), remarks or RemarkCounter()), place_ids)
+    remarks = remarks or RemarkCounter()
+    labels = [place.path for place in places]
+    places = drop_other_metres(complete_places(places), labels, remarks)
+    return place_columns(plain_places(places, remarks), place_ids)
 
 
 def _place(name: str, image: ImageFile, cells: dict[str, Any]) -> Place:

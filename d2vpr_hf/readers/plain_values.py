@@ -9,11 +9,14 @@ from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.remarks import RemarkCounter, merge_remarks
 
 TURNED = "photos with a heading below 0 or of 360 degrees, read as the same direction from 0 to 360 degrees"
+AT_ZERO = "positions at latitude 0 and longitude 0, which often stand for an unknown position"
 WITHOUT_TIME = "times that cannot be read; these photos have no time"
 
 
 def plain_places(places: Sequence[Place], remarks: RemarkCounter, labels: Sequence[str] | None = None) -> list[Place]:
     """Return places with headings from 0 to below 360 degrees, and without the times that cannot be read; count both.
+
+    Positions at latitude 0 and longitude 0 are counted too.
 
     Args:
         places: Places.
@@ -32,6 +35,8 @@ def plain_table(table: PlaceTable) -> PlaceTable:
 
 
 def _plain_place(place: Place, label: str, remarks: RemarkCounter) -> Place:
+    if place.latitude == place.longitude == 0:
+        remarks.add("assumed", AT_ZERO, label)
     turned = with_compass_heading(place)
     if turned is not place:
         remarks.add("corrected", TURNED, label)

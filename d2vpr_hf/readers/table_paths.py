@@ -40,25 +40,27 @@ class TablePaths:
             )
         if "\\" in text and not (self._folder / text).exists() and (self._folder / text.replace("\\", "/")).exists():
             text = text.replace("\\", "/")
-        path = Path(os.path.normpath(text))
-        if path == Path():
+        path = os.path.normpath(text)  # texts: a `Path` for each row of a million would take a minute
+        parent, name = os.path.split(path)
+        if name in ("", ".", ".."):
             raise ValueError(f"expected the path of a photo, got {text}")
-        if path.is_absolute() or path.parts[0] == "..":
-            inner = self._name_in_folder(self._folder / path.parent)
-            path = path if inner is None else inner / path.name
-        return path.as_posix()
+        if path.startswith((os.sep, f"..{os.sep}")) or os.path.splitdrive(path)[0]:
+            inner = self._name_in_folder(parent)
+            path = path if inner is None else f"{inner}{os.sep}{name}" if inner else name
+        return path.replace(os.sep, "/")
 
-    def _find_in_folder(self, parent: Path) -> Path | None:
-        """Return the path of a folder relative to the table's folder; `None` if it is not inside.
+    def _find_in_folder(self, parent: str) -> str | None:
+        """Return the path of a folder relative to the table's folder, empty for this folder; `None` if it is not inside.
 
         Folders are compared by what the file system knows of them, so that links, `..` and another case of letters, where these
         do not matter, name the same folder.
         """
-        plain = Path(os.path.normpath(parent.absolute()))
-        for path in dict.fromkeys((plain, parent.resolve())):
+        folder = self._folder / parent
+        plain = Path(os.path.normpath(folder.absolute()))
+        for path in dict.fromkeys((plain, folder.resolve())):
             for outer in (path, *path.parents):
                 if self._is_folder(outer):
-                    return path.relative_to(outer)
+                    return "" if path == outer else str(path.relative_to(outer))
         return None
 
     def _is_folder(self, path: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import utm
 from numpy.typing import NDArray
 
-from d2vpr_hf.places.place import Place
+from d2vpr_hf.places.place import Place, all_with_utm
 from d2vpr_hf.readers.remarks import RemarkCounter
 
 _Column = NDArray[np.float64]
@@ -63,6 +63,23 @@ def drop_local_copies(places: Sequence[Place], labels: Sequence[str], remarks: R
             remarks.add("assumed" if has_other else "skipped", text, labels[row])
             cleaned[row] = replace(place, x=None, y=None, z=None)
     return cleaned
+
+
+def drop_other_metres(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> list[Place]:
+    """Replace metres without a zone that do not belong to a place's degrees, such as those of a national grid, by UTM metres.
+
+    Args:
+        places: Places that [`complete_places`] returned: metres that belong to the degrees have a zone.
+        labels: Name of each place for remarks.
+        remarks: Counts the places.
+    """
+    text = "rows whose eastings and northings are not UTM metres of their degrees: the degrees are used"
+    cleaned = list(places)
+    for row, place in enumerate(places):
+        if place.latitude is not None and place.utm_east is not None and not place.utm_zone:
+            remarks.add("assumed", text, labels[row])
+            cleaned[row] = replace(place, utm_east=None, utm_north=None)
+    return all_with_utm(cleaned)
 
 
 def _has_other_position(place: Place) -> bool:

@@ -257,11 +257,15 @@ class IndexUpdate:
         index.upsert(descriptors, places, files, removed=removed, **state)
 
     def _remove_missing(self, index: PlaceIndex, folder: Path) -> None:
-        """Remove the rows of missing photos, and record that the index is complete."""
+        """Remove the rows of missing photos, and record that the index is complete.
+
+        Earlier versions indexed photos of the folder by absolute paths, if a table listed them so; these rows are removed too.
+        """
         in_folder = [path for path in self._indexed if not Path(path).is_absolute()]
         missing = [path for path in in_folder if path not in self._seen]
         if in_folder and len(missing) == len(in_folder):
             raise ValueError(other_photos_message(index))
+        missing += [path for path in self._indexed if path.startswith(f"{folder.as_posix()}/") and path not in self._seen]
         skipped = {path: reason for path, reason in self._skipped_in_index.items() if path in self._seen}
         settings = replace(index.settings, photo_folder=folder)
         state: UpdateState = {"settings": settings, "skipped": skipped, "complete": True}

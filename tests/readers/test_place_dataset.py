@@ -180,6 +180,17 @@ def test_two_columns_for_one_number_are_an_error_that_asks(tmp_path):
     assert list(load_places(tmp_path / "saved", columns={"latitude": "lat"})["latitude"]) == POSITIONS["lat"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_doubtful_positions_of_rows_are_reported(tmp_path, caplog, streaming):
+    """Null island, and eastings of the British grid next to degrees."""
+    metres = {"easting": [530268.0] * NUM_ROWS, "northing": [179640.0] * NUM_ROWS}
+    made = embedded(tmp_path / "source", **metres).remove_columns(["lat", "Lon"])
+    made.add_column("lat", [0.0, 51.5, 51.5, 51.5, 51.5]).add_column("lon", [0.0, 1, 1, 1, 1]).save_to_disk(tmp_path / "saved")
+    rows = without_images(load_places(tmp_path / "saved", streaming=streaming))
+    assert [row["utm_zone"] for row in rows] == ["31N", *["31U"] * 4]
+    assert "1 positions at latitude 0" in caplog.text and "5 rows whose eastings and northings" in caplog.text
+
+
 def test_data_sets_without_images_are_refused(tmp_path):
     datasets.Dataset.from_dict(POSITIONS).save_to_disk(tmp_path / "a")
     with pytest.raises(ValueError, match=r"has the columns lat, Lon, none of them images .*`columns=.*image.*COLUMN"):
