@@ -55,7 +55,6 @@ def places(
     table = read_places(photos, reading.read_options())
     if not as_json:
         typer.echo(f"Places: {grid}.\n{table_text(table)}")
-    report_remarks(table.remarks)
     grouped = group_places(table, grid, min_photos=min_photos, min_days=min_days)
     report_remarks(grouped.remarks)
     report_skipped(grouped.skipped, len(table.places) + len(table.skipped), strict)
@@ -68,7 +67,7 @@ def places(
             "groups": 0 if group_ids is None else len(set(group_ids.tolist())),
         }
         facts = {"file": str(out), "source": table.source} | counts | {"skipped": grouped.skipped}
-        typer.echo(json.dumps(facts | {"remarks": [remark.to_dict() for remark in table.remarks]}, indent=2))
+        typer.echo(json.dumps(facts | {"remarks": [remark.to_dict() for remark in grouped.remarks]}, indent=2))
     else:
         typer.echo(f"{describe_places(grouped)}\nWrote {out}.")
 

@@ -7,7 +7,6 @@ may share a batch (`group_id`).
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.places.place import Place, check_place, complete_places, number_values, parse_number
 from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
 from d2vpr_hf.readers.place_table import PlaceTable
-from d2vpr_hf.readers.plain_values import plain_places
+from d2vpr_hf.readers.plain_values import count_zeros, plain_places
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.table_paths import TablePaths
 from d2vpr_hf.readers.two_positions import drop_local_copies, drop_other_metres
@@ -76,6 +75,7 @@ def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> PlaceTable
     if not {"x", "y"} & (chosen or {}).keys():
         places = drop_local_copies(places, labels, remarks)
     places = drop_other_metres(_complete(table, rows, places), labels, remarks)
+    count_zeros(places, labels, remarks)
     places = plain_places(places, remarks, labels)
     ids = _read_ids(table, {name: columns[name] for name in (_PLACE_ID, _GROUP_ID) if name in columns}, rows)
     return PlaceTable(

@@ -16,8 +16,6 @@ WITHOUT_TIME = "times that cannot be read; these photos have no time"
 def plain_places(places: Sequence[Place], remarks: RemarkCounter, labels: Sequence[str] | None = None) -> list[Place]:
     """Return places with headings from 0 to below 360 degrees, and without the times that cannot be read; count both.
 
-    Positions at latitude 0 and longitude 0 are counted too.
-
     Args:
         places: Places.
         remarks: Counts the changed values.
@@ -25,6 +23,13 @@ def plain_places(places: Sequence[Place], remarks: RemarkCounter, labels: Sequen
     """
     labels = [place.path for place in places] if labels is None else labels
     return [_plain_place(place, label, remarks) for place, label in zip(places, labels, strict=True)]
+
+
+def count_zeros(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> None:
+    """Count the places at latitude 0 and longitude 0, which tables state explicitly; they keep their positions."""
+    for place, label in zip(places, labels, strict=True):
+        if place.latitude == place.longitude == 0:
+            remarks.add("assumed", AT_ZERO, label)
 
 
 def plain_table(table: PlaceTable) -> PlaceTable:
@@ -35,8 +40,6 @@ def plain_table(table: PlaceTable) -> PlaceTable:
 
 
 def _plain_place(place: Place, label: str, remarks: RemarkCounter) -> Place:
-    if place.latitude == place.longitude == 0:
-        remarks.add("assumed", AT_ZERO, label)
     turned = with_compass_heading(place)
     if turned is not place:
         remarks.add("corrected", TURNED, label)

@@ -243,4 +243,4 @@ def test_the_report_of_places_is_json(tmp_path):
     report = json.loads(out)
     assert status == 0, err
     assert (report["photos"], report["places"], report["groups"], report["skipped"]) == (2, 1, 1, {})
-    assert [remark["count"] for remark in report["remarks"]] == [2]
+    assert [(remark["kind"], remark["count"]) for remark in report["remarks"]] == [("assumed", 2)]
