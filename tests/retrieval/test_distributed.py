@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index import PlaceIndex, place_index
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable
 from d2vpr_hf.retrieval.distributed import ShardId, embed_photos, launched_process, merge_parts
@@ -219,6 +219,17 @@ def test_merging_again_changes_no_file(tmp_path, photos):
     assert merge_parts([tmp_path / "parts"], tmp_path / "merged", compression="bits").store_is_fresh
     merge_parts([tmp_path / "parts"], tmp_path / "merged", compression="none")
     assert contents(tmp_path / "merged") == before
+
+
+def test_shards_with_unknown_times_of_earlier_versions_are_merged(tmp_path, photos, monkeypatch):
+    """Earlier versions stored any text as a time; the merged index stores none there."""
+    times = replace(photos, places=[replace(place, timestamp="spring") for place in photos.places])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(place_index, "to_stored_places", list)
+        embed(times, tmp_path / "parts")
+    merged = merge_parts([tmp_path / "parts"], tmp_path / "merged")
+    assert len(merged) == 9 and set(merged.places.column("timestamp")) == {None}
+    assert merged.places[0].utm_zone is not None
 
 
 def test_a_merged_index_can_be_updated(tmp_path, photos):
