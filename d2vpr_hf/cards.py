@@ -56,6 +56,9 @@ With the package: `d2vpr index PHOTOS --model path/or/hub-id --out INDEX`, then 
 {% if batch_dependent %}A descriptor depends on the other photos of its batch: a photo that is encoded alone, as above, has
 another descriptor than in a batch. Encode database and queries in batches of one size.
 
+{% endif %}{% if untrained_parts %}**Not trained yet**: {{ untrained_parts }} were drawn at random and never trained. Places
+that are found with this model are random; train it first.
+
 {% endif %}A match is the known photo that looks most like yours, even if yours was taken somewhere else.{%
 if not measured %} No number
 on this page was measured with this copy of the weights.{% endif %}
@@ -196,6 +199,7 @@ def make_card(
         patch_size=config.patch_size,
         cross_image="yes: descriptors depend on their batch" if config.use_cross_image_encoder else "no",
         batch_dependent=config.use_cross_image_encoder,
+        untrained_parts=", ".join(config.untrained_parts),
         training_data=facts.training_data,
         origin=origin,
         license_note=facts.license_note,

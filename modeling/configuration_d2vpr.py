@@ -110,7 +110,7 @@ class D2VPRConfig(VPRConfig):
     )
     list_fields: ClassVar[tuple[str, ...]] = (*VPRConfig.list_fields, "tap_layers", "scale_range", "regions")
     feature_size_field: ClassVar[str] = "recovery_size"
-    later_fields: ClassVar[tuple[str, ...]] = ("aggregator",)
+    later_fields: ClassVar[tuple[str, ...]] = (*VPRConfig.later_fields, "aggregator")
 
     tap_layers: list[int] | tuple[int, ...] | None = None
     use_tap_layers: bool = True

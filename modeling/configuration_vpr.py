@@ -90,6 +90,11 @@ VPR_RULES: Rules = (
     (("hidden_act",), "an activation of transformers", lambda value: isinstance(value, str) and value in ACT2FN),
     (("adapter_branch_ratios",), "numbers", are_all(is_number)),
     (
+        ("untrained_parts",),
+        "names of parts",
+        lambda names: len(names) == 0 or are_all(lambda name: isinstance(name, str))(names),
+    ),
+    (
         ("adapter_kernel_sizes",),
         "odd whole numbers, which keep the patch grid",
         are_all(lambda n: is_whole(n) and n % 2 == 1),
@@ -139,16 +144,18 @@ class VPRConfig(PreTrainedConfig):
         projection_dim (`int`, *optional*): Width of a linear projection (PCA) of the descriptor; `None` for none.
         normalize_projection (`bool`, defaults to `False`): Whether projected descriptors are scaled to unit length, as
             whitened ones should be; published projections are not.
+        untrained_parts (`list[str]`, defaults to `[]`): Parts of the model with weights that were drawn at random and not
+            trained since. The model keeps this list; see [`VPRPreTrainedModel.initialize_weights`].
 
     Raises:
         ValueError: If a value cannot describe a model; the message names the field, the value and what is allowed.
     """
 
     rules: ClassVar[Rules] = VPR_RULES
-    list_fields: ClassVar[tuple[str, ...]] = ("adapter_branch_ratios", "adapter_kernel_sizes")
+    list_fields: ClassVar[tuple[str, ...]] = ("adapter_branch_ratios", "adapter_kernel_sizes", "untrained_parts")
     feature_size_field: ClassVar[str] = "hidden_size"
     # fields added after the first models were saved: config.json and fingerprints lack them while they have their default
-    later_fields: ClassVar[tuple[str, ...]] = ()
+    later_fields: ClassVar[tuple[str, ...]] = ("untrained_parts",)
 
     hidden_size: int = 384
     num_hidden_layers: int = 12
@@ -187,6 +194,8 @@ class VPRConfig(PreTrainedConfig):
     projection_dim: int | None = None
     normalize_projection: bool = False
 
+    untrained_parts: list[str] | tuple[str, ...] = ()
+
     def __post_init__(self, **kwargs: Any) -> None:
         """Derive and check the fields, and pass other arguments to transformers."""
         self.derive_and_check()
@@ -213,7 +222,9 @@ class VPRConfig(PreTrainedConfig):
         """Return the fields for config.json, without those of `later_fields` that have their default."""
         values = super().to_dict()
         return {
-            name: value for name, value in values.items() if name not in self.later_fields or value != getattr(type(self), name)
+            name: value
+            for name, value in values.items()
+            if name not in self.later_fields or value != _copy_as_lists(getattr(type(self), name))
         }
 
     @property

@@ -100,6 +100,19 @@ class VPRPreTrainedModel(PreTrainedModel):
             if path.suffix in (".safetensors", ".py"):
                 path.chmod(mode)
 
+    def initialize_weights(self) -> None:
+        """Draw the weights that were not loaded, and add their parts to `config.untrained_parts`."""
+        drawn = [name for name, weight in self.named_parameters() if not getattr(weight, "_is_hf_initialized", False)]
+        super().initialize_weights()
+        self.config.untrained_parts = sorted({*self.config.untrained_parts, *map(part_name, drawn)})
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as torch does; parts that are loaded whole count as trained."""
+        result = super().load_state_dict(state_dict, strict, assign)
+        missing = {part_name(name) for name, _ in self.named_parameters() if name not in state_dict}
+        self.config.untrained_parts = [part for part in self.config.untrained_parts if part in missing]
+        return result
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the layer that turns pixels into patch tokens."""
         return self.embeddings.patch_embeddings
@@ -132,6 +145,7 @@ class VPRPreTrainedModel(PreTrainedModel):
         """Encode images one by one from now on, whatever their batch; descriptors change."""
         self.cross_image_encoder = None
         self.config.use_cross_image_encoder = False
+        self.config.untrained_parts = [part for part in self.config.untrained_parts if part != "cross_image_encoder"]
 
     def _add_descriptor_parts(self) -> None:
         """Add the parts between the region features and the descriptor."""
@@ -179,6 +193,11 @@ class VPRPreTrainedModel(PreTrainedModel):
             )
 
 
+def part_name(weight_name: str) -> str:
+    """Return the part of a model that a weight belongs to: `"adapters"`, or the name of its module at the top."""
+    return "adapters" if ".adapter." in weight_name else weight_name.partition(".")[0]
+
+
 def flatten_and_normalize(features: torch.Tensor) -> torch.Tensor:
     """Concatenate an image's features and L2-normalise them: (B, 1 + R, D) -> (B, (1 + R) * D), in their type."""
     return nn.functional.normalize(at_least_float32(features.flatten(1)), dim=1).to(features.dtype)
@@ -204,4 +223,11 @@ def check_pixel_values(pixel_values: torch.Tensor, num_channels: int, patch_size
         )
 
 
-__all__ = ["DescriptorProjection", "EncodedPixels", "VPRPreTrainedModel", "check_pixel_values", "flatten_and_normalize"]
+__all__ = [
+    "DescriptorProjection",
+    "EncodedPixels",
+    "VPRPreTrainedModel",
+    "check_pixel_values",
+    "flatten_and_normalize",
+    "part_name",
+]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -30,6 +30,7 @@ class RunState:
         num_processes: Number of training processes; a run resumes bit for bit only with the same number.
         unreadable_photos: Number of photos, over all processes, that were skipped because they could not be read.
         images_seen: Number of images trained on, over all processes.
+        trained_parts: Parts of the model with a weight that had a gradient.
     """
 
     step: int = 0
@@ -40,6 +41,7 @@ class RunState:
     num_processes: int = 1
     unreadable_photos: int = 0
     images_seen: int = 0
+    trained_parts: list[str] = field(default_factory=list)
 
     def is_best(self, value: float, *, lower_is_better: bool) -> bool:
         """Return whether a value is better than that of every earlier validation."""

@@ -73,6 +73,7 @@ def add_cross_image_encoder(model: VPRPreTrainedModel, seed: int) -> VPRPreTrain
     larger = MODELS[type(config)](config)
     larger.to(model.dtype)  # type: ignore[arg-type] # transformers' wrapper loses the signature
     larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
+    larger.config.untrained_parts = [*model.config.untrained_parts, "cross_image_encoder"]
     return larger
 
 

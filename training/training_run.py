@@ -17,6 +17,7 @@ from torch import nn
 
 from d2vpr_hf.gridtown import Labels
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.modeling.modeling_vpr import part_name
 from d2vpr_hf.training.batch_norm import apply_policy, share_statistics
 from d2vpr_hf.training.checkpoints import Checkpoints, RunState
 from d2vpr_hf.training.data.batches import PlaceBatch
@@ -212,6 +213,8 @@ class TrainingRun:
         learning_rate = self._set_learning_rate()
         if self.options.max_grad_norm is not None:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.options.max_grad_norm)
+        if not self.state.trained_parts:
+            self.state.trained_parts = self._parts_with_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._count(batch)
@@ -227,6 +230,11 @@ class TrainingRun:
         best = "" if self.state.best is None else f", best at step {self.state.best_step} ({self.state.best:.4g})"
         logger.info("Done after %d steps%s: %s", self.state.step, best, chosen)
         return chosen
+
+    def _parts_with_gradients(self) -> list[str]:
+        """Return the parts of the model that the loss of this stage trains."""
+        names = [name for name, weights in self.model.named_parameters() if weights.grad is not None]
+        return sorted({part_name(name.replace("_fsdp_wrapped_module.", "")) for name in names})
 
     def _set_learning_rate(self) -> float:
         options, data = self.options, self.data
@@ -315,6 +323,8 @@ class TrainingRun:
     def _save_model(self, name: str) -> None:
         """Write the model, with its measurement, into the run's folder."""
         self._check_weights()
+        config, trained = self.model.config, self.state.trained_parts
+        config.untrained_parts = [part for part in config.untrained_parts if part not in trained]
         weights = self.accelerator.get_state_dict(self.network)
         prefix = "model."  # see TrainingWrapper; the network's other modules are for training only
         weights = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}

@@ -45,6 +45,9 @@ class SharedEncoder(PlaceEncoder):
         """Backend of the model itself, whose weights change, and which FSDP may shard."""
         return PlainTorchBackend(self.model)
 
+    def _warn_of_untrained_parts(self) -> None:
+        """Do not warn: the parts are being trained."""
+
     def encode(
         self,
         photos: Iterable[Any],

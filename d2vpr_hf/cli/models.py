@@ -57,9 +57,14 @@ def convert(
         typer.echo(f"Wrote {source} as {published.name}: {out}.")
         return
     done = convert_weights(source, out, target=target, changes=_parse_changes(changes), seed=seed, overwrite=overwrite)
-    typer.echo(
-        f"{source} is {done.source.name}; wrote the model folder {out}. Next: d2vpr index PHOTOS --model {out} --out INDEX"
-    )
+    untrained = done.model.config.untrained_parts
+    command = f"d2vpr index PHOTOS --model {out} --out INDEX"
+    if untrained:
+        stage = "distill" if done.model.config.model_type == "d2vpr" else "finetune"
+        command = f"train it, as docs/training.md shows: accelerate launch -m d2vpr_hf.training.{stage} ... --model {out}"
+    typer.echo(f"{source} is {done.source.name}; wrote the model folder {out}. Next: {command}")
+    if untrained:
+        typer.echo(f"Until then the places that it finds are random: {', '.join(untrained)} were drawn at random.")
     if done.assumed_heads:
         typer.echo(f"Assumed {done.assumed_heads} attention heads, of 64 channels each; if not, `--set num_attention_heads=N`.")
     if done.drawn:

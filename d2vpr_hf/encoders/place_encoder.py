@@ -16,7 +16,7 @@ from d2vpr_hf.encoders.model_sources import open_model
 from d2vpr_hf.encoders.photo_batches import DescriptorArray, group_by_size, preprocess_ahead
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
-from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, EMBEDDED_NAME
+from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, EMBEDDED_NAME, warn_of_untrained_parts
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class PlaceEncoder:
             self.model.remove_cross_image_encoder()
         if cross_image_encoder and not self.depends_on_batch:
             raise ValueError(f"The model {self.model_name or 'in this package'} has no cross-image encoder to use.")
+        self._warn_of_untrained_parts()
         if self.depends_on_batch:
             logger.warning(
                 "This model has a cross-image encoder: a photo's descriptor depends on the other photos of its batch and on "
@@ -174,6 +175,9 @@ class PlaceEncoder:
                 progress(len(batch))
         encoded = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
         return EncodedPhotos(descriptors.take(encoded), encoded, dict(sorted(skipped.items())))
+
+    def _warn_of_untrained_parts(self) -> None:
+        warn_of_untrained_parts(self.model_name or "of this encoder", self.config)
 
     @functools.cached_property
     def _target(self) -> tuple[int, int] | None:

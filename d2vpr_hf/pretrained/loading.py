@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
+logger = logging.getLogger(__name__)
+
 EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "d2vpr-tiny"
 EMBEDDED_NAME = "embedded"  # names the model in this package wherever a folder or Hub id may stand
 
@@ -21,7 +24,7 @@ EMBEDDED_NAME = "embedded"  # names the model in this package wherever a folder 
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "torch_dtype", "transformers_version"}
 _TRAINING_FIELDS = {
     *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p"),
-    *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout"),
+    *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout", "untrained_parts"),
 }
 # errors that transformers raises on invalid configurations
 _CONFIGURATION_ERRORS = (TypeError, AttributeError, KeyError, ZeroDivisionError, StrictDataclassError)
@@ -115,6 +118,22 @@ def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
     if problems:
         raise ValueError(f"The weights of {source} do not fit its configuration: {json.dumps(problems, indent=2)}")
     return model.eval()
+
+
+def warn_of_untrained_parts(name: object, config: VPRConfig) -> None:
+    """Log a warning if parts of a model were drawn at random and never trained: it finds wrong places with high similarity.
+
+    Args:
+        name: The model's name, for the message.
+        config: Its configuration.
+    """
+    if config.untrained_parts:
+        logger.warning(
+            "The model %s has parts that were drawn at random and never trained: %s. Places that are found with it are "
+            "random, however high their similarity. Train it first: docs/training.md.",
+            name,
+            ", ".join(config.untrained_parts),
+        )
 
 
 def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPRImageProcessor:

@@ -232,6 +232,25 @@ def test_a_signal_saves_a_checkpoint_and_raises_an_error_with_advice(folders, tm
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize(
+    ("stage", "frozen", "untrained"),
+    [
+        ("pretrain", None, ["aggregator", "recovery"]),
+        ("finetune", None, []),
+        ("finetune", ["recovery.*", "embeddings.*"], ["embeddings", "recovery"]),
+        ("distill", None, []),
+    ],
+)
+def test_training_removes_the_mark_of_the_parts_that_it_trains(folders, tmp_path, stage, frozen, untrained):
+    """A trained model that still warns, and a random part that no longer does, would both be wrong."""
+    start = load_model(folders["model"]).config.untrained_parts
+    assert start == ["adapters", "aggregator", "embeddings", "encoder", "recovery"]
+    train(stage, folders, tmp_path, max_steps=2, frozen=frozen, validate_every=1)
+    assert load_model(tmp_path / "last").config.untrained_parts == untrained
+    train(stage, folders, tmp_path, max_steps=2, frozen=frozen, validate_every=1, resume=True)
+    assert load_model(tmp_path / "last").config.untrained_parts == untrained
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("file write failed")])
 def test_a_full_disk_keeps_older_checkpoints(folders, whole, tmp_path, monkeypatch, error):
     save = Accelerator.save_state
