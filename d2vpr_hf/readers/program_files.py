@@ -16,13 +16,14 @@ SYSTEM = "photos in folders of a system or program"
 _FOLDERS = {
     THUMBNAILS: (
         *("@eadir", "eadir", ".@__thumb", ".@__qini", ".@__comments"),  # Synology and QNAP
-        *(".thumb*", ".xvpics", ".face", ".photoshare"),  # Linux desktops, Android
+        *(".thumb*", ".xvpics", ".face", ".photoshare", ".wdmc", "appdata_oc*"),  # Linux desktops, Android, WD, Nextcloud
         *("*.lrdata", "*.lrprev", "*.cocatalogdb", ".dtthumbs*"),  # Lightroom, Capture One
     ),
     BINS: (
         *("#recycle", "@recycle", "@recycle-bin", ".recycle*", "recycle.bin"),  # Synology, QNAP, Samba
         *(".trash*", ".dtrash", ".globaltrash", ".deleted", "files_trashbin"),  # desktops, digiKam, Android, Nextcloud
-        *("$recycle.bin", "recycler", "recycled", "lost+found", "found.[0-9][0-9][0-9]"),  # Windows, file system checks
+        *("$recycle.bin", "recycler", "recycled", "recycle bin*", "trashbox"),  # Windows, D-Link, Buffalo
+        *("lost+found", "found.[0-9][0-9][0-9]"),  # file system checks
     ),
     VERSIONS: (
         *("#snapshot", "@snapshot*", "@recently-snapshot", ".snapshot*", "~snapshot", ".snap", ".zfs", "@gmt-*"),
@@ -43,7 +44,7 @@ _FILES = {
     SYSTEM: ("._*",),  # macOS adds them on file systems of others
 }
 # folders in a library of Apple's Photos, iPhoto or Aperture, whose originals are in other folders
-_LIBRARY = r".*\.(photoslibrary|photolibrary|migratedphotolibrary|aplibrary)"
+_LIBRARY = r".*\.(photoslibrary|photolibrary|migratedphotolibrary|aplibrary)|iphoto library"
 _IN_LIBRARY = frozenset(("resources", "thumbnails", "previews", "private", "scopes", "database", "attachments"))
 
 

@@ -77,8 +77,10 @@ def _on_both_sides(sides: list[dict[int, Path]], key: Callable[[Path], Hashable]
 
 
 def _is_file(photo: Path) -> bool:
+    """Return whether a photo is a regular file that is not empty."""
     try:
-        return stat.S_ISREG(photo.stat().st_mode)
+        status = photo.stat()
+        return stat.S_ISREG(status.st_mode) and status.st_size > 0
     except OSError:
         return False
 
