@@ -158,7 +158,7 @@ def _rows_of_zones(places: list[Place]) -> dict[tuple[int, str], list[int]]:
 
 
 def with_degrees(place: Place) -> Place:
-    """Add latitude and longitude to a place with UTM coordinates and a zone; a place outside its zone does not get them."""
+    """Add latitude and longitude to a place with UTM coordinates and a zone; mock coordinates do not get them."""
     return place if place.latitude is not None or not place.utm_zone else all_with_degrees([place])[0]
 
 
@@ -169,12 +169,26 @@ def all_with_degrees(places: Sequence[Place]) -> list[Place]:
         ValueError: If a UTM zone does not exist; the message names the place.
     """
     converted = list(places)
-    lacking = [row for row, place in enumerate(converted) if place.latitude is None and _is_inside_zone(place)]
+    lacking = [row for row, place in enumerate(converted) if place.latitude is None and _is_near_zone(place)]
     for rows, latitudes, longitudes in _degrees_from_utm(converted, lacking):
-        for row, latitude, longitude in zip(rows, latitudes.tolist(), longitudes.tolist(), strict=True):
-            if not math.isnan(latitude):
-                converted[row] = replace(converted[row], latitude=latitude, longitude=longitude)
+        is_exact = _is_exact([converted[row] for row in rows], latitudes, longitudes)
+        for row, latitude, longitude in zip(
+            np.array(rows)[is_exact].tolist(), latitudes[is_exact].tolist(), longitudes[is_exact].tolist(), strict=True
+        ):
+            converted[row] = replace(converted[row], latitude=latitude, longitude=longitude)
     return converted
+
+
+def _is_exact(places: Sequence[Place], latitudes: NDArray[np.float64], longitudes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return for each place of one zone whether its degrees lead back to its metres: far from a zone, the series diverge."""
+    zone = place_zone(places[0])
+    is_exact = np.isfinite(latitudes)
+    inside = np.flatnonzero((latitudes >= -80) & (latitudes <= 84))
+    if len(inside) and zone is not None:
+        easts, norths, _, _ = utm.from_latlon(latitudes[inside], longitudes[inside], zone.number, force_northern=zone.is_north)
+        metres = np.array([(places[row].utm_east, places[row].utm_north) for row in inside.tolist()], np.float64)
+        is_exact[inside] = np.hypot(easts - metres[:, 0], norths - metres[:, 1]) < 1.0
+    return is_exact
 
 
 def place_zone(place: Place) -> UtmZone | None:
@@ -244,11 +258,18 @@ def _degrees_from_utm(
         yield rows_of_zone, *zone_degrees(zone, metres[:, 0], metres[:, 1])
 
 
-def _is_inside_zone(place: Place) -> bool:
-    """Return whether UTM metres have a zone and are within its usual bounds; mock coordinates are not."""
+def _is_near_zone(place: Place) -> bool:
+    """Return whether a place has UTM metres of its zone, or of a city that a data set gives the zone of its neighbours.
+
+    Mock coordinates are not: small numbers, far to the west of a zone.
+    """
     if not place.utm_zone or place.utm_east is None or place.utm_north is None:
         return False
-    return 100_000 <= place.utm_east < 1_000_000 and -1 <= place.utm_north <= 10_000_001  # with rounding
+    if 100_000 <= place.utm_east < 1_000_000:
+        return -1 <= place.utm_north <= 10_000_001  # with rounding
+    zone = place_zone(place)
+    least_north = 10_000 if zone is None or zone.is_north else 1_100_000  # 80° S
+    return -200_000 <= place.utm_east < 1_200_000 and least_north <= place.utm_north <= 10_000_000
 
 
 def _with_missing_zones(places: Sequence[Place]) -> list[Place]:

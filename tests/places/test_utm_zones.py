@@ -111,17 +111,31 @@ def test_metres_and_degrees_that_contradict_each_other_are_refused(wrong):
         complete_places([Place("b.jpg", **right), Place("a.jpg", **right | wrong)])
 
 
-@pytest.mark.parametrize("shift", [-1, 1])
-def test_places_in_the_zone_of_their_neighbours_keep_it(shift):
-    """Data sets give a whole city one zone; metres are then outside the usual bounds, but they are right."""
-    latitude, longitude = 10.0, 3.0 + 5 * shift
-    east, north, _, _ = utm.from_latlon(latitude, longitude, force_zone_number=31)
-    assert not 100_000 < east < 1_000_000
-    here = Place("a", latitude, longitude, east, north, "31P")
-    there = Place("b", utm_east=east + 30, utm_north=north + 40, utm_zone="31P")  # without degrees
+@pytest.mark.parametrize(
+    ("latitude", "offset"), [(10.0, -5.0), (10.0, 5.0), (-2.0, 6.0), (51.5, -6.0), (-51.5, 6.0), (65.0, 6.0)]
+)
+def test_places_in_the_zone_of_their_neighbours_keep_it(latitude, offset):
+    """Data sets give a whole city one zone; metres may then be outside the usual bounds, but they are right."""
+    longitude = 3.0 + offset
+    east, north, _, letter = utm.from_latlon(latitude, longitude, force_zone_number=31)
+    assert utm.latlon_to_zone_number(latitude, longitude) != 31
+    here = Place("a", latitude, longitude, east, north, f"31{letter}")
+    there = Place("b", utm_east=east + 30, utm_north=north + 40, utm_zone=f"31{letter}")
     complete = complete_places([here, there])
-    assert complete == [here, there]
+    assert complete[0] == here and (complete[1].utm_east, complete[1].utm_zone) == (east + 30, f"31{letter}")
     assert distance_in_metres(*complete) == pytest.approx(50.0)
+    own_zone = complete_places([Place("c", complete[1].latitude, complete[1].longitude)])[0]
+    assert own_zone.utm_zone != here.utm_zone and distance_in_metres(own_zone, here) == pytest.approx(50.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("east", "north", "zone"),
+    [(100, 200, "10S"), (500, 4000, "56H"), (0, 0, "1C"), (150_000, 8_900_000, "33X"), (5e6, 5e6, "33T")],
+)
+def test_mock_coordinates_and_metres_far_from_their_zone_get_no_degrees(east, north, zone):
+    """Easting 150 km is 18 degrees from the middle of a zone at 80° N: degrees would be 50 m off."""
+    place = Place("", utm_east=float(east), utm_north=float(north), utm_zone=zone)
+    assert complete_places([place]) == [place]
 
 
 def test_a_missing_zone_is_added_where_it_explains_metres_and_degrees():
