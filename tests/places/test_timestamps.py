@@ -213,7 +213,9 @@ def test_an_instant_is_the_same_in_every_form(instant):
     for unit in (1, 1e3, 1e6, 1e9):
         number = round(exact * unit)
         if unit == 1 or abs(exact) >= 1.1e11 / 1e3:  # nearer to 1970, thousandths look like seconds
-            assert to_seconds(str(number)) == to_seconds(number) == pytest.approx(exact, abs=max(0.6 / unit, 1e-6))
+            assert to_seconds(number) == pytest.approx(exact, abs=max(0.6 / unit, 1e-6))
+            is_like_a_date = str(number)[:2] in ("19", "20", "21") and len(str(number)) in (6, 8, 12, 14, 17)
+            assert is_like_a_date or to_seconds(str(number)) == to_seconds(number)
             assert to_seconds(f"{float(number):.12e}") == pytest.approx(exact, abs=max(0.6 / unit, 1e-2))
 
 
