@@ -24,7 +24,7 @@ from d2vpr_hf.readers.angles import (
     read_position,
     unusable,
 )
-from d2vpr_hf.readers.photo_metadata import WITHOUT_ZONE, Note, PhotoMetadata, Stated, is_time, utc_text, zone_notes
+from d2vpr_hf.readers.photo_metadata import NOTHING, WITHOUT_ZONE, Note, PhotoMetadata, Stated, is_time, utc_text, zone_notes
 
 DAMAGED = Note("skipped", "EXIF blocks in photos that are damaged")
 
@@ -68,7 +68,7 @@ def read_exif(image: PIL.Image.Image, assume_north_east: bool = False) -> PhotoM
     if not exif:
         block = image.info.get("exif", b"")
         is_damaged = isinstance(block, bytes) and len(block) > 0 and not _BEGINNING.match(block)
-        return PhotoMetadata(Stated(None, (DAMAGED,) if is_damaged else ()))
+        return PhotoMetadata(Stated(None, (DAMAGED,))) if is_damaged else NOTHING
     gps = exif.get_ifd(IFD.GPSInfo)
     photo_tags = exif.get_ifd(IFD.Exif)
     # programs write each time into either directory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
@@ -51,9 +51,12 @@ class PhotoMetadata:
         timestamp: A time that [`d2vpr_hf.places.timestamps.to_seconds`] reads.
     """
 
-    position: Stated[tuple[float, float]] = field(default_factory=Stated)
-    heading: Stated[float] = field(default_factory=Stated)
-    timestamp: Stated[str] = field(default_factory=Stated)
+    position: Stated[tuple[float, float]] = Stated()
+    heading: Stated[float] = Stated()
+    timestamp: Stated[str] = Stated()
+
+
+NOTHING = PhotoMetadata()  # of most photos without EXIF; comparing with it is quick
 
 
 def is_time(text: str) -> bool:
