@@ -146,7 +146,4 @@ def _is_complete(sources: Sequence[_Source], xmp: object) -> bool:
 
 
 def _is_stated(sources: Sequence[_Source], quantity: str) -> bool:
-    for source in sources:  # quicker than `any` of a generator
-        if getattr(source.metadata, quantity).value is not None:
-            return True
-    return False
+    return any(getattr(source.metadata, quantity).value is not None for source in sources)
