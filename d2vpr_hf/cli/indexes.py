@@ -48,6 +48,7 @@ class DatasetOptions:
     def read(self, photos: Path | None, reading: ReadingOptions) -> PhotoCollection:
         """Read the photos or load the data set."""
         from d2vpr_hf.readers import DatasetPhotos, load_places, read_places
+        from d2vpr_hf.readers.remarks import RemarkCounter
 
         if (photos is None) == (self.dataset is None):
             raise ValueError("Give either PHOTOS or `--dataset NAME`.")
@@ -62,6 +63,7 @@ class DatasetOptions:
         given = [flag for flag, value in options.items() if value]
         if given:
             raise ValueError(f"A data set has its positions in columns; omit {', '.join(given)}.")
+        remarks = RemarkCounter()
         dataset = load_places(
             str(self.dataset),
             config=self.config,
@@ -69,8 +71,9 @@ class DatasetOptions:
             split=self.split,
             streaming=self.streaming,
             columns=reading.columns_by_field(),
+            remarks=remarks,
         )
-        return DatasetPhotos(dataset)
+        return DatasetPhotos(dataset, remark_counter=remarks)
 
     def text(self, collection: PhotoCollection) -> str:
         """Return a line with the number of photos, and the source of their positions."""

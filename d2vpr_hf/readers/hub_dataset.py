@@ -29,6 +29,7 @@ def load_places(
     split: str | None = None,
     streaming: bool = False,
     columns: Mapping[str, str] | None = None,
+    remarks: RemarkCounter | None = None,
 ) -> PlaceDataset:
     """Load a Hugging Face data set of photos and bring it to the common form.
 
@@ -42,6 +43,8 @@ def load_places(
             `IterableDataset`.
         columns: The columns of fields whose columns do not have the usual names, such as
             `{"image": "photo", "latitude": "y_wgs84"}`. The fields are `image`, `place_id` and those of [`Place`].
+        remarks: Counts values that are corrected or assumed, those of a stream while it is read; give it to [`DatasetPhotos`]
+            too. `None` logs a warning for each kind of them.
 
     Returns:
         A data set with the columns of [`d2vpr_hf.readers.place_dataset.place_features`]. `path` is the photo's file if the
@@ -55,7 +58,7 @@ def load_places(
     dataset, loaded = _load(str(name), config, revision, split, streaming)
     fields = match_columns(str(name), dataset.features, columns or {})
     label = f"{name}/{loaded}" if loaded else str(name)
-    return _map_stream(dataset, fields, label) if streaming else _add_columns(dataset, fields, label)
+    return _map_stream(dataset, fields, label, remarks) if streaming else _add_columns(dataset, fields, label, remarks)
 
 
 def _load(
@@ -122,7 +125,9 @@ def _only_split(name: str, splits: list[str]) -> str:
     return splits[0]
 
 
-def _add_columns(dataset: datasets.Dataset, fields: dict[str, str], label: str) -> datasets.Dataset:
+def _add_columns(
+    dataset: datasets.Dataset, fields: dict[str, str], label: str, remarks: RemarkCounter | None
+) -> datasets.Dataset:
     """Return a data set of the images, which are not read, and the computed columns of places."""
     import datasets
 
@@ -130,16 +135,19 @@ def _add_columns(dataset: datasets.Dataset, fields: dict[str, str], label: str) 
     values = {field: dataset[column][:] for field, column in fields.items() if field != "image"}
     features = place_features()
     del features["image"]
-    remarks = RemarkCounter()
-    columns = compute_columns(values, list(_image_files(images)), range(len(dataset)), label, remarks)
-    report_remarks(remarks.summary())
+    counter = RemarkCounter() if remarks is None else remarks
+    columns = compute_columns(values, list(_image_files(images)), range(len(dataset)), label, counter)
+    if remarks is None:
+        report_remarks(counter.summary())
     return datasets.concatenate_datasets([images, datasets.Dataset.from_dict(columns, features)], axis=1)
 
 
-def _map_stream(dataset: datasets.IterableDataset, fields: dict[str, str], label: str) -> datasets.IterableDataset:
+def _map_stream(
+    dataset: datasets.IterableDataset, fields: dict[str, str], label: str, remarks: RemarkCounter | None
+) -> datasets.IterableDataset:
     """Compute the columns of places while rows are read; the images stay undecoded.
 
-    A remark is reported once, with the count of the first rows that it applies to.
+    A remark is logged once, with the count of the first rows that it applies to.
     """
     import datasets
 
@@ -149,10 +157,11 @@ def _map_stream(dataset: datasets.IterableDataset, fields: dict[str, str], label
         values = {field: batch[column] for field, column in fields.items() if field != "image"}
         images = batch[fields["image"]]
         files = [(image["path"], image["bytes"] is None) if image else (None, True) for image in images]
-        remarks = RemarkCounter()
-        columns = compute_columns(values, files, rows, label, remarks)
-        report_remarks(remark for remark in remarks.summary() if remark.text not in reported)
-        reported.update(remark.text for remark in remarks.summary())
+        counter = RemarkCounter() if remarks is None else remarks
+        columns = compute_columns(values, files, rows, label, counter)
+        if remarks is None:
+            report_remarks(remark for remark in counter.summary() if remark.text not in reported)
+            reported.update(remark.text for remark in counter.summary())
         return {"image": images} | columns
 
     undecoded = dataset.cast_column(fields["image"], datasets.Image(decode=False))

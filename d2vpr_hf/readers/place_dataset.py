@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,7 +17,7 @@ from d2vpr_hf.places.place import PLACE_SCHEMA, Place
 from d2vpr_hf.readers.photo_collection import name_in_folder
 from d2vpr_hf.readers.photos import PhotoSource, is_url
 from d2vpr_hf.readers.place_table import PlaceTable
-from d2vpr_hf.readers.remarks import Remark
+from d2vpr_hf.readers.remarks import Remark, RemarkCounter
 
 if TYPE_CHECKING:
     import datasets
@@ -56,10 +56,12 @@ class DatasetPhotos:
     Attributes:
         dataset: The data set.
         folder: The folder that paths of photo files are relative to; `None` for the folder that contains all of them.
+        remark_counter: The remarks of [`load_places`], which for a stream grow while it is read.
     """
 
     dataset: PlaceDataset
     folder: Path | None = None
+    remark_counter: RemarkCounter = field(default_factory=RemarkCounter, compare=False, repr=False)
 
     @property
     def count(self) -> int | None:
@@ -78,8 +80,8 @@ class DatasetPhotos:
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
-        """No remarks: a data set is read before its photos are."""
-        return ()
+        """Lines about values that were corrected or assumed; for a stream, in the rows that were read so far."""
+        return self.remark_counter.summary()
 
     @property
     def paths(self) -> None:
@@ -95,7 +97,7 @@ class DatasetPhotos:
 
     def rebase(self, folder: Path) -> DatasetPhotos:
         """Return the photos with paths relative to another folder."""
-        return DatasetPhotos(self.dataset, folder)
+        return DatasetPhotos(self.dataset, folder, self.remark_counter)
 
 
 def iter_photos(dataset: PlaceDataset) -> Iterator[tuple[Place, PhotoSource]]:

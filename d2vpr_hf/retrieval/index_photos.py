@@ -103,6 +103,9 @@ def index_photos(
         interrupted = partial(interruption_message, place, lambda: count_stored(update.index, paths), total, command)
         with interrupted():
             report = update.run(collection.items())
+    if not remarks:  # those of a stream are known now
+        remarks = tuple(getattr(collection, "remarks", ()))
+        report_remarks(remarks)
     skipped = dict(collection.skipped) | report.skipped
     report_skipped(skipped, len(skipped) + report.added + report.changed + report.kept, strict)
     if update.index is None:

@@ -16,6 +16,7 @@ from d2vpr_hf.convert.sources import Target
 from d2vpr_hf.gridtown.simulate import Layout
 from d2vpr_hf.gridtown.tiers import TierName
 from d2vpr_hf.index.derived_store import STORES
+from d2vpr_hf.readers.read_options import PositionSource
 from d2vpr_hf.stores import COMPRESSIONS
 from d2vpr_hf.stores.descriptors import DTYPES
 
@@ -68,6 +69,7 @@ def test_help_fits_the_terminal(command):
         (choices.ExportPrecision, set().union(*EXPORT_PRECISIONS.values())),
         (choices.Layout, Layout),
         (choices.ModelKind, Target),
+        (choices.PositionSource, get_args(PositionSource)),
         (choices.Precision, get_args(BackendPrecision)),
         (choices.Store, STORES),
         (choices.Tier, TierName),
@@ -84,6 +86,7 @@ def test_choices_are_those_of_the_library(words, library):
         (["index", "p", "--out", "i", "--compression", "zip"], ["none", "half", "int8", "bits"]),
         (["index", "p", "--out", "i", "--store", "chroma"], ["faiss", "milvus"]),
         (["index", "p", "--out", "i", "--dtype", "int8"], ["float16", "float32"]),
+        (["index", "p", "--out", "i", "--positions", "gps"], ["csv", "names", "exif"]),
         (["search", "i", "q", "--backend", "tvm"], ["torch", "torch-compiled", "onnxruntime", "openvino", "auto"]),
         (["search", "i", "q", "--backend-precision", "fp8"], ["fp32", "bf16", "fp16", "int8"]),
         (["export", "m", "o", "--format", "tflite"], ["onnx", "openvino"]),

@@ -191,6 +191,18 @@ def test_doubtful_positions_of_rows_are_reported(tmp_path, caplog, streaming):
     assert "1 positions at latitude 0" in caplog.text and "5 rows whose eastings and northings" in caplog.text
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_remarks_on_rows_are_in_the_json_report(tmp_path, tiny_folder, caplog, streaming):
+    embedded(tmp_path / "source", time=["yesterday"] * NUM_ROWS).to_parquet(tmp_path / "a.parquet")
+    options = ["--dataset", tmp_path / "a.parquet", "--model", tiny_folder, "--out", tmp_path / "i", "--json"]
+    status, out, err = run("index", *options, *(["--streaming"] if streaming else []))
+    assert status == 0, err
+    report = json.loads(out)
+    assert (report["source"], report["photos"], report["positions"]) == ("dataset", 5, 5)
+    assert [(remark["kind"], remark["count"]) for remark in report["remarks"]] == [("skipped", NUM_ROWS)]
+    assert caplog.text.count("5 times that cannot be read") == 1
+
+
 def test_data_sets_without_images_are_refused(tmp_path):
     datasets.Dataset.from_dict(POSITIONS).save_to_disk(tmp_path / "a")
     with pytest.raises(ValueError, match=r"has the columns lat, Lon, none of them images .*`columns=.*image.*COLUMN"):
