@@ -220,3 +220,20 @@ def test_a_year_alone_is_not_taken_for_seconds():
     """`--since 2025` would allow everything after the first 34 minutes of 1970."""
     with pytest.raises(ValueError, match=r"2025 may be a year or seconds\. Write the year as 2025-01"):
         within_time([], start="2025")
+
+
+def test_a_search_reaches_over_the_date_line_and_zones(tmp_path):
+    """Photos every 53 m from zone 60 into zone 1, as a folder of `@` names with UTM metres only."""
+    for number, longitude in enumerate((179.9985, 179.999, 179.9995, -179.9995, -179.999)):
+        place = with_utm(Place("", -16.8, longitude))
+        name = f"@{place.utm_east:.2f}@{place.utm_north:.2f}@{place.utm_zone[:-1]}@K@@@{number}@@@@@@@@.jpg"
+        save(tmp_path / "photos" / name, number)
+    done = CliRunner().invoke(app, ["index", str(tmp_path / "photos"), "--out", str(tmp_path / "index")])
+    assert done.exit_code == 0, done.output
+    for options, expected in (
+        (("--near", "-16.8,180,60"), {2, 3}),
+        (("--near", "-16.8,-179.9995,110"), {2, 3, 4}),
+        (("--box", "-17,179.9988,-16,-179.9992"), {1, 2, 3}),
+    ):
+        matches = ask("search", tmp_path, *options)["matches"]
+        assert {int(match["path"].split("@")[7]) for match in matches} == expected
