@@ -60,13 +60,16 @@ def number_frames(database: Sequence[str], queries: Sequence[str], tolerance: in
     if numbers is not None and (share >= _ENOUGH or (share > 0 and not same_length)):
         frames = [np.array(side, np.int64) for side in numbers]
         return FrameNumbers(frames[0], frames[1], *(sequences if several else (None, None)))
-    reason = "whose names have no number of their own" if numbers is None else "whose numbers do not occur in the database"
+    if numbers is None:
+        reason = "because not all names have a number of their own"
+    else:
+        reason = "because their numbers do not occur in the database"
     if not same_length:
         raise ValueError(
-            f"With `frame_tolerance`, a query belongs to the database photos of its number, and there are queries {reason}, "
-            f"such as {queries[0]} (a database photo is {database[0]}). By their order, both need the same number of photos; "
-            f"got {len(database)} and {len(queries)}. Give equal numbers in the names, positions, or positives to "
-            "evaluate_descriptors()."
+            "With `frame_tolerance`, a query belongs to the database photos of its number. Here the n-th query would belong to "
+            f"the n-th database photo, {reason} (queries such as {queries[0]}, database photos such as {database[0]}), so both "
+            f"need the same number of photos; got {len(database)} and {len(queries)}. Give equal numbers in the names, "
+            "positions, or positives to evaluate_descriptors()."
         )
     return FrameNumbers(_ranks(database), _ranks(queries), by_order=reason)
 

@@ -171,7 +171,7 @@ def _frame_numbers(database: list[Place], queries: list[Place], tolerance: int) 
     numbers = number_frames(paths[0], paths[1], tolerance)
     remarks: tuple[Remark, ...] = ()
     if numbers.by_order is not None:
-        text = f"photos {numbers.by_order}, which are compared with the database by their order"
+        text = f"photos that are paired with the database in the order of their names, {numbers.by_order}"
         remarks = (Remark("assumed", text, len(queries), paths[1][0]),)
     return (
         _Comparable({"frames": numbers.database, "regions": numbers.database_sequences}),

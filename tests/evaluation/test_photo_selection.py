@@ -213,7 +213,7 @@ def test_frames_with_gaps_are_paired_by_number(pattern):
     queries = numbered(pattern.replace("2024-05-01", "2023-12-24"), [n for n in range(12) if n not in (7, 9)])
     rule = PositiveRule(frame_tolerance=0)
     if "/rgb" in pattern:  # each folder is a sequence of one photo without a number
-        with pytest.raises(ValueError, match="queries whose names have no number of their own"):
+        with pytest.raises(ValueError, match="because not all names have a number of their own"):
             positives_of(database, queries, rule)
         return
     rows, sides = positives_of(database, queries, rule)
@@ -246,24 +246,24 @@ def test_a_subset_of_the_frames_may_be_the_database():
 @pytest.mark.parametrize(
     ("database", "queries", "reason"),
     [
-        (["day.jpg", "night.jpg"], ["rain.jpg", "sun.jpg"], "whose names have no number of their own"),
-        (["a1.jpg", "b1.jpg"], ["a1.jpg", "b1.jpg"], "whose names have no number of their own"),
+        (["day.jpg", "night.jpg"], ["rain.jpg", "sun.jpg"], "because not all names have a number of their own"),
+        (["a1.jpg", "b1.jpg"], ["a1.jpg", "b1.jpg"], "because not all names have a number of their own"),
         (
             ["1403636579763555584.png", "1403636579813555456.png"],
             ["1403637130538319104.png", "1403637130588318976.png"],
-            "whose numbers do not occur in the database",
+            "because their numbers do not occur in the database",
         ),
-        (["1.jpg", "2.jpg"], ["1001.jpg", "1002.jpg"], "whose numbers do not occur in the database"),
-        (["123456789012345678901.jpg", "2.jpg"], ["1.jpg", "2.jpg"], "whose names have no number of their own"),
+        (["1.jpg", "2.jpg"], ["1001.jpg", "1002.jpg"], "because their numbers do not occur in the database"),
+        (["123456789012345678901.jpg", "2.jpg"], ["1.jpg", "2.jpg"], "because not all names have a number of their own"),
     ],
 )
 def test_order_pairs_photos_without_common_numbers_and_is_said(database, queries, reason):
     rows, sides = positives_of(sequence(*database), sequence(*queries), PositiveRule(frame_tolerance=0))
     assert rows == [[0], [1]] or rows == [[1], [0]]
     assert [remark.text for remark in sides[1].remarks] == [
-        f"photos {reason}, which are compared with the database by their order"
+        f"photos that are paired with the database in the order of their names, {reason}"
     ]
-    with pytest.raises(ValueError, match=r"there are queries whose n.*got 3 and 2"):
+    with pytest.raises(ValueError, match=r"belong to the n-th database photo, because .*got 3 and 2"):
         positives_of(sequence(*database, "c.jpg"), sequence(*queries), PositiveRule(frame_tolerance=0))
 
 
