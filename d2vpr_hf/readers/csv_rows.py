@@ -65,13 +65,17 @@ def read_rows(table: Path, count_known: Callable[[Sequence[str]], int]) -> CsvRo
         if num_missing:
             content.short_lines.append(number)
         content.lines.append(number)
-        content.cells.append(row + [""] * num_missing)
+        content.cells.append(row[: len(content.header)] + [""] * num_missing)
     return content
 
 
 def _count_missing(table: Path, number: int, row: Sequence[str], header: Sequence[str], lines: Sequence[str]) -> int:
-    """Return the number of cells that a row lacks; raise ValueError for too many cells, and for a last line that is cut off."""
-    if len(row) > len(header):
+    """Return the number of cells that a row lacks.
+
+    Raises:
+        ValueError: If there is text in cells behind the last column, or the last line is cut off.
+    """
+    if any(row[len(header) :]):
         raise ValueError(
             f"{table}, line {number}: there are more fields than columns: {row[len(header) :]}. A comma inside a cell, such as "
             "a decimal comma, needs quotes around the cell, or semicolons between the columns."
@@ -81,7 +85,7 @@ def _count_missing(table: Path, number: int, row: Sequence[str], header: Sequenc
             f"{table}, line {number}: the last line has {len(row)} cells for {len(header)} columns and does not end. If the "
             "file was cut off, restore it; otherwise complete the line."
         )
-    return len(header) - len(row)
+    return max(0, len(header) - len(row))
 
 
 def _named_separator(line: str) -> str | None:

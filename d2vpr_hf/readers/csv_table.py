@@ -41,6 +41,7 @@ ALIASES = {
 _TEXT_FIELDS = ("path", "utm_zone", "frame", "timestamp", "condition")
 _POSITIONS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
 _FORMS = {"latitude": "decimal degrees such as -33.8568", "longitude": "decimal degrees such as 151.2153"}
+BACKSLASHES = "paths with backslashes, read as paths with forward slashes"
 _PLACE_ID, _GROUP_ID = "place_id", "group_id"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
@@ -219,6 +220,8 @@ def _read_values(table: Path, rows: CsvRows, columns: Mapping[str, int], remarks
             if not cells[columns["path"]]:
                 raise ValueError("the path is missing")
             values["path"] = paths.read(cells[columns["path"]])
+            if "\\" in cells[columns["path"]] and "\\" not in values["path"]:
+                remarks.add("corrected", BACKSLASHES, f"{table.name}, line {line}")
             for field, column in numbers:
                 if cells[column]:
                     values[field] = _number(field, cells[column].replace(",", ".") if has_commas else cells[column])

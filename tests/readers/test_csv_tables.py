@@ -165,6 +165,7 @@ def test_damaged_lines_are_errors_with_their_number(read, text, message):
         "path,lat,lon\na.jpg,48.5,11.5\n",
         "path,lat,lon\ra.jpg,48.5,11.5\r",
         "path,lat,lon\r\na.jpg,48.5,11.5\n\n  \n,,\n",
+        "path,lat,lon\na.jpg,48.5,11.5,,\n",
         "\n\npath,lat,lon\na.jpg,48.5,11.5",
         "\ufeffpath,lat,lon\na.jpg,48.5,11.5\n",
         "sep=;\npath;lat;lon\na.jpg;48.5;11.5\n",
@@ -317,6 +318,7 @@ def test_backslashes_are_separators_if_there_is_such_a_file(tmp_path):
     (tmp_path / "places.csv").write_text("path,lat,lon\nsub\\a.jpg,1,2\nodd\\name.jpg,1,2\nsub\\gone.jpg,1,2\n")
     table = read_places(tmp_path)
     assert [place.path for place in table.places] == ["sub/a.jpg", "odd\\name.jpg", "sub\\gone.jpg"] and table.skipped == {}
+    assert remark_texts(table) == ["1 paths with backslashes, read as paths with forward slashes"]
 
 
 @pytest.mark.parametrize(
