@@ -93,6 +93,7 @@ def _list_queries(query: Path) -> PhotoListing:
         return PhotoListing([query])
     try:
         listing = list_photos(query)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        logger.warning("%s", error)  # names the images that were skipped
         return PhotoListing([query])
     return replace(listing, skipped={str(query / path): reason for path, reason in listing.skipped.items()})

@@ -351,8 +351,10 @@ def test_an_index_behind_a_link_is_built_and_replaced(encoder, photos, tmp_path)
     assert (tmp_path / "link").is_symlink() and len(PlaceIndex.open(tmp_path / "target")) == 9
 
 
-def test_an_empty_query_folder_does_not_stop_the_others(encoder, photos, tmp_path):
+def test_an_empty_query_folder_does_not_stop_the_others(encoder, photos, tmp_path, caplog):
     built, _ = index_photos(photos, tmp_path / "index", encoder)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.jxl").write_bytes(b"\xff\x0a" + bytes(20))
     results = search_photos(built, [tmp_path / "empty", save(tmp_path / "q.jpg", 1)], encoder)
     assert [(result.error, len(result.matches)) for result in results] == [("a folder, not a photo", 0), (None, 5)]
+    assert "Skipped images: a.jxl (JPEG XL" in caplog.text
