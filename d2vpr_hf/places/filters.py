@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.places.geometry import distances_from
+from d2vpr_hf.places.geometry import distances_from, place_blocks
 from d2vpr_hf.places.place import Place, all_with_degrees, with_utm
 from d2vpr_hf.places.timestamps import to_seconds
 
@@ -99,7 +99,11 @@ def within_box(places: Sequence[Place], south: float, west: float, north: float,
             "A box needs -90 <= south <= north <= 90 and west and east in [-180, 180] degrees, got "
             f"south {south}, west {west}, north {north}, east {east}."
         )
-    places = all_with_degrees(places)
+    masks = (_in_box(all_with_degrees(block), south, west, north, east) for block in place_blocks(places))
+    return np.concatenate([np.empty(0, bool), *masks])
+
+
+def _in_box(places: Sequence[Place], south: float, west: float, north: float, east: float) -> Mask:
     latitude, longitude = _numbers(places, "latitude"), _numbers(places, "longitude")
     other_sign = np.where(np.abs(longitude) == 180, -longitude, longitude)  # 180 and -180 degrees are one meridian
     between = np.zeros(len(places), bool)

@@ -4,9 +4,10 @@ Degrees are compared on the sphere, as vectors from its centre: distances then h
 and the poles. Metres of a local frame, and metres without a UTM zone, are compared only within their frame.
 """
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,7 @@ from d2vpr_hf.places.place import (
 )
 
 EARTH = "the Earth"  # the frame of positions in degrees
+_BLOCK = 50_000  # places
 
 Coordinates = tuple[float, float, float]
 FramePoints = dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]  # rows (R,) and coordinates (R, 3) by frame
@@ -137,9 +139,19 @@ def distances_in_frames(frames: FramePoints, count: int) -> NDArray[np.float64]:
 
 def distances_from(place: Place, places: Sequence[Place]) -> NDArray[np.float64]:
     """Return the distances in metres (N,) from a place to others; infinite for those without a common frame."""
-    distances = np.full(len(places), np.inf)
     origins = frame_points([place])
-    for frame, (rows, points) in reversed(frame_points(places).items()):
-        if frame in origins:
-            distances[rows] = distances_in_frame(frame, points, origins[frame][1])
-    return distances
+    parts = [np.empty(0)]
+    for block in place_blocks(places):
+        distances = np.full(len(block), np.inf)
+        for frame, (rows, points) in reversed(frame_points(block).items()):
+            if frame in origins:
+                distances[rows] = distances_in_frame(frame, points, origins[frame][1])
+        parts.append(distances)
+    return np.concatenate(parts)
+
+
+def place_blocks(places: Iterable[Place]) -> Iterator[list[Place]]:
+    """Yield places in blocks: all places of a large index would take much memory at once."""
+    remaining = iter(places)
+    while block := list(itertools.islice(remaining, _BLOCK)):
+        yield block
