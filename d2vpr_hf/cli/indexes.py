@@ -271,8 +271,13 @@ def add(
         typer.echo(json.dumps({"index": str(index), "photos": len(changed)} | report.to_dict(), indent=2))
     else:
         typer.echo(f"{_changes_text(report)} {len(changed)} photos in {index}.")
-    base = changed.settings.photo_folder
-    unused = [photo for photo in photos if not report.skipped.keys().isdisjoint((str(photo), name_in_folder(base, photo)))]
+    names = {photo: name_in_folder(changed.settings.photo_folder, photo) for photo in photos}
+    indexed = set(changed.places.column("path")) if report.skipped else set()  # photos that are given twice are skipped once
+    unused = [
+        photo
+        for photo, name in names.items()
+        if name not in indexed and not report.skipped.keys().isdisjoint((str(photo), name))
+    ]
     check_used(unused, len(photos))
 
 

@@ -93,6 +93,7 @@ def test_a_missing_path_fails_after_the_others_are_added(index, tmp_path):
         assert report["added"] + report["kept"] == 1 and list(report["skipped"]) == [str(tmp_path / unusable)]
     (tmp_path / "bad.jpg").write_text("not a photo")
     assert run("add", index, extra, tmp_path / "bad.jpg")[0] == 1
+    assert run("add", index, extra, extra.parent, extra)[0] == 0  # given twice, and used
     status, _, err = run("add", index, tmp_path / "gone.jpg")
     assert status == 1 and f"There is no file or folder {tmp_path / 'gone.jpg'}" in err
 
