@@ -12,7 +12,7 @@ import pyarrow as pa
 import utm
 from numpy.typing import ArrayLike, NDArray
 
-from d2vpr_hf.places.utm_zones import UtmZone, settle_zone, zone_degrees, zone_text
+from d2vpr_hf.places.utm_zones import UtmZone, parse_zone, settle_zone, zone_degrees, zone_text
 
 EARTH_RADIUS = 6_371_008.8  # metres, the mean radius of the IUGG
 POSITIVE_DIST_THRESHOLD = 25.0  # metres within which photos show the same place, the field's usual number
@@ -126,7 +126,9 @@ def check_fields(place: Place) -> None:
         check_degrees(place.latitude, place.longitude)
     if place.heading is not None and abs(place.heading) > 360:
         raise ValueError(f"heading must be in [-360, 360] degrees, got {place.heading}")
-    if place.utm_zone:
+    if place.utm_zone and place.utm_east is None:
+        parse_zone(place.utm_zone)
+    elif place.utm_zone:
         settle_zone(place.utm_zone, place.latitude, place.utm_north)
 
 
@@ -266,7 +268,7 @@ def _is_near_zone(place: Place) -> bool:
     if not place.utm_zone or place.utm_east is None or place.utm_north is None:
         return False
     if 100_000 <= place.utm_east < 1_000_000:
-        return -1 <= place.utm_north <= 10_000_001  # with rounding
+        return -1_000_000 <= place.utm_north <= 11_000_000  # cities on the equator may have one hemisphere
     zone = place_zone(place)
     least_north = 10_000 if zone is None or zone.is_north else 1_100_000  # 80° S
     return -200_000 <= place.utm_east < 1_200_000 and least_north <= place.utm_north <= 10_000_000
@@ -291,7 +293,7 @@ def _with_missing_zones(places: Sequence[Place]) -> list[Place]:
 
 def _with_normal_zones(places: Sequence[Place]) -> list[Place]:
     """Write the zones of places in the normal form."""
-    return [_with_normal_zone(place) if place.utm_zone else place for place in places]
+    return [_with_normal_zone(place) if place.utm_zone and place.utm_east is not None else place for place in places]
 
 
 def _with_normal_zone(place: Place) -> Place:

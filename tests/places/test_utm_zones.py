@@ -138,6 +138,23 @@ def test_mock_coordinates_and_metres_far_from_their_zone_get_no_degrees(east, no
     assert complete_places([place]) == [place]
 
 
+@pytest.mark.parametrize(("latitude", "letter"), [(-0.05, "N"), (0.05, "M")])
+def test_places_beyond_the_equator_keep_the_hemisphere_of_their_city(latitude, letter):
+    """A data set gives all of Kampala one hemisphere: northings are then negative, or above 10,000 km."""
+    east, north, _, _ = utm.from_latlon(latitude, 32.58, force_northern=letter == "N")
+    place = complete_places([Place("", utm_east=east, utm_north=north, utm_zone=f"36{letter}")])[0]
+    assert (place.latitude, place.longitude) == pytest.approx((latitude, 32.58), abs=1e-6)
+    assert complete_places([place]) == [place]
+
+
+def test_a_zone_without_metres_needs_no_hemisphere():
+    """A column of zones is filled also in rows without a position; the zone of degrees follows from them."""
+    unknown, located = complete_places([Place("a", utm_zone="32"), Place("b", 43.7711, 11.2486, utm_zone="32")])
+    assert not unknown.has_position and (located.utm_zone, located.utm_east) == ("32T", pytest.approx(680_992, abs=200))
+    with pytest.raises(ValueError, match="expected a UTM zone"):
+        complete_places([Place("a", utm_zone="99T")])
+
+
 def test_a_missing_zone_is_added_where_it_explains_metres_and_degrees():
     """Without it, metres of two zones would be compared in one plane: 23 km for two photos at Greenwich."""
     places = [Place("a", 51.4779, longitude, *utm.from_latlon(51.4779, longitude)[:2]) for longitude in (-0.0001, 0.0001)]
