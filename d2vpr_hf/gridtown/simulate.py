@@ -19,6 +19,7 @@ from d2vpr_hf.gridtown.photo_spec import NUM_HEADINGS, Photo, draw_photo, parse_
 from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName
 from d2vpr_hf.gridtown.town import make_town
 from d2vpr_hf.utils.atomic_files import scratch_folder
+from d2vpr_hf.utils.interrupts import blocked_signals
 
 _CHUNK = 16  # photos that a process renders between two calls of `progress`
 
@@ -188,7 +189,9 @@ def _write_photos(job: _CityJob, folder: Path, chunks: list[list[_PhotoFile]], w
         yield from map(photographer.write, chunks)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (job, folder)) as pool:
-        yield from pool.map(_write_chunk, chunks)
+        with blocked_signals():  # a terminal signals workers too, which would print tracebacks while they start
+            labels = pool.map(_write_chunk, chunks)
+        yield from labels
 
 
 class _Photographer:

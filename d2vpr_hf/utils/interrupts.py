@@ -111,6 +111,19 @@ def deferred_interrupts() -> Iterator[None]:
             signal.raise_signal(received[0])
 
 
+@contextlib.contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM until the end of the block. Processes that are started inside inherit this and keep it."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, set(SIGNALS))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 def _is_deferrable(handler: Any) -> bool:
     """Return whether Python handles a signal, and does not end the process at once, as for a second signal."""
     return callable(handler) and not (isinstance(handler, SignalHandler) and handler.received is not None)

@@ -1,5 +1,6 @@
 """Runs that are interrupted at any batch: what is encoded is stored, and the same command ends with the bytes of one run."""
 
+import importlib
 import itertools
 import logging
 import os
@@ -422,3 +423,12 @@ def test_every_command_ends_in_one_line(tmp_path, tiny_folder, monkeypatch, comm
     assert signal.getsignal(signal.SIGINT) == handler
     left = [path for path in sorted(tmp_path.iterdir()) if path not in before]
     assert left == ([names["OUT"]] if command[0] == "embed" and names["OUT"].exists() else [])
+
+
+def test_an_interrupted_simulation_leaves_no_photos(tmp_path, monkeypatch):
+    """Half a city would look like a whole one."""
+    module = importlib.import_module("d2vpr_hf.gridtown.simulate")  # the package has a function of the module's name
+    monkeypatch.setattr(module, "encode_jpeg", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    words = ("simulate", tmp_path / "city", "--places", 2, "--seed", 3, "--workers", 1, "--image-size", 28)
+    status, _, err = run(*words)
+    assert (status, err) == (130, "d2vpr: stopped by Ctrl-C.\n") and list(tmp_path.iterdir()) == []

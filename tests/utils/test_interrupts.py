@@ -2,11 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from d2vpr_hf.utils.interrupts import InterruptedBySignalError, SignalHandler, deferred_interrupts, raise_interrupted
+from d2vpr_hf.utils.interrupts import (
+    InterruptedBySignalError,
+    SignalHandler,
+    blocked_signals,
+    deferred_interrupts,
+    raise_interrupted,
+)
 
 
 def send(number=signal.SIGINT):
@@ -83,3 +91,15 @@ def test_other_threads_leave_signals_alone():
     thread.start()
     thread.join()
     assert errors == []
+
+
+def test_processes_that_start_in_a_block_receive_no_signal():
+    """A terminal's Ctrl-C reaches workers too: one that imports torch would print a traceback, or end the run."""
+    code = "import time; print(1, flush=True); time.sleep(0.2)"
+    with pytest.raises(KeyboardInterrupt), blocked_signals():
+        worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        worker.stdout.read(1)
+        worker.send_signal(signal.SIGINT)
+        worker.communicate()
+        assert worker.returncode == 0
+        send()

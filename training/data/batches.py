@@ -1,8 +1,7 @@
 """Batches of pixels: photos of places, decoded, resized and augmented by worker processes ahead of the network."""
 
-import contextlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from d2vpr_hf.training.data.augmentation import RandAugment
 from d2vpr_hf.training.data.place_photos import PlacePhotos
 from d2vpr_hf.training.data.place_sampler import LocalBatches
 from d2vpr_hf.training.random_streams import Purpose, make_rng
-from d2vpr_hf.utils.interrupts import SIGNALS
+from d2vpr_hf.utils.interrupts import SIGNALS, blocked_signals
 
 NO_AUGMENTATION = RandAugment(0)
 
@@ -102,21 +101,8 @@ class _SignalSafeLoader(DataLoader[PlaceBatch]):
     """Block SIGINT and SIGTERM while workers start: until `_begin_worker` ignores a signal, it would end a worker."""
 
     def __iter__(self):  # type: ignore[no-untyped-def] # torch's iterators are private
-        with _signals_blocked():
+        with blocked_signals():
             return super().__iter__()
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block SIGINT and SIGTERM until the end of the block. Processes that are started inside inherit this and keep it."""
-    if not hasattr(signal, "pthread_sigmask"):  # on Windows
-        yield
-        return
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, set(SIGNALS))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def join_places(places: Sequence[PlaceBatch]) -> PlaceBatch:
