@@ -29,7 +29,7 @@ from starlette.middleware import Middleware  # noqa: E402
 from d2vpr_hf.explanation import Explanation, explain_match  # noqa: E402
 from d2vpr_hf.localization.localize import PRECISION  # noqa: E402
 from d2vpr_hf.readers import UnreadablePhotoError  # noqa: E402
-from d2vpr_hf.readers.photos import PHOTO_SUFFIXES  # noqa: E402
+from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES  # noqa: E402
 from d2vpr_hf.space import pages  # noqa: E402
 from d2vpr_hf.space.about import about_page  # noqa: E402
 from d2vpr_hf.space.opened_space import OpenedSpace, open_space  # noqa: E402

@@ -1,5 +1,6 @@
 """Public names, their keyword parameters, commands and options: none of an earlier commit is lost by a move or a new name."""
 
+import importlib
 import inspect
 import json
 from pathlib import Path
@@ -24,3 +25,8 @@ def test_a_command_still_has_its_options(name):
     command = typer.main.get_command(app).commands[name]
     options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert set(OLD["commands"][name]) <= options
+
+
+@pytest.mark.parametrize("name", ["find_photos", "open_photo"])
+def test_a_function_is_still_in_the_module_that_callers_name(name):
+    assert getattr(importlib.import_module("d2vpr_hf.readers.photos"), name) is getattr(d2vpr_hf.readers, name)

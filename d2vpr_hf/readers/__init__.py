@@ -5,8 +5,7 @@ from d2vpr_hf.readers.group_places import PlaceGrid, describe_places, group_plac
 from d2vpr_hf.readers.gsv_cities import read_gsv_cities
 from d2vpr_hf.readers.hub_dataset import load_places
 from d2vpr_hf.readers.photo_collection import PhotoCollection, name_in_folder
-from d2vpr_hf.readers.photo_listing import find_photos
-from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, open_photo
+from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, find_photos, open_photo
 from d2vpr_hf.readers.place_dataset import DatasetPhotos, iter_photos, to_dataset
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable

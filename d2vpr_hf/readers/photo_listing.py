@@ -2,6 +2,7 @@
 
 import heapq
 import os
+import posixpath
 import stat
 from collections import defaultdict
 from collections.abc import Collection
@@ -9,13 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from d2vpr_hf.readers.image_signatures import NUM_BYTES, READ, image_format
-from d2vpr_hf.readers.photos import PHOTO_SUFFIXES, paths_file, read_paths_file
 from d2vpr_hf.readers.program_files import program_folder, program_name
-from d2vpr_hf.readers.remarks import Remark, RemarkCounter, report_remarks
-from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.readers.remarks import Remark, RemarkCounter
+
+_FORMATS = (
+    "jpg jpeg jpe jfif mpo png apng webp bmp gif tif tiff jp2 j2k jpf jpx heic heics heif hif hifs avif avifs ppm pgm pnm"
+)
+PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
 
 LINKED_PHOTOS = "links to photos that are read under another name"
 LINKED_FOLDERS = "links to folders that are read already"
+
+_LIST_ENDING = "_images_paths.txt"
 
 # Files of these names are not opened to look for an image in them: a file system in a network takes milliseconds for each.
 _OTHER_FORMATS = """
@@ -45,14 +51,6 @@ class PhotoListing:
     photos: list[Path]
     skipped: dict[str, str] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
-
-
-def find_photos(folder: Path) -> list[Path]:
-    """List the photo files in a folder as [`list_photos`] does, and log warnings of skipped images."""
-    listing = list_photos(folder)
-    report_remarks(listing.remarks)
-    report_skipped(listing.skipped, len(listing.photos) + len(listing.skipped), strict=False)
-    return listing.photos
 
 
 def list_photos(folder: Path, listed: Collection[str] = ()) -> PhotoListing:
@@ -95,6 +93,43 @@ def list_photos(folder: Path, listed: Collection[str] = ()) -> PhotoListing:
             + (f" Skipped images: {' '.join(skipped)}" if skipped else "")
         )
     return PhotoListing(photos, search.skipped, remarks)
+
+
+def paths_file(folder: Path) -> Path:
+    """Return the path of the list of photos that may be next to a folder: `<folder>_images_paths.txt`."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.parent / f"{named.name}{_LIST_ENDING}"
+
+
+def read_paths_file(listing: Path, folder: Path) -> list[Path]:
+    """Read a list of photos, in the form of VPR-methods-evaluation: one path a line, relative to the folder.
+
+    Empty lines are ignored. The files are not checked one by one; opening a missing file reports it.
+
+    Raises:
+        ValueError: If the list is not in UTF-8, or a path leads out of the folder or is listed twice.
+        FileNotFoundError: If none of the files exists.
+    """
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{listing} is not a text in UTF-8 ({error}). List one path a line.") from error
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            path = posixpath.normpath(line.strip())
+            if path.startswith(("/", "../")):
+                raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
+            if numbers.setdefault(path, number) != number:
+                raise ValueError(f"{listing}, line {number}: {path} is listed in line {numbers[path]} already.")
+    photos = [folder / path for path in numbers]
+    if not any(photo.exists() for photo in photos):
+        example = f", such as {photos[0]}" if photos else ""
+        raise FileNotFoundError(
+            f"None of the {len(photos)} photos that {listing} lists exists{example}. Expected one path a line, relative to "
+            f"{folder}. Without that file the folder is searched."
+        )
+    return photos
 
 
 class _Search:

@@ -1,10 +1,9 @@
-"""Find and open photo files."""
+"""Find and open photo files; photo_listing.py has the rules by which they are found."""
 
 import contextlib
 import functools
 import io
 import os
-import posixpath
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,13 +15,11 @@ import pillow_heif
 from PIL.ExifTags import Base
 from PIL.ImageOps import exif_transpose
 
-PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
-_FORMATS = (
-    "jpg jpeg jpe jfif mpo png apng webp bmp gif tif tiff jp2 j2k jpf jpx heic heics heif hif hifs avif avifs ppm pgm pnm"
-)
-PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS.split())
+from d2vpr_hf.readers.photo_listing import list_photos
+from d2vpr_hf.readers.remarks import report_remarks
+from d2vpr_hf.readers.skipped import report_skipped
 
-_LIST_ENDING = "_images_paths.txt"
+PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
 
 # A reduced photo stays at least this many times larger than its target size; docs/speed.md has the effect on descriptors.
 _SMALLEST_RATIO = 3
@@ -61,41 +58,12 @@ class UnreadablePhotoError(Exception):
     """A photo file that cannot be decoded. The message has the reason, without the path."""
 
 
-def paths_file(folder: Path) -> Path:
-    """Return the path of the list of photos that may be next to a folder: `<folder>_images_paths.txt`."""
-    named = folder if folder.name not in ("", "..") else folder.resolve()
-    return named.parent / f"{named.name}{_LIST_ENDING}"
-
-
-def read_paths_file(listing: Path, folder: Path) -> list[Path]:
-    """Read a list of photos, in the form of VPR-methods-evaluation: one path a line, relative to the folder.
-
-    Empty lines are ignored. The files are not checked one by one; opening a missing file reports it.
-
-    Raises:
-        ValueError: If the list is not in UTF-8, or a path leads out of the folder or is listed twice.
-        FileNotFoundError: If none of the files exists.
-    """
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{listing} is not a text in UTF-8 ({error}). List one path a line.") from error
-    numbers: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            path = posixpath.normpath(line.strip())
-            if path.startswith(("/", "../")):
-                raise ValueError(f"{listing}, line {number}: expected a path inside the folder and relative to it, got {path}.")
-            if numbers.setdefault(path, number) != number:
-                raise ValueError(f"{listing}, line {number}: {path} is listed in line {numbers[path]} already.")
-    photos = [folder / path for path in numbers]
-    if not any(photo.exists() for photo in photos):
-        example = f", such as {photos[0]}" if photos else ""
-        raise FileNotFoundError(
-            f"None of the {len(photos)} photos that {listing} lists exists{example}. Expected one path a line, relative to "
-            f"{folder}. Without that file the folder is searched."
-        )
-    return photos
+def find_photos(folder: Path) -> list[Path]:
+    """List the photo files in a folder as [`list_photos`] does, and log warnings of skipped images."""
+    listing = list_photos(folder)
+    report_remarks(listing.remarks)
+    report_skipped(listing.skipped, len(listing.photos) + len(listing.skipped), strict=False)
+    return listing.photos
 
 
 def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PIL.Image.Image:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from d2vpr_hf.readers import UnreadablePhotoError
-from d2vpr_hf.readers.photos import PHOTO_SUFFIXES, open_header
+from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
+from d2vpr_hf.readers.photos import open_header
 from d2vpr_hf.readers.program_files import program_file
 
 _CHUNK = 1 << 20
