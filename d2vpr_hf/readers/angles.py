@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from d2vpr_hf.readers.photo_metadata import Note, Stated
@@ -16,6 +17,9 @@ _ANGLE = re.compile(r"([A-Za-z]*)([^A-Za-z]*)([A-Za-z]*)")
 _BETWEEN_NUMBERS = re.compile(r"[\s,:Â°º'’′\"”″]+")  # Â: UTF-8 read as Latin-1
 _WGS84 = re.compile(r"WGS(19)?84|(GCS|EPSG)?(WGS1984|4326)|WORLDGEODETICSYSTEM1984")
 _SAME_WITHIN_METRES = {"JGD2000", "JGD2011", "NAD83", "ETRS89", "GDA94", "GDA2020", "CGCS2000"}  # as WGS 84
+_COMMA = re.compile(r"[+-]?[0-9]+,0*[1-9][0-9]*")
+# words for a missing letter, both letters, and words that begin with the opposite letter: north in Czech, east in Polish
+_NO_LETTER = re.compile(r"N/?A$|NAN$|NIL$|NONE|NULL|NOT?\b|[NSEW] ?/|SEVER|WSCH")
 _WHOLE = 1e-9  # degrees or minutes with a smaller fraction are whole; 0.1 millimetres
 
 
@@ -63,14 +67,19 @@ class Angle:
 
 
 def first_letter(reference: Any) -> str:
-    """Return the first letter of a reference, in upper case: of text, bytes or the numbers of characters; else empty."""
-    if isinstance(reference, int):
+    """Return the first letter of a reference, in upper case: of text, bytes or the numbers of characters; else empty.
+
+    Words for a missing reference, such as `None` or `N/A`, have none.
+    """
+    if isinstance(reference, Real):
         reference = (reference,)
     if isinstance(reference, tuple | list):
-        reference = "".join(chr(code) for code in reference if isinstance(code, int) and 0 <= code < 128)
+        codes = (code for code in reference if isinstance(code, Real) and 0 <= code < 128)  # also floats and fractions
+        reference = "".join(chr(int(code)) for code in codes)
     if isinstance(reference, bytes):
         reference = reference.decode("latin-1")
-    return reference.strip(_BLANKS + "\"'")[:1].upper() if isinstance(reference, str) else ""
+    word = reference.strip(_BLANKS + "\"'").upper() if isinstance(reference, str) else ""
+    return "" if _NO_LETTER.match(word) else word[:1]
 
 
 def parse_fraction(text: str) -> Part:
@@ -90,6 +99,8 @@ def parse_angle(text: str) -> Angle:
     match = _ANGLE.fullmatch(re.sub(r"deg(rees?)?", "°", text.strip(_BLANKS), flags=re.IGNORECASE))
     if match is None or (match[1] and match[3]):
         raise UnusablePositionError("whose degrees are not numbers")
+    if _COMMA.fullmatch(match[2].strip(_BLANKS)):  # `22,5` may be 22.5 degrees
+        raise UnusablePositionError("with one comma, which may stand before minutes or be a decimal comma")
     numbers = [number for number in _BETWEEN_NUMBERS.split(match[2]) if number]
     return Angle([parse_fraction(number) for number in numbers], first_letter(match[1] or match[3]))
 

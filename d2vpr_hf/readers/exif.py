@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ DAMAGED = Note("skipped", "EXIF blocks in photos that are damaged")
 
 _SOURCE = "EXIF"
 _BEGINNING = re.compile(rb"(?:Exif\0\0)*(?:II[*+]\0|MM\0[*+])")  # of a TIFF file, which EXIF is
+_OFFSET_TYPES = (4, 13)  # LONG and IFD, of TIFF
 _OFFSET = re.compile(r"([+-])([0-9]{1,2}):?([0-9]{2})")
 _CLOCK = re.compile(r"[0-9]{4}[-:/.][0-9]{2}[-:/.][0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}")
 _DATE = re.compile(r"[0-9]{4}[-:/.][0-9]{2}[-:/.][0-9]{2}")
@@ -65,10 +67,9 @@ def read_exif(image: PIL.Image.Image, assume_north_east: bool = False) -> PhotoM
         Exception: Pillow's errors on damaged EXIF, see [`d2vpr_hf.readers.photos.named_errors`].
     """
     exif = image.getexif()
+    block = image.info.get("exif")
     if not exif:
-        block = image.info.get("exif", b"")
-        is_damaged = isinstance(block, bytes) and len(block) > 0 and not _BEGINNING.match(block)
-        return PhotoMetadata(Stated(None, (DAMAGED,))) if is_damaged else NOTHING
+        return PhotoMetadata(Stated(None, (DAMAGED,))) if _is_damaged(block) else NOTHING
     gps = exif.get_ifd(IFD.GPSInfo)
     photo_tags = exif.get_ifd(IFD.Exif)
     # programs write each time into either directory
@@ -76,7 +77,37 @@ def read_exif(image: PIL.Image.Image, assume_north_east: bool = False) -> PhotoM
     position = _position(gps, assume_north_east)
     if not gps and IFD.GPSInfo in exif:
         position = Stated(None, (Note("skipped", "EXIF blocks of positions that are empty or damaged"),))
-    return PhotoMetadata(position, _heading(gps), _timestamp(tags, gps))
+    timestamp = _timestamp(tags, gps)
+    if position == Stated() and _is_damaged(block):
+        position = Stated(None, (DAMAGED,))
+    elif position.value is not None and timestamp == Stated() and _is_damaged(block):
+        timestamp = Stated(None, (DAMAGED,))
+    return PhotoMetadata(position, _heading(gps), timestamp)
+
+
+def _is_damaged(block: Any) -> bool:
+    """Return whether an EXIF block is not TIFF, or has directories that end behind it: Pillow reads what there is of them."""
+    if not isinstance(block, bytes) or not block:
+        return False
+    beginning = _BEGINNING.match(block)
+    if beginning is None:
+        return True
+    tiff = block[beginning.end() - 4 :]
+    order = "<" if tiff.startswith(b"I") else ">"
+    try:
+        entries = list(_directory_entries(tiff, order, *struct.unpack_from(f"{order}I", tiff, 4)))
+        for tag, kind, _, offset in entries:
+            if tag in (IFD.Exif, IFD.GPSInfo) and kind in _OFFSET_TYPES:
+                list(_directory_entries(tiff, order, offset))
+    except struct.error:
+        return True
+    return False
+
+
+def _directory_entries(tiff: bytes, order: str, offset: int) -> Iterator[tuple[int, ...]]:
+    """Yield tag, type, count and value or offset of the entries of a directory."""
+    (count,) = struct.unpack_from(f"{order}H", tiff, offset)
+    return (struct.unpack_from(f"{order}HHII", tiff, offset + 2 + 12 * number) for number in range(count))
 
 
 def _position(gps: Mapping[int, Any], assume_north_east: bool) -> Stated[tuple[float, float]]:

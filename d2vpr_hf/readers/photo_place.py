@@ -18,7 +18,7 @@ from d2vpr_hf.readers.takeout import read_takeout
 from d2vpr_hf.readers.xmp import parse_xmp, read_xmp
 
 _EXIF_KEYS = ("exif", "Raw profile type exif")  # of an image's information; the second is ImageMagick's in PNG
-_XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
+_XMP_KEYS = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 _XMP_HEADINGS = (b"GPSImgDirection", b"YawDegree")
 
 
@@ -94,11 +94,13 @@ class PhotoPlaceReader:
         """Return the sources inside a photo. Damaged EXIF or XMP is counted, and its other sources are read."""
         with open_header(photo) as image:
             sources = [_Source("EXIF", self._read_exif(image, photo, name))]
-            content = next((image.info[key] for key in _XMP_KEYS if image.info.get(key)), None)
-        if not content or _is_complete(sources, content):
+            key = next((key for key in _XMP_KEYS if image.info.get(key)), None)
+            content = None if key is None else image.info[key]
+        if key is None or _is_complete(sources, content):
             return sources
-        xmp = self._read_xmp(content.encode() if isinstance(content, str) else content, name)
-        return [*sources, _Source("XMP", xmp)]
+        if isinstance(content, str):
+            content = _raw_profile(content) if key.startswith("Raw") else content.encode()
+        return [*sources, _Source("XMP", self._read_xmp(content, name))]
 
     def _read_exif(self, image: PIL.Image.Image, photo: Path, name: str) -> PhotoMetadata:
         try:
@@ -136,6 +138,14 @@ class PhotoPlaceReader:
             else:
                 sources.append(_Source("sidecar files", metadata, is_sidecar=True))
         return sources
+
+
+def _raw_profile(text: str) -> bytes:
+    """Return the content of a profile as ImageMagick writes it into PNG: hexadecimal, below lines with its name and length."""
+    try:
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    except ValueError:
+        return b""  # not XML, which is counted
 
 
 def _is_complete(sources: Sequence[_Source], xmp: object) -> bool:

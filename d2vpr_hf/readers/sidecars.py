@@ -24,8 +24,7 @@ class SidecarFolders:
         """Yield the files that may hold the metadata of a photo, those with XMP first."""
         names = self._listed(photo.parent)
         if names:
-            candidates = dict.fromkeys([*_xmp_names(photo), *takeout_names(photo.name)])
-            yield from (photo.parent / name for name in candidates if name in names)
+            yield from (photo.parent / name for name in _candidates(photo) if name in names)
 
     def _listed(self, folder: Path) -> frozenset[str]:
         """Return the names of all files in a folder that may be sidecars."""
@@ -42,11 +41,13 @@ class SidecarsOfOnePhoto:
 
     def find(self, photo: Path) -> Iterator[Path]:
         """Yield the files that may hold the metadata of a photo, as [`SidecarFolders.find`] does."""
-        candidates = dict.fromkeys([*_xmp_names(photo), *takeout_names(photo.name)])
-        yield from (photo.parent / name for name in candidates if os.path.lexists(photo.parent / name))
+        yield from (photo.parent / name for name in _candidates(photo) if os.path.lexists(photo.parent / name))
 
 
-def _xmp_names(photo: Path) -> Iterator[str]:
-    """Yield the names of XMP files: `a.jpg.xmp` of darktable, `a.xmp` of Lightroom."""
-    for stem in (photo.name, photo.stem):
-        yield from (f"{stem}.xmp", f"{stem}.XMP")
+def _candidates(photo: Path) -> dict[str, None]:
+    """Return the names that the sidecar files of a photo may have, with suffixes in lower or upper case."""
+    suffixes = dict.fromkeys((photo.suffix, photo.suffix.lower(), photo.suffix.upper()))
+    photos = [f"{photo.stem}{suffix}" for suffix in suffixes]
+    names = [f"{name}.xmp" for name in (*photos, photo.stem)]  # of darktable, and of Lightroom
+    names += [name for each in photos for name in takeout_names(each)]
+    return dict.fromkeys(spelling for name in names for spelling in (name, name[:-4] + name[-4:].upper()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,6 +14,8 @@ from d2vpr_hf.readers.photo_metadata import Note, PhotoMetadata, Stated, utc_tex
 _ENDING = ".supplemental-metadata"
 _LONGEST_STEM = 46  # characters before `.json`: Takeout cuts longer names
 _SUFFIXES = (".jpg", ".JPG", ".jpeg", ".HEIC", ".heic", ".png", ".PNG")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_LARGEST_NUMBER = 1e12
 _COUNTED = re.compile(r"(.*)(\([0-9]+\))")
 _EDITED = re.compile(  # the suffix of edited photos, in the language of their owner
     r"(.*)-(?:edited|bearbeitet|modifié|editado|editada|modificato|bewerkt|edytowane|redigerad|redigeret|redigert|muokattu|"
@@ -86,7 +87,11 @@ def _plain(name: str) -> str:
 
 def _position(degrees: Any) -> Stated[tuple[float, float]]:
     latitude, longitude = (_number(degrees, name) for name in ("latitude", "longitude"))
-    if latitude is None or longitude is None or (latitude, longitude) == (0, 0):
+    if latitude is None or longitude is None:
+        is_stated = isinstance(degrees, dict) and any(degrees.get(name) is not None for name in ("latitude", "longitude"))
+        note = Note("skipped", "positions of Google Takeout that are not two numbers")
+        return Stated(None, (note,)) if is_stated else Stated()
+    if (latitude, longitude) == (0, 0):
         return Stated()
     if not (abs(latitude) <= 90 and abs(longitude) <= 180):
         return Stated(None, (Note("skipped", "positions of Google Takeout that are not on the globe"),))
@@ -105,8 +110,8 @@ def _timestamp(values: dict[str, Any]) -> Stated[str]:
 
 def _number(values: Any, name: str) -> float | None:
     """Return a finite number in an object; `None` if it has none of this name."""
-    try:
-        number = math.nan if isinstance(values[name], bool) else float(values[name])
-    except (LookupError, TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+    value = values.get(name) if isinstance(values, dict) else None
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and abs(value) < _LARGEST_NUMBER else None

@@ -18,7 +18,16 @@ from d2vpr_hf.readers.angles import (
 )
 from d2vpr_hf.readers.photo_metadata import Note, PhotoMetadata, Stated, is_time, zone_notes
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")  # NUL bytes are then parts of characters
+_WIDE_ENCODINGS = {  # by the first bytes: a byte order mark, or the first character of XML
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"<\0\0\0": "utf-32-le",
+    b"\0\0\0<": "utf-32-be",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+    b"<\0": "utf-16-le",
+    b"\0<": "utf-16-be",
+}
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns# "
 _PREFIXES = {  # by namespace; a file may bind a namespace to any prefix
     "http://ns.adobe.com/exif/1.0/": "exif",
@@ -26,11 +35,12 @@ _PREFIXES = {  # by namespace; a file may bind a namespace to any prefix
     "http://ns.adobe.com/photoshop/1.0/": "photoshop",
     "http://www.dji.com/drone-dji/1.0/": "drone-dji",
 }
-_POSITIONS = (
-    ("exif:GPSLatitude", "exif:GPSLongitude"),
-    ("drone-dji:GpsLatitude", "drone-dji:GpsLongitude"),
-    ("drone-dji:GpsLatitude", "drone-dji:GpsLongtitude"),  # as DJI's earlier firmware spells it
+_POSITIONS = (  # the names of a latitude and of a longitude
+    ("exif:GPSLatitude", ("exif:GPSLongitude",)),
+    ("drone-dji:GpsLatitude", ("drone-dji:GpsLongitude", "drone-dji:GpsLongtitude")),  # as DJI's earlier firmware spells it
+    ("drone-dji:Latitude", ("drone-dji:Longitude",)),
 )
+_FAILED = {"exif:GPSStatus": "V", "drone-dji:GpsStatus": "INVALID", "drone-dji:RtkFlag": "0"}
 _TIMES = ("exif:DateTimeOriginal", "exif:DateTimeDigitized", "photoshop:DateCreated", "xmp:CreateDate", "exif:GPSTimeStamp")
 _SOURCE = "XMP"
 
@@ -45,14 +55,15 @@ def parse_xmp(content: bytes) -> dict[str, str]:
         ValueError: If the packet is not XML, or has a document type.
     """
     collector = _Properties()
-    parser = expat.ParserCreate(namespace_separator=" ")
+    content, encoding = _without_wide_characters(content)
+    parser = expat.ParserCreate(encoding, namespace_separator=" ")
     parser.buffer_text = True
     parser.StartDoctypeDeclHandler = collector.refuse
     parser.StartElementHandler = collector.begin
     parser.EndElementHandler = collector.end
     parser.CharacterDataHandler = collector.add_text
     try:
-        parser.Parse(content if content.startswith(_UTF16_MARKS) else content.strip(b"\0 \t\r\n"), True)
+        parser.Parse(content.strip(b"\0 \t\r\n"), True)
     except (expat.ExpatError, LookupError) as error:  # LookupError: an unknown encoding
         raise ValueError(f"not XML ({error})") from error
     return collector.properties
@@ -61,6 +72,14 @@ def parse_xmp(content: bytes) -> dict[str, str]:
 def read_xmp(properties: Mapping[str, str], assume_north_east: bool = False) -> PhotoMetadata:
     """Read the metadata of a photo from the properties of its XMP; arguments as for [`read_exif`]."""
     return PhotoMetadata(_position(properties, assume_north_east), _heading(properties), _timestamp(properties))
+
+
+def _without_wide_characters(content: bytes) -> tuple[bytes, str | None]:
+    """Return a packet in UTF-16 or UTF-32 as UTF-8, with this name; any other packet unchanged, as it names its encoding."""
+    for mark, encoding in _WIDE_ENCODINGS.items():
+        if content.startswith(mark):
+            return content.decode(encoding, errors="replace").strip("\0 \t\r\n").encode(), "utf-8"
+    return content, None
 
 
 class _Properties:
@@ -104,20 +123,28 @@ class _Properties:
 def _position(properties: Mapping[str, str], assume_north_east: bool) -> Stated[tuple[float, float]]:
     """Return the position in the properties of EXIF, or that of a drone if they have none."""
     problem: Stated[tuple[float, float]] = Stated()
-    for names in _POSITIONS:
-        texts = [properties[name] for name in names if name in properties]
-        if len(texts) < 2 and names != _POSITIONS[0]:
+    for latitude_name, longitude_names in _POSITIONS:
+        names = [name for name in (latitude_name, *longitude_names) if name in properties]
+        if not names:
             continue
         try:
-            if len(texts) == 1:
+            if latitude_name not in names or len(names) == 1:
                 raise UnusablePositionError("with only a latitude or only a longitude")
-            if texts:
-                latitude, longitude = (_angle(properties, name) for name in names)
-                position = read_position(latitude, longitude, _SOURCE, assume_north_east)
-                return Stated(position.value, position.notes + datum_notes(_SOURCE, properties.get("exif:GPSMapDatum", "")))
+            latitude, longitude = (_angle(properties, name) for name in names[:2])
+            position = read_position(latitude, longitude, _SOURCE, assume_north_east)
+            notes = datum_notes(_SOURCE, properties.get("exif:GPSMapDatum", "")) + _status_notes(properties, names[0])
+            return Stated(position.value, position.notes + notes)
         except UnusablePositionError as error:
-            problem = unusable(_SOURCE, error)
+            problem = problem if problem.notes else unusable(_SOURCE, error)
     return problem
+
+
+def _status_notes(properties: Mapping[str, str], name: str) -> tuple[Note, ...]:
+    """Return the note on a position that the receiver marks as not measured; RTK's flag of a drone is then 0."""
+    prefix = name.partition(":")[0]
+    is_failed = any(properties.get(status, "").upper() == word for status, word in _FAILED.items() if status.startswith(prefix))
+    text = f"{_SOURCE} positions that the receiver marks as not measured (GPSStatus V, Invalid, RtkFlag 0), read all the same"
+    return (Note("assumed", text),) if is_failed else ()
 
 
 def _angle(properties: Mapping[str, str], name: str) -> Angle:

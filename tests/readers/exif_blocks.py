@@ -39,26 +39,28 @@ DATUM = 18
 GPS_DATE = 29
 
 
-def exif_block(gps=None, photo=None, top=None) -> bytes:
+def exif_block(gps=None, photo=None, top=None, order="<") -> bytes:
     """Return an EXIF block from entries by tag, each a type and its values (bytes, numbers, or pairs for fractions).
 
     Args:
         gps: Entries of the GPS directory.
         photo: Entries of the EXIF directory, such as times.
         top: Entries of the first directory.
+        order: Order of bytes, as `struct` names it.
     """
     entries = dict(top or {})
     blocks = {_EXIF_IFD: photo, _GPS_IFD: gps}
     for tag in blocks:
         if blocks[tag] is not None:
             entries[tag] = (LONG, [0])
-    offset = 8 + len(_directory(entries, 8))
+    offset = 8 + len(_directory(entries, 8, order))
     content = b""
     for tag, block in blocks.items():
         if block is not None:
             entries[tag] = (LONG, [offset + len(content)])
-            content += _directory(block, offset + len(content))
-    return b"Exif\0\0II*\0\x08\0\0\0" + _directory(entries, 8) + content
+            content += _directory(block, offset + len(content), order)
+    beginning = b"II*\0\x08\0\0\0" if order == "<" else b"MM\0*\0\0\0\x08"
+    return b"Exif\0\0" + beginning + _directory(entries, 8, order) + content
 
 
 def save_photo(path: Path, gps=None, photo=None, top=None, **options) -> Path:
@@ -83,22 +85,23 @@ def gps_entries(latitude, north, longitude, east):
     return entries | {LATITUDE: latitude, LONGITUDE: longitude}
 
 
-def _directory(entries, offset: int) -> bytes:
-    head, data = struct.pack("<H", len(entries)), b""
+def _directory(entries, offset: int, order: str) -> bytes:
+    head, data = struct.pack(order + "H", len(entries)), b""
     base = offset + 6 + 12 * len(entries)
     for tag in sorted(entries):
         kind, values = entries[tag]
-        raw = _pack(kind, values)
-        head += struct.pack("<HHI", tag, kind, len(values))
+        raw = _pack(kind, values, order)
+        head += struct.pack(order + "HHI", tag, kind, len(values))
         if len(raw) <= 4:
             head += raw.ljust(4, b"\0")
         else:
-            head += struct.pack("<I", base + len(data))
+            head += struct.pack(order + "I", base + len(data))
             data += raw
     return head + b"\0\0\0\0" + data
 
 
-def _pack(kind, values) -> bytes:
+def _pack(kind, values, order: str) -> bytes:
     if kind in (BYTE, ASCII, UNDEFINED):
         return bytes(values)
-    return b"".join(struct.pack("<" + _FORMS[kind], *(value if isinstance(value, tuple) else (value,))) for value in values)
+    groups = (value if isinstance(value, tuple) else (value,) for value in values)
+    return b"".join(struct.pack(order + _FORMS[kind], *group) for group in groups)

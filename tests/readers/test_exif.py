@@ -82,6 +82,7 @@ def degrees(place):
         ((BYTE, b"south"), (UNDEFINED, b"w")),
         ((UNDEFINED, b"\0S"), (UNDEFINED, b"West\0")),
         ((SHORT, [83, 0]), (LONG, [87])),
+        ((RATIONAL, [(83, 1)]), (DOUBLE, [87.0])),
         ((ASCII, b"S"), (ASCII, b"W")),
     ],
 )
@@ -117,7 +118,23 @@ def test_the_sign_of_an_angle_of_less_than_a_degree_is_at_its_minutes_or_seconds
 
 
 @pytest.mark.parametrize(
-    ("north", "east"), [(None, None), ("", ""), (" ", "\0"), ("?", "0"), ("E", "N"), ("S", None), ("X", "W")]
+    ("north", "east"),
+    [
+        (None, None),
+        ("", ""),
+        (" ", "\0"),
+        ("?", "0"),
+        ("E", "N"),
+        ("S", None),
+        ("X", "W"),
+        ("N/A", "N/A"),
+        ("None", "W"),
+        ("null", "nan"),
+        ("not available", "no"),
+        ("N/S", "E/W"),
+        ("sever", "W"),  # north in Czech
+        ("S", "wschód"),  # east in Polish
+    ],
 )
 def test_without_a_hemisphere_a_position_is_unknown_and_counted(tmp_path, north, east):
     """`assume_north_east=True` reads what is missing, and keeps the letters that are there."""
@@ -263,7 +280,9 @@ def test_degrees_as_floats_and_texts_are_read(tmp_path, latitude, longitude, let
     assert degrees(place) == pytest.approx(RIO, abs=1e-9) and not remarks
 
 
-@pytest.mark.parametrize("value", ["", "unknown", "S", "22,57,6,84S", "1e1S", "22;57S", "22--57S", "²²S", "22_0S", "N22.9S"])
+@pytest.mark.parametrize(
+    "value", ["", "unknown", "S", "22,5S", "22,57", "22,57,6,84S", "1e1S", "22;57S", "22--57S", "²²S", "22_0S", "N22.9S"]
+)
 def test_texts_that_are_no_degrees_are_unknown(tmp_path, value):
     place, remarks = read(tmp_path, gps_entries(text(value), "S", (RATIONAL, LON), "W"))
     assert degrees(place) is None and [kind for kind, _ in remarks] == ["skipped"]
@@ -511,6 +530,28 @@ def test_damaged_exif_stops_no_folder_and_is_remarked(tmp_path):
     assert [place.path for place in table.places if place.has_position] == ["good.jpg"]
     assert {remark.kind for remark in table.remarks} == {"skipped"}
     assert sum(remark.count for remark in table.remarks) == 5
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_block_that_ends_early_never_loses_a_position_without_a_remark(tmp_path, order):
+    """Pillow reads the entries that are there and only warns."""
+    good = exif_block(rio(), _texts({ORIGINAL: "2024:05:01 12:00:00", OFFSET_ORIGINAL: "Z"}), order=order)
+    path = tmp_path / "a.jpg"
+    for length in range(len("Exif\0\0"), len(good) + 1):
+        draw(0).save(path, exif=good[:length])
+        table = read_photo(path)
+        if table.places[0].has_position:
+            assert degrees(table.places[0]) == pytest.approx(RIO)
+            assert table.places[0].timestamp or table.remarks
+        else:
+            assert [remark.kind for remark in table.remarks] == ["skipped"]
+    assert table.places[0].has_position and table.places[0].timestamp and not table.remarks
+
+
+def test_a_photo_without_a_position_is_not_damaged(tmp_path):
+    for block in (exif_block(), exif_block(None, {}), exif_block(None, None, {CHANGED: text("2024:05:01 12:00:00+00:00")})):
+        draw(0).save(tmp_path / "a.jpg", exif=block)
+        assert not [remark for remark in read_photo(tmp_path / "a.jpg").remarks if remark.kind == "skipped"]
 
 
 ODD_VALUES = [

@@ -46,6 +46,10 @@ def takeout(latitude=RIO[0], longitude=RIO[1], seconds=NOON, **more):
         ("IMG_1234.jpg", "IMG_1234.jpg.xmp"),
         ("IMG_1234.jpg", "IMG_1234.xmp"),
         ("IMG_1234.jpg", "IMG_1234.XMP"),
+        ("IMG_1234.JPG", "IMG_1234.jpg.json"),
+        ("IMG_1234.jpg", "IMG_1234.JPG.JSON"),
+        ("IMG_1234.jpg", "IMG_1234.jpg.supplemental-metadata.JSON"),
+        ("IMG_1234.JPG", "IMG_1234.jpg.xmp"),
         ("sub/IMG_1234.png", "sub/IMG_1234.png.xmp"),
     ],
 )
@@ -103,6 +107,7 @@ def test_long_names_that_begin_alike_are_told_apart_by_their_titles(tmp_path):
         (takeout(0.0, RIO[1]), (0.0, RIO[1])),
         (takeout(None, None), None),
         (takeout("-22.9519", "-43.2105"), RIO),
+        (takeout(" 22.9519", "+43.2105"), (22.9519, 43.2105)),
         (takeout(float("nan"), 5.0), None),
         ("{}", None),
         ("[1, 2]", None),
@@ -119,11 +124,24 @@ def test_positions_of_takeout(tmp_path, content, expected):
     assert degrees(place) == (None if expected is None else pytest.approx(expected))
 
 
-def test_positions_of_takeout_that_are_not_on_the_globe_are_counted(tmp_path):
+@pytest.mark.parametrize(
+    ("latitude", "longitude", "problem"),
+    [
+        (91.0, 5.0, "on the globe"),
+        ("1_5", "2_5", "two numbers"),  # float() reads them as 15 and 25
+        ("1,5", "2,5", "two numbers"),
+        ("1.5N", "2.5E", "two numbers"),
+        ("", 5.0, "two numbers"),
+        (None, 5.0, "two numbers"),
+        (float("inf"), 5.0, "two numbers"),
+        ([1.5], 5.0, "two numbers"),
+    ],
+)
+def test_positions_of_takeout_that_cannot_be_read_are_counted(tmp_path, latitude, longitude, problem):
     save(tmp_path / "a.jpg", 0)
-    (tmp_path / "a.jpg.json").write_text(takeout(91.0, 5.0), encoding="utf-8")
+    (tmp_path / "a.jpg.json").write_text(takeout(latitude, longitude), encoding="utf-8")
     remarks = [remark for remark in read_places(tmp_path).remarks if remark.kind == "skipped"]
-    assert [remark.text for remark in remarks] == ["positions of Google Takeout that are not on the globe"]
+    assert [remark.text for remark in remarks] == [f"positions of Google Takeout that are not {problem}"]
 
 
 @pytest.mark.parametrize(

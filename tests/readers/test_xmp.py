@@ -71,6 +71,7 @@ def test_positions_are_read_in_every_notation(tmp_path, latitude, longitude, for
     [
         'drone-dji:GpsLatitude="-22.9519" drone-dji:GpsLongitude="-43.2105"',
         'drone-dji:GpsLatitude="-22.9519" drone-dji:GpsLongtitude="-43.2105"',
+        'drone-dji:Latitude="-22.9519" drone-dji:Longitude="-43.2105"',
         'exif:GPSLatitude="0,0S" exif:GPSLongitude="0,0W" drone-dji:GpsLatitude="-22.9519" drone-dji:GpsLongitude="-43.2105"',
     ],
 )
@@ -91,6 +92,9 @@ def test_the_signs_of_drones_mean_the_hemisphere_without_a_letter(tmp_path):
         'exif:GPSLatitude="22,57.114" exif:GPSLongitude="43,12.63"',
         'exif:GPSLatitude="22,57.114S"',
         'exif:GPSLatitude="0,0N" exif:GPSLongitude="0,0E"',
+        'exif:GPSLatitude="22,5S" exif:GPSLongitude="43,2W"',  # 22° 5', or 22.5°
+        'drone-dji:GpsLatitude="-22.9519"',
+        'drone-dji:GpsLongtitude="-43.2105"',
         'drone-dji:GpsLatitude="0.00000000" drone-dji:GpsLongitude="0.00000000"',
         'exif:GPSLatitude="22,75.0S" exif:GPSLongitude="43,12.63W"',
         'drone-dji:GpsLatitude="-22,9" drone-dji:GpsLongitude="-43,2"',  # a decimal comma, or 22° 9'
@@ -103,6 +107,35 @@ def test_the_signs_of_drones_mean_the_hemisphere_without_a_letter(tmp_path):
 def test_positions_that_are_not_complete_are_unknown_and_counted(tmp_path, attributes):
     place, remarks = read(tmp_path, packet(attributes))
     assert place == Place("a.jpg") and [kind for kind, _ in remarks] == ["skipped"]
+
+
+@pytest.mark.parametrize(
+    "status", ['drone-dji:RtkFlag="0"', 'drone-dji:GpsStatus="Invalid"', 'exif:GPSStatus="V"', 'drone-dji:RtkFlag="50"']
+)
+def test_positions_that_a_receiver_did_not_measure_are_counted(tmp_path, status):
+    positions = (LATITUDE_AND_LONGITUDE, 'drone-dji:GpsLatitude="-22.9519" drone-dji:GpsLongitude="-43.2105"')
+    for position in positions:
+        place, remarks = read(tmp_path, packet(f"{position} {status}"))
+        is_failed = status[:4] == position[:4] and "50" not in status
+        assert degrees(place) == pytest.approx(RIO) and [kind for kind, _ in remarks] == ["assumed"] * is_failed
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("declaration", ["", '<?xml version="1.0" encoding="UTF-16"?>'])
+def test_packets_in_every_encoding_of_unicode_are_read(tmp_path, encoding, declaration):
+    if declaration and encoding == "utf-8-sig":
+        return
+    text = packet(LATITUDE_AND_LONGITUDE, "", declaration or '<?xpacket begin="\ufeff"?>').decode() + " " * 50
+    assert degrees(read(tmp_path, text.encode(encoding))[0]) == pytest.approx(RIO)
+
+
+def test_the_profile_that_imagemagick_writes_into_png_is_read(tmp_path):
+    for content, kinds in ((packet(LATITUDE_AND_LONGITUDE).hex(), []), ("zz", ["skipped"])):
+        info = PngInfo()
+        info.add_text("Raw profile type xmp", f"\nxmp\n    {len(content) // 2}\n{content[:72]}\n{content[72:]}\n", zip=True)
+        draw(0).save(tmp_path / "a.png", pnginfo=info)
+        table = read_photo(tmp_path / "a.png")
+        assert table.places[0].has_position == (not kinds) and [remark.kind for remark in table.remarks] == kinds
 
 
 def test_north_and_east_may_be_assumed(tmp_path):
