@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.stores.descriptors import Descriptors
-from d2vpr_hf.stores.exact import check_search, float32_blocks, rescore
+from d2vpr_hf.stores.exact import check_search, float32_blocks, rescore, rescore_all_ties
 from d2vpr_hf.stores.files import map_array, save_array
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
@@ -82,8 +82,11 @@ class BitStore:
             rows = np.arange(count) if allowed is None else np.flatnonzero(allowed)
             candidates = np.broadcast_to(rows, (len(queries), count))
             return rescore(queries, self._descriptors, candidates, min(k, count))
-        codes = map_on_cores(self._encode, [queries])[0]
-        return rescore(queries, self._descriptors, self._nearest_allowed(codes, wanted, count, allowed), k)
+
+        def nearest(queries: NDArray[np.floating], wanted: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+            return self._nearest_allowed(map_on_cores(self._encode, [queries])[0], wanted, count, allowed)
+
+        return rescore_all_ties(queries, self._descriptors, nearest, k, wanted, count)
 
     def save(self, path: Path) -> None:
         """Write bits and mean."""
@@ -131,18 +134,18 @@ class BitStore:
 
     def _nearest_allowed(
         self, codes: NDArray[np.uint8], wanted: int, count: int, allowed: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
-        """Return the `wanted` of `count` allowed rows that share the most bits with codes (Q, B), unordered, (Q, wanted)."""
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the `wanted` of `count` allowed rows that share the most bits with codes (Q, B), as [`_nearest_bits`] does."""
         if allowed is None:
-            return self._nearest_bits(codes, wanted, None)[1]
+            return self._nearest_bits(codes, wanted, None)
         forbidden = len(allowed) - count
         # with few forbidden rows, as after removals, more candidates cost less than a copy of the allowed rows
         if forbidden <= len(allowed) // FEW_FORBIDDEN:
             differing, rows = self._nearest_bits(codes, min(len(allowed), wanted + min(forbidden, wanted)), None)
             usable = allowed[rows]
             if (usable.sum(axis=1) >= wanted).all():
-                return _smallest(np.where(usable, differing, _NEVER), rows, wanted)[1]
-        return self._nearest_bits(codes, wanted, np.flatnonzero(allowed))[1]
+                return _smallest(np.where(usable, differing, _NEVER), rows, wanted)
+        return self._nearest_bits(codes, wanted, np.flatnonzero(allowed))
 
     def _nearest_bits(
         self, codes: NDArray[np.uint8], wanted: int, rows: NDArray[np.int64] | None

@@ -5,7 +5,7 @@ in float64, decide. The result does not depend on the grouping of rows and queri
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,6 +26,7 @@ TABLE_BYTES = 32 << 20  # float32 bytes of the distances of a query group to a b
 CANDIDATE_LIMIT = 1 << 22  # candidates before their exact distances are computed; limits the memory if many rows are equal
 FLOAT32_UNIT = 2.0**-23
 
+_GROWTH = 8  # factor of the number of candidates where many rows are equal
 _PAIR_BYTES = 1 << 18  # float64 bytes subtracted at once
 
 Rows = NDArray[np.int64] | range  # ascending row numbers
@@ -85,6 +86,44 @@ def rescore(
     distances = _distances(np.ascontiguousarray(queries, np.float32), database, query, rows)
     chosen = _first_of_each(query, k, rows, distances)
     return distances[chosen].reshape(len(queries), k), rows[chosen].reshape(len(queries), k)
+
+
+def rescore_all_ties(
+    queries: NDArray[np.floating],
+    database: Descriptors,
+    nearest: Callable[[NDArray[np.floating], int], tuple[NDArray[Any], NDArray[np.int64]]],
+    k: int,
+    wanted: int,
+    count: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Choose the k nearest of a compressed store's candidates by exact distance, and ask for more where equal rows remain.
+
+    A store returns any of the rows that are equally near. If the k-th row has equals, and is as far in the store's measure as
+    the farthest candidate, then other rows may be equal to it and have a smaller number.
+
+    Args:
+        queries: (Q, D).
+        database: (N, D).
+        nearest: Returns the store's distances (Q, R) and rows (Q, R) of the R nearest candidates.
+        k: Number of neighbours, at most `wanted`.
+        wanted: Number of candidates to begin with, at most `count`.
+        count: Number of rows that may be found.
+
+    Returns:
+        Squared distances and row numbers (Q, k), as those of [`exact_search`].
+    """
+    coarse, candidates = nearest(queries, wanted)
+    distances, rows = rescore(queries, database, candidates, wanted)
+    if wanted < count:
+        is_kth = candidates == rows[:, k - 1 : k]
+        is_at_edge = coarse[is_kth] >= coarse.max(axis=1)
+        has_equals = (distances == distances[:, k - 1 : k]).sum(axis=1) > 1
+        unsure = np.flatnonzero(is_at_edge & has_equals)
+    distances, rows = distances[:, :k].copy(), rows[:, :k].copy()
+    if wanted < count and len(unsure):
+        more = min(count, _GROWTH * wanted)
+        distances[unsure], rows[unsure] = rescore_all_ties(queries[unsure], database, nearest, k, more, count)
+    return distances, rows
 
 
 def float32_blocks(database: Descriptors, size: int = BLOCK_BYTES) -> Iterator[NDArray[np.float32]]:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.stores.descriptors import Descriptors
-from d2vpr_hf.stores.exact import check_search, float32_blocks, rescore
+from d2vpr_hf.stores.exact import check_search, float32_blocks, rescore_all_ties
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 from d2vpr_hf.utils.atomic_files import store_file
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
@@ -62,9 +62,13 @@ class Int8Store:
             return np.empty((len(queries), min(k, count)), np.float32), np.empty((len(queries), min(k, count)), np.int64)
         parameters = None if allowed is None else _select(allowed)
         wanted = min(count, k + EXTRA_CANDIDATES)
-        parts = np.array_split(np.ascontiguousarray(queries, np.float32), min(num_cores(), len(queries)))
-        candidates = map_on_cores(lambda part: self._index.search(part, wanted, params=parameters)[1], parts)
-        return rescore(queries, self._descriptors, np.concatenate(candidates), min(k, count))
+
+        def nearest(queries: NDArray[np.floating], wanted: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            parts = np.array_split(np.ascontiguousarray(queries, np.float32), min(num_cores(), len(queries)))
+            results = map_on_cores(lambda part: self._index.search(part, wanted, params=parameters), parts)
+            return np.concatenate([distances for distances, _ in results]), np.concatenate([rows for _, rows in results])
+
+        return rescore_all_ties(queries, self._descriptors, nearest, min(k, count), wanted, count)
 
     def save(self, path: Path) -> None:
         """Write the FAISS index."""

@@ -91,6 +91,25 @@ def test_ties_come_in_the_order_of_rows():
         assert rows[0].tolist() == list(range(100, 150)), compression
 
 
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_thousands_of_equal_rows_come_in_the_order_of_rows(compression, dtype):
+    """Black frames between other photos: many more equal rows than candidates, of two kinds, with and without a filter."""
+    rng = np.random.default_rng(7)
+    kinds = draw(3, 32, seed=5, dtype=dtype)
+    numbers = rng.permutation(np.repeat([0, 1, 2], [5000, 900, 100]))
+    database = kinds[numbers]
+    database[numbers == 2] = draw(100, 32, seed=6, dtype=dtype)
+    store, queries = build_store(database, compression), kinds[:2].astype(np.float32)
+    for allowed in (None, rng.random(6000) < 0.5, np.arange(6000) % 50 != 3):
+        for k in (1, 20, 200):
+            expected = exact_search(queries, database, k, allowed)
+            found = store.search(queries, k, allowed)
+            assert np.array_equal(found[1], expected[1]) and np.array_equal(found[0], expected[0])
+    near = np.vstack([kinds[0] + 1e-3, kinds[1] - 1e-3]).astype(np.float32)  # not equal to any row
+    assert np.array_equal(store.search(near, 20)[1], exact_search(near, database, 20)[1])
+
+
 def test_the_rotation_raises_recall():
     """Descriptors that differ in a few numbers only: signs of single numbers, unrotated, could not tell them apart."""
     rng = np.random.default_rng(0)
