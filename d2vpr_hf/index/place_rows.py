@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from d2vpr_hf.index.manifest import damaged_file
+from d2vpr_hf.index.unchecked_values import without_impossible_values
 from d2vpr_hf.places import PLACE_SCHEMA, Place
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import PhotoSource
@@ -88,7 +89,7 @@ class StoredPlaces:
 
     @functools.cached_property
     def table(self) -> pa.Table:
-        """The rows that were not removed; the checksum of every page is verified.
+        """The rows that were not removed, without impossible values; the checksum of every page is verified.
 
         Raises:
             ValueError: If the file is damaged.
@@ -99,7 +100,7 @@ class StoredPlaces:
         except (pa.ArrowException, OSError) as error:
             raise damaged_file(self._path.parent, self._path.name, error) from error
         table = table.take(kept_rows(self.rows, self._removed)) if len(self._removed) else table
-        table = table.combine_chunks()
+        table = without_impossible_values(table.combine_chunks(), self._path)
         for number, name in enumerate(ROW_SCHEMA.names):  # most maps have positions of one kind: empty columns take no memory
             if table.num_rows and table.column(number).null_count == table.num_rows:
                 table = table.set_column(number, name, pa.nulls(table.num_rows))
