@@ -35,6 +35,7 @@ from d2vpr_hf.index.shards import Rows
 from d2vpr_hf.index.verification import verify_index
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.stored_values import to_stored_places
+from d2vpr_hf.places.timestamps import Timestamp
 from d2vpr_hf.stores import Compression, StoreWord
 from d2vpr_hf.stores.descriptors import MappedDescriptors
 
@@ -63,6 +64,7 @@ class PlaceIndex:
     def __init__(self, state: IndexFolder) -> None:
         self.folder = state.path
         self._state = state
+        self._has_warned_of_times = False
 
     # ---- creating and opening
 
@@ -187,7 +189,7 @@ class PlaceIndex:
         *,
         allowed: NDArray[np.bool_] | None = None,
         exclude_last_seconds: float | None = None,
-        query_time: str | float | None = None,
+        query_time: Timestamp | None = None,
     ) -> list[list[Match]]:
         """Find the nearest places of each descriptor, pending rows included.
 
@@ -198,7 +200,8 @@ class PlaceIndex:
             top_k: Number of matches for each descriptor.
             allowed: (N,) bool, the rows to choose from; `None` for all.
             exclude_last_seconds: Minimum age of a match at the time of the queries: a robot that looks for places of earlier
-                visits must not find its last position. Rows without a time are not excluded.
+                visits must not find its last position. Rows without a time, such as those of a survey, are not excluded; the
+                first such search warns of their number.
             query_time: Time of the queries: seconds, or a text in any form of a time, like the timestamps of places; `None`
                 for the latest time in the index.
 
@@ -211,9 +214,19 @@ class PlaceIndex:
         places = self.places
         if exclude_last_seconds is not None:
             old_enough = rows_before(places, exclude_last_seconds, query_time)
+            self._warn_of_unknown_times(places)
             allowed = old_enough if allowed is None else allowed & old_enough
         nearest = nearest_rows(self._state, np.atleast_2d(descriptors), top_k, allowed)
         return to_matches(nearest, places, self.settings.photo_folder)
+
+    def _warn_of_unknown_times(self, places: PlaceRows) -> None:
+        """Log the number of the rows without a time, once: a robot searches for each frame."""
+        count = 0 if self._has_warned_of_times else int(np.isnan(places.seconds).sum())
+        if count:
+            self._has_warned_of_times = True
+            logger.warning(
+                "`exclude_last_seconds` needs times: %d of %d rows have none and are not excluded.", count, len(places)
+            )
 
     # ---- changing
 

@@ -13,7 +13,7 @@ from d2vpr_hf.index.derived_store import DerivedStore
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.places import Place
-from d2vpr_hf.places.timestamps import to_seconds
+from d2vpr_hf.places.timestamps import Timestamp, to_seconds
 from d2vpr_hf.stores import VectorStore
 from d2vpr_hf.stores.exact import check_search, exact_search, similarity
 
@@ -84,7 +84,7 @@ def _join(first: Nearest, second: Nearest, k: int) -> Nearest:
     return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def rows_before(places: PlaceRows, seconds: float, query_time: str | float | None) -> NDArray[np.bool_]:
+def rows_before(places: PlaceRows, seconds: float, query_time: Timestamp | None) -> NDArray[np.bool_]:
     """Return the mask (N,) of the rows that were taken at least `seconds` before the query, or whose time is not known.
 
     Args:

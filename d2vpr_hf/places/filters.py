@@ -1,9 +1,11 @@
 """Filters of a search by position, heading and time.
 
 A filter maps N places to a mask (N,). Every search takes such a mask as `allowed` and looks only at the rows where it is true.
-Masks are combined by `&` and `|`. A place without the field that a filter compares is not allowed.
+Masks are combined by `&` and `|`. A place without the field that a filter compares is not allowed; [`PlaceFilter`]
+warns of their number.
 """
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.places.geometry import distances_from, place_blocks
 from d2vpr_hf.places.place import Place, all_with_degrees, with_utm
-from d2vpr_hf.places.timestamps import to_seconds
+from d2vpr_hf.places.timestamps import Timestamp, to_seconds
+
+logger = logging.getLogger(__name__)
 
 Mask = NDArray[np.bool_]
 
@@ -32,32 +36,46 @@ class PlaceFilter:
     near: tuple[float, float, float] | None = None
     box: tuple[float, float, float, float] | None = None
     heading: tuple[float, float] | None = None
-    since: str | None = None
-    until: str | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
 
     def allowed(self, places: Sequence[Place]) -> Mask | None:
         """Return the mask (N,) of the places that pass; `None` if no filter is set.
 
+        A warning of each filter has the number of the places that it leaves out because they lack the field that it compares.
+
         Raises:
             ValueError: If a filter's values are not valid.
         """
-        masks = list(self._masks(places))
-        return np.logical_and.reduce(masks) if masks else None
+        allowed = np.ones(len(places), bool)
+        has_filter = False
+        for name, field, mask, is_known in self._masks(places):
+            has_filter = True
+            allowed &= mask
+            if not is_known.all():
+                count, total = len(places) - is_known.sum(), len(places)
+                logger.warning("The filter `%s` leaves out %d of %d photos, which have no %s.", name, count, total, field)
+        if has_filter and len(places) and not allowed.any():
+            logger.warning("None of %d photos passes the filters, so that there are no matches.", len(places))
+        return allowed if has_filter else None
 
-    def _masks(self, places: Sequence[Place]) -> Iterator[Mask]:
+    def _masks(self, places: Sequence[Place]) -> Iterator[tuple[str, str, Mask, Mask]]:
+        """Yield the name of each filter, the field that it compares, its mask, and the mask of the places with that field."""
         if self.near is not None:
             latitude, longitude, radius = self.near
             if not (abs(latitude) <= 90 and abs(longitude) <= 180):
                 raise ValueError(
                     f"Expected a latitude within 90 and a longitude within 180 degrees, got {latitude}, {longitude}."
                 )
-            yield within_radius(places, Place("", latitude=latitude, longitude=longitude), radius)
+            prior = Place("", latitude=latitude, longitude=longitude)
+            yield "near", "position on the globe", *_within_radius(places, prior, radius)
         if self.box is not None:
-            yield within_box(places, *self.box)
+            yield "box", "position on the globe", *_within_box(places, *self.box)
         if self.heading is not None:
-            yield within_heading(places, *self.heading)
+            yield "heading", "heading", *_within_heading(places, *self.heading)
         if self.since is not None or self.until is not None:
-            yield within_time(places, self.since, self.until)
+            name = "since" if self.until is None else "until"
+            yield name, "known time", *_within_time(places, self.since, self.until)
 
 
 def parse_numbers(text: str | None, form: str) -> tuple[float, ...] | None:
@@ -81,11 +99,17 @@ def within_radius(places: Sequence[Place], prior: Place, radius: float) -> Mask:
     Raises:
         ValueError: If the prior has no position, or the radius is not a positive number.
     """
+    return _within_radius(places, prior, radius)[0]
+
+
+def _within_radius(places: Sequence[Place], prior: Place, radius: float) -> tuple[Mask, Mask]:
+    """Return the mask of [`within_radius`], and that of the places whose distance is known."""
     if not prior.has_position:
         raise ValueError("The prior needs a position: latitude and longitude, UTM, or x and y of a local frame.")
     if not 0 < radius < math.inf:
         raise ValueError(f"The radius must be above 0 metres, got {radius}.")
-    return distances_from(with_utm(prior), places) <= radius
+    distances = distances_from(with_utm(prior), places)
+    return distances <= radius, np.isfinite(distances)
 
 
 def within_box(places: Sequence[Place], south: float, west: float, north: float, east: float) -> Mask:
@@ -94,6 +118,11 @@ def within_box(places: Sequence[Place], south: float, west: float, north: float,
     Raises:
         ValueError: If an edge is not on the globe, or `south` is above `north`.
     """
+    return _within_box(places, south, west, north, east)[0]
+
+
+def _within_box(places: Sequence[Place], south: float, west: float, north: float, east: float) -> tuple[Mask, Mask]:
+    """Return the mask of [`within_box`], and that of the places with degrees."""
     if not (-90 <= south <= north <= 90 and abs(west) <= 180 and abs(east) <= 180):
         raise ValueError(
             "A box needs -90 <= south <= north <= 90 and west and east in [-180, 180] degrees, got "
@@ -110,7 +139,7 @@ def _in_box(places: Sequence[Place], south: float, west: float, north: float, ea
     for degrees in (longitude, other_sign):
         above, below = degrees >= west, degrees <= east
         between |= above & below if west <= east else above | below
-    return (latitude >= south) & (latitude <= north) & between
+    return (latitude >= south) & (latitude <= north) & between, ~np.isnan(latitude + longitude)
 
 
 def within_heading(places: Sequence[Place], heading: float, tolerance: float) -> Mask:
@@ -119,12 +148,18 @@ def within_heading(places: Sequence[Place], heading: float, tolerance: float) ->
     Raises:
         ValueError: If the heading is not finite, or the tolerance is not within 0 and 180 degrees.
     """
+    return _within_heading(places, heading, tolerance)[0]
+
+
+def _within_heading(places: Sequence[Place], heading: float, tolerance: float) -> tuple[Mask, Mask]:
+    """Return the mask of [`within_heading`], and that of the places with a heading."""
     if not (math.isfinite(heading) and 0 <= tolerance <= 180):
         raise ValueError(f"Expected a heading and a tolerance within 0 and 180 degrees, got {heading} and {tolerance}.")
-    return np.abs((_numbers(places, "heading") - heading + 180) % 360 - 180) <= tolerance
+    headings = _numbers(places, "heading")
+    return np.abs((headings - heading + 180) % 360 - 180) <= tolerance, ~np.isnan(headings)
 
 
-def within_time(places: Sequence[Place], start: str | None = None, end: str | None = None) -> Mask:
+def within_time(places: Sequence[Place], start: Timestamp | None = None, end: Timestamp | None = None) -> Mask:
     """Allow places whose timestamp is between `start` and `end`, both inclusive; `None` sets no limit on that side.
 
     Times are read by [`to_seconds`], and a place whose time is unknown is not allowed. A day without a time, also as `end`,
@@ -133,12 +168,17 @@ def within_time(places: Sequence[Place], start: str | None = None, end: str | No
     Raises:
         ValueError: If `start` or `end` cannot be read.
     """
+    return _within_time(places, start, end)[0]
+
+
+def _within_time(places: Sequence[Place], start: Timestamp | None, end: Timestamp | None) -> tuple[Mask, Mask]:
+    """Return the mask of [`within_time`], and that of the places whose time is known."""
     low = -math.inf if start is None else _need_seconds(start)
     high = math.inf if end is None else _need_seconds(end)
     seconds = getattr(places, "seconds", None)  # the rows of an index keep them
     if seconds is None:
         seconds = np.fromiter((to_seconds(place.timestamp) for place in places), np.float64, len(places))
-    return (seconds >= low) & (seconds <= high)
+    return (seconds >= low) & (seconds <= high), ~np.isnan(seconds)
 
 
 def _numbers(places: Sequence[Place], field: str) -> NDArray[np.float64]:
@@ -147,12 +187,11 @@ def _numbers(places: Sequence[Place], field: str) -> NDArray[np.float64]:
     return np.fromiter((math.nan if value is None else value for value in values), np.float64, len(places))
 
 
-def _need_seconds(text: str) -> float:
-    if text.strip().isdigit() and len(text.strip()) == 4:
-        raise ValueError(
-            f"{text} may be a year or seconds. Write the year as {text.strip()}-01, or the seconds as {text.strip()}.0."
-        )
-    seconds = to_seconds(text)
+def _need_seconds(time: Timestamp) -> float:
+    digits = time.strip() if isinstance(time, str) else ""
+    if digits.isdigit() and len(digits) == 4:
+        raise ValueError(f"{time} may be a year or seconds. Write the year as {digits}-01, or the seconds as {digits}.0.")
+    seconds = to_seconds(time)
     if math.isnan(seconds):
-        raise ValueError(f"Expected a time such as 2024-05-01T12:30:00, or seconds since 1970, got {text!r}.")
+        raise ValueError(f"Expected a time such as 2024-05-01T12:30:00, or seconds since 1970, got {time!r}.")
     return seconds

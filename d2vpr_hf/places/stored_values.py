@@ -1,5 +1,6 @@
 """Values of places in the form in which indexes store them."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,8 +8,12 @@ from datetime import date
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from d2vpr_hf.places.place import TEXT_FIELDS, Place, complete_places
-from d2vpr_hf.places.timestamps import to_seconds
+from d2vpr_hf.places.timestamps import date_text, to_seconds
+
+logger = logging.getLogger(__name__)
 
 
 def to_stored_places(places: Sequence[Place]) -> list[Place]:
@@ -22,6 +27,15 @@ def to_stored_places(places: Sequence[Place]) -> list[Place]:
         ValueError: If a value has the wrong type or is out of its range, or positions contradict each other; the message begins
             with the place's path.
     """
+    like_dates = [place for place in places if _is_number_like_date(place.timestamp)]
+    if like_dates:
+        logger.warning(
+            "%d timestamps are numbers that look like dates, such as %s of %s. They are read as seconds since 1970; give dates "
+            "as texts.",
+            len(like_dates),
+            like_dates[0].timestamp,
+            like_dates[0].path,
+        )
     return [with_compass_heading(place) for place in complete_places([_with_plain_types(place) for place in places])]
 
 
@@ -35,6 +49,14 @@ def with_compass_heading(place: Place) -> Place:
 def has_unknown_time(place: Place) -> bool:
     """Return whether a place has a timestamp that cannot be read as a time."""
     return place.timestamp is not None and math.isnan(to_seconds(place.timestamp))
+
+
+def _is_number_like_date(timestamp: object) -> bool:
+    """Return whether a timestamp is a number of the digits of a day, a month or a minute."""
+    if not isinstance(timestamp, Real) or isinstance(timestamp, bool | float):
+        return False
+    seconds = to_seconds(str(timestamp))
+    return not math.isnan(seconds) and seconds != to_seconds(float(timestamp))
 
 
 def _with_plain_types(place: Place) -> Place:
@@ -57,8 +79,8 @@ def _plain(place: Place, name: str, value: Any) -> str | float:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if name == "timestamp" and is_number:
         return f"{to_seconds(value):.6f}"
-    if name == "timestamp" and isinstance(value, date):  # a datetime is one too
-        return value.isoformat()
+    if name == "timestamp" and isinstance(value, date | np.datetime64):  # a datetime is a date too
+        return date_text(value)
     if is_number and name not in TEXT_FIELDS:
         return float(value)
     if isinstance(value, str) and name in TEXT_FIELDS:

@@ -9,21 +9,24 @@ import math
 import re
 from datetime import date
 from numbers import Real
+from typing import Literal
+
+import numpy as np
 
 # The patterns have `[0-9]` and not `\d`, which also matches digits of other scripts.
 _DATE = (
     r"(?P<year>[0-9]{4})(?P<separator>[-:/._]|(?<=(?:19|20|21)[0-9]{2}))"  # without a separator, only from 1900 to 2199
-    r"(?P<month>[0-9]{2})(?P=separator)(?P<day>[0-9]{2})"
+    r"(?P<month>[0-9]{2}|(?<=[-:/.])[0-9])(?P=separator)(?P<day>[0-9]{2}|(?<=[-:/.])[0-9](?![0-9]))"  # also `2024/5/1`
 )
 _WEEK = r"(?P<week_year>[0-9]{4})(?P<dash>-?)W(?P<week>[0-9]{2})(?:(?P=dash)(?P<weekday>[1-7]))?"
 _JOIN = (
     r"(?:[Tt_ ]"
-    r"|-(?=[0-9]{2}-[0-9]{2}-[0-9]{2}|[0-9]{6})"  # `2024-05-01-12-30-00`
+    r"|-(?=[0-9]{2}(?P<mark>[-:.])[0-9]{2}(?P=mark)[0-9]{2}|[0-9]{6})"  # `2024-05-01-12-30-00`
     r"|(?<=[0-9]{8})(?=[0-9]{4}))"  # `20240501123000`; ten digits are seconds
 )
 _TIME = (
-    r"(?P<hour>[0-9]{2})(?:"
-    r"(?P<colon>[:_]|-(?=[0-9]{2}-[0-9]{2})|)(?P<minute>[0-9]{2})"  # `12-03` is an hour and a zone
+    r"(?P<hour>[0-9]{2}|[0-9](?=:))(?:"
+    r"(?P<colon>[:_]|-(?=[0-9]{2}-[0-9]{2})|\.(?=[0-9]{2}\.[0-9]{2})|)(?P<minute>[0-9]{2})"  # `12-03` is an hour and a zone
     r"(?:(?P=colon)(?P<second>[0-9]{2})"
     r"(?:[.,](?P<fraction>[0-9]+)|(?:_|(?<=[0-9]{6}))(?P<thousandths>[0-9]{3}))?)?)?"
 )
@@ -40,26 +43,30 @@ _NUMBER = re.compile(
     r"|[1-9][0-9]{3,},[0-9]+"  # a decimal comma; `12,345` may be thousands
     r"|[0-9](?:\.[0-9]+[eE][+-]?|[eE][+-])[0-9]{1,2})"
 )
+_YEAR = re.compile("(?:19|20|21)[0-9]{2}")
 
 _UNITS = (1.0, 1e3, 1e6, 1e9)  # of a second
 _TOO_FAR = 1e10  # seconds; all times of photos are nearer to 1970, between 1653 and 2286
 _SECONDS_A_DAY = 86_400
 _CACHE_SIZE = 4096  # texts and days; photos of one month or day have equal ones
 
+Timestamp = str | float | date | np.datetime64  # a datetime is a date too
 _UNKNOWN = (math.nan, math.nan)
 
 
-def to_seconds(timestamp: str | float | None) -> float:
+def to_seconds(timestamp: Timestamp | None) -> float:
     """Read a time as seconds since 1970; NaN if it cannot be read.
 
     These forms are read; times without a zone are in UTC, and a time before 1653 or after 2286 is unknown:
     - ISO 8601: `2024-05-01`, `2024-05-01T12:30:00+02:00`, `20240501T103000.25Z`, `2024-W18-3`; also with a blank for `T`.
     - EXIF: `2024:05:01 12:30:00`, with the zone behind it `2024:05:01 12:30:00+02:00`; also with slashes or dots in the date.
+    - Spreadsheets that begin with the year: `2024/5/1 9:05`. Screenshots: `2024-05-01 12.30.00`.
     - `@` names: `20240501`, `20240501_12`, `20240501_1230`, `20240501_123000`, `20240501123000`.
     - Mapillary: `2024_05_01_12_30_00_000`.
     - Months, which mean their beginning: `2024-05`, `202405`.
     - Seconds as a number or text: `1714566600.25`. A number from 10¹¹ on counts thousandths of a second, from 10¹⁴ on
       millionths, and from 10¹⁷ on billionths.
+    - Dates and times of Python and numpy, with or without a zone.
 
     A text of 6, 8, 12, 14 or 17 digits that begins with 19, 20 or 21 is a date, and unknown if there is no such date; from 8
     digits on it may end in `.0`. `202405.0` is unknown, as it may be a month or seconds. Other numbers are seconds, also
@@ -67,9 +74,32 @@ def to_seconds(timestamp: str | float | None) -> float:
     """
     if isinstance(timestamp, str):
         return _read(timestamp)[0]
+    if isinstance(timestamp, date | np.datetime64):  # a datetime is a date too
+        return _read(date_text(timestamp))[0]
     if isinstance(timestamp, Real) and not isinstance(timestamp, bool):
         return _scale(float(timestamp))
     return math.nan
+
+
+def date_text(moment: date | np.datetime64) -> str:
+    """Return a date, or date and time, of Python, pandas or numpy in ISO 8601; `"NaT"` for the unknown time of the last two."""
+    if isinstance(moment, np.datetime64):
+        return str(moment + np.timedelta64(0, "D"))  # in days at least: four digits would be seconds
+    return moment.isoformat()
+
+
+def clock_or_date(text: str | None) -> Literal["seconds", "year", "date"] | None:
+    """Return how a time of digits is read, for warnings of a wrong reading; `None` for other texts and for long numbers.
+
+    `"seconds"` are those of clocks that begin at 0, `"year"` are four digits, which are read as seconds although they may be a
+    year, and `"date"` are the six or eight digits of a month or day.
+    """
+    digits = (text or "").strip().removesuffix(".0")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 8):
+        return None
+    if _YEAR.fullmatch(digits):
+        return "year"
+    return None if math.isnan(to_seconds(digits)) else "date" if to_seconds(digits) != float(digits) else "seconds"
 
 
 def to_day(timestamp: str | None) -> str:

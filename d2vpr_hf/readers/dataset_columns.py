@@ -20,7 +20,7 @@ from d2vpr_hf.places.place import (
 from d2vpr_hf.readers.csv_table import ALIASES, all_columns_by_alias, check_chosen
 from d2vpr_hf.readers.photos import is_url
 from d2vpr_hf.readers.place_dataset import place_columns
-from d2vpr_hf.readers.plain_values import count_zeros, plain_places
+from d2vpr_hf.readers.plain_values import count_readings, count_zeros, plain_places
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.two_positions import drop_other_metres
 
@@ -107,6 +107,7 @@ def compute_columns(
     labels = [place.path for place in places]
     places = drop_other_metres(complete_places(places), labels, remarks)
     count_zeros(places, labels, remarks)
+    count_readings(places, labels, remarks)
     return place_columns(plain_places(places, remarks), place_ids)
 
 

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 from d2vpr_hf.places.place import Place
 from d2vpr_hf.places.stored_values import has_unknown_time, with_compass_heading
+from d2vpr_hf.places.timestamps import clock_or_date
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.remarks import RemarkCounter, merge_remarks
 
 TURNED = "photos with a heading below 0 or of 360 degrees, read as the same direction from 0 to 360 degrees"
 AT_ZERO = "positions at latitude 0 and longitude 0, which often stand for an unknown position"
+LIKE_YEARS = "times of four digits, read as seconds since 1970; years are written as 2019-01"
+LIKE_DATES = "times of digits, read as dates next to seconds of a clock; such seconds are written with three decimals"
 WITHOUT_TIME = "times that cannot be read; these photos have no time"
 
 
@@ -33,10 +36,22 @@ def count_zeros(places: Sequence[Place], labels: Sequence[str], remarks: RemarkC
 
 
 def plain_table(table: PlaceTable) -> PlaceTable:
-    """Return a table with the places that [`plain_places`] returns, and its remarks."""
+    """Return a table with the places that [`plain_places`] returns, and with remarks of times that may mean something else."""
     counter = RemarkCounter()
+    count_readings(table.places, [place.path for place in table.places], counter)
     places = plain_places(table.places, counter)
     return replace(table, places=places, remarks=merge_remarks([*table.remarks, *counter.summary()]))
+
+
+def count_readings(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> None:
+    """Count the times of digits that may mean something else than what they are read as."""
+    readings = [clock_or_date(place.timestamp) for place in places]
+    is_clock = "seconds" in readings
+    for reading, label in zip(readings, labels, strict=True):
+        if reading == "year" and not is_clock:
+            remarks.add("assumed", LIKE_YEARS, label)
+        elif reading == "date" and is_clock:
+            remarks.add("assumed", LIKE_DATES, label)
 
 
 def _plain_place(place: Place, label: str, remarks: RemarkCounter) -> Place:

@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -143,6 +143,9 @@ def test_numbers_of_every_type_are_stored(index, door):
         (Decimal("12.5"), None),
         (datetime(2024, 5, 1, 12, 30, tzinfo=UTC), 1714566600.0),
         (np.float64(-1.5), -1.5),
+        (np.datetime64("2024-05-01T12:30:00.500"), 1714566600.5),
+        (np.datetime64("2024"), 1704067200.0),
+        (date(2024, 5, 1), 1714521600.0),
     ],
 )
 def test_times_of_programs_are_stored_as_text(index, timestamp, seconds):
@@ -152,6 +155,30 @@ def test_times_of_programs_are_stored_as_text(index, timestamp, seconds):
         return
     index.add(rows(1), [Place("a", timestamp=timestamp)])
     assert to_seconds(index.places[0].timestamp) == seconds
+
+
+@pytest.mark.parametrize(
+    ("numbers", "count"),
+    [([20240501, 5, 20240502.0], 1), ([202405, np.int64(202405011230)], 2), ([20240501.25, 1714566600, 20249999], 0)],
+)
+def test_numbers_that_look_like_dates_are_seconds_and_counted(index, caplog, numbers, count):
+    index.add(rows(len(numbers)), [Place(str(number), timestamp=number) for number in numbers])
+    assert index.places.seconds.tolist() == [to_seconds(number) for number in numbers]
+    assert [message.split(",")[0] for message in caplog.messages] == [
+        f"{count} timestamps are numbers that look like dates" for _ in range(min(1, count))
+    ]
+
+
+def test_rows_without_a_time_are_not_excluded_and_counted_once(index, caplog):
+    """A survey's photos are the map of a robot; a robot searches for each frame."""
+    start = datetime(2024, 5, 1, 12, 30, tzinfo=UTC)
+    index.add(
+        rows(4), [Place("survey"), Place("map"), Place("old", timestamp=start), Place("new", timestamp="20240501_123100")]
+    )
+    for query_time in (datetime(2024, 5, 1, 12, 31, tzinfo=UTC), np.datetime64("2024-05-01T12:31"), 1714566660, None):
+        matches = index.search(rows(4)[3], 4, exclude_last_seconds=60, query_time=query_time)[0]
+        assert {match.place.path for match in matches} == {"survey", "map", "old"}
+    assert caplog.messages == ["`exclude_last_seconds` needs times: 2 of 4 rows have none and are not excluded."]
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,29 @@ def test_a_box_contains_places_with_utm_metres_only():
     assert within_box(places, -17, 179, -16, -179).tolist() == [True, True, False]
 
 
+def test_places_without_the_compared_field_are_counted(caplog):
+    """No filter allows them, as if they were photos of another place or time."""
+    places = [
+        Place("all", latitude=45.0, longitude=9.0, heading=10.0, timestamp="20240501_12"),
+        Place("metres", utm_east=500000.0, utm_north=4983000.0, utm_zone="32T", heading=0.0, timestamp="1714566600"),
+        Place("mock", utm_east=100.0, utm_north=200.0, timestamp="yesterday"),
+        Place("hall", x=1.0, y=2.0, heading=20.0),
+    ]
+    filters = PlaceFilter(near=(45.0, 9.0, 1e4), box=(44.0, 8.0, 46.0, 10.0), heading=(10.0, 15.0), since="2024-01", until=2e9)
+    assert filters.allowed(places).tolist() == [True, True, False, False]
+    assert caplog.messages == [
+        "The filter `near` leaves out 2 of 4 photos, which have no position on the globe.",
+        "The filter `box` leaves out 2 of 4 photos, which have no position on the globe.",
+        "The filter `heading` leaves out 1 of 4 photos, which have no heading.",
+        "The filter `until` leaves out 2 of 4 photos, which have no known time.",
+    ]
+    caplog.clear()
+    assert PlaceFilter(near=(45.0, 9.0, 1e4)).allowed(places[:2]).all()
+    assert PlaceFilter().allowed(places) is None and not caplog.messages
+    assert not PlaceFilter(since="2024-06").allowed(places[:2]).any()
+    assert caplog.messages == ["None of 2 photos passes the filters, so that there are no matches."]
+
+
 def test_a_box_that_ends_on_the_date_line_contains_both_of_its_names():
     places = [Place("a", latitude=0.0, longitude=180.0), Place("b", latitude=0.0, longitude=-180.0)]
     for west, east in ((179.9, 180.0), (-180.0, -179.9), (179.9, -179.9)):

@@ -1,7 +1,7 @@
 """All forms of a time mean the seconds they should, and a text in another form is never a number."""
 
 import math
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,20 @@ def test_timestamps_of_every_form_are_read_as_seconds(timestamp, seconds):
         ("2024_05_01_12_30_00_250", HALF_PAST + 0.25),
         ("2024_05_01_12_30_00", HALF_PAST),
         ("2024_05_01", MAY),
+        # spreadsheets, screenshots and programs that do not fill up numbers
+        ("2024/5/1 12:30", HALF_PAST),
+        ("2024-5-1T9:05:00Z", MAY + 9 * 3600 + 300),
+        ("2024:5:1 12:30:00.5", HALF_PAST + 0.5),
+        ("2024.5.1", MAY),
+        ("2024-05-01 12.30.00", HALF_PAST),
+        ("2024-05-01_12.30.00.250", HALF_PAST + 0.25),
+        ("2024-05-01-12:30:00", HALF_PAST),
+        ("2024.05.01-12.30.00", HALF_PAST),
+        # databases, robots and data sets
+        ("2024-05-01 12:30:00.0000000 +00:00", HALF_PAST),
+        ("1418381798086398", 1418381798.086398),  # Oxford RobotCar
+        ("1403636579763555584", 1403636579.763555584),  # EuRoC
+        ("2011-09-26 13:02:25.964389445", 1317042145.964389445),  # KITTI
         # ISO 8601
         ("2024-05-01T12", NOON),
         ("2024-05-01T12+02", NOON - 7200),
@@ -112,6 +126,12 @@ def test_timestamps_of_every_form_are_read_as_seconds(timestamp, seconds):
         (" 1714566600 ", HALF_PAST),
         (np.float32(12.5), 12.5),
         (np.int64(12), 12.0),
+        # Python and numpy
+        (datetime(2024, 5, 1, 12, 30), HALF_PAST),
+        (datetime(2024, 5, 1, 12, 30, tzinfo=timezone(timedelta(hours=2))), HALF_PAST - 7200),
+        (date(2024, 5, 1), MAY),
+        (np.datetime64("2024-05-01T12:30:00.250"), HALF_PAST + 0.25),
+        (np.datetime64("2024"), MAY - 121 * DAY),  # a year, not seconds
         # months
         ("2024:05", MAY),
         ("1899-12", -25_598 * DAY),
@@ -122,7 +142,8 @@ def test_each_form_means_its_moment(timestamp, seconds):
 
 
 @pytest.mark.parametrize(
-    "timestamp", [None, "", "spring", "nan", "inf", "2015-13-01", math.nan, math.inf, -math.inf, 1e30, True]
+    "timestamp",
+    [None, np.datetime64("NaT"), "", "spring", "nan", "inf", "2015-13-01", math.nan, math.inf, -math.inf, 1e30, True],
 )
 def test_texts_that_are_not_times_give_nan(timestamp):
     assert math.isnan(to_seconds(timestamp))
@@ -145,12 +166,12 @@ def test_texts_that_are_not_times_give_nan(timestamp):
         "0000:00:00 00:00:00", "00000000", "00000000000000", "0000-00-00", "0001-01-01T00:00:00", "9999-12-31",
         "    :  :     :  :  ",
         # the order of day and month is not known
-        "01/05/2024", "1.5.2024", "05-01-2024", "01052024_12", "5/1/24",
+        "01/05/2024", "1.5.2024", "05-01-2024", "01052024_12", "5/1/24", "24/5/1",
         # other texts
         "2024-05-01T", "2024-05-", "2024-05-01Z+", "2024-05:01", "2024-05-01 12:30 PM", "2024-05-01T12:30:00[Europe/Berlin]",
         "2024-05-01T12:30:00 CET", "2024-05-01+02:00", "2024-05-011230", "2024-122", "May 2024", "noon", "12:30",
         "20240501_", "20240501_1", "20240501_12300", "2024-05-01T12:30:00.", "20240501T12:30:00Zulu", "000123", "12,345",
-        "1,714,566,600", "99999999999999",
+        "1,714,566,600", "99999999999999", "2024-5-011230", "2024-05-01-05:00", "2024-05-01 12.30", "2024/5/1 9", "2024_5_1",
     ],
 )  # fmt: skip
 def test_a_text_in_no_form_is_never_a_time(text):

@@ -15,7 +15,7 @@ from d2vpr_hf.readers.at_names import place_from_name
 from d2vpr_hf.readers.csv_table import write_csv
 from d2vpr_hf.readers.dataset_columns import compute_columns
 from d2vpr_hf.readers.folder import read_photo
-from d2vpr_hf.readers.plain_values import TURNED, WITHOUT_TIME
+from d2vpr_hf.readers.plain_values import LIKE_DATES, LIKE_YEARS, TURNED, WITHOUT_TIME
 from d2vpr_hf.readers.registry import read_places
 from d2vpr_hf.readers.remarks import RemarkCounter
 from tests.photos import jpeg, save
@@ -61,6 +61,23 @@ def test_names_with_unknown_times_and_turned_headings_are_counted(tmp_path):
     assert kinds(table.remarks) == {WITHOUT_TIME: ("skipped", 2), TURNED: ("corrected", 2)}
     single = read_photo(find_photos(tmp_path)[2])
     assert kinds(single.remarks) == {WITHOUT_TIME: ("skipped", 1), TURNED: ("corrected", 1)}
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (["2019", "2020.0", "2024-05-01"], {LIKE_YEARS: ("assumed", 2)}),
+        (["1999", "2000", "2001", "1700"], {}),  # a clock's seconds
+        (["202405", "20240501", "2024-05"], {}),
+        (["189959", "200001", "200002", "20240501"], {LIKE_DATES: ("assumed", 3)}),
+        (["200001.000", "200002.000", "5.0"], {}),
+    ],
+)
+def test_times_of_digits_that_may_mean_something_else_are_counted(tmp_path, times, expected):
+    write_csv(tmp_path / "places.csv", [Place(str(row), 1.0, 2.0, timestamp=text) for row, text in enumerate(times)], {})
+    table = read_places(tmp_path / "places.csv")
+    assert kinds(table.remarks) == expected
+    assert [place.timestamp for place in table.places] == times
 
 
 @pytest.mark.parametrize("streaming", [False, True])
