@@ -126,10 +126,15 @@ def check_fields(place: Place) -> None:
         check_degrees(place.latitude, place.longitude)
     if place.heading is not None and abs(place.heading) > 360:
         raise ValueError(f"heading must be in [-360, 360] degrees, got {place.heading}")
-    if place.utm_zone and place.utm_east is None:
+    if place.utm_zone and (place.utm_east is None or place.utm_north is None):
         parse_zone(place.utm_zone)
-    elif place.utm_zone:
+    elif place.utm_zone and place.utm_east is not None and place.utm_north is not None:
         settle_zone(place.utm_zone, place.latitude, place.utm_north)
+        if 1_200_000 <= place.utm_east <= 10_000_000 and 100_000 <= place.utm_north < 1_000_000:
+            raise ValueError(
+                f"utm_east {place.utm_east:.2f} and utm_north {place.utm_north:.2f} are swapped: eastings in zone "
+                f"{place.utm_zone} are from 100000 to 1000000 metres"
+            )
 
 
 def with_utm(place: Place) -> Place:
@@ -196,15 +201,19 @@ def _is_exact(places: Sequence[Place], latitudes: NDArray[np.float64], longitude
 def place_zone(place: Place) -> UtmZone | None:
     """Return the UTM zone of a place, with its hemisphere; `None` if it has none.
 
+    Negative northings are metres from the equator in southern zones too, as some programs write them.
+
     Raises:
         ValueError: If the zone does not exist or its hemisphere is not known; the message names the place.
     """
     if not place.utm_zone:
         return None
     try:
-        return settle_zone(place.utm_zone, place.latitude, place.utm_north)
+        zone = settle_zone(place.utm_zone, place.latitude, place.utm_north)
     except ValueError as error:
         raise ValueError(f"{place.path or 'A place without a path'}: {error}") from error
+    is_from_equator = not zone.is_north and place.utm_north is not None and place.utm_north < 0 and _has_true_easting(place)
+    return UtmZone(zone.number, None, is_north=True) if is_from_equator else zone
 
 
 def complete_places(places: Sequence[Place]) -> list[Place]:
@@ -267,11 +276,16 @@ def _is_near_zone(place: Place) -> bool:
     """
     if not place.utm_zone or place.utm_east is None or place.utm_north is None:
         return False
-    if 100_000 <= place.utm_east < 1_000_000:
-        return -1_000_000 <= place.utm_north <= 11_000_000  # cities on the equator may have one hemisphere
+    if _has_true_easting(place):
+        return -10_000_000 <= place.utm_north <= 11_000_000  # negative or above 10,000 km beyond the equator
     zone = place_zone(place)
     least_north = 10_000 if zone is None or zone.is_north else 1_100_000  # 80° S
     return -200_000 <= place.utm_east < 1_200_000 and least_north <= place.utm_north <= 10_000_000
+
+
+def _has_true_easting(place: Place) -> bool:
+    """Return whether an easting is one of UTM inside a zone, and no mock coordinate."""
+    return place.utm_east is not None and 100_000 <= place.utm_east < 1_000_000
 
 
 def _with_missing_zones(places: Sequence[Place]) -> list[Place]:

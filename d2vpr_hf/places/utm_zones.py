@@ -18,8 +18,20 @@ ZONE_FORM = (
     "a number from 1 to 60 and a band letter from C to X without I and O, such as 33T, or a hemisphere, such as 33 south"
 )
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"  # of 8 degrees each from 80° S; X has 12
-_TEXT = re.compile(r"(?:WGS ?84 */ *)?(?:UTM *)?(?:ZONE *)?(\d{1,2})(?:\.0*)? *([A-Z]|NORTH|SOUTH)?", re.ASCII)
-_EPSG = re.compile(r"(?:EPSG:* *)?32([67])(\d\d)(?:\.0*)?", re.ASCII)
+_SYSTEM = r"(?P<system>(?:WGS[ _]?(?:19)?84|ETRS[ _]?(?:19)?89|NAD[ _]?(?:19)?83)[ _]*/?[ _]*)?"
+_TEXT = re.compile(
+    _SYSTEM + r"(?:UTM[ _]*)?(?:ZONE[ _:]*)?(?P<number>\d{1,2})(?:\.0*)?[ _-]*(?P<letter>[A-Z]|NORTH|SOUTH)?", re.ASCII
+)
+_EPSG = re.compile(r"(?:URN:OGC:DEF:CRS:)?(?:EPSG:* *)?(\d{3})(\d\d)(?:\.0*)?", re.ASCII)
+_EPSG_ZONES = {  # hemisphere and zones of coordinate systems that are equal within two metres
+    "326": (True, range(1, 61)),  # WGS 84
+    "327": (False, range(1, 61)),
+    "258": (True, range(28, 39)),  # ETRS89
+    "269": (True, range(1, 24)),  # NAD83
+    "283": (False, range(48, 59)),  # GDA94
+}
+_HEMISPHERES = dict.fromkeys(("n", "north", "northern", "1", "+1", "1.0"), True)
+_HEMISPHERES |= dict.fromkeys(("s", "south", "southern", "-1", "-1.0"), False)
 _BAND_S_NORTH = (3_430_000.0, 4_540_000.0)  # metres of northing from 31 to 41° N: the band with a margin of a degree
 _SOUTHERN_NORTH = (1_110_000.0, 10_000_000.0)  # metres of northing from 80° S to the equator
 _AT_EQUATOR = 0.01  # degrees
@@ -46,23 +58,24 @@ class UtmZone:
 
 
 def parse_zone(zone: Any) -> UtmZone:
-    """Read a zone: `33T`, `33 t`, `33`, `33.0`, `33 south`, `UTM zone 33N` or `EPSG:32633`, as a text or a number.
+    """Read a zone: `33T`, `33 t`, `33-T`, `33`, `33.0`, `33 south`, `UTM zone 33N` or `EPSG:32633`, as a text or a number.
 
     The hemisphere of a number alone and of the letter S stays open; [`settle_zone`] settles it.
 
     Raises:
         ValueError: If it is not a zone.
     """
-    return _parse_text(str(zone).strip().upper())
+    return _parse_text(" ".join(str(zone).split()))
 
 
 @functools.lru_cache(maxsize=4096)
 def _parse_text(text: str) -> UtmZone:
-    if code := _EPSG.fullmatch(text):
-        number, letter = int(code[2]), "NORTH" if code[1] == "6" else "SOUTH"
-    elif parts := _TEXT.fullmatch(text):
-        number, letter = int(parts[1]), parts[2]
-        if text.startswith("WGS") and letter in ("N", "S"):  # the names of coordinate systems have hemispheres, not bands
+    if code := _EPSG.fullmatch(text.upper()):
+        is_north, numbers = _EPSG_ZONES.get(code[1], (True, range(0)))
+        number, letter = int(code[2]) if int(code[2]) in numbers else 0, "NORTH" if is_north else "SOUTH"
+    elif parts := _TEXT.fullmatch(text.upper()):
+        number, letter = int(parts["number"]), parts["letter"]
+        if parts["system"] and letter in ("N", "S"):  # the names of coordinate systems have hemispheres, not bands
             letter = "NORTH" if letter == "N" else "SOUTH"
     else:
         number, letter = 0, None
@@ -71,6 +84,40 @@ def _parse_text(text: str) -> UtmZone:
     if letter in (None, "NORTH", "SOUTH"):
         return UtmZone(number, None, None if letter is None else letter == "NORTH")
     return UtmZone(number, letter, None if letter == "S" else letter >= "N")
+
+
+def zone_with_hemisphere(zone: str | None, hemisphere: Any, latitude: float | None = None) -> str | None:
+    """Return the text of a zone with the hemisphere that another column of its row states.
+
+    Args:
+        zone: The zone as the row states it, or `None`.
+        hemisphere: `N`, `south`, `northern hemisphere`, 1 for north, -1 for south, ... in any case; empty if unknown.
+        latitude: The row's latitude, or `None`.
+
+    Raises:
+        ValueError: If the zone's letter or the latitude is of the other hemisphere, or the zone needs a hemisphere and it is in
+            another form.
+    """
+    text = "" if hemisphere is None else str(hemisphere).strip().lower()
+    if not text:
+        return zone
+    word = text.removesuffix("hemisphere").strip()
+    if word not in _HEMISPHERES:
+        if not zone or latitude is not None or parse_zone(zone).is_north is not None:
+            return zone  # the column is not needed, and may mean something else
+        raise ValueError(f"expected the hemisphere as N or S, north or south, or 1 or -1; got {hemisphere}")
+    is_north = _HEMISPHERES[word]
+    name = "north" if is_north else "south"
+    if latitude is not None and (latitude > 0) != is_north and latitude != 0:
+        raise ValueError(
+            f"the latitude {latitude} is not in the hemisphere {hemisphere}. Latitudes south of the equator need a minus sign"
+        )
+    if not zone:
+        return zone
+    parsed = parse_zone(zone)
+    if parsed.is_north not in (None, is_north):
+        raise ValueError(f"the UTM zone {zone} is not in the hemisphere {hemisphere}. Correct one of them")
+    return f"{parsed.number} {name}"
 
 
 def settle_zone(zone: Any, latitude: float | None = None, north: float | None = None) -> UtmZone:
@@ -97,6 +144,11 @@ def settle_zone(zone: Any, latitude: float | None = None, north: float | None = 
     else:
         is_north = north is None or _within(north, _BAND_S_NORTH) or not _within(north, _SOUTHERN_NORTH)
     return UtmZone(parsed.number, parsed.letter if is_north else None, is_north)
+
+
+def may_be_south(zone: Any, north: float) -> bool:
+    """Return whether [`settle_zone`] reads a letter S as the band at a northing that the southern hemisphere has too."""
+    return parse_zone(zone).letter == "S" and _within(north, _BAND_S_NORTH)
 
 
 def zone_text(zone: UtmZone, latitude: float | None) -> str:

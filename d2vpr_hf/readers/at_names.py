@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.places.place import Place, check_fields, complete_places, parse_number
+from d2vpr_hf.readers.plain_values import count_metres_without_degrees
+from d2vpr_hf.readers.remarks import RemarkCounter
 
 PATTERN = "@east@north@zone number@zone letter@latitude@longitude@pano@tile@heading@pitch@roll@height@time@note@.jpg"
 _NUM_PARTS = 16  # the name begins with @, so the first part is empty
@@ -32,8 +34,13 @@ def place_from_name(path: Path, folder: Path) -> Place:
     return places_from_names([path], folder)[0]
 
 
-def places_from_names(paths: Sequence[Path], folder: Path) -> list[Place]:
+def places_from_names(paths: Sequence[Path], folder: Path, remarks: RemarkCounter | None = None) -> list[Place]:
     """Read the places of photos from their names, many times as fast as one by one.
+
+    Args:
+        paths: The photos.
+        folder: The folder that the places' paths are relative to.
+        remarks: Counts metres far from their zone; `None` counts nothing.
 
     Raises:
         ValueError: If a name does not follow the convention; the message holds the file and the pattern.
@@ -44,7 +51,9 @@ def places_from_names(paths: Sequence[Path], folder: Path) -> list[Place]:
             places.append(_parse(path.name, path.relative_to(folder).as_posix()))
         except ValueError as error:
             raise ValueError(f"{path}: {error}. Expected a name like {PATTERN}, with east and north in metres.") from error
-    return complete_places(places)
+    completed = complete_places(places)
+    count_metres_without_degrees(completed, [place.path for place in places], remarks or RemarkCounter())
+    return completed
 
 
 def _parse(name: str, path: str) -> Place:

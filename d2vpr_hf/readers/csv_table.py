@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.places.place import Place, check_place, complete_places, number_values, parse_number
+from d2vpr_hf.places.utm_zones import zone_with_hemisphere
 from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
 from d2vpr_hf.readers.place_table import PlaceTable
-from d2vpr_hf.readers.plain_values import count_zeros, plain_places
+from d2vpr_hf.readers.plain_values import count_letters_s, count_metres_without_degrees, count_zeros, plain_places
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.table_paths import TablePaths
 from d2vpr_hf.readers.two_positions import drop_local_copies, drop_other_metres
 
+HEMISPHERE = "hemisphere"  # a column of tables, which completes the zone
 # Names of columns for each field, the preferred one first; case, blanks, hyphens and underscores do not matter.
 ALIASES = {
     "path": ("path", "file", "filename", "file_path", "source_file", "image", "name"),
@@ -29,6 +31,7 @@ ALIASES = {
     "utm_east": ("utm_east", "utm_easting", "easting"),
     "utm_north": ("utm_north", "utm_northing", "northing"),
     "utm_zone": ("utm_zone",),
+    HEMISPHERE: ("hemisphere", "utm_hemisphere"),
     "x": ("x",),
     "y": ("y",),
     "z": ("z",),
@@ -38,7 +41,7 @@ ALIASES = {
     "timestamp": ("timestamp", "time", "datetime"),
     "condition": ("condition",),
 }
-_TEXT_FIELDS = ("path", "utm_zone", "frame", "timestamp", "condition")
+_TEXT_FIELDS = ("path", "utm_zone", HEMISPHERE, "frame", "timestamp", "condition")
 _POSITIONS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
 _FORMS = {"latitude": "decimal degrees such as -33.8568", "longitude": "decimal degrees such as 151.2153"}
 BACKSLASHES = "paths with backslashes, read as paths with forward slashes"
@@ -75,7 +78,10 @@ def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> PlaceTable
     _check_twice(table, rows, [place.path for place in places])
     if not {"x", "y"} & (chosen or {}).keys():
         places = drop_local_copies(places, labels, remarks)
-    places = drop_other_metres(_complete(table, rows, places), labels, remarks)
+    completed = _complete(table, rows, places)
+    count_letters_s(places, labels, remarks)
+    count_metres_without_degrees(completed, labels, remarks)
+    places = drop_other_metres(completed, labels, remarks)
     count_zeros(places, labels, remarks)
     places = plain_places(places, remarks, labels)
     ids = _read_ids(table, {name: columns[name] for name in (_PLACE_ID, _GROUP_ID) if name in columns}, rows)
@@ -148,7 +154,7 @@ def _plain_name(name: str) -> str:
 
 def _known(place: Place) -> dict[str, Any]:
     """Return the fields of a place that its row has, by column."""
-    values = {field: value for field in ALIASES if (value := getattr(place, field)) is not None}
+    values = {field: value for field in ALIASES if (value := getattr(place, field, None)) is not None}
     if place.latitude is not None:
         values = {field: value for field, value in values.items() if not field.startswith("utm_")}
     if place.is_local and (place.latitude is not None or place.utm_east is not None):
@@ -225,6 +231,8 @@ def _read_values(table: Path, rows: CsvRows, columns: Mapping[str, int], remarks
             for field, column in numbers:
                 if cells[column]:
                     values[field] = _number(field, cells[column].replace(",", ".") if has_commas else cells[column])
+            hemisphere = values.pop(HEMISPHERE, None)
+            values["utm_zone"] = zone_with_hemisphere(values.get("utm_zone"), hemisphere, values.get("latitude"))
         except ValueError as error:
             raise ValueError(f"{table}, line {line}: {error}.") from error
         yield values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,17 @@ from d2vpr_hf.places.place import (
     complete_places,
     parse_number,
 )
-from d2vpr_hf.readers.csv_table import ALIASES, all_columns_by_alias, check_chosen
+from d2vpr_hf.places.utm_zones import zone_with_hemisphere
+from d2vpr_hf.readers.csv_table import ALIASES, HEMISPHERE, all_columns_by_alias, check_chosen
 from d2vpr_hf.readers.photos import is_url
 from d2vpr_hf.readers.place_dataset import place_columns
-from d2vpr_hf.readers.plain_values import count_readings, count_zeros, plain_places
+from d2vpr_hf.readers.plain_values import (
+    count_letters_s,
+    count_metres_without_degrees,
+    count_readings,
+    count_zeros,
+    plain_places,
+)
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.two_positions import drop_other_metres
 
@@ -55,7 +63,7 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
             images, or a column is found for only one of two coordinates that belong together.
     """
     has = f"{name} has the columns {', '.join(features)}"
-    check_chosen(chosen, list(features), has, ("image", *PLACE_SCHEMA.names, "place_id"))
+    check_chosen(chosen, list(features), has, ("image", *PLACE_SCHEMA.names, "place_id", HEMISPHERE))
     images = [column for column, feature in features.items() if type(feature).__name__ == "Image"]
     by_type = {"image": images[0]} if len(images) == 1 else {}
     matched = all_columns_by_alias(list(features), _KNOWN)
@@ -105,7 +113,10 @@ def compute_columns(
             raise ValueError(f"{label}, row {row}: {error}.") from error
     remarks = remarks or RemarkCounter()
     labels = [place.path for place in places]
-    places = drop_other_metres(complete_places(places), labels, remarks)
+    completed = complete_places(places)
+    count_letters_s(places, labels, remarks)
+    count_metres_without_degrees(completed, labels, remarks)
+    places = drop_other_metres(completed, labels, remarks)
     count_zeros(places, labels, remarks)
     count_readings(places, labels, remarks)
     return place_columns(plain_places(places, remarks), place_ids)
@@ -113,7 +124,10 @@ def compute_columns(
 
 def _place(name: str, image: ImageFile, cells: dict[str, Any]) -> Place:
     path = _path(name, image, cells.pop("path", None))
+    hemisphere = cells.pop(HEMISPHERE, None)
     place = Place(path, **{field: _cell(field, value) for field, value in cells.items()})
+    if hemisphere is not None and hemisphere == hemisphere:  # not NaN
+        place = replace(place, utm_zone=zone_with_hemisphere(place.utm_zone, hemisphere, place.latitude))
     check_fields(place)
     return place
 
@@ -129,7 +143,7 @@ def _path(name: str, image: ImageFile, file_name: Any) -> str:
 
 def _cell(field: str, value: Any) -> Any:
     """Convert a value to the type of a place's field; empty texts and NaN become `None`."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value)):
         return None
     if PLACE_SCHEMA.field(field).type == pa.string():
         return value.isoformat() if hasattr(value, "isoformat") else str(value)

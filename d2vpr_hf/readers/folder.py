@@ -14,7 +14,7 @@ from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.plain_values import plain_table
 from d2vpr_hf.readers.read_options import ReadOptions
-from d2vpr_hf.readers.remarks import merge_remarks
+from d2vpr_hf.readers.remarks import RemarkCounter, merge_remarks
 from d2vpr_hf.readers.sidecars import SidecarFolders, SidecarsOfOnePhoto
 from d2vpr_hf.utils.atomic_files import store_file
 
@@ -81,7 +81,10 @@ def _read_photo_folder(folder: Path, options: ReadOptions) -> PlaceTable:
         raise ValueError(f"{folder} has no CSV file to read positions from. Leave {option} out, or give a folder with one.")
     listing = list_photos(folder)
     if options.positions == "names" or (options.positions is None and any(is_at_name(file) for file in listing.photos)):
-        return PlaceTable(folder, places_from_names(listing.photos, folder), "names", listing.skipped, remarks=listing.remarks)
+        counter = RemarkCounter()
+        places = places_from_names(listing.photos, folder, counter)
+        remarks = merge_remarks([*listing.remarks, *counter.summary()])
+        return PlaceTable(folder, places, "names", listing.skipped, remarks=remarks)
     reader = PhotoPlaceReader(folder, SidecarFolders(), options.assume_north_east)
     table = _table_of_metadata(reader, listing.photos)
     return replace(table, skipped=listing.skipped, remarks=merge_remarks([*listing.remarks, *table.remarks]))

@@ -1,4 +1,4 @@
-"""Headings and times of photos as readers leave them: in the form that indexes store, or unknown, with remarks."""
+"""Headings, times and zones of photos as readers leave them: in the form that indexes store, or unknown, with remarks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,6 +6,7 @@ from dataclasses import replace
 from d2vpr_hf.places.place import Place
 from d2vpr_hf.places.stored_values import has_unknown_time, with_compass_heading
 from d2vpr_hf.places.timestamps import clock_or_date
+from d2vpr_hf.places.utm_zones import may_be_south
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.remarks import RemarkCounter, merge_remarks
 
@@ -14,6 +15,8 @@ AT_ZERO = "positions at latitude 0 and longitude 0, which often stand for an unk
 LIKE_YEARS = "times of four digits, read as seconds since 1970; years are written as 2019-01"
 LIKE_DATES = "times of digits, read as dates next to seconds of a clock; such seconds are written with three decimals"
 WITHOUT_TIME = "times that cannot be read; these photos have no time"
+WITHOUT_DEGREES = "positions in UTM metres far outside their zone, compared only with metres of the same zone"
+BAND_S = "zones with the letter S, read as the band from 32 to 40° north; write `33 south` for the hemisphere"
 
 
 def plain_places(places: Sequence[Place], remarks: RemarkCounter, labels: Sequence[str] | None = None) -> list[Place]:
@@ -33,6 +36,22 @@ def count_zeros(places: Sequence[Place], labels: Sequence[str], remarks: RemarkC
     for place, label in zip(places, labels, strict=True):
         if place.latitude == place.longitude == 0:
             remarks.add("assumed", AT_ZERO, label)
+
+
+def count_metres_without_degrees(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> None:
+    """Count the places that [`complete_places`] returned with metres of a zone, but without degrees."""
+    for place, label in zip(places, labels, strict=True):
+        if place.utm_zone and place.utm_east is not None and place.latitude is None:
+            remarks.add("assumed", WITHOUT_DEGREES, label)
+
+
+def count_letters_s(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> None:
+    """Count the places of tables whose zone has a letter S that would be the southern hemisphere in another reading."""
+    for place, label in zip(places, labels, strict=True):
+        if not place.utm_zone or place.utm_north is None or place.latitude is not None:
+            continue
+        if may_be_south(place.utm_zone, place.utm_north):
+            remarks.add("assumed", BAND_S, label)
 
 
 def plain_table(table: PlaceTable) -> PlaceTable:

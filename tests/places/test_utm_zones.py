@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.place import check_place, complete_places, place_zone
-from d2vpr_hf.places.utm_zones import parse_zone, settle_zone, zone_text
+from d2vpr_hf.places.utm_zones import parse_zone, settle_zone, zone_text, zone_with_hemisphere
 
 
 @pytest.mark.parametrize(
@@ -205,3 +205,87 @@ def test_any_position_survives_utm_metres_with_any_form_of_its_zone(latitude, lo
         if zone:
             back = complete_places([Place("", utm_east=here.utm_east, utm_north=here.utm_north, utm_zone=zone)])[0]
             assert distance_in_metres(Place("", latitude, longitude), Place("", back.latitude, back.longitude)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("zone", "number", "is_north"),
+    [
+        ("33-T", 33, True),
+        ("33_n", 33, True),
+        ("33\u00a0T", 33, True),
+        ("Zone:33T", 33, True),
+        ("WGS84 UTM 33S", 33, False),
+        ("WGS_1984_UTM_Zone_33S", 33, False),
+        ("ETRS89 / UTM zone 32N", 32, True),
+        ("NAD83 / UTM zone 10N", 10, True),
+        ("EPSG:25832", 32, True),
+        (26910, 10, True),
+        ("EPSG:28356", 56, False),
+        ("urn:ogc:def:crs:EPSG::32733", 33, False),
+    ],
+)
+def test_names_of_coordinate_systems_are_zones(zone, number, is_north):
+    assert (parse_zone(zone).number, parse_zone(zone).is_north) == (number, is_north)
+
+
+@pytest.mark.parametrize(
+    "zone", ["EPSG:25861", "EPSG:26963", "EPSG:3067", "EPSG:31467", "33TUM", "33/T", "A", "Z", "nan", "033T"]
+)
+def test_other_systems_and_squares_are_refused(zone):
+    with pytest.raises(ValueError, match=f"such as 33T.*got {zone}$"):
+        parse_zone(zone)
+
+
+@pytest.mark.parametrize(
+    ("zone", "hemisphere", "text"),
+    [
+        ("56", "S", "56 south"),
+        ("56.0", "South", "56 south"),
+        (56, -1, "56 south"),
+        ("56S", "southern hemisphere", "56 south"),
+        ("10S", "n", "10 north"),  # the band
+        ("33", 1.0, "33 north"),
+        ("33T", "N", "33 north"),
+        ("33T", "", "33T"),
+        (None, "N", None),
+        ("33T", "NE", "33T"),  # another meaning
+    ],
+)
+def test_a_hemisphere_completes_a_zone(zone, hemisphere, text):
+    assert zone_with_hemisphere(zone, hemisphere) == text
+
+
+@pytest.mark.parametrize(
+    ("zone", "hemisphere", "latitude", "message"),
+    [
+        ("33T", "S", None, "33T is not in the hemisphere S"),
+        ("56H", "north", None, "56H is not in the hemisphere north"),
+        ("33", "E", None, "expected the hemisphere as N or S"),
+        ("33", False, None, "expected the hemisphere as N or S"),
+        (None, "S", 33.8568, "minus sign"),
+        (None, 1, -33.8568, "not in the hemisphere 1"),
+    ],
+)
+def test_hemispheres_that_contradict_zones_or_latitudes_are_refused(zone, hemisphere, latitude, message):
+    with pytest.raises(ValueError, match=message):
+        zone_with_hemisphere(zone, hemisphere, latitude)
+
+
+@pytest.mark.parametrize("zone", ["56H", "56 south", "56N", "56S", "EPSG:32656"])
+@pytest.mark.parametrize("has_degrees", [False, True])
+def test_negative_northings_count_from_the_equator(zone, has_degrees):
+    """PROJ and some exports write the south as negative northings, with either hemisphere in the zone."""
+    degrees = {"latitude": -33.8568, "longitude": 151.2153} if has_degrees else {}
+    place = Place("", utm_east=334_900.57, utm_north=6_252_288.75 - 10_000_000, utm_zone=zone, **degrees)
+    complete = complete_places([place])[0]
+    assert (complete.latitude, complete.longitude) == pytest.approx((-33.8568, 151.2153), abs=1e-5)
+    assert complete_places([complete]) == [complete]
+    assert distance_in_metres(complete, complete_places([Place("", -33.8568, 151.2153)])[0]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("east", "north", "zone"), [(5_820_000, 391_000, "33U"), (6_252_288, 334_900, "56H"), (4_172_758, 544_388, "10 n")]
+)
+def test_eastings_and_northings_in_the_wrong_order_are_named(east, north, zone):
+    with pytest.raises(ValueError, match=r"a\.jpg: utm_east .* are swapped"):
+        complete_places([Place("a.jpg", utm_east=float(east), utm_north=float(north), utm_zone=zone)])

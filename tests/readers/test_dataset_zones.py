@@ -1,5 +1,7 @@
 """UTM zones of data sets: as numbers, in any case and with hemispheres; positions that contradict each other are named."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -7,7 +9,10 @@ from hypothesis import strategies as st
 
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.place import all_with_utm
+from d2vpr_hf.readers.csv_table import read_csv
 from d2vpr_hf.readers.dataset_columns import compute_columns
+from d2vpr_hf.readers.plain_values import BAND_S, WITHOUT_DEGREES
+from d2vpr_hf.readers.remarks import RemarkCounter
 
 
 def read_rows(**columns):
@@ -68,3 +73,38 @@ def test_any_position_survives_a_row_with_easting_northing_and_zone(latitude, lo
     rows = read_rows(utm_east=[place.utm_east] * 3, utm_north=[place.utm_north] * 3, utm_zone=zones)
     for row in rows:
         assert distance_in_metres(Place("", latitude, longitude), Place("", row.latitude, row.longitude)) < 0.1
+
+
+@pytest.mark.parametrize("hemispheres", [["S", "n"], ["south", "North"], [-1, 1], [-1.0, 1.0], ["southern hemisphere", "N"]])
+def test_a_column_of_hemispheres_completes_numbers(hemispheres):
+    places = read_rows(**METRES, utm_zone=[32, 32], hemisphere=hemispheres)
+    assert [place.utm_zone for place in places] == ["32G", "32T"]
+    assert [place.latitude for place in places] == pytest.approx([-46.49, 43.77], abs=0.01)
+    assert read_rows(latitude=[1.0], longitude=[2.0], hemisphere=[math.nan])[0].latitude == 1.0
+    with pytest.raises(ValueError, match=r"data/train, row 1: the latitude 33\.8 is not in the hemisphere S"):
+        read_rows(latitude=[1.0, 33.8], longitude=[2.0, 2.0], hemisphere=["N", "S"])
+
+
+def test_a_table_with_hemispheres_is_read(tmp_path):
+    table = tmp_path / "places.csv"
+    lines = ["path,easting,northing,utm zone,Hemisphere", "a.jpg,334900.57,6252288.75,56,S", "b.jpg,681089.2,4848788.1,32,"]
+    table.write_text("\n".join(lines[:2]) + "\n")
+    (place,) = read_csv(table).places
+    assert place.utm_zone == "56H" and place.latitude == pytest.approx(-33.8568, abs=1e-4)
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"places\.csv, line 3: the UTM zone 32 has neither"):
+        read_csv(table)
+    table.write_text(f"{lines[0]}\na.jpg,334900.57,6252288.75,56N,S\n")
+    with pytest.raises(ValueError, match=r"places\.csv, line 2: the UTM zone 56N is not in the hemisphere S"):
+        read_csv(table)
+
+
+def test_assumed_zones_and_metres_far_from_their_zone_are_counted():
+    """At 51° S, `18S` may be Patagonia; at 39° N it is Washington."""
+    counter = RemarkCounter()
+    metres = {"utm_east": [323_000.0, 323_000.0, 100.0], "utm_north": [4_306_000.0, 6_252_288.75, 200.0]}
+    compute_columns(metres | {"utm_zone": ["18S", "18S", "33T"]}, [(None, False)] * 3, range(3), "data", counter)
+    assert {remark.text: (remark.kind, remark.count, remark.example) for remark in counter.summary()} == {
+        BAND_S: ("assumed", 1, "data/0"),
+        WITHOUT_DEGREES: ("assumed", 1, "data/2"),
+    }
