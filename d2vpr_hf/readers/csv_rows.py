@@ -5,11 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_SEPARATORS = ",;\t"
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")  # spaces without width, marks of direction, second byte order marks
+_LEAST_NAMES = 2  # names of columns in a first line that begins with #; with fewer it is a comment
 _ENCODINGS = {  # by the byte order mark; that of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -28,12 +31,14 @@ class CsvRows:
         lines: (N,) the number of each row's line in the file, from 1.
         cells: (N,) the cells of each row, one for each column; rows without any text are not among them.
         short_lines: Numbers of the lines with fewer cells than columns; their last cells are empty here.
+        comments: Numbers of the lines before the header that begin with `#`.
     """
 
     header: list[str]
     lines: list[int]
     cells: list[list[str]]
     short_lines: list[int]
+    comments: list[int]
 
 
 def read_rows(table: Path, count_known: Callable[[Sequence[str]], int]) -> CsvRows:
@@ -51,17 +56,22 @@ def read_rows(table: Path, count_known: Callable[[Sequence[str]], int]) -> CsvRo
     """
     lines = list(io.StringIO(_decode(table), newline=""))
     start = next((number for number, line in enumerate(lines) if line.strip()), 0)  # blank lines before the header
+    content = CsvRows([], [], [], [], [])
     separator = _named_separator(lines[start]) if lines else None
     if separator is not None:
         start += 1
     else:
+        header = _find_header(lines, start, count_known)
+        content.comments.extend(number + 1 for number in range(start, header) if lines[number].strip())
+        start = header
         separator = _find_separator(lines[start] if lines else "", count_known)
-    content = CsvRows([], [], [], [])
     for number, row in _parse(table, lines, start, separator):
         if not content.header:
-            content.header.extend(row)
+            content.header.extend(_clean_names(row))
             continue
         num_missing = _count_missing(table, number, row, content.header, lines)
+        if num_missing and len(row) == 1:
+            _check_separator(table, number, row[0], content.header, separator)
         if num_missing:
             content.short_lines.append(number)
         content.lines.append(number)
@@ -78,7 +88,8 @@ def _count_missing(table: Path, number: int, row: Sequence[str], header: Sequenc
     if any(row[len(header) :]):
         raise ValueError(
             f"{table}, line {number}: there are more fields than columns: {row[len(header) :]}. A comma inside a cell, such as "
-            "a decimal comma, needs quotes around the cell, or semicolons between the columns."
+            "a decimal comma, needs quotes around the cell, or semicolons between the columns. If each line begins with the "
+            "number of its row, as R writes it, begin the header with an empty name."
         )
     if len(row) < len(header) and number == len(lines) and not lines[-1].endswith(("\n", "\r")):
         raise ValueError(
@@ -86,6 +97,34 @@ def _count_missing(table: Path, number: int, row: Sequence[str], header: Sequenc
             "file was cut off, restore it; otherwise complete the line."
         )
     return max(0, len(header) - len(row))
+
+
+def _check_separator(table: Path, number: int, cell: str, header: Sequence[str], separator: str) -> None:
+    """Raise ValueError if a line of one cell would have a cell for each column with another separator."""
+    for character, name in _SEPARATORS.items():
+        if character != separator and len(cell.split(character)) >= len(header):
+            raise ValueError(
+                f"{table}, line {number}: this line is separated by {name}, and the header by "
+                f"{_SEPARATORS.get(separator, separator)}. Separate all lines in the same way."
+            )
+
+
+def _clean_names(header: Sequence[str]) -> list[str]:
+    """Return the names of columns without characters that cannot be seen, and without a `#` before the first name."""
+    names = [_INVISIBLE.sub("", name).strip() for name in header]
+    return [names[0].removeprefix("#").strip(), *names[1:]]
+
+
+def _find_header(lines: Sequence[str], start: int, count_known: Callable[[Sequence[str]], int]) -> int:
+    """Return the number of the line with the names of columns: behind lines that begin with `#`, if these are comments."""
+    for number in range(start, len(lines)):
+        line = lines[number]
+        if not line.strip():
+            continue
+        separator = _find_separator(line, count_known)
+        if not line.startswith("#") or count_known(_clean_names(line.split(separator))) >= _LEAST_NAMES:
+            return number
+    return start
 
 
 def _named_separator(line: str) -> str | None:
@@ -118,9 +157,9 @@ def _find_separator(header: str, count_known: Callable[[Sequence[str]], int]) ->
     def score(separator: str) -> tuple[int, int]:
         try:
             names = next(csv.reader([header], delimiter=separator, skipinitialspace=True))
-        except csv.Error:
+        except (csv.Error, StopIteration):
             return 0, 0
-        return count_known(names), len(names)
+        return count_known(_clean_names(names)) if names else 0, len(names)
 
     return max(_SEPARATORS, key=score)  # the first of equals
 
@@ -152,4 +191,6 @@ def _problem(error: csv.Error) -> str:
         return "a cell begins with a quote that is not closed"
     if "expected after" in str(error):
         return "text follows the closing quote of a cell; quotes inside a quoted cell are doubled"
+    if "field limit" in str(error):
+        return f"the line cannot be read ({error}); close the quote of the cell, or remove the column of long texts"
     return f"the line cannot be read ({error}); is a quote not closed"

@@ -7,7 +7,8 @@ may share a batch (`group_id`).
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -16,36 +17,50 @@ from numpy.typing import NDArray
 from d2vpr_hf.places.place import Place, check_place, complete_places, number_values, parse_number
 from d2vpr_hf.places.utm_zones import zone_with_hemisphere
 from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
+from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.plain_values import count_letters_s, count_metres_without_degrees, count_zeros, plain_places
+from d2vpr_hf.readers.reference_columns import complete_values, find_references, plain_name
 from d2vpr_hf.readers.remarks import RemarkCounter
-from d2vpr_hf.readers.table_paths import TablePaths
-from d2vpr_hf.readers.two_positions import drop_local_copies, drop_other_metres
+from d2vpr_hf.readers.table_paths import RESPELLED, TablePaths
+from d2vpr_hf.readers.two_positions import count_likely_degrees, drop_local_copies, drop_other_metres
 
 HEMISPHERE = "hemisphere"  # a column of tables, which completes the zone
-# Names of columns for each field, the preferred one first; case, blanks, hyphens and underscores do not matter.
+# Names of columns for each field, the preferred one first; case, blanks, hyphens, underscores and brackets do not matter.
 ALIASES = {
-    "path": ("path", "file", "filename", "file_path", "source_file", "image", "name"),
-    "latitude": ("latitude", "lat", "gps_latitude", "gps_lat"),
-    "longitude": ("longitude", "lon", "lng", "long", "gps_longitude", "gps_lon", "gps_lng", "gps_long"),
+    "path": (
+        *("path", "file_path", "source_file", "file", "filename", "image_path", "image_name", "image", "photo", "name"),
+        "label",  # of Agisoft
+    ),
+    "latitude": ("latitude", "lat", "gps_latitude", "gps_lat", "y/latitude"),
+    "longitude": ("longitude", "lon", "lng", "long", "gps_longitude", "gps_lon", "gps_lng", "gps_long", "x/longitude"),
     "utm_east": ("utm_east", "utm_easting", "easting"),
     "utm_north": ("utm_north", "utm_northing", "northing"),
-    "utm_zone": ("utm_zone",),
+    "utm_zone": ("utm_zone", "utm_zone_number", "zone", "zone_number"),
     HEMISPHERE: ("hemisphere", "utm_hemisphere"),
     "x": ("x",),
     "y": ("y",),
     "z": ("z",),
     "yaw": ("yaw",),
     "frame": ("frame", "frame_id"),
-    "heading": ("heading", "bearing"),
-    "timestamp": ("timestamp", "time", "datetime"),
+    "heading": ("heading", "bearing", "compass_angle"),
+    "timestamp": ("timestamp", "time", "datetime", "captured_at", "date_time_original"),
     "condition": ("condition",),
+}
+_DEGREES, _METRES = ("deg", "degrees", "°"), ("m", "metres", "meters")
+_UNITS = {  # of a field, which may follow the name of its column
+    **dict.fromkeys(("latitude", "longitude", "heading", "yaw"), _DEGREES),
+    **dict.fromkeys(("utm_east", "utm_north", "x", "y", "z"), _METRES),
 }
 _TEXT_FIELDS = ("path", "utm_zone", HEMISPHERE, "frame", "timestamp", "condition")
 _POSITIONS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
+_ANGLE = re.compile(r"[NSEWO+-]?[\d.,]+ *(°|[NSEWO]|deg)|[NSEWO] *\d", re.IGNORECASE)
+_NO_VALUES = frozenset(("na", "n/a", "n.a.", "nan", "none", "null", "nil", "nat", "-", "--", "?", "\\n", "#n/a", "#nv", "<na>"))
 _FORMS = {"latitude": "decimal degrees such as -33.8568", "longitude": "decimal degrees such as 151.2153"}
+_TRIED_PATHS = 100  # rows whose files are looked for to choose among several columns of paths
 BACKSLASHES = "paths with backslashes, read as paths with forward slashes"
 _PLACE_ID, _GROUP_ID = "place_id", "group_id"
+_VALUE = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
 
@@ -73,18 +88,21 @@ def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> PlaceTable
         remarks.add(
             "assumed", "lines with fewer cells than columns, read with empty cells at their end", f"{table.name}, line {line}"
         )
+    for line in rows.comments:
+        remarks.add("skipped", "lines before the header that begin with #", f"{table.name}, line {line}")
     values = _read_values(table, rows, columns, remarks)
     places = [Place(**cells) for cells in values]
     _check_twice(table, rows, [place.path for place in places])
     if not {"x", "y"} & (chosen or {}).keys():
         places = drop_local_copies(places, labels, remarks)
+        count_likely_degrees(places, labels, remarks)
     completed = _complete(table, rows, places)
     count_letters_s(places, labels, remarks)
     count_metres_without_degrees(completed, labels, remarks)
     places = drop_other_metres(completed, labels, remarks)
     count_zeros(places, labels, remarks)
     places = plain_places(places, remarks, labels)
-    ids = _read_ids(table, {name: columns[name] for name in (_PLACE_ID, _GROUP_ID) if name in columns}, rows)
+    ids = _read_ids(table, {name: columns.fields[name] for name in (_PLACE_ID, _GROUP_ID) if name in columns.fields}, rows)
     return PlaceTable(
         table.parent,
         places,
@@ -117,14 +135,15 @@ def columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]])
 def all_columns_by_alias(names: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Return all columns that an alias of a field names, in the order of the aliases; fields without a column are missing.
 
-    Case, blanks, hyphens and underscores in names do not matter.
+    Case, blanks, hyphens, underscores and brackets in names do not matter, and the unit of the field may follow: `lat (deg)`.
     """
     columns: dict[str, list[str]] = {}
     for name in names:
-        columns.setdefault(_plain_name(name), []).append(name)
-    matched = {
-        field: [name for alias in words for name in columns.get(_plain_name(alias), ())] for field, words in aliases.items()
-    }
+        columns.setdefault(plain_name(name), []).append(name)
+    matched = {}
+    for field, words in aliases.items():
+        plain_names = [plain_name(word) + unit for word in words for unit in ("", *_UNITS.get(field, ()))]
+        matched[field] = [name for plain in plain_names for name in columns.get(plain, ())]
     return {field: names for field, names in matched.items() if names}
 
 
@@ -148,10 +167,6 @@ def check_chosen(chosen: Mapping[str, str], columns: Sequence[str], has: str, al
         raise ValueError(f"{has}, but not {', '.join(missing)}.")
 
 
-def _plain_name(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name).lower()
-
-
 def _known(place: Place) -> dict[str, Any]:
     """Return the fields of a place that its row has, by column."""
     values = {field: value for field in ALIASES if (value := getattr(place, field, None)) is not None}
@@ -165,8 +180,16 @@ def _known(place: Place) -> dict[str, Any]:
 # ---- columns
 
 
-def _read_columns(table: Path, chosen: Mapping[str, str]) -> tuple[dict[str, int], CsvRows]:
-    """Read the cells of a file, and find the number of each field's column."""
+@dataclass(frozen=True)
+class _Columns:
+    """Numbers of columns: of each field, and of those that complete a field, by the keys of `COMPLETED`."""
+
+    fields: dict[str, int]
+    references: dict[str, int]
+
+
+def _read_columns(table: Path, chosen: Mapping[str, str]) -> tuple[_Columns, CsvRows]:
+    """Read the cells of a file, and find the column of each field."""
     fields = (*ALIASES, _PLACE_ID, _GROUP_ID)
     aliases = {**ALIASES, _PLACE_ID: (_PLACE_ID,), _GROUP_ID: (_GROUP_ID,)}
 
@@ -177,23 +200,48 @@ def _read_columns(table: Path, chosen: Mapping[str, str]) -> tuple[dict[str, int
     rows = read_rows(table, count_known)
     names = [name for name in rows.header if name]  # pandas writes its row numbers without a name
     if len({name.lower() for name in names}) < len(names):
-        raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(names)}.")
+        raise ValueError(f"{table}: every column needs a name of its own, got {', '.join(names)}.{_header_advice(rows)}")
     check_chosen(chosen, names, f"{table} has the columns {', '.join(names)}", fields)
     matched = all_columns_by_alias(names, aliases) | {field: [name] for field, name in chosen.items()}
     if not {"x", "y"} & chosen.keys() and {"latitude", "longitude", "utm_east", "utm_north"} & chosen.keys():
         matched = {field: names for field, names in matched.items() if field not in ("x", "y", "z")}
+    if "utm_east" not in matched and "utm_zone" not in chosen:
+        matched["utm_zone"] = [name for name in matched.get("utm_zone", []) if plain_name(name) == "utmzone"]
+    matched = {field: names for field, names in matched.items() if names}
     if "path" not in matched or not any(matched.keys() >= {*pair} for pair in _POSITIONS):
         raise ValueError(
             f"{table}: expected the columns path, latitude, longitude or path, utm_east, utm_north, utm_zone or path, x, y "
             f"(and optionally heading, timestamp, condition, z, yaw, frame, place_id, group_id), got "
-            f"{', '.join(names) or 'none'}. "
+            f"{', '.join(names) or 'none'}.{_header_advice(rows)} "
             'Columns of other names can be chosen: `columns={"latitude": "COLUMN"}`. If the file does not list photos, '
             '`positions="names"` or `positions="exif"` ignores it.'
         )
     for field, candidates in matched.items():
         if field not in _TEXT_FIELDS:
             _check_equal(table, rows, field, candidates)
-    return {field: rows.header.index(candidates[0]) for field, candidates in matched.items()}, rows
+    matched["path"] = [_path_column(table.parent, rows, matched["path"])]
+    columns = {field: rows.header.index(candidates[0]) for field, candidates in matched.items()}
+    references = {key: rows.header.index(name) for key, name in find_references(matched, names).items()}
+    return _Columns(columns, references), rows
+
+
+def _header_advice(rows: CsvRows) -> str:
+    """Return a sentence about a first line that is not one of column names; empty if it may be one."""
+    if any(_VALUE.fullmatch(name) or PurePath(name).suffix.lower() in PHOTO_SUFFIXES for name in rows.header):
+        return " The first line has values: write a line with the names of the columns before it."
+    if sum(map(bool, rows.header)) == 1:
+        return " The first line must name the columns, separated by commas, semicolons, tabs or vertical bars."
+    return ""
+
+
+def _path_column(folder: Path, rows: CsvRows, names: Sequence[str]) -> str:
+    """Return the column of paths: of several, the one whose first cells name most files, and among equals the usual one."""
+
+    def count_files(name: str) -> int:
+        column = rows.header.index(name)
+        return sum((folder / cells[column]).is_file() for cells in rows.cells[:_TRIED_PATHS])
+
+    return names[0] if len(names) == 1 else max(names, key=count_files)
 
 
 def _check_equal(table: Path, rows: CsvRows, field: str, names: Sequence[str]) -> None:
@@ -202,7 +250,7 @@ def _check_equal(table: Path, rows: CsvRows, field: str, names: Sequence[str]) -
     for name in names[1:]:
         column = rows.header.index(name)
         for line, cells in zip(rows.lines, rows.cells, strict=True):
-            if cells[first] != cells[column]:
+            if cells[first] != cells[column] and not _is_same_number(cells[first], cells[column]):
                 raise ValueError(
                     f"{table}, line {line}: the columns {names[0]} and {name} both name the {field} and differ: "
                     f"{cells[first] or 'empty'} and {cells[column] or 'empty'}. "
@@ -210,27 +258,38 @@ def _check_equal(table: Path, rows: CsvRows, field: str, names: Sequence[str]) -
                 )
 
 
+def _is_same_number(first: str, second: str) -> bool:
+    try:
+        return parse_number(first.replace(",", ".")) == parse_number(second.replace(",", "."))
+    except ValueError:
+        return False
+
+
 # ---- cells
 
 
-def _read_values(table: Path, rows: CsvRows, columns: Mapping[str, int], remarks: RemarkCounter) -> Iterator[dict[str, Any]]:
+def _read_values(table: Path, rows: CsvRows, columns: _Columns, remarks: RemarkCounter) -> Iterator[dict[str, Any]]:
     """Yield the values of each row by field; empty cells are omitted."""
     paths = TablePaths(table.parent)
-    fields = {field: column for field, column in columns.items() if field not in (_PLACE_ID, _GROUP_ID)}
+    fields = {field: column for field, column in columns.fields.items() if field not in (_PLACE_ID, _GROUP_ID)}
     numbers = [(field, column) for field, column in fields.items() if field not in _TEXT_FIELDS]
     texts = [(field, column) for field, column in fields.items() if field in _TEXT_FIELDS and field != "path"]
     has_commas = _has_decimal_commas(table, rows, numbers, remarks)
     for line, cells in zip(rows.lines, rows.cells, strict=True):
         values: dict[str, Any] = {field: cells[column] for field, column in texts if cells[column]}
         try:
-            if not cells[columns["path"]]:
+            path = cells[fields["path"]]
+            if not path:
                 raise ValueError("the path is missing")
-            values["path"] = paths.read(cells[columns["path"]])
-            if "\\" in cells[columns["path"]] and "\\" not in values["path"]:
+            values["path"] = paths.read(path)
+            if "\\" in path and "\\" not in values["path"]:
                 remarks.add("corrected", BACKSLASHES, f"{table.name}, line {line}")
+            elif paths.is_respelled:
+                remarks.add("corrected", RESPELLED, f"{table.name}, line {line}")
             for field, column in numbers:
                 if cells[column]:
                     values[field] = _number(field, cells[column].replace(",", ".") if has_commas else cells[column])
+            complete_values(values, {key: cells[column] for key, column in columns.references.items()})
             hemisphere = values.pop(HEMISPHERE, None)
             values["utm_zone"] = zone_with_hemisphere(values.get("utm_zone"), hemisphere, values.get("latitude"))
         except ValueError as error:
@@ -240,10 +299,15 @@ def _read_values(table: Path, rows: CsvRows, columns: Mapping[str, int], remarks
 
 def _number(field: str, text: str) -> float:
     try:
-        return parse_number(text)
+        return parse_number(text.replace("\N{MINUS SIGN}", "-"))
     except ValueError as error:
         form = _FORMS.get(field, "a number without a unit")
-        raise ValueError(f"{error}; {field} must be {form}, and empty if it is not known") from error
+        advice = ""
+        if field in _FORMS and _ANGLE.match(text):
+            advice = "; exiftool writes decimal degrees with its option -n"
+        elif text.lower() in _NO_VALUES:
+            advice = '; pandas leaves such cells empty with na_rep="", R with na="", exiftool without -f'
+        raise ValueError(f"{error}; {field} must be {form}, and empty if it is not known{advice}") from error
 
 
 def _has_decimal_commas(table: Path, rows: CsvRows, columns: Sequence[tuple[str, int]], remarks: RemarkCounter) -> bool:

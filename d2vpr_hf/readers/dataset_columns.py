@@ -29,6 +29,7 @@ from d2vpr_hf.readers.plain_values import (
     count_zeros,
     plain_places,
 )
+from d2vpr_hf.readers.reference_columns import COMPLETED, complete_values, find_references, plain_name
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.two_positions import drop_other_metres
 
@@ -48,7 +49,7 @@ _KNOWN = {field: aliases for field, aliases in ALIASES.items() if field not in _
 
 
 def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return the column of each field.
+    """Return the column of each field, and the columns of hemispheres and zone letters by the keys of `COMPLETED`.
 
     A chosen column has precedence. Otherwise fields are found by their usual names, in any case; the images are also found by
     their type, if only one column has it.
@@ -72,7 +73,9 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
         if len(candidates) > 1 and field not in chosen:
             advice = f'Choose one with `columns={{"{field}": "{candidates[0]}"}}`.'
             raise ValueError(f"{has}: {' and '.join(candidates)} both name the {field}. {advice}")
-    fields = {field: names[0] for field, names in matched.items()} | by_type | dict(chosen)
+    if "utm_east" not in matched and "utm_east" not in chosen:  # zones of something else
+        matched["utm_zone"] = [column for column in matched.get("utm_zone", []) if plain_name(column) == "utmzone"]
+    fields = {field: names[0] for field, names in matched.items() if names} | by_type | dict(chosen)
     if "image" not in fields:
         advice = 'Name the column with `columns={"image": "COLUMN"}`.'
         raise ValueError(f"{has}, none of them images by name or type. {advice}")
@@ -81,7 +84,7 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
             missing = second if first in fields else first
             advice = f'Name the column of {missing} with `columns={{"{missing}": "COLUMN"}}`.'
             raise ValueError(f"{has}: {first} and {second} belong together. {advice}")
-    return fields
+    return fields | find_references({field: [column] for field, column in fields.items()}, list(features))
 
 
 def compute_columns(
@@ -125,7 +128,10 @@ def compute_columns(
 def _place(name: str, image: ImageFile, cells: dict[str, Any]) -> Place:
     path = _path(name, image, cells.pop("path", None))
     hemisphere = cells.pop(HEMISPHERE, None)
-    place = Place(path, **{field: _cell(field, value) for field, value in cells.items()})
+    references = {key: str(cells.pop(key) or "") for key in COMPLETED if key in cells}
+    values = {field: _cell(field, value) for field, value in cells.items()}
+    complete_values(values, references)
+    place = Place(path, **values)
     if hemisphere is not None and hemisphere == hemisphere:  # not NaN
         place = replace(place, utm_zone=zone_with_hemisphere(place.utm_zone, hemisphere, place.latitude))
     check_fields(place)

@@ -14,9 +14,11 @@ from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.plain_values import plain_table
 from d2vpr_hf.readers.read_options import ReadOptions
-from d2vpr_hf.readers.remarks import RemarkCounter, merge_remarks
+from d2vpr_hf.readers.remarks import Remark, RemarkCounter, merge_remarks
 from d2vpr_hf.readers.sidecars import SidecarFolders, SidecarsOfOnePhoto
 from d2vpr_hf.utils.atomic_files import store_file
+
+UNREAD_TABLES = "CSV files in subfolders, whose positions are not read (give the CSV file, or its folder)"
 
 
 def read_place(photo: Path) -> Place:
@@ -80,6 +82,10 @@ def _read_photo_folder(folder: Path, options: ReadOptions) -> PlaceTable:
         option = '`positions="csv"`' if options.positions == "csv" else "`columns=...`"
         raise ValueError(f"{folder} has no CSV file to read positions from. Leave {option} out, or give a folder with one.")
     listing = list_photos(folder)
+    if options.positions is None and listing.tables:
+        listing = replace(
+            listing, remarks=(Remark("skipped", UNREAD_TABLES, len(listing.tables), listing.tables[0]), *listing.remarks)
+        )
     if options.positions == "names" or (options.positions is None and any(is_at_name(file) for file in listing.photos)):
         counter = RemarkCounter()
         places = places_from_names(listing.photos, folder, counter)

@@ -46,11 +46,13 @@ class PhotoListing:
         photos: Their paths, in their order; of several names of one file, one.
         skipped: Images that are not read, by their path relative to the folder, with the reason.
         remarks: Numbers of the photos that belong to programs, such as thumbnails, and of links to photos of the list.
+        tables: The CSV files in the folder and its subfolders, relative to the folder.
     """
 
     photos: list[Path]
     skipped: dict[str, str] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
+    tables: tuple[str, ...] = ()
 
 
 def list_photos(folder: Path, listed: Collection[str] = ()) -> PhotoListing:
@@ -92,7 +94,7 @@ def list_photos(folder: Path, listed: Collection[str] = ()) -> PhotoListing:
             f"No photo in {folder}: expected files that end in {', '.join(sorted(PHOTO_SUFFIXES))}."
             + (f" Skipped images: {' '.join(skipped)}" if skipped else "")
         )
-    return PhotoListing(photos, search.skipped, remarks)
+    return PhotoListing(photos, search.skipped, remarks, tuple(sorted(search.tables)))
 
 
 def paths_file(folder: Path) -> Path:
@@ -139,6 +141,7 @@ class _Search:
         self.folder, self.listed = folder, listed
         self.remarks = RemarkCounter()
         self.skipped: dict[str, str] = {}
+        self.tables: list[str] = []
         self._files: dict[_Identity, list[tuple[bool, Path]]] = defaultdict(list)  # whether by a link, and the path
         self._entered: set[_Identity] = set()
         self._linked: list[Path] = []  # a heap of links to folders
@@ -195,6 +198,8 @@ class _Search:
                 self._files[_identity(path)].append((by_link, path))
             else:
                 self.remarks.add("skipped", text, self._name(path))
+        elif suffix == ".csv":
+            self.tables.append(self._name(path))
         elif suffix not in _OTHER_SUFFIXES and (reason := _unread_image(path, suffix, entry)):
             if text is None:
                 self.skipped[self._name(path)] = reason

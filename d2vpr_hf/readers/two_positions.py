@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from d2vpr_hf.places.place import Place, all_with_utm
 from d2vpr_hf.readers.remarks import RemarkCounter
 
+LIKELY_DEGREES = (
+    "rows whose x and y may be longitude and latitude, read as metres of a local map (name the columns so if they are degrees)"
+)
 _Column = NDArray[np.float64]
 
 _SAME_DEGREES = 0.01  # degrees, for columns that were rounded
@@ -80,6 +83,25 @@ def drop_other_metres(places: Sequence[Place], labels: Sequence[str], remarks: R
             remarks.add("assumed", text, labels[row])
             cleaned[row] = replace(place, utm_east=None, utm_north=None)
     return all_with_utm(cleaned)
+
+
+def count_likely_degrees(places: Sequence[Place], labels: Sequence[str], remarks: RemarkCounter) -> None:
+    """Count rows whose only position are x and y that may be a longitude and a latitude, as exports of maps write them.
+
+    Coordinates with a height, a yaw or the name of a frame are those of a local map, and so are those with few decimals.
+    """
+    rows = [row for row, place in enumerate(places) if place.is_local and not _has_other_position(place)]
+    for row in rows:
+        place = places[row]
+        if (place.z, place.yaw, place.frame) != (None, None, None) or not _may_be_degrees(place.x or 0.0, place.y or 0.0):
+            return
+    for row in rows:
+        remarks.add("assumed", LIKELY_DEGREES, labels[row])
+
+
+def _may_be_degrees(x: float, y: float) -> bool:
+    """Return whether x and y may be a longitude and a latitude with at least four decimals, about ten metres."""
+    return abs(x) <= 180 and abs(y) <= 90 and round(x, 3) != x and round(y, 3) != y
 
 
 def _has_other_position(place: Place) -> bool:

@@ -413,3 +413,179 @@ def test_both_positions_survive_a_table(tmp_path):
     write_places(PlaceTable(tmp_path / "photos", [place], "csv"), tmp_path / "p.csv")
     after = read_places(tmp_path / "p.csv").places[0]
     assert (after.latitude, after.x, after.y, after.frame) == (48.5, 1.5, 2.5, "local")
+
+
+# ---- hemispheres and zone letters in columns of their own
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "degrees"),
+    [
+        ("GPSLatitude,GPSLatitudeRef,GPSLongitude,GPSLongitudeRef", "33.85,S,151.2,E", (-33.85, 151.2)),
+        ("GPSLatitude,GPSLatitudeRef,GPSLongitude,GPSLongitudeRef", "-33.85,South,151.2,East", (-33.85, 151.2)),
+        ("lat,lat_ref,lon,lon_ref", "38.5,N,77.5,west", (38.5, -77.5)),
+        ("latitude,N/S,longitude,E/W", "38.5, n,77.5, w", (38.5, -77.5)),
+        ("lat,NS,lon,EW", "0.5,S,0,E", (-0.5, 0.0)),
+        ("Latitude,Latitude Hemisphere,Longitude", "1.5,S,-2", (-1.5, -2.0)),
+        ("utm_east,utm_north,utm_zone,utm_letter", "691608.5,5334765.1,32,U", (48.13726, 11.57557)),
+        ("Easting,Northing,Zone", "691608.5,5334765.1,32U", (48.13726, 11.57557)),
+        (
+            "easting,northing,zone_number,hemisphere",
+            "334000,4250000.0,56,S",
+            utm.to_latlon(334000, 4250000, 56, northern=False),
+        ),
+        (
+            "easting,northing,zone_number,hemisphere",
+            "334000,4250000.0,56,North",
+            utm.to_latlon(334000, 4250000, 56, northern=True),
+        ),
+    ],
+)
+def test_a_column_may_complete_another(read, header, cells, degrees):
+    """exiftool -n writes EXIF's degrees without a sign, and their hemisphere next to them."""
+    assert positions(read(f"path,{header}\na.jpg,{cells}\n"))[0] == pytest.approx(degrees, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("-33.85,N,151.2,E", "line 2: latitude -33.85 has a minus sign, and its hemisphere is N"),
+        ("33.85,,151.2,E", "line 2: the hemisphere of the latitude must be N or S, got an empty cell"),
+        ("33.85,S,151.2,O", "line 2: the hemisphere of the longitude must be E or W, got O"),
+    ],
+)
+def test_hemispheres_that_cannot_be_read_are_errors(read, cells, message):
+    with pytest.raises(ValueError, match=message):
+        read(f"path,lat,lat_ref,lon,lon_ref\na.jpg,{cells}\n")
+
+
+# ---- headers and separators
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "filename,lat (deg),lon (deg)",
+        "File,Latitude [°],Longitude [°]",
+        "image_path,lat_deg,lon_deg",
+        "#Label,Y/Latitude,X/Longitude",
+    ],
+)
+def test_units_may_follow_names(read, header):
+    assert positions(read(f"{header}\na.jpg,48.5,11.5\n")) == [(48.5, 11.5)]
+
+
+def test_other_units_are_not_read(read):
+    for header in ("path,lat (rad),lon (rad)", "path,latitudeE7,longitudeE7", "path,x (deg),y (deg)"):
+        with pytest.raises(ValueError, match="expected the columns"):
+            read(f"{header}\na.jpg,0.5,0.5\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# exported 2024, version 2\n#\npath,lat,lon\na.jpg,48.5,11.5\n",
+        "\n# path, then position\n\npath;lat;lon\na.jpg;48.5;11.5\n",
+        "#path,lat,lon\na.jpg,48.5,11.5\n",
+        "path|lat|lon\na.jpg|48.5|11.5\n",
+        "\ufeff\ufeffpath\u200b,lat,lon\na.jpg,48.5,11.5\n",
+        "path,lat,lon\na.jpg,+48.5,1.15e1\n",
+        'path,lat,lon,note\na.jpg,48.5,11.5,12" lens\n',
+        "path,lat,lon,gps_lat\na.jpg,48.5,11.5,48.50\n",
+        "path,lat,lon\r\r\na.jpg,48.5,11.5\r\r\n",
+    ],
+)
+def test_headers_with_comments_and_other_signs_are_read(read, text):
+    table = read(text)
+    assert [(place.path, *pair) for place, pair in zip(table.places, positions(table), strict=True)] == [("a.jpg", 48.5, 11.5)]
+    assert sum(remark.count for remark in table.remarks) == text.count("# ") + text.count("#\n")  # the comments
+
+
+def test_a_minus_sign_of_texts_is_a_minus_sign(read):
+    assert positions(read("path,lat,lon\na.jpg,\N{MINUS SIGN}33.85,151.2\n")) == [(-33.85, 151.2)]
+    with pytest.raises(ValueError, match="line 2: could not convert"):
+        read("path,lat,lon\na.jpg,\N{EN DASH}33.85,151.2\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path;lat;lon\na.jpg,1,2\n", "line 2: this line is separated by commas, and the header by semicolons"),
+        ("path,lat,lon\na.jpg,1,2\nb.jpg;1;2\n", "line 3: this line is separated by semicolons, and the header by commas"),
+        ("path,lat,lon\na.jpg\t1\t2\n", "line 2: this line is separated by tabs"),
+        ("a.jpg,48.1,11.5\nb.jpg,48.2,11.6\n", "got a.jpg, 48.1, 11.5. The first line has values"),
+        ("1326030975726043,0,0,0\n", "The first line has values"),
+        ("path lat lon\na.jpg 1 2\n", "separated by commas, semicolons, tabs or vertical bars"),
+        ('"filename","lat","lon"\n"1","a.jpg",48.1,11.5\n', "line 2: .* as R writes it, begin the header with an empty name"),
+        ("path,lat,lon\na.jpg,NA,NA\n", 'line 2: .* R with na=""'),
+        ("path,lat,lon\na.jpg,-,-\n", "line 2: .* exiftool without -f"),
+        ("path,lat,lon\na.jpg,N48.1,E11.5\n", "line 2: .* exiftool writes decimal degrees with its option -n"),
+        ('path,lat,lon\na.jpg,"48 deg 8\' 14.64"" N","11 deg 34\' 31.80"" E"\n', "line 2: .* with its option -n"),
+    ],
+)
+def test_errors_name_the_remedy(read, text, message):
+    with pytest.raises(ValueError, match=message):
+        read(text)
+
+
+def test_x_and_y_that_may_be_degrees_are_counted(read):
+    """GDAL's `GEOMETRY=AS_XY` writes X and Y; without other columns they cannot be told from metres."""
+    text = "X,Y,path\n11.57549,48.13743,a.jpg\n11.60001,48.20012,b.jpg\n"
+    assert "2 rows whose x and y may be longitude and latitude" in remark_texts(read(text))[0]
+    for header, cells in (
+        ("x,y,z", "11.57549,48.13743,1.5"),
+        ("x,y,frame", "11.57549,48.13743,hall"),
+        ("x,y", "11.5,248.13743"),
+    ):
+        assert read(f"path,{header}\na.jpg,{cells}\n").remarks == ()
+
+
+# ---- names of files
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("IMG_1.JPG", "img_1.jpg"),
+        ("Sub/a.jpg", "sub/a.JPG"),
+        ("u\u0308.jpg", "\u00fc.jpg"),
+        ("my%20a.jpg", "my a.jpg"),
+        ("./Sub/../IMG_1.JPG", "img_1.jpg"),
+    ],
+)
+def test_other_spellings_of_a_file_are_counted(tmp_path, path, name):
+    save(tmp_path / name, 0)
+    (tmp_path / "places.csv").write_text(f"path,lat,lon\n{path},1,2\n")
+    for photos in (tmp_path, tmp_path / "places.csv"):
+        table = read_places(photos)
+        assert [place.path for place in table.places] == [name] and table.skipped == {}
+        assert remark_texts(table)[0].startswith("1 paths in another case, Unicode form or percent-encoding")
+
+
+def test_a_spelling_of_two_files_is_not_decided(tmp_path):
+    for name in ("a.jpg", "A.jpg"):
+        save(tmp_path / name, 0)
+    (tmp_path / "places.csv").write_text("path,lat,lon\na.jpg,1,2\nA.JPG,1,2\n")
+    if len({path.name for path in tmp_path.iterdir()}) == 3:  # file systems without case have one of them
+        assert [place.path for place in read_places(tmp_path).places] == ["a.jpg", "A.JPG"]
+
+
+def test_the_column_of_paths_is_the_one_with_files(tmp_path):
+    """exiftool -csv -r writes `SourceFile`, and `FileName` without its folder."""
+    save(tmp_path / "one" / "a.jpg", 0)
+    save(tmp_path / "two" / "a.jpg", 1)
+    rows = "".join(f"{folder}/a.jpg,a.jpg,./{folder}/a.jpg,48.5,11.5\n" for folder in ("one", "two"))
+    (tmp_path / "places.csv").write_text(f"id,FileName,SourceFile,lat,lon\n{rows}")
+    assert [place.path for place in read_places(tmp_path).places] == ["one/a.jpg", "two/a.jpg"]
+    (tmp_path / "places.csv").write_text("file,image,lat,lon\nvideo.mp4,one/a.jpg,48.5,11.5\n")
+    assert [place.path for place in read_places(tmp_path).places] == ["one/a.jpg"]
+
+
+def test_tables_in_subfolders_are_counted(tmp_path):
+    save_row(tmp_path / "photos")
+    for name in ("one", "two"):
+        (tmp_path / "photos" / name).mkdir()
+        (tmp_path / "photos" / name / "places.CSV").write_text("path,lat,lon\na.jpg,1,2\n")
+    table = read_places(tmp_path / "photos")
+    assert [(remark.kind, remark.count, remark.example) for remark in table.remarks] == [("skipped", 2, "one/places.CSV")]
+    assert read_places(tmp_path / "photos", ReadOptions(positions=table.source)).remarks == ()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.place import all_with_utm
 from d2vpr_hf.readers.csv_table import read_csv
-from d2vpr_hf.readers.dataset_columns import compute_columns
+from d2vpr_hf.readers.dataset_columns import compute_columns, match_columns
 from d2vpr_hf.readers.plain_values import BAND_S, WITHOUT_DEGREES
 from d2vpr_hf.readers.remarks import RemarkCounter
 
@@ -108,3 +108,15 @@ def test_assumed_zones_and_metres_far_from_their_zone_are_counted():
         BAND_S: ("assumed", 1, "data/0"),
         WITHOUT_DEGREES: ("assumed", 1, "data/2"),
     }
+
+
+def test_hemispheres_in_columns_of_their_own_count():
+    columns = {"latitude": [33.85], "latitude_hemisphere": ["S"], "longitude": [77.5], "longitude_hemisphere": ["West"]}
+    values = compute_columns(columns, [(None, False)], range(1), "data/train")
+    assert (values["latitude"], values["longitude"]) == ([-33.85], [-77.5])
+    columns = {"utm_east": [691608.5], "utm_north": [5334765.1], "utm_zone": [32], "utm_letter": ["U"]}
+    assert compute_columns(columns, [(None, False)], range(1), "data/train")["utm_zone"] == ["32U"]
+    features = dict.fromkeys(("image", "GPSLatitude", "GPSLatitudeRef", "GPSLongitude", "gps_longitude_ref", "zone"))
+    fields = match_columns("data", features, {})
+    assert fields["latitude_hemisphere"] == "GPSLatitudeRef" and fields["longitude_hemisphere"] == "gps_longitude_ref"
+    assert "utm_zone" not in fields  # of something else: there are no eastings
