@@ -128,18 +128,21 @@ def _within_box(places: Sequence[Place], south: float, west: float, north: float
             "A box needs -90 <= south <= north <= 90 and west and east in [-180, 180] degrees, got "
             f"south {south}, west {west}, north {north}, east {east}."
         )
-    masks = (_in_box(all_with_degrees(block), south, west, north, east) for block in place_blocks(places))
-    return np.concatenate([np.empty(0, bool), *masks])
+    masks = [np.empty((2, 0), bool)]
+    masks += [_in_box(all_with_degrees(block), south, west, north, east) for block in place_blocks(places)]
+    is_inside, has_degrees = np.concatenate(masks, axis=1)
+    return is_inside, has_degrees
 
 
-def _in_box(places: Sequence[Place], south: float, west: float, north: float, east: float) -> Mask:
+def _in_box(places: Sequence[Place], south: float, west: float, north: float, east: float) -> NDArray[np.bool_]:
+    """Return whether each place is in a box, and whether it has degrees, (2, N)."""
     latitude, longitude = _numbers(places, "latitude"), _numbers(places, "longitude")
     other_sign = np.where(np.abs(longitude) == 180, -longitude, longitude)  # 180 and -180 degrees are one meridian
     between = np.zeros(len(places), bool)
     for degrees in (longitude, other_sign):
         above, below = degrees >= west, degrees <= east
         between |= above & below if west <= east else above | below
-    return (latitude >= south) & (latitude <= north) & between, ~np.isnan(latitude + longitude)
+    return np.stack([(latitude >= south) & (latitude <= north) & between, ~np.isnan(latitude + longitude)])
 
 
 def within_heading(places: Sequence[Place], heading: float, tolerance: float) -> Mask:
