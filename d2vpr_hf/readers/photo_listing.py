@@ -178,11 +178,13 @@ class _Search:
                 continue
             self._entered.add(identity)
             inner = []
-            for entry in _sorted_entries(parent):
+            entries = _sorted_entries(parent)
+            siblings = {entry.name for entry in entries}
+            for entry in entries:
                 path = parent / entry.name
                 if not _is_folder(entry):
                     self._add_file(path, entry, by_link or entry.is_symlink())
-                elif text := program_folder(path.relative_to(self.folder).parts):
+                elif text := program_folder(path.relative_to(self.folder).parts, siblings):
                     self._add_program_folder(path, text)
                 elif entry.is_symlink():
                     heapq.heappush(self._linked, path)

@@ -5,7 +5,7 @@ The names are those of the programs' documentation and of their folders; they ar
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import translate
 
 THUMBNAILS = "photos that are thumbnails or previews of a program"
@@ -16,19 +16,48 @@ SYSTEM = "photos in folders of a system or program"
 _FOLDERS = {
     THUMBNAILS: (
         *("@eadir", "eadir", ".@__thumb", ".@__qini", ".@__comments"),  # Synology and QNAP
-        *(".thumb*", ".xvpics", ".face", ".photoshare", ".wdmc", "appdata_oc*"),  # Linux desktops, Android, WD, Nextcloud
-        *("*.lrdata", "*.lrprev", "*.cocatalogdb", ".dtthumbs*"),  # Lightroom, Capture One
+        *(".thumb", ".thumbs", ".thumbnail*", ".thumbcache*", ".xvpics", ".face", ".photoshare"),  # Linux desktops, Android
+        *(".wdmc", "appdata_oc*", ".photoprism"),  # Western Digital, Nextcloud, PhotoPrism
+        *("*.lrdata", "*.lrcat-data", "*.lrprev", "*.cocatalogdb", ".dtthumbs*"),  # Lightroom, Capture One
     ),
     BINS: (
-        *("#recycle", "@recycle", "@recycle-bin", ".recycle*", "recycle.bin"),  # Synology, QNAP, Samba
+        *(
+            "#recycle",
+            "@recycle",
+            "@recycle-bin",
+            ".recycle",
+            ".recycled",
+            ".recycler",
+            ".recycle-bin",
+            ".recyclebin",
+        ),  # Synology, QNAP, Samba
         *(".trash*", ".dtrash", ".globaltrash", ".deleted", "files_trashbin"),  # desktops, digiKam, Android, Nextcloud
-        *("$recycle.bin", "recycler", "recycled", "recycle bin*", "trashbox"),  # Windows, D-Link, Buffalo
+        *(
+            "$recycle.bin",
+            "recycler",
+            "recycled",
+            "recycle.bin",
+            "recycle bin",
+            "recycle bin - *",
+            "trashbox",
+        ),  # Windows, D-Link, Buffalo
         *("lost+found", "found.[0-9][0-9][0-9]"),  # file system checks
     ),
     VERSIONS: (
-        *("#snapshot", "@snapshot*", "@recently-snapshot", ".snapshot*", "~snapshot", ".snap", ".zfs", "@gmt-*"),
+        *(
+            "#snapshot",
+            "@snapshot",
+            "@snapshots",
+            "@recently-snapshot",
+            ".snapshot",
+            ".snapshots",
+            "~snapshot",
+            ".snap",
+            ".zfs",
+            "@gmt-*",
+        ),
         *(".stversions", ".stfolder*", ".sync", ".bzvol", "files_versions", ".versions"),  # Syncthing, Resilio, Backblaze
-        *(".dropbox.cache", ".tmp.drive*", "@tmp", ".picasaoriginals", ".originals", ".uploading"),
+        *(".dropbox.cache", ".tmp.drive*", "@tmp", ".@upload_cache", ".picasaoriginals", ".originals", ".uploading"),
     ),
     SYSTEM: (
         *(".appledouble", ".appledb", ".appledesktop", "__macosx", ".spotlight-v*", ".fseventsd"),
@@ -45,7 +74,16 @@ _FILES = {
 }
 # folders in a library of Apple's Photos, iPhoto or Aperture, whose originals are in other folders
 _LIBRARY = r".*\.(photoslibrary|photolibrary|migratedphotolibrary|aplibrary)|iphoto library"
-_IN_LIBRARY = frozenset(("resources", "thumbnails", "previews", "private", "scopes", "database", "attachments"))
+_IN_LIBRARY = frozenset(
+    ("resources", "thumbnails", "previews", "private", "scopes", "database", "attachments", "data", "data.noindex")
+)
+# folders whose names are usual ones, by the folder that they are in
+_NESTED = {
+    ("cache", "thumbnails"): THUMBNAILS,  # PhotoPrism
+    ("captureone", "cache"): THUMBNAILS,
+    ("share", "trash"): BINS,  # freedesktop.org
+}
+_BESIDE = {"thumbs": "encoded-video"}  # Immich's thumbnails, by another folder next to them
 
 
 def program_file(parts: Sequence[str]) -> str | None:
@@ -61,12 +99,21 @@ def program_file(parts: Sequence[str]) -> str | None:
     return program_name(name)
 
 
-def program_folder(parts: Sequence[str]) -> str | None:
-    """Return the text of a remark on the photos in a program's folder, or `None` for a folder of the user."""
+def program_folder(parts: Sequence[str], siblings: Collection[str] = ()) -> str | None:
+    """Return the text of a remark on the photos in a program's folder, or `None` for a folder of the user.
+
+    Args:
+        parts: The folder's path, from the folder that was given.
+        siblings: Names of the files and folders next to it, if they are known.
+    """
     name = parts[-1].lower()
-    if len(parts) > 1 and name in _IN_LIBRARY and re.fullmatch(_LIBRARY, parts[-2].lower()):
-        return THUMBNAILS
-    return _first_match(name, folders=True)
+    if len(parts) > 1:
+        parent = parts[-2].lower()
+        if name in _IN_LIBRARY and re.fullmatch(_LIBRARY, parent):
+            return THUMBNAILS
+        if (parent, name) in _NESTED:
+            return _NESTED[parent, name]
+    return THUMBNAILS if _BESIDE.get(name) in siblings else _first_match(name, folders=True)
 
 
 def program_name(name: str) -> str | None:

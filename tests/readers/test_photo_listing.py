@@ -8,6 +8,7 @@ import pillow_heif
 import pytest
 from PIL import Image
 
+from d2vpr_hf import PlaceEncoder, index_photos
 from d2vpr_hf.readers import find_photos, open_photo, read_places
 from d2vpr_hf.readers.image_signatures import NUM_BYTES, image_format
 from d2vpr_hf.readers.photo_listing import LINKED_FOLDERS, LINKED_PHOTOS, list_photos
@@ -38,6 +39,15 @@ def counts(listing):
         ("GOPR0001.THM", THUMBNAILS),
         ("appdata_oc1x2y/preview/a/b.jpg", THUMBNAILS),
         ("iPhoto Library/Thumbnails/2011/a.jpg", THUMBNAILS),
+        ("iPhoto Library/Data.noindex/2011/a.jpg", THUMBNAILS),
+        (".photoprism/cache/a.jpg", THUMBNAILS),
+        ("storage/cache/thumbnails/1/a.jpg", THUMBNAILS),
+        ("CaptureOne/Cache/a.jpg", THUMBNAILS),
+        ("Catalog.lrcat-data/a.jpg", THUMBNAILS),
+        ("home/.local/share/Trash/files/a.jpg", BINS),
+        (".Recycle/a.jpg", BINS),
+        ("Recycle Bin/a.jpg", BINS),
+        (".snapshots/1/a.jpg", VERSIONS),
         ("@Recycle/a.jpg", BINS),
         ("Recycle Bin - Volume_1/a.jpg", BINS),
         ("FOUND.000/a.jpg", BINS),
@@ -60,6 +70,15 @@ def counts(listing):
         (".hidden/a.jpg", None),
         (".hidden.jpg", None),
         ("Thumbs up/a.jpg", None),
+        ("thumbs/a.jpg", None),
+        ("thumbnails of Rome/a.jpg", None),
+        (".thumbsup/a.jpg", None),
+        ("recycled materials/a.jpg", None),
+        ("recycle bins of Oslo/a.jpg", None),
+        (".recycled cars/a.jpg", None),
+        ("@snapshot of Rome/a.jpg", None),
+        ("Trash/a.jpg", None),
+        ("iPhoto Library/Originals/a.jpg", None),
         ("trash bins of Oslo/a.jpg", None),
         ("Fotos.photoslibrary/originals/0/a.jpg", None),
         ("resources/a.jpg", None),
@@ -74,6 +93,38 @@ def test_files_of_programs_are_left_out_and_counted(tmp_path, path, text):
     if path.endswith(".THM"):
         assert listing.skipped == {}
     assert counts(listing) == ({text: 1} if text else {})
+
+
+def test_a_usual_name_is_a_programs_next_to_its_other_folders(tmp_path):
+    """Immich keeps `thumbs` next to `encoded-video`."""
+    for name in ("immich/thumbs/user/a.jpg", "immich/encoded-video/b.jpg", "immich/library/c.jpg", "mine/thumbs/d.jpg"):
+        save(tmp_path / name)
+    listing = list_photos(tmp_path)
+    assert counts(listing) == {THUMBNAILS: 1}
+    assert names(listing, tmp_path) == ["immich/encoded-video/b.jpg", "immich/library/c.jpg", "mine/thumbs/d.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["hard link", "symbolic link"])
+def test_an_update_follows_the_names_of_a_file(tmp_path, kind, tiny_folder):
+    """Whichever name of a file comes or goes, the updated index has the rows of a new one."""
+    encoder, photos = PlaceEncoder(tiny_folder), tmp_path / "photos"
+    save(photos / "m.jpg", 1)
+    save(photos / "z.jpg", 2)
+    index_photos(photos, tmp_path / "index", encoder)
+
+    def rows():
+        return index_photos(photos, tmp_path / "index", encoder)[0].places.column("path")
+
+    if kind == "hard link":
+        (photos / "a.jpg").hardlink_to(photos / "m.jpg")
+        assert sorted(rows()) == ["a.jpg", "z.jpg"]
+    else:
+        (photos / "a.jpg").symlink_to("m.jpg")
+        assert sorted(rows()) == ["m.jpg", "z.jpg"]
+    (photos / "m.jpg").unlink()
+    (photos / "a.jpg").unlink()
+    save(photos / "n.jpg", 1)
+    assert sorted(rows()) == ["n.jpg", "z.jpg"]
 
 
 def test_the_name_of_the_given_folder_does_not_count(tmp_path):
