@@ -13,8 +13,11 @@
 # limitations under the License.
 """Photos to pixel values, without torchvision: upright, RGB, resized by torch's antialiased interpolation, normalised."""
 
+import base64
+import io
 import math
 import os
+import urllib.request
 from typing import Any
 
 import torch
@@ -46,7 +49,9 @@ _OVERSHOOT = 0.15  # bicubic resampling exceeds the range of an image by about 0
 
 # tags of TIFF 6.0
 _BITS_PER_SAMPLE = 258
+_COMPRESSION = 259
 _PHOTOMETRIC_INTERPRETATION = 262
+_PLANAR_CONFIGURATION = 284
 _SAMPLE_FORMAT = 339
 _WHITE_IS_ZERO = 0
 
@@ -98,10 +103,7 @@ class D2VPRImageProcessor(BaseImageProcessor):
             return [self.fetch_images(image) for image in images]
         if not isinstance(images, (str, os.PathLike)):
             return images
-        try:
-            return image_utils.PIL.Image.open(images)  # `load_image` would cut off values of grey with more than 8 bits
-        except (OSError, ValueError):  # a URL or base64
-            return load_image(str(images))
+        return _open_image(images)
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """List the single images in the input, grey ones without a channel axis included."""
@@ -151,6 +153,22 @@ class D2VPRImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": reorder_images(groups, order)}, tensor_type=return_tensors)
 
 
+def _open_image(source: Any) -> Any:
+    """Open a path, a URL or an image in base64 in the mode of its file; `load_image` would cut off grey of more than 8 bits."""
+    try:
+        return image_utils.PIL.Image.open(source)
+    except (OSError, ValueError):
+        text = str(source)
+    if text.startswith(("http://", "https://")):
+        with urllib.request.urlopen(text) as response:
+            return image_utils.PIL.Image.open(io.BytesIO(response.read()))
+    content = text.partition(",")[2] if text.startswith("data:image/") else text
+    try:
+        return image_utils.PIL.Image.open(io.BytesIO(base64.b64decode(content)))
+    except (OSError, ValueError):
+        return load_image(text)  # its error names the sources that are possible
+
+
 def _flatten(images: Any) -> list[Any]:
     """Unfold lists and four-dimensional batches."""
     if isinstance(images, (list, tuple)):
@@ -160,7 +178,40 @@ def _flatten(images: Any) -> list[Any]:
 
 def to_rgb_image(image: Any) -> Any:
     """Turn a PIL image upright and into RGB; grey of more than 8 bits is scaled as [`to_8_bit_grey`] does."""
-    return load_image(to_8_bit_grey(image))  # by transformers: EXIF orientation, then RGB
+    is_deep = has_deep_colours(image)
+    rgb = load_image(to_8_bit_grey(image))  # by transformers: EXIF orientation, then RGB
+    if is_deep:
+        check_brightness(rgb)
+    return rgb
+
+
+def has_deep_colours(image: Any) -> bool:
+    """Return whether a PIL image that is not decoded yet has colours of 16 bits, of which Pillow keeps the upper 8.
+
+    Raises:
+        ValueError: If Pillow would read it wrong: a TIFF with 16 bits and a plane for each colour, without compression, or with
+            signed numbers of 8 bits.
+    """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file
+    if tags.get(_PLANAR_CONFIGURATION) == 2 and tags.get(_COMPRESSION) == 1 and max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8:
+        raise ValueError("a TIFF with colours of 16 bits in separate planes, which cannot be read; convert it to 8 bits")
+    if tags.get(_SAMPLE_FORMAT) == (2,) and tags.get(_BITS_PER_SAMPLE) == (8,):
+        raise ValueError("a TIFF with signed numbers of 8 bits, which cannot be read; convert it to unsigned ones")
+    is_colour = image.mode.startswith(("RGB", "CMYK"))
+    return is_colour and any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
+
+
+def check_brightness(image: Any) -> None:
+    """Check a PIL image whose colours had 16 bits.
+
+    Raises:
+        ValueError: If it uses less than a sixteenth of the range, as pictures of 12 bits do: it would be almost black.
+    """
+    largest = max(high for _, high in image.convert("RGB").getextrema())
+    if largest < 256 * _FLAT:
+        raise ValueError(
+            f"its colours of 16 bits reach {largest}/256 of white only, such as colours of 12 bits; convert it to 8 bits"
+        )
 
 
 def to_8_bit_grey(image: Any, opened: Any = None) -> Any:
@@ -213,13 +264,15 @@ def _scale_to_bytes(values: torch.Tensor, tops: tuple[float, ...]) -> torch.Tens
         raise ValueError("no pixel has a finite value")
     low, high = float(finite.min()), float(finite.max())
     black, white = 0.0, next((top for top in tops if low >= 0 and high <= top), math.nan)
+    if low == high > 65535:  # one value does not tell which of the ranges of 32 bits it belongs to
+        white = math.nan
     if math.isnan(white) or 0 < (high - low) / white < _FLAT:
         sample = finite[:: max(1, finite.numel() // _SAMPLE_SIZE)]
         black, white = torch.quantile(sample, torch.tensor([0.01, 0.99])).tolist()
         if black == white:
             black, white = low, high
     if black == white:
-        raise ValueError(f"all pixels have the value {low:g}, and black and white are known for 0 to {tops[-1]:g} only")
+        raise ValueError(f"all pixels have the value {low:g}, and black and white are known for 0 to 65535 only")
     scaled = ((values - black) * (255 / (white - black))).clamp(0, 255)
     return torch.where(measured, scaled, 0.0)
 
@@ -287,4 +340,4 @@ def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
         raise ValueError(f"D2VPRImageProcessor resizes whole images; it has no {' and '.join(unsupported)}.")
 
 
-__all__ = ["D2VPRImageProcessor", "pil_to_rgb", "to_8_bit_grey", "to_rgb_image"]
+__all__ = ["D2VPRImageProcessor", "check_brightness", "has_deep_colours", "pil_to_rgb", "to_8_bit_grey", "to_rgb_image"]

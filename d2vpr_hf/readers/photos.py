@@ -15,6 +15,7 @@ import pillow_heif
 from PIL.ExifTags import Base
 from PIL.ImageOps import exif_transpose
 
+from d2vpr_hf.readers.image_signatures import NUM_BYTES, image_format
 from d2vpr_hf.readers.photo_listing import list_photos
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
@@ -87,10 +88,11 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
         if target is not None:
             side = _SMALLEST_RATIO * max(target)  # EXIF may turn the photo later: the longer side counts for both
             image.draft(None, (side, side))
+        is_deep = image.mode.startswith(("I", "F")) or _has_deep_colours(image)
         image.load()
     upright = _turn_upright(image, photo)
     upright.info.pop("exif", None)  # its orientation was applied; another reader would turn the photo again
-    return _scale_deep_grey(upright, image) if upright.mode.startswith(("I", "F")) else upright
+    return _reduce_depth(upright, image) if is_deep else upright
 
 
 def open_header(photo: Path | bytes) -> PIL.Image.Image:
@@ -163,12 +165,31 @@ def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Imag
         return upright
 
 
-def _scale_deep_grey(upright: PIL.Image.Image, opened: PIL.Image.Image) -> PIL.Image.Image:
-    """Scale grey of more than 8 bits to 8 bits."""
-    from d2vpr_hf.modeling.image_processing_d2vpr import to_8_bit_grey  # imports torch, which other photos do not need
+def _has_deep_colours(image: PIL.Image.Image) -> bool:
+    """Return whether a photo that is not decoded yet has colours of more than 8 bits."""
+    if "tag_v2" not in vars(image) and not any(";16" in str(tile.args) for tile in image.tile):
+        return False
+    from d2vpr_hf.modeling.image_processing_d2vpr import has_deep_colours  # imports torch, which other photos do not need
 
-    try:
+    with _named_values():
+        return has_deep_colours(image)
+
+
+def _reduce_depth(upright: PIL.Image.Image, opened: PIL.Image.Image) -> PIL.Image.Image:
+    """Scale grey of more than 8 bits to 8 bits, and check colours of more than 8 bits, which Pillow has scaled."""
+    from d2vpr_hf.modeling.image_processing_d2vpr import check_brightness, to_8_bit_grey
+
+    with _named_values():
+        if not upright.mode.startswith(("I", "F")):
+            check_brightness(upright)
         return to_8_bit_grey(upright, opened)
+
+
+@contextlib.contextmanager
+def _named_values() -> Iterator[None]:
+    """Turn the errors on pixels whose range is not known into an [`UnreadablePhotoError`]."""
+    try:
+        yield
     except ValueError as error:
         raise UnreadablePhotoError(str(error)) from error
 
@@ -202,6 +223,9 @@ def _reason(photo: Path | bytes, error: Exception) -> str:
     if isinstance(error, PIL.Image.DecompressionBombError):
         return f"too large to be safe ({error})"
     if isinstance(error, PIL.UnidentifiedImageError):
-        size = len(photo) if isinstance(photo, bytes) else photo.stat().st_size
-        return "not an image" if size else "the file is empty"
+        with io.BytesIO(photo) if isinstance(photo, bytes) else photo.open("rb") as file:
+            first_bytes = file.read(NUM_BYTES)
+        if name := image_format(first_bytes):
+            return f"a {name} in a form that cannot be read, such as colours of 32 bits; convert it to 8 bits"
+        return "not an image" if first_bytes else "the file is empty"
     return f"damaged ({error})"

@@ -1,7 +1,9 @@
 """Every kind of photo must come out upright, in RGB, in the same numbers."""
 
+import base64
 import io
 import struct
+import zlib
 
 import numpy as np
 import pillow_heif
@@ -145,12 +147,18 @@ def test_deep_grey_is_scaled_by_its_range(name, values, tmp_path):
 
 def write_tiff(path, values, **tags):
     """Write a little-endian TIFF with one strip, in types that Pillow itself does not write too."""
-    height, width = values.shape
+    height, width, *channels = values.shape
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    entries = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: tags.get("photometric", 1), 273: 8, 274: 1}
-    entries |= {277: 1, 278: height, 279: values.nbytes, 339: kind} | (
-        {274: tags["orientation"]} if "orientation" in tags else {}
-    )
+    entries = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: 2 if channels else tags.get("photometric", 1)}
+    entries |= {
+        273: 8,
+        274: 1,
+        277: (channels or [1])[0],
+        278: height,
+        284: tags.get("planar", 1),
+        279: values.nbytes,
+        339: kind,
+    } | ({274: tags["orientation"]} if "orientation" in tags else {})
     pixels_end = 8 + values.nbytes
     directory = struct.pack("<H", len(entries)) + b"".join(
         struct.pack("<HHII", tag, 4, 1, n) for tag, n in sorted(entries.items())
@@ -193,12 +201,90 @@ def test_values_that_are_no_measurements_become_black(tmp_path, hole):
         (np.full((8, 8), -7, np.float32), "all pixels have the value -7, and black and white are known for 0 to 65535 only"),
         (np.full((8, 8), 3e8, np.float32), "all pixels have the value 3e"),
         (np.full((8, 8), -7, np.int32), "all pixels have the value -7"),
+        (np.full((8, 8), 70_000, np.int32), "all pixels have the value 70000"),  # a shade of three ranges
+        (np.full((8, 8), 2**32 - 1, np.uint32), "all pixels have the value 4.29"),
+        (np.full((8, 8), 3, np.int8), "signed numbers of 8 bits"),
+        (np.full((8, 8, 3), 0.5, np.float32), "a TIFF in a form that cannot be read"),
+        (np.full((8, 8, 3), 70, np.int32), "a TIFF in a form that cannot be read"),
+        (np.full((8, 8), 0.5, np.float64), "a TIFF in a form that cannot be read"),
+        (np.full((8, 8, 3), 4095, np.uint16), "its colours of 16 bits reach 15/256 of white only"),
     ],
 )
 def test_grey_of_unknown_range_is_refused(tmp_path, values, reason):
     write_tiff(tmp_path / "a.tif", values)
     with pytest.raises(UnreadablePhotoError, match=reason):
         open_photo(tmp_path / "a.tif")
+
+
+def colours(top, dtype=np.uint16):
+    """Return a ramp in three colours, (32, 256, 3): red to the right, green to the left, blue half of red."""
+    return (np.dstack([RAMP, RAMP[:, ::-1], RAMP / 2]) * top).round().astype(dtype)
+
+
+def write_png(path, values):
+    """Write a PNG with colours of 16 bits, which Pillow itself does not write."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.png", "a.tif", "a.ppm", "b.ppm"])
+def test_colours_of_16_bits_keep_their_range(tmp_path, name):
+    path, top = tmp_path / name, 4095 if name == "b.ppm" else 65535
+    values = colours(top)
+    if name.endswith("png"):
+        write_png(path, values if name[0] == "a" else np.dstack([values, values[..., 0]]))
+    elif name.endswith("tif"):
+        write_tiff(path, values)
+    else:
+        path.write_bytes(b"P6 256 32 %d\n" % top + values.astype(">u2").tobytes())
+    for image in (open_photo(path).convert("RGB"), to_rgb_image(Image.open(path))):
+        assert np.abs(np.asarray(image, np.float64) - colours(255, np.float64)).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_colours_that_would_be_almost_black_are_refused(tmp_path, name):
+    """Pictures of 12 bits in 16: Pillow keeps the upper 8, of which 4 are 0."""
+    (write_png if name.endswith("png") else write_tiff)(tmp_path / name, colours(4095))
+    with pytest.raises(UnreadablePhotoError, match="reach 15/256 of white only, such as colours of 12 bits; convert it"):
+        open_photo(tmp_path / name)
+    with pytest.raises(ValueError, match="reach 15/256 of white only"):
+        pixels(str(tmp_path / name))
+
+
+def test_planes_of_16_bits_are_refused(tmp_path):
+    """Pillow takes each byte of them for a pixel."""
+    write_tiff(tmp_path / "a.tif", colours(65535), planar=2)
+    with pytest.raises(UnreadablePhotoError, match="16 bits in separate planes"):
+        open_photo(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="16 bits in separate planes"):
+        to_rgb_image(Image.open(tmp_path / "a.tif"))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "f.tif"])
+def test_deep_grey_from_a_url_or_base64_is_that_of_its_file(tmp_path, name, monkeypatch):
+    if name == "f.tif":
+        write_tiff(tmp_path / name, RAMP.astype(np.float32))
+    else:
+        Image.fromarray((RAMP * 65535).astype(np.uint16)).save(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    monkeypatch.setattr("urllib.request.urlopen", lambda url: io.BytesIO(content))
+    encoded = base64.b64encode(content).decode()
+    expected = pixels(tmp_path / name)
+    assert float(expected.std()) > 0.9
+    for source in (
+        f"https://example.org/{name}",
+        encoded,
+        f"data:image/x;base64,{encoded}",
+        base64.encodebytes(content).decode(),
+    ):
+        assert torch.equal(pixels(source), expected)
 
 
 @pytest.mark.parametrize(("values", "expected"), [(np.float32(0.4), 102), (np.float32(80), 80), (np.uint16(25700), 100)])
