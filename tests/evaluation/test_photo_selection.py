@@ -229,6 +229,38 @@ def test_folders_are_sequences_of_their_own():
     assert positives_of(database, queries, PositiveRule(frame_tolerance=1))[0] == [[0, 1], [2, 3], []]
 
 
+@pytest.mark.parametrize("gap", [False, True])
+def test_the_folder_of_a_whole_side_does_not_name_a_sequence(gap):
+    """As Nordland's seasons, each with the same sections."""
+    database = sequence("winter/a/1.png", "winter/a/2.png", "winter/b/1.png", "winter/b/2.png")
+    queries = sequence(*["summer/a/2.png", "summer/b/1.png", "summer/b/2.png"][: 2 if gap else 3])
+    rows, sides = positives_of(database, queries, PositiveRule(frame_tolerance=0))
+    assert rows == [[1], [2], [3]][: len(queries.places)] and sides[1].remarks == ()
+
+
+def test_a_query_sequence_alone_is_that_of_its_folder():
+    database = sequence("a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    assert positives_of(database, sequence("b/1.png", "b/2.png"), PositiveRule(frame_tolerance=0))[0] == [[2], [3]]
+    outside = sequence("/far/b/1.png", "b/2.png")
+    assert positives_of(database, outside, PositiveRule(frame_tolerance=0))[0] == [[], [3]]
+
+
+@pytest.mark.parametrize(
+    ("database", "queries", "expected"),
+    [
+        (["f_-2.jpg", "f_0.jpg", "f_1.jpg"], ["f_-1.jpg", "f_0.jpg", "f_1.jpg"], [[], [1], [2]]),
+        (["-2.jpg", "-1.jpg", "2.jpg"], ["-1.jpg", "-2.jpg"], [[1], [0]]),
+        (["img-2.jpg", "img-10.jpg"], ["shot_2.jpg", "shot_10.jpg"], [[0], [1]]),  # a hyphen, not a sign
+        (["images-00009.png", "images-00010.png"], ["images-9.png"], [[0]]),
+        (["1_1000.jpg", "2_2000.jpg", "3_3000.jpg"], ["2_6000.jpg", "3_7000.jpg"], [[1], [2]]),  # times behind numbers
+        (["cam1_0009.jpg", "cam1_0010.jpg"], ["cam2_10.jpg"], [[1]]),
+    ],
+)
+def test_the_number_that_aligns_the_names_is_taken(database, queries, expected):
+    rows, sides = positives_of(sequence(*database), sequence(*queries), PositiveRule(frame_tolerance=0))
+    assert rows == expected and sides[1].remarks == ()
+
+
 def test_even_and_odd_frames_are_near_each_other():
     rule = PositiveRule(frame_tolerance=1)
     rows, _ = positives_of(numbered("{}.jpg", [0, 2, 4]), numbered("{}.jpg", [1, 3, 5]), rule)

@@ -106,7 +106,7 @@ def test_a_usual_name_is_a_programs_next_to_its_other_folders(tmp_path):
 
 @pytest.mark.parametrize("kind", ["hard link", "symbolic link"])
 def test_an_update_follows_the_names_of_a_file(tmp_path, kind, tiny_folder):
-    """Whichever name of a file comes or goes, the updated index has the rows of a new one."""
+    """Whichever name of a file appears or disappears, the updated index has the rows of a new one."""
     encoder, photos = PlaceEncoder(tiny_folder), tmp_path / "photos"
     save(photos / "m.jpg", 1)
     save(photos / "z.jpg", 2)
