@@ -22,7 +22,7 @@ def without_impossible_values(table: pa.Table, file: Path) -> pa.Table:
     """Return a table of places whose positions and headings are possible; others become unknown, and are counted in a warning.
 
     A UTM position whose zone does not exist, or has no hemisphere, is unknown. Headings from -360 to 0 become those of the same
-    direction from 0 to 360 degrees.
+    direction from 0 to 360 degrees, and the years of `@` names their first months, as readers leave them now.
 
     Args:
         table: Places; see `PLACE_SCHEMA`.
@@ -42,7 +42,7 @@ def without_impossible_values(table: pa.Table, file: Path) -> pa.Table:
             _warn(file, int(rows.sum()), " and ".join(names[:2]), f"{values} of {table.column('path')[first].as_py()}")
             for name in names:
                 table = _with_column(table, name, pc.if_else(pa.array(rows), None, table.column(name)))
-    return _with_turned_headings(table)
+    return _with_years_of_names(_with_turned_headings(table))
 
 
 def _impossible_pair(table: pa.Table, first: str, second: str, limits: Sequence[float] = (np.inf, np.inf)) -> NDArray[np.bool_]:
@@ -87,6 +87,17 @@ def _with_turned_headings(table: pa.Table) -> pa.Table:
     if not (is_set & ((headings < 0) | (headings >= 360))).any():
         return table
     return _with_column(table, "heading", pa.array(headings % 360 % 360, pa.float64(), mask=~is_set))
+
+
+def _with_years_of_names(table: pa.Table) -> pa.Table:
+    """Write the years that are times of `@` names as their first months: elsewhere four digits are the seconds of a clock."""
+    times = table.column("timestamp")
+    is_short = pc.equal(pc.utf8_length(times), 4).fill_null(False)
+    if not pc.any(is_short).as_py():
+        return table
+    is_year = pc.and_(is_short, pc.match_substring_regex(times, "^[0-9]{4}$").fill_null(False))
+    is_year = pc.and_(is_year, pc.match_substring_regex(table.column("path"), "(^|/)@[^/]*$"))
+    return _with_column(table, "timestamp", pc.if_else(is_year, pc.binary_join_element_wise(times, "01", "-"), times))
 
 
 def _column(table: pa.Table, name: str) -> Column:

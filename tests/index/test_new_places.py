@@ -3,17 +3,20 @@
 import math
 import re
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from d2vpr_hf.index import PhotoFile, PlaceIndex
 from d2vpr_hf.localization.consensus import estimate_position
 from d2vpr_hf.places import Place
+from d2vpr_hf.places.filters import within_time
 from d2vpr_hf.places.place import complete_places, with_utm
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers.plain_values import TURNED, WITHOUT_TIME
@@ -155,6 +158,42 @@ def test_times_of_programs_are_stored_as_text(index, timestamp, seconds):
         return
     index.add(rows(1), [Place("a", timestamp=timestamp)])
     assert to_seconds(index.places[0].timestamp) == seconds
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.datetimes(datetime(1974, 1, 1), datetime(2199, 12, 30)))
+def test_an_instant_is_the_same_in_every_form_that_a_program_gives(tmp_path_factory, instant):
+    """In rows, filters and searches, before and after the rows are stored."""
+    instant = instant.replace(microsecond=instant.microsecond // 1000 * 1000)
+    aware = instant.replace(tzinfo=UTC)
+    seconds = (instant - datetime(1970, 1, 1)) / timedelta(seconds=1)
+    milliseconds = round(seconds * 1000)
+    forms = [
+        instant,
+        aware.astimezone(timezone(timedelta(hours=-9, minutes=-30))),
+        np.datetime64(instant),
+        seconds,
+        milliseconds,
+        str(milliseconds * 1_000_000),
+        f"{seconds:.3f}",
+        aware.isoformat(),
+        f"{instant:%Y:%m:%d %H:%M:%S}.{milliseconds % 1000:03d}",
+        f"{instant:%Y_%m_%d_%H_%M_%S}_{milliseconds % 1000:03d}",
+    ]
+    index = begin(tmp_path_factory.mktemp("instants") / "index")
+    later = [to_seconds(form) + 1 for form in forms]
+    index.add(rows(len(forms)), [Place(str(number), timestamp=form) for number, form in enumerate(forms)])
+    for is_stored in (False, True):
+        if is_stored:
+            index.flush()
+        opened = PlaceIndex.open(index.folder) if is_stored else index
+        assert opened.places.seconds == pytest.approx([seconds] * len(forms), abs=1e-5)
+        for form, a_second_later in zip(forms, later, strict=True):
+            found = opened.search(rows(1), len(forms), exclude_last_seconds=0.999, query_time=a_second_later)
+            excluded = opened.search(rows(1), len(forms), exclude_last_seconds=0.001, query_time=form)
+            assert (len(found[0]), len(excluded[0])) == (len(forms), 0)
+            assert within_time(opened.places, form).sum() + within_time(opened.places, None, form).sum() >= len(forms)
+            assert not within_time(opened.places, a_second_later).any()
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,26 @@ def test_times_that_were_stored_as_text_are_read_as_today(old_index):
     assert matches[0][0].place.path != "degrees"
 
 
+def test_years_of_at_names_are_years(tmp_path, monkeypatch):
+    """Earlier versions stored the bare year, which is seconds elsewhere."""
+    paths = [
+        "@1@2@@@@@@@@@@@2019@@.jpg",
+        "a/@1@2@@@@@@@@@@@2020@@.jpg",
+        "@folder/frame.jpg",
+        "@3@2@@@@@@@@@@@201905@@.jpg",
+        "@4",
+    ]
+    places = [Place(path, timestamp=time) for path, time in zip(paths, ["2019", "2020", "2019", "201905", None], strict=True)]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(place_index, "to_stored_places", list)
+        index = begin(tmp_path / "index")
+        index.add(DESCRIPTORS[: len(places)], places)
+        index.flush()
+    stored = PlaceIndex.open(index.folder).places
+    assert [place.timestamp for place in stored] == ["2019-01", "2020-01", "2019", "201905", None]
+    assert stored.seconds[:2].tolist() == [1_546_300_800.0, 1_577_836_800.0]
+
+
 def test_an_old_index_is_searched_localized_filtered_and_compacted(old_index):
     index = PlaceIndex.open(old_index)
     for row in range(len(PLACES)):

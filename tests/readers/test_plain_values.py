@@ -1,9 +1,12 @@
 """Times and headings of all readers: an instant is the same from any source, and unknown times are counted."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -100,6 +103,33 @@ def test_rows_of_data_sets_with_unknown_times_are_reported_once(tmp_path, caplog
     assert [row["timestamp"] for row in rows] == ["2024-05-01", None, None, "20240501_12", None, None]
     assert sum(f"3 {WITHOUT_TIME}" in message for message in caplog.messages) == 1
     assert sum(f"2 {TURNED}" in message for message in caplog.messages) == 1
+
+
+COLUMNS = {
+    "clocks without a zone": lambda times: pa.array([time.replace(tzinfo=None) for time in times], pa.timestamp("ns")),
+    "summer time": lambda times: pa.array(times, pa.timestamp("us", "Europe/Berlin")),
+    "an offset": lambda times: pa.array(times, pa.timestamp("ms", "+05:30")),
+    "seconds": lambda times: pa.array([int(time.timestamp()) for time in times]),
+    "thousandths": lambda times: pa.array([time.timestamp() * 1e3 for time in times]),
+    "billionths": lambda times: pa.array([int(time.timestamp()) * 10**9 for time in times]),
+    "decimals": lambda times: pa.array([Decimal(str(time.timestamp())) for time in times]),
+    "digits": lambda times: pa.array([int(time.strftime("%Y%m%d%H%M%S")) for time in times]),
+    "repeated texts": lambda times: pa.array([time.isoformat() for time in times]).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("column", COLUMNS)
+def test_an_instant_is_the_same_from_every_type_of_parquet_column(tmp_path, column, streaming):
+    """Among others in the hours that summer time skips and repeats."""
+    hours = ((2024, 5, 1, 12), (2024, 3, 31, 1), (2024, 10, 27, 0), (2024, 10, 27, 1), (1999, 12, 31, 23), (2040, 2, 29, 5))
+    times = [datetime(*hour, 30, 15, tzinfo=UTC) for hour in hours]
+    images = [{"path": f"{row}.jpg", "bytes": jpeg(row)} for row in range(len(times))]
+    degrees = [1.0] * len(times)
+    columns = {"image": images, "latitude": degrees, "longitude": degrees, "timestamp": COLUMNS[column](times)}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    rows = load_places(tmp_path / "rows.parquet", streaming=streaming).remove_columns("image")
+    assert [to_seconds(row["timestamp"]) for row in rows] == [time.timestamp() for time in times]
 
 
 def test_a_heading_beyond_a_turn_is_an_error_of_its_row():
