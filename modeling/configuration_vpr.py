@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .saved_files import set_new_file_mode
+
 Rules = tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...]
 
 
@@ -217,6 +219,11 @@ class VPRConfig(PreTrainedConfig):
         self._check_adapter()
         self._check_own_fields()
         self._check_projection()
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Save the configuration as transformers does, and give its code the mode that the umask gives new files."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        set_new_file_mode(save_directory)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for config.json, without those of `later_fields` that have their default."""

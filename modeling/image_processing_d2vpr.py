@@ -37,6 +37,8 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 
+from .saved_files import set_new_file_mode
+
 INTERPOLATION = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 _UNSUPPORTED = ("do_center_crop", "do_pad")
 
@@ -91,6 +93,12 @@ class D2VPRImageProcessor(BaseImageProcessor):
     def __init__(self, **kwargs: Unpack[ImagesKwargs]) -> None:
         super().__init__(**kwargs)
         self._set_attributes(**kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save the processor as transformers does, and give its code the mode that the umask gives new files."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        set_new_file_mode(save_directory)
+        return files
 
     @property
     def backend(self) -> str:

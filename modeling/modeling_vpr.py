@@ -13,9 +13,6 @@
 # limitations under the License.
 """The base of all models: from pixels to tokens, from features to the descriptor, and the settings for transformers."""
 
-import os
-import threading
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +24,7 @@ from transformers.utils import logging
 from .configuration_vpr import VPRConfig
 from .cross_image_encoder import CrossImageEncoder
 from .generalized_mean import GeneralizedMean, at_least_float32
+from .saved_files import set_new_file_mode
 from .vision_transformer import Embeddings, Encoder, GridSize, LayerScale
 
 logger = logging.get_logger(__name__)
@@ -85,20 +83,10 @@ class VPRPreTrainedModel(PreTrainedModel):
         self.encoder = Encoder(config)
 
     def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """Save the model as transformers does, and give weights and code the mode that the umask gives new files.
-
-        safetensors creates files for their owner alone since version 0.8, and copied code has the mode of its source.
-        """
+        """Save the model as transformers does, and give weights and code the mode that the umask gives new files."""
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        if not is_main_process:
-            return
-        new_file = Path(save_directory) / f".{os.getpid()}-{threading.get_ident()}.tmp"
-        new_file.touch()
-        mode = new_file.stat().st_mode
-        new_file.unlink()
-        for path in Path(save_directory).iterdir():
-            if path.suffix in (".safetensors", ".py"):
-                path.chmod(mode)
+        if is_main_process:
+            set_new_file_mode(save_directory)
 
     def initialize_weights(self) -> None:
         """Draw the weights that were not loaded, and add their parts to `config.untrained_parts`."""

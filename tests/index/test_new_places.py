@@ -189,9 +189,9 @@ def test_an_instant_is_the_same_in_every_form_that_a_program_gives(tmp_path_fact
         opened = PlaceIndex.open(index.folder) if is_stored else index
         assert opened.places.seconds == pytest.approx([seconds] * len(forms), abs=1e-5)
         for form, a_second_later in zip(forms, later, strict=True):
-            found = opened.search(rows(1), len(forms), exclude_last_seconds=0.999, query_time=a_second_later)
+            older = opened.search(rows(1), len(forms), exclude_last_seconds=0.999, query_time=a_second_later)
             excluded = opened.search(rows(1), len(forms), exclude_last_seconds=0.001, query_time=form)
-            assert (len(found[0]), len(excluded[0])) == (len(forms), 0)
+            assert (len(older[0]), len(excluded[0])) == (len(forms), 0)
             assert within_time(opened.places, form).sum() + within_time(opened.places, None, form).sum() >= len(forms)
             assert not within_time(opened.places, a_second_later).any()
 

@@ -15,6 +15,7 @@ from d2vpr_hf.backends.export_model import ExportOptions
 from d2vpr_hf.cli import app
 from d2vpr_hf.convert import convert_weights
 from d2vpr_hf.gridtown import simulate
+from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.training.checkpoints import Checkpoints, RunState
 from d2vpr_hf.utils.atomic_files import make_empty, replace_folder, store_file, store_folder
 from tests.backends.test_export import export
@@ -57,9 +58,21 @@ def test_models_that_users_save(tmp_path, umask):
         code.unlink()
     tiny_model().save_pretrained(tmp_path / "student", is_main_process=True)
     assert list((tmp_path / "student").glob("modeling_*.py"))
-    for code in tmp_path.rglob("image_processing*.py"):  # transformers copies it with the mode of the installed file
-        code.chmod(0o666 & ~umask)
     check_modes(tmp_path, umask)
+
+
+def test_parts_of_models_that_users_save(tmp_path, umask):
+    """transformers copies the code of each part with the mode of the installed file, which may be read-only."""
+    model = tiny_model()
+    for part in (model.config, D2VPRImageProcessor()):
+        folder = tmp_path / type(part).__name__
+        part.save_pretrained(folder)
+        check_modes(folder, umask)
+        assert list(folder.glob("*.py"))
+        for code in folder.glob("*.py"):
+            code.chmod(0o600)
+        part.save_pretrained(folder)
+        check_modes(folder, umask)
 
 
 def test_files_of_other_users_stay(tmp_path, umask):
