@@ -65,7 +65,7 @@ def estimate_position(
         ValueError: If the UTM zone of a match does not exist; the message names its photo.
     """
     places = [match.place for match in matches[:num_matches]]
-    frames = frame_points(places)
+    frames = _needed_frames(frame_points(places))
     if not frames:
         return None
     distances = distances_in_frames(frames, len(places))
@@ -73,10 +73,31 @@ def estimate_position(
     distances = distances[np.ix_(rows, rows)]  # (V, V) between voters
     similarities = np.array([matches[row].similarity for row in rows.tolist()])
     weights = _weights(similarities)
-    agreeing = distances[np.argmax((distances <= radius) @ weights)] <= radius
+    agreeing = _find_majority(distances, weights, radius)
     place = _mean_place(places, frames, rows[agreeing], weights[agreeing])
     frame, position = next(iter(flat_coordinates(place).items()), (EARTH, (place.latitude or 0.0, place.longitude or 0.0)))
     return PositionEstimate(place, frame, position, _features(similarities, weights, distances, agreeing))
+
+
+def _needed_frames(frames: FramePoints) -> FramePoints:
+    """Return the frames without zones whose places all have degrees, which are compared on the sphere."""
+    if EARTH not in frames:
+        return frames
+    on_earth = set(frames[EARTH][0].tolist())
+    return {
+        name: points
+        for name, points in frames.items()
+        if name == EARTH or name.startswith(LOCAL_FRAME) or not on_earth.issuperset(points[0].tolist())
+    }
+
+
+def _find_majority(distances: NDArray[np.float64], weights: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+    """Return the voters (V,) within `radius` of the one with the largest weight there; of equal ones, the tightest around it."""
+    is_near = distances <= radius
+    support = is_near @ weights
+    spread = np.square(np.where(is_near, distances, 0.0)) @ weights
+    is_largest = support >= support.max() * (1 - 1e-9)  # sums of equal weights differ by rounding
+    return np.asarray(is_near[np.argmin(np.where(is_largest, spread, np.inf))])
 
 
 def _weights(similarities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -105,14 +126,18 @@ def _mean_place(places: Sequence[Place], frames: FramePoints, rows: NDArray[np.i
     Of several frames, the one with the largest weight counts, and of equal ones the preferred one. The mean has local
     coordinates and degrees if all places of that frame have both.
     """
-    members = {frame: np.isin(rows, frame_rows) for frame, (frame_rows, _) in frames.items()}
-    totals = {frame: float(weights[is_member].sum()) for frame, is_member in members.items()}
+    weight_of_row = np.zeros(len(places))
+    weight_of_row[rows] = weights
+    totals = {frame: float(weight_of_row[frame_rows].sum()) for frame, (frame_rows, _) in frames.items()}
     frame = next(name for name, total in totals.items() if total >= max(totals.values()) * (1 - 1e-9))
-    used_rows, used_weights = rows[members[frame]], weights[members[frame]]
-    used = [places[row] for row in used_rows.tolist()]
+    is_used = np.zeros(len(places), bool)
+    is_used[frames[frame][0]] = True
+    is_used &= weight_of_row > 0
+    used_weights = weight_of_row[is_used]
+    used = [places[row] for row in np.flatnonzero(is_used).tolist()]
     mean = Place("", heading=used[0].heading)
     for name, (frame_rows, points) in frames.items():
-        used_points = points[np.isin(frame_rows, used_rows)]
+        used_points = points[is_used[frame_rows]]
         if len(used_points) < len(used):
             continue  # not all of them have a position in this frame
         if name == EARTH:

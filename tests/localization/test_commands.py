@@ -111,3 +111,27 @@ def test_queries_that_are_in_the_index_are_warned_of(town, tmp_path, caplog):
     run("calibrate", tmp_path / "index", "--queries", queries)
     assert "3 of 243 queries are also photos of the index, such as @500000" in caplog.text
     assert f"(there: {copies[0].name}): confidence is too high." in caplog.text
+
+
+def test_a_map_over_a_zone_border_gives_the_answers_of_one_inside_a_zone(town, tmp_path):
+    """The same photos on both sides of Greenwich, and 1.5 degrees to the east, where all are in zone 31."""
+    answers = {}
+    for shift in (0.0, 1.5):
+        folder = tmp_path / str(shift)
+        folder.mkdir()
+        for side in ("database", "queries"):
+            lines = ["path,latitude,longitude"]
+            for photo in sorted((town / side).glob("@*.png")):
+                metres = float(photo.name.split("@")[1]) - 501_650  # from the middle of the spots
+                lines.append(f"{photo},51.4779,{shift + metres / 69_260:.7f}")
+            (folder / f"{side}.csv").write_text("\n".join(lines))
+        run("index", folder / "database.csv", "--out", folder / "index")
+        run("calibrate", folder / "index", "--queries", folder / "queries.csv")
+        photos = sorted((town / "queries").glob("@*.png"))[::6]
+        answers[shift] = json.loads(run("localize", folder / "index", *photos, "--json", "--precision", "0"))
+    assert {answer["utm_zone"] for answer in answers[0.0]} == {"30U", "31U"}
+    assert {answer["utm_zone"] for answer in answers[1.5]} == {"31U"}
+    for here, there in zip(*answers.values(), strict=True):
+        assert here["confidence"] == pytest.approx(there["confidence"], abs=1e-6)
+        assert (here["latitude"], here["longitude"] + 1.5) == pytest.approx((there["latitude"], there["longitude"]), abs=1e-6)
+        assert here["radius_90"] == pytest.approx(there["radius_90"], rel=0.01)

@@ -385,3 +385,55 @@ def test_plots_of_the_reliability_are_written(tmp_path):
     reliability = cross_judge(*draw_answers(300))
     assert len(reliability.correct) == 300
     assert all(path.stat().st_size > 5000 for path in save_plots(reliability, tmp_path))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=10),
+    st.sampled_from([(51.4779, 0.0), (0.0, 6.0), (-16.8, 180.0), (89.9999, 30.0)]),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_equal_similarities_matters_for_equal_votes_only(rows, centre, random):
+    """Sums of the same weights in another order differ by rounding, which must not decide between sets of matches."""
+    origin = earth_vectors(*centre)
+    side = np.cross(origin, [0.0, 1.0, 0.0]) / np.linalg.norm(np.cross(origin, [0.0, 1.0, 0.0]))
+    up = np.cross(side, origin / EARTH_RADIUS)
+    places = [at(*earth_degrees(origin + x * side + y * up)) for _, x, y in rows]
+    pairs = sorted(zip([0.9 - 0.1 * rank for rank, _, _ in rows], range(len(rows)), strict=True), reverse=True)
+    shuffled = pairs.copy()
+    random.shuffle(shuffled)
+    shuffled.sort(key=lambda pair: -pair[0])
+    plain, turned = (
+        estimate_position(ranked([places[row] for _, row in order], [similarity for similarity, _ in order]))
+        for order in (pairs, shuffled)
+    )
+    assert turned.features[2:] == pytest.approx(plain.features[2:], abs=1e-9)
+    distances = pairwise_distances(places)
+    similarities = np.array([0.9 - 0.1 * rank for rank, _, _ in rows])
+    weights = np.exp(-3 * (similarities.max() - similarities) / max(np.ptp(similarities), 1e-9))
+    votes = (distances <= 25) @ weights
+    winners = {tuple((distances <= 25)[row]) for row in np.flatnonzero(votes >= votes.max() * (1 - 1e-9))}
+    if len(winners) == 1:
+        assert distance_in_metres(plain.place, turned.place) < 1e-3
+        assert turned.features == pytest.approx(plain.features, abs=1e-9)
+
+
+def test_of_equal_votes_the_tightest_wins():
+    """Four matches in a line, 20 m, 10 m and 20 m apart: the second and the third have three votes each; so has the fifth."""
+    line = [Place("", x=x, y=0.0) for x in (0.0, 20.0, 30.0, 50.0)]
+    tight = [Place("", x=x, y=500.0) for x in (0.0, 1.0, 2.0)]
+    for order in ([*line, *tight], [*tight, *line]):
+        place = estimate_position(ranked(order, [0.9] * 7)).place
+        assert (place.x, place.y) == pytest.approx((1.0, 500.0))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abc"), st.floats(0, 60)), min_size=1, max_size=10))
+def test_names_of_local_frames_do_not_matter(rows):
+    rows = sorted(((round(similarity, 3), *rest) for similarity, *rest in rows), reverse=True)
+    names = {"a": None, "b": "hall", "c": "the attic"}
+    plain, renamed = (
+        estimate_position(ranked([Place("", x=x, y=0.0, frame=name(f)) for _, f, x in rows], [row[0] for row in rows]))
+        for name in (str, names.get)
+    )
+    assert renamed.features == pytest.approx(plain.features) and renamed.place.x == plain.place.x
+    assert renamed.place.frame == names[plain.place.frame]
