@@ -92,7 +92,7 @@ def _needed_frames(frames: FramePoints) -> FramePoints:
 
 
 def _find_majority(distances: NDArray[np.float64], weights: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
-    """Return the voters (V,) within `radius` of the one with the largest weight there; of equal ones, the tightest around it."""
+    """Return the voters (V,) near the one with the largest weight within `radius`; of equal ones, the tightest group."""
     is_near = distances <= radius
     support = is_near @ weights
     spread = np.square(np.where(is_near, distances, 0.0)) @ weights

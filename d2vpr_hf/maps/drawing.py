@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from d2vpr_hf.maps.plane import Plane
+from d2vpr_hf.maps.plane import HIGHEST, Plane
 from d2vpr_hf.maps.tiles import TileSource, View
 from d2vpr_hf.places import Place
+from d2vpr_hf.places.place import all_with_degrees
 
 WIDTH, HEIGHT = 720.0, 460.0  # units of a drawing
 _MAX_DOTS = 2500  # more would overlap, and browsers would draw them slowly
@@ -57,7 +58,8 @@ class BaseMap:
         self.tiles = tiles if self.plane is not None and self.plane.is_web_map else None
         points = np.empty((0, 2)) if self.plane is None else self.plane.project(places)
         is_drawn = ~np.isnan(points).any(axis=1)
-        self.num_hidden = sum(place.has_position for place in places) - int(is_drawn.sum())
+        hidden = [place for place, drawn in zip(places, is_drawn.tolist(), strict=False) if not drawn and place.has_position]
+        self.num_hidden, self.num_beyond = len(hidden), _count_beyond(self.plane, hidden)
         self.points = _thin(points[is_drawn])
         self.ways = _ways(self.points)
 
@@ -84,15 +86,23 @@ class BaseMap:
     def hidden_text(self, marks: MapMarks = MapMarks()) -> str:
         """Return a sentence with the numbers of photos and marks that a map does not show; empty if it shows all of them.
 
-        A map shows positions of one frame: those with degrees, or those of one local frame.
+        A map shows positions of one frame: those with degrees, or those of one local frame; a web map ends near the poles.
         """
         if self.plane is None:
             return ""
         marked = [place for place in (*marks.matches, marks.estimate, marks.truth) if place is not None and place.has_position]
-        num_marks = int(np.isnan(self.plane.project(marked)).any(axis=1).sum())
-        counts = ((self.num_hidden, "photo"), (num_marks, "mark"))
-        parts = [f"{count:,} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count]
-        return f"Not drawn, as their positions are in other frames: {', '.join(parts)}." if parts else ""
+        hidden = [place for place, point in zip(marked, self.plane.project(marked), strict=True) if np.isnan(point).any()]
+        num_beyond = _count_beyond(self.plane, hidden)
+        reasons = (
+            ("as their positions are in other frames", self.num_hidden - self.num_beyond, len(hidden) - num_beyond),
+            (f"as web maps end at {HIGHEST:.0f} degrees of latitude", self.num_beyond, num_beyond),
+        )
+        sentences = []
+        for reason, *numbers in reasons:
+            counts = zip(numbers, ("photo", "mark"), strict=True)
+            parts = [f"{count:,} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count]
+            sentences += [f"Not drawn, {reason}: {', '.join(parts)}."] if parts else []
+        return " ".join(sentences)
 
     def _view(self, marks: MapMarks) -> View:
         """Return the part of the plane to show, in the drawing's proportions."""
@@ -117,6 +127,13 @@ class BaseMap:
         # paths of length 0, whose round caps are dots
         dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in canvas.to_units(self.points))
         return f'<path class="ways" d="{ways}"/><path class="database" d="{dots}"/>'
+
+
+def _count_beyond(plane: Plane | None, hidden: Sequence[Place]) -> int:
+    """Return the number of places with degrees among those that a plane does not show."""
+    if plane is None or not plane.is_web_map:
+        return 0
+    return sum(place.latitude is not None for place in all_with_degrees(hidden))
 
 
 class _Canvas:
@@ -169,6 +186,7 @@ def _draw_scale_bar(canvas: _Canvas) -> str:
     length = metres * units
     text = f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
     north = '<g class="north" transform="translate(692 32)"><path d="M0 -16L6 4 0 0 -6 4Z"/><text y="18">N</text></g>'
+    north = north if canvas.plane.is_north_up else ""
     bar = f'<path d="M0 -6V0H{length:.1f}V-6"/><text x="{length / 2:.1f}" y="-9">{text}</text>'
     return f'<g class="furniture"><g class="scale" transform="translate(20 {HEIGHT - 18:.0f})">{bar}</g>{north}</g>'
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.geometry import EARTH, arcs, earth_degrees, earth_vectors, frame_points
-from d2vpr_hf.places.place import all_with_degrees
+from d2vpr_hf.places.place import LOCAL_FRAME, WITHOUT_ZONE, all_with_degrees
 
 _EQUATOR = 6_378_137.0  # metres; radius of the sphere of the web maps' projection
-_HIGHEST = 85.0  # degrees of latitude, near the edge of web maps
+HIGHEST = 85.0  # degrees of latitude, near the edge of web maps
 _POLAR = 84.0  # degrees of latitude; maps of places beyond it are drawn around their centre
 
 
@@ -56,6 +56,11 @@ class Plane:
         """Whether the plane is that of web maps and their tiles."""
         return self.frame is None and not self.is_polar
 
+    @property
+    def is_north_up(self) -> bool:
+        """Whether north is up in the whole plane: axes of local frames have any direction, and meridians meet at a pole."""
+        return self.is_web_map or (self.frame is not None and not self.frame.startswith((LOCAL_FRAME, WITHOUT_ZONE)))
+
     def project(self, places: Sequence[Place]) -> NDArray[np.float64]:
         """Return x and y of each place in metres (N, 2); NaN for places without a position in this frame."""
         if self.frame is None:
@@ -68,7 +73,7 @@ class Plane:
 
     def _mercator(self, degrees: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the Mercator coordinates of degrees (N, 2), scaled to true metres at the plane's latitude."""
-        latitudes = np.where(np.abs(degrees[:, 0]) <= _HIGHEST, degrees[:, 0], np.nan)
+        latitudes = np.where(np.abs(degrees[:, 0]) <= HIGHEST, degrees[:, 0], np.nan)
         longitudes = degrees[:, 1] + 360 * np.round((self.longitude - degrees[:, 1]) / 360)  # the turn nearest to the middle
         return self._radius * np.stack([np.radians(longitudes), np.arcsinh(np.tan(np.radians(latitudes)))], axis=1)
 

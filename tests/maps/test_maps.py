@@ -223,3 +223,24 @@ def test_photos_and_marks_of_other_frames_are_counted():
     assert base.hidden_text(marks) == "Not drawn, as their positions are in other frames: 1 photo, 2 marks."
     assert parse(base.draw(marks, "A map.")).get("aria-label").startswith("A map. Not drawn, as")
     assert BaseMap([local(1, 2)]).hidden_text(MapMarks([local(1, 2)])) == ""
+
+
+def test_photos_and_marks_beyond_web_maps_are_counted():
+    base = BaseMap([degrees(60.0, 11.0), degrees(60.001, 11.0), degrees(85.5, 11.0), degrees(-89.0, 0.0), local(1, 2)])
+    text = "Not drawn, as web maps end at 85 degrees of latitude: 2 photos"
+    assert base.hidden_text() == f"Not drawn, as their positions are in other frames: 1 photo. {text}."
+    assert base.hidden_text(MapMarks([degrees(86.0, 0.0)])).endswith(f"{text}, 1 mark.")
+
+
+@pytest.mark.parametrize(
+    ("places", "is_north_up"),
+    [
+        ([degrees(46.0, 11.0)], True),
+        ([Place("", utm_east=100.0, utm_north=200.0, utm_zone="10S")], True),
+        ([degrees(89.99, 11.0)], False),  # every direction is south
+        ([local(1, 2)], False),
+        ([Place("", utm_east=100.0, utm_north=200.0)], False),
+    ],
+)
+def test_an_arrow_shows_north_only_where_it_is_up(places, is_north_up):
+    assert ('class="north"' in BaseMap(places).draw()) == is_north_up
