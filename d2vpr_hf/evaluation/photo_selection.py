@@ -47,7 +47,7 @@ def select_photos(database: PlaceTable, queries: PlaceTable, rule: PositiveRule)
     frames, and on the sphere if all have degrees or a UTM zone.
 
     Raises:
-        ValueError: If no photo has a position, two positions cannot be compared, a heading that the rule needs is missing, or
+        ValueError: If no photo has a position, two positions or headings cannot be compared, a heading is missing, or
             the sequences that the rule compares are not aligned.
     """
     if rule.frame_tolerance is not None:
@@ -56,9 +56,10 @@ def select_photos(database: PlaceTable, queries: PlaceTable, rule: PositiveRule)
     else:
         places = _usable_places(database), _usable_places(queries)
         comparable = _comparable_positions(*places)
+    headings = (None, None) if rule.heading_tolerance is None else _headings(*places)
     return (
-        _selection("database", database, places[0], comparable[0], rule),
-        _selection("queries", queries, places[1], comparable[1], rule),
+        _selection("database", database, places[0], comparable[0], headings[0]),
+        _selection("queries", queries, places[1], comparable[1], headings[1]),
     )
 
 
@@ -180,12 +181,12 @@ def _frame_numbers(database: list[Place], queries: list[Place], tolerance: int) 
 
 
 def _selection(
-    name: str, table: PlaceTable, places: list[Place], comparable: _Comparable, rule: PositiveRule
+    name: str, table: PlaceTable, places: list[Place], comparable: _Comparable, headings: NDArray[np.float64] | None
 ) -> PhotoSelection:
     paths = {place.path for place in places}
     without_position = {place.path: "no position in metres" for place in table.places if place.path not in paths}
     photos = PhotoSet(
-        headings=None if rule.heading_tolerance is None else _headings(places, name),
+        headings=headings,
         paths=[place.path for place in places],
         conditions=[place.condition for place in places],
         folder=table.folder,
@@ -194,12 +195,23 @@ def _selection(
     return PhotoSelection(name, table, places, photos, table.skipped | without_position, comparable.remarks)
 
 
-def _headings(places: list[Place], name: str) -> NDArray[np.float64]:
-    headings = [place.yaw if place.heading is None else place.heading for place in places]
-    missing = [place.path for place, heading in zip(places, headings, strict=True) if heading is None]
-    if missing:
-        raise ValueError(
-            f"`heading_tolerance` needs the heading of every photo; {len(missing)} of {len(places)} in the {name} have none, "
-            f"{missing[0]} first. Give the headings, or evaluate without `heading_tolerance`."
-        )
-    return np.array(headings, np.float64)
+def _headings(database: list[Place], queries: list[Place]) -> list[NDArray[np.float64]]:
+    """Return the headings of database and queries, or their yaws: the two are measured from different directions."""
+    for name in ("heading", "yaw"):
+        headings = [[getattr(place, name) for place in places] for places in (database, queries)]
+        if not any(heading is None for side in headings for heading in side):
+            return [np.array(side, np.float64) for side in headings]
+    for name, places in (("database", database), ("queries", queries)):
+        missing = [place.path for place in places if place.heading is None and place.yaw is None]
+        if missing:
+            raise ValueError(
+                f"`heading_tolerance` needs the heading of every photo; {len(missing)} of {len(places)} in the {name} have "
+                f"none, {missing[0]} first. Give the headings, or evaluate without `heading_tolerance`."
+            )
+    without_heading, without_yaw = (
+        next(place.path for place in chain(database, queries) if getattr(place, name) is None) for name in ("heading", "yaw")
+    )
+    raise ValueError(
+        f"`heading_tolerance` compares headings from north or yaws of a local frame; {without_yaw} has only a heading, "
+        f"{without_heading} only a yaw. Give one of the two for all photos, or evaluate without `heading_tolerance`."
+    )

@@ -331,6 +331,12 @@ def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
         dropped = any(reason.startswith(DROPPED) for reason in evaluation.skipped["queries"].values())
         treatment = "and are dropped" if dropped else "and recall is too high"
         yield f"shared:    {evaluation.shared_photos} queries are photos of the database too {treatment}"
+    for name in ("database", "queries"):
+        skipped = [item for item in evaluation.skipped.get(name, {}).items() if not item[1].startswith(DROPPED)]
+        if skipped:
+            yield f"skipped:   {len(skipped)} photos of the {name}, such as {': '.join(skipped[0])}"
+        for remark in evaluation.remarks.get(name, []):
+            yield f"{remark['kind'] + ':':10} {remark['count']} {remark['text']} ({name})"
 
 
 def _recall_rows(evaluation: Evaluation) -> list[list[str]]:

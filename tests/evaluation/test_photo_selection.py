@@ -1,6 +1,7 @@
 """Positions and frames of two sides are compared in common coordinates, or refused."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,18 @@ def test_heights_on_one_side_are_not_compared():
         plain = local(("hall", 0, 0, None), ("hall", 3, 4, None))
         other = positives_of(plain, missing)[0] if missing is queries else positives_of(missing, plain)[0]
         assert other == ([[0, 1]] * 3 if missing is queries else [[0, 1]] * 2)
+
+
+def test_headings_from_north_are_not_compared_with_yaws():
+    """Both are degrees, of different directions: as numbers they would be equal."""
+    north, yaw = Place("north.jpg", x=0, y=0, frame="hall", heading=90.0), Place("yaw.jpg", x=0, y=0, frame="hall", yaw=90.0)
+    both = replace(yaw, path="both.jpg", heading=0.0)
+    rule = PositiveRule(heading_tolerance=5)
+    for database, queries in (((north,), (yaw,)), ((yaw, north), (yaw,)), ((both,), (yaw, north))):
+        with pytest.raises(ValueError, match=r"compares headings .*; north.jpg has only a heading, yaw.jpg only a yaw"):
+            select_photos(table(*database), table(*queries), rule)
+    assert positives_of(table(both), table(yaw), rule)[0] == [[0]]
+    assert positives_of(table(both), table(north), rule)[0] == [[]]
 
 
 def test_places_without_any_heights_need_no_remark():

@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 
 from d2vpr_hf.evaluation import EncoderInfo, Evaluation, PhotoSet, PositiveRule, compare_evaluations, evaluate_descriptors
 from d2vpr_hf.evaluation.plots import plot_map, plot_matches, plot_precision_coverage, save_plots
+from d2vpr_hf.evaluation.report import DROPPED
 
 CORRECT, WRONG = "#2e9e4f", "#c8373a"
 
@@ -56,6 +57,15 @@ def test_the_printed_table_has_recalls_rule_and_conditions():
     text = evaluate_world([0, 1, 3, 3], conditions=["day", "night", "night", "night"]).to_text()
     assert re.search(r"R@1 +R@4\nall queries +75\.0 +100\.0\n", text)
     assert "within 25 m; 0 queries have none" in text and re.search(r"\nnight +3 +66\.7 +100\.0$", text)
+
+
+def test_the_printed_table_has_a_line_for_all_that_was_skipped_or_assumed():
+    remarks = {"database": [], "queries": [{"kind": "assumed", "text": "photos without a height", "count": 3, "example": "a"}]}
+    skipped = {"database": {"b.jpg": "no position in metres", "c.jpg": "no such file"}, "queries": {"d": f"{DROPPED} a"}}
+    text = replace(evaluate_world([0, 1, 3, 3]), remarks=remarks, skipped=skipped).to_text()
+    assert "\nskipped:   2 photos of the database, such as b.jpg: no position in metres\n" in text
+    assert "\nassumed:   3 photos without a height (queries)\n" in text
+    assert "such as d" not in text  # a dropped query has a line of its own
 
 
 def test_a_saved_report_restores_the_evaluation(tmp_path):
