@@ -43,7 +43,9 @@ _NUMBER = re.compile(
     r"|[1-9][0-9]{3,},[0-9]+"  # a decimal comma; `12,345` may be thousands
     r"|[0-9](?:\.[0-9]+[eE][+-]?|[eE][+-])[0-9]{1,2})"
 )
-_YEAR = re.compile("(?:19|20|21)[0-9]{2}")
+_SHORT_NUMBER = re.compile(r"[0-9]{1,8}(?:\.[0-9]+)?")
+_YEAR = re.compile(r"(?:19|20|21)[0-9]{2}(?:\.0)?")
+_SERIALS = range(25_569, 73_051)  # days since 1900 that are dates from 1970 to 2099
 
 _UNITS = (1.0, 1e3, 1e6, 1e9)  # of a second
 _TOO_FAR = 1e10  # seconds; all times of photos are nearer to 1970, between 1653 and 2286
@@ -88,18 +90,21 @@ def date_text(moment: date | np.datetime64) -> str:
     return moment.isoformat()
 
 
-def clock_or_date(text: str | None) -> Literal["seconds", "year", "date"] | None:
-    """Return how a time of digits is read, for warnings of a wrong reading; `None` for other texts and for long numbers.
+def clock_or_date(text: str | None) -> Literal["seconds", "year", "serial", "date"] | None:
+    """Return how a short number is read as a time, for warnings of a wrong reading; `None` for other texts and long numbers.
 
-    `"seconds"` are those of clocks that begin at 0, `"year"` are four digits, which are read as seconds although they may be a
-    year, and `"date"` are the six or eight digits of a month or day.
+    `"seconds"` are those of clocks that begin at 0, `"year"` and `"serial"` are numbers that are read as seconds although they
+    may be a year or a spreadsheet's count of days since 1900, and `"date"` are the six or eight digits of a month or day.
     """
-    digits = (text or "").strip().removesuffix(".0")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 8):
+    text = (text or "").strip()
+    if not _SHORT_NUMBER.fullmatch(text) or math.isnan(to_seconds(text)):
         return None
-    if _YEAR.fullmatch(digits):
+    number = float(text)
+    if to_seconds(text) != number:
+        return "date"
+    if _YEAR.fullmatch(text):
         return "year"
-    return None if math.isnan(to_seconds(digits)) else "date" if to_seconds(digits) != float(digits) else "seconds"
+    return "serial" if int(number) in _SERIALS else "seconds"
 
 
 def to_day(timestamp: str | None) -> str:

@@ -13,6 +13,7 @@ from d2vpr_hf.readers.remarks import RemarkCounter, merge_remarks
 TURNED = "photos with a heading below 0 or of 360 degrees, read as the same direction from 0 to 360 degrees"
 AT_ZERO = "positions at latitude 0 and longitude 0, which often stand for an unknown position"
 LIKE_YEARS = "times of four digits, read as seconds since 1970; years are written as 2019-01"
+LIKE_SERIALS = "times of five digits, read as seconds since 1970; days of spreadsheets are written as 2024-05-01"
 LIKE_DATES = "times of digits, read as dates next to seconds of a clock; such seconds are written with three decimals"
 WITHOUT_TIME = "times that cannot be read; these photos have no time"
 WITHOUT_DEGREES = "positions in UTM metres far outside their zone, compared only with metres of the same zone"
@@ -69,6 +70,8 @@ def count_readings(places: Sequence[Place], labels: Sequence[str], remarks: Rema
     for reading, label in zip(readings, labels, strict=True):
         if reading == "year" and not is_clock:
             remarks.add("assumed", LIKE_YEARS, label)
+        elif reading == "serial" and not is_clock:
+            remarks.add("assumed", LIKE_SERIALS, label)
         elif reading == "date" and is_clock:
             remarks.add("assumed", LIKE_DATES, label)
 

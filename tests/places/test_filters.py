@@ -14,6 +14,7 @@ from d2vpr_hf.cli import app
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.filters import PlaceFilter, within_box, within_heading, within_radius, within_time
 from d2vpr_hf.places.place import with_utm
+from tests.command_line import run_program
 from tests.photos import save
 
 
@@ -237,6 +238,15 @@ def test_malformed_options_of_filters_are_refused(street, options, message):
 def test_without_filters_there_is_no_mask():
     assert PlaceFilter().allowed([Place("a")]) is None
     assert PlaceFilter(since="2024-01").allowed([]).shape == (0,)
+
+
+@pytest.mark.parametrize("command", ["search", "localize"])
+def test_the_list_of_json_keeps_its_form_next_to_warnings(command, street):
+    status, stdout, stderr = run_program(
+        command, street / "index", next((street / "photos").iterdir()), "--json", "--since", "2030-01"
+    )
+    assert status == 0 and len(json.loads(stdout)) == 1
+    assert "None of 5 photos passes the filters" in stderr
 
 
 def test_a_year_alone_is_not_taken_for_seconds():

@@ -18,7 +18,7 @@ from d2vpr_hf.readers.at_names import place_from_name
 from d2vpr_hf.readers.csv_table import write_csv
 from d2vpr_hf.readers.dataset_columns import compute_columns
 from d2vpr_hf.readers.folder import read_photo
-from d2vpr_hf.readers.plain_values import LIKE_DATES, LIKE_YEARS, TURNED, WITHOUT_TIME
+from d2vpr_hf.readers.plain_values import LIKE_DATES, LIKE_SERIALS, LIKE_YEARS, TURNED, WITHOUT_TIME
 from d2vpr_hf.readers.registry import read_places
 from d2vpr_hf.readers.remarks import RemarkCounter
 from tests.photos import jpeg, save
@@ -74,13 +74,17 @@ def test_names_with_unknown_times_and_turned_headings_are_counted(tmp_path):
         (["202405", "20240501", "2024-05"], {}),
         (["189959", "200001", "200002", "20240501"], {LIKE_DATES: ("assumed", 3)}),
         (["200001.000", "200002.000", "5.0"], {}),
+        (["5.25", "20240501"], {LIKE_DATES: ("assumed", 1)}),
+        (["45413", "45413.5", "45414.520833", "2024-05-03"], {LIKE_SERIALS: ("assumed", 3)}),
+        (["45413.5", "12.5"], {}),
+        (["1714566600.25", "1714566600", "000123"], {WITHOUT_TIME: ("skipped", 1)}),
     ],
 )
 def test_times_of_digits_that_may_mean_something_else_are_counted(tmp_path, times, expected):
     write_csv(tmp_path / "places.csv", [Place(str(row), 1.0, 2.0, timestamp=text) for row, text in enumerate(times)], {})
     table = read_places(tmp_path / "places.csv")
     assert kinds(table.remarks) == expected
-    assert [place.timestamp for place in table.places] == times
+    assert [place.timestamp for place in table.places] == [None if time == "000123" else time for time in times]
 
 
 @pytest.mark.parametrize("streaming", [False, True])
