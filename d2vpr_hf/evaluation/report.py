@@ -353,7 +353,7 @@ def _distance_and_confidence_lines(evaluation: Evaluation) -> Iterator[str]:
     error, curve = evaluation.distance_error(), evaluation.precision_curve
     if error is not None:
         shares = ", ".join(f"{percent(error[f'within_{metres}_m'])} % within {metres} m" for metres in DISTANCE_SHARES)
-        median = "unknown" if error["median"] is None else f"{error['median']:,.1f} m"
+        median = "unknown (in another frame)" if error["median"] is None else f"{error['median']:,.1f} m"
         yield f"top match: median distance {median}, {shares}"
     yield f"confidence: recall at 100 % precision {percent(curve.recall_at_100_precision)}, AUC-PR {percent(curve.auc_pr)}"
 

@@ -41,8 +41,9 @@ class Match:
     similarity: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the match as `d2vpr search --json` prints it; x, y and z only of places in a local frame."""
-        names = ("latitude", "longitude", "utm_east", "utm_north", *(("x", "y", "z") if self.place.is_local else ()))
+        """Return the match as `d2vpr search --json` prints it; x, y, z and frame only of places in a local frame."""
+        local = ("x", "y", "z", "frame") if self.place.is_local else ()
+        names = ("latitude", "longitude", "utm_east", "utm_north", "utm_zone", *local)
         return {"rank": self.rank, "path": str(self.photo), "score": self.similarity} | self.place.to_dict(*names)
 
 

@@ -202,4 +202,4 @@ def _match_to_dict(match: Match) -> dict[str, Any]:
     """
     local = ("x", "y", "z", "frame") if match.place.is_local else ()
     values = {"rank": match.rank, "photo": match.place.path, "score": match.similarity}
-    return values | match.place.to_dict("latitude", "longitude", "utm_east", "utm_north", "heading", *local)
+    return values | match.place.to_dict("latitude", "longitude", "utm_east", "utm_north", "utm_zone", "heading", *local)

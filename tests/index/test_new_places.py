@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2vpr_hf.index import PhotoFile, PlaceIndex
+from d2vpr_hf.index import Match, PhotoFile, PlaceIndex
 from d2vpr_hf.localization.consensus import estimate_position
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.filters import within_time
 from d2vpr_hf.places.place import complete_places, with_utm
+from d2vpr_hf.places.stored_values import to_stored_places
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers.plain_values import TURNED, WITHOUT_TIME
 from d2vpr_hf.readers.registry import read_places
@@ -253,3 +254,11 @@ def test_readers_turn_headings_and_drop_unknown_times_with_a_remark(tmp_path):
     (tmp_path / "t.csv").write_text("path,latitude,longitude,heading\na,1,2,400\n")
     with pytest.raises(ValueError, match=re.escape("t.csv, line 2: heading must be in [-360, 360] degrees, got 400")):
         read_places(tmp_path / "t.csv")
+
+
+def test_matches_name_the_zone_and_the_frame_of_their_metres():
+    """Eastings of London's two zones are 416 km apart, and both floors of a house have an x of 3."""
+    places = [Place("a", 51.4779, -0.0001), Place("b", 51.4779, 0.0001), Place("c", x=3.0, y=1.0, frame="floor 2")]
+    values = [Match(1, 0, place, Path(place.path), 0.5).to_dict() for place in to_stored_places(places)]
+    assert [value["utm_zone"] for value in values] == ["30U", "31U", None]
+    assert "frame" not in values[0] and values[2]["frame"] == "floor 2"
