@@ -74,13 +74,7 @@ def to_seconds(timestamp: Timestamp | None) -> float:
     digits on it may end in `.0`. `202405.0` is unknown, as it may be a month or seconds. Other numbers are seconds, also
     `2024`: only the readers know whether it is a year.
     """
-    if isinstance(timestamp, str):
-        return _read(timestamp)[0]
-    if isinstance(timestamp, date | np.datetime64):  # a datetime is a date too
-        return _read(date_text(timestamp))[0]
-    if isinstance(timestamp, Real) and not isinstance(timestamp, bool):
-        return _scale(float(timestamp))
-    return math.nan
+    return _read_any(timestamp)[0]
 
 
 def date_text(moment: date | np.datetime64) -> str:
@@ -107,13 +101,25 @@ def clock_or_date(text: str | None) -> Literal["seconds", "year", "serial", "dat
     return "serial" if int(number) in _SERIALS else "seconds"
 
 
-def to_day(timestamp: str | None) -> str:
+def to_day(timestamp: Timestamp | None) -> str:
     """Return a text that is equal for times of one day: the written day, or the UTC day of seconds; empty if it is unknown.
 
     A month counts as its first day.
     """
-    clock = _read(timestamp or "")[1]
+    clock = _read_any(timestamp)[1]
     return "" if math.isnan(clock) else str(math.floor(clock / _SECONDS_A_DAY))
+
+
+def _read_any(timestamp: Timestamp | None) -> tuple[float, float]:
+    """Return a time of any type as [`_read`] does."""
+    if isinstance(timestamp, date | np.datetime64):
+        timestamp = date_text(timestamp)
+    if isinstance(timestamp, str):
+        return _read(timestamp)
+    if isinstance(timestamp, Real) and not isinstance(timestamp, bool):
+        seconds = _scale(float(timestamp))
+        return seconds, seconds
+    return _UNKNOWN
 
 
 @functools.lru_cache(_CACHE_SIZE)

@@ -231,6 +231,11 @@ def test_an_instant_is_the_same_in_every_form(instant):
     for resolution, form in ((resolution, form) for resolution, forms in FORMS.items() for form in forms):
         text = instant.strftime(form.replace("{ms}", f"{instant.microsecond // 1000:03d}"))
         assert -1e-6 <= exact - to_seconds(text) < resolution + 1e-6, text
+    day, clock = f"{instant.year}/{instant.month}/{instant.day}", f"{instant.hour}:{instant.minute:02d}"
+    for text, resolution in ((day, DAY), (f"{day} {clock}", 60.0), (f"{day.replace('/', '-')} {clock}:{instant:%S.%f}", 1e-6)):
+        assert -1e-6 <= exact - to_seconds(text) < resolution + 1e-6, text
+    for moment in (instant, instant.replace(tzinfo=None), np.datetime64(instant.replace(tzinfo=None))):
+        assert to_seconds(moment) == pytest.approx(exact, abs=1e-6)
     for unit in (1, 1e3, 1e6, 1e9):
         number = round(exact * unit)
         if unit == 1 or abs(exact) >= 1.1e11 / 1e3:  # nearer to 1970, thousandths look like seconds
@@ -339,6 +344,8 @@ def test_limits_that_are_no_times_are_refused(text):
         (("2024-05-01T23:30:00-08:00", "2024-05-01T08:00:00-08:00"), 1),  # of two days in UTC
         (("2024_05_01_00_00_00_000", "2024-05-01T00:30:00+09:00"), 1),
         (("1714521600", "2024050112"), 2),  # seconds of 2024 and of 2034
+        ((date(2024, 5, 1), datetime(2024, 5, 1, 23), np.datetime64("2024-05-01T01"), 1714521600.5, "2024/5/1 9:05"), 1),
+        ((datetime(2024, 5, 1, 23, tzinfo=timezone(timedelta(hours=-8))), "20240501"), 1),  # the next day in UTC
         (("2020123112345", "2020123199999"), 1),  # thousandths of 2034, whatever date their digits spell
     ],
 )
