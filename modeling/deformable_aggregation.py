@@ -187,7 +187,7 @@ class RegionPositionEncoding(nn.Module):
 
     def forward(self, boxes: torch.Tensor) -> torch.Tensor:
         """Map boxes (B, 1 + R, 4) to encodings (B, 1 + R, D)."""
-        return self.fc2(nn.functional.relu(self.fc1(boxes.to(self.fc1.weight.dtype))))
+        return self.fc2(nn.functional.relu(self.fc1(boxes)))
 
 
 def region_boxes(positions: torch.Tensor, grid: SampleGrid) -> torch.Tensor:
@@ -226,7 +226,8 @@ class DeformableAggregator(Aggregator):
             global_feature = self.fusion(global_feature, pooled)
         features = torch.cat((global_feature.unsqueeze(1), pooled), dim=1)
         if self.position_encoding is not None:
-            features = features + self.position_encoding(boxes)
+            # not in the type of the weights, which is an integer in quantised layers
+            features = features + self.position_encoding(boxes.to(features.dtype))
         return AggregatorOutput(features, positions, boxes)
 
     def _sample_grid(self, device: torch.device) -> SampleGrid:

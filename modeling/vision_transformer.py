@@ -54,7 +54,7 @@ class Embeddings(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed `pixel_values` (B, 3, height, width) as tokens (B, T, C)."""
-        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))  # (B, C, H, W)
+        patches = self.patch_embeddings(pixel_values.to(self.cls_token.dtype))  # (B, C, H, W)
         grid_size = (patches.shape[2], patches.shape[3])
         patches = patches.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, N, C)
         tokens = torch.cat((self.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1)
