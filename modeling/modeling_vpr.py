@@ -90,7 +90,11 @@ class VPRPreTrainedModel(PreTrainedModel):
 
     def initialize_weights(self) -> None:
         """Draw the weights that were not loaded, and add their parts to `config.untrained_parts`."""
-        drawn = [name for name, weight in self.named_parameters() if not getattr(weight, "_is_hf_initialized", False)]
+        drawn = [
+            name
+            for name, weight in self.named_parameters()  # quantised weights have another type, and are never drawn
+            if type(weight) is nn.Parameter and not getattr(weight, "_is_hf_initialized", False)
+        ]
         super().initialize_weights()
         self.config.untrained_parts = sorted({*self.config.untrained_parts, *map(part_name, drawn)})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from d2vpr_hf.backends.optimized.optimize import can_prepare
 from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import TorchBackend, precision_of
@@ -32,6 +33,11 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
     runtime = settle_backend(model, name, precision)
     if runtime.backend.startswith("torch"):
         return TorchBackend(model, runtime.precision, compiled=runtime.backend == "torch-compiled")
+    if not can_prepare(model):
+        raise ValueError(
+            f"The backend {runtime.backend} converts models of this package whose weights are neither quantised nor adapted, "
+            f'got {type(model).__name__}. Give `backend="torch"`, or load the model from its folder.'
+        )
     if model.device.type != "cpu":
         raise ValueError(
             f"The backend {runtime.backend} runs on the CPU here, got the device {model.device}. "
@@ -61,7 +67,8 @@ def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) 
         ValueError: If the backend does not exist, or does not have the precision.
     """
     check_backend(name, precision)
-    name = choose_backend(model.device, precision) if name == "auto" else name
+    if name == "auto":
+        name = choose_backend(model.device, precision) if can_prepare(model) else "torch"
     check_backend(name, precision)
     return Runtime(name, precision or (precision_of(model) if name.startswith("torch") else "fp32"))
 

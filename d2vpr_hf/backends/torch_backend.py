@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2vpr_hf.backends.optimized.optimize import prepare
+from d2vpr_hf.backends.optimized.optimize import can_prepare, prepare
 from d2vpr_hf.backends.protocol import TORCH_TYPES
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
@@ -19,7 +19,9 @@ _PHOTOS_OF_A_CORE = 4  # photos that a core processes at once: their activations
 
 
 class TorchBackend:
-    """An optimized copy of a model. Later changes of the model's weights have no effect.
+    """An optimized copy of a model; later changes of the model's weights have no effect.
+
+    A model that cannot be optimized ([`can_prepare`]: quantised weights, adapters, code saved next to weights) runs unchanged.
 
     On a CPU each core processes separate photos, if there are enough: two cores that share each product wait for each other.
 
@@ -28,16 +30,33 @@ class TorchBackend:
         precision: Number type of the products; `None` for the type of the model's weights.
         compiled: Whether torch compiles the model, which takes a minute at the first call and at each new image size, and on
             a CPU needs a C++ compiler.
+
+    Raises:
+        ValueError: If another precision is requested for a model that cannot be optimized.
     """
 
     def __init__(self, model: VPRPreTrainedModel, precision: str | None = None, *, compiled: bool = False) -> None:
         self.name, self.precision = "torch-compiled" if compiled else "torch", precision or precision_of(model)
         self._device = model.device
+        self._network: Callable[[torch.Tensor], Any]
+        self._input_dtype = torch.float32
+        if not can_prepare(model):
+            self._use_unchanged(model, compiled)
+            return
         on_cpu = self._device.type == "cpu" and not compiled
         in_float32 = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
         prepared = prepare(in_float32, TORCH_TYPES[self.precision], on_cpu=on_cpu)
         self._network = torch.compile(prepared, fullgraph=True) if compiled else prepared
         self._divisible = on_cpu and not model.config.use_cross_image_encoder
+
+    def _use_unchanged(self, model: VPRPreTrainedModel, compiled: bool) -> None:
+        if self.precision != precision_of(model):
+            raise ValueError(
+                f"This model has quantised weights, adapters or code of its own, so that it runs in the type of its weights, "
+                f"{precision_of(model)}; got the precision {self.precision}. Leave `precision` out."
+            )
+        self._input_dtype, self._divisible = model.dtype, False
+        self._network = torch.compile(model) if compiled else model
 
     def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
@@ -46,7 +65,7 @@ class TorchBackend:
         return np.concatenate(map_on_cores(self._run, _divide(pixel_values)))
 
     def _run(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-        return run_network(self._network, pixel_values.to(self._device))
+        return run_network(self._network, pixel_values.to(self._device, self._input_dtype))
 
 
 class PlainTorchBackend:

@@ -9,6 +9,7 @@ from d2vpr_hf.backends.exported_model import ExportedModel, is_exported
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.model_objects import check_processor, is_immovable, merge_adapters, unwrap_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import EMBEDDED_NAME, fingerprint, load_image_processor, load_model
 
@@ -45,12 +46,22 @@ class ModelSource(Protocol):
 class LoadedModel:
     """A model with its weights, which is moved to a device and set to eval mode.
 
+    Quantised models, and models that are spread over devices, stay where they are.
+
     Raises:
-        ValueError: If the network cannot run on the device.
+        ValueError: If the network cannot run on the device, or cannot be moved to it.
     """
 
     def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor, device: str | torch.device | None) -> None:
         self.model, self.processor = model, processor
+        if is_immovable(model):
+            self.device = model.device
+            if device is not None and torch.device(device).type != self.device.type:
+                raise ValueError(
+                    f"This model is quantised or spread over devices, on {self.device}; it cannot move to {device}."
+                )
+            self.model.eval()
+            return
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             torch.ones(1, device=device).item()
@@ -66,7 +77,7 @@ class LoadedModel:
 
     def fingerprint(self) -> str:
         """Hash weights, configuration and preprocessing."""
-        return fingerprint(self.model, self.processor)
+        return fingerprint(merge_adapters(self.model), self.processor)
 
     def settle_backend(self, name: str, precision: str | None) -> Runtime:
         """Return the backend and precision to run with."""
@@ -74,7 +85,8 @@ class LoadedModel:
 
     def open_backend(self, name: str, precision: str | None) -> Backend:
         """Open a backend with the weights that the model has now."""
-        return open_backend(self.model, self.processor, name, precision)
+        runtime = self.settle_backend(name, precision)
+        return open_backend(merge_adapters(self.model), self.processor, runtime.backend, runtime.precision)
 
 
 class ExportedGraph:
@@ -112,12 +124,16 @@ def open_model(
     """Open a model object, a folder, a Hub id, an exported folder, or the embedded model (`None` or `"embedded"`).
 
     Raises:
+        TypeError: If an object is not a model, or not an image processor, of this package.
         ValueError: If a model object comes without its image processor, or the network cannot run on the device.
     """
-    if model != EMBEDDED_NAME and is_exported(model):
-        return ExportedGraph(ExportedModel.open(str(model)), processor)
-    if not isinstance(model, VPRPreTrainedModel):
+    if processor is not None:
+        check_processor(processor)
+    if model is None or isinstance(model, str | Path):
+        if model != EMBEDDED_NAME and is_exported(model):
+            return ExportedGraph(ExportedModel.open(str(model)), processor)
         return LoadedModel(load_model(model), processor or load_image_processor(model), device)
+    model = unwrap_model(model)
     if processor is None:
         raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
     return LoadedModel(model, processor, device)

@@ -3,15 +3,17 @@
 import functools
 import logging
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.model_objects import is_changed_in_memory, unwrap_model
 from d2vpr_hf.encoders.model_sources import open_model
 from d2vpr_hf.encoders.photo_batches import DescriptorArray, group_by_size, preprocess_ahead
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
@@ -27,7 +29,9 @@ class PlaceEncoder:
 
     Args:
         model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` or `"embedded"` for the
-            small one that comes with this package.
+            small one that comes with this package. Model objects may come from `AutoModel` with `trust_remote_code=True`, and
+            may be quantised, wrapped by PEFT (a copy with merged adapters runs), or by `torch.compile` (the model inside
+            runs; `backend="torch-compiled"` compiles it).
         processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
         device: Device that runs the network, such as `"cuda"`; `None` for a GPU if there is one, otherwise the CPU.
         batch_size: Number of photos that the network processes at once. It changes descriptors only by rounding, unless the
@@ -137,7 +141,7 @@ class PlaceEncoder:
 
     def encode(
         self,
-        photos: Iterable[Any],
+        photos: Any,
         progress: Progress | None = None,
         *,
         order: Sequence[int] | None = None,
@@ -148,6 +152,7 @@ class PlaceEncoder:
         Args:
             photos: Paths, URLs, contents of files (`bytes`), PIL images, numpy arrays or tensors, or functions that return one
                 of these and are called in the threads. They are taken one by one, no further ahead than the threads need.
+                One photo alone (an array or tensor of up to three axes, too) gives one row.
             progress: Called after each batch with its number of photos, skipped ones included.
             order: The order in which the network processes the photos, a permutation of their positions; `photos` must then be
                 a sequence. It matters to models with a cross-image encoder only. The descriptors are returned in the order of
@@ -157,6 +162,7 @@ class PlaceEncoder:
         Raises:
             ValueError: If the network gives a descriptor that is not finite.
         """
+        photos = [photos] if _is_one_photo(photos) else photos
         descriptors = DescriptorArray(operator.length_hint(photos), self.descriptor_dim)
         batch_size, num_workers = self.batch_size, self.num_workers
         skipped: dict[int, str] = {}
@@ -195,9 +201,20 @@ class PlaceEncoder:
         return self.processor(image, return_tensors="pt")["pixel_values"]
 
 
+def _is_one_photo(photos: Any) -> bool:
+    """Return whether an argument is one photo: a path would be read letter by letter, an array row by row."""
+    if isinstance(photos, np.ndarray | torch.Tensor):
+        return photos.ndim <= 3
+    return isinstance(photos, PhotoSource | bytearray | Image.Image) or callable(photos)
+
+
 def _portable_name(model: VPRPreTrainedModel | str | Path | None) -> str | None:
     """Return a name that the model can be loaded by from any folder; `None` for one in memory only."""
-    name = model.name_or_path if isinstance(model, VPRPreTrainedModel) else model
+    if model is None or isinstance(model, str | Path):
+        name = model
+    else:
+        model = unwrap_model(model)
+        name = "" if is_changed_in_memory(model) else model.name_or_path
     if name is None or name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
         return EMBEDDED_NAME
     if not name:

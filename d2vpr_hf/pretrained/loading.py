@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -150,19 +151,44 @@ def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> st
     """Hash everything that determines descriptors: weights, configuration and preprocessing.
 
     Returns:
-        A SHA-256 in hexadecimal, of names, shapes and values. The type that weights are stored in does not matter.
+        A SHA-256 in hexadecimal, of names, shapes and values. The type that weights are stored in does not matter; quantised
+        weights have other values, and so another fingerprint.
     """
     digest = hashlib.sha256()
     stored = model.config.to_dict()  # lacks fields that were added later and have their default
     values = {name: value for name, value in computing_values(model.config).items() if name in stored}
-    settings = [model.config.model_type, values, _preprocessing(processor)]
+    settings: list[Any] = [model.config.model_type, values, _preprocessing(processor)]
+    if adapters := _adapter_settings(model):
+        settings.append(adapters)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.endswith(_IDLE_TENSORS):
-            continue
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+    for name, value in sorted(model.state_dict().items()):
+        if not name.endswith(_IDLE_TENSORS):
+            _hash_weights(digest, name, value)
     return digest.hexdigest()
+
+
+def _hash_weights(digest: Any, name: str, value: Any) -> None:
+    """Hash an entry of a state dict: a tensor, or a tuple or a number type, which torch's quantised layers have."""
+    if isinstance(value, tuple):
+        for part in value:
+            _hash_weights(digest, name, part)
+    elif isinstance(value, torch.Tensor):
+        if value.is_quantized or type(value) not in (torch.Tensor, nn.Parameter):
+            value = value.dequantize()
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().data)
+    else:
+        digest.update(f"{name}{value!r}".encode())
+
+
+def _adapter_settings(model: nn.Module) -> dict[str, Any]:
+    """Return the factors and the active adapters of PEFT's layers, which a state dict lacks."""
+    layers = ((name, module) for name, module in model.named_modules() if hasattr(module, "active_adapters"))
+    return {
+        name: [module.active_adapters, module.disable_adapters, module.scaling]
+        for name, module in layers
+        if hasattr(module, "scaling")
+    }
 
 
 def own_fields(config: PreTrainedConfig | type[PreTrainedConfig]) -> list[str]:

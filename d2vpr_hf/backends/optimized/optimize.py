@@ -14,6 +14,9 @@ from d2vpr_hf.modeling.deformable_aggregation import DeformableAggregator
 from d2vpr_hf.modeling.modeling_d2vpr import RecoveryModule
 from d2vpr_hf.modeling.vision_transformer import AdapterBlock, Embeddings
 
+_FOLDED = (Embeddings, AdapterBlock, RecoveryModule, DeformableAggregator)
+_PLAIN_LAYERS = ("torch.nn.modules.", "transformers.activations", "d2vpr_hf.modeling.")  # modules of classes
+
 
 @torch.no_grad()
 def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on_cpu: bool = False) -> VPRPreTrainedModel:
@@ -44,6 +47,28 @@ def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on
         pack_products(prepared)
     optimized: VPRPreTrainedModel = prepared.eval()
     return optimized
+
+
+def can_prepare(model: nn.Module) -> bool:
+    """Return whether [`prepare`] can fold a model's weights.
+
+    It cannot for classes from outside this package (code that was saved next to weights), nor for layers that quantisation,
+    adapters such as LoRA, parametrisations or hooks have changed. Such a model runs unchanged.
+    """
+    if not isinstance(model, VPRPreTrainedModel):
+        return False
+    parts = (part for part in (*model.children(), *model.encoder.layers) if type(part) in _FOLDED)
+    return all(_is_plain(module) for part in parts for module in part.modules())
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether a layer is one of torch or this package, with floating-point weights and without hooks."""
+    weights_are_plain = all(
+        type(weight) is nn.Parameter and weight.is_floating_point() and not weight.is_meta
+        for weight in module.parameters(recurse=False)
+    )
+    is_changed = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+    return weights_are_plain and not is_changed and type(module).__module__.startswith(_PLAIN_LAYERS)
 
 
 def _optimize_part(part: nn.Module, dtype: torch.dtype, on_cpu: bool) -> nn.Module:
