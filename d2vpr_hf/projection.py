@@ -19,6 +19,7 @@ from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
@@ -154,6 +155,7 @@ def fit_projection(
         )
     table = read_places(photos) if isinstance(photos, str | Path) else photos
     report_remarks(table.remarks)
+    check_any_photo(table)
     fitted, used = _encode(table, encoder, strict, progress)
     projection = fitted.components(dim, whiten)
     source = encoder.model_name

@@ -185,6 +185,7 @@ def embed(
     dtype: Annotated[Dtype, typer.Option(help="Number type of the descriptors.")] = "float16",
     shard_size: Annotated[int, typer.Option(min=1, help="Photos in a shard.")] = 4096,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Encode a large photo set in several processes.
 
@@ -209,6 +210,9 @@ def embed(
             shard_size=shard_size,
             progress=progress,
         )
+    if as_json:
+        typer.echo(json.dumps({"parts": str(out), "process": rank, "processes": num_processes} | report.to_dict(), indent=2))
+        return
     typer.echo(
         f"Process {rank + 1} of {num_processes}: {report.encoded} shards encoded, {report.kept} kept, "
         f"of {report.total} in all; {len(report.skipped)} photos skipped."
@@ -221,6 +225,7 @@ def merge(
     ],
     *,
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="INDEX", help="Index folder to write.")],
+    as_json: JsonOption = False,
     overwrite: OverwriteOption = False,
     search: StoreOptions,
 ) -> None:
@@ -240,6 +245,10 @@ def merge(
             uri=search.uri,
             progress=progress,
         )
+    if as_json:
+        facts = {"index": str(out), "photos": len(merged), "descriptor_dim": merged.settings.descriptor_dim}
+        typer.echo(json.dumps(facts | {"skipped": merged.skipped}, indent=2))
+        return
     skipped = f"; {len(merged.skipped)} photos skipped" if merged.skipped else ""
     typer.echo(f"Merged {len(merged)} photos as descriptors of {merged.settings.descriptor_dim} numbers into {out}{skipped}.")
 
@@ -262,6 +271,7 @@ def add(
     """
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.readers import name_in_folder
+    from d2vpr_hf.readers.skipped import printable_path
     from d2vpr_hf.retrieval.index_photos import add_photos
 
     encoder = encoding.load(model, PlaceIndex.open(index))
@@ -276,7 +286,7 @@ def add(
     unused = [
         photo
         for photo, name in names.items()
-        if name not in indexed and not report.skipped.keys().isdisjoint((str(photo), name))
+        if name not in indexed and not report.skipped.keys().isdisjoint((str(photo), printable_path(name)))
     ]
     check_used(unused, len(photos))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from d2vpr_hf.cli.options import (
     EncoderOptions,
     FilterOptions,
     IndexArgument,
+    JsonOption,
     ModelOption,
     QueriesArgument,
     ReadingOptions,
@@ -46,6 +48,7 @@ def calibrate(
     model: ModelOption = None,
     encoding: EncoderOptions,
     strict: StrictOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Fit confidences and radii to photos with known positions.
 
@@ -68,12 +71,19 @@ def calibrate(
             opened, table, encoder, positive_dist_threshold=positive_dist_threshold, strict=strict, progress=progress
         )
     opened.store_calibration(calibration.to_dict())
-    typer.echo(f"Calibrated {index}. Each half of the queries was judged with the fit to the other half:")
-    typer.echo(reliability.to_text())
+    pictures = []
     if plots is not None:
         from d2vpr_hf.localization.plots import save_plots
 
-        typer.echo(f"Pictures: {', '.join(map(str, save_plots(reliability, plots)))}")
+        pictures = [str(path) for path in save_plots(reliability, plots)]
+    if as_json:
+        facts = {"index": str(index), "queries": str(queries), "pictures": pictures}
+        typer.echo(json.dumps(facts | reliability.to_dict(), indent=2))
+        return
+    typer.echo(f"Calibrated {index}. Each half of the queries was judged with the fit to the other half:")
+    typer.echo(reliability.to_text())
+    if pictures:
+        typer.echo(f"Pictures: {', '.join(pictures)}")
 
 
 def localize(

@@ -19,6 +19,7 @@ from d2vpr_hf.evaluation.report import DROPPED, CoordinateKind, Evaluation, Pred
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import index_settings
@@ -76,9 +77,12 @@ def evaluate(
     if save_descriptors is not None:
         for name in ("database", "queries"):
             check_free(Path(save_descriptors) / name, overwrite)
-    selections = list(select_photos(_read(database), _read(queries), rule))
+    tables = _read(database), _read(queries)
+    for table in tables:
+        check_any_photo(table)
+    selections = list(select_photos(*tables, rule))
     for selection in selections:
-        report_remarks((*selection.table.remarks, *selection.remarks))
+        report_remarks((*selection.table.remarks, *selection.remarks), selection.name.capitalize())
     photos = [[selection.table.photo(place) for place in selection.places] for selection in selections]
     warn_of_fitted_photos(encoder.model_name, photos[0] + photos[1])
     shared = find_shared_photos(photos[0], photos[1])
@@ -167,7 +171,7 @@ def _encode(
     encoded = encoder.encode(files, progress, order=order)
     skipped = selection.skipped | {selection.places[row].path: reason for row, reason in encoded.skipped.items()}
     if seed is None:
-        report_skipped(skipped, len(selection.table.places) + len(selection.table.skipped), strict)
+        report_skipped(skipped, len(selection.table.places) + len(selection.table.skipped), strict, selection.name.capitalize())
     if not len(encoded.rows):
         raise ValueError(f"None of the {len(files)} photos in {selection.table.folder} could be read.")
     return selection.keep_rows(encoded.rows, skipped), encoded.descriptors

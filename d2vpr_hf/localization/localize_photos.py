@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from d2vpr_hf.localization.localize import NO_POSITIONS, PRECISION, Localization
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
@@ -116,6 +118,7 @@ def calibrate(
     """
     check_encoder(index, encoder)
     table = read_places(queries) if isinstance(queries, str | Path) else queries
+    check_any_photo(table)
     placed = [place for place in table.places if place.has_position]
     _check_labelled(index, table, len(placed))
     report_remarks(table.remarks)
@@ -132,7 +135,8 @@ def calibrate(
     calibration = fit_calibration(
         estimates, truths, positive_dist_threshold=positive_dist_threshold, fingerprint=index.settings.fingerprint
     )
-    return calibration, cross_judge(estimates, truths, positive_dist_threshold)
+    reliability = cross_judge(estimates, truths, positive_dist_threshold)
+    return calibration, replace(reliability, skipped=skipped, remarks=table.remarks)
 
 
 def _check_labelled(index: PlaceIndex, table: PlaceTable, num_placed: int) -> None:

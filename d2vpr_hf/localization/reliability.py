@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from d2vpr_hf.localization.calibration import Calibration, fit_calibration, posi
 from d2vpr_hf.localization.consensus import FEATURES, PositionEstimate
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
 from d2vpr_hf.places.place import EARTH_RADIUS
+from d2vpr_hf.readers import Remark
 
 BINS = 15  # of equal width, the usual number
 
@@ -25,6 +27,8 @@ class Reliability:
         correct: (Q,) whether the position is correct.
         errors: (Q,) metres between estimated and true position.
         radii: (Q,) metres, which should contain 90 % of the errors.
+        skipped: Reasons why other queries were not used, by path.
+        remarks: Lines about files that were skipped, and values that were corrected or assumed.
     """
 
     confidences: NDArray[np.float64]
@@ -32,6 +36,8 @@ class Reliability:
     correct: NDArray[np.bool_]
     errors: NDArray[np.float64]
     radii: NDArray[np.float64]
+    skipped: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def expected_calibration_error(self) -> float:
@@ -58,6 +64,19 @@ class Reliability:
         numbers = np.minimum((self.confidences * BINS).astype(int), BINS - 1)
         rows = [numbers == number for number in range(BINS) if (numbers == number).any()]
         return [(float(self.confidences[row].mean()), float(self.correct[row].mean()), int(row.sum())) for row in rows]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary, the skipped queries and the remarks as JSON values."""
+        return {
+            "count": len(self.correct),
+            "correct": float(self.correct.mean()),
+            "radius_coverage": self.radius_coverage,
+            "expected_calibration_error": self.expected_calibration_error,
+            "brier": self.brier,
+            "base_brier": self.base_brier,
+            "skipped": self.skipped,
+            "remarks": [remark.to_dict() for remark in self.remarks],
+        }
 
     def to_text(self) -> str:
         """Return a summary of two lines."""
@@ -102,8 +121,11 @@ def cross_judge(
                 f"Confidences are judged on halves of the queries, those in {squares}, and one half cannot be used: {error}"
             ) from error
         parts.append(judge_calibration(calibration, [estimates[row] for row in test_rows], [truths[row] for row in test_rows]))
-    columns = (field.name for field in fields(Reliability))
-    return Reliability(*(np.concatenate([getattr(part, column) for part in parts]) for column in columns))
+
+    def join(column: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part, column) for part in parts])
+
+    return Reliability(join("confidences"), join("similarities"), join("correct"), join("errors"), join("radii"))
 
 
 def _cell(place: Place, side: float) -> int:

@@ -67,3 +67,16 @@ class PlaceTable:
     def photo(self, place: Place) -> Path:
         """Return the file of a place."""
         return self.folder / place.path
+
+
+def check_any_photo(table: PlaceTable) -> None:
+    """Check that a CSV file lists at least one photo that exists; otherwise its paths start from another folder.
+
+    Raises:
+        FileNotFoundError: If none exists.
+    """
+    if table.source == "csv" and table.places and not any(table.photo(place).is_file() for place in table.places):
+        raise FileNotFoundError(
+            f"None of the {len(table.places)} photos that the CSV file in {table.folder} lists exists, such as "
+            f"{table.photo(table.places[0])}. Paths start from the folder of the CSV file: correct them, or move the file."
+        )

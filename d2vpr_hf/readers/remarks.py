@@ -62,7 +62,7 @@ def merge_remarks(remarks: Iterable[Remark]) -> tuple[Remark, ...]:
     return counter.summary()
 
 
-def report_remarks(remarks: Iterable[Remark]) -> None:
-    """Log one warning for each remark."""
+def report_remarks(remarks: Iterable[Remark], source: str = "") -> None:
+    """Log one warning for each remark; it begins with the name of its source, if there are several."""
     for remark in remarks:
-        logger.warning("%s", remark)
+        logger.warning("%s%s", f"{source}: " if source else "", remark)

@@ -8,11 +8,15 @@ from collections.abc import Collection, Mapping
 logger = logging.getLogger(__name__)
 
 
-def report_skipped(skipped: Mapping[str, str], total: int, strict: bool) -> None:
-    """Log a warning that counts the skipped photos and lists each with its reason; raise it as ValueError if `strict`."""
+def report_skipped(skipped: Mapping[str, str], total: int, strict: bool, source: str = "") -> None:
+    """Log a warning that counts the skipped photos and lists each with its reason; raise it as ValueError if `strict`.
+
+    The warning begins with the name of the photos' source, if there are several.
+    """
     if not skipped:
         return
-    lines = [f"{len(skipped)} of {total} photos were skipped:", *(f"  {path}: {reason}" for path, reason in skipped.items())]
+    counts = f"{len(skipped)} of {total} photos were skipped:"
+    lines = [f"{source}: {counts}" if source else counts, *(f"  {path}: {reason}" for path, reason in skipped.items())]
     if strict:
         raise ValueError("\n".join(lines))
     logger.warning("\n".join(lines))
@@ -27,5 +31,10 @@ def name_problem(path: str, seen: Collection[str]) -> dict[str, str]:
     """
     if path in seen:
         return {path: "listed twice; the first is used"}
-    text = path.encode(errors="backslashreplace").decode()
+    text = printable_path(path)
     return {text: "its name is not UTF-8"} if text != path else {}
+
+
+def printable_path(path: str) -> str:
+    """Return a path as text, with escapes in place of bytes that are not UTF-8."""
+    return path.encode(errors="backslashreplace").decode()

@@ -23,7 +23,8 @@ from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, check_out, che
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.stored_values import has_unknown_time
 from d2vpr_hf.readers import PlaceTable, read_places
-from d2vpr_hf.readers.remarks import report_remarks
+from d2vpr_hf.readers.place_table import check_any_photo
+from d2vpr_hf.readers.remarks import Remark, report_remarks
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
 from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.retrieval.interruptions import interruption_message
@@ -61,12 +62,19 @@ class EmbedReport:
         encoded, kept: Numbers of shards that the process encoded, and of its shards that were complete before.
         total: Number of all shards, the shards of other processes included.
         skipped: The reason for each photo that the process skipped, by its path.
+        remarks: Lines about files that were skipped, and values that were corrected or assumed, in all photos.
     """
 
     encoded: int
     kept: int
     total: int
     skipped: dict[str, str]
+    remarks: tuple[Remark, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        counts = {"encoded": self.encoded, "kept": self.kept, "total": self.total}
+        return counts | {"skipped": self.skipped, "remarks": [remark.to_dict() for remark in self.remarks]}
 
 
 def launched_process() -> tuple[int, int]:
@@ -112,6 +120,7 @@ def embed_photos(
     """
     table = read_places(photos) if isinstance(photos, str | Path) else photos
     report_remarks(table.remarks)
+    check_any_photo(table)
     places, skipped = _usable_places(table)
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)
     folder = table.folder.resolve()
@@ -128,7 +137,7 @@ def embed_photos(
     with interruption_message(out, lambda: _count_stored(Path(out), job, numbers), total):
         for number in missing:
             skipped |= _encode_shard(Path(out), job, number, encoder, strict, progress)
-    return EmbedReport(len(missing), len(numbers) - len(missing), job.total, skipped)
+    return EmbedReport(len(missing), len(numbers) - len(missing), job.total, skipped, table.remarks)
 
 
 def merge_parts(

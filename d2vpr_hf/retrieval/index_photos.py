@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_out, check_store, is_index
 from d2vpr_hf.readers import PhotoCollection, PlaceTable, ReadOptions, as_collection, name_in_folder, read_photo, read_places
+from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.registry import options_of_paths
 from d2vpr_hf.readers.remarks import merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
@@ -77,6 +78,8 @@ def index_photos(
     collection = as_collection(photos)
     remarks = tuple(getattr(collection, "remarks", ()))  # collections of other programs may have none
     report_remarks(remarks)
+    if isinstance(collection, PlaceTable):
+        check_any_photo(collection)
     if strict:
         report_skipped(collection.skipped, collection.count or len(collection.skipped), strict)
     replaces = overwrite and is_index(folder)
@@ -237,7 +240,9 @@ def _read_tables(photos: Sequence[Path], options: ReadOptions) -> tuple[list[Pla
 def _read_table(photo: Path, options: ReadOptions) -> PlaceTable:
     """Read a folder or a CSV file, or make a table of one photo."""
     if photo.is_dir() or photo.suffix.lower() == ".csv":
-        return read_places(photo, options)
+        table = read_places(photo, options)
+        check_any_photo(table)
+        return table
     if not photo.exists():
         raise FileNotFoundError(f"There is no file or folder {photo}.")
     if options.columns:

@@ -1,6 +1,9 @@
 """Arguments and options as people give them: twice, with `~`, of files that are missing, and the report as JSON."""
 
 import json
+import os
+import re
+import shutil
 
 import pytest
 
@@ -245,3 +248,36 @@ def test_the_report_of_places_is_json(tmp_path):
     assert status == 0, err
     assert (report["photos"], report["places"], report["groups"], report["skipped"]) == (2, 1, 1, {})
     assert [(remark["kind"], remark["count"]) for remark in report["remarks"]] == [("assumed", 2)]
+
+
+def test_a_name_that_is_not_utf8_fails_after_the_others_are_added(index, photos, tmp_path):
+    path = tmp_path / os.fsdecode(b"odd-\xff.jpg")
+    shutil.copy(next(photos.glob("*.jpg")), path)
+    status, _, err = run("add", index, path, next(photos.iterdir()))
+    assert status == 1 and "1 of 2 given paths could not be read" in err
+
+
+def test_a_table_of_photos_that_are_elsewhere_is_an_error(index, photos, tiny_folder, tmp_path):
+    """Its paths start from another folder; thousands of skipped photos would hide that."""
+    table = tmp_path / "places.csv"
+    table.write_text("path,lat,lon\nphotos/a.jpg,1,2\nphotos/b.jpg,1,3\n")
+    message = "None of the 2 photos that the CSV file in .* exists, such as .*photos/a.jpg"
+    for arguments in (
+        ("index", table, "--out", tmp_path / "i", "--model", tiny_folder),
+        ("embed", table, "--out", tmp_path / "p", "--model", tiny_folder),
+        ("evaluate", "--database", table, "--queries", photos, "--model", tiny_folder),
+        ("add", index, table),
+    ):
+        status, _, err = run(*arguments)
+        assert status == 1 and re.search(message, err), arguments
+
+
+def test_the_reports_of_embed_and_merge_are_json(photos, tiny_folder, tmp_path):
+    (photos / "@eaDir").mkdir()
+    shutil.copy(next(photos.glob("*.jpg")), photos / "@eaDir" / "small.jpg")
+    parts = tmp_path / "parts"
+    report = json.loads(run("embed", photos, "--out", parts, "--model", tiny_folder, "--json")[1])
+    assert (report["encoded"], report["total"], report["skipped"]) == (1, 1, {})
+    assert [(remark["kind"], remark["count"]) for remark in report["remarks"]] == [("skipped", 1)]
+    merged = json.loads(run("merge", parts, "--out", tmp_path / "merged", "--json")[1])
+    assert merged["photos"] == len(list(photos.glob("*.jpg"))) and merged["skipped"] == {}

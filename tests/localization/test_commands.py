@@ -48,6 +48,9 @@ def test_a_calibration_gives_confidences_survives_updates_and_is_verified(town, 
     assert before["confidence"] is None and "not calibrated" in before["note"]
     printed = run("calibrate", index, "--queries", town / "queries", "--plots", tmp_path / "plots")
     assert "expected calibration error" in printed and "of 240 positions are correct" in printed
+    report = json.loads(run("calibrate", index, "--queries", town / "queries", "--json"))
+    assert report["count"] == 240 and report["skipped"] == {} and report["remarks"] == []
+    assert f"{100 * report['correct']:.1f} % of 240 positions are correct" in printed
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["precision_coverage.png", "reliability.png"]
     after = json.loads(run("localize", index, query, "--json", "--precision", "0"))[0]
     assert 0 <= after["confidence"] <= 1 and after["radius_90"] > 0 and after["no_match"] is False

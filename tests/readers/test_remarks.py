@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from d2vpr_hf import index_photos
 from d2vpr_hf.readers import Remark
-from d2vpr_hf.readers.remarks import RemarkCounter
+from d2vpr_hf.readers.remarks import RemarkCounter, report_remarks
+from d2vpr_hf.readers.skipped import report_skipped
 from tests.index.workers import BytesEncoder, write_photos
 
 
@@ -26,3 +27,16 @@ def test_an_indexing_run_reports_the_remarks_of_its_photos(tmp_path, caplog):
     _, report = index_photos(table, tmp_path / "index", BytesEncoder())
     assert report.remarks == (remark,)
     assert caplog.messages == ["Corrected: 3 photos with a heading of -90, such as 00.jpg."]
+
+
+def test_reports_of_two_sides_begin_with_the_side(caplog):
+    """The same line for the database and for the queries would look like one that is printed twice."""
+    for side in ("Database", "Queries"):
+        report_remarks([Remark("assumed", "times without an offset", 2, "a.jpg")], side)
+        report_skipped({"b.jpg": "damaged"}, 3, strict=False, source=side)
+    assert [message.splitlines()[0] for message in caplog.messages] == [
+        "Database: Assumed: 2 times without an offset, such as a.jpg.",
+        "Database: 1 of 3 photos were skipped:",
+        "Queries: Assumed: 2 times without an offset, such as a.jpg.",
+        "Queries: 1 of 3 photos were skipped:",
+    ]
