@@ -112,7 +112,7 @@ def _with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray)
 @functools.lru_cache(1024)  # a file may be read several times
 def _warn(file: Path, count: int, names: str, example: str) -> None:
     logger.warning(
-        "%s: %d photos have an impossible %s from an earlier version, such as %s; these values are not used.",
+        "%s: %d photos have an impossible value of %s from an earlier version, such as %s. These values are not used.",
         file,
         count,
         names,

@@ -221,14 +221,15 @@ def test_merging_again_changes_no_file(tmp_path, photos):
     assert contents(tmp_path / "merged") == before
 
 
-def test_shards_with_unknown_times_of_earlier_versions_are_merged(tmp_path, photos, monkeypatch):
-    """Earlier versions stored any text as a time; the merged index stores none there."""
-    times = replace(photos, places=[replace(place, timestamp="spring") for place in photos.places])
+def test_shards_with_impossible_values_of_earlier_versions_are_merged(tmp_path, photos, monkeypatch):
+    """Earlier versions stored any text as a time, and any heading; the merged index stores none there."""
+    times = replace(photos, places=[replace(place, timestamp="spring", heading=400.0) for place in photos.places])
     with monkeypatch.context() as earlier:
         earlier.setattr(place_index, "to_stored_places", list)
         embed(times, tmp_path / "parts")
     merged = merge_parts([tmp_path / "parts"], tmp_path / "merged")
     assert len(merged) == 9 and set(merged.places.column("timestamp")) == {None}
+    assert set(merged.places.column("heading")) == {None}
     assert merged.places[0].utm_zone is not None
 
 
