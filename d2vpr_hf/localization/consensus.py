@@ -70,7 +70,8 @@ def estimate_position(
         return None
     distances = distances_in_frames(frames, len(places))
     rows = np.flatnonzero(np.isfinite(distances.diagonal()))  # matches with a position
-    distances = distances[np.ix_(rows, rows)]  # (V, V) between voters
+    if len(rows) < len(places):
+        distances = distances[np.ix_(rows, rows)]  # (V, V) between voters
     similarities = np.array([matches[row].similarity for row in rows.tolist()])
     weights = _weights(similarities)
     agreeing = _find_majority(distances, weights, radius)
@@ -156,10 +157,15 @@ def _with_mean_degrees(mean: Place, vectors: NDArray[np.float64], weights: NDArr
 
 
 def _with_mean_of_local_frame(mean: Place, points: NDArray[np.float64], weights: NDArray[np.float64], best: Place) -> Place:
-    x, y = np.average(points[:, :2], axis=0, weights=weights).tolist()
+    x, y = _mean(points[:, :2], weights).tolist()
     has_height = ~np.isnan(points[:, 2])
     height = float(np.average(points[has_height, 2], weights=weights[has_height])) if has_height.any() else None
     return replace(mean, x=x, y=y, z=height, yaw=best.yaw, frame=best.frame)
+
+
+def _mean(points: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weighted mean (2,) of points (V, 2), as the slower `np.average` does."""
+    return np.asarray((points * weights[:, None]).sum(axis=0) / weights.sum())
 
 
 def _with_mean_metres(mean: Place, places: Sequence[Place], weights: NDArray[np.float64]) -> Place:
@@ -168,7 +174,7 @@ def _with_mean_metres(mean: Place, places: Sequence[Place], weights: NDArray[np.
     metres = [(place.utm_east, place.utm_north) for place in places]
     zones = {str(place_zone(place)) for place in places}
     if len(zones) == 1 and not any(None in pair for pair in metres):
-        east, north = np.average(np.array(metres, np.float64), axis=0, weights=weights).tolist()
+        east, north = _mean(np.array(metres, np.float64), weights).tolist()
         return replace(mean, utm_east=east, utm_north=north, utm_zone=best.utm_zone)
     zone = place_zone(best)
     if zone is None or mean.latitude is None or not -80 <= mean.latitude <= 84:

@@ -119,9 +119,9 @@ def distances_in_frame(frame: str, first: NDArray[np.floating], second: NDArray[
 
     A height that is NaN is not known: the distance is then that in the plane.
     """
-    steps = np.nan_to_num(first - second, nan=0.0)
-    straight = np.linalg.norm(steps, axis=-1)
-    return arcs(straight) if frame == EARTH else straight
+    if frame == EARTH:
+        return arcs(np.linalg.norm(first - second, axis=-1))
+    return np.asarray(np.linalg.norm(np.nan_to_num(first - second, nan=0.0), axis=-1))
 
 
 def pairwise_distances(places: Sequence[Place]) -> NDArray[np.float64]:
@@ -133,7 +133,8 @@ def distances_in_frames(frames: FramePoints, count: int) -> NDArray[np.float64]:
     """Return the distances (N, N) of `count` places as [`pairwise_distances`] does, from their [`frame_points`]."""
     distances = np.full((count, count), np.inf)
     for frame, (rows, points) in reversed(frames.items()):  # preferred frames overwrite others
-        distances[np.ix_(rows, rows)] = distances_in_frame(frame, points[:, None], points[None])
+        inside = ... if len(rows) == count else np.ix_(rows, rows)  # the first one is faster
+        distances[inside] = distances_in_frame(frame, points[:, None], points[None])
     return distances
 
 
