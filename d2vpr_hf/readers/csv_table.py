@@ -18,7 +18,7 @@ from d2vpr_hf.places.place import Place, check_place, complete_places, number_va
 from d2vpr_hf.places.utm_zones import zone_with_hemisphere
 from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
-from d2vpr_hf.readers.place_table import PlaceTable
+from d2vpr_hf.readers.place_table import PlaceTable, is_file
 from d2vpr_hf.readers.plain_values import count_letters_s, count_metres_without_degrees, count_zeros, plain_places
 from d2vpr_hf.readers.reference_columns import complete_values, find_references, plain_name
 from d2vpr_hf.readers.remarks import RemarkCounter
@@ -239,7 +239,7 @@ def _path_column(folder: Path, rows: CsvRows, names: Sequence[str]) -> str:
 
     def count_files(name: str) -> int:
         column = rows.header.index(name)
-        return sum((folder / cells[column]).is_file() for cells in rows.cells[:_TRIED_PATHS])
+        return sum(is_file(folder / cells[column]) for cells in rows.cells[:_TRIED_PATHS])
 
     return names[0] if len(names) == 1 else max(names, key=count_files)
 

@@ -69,13 +69,21 @@ class PlaceTable:
         return self.folder / place.path
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a path is one of a file; texts that cannot be paths, such as long ones, are not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def check_any_photo(table: PlaceTable) -> None:
     """Check that a CSV file lists at least one photo that exists; otherwise its paths start from another folder.
 
     Raises:
         FileNotFoundError: If none exists.
     """
-    if table.source == "csv" and table.places and not any(table.photo(place).is_file() for place in table.places):
+    if table.source == "csv" and table.places and not any(is_file(table.photo(place)) for place in table.places):
         raise FileNotFoundError(
             f"None of the {len(table.places)} photos that the CSV file in {table.folder} lists exists, such as "
             f"{table.photo(table.places[0])}. Paths start from the folder of the CSV file: correct them, or move the file."

@@ -577,7 +577,8 @@ def test_the_column_of_paths_is_the_one_with_files(tmp_path):
     rows = "".join(f"{folder}/a.jpg,a.jpg,./{folder}/a.jpg,48.5,11.5\n" for folder in ("one", "two"))
     (tmp_path / "places.csv").write_text(f"id,FileName,SourceFile,lat,lon\n{rows}")
     assert [place.path for place in read_places(tmp_path).places] == ["one/a.jpg", "two/a.jpg"]
-    (tmp_path / "places.csv").write_text("file,image,lat,lon\nvideo.mp4,one/a.jpg,48.5,11.5\n")
+    text = f"file,image,name,lat,lon\nvideo.mp4,one/a.jpg,{'a long description ' * 20},48.5,11.5\n"
+    (tmp_path / "places.csv").write_text(text)
     assert [place.path for place in read_places(tmp_path).places] == ["one/a.jpg"]
 
 
