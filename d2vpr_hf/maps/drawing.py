@@ -57,7 +57,7 @@ class BaseMap:
         self.plane = Plane.of(places)
         self.tiles = tiles if self.plane is not None and self.plane.is_web_map else None
         points = np.empty((0, 2)) if self.plane is None else self.plane.project(places)
-        is_drawn = ~np.isnan(points).any(axis=1)
+        is_drawn = ~(np.isnan(points[:, 0]) | np.isnan(points[:, 1]))
         hidden = [place for place, drawn in zip(places, is_drawn.tolist(), strict=False) if not drawn and place.has_position]
         self.num_hidden, self.num_beyond = len(hidden), _count_beyond(self.plane, hidden)
         self.points = _thin(points[is_drawn])

@@ -74,8 +74,8 @@ def first_letter(reference: Any) -> str:
     if isinstance(reference, Real):
         reference = (reference,)
     if isinstance(reference, tuple | list):
-        codes = (code for code in reference if isinstance(code, Real) and 0 <= code < 128)  # also floats and fractions
-        reference = "".join(chr(int(code)) for code in codes)
+        codes = [float(code) for code in reference if isinstance(code, Real)]  # also fractions
+        reference = "".join(chr(int(code)) for code in codes if 0 <= code < 128)
     if isinstance(reference, bytes):
         reference = reference.decode("latin-1")
     word = reference.strip(_BLANKS + "\"'").upper() if isinstance(reference, str) else ""

@@ -167,7 +167,7 @@ def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Imag
 
 def _has_deep_colours(image: PIL.Image.Image) -> bool:
     """Return whether a photo that is not decoded yet has colours of more than 8 bits."""
-    if "tag_v2" not in vars(image) and not any(";16" in str(tile.args) for tile in image.tile):
+    if "tag_v2" not in vars(image) and not any(";16" in str(tile.args) for tile in getattr(image, "tile", ())):
         return False
     from d2vpr_hf.modeling.image_processing_d2vpr import has_deep_colours  # imports torch, which other photos do not need
 

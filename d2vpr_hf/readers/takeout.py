@@ -113,5 +113,6 @@ def _number(values: Any, name: str) -> float | None:
     value = values.get(name) if isinstance(values, dict) else None
     if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
         value = float(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < _LARGEST_NUMBER else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < _LARGEST_NUMBER else None
