@@ -483,3 +483,29 @@ def test_columns_without_place_ids_are_ignored(tmp_path, column):
 def test_bad_ids_are_named(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         read_table(tmp_path, f"path,x,y,place_id,group_id\na.jpg,1,2,{rows[0]}\nb.jpg,1,2,{rows[1]}\n")
+
+
+@pytest.mark.parametrize(
+    "centre", [(51.4779, 0.0), (0.0, 6.0), (-16.8, 180.0), (60.4, 3.0), (72.0, 33.0), (78.0, 21.0), (83.9, 180.0), (-79.9, 6.0)]
+)
+def test_places_of_a_group_are_apart_on_the_sphere(centre):
+    """Great circles by the haversine formula, for photos around the corner of zones or hemispheres."""
+    rng = np.random.default_rng(0)
+    latitudes = centre[0] + rng.normal(0, 6e-4, 200)
+    longitudes = (centre[1] + rng.normal(0, 6e-4, 200) / np.cos(np.radians(centre[0])) + 180) % 360 - 180
+    headings = rng.choice([0.0, 29.0, 30.0, 100.0, 355.0], 200)
+    rows = zip(latitudes.tolist(), longitudes.tolist(), headings.tolist(), strict=True)
+    photos = [Place(f"{number:03}", *position, heading=heading) for number, (*position, heading) in enumerate(rows)]
+    table = group_places(PlaceTable(Path(), photos, "csv"), PlaceGrid(), min_photos=1)
+    order = [int(place.path) for place in table.places]
+    phi, turn = np.radians(latitudes[order]), np.radians(longitudes[order])
+    squares = np.sin((phi[:, None] - phi) / 2) ** 2
+    squares += np.cos(phi)[:, None] * np.cos(phi) * np.sin((turn[:, None] - turn) / 2) ** 2
+    distances = 2 * 6_371_008.8 * np.arcsin(np.sqrt(squares))
+    bins = headings[order] // 30
+    steps = np.abs(bins[:, None] - bins)
+    is_neighbour = (distances < 25 * 0.995) & (np.minimum(steps, 12 - steps) <= 1)  # UTM metres differ by up to 0.5 %
+    is_same_place = table.place_ids[:, None] == table.place_ids
+    is_same_group = table.group_ids[:, None] == table.group_ids
+    assert not (is_neighbour & is_same_group & ~is_same_place).any()
+    assert distances[is_same_place].max() < 10 * 2**0.5 * 1.005 and (steps[is_same_place] == 0).all()
