@@ -169,7 +169,7 @@ def within_time(places: Sequence[Place], start: Timestamp | None = None, end: Ti
     means the beginning of the day. Four digits are an error, because they may be a year or seconds.
 
     Raises:
-        ValueError: If `start` or `end` cannot be read.
+        ValueError: If `start` or `end` cannot be read, or `start` is after `end`.
     """
     return _within_time(places, start, end)[0]
 
@@ -178,6 +178,8 @@ def _within_time(places: Sequence[Place], start: Timestamp | None, end: Timestam
     """Return the mask of [`within_time`], and that of the places whose time is known."""
     low = -math.inf if start is None else _need_seconds(start)
     high = math.inf if end is None else _need_seconds(end)
+    if low > high:
+        raise ValueError(f"Expected a first time that is not after the last one, got {start} and {end}.")
     seconds = getattr(places, "seconds", None)  # the rows of an index keep them
     if seconds is None:
         seconds = np.fromiter((to_seconds(place.timestamp) for place in places), np.float64, len(places))

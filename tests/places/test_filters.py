@@ -240,6 +240,12 @@ def test_without_filters_there_is_no_mask():
     assert PlaceFilter(since="2024-01").allowed([]).shape == (0,)
 
 
+@pytest.mark.parametrize(("since", "until"), [("2025-01", "2024-01"), (5, "4.5"), ("20240501_13", "2024-05-01T12:59:59Z")])
+def test_a_first_time_after_the_last_one_is_refused(since, until):
+    with pytest.raises(ValueError, match=f"Expected a first time .*, got {since} and {until}"):
+        PlaceFilter(since=since, until=until).allowed([Place("a", timestamp="12")])
+
+
 @pytest.mark.parametrize("command", ["search", "localize"])
 def test_the_list_of_json_keeps_its_form_next_to_warnings(command, street):
     status, stdout, stderr = run_program(
