@@ -5,7 +5,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from d2vpr_hf.index.commits import (
     store_calibration,
     to_stored,
 )
+from d2vpr_hf.index.dataset import index_to_dataset
 from d2vpr_hf.index.derived_store import has_store, is_fresh, with_store
 from d2vpr_hf.index.index_folder import IndexFolder, begin_folder, open_folder
 from d2vpr_hf.index.info import index_info
@@ -38,6 +39,9 @@ from d2vpr_hf.places.stored_values import to_stored_places
 from d2vpr_hf.places.timestamps import Timestamp
 from d2vpr_hf.stores import Compression, StoreWord
 from d2vpr_hf.stores.descriptors import MappedDescriptors
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger(__name__)
 
@@ -171,6 +175,18 @@ class PlaceIndex:
     def places(self) -> PlaceRows:
         """The place of each row, in the order of the descriptors."""
         return self._state.places
+
+    def to_dataset(self, *, searchable: bool = True) -> "datasets.Dataset":
+        """Return the places as a data set, with their descriptors in the column `descriptor`.
+
+        The descriptors stay mapped. A FAISS index of exact search is added to the column, which copies them into memory as
+        float32: `get_nearest_examples("descriptor", query, 5)` then finds the neighbours of [`search`], with squared L2
+        distances as scores. Another one, such as `add_faiss_index("descriptor", string_factory="HNSW32")`, replaces it.
+
+        Args:
+            searchable: Whether to add the FAISS index.
+        """
+        return index_to_dataset(self.descriptors, self.places, searchable)
 
     def info(self) -> dict[str, Any]:
         """Return the information about the index that `d2vpr info --json` prints."""

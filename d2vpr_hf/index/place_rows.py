@@ -193,6 +193,13 @@ class PlaceRows(Sequence[Place]):
                 count = len(PLACE_SCHEMA.names)
                 yield Place(*values[:count]), PhotoFile(*values[count:])
 
+    def to_table(self) -> pa.Table:
+        """Return all rows as an Arrow table of the columns of a place."""
+        tables = (part.first(len(part)) if isinstance(part, PendingPlaces) else part.table for part in self._parts)
+        return pa.concat_tables([ROW_SCHEMA.empty_table(), *(table.cast(ROW_SCHEMA) for table in tables)]).select(
+            PLACE_SCHEMA.names
+        )
+
     def column(self, name: str) -> list[Any]:
         """Return a column, such as `"latitude"`; `None` for values that are not known."""
         return [value for part in self._parts for value in part.column(name)]

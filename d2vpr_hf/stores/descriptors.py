@@ -1,7 +1,8 @@
 """Descriptors on disk: safetensors files that are mapped into memory and read as one array."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,8 @@ class Descriptors(Protocol):
 class MappedDescriptors:
     """Several arrays of descriptors as one array (N, D) without removed rows. Mapped rows are read when they are used.
 
+    It is indexed like a numpy array, which reads only the rows of the index; `np.asarray` reads all of them.
+
     Args:
         parts: Arrays (n, D) of one type.
         removed: The removed rows of each part, ascending.
@@ -58,14 +61,83 @@ class MappedDescriptors:
         self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self.shape = (int(self._starts[-1]), descriptor_dim)
 
+    @property
+    def ndim(self) -> int:
+        """The number of axes, 2."""
+        return 2
+
+    @property
+    def size(self) -> int:
+        """The number of numbers, N · D."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def parts(self) -> list[NDArray[Any]]:
+        """Arrays that are together all rows in order; views of the parts that have no removed rows."""
+        return [self[start:stop] for start, stop in pairwise(self._starts.tolist()) if stop > start]
+
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Return rows [a:b] as an array (b - a, D): a read-only view if they are in one part, else a copy."""
-        if not isinstance(rows, slice) or rows.step not in (None, 1):
-            raise TypeError(f"Expected a slice of neighbouring rows such as [0:10], got {rows!r}; take() reads any rows.")
-        start, stop, _ = rows.indices(len(self))
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """Yield each row (D,)."""
+        return (row for part in range(len(self._parts)) for row in self[self._starts[part] : self._starts[part + 1]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return all rows as an array; a read-only view if they are in one part of that type."""
+        return np.array(self[:], dtype, copy=copy)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return what an array of all rows gives for an index: a row, a slice, a mask, row numbers, or these and columns.
+
+        A slice [a:b] of rows that are in one part is a read-only view. All else is a copy.
+
+        Raises:
+            IndexError: If there is no such row, or a mask is of another length.
+            TypeError: If the index is of another kind.
+        """
+        if isinstance(index, tuple):
+            return self._cells(index)
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            return self._slice(start, stop) if step == 1 else self.take(np.arange(start, stop, step))
+        if index is Ellipsis:
+            return self._slice(0, len(self))
+        if index is None or isinstance(index, bool | np.bool_):
+            raise TypeError(f"Expected rows, got {index!r}.")
+        rows = self._row_numbers(index)
+        return self.take(rows.ravel()).reshape(*rows.shape, self.shape[1])
+
+    def _row_numbers(self, index: Any) -> NDArray[np.int64]:
+        """Return row numbers from 0 on, of any shape, from a number, a mask (N,) or an array of numbers."""
+        numbers = np.asarray(index)
+        if numbers.dtype == bool:
+            if numbers.shape != (len(self),):
+                raise IndexError(f"Expected a mask of shape ({len(self)},), got {numbers.shape}.")
+            return np.flatnonzero(numbers)
+        if numbers.size == 0 and not isinstance(index, np.ndarray):
+            numbers = numbers.astype(np.int64)  # an empty list
+        if not np.issubdtype(numbers.dtype, np.integer):
+            raise TypeError(f"Expected row numbers, a slice or a mask, got {index!r}.")
+        outside = (numbers < -len(self)) | (numbers >= len(self))
+        if outside.any():
+            raise IndexError(f"Expected rows from {-len(self)} to {len(self) - 1}, got {numbers[outside].flat[0]}.")
+        return np.where(numbers < 0, numbers + len(self), numbers).astype(np.int64)
+
+    def _cells(self, index: tuple[Any, ...]) -> Any:
+        """Return what an array gives for an index of rows and columns."""
+        if not index or index[0] is Ellipsis or isinstance(index[0], slice):
+            return self[:][index]
+        rows = self[index[0]]
+        if isinstance(index[0], int | np.integer):
+            return rows[index[1:]]
+        if all(isinstance(part, slice) or part is Ellipsis for part in index[1:]):
+            return rows[(slice(None),) * (rows.ndim - 1) + index[1:]]
+        positions = np.arange(rows.size // max(1, self.shape[1])).reshape(rows.shape[:-1])
+        return rows.reshape(-1, self.shape[1])[(positions, *index[1:])]
+
+    def _slice(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start:stop]."""
         pieces = [self._read(part, begin, end) for part, begin, end in self._spans(start, stop)]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty((0, self.shape[1]), self.dtype), *pieces])
 

@@ -71,9 +71,77 @@ def test_rows_that_do_not_exist_are_refused():
     for rows in ([3], [-1]):
         with pytest.raises(IndexError, match="Expected rows from 0 to 2"):
             mapped.take(rows)
-    for rows in (1, slice(0, 3, 2), np.array([0])):
-        with pytest.raises(TypeError, match="take"):
+    for rows in (3, -4, [0, 3], np.array([-4]), (3, 0)):
+        with pytest.raises(IndexError, match="Expected rows from -3 to 2, got"):
             mapped[rows]
+    for mask in ([True], np.ones(4, bool), np.ones((3, 3), bool)):
+        with pytest.raises(IndexError, match=r"Expected a mask of shape \(3,\)"):
+            mapped[mask]
+    for rows in ("a", 1.0, [0.5], None, True, np.array([], float)):
+        with pytest.raises(TypeError, match="Expected row"):
+            mapped[rows]
+
+
+INDEXES = (
+    *(0, -1, np.int64(2), np.array(1), slice(None, None, 2), slice(5, 1, -1), slice(-3, None), slice(4, 4), ...),
+    *([0, -1, 0], [], (0, 1), (-1, slice(1)), np.array([[0, 1], [2, -2]]), np.array([], np.int64), np.uint8([3, 1])),
+    *(
+        (slice(2, 5), 0),
+        (..., 1),
+        (0, ...),
+        ([0, 2], slice(1, 3)),
+        ([0, 2], [1, 0]),
+        ([0, 2], 1),
+        (np.array([[0], [1]]), [0, 2]),
+    ),
+    *((), (slice(None), [2, 0]), (np.array([1, 4]), ...)),
+)
+
+
+@pytest.mark.parametrize("lengths", [[7], [3, 0, 4, 2], [1] * 7])
+def test_any_index_gives_the_rows_of_an_array(lengths):
+    """With rows removed, against numpy's own answer for the same index."""
+    parts = parts_of(lengths)
+    removed = [[1] if length > 2 else [] for length in lengths]
+    mapped = MappedDescriptors(parts, removed, descriptor_dim=3, dtype="float16")
+    array = np.concatenate([np.delete(part, rows, axis=0) for part, rows in zip(parts, removed, strict=True)])
+    mask = array[:, 0] > 0
+    for index in (*INDEXES, mask, mask.tolist(), (mask, 0), (mask, slice(2))):
+        taken, expected = mapped[index], array[index]
+        assert np.array_equal(taken, expected) and taken.shape == expected.shape and taken.dtype == expected.dtype, index
+    assert np.array_equal(list(mapped), list(array)) and len(list(mapped)) == len(mapped)
+    assert (mapped.ndim, mapped.size, mapped.shape) == (array.ndim, array.size, array.shape)
+    for made in (np.asarray(mapped), np.array(mapped), np.asarray(mapped, np.float32), np.stack([mapped])[0]):
+        assert np.array_equal(made, array)
+    assert np.array_equal(np.matmul(mapped, array.T), array @ array.T)
+
+
+def test_one_part_becomes_an_array_without_a_copy():
+    part = parts_of([4])[0]
+    mapped = MappedDescriptors([part], [[]], descriptor_dim=3, dtype="float16")
+    assert np.shares_memory(np.asarray(mapped), part) and np.shares_memory(mapped[1:3], part)
+    assert not np.shares_memory(np.array(mapped, copy=True), part)
+    with pytest.raises(ValueError, match="copy"):
+        np.array(mapped, np.float32, copy=False)
+
+
+def test_an_index_reads_only_its_rows():
+    """A row of a large map must not read the map."""
+
+    class Counting(np.ndarray):
+        rows_read = 0
+
+        def __getitem__(self, index):
+            taken = super().__getitem__(index)
+            Counting.rows_read += len(taken)
+            return taken
+
+    parts = [part.view(Counting) for part in parts_of([500, 500])]
+    mapped = MappedDescriptors(parts, [[], [3]], descriptor_dim=3, dtype="float16")
+    for index, count in ((-1, 1), ([0, 700], 2), (slice(0, 999, 100), 10), ((5, 1), 1)):
+        Counting.rows_read = 0
+        mapped[index]
+        assert Counting.rows_read == count, index
 
 
 @settings(max_examples=40, deadline=None)
