@@ -20,7 +20,7 @@ from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
 from d2vpr_hf.readers.place_table import PlaceTable, is_file
 from d2vpr_hf.readers.plain_values import count_letters_s, count_metres_without_degrees, count_zeros, plain_places
-from d2vpr_hf.readers.reference_columns import complete_values, find_references, plain_name
+from d2vpr_hf.readers.reference_columns import check_no_minutes, complete_values, find_references, plain_name
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.table_paths import RESPELLED, TablePaths
 from d2vpr_hf.readers.two_positions import count_likely_degrees, drop_local_copies, drop_other_metres
@@ -221,6 +221,7 @@ def _read_columns(table: Path, chosen: Mapping[str, str]) -> tuple[_Columns, Csv
             _check_equal(table, rows, field, candidates)
     matched["path"] = [_path_column(table.parent, rows, matched["path"])]
     columns = {field: rows.header.index(candidates[0]) for field, candidates in matched.items()}
+    check_no_minutes(matched, names, f"{table} has the columns {', '.join(names)}")
     references = {key: rows.header.index(name) for key, name in find_references(matched, names).items()}
     return _Columns(columns, references), rows
 

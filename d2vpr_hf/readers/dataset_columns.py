@@ -29,7 +29,7 @@ from d2vpr_hf.readers.plain_values import (
     count_zeros,
     plain_places,
 )
-from d2vpr_hf.readers.reference_columns import COMPLETED, complete_values, find_references, plain_name
+from d2vpr_hf.readers.reference_columns import COMPLETED, check_no_minutes, complete_values, find_references, plain_name
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.two_positions import drop_other_metres
 
@@ -84,7 +84,9 @@ def match_columns(name: str, features: datasets.Features, chosen: Mapping[str, s
             missing = second if first in fields else first
             advice = f'Name the column of {missing} with `columns={{"{missing}": "COLUMN"}}`.'
             raise ValueError(f"{has}: {first} and {second} belong together. {advice}")
-    return fields | find_references({field: [column] for field, column in fields.items()}, list(features))
+    columns = {field: [column] for field, column in fields.items()}
+    check_no_minutes(columns, list(features), has)
+    return fields | find_references(columns, list(features))
 
 
 def compute_columns(

@@ -15,7 +15,9 @@ COMPLETED = {  # the field that each of these columns completes
     "utm_letter": "utm_zone",
 }
 _AXES = {"latitude": LATITUDE, "longitude": LONGITUDE}
-_ENDINGS = ("ref", "reference", "hemisphere")  # behind the plain name of the column of degrees
+_WORDS = ("ref", "reference", "hemisphere", "hemi", "dir", "direction", "sign")  # next to the name of the column of degrees
+_MINUTES = ("min", "mins", "minute", "minutes")
+_SIGNS = {"-": -1.0, "-1": -1.0, "-1.0": -1.0, "+": 1.0, "1": 1.0, "+1": 1.0, "1.0": 1.0}
 _NAMES = {
     "latitude_hemisphere": ("ns", "n/s"),  # of NMEA sentences
     "longitude_hemisphere": ("ew", "e/w"),
@@ -40,11 +42,40 @@ def find_references(columns: Mapping[str, Sequence[str]], names: Sequence[str]) 
     for key, field in COMPLETED.items():
         words = [*_NAMES[key]]
         if field in _AXES:
-            words = [plain_name(column) + ending for column in columns.get(field, ()) for ending in _ENDINGS] + words
+            stems = _stems(columns.get(field, ()))
+            words = [each for stem in stems for word in _WORDS for each in (stem + word, word + stem)] + words
         present = [plain[word] for word in words if word in plain]
         if columns.get(field) and present:
             references[key] = present[0]
     return references
+
+
+def check_no_minutes(columns: Mapping[str, Sequence[str]], names: Sequence[str], has: str) -> None:
+    """Check that degrees do not have their minutes in another column, such as `lat_min` next to `lat_deg`.
+
+    Args:
+        columns: The columns of each field.
+        names: All columns of the table.
+        has: Beginning of the error: the table and its columns.
+
+    Raises:
+        ValueError: If there is a column of minutes. With a column of maxima, such as `lat_max`, it is one of minima.
+    """
+    plain = {plain_name(name): name for name in names}
+    for field in _AXES:
+        for stem in _stems(columns.get(field, ())):
+            minutes = [plain[stem + word] for word in _MINUTES if stem + word in plain and f"{stem}max" not in plain]
+            if minutes:
+                raise ValueError(
+                    f"{has}: {minutes[0]} are the minutes of {columns[field][0]}. Write the {field} as decimal degrees in one "
+                    "column, and remove the others."
+                )
+
+
+def _stems(columns: Sequence[str]) -> list[str]:
+    """Return the plain names of columns, also without a unit: `latdeg` and `lat`."""
+    names = [plain_name(column) for column in columns]
+    return [*names, *[re.sub("(deg|degrees|°)$", "", name) for name in names if re.search("(deg|degrees|°)$", name)]]
 
 
 def complete_values(values: dict[str, Any], references: Mapping[str, str]) -> None:
@@ -69,6 +100,8 @@ def complete_values(values: dict[str, Any], references: Mapping[str, str]) -> No
 
 def _signed_degrees(field: str, value: float, hemisphere: str) -> float:
     axis, letter = _AXES[field], first_letter(hemisphere)
+    if hemisphere.strip() in _SIGNS:
+        letter = axis.positive if _SIGNS[hemisphere.strip()] > 0 else axis.negative
     if letter not in (axis.positive, axis.negative):
         expected = f"{axis.positive} or {axis.negative}"
         raise ValueError(f"the hemisphere of the {field} must be {expected}, got {hemisphere or 'an empty cell'}")

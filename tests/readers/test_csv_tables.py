@@ -427,6 +427,10 @@ def test_both_positions_survive_a_table(tmp_path):
         ("latitude,N/S,longitude,E/W", "38.5, n,77.5, w", (38.5, -77.5)),
         ("lat,NS,lon,EW", "0.5,S,0,E", (-0.5, 0.0)),
         ("Latitude,Latitude Hemisphere,Longitude", "1.5,S,-2", (-1.5, -2.0)),
+        ("lat,lat_dir,lon,lon_dir", "1.5,S,2,W", (-1.5, -2.0)),
+        ("RefLat,lat (deg),RefLon,lon (deg)", "S,1.5,E,2", (-1.5, 2.0)),
+        ("lat,lat_sign,lon,lon_sign", "1.5,-1,2,+", (-1.5, 2.0)),
+        ("lat,lat_min,lat_max,lon", "1.5,1,2,2", (1.5, 2.0)),
         ("utm_east,utm_north,utm_zone,utm_letter", "691608.5,5334765.1,32,U", (48.13726, 11.57557)),
         ("Easting,Northing,Zone", "691608.5,5334765.1,32U", (48.13726, 11.57557)),
         (
@@ -444,6 +448,13 @@ def test_both_positions_survive_a_table(tmp_path):
 def test_a_column_may_complete_another(read, header, cells, degrees):
     """exiftool -n writes EXIF's degrees without a sign, and their hemisphere next to them."""
     assert positions(read(f"path,{header}\na.jpg,{cells}\n"))[0] == pytest.approx(degrees, abs=1e-5)
+
+
+def test_minutes_in_columns_of_their_own_are_an_error(read):
+    """The degrees alone would be up to 111 kilometres away."""
+    for header in ("lat_deg,lat_min,lon_deg,lon_min", "lat,lat minutes,lon,lon minutes", "Latitude,Latitude (min),Longitude,q"):
+        with pytest.raises(ValueError, match=r"are the minutes of .*decimal degrees in one column"):
+            read(f"path,{header}\na.jpg,33,51.4,151,12.9\n")
 
 
 @pytest.mark.parametrize(
