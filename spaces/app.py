@@ -146,7 +146,7 @@ class Views:
         photo_map = self.own_maps.keep(session, own_map, PhotoMap(own_map.index, encoder, self.opened.tiles))
         packed = pack_index(own_map, UPLOADS / folder.name / "my-index.zip")
         self.visitors.add_file(_visitor(request), packed)
-        summary = pages.own_summary(len(own_map.index), own_map.skipped)
+        summary = pages.own_summary(len(own_map.index), own_map.skipped, own_map.remarks)
         drawing = pages.map_panel(photo_map.drawing, None)
         return summary, drawing, gr.DownloadButton(value=str(packed), interactive=True)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from d2vpr_hf.encoders import Encoder
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.readers import PlaceTable
+from d2vpr_hf.readers import PlaceTable, Remark, read_photo
+from d2vpr_hf.readers.remarks import merge_remarks
 from d2vpr_hf.retrieval.index_photos import index_photos
-from d2vpr_hf.space.photo_map import PhotoMap, place_of_photo
+from d2vpr_hf.space.photo_map import PhotoMap
 from d2vpr_hf.space.uploads import LIMITS, Limits, UploadError, collect_photos
 
 Progress = Callable[[int, int], None]  # called with the number of finished photos and the number of all
@@ -28,11 +29,13 @@ class OwnMap:
         folder: The folder of the map, with `photos` and `index` in it.
         index: The index.
         skipped: Names of files that are not in the index, with the reason.
+        remarks: Lines about positions, headings and times that were corrected or assumed.
     """
 
     folder: Path
     index: PlaceIndex
     skipped: dict[str, str]
+    remarks: tuple[Remark, ...] = ()
 
 
 def build_own_map(
@@ -54,26 +57,38 @@ def build_own_map(
     """
     try:
         collected = collect_photos(files, folder / "photos", limits)
-        place_of = {photo: place_of_photo(photo) for photo in collected.photos}
-        places = [
-            replace(place, path=photo.relative_to(folder / "photos").as_posix())
-            for photo, place in place_of.items()
-            if place is not None
-        ]
-        without_position = {photo.name: NO_POSITION for photo, place in place_of.items() if place is None}
-        if not places:
+        table, without_position = _read_photos(collected.photos, folder / "photos")
+        if not table.places:
             photos = "The photo has no" if len(collected.photos) == 1 else f"None of the {len(collected.photos)} photos has a"
+            problems = (f" {name}: {reason}." for name, reason in without_position.items() if reason != NO_POSITION)
             raise UploadError(
-                f"{photos} GPS position in its EXIF, so no map can be made. Switch on location in your camera, and upload "
-                "original files: many messengers remove the position."
+                f"{photos} GPS position in its EXIF, so no map can be made.{next(problems, '')} Switch on location in your "
+                "camera, and upload original files: many messengers remove the position."
             )
-        count_finished = None if progress is None else _sum_up(progress, len(places))
-        table = PlaceTable(folder / "photos", places, "exif")
+        count_finished = None if progress is None else _sum_up(progress, len(table.places))
         index, report = index_photos(table, folder / "index", encoder, progress=count_finished)
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return OwnMap(folder, index, collected.skipped | without_position | report.skipped)
+    return OwnMap(folder, index, collected.skipped | without_position | report.skipped, report.remarks)
+
+
+def _read_photos(photos: Sequence[Path], folder: Path) -> tuple[PlaceTable, dict[str, str]]:
+    """Return the photos with a position, and the reasons why the others have none, by their names."""
+    places, remarks, without_position = [], [], {}
+    for photo in photos:
+        try:
+            table = read_photo(photo)
+        except ValueError:  # the message has the server's folder
+            without_position[photo.name] = "its name begins with @ and is not an @ name"
+            continue
+        if table.num_positions:
+            places.append(replace(table.places[0], path=photo.relative_to(folder).as_posix()))
+            remarks += table.remarks
+        else:
+            problem = next((remark.text.partition(";")[0] for remark in table.remarks if remark.kind == "skipped"), None)
+            without_position[photo.name] = NO_POSITION if problem is None else f"no usable GPS position: {problem}"
+    return PlaceTable(folder, places, "exif", remarks=merge_remarks(remarks)), without_position
 
 
 def pack_index(own_map: OwnMap, out: Path) -> Path:

@@ -13,6 +13,7 @@ from d2vpr_hf.localization import Localization
 from d2vpr_hf.localization.localize import NOT_CALIBRATED
 from d2vpr_hf.maps import BaseMap, MapMarks
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres, position_text
+from d2vpr_hf.readers import Remark
 from d2vpr_hf.space.photo_map import Answer
 from d2vpr_hf.space.uploads import Limits
 
@@ -136,11 +137,12 @@ def own_intro(limits: Limits) -> str:
     )
 
 
-def own_summary(count: int, skipped: Mapping[str, str]) -> str:
-    """Return the result of making a visitor's own map of `count` photos."""
+def own_summary(count: int, skipped: Mapping[str, str], remarks: Sequence[Remark] = ()) -> str:
+    """Return the result of making a visitor's own map of `count` photos, with what was skipped, corrected or assumed."""
     photos = "1 photo is" if count == 1 else f"{count} photos are"
     text = "Search it below. Only you can see it, and it is deleted when you close this page."
-    return _verdict("found", f"{photos} in your map", text) + skipped_list(skipped)
+    lines = "".join(f'<p class="fine">{escape(str(remark))}</p>' for remark in remarks)
+    return _verdict("found", f"{photos} in your map", text) + lines + skipped_list(skipped)
 
 
 def empty_state(title: str, text: str) -> str:

@@ -10,9 +10,11 @@ from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.space import own_map
 from d2vpr_hf.space.own_map import NO_POSITION, OwnMaps, build_own_map, pack_index
+from d2vpr_hf.space.pages import own_summary
 from d2vpr_hf.space.photo_map import PhotoMap, Question
 from d2vpr_hf.space.uploads import Limits, UploadError
 from tests.photos import draw, gps_exif, save
+from tests.readers.exif_blocks import RATIONAL, gps_entries, save_photo
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,31 @@ def test_photos_with_gps_become_a_map(encoder, tmp_path):
     assert [place.latitude for place in own_map.index.places] == pytest.approx([46.001, 46.002, 46.003], abs=1e-6)
     answer = PhotoMap(own_map.index, encoder).answer([Question(files[1], top_k=1)])[0]
     assert answer.matches[0].place.path == "0001/IMG_2.heic" and answer.distance(answer.matches[0]) == pytest.approx(0, abs=0.2)
+
+
+def test_the_map_names_unusable_positions_and_what_it_assumed(encoder, tmp_path):
+    """A position that is there and cannot be used is another problem than a missing one."""
+    gps = {
+        name: gps_entries((RATIONAL, [(46, 1), (0, 1), (0, 1)]), *rest)
+        for name, rest in {
+            "a.jpg": ("N", (RATIONAL, [(11, 1), (0, 1), (60, 1)]), "E"),
+            "b.jpg": (None, (RATIONAL, [(11, 1), (0, 1), (0, 1)]), None),
+            "c.jpg": ("N", (RATIONAL, [(511, 1), (0, 1), (0, 1)]), "E"),
+        }.items()
+    }
+    files = [save_photo(tmp_path / name, entries) for name, entries in gps.items()]
+    files += [save(tmp_path / "plain.jpg", 4), save(tmp_path / "@home.jpg", 5)]
+    own_map = build_own_map(files, tmp_path / "own", encoder)
+    assert own_map.skipped == {
+        "b.jpg": "no usable GPS position: EXIF positions without a hemisphere (N or S, E or W)",
+        "c.jpg": "no usable GPS position: EXIF positions beyond 90 degrees of latitude or 180 degrees of longitude",
+        "plain.jpg": NO_POSITION,
+        "@home.jpg": "its name begins with @ and is not an @ name",
+    }
+    assert [(remark.kind, remark.count, remark.example) for remark in own_map.remarks] == [("corrected", 1, "a.jpg")]
+    assert "Corrected: 1 EXIF positions with 60 seconds" in own_summary(1, own_map.skipped, own_map.remarks)
+    with pytest.raises(UploadError, match=r"no map can be made\. b\.jpg: no usable GPS position: EXIF positions without"):
+        build_own_map(files[1:2], tmp_path / "other", encoder)
 
 
 def test_a_table_in_a_zip_cannot_name_other_files(encoder, tmp_path):
