@@ -20,7 +20,7 @@ from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.place_table import check_any_photo
-from d2vpr_hf.readers.remarks import report_remarks
+from d2vpr_hf.readers.remarks import Remark, merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
 
@@ -175,13 +175,15 @@ def _encode(
 ) -> tuple[ProjectionFit, list[Path]]:
     """Add the descriptors of photos to a fit, block by block; return it with the photos that were encoded."""
     fitted, used = ProjectionFit(encoder.descriptor_dim), list[Path]()
-    skipped = dict(table.skipped)
+    skipped, remarks = dict(table.skipped), list[Remark]()
     for start in range(0, len(table.places), _PHOTOS_AT_ONCE):
         places = table.places[start : start + _PHOTOS_AT_ONCE]
         encoded = encoder.encode([table.photo(place) for place in places], progress)
         fitted.add(encoded.descriptors)
+        remarks += encoded.remarks([place.path for place in places])
         used += [table.photo(places[row]) for row in encoded.rows]
         skipped |= {places[row].path: why for row, why in encoded.skipped.items()}
+    report_remarks(merge_remarks(remarks))
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)
     return fitted, used
 

@@ -42,10 +42,13 @@ from .saved_files import set_new_file_mode
 INTERPOLATION = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 _UNSUPPORTED = ("do_center_crop", "do_pad")
 
+OWN_RANGE = "d2vpr_own_range"  # key in an image's information: whether its grey was scaled by its own range
+
 _FLOAT_TOPS: tuple[float, ...] = (1.0, 255.0, 65535.0)
 _WHOLE_TOPS: tuple[float, ...] = (255.0, 32767.0, 65535.0, 2.0**31 - 1, 2.0**32 - 1)
 _FLAT = 16 / 256  # an image that takes a smaller share of its range would be almost black, grey or white
 _LARGEST_VALUE = 1e30  # programs for maps write about 3.4e38 where there are no data
+_ROUNDING = 1e-7  # relative; float32 rounds 2³² - 1 up
 _SAMPLE_SIZE = 1_000_000
 _OVERSHOOT = 0.15  # bicubic resampling exceeds the range of an image by about 0.1 of it
 
@@ -233,7 +236,8 @@ def to_8_bit_grey(image: Any, opened: Any = None) -> Any:
 
     If a value is negative or exceeds all of these, or if the image would have less than 16 of the 256 levels of grey (as
     pictures of thermal and depth cameras), black is the 1st percentile of the values and white the 99th. Values that are not
-    finite, or not below 10³⁰, mark missing data and become black.
+    finite, or not below 10³⁰, mark missing data and become black. `info[OWN_RANGE]` of the result says whether the range is
+    that of the values.
 
     Args:
         image: The image.
@@ -256,25 +260,27 @@ def to_8_bit_grey(image: Any, opened: Any = None) -> Any:
         tops = _WHOLE_TOPS
         if tags.get(_SAMPLE_FORMAT, (1,)) == (1,) and tags.get(_BITS_PER_SAMPLE) == (32,):
             values = values.view("uint32")  # Pillow reads unsigned numbers as signed ones
-    scaled = _scale_to_bytes(torch.from_numpy(values.astype("float32")), tops)
+    scaled, by_own_range = _scale_to_bytes(torch.from_numpy(values.astype("float32")), tops)
     if tags.get(_PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO:
         scaled = 255 - scaled
     grey = image.convert("L")  # keeps the EXIF data
     grey.frombytes(scaled.round().to(torch.uint8).numpy().tobytes())
+    grey.info[OWN_RANGE] = by_own_range
     return grey
 
 
-def _scale_to_bytes(values: torch.Tensor, tops: tuple[float, ...]) -> torch.Tensor:
-    """Scale values of any shape to 0..255, by the first of `tops` that none exceeds or by their own range."""
+def _scale_to_bytes(values: torch.Tensor, tops: tuple[float, ...]) -> tuple[torch.Tensor, bool]:
+    """Scale values of any shape to 0..255, by the first of `tops` that none exceeds or by their own range; return which."""
     measured = values.isfinite() & (values.abs() < _LARGEST_VALUE)
     finite = values[measured]
     if not finite.numel():
         raise ValueError("no pixel has a finite value")
     low, high = float(finite.min()), float(finite.max())
-    black, white = 0.0, next((top for top in tops if low >= 0 and high <= top), math.nan)
+    black, white = 0.0, next((top for top in tops if low >= 0 and high <= top * (1 + _ROUNDING)), math.nan)
     if low == high > 65535:  # one value does not tell which of the ranges of 32 bits it belongs to
         white = math.nan
-    if math.isnan(white) or 0 < (high - low) / white < _FLAT:
+    by_own_range = math.isnan(white) or 0 < (high - low) / white < _FLAT
+    if by_own_range:
         sample = finite[:: max(1, finite.numel() // _SAMPLE_SIZE)]
         black, white = torch.quantile(sample, torch.tensor([0.01, 0.99])).tolist()
         if black == white:
@@ -282,7 +288,7 @@ def _scale_to_bytes(values: torch.Tensor, tops: tuple[float, ...]) -> torch.Tens
     if black == white:
         raise ValueError(f"all pixels have the value {low:g}, and black and white are known for 0 to 65535 only")
     scaled = ((values - black) * (255 / (white - black))).clamp(0, 255)
-    return torch.where(measured, scaled, 0.0)
+    return torch.where(measured, scaled, 0.0), by_own_range
 
 
 def pil_to_rgb(image: Any) -> torch.Tensor:
@@ -312,7 +318,7 @@ def _to_byte_range(image: torch.Tensor) -> torch.Tensor:
     if image.dtype == torch.bool:
         return image.float() * 255
     if image.dtype == torch.uint16:
-        return _scale_to_bytes(image.float(), _WHOLE_TOPS[2:3])
+        return _scale_to_bytes(image.float(), _WHOLE_TOPS[2:3])[0]
     if not image.is_floating_point():
         raise ValueError(f"An image of whole numbers must be uint8 or uint16, got {image.dtype}.")
     image = image.float()
@@ -348,4 +354,12 @@ def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
         raise ValueError(f"D2VPRImageProcessor resizes whole images; it has no {' and '.join(unsupported)}.")
 
 
-__all__ = ["D2VPRImageProcessor", "check_brightness", "has_deep_colours", "pil_to_rgb", "to_8_bit_grey", "to_rgb_image"]
+__all__ = [
+    "OWN_RANGE",
+    "D2VPRImageProcessor",
+    "check_brightness",
+    "has_deep_colours",
+    "pil_to_rgb",
+    "to_8_bit_grey",
+    "to_rgb_image",
+]

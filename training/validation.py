@@ -82,7 +82,8 @@ def _join(shares: list[tuple[int, EncodedPhotos]]) -> EncodedPhotos:
     """Join the processes' shares, each given with the row that it starts at."""
     skipped = {start + row: reason for start, share in shares for row, reason in share.skipped.items()}
     rows = np.concatenate([start + share.rows for start, share in shares])
-    return EncodedPhotos(np.concatenate([share.descriptors for _, share in shares]), rows, skipped)
+    corrected = {start + row: text for start, share in shares for row, text in share.corrected.items()}
+    return EncodedPhotos(np.concatenate([share.descriptors for _, share in shares]), rows, skipped, corrected)
 
 
 class Measurement(NamedTuple):

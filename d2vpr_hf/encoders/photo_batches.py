@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,15 +13,25 @@ from numpy.typing import NDArray
 from d2vpr_hf.utils.threads import single_core_threads
 
 
+class CorrectedPixels(NamedTuple):
+    """Pixel values (1, 3, height, width) of a photo that were corrected, and the text of a remark on it."""
+
+    pixel_values: torch.Tensor
+    correction: str
+
+
+Preprocessed = torch.Tensor | CorrectedPixels | str  # pixel values (1, 3, height, width), or why a photo cannot be read
+
+
 def preprocess_ahead(
     photos: Iterable[Any],
-    preprocess: Callable[[Any], torch.Tensor | str],
+    preprocess: Callable[[Any], Preprocessed],
     *,
     batch_size: int,
     num_workers: int,
     order: Sequence[int] | None = None,
-) -> Iterator[list[tuple[int, torch.Tensor | str]]]:
-    """Yield batches of positions and pixel values (1, 3, height, width) of photos, while threads preprocess the next photos.
+) -> Iterator[list[tuple[int, Preprocessed]]]:
+    """Yield batches of positions and pixel values of photos, while threads preprocess the next photos.
 
     Args:
         photos: Taken one by one, at most `batch_size + num_workers` ahead of the photo that is yielded.
@@ -42,7 +52,7 @@ def preprocess_ahead(
     with single_core_threads(num_workers) as pool:
         submitted = ((row, pool.submit(preprocess, photo)) for row, photo in numbered)
         # enough pending photos that no thread waits for the network
-        pending: deque[tuple[int, Future[torch.Tensor | str]]] = deque(islice(submitted, batch_size + num_workers))
+        pending: deque[tuple[int, Future[Preprocessed]]] = deque(islice(submitted, batch_size + num_workers))
         batch = []
         try:
             while pending:

@@ -15,13 +15,16 @@ from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.model_objects import is_changed_in_memory, unwrap_model
 from d2vpr_hf.encoders.model_sources import open_model
-from d2vpr_hf.encoders.photo_batches import DescriptorArray, group_by_size, preprocess_ahead
+from d2vpr_hf.encoders.photo_batches import CorrectedPixels, DescriptorArray, Preprocessed, group_by_size, preprocess_ahead
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.modeling.image_processing_d2vpr import OWN_RANGE
 from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, EMBEDDED_NAME, warn_of_untrained_parts
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
 logger = logging.getLogger(__name__)
+
+SCALED_BY_OWN_RANGE = "photos in grey of an unusual range, scaled by their own range"
 
 
 class PlaceEncoder:
@@ -166,21 +169,29 @@ class PlaceEncoder:
         descriptors = DescriptorArray(operator.length_hint(photos), self.descriptor_dim)
         batch_size, num_workers = self.batch_size, self.num_workers
         skipped: dict[int, str] = {}
+        corrected: dict[int, str] = {}
         count = 0
         for batch in preprocess_ahead(photos, self._preprocess, batch_size=batch_size, num_workers=num_workers, order=order):
             skipped_in_batch = {row: reason for row, reason in batch if isinstance(reason, str)}
             skipped.update(skipped_in_batch)
-            readable = [(row, pixels) for row, pixels in batch if not isinstance(pixels, str)]
+            corrected_in_batch = {row: pixels.correction for row, pixels in batch if isinstance(pixels, CorrectedPixels)}
+            readable = [
+                (row, pixels.pixel_values if isinstance(pixels, CorrectedPixels) else pixels)
+                for row, pixels in batch
+                if not isinstance(pixels, str)
+            ]
+            corrected.update(corrected_in_batch)
             for rows, pixel_values in group_by_size(readable):
                 descriptors.store(rows, self.backend.encode(pixel_values))
             count += len(batch)
             if on_batch is not None:
                 rows_in_batch = np.array([row for row, _ in readable], dtype=np.int64)
-                on_batch(EncodedPhotos(descriptors.copy(rows_in_batch), rows_in_batch, skipped_in_batch))
+                batch_descriptors = descriptors.copy(rows_in_batch)
+                on_batch(EncodedPhotos(batch_descriptors, rows_in_batch, skipped_in_batch, corrected_in_batch))
             if progress is not None:
                 progress(len(batch))
         encoded = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
-        return EncodedPhotos(descriptors.take(encoded), encoded, dict(sorted(skipped.items())))
+        return EncodedPhotos(descriptors.take(encoded), encoded, dict(sorted(skipped.items())), dict(sorted(corrected.items())))
 
     def _warn_of_untrained_parts(self) -> None:
         warn_of_untrained_parts(self.model_name or "of this encoder", self.config)
@@ -191,14 +202,16 @@ class PlaceEncoder:
         size = self.processor.size
         return (size["height"], size["width"]) if self.processor.do_resize else None
 
-    def _preprocess(self, photo: Any) -> torch.Tensor | str:
-        """Return the pixel values (1, 3, height, width) of a photo, or the reason why it cannot be read."""
+    def _preprocess(self, photo: Any) -> Preprocessed:
+        """Return the pixel values of a photo, or the reason why it cannot be read."""
         photo = photo() if callable(photo) else photo
         try:
             image = open_photo(photo, self._target) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:
             return str(error)
-        return self.processor(image, return_tensors="pt")["pixel_values"]
+        pixel_values: torch.Tensor = self.processor(image, return_tensors="pt")["pixel_values"]
+        is_corrected = getattr(image, "info", {}).get(OWN_RANGE, False)
+        return CorrectedPixels(pixel_values, SCALED_BY_OWN_RANGE) if is_corrected else pixel_values
 
 
 def _is_one_photo(photos: Any) -> bool:

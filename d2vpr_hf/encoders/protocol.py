@@ -1,13 +1,14 @@
 """The interface of every encoder. Importing it needs neither torch nor a model."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.readers.remarks import Remark, RemarkCounter
 
 Progress = Callable[[int], None]  # called with the number of photos that were just finished
 ReceiveBatch = Callable[["EncodedPhotos"], None]  # called with a batch that was just finished
@@ -21,11 +22,20 @@ class EncodedPhotos:
         descriptors: (M, D) float32, in the order of the photos.
         rows: (M,) int64, the position of each in the photos that were given.
         skipped: Position and reason of each photo that could not be read.
+        corrected: Position of each photo whose pixels were corrected, with the text of a remark that counts such photos.
     """
 
     descriptors: NDArray[np.float32]
     rows: NDArray[np.int64]
     skipped: dict[int, str]
+    corrected: dict[int, str] = field(default_factory=dict)
+
+    def remarks(self, paths: Sequence[str]) -> tuple[Remark, ...]:
+        """Return the remarks on photos whose pixels were corrected; `paths` has the paths of all photos that were given."""
+        counter = RemarkCounter()
+        for row, text in sorted(self.corrected.items()):
+            counter.add("corrected", text, paths[row])
+        return counter.summary()
 
 
 class Encoder(Protocol):

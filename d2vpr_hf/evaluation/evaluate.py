@@ -169,12 +169,15 @@ def _encode(
     if seed is not None:  # the order depends on the name, because database and queries may correspond photo by photo
         order = np.random.default_rng([seed, *selection.name.encode()]).permutation(len(files)).tolist()
     encoded = encoder.encode(files, progress, order=order)
+    remarks = encoded.remarks([place.path for place in selection.places])
     skipped = selection.skipped | {selection.places[row].path: reason for row, reason in encoded.skipped.items()}
     if seed is None:
+        report_remarks(remarks, selection.name.capitalize())
         report_skipped(skipped, len(selection.table.places) + len(selection.table.skipped), strict, selection.name.capitalize())
     if not len(encoded.rows):
         raise ValueError(f"None of the {len(files)} photos in {selection.table.folder} could be read.")
-    return selection.keep_rows(encoded.rows, skipped), encoded.descriptors
+    kept = selection.keep_rows(encoded.rows, skipped)
+    return replace(kept, remarks=(*kept.remarks, *remarks)), encoded.descriptors
 
 
 def _without_rows(queries: PhotoSelection, dropped: Collection[int]) -> PhotoSelection:

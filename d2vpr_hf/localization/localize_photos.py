@@ -126,6 +126,7 @@ def calibrate(
     shared = [(placed[row].path, path) for row, path in find_indexed_photos(index, photos).items()]
     warn_of_shared_photos(shared, len(placed), "photos of the index", "confidence", "Give queries that are not in the index.")
     encoded = encoder.encode(photos, progress)
+    report_remarks(encoded.remarks([place.path for place in placed]))
     skipped = {place.path: "no position" for place in table.places if not place.has_position}
     skipped |= table.skipped | {placed[row].path: reason for row, reason in encoded.skipped.items()}
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)

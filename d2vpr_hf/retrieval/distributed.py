@@ -281,9 +281,10 @@ def _encode_shard(
             strict=strict,
             progress=progress,
         )
-        skipped = update.run((place, job.table.photo(place)) for place in places).skipped
-    report_skipped(skipped, len(places), strict)
-    return skipped
+        report = update.run((place, job.table.photo(place)) for place in places)
+    report_remarks(report.remarks)
+    report_skipped(report.skipped, len(places), strict)
+    return report.skipped
 
 
 def _resume_shard(out: Path, job: _Job, number: int) -> PlaceIndex | None:

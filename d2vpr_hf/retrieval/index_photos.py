@@ -109,13 +109,14 @@ def index_photos(
     if not remarks:  # those of a stream are known now
         remarks = tuple(getattr(collection, "remarks", ()))
         report_remarks(remarks)
+    report_remarks(report.remarks)
     skipped = dict(collection.skipped) | report.skipped
     report_skipped(skipped, len(skipped) + report.added + report.changed + report.kept, strict)
     if update.index is None:
         raise ValueError(f"None of the {len(report.skipped)} photos in {base} could be read.")
     with interrupted():
         update.index.build_store(compression, store=store, uri=uri)
-    return update.index, replace(report, skipped=skipped, remarks=remarks)
+    return update.index, replace(report, skipped=skipped, remarks=merge_remarks([*remarks, *report.remarks]))
 
 
 def add_photos(
@@ -169,11 +170,12 @@ def add_photos(
         interrupted = partial(interruption_message, index, lambda: count_stored(opened, paths), len(items))
         with interrupted():
             report = update.run(items)
+    report_remarks(report.remarks)
     skipped |= report.skipped
     with interrupted():
         opened.build_store()
     report_skipped(skipped, total, strict)
-    return opened, replace(report, skipped=skipped, remarks=remarks)
+    return opened, replace(report, skipped=skipped, remarks=merge_remarks([*remarks, *report.remarks]))
 
 
 def remove_photos(index: str | Path, photos: Sequence[str | Path]) -> PlaceIndex:

@@ -75,6 +75,7 @@ def search_photos(
     report_remarks(merge_remarks(remark for listing in listings for remark in listing.remarks))
     photos = [photo for listing in listings for photo in listing.photos]
     encoded = encoder.encode(photos, progress)
+    report_remarks(encoded.remarks([str(photo) for photo in photos]))
     unreadable = {str(photos[row]): reason for row, reason in encoded.skipped.items()}
     unread = {path: reason for listing in listings for path, reason in listing.skipped.items()}
     report_skipped(unreadable | unread, len(photos) + len(unread), strict)

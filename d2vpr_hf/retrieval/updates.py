@@ -29,6 +29,7 @@ from d2vpr_hf.index import IndexSettings, PhotoFile, PlaceIndex, UnfinishedPorti
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.stored_values import to_stored_places
 from d2vpr_hf.readers import PhotoSource, Remark
+from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.readers.skipped import name_problem, report_skipped
 from d2vpr_hf.utils.interrupts import deferred_interrupts
 
@@ -127,6 +128,7 @@ class IndexUpdate:
         self._amended: list[tuple[Place, PhotoFile]] = []
         self._skipped: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
+        self._remarks = RemarkCounter()
         self._clock = monotonic if clock is None else clock
         self._stored_at = self._clock()
 
@@ -145,7 +147,8 @@ class IndexUpdate:
             if self._folder is not None:
                 self._remove_missing(self.index, self._folder)
         counts = self._counts
-        return UpdateReport(counts["added"], counts["changed"], counts["kept"], counts["removed"], self._skipped)
+        numbers = counts["added"], counts["changed"], counts["kept"], counts["removed"]
+        return UpdateReport(*numbers, self._skipped, self._remarks.summary())
 
     def _photos_to_encode(self, photos: Iterable[tuple[Place, PhotoSource]]) -> Iterator[TrackedPhoto]:
         """Yield the new and changed photos. Photos that the last update skipped are collected for the end of the run.
@@ -195,6 +198,8 @@ class IndexUpdate:
 
         def receive(batch: EncodedPhotos) -> None:
             portion.batches.append(batch)
+            for row, text in batch.corrected.items():
+                self._remarks.add("corrected", text, portion.photos[row].place.path)
             if self._clock() - self._stored_at >= STORE_SECONDS:
                 self._store(portion, finished=False)
 
@@ -348,8 +353,10 @@ def _encode_in_batches(encoder: Encoder, portion: _Portion, receive: ReceiveBatc
         encoded = encoder.encode(portion.take(encoder.batch_size), progress)
         if len(portion.photos) == start:
             return
-        skipped = {start + row: reason for row, reason in encoded.skipped.items()}
-        receive(EncodedPhotos(encoded.descriptors, encoded.rows + start, skipped))
+        skipped, corrected = (
+            {start + row: text for row, text in texts.items()} for texts in (encoded.skipped, encoded.corrected)
+        )
+        receive(EncodedPhotos(encoded.descriptors, encoded.rows + start, skipped, corrected))
 
 
 def other_photos_message(index: PlaceIndex) -> str:

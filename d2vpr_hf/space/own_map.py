@@ -11,6 +11,7 @@ from pathlib import Path
 
 from d2vpr_hf.encoders import Encoder
 from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceTable, Remark, read_photo
 from d2vpr_hf.readers.remarks import merge_remarks
 from d2vpr_hf.retrieval.index_photos import index_photos
@@ -75,7 +76,8 @@ def build_own_map(
 
 def _read_photos(photos: Sequence[Path], folder: Path) -> tuple[PlaceTable, dict[str, str]]:
     """Return the photos with a position, and the reasons why the others have none, by their names."""
-    places, remarks, without_position = [], [], {}
+    places, remarks = list[Place](), list[Remark]()
+    without_position: dict[str, str] = {}
     for photo in photos:
         try:
             table = read_photo(photo)

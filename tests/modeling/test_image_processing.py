@@ -13,7 +13,7 @@ from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from d2vpr_hf.modeling import D2VPRImageProcessor
-from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
+from d2vpr_hf.modeling.image_processing_d2vpr import OWN_RANGE, to_rgb_image
 from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 from tests.photos import add_rotation_box
 
@@ -115,6 +115,10 @@ def test_16_bit_files_keep_their_range(scene, tmp_path, suffix):
 RAMP = np.tile(np.linspace(0, 1, 256), (32, 1))
 
 
+OWN = {"floats that overshoot", "floats around 0", "degrees Celsius of a thermal camera", "12 bits in 16"}
+OWN |= {"14 bits of a thermal camera", "signed 16 bits", "32 bits of millimetres"}
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [
@@ -142,6 +146,7 @@ def test_deep_grey_is_scaled_by_its_range(name, values, tmp_path):
         assert np.abs(grey - expected).max() <= 4  # own ranges lose a hundredth at each end
         assert grey.min() == 0
         assert grey.max() == 255
+    assert open_photo(tmp_path / "a.tif").info[OWN_RANGE] == (name in OWN)
     assert torch.allclose(pixels(tmp_path / "a.tif"), pixels(open_photo(tmp_path / "a.tif")))
 
 

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
-from d2vpr_hf import index_photos
+import numpy as np
+from PIL import Image
+
+from d2vpr_hf import PlaceEncoder, add_photos, evaluate, index_photos, search_photos
 from d2vpr_hf.readers import Remark
 from d2vpr_hf.readers.remarks import RemarkCounter, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from tests.index.workers import BytesEncoder, write_photos
+from tests.photos import at_name, save
 
 
 def test_equal_remarks_are_counted_and_the_first_photo_is_the_example():
@@ -40,3 +44,33 @@ def test_reports_of_two_sides_begin_with_the_side(caplog):
         "Queries: Assumed: 2 times without an offset, such as a.jpg.",
         "Queries: 1 of 3 photos were skipped:",
     ]
+
+
+def test_photos_whose_grey_is_scaled_by_its_own_range_are_counted(tiny_folder, tmp_path, caplog):
+    """The threads that decode know it: it is counted by indexing, adding, searching and evaluating."""
+    encoder = PlaceEncoder(tiny_folder, batch_size=2)
+
+    def write(folder, seed):
+        save(tmp_path / folder / at_name(500_000, 5_000_000 + seed), seed)
+        for number in range(2):  # 14 bits of a thermal camera, and a whole range
+            values = np.linspace(28_000, 28_900, 4096) if number == 0 else np.linspace(seed, 65_535, 4096)
+            path = tmp_path / folder / at_name(500_000 + number, 5_000_010 + seed)
+            Image.fromarray(values.astype(np.uint16).reshape(64, 64)).save(path, "PNG")
+        return tmp_path / folder
+
+    database, queries = write("database", 1), write("queries", 2)
+    text = "photos in grey of an unusual range, scaled by their own range"
+    path = at_name(500_000, 5_000_011)
+    index, report = index_photos(database, tmp_path / "index", encoder)
+    assert report.remarks == (Remark("corrected", text, 1, path),)
+    assert report.to_dict()["remarks"][0]["count"] == 1
+    assert index_photos(database, tmp_path / "index", encoder)[1].remarks == ()  # nothing was encoded again
+    assert [remark.count for remark in add_photos(tmp_path / "index", [queries], encoder)[1].remarks] == [1]
+    caplog.clear()
+    search_photos(index, [queries], encoder)
+    assert [message for message in caplog.messages if text in message] == [
+        f"Corrected: 1 {text}, such as {queries / at_name(500_000, 5_000_012)}."
+    ]
+    evaluation = evaluate(database, queries, encoder)
+    assert [[remark["text"] for remark in side] for side in evaluation.remarks.values()] == [[text], [text]]
+    assert f"corrected: 1 {text} (database)" in evaluation.to_text()
