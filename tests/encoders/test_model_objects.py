@@ -66,6 +66,18 @@ def test_auto_classes_give_objects_for_an_encoder(tiny_folder):
     assert printed.startswith(f"(1, {dim})") and "d2vpr_hf" not in printed
 
 
+def test_auto_classes_load_after_importing_the_models(tiny_folder):
+    """As the README has it: without a prompt, which an empty standard input would end with an error."""
+    code = (
+        "import d2vpr_hf.modeling\n"
+        "from transformers import AutoConfig, AutoImageProcessor, AutoModel\n"
+        f"folder = {str(tiny_folder)!r}\n"
+        "for auto in (AutoConfig, AutoImageProcessor, AutoModel): print(type(auto.from_pretrained(folder)).__module__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert len(done.stdout.split()) == 3 and all(name.startswith("d2vpr_hf.") for name in done.stdout.split())
+
+
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda model: nn.DataParallel(torch.compile(model))])
 def test_wrapped_models_are_unwrapped(wrap):
     model = tiny_model()
