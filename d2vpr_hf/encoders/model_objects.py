@@ -18,6 +18,7 @@ def unwrap_model(model: Any) -> VPRPreTrainedModel:
 
     Raises:
         TypeError: If it is not a model of this package.
+        ValueError: If weights are offloaded, so that they cannot be hashed.
     """
     while isinstance(model, _PARALLEL) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, _PARALLEL) else model._orig_mod
@@ -27,6 +28,10 @@ def unwrap_model(model: Any) -> VPRPreTrainedModel:
         described = type(model).__name__ + (f" of type {model_type!r}" if model_type else "")
         raise TypeError(
             f"Expected a model of type {' or '.join(map(repr, allowed))}, its folder or its Hub id; got {described}."
+        )
+    if any(weight.is_meta for weight in model.parameters()):
+        raise ValueError(
+            "Weights of this model are offloaded, or on the meta device. Load all of them: omit `device_map` or offloading."
         )
     return model  # type: ignore[return-value] # PEFT's wrapper and saved code have the same attributes
 

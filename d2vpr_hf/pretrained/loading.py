@@ -22,7 +22,7 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "d2vpr-tiny"
 EMBEDDED_NAME = "embedded"  # names the model in this package wherever a folder or Hub id may stand
 
 # keys that save_pretrained writes into a config.json and that are not fields of a configuration
-_BOOKKEEPING_KEYS = {"auto_map", "model_type", "torch_dtype", "transformers_version"}
+_BOOKKEEPING_KEYS = {"auto_map", "model_type", "quantization_config", "torch_dtype", "transformers_version"}
 _TRAINING_FIELDS = {
     *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p"),
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout", "untrained_parts"),

@@ -186,6 +186,11 @@ def test_other_objects_are_refused(model, message):
         PlaceEncoder(model, PROCESSOR)
 
 
+def test_offloaded_weights_are_refused():
+    with pytest.raises(ValueError, match="offloaded, or on the meta device"):
+        PlaceEncoder(tiny_model().to("meta"), PROCESSOR)
+
+
 @pytest.mark.parametrize("processor", [tiny_model, "folder", AutoModel, AutoImageProcessor])
 def test_other_image_processors_are_refused(processor):
     with pytest.raises(TypeError, match=r"Expected the model's image processor, a D2VPRImageProcessor; got"):

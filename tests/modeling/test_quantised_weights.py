@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModel
 
+from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, load_image_processor, load_model
 from tests.conftest import perturb, tiny_cricavpr
@@ -143,6 +144,29 @@ def test_torchao(name, folders, pixels):
 
     for settings in (quantization.Int8WeightOnlyConfig(), quantization.Int8DynamicActivationInt8WeightConfig()):
         check_loading(folders[name], pixels, TorchAoConfig(settings))
+
+
+@pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
+def test_a_saved_quantised_model_is_opened_as_a_folder(library, tmp_path):
+    """Its configuration has one more key; its descriptors and its fingerprint are those of the model that was saved."""
+    pytest.importorskip(library)
+    if library == "torchao":
+        from torchao.quantization import Int8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        settings = TorchAoConfig(Int8WeightOnlyConfig())
+    else:
+        from transformers import BitsAndBytesConfig
+
+        settings = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModel.from_pretrained(EMBEDDED_MODEL, quantization_config=settings, device_map="cpu")
+    processor = load_image_processor()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    encoders = [PlaceEncoder(model, processor, device="cpu"), PlaceEncoder(tmp_path)]
+    first, second = (encoder.encode([draw(0, 90, 70)]).descriptors for encoder in encoders)
+    assert (first == second).all() and encoders[0].fingerprint == encoders[1].fingerprint
+    assert (encoders[0].model_name, encoders[1].model_name) == (None, str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["embedded", "student"])
