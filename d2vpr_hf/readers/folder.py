@@ -7,15 +7,15 @@ from pathlib import Path
 
 from d2vpr_hf.places.place import Place, all_with_utm
 from d2vpr_hf.readers.at_names import is_at_name, place_from_name, places_from_names
-from d2vpr_hf.readers.csv_table import read_csv, write_csv
+from d2vpr_hf.readers.metadata.photo_place import PhotoPlaceReader
+from d2vpr_hf.readers.metadata.sidecars import SidecarFolders, SidecarsOfOnePhoto
 from d2vpr_hf.readers.photo_listing import LINKED_FOLDERS, PhotoListing, list_photos
-from d2vpr_hf.readers.photo_place import PhotoPlaceReader
 from d2vpr_hf.readers.place_reader import PlaceReader
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.plain_values import plain_table
 from d2vpr_hf.readers.read_options import ReadOptions
 from d2vpr_hf.readers.remarks import Remark, RemarkCounter, merge_remarks
-from d2vpr_hf.readers.sidecars import SidecarFolders, SidecarsOfOnePhoto
+from d2vpr_hf.readers.tables.csv_table import read_csv, write_csv
 from d2vpr_hf.utils.atomic_files import store_file
 
 UNREAD_TABLES = "CSV files in subfolders, whose positions are not read (give the CSV file, or its folder)"

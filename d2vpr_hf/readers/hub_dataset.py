@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from d2vpr_hf.readers.dataset_columns import ImageFile, compute_columns, match_columns
 from d2vpr_hf.readers.place_dataset import place_features
 from d2vpr_hf.readers.remarks import RemarkCounter, report_remarks
+from d2vpr_hf.readers.tables.dataset_columns import ImageFile, compute_columns, match_columns
 
 if TYPE_CHECKING:
     import datasets

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.place import all_with_utm
-from d2vpr_hf.readers.csv_table import read_csv
-from d2vpr_hf.readers.dataset_columns import compute_columns, match_columns
 from d2vpr_hf.readers.plain_values import BAND_S, WITHOUT_DEGREES
 from d2vpr_hf.readers.remarks import RemarkCounter
+from d2vpr_hf.readers.tables.csv_table import read_csv
+from d2vpr_hf.readers.tables.dataset_columns import compute_columns, match_columns
 
 
 def read_rows(**columns):

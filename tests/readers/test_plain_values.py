@@ -15,12 +15,12 @@ from d2vpr_hf.places import Place
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import find_photos, load_places
 from d2vpr_hf.readers.at_names import place_from_name
-from d2vpr_hf.readers.csv_table import write_csv
-from d2vpr_hf.readers.dataset_columns import compute_columns
 from d2vpr_hf.readers.folder import read_photo
 from d2vpr_hf.readers.plain_values import LIKE_DATES, LIKE_SERIALS, LIKE_YEARS, TURNED, WITHOUT_TIME
 from d2vpr_hf.readers.registry import read_places
 from d2vpr_hf.readers.remarks import RemarkCounter
+from d2vpr_hf.readers.tables.csv_table import write_csv
+from d2vpr_hf.readers.tables.dataset_columns import compute_columns
 from tests.photos import jpeg, save
 
 INSTANTS = st.datetimes(datetime(1900, 1, 1), datetime(2199, 12, 31), timezones=st.just(UTC))

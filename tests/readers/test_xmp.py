@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import ReadOptions, read_photo, read_place, read_places
-from d2vpr_hf.readers.xmp import parse_xmp
+from d2vpr_hf.readers.metadata.xmp import parse_xmp
 from tests.photos import draw
 from tests.readers.exif_blocks import ORIGINAL, RATIONAL, exif_block, gps_entries, text
 

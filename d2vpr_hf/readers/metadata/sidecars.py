@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from d2vpr_hf.readers.takeout import takeout_names
+from d2vpr_hf.readers.metadata.takeout import takeout_names
 
 LARGEST_METADATA = 16 * 2**20  # bytes; masks of Lightroom make XMP files of a few million
 

@@ -19,7 +19,6 @@ from d2vpr_hf.places.place import (
     parse_number,
 )
 from d2vpr_hf.places.utm_zones import zone_with_hemisphere
-from d2vpr_hf.readers.csv_table import ALIASES, HEMISPHERE, all_columns_by_alias, check_chosen
 from d2vpr_hf.readers.photos import is_url
 from d2vpr_hf.readers.place_dataset import place_columns
 from d2vpr_hf.readers.plain_values import (
@@ -29,9 +28,10 @@ from d2vpr_hf.readers.plain_values import (
     count_zeros,
     plain_places,
 )
-from d2vpr_hf.readers.reference_columns import COMPLETED, check_no_minutes, complete_values, find_references, plain_name
 from d2vpr_hf.readers.remarks import RemarkCounter
-from d2vpr_hf.readers.two_positions import drop_other_metres
+from d2vpr_hf.readers.tables.csv_table import ALIASES, HEMISPHERE, all_columns_by_alias, check_chosen
+from d2vpr_hf.readers.tables.reference_columns import COMPLETED, check_no_minutes, complete_values, find_references, plain_name
+from d2vpr_hf.readers.tables.two_positions import drop_other_metres
 
 if TYPE_CHECKING:
     import datasets

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any
 
-from d2vpr_hf.readers.photo_metadata import Note, PhotoMetadata, Stated, utc_text
+from d2vpr_hf.readers.metadata.photo_metadata import Note, PhotoMetadata, Stated, utc_text
 
 _ENDING = ".supplemental-metadata"
 _LONGEST_STEM = 46  # characters before `.json`: Takeout cuts longer names

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from d2vpr_hf.readers.angles import LATITUDE, LONGITUDE, first_letter
+from d2vpr_hf.readers.metadata.angles import LATITUDE, LONGITUDE, first_letter
 
 COMPLETED = {  # the field that each of these columns completes
     "latitude_hemisphere": "latitude",

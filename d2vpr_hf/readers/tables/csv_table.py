@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.places.place import Place, check_place, complete_places, number_values, parse_number
 from d2vpr_hf.places.utm_zones import zone_with_hemisphere
-from d2vpr_hf.readers.csv_rows import CsvRows, read_rows
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
 from d2vpr_hf.readers.place_table import PlaceTable, is_file
 from d2vpr_hf.readers.plain_values import count_letters_s, count_metres_without_degrees, count_zeros, plain_places
-from d2vpr_hf.readers.reference_columns import check_no_minutes, complete_values, find_references, plain_name
 from d2vpr_hf.readers.remarks import RemarkCounter
-from d2vpr_hf.readers.table_paths import RESPELLED, TablePaths
-from d2vpr_hf.readers.two_positions import count_likely_degrees, drop_local_copies, drop_other_metres
+from d2vpr_hf.readers.tables.csv_rows import CsvRows, read_rows
+from d2vpr_hf.readers.tables.reference_columns import check_no_minutes, complete_values, find_references, plain_name
+from d2vpr_hf.readers.tables.table_paths import RESPELLED, TablePaths
+from d2vpr_hf.readers.tables.two_positions import count_likely_degrees, drop_local_copies, drop_other_metres
 
 HEMISPHERE = "hemisphere"  # a column of tables, which completes the zone
 # Names of columns for each field, the preferred one first; case, blanks, hyphens, underscores and brackets do not matter.
@@ -77,9 +77,9 @@ def read_csv(table: Path, chosen: Mapping[str, str] | None = None) -> PlaceTable
         gaps in the order of the numbers in the file. Groups are ignored without place ids.
 
     Raises:
-        ValueError: If the file is malformed (see [`d2vpr_hf.readers.csv_rows.read_rows`]), a column is missing or ambiguous, a
-            photo is listed twice, or a line has half a position, two positions that do not agree, something else in place of a
-            number or path, no place id although other lines have one, or another group than other lines of its place.
+        ValueError: If the file is malformed (see [`read_rows`]), a column is missing or ambiguous, a photo is listed twice, or
+            a line has half a position, two positions that do not agree, something else in place of a number or path, no place
+            id although other lines have one, or another group than other lines of its place.
     """
     columns, rows = _read_columns(table, chosen or {})
     remarks = RemarkCounter()

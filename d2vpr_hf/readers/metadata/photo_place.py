@@ -9,13 +9,13 @@ from typing import NamedTuple
 import PIL.Image
 
 from d2vpr_hf.places.place import Place
-from d2vpr_hf.readers.exif import DAMAGED, read_exif
-from d2vpr_hf.readers.photo_metadata import NOTHING, Note, PhotoMetadata, Stated, Value
+from d2vpr_hf.readers.metadata.exif import DAMAGED, read_exif
+from d2vpr_hf.readers.metadata.photo_metadata import NOTHING, Note, PhotoMetadata, Stated, Value
+from d2vpr_hf.readers.metadata.sidecars import LARGEST_METADATA, SidecarFolders, SidecarsOfOnePhoto
+from d2vpr_hf.readers.metadata.takeout import read_takeout
+from d2vpr_hf.readers.metadata.xmp import parse_xmp, read_xmp
 from d2vpr_hf.readers.photos import UnreadablePhotoError, named_errors, open_header
 from d2vpr_hf.readers.remarks import RemarkCounter
-from d2vpr_hf.readers.sidecars import LARGEST_METADATA, SidecarFolders, SidecarsOfOnePhoto
-from d2vpr_hf.readers.takeout import read_takeout
-from d2vpr_hf.readers.xmp import parse_xmp, read_xmp
 
 _EXIF_KEYS = ("exif", "Raw profile type exif")  # of an image's information; the second is ImageMagick's in PNG
 _XMP_KEYS = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from xml.parsers import expat
 
-from d2vpr_hf.readers.angles import (
+from d2vpr_hf.readers.metadata.angles import (
     Angle,
     UnusablePositionError,
     datum_notes,
@@ -16,7 +16,7 @@ from d2vpr_hf.readers.angles import (
     read_position,
     unusable,
 )
-from d2vpr_hf.readers.photo_metadata import Note, PhotoMetadata, Stated, is_time, zone_notes
+from d2vpr_hf.readers.metadata.photo_metadata import Note, PhotoMetadata, Stated, is_time, zone_notes
 
 _WIDE_ENCODINGS = {  # by the first bytes: a byte order mark, or the first character of XML
     b"\xff\xfe\0\0": "utf-32",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from d2vpr_hf.readers.photo_metadata import Note, Stated
+from d2vpr_hf.readers.metadata.photo_metadata import Note, Stated
 
 _BLANKS = " \0\t\r\n"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")

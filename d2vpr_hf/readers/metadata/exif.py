@@ -13,7 +13,7 @@ import PIL.Image
 from PIL.ExifTags import GPS, IFD, Base
 from PIL.TiffImagePlugin import IFDRational
 
-from d2vpr_hf.readers.angles import (
+from d2vpr_hf.readers.metadata.angles import (
     Angle,
     Part,
     UnusablePositionError,
@@ -25,7 +25,16 @@ from d2vpr_hf.readers.angles import (
     read_position,
     unusable,
 )
-from d2vpr_hf.readers.photo_metadata import NOTHING, WITHOUT_ZONE, Note, PhotoMetadata, Stated, is_time, utc_text, zone_notes
+from d2vpr_hf.readers.metadata.photo_metadata import (
+    NOTHING,
+    WITHOUT_ZONE,
+    Note,
+    PhotoMetadata,
+    Stated,
+    is_time,
+    utc_text,
+    zone_notes,
+)
 
 DAMAGED = Note("skipped", "EXIF blocks in photos that are damaged")
 

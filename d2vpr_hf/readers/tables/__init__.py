@@ -1,0 +1,1 @@
+"""Positions in tables: CSV files, and the columns of data sets."""
