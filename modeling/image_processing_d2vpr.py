@@ -50,6 +50,7 @@ _FLAT = 16 / 256  # an image that takes a smaller share of its range would be al
 _LARGEST_VALUE = 1e30  # programs for maps write about 3.4e38 where there are no data
 _ROUNDING = 1e-7  # relative; float32 rounds 2³² - 1 up
 _SAMPLE_SIZE = 1_000_000
+_FETCH_SECONDS = 60.0  # without an answer
 _OVERSHOOT = 0.15  # bicubic resampling exceeds the range of an image by about 0.1 of it
 
 # tags of TIFF 6.0
@@ -171,7 +172,7 @@ def _open_image(source: Any) -> Any:
     except (OSError, ValueError):
         text = str(source)
     if text.startswith(("http://", "https://")):
-        with urllib.request.urlopen(text) as response:
+        with urllib.request.urlopen(text, timeout=_FETCH_SECONDS) as response:
             return image_utils.PIL.Image.open(io.BytesIO(response.read()))
     content = text.partition(",")[2] if text.startswith("data:image/") else text
     try:

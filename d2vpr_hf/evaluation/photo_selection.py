@@ -11,7 +11,7 @@ from d2vpr_hf.evaluation.frame_numbers import number_frames
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.places import Place, flat_coordinates
 from d2vpr_hf.places.geometry import EARTH, frame_points
-from d2vpr_hf.places.place import LOCAL_FRAME
+from d2vpr_hf.places.place import LOCAL_FRAME, all_with_degrees
 from d2vpr_hf.readers import PlaceTable, Remark
 
 
@@ -98,7 +98,7 @@ def _comparable_positions(database: list[Place], queries: list[Place]) -> tuple[
         with_regions = [replace(side, values=side.values | {"regions": names}) for side, names in compared]
         return with_regions[0], with_regions[1]
     if all(EARTH in side and len(side[EARTH][0]) == len(names) for side, names in zip(points, regions, strict=True)):
-        on_sphere = [{"positions": _degrees(side[EARTH][1]), "in_degrees": True} for side in points]
+        on_sphere = [{"positions": _degrees(places), "in_degrees": True} for places in (database, queries)]
         return _Comparable(on_sphere[0]), _Comparable(on_sphere[1])
     raise ValueError(_frames_message(regions, database, queries))
 
@@ -137,10 +137,9 @@ def _compare_heights(
     return comparable[0], comparable[1]
 
 
-def _degrees(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return latitudes and longitudes (N, 2) of vectors (N, 3) from the Earth's centre."""
-    x, y, z = vectors.T
-    return np.degrees(np.column_stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)]))
+def _degrees(places: list[Place]) -> NDArray[np.float64]:
+    """Return latitudes and longitudes (N, 2) of places that all have degrees or UTM metres of a zone."""
+    return np.array([(place.latitude, place.longitude) for place in all_with_degrees(places)], np.float64)
 
 
 def _regions(points: dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]], count: int) -> list[str]:

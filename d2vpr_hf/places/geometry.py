@@ -124,13 +124,11 @@ def distances_in_frame(frame: str, first: NDArray[np.floating], second: NDArray[
     return np.asarray(np.linalg.norm(np.nan_to_num(first - second, nan=0.0), axis=-1))
 
 
-def pairwise_distances(places: Sequence[Place]) -> NDArray[np.float64]:
-    """Return the distances in metres (N, N) between places; infinite for two places without a common frame."""
-    return distances_in_frames(frame_points(places), len(places))
-
-
 def distances_in_frames(frames: FramePoints, count: int) -> NDArray[np.float64]:
-    """Return the distances (N, N) of `count` places as [`pairwise_distances`] does, from their [`frame_points`]."""
+    """Return the distances in metres (N, N) between `count` places, from their [`frame_points`].
+
+    They are infinite for two places without a common frame.
+    """
     distances = np.full((count, count), np.inf)
     for frame, (rows, points) in reversed(frames.items()):  # preferred frames overwrite others
         inside = ... if len(rows) == count else np.ix_(rows, rows)  # the first one is faster

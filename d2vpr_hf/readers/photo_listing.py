@@ -151,7 +151,7 @@ class _Search:
         self._walk(self.folder, by_link=False)
         while self._linked:
             link = heapq.heappop(self._linked)
-            if _identity(link) in self._entered:
+            if file_identity(link) in self._entered:
                 self.remarks.add("skipped", LINKED_FOLDERS, self._name(link))
             else:
                 self._walk(link, by_link=True)
@@ -172,7 +172,7 @@ class _Search:
         folders = [root]
         while folders:
             parent = folders.pop()
-            identity = _identity(parent)
+            identity = file_identity(parent)
             if identity in self._entered:  # a mount may show a folder twice, without a link
                 self.remarks.add("skipped", LINKED_FOLDERS, self._name(parent))
                 continue
@@ -197,7 +197,7 @@ class _Search:
         suffix = path.suffix.lower()
         if suffix in PHOTO_SUFFIXES or self._is_listed(path):
             if text is None or self._is_listed(path):
-                self._files[_identity(path)].append((by_link, path))
+                self._files[file_identity(path)].append((by_link, path))
             else:
                 self.remarks.add("skipped", text, self._name(path))
         elif suffix == ".csv":
@@ -214,7 +214,7 @@ class _Search:
             folders.sort()
             for path in (Path(parent, name) for name in sorted(files)):
                 if self._is_listed(path):
-                    self._files[_identity(path)].append((False, path))
+                    self._files[file_identity(path)].append((False, path))
                 elif path.suffix.lower() in PHOTO_SUFFIXES:
                     self.remarks.add("skipped", text, self._name(path))
 
@@ -226,7 +226,7 @@ class _Search:
         return path.relative_to(self.folder).as_posix().encode(errors="backslashreplace").decode()
 
 
-def _identity(path: Path) -> _Identity:
+def file_identity(path: Path) -> _Identity:
     """Return device and inode of the file that a path leads to; its path for a broken link, or without inodes."""
     try:
         status = path.stat()

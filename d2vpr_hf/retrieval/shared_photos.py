@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 import logging
-import stat
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from d2vpr_hf.index import PhotoFile, PlaceIndex
+from d2vpr_hf.readers.photo_listing import file_identity
+from d2vpr_hf.readers.place_table import is_file
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +21,8 @@ def find_shared_photos(database: Sequence[Path], queries: Sequence[Path]) -> dic
     Equal photos are files of equal bytes. Files are read only if their size occurs on both sides: first their beginnings, and
     then whole those whose beginnings are equal too. Links to one file are equal without being read.
     """
-    sides = [{row: photo for row, photo in enumerate(photos) if _is_file(photo)} for photos in (database, queries)]
-    shared = _equal_rows(sides, _identity)
+    sides = [{row: photo for row, photo in enumerate(photos) if _has_content(photo)} for photos in (database, queries)]
+    shared = _equal_rows(sides, file_identity)
     sides[1] = {row: photo for row, photo in sides[1].items() if row not in shared}
     alike = _on_both_sides(_on_both_sides(sides, _size), _beginning)
     return dict(sorted((shared | _equal_rows(alike, _content)).items()))
@@ -33,7 +34,7 @@ def find_indexed_photos(index: PlaceIndex, queries: Sequence[Path]) -> dict[int,
     sizes = set(index.places.column("file_size"))
     indexed: dict[int, str] = {}
     for row, photo in enumerate(queries):
-        if _is_file(photo) and _size(photo) in sizes:
+        if _has_content(photo) and _size(photo) in sizes:
             with contextlib.suppress(OSError):  # decoding reports the error
                 content_hash = PhotoFile().with_hash(photo).content_hash
                 if content_hash in paths:
@@ -76,18 +77,9 @@ def _on_both_sides(sides: list[dict[int, Path]], key: Callable[[Path], Hashable]
     ]
 
 
-def _is_file(photo: Path) -> bool:
+def _has_content(photo: Path) -> bool:
     """Return whether a photo is a regular file that is not empty."""
-    try:
-        status = photo.stat()
-        return stat.S_ISREG(status.st_mode) and status.st_size > 0
-    except OSError:
-        return False
-
-
-def _identity(photo: Path) -> Hashable:
-    status = photo.stat()
-    return (status.st_dev, status.st_ino) if status.st_ino else photo.resolve()
+    return is_file(photo) and _size(photo) > 0
 
 
 def _size(photo: Path) -> int:
@@ -102,6 +94,5 @@ def _beginning(photo: Path) -> Hashable:
         return None, photo
 
 
-def _content(photo: Path) -> bytes:
-    with photo.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _content(photo: Path) -> Hashable:
+    return PhotoFile().with_hash(photo).content_hash

@@ -26,7 +26,7 @@ from d2vpr_hf.localization.consensus import NOT_COMPARABLE
 from d2vpr_hf.localization.localize import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED
 from d2vpr_hf.localization.plots import save_plots
 from d2vpr_hf.places import Place, distance_in_metres
-from d2vpr_hf.places.geometry import earth_degrees, earth_vectors, pairwise_distances
+from d2vpr_hf.places.geometry import distances_in_frames, earth_degrees, earth_vectors, frame_points
 from d2vpr_hf.places.place import EARTH_RADIUS, with_degrees, with_utm
 
 
@@ -183,7 +183,7 @@ def test_the_consensus_rotates_with_the_photos(rows, centre, rotation):
     up = np.cross(side, origin / EARTH_RADIUS)
     vectors = np.array([origin + x * side + (y + far * 1e5) * up for _, x, y, far in rows])
     places = [at(*earth_degrees(vector)) for vector in vectors]
-    distances = pairwise_distances(places)
+    distances = distances_in_frames(frame_points(places), len(places))
     assume(not (np.abs(distances - 25.0) < 1e-3).any())
     plain = estimate_position(ranked(places, [row[0] for row in rows]))
     turned = estimate_position(ranked([at(*earth_degrees(rotation @ vector)) for vector in vectors], [row[0] for row in rows]))
@@ -408,7 +408,7 @@ def test_the_order_of_equal_similarities_matters_for_equal_votes_only(rows, cent
         for order in (pairs, shuffled)
     )
     assert turned.features[2:] == pytest.approx(plain.features[2:], abs=1e-9)
-    distances = pairwise_distances(places)
+    distances = distances_in_frames(frame_points(places), len(places))
     similarities = np.array([0.9 - 0.1 * rank for rank, _, _ in rows])
     weights = np.exp(-3 * (similarities.max() - similarities) / max(np.ptp(similarities), 1e-9))
     votes = (distances <= 25) @ weights

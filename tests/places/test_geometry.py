@@ -11,9 +11,10 @@ from d2vpr_hf.places.geometry import (
     arcs,
     chord,
     comparable_coordinates,
+    distances_in_frames,
     earth_degrees,
     earth_vectors,
-    pairwise_distances,
+    frame_points,
 )
 from d2vpr_hf.places.place import EARTH_RADIUS, with_utm
 
@@ -33,7 +34,7 @@ DEGREE = math.pi / 180 * EARTH_RADIUS  # metres of a degree of a great circle
 )
 def test_degrees_are_compared_on_the_sphere(first, second, metres):
     places = [with_utm(Place("", latitude=latitude, longitude=longitude)) for latitude, longitude in (first, second)]
-    assert pairwise_distances(places)[0, 1] == pytest.approx(metres, abs=1e-3)
+    assert distances_in_frames(frame_points(places), len(places))[0, 1] == pytest.approx(metres, abs=1e-3)
 
 
 def test_positions_of_different_frames_are_infinitely_far():
@@ -45,7 +46,7 @@ def test_positions_of_different_frames_are_infinitely_far():
         Place("e", latitude=0.0, longitude=0.0),
         Place("f"),
     ]
-    distances = pairwise_distances(places)
+    distances = distances_in_frames(frame_points(places), len(places))
     assert distances[0, 1] == 5.0
     distances[0, 1] = distances[1, 0] = np.inf
     assert np.isinf(distances[~np.eye(6, dtype=bool)]).all()
