@@ -279,7 +279,7 @@ def test_deep_grey_from_a_url_or_base64_is_that_of_its_file(tmp_path, name, monk
     else:
         Image.fromarray((RAMP * 65535).astype(np.uint16)).save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
-    monkeypatch.setattr("urllib.request.urlopen", lambda url: io.BytesIO(content))
+    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: io.BytesIO(content))
     encoded = base64.b64encode(content).decode()
     expected = pixels(tmp_path / name)
     assert float(expected.std()) > 0.9
