@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from d2vpr_hf.cards import CardFacts, write_card
+from d2vpr_hf.hub.model_cards import CardFacts, write_card
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.pretrained.loading import EMBEDDED_NAME

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.hub.model_cards import CardFacts, write_card
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.training.options import DistillOptions, PretrainOptions, TrainingOptions, to_yaml
 from d2vpr_hf.training.validation import Measurement

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.hub.model_cards import CardFacts, write_card
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, load_image_processor, load_model
 

@@ -36,7 +36,7 @@ def space(
 
     It shows where a photo was taken, and why. The first run renders a town and indexes it.
     """
-    from d2vpr_hf.space.publishing import find_space_folder
+    from d2vpr_hf.hub.push_space import find_space_folder
 
     if importlib.util.find_spec("gradio") is None:
         raise ImportError('The Space needs Gradio: pip install "d2vpr-hf[demo]".')
@@ -60,7 +60,7 @@ def push_space(
 
     A wheel of this package is uploaded with it. --model and --index must be Hub ids.
     """
-    from d2vpr_hf.space.publishing import push_space as run
+    from d2vpr_hf.hub.push_space import push_space as run
 
     variables = _variables(model, index)
     for value in variables.values():

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 
 from d2vpr_hf import modeling
-from d2vpr_hf.cards import CardFacts, write_card
 from d2vpr_hf.convert.layouts import Weights
 from d2vpr_hf.convert.sources import CONFIGS, SOURCES, Source, Target
 from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
+from d2vpr_hf.hub.model_cards import CardFacts, write_card
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_config, load_dinov2, own_fields
 from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from d2vpr_hf.cards import CardFacts
 from d2vpr_hf.convert.layouts import OFFSET_HEAD, SAME, SEPARATE_ATTENTION, SEPARATE_ATTENTION_AND_GATE, Layout, Weights
 from d2vpr_hf.convert.names import (
     BACKBONE,
@@ -22,6 +21,7 @@ from d2vpr_hf.convert.names import (
     rename,
     reverse,
 )
+from d2vpr_hf.hub.model_cards import CardFacts
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, VPRConfig
 
 _DINOV2_HEAD_SIZE = 64  # channels a head in every published DINOv2; weights alone do not show it

@@ -3,7 +3,7 @@
 from html import escape
 from itertools import product
 
-from d2vpr_hf.cards import METHODS
+from d2vpr_hf.hub.model_cards import METHODS
 from d2vpr_hf.space.opened_space import OpenedSpace
 from d2vpr_hf.space.uploads import LIMITS
 

@@ -10,8 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
-from d2vpr_hf.space import publishing
-from d2vpr_hf.space.publishing import build_wheel, find_space_folder, push_space, stage_space
+from d2vpr_hf.hub import push_space as module
+from d2vpr_hf.hub.push_space import build_wheel, find_space_folder, push_space, stage_space
 from tests.fake_hub import FakeHub
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def fake_hub(tmp_path, monkeypatch):
     fake = FakeHub(tmp_path / "hub")
-    monkeypatch.setattr(publishing, "HfApi", fake)
+    monkeypatch.setattr(module, "HfApi", fake)
     return fake
 
 
@@ -63,7 +63,7 @@ def test_push_space_command(fake_hub, wheel, tmp_path, monkeypatch):
     assert "is a folder on this machine" in str(done.exception)
     done = run(app, ["push-space", "user/where", "--wheel", str(tmp_path / "gone.whl")])
     assert "There is no wheel" in str(done.exception)
-    monkeypatch.setattr(publishing, "_PACKAGE", tmp_path / "site-packages" / "d2vpr_hf")
+    monkeypatch.setattr(module, "_PACKAGE", tmp_path / "site-packages" / "d2vpr_hf")
     assert "Give `--wheel FILE`" in str(run(app, ["push-space", "user/where"]).exception)
 
 
@@ -77,7 +77,7 @@ def test_a_wheel_is_built_from_the_sources_only(tmp_path, monkeypatch):
 
 
 def test_without_sources_a_wheel_must_be_given(tmp_path, monkeypatch):
-    monkeypatch.setattr(publishing, "_PACKAGE", tmp_path / "site-packages" / "d2vpr_hf")
+    monkeypatch.setattr(module, "_PACKAGE", tmp_path / "site-packages" / "d2vpr_hf")
     with pytest.raises(FileNotFoundError, match=r"Give `wheel=\.\.\.`"):
         build_wheel(tmp_path)
 
