@@ -1,1 +1,1 @@
-"""What goes to the Hugging Face Hub and comes from it: models, indexes and Spaces, and their cards."""
+"""Models, indexes and Spaces on the Hugging Face Hub: uploads and cards."""
