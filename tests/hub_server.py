@@ -1,8 +1,8 @@
 """A small Hugging Face Hub on localhost, in memory: the real client uploads to it and downloads from it, over HTTP.
 
-It answers what `huggingface_hub`, `transformers` and `datasets` ask when they create, fill, read and list repositories. Each
-commit is kept with all its files. Private repositories need the token of their owner. What it does not know is a 404, recorded in
-`unknown_requests`.
+It answers the requests by which `huggingface_hub`, `transformers` and `datasets` create, fill, read and list repositories. Each
+commit is kept with all its files. Private repositories need the token of their owner. The answer to a request that it does not
+know is 404, and `unknown_requests` records it.
 """
 
 import base64
@@ -148,7 +148,7 @@ class _Requests(BaseHTTPRequestHandler):
         name = f"{wanted.get('organization') or self.user}/{wanted['name']}"
         url = f"{self.server.endpoint}/{'' if kind == 'models' else kind + '/'}{name}"
         if self.user is None or not name.startswith(f"{self.user}/"):
-            self._refuse(403 if self.user else 401, None, f"{self.user or 'nobody'} may not create {name}")
+            self._refuse(403 if self.user else 401, None, f"This user may not create {name}")
         elif (kind, name) in self.server.repositories:
             self._send({"error": "You already created this repo", "url": url, "name": name}, 409)
         else:
@@ -171,7 +171,8 @@ class _Requests(BaseHTTPRequestHandler):
             self._send({"branches": branches, "tags": [], "converts": []})
         elif action == "commits":
             commits = [
-                {"id": sha, "title": text, "message": text, "date": DATE, "authors": []} for sha, text, _ in repository.commits
+                {"id": sha, "title": message, "message": message, "date": DATE, "authors": []}
+                for sha, message, _ in repository.commits
             ]
             self._send(commits[::-1])
         elif (commit := repository.at(revision)) is None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -25,8 +26,7 @@ def test_an_uploaded_folder_is_downloaded_unchanged(hub, tmp_path):
     folder = snapshot_download("user/map", repo_type="dataset", revision=first.oid)
     assert (tmp_path / "a" / "deep" / "two.bin").read_bytes() == hub.files("user/map", "datasets")["deep/two.bin"]
     assert folder.endswith(first.oid)
-    with open(hf_hub_download("user/map", "one.txt", repo_type="dataset", revision=first.oid[:10])) as file:
-        assert file.read() == "one"
+    assert Path(hf_hub_download("user/map", "one.txt", repo_type="dataset", revision=first.oid[:10])).read_text() == "one"
     assert api.create_repo("user/map", repo_type="dataset", exist_ok=True).repo_id == "user/map" and not hub.unknown_requests
 
 
@@ -55,7 +55,7 @@ def test_transformers_pushes_and_loads(hub, tiny_folder):
 
 def test_another_process_uses_it(hub, tmp_path):
     hub.put("user/secret", {"a.txt": b"a"}, kind="datasets", private=True)
-    code = "from huggingface_hub import hf_hub_download as get; print(open(get('user/secret', 'a.txt', repo_type='dataset')).read())"
+    code = "import huggingface_hub as hub; print(open(hub.hf_hub_download('user/secret', 'a.txt', repo_type='dataset')).read())"
     environment = {"PATH": "/usr/bin:/bin"} | hub.environment(tmp_path, TOKEN)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout == "a\n", done.stderr
