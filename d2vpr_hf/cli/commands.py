@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from d2vpr_hf import __version__
-from d2vpr_hf.cli import demo, evaluation, indexes, localization, models, photos, searches, space
+from d2vpr_hf.cli import demo, evaluation, hub, indexes, localization, models, photos, searches, space
 from d2vpr_hf.cli.flags import CommandError, FlagCommand
 from d2vpr_hf.cli.option_groups import spread_groups
 from d2vpr_hf.utils.interrupts import SignalHandler, raise_interrupted
@@ -20,7 +20,8 @@ _COMMANDS = {
     "Evaluate": (evaluation.evaluate, evaluation.compare),
     "Make models": (models.convert, models.fit_projection, models.export),
     "Make photos and places": (photos.simulate, photos.places),
-    "Try it and show it": (demo.demo, space.space, space.push_space),
+    "Try it and show it": (demo.demo, space.space),
+    "Share it on the Hugging Face Hub": (hub.push, space.push_space),
 }
 
 

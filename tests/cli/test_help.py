@@ -27,7 +27,8 @@ GROUPS = {
     "Evaluate": ["evaluate", "compare"],
     "Make models": ["convert", "fit-projection", "export"],
     "Make photos and places": ["simulate", "places"],
-    "Try it and show it": ["demo", "space", "push-space"],
+    "Try it and show it": ["demo", "space"],
+    "Share it on the Hugging Face Hub": ["push", "push-space"],
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
 HEAVY = ("torch", "transformers", "datasets", "faiss")
