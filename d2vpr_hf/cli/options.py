@@ -122,8 +122,8 @@ class EncoderOptions:
     ) -> PlaceEncoder:
         """Load the encoder of a model, or else that of an index, or else the small one in this package.
 
-        Options that are not given are taken from the index: its batch size and, for its own model, the backend and precision
-        of its latest rows.
+        Options that are not given are taken from the index: its batch size and, for its own model, the revision on the Hub,
+        and the backend and precision of its latest rows.
         """
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
@@ -131,8 +131,11 @@ class EncoderOptions:
         batch_size = self.batch_size
         backend: str | None = self.backend
         precision: str | None = self.precision
+        revision: str | None = None
         if index is not None:
             batch_size = batch_size or index.settings.batch_size
+            if model in (None, index.settings.model_name):
+                revision = index.settings.model_revision
         if index is not None and model is None:
             model = index.settings.model_name
             if index.settings.runtime is not None and backend is None and precision is None:
@@ -146,6 +149,7 @@ class EncoderOptions:
             cross_image_encoder=cross_image_encoder,
             backend=backend or "torch",
             precision=precision,
+            revision=revision,
         )
 
 

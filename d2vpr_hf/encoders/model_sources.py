@@ -11,7 +11,7 @@ from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.model_objects import check_processor, is_immovable, merge_adapters, unwrap_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
-from d2vpr_hf.pretrained.loading import EMBEDDED_NAME, fingerprint, load_image_processor, load_model
+from d2vpr_hf.pretrained.loading import EMBEDDED_NAME, fingerprint, load_image_processor, load_model, pin_revision
 
 
 class ModelSource(Protocol):
@@ -28,6 +28,10 @@ class ModelSource(Protocol):
     @property
     def device(self) -> torch.device:
         """The device that the model runs on."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of a model from the Hub; `None` for other models."""
 
     @property
     def model(self) -> VPRPreTrainedModel:
@@ -52,8 +56,15 @@ class LoadedModel:
         ValueError: If the network cannot run on the device, or cannot be moved to it.
     """
 
-    def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor, device: str | torch.device | None) -> None:
+    def __init__(
+        self,
+        model: VPRPreTrainedModel,
+        processor: D2VPRImageProcessor,
+        device: str | torch.device | None,
+        revision: str | None = None,
+    ) -> None:
         self.model, self.processor = model, processor
+        self.revision = revision
         if is_immovable(model):
             self.device = model.device
             if device is not None and torch.device(device).type != self.device.type:
@@ -92,6 +103,8 @@ class LoadedModel:
 class ExportedGraph:
     """A graph in a folder that `d2vpr export` wrote. It runs on the CPU."""
 
+    revision: str | None = None
+
     def __init__(self, exported: ExportedModel, processor: D2VPRImageProcessor | None) -> None:
         self._exported = exported
         self.config, self.processor = exported.config(), processor or exported.processor()
@@ -120,19 +133,25 @@ def open_model(
     model: VPRPreTrainedModel | str | Path | None,
     processor: D2VPRImageProcessor | None,
     device: str | torch.device | None,
+    revision: str | None = None,
 ) -> ModelSource:
     """Open a model object, a folder, a Hub id, an exported folder, or the embedded model (`None` or `"embedded"`).
 
     Raises:
         TypeError: If an object is not a model, or not an image processor, of this package.
-        ValueError: If a model object comes without its image processor, or the network cannot run on the device.
+        ValueError: If a model object comes without its image processor, a model that is not from the Hub with a revision, or
+            the network cannot run on the device.
     """
     if processor is not None:
         check_processor(processor)
     if model is None or isinstance(model, str | Path):
-        if model != EMBEDDED_NAME and is_exported(model):
+        if revision is None and model != EMBEDDED_NAME and is_exported(model):
             return ExportedGraph(ExportedModel.open(str(model)), processor)
-        return LoadedModel(load_model(model), processor or load_image_processor(model), device)
+        revision = pin_revision(model, revision)
+        pinned = {} if revision is None else {"revision": revision}
+        return LoadedModel(load_model(model, **pinned), processor or load_image_processor(model, **pinned), device, revision)
+    if revision is not None:
+        raise ValueError("A model object is of the revision that it was loaded from. Leave `revision` out.")
     model = unwrap_model(model)
     if processor is None:
         raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")

@@ -5,7 +5,7 @@ import logging
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.modeling.image_processing_d2vpr import OWN_RANGE
 from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, EMBEDDED_NAME, warn_of_untrained_parts
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
+
+if TYPE_CHECKING:
+    from d2vpr_hf.index import PlaceIndex
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class PlaceEncoder:
         backend: The name of the backend that runs the network; see [`d2vpr_hf.backends.registry.open_backend`].
         precision: Number type of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, if the backend has it;
             `None` for the type of the model's weights.
+        revision: Branch, tag or commit of a model on the Hub; `None` for its main branch.
 
     Attributes:
         model_name: Folder (absolute) or Hub id that the model can be loaded from again; `"embedded"` for the model in this
@@ -62,11 +66,12 @@ class PlaceEncoder:
         cross_image_encoder: bool | None = None,
         backend: str = "torch",
         precision: str | None = None,
+        revision: str | None = None,
     ) -> None:
         check_backend(backend, precision)
         if batch_size < 1 or num_workers < 1:
             raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
-        self._source = open_model(model, processor, device)
+        self._source = open_model(model, processor, device, revision)
         self.model_name = _portable_name(model)
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -83,6 +88,26 @@ class PlaceEncoder:
                 "without it where descriptors must be comparable.",
                 batch_size,
             )
+
+    @classmethod
+    def for_index(cls, index: "PlaceIndex", model: str | Path | None = None, **options: Any) -> "PlaceEncoder":
+        """Load the model that an index was built with; a model from the Hub in the revision that the index records.
+
+        Args:
+            index: The index.
+            model: Folder or Hub id of a model to load instead, such as one that was moved; `None` for that of the index.
+            options: Other arguments of the encoder; by default the batch size is that of the index.
+        """
+        settings = index.settings
+        defaults = {} if settings.batch_size is None else {"batch_size": settings.batch_size}
+        if model in (None, settings.model_name):
+            return cls(settings.model_name, **defaults | {"revision": settings.model_revision} | options)
+        return cls(model, **defaults | options)
+
+    @property
+    def model_revision(self) -> str | None:
+        """The commit of the model on the Hub; `None` for other models, and for model objects."""
+        return self._source.revision
 
     @property
     def model(self) -> VPRPreTrainedModel:

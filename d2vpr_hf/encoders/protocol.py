@@ -47,6 +47,8 @@ class Encoder(Protocol):
     its descriptors are computed; its rows are positions in `photos`, and the batches come in the order of the photos. Indexing
     then gives the encoder all photos of a shard at once, and stores the finished batches if it is interrupted. Without this
     parameter it gives the encoder one batch at a time, so that the encoder cannot decode photos of the next one meanwhile.
+
+    The encoder of a model from the Hub may have an attribute `model_revision`, the commit of the model, which indexes record.
     """
 
     @property

@@ -117,6 +117,7 @@ class IndexSettings:
         metric: Distance between descriptors; `"l2"` is the only one.
         shard_size: Maximum number of rows in a shard.
         runtimes: Backends and precisions that made the rows, the latest last; empty if not known.
+        model_revision: Commit of the model on the Hub; `None` for other models, and if it is not known.
     """
 
     model_name: str | None
@@ -129,6 +130,7 @@ class IndexSettings:
     metric: str = "l2"
     shard_size: int = SHARD_SIZE
     runtimes: tuple[Runtime, ...] = ()
+    model_revision: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -219,6 +221,7 @@ class Manifest:
             "store_uri": self.store_uri,
             "store_service": service,
             "runtimes": settings.pop("runtimes"),
+            "model_revision": settings.pop("model_revision"),
             "unfinished": None if self.unfinished is None else asdict(self.unfinished),
         }
         values = {
@@ -348,7 +351,7 @@ def _check_content(values: dict[str, Any], text: str, manifest: Manifest) -> Non
 
 def _from_values(values: dict[str, Any]) -> Manifest:
     service = SERVICES[0] if values.get("store_uri") else None
-    values = {"store_uri": None, "store_service": service, "runtimes": [], "unfinished": None, **values}
+    values = {"store_uri": None, "store_service": service, "runtimes": [], "model_revision": None, "unfinished": None, **values}
     _check_types(values)
     calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
     return Manifest(

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 
@@ -135,6 +136,33 @@ def warn_of_untrained_parts(name: object, config: VPRConfig) -> None:
             name,
             ", ".join(config.untrained_parts),
         )
+
+
+def pin_revision(name: str | Path | None, revision: str | None = None) -> str | None:
+    """Return the commit of a model on the Hub that a branch or tag is at now, so that all its files are of one commit.
+
+    Args:
+        name: A local folder or a Hub id; `None` or `"embedded"` for the model in this package.
+        revision: Branch, tag or commit; `None` for the main branch.
+
+    Returns:
+        The commit; `None` for a model in a folder. If neither the Hub nor the cache has the model, the revision is returned
+        unchanged: loading the model raises the error.
+
+    Raises:
+        ValueError: If a model in a folder is given with a revision.
+    """
+    if name is None or name == EMBEDDED_NAME or Path(name).is_dir():
+        if revision is not None:
+            raise ValueError(f"{name or EMBEDDED_NAME} is not on the Hub and has no `revision`. Leave it out.")
+        return None
+    if isinstance(name, Path) or not _may_be_hub_id(name):
+        return revision
+    try:
+        config_file = Path(hf_hub_download(name, CONFIG_NAME, revision=revision))
+    except (OSError, ValueError):
+        return revision
+    return config_file.parent.name  # the cache has a folder for each commit
 
 
 def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPRImageProcessor:

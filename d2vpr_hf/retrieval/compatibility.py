@@ -19,6 +19,7 @@ def index_settings(encoder: Encoder) -> IndexSettings:
         projection_dim=encoder.projection_dim,
         batch_size=encoder.batch_size,
         runtimes=(encoder.runtime,),
+        model_revision=getattr(encoder, "model_revision", None),  # encoders of other programs may have none
     )
 
 

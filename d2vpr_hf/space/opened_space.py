@@ -61,7 +61,7 @@ def open_space(settings: Settings, plan: TownPlan = TownPlan()) -> OpenedSpace: 
         index, examples = PlaceIndex.open(town.index), town.examples
     else:
         index, town = PlaceIndex.from_pretrained(settings.index), None
-        encoder = PlaceEncoder(settings.model or index.settings.model_name)
+        encoder = PlaceEncoder.for_index(index, settings.model)
         examples = _choose_examples(index)
     opened = OpenedSpace(PhotoMap(index, encoder, settings.tiles), examples, town, settings.tiles)
     opened.photo_map.answer([Question(photo) for photo in examples[:1]])  # the first forward pass is slow
