@@ -6,7 +6,10 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-_PATTERNS = ["manifest.json", "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json"]
+from d2vpr_hf.index.manifest import MANIFEST
+
+INDEX_FILES = [MANIFEST, "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json"]
+TABLE_FILES = "data/train-*.parquet"  # of the table of places, with thumbnails if there are some
 
 
 def push_index(
@@ -20,21 +23,42 @@ def push_index(
         repo_type="dataset",
         folder_path=folder,
         allow_patterns=list(files),
-        delete_patterns=_PATTERNS,
+        delete_patterns=INDEX_FILES,
         commit_message=commit_message,
     )
     return str(commit.commit_url)
 
 
-def fetch_index(name: str, *, revision: str | None, token: str | bool | None) -> Path:
+def fetch_index(name: str, *, revision: str | None, token: str | bool | None, thumbnails: bool = False) -> Path:
     """Download an index, unless it is in the cache, and return its folder.
 
+    Args:
+        name: The data set, such as `"user/name"` or `"user/name@revision"`.
+        revision: Branch, tag or commit, if the name has none.
+        token: Access token; by default that of the user who is logged in.
+        thumbnails: Whether to download the table of places too, which has the thumbnails if there are some.
+
     Raises:
-        FileNotFoundError: If there is no such data set, or it is not in the cache and the Hub cannot be reached.
+        FileNotFoundError: If there is no such data set, or it is not in the cache and the Hub cannot be reached; or if the data
+            set is not an index.
+        ValueError: If a revision is given twice.
     """
+    repository, separator, own_revision = name.partition("@")
+    if separator and revision is not None:
+        raise ValueError(f"{name} names a revision, and `revision` is {revision!r}. Give one of them.")
+    patterns = [*INDEX_FILES, *([TABLE_FILES] if thumbnails else [])]
     try:
-        return Path(snapshot_download(name, repo_type="dataset", revision=revision, token=token, allow_patterns=_PATTERNS))
+        folder = snapshot_download(
+            repository,
+            repo_type="dataset",
+            revision=own_revision if separator else revision,
+            token=token,
+            allow_patterns=patterns,
+        )
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
             f"There is no index folder {name}, and the Hub gave no data set of that name: {error}"
         ) from error
+    if not (Path(folder) / MANIFEST).is_file():
+        raise FileNotFoundError(f"The data set {name} on the Hub is not an index: it has no {MANIFEST}.")
+    return Path(folder)

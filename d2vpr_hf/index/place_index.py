@@ -121,20 +121,35 @@ class PlaceIndex:
         return cls(open_folder(Path(folder), name)) if (Path(folder) / name).exists() else None
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, token: str | bool | None = None) -> "PlaceIndex":
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        thumbnails: bool = False,
+    ) -> "PlaceIndex":
         """Open an index that [`push_to_hub`] uploaded to the Hugging Face Hub, or an index in a folder.
 
         Args:
-            name: A data set repository, such as `"user/my-index"`, or a folder.
-            revision: Branch, tag or commit.
+            name: A data set repository, such as `"user/my-index"` or `"user/my-index@revision"`, or a folder.
+            revision: Branch, tag or commit on the Hub.
             token: Access token; by default that of the user who is logged in.
+            thumbnails: Whether to download thumbnails too, if the index was pushed with some;
+                [`d2vpr_hf.hub.thumbnails.read_thumbnails`] reads them.
 
         Returns:
             The index. An index in the Hub's cache can be searched but not changed.
+
+        Raises:
+            FileNotFoundError: If there is no such folder, and no such index on the Hub or in its cache.
+            DamagedIndexError: If a file is missing or damaged; it is a ValueError.
+            ValueError: If another version of this package wrote it.
         """
         if Path(name).is_dir():
             return cls.open(name)
-        return cls(open_folder(hub.fetch_index(str(name), revision=revision, token=token), read_only=True))
+        folder = hub.fetch_index(str(name), revision=revision, token=token, thumbnails=thumbnails)
+        return cls(open_folder(folder, read_only=True))
 
     # ---- contents
 

@@ -1,4 +1,4 @@
-"""An index of a model from the Hub records the commit of the model, and opens it later, whatever the Hub's main branch holds then."""
+"""An index of a model from the Hub records its commit, and opens that one later, whatever the main branch holds then."""
 
 import json
 
