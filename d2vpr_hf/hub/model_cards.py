@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from d2vpr_hf.hub.cards import CARD_MARK, is_replaceable
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRPreTrainedModel
 
 if TYPE_CHECKING:
@@ -91,9 +92,6 @@ Correct: {{ measured.rule }}. The best of several models was chosen by these num
 """
 
 
-_MARK = "<!-- Written by d2vpr-hf, which replaces it; take this line out to keep your own words. -->"
-
-
 @dataclass(frozen=True)
 class Method:
     """Facts about a method, independent of the weights."""
@@ -169,7 +167,7 @@ def write_card(
         recipe: The options of its training, as YAML; `None` if it was not trained here.
     """
     path = folder / "README.md"
-    if not path.exists() or _MARK in path.read_text(encoding="utf-8", errors="replace"):
+    if not path.exists() or is_replaceable(path.read_text(encoding="utf-8", errors="replace")):
         size = D2VPRImageProcessor.from_pretrained(folder).size
         make_card(model, facts, origin, (size["height"], size["width"]), measured, recipe).save(path)
 
@@ -187,7 +185,7 @@ def make_card(
     return ModelCard.from_template(
         _metadata(config.model_type, facts, measured),
         template_str=_TEMPLATE,
-        mark=_MARK,
+        mark=CARD_MARK,
         title=method.title,
         arxiv=method.arxiv,
         citation=method.citation,

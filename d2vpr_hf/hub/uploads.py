@@ -56,7 +56,7 @@ def upload_files(
     """
     check_repository_name(name)
     api = HfApi(token=token)
-    with _explained(name):
+    with explained_errors(name):
         api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
         there = [
             path
@@ -76,7 +76,7 @@ def upload_files(
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained_errors(name: str) -> Iterator[None]:
     """Turn errors of the Hub's client into errors that name the remedy."""
     try:
         yield
