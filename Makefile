@@ -4,8 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 WHEEL_SITE := build/wheel-site
+NODE_MODULES := build/node/node_modules/@huggingface/transformers
 
-.PHONY: install demo ablations reproduce test test-slow browser lint format typecheck suite clean
+.PHONY: install demo ablations reproduce test test-slow browser node lint format typecheck suite clean
 
 install: $(INSTALLED)
 
@@ -37,6 +38,13 @@ browser: $(INSTALLED)
 	command -v chromium || (apt-get update && apt-get install -y --no-install-recommends chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,browser]"
 	$(BIN)/python -m pytest -m browser
+
+# exports for transformers.js by the library itself, from npm (0.5 GB), under Node.js 20 or later; then `make test` runs these too
+node: $(INSTALLED) $(NODE_MODULES)
+	$(BIN)/python -m pytest -m node
+
+$(NODE_MODULES):
+	npm install --prefix build/node --no-save --ignore-scripts --no-audit --no-fund @huggingface/transformers@4.3.1
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,23 +1,25 @@
 """Export a model as a graph for another runtime, and verify that it gives the model's descriptors."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
-from d2vpr_hf.backends.exported_model import FORMAT_VERSION, GRAPHS, INFO_FILE, ExportedModel
-from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork, write_onnx
-from d2vpr_hf.backends.graph.quantization import quantize_graph
-from d2vpr_hf.backends.openvino_backend import convert_to_openvino
+from d2vpr_hf.backends.exported_model import FORMAT_VERSION, INFO_FILE, ExportedModel
+from d2vpr_hf.backends.formats.protocol import GraphTask, InputKind
+from d2vpr_hf.backends.formats.registry import FORMATS
+from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend
 from d2vpr_hf.backends.verification import (
     MAX_DIFFERENCES,
     REFERENCES_FILE,
     Reference,
+    Verification,
     check_exported,
     round_images,
     save_references,
@@ -26,10 +28,6 @@ from d2vpr_hf.backends.verification import (
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
 
-Format = Literal["onnx", "openvino"]
-InputKind = Literal["fixed", "any-size", "photos"]
-
-EXPORT_PRECISIONS = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 _PHOTO_SIZES = ((96, 120), (480, 640))  # height and width in pixels of noise images for a graph that resizes
 _VERIFIED_INPUTS = 16
 _STORED_REFERENCES = 4
@@ -41,32 +39,46 @@ class ExportOptions:
     """The kind of graph to export.
 
     Attributes:
-        format: `"onnx"` or `"openvino"`.
+        format: A word of [`FORMATS`], such as `"onnx"`, `"openvino"` or `"transformers-js"`.
         precision: Number type of the products: `"fp32"`, `"int8"`, or for OpenVINO also `"bf16"`.
         input: The input of the graph, any number of images at once. `"fixed"`: normalised images of the image processor's size.
             `"any-size"`: normalised images of any size in whole patches. `"photos"`: upright RGB images of any size in 0..255,
-            which the graph resizes and normalises.
+            which the graph resizes and normalises. `None` for the default of the format: `"photos"` for `"transformers-js"`,
+            otherwise `"fixed"`.
         max_difference: Largest accepted difference between the descriptors of graph and model, as a share of the descriptor's
             norm. Nine of ten images must be within it. `None` for the default of the precision, in
             [`d2vpr_hf.backends.verification.MAX_DIFFERENCES`].
     """
 
-    format: Format = "onnx"
+    format: str = "onnx"
     precision: str = "fp32"
-    input: InputKind = "fixed"
+    input: InputKind | None = None
     max_difference: float | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.format not in FORMATS:
+            raise ValueError(f"The format of an export must be {_alternatives(FORMATS)}, got {self.format!r}.")
         for name, value, allowed in (
-            ("format", self.format, get_args(Format)),
-            ("input", self.input, get_args(InputKind)),
-            ("precision", self.precision, EXPORT_PRECISIONS.get(self.format, ())),
+            ("input", self.input_kind, FORMATS[self.format].inputs),
+            ("precision", self.precision, FORMATS[self.format].precisions),
         ):
             if value not in allowed:
-                raise ValueError(f"The {name} of an export must be {' or '.join(allowed)}, got {value!r}.")
+                choices = _alternatives(allowed)
+                raise ValueError(f"The {name} of an export must be {choices}, got {value!r} for the format {self.format}.")
         if self.max_difference is not None and not self.max_difference > 0:
             raise ValueError(f"max_difference must be positive, got {self.max_difference}.")
+
+    @property
+    def input_kind(self) -> InputKind:
+        """The input of the graph, by default the first of the format."""
+        return self.input or FORMATS[self.format].inputs[0]
+
+
+def _alternatives(words: Iterable[str]) -> str:
+    """Join words as in "a, b or c"."""
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def export_model(
@@ -106,26 +118,18 @@ def export_model(
             inputs = [remaining([photo], return_tensors="pt")["pixel_values"] for photo in photos]  # (1, 3, height, width)
         else:
             inputs = _noise_inputs(processor, options)
-        _write_graph(model, processor, folder, options, inputs)
-        model.config.save_pretrained(folder)
-        remaining.save_pretrained(folder)
-        graph_info = {
-            "format_version": FORMAT_VERSION,
-            "format": options.format,
-            "precision": options.precision,
-            "input": options.input,
-            "versions": {name: version(name) for name in ("d2vpr-hf", "torch", "onnx")},
-        }
-        exported = ExportedModel(folder, graph_info | (info or {}))
-        backend = exported.run(exported.settle_backend("auto", None))
+        FORMATS[options.format].write(_graph_task(model, processor, folder, options, inputs))
+        exported = ExportedModel(folder, _describe(options) | (info or {}))
+        exported.format.write_configuration(folder, model.config, remaining, exported.info)
         references = _make_references(model, processor, options, inputs[:_VERIFIED_INPUTS])
-        verification = verify_graph(backend, references, options.max_difference or MAX_DIFFERENCES[options.precision])
-        check_exported(verification)
+        verifications = _verify(exported, references, options)
         stored = [_shrink(batch[:1], options) for batch in inputs[:_STORED_REFERENCES]]
         save_references(folder / REFERENCES_FILE, _make_references(model, processor, options, stored))
-        record = {"relative_difference": verification.largest, "verification": verification.to_dict()}
+        record = {}
+        if verifications:
+            record = {"relative_difference": verifications[0].largest, "verification": verifications[0].to_dict()}
         (folder / INFO_FILE).write_text(json.dumps(exported.info | record, indent=1) + "\n")
-        set_usual_modes(folder.iterdir())
+        set_usual_modes(folder.rglob("*"))
         if out.exists():
             out.rmdir()
         folder.rename(out)
@@ -134,7 +138,7 @@ def export_model(
 
 def remaining_processor(processor: D2VPRImageProcessor, options: ExportOptions) -> D2VPRImageProcessor:
     """Return the image processor for the steps that the graph does not contain."""
-    if options.input != "photos":
+    if options.input_kind != "photos":
         return processor
     return type(processor)(**processor.to_dict() | dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), False))
 
@@ -142,35 +146,60 @@ def remaining_processor(processor: D2VPRImageProcessor, options: ExportOptions) 
 def _noise_inputs(processor: D2VPRImageProcessor, options: ExportOptions) -> list[torch.Tensor]:
     """Return noise as inputs (B, 3, height, width) of the graph, for B of 1 and 3 and for all image sizes to verify."""
     height, width = processor.size["height"], processor.size["width"]
-    sizes = {"photos": _PHOTO_SIZES, "any-size": ((height, width), (height, 2 * width)), "fixed": ((height, width),)}
-    generator = torch.Generator().manual_seed(0)
-    noise = [torch.randint(0, 256, (count, 3, *size), generator=generator) for size in sizes[options.input] for count in (1, 3)]
-    if options.input == "photos":
+    kinds = {"photos": _PHOTO_SIZES, "any-size": ((height, width), (height, 2 * width)), "fixed": ((height, width),)}
+    sizes, generator = kinds[options.input_kind], torch.Generator().manual_seed(0)
+    noise = [torch.randint(0, 256, (count, 3, *size), generator=generator) for size in sizes for count in (1, 3)]
+    if options.input_kind == "photos":
         return [batch.float() for batch in noise]
     mean, spread = (torch.tensor(values).view(-1, 1, 1) for values in (processor.image_mean, processor.image_std))
     return [(batch / 255 - mean) / spread for batch in noise]
 
 
-def _write_graph(
+def _graph_task(
     model: VPRPreTrainedModel,
     processor: D2VPRImageProcessor,
     folder: Path,
     options: ExportOptions,
     inputs: list[torch.Tensor],
-) -> None:
-    """Write the graph file of the format and precision; the first input is the example that is traced."""
-    plain, graph = folder / "plain.onnx", folder / GRAPHS[options.format]
-    network = DescriptorNetwork(model, processor if options.input == "photos" else None, options.input == "any-size")
-    write_onnx(network, plain, torch.cat((inputs[0], inputs[0])), _dynamic_shapes(options.input, model.config.patch_size))
-    if options.precision == "int8":
-        in_float32 = plain.rename(folder / "fp32.onnx")
-        quantize_graph(in_float32, plain, inputs)
-        in_float32.unlink()
-    if options.format == "openvino":
-        convert_to_openvino(plain, graph)
-        plain.unlink()
-    else:
-        plain.rename(graph)
+) -> GraphTask:
+    """Return the network to write, with the steps of the image processor that belong to it."""
+    kind = options.input_kind
+    network = DescriptorNetwork(model, processor if kind == "photos" else None, kind == "any-size")
+    example = torch.cat((inputs[0], inputs[0]))
+    shapes = _dynamic_shapes(kind, model.config.patch_size)
+    return GraphTask(network, example, inputs, shapes, options.precision, folder)
+
+
+def _describe(options: ExportOptions) -> dict[str, Any]:
+    """Return the entries of `export.json` about a graph."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "format": options.format,
+        "precision": options.precision,
+        "input": options.input_kind,
+        "versions": {name: version(name) for name in ("d2vpr-hf", "torch", *FORMATS[options.format].libraries)},
+    }
+
+
+def _verify(exported: ExportedModel, references: list[Reference], options: ExportOptions) -> list[Verification]:
+    """Compare all graphs of an export with the model; the first has the precision of the export.
+
+    Returns:
+        Nothing for a format that no backend runs.
+
+    Raises:
+        ValueError: If one differs too much.
+    """
+    verifications = []
+    for precision in exported.format.graphs(options.precision):
+        if exported.format.backends:
+            bound = MAX_DIFFERENCES[precision]
+            if precision == options.precision and options.max_difference is not None:
+                bound = options.max_difference
+            backend = exported.run(Runtime(exported.format.backends[0], precision))
+            verifications.append(verify_graph(backend, references, bound))
+            check_exported(verifications[-1])
+    return verifications
 
 
 def _dynamic_shapes(kind: InputKind, patch_size: int) -> dict[int, Any]:
@@ -191,7 +220,7 @@ def _make_references(
     backend, references = PlainTorchBackend(model), []
     for batch in inputs:
         pixel_values = batch
-        if options.input == "photos":
+        if options.input_kind == "photos":
             pixel_values = processor(list(batch), return_tensors="pt")["pixel_values"]
         references.append(Reference(batch, backend.encode(pixel_values)))
     return references
@@ -200,6 +229,6 @@ def _make_references(
 def _shrink(batch: torch.Tensor, options: ExportOptions) -> torch.Tensor:
     """Reduce large photos, and round images to numbers that references can store."""
     factor = _REFERENCE_SIDE / max(batch.shape[2:])
-    if options.input == "photos" and factor < 1:
+    if options.input_kind == "photos" and factor < 1:
         batch = torch.nn.functional.interpolate(batch.float(), scale_factor=factor, mode="area").round()
     return round_images(batch)

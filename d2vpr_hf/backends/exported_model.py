@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig
 
+from d2vpr_hf.backends.formats.protocol import ExportFormat
+from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.onnxruntime_backend import OnnxRuntimeBackend
 from d2vpr_hf.backends.openvino_backend import OpenVinoBackend
 from d2vpr_hf.backends.protocol import Backend
@@ -19,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 INFO_FILE = "export.json"
 FORMAT_VERSION = 1
-GRAPHS = {"onnx": "model.onnx", "openvino": "model.xml"}
-_BACKENDS = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)
@@ -45,44 +45,50 @@ class ExportedModel:
         path = Path(folder) / INFO_FILE
         try:
             info = json.loads(path.read_text(encoding="utf-8"))
-            if info["format_version"] != FORMAT_VERSION or info["format"] not in GRAPHS:
+            if info["format_version"] != FORMAT_VERSION or info["format"] not in FORMATS:
                 raise ValueError(f"its format is {info['format_version']}, {info['format']!r}")
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({error}). Export the model again.") from error
         return cls(Path(folder), info)
 
     @property
-    def graph(self) -> Path:
-        """The file of the graph."""
-        return self.folder / GRAPHS[self.info["format"]]
+    def format(self) -> ExportFormat:
+        """The format of the export."""
+        return FORMATS[self.info["format"]]
+
+    def graph(self, precision: str) -> Path:
+        """Return the path of the graph for a precision: that of the export, if there is no other."""
+        exported_precision: str = self.info["precision"]
+        graphs = self.format.graphs(exported_precision)
+        return self.folder / graphs.get(precision, graphs[exported_precision])
 
     def config(self) -> VPRConfig:
         """Load the configuration of the model that was exported."""
-        config: VPRConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        config: VPRConfig = AutoConfig.from_pretrained(self.folder / self.format.config_file, trust_remote_code=False)
         return config
 
     def processor(self) -> D2VPRImageProcessor:
         """Load the image processor for the steps that the graph does not contain."""
-        processor: D2VPRImageProcessor = AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
+        processor: D2VPRImageProcessor = D2VPRImageProcessor.from_pretrained(self.folder)
         return processor
 
     def settle_backend(self, name: str, precision: str | None) -> Runtime:
-        """Return the runtime of the graph: onnxruntime or OpenVINO for an ONNX graph, OpenVINO for its own format.
+        """Return the runtime of the graph: a backend that runs its format.
 
         Args:
-            name: Name of the backend; `"auto"` and `"torch"`, the encoder's default, select the backend of the graph's format.
+            name: Name of the backend; `"auto"` and `"torch"`, the encoder's default, select the first backend of the format.
             precision: Number type of the products; `None` for that of the export. OpenVINO can also run an fp32 graph in bf16.
 
         Raises:
             ValueError: If the backend cannot run the graph.
         """
-        graph_format, exported_precision = self.info["format"], self.info["precision"]
-        name = _BACKENDS[graph_format] if name in ("auto", "torch") else name
+        backends, exported_precision = self.format.backends, self.info["precision"]
+        name = backends[0] if name in ("auto", "torch") else name
         precision = precision or exported_precision
-        if not (name == "openvino" or (name, graph_format) == ("onnxruntime", "onnx")):
-            raise ValueError(f"{self.folder} holds a graph for {_BACKENDS[graph_format]}; the backend {name} cannot run it.")
-        convertible = exported_precision != "int8" and name == "openvino" and precision in ("fp32", "bf16")
-        if precision != exported_precision and not convertible:
+        if name not in backends:
+            raise ValueError(f"{self.folder} holds a graph for {' and '.join(backends)}; the backend {name} cannot run it.")
+        convertible = exported_precision in ("fp32", "bf16") and name == "openvino" and precision in ("fp32", "bf16")
+        if precision not in self.format.graphs(exported_precision) and not convertible:
             raise ValueError(f"{self.folder} was exported in {exported_precision}; for {precision} export the model again.")
         return Runtime(name, precision)
 
@@ -110,8 +116,8 @@ class ExportedModel:
     def run(self, runtime: Runtime) -> Backend:
         """Open the graph with a runtime that can run it, without comparing it with its model."""
         if runtime.backend == "openvino":
-            return OpenVinoBackend(self.graph, runtime.precision)
-        return OnnxRuntimeBackend(self.graph, runtime.precision)
+            return OpenVinoBackend(self.graph(runtime.precision), runtime.precision)
+        return OnnxRuntimeBackend(self.graph(runtime.precision), runtime.precision)
 
 
 def is_exported(model: object) -> bool:

@@ -133,11 +133,13 @@ def export(
     format: Annotated[ExportFormat, typer.Option("--format", help="Format of the graph.")] = "onnx",
     precision: Annotated[ExportPrecision, typer.Option(help="Precision of the products; bf16 for openvino only.")] = "fp32",
     input: Annotated[
-        ExportInput,
+        ExportInput | None,
         typer.Option(
-            "--input", help="Input of the graph: normalised images of the model's size, or of any size, or photos of any size."
+            "--input",
+            help="Input of the graph: normalised images of the model's size (default), or of any size, or photos of any size "
+            "(the only one for transformers-js).",
         ),
-    ] = "fixed",
+    ] = None,
     photos: Annotated[
         Path | None,
         typer.Option(parser=parse_path, metavar="PHOTOS", help="Photos to calibrate int8 with, similar to later ones."),
@@ -157,7 +159,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a model as a graph for ONNX or OpenVINO.
+    """Write a model as a graph for another runtime.
 
     The graph is checked: its descriptors must agree with those of the model.
     """

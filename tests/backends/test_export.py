@@ -145,8 +145,8 @@ def test_a_graph_that_differs_from_its_model_is_not_written(tiny_folder, tmp_pat
 def test_exports_that_are_not_possible_are_refused(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="The precision of an export must be fp32 or int8, got 'bf16'"):
         ExportOptions("onnx", "bf16")
-    with pytest.raises(ValueError, match="The format of an export must be onnx or openvino, got 'tflite'"):
-        ExportOptions("tflite")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"The format of an export must be onnx, .* or .*, got 'tflite'"):
+        ExportOptions("tflite")
     with pytest.raises(ValueError, match="int8 is calibrated on photos like those to come"):
         export(tiny_folder, tmp_path / "out", ExportOptions("onnx", "int8"))
     (tmp_path / "full" / "mine").mkdir(parents=True)

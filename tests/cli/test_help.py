@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from d2vpr_hf.backends.export_model import EXPORT_PRECISIONS, Format, InputKind
+from d2vpr_hf.backends.formats.protocol import InputKind
+from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.protocol import PRECISIONS
 from d2vpr_hf.backends.protocol import Precision as BackendPrecision
 from d2vpr_hf.cli import app, choices
@@ -65,9 +66,9 @@ def test_help_fits_the_terminal(command):
         (choices.Backend, [*PRECISIONS, "auto"]),
         (choices.Compression, COMPRESSIONS),
         (choices.Dtype, DTYPES),
-        (choices.ExportFormat, get_args(Format)),
+        (choices.ExportFormat, FORMATS),
         (choices.ExportInput, get_args(InputKind)),
-        (choices.ExportPrecision, set().union(*EXPORT_PRECISIONS.values())),
+        (choices.ExportPrecision, {word for entry in FORMATS.values() for word in entry.precisions}),
         (choices.Layout, Layout),
         (choices.ModelKind, Target),
         (choices.PositionSource, get_args(PositionSource)),
@@ -90,7 +91,7 @@ def test_choices_are_those_of_the_library(words, library):
         (["index", "p", "--out", "i", "--positions", "gps"], ["csv", "names", "exif"]),
         (["search", "i", "q", "--backend", "tvm"], ["torch", "torch-compiled", "onnxruntime", "openvino", "auto"]),
         (["search", "i", "q", "--backend-precision", "fp8"], ["fp32", "bf16", "fp16", "int8"]),
-        (["export", "m", "o", "--format", "tflite"], ["onnx", "openvino"]),
+        (["export", "m", "o", "--format", "tflite"], ["onnx", "openvino", "transformers-js"]),
         (["export", "m", "o", "--precision", "fp16"], ["fp32", "bf16", "int8"]),
         (["export", "m", "o", "--input", "video"], ["fixed", "any-size", "photos"]),
         (["simulate", "o", "--places", "1", "--seed", "1", "--tier", "hard"], ["easy", "standard", "all"]),

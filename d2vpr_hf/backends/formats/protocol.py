@@ -1,0 +1,82 @@
+"""An export format: the files that it consists of, and the backends that run them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
+from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
+
+InputKind = Literal["fixed", "any-size", "photos"]
+
+
+@dataclass(frozen=True)
+class GraphTask:
+    """A network to write as a graph.
+
+    Attributes:
+        network: The network.
+        example: An input (B, 3, height, width) of at least two images, by which the graph is traced.
+        inputs: Inputs on which int8 is calibrated.
+        dynamic_shapes: The axes of the input that may have any length, in the form of `torch.export`.
+        precision: Number type of the products.
+        folder: An existing folder for the files.
+    """
+
+    network: DescriptorNetwork
+    example: torch.Tensor
+    inputs: Sequence[torch.Tensor]
+    dynamic_shapes: dict[int, Any]
+    precision: str
+    folder: Path
+
+
+class ExportFormat(Protocol):
+    """A format of exported models.
+
+    Attributes:
+        name: Word for the format, as in `--format`.
+        precisions: Number types of the products that it can have.
+        inputs: Kinds of input that it can have; the first is the default.
+        backends: Backends of this package that run its graph; the first is the default. Without any, a graph is not verified.
+        libraries: Python libraries that write it; their versions are recorded.
+        config_file: File with the configuration of the model.
+    """
+
+    name: str
+    precisions: tuple[str, ...]
+    inputs: tuple[InputKind, ...]
+    backends: tuple[str, ...]
+    libraries: tuple[str, ...]
+    config_file: str
+
+    def graphs(self, precision: str) -> dict[str, str]:
+        """Return the paths of the graphs in the folder, by their precision; the first has the precision of the export."""
+
+    def write(self, task: GraphTask) -> None:
+        """Write the graphs.
+
+        Raises:
+            ImportError: If a library that the format needs is not installed.
+        """
+
+    def write_configuration(
+        self, folder: Path, config: VPRConfig, processor: D2VPRImageProcessor, info: dict[str, Any]
+    ) -> None:
+        """Write the configuration of the model, the image processor, and other files that users of the format expect.
+
+        Args:
+            folder: The folder of the graphs.
+            config: The configuration, which is read from the file [`ExportFormat.config_file`].
+            processor: The image processor for the steps that the graph does not contain.
+            info: The content of `export.json`.
+        """
+
+
+def save_configuration(folder: Path, config: VPRConfig, processor: D2VPRImageProcessor) -> None:
+    """Write `config.json` and `preprocessor_config.json`, as transformers reads them."""
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
