@@ -25,9 +25,9 @@ _THUMBNAIL = (480, 480)  # pixels; more than a cell shows
 
 @dataclass(frozen=True)
 class Cell:
-    """A photo in a row: its file, the title above it, and the colour of its frame."""
+    """A photo in a row: its file or the content of one, the title above it, and the colour of its frame."""
 
-    photo: Path
+    photo: Path | bytes
     title: str
     colour: str
 
@@ -78,7 +78,9 @@ def query_cell(photo: Path, name: str) -> Cell:
     return Cell(photo, f"query\n{_shorten(name)}", QUERY)
 
 
-def match_cell(photo: Path, rank: int, name: str, similarity: float, distance: float | None, correct: bool | None) -> Cell:
+def match_cell(
+    photo: Path | bytes, rank: int, name: str, similarity: float, distance: float | None, correct: bool | None
+) -> Cell:
     """Return the cell of a match, with a green frame if it is correct, red if it is wrong, grey if that is unknown.
 
     The title has the rank, the name, the similarity and, if known, the distance in metres.
@@ -107,7 +109,7 @@ def _draw_photo(axis: Axes, cell: Cell) -> None:
         axis.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, transform=axis.transAxes)
 
 
-def _thumbnail(photo: Path) -> NDArray[np.uint8]:
+def _thumbnail(photo: Path | bytes) -> NDArray[np.uint8]:
     """Read a photo as an upright RGB thumbnail, (H, W, 3)."""
     image = open_photo(photo)
     image.thumbnail(_THUMBNAIL)

@@ -14,12 +14,16 @@ from d2vpr_hf.cli.options import (
     EncoderOptions,
     IndexArgument,
     IndexEncoderOptions,
+    IndexFolderArgument,
     JsonOption,
     ModelOption,
     NewModelOption,
     OverwriteOption,
     ReadingOptions,
     StrictOption,
+    check_changeable,
+    index_folder,
+    open_index,
     parse_model,
     parse_path,
 )
@@ -254,7 +258,7 @@ def merge(
 
 
 def add(
-    index: IndexArgument,
+    index: IndexFolderArgument,
     photos: Annotated[
         list[Path], typer.Argument(parser=parse_path, metavar="PHOTOS...", help="Photos, folders, or CSV files.")
     ],
@@ -274,6 +278,7 @@ def add(
     from d2vpr_hf.readers.skipped import printable_path
     from d2vpr_hf.retrieval.index_photos import add_photos
 
+    check_changeable(index)
     encoder = encoding.load(model, PlaceIndex.open(index))
     with progress_bar("Adding", None) as progress:
         changed, report = add_photos(index, photos, encoder, options=reading.read_options(), strict=strict, progress=progress)
@@ -292,7 +297,7 @@ def add(
 
 
 def remove(
-    index: IndexArgument,
+    index: IndexFolderArgument,
     photos: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="Names of photos in the index, or files.")],
 ) -> None:
     """Remove photos from an index.
@@ -301,6 +306,7 @@ def remove(
     """
     from d2vpr_hf.retrieval.index_photos import remove_photos
 
+    check_changeable(index)
     remaining = remove_photos(index, photos)
     typer.echo(f"Removed {len(set(photos))} photos; {len(remaining)} remain in {index}.")
 
@@ -310,9 +316,7 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show the contents of an index and its settings."""
-    from d2vpr_hf.index import PlaceIndex
-
-    facts = PlaceIndex.open(index).info()
+    facts = open_index(index).info()
     texts = {name: _value_text(value) for name, value in facts.items()}
     if facts["model"] is None:
         texts["model"] = "embedded, or one that was never saved"
@@ -324,20 +328,25 @@ def verify(index: IndexArgument) -> None:
     """Read a whole index and list damaged files."""
     from d2vpr_hf.index import verify_index
 
-    problems = verify_index(index)
+    folder = index_folder(index)
+    problems = verify_index(folder)
     if problems:
+        remedy = "`d2vpr repair` drops damaged shards and keeps all others."
+        if folder != Path(index):
+            remedy = f"`hf download {index.partition('@')[0]} --repo-type dataset --force-download` downloads them again."
         lines = (f"{len(problems)} files of {index} are damaged:", *(f"  {line}" for line in problems))
-        raise ValueError("\n".join([*lines, "`d2vpr repair` drops damaged shards and keeps all others."]))
+        raise ValueError("\n".join([*lines, remedy]))
     typer.echo(f"{index} is undamaged.")
 
 
-def repair(index: IndexArgument) -> None:
+def repair(index: IndexFolderArgument) -> None:
     """Drop damaged shards and keep the others.
 
     `index` with the same photos then encodes the dropped ones again.
     """
     from d2vpr_hf.index import repair_index
 
+    check_changeable(index)
     report = repair_index(index)
     typer.echo(f"Dropped {report.shards} damaged shards with {report.rows} photos from {index}.")
     if report.rows:
@@ -350,10 +359,11 @@ def repair(index: IndexArgument) -> None:
         typer.echo("The calibration was damaged too; `d2vpr calibrate` makes a new one.")
 
 
-def compact(index: IndexArgument) -> None:
+def compact(index: IndexFolderArgument) -> None:
     """Rewrite an index without removed photos."""
     from d2vpr_hf.index import PlaceIndex
 
+    check_changeable(index)
     opened = PlaceIndex.open(index)
     before = opened.info()
     opened.compact()

@@ -12,11 +12,14 @@ from d2vpr_hf.cli.options import (
     EncoderOptions,
     FilterOptions,
     IndexArgument,
+    IndexFolderArgument,
     JsonOption,
     ModelOption,
     QueriesArgument,
     ReadingOptions,
     StrictOption,
+    check_changeable,
+    open_index,
     parse_path,
 )
 from d2vpr_hf.cli.terminal import check_answers, json_text, position_column, progress_bar
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    index: IndexArgument,
+    index: IndexFolderArgument,
     *,
     queries: Annotated[
         Path,
@@ -58,6 +61,7 @@ def calibrate(
     from d2vpr_hf.localization import calibrate as run
     from d2vpr_hf.readers import read_places
 
+    check_changeable(index)
     opened = PlaceIndex.open(index)
     table = read_places(queries, reading.read_options())
     if plots is not None:
@@ -106,10 +110,9 @@ def localize(
 
     An estimate has a position, a radius and a confidence. Calibrate the index first.
     """
-    from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.localization import load_calibration, localize_photos
 
-    opened = PlaceIndex.open(index)
+    opened = open_index(index)
     allowed = where.place_filter().allowed(opened.places)
     calibration = load_calibration(opened)
     encoder = encoding.load(model, opened)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import ReadOptions
 
 BATCH_SIZE = 16
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@\S+)?")  # user/name, or user/name@revision
 
 
 def parse_path(text: str) -> Path:
@@ -38,7 +40,41 @@ def parse_model(text: str) -> str:
     return str(parse_path(text)) if text.startswith("~") else text
 
 
-IndexArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="INDEX", help="Index folder.")]
+def parse_index(text: str) -> str:
+    """Read the name of an index, a folder or a Hub id."""
+    return text if text and not text.startswith("~") else str(parse_path(text))
+
+
+def open_index(name: str, *, thumbnails: bool = False) -> PlaceIndex:
+    """Open an index in a folder, or one on the Hub under `user/name` or `user/name@revision`; thumbnails of the latter too."""
+    from d2vpr_hf.index import PlaceIndex
+
+    return PlaceIndex.from_pretrained(name, thumbnails=thumbnails) if _is_on_hub(name) else PlaceIndex.open(name)
+
+
+def index_folder(name: str) -> Path:
+    """Return the folder of an index; one on the Hub is downloaded."""
+    from d2vpr_hf.index.hub import fetch_index
+
+    return fetch_index(name) if _is_on_hub(name) else Path(name)
+
+
+def check_changeable(index: Path) -> None:
+    """Raise ValueError if an index to be changed is a Hub id."""
+    if _is_on_hub(str(index)):
+        name = str(index).partition("@")[0]
+        raise ValueError(
+            f"There is no index folder {index}, and an index on the Hub cannot be changed there. Copy it with `hf download "
+            f"{name} --repo-type dataset --local-dir FOLDER`, change the copy, and upload it with `d2vpr push FOLDER {name}`."
+        )
+
+
+def _is_on_hub(name: str) -> bool:
+    return not Path(name).exists() and _HUB_ID.fullmatch(name) is not None
+
+
+IndexArgument = Annotated[str, typer.Argument(parser=parse_index, metavar="INDEX", help="Index folder or Hub id.")]
+IndexFolderArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="INDEX", help="Index folder.")]
 QueriesArgument = Annotated[
     list[Path], typer.Argument(parser=parse_path, metavar="QUERY...", help="Photos, or folders of photos.")
 ]

@@ -14,6 +14,7 @@ from d2vpr_hf.cli.options import (
     ModelOption,
     QueriesArgument,
     StrictOption,
+    open_index,
     parse_path,
 )
 from d2vpr_hf.cli.terminal import check_answers, json_text, results_text
@@ -35,21 +36,22 @@ def search(
     strict: StrictOption = False,
 ) -> None:
     """Find the photos of an index that are most similar."""
-    from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.retrieval.search_photos import search_photos
 
-    opened = PlaceIndex.open(index)
+    opened = open_index(index, thumbnails=plot is not None)
     allowed = where.place_filter().allowed(opened.places)
     if plot is not None:
         from d2vpr_hf.figures import check_plot_file
 
-        check_plot_file(plot, photos=[*queries, opened.settings.photo_folder])
+        photo_folder = opened.settings.photo_folder
+        check_plot_file(plot, photos=[*queries, *([photo_folder] if photo_folder != Path() else [])])
     encoder = encoding.load(model, opened)
     results = search_photos(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict)
     typer.echo(json_text(results) if as_json else results_text(results))
     if plot is not None:
         from d2vpr_hf.figures import save_figure
+        from d2vpr_hf.hub.thumbnails import read_thumbnails
         from d2vpr_hf.retrieval.plots import plot_search
 
-        save_figure(plot_search(results), plot)
+        save_figure(plot_search(results, read_thumbnails(opened.folder)), plot)
     check_answers(queries, results)

@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 
 from d2vpr_hf.encoders.protocol import Progress
 from d2vpr_hf.hub.thumbnails import IMAGE_COLUMN, PATH_COLUMN, make_thumbnail
+from d2vpr_hf.index.hub import THUMBNAIL_SIZE
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError
 from d2vpr_hf.readers.photos import is_url
-
-THUMBNAIL_SIZE = 256
 
 _ROWS_OF_FILE = 500_000
 _ROWS_WITH_IMAGES = 20_000  # about 200 MB

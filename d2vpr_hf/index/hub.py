@@ -1,35 +1,18 @@
 """Indexes on the Hugging Face Hub, each in a data set repository that holds its files."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from d2vpr_hf.index.manifest import MANIFEST
 
 INDEX_FILES = [MANIFEST, "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json"]
 TABLE_FILES = "data/train-*.parquet"  # of the table of places, with thumbnails if there are some
+THUMBNAIL_SIZE = 256  # pixels of the longer side
 
 
-def push_index(
-    folder: Path, files: Sequence[str], name: str, *, private: bool | None, commit_message: str, token: str | None
-) -> str:
-    """Upload the files of an index in one commit that removes those of an earlier index; return the URL of the commit."""
-    api = HfApi(token=token)
-    repository = api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
-    commit = api.upload_folder(
-        repo_id=repository.repo_id,
-        repo_type="dataset",
-        folder_path=folder,
-        allow_patterns=list(files),
-        delete_patterns=INDEX_FILES,
-        commit_message=commit_message,
-    )
-    return str(commit.commit_url)
-
-
-def fetch_index(name: str, *, revision: str | None, token: str | bool | None, thumbnails: bool = False) -> Path:
+def fetch_index(name: str, *, revision: str | None = None, token: str | bool | None = None, thumbnails: bool = False) -> Path:
     """Download an index, unless it is in the cache, and return its folder.
 
     Args:

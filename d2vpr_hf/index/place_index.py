@@ -494,17 +494,45 @@ class PlaceIndex:
         with self._state.writing():
             store_calibration(self._state, calibration)
 
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[Manifest]:
+        """Store the pending rows, and keep other processes from changing the index while its files are read."""
+        with contextlib.nullcontext() if self._state.read_only else self._state.writing():
+            self.flush()
+            yield self._state.manifest
+
     def push_to_hub(
-        self, name: str, *, private: bool | None = None, commit_message: str = "Upload a PlaceIndex", token: str | None = None
+        self,
+        name: str,
+        *,
+        model: str | None = None,
+        push_model: str | None = None,
+        private: bool | None = None,
+        license: str | None = None,
+        thumbnails: bool = False,
+        thumbnail_size: int = hub.THUMBNAIL_SIZE,
+        commit_message: str = "Upload a PlaceIndex",
+        token: str | None = None,
     ) -> str:
         """Upload the index to a data set repository of the Hugging Face Hub in one commit, which replaces an earlier index.
 
-        Photos are not uploaded, but their positions, the names of their folder and of the model, and the address of a service.
+        Photos are not uploaded, but the positions and names of all of them. Arguments, errors and more details:
+        [`d2vpr_hf.hub.push_index.push_index`].
 
         Returns:
             The URL of the commit.
         """
-        with contextlib.nullcontext() if self._state.read_only else self._state.writing():
-            self.flush()
-            files = [MANIFEST, *(file.name for file in self._state.manifest.files)]
-            return hub.push_index(self.folder, files, name, private=private, commit_message=commit_message, token=token)
+        from d2vpr_hf.hub.push_index import push_index
+
+        return push_index(
+            self,
+            name,
+            model=model,
+            push_model=push_model,
+            private=private,
+            license=license,
+            thumbnails=thumbnails,
+            thumbnail_size=thumbnail_size,
+            commit_message=commit_message,
+            token=token,
+        )

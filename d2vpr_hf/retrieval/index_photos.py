@@ -209,7 +209,7 @@ def _index_to_continue(folder: Path, encoder: Encoder, overwrite: bool, dtype: s
 def _check_photos(index: PlaceIndex, collection: PhotoCollection) -> None:
     """Raise ValueError if a collection cannot be the photos that an index was built from, or a later state of them."""
     index_folder, folder = index.settings.photo_folder, collection.base_folder
-    if index_folder != folder and index_folder.is_dir():
+    if index_folder not in (folder, Path()) and index_folder.is_dir():  # an index from the Hub names no folder
         raise ValueError(
             f"The index {index.folder} holds the photos of {index_folder.resolve()}, which is another folder than {folder}. "
             "Give that folder, `overwrite=True` to replace the index, or `d2vpr add` to add photos from elsewhere."

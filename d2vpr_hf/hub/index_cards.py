@@ -1,0 +1,144 @@
+"""Cards of indexes on the Hub: the data set's name, licence and files for the Hub, and its use for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from d2vpr_hf import __version__
+from d2vpr_hf.hub.cards import CARD_MARK
+from d2vpr_hf.hub.index_models import EMBEDDED, PublicModel
+from d2vpr_hf.index import IndexSettings
+from d2vpr_hf.index.hub import TABLE_FILES
+from d2vpr_hf.index.place_rows import PlaceRows
+
+TEMPLATE = """---
+{{ card_data }}
+---
+
+{{ mark }}
+
+# {{ title }}
+
+A map for visual place recognition: {{ count }} {{ "place" if count == "1" else "places" }}, each with the descriptor of its
+photo. The Python package d2vpr-hf finds the places that look most like another photo.
+
+| | |
+| --- | --- |
+| places | {{ count }}, {{ positioned }} with a position |
+| area | {{ area }} |
+| model | {{ model }} |
+| fingerprint of the model | `{{ fingerprint }}` |
+| descriptors | {{ descriptor_dim }} numbers, {{ dtype }}, compared by L2 distance |
+
+## Use
+
+```
+d2vpr search {{ name }} photo.jpg
+```
+
+```python
+from d2vpr_hf import PlaceEncoder, PlaceIndex, search_photos
+
+index = PlaceIndex.from_pretrained("{{ name }}")
+results = search_photos(index, ["photo.jpg"], PlaceEncoder.for_index(index))
+```
+
+The places are a table too, in the order of the descriptors:
+
+```python
+from datasets import load_dataset
+
+places = load_dataset("{{ name }}", split="train")
+```
+
+## Contents
+
+The positions of all places are public here, and so are the names of their photos, the times and headings that are known, and
+the hashes of the photos' files. {{ photos }}
+
+`manifest.json`, `descriptors-*.safetensors` and `places-*.parquet` are the index; `data/` is the table.
+"""
+
+_SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"), (1e8, "10M<n<100M"))
+
+
+@dataclass(frozen=True)
+class IndexFacts:
+    """Facts for the card of an index.
+
+    Attributes:
+        name: The data set, such as `"user/name"`.
+        settings: The settings of the index.
+        model: Its model.
+        places: Its places.
+        license: The Hub's identifier of the licence of the data set, or `None`.
+        thumbnails: Number of photos that come as thumbnails; `None` for an index without thumbnails.
+    """
+
+    name: str
+    settings: IndexSettings
+    model: PublicModel
+    places: PlaceRows
+    license: str | None = None
+    thumbnails: int | None = None
+
+
+def make_index_card(facts: IndexFacts) -> str:
+    """Return the text of a card."""
+    title = facts.name.rpartition("/")[2]
+    latitudes = facts.places.numbers("latitude")
+    eastings = np.where(np.isnan(latitudes), facts.places.numbers("utm_east"), latitudes)
+    positioned = ~np.isnan(np.where(np.isnan(eastings), facts.places.numbers("x"), eastings))
+    card: DatasetCard = DatasetCard.from_template(
+        DatasetCardData(
+            pretty_name=title,
+            license=facts.license,
+            task_categories=["image-feature-extraction"],
+            tags=["visual-place-recognition", "image-retrieval", "geo-localization", "d2vpr"],
+            size_categories=[_size_category(len(facts.places))],
+            configs=[{"config_name": "default", "data_files": [{"split": "train", "path": TABLE_FILES}]}],
+        ),
+        template_str=TEMPLATE,
+        mark=CARD_MARK,
+        title=title,
+        name=facts.name,
+        count=f"{len(facts.places):,}",
+        positioned=f"{positioned.sum():,}",
+        area=_area(latitudes, facts.places.numbers("longitude")),
+        model=_model_text(facts.model),
+        fingerprint=facts.settings.fingerprint,
+        descriptor_dim=facts.settings.descriptor_dim,
+        dtype=facts.settings.dtype,
+        photos=_photos_text(facts.thumbnails),
+    )
+    return str(card)
+
+
+def _area(latitudes: np.ndarray, longitudes: np.ndarray) -> str:
+    """Return the box of all positions in degrees, rounded to about a kilometre."""
+    known = ~(np.isnan(latitudes) | np.isnan(longitudes))
+    if not known.any():
+        return "not known in degrees"
+    south, north = latitudes[known].min(), latitudes[known].max()
+    west, east = longitudes[known].min(), longitudes[known].max()
+    return f"latitude {south:.2f} to {north:.2f}, longitude {west:.2f} to {east:.2f}"
+
+
+def _model_text(model: PublicModel) -> str:
+    if model.name == EMBEDDED:
+        return f"the small one in d2vpr-hf {__version__}"
+    return f"[{model.name}](https://huggingface.co/{model.name}), commit `{model.revision}`"
+
+
+def _photos_text(thumbnails: int | None) -> str:
+    if thumbnails is None:
+        return "The photos are not here."
+    return f"The photos are not here, but thumbnails of {thumbnails:,} of them, in the column `image` of the table."
+
+
+def _size_category(count: int) -> str:
+    """Return the size in the Hub's words."""
+    return next((name for limit, name in _SIZES if count < limit), "n>100M")

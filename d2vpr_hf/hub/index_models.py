@@ -1,0 +1,144 @@
+"""The model of an index that is uploaded: one that other people can load, at the commit that made the descriptors."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+from d2vpr_hf.hub.uploads import check_repository_name, explained_errors
+from d2vpr_hf.index import IndexSettings
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+_REMEDIES = (
+    'Name it by its Hub id with `model="user/model"` if it is on the Hub, or upload it too with `push_model="user/model"`.'
+)
+
+
+@dataclass(frozen=True)
+class PublicModel:
+    """A model that other people can load.
+
+    Attributes:
+        name: Hub id, or `"embedded"` for the model in this package.
+        revision: Its commit on the Hub; `None` for the embedded model.
+        is_private: Whether only its owner can load it.
+    """
+
+    name: str
+    revision: str | None = None
+    is_private: bool = False
+
+
+def find_public_model(settings: IndexSettings, name: str | None, token: str | None) -> PublicModel:
+    """Return the model of an index as other people load it.
+
+    Args:
+        settings: The settings of the index.
+        name: Hub id of the model; `None` for the name in the settings.
+        token: Access token; by default that of `hf auth login`.
+
+    Raises:
+        ValueError: If the name is a folder on this machine, there is no such model on the Hub, or it does not make the
+            descriptors of the index.
+    """
+    recorded = settings.model_name
+    if name is None:
+        if recorded is None and not _makes_descriptors(settings, EMBEDDED, None, token):
+            raise ValueError(f"The model of this index was never saved, so that other people cannot load it. {_REMEDIES}")
+        if recorded is not None and recorded != EMBEDDED and _is_folder(recorded):
+            raise ValueError(f"The model of this index is a folder on this machine, {recorded}. {_REMEDIES}")
+        name = recorded or EMBEDDED
+    elif name != EMBEDDED:
+        if Path(name).exists():
+            raise ValueError(f"{name} is a folder on this machine. Expected `model` to be a Hub id such as user/model.")
+        check_repository_name(name)
+    if name == EMBEDDED:
+        _check_descriptors(settings, PublicModel(EMBEDDED), token)
+        return PublicModel(EMBEDDED)
+    revision = settings.model_revision if name == recorded else None
+    model = _ask_hub(name, revision, token)
+    if revision is None:  # the main branch may have changed since the index was built
+        _check_descriptors(settings, model, token)
+    return model
+
+
+def push_model_of_index(settings: IndexSettings, name: str, private: bool | None, token: str | None) -> PublicModel:
+    """Upload the model of an index to the Hub, after checking that it still makes the descriptors of the index.
+
+    Raises:
+        ValueError: If the model was never saved, is on the Hub already, is an exported graph, or was changed since the index
+            was built.
+    """
+    from d2vpr_hf.backends.exported_model import is_exported
+    from d2vpr_hf.hub.push_model import push_model
+
+    source = settings.model_name
+    if source is None:
+        raise ValueError(
+            "The model of this index was never saved, so that it cannot be uploaded. Save it, upload it with `d2vpr push`, and "
+            'name it with `model="user/model"`.'
+        )
+    if source != EMBEDDED and is_exported(source):
+        raise ValueError(
+            f"The model of this index is an exported graph, {source}. Upload the model that it was exported from with `d2vpr "
+            'push`, and name it with `model="user/model"`.'
+        )
+    check_repository_name(name)
+    if source != EMBEDDED and not _is_folder(source):
+        raise ValueError(f"The model of this index is on the Hub already, {source}. Leave `push_model` out.")
+    if not _makes_descriptors(settings, source, settings.model_revision, token):
+        raise ValueError(f"The model {source} has changed since the index was built, so that it makes other descriptors.")
+    push_model(source, name, private=private, token=token)
+    return _ask_hub(name, None, token)
+
+
+def warn_of_private_model(model: PublicModel, index_name: str, token: str | None) -> None:
+    """Log a warning if an index on the Hub is public and its model is not."""
+    if model.is_private and not HfApi(token=token).dataset_info(index_name).private:
+        logger.warning("The model %s is private: people who find the index %s cannot search it.", model.name, index_name)
+
+
+def _ask_hub(name: str, revision: str | None, token: str | None) -> PublicModel:
+    """Return the commit of a model on the Hub that a revision names, or its main branch."""
+    with explained_errors(name):
+        try:
+            information = HfApi(token=token).model_info(name, revision=revision)
+        except RevisionNotFoundError as error:
+            raise ValueError(
+                f"The model {name} on the Hub has no commit {revision}, which made the descriptors of this index. If another "
+                'model on the Hub makes the same ones, name it with `model="user/model"`.'
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise ValueError(
+                f"There is no model {name} on the Hub, or your token may not read it. `d2vpr push` uploads a model."
+            ) from error
+    return PublicModel(name, information.sha, bool(information.private))
+
+
+def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str | None) -> None:
+    if not _makes_descriptors(settings, model.name, model.revision, token):
+        commit = f" at its commit {model.revision[:12]}" if model.revision else " of this version of the package"
+        raise ValueError(
+            f"The model {model.name}{commit} does not make the descriptors of this index, which need the fingerprint "
+            f"{settings.fingerprint[:12]}. {_REMEDIES}"
+        )
+
+
+def _makes_descriptors(settings: IndexSettings, name: str, revision: str | None, token: str | None) -> bool:
+    """Return whether a model has the fingerprint of an index; the model is downloaded and loaded."""
+    from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
+
+    options = {key: value for key, value in {"revision": revision, "token": token}.items() if value is not None}
+    options = {} if name == EMBEDDED else options
+    return fingerprint(load_model(name, **options), load_image_processor(name, **options)) == settings.fingerprint
+
+
+def _is_folder(name: str) -> bool:
+    """Return whether the model's name in an index is a folder; the names of folders are absolute paths."""
+    return Path(name).is_absolute() or name.count("/") > 1
