@@ -77,7 +77,7 @@ def push(
         with progress_bar("Thumbnails", None) if of_index.thumbnails else contextlib.nullcontext() as progress:
             url = push_index(source, name, **options, **of_index.given(), progress=progress)
     elif given := of_index.given():
-        raise ValueError(f"{source} is not an index. Leave out {', '.join(f'`{name}`' for name in given)}.")
+        raise ValueError(f"{source} is not an index. Omit {', '.join(f'`{name}`' for name in given)}.")
     else:
         from d2vpr_hf.hub.push_model import push_model
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from huggingface_hub import DatasetCard, DatasetCardData
+from numpy.typing import NDArray
 
 from d2vpr_hf import __version__
 from d2vpr_hf.hub.cards import CARD_MARK
 from d2vpr_hf.hub.index_models import EMBEDDED, PublicModel
 from d2vpr_hf.index import IndexSettings
 from d2vpr_hf.index.hub import TABLE_FILES
-from d2vpr_hf.index.place_rows import PlaceRows
 
 TEMPLATE = """---
 {{ card_data }}
@@ -73,7 +74,7 @@ class IndexFacts:
         name: The data set, such as `"user/name"`.
         settings: The settings of the index.
         model: Its model.
-        places: Its places.
+        places: The table of its places.
         license: The Hub's identifier of the licence of the data set, or `None`.
         thumbnails: Number of photos that come as thumbnails; `None` for an index without thumbnails.
     """
@@ -81,7 +82,7 @@ class IndexFacts:
     name: str
     settings: IndexSettings
     model: PublicModel
-    places: PlaceRows
+    places: pa.Table
     license: str | None = None
     thumbnails: int | None = None
 
@@ -89,25 +90,24 @@ class IndexFacts:
 def make_index_card(facts: IndexFacts) -> str:
     """Return the text of a card."""
     title = facts.name.rpartition("/")[2]
-    latitudes = facts.places.numbers("latitude")
-    eastings = np.where(np.isnan(latitudes), facts.places.numbers("utm_east"), latitudes)
-    positioned = ~np.isnan(np.where(np.isnan(eastings), facts.places.numbers("x"), eastings))
+    latitudes, longitudes = _numbers(facts.places, "latitude"), _numbers(facts.places, "longitude")
+    positioned = ~np.all([np.isnan(_numbers(facts.places, name)) for name in ("latitude", "utm_east", "x")], axis=0)
     card: DatasetCard = DatasetCard.from_template(
         DatasetCardData(
             pretty_name=title,
             license=facts.license,
             task_categories=["image-feature-extraction"],
             tags=["visual-place-recognition", "image-retrieval", "geo-localization", "d2vpr"],
-            size_categories=[_size_category(len(facts.places))],
+            size_categories=[_size_category(facts.places.num_rows)],
             configs=[{"config_name": "default", "data_files": [{"split": "train", "path": TABLE_FILES}]}],
         ),
         template_str=TEMPLATE,
         mark=CARD_MARK,
         title=title,
         name=facts.name,
-        count=f"{len(facts.places):,}",
+        count=f"{facts.places.num_rows:,}",
         positioned=f"{positioned.sum():,}",
-        area=_area(latitudes, facts.places.numbers("longitude")),
+        area=_area(latitudes, longitudes),
         model=_model_text(facts.model),
         fingerprint=facts.settings.fingerprint,
         descriptor_dim=facts.settings.descriptor_dim,
@@ -117,13 +117,18 @@ def make_index_card(facts: IndexFacts) -> str:
     return str(card)
 
 
-def _area(latitudes: np.ndarray, longitudes: np.ndarray) -> str:
+def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    """Return a column of numbers (N,); NaN for values that are not known."""
+    return table.column(name).to_numpy().astype(np.float64)
+
+
+def _area(latitudes: NDArray[np.float64], longitudes: NDArray[np.float64]) -> str:
     """Return the box of all positions in degrees, rounded to about a kilometre."""
-    known = ~(np.isnan(latitudes) | np.isnan(longitudes))
-    if not known.any():
+    has_position = ~(np.isnan(latitudes) | np.isnan(longitudes))
+    if not has_position.any():
         return "not known in degrees"
-    south, north = latitudes[known].min(), latitudes[known].max()
-    west, east = longitudes[known].min(), longitudes[known].max()
+    south, north = latitudes[has_position].min(), latitudes[has_position].max()
+    west, east = longitudes[has_position].min(), longitudes[has_position].max()
     return f"latitude {south:.2f} to {north:.2f}, longitude {west:.2f} to {east:.2f}"
 
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from d2vpr_hf.hub.uploads import check_repository_name, explained_errors
@@ -15,6 +15,7 @@ from d2vpr_hf.index import IndexSettings
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+_MODEL_FILES = ["*.json", "model*", "onnx/model*"]
 _REMEDIES = (
     'Name it by its Hub id with `model="user/model"` if it is on the Hub, or upload it too with `push_model="user/model"`.'
 )
@@ -40,7 +41,7 @@ def find_public_model(settings: IndexSettings, name: str | None, token: str | No
 
     Args:
         settings: The settings of the index.
-        name: Hub id of the model; `None` for the name in the settings.
+        name: Hub id of the model, such as `"user/model"` or `"user/model@revision"`; `None` for the name in the settings.
         token: Access token; by default that of `hf auth login`.
 
     Raises:
@@ -57,13 +58,13 @@ def find_public_model(settings: IndexSettings, name: str | None, token: str | No
     elif name != EMBEDDED:
         if Path(name).exists():
             raise ValueError(f"{name} is a folder on this machine. Expected `model` to be a Hub id such as user/model.")
-        check_repository_name(name)
+        check_repository_name(name.partition("@")[0])
     if name == EMBEDDED:
         _check_descriptors(settings, PublicModel(EMBEDDED), token)
         return PublicModel(EMBEDDED)
-    revision = settings.model_revision if name == recorded else None
-    model = _ask_hub(name, revision, token)
-    if revision is None:  # the main branch may have changed since the index was built
+    name, _, revision = name.partition("@")
+    model = _ask_hub(name, revision or (settings.model_revision if name == recorded else None), token)
+    if name != recorded or model.revision != settings.model_revision:  # another branch may have other weights
         _check_descriptors(settings, model, token)
     return model
 
@@ -72,10 +73,8 @@ def push_model_of_index(settings: IndexSettings, name: str, private: bool | None
     """Upload the model of an index to the Hub, after checking that it still makes the descriptors of the index.
 
     Raises:
-        ValueError: If the model was never saved, is on the Hub already, is an exported graph, or was changed since the index
-            was built.
+        ValueError: If the model was never saved, is on the Hub already, or was changed since the index was built.
     """
-    from d2vpr_hf.backends.exported_model import is_exported
     from d2vpr_hf.hub.push_model import push_model
 
     source = settings.model_name
@@ -84,15 +83,10 @@ def push_model_of_index(settings: IndexSettings, name: str, private: bool | None
             "The model of this index was never saved, so that it cannot be uploaded. Save it, upload it with `d2vpr push`, and "
             'name it with `model="user/model"`.'
         )
-    if source != EMBEDDED and is_exported(source):
-        raise ValueError(
-            f"The model of this index is an exported graph, {source}. Upload the model that it was exported from with `d2vpr "
-            'push`, and name it with `model="user/model"`.'
-        )
     check_repository_name(name)
     if source != EMBEDDED and not _is_folder(source):
         raise ValueError(f"The model of this index is on the Hub already, {source}. Leave `push_model` out.")
-    if not _makes_descriptors(settings, source, settings.model_revision, token):
+    if not _makes_descriptors(settings, source, None, token):
         raise ValueError(f"The model {source} has changed since the index was built, so that it makes other descriptors.")
     push_model(source, name, private=private, token=token)
     return _ask_hub(name, None, token)
@@ -111,8 +105,8 @@ def _ask_hub(name: str, revision: str | None, token: str | None) -> PublicModel:
             information = HfApi(token=token).model_info(name, revision=revision)
         except RevisionNotFoundError as error:
             raise ValueError(
-                f"The model {name} on the Hub has no commit {revision}, which made the descriptors of this index. If another "
-                'model on the Hub makes the same ones, name it with `model="user/model"`.'
+                f"The model {name} on the Hub has no revision {revision}. If another model on the Hub makes the descriptors of "
+                'this index, name it with `model="user/model"`.'
             ) from error
         except RepositoryNotFoundError as error:
             raise ValueError(
@@ -131,12 +125,12 @@ def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str |
 
 
 def _makes_descriptors(settings: IndexSettings, name: str, revision: str | None, token: str | None) -> bool:
-    """Return whether a model has the fingerprint of an index; the model is downloaded and loaded."""
-    from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
+    """Return whether a model or an exported graph has the fingerprint of an index; one on the Hub is downloaded."""
+    from d2vpr_hf.encoders.model_sources import open_model
 
-    options = {key: value for key, value in {"revision": revision, "token": token}.items() if value is not None}
-    options = {} if name == EMBEDDED else options
-    return fingerprint(load_model(name, **options), load_image_processor(name, **options)) == settings.fingerprint
+    if revision is not None:
+        name = snapshot_download(name, revision=revision, token=token, allow_patterns=_MODEL_FILES)
+    return open_model(name, None, "cpu").fingerprint() == settings.fingerprint
 
 
 def _is_folder(name: str) -> bool:

@@ -50,7 +50,8 @@ def push_index(
     Args:
         index: The index, or its folder.
         name: The data set, such as `"user/my-index"`; it is created if there is none.
-        model: Hub id of the model, for an index that was built with a folder. It must make the same descriptors.
+        model: Hub id of the model, `"user/model"` or `"user/model@revision"`, for an index that was built with a folder. It
+            must make the same descriptors.
         push_model: Hub id that the model is uploaded to first.
         private: Whether new repositories are private; `None` for the account's default.
         license: The Hub's identifier of the data set's licence, such as `"cc-by-4.0"`.
@@ -102,7 +103,7 @@ def push_index(
         if _is_written_by_a_person(opened.folder / _CARD):
             files[_CARD] = opened.folder / _CARD
         elif not _is_written_by_a_person(_card_on_hub(name, token)):
-            facts = IndexFacts(name, manifest.settings, public_model, opened.places, license, num_thumbnails)
+            facts = IndexFacts(name, manifest.settings, public_model, table, license, num_thumbnails)
             files[_CARD] = make_index_card(facts).encode()
         url = upload_files(
             name,

@@ -206,6 +206,8 @@ def test_a_model_on_the_hub_is_named_and_pinned(hub, local, tiny_folder, tmp_pat
     with pytest.raises(ValueError, match=r"user/model at its commit [0-9a-f]{12} does not make the descriptors of this index"):
         local.push_to_hub("user/other", model="user/model")
     assert ("datasets", "user/other") not in hub.repositories
+    local.push_to_hub("user/other", model=f"user/model@{commit[:10]}")
+    assert PlaceIndex.from_pretrained("user/other").settings.model_revision == commit
 
 
 def test_the_model_is_uploaded_too(hub, local, tmp_path):
@@ -233,7 +235,7 @@ def test_an_index_of_a_hub_model_keeps_its_commit(hub, tiny_folder, tmp_path):
     index.push_to_hub("user/map")
     assert PlaceIndex.from_pretrained("user/map").settings.model_revision == first
     del hub.repositories["models", "user/model"].commits[0]
-    with pytest.raises(ValueError, match=f"has no commit {first}"):
+    with pytest.raises(ValueError, match=f"has no revision {first}"):
         index.push_to_hub("user/map")
     del hub.repositories["models", "user/model"]
     with pytest.raises(ValueError, match="There is no model user/model on the Hub"):
@@ -255,9 +257,9 @@ def test_an_older_index_of_a_hub_model_gets_the_commit_that_fits(hub, tiny_folde
 def test_the_embedded_model_is_checked(hub, frames, tmp_path):
     frames.push_to_hub("user/map")
     assert PlaceIndex.from_pretrained("user/map").settings.model_name == "embedded"
-    other = begin(tmp_path / "other", model_name="embedded", fingerprint="of an earlier version")
+    earlier = begin(tmp_path / "earlier", model_name="embedded", fingerprint="of an earlier version")
     with pytest.raises(ValueError, match="embedded of this version of the package does not make the descriptors"):
-        other.push_to_hub("user/other")
+        earlier.push_to_hub("user/earlier")
     unnamed = begin(tmp_path / "unnamed", fingerprint=frames.settings.fingerprint)  # as earlier versions named it
     unnamed.push_to_hub("user/unnamed")
     assert PlaceIndex.from_pretrained("user/unnamed").settings.model_name == "embedded"
@@ -383,10 +385,10 @@ def test_the_card_names_the_commit_of_the_model(hub, local, tiny_folder):
 
 def test_a_card_of_a_person_stays(hub, frames, tmp_path):
     frames.push_to_hub("user/map")
-    own = hub.files("user/map", "datasets")["README.md"].replace(CARD_MARK.encode(), b"My own words.")
-    hub.put("user/map", hub.files("user/map", "datasets") | {"README.md": own}, "datasets")
+    card = hub.files("user/map", "datasets")["README.md"].replace(CARD_MARK.encode(), b"My own words.")
+    hub.put("user/map", hub.files("user/map", "datasets") | {"README.md": card}, "datasets")
     frames.push_to_hub("user/map", license="mit")
-    assert hub.files("user/map", "datasets")["README.md"] == own
+    assert hub.files("user/map", "datasets")["README.md"] == card
     hub.put("user/map", hub.files("user/map", "datasets") | {"README.md": b"# Mine\n"}, "datasets")
     assert load_table("user/map", hub, tmp_path / "home")["path"] == [f"/frames/{number}" for number in range(7)]
     (frames.folder / "README.md").write_text("# Written here\n")
