@@ -1,7 +1,7 @@
 """The two kinds of models that a [`PlaceEncoder`] runs: one with weights, and a graph that `d2vpr export` wrote."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -148,7 +148,7 @@ def open_model(
         if revision is None and model != EMBEDDED_NAME and is_exported(model):
             return ExportedGraph(ExportedModel.open(str(model)), processor)
         revision = pin_revision(model, revision)
-        pinned = {} if revision is None else {"revision": revision}
+        pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
         return LoadedModel(load_model(model, **pinned), processor or load_image_processor(model, **pinned), device, revision)
     if revision is not None:
         raise ValueError("A model object is of the revision that it was loaded from. Leave `revision` out.")
