@@ -1,13 +1,16 @@
 """Model objects that other libraries made or wrapped: torch.compile, PEFT, quantisation, code saved next to weights."""
 
 import copy
+from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from d2vpr_hf.backends.optimized.optimize import can_prepare
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRPreTrainedModel
 
+_FOUR_BIT_ERROR = 0.13  # relative error of 4-bit weights that are not only rounded; rounding gives 0.09 (nf4) or 0.11 (fp4)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -62,6 +65,37 @@ def is_quantised(model: nn.Module) -> bool:
         or any(name.startswith("torch.ao.") for name in layers)
         or any(type(weight) is not nn.Parameter or not weight.is_floating_point() for weight in model.parameters())
     )
+
+
+def check_four_bits(model: nn.Module) -> None:
+    """Check that bitsandbytes restores 4-bit weights of a model's shapes on this device.
+
+    bitsandbytes 0.50.2 gives layers on the CPU wrong weights if their width is not a multiple of the size of its blocks, 64.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    wrong = []
+    for name, weight in model.named_parameters():
+        state = getattr(weight, "quant_state", None)
+        if state is not None and not _restores(state.shape[-1], state.quant_type, state.blocksize, state.absmax.device):
+            wrong.append(name.removesuffix(".weight"))
+    if wrong:
+        kinds = sorted({".".join(name.split(".")[-2:]) for name in wrong})
+        raise ValueError(
+            f"bitsandbytes computes {len(wrong)} layers of 4-bit weights wrongly on this device, such as {wrong[0]}: their "
+            f"width is not a multiple of its blocks. Load them as floats, by `llm_int8_skip_modules={kinds}`, or use 8 bits."
+        )
+
+
+@cache
+def _restores(width: int, kind: str, block_size: int, device: torch.device) -> bool:
+    """Return whether bitsandbytes restores 4-bit weights of a width, rounded."""
+    import bitsandbytes.functional as bnb
+
+    weights = torch.randn(4 * block_size, width, generator=torch.Generator().manual_seed(0)).to(device)
+    restored = bnb.dequantize_4bit(*bnb.quantize_4bit(weights, quant_type=kind, blocksize=block_size))
+    return bool((restored - weights).norm() <= _FOUR_BIT_ERROR * weights.norm())
 
 
 def is_immovable(model: nn.Module) -> bool:

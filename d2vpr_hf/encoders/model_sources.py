@@ -9,7 +9,7 @@ from d2vpr_hf.backends.exported_model import ExportedModel, is_exported
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.encoders.model_objects import check_processor, is_immovable, merge_adapters, unwrap_model
+from d2vpr_hf.encoders.model_objects import check_four_bits, check_processor, is_immovable, merge_adapters, unwrap_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import EMBEDDED_NAME, fingerprint, load_image_processor, load_model, pin_revision
 
@@ -71,6 +71,7 @@ class LoadedModel:
                 raise ValueError(
                     f"This model is quantised or spread over devices, on {self.device}; it cannot move to {device}."
                 )
+            check_four_bits(model)
             self.model.eval()
             return
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
