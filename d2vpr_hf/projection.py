@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from d2vpr_hf.hub.model_cards import CardFacts, write_card
+from d2vpr_hf.hub.model_cards import CardFacts, stated_base_model, write_card
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
@@ -194,10 +194,10 @@ def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source:
     kind = "whitening" if facts["whiten"] else "PCA"
     card = CardFacts(
         summary=f"{name}, with {kind} of its descriptors to {facts['dim']} numbers.",
-        license="other",
-        license_name="as-the-source",
+        license="apache-2.0" if source in (None, EMBEDDED_NAME) else "unknown",
         license_note=f"The licence of {name}.",
         training_data=f"The projection: {len(facts['photos'])} photos. The rest: see {name}.",  # type: ignore[arg-type]
+        base_model=None if source in (None, EMBEDDED_NAME) else stated_base_model(source),
     )
     with scratch_folder(out) as scratch:
         folder = scratch / "model"

@@ -5,6 +5,7 @@ import torch, transformers and each other only.
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from .aggregation import Aggregator, AggregatorOutput
 from .aggregators import AGGREGATORS
@@ -22,6 +23,8 @@ for _config, _model in MODELS.items():
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModel.register(_config, _model, exist_ok=True)
     AutoImageProcessor.register(_config, image_processor_classes={"pil": D2VPRImageProcessor}, exist_ok=True)
+    # without an entry, `pipeline` takes the saved image processor for code of a video processor and asks whether to trust it
+    VIDEO_PROCESSOR_MAPPING.register(_config, {}, exist_ok=True)
     # save_pretrained then writes the code next to the weights
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModel")

@@ -13,6 +13,7 @@
 # limitations under the License.
 """The base of all models: from pixels to tokens, from features to the descriptor, and the settings for transformers."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from transformers.utils import logging
 from .configuration_vpr import VPRConfig
 from .cross_image_encoder import CrossImageEncoder
 from .generalized_mean import GeneralizedMean, at_least_float32
+from .image_processing_d2vpr import D2VPRImageProcessor
 from .saved_files import set_new_file_mode
 from .vision_transformer import Embeddings, Encoder, GridSize, LayerScale
 
@@ -75,6 +77,7 @@ class VPRPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _processor_to_save: D2VPRImageProcessor | None = None  # while the model is uploaded
 
     def __init__(self, config: Any) -> None:
         config.derive_and_check()
@@ -82,11 +85,59 @@ class VPRPreTrainedModel(PreTrainedModel):
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
 
-    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
-        """Save the model as transformers does, and give weights and code the mode that the umask gives new files."""
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+    def push_to_hub(self, repo_id: str, *, token: Any = None, revision: str | None = None, **kwargs: Any) -> Any:
+        """Upload the model as transformers does, with the image processor of the folder or Hub id that it was loaded from.
+
+        An image processor in the repository is not replaced. If there is none at all, a warning says how to add it.
+        """
+        self._processor_to_save = self._find_processor(repo_id, token, revision)
+        try:
+            return super().push_to_hub(repo_id, token=token, revision=revision, **kwargs)
+        finally:
+            self._processor_to_save = None
+
+    def save_pretrained(
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: Any = None,
+        push_to_hub: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Save the model as transformers does, and give weights and code the mode that the umask gives new files.
+
+        The image processor is not saved: call its `save_pretrained` too. `push_to_hub=True` uploads it as [`push_to_hub`] does.
+        """
+        super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, *args, **kwargs)
+        if push_to_hub and is_main_process:
+            repo_id = kwargs.get("repo_id") or Path(save_directory).name
+            token, revision = kwargs.get("token"), kwargs.get("revision")
+            processor = self._find_processor(repo_id, token, revision)
+            if processor is not None:
+                processor.push_to_hub(repo_id, token=token, revision=revision)
+        if self._processor_to_save is not None:
+            self._processor_to_save.save_pretrained(save_directory)
         if is_main_process:
             set_new_file_mode(save_directory)
+
+    def _find_processor(self, repo_id: str, token: Any, revision: str | None) -> D2VPRImageProcessor | None:
+        """Return the image processor to upload; `None` if the repository has one, or none is found, with a warning."""
+        source = self.config._name_or_path
+        processor = _load_processor(source, revision=getattr(self.config, "_commit_hash", None)) if source else None
+        uploaded = _load_processor(repo_id, token=token, revision=revision)
+        if uploaded is None and processor is None:
+            logger.warning(
+                f"{repo_id} gets no image processor, which others need to use the model: there is none in "
+                f"{source or 'the folder of the model, which was not loaded from one'}. Upload it with the size that the model "
+                f'was trained with: D2VPRImageProcessor(size={{"height": 224, "width": 224}}).push_to_hub("{repo_id}").'
+            )
+        elif uploaded is not None and processor is not None and _settings(uploaded) != _settings(processor):
+            logger.warning(
+                f"The image processor in {repo_id} differs from that in {source}, and is not replaced. If the model needs the "
+                f'latter: AutoImageProcessor.from_pretrained("{source}").push_to_hub("{repo_id}").'
+            )
+        return processor if uploaded is None else None
 
     def initialize_weights(self) -> None:
         """Draw the weights that were not loaded, and add their parts to `config.untrained_parts`."""
@@ -183,6 +234,20 @@ class VPRPreTrainedModel(PreTrainedModel):
                 "`output_attentions=True` gives nothing with the attention implementation "
                 f"{self.config._attn_implementation!r}; use `model.set_attn_implementation('eager')`."
             )
+
+
+def _load_processor(name: str, **kwargs: Any) -> D2VPRImageProcessor | None:
+    """Return the image processor in a folder or on the Hub; `None` if there is none."""
+    try:
+        processor = D2VPRImageProcessor.from_pretrained(name, **kwargs)
+    except (OSError, ValueError):
+        return None
+    processor.register_for_auto_class()  # its code is then saved too
+    return processor
+
+
+def _settings(processor: D2VPRImageProcessor) -> dict[str, Any]:
+    return {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
 
 
 def part_name(weight_name: str) -> str:

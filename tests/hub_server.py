@@ -329,6 +329,7 @@ def use_hub(server: HubServer, cache: os.PathLike[str], patch: pytest.MonkeyPatc
     patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     patch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
     patch.setattr("huggingface_hub.hf_api.api.endpoint", server.endpoint)
+    patch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address of the server that it was made with
     if token is None:
         patch.delenv("HF_TOKEN", raising=False)
     else:

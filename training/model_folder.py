@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from d2vpr_hf.evaluation import Evaluation
-from d2vpr_hf.hub.model_cards import CardFacts, write_card
+from d2vpr_hf.hub.model_cards import CardFacts, stated_base_model, write_card
+from d2vpr_hf.hub.snapshots import find_dataset
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.training.options import DistillOptions, PretrainOptions, TrainingOptions, to_yaml
 from d2vpr_hf.training.validation import Measurement
@@ -86,7 +87,8 @@ def _facts(options: TrainingOptions) -> CardFacts:
         license=None,
         license_note=_LICENSE_NOTE,
         training_data=_photos_text(options),
-        base_model=None,
+        base_model=stated_base_model(options.model),
+        datasets=tuple(value for key, value in find_dataset(options.photos).items() if key == "dataset"),
     )
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
-from huggingface_hub import HfApi
 from torch import nn
 
 from d2vpr_hf.gridtown import Labels
+from d2vpr_hf.hub.push_model import push_model
+from d2vpr_hf.hub.uploads import create_repository
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.modeling.modeling_vpr import part_name
 from d2vpr_hf.training.batch_norm import apply_policy, share_statistics
@@ -225,11 +226,17 @@ class TrainingRun:
         self.accelerator.end_training()
         chosen = self.folder.path / ("best" if self.options.chosen_by else "last")
         if self.options.push_to_hub and self.accelerator.is_main_process:
-            HfApi().upload_folder(repo_id=self.options.push_to_hub, folder_path=chosen)
-            logger.info("Uploaded %s to %s.", chosen, self.options.push_to_hub)
+            url = push_model(
+                chosen, self.options.push_to_hub, private=self.options.private, commit_message=f"Step {self._pushed_step()}"
+            )
+            logger.info("Uploaded %s: %s", chosen, url)
         best = "" if self.state.best is None else f", best at step {self.state.best_step} ({self.state.best:.4g})"
         logger.info("Done after %d steps%s: %s", self.state.step, best, chosen)
         return chosen
+
+    def _pushed_step(self) -> int:
+        """Return the step of the model that is uploaded."""
+        return self.state.step if self.state.best is None else self.state.best_step
 
     def _parts_with_gradients(self) -> list[str]:
         """Return the parts of the model that the loss of this stage trains."""
@@ -355,7 +362,7 @@ class TrainingRun:
             plain = {name: value for name, value in dataclasses.asdict(options).items() if isinstance(value, str | int | float)}
             self.accelerator.init_trackers(options.project, plain)
         if options.push_to_hub and self.accelerator.is_main_process:
-            HfApi().create_repo(options.push_to_hub, private=options.private, exist_ok=True)
+            create_repository(options.push_to_hub, "model", private=options.private)
 
     def _plan(self) -> str:
         data, options = self.data, self.options

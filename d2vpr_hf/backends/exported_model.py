@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from transformers import AutoConfig
 
 from d2vpr_hf.backends.formats.protocol import ExportFormat
@@ -118,6 +120,29 @@ class ExportedModel:
         if runtime.backend == "openvino":
             return OpenVinoBackend(self.graph(runtime.precision), runtime.precision)
         return OnnxRuntimeBackend(self.graph(runtime.precision), runtime.precision)
+
+
+def download_exported(name: object, revision: str | None) -> ExportedModel | None:
+    """Download a graph from the Hub, unless it is in the cache.
+
+    Args:
+        name: Hub id of a model, or another name.
+        revision: Commit of the model; `None` for a model that is not on the Hub.
+
+    Returns:
+        The graph; `None` if the model is not a graph on the Hub.
+    """
+    if revision is None or not isinstance(name, str):
+        return None
+    cached = try_to_load_from_cache(name, INFO_FILE, revision=revision)
+    if cached is None:
+        try:
+            cached = hf_hub_download(name, INFO_FILE, revision=revision)
+        except (EntryNotFoundError, OSError, ValueError):
+            return None
+    if not isinstance(cached, str):  # the cache records that the model has no such file
+        return None
+    return ExportedModel.open(snapshot_download(name, revision=revision))
 
 
 def is_exported(model: object) -> bool:

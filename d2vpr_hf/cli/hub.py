@@ -28,9 +28,6 @@ class PushIndexOptions:
     push_model: Annotated[
         str | None, typer.Option(metavar="USER/MODEL", help="Of an index: Hub id to upload its model to as well.")
     ] = None
-    license: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of an index: licence of the data set by the Hub's id, such as cc-by-4.0.")
-    ] = None
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Of an index: upload thumbnails of its photos.")] = False
     thumbnail_size: Annotated[
         int | None, typer.Option(min=1, metavar="PIXELS", help="Longer side of thumbnails. Default: 256.")
@@ -54,6 +51,9 @@ def push(
     *,
     message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="Message of the commit.")] = None,
     private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")] = None,
+    license: Annotated[
+        str | None, typer.Option(metavar="ID", help="Licence of model or index by the Hub's id, such as cc-by-4.0.")
+    ] = None,
     of_index: PushIndexOptions,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +67,9 @@ def push(
 
     check_repository_name(name)
     kind = recognize_folder(source)
-    options: dict[str, Any] = {"private": private} | ({} if message is None else {"commit_message": message})
+    options: dict[str, Any] = {"private": private, "license": license} | (
+        {} if message is None else {"commit_message": message}
+    )
     hush_transformers()
     if kind is FolderKind.INDEX:
         from d2vpr_hf.hub.push_index import push_index

@@ -255,7 +255,7 @@ def _card_facts(conversion: Conversion, source: str | Path) -> CardFacts:
     if not str(source).startswith("facebook/dinov2-"):
         return replace(facts, base_model=str(source))
     note = "DINOv2's weights are Apache-2.0, and so is the code in this repository."
-    return replace(facts, base_model=str(source), license="apache-2.0", license_name=None, license_note=note)
+    return replace(facts, base_model=str(source), license="apache-2.0", license_note=note)
 
 
 def _origin(source: str | Path) -> str:

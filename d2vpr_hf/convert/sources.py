@@ -111,8 +111,7 @@ def _mlp_fields(weights: Weights, hidden_size: int) -> dict[str, Any]:
 _PUBLISHED_CARD = CardFacts(
     summary="Weights in the form of the published D²-VPR students, converted for transformers.",
     base_model="facebook/dinov2-small",
-    license="other",
-    license_name="not-stated",
+    license="unknown",
     license_note=(
         "If these are the authors' weights: no licence is stated with them, so ask the authors before you redistribute. The "
         "code in this repository is Apache-2.0."
@@ -126,8 +125,7 @@ _CRICAVPR_CARD = replace(
 )
 _DINOV2_CARD = CardFacts(
     summary="DINOv2 weights in a model that is not trained yet: all weights that DINOv2 does not have are freshly drawn.",
-    license="other",
-    license_name="that-of-the-dinov2",
+    license="unknown",
     license_note=(
         "The licence of the DINOv2 that it started from: Apache-2.0 if it is one of Meta's, which the weights do not show. "
         "The code in this repository is Apache-2.0."

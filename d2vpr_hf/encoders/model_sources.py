@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import torch
 
-from d2vpr_hf.backends.exported_model import ExportedModel, is_exported
+from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, is_exported
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
@@ -104,10 +104,8 @@ class LoadedModel:
 class ExportedGraph:
     """A graph in a folder that `d2vpr export` wrote. It runs on the CPU."""
 
-    revision: str | None = None
-
-    def __init__(self, exported: ExportedModel, processor: D2VPRImageProcessor | None) -> None:
-        self._exported = exported
+    def __init__(self, exported: ExportedModel, processor: D2VPRImageProcessor | None, revision: str | None = None) -> None:
+        self._exported, self.revision = exported, revision
         self.config, self.processor = exported.config(), processor or exported.processor()
         self.device = torch.device("cpu")
 
@@ -150,6 +148,8 @@ def open_model(
             return ExportedGraph(ExportedModel.open(str(model)), processor)
         revision = pin_revision(model, revision)
         pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
+        if (graph := download_exported(model, revision)) is not None:
+            return ExportedGraph(graph, processor, revision)
         return LoadedModel(load_model(model, **pinned), processor or load_image_processor(model, **pinned), device, revision)
     if revision is not None:
         raise ValueError("A model object is of the revision that it was loaded from. Leave `revision` out.")

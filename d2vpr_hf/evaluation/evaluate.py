@@ -16,6 +16,7 @@ from d2vpr_hf.evaluation.photo_selection import PhotoSelection, select_photos
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives, photo_distances
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, mark_correct
 from d2vpr_hf.evaluation.report import DROPPED, CoordinateKind, Evaluation, Predictions, QueryResult
+from d2vpr_hf.hub.snapshots import find_dataset
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
@@ -208,14 +209,19 @@ def _evaluate_encoded(encoded: list[_Encoded], rule: PositiveRule, recall_values
     )
     return replace(
         evaluation,
-        database=evaluation.database | {"path": str(database.table.folder)},
-        query_set=evaluation.query_set | {"path": str(queries.table.folder)},
+        database=evaluation.database | _origin(database.table.folder),
+        query_set=evaluation.query_set | _origin(queries.table.folder),
         skipped={selection.name: selection.skipped for selection in (database, queries)},
         remarks={
             selection.name: [remark.to_dict() for remark in (*selection.table.remarks, *selection.remarks)]
             for selection in (database, queries)
         },
     )
+
+
+def _origin(folder: Path) -> dict[str, str]:
+    """Return the path of a folder, and its data set on the Hub if it is in the Hub's cache."""
+    return {"path": str(folder)} | find_dataset(folder)
 
 
 def _check_descriptors(descriptors: NDArray[Any], photos: PhotoSet, name: str) -> None:

@@ -92,7 +92,8 @@ class Evaluation:
         rule: The rule of positives.
         recall_values: The N of recall@N.
         queries: One result for each query.
-        database: `path`, `count` and `checksum` of the database; `path` is `None` if descriptors were given.
+        database: `path`, `count` and `checksum` of the database; `path` is `None` if descriptors were given. `dataset` and
+            `revision` are the Hub id and the commit of a data set in the Hub's cache.
         query_set: The same for the queries.
         model: The encoder that made the descriptors; only its `descriptor_dim` if descriptors were given.
         order_seed: Seed of the order in which photos were encoded; `None` for the order of the files.
@@ -141,6 +142,14 @@ class Evaluation:
     def num_without_positives(self) -> int:
         """The number of queries without a positive in the database; they count as misses."""
         return int((self.num_positives == 0).sum())
+
+    @property
+    def dataset(self) -> tuple[str, str] | None:
+        """Hub id and commit of the data set that database and queries are of; `None` if they are not of one on the Hub."""
+        keys = ("dataset", "revision")
+        sides = {tuple(side.get(key) for key in keys) for side in (self.database, self.query_set)}
+        dataset, revision = next(iter(sides))
+        return None if len(sides) > 1 or dataset is None or revision is None else (dataset, revision)
 
     def recall(self) -> dict[str, dict[str, Any]]:
         """Return `recall@N` for each N: `recall`, `interval_95` ([low, high] or `None`) and `recall_with_positives`."""

@@ -1,17 +1,25 @@
-"""Model cards: a template, filled from the configuration and facts about the weights."""
+"""Model cards: a template, filled from the configuration and facts about the weights.
+
+The Hub reads the block at their head. It names models and data sets by Hub ids only: it has results of an evaluation if their
+photos are of a data set on the Hub, and otherwise only the card's table has them.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from d2vpr_hf.hub.cards import CARD_MARK, is_replaceable
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
 
 if TYPE_CHECKING:
+    from d2vpr_hf.backends.exported_model import ExportedModel
     from d2vpr_hf.evaluation import Evaluation
 
 _TEMPLATE = """---
@@ -43,14 +51,14 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-folder = "path/or/hub-id"
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+name = "{{ name }}"
+processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=True)
+model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
 with torch.inference_mode():
     descriptor = model(**processor(Image.open("photo.jpg"), return_tensors="pt")).pooler_output
 ```
 
-With the package: `d2vpr index PHOTOS --model path/or/hub-id --out INDEX`, then `d2vpr search INDEX QUERY.jpg`.
+With the package: `d2vpr index PHOTOS --model {{ name }} --out INDEX`, then `d2vpr search INDEX QUERY.jpg`.
 
 ## Limits
 
@@ -90,6 +98,52 @@ Correct: {{ measured.rule }}. The best of several models was chosen by these num
 {{ citation }}
 ```
 """
+
+
+_GRAPH_TEMPLATE = """---
+{{ card_data }}
+---
+
+{{ mark }}
+
+# {{ title }}, as a graph
+
+A graph in the format {{ format }}, precision {{ precision }}, made of {{ source }} by `d2vpr export`. Its descriptors
+differed from the model's by {{ difference }} of their norm when it was made.
+
+| | |
+| --- | --- |
+| descriptor | {{ descriptor_dim }} numbers, compared by L2 distance |
+| input of the graph | {{ input }} |
+| fingerprint of the model | `{{ fingerprint }}` |
+
+## Use
+
+```python
+from d2vpr_hf import PlaceEncoder
+
+name = "{{ name }}"
+descriptors = PlaceEncoder(name).encode(["photo.jpg"]).descriptors
+```
+
+An index that was made by the model can be searched with the graph, and the reverse: the fingerprint is the same.
+
+## Licence
+
+{{ license_note }}
+
+## Citation
+
+```bibtex
+{{ citation }}
+```
+"""
+
+_TAGS = ("visual-place-recognition", "image-retrieval", "geo-localization")
+_PLACEHOLDER = "path/or/hub-id"  # in cards of models that were not uploaded
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# earlier versions wrote these names of licences, which no one can look up
+_FORMER_LICENSES = ("as-the-source", "not-stated", "that-of-the-dinov2")
 
 
 @dataclass(frozen=True)
@@ -132,11 +186,11 @@ class CardFacts:
 
     Attributes:
         summary: A sentence about these weights.
-        license: The Hub's identifier of their licence; `"other"` needs `license_name`; `None` if no licence was chosen yet.
+        license: The Hub's identifier of their licence, `"unknown"` if none is stated; `None` if no licence was chosen yet.
         license_note: The licence in a sentence.
         training_data: Their training data.
         base_model: Hub id of the model they started from, or `None`.
-        license_name: Name of a licence that the Hub has no identifier for.
+        datasets: Hub ids of data sets that they were trained on.
     """
 
     summary: str
@@ -144,7 +198,7 @@ class CardFacts:
     license_note: str
     training_data: str
     base_model: str | None = None
-    license_name: str | None = None
+    datasets: tuple[str, ...] = ()
 
 
 def write_card(
@@ -182,10 +236,11 @@ def make_card(
 ) -> ModelCard:
     """Fill the card's template; arguments as for [`write_card`], and the height and width that photos are resized to."""
     config, method = model.config, METHODS[model.config.model_type]
-    return ModelCard.from_template(
+    card: ModelCard = ModelCard.from_template(
         _metadata(config.model_type, facts, measured),
         template_str=_TEMPLATE,
         mark=CARD_MARK,
+        name=_PLACEHOLDER,
         title=method.title,
         arxiv=method.arxiv,
         citation=method.citation,
@@ -204,30 +259,181 @@ def make_card(
         measured=None if measured is None else _table(measured),
         recipe=recipe,
     )
+    return card
+
+
+def make_graph_card(exported: ExportedModel) -> ModelCard:
+    """Fill the card of an exported graph."""
+    info, config = exported.info, exported.config()
+    source = info.get("model")
+    is_embedded = source == EMBEDDED_NAME
+    source_name = "a model" if source is None else Path(source).name if Path(source).exists() else source
+    card: ModelCard = ModelCard.from_template(
+        graph_metadata(exported),
+        template_str=_GRAPH_TEMPLATE,
+        mark=CARD_MARK,
+        name=_PLACEHOLDER,
+        title=METHODS[config.model_type].title,
+        citation=METHODS[config.model_type].citation,
+        format=info["format"],
+        precision=info["precision"],
+        input=info.get("input", "fixed"),
+        source="the model that comes with d2vpr-hf" if is_embedded else source_name,
+        difference=f"{info['relative_difference']:.1e}" if "relative_difference" in info else "an unknown share",
+        descriptor_dim=config.descriptor_dim,
+        fingerprint=info.get("fingerprint", "not recorded"),
+        license_note="Apache-2.0, code and weights." if is_embedded else "The licence of the model that it was made of.",
+    )
+    return card
+
+
+def graph_metadata(exported: ExportedModel) -> ModelCardData:
+    """Return the head of the card of an exported graph."""
+    source = exported.info.get("model")
+    is_embedded = source == EMBEDDED_NAME
+    base_model = None if source is None or is_embedded else stated_base_model(source)
+    return ModelCardData(
+        library_name=exported.info["format"],
+        pipeline_tag="image-feature-extraction",
+        base_model=base_model,
+        base_model_relation=None if base_model is None else "quantized",  # the Hub's word for graphs too
+        license="apache-2.0" if is_embedded else None if source is None else _license_of(source),
+        tags=[*_TAGS, exported.config().model_type],
+    )
+
+
+def add_metadata(text: str, metadata: ModelCardData) -> str:
+    """Add values to the head of a card that this package wrote, where it lacks them; another card stays unchanged."""
+    if not is_replaceable(text):
+        return text
+    card = _parse(text)
+    for key, value in metadata.to_dict().items():
+        card.data[key] = card.data.get(key) or value
+    return _with_head(card)
+
+
+def set_license(text: str, license_id: str) -> str:
+    """Set the licence of a card.
+
+    Raises:
+        ValueError: If a person wrote the card, and it has another licence or none.
+    """
+    card = _parse(text)
+    if card.data.get("license") == license_id:
+        return text
+    if not is_replaceable(text):
+        raise ValueError(
+            f"README.md was written by a person and has the licence {card.data.get('license')}. Write `license: {license_id}` "
+            f"into its head, and leave `license` out."
+        )
+    card.data.license = license_id
+    card.data["license_name"] = card.data["license_link"] = None
+    note = f"\\1`{license_id}`, as the person who uploaded the model stated. The code in this repository is Apache-2.0."
+    card.text = re.sub(r"(## Licence\n\n).*?(?=\n\n## |\Z)", note, card.text, flags=re.DOTALL)
+    return _with_head(card)
+
+
+def complete_card(text: str, name: str) -> str:
+    """Return a card for a model that is uploaded, after checking that its head names models and data sets by Hub ids.
+
+    A card that this package wrote gets the model's Hub id, and a head of the present version. Another card stays unchanged.
+
+    Args:
+        text: The card.
+        name: Hub id of the model.
+
+    Raises:
+        ValueError: If the head cannot be read, or names a folder of this machine.
+    """
+    card = _parse(text)
+    if is_replaceable(text):
+        text = re.sub(r'^(folder|name) = "[^"]*"$', rf'\1 = "{name}"', card.text, flags=re.MULTILINE)
+        text = re.sub(r"(d2vpr index PHOTOS --model) \S+", rf"\1 {name}", text)
+        card.text = text.replace("USER/NAME", name)
+        data = card.data
+        data.eval_results = [result for result in data.eval_results or [] if "/" in result.dataset_type] or None
+        data.model_name = data.model_name if data.eval_results else None
+        if data.get("license_name") in _FORMER_LICENSES and not data.get("license_link"):
+            data.license, data["license_name"] = "unknown", None
+        text = _with_head(card)
+    _check_ids(card)
+    return text
+
+
+def stated_license(text: str) -> str | None:
+    """Return the licence in the head of a card; `None` if there is none or it is `unknown`."""
+    license_id = _parse(text).data.get("license")
+    return None if license_id in (None, "unknown") else str(license_id)
+
+
+def stated_base_model(folder: str | Path) -> str | None:
+    """Return the Hub id of the model that a model's weights come from.
+
+    That is the model itself if it is on the Hub, and otherwise the base model in the card of its folder.
+    """
+    path = Path(folder) / "README.md"
+    if not Path(folder).exists():
+        return str(folder) if _HUB_ID.fullmatch(str(folder)) and "/" in str(folder) else None
+    if not path.is_file():
+        return None
+    base = _parse(path.read_text(encoding="utf-8", errors="replace")).data.get("base_model")
+    return base if isinstance(base, str) and _HUB_ID.fullmatch(base) else None
+
+
+def _license_of(folder: str) -> str | None:
+    path = Path(folder) / "README.md"
+    return stated_license(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+
+
+def _with_head(card: ModelCard) -> str:
+    """Return a card with a head of its present metadata."""
+    return f"---\n{card.data.to_yaml()}\n---\n{card.text}"
+
+
+def _parse(text: str) -> ModelCard:
+    try:
+        return ModelCard(text)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"The head of README.md, between its lines of three hyphens, cannot be read: {error}") from error
+
+
+def _check_ids(card: ModelCard) -> None:
+    """Raise ValueError if the head of a card names a model or a data set otherwise than by a Hub id."""
+    for key in ("base_model", "datasets"):
+        value = card.data.get(key) or []
+        for name in [value] if isinstance(value, str) else value:
+            if not _HUB_ID.fullmatch(str(name)) or Path(str(name)).exists():
+                raise ValueError(f"`{key}` in README.md must be Hub ids such as user/name, got {name!r}.")
 
 
 def _metadata(model_type: str, facts: CardFacts, measured: Evaluation | None) -> ModelCardData:
     """Return the block at the head of a card that the Hub reads."""
+    results = [] if measured is None else _results(measured)
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
         base_model=facts.base_model,
+        base_model_relation=None if facts.base_model is None else "finetune",
+        datasets=list(facts.datasets) or None,
         license=facts.license,
-        license_name=facts.license_name,
-        tags=["visual-place-recognition", "image-retrieval", "geo-localization", model_type],
-        model_name=None if measured is None else METHODS[model_type].title,
-        eval_results=None if measured is None else _results(measured),
+        tags=[*_TAGS, model_type],
+        model_name=METHODS[model_type].title if results else None,
+        eval_results=results or None,
     )
 
 
 def _results(measured: Evaluation) -> list[EvalResult]:
-    name = Path(str(measured.query_set["path"])).name
+    """Return the results for the head of a card; none if the photos are not of a data set on the Hub."""
+    if measured.dataset is None:
+        return []
+    name, revision = measured.dataset
     return [
         EvalResult(
             task_type="image-feature-extraction",
             task_name="Visual place recognition",
             dataset_type=name,
             dataset_name=name,
+            dataset_revision=revision,
             metric_type=metric,
             metric_name=metric.replace("recall", "Recall"),
             metric_value=round(100 * entry["recall"], 2),

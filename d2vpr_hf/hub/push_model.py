@@ -1,11 +1,70 @@
 """Upload a model to the Hugging Face Hub, complete enough to be used without this package."""
 
-import shutil
-import tempfile
+import inspect
+import json
+import logging
+import re
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import files as installed_files
 from pathlib import Path
 
-from d2vpr_hf.hub.uploads import upload_files
-from d2vpr_hf.pretrained.loading import load_image_processor, load_model
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
+from d2vpr_hf.backends.verification import REFERENCES_FILE
+from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.hub.benchmarks import FOLDER as BENCHMARK_FOLDER
+from d2vpr_hf.hub.benchmarks import benchmark_results
+from d2vpr_hf.hub.model_cards import (
+    CardFacts,
+    add_metadata,
+    complete_card,
+    graph_metadata,
+    make_card,
+    make_graph_card,
+    set_license,
+    stated_license,
+)
+from d2vpr_hf.hub.pushed_folder import FolderKind, recognize_folder
+from d2vpr_hf.hub.uploads import check_repository_name, upload_files
+from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE
+from d2vpr_hf.pretrained.loading import (
+    EMBEDDED_MODEL,
+    EMBEDDED_NAME,
+    load_image_processor,
+    load_model,
+    warn_of_untrained_parts,
+)
+
+logger = logging.getLogger(__name__)
+
+Files = dict[str, Path | bytes]  # contents by path in the repository
+
+_CARD = "README.md"
+_CONFIG = "config.json"
+_PROCESSOR = "preprocessor_config.json"
+_REPORT = "validation.json"
+_MODULES = "modules.json"  # the parts of a model for sentence-transformers
+# files that other programs read next to the weights
+_COMPANIONS = (
+    *("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", _REPORT, PROJECTION_FILE),
+    *(_MODULES, "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
+_PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".gif", ".webp")
+# files of an earlier model in the repository, which would be loaded with this one's or describe another model
+_STALE = (
+    *("model.safetensors", "model-*-of-*.safetensors", SAFE_WEIGHTS_INDEX_NAME),
+    *(INFO_FILE, REFERENCES_FILE, "model.onnx", "model.onnx.data", "model.xml", "model.bin"),
+    *(_REPORT, PROJECTION_FILE, _MODULES, f"{BENCHMARK_FOLDER}/*.yaml"),
+)
+_NO_FACTS = CardFacts(
+    summary="A model for visual place recognition.",
+    license=None,
+    license_note="Not chosen yet.",
+    training_data="not recorded",
+)
 
 
 def push_model(
@@ -13,15 +72,161 @@ def push_model(
     name: str,
     *,
     private: bool | None = None,
+    license: str | None = None,
     commit_message: str = "Upload a model",
     token: str | None = None,
 ) -> str:
-    """Upload a model folder in one commit; return the URL of the commit."""
-    model, processor = load_model(source), load_image_processor(source)
-    with tempfile.TemporaryDirectory() as scratch:
-        model.save_pretrained(scratch)
-        processor.save_pretrained(scratch)
-        if (Path(source) / "README.md").is_file():
-            shutil.copy(Path(source) / "README.md", scratch)
-        files = {path.name: path for path in Path(scratch).iterdir() if path.is_file()}
-        return upload_files(name, files, kind="model", private=private, commit_message=commit_message, token=token)
+    """Upload a model, or a graph that `d2vpr export` wrote, to the Hugging Face Hub in one commit.
+
+    Everything that others need is uploaded: unchanged weights, configuration, image processor, the code of this version (for
+    `trust_remote_code=True`), a card, and reports. Files of an earlier model in the repository are removed. A card
+    that this package wrote is completed; without a card, one is written; a card of a person stays unchanged.
+
+    Args:
+        source: The folder, or `"embedded"`. It is not changed.
+        name: The repository, such as `"user/name"`; it is created if there is none.
+        private: Whether a new repository is private; `None` for the account's default.
+        license: The licence by the Hub's identifier, such as `"mit"`; `None` for that of the card.
+        commit_message: Message of the commit.
+        token: Access token; by default that of `hf auth login`.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or it lacks the weights, the configuration or the image processor.
+        ValueError: If weights do not fit the configuration, it is an index, the head of its card is invalid, or a person
+            wrote a card with another licence.
+        ConnectionError: If the Hub cannot be reached.
+        PermissionError: If the Hub refuses the token, or there is none.
+    """
+    check_repository_name(name)
+    kind = recognize_folder(source)
+    if kind is FolderKind.INDEX:
+        raise ValueError(f"{source} is an index, not a model. `push_index`, or `d2vpr push`, uploads it.")
+    folder = EMBEDDED_MODEL if str(source) == EMBEDDED_NAME else Path(source)
+    files, card = _graph_files(folder) if kind is FolderKind.GRAPH else _model_files(folder, name, token)
+    _add_card(files, folder, complete_card(card if license is None else set_license(card, license), name))
+    _warn_of_license(files)
+    _name_other_files(folder, files)
+    return upload_files(name, files, kind="model", stale=_STALE, private=private, commit_message=commit_message, token=token)
+
+
+def _model_files(folder: Path, name: str, token: str | None) -> tuple[Files, str]:
+    """Return the files of a model folder and its card, after loading the model to check that it is complete."""
+    model, processor = load_model(folder), load_image_processor(folder)
+    warn_of_untrained_parts(folder, model.config)
+    classes = (type(model.config), type(model), type(processor))
+    files: Files = {weights: folder / weights for weights in _weights(folder)}
+    files[_CONFIG] = _with_code(folder / _CONFIG, {"AutoConfig": classes[0], "AutoModel": classes[1]})
+    files[_PROCESSOR] = _with_code(folder / _PROCESSOR, {"AutoImageProcessor": classes[2]})
+    files |= _code(classes) | _companions(folder)
+    evaluation = Evaluation.load(folder / _REPORT) if (folder / _REPORT).is_file() else None
+    if evaluation is not None:
+        files |= benchmark_results(evaluation, name, token)
+    card = _read_card(folder)
+    if card is None:
+        size = (processor.size["height"], processor.size["width"])
+        card = str(make_card(model, _NO_FACTS, "not recorded", size, evaluation))
+    return files, card
+
+
+def _graph_files(folder: Path) -> tuple[Files, str]:
+    """Return the files of an exported graph, with the code of configuration and image processor, and its card."""
+    exported = ExportedModel.open(folder)
+    classes = (type(exported.config()), type(exported.processor()))
+    files: Files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".py" and not _is_hidden(path.relative_to(folder))
+    }
+    if exported.format.config_file == _CONFIG:  # other formats have configuration files for another library
+        files[_CONFIG] = _with_code(folder / _CONFIG, {"AutoConfig": classes[0]})
+        files[_PROCESSOR] = _with_code(folder / _PROCESSOR, {"AutoImageProcessor": classes[1]})
+        files |= _code(classes)
+    return files, add_metadata(_read_card(folder) or str(make_graph_card(exported)), graph_metadata(exported))
+
+
+def _weights(folder: Path) -> list[str]:
+    """Return the files of the weights that transformers loads from a folder: one file, or the shards with their index."""
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return [SAFE_WEIGHTS_NAME]
+    shards = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"].values()
+    return [*sorted(set(shards)), SAFE_WEIGHTS_INDEX_NAME]
+
+
+def _with_code(path: Path, classes: dict[str, type]) -> bytes:
+    """Return a JSON file with the table of classes that `trust_remote_code=True` loads from the code next to it."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["auto_map"] = {auto: f"{part.__module__.rpartition('.')[2]}.{part.__name__}" for auto, part in classes.items()}
+    return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _code(classes: Iterable[type]) -> Files:
+    """Return the files that define classes, and the files that these import."""
+    modules = [inspect.getfile(part) for part in classes]
+    paths = {Path(file) for module in modules for file in [module, *get_relative_import_files(module)]}
+    return {path.name: path for path in sorted(paths)}
+
+
+def _companions(folder: Path) -> Files:
+    """Return the files next to weights that other programs read."""
+    patterns = (*_COMPANIONS, f"{BENCHMARK_FOLDER}/*.yaml")
+    paths = [path for pattern in patterns for path in folder.glob(pattern)]
+    if (folder / _MODULES).is_file():
+        for part in json.loads((folder / _MODULES).read_text(encoding="utf-8")):
+            paths.append(folder / f"{part['type'].partition('.')[0]}.py")
+            paths += (folder / part["path"]).rglob("*") if part.get("path") else ()
+    return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
+
+
+def _read_card(folder: Path) -> str | None:
+    path = folder / _CARD
+    return path.read_bytes().decode() if path.is_file() else None  # with its line ends
+
+
+def _add_card(files: Files, folder: Path, card: str) -> None:
+    """Add a card, the pictures that it shows, and the text of its licence if this package has it."""
+    files[_CARD] = card.encode()
+    for target in re.findall(r"\]\(([^)#?\s]+)|src=\"([^\"]+)\"", card):
+        picture = Path("".join(target))
+        is_inside = not picture.is_absolute() and ".." not in picture.parts
+        if is_inside and picture.suffix.lower() in _PICTURES and (folder / picture).is_file():
+            files[picture.as_posix()] = folder / picture
+    license_file = _apache_license()
+    if stated_license(card) == "apache-2.0" and license_file is not None:
+        files.setdefault("LICENSE", license_file)
+
+
+def _apache_license() -> Path | None:
+    """Return the licence of this package, Apache-2.0; `None` if it is installed without the file."""
+    try:
+        listed = [Path(str(file.locate())) for file in installed_files("d2vpr-hf") or [] if file.name == "LICENSE"]
+    except PackageNotFoundError:
+        listed = []
+    return next((path for path in listed if path.is_file()), None)
+
+
+def _warn_of_license(files: Files) -> None:
+    card = files[_CARD]
+    assert isinstance(card, bytes)
+    if stated_license(card.decode()) is None:
+        logger.warning(
+            "The card states no licence, so that others do not know whether they may use the model. Upload again with "
+            '`license="mit"` or another identifier of the Hub, or add the licence to the head of README.md.'
+        )
+
+
+def _name_other_files(folder: Path, files: Files) -> None:
+    """Log the files of a folder that are not uploaded, except old code and hidden files."""
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    left_out = sorted(
+        path.as_posix() for path in names if path.as_posix() not in files and path.suffix != ".py" and not _is_hidden(path)
+    )
+    if left_out:
+        listed = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        logger.warning("%d files in %s are not part of the model and are not uploaded: %s", len(left_out), folder, listed)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)

@@ -25,6 +25,13 @@ def check_repository_name(name: str) -> None:
         raise ValueError(f"Expected a name on the Hub such as user/name, got {name!r}.")
 
 
+def create_repository(name: str, kind: RepositoryKind, *, private: bool | None = None, token: str | None = None) -> None:
+    """Create a repository on the Hub if there is none; arguments and errors as for [`upload_files`]."""
+    check_repository_name(name)
+    with explained_errors(name):
+        HfApi(token=token).create_repo(name, repo_type=kind, private=private, exist_ok=True)
+
+
 def upload_files(
     name: str,
     files: Mapping[str, Path | bytes],
@@ -54,10 +61,9 @@ def upload_files(
         PermissionError: If the Hub refuses the token, or there is none.
         ValueError: If the name or the metadata of the card is invalid.
     """
-    check_repository_name(name)
+    create_repository(name, kind, private=private, token=token)
     api = HfApi(token=token)
     with explained_errors(name):
-        api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
         there = [
             path
             for path in api.list_repo_files(name, repo_type=kind)

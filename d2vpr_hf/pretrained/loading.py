@@ -166,13 +166,23 @@ def pin_revision(name: str | Path | None, revision: str | None = None) -> str | 
 
 
 def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPRImageProcessor:
-    """Load the image processor that belongs to a model; arguments as for [`load_model`]."""
+    """Load the image processor that belongs to a model; arguments as for [`load_model`].
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or it has no image processor.
+    """
     source = _resolve(name)
-    if Path(source).is_dir() and not (Path(source) / "preprocessor_config.json").is_file():
+    try:
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **kwargs)
+    except OSError as error:
+        if isinstance(error, ConnectionError | PermissionError):
+            raise
+        save = f'save_pretrained("{source}")' if Path(source).is_dir() else f'push_to_hub("{source}")'
         raise FileNotFoundError(
-            f"{source} has no preprocessor_config.json, the settings by which photos are prepared for the model."
-        )
-    return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **kwargs)
+            f"{source} has no preprocessor_config.json, the settings by which photos are prepared for the model; "
+            "`save_pretrained` of a model does not write it. Add it, with the size that the model was trained with: "
+            f'D2VPRImageProcessor(size={{"height": 224, "width": 224}}).{save}.'
+        ) from error
 
 
 def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> str:

@@ -99,8 +99,8 @@ def test_push_names_flags(hub, built, tiny_folder, tmp_path):
         run("push", index.folder, "user/map", "--model", "user/a", "--push-model", "user/b").exception
     )
     assert "`--thumbnail-size` needs `--thumbnails`" in str(run("push", built[0], "user/map", "--thumbnail-size", 9).exception)
-    message = str(run("push", "embedded", "user/model", "--thumbnails", "--license", "mit").exception)
-    assert "embedded is not an index. Omit `--license`, `--thumbnails`." in message
+    message = str(run("push", "embedded", "user/model", "--thumbnails", "--model", "user/other").exception)
+    assert "embedded is not an index. Omit `--model`, `--thumbnails`." in message
     assert not hub.repositories
     done = json.loads(output("push", index.folder, "user/map", "--push-model", "user/model", "--private", "--json"))
     assert done["kind"] == "index" and hub.repositories["models", "user/model"].private

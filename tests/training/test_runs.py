@@ -28,6 +28,8 @@ from d2vpr_hf.training.pretrain import pretrain
 from d2vpr_hf.training.training_run import RunStoppedError
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.forked import start_module
+from tests.hub.card_rules import card_problems
+from tests.hub_server import running_hub, use_hub
 from tests.training.places import write_places
 
 STAGES = {
@@ -442,20 +444,17 @@ def test_a_compiled_network_has_the_same_losses(folders, whole, tmp_path, monkey
 
 
 def test_the_best_model_is_uploaded(folders, tmp_path, monkeypatch):
-    calls = []
-
-    class FakeHub:
-        def create_repo(self, name, private, exist_ok):
-            calls.append(("create", name, private))
-
-        def upload_folder(self, repo_id, folder_path):
-            calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
-
-    monkeypatch.setattr(training_run, "HfApi", FakeHub)
-    train("finetune", folders, tmp_path, max_steps=1, push_to_hub="me/model", private=True)
-    assert calls[0] == ("create", "me/model", True)
-    assert calls[1][:2] == ("upload", "me/model")
-    assert {"README.md", "config.json", "model.safetensors", "modeling_d2vpr.py"} <= set(calls[1][2])
+    """As `d2vpr push` does it: with a card that names the model on the Hub."""
+    with running_hub() as hub:
+        use_hub(hub, tmp_path / "cache", monkeypatch)
+        train("finetune", folders, tmp_path / "run", max_steps=1, push_to_hub="user/model", private=True)
+        files = hub.files("user/model")
+        assert hub.repositories["models", "user/model"].private
+        assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_d2vpr.py"} <= files.keys()
+        card = files["README.md"].decode()
+        assert not card_problems(card) and 'name = "user/model"' in card and "model-index" not in card
+        with pytest.raises(PermissionError, match="may not create stranger/model"):
+            train("finetune", folders, tmp_path / "other", max_steps=1, push_to_hub="stranger/model")
 
 
 def test_a_script_prints_an_error_as_one_line_with_flags_and_exits_with_a_status(monkeypatch, capsys):

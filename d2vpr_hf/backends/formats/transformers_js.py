@@ -12,6 +12,7 @@ from typing import Any
 from d2vpr_hf.backends.formats.protocol import GraphTask, InputKind
 from d2vpr_hf.backends.graph.onnx_graph import OUTPUT, write_onnx
 from d2vpr_hf.backends.graph.quantization import quantize_graph
+from d2vpr_hf.hub.cards import CARD_MARK
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
 from d2vpr_hf.utils.optional_imports import import_extra
 
@@ -28,6 +29,8 @@ pipeline_tag: image-feature-extraction
 tags:
 - visual-place-recognition
 ---
+
+{mark}
 
 # Descriptors of places, for transformers.js
 
@@ -94,6 +97,7 @@ class TransformersJsFormat:
         fields = {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
         _write_json(folder / "preprocessor_config.json", fields | {"image_processor_type": _PROCESSOR})
         text = _README.format(
+            mark=CARD_MARK,
             width=config.descriptor_dim,
             dtypes=", ".join(f"`{_DTYPES[kind]}`" for kind in self.graphs(info["precision"])),
             dtype=dtype,
