@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import BinaryIO
 
@@ -132,7 +133,10 @@ def _local(source: PhotoSource) -> Path | bytes:
         with fsspec.open(source, "rb") as file:
             return file.read()
     except FileNotFoundError as error:
-        raise UnreadablePhotoError("no such file") from error
+        cause = error.__cause__  # over HTTP any failure raises this error
+        if cause is None or getattr(cause, "status", None) == HTTPStatus.NOT_FOUND:
+            raise UnreadablePhotoError("no such file") from error
+        raise UnreadablePhotoError(f"it could not be fetched ({cause})") from error
     except Exception as error:  # each protocol raises other errors
         raise UnreadablePhotoError(f"it could not be fetched ({error})") from error
 
