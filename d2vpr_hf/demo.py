@@ -8,7 +8,7 @@ from d2vpr_hf.encoders import Progress
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.evaluation.plots import save_plots
-from d2vpr_hf.figures import save_figure
+from d2vpr_hf.figures import check_plot_file, save_figure
 from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.readers import find_photos
@@ -44,8 +44,13 @@ def run_demo(out: str | Path, num_places: int = NUM_PLACES, progress: Progress |
         out: Output folder; a town that is already in the folder is used again.
         num_places: Number of places in the town.
         progress: Called with the number of photos that were just encoded.
+
+    Raises:
+        ImportError: If Matplotlib is not installed.
     """
     out = Path(out)
+    matches = out / "matches.png"
+    check_plot_file(matches)
     town = out / "town"
     if not town.exists():
         simulate(town, num_places, TEST_CITY, tier=_TIER, workers=min(2, os.cpu_count() or 1))
@@ -55,5 +60,5 @@ def run_demo(out: str | Path, num_places: int = NUM_PLACES, progress: Progress |
     photos = find_photos(queries)
     shown = photos[:: max(1, len(photos) // NUM_SHOWN)][:NUM_SHOWN]
     results = search_photos(PlaceIndex.open(out / "index" / "database"), shown, encoder, top_k=4)
-    save_figure(plot_search(results), out / "matches.png")
-    return DemoResult(results, evaluation, [out / "matches.png", *save_plots(evaluation, out / "pictures")])
+    save_figure(plot_search(results), matches)
+    return DemoResult(results, evaluation, [matches, *save_plots(evaluation, out / "pictures")])

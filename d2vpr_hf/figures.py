@@ -1,19 +1,24 @@
 """Figures of photos in rows. The plot functions return a figure; `save_figure` writes it."""
 
+from __future__ import annotations
+
 import logging
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
 from d2vpr_hf.readers import UnreadablePhotoError, open_photo
+from d2vpr_hf.utils.optional_imports import import_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +37,21 @@ class Cell:
     colour: str
 
 
+def new_figure(size: tuple[float, float], **options: Any) -> Figure:
+    """Return an empty figure of a size in inches, which is drawn without a screen.
+
+    Raises:
+        ImportError: If Matplotlib is not installed.
+    """
+    figure: Figure = import_extra("matplotlib.figure", "plots").Figure(figsize=size, **options)
+    import_extra("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
+    return figure
+
+
 def plot_rows(rows: Sequence[Sequence[Cell]]) -> Figure:
     """Draw photos in rows of any length: in each row a query and its matches."""
     columns, count = max((len(row) for row in rows), default=1), max(1, len(rows))
-    figure = Figure(figsize=(_CELL[0] * columns, _CELL[1] * count))
-    FigureCanvasAgg(figure)
+    figure = new_figure((_CELL[0] * columns, _CELL[1] * count))
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02 / count, top=1 - 0.17 / count, wspace=0.04, hspace=0.24)
     for axes, row in zip(figure.subplots(count, columns, squeeze=False), rows, strict=False):
         for axis, cell in zip(axes, row, strict=False):
@@ -54,11 +69,13 @@ def check_plot_file(path: Path, photos: Iterable[Path] = ()) -> None:
         photos: Photos and folders of photos, none of which may be overwritten.
 
     Raises:
+        ImportError: If Matplotlib is not installed.
         ValueError: If `path` is one of the photos, a folder, or has an unsupported suffix.
     """
+    canvas = import_extra("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg
     if path.exists() and any(path.resolve().is_relative_to(photo.resolve()) for photo in photos):
         raise ValueError(f"{path} exists already and is one of the photos. Give another file for the plot.")
-    formats = FigureCanvasAgg.get_supported_filetypes()
+    formats = canvas.get_supported_filetypes()
     if path.is_dir() or path.suffix.lower().lstrip(".") not in formats:
         raise ValueError(
             f"Cannot write a plot to {path}: give a file that ends in {', '.join(f'.{name}' for name in sorted(formats))}."

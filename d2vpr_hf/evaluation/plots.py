@@ -1,13 +1,12 @@
 """Plots of an evaluation. The plot functions return the figure."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from d2vpr_hf.evaluation.positives import PhotoSet, photo_distances
@@ -19,6 +18,7 @@ from d2vpr_hf.figures import (
     Cell,
     check_plot_file,
     match_cell,
+    new_figure,
     photo_label,
     plot_rows,
     query_cell,
@@ -26,6 +26,11 @@ from d2vpr_hf.figures import (
 )
 from d2vpr_hf.places.geometry import earth_degrees, earth_vectors
 from d2vpr_hf.utils.atomic_files import check_writable
+from d2vpr_hf.utils.optional_imports import import_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _GRID_ROWS = 8
 _GRID_MATCHES = 4
@@ -47,6 +52,7 @@ def check_plot_folder(out: Path, photos: Iterable[Path], files: Iterable[str] = 
     """Check that plots can be written to `out`.
 
     Raises:
+        ImportError: If Matplotlib is not installed.
         ValueError: If `out` is in a folder of photos, where the next run would read the plots as photos.
         NotADirectoryError: If a part of the path is a file.
         PermissionError: If the folder is not writable.
@@ -77,7 +83,8 @@ def plot_map(evaluation: Evaluation) -> Figure:
     origin = np.zeros(2) if in_degrees else np.floor(ends.reshape(-1, 2).min(axis=0) / 1000) * 1000
     figure, axes = _figure((7.5, 6.5))
     _draw_database(axes, evaluation, origin, centre)
-    axes.add_collection(LineCollection(list(ends[~correct] - origin), colors=WRONG, linewidths=0.9, alpha=0.5, zorder=2))
+    line_collection = import_extra("matplotlib.collections", "plots").LineCollection
+    axes.add_collection(line_collection(list(ends[~correct] - origin), colors=WRONG, linewidths=0.9, alpha=0.5, zorder=2))
     for marker, size, colour, chosen, label in (
         ("X", 46, WRONG, ~correct, "wrong, line to the match"),
         ("o", 20, CORRECT, correct, "correct"),
@@ -206,8 +213,7 @@ def _draw_database(axes: Axes, evaluation: Evaluation, origin: NDArray[np.float6
 
 
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(size, layout="constrained")
     return figure, figure.subplots()
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.places import PLACE_SCHEMA
 from d2vpr_hf.stores.descriptors import MappedDescriptors
+from d2vpr_hf.utils.optional_imports import import_extra
 
 if TYPE_CHECKING:
     import datasets
@@ -18,6 +19,7 @@ COLUMN = "descriptor"
 
 def index_to_dataset(descriptors: MappedDescriptors, places: PlaceRows, searchable: bool) -> datasets.Dataset:
     """Return places and descriptors as a data set; the rows of shards without removed rows are not copied."""
+    import_extra("datasets", "datasets")
     import datasets
 
     width = descriptors.shape[1]

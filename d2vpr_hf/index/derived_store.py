@@ -147,7 +147,12 @@ class DerivedStore:
 
 
 def check_store(store: str | None, uri: str | None, compression: str | None) -> None:
-    """Raise ValueError unless store, address and compression fit together; `None` keeps the recorded choice."""
+    """Check that store, address and compression fit together; `None` keeps the recorded choice.
+
+    Raises:
+        ImportError: If the client of the service is not installed.
+        ValueError: If they do not fit together.
+    """
     check_compression(compression or "none")
     if store not in (None, *STORES):
         raise ValueError(f"Expected a store of {', '.join(STORES)}, got {store!r}.")

@@ -1,14 +1,18 @@
 """Plots of a calibration's reliability. The plot functions return the figure."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from d2vpr_hf.evaluation.confidence import precision_curve
-from d2vpr_hf.figures import QUERY, UNKNOWN, save_figure
+from d2vpr_hf.figures import QUERY, UNKNOWN, new_figure, save_figure
 from d2vpr_hf.localization.reliability import BINS, Reliability
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILES = ("reliability.png", "precision_coverage.png")
 
@@ -23,8 +27,7 @@ def save_plots(reliability: Reliability, out: str | Path) -> list[Path]:
 
 def plot_reliability(reliability: Reliability) -> Figure:
     """Draw the share of correct positions over the confidence, and below it a histogram of the confidences."""
-    figure = Figure(figsize=(5.2, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((5.2, 5.6), layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     bins = np.array(reliability.bins())
     axes.plot([0, 1], [0, 1], color=UNKNOWN, linestyle="--", linewidth=1)
@@ -43,8 +46,7 @@ def plot_reliability(reliability: Reliability) -> Figure:
 
 def plot_precision_coverage(reliability: Reliability) -> Figure:
     """Draw precision over coverage, for thresholds on the confidence and for thresholds on the similarity."""
-    figure = Figure(figsize=(6.2, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((6.2, 4.6), layout="constrained")
     axes = figure.subplots()
     curves = (
         ("confidence", reliability.confidences, QUERY),

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from d2vpr_hf.readers.place_dataset import place_features
 from d2vpr_hf.readers.remarks import RemarkCounter, report_remarks
 from d2vpr_hf.readers.tables.dataset_columns import ImageFile, compute_columns, match_columns
+from d2vpr_hf.utils.optional_imports import import_extra
 
 if TYPE_CHECKING:
     import datasets
@@ -51,10 +52,12 @@ def load_places(
         photo is in a file on this machine, and otherwise `<name>/<split>/<row>/<file name>`; rows count from 0.
 
     Raises:
+        ImportError: If `datasets` is not installed.
         FileNotFoundError, ConnectionError: If there is no such data set, or the Hub cannot be reached.
         ValueError: If there are several splits and none is chosen, a column is missing, or a row holds half a position or
             a text in place of a number (raised when the row is read, if streaming).
     """
+    import_extra("datasets", "datasets")
     dataset, loaded = _load(str(name), config, revision, split, streaming)
     fields = match_columns(str(name), dataset.features, columns or {})
     label = f"{name}/{loaded}" if loaded else str(name)

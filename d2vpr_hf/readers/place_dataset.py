@@ -18,6 +18,7 @@ from d2vpr_hf.readers.photo_collection import name_in_folder
 from d2vpr_hf.readers.photos import PhotoSource, is_url
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.remarks import Remark, RemarkCounter
+from d2vpr_hf.utils.optional_imports import import_extra
 
 if TYPE_CHECKING:
     import datasets
@@ -42,6 +43,7 @@ def place_columns(places: Sequence[Place], place_ids: Sequence[int | None] | Non
 
 def to_dataset(table: PlaceTable) -> datasets.Dataset:
     """Turn a table of photos into the common form. Nothing is decoded or copied: an image is read when its row is used."""
+    import_extra("datasets", "datasets")
     import datasets
 
     photos = [str(table.photo(place).absolute()) for place in table.places]

@@ -1,15 +1,19 @@
 """Draw search results: each query with its matches."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from d2vpr_hf.figures import Cell, match_cell, photo_label, plot_rows, query_cell
 from d2vpr_hf.index import Match
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 from d2vpr_hf.readers import read_place
 from d2vpr_hf.retrieval.search_photos import SearchResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.stores.descriptors import Descriptors
 from d2vpr_hf.stores.exact import check_search, exact_search, float32_blocks, relative_rounding, rescore
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
-from d2vpr_hf.utils.optional_imports import import_extra
+from d2vpr_hf.utils.optional_imports import check_extra, import_extra
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -121,8 +121,10 @@ class MilvusStore:
         """Return the form of an address that an index records: the absolute path of a file, or the URL of a server.
 
         Raises:
+            ImportError: If pymilvus is not installed.
             ValueError: If `uri` is neither a `.db` file nor a URL, or contains a password or token.
         """
+        check_extra("pymilvus", "milvus")  # before photos are encoded for hours
         if "://" not in uri:
             if not uri.endswith(".db"):
                 raise ValueError(

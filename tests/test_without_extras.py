@@ -1,0 +1,105 @@
+"""The package without its extras: what works on folders of photos, and errors that name the extra of the rest."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.photos import save_row
+
+EXTRAS = {  # modules that an installation without extras does not have
+    "accelerate": "train",
+    "datasets": "datasets",
+    "gradio": "demo",
+    "matplotlib": "plots",
+    "mcp": "demo",
+    "milvus_lite": "milvus",
+    "onnx": "onnxruntime",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "onnxruntime",
+    "openvino": "openvino",
+    "pandas": "datasets",
+    "peft": "dev",
+    "pymilvus": "milvus",
+    "pytorch_metric_learning": "train",
+    "sklearn": "train",
+    "tensorboard": "dev",
+}
+RUN = """
+import sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+PathFinder.find_spec = staticmethod(lambda name, *rest: None if name.partition(".")[0] in {modules} else find(name, *rest))
+sys.argv = ["d2vpr", *sys.argv[1:]]
+from d2vpr_hf.cli import main
+main()
+"""
+
+
+def run(cwd, *arguments):
+    """Run a command in a process that cannot import the libraries of extras."""
+    code = RUN.format(modules=sorted(EXTRAS))
+    environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with photos and their index."""
+    folder = tmp_path_factory.mktemp("core")
+    save_row(folder / "photos")
+    done = run(folder, "index", "photos", "--out", "index")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_folders_are_searched_and_evaluated(folder):
+    photo = sorted((folder / "photos").iterdir())[3]
+    results = {}
+    for name, *arguments in (
+        ("info", "index", "--json"),
+        ("search", "index", photo, "--top-k", "2", "--json"),
+        ("localize", "index", photo, "--json"),
+        ("evaluate", "--database", "photos", "--queries", "photos", "--json", "report.json"),
+    ):
+        results[name] = run(folder, name, *arguments)
+        assert results[name].returncode == 0, (name, results[name].stderr)
+    assert json.loads(results["info"].stdout)["count"] == 9
+    assert photo.name in results["search"].stdout
+    assert "R@1: 100.0" in results["evaluate"].stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [
+        (("index", "--dataset", "user/streets", "--out", "other"), "datasets"),
+        (("search", "index", "PHOTO", "--plot", "matches.png"), "plots"),
+        (("evaluate", "--database", "photos", "--queries", "photos", "--plots", "pictures"), "plots"),
+        (("calibrate", "index", "--queries", "photos", "--plots", "pictures"), "plots"),
+        (("demo", "--out", "demo"), "plots"),
+        (("space",), "demo"),
+        (("export", "embedded", "graph", "--format", "onnx"), "export"),
+        (("export", "embedded", "graph", "--format", "openvino"), "export"),
+        (("search", "index", "PHOTO", "--backend", "openvino"), "export"),
+        (("index", "photos", "--out", "other", "--store", "milvus", "--uri", "places.db"), "milvus"),
+    ],
+)
+def test_an_error_names_the_extra(folder, arguments, extra):
+    photo = next((folder / "photos").iterdir())
+    done = run(folder, *(photo if argument == "PHOTO" else argument for argument in arguments))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"d2vpr-hf[{extra}]" in done.stderr.replace("\n", ""), done.stderr
+    assert {path.name for path in folder.iterdir()} <= {"photos", "index", "report.json"}
+
+
+def test_the_extras_exist():
+    """Their names are those of the errors, and what they install is not installed without them."""
+    requirements = [Requirement(line) for line in importlib.metadata.requires("d2vpr-hf")]
+    core = {each.name.replace("-", "_") for each in requirements if each.marker is None}
+    assert not core & set(EXTRAS)
+    assert set(EXTRAS.values()) <= set(importlib.metadata.metadata("d2vpr-hf").get_all("Provides-Extra"))
