@@ -1,17 +1,23 @@
 """The installed package is complete, can be imported from anywhere, and loads nothing that it does not need."""
 
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 import d2vpr_hf
 
 ROOT = Path(__file__).parents[1]
 _SPACE_SUFFIXES = {".py", ".css", ".js", ".md", ".txt"}
+_FOLDERS = (".ci", "benchmarks", "d2vpr_hf", "docs", "modeling", "spaces", "tests", "training")  # of a source distribution
+_FILES = {
+    *(".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),
+    *("constraints-lowest.txt", "constraints.txt", "pyproject.toml"),
+}
 
 
 def python(*arguments, cwd, path=None):
@@ -20,14 +26,43 @@ def python(*arguments, cwd, path=None):
     return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
-    with FileLock(tmp_path_factory.getbasetemp().parent / "wheel.lock"):  # test processes would build in the same folder
-        done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+def build_wheel(source, folder):
+    """Build a wheel of a folder or of a source distribution."""
+    command = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the project: a build leaves files next to the sources, and the next one reads them."""
+    folder = tmp_path_factory.mktemp("tree")
+    for name in _FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in _FILES:
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory):
+    return build_wheel(tree, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def source_distribution(tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdist")
+    command = ["-m", "build", "--sdist", "--no-isolation", "--outdir", str(folder), str(tree)]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("*.tar.gz"))
+
+
+def files_of(folder):
+    """Return the paths of a folder's files that belong to the project, not what Python and the build leave there."""
+    paths = [path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return {path.as_posix() for path in paths if path.suffix != ".pyc"}
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +74,35 @@ def installed(wheel, tmp_path_factory):
     return folder
 
 
-def test_the_wheel_holds_everything(wheel):
+def test_the_wheel_holds_everything_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"d2vpr_hf/{path.relative_to(ROOT / 'd2vpr_hf').as_posix()}" for path in (ROOT / "d2vpr_hf").rglob("*.py")}
     for room in ("modeling", "training"):
         expected |= {f"d2vpr_hf/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / room).rglob("*.py")}
     expected |= {f"d2vpr_hf/training/{path.relative_to(ROOT / 'training').as_posix()}"
                  for kind in ("json", "yaml") for path in (ROOT / "training" / "configs").rglob(f"*.{kind}")}  # fmt: skip
-    assets = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
+    assets = ("config.json", "model.safetensors", "preprocessor_config.json", "validation.json", "README.md")
     expected |= {"d2vpr_hf/__init__.pyi", "d2vpr_hf/py.typed", *(f"d2vpr_hf/assets/d2vpr-tiny/{name}" for name in assets)}
     expected |= {f"d2vpr_hf/spaces/{path.name}" for path in (ROOT / "spaces").iterdir() if path.suffix in _SPACE_SUFFIXES}
-    assert expected <= names
+    assert {name for name in names if ".dist-info/" not in name} == expected
     assert {name.split("/")[0] for name in names} == {"d2vpr_hf", f"d2vpr_hf-{d2vpr_hf.__version__}.dist-info"}
+
+
+def test_the_source_distribution_is_the_project(source_distribution):
+    """`make test` needs the tests and their data, the versions to install, and the files that tests read."""
+    with tarfile.open(source_distribution) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    generated = {name for name in names if name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name}
+    assert names - generated == _FILES.union(*map(files_of, _FOLDERS))
+
+
+def test_the_wheel_of_the_source_distribution_is_that_of_the_tree(wheel, source_distribution, tmp_path):
+    contents = []
+    for path in (wheel, build_wheel(source_distribution, tmp_path)):
+        with zipfile.ZipFile(path) as archive:
+            contents.append({name: archive.read(name) for name in archive.namelist() if not name.endswith("/RECORD")})
+    assert contents[0].keys() == contents[1].keys()
+    assert [name for name, content in contents[0].items() if contents[1][name] != content] == []
 
 
 SEE_EVERYTHING = "import d2vpr_hf.modeling, d2vpr_hf.training; print(d2vpr_hf.modeling.__file__, d2vpr_hf.D2VPRModel.__name__)"
