@@ -1,18 +1,19 @@
 # make demo: set everything up and run the main job offline.  make test: set everything up, lint, type-check, test.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 WHEEL_SITE := build/wheel-site
 NODE_MODULES := build/node/node_modules/@huggingface/transformers
 
-.PHONY: install demo ablations reproduce test test-slow browser node lint format typecheck suite clean
+.PHONY: install demo ablations reproduce test unit test-slow lowest without-extras ecosystem browser node lint format typecheck suite clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
 	touch $@
 
 demo: $(INSTALLED)
@@ -27,11 +28,28 @@ ablations: $(INSTALLED)
 reproduce: $(INSTALLED)
 	$(BIN)/python benchmarks/reproduce.py --model $(MODEL) --dataset $(DATASET) --photos $(PHOTOS)
 
-test: lint typecheck suite
+test: lint typecheck unit
+
+unit: suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadscope -m "not slow" # a process a core, one thread each; a file stays whole
 
 test-slow: suite
 	$(BIN)/python -m pytest -m slow
+
+# the tests with the lowest versions that pyproject.toml allows, in an environment of their own
+lowest:
+	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt unit
+
+# the wheel without extras, in an environment of its own: folders are indexed, and errors name the extras
+without-extras:
+	$(PYTHON) -m venv --clear build/without-extras
+	build/without-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt . pytest
+	build/without-extras/bin/python -m pytest tests/test_without_extras.py
+
+# the tests of optional libraries, all of which are installed (1 GB); an import that fails is an error here, not a skipped test
+ecosystem: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,ecosystem]"
+	D2VPR_ALL_LIBRARIES=1 $(BIN)/python -m pytest -m "not slow and not browser and not node" $$(grep -rl importorskip tests --include='test_*.py')
 
 # the Space in a real browser: Debian's chromium, driven by Playwright; with both there, `make test` runs these too
 browser: $(INSTALLED)

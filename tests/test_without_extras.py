@@ -71,7 +71,7 @@ def test_folders_are_searched_and_evaluated(folder):
         assert results[name].returncode == 0, (name, results[name].stderr)
     assert json.loads(results["info"].stdout)["count"] == 9
     assert photo.name in results["search"].stdout
-    assert "R@1: 100.0" in results["evaluate"].stdout
+    assert "recall at 100 % precision 100.0" in results["evaluate"].stdout
 
 
 @pytest.mark.parametrize(
