@@ -6,9 +6,10 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from d2vpr_hf.hub.cards import is_replaceable
@@ -65,7 +66,8 @@ def push_index(
         The URL of the commit.
 
     Raises:
-        ValueError: If other people could not load the model, or thumbnails are wanted and no photo can be read.
+        ValueError: If other people could not load the model, the index is damaged, the data set there is not an index, or
+            thumbnails are wanted and no photo can be read.
         ConnectionError: If the Hub cannot be reached.
         PermissionError: If the Hub refuses the token, or there is none.
     """
@@ -75,7 +77,10 @@ def push_index(
     if thumbnail_size < 1:
         raise ValueError(f"Expected a `thumbnail_size` of at least 1 pixel, got {thumbnail_size}.")
     opened = index if isinstance(index, PlaceIndex) else PlaceIndex.open(index)
+    _check_repository(name, token)
     with opened.unchanged() as manifest, tempfile.TemporaryDirectory() as scratch:
+        if problems := opened.verify():
+            raise ValueError("\n".join([f"The index {opened.folder} is damaged; nothing was uploaded:", *problems]))
         public_model = (
             find_public_model(manifest.settings, model, token)
             if push_model is None
@@ -116,6 +121,21 @@ def push_index(
         )
     warn_of_private_model(public_model, name, token)
     return url
+
+
+def _check_repository(name: str, token: str | None) -> None:
+    """Raise ValueError if a data set on the Hub is not an index, and has files that an index would replace."""
+    with explained_errors(name):
+        try:
+            files = HfApi(token=token).list_repo_files(name, repo_type="dataset")
+        except RepositoryNotFoundError:
+            return
+    replaced = [file for file in files if any(fnmatch(file, pattern) for pattern in (*INDEX_FILES, TABLE_FILES))]
+    if replaced and MANIFEST not in files:
+        raise ValueError(
+            f"The data set {name} on the Hub is not an index, and has {replaced[0]}, which an index would replace. Give "
+            "another name."
+        )
 
 
 def _public_manifest(manifest: Manifest, model: PublicModel) -> Manifest:

@@ -176,6 +176,24 @@ def test_an_upload_that_fails_leaves_the_earlier_index(hub, frames, monkeypatch)
     assert hub.files("user/map", "datasets") == before
 
 
+def test_a_data_set_that_is_no_index_is_not_replaced(hub, frames):
+    """Tables of photos have the same names as the table of places."""
+    photos = {"data/train-00000-of-00009.parquet": b"photos", "README.md": b"# Photos\n"}
+    hub.put("user/photos", photos, "datasets")
+    with pytest.raises(ValueError, match=r"user/photos on the Hub is not an index, and has data/train-00000-of-00009\.parquet"):
+        frames.push_to_hub("user/photos")
+    assert hub.files("user/photos", "datasets") == photos
+
+
+def test_a_damaged_index_is_not_uploaded(hub, frames):
+    frames.flush()
+    file = next(frames.folder.glob("descriptors-*"))
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=rf"is damaged; nothing was uploaded:\n{file.name}: its checksum"):
+        frames.push_to_hub("user/map")
+    assert not hub.repositories
+
+
 # ---- the model
 
 
@@ -203,6 +221,8 @@ def test_a_model_on_the_hub_is_named_and_pinned(hub, local, tiny_folder, tmp_pat
     query = sorted((tmp_path / "photos").iterdir())[4]
     [result] = search_photos(fetched, [query], PlaceEncoder.for_index(fetched), top_k=1)
     assert result.matches[0].place.path == query.name
+    with pytest.raises(ValueError, match=rf"with user/model at commit {commit[:12]}, fingerprint"):
+        search_photos(fetched, [query], PlaceEncoder("user/model"))
     with pytest.raises(ValueError, match=r"user/model at its commit [0-9a-f]{12} does not make the descriptors of this index"):
         local.push_to_hub("user/other", model="user/model")
     assert ("datasets", "user/other") not in hub.repositories
