@@ -9,12 +9,20 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from d2vpr_hf.hub.cards import is_replaceable
 from d2vpr_hf.hub.index_cards import IndexFacts, make_index_card
-from d2vpr_hf.hub.index_models import PublicModel, find_public_model, push_model_of_index, warn_of_private_model
+from d2vpr_hf.hub.index_models import (
+    PublicModel,
+    check_model_to_push,
+    find_public_model,
+    push_model_of_index,
+    warn_of_private_model,
+)
 from d2vpr_hf.hub.place_tables import write_place_table, write_thumbnail_table
 from d2vpr_hf.hub.uploads import check_repository_name, explained_errors, upload_files
 from d2vpr_hf.index import PlaceIndex
@@ -25,6 +33,7 @@ from d2vpr_hf.readers.skipped import report_skipped
 logger = logging.getLogger(__name__)
 
 _CARD = "README.md"
+_ABSOLUTE = r"^(/|[A-Za-z]:[\\/])"  # a path on POSIX or Windows
 
 
 def push_index(
@@ -81,13 +90,12 @@ def push_index(
     with opened.unchanged() as manifest, tempfile.TemporaryDirectory() as scratch:
         if problems := opened.verify():
             raise ValueError("\n".join([f"The index {opened.folder} is damaged; nothing was uploaded:", *problems]))
-        public_model = (
-            find_public_model(manifest.settings, model, token)
-            if push_model is None
-            else push_model_of_index(manifest.settings, push_model, private, token)
-        )
-        _warn_of_paths(opened)
+        if push_model is None:
+            public_model = find_public_model(manifest.settings, model, token)
+        else:
+            model_source = check_model_to_push(manifest.settings, push_model)
         table, folder = opened.places.to_table(), Path(scratch)
+        _warn_of_paths(table)
         num_thumbnails = None
         if thumbnails:
             photo_folder = manifest.settings.photo_folder
@@ -102,6 +110,8 @@ def push_index(
             report_skipped(skipped, table.num_rows, strict=False, source="Thumbnails")
         else:
             tables = write_place_table(table, folder)
+        if push_model is not None:  # once nothing else can fail here
+            public_model = push_model_of_index(model_source, push_model, private, token)
         files: dict[str, Path | bytes] = {file.name: opened.folder / file.name for file in manifest.files}
         files |= {f"{Path(TABLE_FILES).parent}/{file.name}": file for file in tables}
         files[MANIFEST] = _public_manifest(manifest, public_model).to_text().encode()
@@ -144,15 +154,16 @@ def _public_manifest(manifest: Manifest, model: PublicModel) -> Manifest:
     return replace(manifest, settings=settings, skipped={}, store_uri=None, service=None)
 
 
-def _warn_of_paths(index: PlaceIndex) -> None:
+def _warn_of_paths(table: pa.Table) -> None:
     """Log a warning if photos are named by absolute paths, as those that were added from outside the photo folder."""
-    absolute = [path for path in index.places.column("path") if Path(path).is_absolute()]
-    if absolute:
+    paths = table.column("path")
+    absolute = paths.filter(pc.match_substring_regex(paths, _ABSOLUTE))
+    if len(absolute):
         logger.warning(
             "%d of %d photos are outside the photo folder, and their whole paths become public, such as %s.",
             len(absolute),
-            len(index),
-            absolute[0],
+            len(paths),
+            absolute[0].as_py(),
         )
 
 

@@ -362,6 +362,8 @@ def test_thumbnails_are_downloaded_only_when_wanted(hub, embedded, tmp_path):
 def test_thumbnails_need_photos(hub, changed, frames):
     with pytest.raises(ValueError, match=r"None of the 6 photos can be read for thumbnails, such as .*0\.jpg: no such file"):
         changed.push_to_hub("user/map", thumbnails=True)
+    with pytest.raises(ValueError, match="None of the 6 photos can be read"):
+        changed.push_to_hub("user/map", thumbnails=True, push_model="user/model")
     with pytest.raises(ValueError, match="`thumbnail_size` of at least 1 pixel, got 0"):
         changed.push_to_hub("user/map", thumbnails=True, thumbnail_size=0)
     assert not hub.repositories
