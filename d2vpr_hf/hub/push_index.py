@@ -64,7 +64,7 @@ def push_index(
             must make the same descriptors.
         push_model: Hub id that the model is uploaded to first.
         private: Whether new repositories are private; `None` for the account's default.
-        license: The Hub's identifier of the data set's licence, such as `"cc-by-4.0"`.
+        license: The Hub's identifier of the data set's licence, such as `"cc-by-4.0"`; `None` for that of the card there.
         thumbnails: Whether to upload thumbnails of the photos.
         thumbnail_size: Longer side of thumbnails in pixels.
         commit_message: Message of the commit.
@@ -115,11 +115,10 @@ def push_index(
         files: dict[str, Path | bytes] = {file.name: opened.folder / file.name for file in manifest.files}
         files |= {f"{Path(TABLE_FILES).parent}/{file.name}": file for file in tables}
         files[MANIFEST] = _public_manifest(manifest, public_model).to_text().encode()
-        if _is_written_by_a_person(opened.folder / _CARD):
-            files[_CARD] = opened.folder / _CARD
-        elif not _is_written_by_a_person(_card_on_hub(name, token)):
-            facts = IndexFacts(name, manifest.settings, public_model, table, license, num_thumbnails)
-            files[_CARD] = make_index_card(facts).encode()
+        facts = IndexFacts(name, manifest.settings, public_model, table, license, num_thumbnails)
+        card = _choose_card(facts, opened.folder / _CARD, _card_on_hub(name, token))
+        if card is not None:
+            files[_CARD] = card.encode()
         url = upload_files(
             name,
             files,
@@ -167,6 +166,25 @@ def _warn_of_paths(table: pa.Table) -> None:
         )
 
 
+def _choose_card(facts: IndexFacts, local: Path, on_hub: Path | None) -> str | None:
+    """Return the card to upload; `None` if a person wrote the one on the Hub, which stays.
+
+    Raises:
+        ValueError: If a licence is given, and the card of a person has another one.
+    """
+    from d2vpr_hf.hub.model_cards import set_license, stated_license
+
+    for path in (local, on_hub):
+        text = path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else None
+        if text is not None and not is_replaceable(text):
+            if facts.license is not None:
+                set_license(text, facts.license)  # raises
+            return text if path == local else None
+        if text is not None and facts.license is None:
+            facts = replace(facts, license=stated_license(text))
+    return make_index_card(facts)
+
+
 def _card_on_hub(name: str, token: str | None) -> Path | None:
     """Download the card of a data set; return `None` if there is none."""
     with explained_errors(name):
@@ -174,8 +192,3 @@ def _card_on_hub(name: str, token: str | None) -> Path | None:
             return Path(hf_hub_download(name, _CARD, repo_type="dataset", token=token))
         except (RepositoryNotFoundError, EntryNotFoundError):
             return None
-
-
-def _is_written_by_a_person(card: Path | None) -> bool:
-    """Return whether there is a card without the mark of this package."""
-    return card is not None and card.is_file() and not is_replaceable(card.read_text(encoding="utf-8", errors="replace"))

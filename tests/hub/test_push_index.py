@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import DatasetCard, HfApi
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, add_photos, index_photos, search_photos
+from d2vpr_hf.export import export
 from d2vpr_hf.hub.cards import CARD_MARK
 from d2vpr_hf.hub.push_index import push_index
 from d2vpr_hf.hub.thumbnails import make_thumbnail, read_thumbnails
@@ -239,6 +240,19 @@ def test_the_model_is_uploaded_too(hub, local, tmp_path):
     assert PlaceEncoder.for_index(fetched).fingerprint == local.settings.fingerprint
 
 
+def test_an_exported_graph_is_uploaded_too(hub, embedded, tmp_path):
+    pytest.importorskip("onnxruntime")
+    export("embedded", tmp_path / "graph")
+    index, _ = index_photos(save_row(tmp_path / "photos"), tmp_path / "index", PlaceEncoder(tmp_path / "graph"))
+    index.push_to_hub("user/map", push_model="user/graph")
+    index.push_to_hub("user/other", model="user/graph")
+    for name in ("user/map", "user/other"):
+        fetched = PlaceIndex.from_pretrained(name)
+        encoder = PlaceEncoder.for_index(fetched)
+        assert encoder.model_name == "user/graph" and encoder.model_revision == fetched.settings.model_revision
+        assert encoder.fingerprint == embedded.fingerprint
+
+
 def test_a_model_that_changed_is_not_uploaded(hub, tmp_path):
     folder = save_folder(tiny_model(0), tmp_path / "model")
     index, _ = index_photos(save_row(tmp_path / "photos"), tmp_path / "index", PlaceEncoder(folder))
@@ -394,6 +408,8 @@ def test_the_card_describes_the_index(hub, changed):
         "The photos are not here.",
     ):
         assert line in text.replace("\n", " ") or line in text
+    changed.push_to_hub("user/map")
+    assert hub.files("user/map", "datasets")["README.md"].decode() == text  # with the licence of before
     assert "POST /api/validate-yaml" in hub.requests and DatasetCard(text).data.pretty_name == "map"
 
 
@@ -409,8 +425,10 @@ def test_a_card_of_a_person_stays(hub, frames, tmp_path):
     frames.push_to_hub("user/map")
     card = hub.files("user/map", "datasets")["README.md"].replace(CARD_MARK.encode(), b"My own words.")
     hub.put("user/map", hub.files("user/map", "datasets") | {"README.md": card}, "datasets")
-    frames.push_to_hub("user/map", license="mit")
+    frames.push_to_hub("user/map")
     assert hub.files("user/map", "datasets")["README.md"] == card
+    with pytest.raises(ValueError, match=r"README\.md was written by a person and has the licence None"):
+        frames.push_to_hub("user/map", license="mit")
     hub.put("user/map", hub.files("user/map", "datasets") | {"README.md": b"# Mine\n"}, "datasets")
     assert load_table("user/map", hub, tmp_path / "home")["path"] == [f"/frames/{number}" for number in range(7)]
     (frames.folder / "README.md").write_text("# Written here\n")
