@@ -11,6 +11,7 @@ import torch
 
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
+from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Comparison, compare_evaluations, evaluate
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
@@ -54,7 +55,10 @@ def export(
         ImportError: If a library that writes or runs the graph is not installed.
         ValueError: For the reasons of [`export_model`], or if the labelled photos cannot be evaluated.
     """
-    encoder, options = PlaceEncoder(model, device="cpu"), options or ExportOptions()
+    options = options or ExportOptions()
+    if labelled is not None and not FORMATS[options.format].backends:
+        raise ValueError(f"Recall cannot be measured here: this package cannot run the format {options.format}.")
+    encoder = PlaceEncoder(model, device="cpu")
     info: dict[str, Any] = {"model": encoder.model_name, "fingerprint": encoder.fingerprint}
     images = [] if photos is None else _read_some(find_photos(Path(photos)))
     info["calibration_photos"] = len(images) if options.precision == "int8" else 0

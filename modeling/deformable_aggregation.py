@@ -199,7 +199,8 @@ def region_boxes(positions: torch.Tensor, grid: SampleGrid) -> torch.Tensor:
     means = grid.averaging.to(positions.dtype) @ positions  # (R, P) @ (B, P, 2) -> (B, R, 2)
     members = positions[:, grid.members]  # (B, R, largest sample count, 2)
     # max, not amax: where two samples tie, amax halves the gradient between them
-    regions = torch.cat((means, members.max(dim=2).values - members.min(dim=2).values), dim=-1)
+    extents = members.max(dim=2, keepdim=True).values - members.min(dim=2, keepdim=True).values  # kept: XNNPACK needs it
+    regions = torch.cat((means, extents.squeeze(2)), dim=-1)
     whole = torch.cat((torch.full_like(regions[:, :1, :2], 0.5), torch.ones_like(regions[:, :1, 2:])), dim=-1)
     return torch.cat((whole, regions), dim=1)
 

@@ -103,11 +103,16 @@ def export_model(
     Raises:
         FileExistsError: If `out` exists and is not an empty folder.
         ImportError: If a library that writes or runs the graph is not installed.
-        ValueError: If int8 is requested without photos, or descriptors of the graph differ from those of the model by more than
-            `options.max_difference`. Nothing is written then.
+        ValueError: If int8 is requested without photos, if the model needs batches and the format has none, or if descriptors
+            of the graph differ from those of the model by more than `options.max_difference`. Nothing is written then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+    if model.config.use_cross_image_encoder and not FORMATS[options.format].takes_batches:
+        raise ValueError(
+            f"The model lets the photos of a batch attend to each other, but a graph for {options.format} takes one photo at "
+            "once. Export to another format, or a model without a cross-image encoder."
+        )
     if options.precision == "int8" and not photos:
         raise ValueError("int8 is calibrated on photos like those to come: give photos=PHOTOS.")
     with scratch_folder(out) as scratch:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from
 from huggingface_hub.errors import EntryNotFoundError
 from transformers import AutoConfig
 
+from d2vpr_hf.backends.executorch_backend import ExecuTorchBackend
 from d2vpr_hf.backends.formats.protocol import ExportFormat
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.onnxruntime_backend import OnnxRuntimeBackend
@@ -23,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 INFO_FILE = "export.json"
 FORMAT_VERSION = 1
+_BACKENDS: dict[str, Callable[[Path, str], Backend]] = {
+    "executorch": ExecuTorchBackend,
+    "onnxruntime": OnnxRuntimeBackend,
+    "openvino": OpenVinoBackend,
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ class ExportedModel:
             ValueError: If the backend cannot run the graph.
         """
         backends, exported_precision = self.format.backends, self.info["precision"]
+        if not backends:
+            raise ValueError(f"{self.folder} holds a graph in the format {self.format.name}, which this package cannot run.")
         name = backends[0] if name in ("auto", "torch") else name
         precision = precision or exported_precision
         if name not in backends:
@@ -117,9 +126,7 @@ class ExportedModel:
 
     def run(self, runtime: Runtime) -> Backend:
         """Open the graph with a runtime that can run it, without comparing it with its model."""
-        if runtime.backend == "openvino":
-            return OpenVinoBackend(self.graph(runtime.precision), runtime.precision)
-        return OnnxRuntimeBackend(self.graph(runtime.precision), runtime.precision)
+        return _BACKENDS[runtime.backend](self.graph(runtime.precision), runtime.precision)
 
 
 def download_exported(name: object, revision: str | None) -> ExportedModel | None:

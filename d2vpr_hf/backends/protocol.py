@@ -7,13 +7,14 @@ import torch
 from numpy.typing import NDArray
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
-BackendName = Literal["torch", "torch-compiled", "onnxruntime", "openvino"]
+BackendName = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "executorch"]
 
 PRECISIONS: dict[BackendName, tuple[Precision, ...]] = {
     "torch": ("fp32", "bf16", "fp16"),
     "torch-compiled": ("fp32", "bf16", "fp16"),
     "onnxruntime": ("fp32", "int8"),
     "openvino": ("fp32", "bf16", "int8"),
+    "executorch": ("fp32",),
 }
 TORCH_TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -12,17 +12,19 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import TorchBackend, precision_of
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 
+_FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "executorch": "executorch"}  # that a model is converted to
+
 
 def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: str, precision: str | None = None) -> Backend:
     """Open a backend that runs a model.
 
-    For onnxruntime and openvino the model is converted first, at each call, which takes 15 seconds. A model that `d2vpr export`
-    wrote is already converted.
+    For onnxruntime, openvino and executorch the model is converted first, at each call, which takes 15 seconds or more. A model
+    that `d2vpr export` wrote is already converted.
 
     Args:
         model: A model in eval mode, on its device.
         processor: The image processor of the model; the size of the images is read from it.
-        name: `"torch"`, `"torch-compiled"`, `"onnxruntime"`, `"openvino"`, or `"auto"`: see [`choose_backend`].
+        name: `"torch"`, `"torch-compiled"`, `"onnxruntime"`, `"openvino"`, `"executorch"`, or `"auto"`: see [`choose_backend`].
         precision: Number type of the products; `None` for the type of the model's weights.
 
     Raises:
@@ -44,7 +46,7 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
             'Give `device="cpu"`, or `backend="torch"`.'
         )
     if runtime.precision == "int8":
-        format_name = "onnx" if runtime.backend == "onnxruntime" else runtime.backend
+        format_name = _FORMATS[runtime.backend]
         raise ValueError(
             f"int8 needs photos to be calibrated on: `d2vpr export MODEL OUT --format {format_name} --precision int8 --photos "
             "PHOTOS`, then OUT is the model."
@@ -52,7 +54,7 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
     from d2vpr_hf.backends.export_model import ExportOptions, export_model
 
     options = ExportOptions(
-        "onnx" if runtime.backend == "onnxruntime" else "openvino",
+        _FORMATS[runtime.backend],
         runtime.precision,
         "fixed" if processor.do_resize else "any-size",
     )

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-Backend = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "auto"]
+Backend = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "executorch", "auto"]
 Compression = Literal["none", "half", "int8", "bits"]
 Dtype = Literal["float16", "float32"]
-ExportFormat = Literal["onnx", "openvino", "transformers-js"]
+ExportFormat = Literal["onnx", "openvino", "transformers-js", "coreml", "executorch", "executorch-portable"]
 ExportInput = Literal["fixed", "any-size", "photos"]
 ExportPrecision = Literal["fp32", "bf16", "int8"]
 Layout = Literal["at-names", "gsv-cities"]

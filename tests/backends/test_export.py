@@ -20,7 +20,7 @@ from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
-from tests.conftest import relative, tiny_model
+from tests.conftest import relative, tiny_cricavpr, tiny_model
 from tests.photos import draw
 
 SIZES = [(60, 90), (80, 41), (60, 90)]
@@ -154,6 +154,22 @@ def test_exports_that_are_not_possible_are_refused(tiny_folder, tmp_path):
         export(tiny_folder, tmp_path / "full", ExportOptions())
     with pytest.raises(ValueError, match="int8 needs photos to be calibrated on: `d2vpr export MODEL OUT --format onnx"):
         _ = PlaceEncoder(tiny_folder, backend="onnxruntime", precision="int8").backend
+
+
+@pytest.mark.parametrize("name", ["coreml", "executorch"])
+def test_a_model_that_needs_batches_is_not_exported_for_single_photos(tmp_path, name):
+    """The descriptor of a photo would not be the one that it has in a batch."""
+    with pytest.raises(ValueError, match=r"attend to each other, but a graph for .* takes one photo at once"):
+        export_model(tiny_cricavpr(), D2VPRImageProcessor(), tmp_path / "out", ExportOptions(name))
+
+
+@pytest.mark.parametrize(("name", "library"), [("coreml", "coremltools"), ("executorch", "executorch")])
+def test_a_library_that_writes_a_format_is_named(tiny_folder, tmp_path, monkeypatch, name, library):
+    for module in (library, f"{library}.exir"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf'{library} cannot be imported .* pip install "d2vpr-hf\[{name}\]" installs it'):
+        export(tiny_folder, tmp_path / "out", ExportOptions(name))
+    assert not list(tmp_path.iterdir())
 
 
 def test_auto_chooses_openvino_on_a_cpu_if_it_is_installed(monkeypatch):

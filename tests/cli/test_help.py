@@ -55,6 +55,9 @@ def test_descriptions_of_commands_fit_their_column():
     assert len(rows) == len(COMMANDS) and all(row.endswith(".") for row in rows)
 
 
+EXPORT_FORMATS = ["onnx", "openvino", "transformers-js", "coreml", "executorch", "executorch-portable"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_fits_the_terminal(command):
     assert max(map(len, help_text(command).splitlines())) <= 80
@@ -89,9 +92,12 @@ def test_choices_are_those_of_the_library(words, library):
         (["index", "p", "--out", "i", "--store", "chroma"], ["faiss", "milvus"]),
         (["index", "p", "--out", "i", "--dtype", "int8"], ["float16", "float32"]),
         (["index", "p", "--out", "i", "--positions", "gps"], ["csv", "names", "exif"]),
-        (["search", "i", "q", "--backend", "tvm"], ["torch", "torch-compiled", "onnxruntime", "openvino", "auto"]),
+        (
+            ["search", "i", "q", "--backend", "tvm"],
+            ["torch", "torch-compiled", "onnxruntime", "openvino", "executorch", "auto"],
+        ),
         (["search", "i", "q", "--backend-precision", "fp8"], ["fp32", "bf16", "fp16", "int8"]),
-        (["export", "m", "o", "--format", "tflite"], ["onnx", "openvino", "transformers-js"]),
+        (["export", "m", "o", "--format", "tflite"], EXPORT_FORMATS),
         (["export", "m", "o", "--precision", "fp16"], ["fp32", "bf16", "int8"]),
         (["export", "m", "o", "--input", "video"], ["fixed", "any-size", "photos"]),
         (["simulate", "o", "--places", "1", "--seed", "1", "--tier", "hard"], ["easy", "standard", "all"]),

@@ -15,6 +15,7 @@ class OnnxFormat:
     name = "onnx"
     precisions: tuple[str, ...] = ("fp32", "int8")
     inputs: tuple[InputKind, ...] = ("fixed", "any-size", "photos")
+    takes_batches = True
     backends: tuple[str, ...] = ("onnxruntime", "openvino")
     libraries: tuple[str, ...] = ("onnx",)
     config_file = "config.json"

@@ -15,6 +15,7 @@ class OpenVinoFormat:
     name = "openvino"
     precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
     inputs: tuple[InputKind, ...] = ("fixed", "any-size", "photos")
+    takes_batches = True
     backends: tuple[str, ...] = ("openvino",)
     libraries: tuple[str, ...] = ("onnx",)
     config_file = "config.json"

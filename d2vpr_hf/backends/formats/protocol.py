@@ -41,6 +41,7 @@ class ExportFormat(Protocol):
         name: Word for the format, as in `--format`.
         precisions: Number types of the products that it can have.
         inputs: Kinds of input that it can have; the first is the default.
+        takes_batches: Whether its graph takes any number of images at once, not only one.
         backends: Backends of this package that run its graph; the first is the default. Without any, a graph is not verified.
         libraries: Python libraries that write it; their versions are recorded.
         config_file: File with the configuration of the model.
@@ -49,6 +50,7 @@ class ExportFormat(Protocol):
     name: str
     precisions: tuple[str, ...]
     inputs: tuple[InputKind, ...]
+    takes_batches: bool
     backends: tuple[str, ...]
     libraries: tuple[str, ...]
     config_file: str

@@ -69,6 +69,7 @@ class TransformersJsFormat:
     name = "transformers-js"
     precisions: tuple[str, ...] = ("fp32", "int8")
     inputs: tuple[InputKind, ...] = ("photos",)
+    takes_batches = True
     backends: tuple[str, ...] = ("onnxruntime", "openvino")
     libraries: tuple[str, ...] = ("onnx",)
     config_file = "d2vpr_config.json"

@@ -1,0 +1,32 @@
+"""Run a program of ExecuTorch by its runtime for Python, on the CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2vpr_hf.utils.optional_imports import import_extra
+
+
+class ExecuTorchBackend:
+    """A program for one image at once.
+
+    Args:
+        path: The `.pte` file.
+        precision: Number type of the products.
+
+    Raises:
+        ImportError: If executorch is not installed.
+    """
+
+    def __init__(self, path: Path, precision: str) -> None:
+        runtime = import_extra("executorch.runtime", "executorch")
+        self.name, self.precision = "executorch", precision
+        self._program = runtime.Runtime.get().load_program(path.read_bytes())  # kept: the method reads its memory
+        self._method = self._program.load_method("forward")
+
+    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        """Map images (B, 3, height, width) to descriptors (B, D), one by one."""
+        rows = [self._method.execute([image.contiguous()])[0].numpy().copy() for image in pixel_values.float().split(1)]
+        return np.concatenate(rows)
