@@ -6,6 +6,7 @@ its map; by default these are the embedded model and a simulated town, which nee
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import secrets
@@ -23,10 +24,15 @@ UPLOADS = VISITORS / "uploads"
 os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS)  # Gradio reads it when it is imported
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from d2vpr_hf.space.zero_gpu import import_spaces, is_zero_gpu  # noqa: E402
+
+import_spaces()  # before torch
+
 import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
-from d2vpr_hf.explanation import Explanation, explain_match  # noqa: E402
+from d2vpr_hf.explanation import Explanation  # noqa: E402
+from d2vpr_hf.index import Match  # noqa: E402
 from d2vpr_hf.localization.localize import PRECISION  # noqa: E402
 from d2vpr_hf.readers import UnreadablePhotoError  # noqa: E402
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES  # noqa: E402
@@ -42,6 +48,7 @@ from d2vpr_hf.space.uploads import LIMITS  # noqa: E402
 from d2vpr_hf.space.visitors import Visitors  # noqa: E402
 
 _BATCH = 16  # requests of programs that are encoded together
+_IS_BATCHED = not is_zero_gpu()  # there each request is paid by the quota of its visitor
 _THREADS = 6  # threads of Gradio: each thread that ran the network once keeps memory
 _M_ARENA_MAX = -8  # a constant of glibc's malloc.h
 _QUEUE = 400  # requests that may wait; Gradio refuses more
@@ -84,7 +91,7 @@ class Views:
 
     def locate(self, photo: str | None, *options: Any) -> tuple[Any, ...]:
         """Search the Space's map with a photo."""
-        return self._answer(self.opened.photo_map, photo, SearchOptions(*options), map_picture_uri)
+        return self._answer(self.opened.photo_map, photo, SearchOptions(*options), self.opened.picture)
 
     def choose_example(self, event: gr.EventData, *options: Any) -> tuple[Any, ...]:
         """Show an example and search the Space's map with it."""
@@ -105,7 +112,7 @@ class Views:
         return (
             pages.verdict(answer),
             pages.map_panel(photo_map.drawing, answer),
-            pages.match_cards(answer, picture),
+            pages.match_cards(answer, picture, explained=photo_map is not self.opened.photo_map or self.opened.has_photos),
             (photo, answer),
             (photo, answer),
         )
@@ -155,7 +162,7 @@ class Views:
         photo_map = self.own_maps.get(str(request.session_hash))
         if photo_map is None:
             raise _page_error("There is no map of your photos, or it was deleted after an hour. Make one first.")
-        return self._answer(photo_map, photo, SearchOptions(), picture_uri)
+        return self._answer(photo_map, photo, SearchOptions(), _own_picture)
 
     # ---- opening and closing the page
 
@@ -228,7 +235,8 @@ def build(opened: OpenedSpace, visitors: Visitors) -> gr.Blocks:
     """Lay out the page and connect its events."""
     views = Views(opened, visitors)
     with gr.Blocks(title="D²-VPR: where was this photo taken?", delete_cache=(600, _MAX_AGE), fill_width=False) as page:
-        gr.HTML(pages.title(opened.model_name, opened.index_name, len(opened.photo_map.index)), elem_id="title")
+        note = pages.photos_note(has_photos=opened.has_photos, num_thumbnails=len(opened.thumbnails))
+        gr.HTML(pages.title(opened.model_name, opened.index_name, len(opened.photo_map.index), note), elem_id="title")
         latest = gr.State(None, time_to_live=_MAX_AGE)  # the search that the Why view explains, of either map
         with gr.Tabs(selected="localise") as tabs:
             with gr.Tab("Localise", id="localise"):
@@ -334,7 +342,7 @@ def _own_view(views: Views, latest: gr.State) -> tuple[gr.HTML, gr.State]:
 
 def _endpoints(endpoints: Endpoints) -> None:
     """Define the endpoints; hidden components name their arguments."""
-    batch: dict[str, Any] = {"batch": True, "max_batch_size": _BATCH, **_NETWORK}
+    batch: dict[str, Any] = {"batch": True, "max_batch_size": _BATCH} if _IS_BATCHED else {}
     with gr.Row(visible=False):
         photo = gr.File(label="photo", type="filepath")
         result = gr.JSON(label="answer")
@@ -343,9 +351,22 @@ def _endpoints(endpoints: Endpoints) -> None:
         precision = gr.Number(PRECISION, label="precision")
         rank = gr.Number(1, label="rank", precision=0)
         texts = [gr.Textbox("", label=name) for name in ("near", "heading", "since", "until")]
-    call.click(endpoints.localize, [photo, top_k, precision, *texts], result, api_name="localize", **batch)
-    call.click(endpoints.search, [photo, top_k], result, api_name="search", **batch)
+    inputs = [photo, top_k, precision, *texts]
+    call.click(_one_by_one(endpoints.localize), inputs, result, api_name="localize", **batch, **_NETWORK)
+    call.click(_one_by_one(endpoints.search), [photo, top_k], result, api_name="search", **batch, **_NETWORK)
     call.click(endpoints.explain, [photo, rank], result, api_name="explain", **_NETWORK)
+
+
+def _one_by_one(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an endpoint for single requests, or the endpoint itself if requests are batched."""
+    if _IS_BATCHED:
+        return endpoint
+
+    @functools.wraps(endpoint)
+    def answer(*arguments: Any) -> Any:
+        return endpoint(*([argument] for argument in arguments))[0][0]
+
+    return answer
 
 
 def _photo_input(label: str) -> gr.Image:
@@ -366,9 +387,15 @@ def _ask(photo_map: PhotoMap, photo: Path, options: SearchOptions) -> Answer:
     return answer
 
 
+def _own_picture(match: Match) -> str | None:
+    return picture_uri(match.photo)
+
+
 def _explain(photo_map: PhotoMap, photo: Path, match: Path) -> Explanation:
+    if not match.is_file():
+        raise _page_error("This match cannot be explained: its photo is not here. An index from the Hub comes without photos.")
     try:
-        return explain_match(photo_map.encoder, photo, match)
+        return photo_map.encoder.explain(photo, match)
     except (ValueError, UnreadablePhotoError, OSError) as error:
         raise _page_error(f"This match cannot be explained: {error}") from None
 

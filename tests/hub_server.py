@@ -58,6 +58,7 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []  # "METHOD path" of all requests
         self.unknown_requests: list[str] = []
+        self.default_hardware = "cpu-basic"  # of new Spaces
         self.card_errors: list[str] = []  # errors that `/api/validate-yaml` reports
 
     @property
@@ -166,6 +167,8 @@ class _Requests(BaseHTTPRequestHandler):
             self._refuse(404 if self.user else 401, "RepoNotFound", "Repository not found")
         elif action in ("variables", "secrets"):
             self._set(getattr(repository, action))
+        elif action in ("runtime", "hardware"):
+            self._send(self._runtime(repository))
         elif action == "refs":
             branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": repository.commits[-1][0]}]
             self._send({"branches": branches, "tags": [], "converts": []})
@@ -206,6 +209,13 @@ class _Requests(BaseHTTPRequestHandler):
             else:
                 values[wanted["key"]] = wanted["value"]
         self._send({key: {"value": value} for key, value in values.items()})
+
+    def _runtime(self, repository: Repository) -> dict[str, Any]:
+        """Return the hardware of a Space, after a request for other hardware."""
+        if self.content:
+            repository.options["hardware"] = json.loads(self.content)["flavor"]
+        hardware = repository.options.get("hardware") or self.server.default_hardware
+        return {"stage": "NO_APP_FILE", "hardware": {"current": None, "requested": hardware}}
 
     def _information(
         self, kind: str, name: str, repository: Repository, commit: tuple[str, dict[str, bytes]]

@@ -36,7 +36,7 @@ def space(
 
     It shows where a photo was taken, and why. The first run renders a town and indexes it.
     """
-    from d2vpr_hf.hub.push_space import find_space_folder
+    from d2vpr_hf.hub.space_files import find_space_folder
 
     if importlib.util.find_spec("gradio") is None:
         raise ImportError('The Space needs Gradio: pip install "d2vpr-hf[demo]".')
@@ -48,25 +48,46 @@ def push_space(
     name: Annotated[
         str, typer.Argument(metavar="USER/NAME", help="Space on the Hugging Face Hub; it is created if there is none.")
     ],
-    model: _SpaceModelOption = None,
-    index: _IndexOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="Hub id, or `embedded`. Default: the model of the index, or `embedded`."),
+    ] = None,
+    index: Annotated[
+        str | None, typer.Option("--index", metavar="INDEX", help="Hub id of the index. Default: a simulated town.")
+    ] = None,
     wheel: Annotated[
         Path | None,
-        typer.Option(parser=parse_path, metavar="FILE", help="Wheel of this package. Default: built from the source tree."),
+        typer.Option(parser=parse_path, metavar="FILE", help="Wheel of this package. Default: the files of this installation."),
+    ] = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HARDWARE",
+            help="Such as `cpu-basic`, or `zero-a10g` for ZeroGPU. Default: that of the Space, or the Hub's choice.",
+        ),
+    ] = None,
+    secrets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--secret",
+            metavar="NAME",
+            help="Environment variable to copy to the Space as a secret, such as `HF_TOKEN`. Repeatable.",
+        ),
     ] = None,
     private: Annotated[bool | None, typer.Option("--private/--public", help="Visibility of a new Space.")] = None,
 ) -> None:
     """Publish the Space on the Hugging Face Hub.
 
-    A wheel of this package is uploaded with it. --model and --index must be Hub ids.
+    This package is uploaded with it. Model and index are loaded from the Hub, in their present revisions.
     """
     from d2vpr_hf.hub.push_space import push_space as run
 
-    variables = _variables(model, index)
-    for value in variables.values():
-        if Path(value).exists():
-            raise ValueError(f"{value} is a folder on this machine, which the Hub cannot read. Push it to the Hub first.")
-    typer.echo(run(name, wheel=wheel, variables=variables, private=private))
+    unset = [secret for secret in secrets or [] if not os.environ.get(secret)]
+    if unset:
+        raise ValueError(f"`--secret {unset[0]}` copies the environment variable {unset[0]}, which is not set. Set it first.")
+    values = {secret: os.environ[secret] for secret in secrets or []}
+    url = run(name, model=model, index=index, wheel=wheel, hardware=hardware, secrets=values, private=private)
+    typer.echo(url)
 
 
 def _variables(model: str | None, index: str | None) -> dict[str, str]:

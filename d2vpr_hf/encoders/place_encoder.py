@@ -5,7 +5,7 @@ import logging
 import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class PlaceEncoder:
             )
 
     @classmethod
-    def for_index(cls, index: "PlaceIndex", model: str | Path | None = None, **options: Any) -> "PlaceEncoder":
+    def for_index(cls, index: "PlaceIndex", model: str | Path | None = None, **options: Any) -> Self:
         """Load the model that an index was built with; a model from the Hub in the revision that the index records.
 
         Args:

@@ -1,58 +1,47 @@
-"""Publish the Space: upload its folder and a wheel of this package to the Hugging Face Hub in one commit."""
+"""Publish the Space on the Hugging Face Hub: the page, this package and the settings, in one commit."""
 
-import hashlib
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, SpaceHardware
 
-_PACKAGE = Path(__file__).parents[1]
-_SOURCES = (
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-    "d2vpr_hf",
-    "modeling",
-    "training",
-    "spaces",
-)  # files and folders that the wheel is built from
-_REQUIREMENT = "d2vpr-hf[demo]"
-_IGNORE = shutil.ignore_patterns("__pycache__", ".*", "*.whl")
+from d2vpr_hf.hub.space_files import CPU_HARDWARE, HARDWARE, STALE, space_files
+from d2vpr_hf.hub.space_sources import check_sources
+from d2vpr_hf.hub.uploads import check_repository_name, explained_errors, upload_files
 
+logger = logging.getLogger(__name__)
 
-def find_space_folder(package: Path = _PACKAGE) -> Path:
-    """Return the folder of the Space's files: in the installed package, or next to the package in the source tree.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-    """
-    for folder in (package / "spaces", package.parent / "spaces"):
-        if (folder / "app.py").is_file():
-            return folder
-    raise FileNotFoundError(f"There is no folder of the Space in {package} or next to it. Install d2vpr-hf again.")
+_TOKEN = "HF_TOKEN"
+_OWN_VARIABLES = ("D2VPR_INDEX", "D2VPR_MODEL")
 
 
 def push_space(
     name: str,
     *,
+    model: str | None = None,
+    index: str | None = None,
     wheel: Path | None = None,
+    hardware: str | None = None,
     variables: Mapping[str, str] | None = None,
+    secrets: Mapping[str, str] | None = None,
     private: bool | None = None,
     commit_message: str = "Upload the Space",
     token: str | None = None,
 ) -> str:
-    """Upload the Space to the Hugging Face Hub, with a wheel of this package that its requirements name.
+    """Upload the Space to the Hugging Face Hub, with this package in it, so that private Spaces build too.
 
-    The Hub installs the wheel by its public address, so the builder of a private Space cannot fetch it.
+    The Space loads its index and its model in the revisions that they have now; push it again after changing them.
 
     Args:
         name: The Space, such as `"user/where"`; it is created if there is none.
-        wheel: Wheel of this package; by default one is built from the source tree.
-        variables: Environment variables of the Space, such as `{"D2VPR_INDEX": "user/my-index"}`.
+        model: Hub id of the model; `None` for the model of the index, or the embedded one without an index.
+        index: Hub id of the index, such as `"user/map"`; `None` for a simulated town.
+        wheel: A wheel of this package to take the files from; by default they are those of this installation.
+        hardware: Hardware to ask for, such as `"cpu-basic"` or `"zero-a10g"` (ZeroGPU); `None` keeps that of the Space, or what
+            the Hub gives a new one.
+        variables: Other environment variables of the Space, such as `{"D2VPR_TILES": ...}`.
+        secrets: Secrets of the Space, such as `{"HF_TOKEN": ...}`, which a private index or model needs.
         private: Whether a new Space is private; `None` for the account's default.
         commit_message: Message of the commit.
         token: Access token; by default that of `hf auth login`.
@@ -61,64 +50,64 @@ def push_space(
         The URL of the commit.
 
     Raises:
-        FileNotFoundError: If the wheel, the Space's folder or the source tree is missing.
-        ValueError: If the wheel cannot be built.
+        ConnectionError: If the Hub cannot be reached.
+        FileNotFoundError: If the wheel or a folder of the installation is missing.
+        PermissionError: If the Hub refuses the token, or there is none.
+        ValueError: If the hardware is unknown, the wheel is of another package or version, or the Space cannot load the model
+            or the index.
     """
-    if wheel is not None and not (wheel.is_file() and wheel.suffix == ".whl"):
+    check_repository_name(name)
+    if hardware is not None and hardware not in HARDWARE:
+        raise ValueError(f"There is no `hardware={hardware!r}` on the Hub. Expected one of {', '.join(HARDWARE)}.")
+    if wheel is not None and not wheel.is_file():
         raise FileNotFoundError(f"There is no wheel {wheel}; expected a file such as d2vpr_hf-0.1.0-py3-none-any.whl.")
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as scratch:
-        wheel = build_wheel(Path(scratch) / "wheel") if wheel is None else wheel
-        repository = api.create_repo(name, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
-        folder = stage_space(Path(scratch) / "space", wheel, repository.repo_id)
-        for key, value in (variables or {}).items():
-            api.add_space_variable(repository.repo_id, key, value)
-        commit = api.upload_folder(
-            repo_id=repository.repo_id,
-            repo_type="space",
-            folder_path=folder,
-            delete_patterns=["*.whl"],
-            commit_message=commit_message,
-        )
-    return str(commit.commit_url)
+    with explained_errors(name):
+        sources = check_sources(model, index, token)
+        space_files(name, wheel=wheel)  # raises before anything is created
+        hardware = _create(api, name, hardware, private)
+        _set_variables(api, name, {**(variables or {}), **sources.variables})
+        for key, value in (secrets or {}).items():
+            api.add_space_secret(name, key, value)
+        if sources.private and _TOKEN not in api.get_space_secrets(name):
+            logger.warning(_token_text(name, sources.private))
+    files = space_files(name, wheel=wheel, hardware=hardware, model=sources.model, index=sources.index)
+    return upload_files(name, files, kind="space", stale=STALE, commit_message=commit_message, token=token)
 
 
-def stage_space(out: Path, wheel: Path, name: str) -> Path:
-    """Make the folder to upload: the Space's files, the wheel, and requirements that name the wheel with its hash.
+def _create(api: HfApi, name: str, hardware: str | None, private: bool | None) -> str:
+    """Create the Space if there is none, ask for its hardware, and return the hardware that it will have."""
+    wanted = None if hardware is None else SpaceHardware(hardware)
+    is_new = not api.repo_exists(name, repo_type="space")
+    if is_new:
+        api.create_repo(name, repo_type="space", space_sdk="gradio", private=private, space_hardware=wanted)
+    elif private is not None and private != bool(api.space_info(name).private):
+        text = "public" if private else "private"
+        logger.warning("%s exists and stays %s: `private=%s` is for new Spaces.", name, text, private)
+    runtime = api.get_space_runtime(name)
+    present = runtime.requested_hardware or runtime.hardware or CPU_HARDWARE[0]
+    if wanted is None:
+        return str(present)
+    if not is_new and wanted != present:
+        api.request_space_hardware(name, wanted)
+    return wanted.value
 
-    The hash makes the Hub install a new wheel that has the same version as the one before.
-    """
-    shutil.copytree(find_space_folder(), out, ignore=_IGNORE)
-    shutil.copy(wheel, out / wheel.name)
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    address = f"{_REQUIREMENT} @ {hf_hub_url(name, wheel.name, repo_type='space')}#sha256={digest}"
-    requirements = out / "requirements.txt"
-    lines = requirements.read_text(encoding="utf-8").splitlines()
-    requirements.write_text("\n".join(address if line == _REQUIREMENT else line for line in lines) + "\n", encoding="utf-8")
-    return out
+
+def _set_variables(api: HfApi, name: str, variables: Mapping[str, str]) -> None:
+    """Set variables of a Space where they differ, and remove the model and the index of an earlier upload."""
+    present = {key: variable.value for key, variable in api.get_space_variables(name).items()}
+    for key in _OWN_VARIABLES:
+        if key in present and key not in variables:
+            api.delete_space_variable(name, key)
+    for key, value in variables.items():
+        if present.get(key) != value:
+            api.add_space_variable(name, key, value)
 
 
-def build_wheel(out: Path) -> Path:
-    """Build a wheel of this package from a copy of its source tree, so that files of earlier builds cannot get into it.
-
-    Raises:
-        FileNotFoundError: If this package is installed without its sources.
-        ValueError: If pip cannot build it.
-    """
-    root = _PACKAGE.parent
-    if not (root / "pyproject.toml").is_file():
-        raise FileNotFoundError(
-            "A wheel is built from the source tree, and this package is installed without it. Give `wheel=...`, or run this in "
-            "a clone of the repository with `pip install -e .`."
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in _SOURCES:
-            if (root / name).is_dir():
-                shutil.copytree(root / name, Path(scratch) / name, ignore=_IGNORE)
-            else:
-                shutil.copy(root / name, scratch)
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), scratch]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ValueError(f"The wheel could not be built: {done.stderr.strip()[-1000:]}")
-    return next(out.glob("*.whl"))
+def _token_text(name: str, private: Sequence[str]) -> str:
+    subject, pronoun = (f"{private[0]} is", "it") if len(private) == 1 else (f"{' and '.join(private)} are", "them")
+    return (
+        f"{subject} private, and the Space {name} has no secret {_TOKEN}: it cannot load {pronoun}. Add the secret, a token "
+        f"that may read {pronoun}, in the Space's settings or by `secrets=...`. Everybody who can open the Space then sees its "
+        f"answers from {pronoun}."
+    )

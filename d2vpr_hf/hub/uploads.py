@@ -29,7 +29,8 @@ def create_repository(name: str, kind: RepositoryKind, *, private: bool | None =
     """Create a repository on the Hub if there is none; arguments and errors as for [`upload_files`]."""
     check_repository_name(name)
     with explained_errors(name):
-        HfApi(token=token).create_repo(name, repo_type=kind, private=private, exist_ok=True)
+        sdk = "gradio" if kind == "space" else None
+        HfApi(token=token).create_repo(name, repo_type=kind, space_sdk=sdk, private=private, exist_ok=True)
 
 
 def upload_files(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.hub.thumbnails import read_thumbnails
+from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.maps import TileSource
 from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
 from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 from d2vpr_hf.space.photo_map import PhotoMap, Question
+from d2vpr_hf.space.pictures import jpeg_uri, map_picture_uri
 from d2vpr_hf.space.settings import Settings
+from d2vpr_hf.space.space_encoder import space_encoder_class
 from d2vpr_hf.space.town_map import TownMap, TownPlan, open_town_map
+from d2vpr_hf.space.zero_gpu import is_zero_gpu
 
 _NUM_EXAMPLES = 8  # photos of a given index that are offered as queries
 
@@ -28,12 +34,25 @@ class OpenedSpace:
         examples: Photos that visitors may try.
         town: The simulated town that the map shows; `None` for an index that the settings name.
         tiles: Source of the tiles below maps, or `None`.
+        has_photos: Whether the photos of the map are on this machine; an index from the Hub comes without them.
+        thumbnails: Small JPEGs of photos that are not here, by their paths in the index.
+        hub_name: Name of the index on the Hub; `None` for an index in a folder.
     """
 
     photo_map: PhotoMap
     examples: list[Path]
     town: TownMap | None
     tiles: TileSource | None
+    has_photos: bool = True
+    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    hub_name: str | None = None
+
+    def picture(self, match: Match) -> str | None:
+        """Return the photo of a match as a data URI, or its thumbnail if the photo is not here; `None` without either."""
+        if self.has_photos:
+            return map_picture_uri(match.photo)
+        thumbnail = self.thumbnails.get(match.place.path)
+        return jpeg_uri(thumbnail) if thumbnail else None
 
     @property
     def model_name(self) -> str:
@@ -44,7 +63,9 @@ class OpenedSpace:
     @property
     def index_name(self) -> str:
         """The map's name as the page shows it."""
-        return "a simulated town" if self.town is not None else self.photo_map.index.folder.name
+        if self.town is not None:
+            return "a simulated town"
+        return self.hub_name or self.photo_map.index.folder.name
 
 
 def open_space(settings: Settings, plan: TownPlan = TownPlan()) -> OpenedSpace:  # noqa: B008 - the default is immutable
@@ -54,18 +75,41 @@ def open_space(settings: Settings, plan: TownPlan = TownPlan()) -> OpenedSpace: 
         FileNotFoundError, ValueError: As [`load_model`] and [`PlaceIndex.from_pretrained`] raise them, or if the index was not
             built with the model.
     """
-    workers = os.cpu_count() or 1
+    encoder_class = space_encoder_class()
+    model, revision = _split_revision(settings.model)
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
     if settings.index is None:
-        encoder = PlaceEncoder(settings.model)
-        town = open_town_map(encoder, settings.cache, plan, workers=workers)
-        index, examples = PlaceIndex.open(town.index), town.examples
+        encoder = encoder_class(model, **options)
+        # before the launch ZeroGPU has no GPU
+        maker = PlaceEncoder(model, device="cpu", **options) if is_zero_gpu() else encoder
+        town = open_town_map(maker, settings.cache, plan, workers=os.cpu_count() or 1)
+        opened = OpenedSpace(
+            PhotoMap(PlaceIndex.open(town.index), encoder, settings.tiles), town.examples, town, settings.tiles
+        )
     else:
-        index, town = PlaceIndex.from_pretrained(settings.index), None
-        encoder = PlaceEncoder.for_index(index, settings.model)
+        index = PlaceIndex.from_pretrained(settings.index, thumbnails=True)
+        photo_map = PhotoMap(index, encoder_class.for_index(index, model, **options), settings.tiles)
         examples = _choose_examples(index)
-    opened = OpenedSpace(PhotoMap(index, encoder, settings.tiles), examples, town, settings.tiles)
-    opened.photo_map.answer([Question(photo) for photo in examples[:1]])  # the first forward pass is slow
+        opened = OpenedSpace(
+            photo_map,
+            examples,
+            None,
+            settings.tiles,
+            has_photos=bool(examples),
+            thumbnails={} if examples else read_thumbnails(index.folder),
+            hub_name=None if Path(settings.index).is_dir() else settings.index.partition("@")[0],
+        )
+    if not is_zero_gpu():
+        opened.photo_map.answer([Question(photo) for photo in opened.examples[:1]])  # the first forward pass is slow
     return opened
+
+
+def _split_revision(model: str | None) -> tuple[str | None, str | None]:
+    """Split a Hub id and its revision, as in `user/name@revision`; a folder has none."""
+    if model is None or Path(model).exists():
+        return model, None
+    name, _, revision = model.partition("@")
+    return name, revision or None
 
 
 def _choose_examples(index: PlaceIndex) -> list[Path]:
@@ -75,6 +119,7 @@ def _choose_examples(index: PlaceIndex) -> list[Path]:
     for row in range(0, len(index), step):
         photo = index.settings.photo_folder / index.places[row].path
         with contextlib.suppress(UnreadablePhotoError, OSError):
-            open_photo(photo)
-            examples.append(photo)
+            if photo.is_absolute():  # an index without a folder of photos has relative paths, of files on another machine
+                open_photo(photo)
+                examples.append(photo)
     return examples[:_NUM_EXAMPLES]

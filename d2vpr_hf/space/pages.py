@@ -5,7 +5,6 @@ Texts from files and visitors are escaped. Colours are classes that the Space's 
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from pathlib import Path
 
 from d2vpr_hf.explanation import Explanation, draw_bars, draw_photo_regions
 from d2vpr_hf.index import Match
@@ -17,7 +16,7 @@ from d2vpr_hf.readers import Remark
 from d2vpr_hf.space.photo_map import Answer
 from d2vpr_hf.space.uploads import Limits
 
-Picture = Callable[[Path], str | None]  # returns a photo as a data URI, or `None` if it cannot be shown
+Picture = Callable[[Match], str | None]  # returns the picture of a match as a data URI, or `None` if it cannot be shown
 MAX_SKIPPED = 12  # names that a list shows
 _NO_CONFIDENCE = "This map has no calibration, so the confidence of the estimate is not known."
 
@@ -64,14 +63,18 @@ def map_panel(drawing: BaseMap, answer: Answer | None) -> str:
     return f'<figure class="map-panel"><div class="zoom">{buttons}</div>{svg}{caption}</figure>'
 
 
-def match_cards(answer: Answer, picture: Picture) -> str:
+def match_cards(answer: Answer, picture: Picture, *, explained: bool = True) -> str:
     """Return the matches as cards with similarity and distance, in their order.
 
-    A visitor's map needs a `picture` that caches nothing.
+    Args:
+        answer: The answer.
+        picture: Returns the picture of a match; that of a visitor's map must cache nothing.
+        explained: Whether matches can be explained, which needs their photos.
     """
     if not answer.matches:
         return empty_state("No photo passes the filters", "Allow more places, headings or times.")
-    return f'<ol class="cards">{"".join(_card(answer, match, picture(match.photo)) for match in answer.matches)}</ol>'
+    cards = "".join(_card(answer, match, picture(match), explained) for match in answer.matches)
+    return f'<ol class="cards">{cards}</ol>'
 
 
 def explanation_panel(explanation: Explanation, query: str, match: str, rank: int) -> str:
@@ -101,9 +104,9 @@ def skipped_list(skipped: Mapping[str, str]) -> str:
     return f'<details class="skipped"><summary>{len(skipped)} {plural} skipped</summary><ul>{rows}{rest}</ul></details>'
 
 
-def title(model: str, index: str, count: int) -> str:
-    """Return the head of the page."""
-    source = f"Searching {count:,} photos of {escape(index)} with {escape(model)}."
+def title(model: str, index: str, count: int, note: str = "") -> str:
+    """Return the head of the page; the note is about the photos of the map."""
+    source = f"Searching {count:,} photos of {escape(index)} with {escape(model)}. {escape(note)}".strip()
     return (
         "<h1>Where was this photo taken?</h1><p>D²-VPR compares it with photos whose positions are known, and gives a "
         f'position and a confidence. <span class="source">{source}</span></p>'
@@ -118,6 +121,15 @@ def example_strip(pictures: Sequence[str | None]) -> str:
         if picture is not None
     )
     return f'<p class="label">Or try an example</p><div class="strip">{buttons}</div>' if buttons else ""
+
+
+def photos_note(*, has_photos: bool, num_thumbnails: int) -> str:
+    """Return a sentence about photos of the map that cannot be shown, for an index that came without photos."""
+    if has_photos:
+        return ""
+    if num_thumbnails:
+        return "It came without photos: matches are shown as thumbnails and cannot be explained."
+    return "It came without photos and thumbnails: matches are shown by position only and cannot be explained."
 
 
 def why_intro() -> str:
@@ -189,13 +201,13 @@ def _legend(marks: MapMarks, *, sure: bool) -> str:
     return "".join(f'<span class="key {kind}">{text}</span>' for kind, text in texts.items() if text)
 
 
-def _card(answer: Answer, match: Match, picture: str | None) -> str:
+def _card(answer: Answer, match: Match, picture: str | None, explained: bool) -> str:
     image = (
         f'<img src="{picture}" alt="Match {match.rank}: {escape(_name(match))}" loading="lazy">'
         if picture is not None
         else '<div class="no-picture">no picture available</div>'
     )
-    button = f'<button type="button" data-rank="{match.rank}">Why?</button>' if picture is not None else ""
+    button = f'<button type="button" data-rank="{match.rank}">Why?</button>' if picture is not None and explained else ""
     width = 100 * max(0.0, min(1.0, match.similarity))
     return (
         f'<li class="card {_judgement(answer, match)}"><div class="photo">{image}<span class="rank">{match.rank}</span></div>'

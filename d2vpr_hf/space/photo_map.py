@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization import Calibration, Localization, load_calibration, localize
 from d2vpr_hf.localization.consensus import NUM_MATCHES
@@ -19,6 +18,7 @@ from d2vpr_hf.places.filters import PlaceFilter, parse_numbers
 from d2vpr_hf.readers import read_place
 from d2vpr_hf.retrieval.compatibility import check_encoder
 from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
+from d2vpr_hf.space.space_encoder import SpaceEncoder
 from d2vpr_hf.space.uploads import UploadError, check_photo
 
 MAX_MATCHES = 20
@@ -123,7 +123,7 @@ class PhotoMap:
         ValueError: If the encoder's model is not the index's.
     """
 
-    def __init__(self, index: PlaceIndex, encoder: PlaceEncoder, tiles: TileSource | None = None) -> None:
+    def __init__(self, index: PlaceIndex, encoder: SpaceEncoder, tiles: TileSource | None = None) -> None:
         check_encoder(index, encoder)
         self.index, self.encoder = index, encoder
         self.calibration: Calibration | None = load_calibration(index)

@@ -22,7 +22,12 @@ def picture_uri(photo: Path, side: int = 480) -> str | None:
     image.thumbnail((side, side))
     file = io.BytesIO()
     _without_metadata(to_rgb_image(image)).save(file, "JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return jpeg_uri(file.getvalue())
+
+
+def jpeg_uri(content: bytes) -> str:
+    """Return a JPEG as a data URI."""
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
 
 
 @functools.lru_cache(maxsize=1024)

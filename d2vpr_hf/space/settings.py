@@ -13,8 +13,9 @@ class Settings:
     """The model, the map and the folders of a Space.
 
     Attributes:
-        model: Folder or Hub id (`D2VPR_MODEL`); `None` for the model of the index, or the embedded model.
-        index: Folder or Hub id (`D2VPR_INDEX`); `None` for a simulated town.
+        model: Folder or Hub id, with or without `@revision` (`D2VPR_MODEL`); `None` for the model of the index, or the embedded
+            model.
+        index: Folder or Hub id, with or without `@revision` (`D2VPR_INDEX`); `None` for a simulated town.
         cache: Folder that is kept between starts (`D2VPR_CACHE`).
         tiles: Tiles below the map (`D2VPR_TILES`, with `D2VPR_TILES_ATTRIBUTION`); `None` for a map without tiles.
     """

@@ -138,18 +138,22 @@ def test_pages_escape_file_names(photo_map, queries):
     answer = photo_map.answer([Question(queries[0])])[0]
     evil = "<script>alert(1)</script>.jpg"
     match = replace(answer.matches[0], place=replace(answer.matches[0].place, path=evil))
-    shown = pages.match_cards(Answer(answer.localization, [match]), picture_uri) + pages.skipped_list({evil: "<b>"})
+    shown = pages.match_cards(Answer(answer.localization, [match]), picture_of) + pages.skipped_list({evil: "<b>"})
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "<b>:" not in shown
+
+
+def picture_of(match):
+    return picture_uri(match.photo)
 
 
 def test_cards_show_similarity_distance_and_correctness(photo_map, queries):
     answer = photo_map.answer([Question(queries[2])])[0]
-    cards = pages.match_cards(answer, picture_uri)
+    cards = pages.match_cards(answer, picture_of)
     assert cards.count("<li") == 5 and cards.count('class="card correct"') == 1 and cards.count('class="card wrong"') == 4
     for match in answer.matches:
         assert f"<b>{match.similarity:.3f}</b>" in cards and f'data-rank="{match.rank}"' in cards
         assert f"{pages.metres(answer.distance(match))} from the true position" in cards
-    assert "No photo passes the filters" in pages.match_cards(Answer(answer.localization, []), picture_uri)
+    assert "No photo passes the filters" in pages.match_cards(Answer(answer.localization, []), picture_of)
 
 
 @pytest.mark.parametrize(("distance", "text"), [(0.0, "0.0 m"), (9.94, "9.9 m"), (25.4, "25 m"), (1234.0, "1.2 km")])

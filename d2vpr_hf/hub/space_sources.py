@@ -1,0 +1,117 @@
+"""The model and the index of a Space, checked on the Hub before the Space is published."""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+from d2vpr_hf.hub.space_files import ModelOnHub
+from d2vpr_hf.index.manifest import MANIFEST, IndexSettings, read_manifest
+from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
+
+_CONFIG_FILES = ("config.json", "preprocessor_config.json")
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class SpaceSources:
+    """The model and the index that a Space loads.
+
+    Attributes:
+        variables: The Space's environment variables that name them, in exact revisions.
+        model: The model on the Hub; `None` for the embedded model.
+        index: The Hub id of the index; `None` for the simulated town.
+        private: Names of those that can be read with a token only.
+    """
+
+    variables: dict[str, str]
+    model: ModelOnHub | None = None
+    index: str | None = None
+    private: Sequence[str] = ()
+
+
+def check_sources(model: str | None, index: str | None, token: str | None = None) -> SpaceSources:
+    """Find the model and the index of a Space on the Hub.
+
+    Args:
+        model: Hub id of the model, with or without `@revision`; `"embedded"` for the small model in this package; `None` for
+            the model of the index, or the embedded one without an index.
+        index: Hub id of the index, with or without `@revision`; `None` for a simulated town.
+        token: Access token; by default that of `hf auth login`.
+
+    Raises:
+        ValueError: If one is a folder on this machine, is not on the Hub, or is not a model or an index; or if the index names
+            a model that the Space cannot load.
+    """
+    variables, private = dict[str, str](), list[str]()
+    index_name, model_name = None, model
+    if index is not None:
+        index_name, revision, settings, is_private = _check_index(index, token)
+        variables["D2VPR_INDEX"] = f"{index_name}@{revision}"
+        private += [index_name] if is_private else []
+        model_name = model or _model_of_index(index_name, settings)
+    if model_name in (None, EMBEDDED_NAME):
+        variables |= {} if model is None else {"D2VPR_MODEL": EMBEDDED_NAME}
+        return SpaceSources(variables, None, index_name, private)
+    model_on_hub = _check_model(str(model_name), token)
+    variables["D2VPR_MODEL"] = f"{model_on_hub.name}@{model_on_hub.revision}"
+    private += [model_on_hub.name] if model_on_hub.private else []
+    return SpaceSources(variables, model_on_hub, index_name, private)
+
+
+def _check_index(text: str, token: str | None) -> tuple[str, str, IndexSettings, bool]:
+    """Return the name and the commit of an index on the Hub, its settings, and whether it is private."""
+    name, revision = _split(text)
+    remedy = f"`d2vpr push INDEX {name}` uploads an index."
+    try:
+        info = HfApi(token=token).dataset_info(name, revision=revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ValueError(f"There is no index {text} on the Hub that this token may read. {remedy}") from error
+    files = [file.rfilename for file in info.siblings or []]
+    if MANIFEST not in files:
+        raise ValueError(f"The data set {text} on the Hub is not an index: it has no {MANIFEST}. {remedy}")
+    manifest = hf_hub_download(name, MANIFEST, repo_type="dataset", revision=info.sha, token=token)
+    return name, str(info.sha), read_manifest(Path(manifest).parent).settings, bool(info.private)
+
+
+def _model_of_index(index: str, settings: IndexSettings) -> str | None:
+    """Return the model that an index names, in its revision."""
+    name = settings.model_name
+    if name in (None, EMBEDDED_NAME):
+        return EMBEDDED_NAME
+    if str(name).count("/") != 1 or Path(str(name)).is_dir():
+        raise ValueError(
+            f"The index {index} names the model {name}, a folder that the Space cannot read. Push the model and the index "
+            "again, with `d2vpr push`, or give `model=...` with that model's Hub id."
+        )
+    return f"{name}@{settings.model_revision}" if settings.model_revision else name
+
+
+def _check_model(text: str, token: str | None) -> ModelOnHub:
+    """Return a model on the Hub."""
+    name, revision = _split(text)
+    remedy = f"`d2vpr push MODEL {name}` uploads a model."
+    try:
+        info = HfApi(token=token).model_info(name, revision=revision)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ValueError(f"There is no model {text} on the Hub that this token may read. {remedy}") from error
+    files = [file.rfilename for file in info.siblings or []]
+    weights = [file for file in files if any(fnmatch.fnmatch(file, pattern) for pattern in _WEIGHTS)]
+    missing = [file for file in _CONFIG_FILES if file not in files] + ([] if weights else [_WEIGHTS[0]])
+    if missing:
+        raise ValueError(f"{text} on the Hub is not a model that the Space can load: it has no {', '.join(missing)}. {remedy}")
+    return ModelOnHub(name, str(info.sha), [*_CONFIG_FILES, *weights], bool(info.private or info.gated))
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Split `user/name@revision`; raise ValueError for a folder on this machine, which the Hub cannot read."""
+    name, _, revision = text.partition("@")
+    if Path(text).exists() or name.startswith(("/", ".", "~")):
+        raise ValueError(
+            f"{text} is a folder on this machine, which the Hub cannot read. Upload it with `d2vpr push {text} USER/NAME`, and "
+            "give USER/NAME."
+        )
+    return name, revision or None

@@ -1,0 +1,16 @@
+"""Indexes, models and Spaces on the Hub of the tests."""
+
+from d2vpr_hf import PlaceEncoder, index_photos
+from tests.photos import save_row
+
+
+def folder_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+
+
+def put_index(hub, folder, model=None, name="user/map", **options):
+    """Put an index of a few photos on the Hub, without its photos; return its commit and the folder of the photos."""
+    photos = save_row(folder / "photos")
+    index, _ = index_photos(photos, folder / "index", PlaceEncoder(model))
+    index.close()
+    return hub.put(name, folder_files(folder / "index"), "datasets", **options), photos
