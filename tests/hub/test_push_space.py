@@ -200,24 +200,24 @@ def wheel(tmp_path_factory):
 
 
 def test_a_wheel_has_the_files_of_the_installation(wheel):
-    """So the Space is the same, and nothing else that lies in the source tree gets into it."""
+    """So the Space is the same, and no other file of the source tree gets into it."""
     assert space_files("user/where", wheel=wheel) == space_files("user/where")
 
 
 def test_another_wheel_is_refused(wheel, tmp_path):
-    other = tmp_path / "d2vpr_hf-9.9-py3-none-any.whl"
-    with zipfile.ZipFile(other, "w") as archive:
+    wrong_wheel = tmp_path / "d2vpr_hf-9.9-py3-none-any.whl"
+    with zipfile.ZipFile(wrong_wheel, "w") as archive:
         archive.writestr("d2vpr_hf-9.9.dist-info/METADATA", "Metadata-Version: 2.4\nName: d2vpr-hf\nVersion: 9.9\n")
     with pytest.raises(ValueError, match=f"is a wheel of d2vpr-hf 9.9; expected d2vpr-hf {d2vpr_hf.__version__}"):
-        space_files("user/where", wheel=other)
-    other.write_bytes(b"not a wheel")
+        space_files("user/where", wheel=wrong_wheel)
+    wrong_wheel.write_bytes(b"not a wheel")
     with pytest.raises(ValueError, match="is not a wheel that can be read"):
-        space_files("user/where", wheel=other)
-    with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(other, "w") as old:  # of before requirements had versions
+        space_files("user/where", wheel=wrong_wheel)
+    with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(wrong_wheel, "w") as old:  # of before requirements had versions
         for name in archive.namelist():
             old.writestr(name, b"d2vpr-hf[demo]\n" if name.endswith("spaces/requirements.txt") else archive.read(name))
     with pytest.raises(ValueError, match="has no Space that this version can publish"):
-        space_files("user/where", wheel=other)
+        space_files("user/where", wheel=wrong_wheel)
 
 
 def test_the_folder_is_found_in_the_tree_and_in_an_installation(wheel, tmp_path, monkeypatch):
