@@ -17,6 +17,7 @@
 Shapes: B images, N = H x W patches, D channels, R regions.
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -34,13 +35,19 @@ def cell_edges(cuts: list[float], side: int) -> list[int]:
     Raises:
         ValueError: If there are too few patches for every cell to have one.
     """
-    edges = [0, *(round(cut * side) for cut in cuts), side]
+    edges = [0, *(_round(cut * side) for cut in cuts), side]
     if any(first >= second for first, second in pairwise(edges)):
         raise ValueError(
             f"{side} patches along an axis are too few for {len(cuts) + 1} regions cut at {cuts}: some would be empty. "
             "Use larger images."
         )
     return edges
+
+
+def _round(value: float) -> int:
+    """Round as Python's `round`, halves to the even number, by operations that ONNX has for symbols of a traced graph too."""
+    below, above = math.ceil(value - 0.5), math.floor(value + 0.5)  # they differ where value is between two whole numbers
+    return below + (above - below) * (below % 2)
 
 
 def cell_averaging(region_cuts: list[list[float]], grid_size: GridSize) -> torch.Tensor:

@@ -28,6 +28,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .resampling import resample_axis
 from .weight_initialization import constant, drawn_by, zeros
 
 GridSize = tuple[int, int]  # (height, width) in patches
@@ -55,31 +56,23 @@ class Embeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed `pixel_values` (B, 3, height, width) as tokens (B, T, C)."""
         patches = self.patch_embeddings(pixel_values.to(self.cls_token.dtype))  # (B, C, H, W)
-        grid_size = (patches.shape[2], patches.shape[3])
+        positions = self.resample_positions((patches.shape[2], patches.shape[3]))
         patches = patches.flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, N, C)
         tokens = torch.cat((self.cls_token.expand(patches.shape[0], -1, -1), patches), dim=1)
-        return tokens + self.resample_positions(grid_size)
+        return tokens + positions
 
     def resample_positions(self, grid_size: GridSize) -> torch.Tensor:
         """Return the position embeddings (1, T, C) for a patch grid; on the stored grid they are used as stored."""
-        stored = (self.position_grid_size, self.position_grid_size)
-        if grid_size == stored:
-            return self.position_embeddings
+        stored, (height, width) = self.position_grid_size, grid_size
+        # The published weights were trained with DINOv2's first release, which adds 0.1 to the sides against rounding before
+        # it resamples. The stored grid is not resampled: there the scale is 1. It is arithmetic and no condition, because
+        # sides may be symbols of a traced graph.
+        offset = self.position_offset * torch.sym_min(1, abs(height - stored) + abs(width - stored))
         cls_position, positions = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        positions = positions.unflatten(1, stored).permute(0, 3, 1, 2)  # (1, N, C) -> (1, C, H, W)
-        resampled = nn.functional.interpolate(
-            positions.float(), mode="bicubic", align_corners=False, **self._resampling(grid_size)
-        )
-        resampled = resampled.to(positions.dtype).flatten(2).transpose(1, 2)  # (1, C, H, W) -> (1, N, C)
-        return torch.cat((cls_position, resampled), dim=1)
-
-    def _resampling(self, grid_size: GridSize) -> dict[str, Any]:
-        # The published weights were trained with DINOv2's first release, which passes a scale and adds 0.1 to the grid
-        # against rounding; torch then samples with exactly that scale, and the result differs from that of `size`.
-        if self.position_offset == 0:
-            return {"size": grid_size}
-        height, width = ((side + self.position_offset) / self.position_grid_size for side in grid_size)
-        return {"scale_factor": (height, width)}
+        grid = positions[0].float().unflatten(0, (stored, stored))  # (1, N, C) -> (H, W, C)
+        for side in grid_size:
+            grid = resample_axis(grid, side, stored / (side + offset)).transpose(0, 1)  # the other axis is the next
+        return torch.cat((cls_position, grid.flatten(0, 1).unsqueeze(0).to(positions.dtype)), dim=1)
 
 
 def eager_attention_forward(

@@ -169,7 +169,7 @@ def _graph_task(
 ) -> GraphTask:
     """Return the network to write, with the steps of the image processor that belong to it."""
     kind = options.input_kind
-    network = DescriptorNetwork(model, processor if kind == "photos" else None, kind == "any-size")
+    network = DescriptorNetwork(model, processor if kind == "photos" else None)
     example = torch.cat((inputs[0], inputs[0]))
     shapes = _dynamic_shapes(kind, model.config.patch_size)
     return GraphTask(network, example, inputs, shapes, options.precision, folder)

@@ -28,8 +28,8 @@ class TorchBackend:
     Args:
         model: A model in eval mode, on its device. It is not changed.
         precision: Number type of the products; `None` for the type of the model's weights.
-        compiled: Whether torch compiles the model, which takes a minute at the first call and at each new image size, and on
-            a CPU needs a C++ compiler.
+        compiled: Whether torch compiles the model, which takes a minute at the first call, again at the first other image size
+            and the first other batch size, and on a CPU needs a C++ compiler.
 
     Raises:
         ValueError: If another precision is requested for a model that cannot be optimized.

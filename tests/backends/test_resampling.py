@@ -1,9 +1,9 @@
-"""Resampling by matrices computes what torch's `interpolate` does."""
+"""Resizing by matrices computes what torch's `interpolate` does."""
 
 import pytest
 import torch
 
-from d2vpr_hf.backends.graph.resampling import antialiasing_matrix, cubic_matrix, pad_edges
+from d2vpr_hf.backends.graph.resampling import antialiasing_matrix
 from tests.conftest import relative
 
 
@@ -15,13 +15,3 @@ def test_resizing_equals_torch_with_antialiasing(mode, size):
     rows, columns = (antialiasing_matrix(torch.ones(side), target, mode) for side, target in zip(size, (28, 42), strict=True))
     expected = torch.nn.functional.interpolate(image, (28, 42), mode=mode, antialias=True, align_corners=False)
     assert relative(rows @ image @ columns.T, expected) < 1e-5
-
-
-@pytest.mark.parametrize("target", [(5, 5), (3, 11), (37, 16)])
-@pytest.mark.parametrize("offset", [0.0, 0.1])
-def test_bicubic_resampling_by_a_scale_equals_torch(target, offset):
-    grid = torch.rand(1, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    factors = tuple((side + offset) / 5 for side in target)
-    expected = torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bicubic", align_corners=False)
-    rows, columns = (cubic_matrix(torch.ones(side), 5, torch.tensor(5 / (side + offset))) for side in target)
-    assert relative(rows @ pad_edges(grid) @ columns.T, expected) < 1e-5

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from d2vpr_hf.backends.graph.resampling import antialiasing_matrix, cubic_matrix, pad_edges
-from d2vpr_hf.backends.optimized.blocks import PreparedEmbeddings
+from d2vpr_hf.backends.graph.resampling import antialiasing_matrix
 from d2vpr_hf.backends.optimized.optimize import prepare
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.modeling.image_processing_d2vpr import INTERPOLATION
-from d2vpr_hf.modeling.vision_transformer import Embeddings, GridSize
 from d2vpr_hf.utils.optional_imports import import_extra
 
 INPUT, OUTPUT = "pixel_values", "descriptors"
@@ -26,15 +24,12 @@ class DescriptorNetwork(nn.Module):
     Args:
         model: A model in eval mode, on the CPU.
         processor: The image processor whose steps become part of the network, which then takes upright RGB images of any size
-            in 0..255; `None` for a network that takes normalised images.
-        any_size: Whether the input may have any size in whole patches.
+            in 0..255; `None` for a network that takes normalised images, of any size in whole patches.
     """
 
-    def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor | None, any_size: bool) -> None:
+    def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor | None) -> None:
         super().__init__()
         self.network, self.preprocessing = prepare(model), None if processor is None else Preprocessing(processor)
-        if any_size:
-            self.network.add_module("embeddings", ResizableEmbeddings(model.embeddings))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Map (B, 3, height, width) to (B, D)."""
@@ -59,27 +54,6 @@ class Preprocessing(nn.Module):
         rows = antialiasing_matrix(torch.ones_like(images[0, 0, :, 0]), self.target[0], self.mode)
         columns = antialiasing_matrix(torch.ones_like(images[0, 0, 0]), self.target[1], self.mode)
         return rows @ (images @ columns.T) * self.factor + self.summand
-
-
-class ResizableEmbeddings(PreparedEmbeddings):
-    """Embeddings whose position embeddings are resampled in the graph."""
-
-    def __init__(self, embeddings: Embeddings) -> None:
-        super().__init__(embeddings, torch.float32)
-        self.side, self.offset = embeddings.position_grid_size, embeddings.position_offset
-        grid = embeddings.position_embeddings[:, 1:].detach().float().unflatten(1, (self.side, self.side))
-        self.padded = pad_edges(grid.permute(0, 3, 1, 2))[0].permute(1, 2, 0).contiguous()  # (1, H, W, C) -> (H, W, C)
-        self.first = (embeddings.position_embeddings[:, :1] + embeddings.cls_token).detach().float()
-
-    def positions(self, grid_size: GridSize) -> torch.Tensor:
-        """Return the cls token and the position embeddings of a grid (1, T, C)."""
-        rows, columns = (torch.ones(side) for side in grid_size)
-        # on the stored grid, position embeddings are not resampled
-        resized = (rows.sum() != self.side) | (columns.sum() != self.side)
-        offset = self.offset * resized.float()
-        down, across = (cubic_matrix(ones, self.side, self.side / (ones.sum() + offset)) for ones in (rows, columns))
-        resampled = across @ (down @ self.padded.flatten(1)).unflatten(1, self.padded.shape[1:])  # (H, W, C)
-        return torch.cat((self.first, resampled.flatten(0, 1).unsqueeze(0)), dim=1)
 
 
 def write_onnx(network: DescriptorNetwork, path: Path, example: torch.Tensor, dynamic_shapes: dict[int, Any]) -> None:

@@ -46,10 +46,12 @@ class PreparedAggregator(DeformableAggregator):
         self.sampler = None if aggregator.sampler is None else PreparedSampler(aggregator.sampler, dtype)
         self.gem = PreparedGeneralizedMean(aggregator.gem)
         self.fusion, self.position_encoding = aggregator.fusion, aggregator.position_encoding
-        self._grid = sample_grid(self.config.regions, aggregator.gem.p.device)
+        # as buffers: torch.compile(dynamic=True) takes sizes of plain tensors as dynamic, and equal ones as one symbol
+        for name, part in sample_grid(self.config.regions, aggregator.gem.p.device)._asdict().items():
+            self.register_buffer(name, part, persistent=False)
 
     def _sample_grid(self, device: torch.device) -> SampleGrid:
-        return self._grid
+        return SampleGrid(*(getattr(self, name) for name in SampleGrid._fields))
 
 
 class PreparedSampler(DeformableSampler):

@@ -59,12 +59,18 @@ class PreparedEmbeddings(nn.Module):
 
     def positions(self, grid_size: GridSize) -> torch.Tensor:
         """Return the cls token and the position embeddings of a grid (1, T, C), in float32."""
+        # in compiled and exported graphs, sides may be symbols: a lookup would fix them to one size
+        if torch.compiler.is_dynamo_compiling() or not all(isinstance(side, int) for side in grid_size):
+            return self._resample(grid_size)
         if grid_size not in self._positions:
             if len(self._positions) == _MAX_SIZES:
                 self._positions.clear()
-            resampled = self.plain.resample_positions(grid_size).detach().float()
-            self._positions[grid_size] = torch.cat((resampled[:, :1] + self.plain.cls_token, resampled[:, 1:]), dim=1)
+            self._positions[grid_size] = self._resample(grid_size)
         return self._positions[grid_size]
+
+    def _resample(self, grid_size: GridSize) -> torch.Tensor:
+        resampled = self.plain.resample_positions(grid_size).detach().float()
+        return torch.cat((resampled[:, :1] + self.plain.cls_token, resampled[:, 1:]), dim=1)
 
 
 def _terms(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
