@@ -27,6 +27,7 @@ from .cross_image_encoder import CrossImageEncoder
 from .generalized_mean import GeneralizedMean, at_least_float32
 from .image_processing_d2vpr import D2VPRImageProcessor
 from .saved_files import set_new_file_mode
+from .sentence_files import write_sentence_files
 from .vision_transformer import Embeddings, Encoder, GridSize, LayerScale
 
 logger = logging.get_logger(__name__)
@@ -105,7 +106,9 @@ class VPRPreTrainedModel(PreTrainedModel):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Save the model as transformers does, and give weights and code the mode that the umask gives new files.
+        """Save the model as transformers does, with files for sentence-transformers.
+
+        Weights and code get the mode that the umask gives new files.
 
         The image processor is not saved: call its `save_pretrained` too. `push_to_hub=True` uploads it as [`push_to_hub`] does.
         """
@@ -119,6 +122,7 @@ class VPRPreTrainedModel(PreTrainedModel):
         if self._processor_to_save is not None:
             self._processor_to_save.save_pretrained(save_directory)
         if is_main_process:
+            write_sentence_files(save_directory, self.config)
             set_new_file_mode(save_directory)
 
     def _find_processor(self, repo_id: str, token: Any, revision: str | None) -> D2VPRImageProcessor | None:
@@ -163,6 +167,10 @@ class VPRPreTrainedModel(PreTrainedModel):
     def set_input_embeddings(self, value: Any) -> None:
         """Replace the layer that turns pixels into patch tokens."""
         self.embeddings.patch_embeddings = value
+
+    def descriptor_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Compute the descriptors as one token for each image (B, 1, `descriptor_dim`), as sentence-transformers needs them."""
+        return self(pixel_values).pooler_output.unsqueeze(1)
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:

@@ -12,6 +12,7 @@ import pytest
 import d2vpr_hf
 
 ROOT = Path(__file__).parents[1]
+SENTENCE_FILES = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"}
 _SPACE_SUFFIXES = {".py", ".css", ".js", ".md", ".txt"}
 _FOLDERS = (".ci", "benchmarks", "d2vpr_hf", "docs", "modeling", "spaces", "tests", "training")  # of a source distribution
 _FILES = {
@@ -81,7 +82,7 @@ def test_the_wheel_holds_everything_and_nothing_else(wheel):
         expected |= {f"d2vpr_hf/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / room).rglob("*.py")}
     expected |= {f"d2vpr_hf/training/{path.relative_to(ROOT / 'training').as_posix()}"
                  for kind in ("json", "yaml") for path in (ROOT / "training" / "configs").rglob(f"*.{kind}")}  # fmt: skip
-    assets = ("config.json", "model.safetensors", "preprocessor_config.json", "validation.json", "README.md")
+    assets = {"config.json", "model.safetensors", "preprocessor_config.json", "validation.json", "README.md"} | SENTENCE_FILES
     expected |= {"d2vpr_hf/__init__.pyi", "d2vpr_hf/py.typed", *(f"d2vpr_hf/assets/d2vpr-tiny/{name}" for name in assets)}
     expected |= {f"d2vpr_hf/spaces/{path.name}" for path in (ROOT / "spaces").iterdir() if path.suffix in _SPACE_SUFFIXES}
     assert {name for name in names if ".dist-info/" not in name} == expected
