@@ -24,7 +24,7 @@ for _config, _model in MODELS.items():
     AutoModel.register(_config, _model, exist_ok=True)
     AutoImageProcessor.register(_config, image_processor_classes={"pil": D2VPRImageProcessor}, exist_ok=True)
     # without an entry, `pipeline` takes the saved image processor for code of a video processor and asks whether to trust it
-    VIDEO_PROCESSOR_MAPPING.register(_config, {}, exist_ok=True)
+    VIDEO_PROCESSOR_MAPPING.register(_config, {}, exist_ok=True)  # type: ignore[arg-type] # a table by backend
     # save_pretrained then writes the code next to the weights
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModel")

@@ -86,14 +86,16 @@ class VPRPreTrainedModel(PreTrainedModel):
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
 
-    def push_to_hub(self, repo_id: str, *, token: Any = None, revision: str | None = None, **kwargs: Any) -> Any:
+    def push_to_hub(  # type: ignore[override] # transformers' wrapper hides its signature
+        self, repo_id: str, *, token: Any = None, revision: str | None = None, **kwargs: Any
+    ) -> Any:
         """Upload the model as transformers does, with the image processor of the folder or Hub id that it was loaded from.
 
         An image processor in the repository is not replaced. If there is none at all, a warning says how to add it.
         """
         self._processor_to_save = self._find_processor(repo_id, token, revision)
         try:
-            return super().push_to_hub(repo_id, token=token, revision=revision, **kwargs)
+            return super().push_to_hub(repo_id, token=token, revision=revision, **kwargs)  # type: ignore[arg-type]
         finally:
             self._processor_to_save = None
 

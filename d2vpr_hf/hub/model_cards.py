@@ -326,7 +326,7 @@ def set_license(text: str, license_id: str) -> str:
             f"README.md was written by a person and has the licence {card.data.get('license')}. Write `license: {license_id}` "
             f"into its head, and leave `license` out."
         )
-    card.data.license = license_id
+    card.data["license"] = license_id
     card.data["license_name"] = card.data["license_link"] = None
     note = f"\\1`{license_id}`, as the person who uploaded the model stated. The code in this repository is Apache-2.0."
     card.text = re.sub(r"(## Licence\n\n).*?(?=\n\n## |\Z)", note, card.text, flags=re.DOTALL)
@@ -350,11 +350,12 @@ def complete_card(text: str, name: str) -> str:
         text = re.sub(r'^(folder|name) = "[^"]*"$', rf'\1 = "{name}"', card.text, flags=re.MULTILINE)
         text = re.sub(r"(d2vpr index PHOTOS --model) \S+", rf"\1 {name}", text)
         card.text = text.replace("USER/NAME", name)
-        data = card.data
+        data: Any = card.data
         data.eval_results = [result for result in data.eval_results or [] if "/" in result.dataset_type] or None
         data.model_name = data.model_name if data.eval_results else None
         if data.get("license_name") in _FORMER_LICENSES and not data.get("license_link"):
-            data.license, data["license_name"] = "unknown", None
+            data.license = "unknown"
+            data.license_name = None
         text = _with_head(card)
     _check_ids(card)
     return text
