@@ -227,7 +227,10 @@ class TrainingRun:
         chosen = self.folder.path / ("best" if self.options.chosen_by else "last")
         if self.options.push_to_hub and self.accelerator.is_main_process:
             url = push_model(
-                chosen, self.options.push_to_hub, private=self.options.private, commit_message=f"Step {self._pushed_step()}"
+                chosen,
+                self.options.push_to_hub,
+                private=self.options.private or None,
+                commit_message=f"Step {self._pushed_step()}",
             )
             logger.info("Uploaded %s: %s", chosen, url)
         best = "" if self.state.best is None else f", best at step {self.state.best_step} ({self.state.best:.4g})"
@@ -362,7 +365,7 @@ class TrainingRun:
             plain = {name: value for name, value in dataclasses.asdict(options).items() if isinstance(value, str | int | float)}
             self.accelerator.init_trackers(options.project, plain)
         if options.push_to_hub and self.accelerator.is_main_process:
-            create_repository(options.push_to_hub, "model", private=options.private)
+            create_repository(options.push_to_hub, "model", private=options.private or None)
 
     def _plan(self) -> str:
         data, options = self.data, self.options

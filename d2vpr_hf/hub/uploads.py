@@ -28,9 +28,16 @@ def check_repository_name(name: str) -> None:
 def create_repository(name: str, kind: RepositoryKind, *, private: bool | None = None, token: str | None = None) -> None:
     """Create a repository on the Hub if there is none; arguments and errors as for [`upload_files`]."""
     check_repository_name(name)
+    api = HfApi(token=token)
     with explained_errors(name):
         sdk = "gradio" if kind == "space" else None
-        HfApi(token=token).create_repo(name, repo_type=kind, space_sdk=sdk, private=private, exist_ok=True)
+        api.create_repo(name, repo_type=kind, space_sdk=sdk, private=private, exist_ok=True)
+        is_private = private if private is None else api.repo_info(name, repo_type=kind).private
+    if is_private != private:
+        raise ValueError(
+            f"{name} is {'private' if is_private else 'public'} on the Hub already, which `private={private}` does not change. "
+            "Nothing was uploaded. Change it in the settings of the repository, or leave `private` out."
+        )
 
 
 def upload_files(
@@ -60,7 +67,7 @@ def upload_files(
     Raises:
         ConnectionError: If the Hub cannot be reached.
         PermissionError: If the Hub refuses the token, or there is none.
-        ValueError: If the name or the metadata of the card is invalid.
+        ValueError: If the name or the metadata of the card is invalid, or the repository has another visibility.
     """
     create_repository(name, kind, private=private, token=token)
     api = HfApi(token=token)

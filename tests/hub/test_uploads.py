@@ -29,6 +29,16 @@ def test_visibility_of_a_new_repository(hub, private, is_private):
     assert hub.repositories["datasets", "user/map"].private is is_private
 
 
+@pytest.mark.parametrize(("private", "word"), [(True, "public"), (False, "private")])
+def test_an_existing_repository_of_another_visibility_is_an_error(hub, private, word):
+    """The Hub ignores the wish, and photos or weights would be public."""
+    hub.put("user/model", {"a": b"1"}, private=not private)
+    with pytest.raises(ValueError, match=f"user/model is {word} on the Hub already, which `private={private}`"):
+        upload_files("user/model", {"a": b"2"}, kind="model", private=private, commit_message="Second")
+    upload_files("user/model", {"a": b"2"}, kind="model", commit_message="Second")
+    assert hub.files("user/model") == {"a": b"2"}
+
+
 def test_a_missing_or_foreign_login_is_an_error_with_the_remedy(hub, tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match=r"(?s)may not create stranger/model.*hf auth login"):
         upload_files("stranger/model", {"a": b"1"}, kind="model", commit_message="First")
