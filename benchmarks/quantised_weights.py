@@ -3,7 +3,7 @@
     python benchmarks/quantised_weights.py [--photos DIR] [--count 16] [--model MODEL ...]
 
 The models are the embedded one and a student of the published shapes with seeded weights, or those of `--model`. Photos are
-rendered in Gridtown, or read from a folder. Libraries that are not installed are left out of the table.
+rendered in Gridtown, or read from a folder. Libraries that are not installed are skipped.
 """
 
 import argparse
