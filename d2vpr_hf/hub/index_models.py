@@ -69,14 +69,16 @@ def find_public_model(settings: IndexSettings, name: str | None, token: str | No
     return model
 
 
-def push_model_of_index(settings: IndexSettings, name: str, private: bool | None, token: str | None) -> PublicModel:
-    """Upload the model of an index to the Hub, after checking that it still makes the descriptors of the index.
+def check_model_to_push(settings: IndexSettings, name: str) -> str:
+    """Return the folder of an index's model, or `"embedded"`, after checking that it still makes the descriptors of the index.
+
+    Args:
+        settings: The settings of the index.
+        name: Hub id that the model will be uploaded to.
 
     Raises:
         ValueError: If the model was never saved, is on the Hub already, or was changed since the index was built.
     """
-    from d2vpr_hf.hub.push_model import push_model
-
     source = settings.model_name
     if source is None:
         raise ValueError(
@@ -86,8 +88,15 @@ def push_model_of_index(settings: IndexSettings, name: str, private: bool | None
     check_repository_name(name)
     if source != EMBEDDED and not _is_folder(source):
         raise ValueError(f"The model of this index is on the Hub already, {source}. Leave `push_model` out.")
-    if not _makes_descriptors(settings, source, None, token):
+    if not _makes_descriptors(settings, source, None, None):
         raise ValueError(f"The model {source} has changed since the index was built, so that it makes other descriptors.")
+    return source
+
+
+def push_model_of_index(source: str, name: str, private: bool | None, token: str | None) -> PublicModel:
+    """Upload the model that [`check_model_to_push`] returned, and return it as others load it."""
+    from d2vpr_hf.hub.push_model import push_model
+
     push_model(source, name, private=private, token=token)
     return _ask_hub(name, None, token)
 

@@ -6,14 +6,23 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+import pyarrow as pa
+import pyarrow.compute as pc
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from d2vpr_hf.hub.cards import is_replaceable
 from d2vpr_hf.hub.index_cards import IndexFacts, make_index_card
-from d2vpr_hf.hub.index_models import PublicModel, find_public_model, push_model_of_index, warn_of_private_model
+from d2vpr_hf.hub.index_models import (
+    PublicModel,
+    check_model_to_push,
+    find_public_model,
+    push_model_of_index,
+    warn_of_private_model,
+)
 from d2vpr_hf.hub.place_tables import write_place_table, write_thumbnail_table
 from d2vpr_hf.hub.uploads import check_repository_name, explained_errors, upload_files
 from d2vpr_hf.index import PlaceIndex
@@ -24,6 +33,7 @@ from d2vpr_hf.readers.skipped import report_skipped
 logger = logging.getLogger(__name__)
 
 _CARD = "README.md"
+_ABSOLUTE = r"^(/|[A-Za-z]:[\\/])"  # a path on POSIX or Windows
 
 
 def push_index(
@@ -54,7 +64,7 @@ def push_index(
             must make the same descriptors.
         push_model: Hub id that the model is uploaded to first.
         private: Whether new repositories are private; `None` for the account's default.
-        license: The Hub's identifier of the data set's licence, such as `"cc-by-4.0"`.
+        license: The Hub's identifier of the data set's licence, such as `"cc-by-4.0"`; `None` for that of the card there.
         thumbnails: Whether to upload thumbnails of the photos.
         thumbnail_size: Longer side of thumbnails in pixels.
         commit_message: Message of the commit.
@@ -65,7 +75,8 @@ def push_index(
         The URL of the commit.
 
     Raises:
-        ValueError: If other people could not load the model, or thumbnails are wanted and no photo can be read.
+        ValueError: If other people could not load the model, the index is damaged, the data set there is not an index, or
+            thumbnails are wanted and no photo can be read.
         ConnectionError: If the Hub cannot be reached.
         PermissionError: If the Hub refuses the token, or there is none.
     """
@@ -75,14 +86,16 @@ def push_index(
     if thumbnail_size < 1:
         raise ValueError(f"Expected a `thumbnail_size` of at least 1 pixel, got {thumbnail_size}.")
     opened = index if isinstance(index, PlaceIndex) else PlaceIndex.open(index)
+    _check_repository(name, token)
     with opened.unchanged() as manifest, tempfile.TemporaryDirectory() as scratch:
-        public_model = (
-            find_public_model(manifest.settings, model, token)
-            if push_model is None
-            else push_model_of_index(manifest.settings, push_model, private, token)
-        )
-        _warn_of_paths(opened)
+        if problems := opened.verify():
+            raise ValueError("\n".join([f"The index {opened.folder} is damaged; nothing was uploaded:", *problems]))
+        if push_model is None:
+            public_model = find_public_model(manifest.settings, model, token)
+        else:
+            model_source = check_model_to_push(manifest.settings, push_model)
         table, folder = opened.places.to_table(), Path(scratch)
+        _warn_of_paths(table)
         num_thumbnails = None
         if thumbnails:
             photo_folder = manifest.settings.photo_folder
@@ -97,14 +110,15 @@ def push_index(
             report_skipped(skipped, table.num_rows, strict=False, source="Thumbnails")
         else:
             tables = write_place_table(table, folder)
+        if push_model is not None:  # once nothing else can fail here
+            public_model = push_model_of_index(model_source, push_model, private, token)
         files: dict[str, Path | bytes] = {file.name: opened.folder / file.name for file in manifest.files}
         files |= {f"{Path(TABLE_FILES).parent}/{file.name}": file for file in tables}
         files[MANIFEST] = _public_manifest(manifest, public_model).to_text().encode()
-        if _is_written_by_a_person(opened.folder / _CARD):
-            files[_CARD] = opened.folder / _CARD
-        elif not _is_written_by_a_person(_card_on_hub(name, token)):
-            facts = IndexFacts(name, manifest.settings, public_model, table, license, num_thumbnails)
-            files[_CARD] = make_index_card(facts).encode()
+        facts = IndexFacts(name, manifest.settings, public_model, table, license, num_thumbnails)
+        card = _choose_card(facts, opened.folder / _CARD, _card_on_hub(name, token))
+        if card is not None:
+            files[_CARD] = card.encode()
         url = upload_files(
             name,
             files,
@@ -118,22 +132,57 @@ def push_index(
     return url
 
 
+def _check_repository(name: str, token: str | None) -> None:
+    """Raise ValueError if a data set on the Hub is not an index, and has files that an index would replace."""
+    with explained_errors(name):
+        try:
+            files = HfApi(token=token).list_repo_files(name, repo_type="dataset")
+        except RepositoryNotFoundError:
+            return
+    replaced = [file for file in files if any(fnmatch(file, pattern) for pattern in (*INDEX_FILES, TABLE_FILES))]
+    if replaced and MANIFEST not in files:
+        raise ValueError(
+            f"The data set {name} on the Hub is not an index, and has {replaced[0]}, which an index would replace. Give "
+            "another name."
+        )
+
+
 def _public_manifest(manifest: Manifest, model: PublicModel) -> Manifest:
     """Return a manifest without what is private to this machine, and with the name of a model that others can load."""
     settings = replace(manifest.settings, model_name=model.name, model_revision=model.revision, photo_folder=Path())
     return replace(manifest, settings=settings, skipped={}, store_uri=None, service=None)
 
 
-def _warn_of_paths(index: PlaceIndex) -> None:
+def _warn_of_paths(table: pa.Table) -> None:
     """Log a warning if photos are named by absolute paths, as those that were added from outside the photo folder."""
-    absolute = [path for path in index.places.column("path") if Path(path).is_absolute()]
-    if absolute:
+    paths = table.column("path")
+    absolute = paths.filter(pc.match_substring_regex(paths, _ABSOLUTE))
+    if len(absolute):
         logger.warning(
             "%d of %d photos are outside the photo folder, and their whole paths become public, such as %s.",
             len(absolute),
-            len(index),
-            absolute[0],
+            len(paths),
+            absolute[0].as_py(),
         )
+
+
+def _choose_card(facts: IndexFacts, local: Path, on_hub: Path | None) -> str | None:
+    """Return the card to upload; `None` if a person wrote the one on the Hub, which stays.
+
+    Raises:
+        ValueError: If a licence is given, and the card of a person has another one.
+    """
+    from d2vpr_hf.hub.model_cards import set_license, stated_license
+
+    for path in (local, on_hub):
+        text = path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else None
+        if text is not None and not is_replaceable(text):
+            if facts.license is not None:
+                set_license(text, facts.license)  # raises
+            return text if path == local else None
+        if text is not None and facts.license is None:
+            facts = replace(facts, license=stated_license(text))
+    return make_index_card(facts)
 
 
 def _card_on_hub(name: str, token: str | None) -> Path | None:
@@ -143,8 +192,3 @@ def _card_on_hub(name: str, token: str | None) -> Path | None:
             return Path(hf_hub_download(name, _CARD, repo_type="dataset", token=token))
         except (RepositoryNotFoundError, EntryNotFoundError):
             return None
-
-
-def _is_written_by_a_person(card: Path | None) -> bool:
-    """Return whether there is a card without the mark of this package."""
-    return card is not None and card.is_file() and not is_replaceable(card.read_text(encoding="utf-8", errors="replace"))

@@ -28,6 +28,8 @@ def check_encoder(index: PlaceIndex, encoder: Encoder) -> None:
     expected, fingerprint = index.settings.fingerprint, encoder.fingerprint
     if fingerprint != expected:
         name = index.settings.model_name or "the model that comes with this package, or one that was never saved"
+        if index.settings.model_revision is not None:
+            name = f"{name} at commit {index.settings.model_revision[:12]}"
         raise ValueError(
             f"The index was built with another model or other preprocessing: with {name}, fingerprint {expected[:12]} at that "
             f"time, while this encoder has {fingerprint[:12]}. Use that model (`model`), or build the index again with "

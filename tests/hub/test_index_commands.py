@@ -1,6 +1,9 @@
 """Commands take an index from the Hub where others take a folder, and say so where they cannot."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +11,7 @@ from typer.testing import CliRunner
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos
 from d2vpr_hf.cli import app
 from d2vpr_hf.hub.thumbnails import read_thumbnails
+from tests.hub_server import TOKEN
 from tests.photos import save_row
 
 
@@ -84,8 +88,6 @@ def test_damage_of_a_downloaded_index(pushed):
 
 def test_a_copy_is_updated_with_the_photos(pushed, built, tmp_path):
     """The photos are not encoded again: the index has their hashes."""
-    import shutil
-
     copy = shutil.copytree(PlaceIndex.from_pretrained("user/map").folder, tmp_path / "copy")
     assert "0 added, 0 changed, 0 removed, 9 kept." in output("index", built[1], "--out", copy)
     assert PlaceIndex.open(copy).settings.photo_folder == built[1]
@@ -105,3 +107,21 @@ def test_push_names_flags(hub, built, tiny_folder, tmp_path):
     done = json.loads(output("push", index.folder, "user/map", "--push-model", "user/model", "--private", "--json"))
     assert done["kind"] == "index" and hub.repositories["models", "user/model"].private
     assert json.loads(output("info", "user/map", "--json"))["model"] == "user/model"
+
+
+def test_another_person_gets_the_same_answers(hub, tiny_folder, tmp_path):
+    """Another process with an empty cache and without the folders of the first: only the private repositories and a token."""
+    model = shutil.copytree(tiny_folder, tmp_path / "first" / "model")
+    photos = save_row(tmp_path / "first" / "photos")
+    index, _ = index_photos(photos, tmp_path / "first" / "index", PlaceEncoder(model))
+    query = shutil.copy(sorted(photos.iterdir())[3], tmp_path / "query.jpg")
+    answers = json.loads(output("search", index.folder, query, "--json"))
+    output("push", index.folder, "user/map", "--push-model", "user/model", "--private", "--thumbnails")
+    shutil.rmtree(tmp_path / "first")
+    arguments = ["search", "user/map", query, "--json", "--plot", str(tmp_path / "plot.png")]
+    environment = {"PATH": "/usr/bin:/bin"} | hub.environment(tmp_path / "home", TOKEN)
+    command = [sys.executable, "-m", "d2vpr_hf", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.replace('"path": "', f'"path": "{photos}/') == json.dumps(answers, indent=2) + "\n"
+    assert (tmp_path / "plot.png").is_file() and set(hub.unknown_requests) <= {"GET /api/agent-harnesses"}

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import DatasetCard, HfApi
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, add_photos, index_photos, search_photos
+from d2vpr_hf.export import export
 from d2vpr_hf.hub.cards import CARD_MARK
 from d2vpr_hf.hub.push_index import push_index
 from d2vpr_hf.hub.thumbnails import make_thumbnail, read_thumbnails
@@ -176,6 +177,24 @@ def test_an_upload_that_fails_leaves_the_earlier_index(hub, frames, monkeypatch)
     assert hub.files("user/map", "datasets") == before
 
 
+def test_a_data_set_that_is_no_index_is_not_replaced(hub, frames):
+    """Tables of photos have the same names as the table of places."""
+    photos = {"data/train-00000-of-00009.parquet": b"photos", "README.md": b"# Photos\n"}
+    hub.put("user/photos", photos, "datasets")
+    with pytest.raises(ValueError, match=r"user/photos on the Hub is not an index, and has data/train-00000-of-00009\.parquet"):
+        frames.push_to_hub("user/photos")
+    assert hub.files("user/photos", "datasets") == photos
+
+
+def test_a_damaged_index_is_not_uploaded(hub, frames):
+    frames.flush()
+    file = next(frames.folder.glob("descriptors-*"))
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=rf"is damaged; nothing was uploaded:\n{file.name}: its checksum"):
+        frames.push_to_hub("user/map")
+    assert not hub.repositories
+
+
 # ---- the model
 
 
@@ -203,6 +222,8 @@ def test_a_model_on_the_hub_is_named_and_pinned(hub, local, tiny_folder, tmp_pat
     query = sorted((tmp_path / "photos").iterdir())[4]
     [result] = search_photos(fetched, [query], PlaceEncoder.for_index(fetched), top_k=1)
     assert result.matches[0].place.path == query.name
+    with pytest.raises(ValueError, match=rf"with user/model at commit {commit[:12]}, fingerprint"):
+        search_photos(fetched, [query], PlaceEncoder("user/model"))
     with pytest.raises(ValueError, match=r"user/model at its commit [0-9a-f]{12} does not make the descriptors of this index"):
         local.push_to_hub("user/other", model="user/model")
     assert ("datasets", "user/other") not in hub.repositories
@@ -217,6 +238,19 @@ def test_the_model_is_uploaded_too(hub, local, tmp_path):
     assert fetched.settings.model_name == "user/model"
     assert fetched.settings.model_revision == hub.repositories["models", "user/model"].commits[-1][0]
     assert PlaceEncoder.for_index(fetched).fingerprint == local.settings.fingerprint
+
+
+def test_an_exported_graph_is_uploaded_too(hub, embedded, tmp_path):
+    pytest.importorskip("onnxruntime")
+    export("embedded", tmp_path / "graph")
+    index, _ = index_photos(save_row(tmp_path / "photos"), tmp_path / "index", PlaceEncoder(tmp_path / "graph"))
+    index.push_to_hub("user/map", push_model="user/graph")
+    index.push_to_hub("user/other", model="user/graph")
+    for name in ("user/map", "user/other"):
+        fetched = PlaceIndex.from_pretrained(name)
+        encoder = PlaceEncoder.for_index(fetched)
+        assert encoder.model_name == "user/graph" and encoder.model_revision == fetched.settings.model_revision
+        assert encoder.fingerprint == embedded.fingerprint
 
 
 def test_a_model_that_changed_is_not_uploaded(hub, tmp_path):
@@ -342,6 +376,8 @@ def test_thumbnails_are_downloaded_only_when_wanted(hub, embedded, tmp_path):
 def test_thumbnails_need_photos(hub, changed, frames):
     with pytest.raises(ValueError, match=r"None of the 6 photos can be read for thumbnails, such as .*0\.jpg: no such file"):
         changed.push_to_hub("user/map", thumbnails=True)
+    with pytest.raises(ValueError, match="None of the 6 photos can be read"):
+        changed.push_to_hub("user/map", thumbnails=True, push_model="user/model")
     with pytest.raises(ValueError, match="`thumbnail_size` of at least 1 pixel, got 0"):
         changed.push_to_hub("user/map", thumbnails=True, thumbnail_size=0)
     assert not hub.repositories
@@ -372,6 +408,8 @@ def test_the_card_describes_the_index(hub, changed):
         "The photos are not here.",
     ):
         assert line in text.replace("\n", " ") or line in text
+    changed.push_to_hub("user/map")
+    assert hub.files("user/map", "datasets")["README.md"].decode() == text  # with the licence of before
     assert "POST /api/validate-yaml" in hub.requests and DatasetCard(text).data.pretty_name == "map"
 
 
@@ -387,8 +425,10 @@ def test_a_card_of_a_person_stays(hub, frames, tmp_path):
     frames.push_to_hub("user/map")
     card = hub.files("user/map", "datasets")["README.md"].replace(CARD_MARK.encode(), b"My own words.")
     hub.put("user/map", hub.files("user/map", "datasets") | {"README.md": card}, "datasets")
-    frames.push_to_hub("user/map", license="mit")
+    frames.push_to_hub("user/map")
     assert hub.files("user/map", "datasets")["README.md"] == card
+    with pytest.raises(ValueError, match=r"README\.md was written by a person and has the licence None"):
+        frames.push_to_hub("user/map", license="mit")
     hub.put("user/map", hub.files("user/map", "datasets") | {"README.md": b"# Mine\n"}, "datasets")
     assert load_table("user/map", hub, tmp_path / "home")["path"] == [f"/frames/{number}" for number in range(7)]
     (frames.folder / "README.md").write_text("# Written here\n")
