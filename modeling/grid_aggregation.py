@@ -45,9 +45,13 @@ def cell_edges(cuts: list[float], side: int) -> list[int]:
 
 
 def _round(value: float) -> int:
-    """Round as Python's `round`, halves to the even number, by operations that ONNX has for symbols of a traced graph too."""
-    below, above = math.ceil(value - 0.5), math.floor(value + 0.5)  # they differ where value is between two whole numbers
-    return below + (above - below) * (below % 2)
+    """Round a number >= 0 as Python's `round`, halves to the even number.
+
+    Its operations are those that ONNX and `torch.export.save` have for symbols of a traced graph.
+    """
+    above = math.trunc(value + 0.5)
+    is_half = math.trunc(above - value + 0.5)  # 1 between two whole numbers, otherwise 0
+    return above - is_half * (above % 2)
 
 
 def cell_averaging(region_cuts: list[list[float]], grid_size: GridSize) -> torch.Tensor:

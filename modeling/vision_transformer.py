@@ -66,8 +66,9 @@ class Embeddings(nn.Module):
         stored, (height, width) = self.position_grid_size, grid_size
         # The published weights were trained with DINOv2's first release, which adds 0.1 to the sides against rounding before
         # it resamples. The stored grid is not resampled: there the scale is 1. It is arithmetic and no condition, because
-        # sides may be symbols of a traced graph.
-        offset = self.position_offset * torch.sym_min(1, abs(height - stored) + abs(width - stored))
+        # sides may be symbols of a traced graph. It has squares and no abs(), which `torch.export.save` cannot write.
+        rows, columns = height - stored, width - stored
+        offset = self.position_offset * torch.sym_min(1, rows * rows + columns * columns)
         cls_position, positions = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
         grid = positions[0].float().unflatten(0, (stored, stored))  # (1, N, C) -> (H, W, C)
         for side in grid_size:

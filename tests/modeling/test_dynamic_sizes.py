@@ -1,5 +1,9 @@
 """One traced graph for images of all sizes: a size that Python reads from a shape becomes a constant of the graph."""
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +61,32 @@ def test_torch_finds_the_multiples_itself():
     model = tiny_cricavpr()
     program = torch.export.export(model, (images(*EXAMPLE),), dynamic_shapes={"pixel_values": dims})
     assert_equal_descriptors(lambda batch: program.module()(batch).pooler_output, model)
+
+
+RUN_SAVED = """
+    import sys, torch
+    program, images, descriptors = sys.argv[1:]
+    describe = torch.export.load(program).module()
+    torch.save([describe(batch)[1] for batch in torch.load(images)], descriptors)
+    assert not {"d2vpr_hf", "transformers"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("kind", ["deformable", "cricavpr"])
+def test_a_saved_program_runs_by_torch_alone(kind, tmp_path):
+    """`torch.export.save` writes fewer operations on sizes than a program may have: neither `abs` nor `math.ceil`."""
+    model = KINDS[kind]()
+    model.config.return_dict = False  # a class of outputs would have to be imported before the program is loaded
+    with torch.no_grad():
+        program = torch.export.export(model, (images(*EXAMPLE),), dynamic_shapes=dynamic_shapes())
+    torch.export.save(program, tmp_path / "model.pt2")
+    torch.save([images(*shape) for shape in SHAPES], tmp_path / "images.pt")
+    files = [tmp_path / name for name in ("model.pt2", "images.pt", "descriptors.pt")]
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(RUN_SAVED), *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    descriptors = dict(zip(SHAPES, torch.load(files[2]), strict=True))
+    model.config.return_dict = True
+    assert_equal_descriptors(lambda batch: descriptors[tuple(batch.shape)], model)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=(NEEDS_INDUCTOR, pytest.mark.slow))])
