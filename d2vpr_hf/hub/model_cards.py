@@ -7,6 +7,7 @@ photos are of a data set on the Hub, and otherwise only the card's table has the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,16 +109,19 @@ _GRAPH_TEMPLATE = """---
 
 # {{ title }}, as a graph
 
-A graph in the format {{ format }}, precision {{ precision }}, made of {{ source }} by `d2vpr export`. Its descriptors
-differed from the model's by {{ difference }} of their norm when it was made.
+A graph in the format {{ format }}, precision {{ precision }}, made of {{ source }} by `d2vpr export`.
+{% if runs_here %}Its descriptors differed from the model's by {{ difference }} of their norm when it was made.{%
+else %}It was not run then.{% endif %}
 
-| | |
+{% if untrained_remark %}{{ untrained_remark }}
+
+{% endif %}| | |
 | --- | --- |
 | descriptor | {{ descriptor_dim }} numbers, compared by L2 distance |
 | input of the graph | {{ input }} |
 | fingerprint of the model | `{{ fingerprint }}` |
 
-## Use
+{% if runs_here %}## Use
 
 ```python
 from d2vpr_hf import PlaceEncoder
@@ -128,7 +132,7 @@ descriptors = PlaceEncoder(name).encode(["photo.jpg"]).descriptors
 
 An index that was made by the model can be searched with the graph, and the reverse: the fingerprint is the same.
 
-## Licence
+{% endif %}## Licence
 
 {{ license_note }}
 
@@ -282,9 +286,31 @@ def make_graph_card(exported: ExportedModel) -> ModelCard:
         difference=f"{info['relative_difference']:.1e}" if "relative_difference" in info else "an unknown share",
         descriptor_dim=config.descriptor_dim,
         fingerprint=info.get("fingerprint", "not recorded"),
-        license_note="Apache-2.0, code and weights." if is_embedded else "The licence of the model that it was made of.",
+        license_note=graph_license(source)[1],
+        runs_here=bool(exported.format.backends),
+        untrained_remark=untrained_remark(config.untrained_parts),
     )
     return card
+
+
+def graph_license(source: str | None) -> tuple[str | None, str]:
+    """Return the licence of a graph as the Hub's identifier, `None` if it is not stated, and as a sentence.
+
+    Args:
+        source: Name of the model that it was made of.
+    """
+    if source == EMBEDDED_NAME:
+        return "apache-2.0", "Apache-2.0, code and weights."
+    license_id = None if source is None else _license_of(source)
+    stated = "" if license_id is None else f": `{license_id}`"
+    return license_id, f"The licence of the model that it was made of{stated}."
+
+
+def untrained_remark(parts: Sequence[str]) -> str:
+    """Return the remark about parts of a model that were never trained; nothing if there are none."""
+    if not parts:
+        return ""
+    return f"**Not trained yet**: {', '.join(parts)} were drawn at random and never trained. Places found with it are random."
 
 
 def graph_metadata(exported: ExportedModel) -> ModelCardData:
@@ -297,7 +323,7 @@ def graph_metadata(exported: ExportedModel) -> ModelCardData:
         pipeline_tag="image-feature-extraction",
         base_model=base_model,
         base_model_relation=None if base_model is None else "quantized",  # the Hub's word for graphs too
-        license="apache-2.0" if is_embedded else None if source is None else _license_of(source),
+        license=graph_license(source)[0],
         tags=[*_TAGS, exported.config().model_type],
     )
 

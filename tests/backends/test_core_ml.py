@@ -6,8 +6,10 @@ from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.backends.export_model import ExportOptions
+from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.cli.commands import app
 from d2vpr_hf.export import export
+from d2vpr_hf.hub.model_cards import make_graph_card
 from tests.backends.mil_program import run_program
 
 coremltools = pytest.importorskip("coremltools", reason='needs coremltools: pip install "d2vpr-hf[coreml]"')
@@ -42,6 +44,12 @@ def test_the_program_means_the_network(exported, tiny_folder):
     with torch.no_grad():
         expected = PlaceEncoder(tiny_folder).model(pixel_values).pooler_output
     assert torch.cosine_similarity(descriptor, expected).item() > 0.999999
+
+
+def test_its_card_does_not_offer_what_this_package_cannot_run(exported):
+    card = str(make_graph_card(ExportedModel.open(exported[0])))
+    assert "It was not run then." in card and "**Not trained yet**: adapters" in card
+    assert "PlaceEncoder" not in card and not {"difference", "None"} & set(card.split())
 
 
 def test_the_folder_cannot_run_here(exported, tiny_folder, tmp_path):

@@ -93,6 +93,8 @@ def test_the_readme_is_a_card_of_the_library(folder, tiny_folder):
     assert card["library_name"] == "transformers.js" and card["pipeline_tag"] == "image-feature-extraction"
     width = PlaceEncoder(tiny_folder).config.descriptor_dim
     assert f"[1, {width}] numbers" in text and str(tiny_folder) not in text
+    assert "## Licence\n\nThe licence of the model" in text
+    assert "**Not trained yet**: adapters, aggregator" in text
 
 
 @pytest.mark.parametrize("backend", ["auto", "openvino"])

@@ -13,6 +13,7 @@ from d2vpr_hf.backends.formats.protocol import GraphTask, InputKind
 from d2vpr_hf.backends.graph.onnx_graph import OUTPUT, write_onnx
 from d2vpr_hf.backends.graph.quantization import quantize_graph
 from d2vpr_hf.hub.cards import CARD_MARK
+from d2vpr_hf.hub.model_cards import graph_license, untrained_remark
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
 from d2vpr_hf.utils.optional_imports import import_extra
 
@@ -35,7 +36,7 @@ tags:
 # Descriptors of places, for transformers.js
 
 Photos of the same place have descriptors that lie close together.
-
+{untrained_remark}
 ```js
 import {{ pipeline }} from '@huggingface/transformers';
 
@@ -60,6 +61,10 @@ const describe = await pipeline('image-feature-extraction', 'my-d2vpr');
 - Weights: {dtypes}. `pipeline(..., {{ dtype: 'fp32' }})` selects them; the default is `{dtype}`.
 - `config.json` names a class of the library that runs a graph from `pixel_values`. The network is not a plain DINOv2.
 - Made from {source} by `d2vpr export --format transformers-js`, whose descriptors these are.
+
+## Licence
+
+{license_note}
 """
 
 
@@ -103,6 +108,8 @@ class TransformersJsFormat:
             dtypes=", ".join(f"`{_DTYPES[kind]}`" for kind in self.graphs(info["precision"])),
             dtype=dtype,
             source=_source_text(info.get("model")),
+            license_note=graph_license(info.get("model"))[1],
+            untrained_remark=f"\n{remark}\n" if (remark := untrained_remark(config.untrained_parts)) else "",
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
 
