@@ -18,6 +18,7 @@ OUTPUTS = {
     "aggregator": "torch.Size([1, 144])",
     "vector store": "True",
     "reader": "32T {'b.jpg': 'no position'}",
+    "export format": "torch.Size([3, 2688])",
     "encoder": "9 True",
 }
 
