@@ -26,6 +26,7 @@ _LEFT_OUT = (
     f"{_NAME}/training/",
 )  # not part of the Space's package: its own folder, and what it never imports
 _SUFFIXES = {".py", ".pyi", ".typed", ".css", ".js", ".md", ".txt", ".json", ".safetensors"}
+_TOWN = "The map is a simulated town, rendered on the first start; its results do not predict results on real streets."
 _CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"  # torch without GPU libraries, gigabytes less
 
 
@@ -135,10 +136,12 @@ def _requirements(text: str, hardware: str) -> str:
 
 
 def _card(text: str, name: str, hardware: str, model: ModelOnHub | None, index: str | None) -> str:
-    """Fill the Space's card: its name in the example, and in the metadata its hardware, model and index.
+    """Fill the Space's card: its name in the example, its map, and in the metadata its hardware, model and index.
 
     `preload_from_hub` takes models only (hub-docs issue 1536), so the index is downloaded when the Space starts.
     """
+    if index is not None:
+        text = text.replace(_TOWN, f"The map is [{index}](https://huggingface.co/datasets/{index}).")
     card = SpaceCard(text.replace("USER/NAME", name))
     card.data["suggested_hardware"] = hardware
     if model is not None:
