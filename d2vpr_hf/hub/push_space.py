@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, SpaceHardware
 
 from d2vpr_hf.hub.space_files import CPU_HARDWARE, HARDWARE, STALE, space_files
 from d2vpr_hf.hub.space_sources import check_sources
-from d2vpr_hf.hub.uploads import check_repository_name, explained_errors, upload_files
+from d2vpr_hf.hub.uploads import check_repository_name, create_repository, explained_errors, upload_files
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def push_space(
         ConnectionError: If the Hub cannot be reached.
         FileNotFoundError: If the wheel or a folder of the installation is missing.
         PermissionError: If the Hub refuses the token, or there is none.
-        ValueError: If the hardware is unknown, the wheel is of another package or version, or the Space cannot load the model
-            or the index.
+        ValueError: If the hardware is unknown, the wheel is of another package or version, the Space cannot load the model
+            or the index, or it exists with the other visibility.
     """
     check_repository_name(name)
     if hardware is not None and hardware not in HARDWARE:
@@ -65,7 +65,7 @@ def push_space(
     with explained_errors(name):
         sources = check_sources(model, index, token)
         space_files(name, wheel=wheel)  # raises before anything is created
-        hardware = _create(api, name, hardware, private)
+        hardware = _create(api, name, hardware, private, token)
         _set_variables(api, name, {**(variables or {}), **sources.variables})
         for key, value in (secrets or {}).items():
             api.add_space_secret(name, key, value)
@@ -75,15 +75,11 @@ def push_space(
     return upload_files(name, files, kind="space", stale=STALE, commit_message=commit_message, token=token)
 
 
-def _create(api: HfApi, name: str, hardware: str | None, private: bool | None) -> str:
+def _create(api: HfApi, name: str, hardware: str | None, private: bool | None, token: str | None) -> str:
     """Create the Space if there is none, ask for its hardware, and return the hardware that it will have."""
     wanted = None if hardware is None else SpaceHardware(hardware)
     is_new = not api.repo_exists(name, repo_type="space")
-    if is_new:
-        api.create_repo(name, repo_type="space", space_sdk="gradio", private=private, space_hardware=wanted)
-    elif private is not None and private != bool(api.space_info(name).private):
-        text = "public" if private else "private"
-        logger.warning("%s exists and stays %s: `private=%s` is for new Spaces.", name, text, private)
+    create_repository(name, "space", private=private, token=token, hardware=wanted)
     runtime = api.get_space_runtime(name)
     present = runtime.requested_hardware or runtime.hardware or CPU_HARDWARE[0]
     if wanted is None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceHardware
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
@@ -25,13 +25,23 @@ def check_repository_name(name: str) -> None:
         raise ValueError(f"Expected a name on the Hub such as user/name, got {name!r}.")
 
 
-def create_repository(name: str, kind: RepositoryKind, *, private: bool | None = None, token: str | None = None) -> None:
-    """Create a repository on the Hub if there is none; arguments and errors as for [`upload_files`]."""
+def create_repository(
+    name: str,
+    kind: RepositoryKind,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    hardware: SpaceHardware | None = None,
+) -> None:
+    """Create a repository on the Hub if there is none; arguments and errors as for [`upload_files`].
+
+    `hardware` is that of a new Space; `None` for the Hub's choice.
+    """
     check_repository_name(name)
     api = HfApi(token=token)
     with explained_errors(name):
         sdk = "gradio" if kind == "space" else None
-        api.create_repo(name, repo_type=kind, space_sdk=sdk, private=private, exist_ok=True)
+        api.create_repo(name, repo_type=kind, space_sdk=sdk, space_hardware=hardware, private=private, exist_ok=True)
         is_private = private if private is None else api.repo_info(name, repo_type=kind).private
     if is_private != private:
         raise ValueError(
@@ -65,7 +75,7 @@ def upload_files(
         The URL of the commit.
 
     Raises:
-        ConnectionError: If the Hub cannot be reached.
+        ConnectionError: If the Hub cannot be reached, or fails.
         PermissionError: If the Hub refuses the token, or there is none.
         ValueError: If the name or the metadata of the card is invalid, or the repository has another visibility.
     """
@@ -97,6 +107,8 @@ def explained_errors(name: str) -> Iterator[None]:
     except OfflineModeIsEnabled as error:
         raise ConnectionError(f"{name} cannot be uploaded while HF_HUB_OFFLINE is set. Unset it.") from error
     except HfHubHTTPError as error:
+        if error.response.status_code >= 500:
+            raise ConnectionError(f"{name} was not uploaded: the Hub failed ({error}). Upload it again later.") from error
         if error.response.status_code not in (401, 403):
             raise
         raise PermissionError(

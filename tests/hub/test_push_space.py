@@ -91,6 +91,8 @@ def test_model_and_index_are_named_in_their_revisions(hub, model_commit, tmp_pat
     head = metadata(hub.files("user/where", "spaces"))
     assert head["models"] == ["user/model"] and head["datasets"] == ["user/map"]
     assert head["preload_from_hub"] == [f"user/model config.json,model.safetensors,preprocessor_config.json {model_commit}"]
+    card = hub.files("user/where", "spaces")["README.md"].decode()
+    assert "The map is [user/map](https://huggingface.co/datasets/user/map)." in card and "simulated town" not in card
     assert head["title"] == "Where was this photo taken?" and head["emoji"] == "🧭" and head["python_version"] == "3.12"
 
 
@@ -126,11 +128,12 @@ def test_a_private_model_is_not_preloaded(hub, tiny_folder):
     assert head["models"] == ["user/model"] and "preload_from_hub" not in head
 
 
-def test_visibility_is_for_new_spaces(hub, caplog):
+def test_another_visibility_than_the_space_has_is_refused(hub):
     push_space("user/where", private=False)
-    push_space("user/where", private=True)
-    assert "user/where exists and stays public: `private=True` is for new Spaces" in caplog.text
-    assert not hub.repositories["spaces", "user/where"].private
+    with pytest.raises(ValueError, match="user/where is public on the Hub already, which `private=True` does not change"):
+        push_space("user/where", private=True, variables={"D2VPR_TILES": "x"})
+    space = hub.repositories["spaces", "user/where"]
+    assert not space.private and not space.variables and len(space.commits) == 2
 
 
 def test_a_space_that_cannot_start_is_not_published(hub, model_commit, tmp_path):

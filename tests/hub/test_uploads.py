@@ -59,6 +59,12 @@ def test_a_hub_that_cannot_be_reached_is_one_error(hub, monkeypatch):
         upload_files("user/model", {"a": b"1"}, kind="model", commit_message="First")
 
 
+def test_a_hub_that_fails_half_way_is_an_error_that_names_the_repository(hub, monkeypatch):
+    monkeypatch.setattr("tests.hub_server._Requests._commit", lambda requests, *args: requests._refuse(503, None, "Busy"))
+    with pytest.raises(ConnectionError, match=r"(?s)user/model was not uploaded: the Hub failed .*Busy"):
+        upload_files("user/model", {"a": b"1"}, kind="model", commit_message="First")
+
+
 @pytest.mark.parametrize("name", ["model", "a/b/c", "user/..", "user/my model", ""])
 def test_names_that_the_hub_refuses(name):
     with pytest.raises(ValueError, match="name"):
