@@ -21,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import logging
+from transformers.utils.hub import hf_api
 
 from .configuration_vpr import VPRConfig
 from .cross_image_encoder import CrossImageEncoder
@@ -131,7 +132,7 @@ class VPRPreTrainedModel(PreTrainedModel):
         """Return the image processor to upload; `None` if the repository has one, or none is found, with a warning."""
         source = self.config._name_or_path
         processor = _load_processor(source, revision=getattr(self.config, "_commit_hash", None)) if source else None
-        uploaded = _load_processor(repo_id, token=token, revision=revision)
+        uploaded = _download_processor(repo_id, token, revision)
         if uploaded is None and processor is None:
             logger.warning(
                 f"{repo_id} gets no image processor, which others need to use the model: there is none in "
@@ -254,6 +255,17 @@ def _load_processor(name: str, **kwargs: Any) -> D2VPRImageProcessor | None:
         return None
     processor.register_for_auto_class()  # its code is then saved too
     return processor
+
+
+def _download_processor(repo_id: str, token: Any, revision: str | None) -> D2VPRImageProcessor | None:
+    """Return the image processor in a repository on the Hub, also where a folder here has its name; `None` if there is none."""
+    api = hf_api()
+    try:
+        name = repo_id if "/" in repo_id else f"{api.whoami(token=token)['name']}/{repo_id}"  # as the Hub completes names
+        file = api.hf_hub_download(name, "preprocessor_config.json", token=token, revision=revision)
+    except OSError:
+        return None
+    return _load_processor(str(Path(file).parent))
 
 
 def _settings(processor: D2VPRImageProcessor) -> dict[str, Any]:
