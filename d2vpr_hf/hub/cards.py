@@ -1,8 +1,23 @@
-"""The mark of cards that this package writes and may replace; a card without it was written by a person and stays."""
+"""Rules for all cards: the mark of cards that this package writes and may replace, and identifiers of licences."""
 
+import re
+
+# a card without it was written by a person and stays
 CARD_MARK = "<!-- Written by d2vpr-hf, which replaces it; take this line out to keep your own words. -->"
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 def is_replaceable(card: str) -> bool:
     """Return whether a card was written by this package."""
     return CARD_MARK in card
+
+
+def check_license(license_id: str | None) -> None:
+    """Raise ValueError unless a licence has the form of the Hub's identifiers; the Hub itself checks it against its list."""
+    if license_id == "other":
+        raise ValueError(
+            "The Hub's licence `other` needs a name and a link. Write `license: other`, `license_name` and `license_link` into "
+            "the head of README.md, and leave `license` out."
+        )
+    if license_id is not None and not _LICENSE.fullmatch(license_id):
+        raise ValueError(f"Expected the Hub's identifier of a licence, such as `mit` or `cc-by-4.0`, got {license_id!r}.")

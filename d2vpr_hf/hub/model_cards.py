@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from d2vpr_hf.hub.cards import CARD_MARK, is_replaceable
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRPreTrainedModel
@@ -271,7 +272,7 @@ def make_graph_card(exported: ExportedModel) -> ModelCard:
     info, config = exported.info, exported.config()
     source = info.get("model")
     is_embedded = source == EMBEDDED_NAME
-    source_name = "a model" if source is None else Path(source).name if Path(source).exists() else source
+    source_name = "a model" if source is None else source if stated_base_model(source) == source else Path(source).name
     card: ModelCard = ModelCard.from_template(
         graph_metadata(exported),
         template_str=_GRAPH_TEMPLATE,
@@ -419,7 +420,7 @@ def _with_head(card: ModelCard) -> str:
 
 def _parse(text: str) -> ModelCard:
     try:
-        return ModelCard(text)
+        return ModelCard(text if REGEX_YAML_BLOCK.match(text) else f"---\n{{}}\n---\n{text}")  # it warns of a missing head
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"The head of README.md, between its lines of three hyphens, cannot be read: {error}") from error
 
@@ -428,7 +429,7 @@ def _check_ids(card: ModelCard) -> None:
     """Raise ValueError if the head of a card names a model or a data set otherwise than by a Hub id."""
     for key in ("base_model", "datasets"):
         value = card.data.get(key) or []
-        for name in [value] if isinstance(value, str) else value:
+        for name in value if isinstance(value, list) else [value]:
             if not _HUB_ID.fullmatch(str(name)) or Path(str(name)).exists():
                 raise ValueError(f"`{key}` in README.md must be Hub ids such as user/name, got {name!r}.")
 

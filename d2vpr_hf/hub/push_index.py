@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-from d2vpr_hf.hub.cards import is_replaceable
+from d2vpr_hf.hub.cards import check_license, is_replaceable
 from d2vpr_hf.hub.index_cards import IndexFacts, make_index_card
 from d2vpr_hf.hub.index_models import (
     PublicModel,
@@ -81,6 +81,7 @@ def push_index(
         PermissionError: If the Hub refuses the token, or there is none.
     """
     check_repository_name(name)
+    check_license(license)
     if model is not None and push_model is not None:
         raise ValueError("Give either `model` or `push_model`: the model is on the Hub, or it is uploaded.")
     if thumbnail_size < 1:

@@ -17,6 +17,7 @@ from d2vpr_hf.backends.verification import REFERENCES_FILE
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.hub.benchmarks import FOLDER as BENCHMARK_FOLDER
 from d2vpr_hf.hub.benchmarks import benchmark_results
+from d2vpr_hf.hub.cards import check_license
 from d2vpr_hf.hub.model_cards import (
     CardFacts,
     add_metadata,
@@ -25,6 +26,7 @@ from d2vpr_hf.hub.model_cards import (
     make_card,
     make_graph_card,
     set_license,
+    stated_base_model,
     stated_license,
 )
 from d2vpr_hf.hub.pushed_folder import FolderKind, recognize_folder
@@ -95,12 +97,13 @@ def push_model(
 
     Raises:
         FileNotFoundError: If there is no such folder, or it lacks the weights, the configuration or the image processor.
-        ValueError: If weights do not fit the configuration, it is an index, the head of its card is invalid, or a person
-            wrote a card with another licence.
+        ValueError: If weights do not fit the configuration, it is an index, the head of its card or the licence is invalid,
+            or a person wrote a card with another licence.
         ConnectionError: If the Hub cannot be reached.
         PermissionError: If the Hub refuses the token, or there is none.
     """
     check_repository_name(name)
+    check_license(license)
     kind = recognize_folder(source)
     if kind is FolderKind.INDEX:
         raise ValueError(f"{source} is an index, not a model. `push_index`, or `d2vpr push`, uploads it.")
@@ -140,11 +143,19 @@ def _graph_files(folder: Path) -> tuple[Files, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix != ".py" and not _is_hidden(path.relative_to(folder))
     }
+    files[INFO_FILE] = _public_info(exported)
     if exported.format.config_file == _CONFIG:  # other formats have configuration files for another library
         files[_CONFIG] = _with_code(folder / _CONFIG, {"AutoConfig": classes[0]})
         files[_PROCESSOR] = _with_code(folder / _PROCESSOR, {"AutoImageProcessor": classes[1]})
         files |= _code(classes)
     return files, add_metadata(_read_card(folder) or str(make_graph_card(exported)), graph_metadata(exported))
+
+
+def _public_info(exported: ExportedModel) -> bytes:
+    """Return `export.json` with the model's Hub id, if it has one, in place of a folder of this machine."""
+    source = exported.info.get("model")
+    public_source = source if source in (None, EMBEDDED_NAME) else stated_base_model(source)
+    return (json.dumps(exported.info | {"model": public_source}, indent=1) + "\n").encode()
 
 
 def _weights(folder: Path) -> list[str]:
@@ -182,7 +193,10 @@ def _companions(folder: Path) -> Files:
 
 def _read_card(folder: Path) -> str | None:
     path = folder / _CARD
-    return path.read_bytes().decode() if path.is_file() else None  # with its line ends
+    try:
+        return path.read_bytes().decode() if path.is_file() else None  # with its line ends
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read: expected UTF-8, got byte {error.object[error.start]:#x}.") from error
 
 
 def _add_card(files: Files, folder: Path, card: str) -> None:

@@ -21,16 +21,9 @@ from d2vpr_hf.hub.push_model import push_model
 from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, load_image_processor, load_model
 from tests.conftest import TINY
 from tests.hub.card_rules import card_problems
-from tests.hub_server import TOKEN, running_hub, use_hub
+from tests.hub_server import TOKEN
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with running_hub() as server:
-        use_hub(server, tmp_path / "cache", monkeypatch)
-        yield server
 
 
 def run_without_package(hub, home, code, token=None):
@@ -213,6 +206,30 @@ def test_parts_that_were_never_trained_are_said(hub, tmp_path, caplog):
     assert "never trained" in caplog.text and "**Not trained yet**" in hub.files("user/model")["README.md"].decode()
 
 
+@pytest.mark.parametrize(
+    ("license_id", "message"),
+    [("other", "licence `other` needs a name and a link"), ("My licence: X", "identifier of a licence, such as `mit`")],
+)
+def test_licences_that_the_hub_does_not_have(hub, license_id, message):
+    with pytest.raises(ValueError, match=message):
+        push_model("embedded", "user/model", license=license_id)
+    assert not hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (b"---\nbase_model: 12\ndatasets: {a: b}\n---\n", "`datasets` in README.md must be Hub ids"),
+        ("# Café".encode("latin-1"), r"README.md cannot be read: expected UTF-8, got byte 0xe9"),
+    ],
+)
+def test_cards_that_cannot_be_read(hub, folder, card, message):
+    (folder / "README.md").write_bytes(card)
+    with pytest.raises(ValueError, match=message):
+        push_model(folder, "user/model")
+    assert not hub.repositories
+
+
 def test_an_old_head_is_brought_up_to_date(hub, folder):
     """Earlier versions wrote a folder as the data set of results, and names of licences that no one can look up."""
     text = (EMBEDDED_MODEL / "README.md").read_text()
@@ -310,6 +327,20 @@ def test_push_to_hub_does_not_replace_an_image_processor(hub, folder, caplog, mo
     assert "user/model differs from that in" in caplog.text
 
 
+def test_push_to_hub_by_a_name_without_user(hub, folder, tmp_path, monkeypatch):
+    """The Hub completes the name with the user's; a folder here of that name is not the repository."""
+    shutil.copytree(folder, tmp_path / "work" / "model")
+    monkeypatch.chdir(tmp_path / "work")
+    load_model(folder).push_to_hub("model")
+    assert json.loads(hub.files("user/model")["preprocessor_config.json"])["size"]["height"] == 112
+    processor = load_image_processor(folder)
+    processor.size = {"height": 140, "width": 140}
+    processor.push_to_hub("other")
+    load_model(folder).push_to_hub("other")
+    load_model(folder).save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="other")
+    assert json.loads(hub.files("user/other")["preprocessor_config.json"])["size"]["height"] == 140
+
+
 def test_push_to_hub_of_a_new_model_warns_that_the_image_processor_is_missing(hub, tmp_path, caplog, monkeypatch):
     from d2vpr_hf.modeling import D2VPRConfig, D2VPRModel
 
@@ -324,6 +355,22 @@ def test_saving_a_model_does_not_save_an_image_processor(folder, tmp_path):
     assert not (tmp_path / "saved" / "preprocessor_config.json").exists()
     with pytest.raises(FileNotFoundError, match=r"`save_pretrained` of a model does not write it. Add it"):
         PlaceEncoder(tmp_path / "saved")
+
+
+def test_the_model_of_a_graph_is_named_without_folders(hub, folder, tmp_path):
+    """Others have no folder of this machine; the Hub id in the card of the folder is public."""
+    pytest.importorskip("onnx")
+    from d2vpr_hf.export import export
+
+    export(folder, tmp_path / "graph")
+    push_model(tmp_path / "graph", "user/graph")
+    assert json.loads(hub.files("user/graph")["export.json"])["model"] is None
+    (folder / "README.md").write_text("---\nbase_model: user/model\n---\n")
+    push_model(tmp_path / "graph", "user/graph")
+    assert json.loads(hub.files("user/graph")["export.json"])["model"] == "user/model"
+    shutil.rmtree(folder)
+    push_model(tmp_path / "graph", "user/graph")
+    assert not [path for path, content in hub.files("user/graph").items() if str(tmp_path).encode() in content]
 
 
 def test_an_exported_graph_is_uploaded_and_used_by_its_hub_id(hub, tmp_path):
