@@ -417,12 +417,12 @@ def test_names_of_dinov2_are_those_of_the_published_backbones(tmp_path):
 
 @pytest.mark.parametrize("size", [(518, 518), (224, 224), (98, 294)], ids=str)
 def test_a_student_starts_as_dinov2(dinov2_folder, size):
-    """Below the recovery module, to the last bit, where both resample positions alike."""
+    """Below the recovery module; to the last bit on the stored grid, as positions are resampled by matrices here."""
     done = load_converted(dinov2_folder, target=Target.STUDENT, changes={"position_embedding_offset": 0})
     assert isinstance(done.model, D2VPRModel)
     assert done.dropped == ["layernorm.bias", "layernorm.weight"]
     assert not any(name.startswith(("embeddings.", "encoder.")) and ".adapter." not in name for name in done.drawn)
-    assert_same_states(done.model, dinov2(), size)
+    assert_same_states(done.model, dinov2(), size, 0.0 if size == (518, 518) else 5e-6)
 
 
 def test_the_two_rules_for_positions_differ_except_on_the_stored_grid(dinov2_folder):
@@ -453,8 +453,7 @@ def test_every_form_of_dinov2_gives_the_same_teacher(tmp_path, form, gated):
     done = load_converted(source, target="cricavpr", changes=changes)
     assert isinstance(done.model, CricaVPRModel) and done.dropped == []
     assert done.model.config.use_swiglu_ffn == gated
-    # gate and values are one product here and two there, which may round otherwise
-    tolerance = 1e-6 if gated else 0.0
+    tolerance = 5e-6  # positions are resampled by matrices here
     found, expected = assert_same_states(done.model, reference, (98, 70), tolerance)
     assert relative(found.last_hidden_state, expected.last_hidden_state) <= tolerance
 
@@ -634,7 +633,7 @@ def test_a_folder_named_like_a_file(dinov2_folder, tmp_path):
 def test_what_cannot_be_written_leaves_no_trace(converted, dinov2_folder, tmp_path, monkeypatch):
     """A full disk halfway, over a model that was there."""
     out = shutil.copytree(converted, tmp_path / "out")
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
     def full_disk(*arguments, **options):
         raise SafetensorError("no space left")
@@ -642,7 +641,7 @@ def test_what_cannot_be_written_leaves_no_trace(converted, dinov2_folder, tmp_pa
     monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full_disk)
     with pytest.raises(OSError, match=r"could not be written \(no space left\); nothing was changed"):
         convert_weights(dinov2_folder, out, target="student", overwrite=True)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

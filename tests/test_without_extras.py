@@ -12,6 +12,7 @@ from tests.photos import save_row
 
 EXTRAS = {  # modules that an installation without extras does not have
     "accelerate": "train",
+    "bitsandbytes": "dev",
     "datasets": "datasets",
     "gradio": "demo",
     "matplotlib": "plots",
@@ -21,10 +22,12 @@ EXTRAS = {  # modules that an installation without extras does not have
     "onnxruntime": "onnxruntime",
     "onnxscript": "onnxruntime",
     "openvino": "openvino",
+    "optimum": "dev",
     "pandas": "datasets",
     "peft": "dev",
     "pymilvus": "milvus",
     "pytorch_metric_learning": "train",
+    "sentence_transformers": "dev",
     "sklearn": "train",
     "tensorboard": "dev",
 }

@@ -124,8 +124,9 @@ def _move_into(folder: Path, out: Path) -> None:
     code = [path.name for path in Path(modeling.__file__).parent.glob("*.py")]
     for stale in [path for pattern in (*_STALE, *code) for path in out.glob(pattern)]:
         stale.unlink()
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
-        path.replace(out / path.name)
+    for path in sorted(folder.rglob("*"), key=lambda path: path == folder / "config.json"):
+        place = out / path.relative_to(folder)
+        place.mkdir(exist_ok=True) if path.is_dir() else path.replace(place)
 
 
 def load_converted(

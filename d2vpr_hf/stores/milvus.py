@@ -180,7 +180,7 @@ class MilvusStore:
             client.drop_collection(collection)
 
     def close(self) -> None:
-        """Close the connection and the file of milvus-lite."""
+        """Close the connection; the server of milvus-lite runs until the process ends."""
         self._client.close()
 
     def _candidates(self, queries: NDArray[np.float32], wanted: int, expression: str) -> NDArray[np.int64]:
@@ -282,9 +282,19 @@ def _connect(uri: str) -> "MilvusClient":
     pymilvus = import_extra("pymilvus", "milvus")
     for name in ("grpc._server", "milvus_lite"):  # they log tracebacks of calls that milvus-lite lacks; real errors are raised
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    if uri.endswith(".db") and not Path(uri).exists():
+        _end_server(uri)
     with _answering(uri):
         client: MilvusClient = pymilvus.MilvusClient(uri, token=os.environ.get(TOKEN_VARIABLE, ""))
         return client
+
+
+def _end_server(uri: str) -> None:
+    """End this process's server of a removed file: milvus-lite would go on to answer from the rows that it held."""
+    with contextlib.suppress(ImportError):  # without milvus-lite the client says so
+        from milvus_lite.server_manager import server_manager_instance
+
+        server_manager_instance.release_server(uri)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,12 @@ from tests.photos import save_row
 
 
 def folder_files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")}
+    """Return the files of a folder by their paths in it, without hidden ones, such as locks."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    }
 
 
 def put_index(hub, folder, model=None, name="user/map", **options):

@@ -11,11 +11,8 @@ from d2vpr_hf.index.manifest import Manifest
 from d2vpr_hf.space.opened_space import open_space
 from d2vpr_hf.space.settings import read_settings
 from tests.conftest import save_folder, tiny_model
+from tests.hub.spaces import folder_files
 from tests.photos import save_row
-
-
-def folder_files(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture

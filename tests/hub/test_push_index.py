@@ -18,13 +18,10 @@ from d2vpr_hf.hub.thumbnails import make_thumbnail, read_thumbnails
 from d2vpr_hf.index import UnfinishedPortion
 from d2vpr_hf.places import Place
 from tests.conftest import save_folder, tiny_model
+from tests.hub.spaces import folder_files
 from tests.hub_server import TOKEN, use_hub
 from tests.index.workers import begin, frame
 from tests.photos import at_name, save, save_row
-
-
-def folder_files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -241,7 +241,7 @@ def test_requirements_are_the_dependencies_in_their_tested_versions():
     dependencies = re.findall(r'"([\w-]+)(?:\[\w+\])?>=', project.split("\ndependencies = [")[1].split("\n]")[0])
     demo = re.findall(r'"([\w-]+)(?:\[\w+\])?>=', re.search(r"(?m)^demo = \[(.*)\]$", project)[1])
     requirements = pinned((ROOT / "spaces" / "requirements.txt").read_text(encoding="utf-8"))
-    plain = {name.replace("_", "-") for name in requirements}
+    plain = {name.replace("_", "-").lower() for name in requirements}
     assert plain == {*dependencies, *demo} - {"gradio"}
     tested = pinned((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     assert requirements == {name: tested[name] for name in requirements}

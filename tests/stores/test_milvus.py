@@ -1,6 +1,7 @@
 """Milvus and FAISS must give the same answers. Skipped where the embedded server is not installed; no test needs a network."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -85,6 +86,17 @@ def test_a_collection_of_other_rows_is_refused(tmp_path):
     MilvusStore(draw(30, 16), str(tmp_path / "places.db")).close()
     with pytest.raises(ValueError, match="holds 30 rows, the descriptors are 20"):
         MilvusStore(draw(20, 16), str(tmp_path / "places.db"))
+
+
+def test_a_removed_file_is_filled_again(tmp_path):
+    """The server of milvus-lite in this process still had the rows of the removed file."""
+    uri = tmp_path / "places.db"
+    MilvusStore(draw(30, 16), str(uri)).close()
+    shutil.rmtree(uri)
+    database = draw(20, 16, seed=1)
+    store = MilvusStore(database, str(uri))
+    assert np.array_equal(store.search(database, 1)[1][:, 0], exact_search(database, database, 1)[1][:, 0])
+    store.close()
 
 
 def unit(rows):
