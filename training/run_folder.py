@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
+from d2vpr_hf import __version__
 from d2vpr_hf.training.options import TrainingOptions, check_resumable, to_yaml
 from d2vpr_hf.utils.atomic_files import restore_folder, store_files
 
-_LIBRARIES = ("d2vpr-hf", "torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
+_LIBRARIES = ("torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def run_info() -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": {"d2vpr-hf": __version__} | {name: version(name) for name in _LIBRARIES},
         "machine": platform.machine(),
         "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),

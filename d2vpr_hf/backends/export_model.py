@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from d2vpr_hf import __version__
 from d2vpr_hf.backends.exported_model import FORMAT_VERSION, INFO_FILE, ExportedModel
 from d2vpr_hf.backends.formats.protocol import GraphTask, InputKind
 from d2vpr_hf.backends.formats.registry import FORMATS
@@ -177,12 +178,13 @@ def _graph_task(
 
 def _describe(options: ExportOptions) -> dict[str, Any]:
     """Return the entries of `export.json` about a graph."""
+    libraries = ("torch", *FORMATS[options.format].libraries)
     return {
         "format_version": FORMAT_VERSION,
         "format": options.format,
         "precision": options.precision,
         "input": options.input_kind,
-        "versions": {name: version(name) for name in ("d2vpr-hf", "torch", *FORMATS[options.format].libraries)},
+        "versions": {"d2vpr-hf": __version__} | {name: version(name) for name in libraries},
     }
 
 

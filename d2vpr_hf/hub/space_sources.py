@@ -1,7 +1,8 @@
 """The model and the index of a Space, checked on the Hub before the Space is published."""
 
+import contextlib
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +67,8 @@ def _check_index(text: str, token: str | None) -> tuple[str, str, IndexSettings,
     """Return the name and the commit of an index on the Hub, its settings, and whether it is private."""
     name, revision = _split(text)
     remedy = f"`d2vpr push INDEX {name}` uploads an index."
-    try:
+    with _explained(f"index {text}", remedy):
         info = HfApi(token=token).dataset_info(name, revision=revision)
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ValueError(f"There is no index {text} on the Hub that this token may read. {remedy}") from error
     files = [file.rfilename for file in info.siblings or []]
     if MANIFEST not in files:
         raise ValueError(f"The data set {text} on the Hub is not an index: it has no {MANIFEST}. {remedy}")
@@ -94,16 +93,23 @@ def _check_model(text: str, token: str | None) -> ModelOnHub:
     """Return a model on the Hub."""
     name, revision = _split(text)
     remedy = f"`d2vpr push MODEL {name}` uploads a model."
-    try:
+    with _explained(f"model {text}", remedy):
         info = HfApi(token=token).model_info(name, revision=revision)
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ValueError(f"There is no model {text} on the Hub that this token may read. {remedy}") from error
     files = [file.rfilename for file in info.siblings or []]
     weights = [file for file in files if any(fnmatch.fnmatch(file, pattern) for pattern in _WEIGHTS)]
     missing = [file for file in _CONFIG_FILES if file not in files] + ([] if weights else [_WEIGHTS[0]])
     if missing:
         raise ValueError(f"{text} on the Hub is not a model that the Space can load: it has no {', '.join(missing)}. {remedy}")
     return ModelOnHub(name, str(info.sha), [*_CONFIG_FILES, *weights], bool(info.private or info.gated))
+
+
+@contextlib.contextmanager
+def _explained(subject: str, remedy: str) -> Iterator[None]:
+    """Raise ValueError with a sentence if the subject is not on the Hub."""
+    try:
+        yield
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ValueError(f"There is no {subject} on the Hub that this token may read. {remedy}") from error
 
 
 def _split(text: str) -> tuple[str, str | None]:

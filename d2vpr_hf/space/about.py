@@ -75,7 +75,7 @@ def _facts(opened: OpenedSpace) -> list[tuple[str, str]]:
     ]
     if not opened.has_photos:
         thumbnails = f"{len(opened.thumbnails)} thumbnails" if opened.thumbnails else "neither photos nor thumbnails"
-        facts.append(("pictures", f"{thumbnails}: the index came from the Hub without photos"))
+        facts.append(("pictures", f"{thumbnails}: the index came without photos"))
     if opened.town is not None and opened.town.num_queries:
         share = 100 * opened.town.num_correct / opened.town.num_queries
         facts.append(("recall@1 at 25 m", f"{share:.0f} % of {opened.town.num_queries} other photos of the mapped part"))

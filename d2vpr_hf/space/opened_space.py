@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from d2vpr_hf.space.settings import Settings
 from d2vpr_hf.space.space_encoder import space_encoder_class
 from d2vpr_hf.space.town_map import TownMap, TownPlan, open_town_map
 from d2vpr_hf.space.zero_gpu import is_zero_gpu
+from d2vpr_hf.utils.atomic_files import store_files
 
 _NUM_EXAMPLES = 8  # photos of a given index that are offered as queries
 
@@ -31,7 +34,7 @@ class OpenedSpace:
 
     Attributes:
         photo_map: The map.
-        examples: Photos that visitors may try.
+        examples: Files that visitors may try: photos, or thumbnails if the photos of the map are not here.
         town: The simulated town that the map shows; `None` for an index that the settings name.
         tiles: Source of the tiles below maps, or `None`.
         has_photos: Whether the photos of the map are on this machine; an index from the Hub comes without them.
@@ -89,14 +92,15 @@ def open_space(settings: Settings, plan: TownPlan = TownPlan()) -> OpenedSpace: 
     else:
         index = PlaceIndex.from_pretrained(settings.index, thumbnails=True)
         photo_map = PhotoMap(index, encoder_class.for_index(index, model, **options), settings.tiles)
-        examples = _choose_examples(index)
+        photos = _choose_photos(index)
+        thumbnails = {} if photos else read_thumbnails(index.folder)
         opened = OpenedSpace(
             photo_map,
-            examples,
+            photos or _write_thumbnails(thumbnails, settings.cache / "examples"),
             None,
             settings.tiles,
-            has_photos=bool(examples),
-            thumbnails={} if examples else read_thumbnails(index.folder),
+            has_photos=bool(photos),
+            thumbnails=thumbnails,
             hub_name=None if Path(settings.index).is_dir() else settings.index.partition("@")[0],
         )
     if not is_zero_gpu():
@@ -112,14 +116,25 @@ def _split_revision(model: str | None) -> tuple[str | None, str | None]:
     return name, revision or None
 
 
-def _choose_examples(index: PlaceIndex) -> list[Path]:
-    """Return readable photos, evenly from first to last; none for an index from the Hub, which comes without photos."""
+def _choose_photos(index: PlaceIndex) -> list[Path]:
+    """Return readable photos of the map, evenly from first to last; an index from the Hub comes without photos."""
     step = max(1, len(index) // (2 * _NUM_EXAMPLES))
-    examples = []
+    photos = []
     for row in range(0, len(index), step):
         photo = index.settings.photo_folder / index.places[row].path
         with contextlib.suppress(UnreadablePhotoError, OSError):
             if photo.is_absolute():  # an index without a folder of photos has relative paths, of files on another machine
                 open_photo(photo)
-                examples.append(photo)
-    return examples[:_NUM_EXAMPLES]
+                photos.append(photo)
+    return photos[:_NUM_EXAMPLES]
+
+
+def _write_thumbnails(thumbnails: Mapping[str, bytes], folder: Path) -> list[Path]:
+    """Write some thumbnails as files, evenly from first to last, and return these; their names do not tell positions."""
+    step = max(1, len(thumbnails) // _NUM_EXAMPLES)
+    paths = list(itertools.islice(thumbnails, 0, None, step))[:_NUM_EXAMPLES]
+    files = {f"{hashlib.sha256(thumbnails[path]).hexdigest()[:16]}.jpg": thumbnails[path] for path in paths}
+    if files:
+        folder.mkdir(parents=True, exist_ok=True)
+        store_files(folder, files)
+    return [folder / name for name in files]

@@ -14,8 +14,8 @@ def folder_files(folder):
 
 
 def put_index(hub, folder, model=None, name="user/map", **options):
-    """Put an index of a few photos on the Hub, without its photos; return its commit and the folder of the photos."""
+    """Put an index of a few photos on the Hub; return its commit and the photos' folder, where the index does not find them."""
     photos = save_row(folder / "photos")
     index, _ = index_photos(photos, folder / "index", PlaceEncoder(model))
     index.close()
-    return hub.put(name, folder_files(folder / "index"), "datasets", **options), photos
+    return hub.put(name, folder_files(folder / "index"), "datasets", **options), photos.rename(folder / "moved-photos")

@@ -1,5 +1,6 @@
 """A published Space starts: its files alone, in a process without an installation of this package, answer a request."""
 
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 import gradio
+import pytest
 from gradio_client import Client, handle_file
 
 from d2vpr_hf.hub.push_space import push_space
@@ -46,6 +48,11 @@ def test_a_pushed_space_answers(hub, tmp_path):
         photo = sorted(photos.glob("*.jpg"))[0]
         client = Client(f"http://127.0.0.1:{port}", verbose=False)
         assert client.predict(handle_file(photo), api_name="/search")["matches"][0]["photo"] == photo.name
+        with pytest.raises(Exception, match="its photo is not here"):
+            client.predict(handle_file(photo), api_name="/explain")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=60) as answer:
+            components = {part["props"].get("elem_id"): part["props"] for part in json.load(answer)["components"]}
+        assert "photos of user/map with the small embedded model. It came without photos" in components["title"]["value"]
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)

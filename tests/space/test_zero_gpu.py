@@ -1,5 +1,6 @@
 """On ZeroGPU the network runs in functions that the package `spaces` decorates; a stand-in for it pickles as that does."""
 
+import importlib.util
 import pickle
 import sys
 from types import ModuleType
@@ -8,9 +9,15 @@ import numpy as np
 import pytest
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.retrieval.index_photos import index_photos
+from d2vpr_hf.space.opened_space import open_space
+from d2vpr_hf.space.photo_map import Question
+from d2vpr_hf.space.settings import Settings
 from d2vpr_hf.space.space_encoder import SpaceEncoder, ZeroGPUEncoder, space_encoder_class
+from d2vpr_hf.space.town_map import TownPlan
 from d2vpr_hf.space.zero_gpu import import_spaces, on_gpu
-from tests.photos import save
+from tests.photos import save, save_row
+from tests.space.running import APP
 
 
 @pytest.fixture
@@ -43,6 +50,39 @@ def test_the_network_asks_for_a_gpu_once_for_all_photos(durations, tmp_path):
     np.testing.assert_array_equal(encoded.descriptors, PlaceEncoder().encode(photos).descriptors)
     assert encoder.explain(photos[0], photos[1]).cosine == pytest.approx(SpaceEncoder().explain(photos[0], photos[1]).cosine)
     assert durations == [17, 15]
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Let the encoder's default device be the CPU: the package `spaces` simulates a GPU, and its stand-in does not."""
+    monkeypatch.setitem(ZeroGPUEncoder.__init__.__kwdefaults__, "device", "cpu")
+
+
+def test_the_town_is_indexed_without_a_gpu(durations, on_cpu, tiny_folder, tmp_path, monkeypatch):
+    """Before the launch there is none."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # starting processes would take longer than rendering
+    plan = TownPlan(places=9, image_size=32, queries_per_place=1, examples=3)
+    opened = open_space(Settings(str(tiny_folder), None, tmp_path, None), plan)
+    assert durations == [] and isinstance(opened.photo_map.encoder, ZeroGPUEncoder) and len(opened.photo_map.index) == 24
+    answer = opened.photo_map.answer([Question(opened.examples[0])])[0]
+    assert durations == [15] and len(answer.matches) == 5
+
+
+def test_each_request_of_a_program_asks_for_a_gpu(durations, on_cpu, tmp_path, monkeypatch):
+    """Its visitor's quota pays for it; a batch would be paid by one visitor."""
+    photos = sorted(save_row(tmp_path / "photos").glob("*.jpg"))
+    index_photos(tmp_path / "photos", tmp_path / "index", PlaceEncoder())[0].close()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # the app sets it for the whole process
+    specification = importlib.util.spec_from_file_location("space_app", APP)
+    app = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(app)
+    page = app.build(open_space(Settings(None, str(tmp_path / "index"), tmp_path, None)), app.Visitors(tmp_path))
+    events = {event.api_name: event for event in page.fns.values()}
+    assert not any(events[name].batch for name in ("localize", "search", "explain"))
+    assert events["localize"].fn(str(photos[1]), 3, 0.95, "", "", "", "")["matches"][0]["photo"] == photos[1].name
+    assert [match["photo"] for match in events["search"].fn(str(photos[2]), 1)["matches"]] == [photos[2].name]
+    assert "Expected 1 to 20 matches" in events["search"].fn(str(photos[2]), 0)["error"]
+    assert durations == [15, 15]
 
 
 def test_nothing_changes_elsewhere(monkeypatch):
