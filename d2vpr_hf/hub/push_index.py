@@ -24,7 +24,7 @@ from d2vpr_hf.hub.index_models import (
     warn_of_private_model,
 )
 from d2vpr_hf.hub.place_tables import write_place_table, write_thumbnail_table
-from d2vpr_hf.hub.uploads import check_repository_name, explained_errors, upload_files
+from d2vpr_hf.hub.uploads import check_repository_name, check_visibility, explained_errors, upload_files
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.index.hub import INDEX_FILES, TABLE_FILES, THUMBNAIL_SIZE
 from d2vpr_hf.index.manifest import MANIFEST, Manifest
@@ -87,7 +87,7 @@ def push_index(
     if thumbnail_size < 1:
         raise ValueError(f"Expected a `thumbnail_size` of at least 1 pixel, got {thumbnail_size}.")
     opened = index if isinstance(index, PlaceIndex) else PlaceIndex.open(index)
-    _check_repository(name, token)
+    _check_repository(name, private, token)
     with opened.unchanged() as manifest, tempfile.TemporaryDirectory() as scratch:
         if problems := opened.verify():
             raise ValueError("\n".join([f"The index {opened.folder} is damaged; nothing was uploaded:", *problems]))
@@ -133,13 +133,15 @@ def push_index(
     return url
 
 
-def _check_repository(name: str, token: str | None) -> None:
-    """Raise ValueError if a data set on the Hub is not an index, and has files that an index would replace."""
+def _check_repository(name: str, private: bool | None, token: str | None) -> None:
+    """Raise ValueError if a data set on the Hub has another visibility, or files that an index would replace and is none."""
     with explained_errors(name):
         try:
-            files = HfApi(token=token).list_repo_files(name, repo_type="dataset")
+            information = HfApi(token=token).dataset_info(name)
         except RepositoryNotFoundError:
             return
+    check_visibility(name, information.private, private)
+    files = [file.rfilename for file in information.siblings or []]
     replaced = [file for file in files if any(fnmatch(file, pattern) for pattern in (*INDEX_FILES, TABLE_FILES))]
     if replaced and MANIFEST not in files:
         raise ValueError(

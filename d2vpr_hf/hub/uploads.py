@@ -43,10 +43,15 @@ def create_repository(
         sdk = "gradio" if kind == "space" else None
         api.create_repo(name, repo_type=kind, space_sdk=sdk, space_hardware=hardware, private=private, exist_ok=True)
         is_private = private if private is None else api.repo_info(name, repo_type=kind).private
-    if is_private != private:
+    check_visibility(name, is_private, private)
+
+
+def check_visibility(name: str, is_private: bool | None, private: bool | None) -> None:
+    """Raise ValueError if a repository exists with another visibility than the one given; `None` for any."""
+    if private is not None and is_private != private:
         raise ValueError(
             f"{name} is {'private' if is_private else 'public'} on the Hub already, which `private={private}` does not change. "
-            "Nothing was uploaded. Change it in the settings of the repository, or leave `private` out."
+            f"Nothing was uploaded. Change it in the settings of the repository, or leave `private={private}` out."
         )
 
 

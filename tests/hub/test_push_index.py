@@ -183,6 +183,13 @@ def test_a_data_set_that_is_no_index_is_not_replaced(hub, frames):
     assert hub.files("user/photos", "datasets") == photos
 
 
+def test_the_model_is_not_uploaded_if_the_index_has_another_visibility(hub, local):
+    hub.put("user/map", {}, "datasets", private=True)
+    with pytest.raises(ValueError, match="user/map is private on the Hub already"):
+        local.push_to_hub("user/map", push_model="user/model", private=False)
+    assert ("models", "user/model") not in hub.repositories
+
+
 def test_a_damaged_index_is_not_uploaded(hub, frames):
     frames.flush()
     file = next(frames.folder.glob("descriptors-*"))
