@@ -8,10 +8,14 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # with more, torch 
 import importlib.util
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 from d2vpr_hf.modeling import CricaVPRConfig, CricaVPRModel, D2VPRConfig, D2VPRImageProcessor, D2VPRModel, VPRPreTrainedModel
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is not an error
+hypothesis.settings.load_profile("no deadline")
 
 PARITY = Path(__file__).parent / "data" / "parity"
 TRANSFORMERS_MARKERS = (

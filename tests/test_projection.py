@@ -30,7 +30,7 @@ def fit(rows, step):
     return fitted
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(8, 200), st.integers(6, 60), st.integers(1, 70), st.integers(0, 99))
 def test_equals_an_svd(count, width, step, seed):
     """More and fewer photos than numbers take two ways; neither may depend on how photos come in groups."""

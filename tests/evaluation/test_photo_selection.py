@@ -104,7 +104,7 @@ def test_utm_with_zones_alone_is_compared_with_degrees():
     assert positives_of(database, degrees((51.48, 1e-5)))[0] == [[0]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(-90, 90), st.floats(-180, 180), st.floats(5, 5000))
 def test_positives_on_the_sphere_equal_brute_force(seed, latitude, longitude, radius):
     rng = np.random.default_rng(seed)

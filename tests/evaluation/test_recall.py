@@ -25,7 +25,7 @@ def brute_force_recall(predictions, positives, n):
     return np.mean([any(row in query_positives for row in rows[:n]) for rows, query_positives in pairs])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 12), st.integers(1, 30), st.permutations([1, 2, 5, 10, 40]), st.integers(0, 9999))
 def test_recall_agrees_with_brute_force_for_any_order_of_n(num_queries, num_rows, recall_values, seed):
     """Descriptors of small integers make ties common; an N beyond the database's size means the whole database."""
@@ -87,7 +87,7 @@ def test_headings_wrap_around():
         PositiveRule(heading_tolerance=20).find(sides[0], PhotoSet(np.zeros((1, 2))))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(0, 12), st.booleans(), st.integers(0, 999))
 def test_positives_equal_brute_force(count, tolerance, by_frames, seed):
     rng = np.random.default_rng(seed)

@@ -127,7 +127,5 @@ class IndexAndList(RuleBasedStateMachine):
             shutil.rmtree(self.scratch)
 
 
-IndexAndList.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+IndexAndList.TestCase.settings = settings(max_examples=40, stateful_step_count=25, suppress_health_check=list(HealthCheck))
 TestIndexAndList = IndexAndList.TestCase

@@ -161,7 +161,7 @@ def test_times_of_programs_are_stored_as_text(index, timestamp, seconds):
     assert to_seconds(index.places[0].timestamp) == seconds
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.datetimes(datetime(1974, 1, 1), datetime(2199, 12, 30)))
 def test_an_instant_is_the_same_in_every_form_that_a_program_gives(tmp_path_factory, instant):
     """In rows, filters and searches, before and after the rows are stored."""

@@ -166,7 +166,7 @@ def rotations():
     return st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda numbers: np.linalg.norm(numbers) > 0.1).map(matrix)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.floats(0, 1), st.floats(-40, 40), st.floats(-40, 40), st.sampled_from([0.0, 3.0])), min_size=1, max_size=12
@@ -263,7 +263,7 @@ def test_reliability_by_hand():
     assert reliability.radius_coverage == 14 / 40
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 99))
 def test_a_calibration_survives_json_bit_for_bit(seed):
     calibration = fit_calibration(*draw_answers(120, seed))
@@ -387,7 +387,7 @@ def test_plots_of_the_reliability_are_written(tmp_path):
     assert all(path.stat().st_size > 5000 for path in save_plots(reliability, tmp_path))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 60), st.integers(0, 60)), min_size=1, max_size=10),
     st.sampled_from([(51.4779, 0.0), (0.0, 6.0), (-16.8, 180.0), (89.9999, 30.0)]),

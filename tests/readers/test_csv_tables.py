@@ -371,7 +371,7 @@ def test_rows_with_absolute_paths_of_an_earlier_version_are_replaced(tmp_path, t
 LATITUDES, LONGITUDES = st.floats(-90, 90), st.floats(-180, 180)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(degrees=st.lists(st.tuples(LATITUDES, LONGITUDES), min_size=1, max_size=4))
 def test_any_position_survives_a_table(tmp_path_factory, degrees):
     """Written by `write_places`, and by hand with decimal commas; poles and the date line included."""
@@ -387,7 +387,7 @@ def test_any_position_survives_a_table(tmp_path_factory, degrees):
     assert [place.utm_zone for place in tables[0].places] == [place.utm_zone for place in places]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(latitude=st.floats(-80, 84), longitude=st.floats(-180, 179.999))
 def test_any_utm_position_survives_a_table(tmp_path_factory, latitude, longitude):
     """Metres without degrees, near the borders of zones and hemispheres too."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pillow_heif
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -449,7 +449,6 @@ def test_every_format_with_exif_is_read(tmp_path, name):
     assert degrees(place) == pytest.approx(RIO, abs=1e-9) and to_seconds(place.timestamp) == NOON
 
 
-@settings(deadline=None)  # a busy machine is not an error
 @given(
     latitude=st.floats(-90, 90, allow_subnormal=False) | st.sampled_from([-90.0, 90.0, 0.0, 1e-7, -1e-7, 16.65, -59.999999999]),
     longitude=st.floats(-180, 180, allow_subnormal=False) | st.sampled_from([-180.0, 180.0, 0.0, -0.0, 179.9999999999]),
@@ -485,7 +484,6 @@ def _written(angle, form):
     return kind, [(sign * parts[0], 1), (sign * parts[1], 1), (sign * parts[2], 10**4)]
 
 
-@settings(deadline=None)  # a busy machine is not an error
 @given(
     moment=st.datetimes(datetime(1900, 1, 2), datetime(2199, 12, 30), timezones=st.just(UTC)),
     offset=st.integers(-12 * 4, 14 * 4),
@@ -590,7 +588,6 @@ def test_values_of_any_type_in_any_tag_give_a_place_that_can_be_stored(tmp_path,
     assert all(degrees(place) == pytest.approx(RIO) for place in located if place.path not in ("gps2.jpg", "gps4.jpg"))
 
 
-@settings(deadline=None)  # a busy machine is not an error
 @given(block=st.binary(max_size=200), position=st.integers(0, 400))
 def test_changed_exif_blocks_raise_nothing(tmp_path_factory, block, position):
     whole = exif_block(rio() | {DIRECTION: (RATIONAL, [(1, 1)])}, _texts({ORIGINAL: "2024:05:01 21:00:00"}))

@@ -35,7 +35,7 @@ def kinds(remarks):
     return {remark.text: (remark.kind, remark.count) for remark in remarks}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(INSTANTS)
 def test_an_instant_is_the_same_from_a_name_a_table_and_a_data_set(tmp_path_factory, instant):
     seconds = (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)

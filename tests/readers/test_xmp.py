@@ -4,7 +4,7 @@ import contextlib
 
 import pillow_heif
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -259,7 +259,6 @@ def test_hostile_and_damaged_xmp_is_skipped_and_counted(tmp_path, xmp):
     assert place == Place("a.jpg") and remarks == [("skipped", "XMP blocks in photos that are damaged")]
 
 
-@settings(deadline=None)  # a busy machine is not an error
 @given(st.binary(max_size=60), st.integers(0, 2000))
 def test_changed_packets_raise_only_value_errors(noise, position):
     whole = packet(LATITUDE_AND_LONGITUDE)
@@ -274,7 +273,6 @@ def test_utf_16_and_byte_order_marks_are_read():
         assert parse_xmp(content)["exif:GPSLatitude"] == "22,57.114S"
 
 
-@settings(deadline=None)  # a busy machine is not an error
 @given(
     latitude=st.floats(-90, 90, allow_subnormal=False) | st.sampled_from([-90.0, 90.0, 0.0, -1e-7]),
     longitude=st.floats(-180, 180, allow_subnormal=False) | st.sampled_from([-180.0, 180.0, 179.99999999]),

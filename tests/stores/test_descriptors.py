@@ -17,7 +17,7 @@ def parts_of(lengths, seed=0):
     return [rng.integers(-2, 3, (length, 3)).astype(np.float16) for length in lengths]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, 5), max_size=5), st.integers(0, 99), st.data())
 def test_many_parts_are_one_array(lengths, seed, data):
     """Against the array that numpy makes of the same rows: any slice, any rows, and what was removed is not there."""
@@ -144,7 +144,7 @@ def test_an_index_reads_only_its_rows():
         assert Counting.rows_read == count, index
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 99))
 def test_searching_mapped_or_allowed_rows_equals_searching_an_array(count, k, seed):
     """Whole numbers make distances exact and ties common; ties keep the order of the rows also among those allowed."""

@@ -17,7 +17,7 @@ def brute_force(queries, database, k):
     return np.take_along_axis(distances, rows, axis=1), rows
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 40),
     st.integers(1, 200),

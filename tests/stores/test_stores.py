@@ -61,7 +61,7 @@ def test_stores_find_the_rows_of_exact_search(compression, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 400), st.integers(1, 40), st.sampled_from([0.0, 0.02, 0.5, 1.0]), st.integers(0, 99))
 def test_filters_act_inside_the_search(compression, count, k, share, seed):
     """Exactly min(k, allowed) rows come, all of them allowed: filtering the top k afterwards would lose some."""
