@@ -190,7 +190,7 @@ class PlaceEncoder:
         Raises:
             ValueError: If the network gives a descriptor that is not finite.
         """
-        photos = [photos] if _is_one_photo(photos) else photos
+        photos = [photos] if is_one_photo(photos) else photos
         descriptors = DescriptorArray(operator.length_hint(photos), self.descriptor_dim)
         batch_size, num_workers = self.batch_size, self.num_workers
         skipped: dict[int, str] = {}
@@ -239,7 +239,7 @@ class PlaceEncoder:
         return CorrectedPixels(pixel_values, SCALED_BY_OWN_RANGE) if is_corrected else pixel_values
 
 
-def _is_one_photo(photos: Any) -> bool:
+def is_one_photo(photos: Any) -> bool:
     """Return whether an argument is one photo: a path would be read letter by letter, an array row by row."""
     if isinstance(photos, np.ndarray | torch.Tensor):
         return photos.ndim <= 3

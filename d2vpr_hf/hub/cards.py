@@ -1,9 +1,11 @@
-"""Rules for all cards: the mark of cards that this package writes and may replace, and identifiers of licences."""
+"""Rules for all cards: the mark of cards that this package writes and may replace, and licences."""
 
 import re
+from pathlib import Path
 
 # a card without it was written by a person and stays
 CARD_MARK = "<!-- Written by d2vpr-hf, which replaces it; take this line out to keep your own words. -->"
+_PACKAGE = Path(__file__).parents[1]
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
@@ -21,3 +23,9 @@ def check_license(license_id: str | None) -> None:
         )
     if license_id is not None and not _LICENSE.fullmatch(license_id):
         raise ValueError(f"Expected the Hub's identifier of a licence, such as `mit` or `cc-by-4.0`, got {license_id!r}.")
+
+
+def find_license_file() -> Path | None:
+    """Return the licence of this package, Apache-2.0, in an installation, a source tree or a Space; `None` if it is missing."""
+    installed = _PACKAGE.parent.glob("d2vpr_hf-*.dist-info/licenses/LICENSE")
+    return next((path for path in (*installed, _PACKAGE.parent / "LICENSE") if path.is_file()), None)

@@ -5,8 +5,6 @@ import json
 import logging
 import re
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import files as installed_files
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -17,7 +15,7 @@ from d2vpr_hf.backends.verification import REFERENCES_FILE
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.hub.benchmarks import FOLDER as BENCHMARK_FOLDER
 from d2vpr_hf.hub.benchmarks import benchmark_results
-from d2vpr_hf.hub.cards import check_license
+from d2vpr_hf.hub.cards import check_license, find_license_file
 from d2vpr_hf.hub.model_cards import (
     CardFacts,
     add_metadata,
@@ -207,18 +205,9 @@ def _add_card(files: Files, folder: Path, card: str) -> None:
         is_inside = not picture.is_absolute() and ".." not in picture.parts
         if is_inside and picture.suffix.lower() in _PICTURES and (folder / picture).is_file():
             files[picture.as_posix()] = folder / picture
-    license_file = _apache_license()
+    license_file = find_license_file()
     if stated_license(card) == "apache-2.0" and license_file is not None:
         files.setdefault("LICENSE", license_file)
-
-
-def _apache_license() -> Path | None:
-    """Return the licence of this package, Apache-2.0; `None` if it is installed without the file."""
-    try:
-        listed = [Path(str(file.locate())) for file in installed_files("d2vpr-hf") or [] if file.name == "LICENSE"]
-    except PackageNotFoundError:
-        listed = []
-    return next((path for path in listed if path.is_file()), None)
 
 
 def _warn_of_license(files: Files) -> None:

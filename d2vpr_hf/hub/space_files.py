@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCard, SpaceHardware
 
 from d2vpr_hf import __version__
+from d2vpr_hf.hub.cards import find_license_file
 
 CPU_HARDWARE = ("cpu-basic", "cpu-upgrade")
 HARDWARE = tuple(str(kind.value) for kind in SpaceHardware)
@@ -95,10 +96,8 @@ def _installed_files() -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.suffix in _SUFFIXES and path.is_file()
     }
-    for path in (_PACKAGE.parent / "LICENSE", *_PACKAGE.parent.glob(f"{_NAME}-*.dist-info/licenses/LICENSE")):
-        if path.is_file():
-            files["LICENSE"] = path.read_bytes()
-    return files
+    license_file = find_license_file()
+    return files if license_file is None else files | {"LICENSE": license_file.read_bytes()}
 
 
 def _find_room(room: str, package: Path) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder, is_one_photo
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.explanation import Explanation, explain_match
 from d2vpr_hf.readers import PhotoSource
@@ -40,7 +40,7 @@ class ZeroGPUEncoder(SpaceEncoder):
         on_batch: ReceiveBatch | None = None,
     ) -> EncodedPhotos:
         """Encode photos, as [`PlaceEncoder.encode`]; the callbacks are called once, after the last photo."""
-        photos = list(photos)
+        photos = [photos] if is_one_photo(photos) else list(photos)
         encoded: EncodedPhotos = self._call_on_gpu(PlaceEncoder.encode, photos, order=order)
         if on_batch is not None:
             on_batch(encoded)

@@ -49,7 +49,8 @@ def test_the_network_asks_for_a_gpu_once_for_all_photos(durations, tmp_path):
     assert durations == [17] and counts == [20] and batches == [encoded]
     np.testing.assert_array_equal(encoded.descriptors, PlaceEncoder().encode(photos).descriptors)
     assert encoder.explain(photos[0], photos[1]).cosine == pytest.approx(SpaceEncoder().explain(photos[0], photos[1]).cosine)
-    assert durations == [17, 15]
+    assert len(encoder.encode(str(photos[0])).descriptors) == 1
+    assert durations == [17, 15, 15]
 
 
 @pytest.fixture
