@@ -109,6 +109,7 @@ def test_push_names_flags(hub, built, tiny_folder, tmp_path):
     assert json.loads(output("info", "user/map", "--json"))["model"] == "user/model"
 
 
+@pytest.mark.slow  # tests/hub/test_walk.py asks more
 def test_another_person_gets_the_same_answers(hub, tiny_folder, tmp_path):
     """Another process with an empty cache and without the folders of the first: only the private repositories and a token."""
     model = shutil.copytree(tiny_folder, tmp_path / "first" / "model")

@@ -54,7 +54,7 @@ numpy.save("descriptor.npy", descriptor.numpy())
 """
 
 
-@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("private", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_another_user_without_the_package_gets_the_same_descriptors(hub, tmp_path, private):
     """The embedded model is saved without code: the code must come with the upload."""
     url = push_model("embedded", "user/model", private=private)

@@ -46,7 +46,11 @@ def as_it_is(model):
     return model
 
 
-@pytest.mark.parametrize(("kind", "strict"), [*((kind, False) for kind in KINDS), ("deformable", True), ("cricavpr", True)])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("kind", "strict"), [*((kind, False) for kind in KINDS), ("deformable", True), slow("cricavpr", True)])
 def test_an_exported_program_takes_images_of_any_size(kind, strict):
     model = KINDS[kind]()
     with torch.no_grad():
@@ -90,7 +94,9 @@ def test_a_saved_program_runs_by_torch_alone(kind, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=(NEEDS_INDUCTOR, pytest.mark.slow))])
-@pytest.mark.parametrize(("kind", "change"), [("deformable", as_it_is), ("cricavpr", as_it_is), ("deformable", prepare)])
+@pytest.mark.parametrize(
+    ("kind", "change"), [("deformable", as_it_is), slow("cricavpr", as_it_is), slow("deformable", prepare)]
+)
 def test_one_compiled_graph_takes_images_of_any_size(kind, change, backend):
     """For a batch of one image torch makes another graph."""
     torch._dynamo.reset()
