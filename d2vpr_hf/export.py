@@ -14,6 +14,7 @@ from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Comparison, compare_evaluations, evaluate
+from d2vpr_hf.hub.graph_cards import make_graph_card
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
 from d2vpr_hf.readers import UnreadablePhotoError, find_photos, open_photo
 
@@ -41,7 +42,7 @@ def export(
     photos: str | Path | None = None,
     labelled: tuple[str | Path, str | Path] | None = None,
 ) -> Export:
-    """Export a model as a graph, and verify that it gives the model's descriptors.
+    """Export a model as a graph with a card, and verify that it gives the model's descriptors.
 
     Args:
         model: Folder or Hub id of the model; `None` or `"embedded"` for the small one that comes with this package.
@@ -63,6 +64,7 @@ def export(
     images = [] if photos is None else _read_some(find_photos(Path(photos)))
     info["calibration_photos"] = len(images) if options.precision == "int8" else 0
     exported = export_model(encoder.model, encoder.processor, Path(out), options, images, info)
+    make_graph_card(exported).save(exported.folder / "README.md")
     if labelled is None:
         return Export(exported, None)
     before, after = evaluate(*labelled, encoder), evaluate(*labelled, PlaceEncoder(exported.folder))

@@ -16,8 +16,8 @@ from scipy.linalg import eigh
 
 from d2vpr_hf.hub.model_cards import CardFacts, stated_base_model, write_card
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
-from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import Remark, merge_remarks, report_remarks

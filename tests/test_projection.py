@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, load_model
 from d2vpr_hf.cli import app
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
-from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL
 from d2vpr_hf.projection import ProjectionFit, fit_projection
 
 

@@ -11,7 +11,7 @@ import torch
 
 from d2vpr_hf import __version__
 from d2vpr_hf.backends.exported_model import FORMAT_VERSION, INFO_FILE, ExportedModel
-from d2vpr_hf.backends.formats.protocol import GraphTask, InputKind
+from d2vpr_hf.backends.formats.export_format import GraphTask, InputKind
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
 from d2vpr_hf.backends.runtime import Runtime
@@ -126,7 +126,7 @@ def export_model(
             inputs = _noise_inputs(processor, options)
         FORMATS[options.format].write(_graph_task(model, processor, folder, options, inputs))
         exported = ExportedModel(folder, _describe(options) | (info or {}))
-        exported.format.write_configuration(folder, model.config, remaining, exported.info)
+        exported.format.write_configuration(folder, model.config, remaining, options.precision)
         references = _make_references(model, processor, options, inputs[:_VERIFIED_INPUTS])
         verifications = _verify(exported, references, options)
         stored = [_shrink(batch[:1], options) for batch in inputs[:_STORED_REFERENCES]]

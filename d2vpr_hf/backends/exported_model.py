@@ -12,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from transformers import AutoConfig
 
 from d2vpr_hf.backends.executorch_backend import ExecuTorchBackend
-from d2vpr_hf.backends.formats.protocol import ExportFormat
+from d2vpr_hf.backends.formats.export_format import ExportFormat
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.onnxruntime_backend import OnnxRuntimeBackend
 from d2vpr_hf.backends.openvino_backend import OpenVinoBackend

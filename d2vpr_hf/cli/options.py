@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import ReadOptions
 
 BATCH_SIZE = 16
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@\S+)?")  # user/name, or user/name@revision
 
 
 def parse_path(text: str) -> Path:
@@ -62,7 +60,9 @@ def index_folder(name: str) -> Path:
 def check_changeable(index: Path) -> None:
     """Raise ValueError if an index to be changed is a Hub id."""
     if _is_on_hub(str(index)):
-        name = str(index).partition("@")[0]
+        from d2vpr_hf.hub.hub_ids import split_revision
+
+        name = split_revision(str(index))[0]
         raise ValueError(
             f"There is no index folder {index}, and an index on the Hub cannot be changed there. Copy it with `hf download "
             f"{name} --repo-type dataset --local-dir FOLDER`, change the copy, and upload it with `d2vpr push FOLDER {name}`."
@@ -70,7 +70,9 @@ def check_changeable(index: Path) -> None:
 
 
 def _is_on_hub(name: str) -> bool:
-    return not Path(name).exists() and _HUB_ID.fullmatch(name) is not None
+    from d2vpr_hf.hub.hub_ids import is_hub_id, split_revision
+
+    return not Path(name).exists() and is_hub_id(split_revision(name)[0])
 
 
 IndexArgument = Annotated[str, typer.Argument(parser=parse_index, metavar="INDEX", help="Index folder or Hub id.")]

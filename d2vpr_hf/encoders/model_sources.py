@@ -11,7 +11,8 @@ from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.model_objects import check_four_bits, check_processor, is_immovable, merge_adapters, unwrap_model
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
-from d2vpr_hf.pretrained.loading import EMBEDDED_NAME, fingerprint, load_image_processor, load_model, pin_revision
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model, pin_revision
 
 
 class ModelSource(Protocol):

@@ -19,7 +19,8 @@ from d2vpr_hf.encoders.photo_batches import CorrectedPixels, DescriptorArray, Pr
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.modeling.image_processing_d2vpr import OWN_RANGE
-from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, EMBEDDED_NAME, warn_of_untrained_parts
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
+from d2vpr_hf.pretrained.loading import warn_of_untrained_parts
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
 if TYPE_CHECKING:

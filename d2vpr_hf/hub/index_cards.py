@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from d2vpr_hf import __version__
 from d2vpr_hf.hub.cards import CARD_MARK
-from d2vpr_hf.hub.index_models import EMBEDDED, PublicModel
+from d2vpr_hf.hub.index_models import PublicModel
 from d2vpr_hf.index import IndexSettings
 from d2vpr_hf.index.hub import TABLE_FILES
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 TEMPLATE = """---
 {{ card_data }}
@@ -133,7 +134,7 @@ def _area(latitudes: NDArray[np.float64], longitudes: NDArray[np.float64]) -> st
 
 
 def _model_text(model: PublicModel) -> str:
-    if model.name == EMBEDDED:
+    if model.name == EMBEDDED_NAME:
         return f"the small one in d2vpr-hf {__version__}"
     return f"[{model.name}](https://huggingface.co/{model.name}), commit `{model.revision}`"
 

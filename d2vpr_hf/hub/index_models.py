@@ -9,12 +9,13 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.hub.uploads import check_repository_name, explained_errors
 from d2vpr_hf.index import IndexSettings
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED = "embedded"
 _MODEL_FILES = ["*.json", "model*", "onnx/model*"]
 _REMEDIES = (
     'Name it by its Hub id with `model="user/model"` if it is on the Hub, or upload it too with `push_model="user/model"`.'
@@ -50,19 +51,19 @@ def find_public_model(settings: IndexSettings, name: str | None, token: str | No
     """
     recorded = settings.model_name
     if name is None:
-        if recorded is None and not _makes_descriptors(settings, EMBEDDED, None, token):
+        if recorded is None and not _makes_descriptors(settings, EMBEDDED_NAME, None, token):
             raise ValueError(f"The model of this index was never saved, so that other people cannot load it. {_REMEDIES}")
-        if recorded is not None and recorded != EMBEDDED and _is_folder(recorded):
+        if recorded is not None and recorded != EMBEDDED_NAME and _is_folder(recorded):
             raise ValueError(f"The model of this index is a folder on this machine, {recorded}. {_REMEDIES}")
-        name = recorded or EMBEDDED
-    elif name != EMBEDDED:
+        name = recorded or EMBEDDED_NAME
+    elif name != EMBEDDED_NAME:
         if Path(name).exists():
             raise ValueError(f"{name} is a folder on this machine. Expected `model` to be a Hub id such as user/model.")
-        check_repository_name(name.partition("@")[0])
-    if name == EMBEDDED:
-        _check_descriptors(settings, PublicModel(EMBEDDED), token)
-        return PublicModel(EMBEDDED)
-    name, _, revision = name.partition("@")
+        check_repository_name(split_revision(name)[0])
+    if name == EMBEDDED_NAME:
+        _check_descriptors(settings, PublicModel(EMBEDDED_NAME), token)
+        return PublicModel(EMBEDDED_NAME)
+    name, revision = split_revision(name)
     model = _ask_hub(name, revision or (settings.model_revision if name == recorded else None), token)
     if name != recorded or model.revision != settings.model_revision:  # another branch may have other weights
         _check_descriptors(settings, model, token)
@@ -86,7 +87,7 @@ def check_model_to_push(settings: IndexSettings, name: str) -> str:
             'name it with `model="user/model"`.'
         )
     check_repository_name(name)
-    if source != EMBEDDED and not _is_folder(source):
+    if source != EMBEDDED_NAME and not _is_folder(source):
         raise ValueError(f"The model of this index is on the Hub already, {source}. Leave `push_model` out.")
     if not _makes_descriptors(settings, source, None, None):
         raise ValueError(f"The model {source} has changed since the index was built, so that it makes other descriptors.")

@@ -7,7 +7,6 @@ photos are of a data set on the Hub, and otherwise only the card's table has the
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from d2vpr_hf.hub.cards import CARD_MARK, is_replaceable
+from d2vpr_hf.hub.hub_ids import is_hub_id
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
 
 if TYPE_CHECKING:
-    from d2vpr_hf.backends.exported_model import ExportedModel
     from d2vpr_hf.evaluation import Evaluation
 
 _TEMPLATE = """---
@@ -102,51 +100,8 @@ Correct: {{ measured.rule }}. The best of several models was chosen by these num
 """
 
 
-_GRAPH_TEMPLATE = """---
-{{ card_data }}
----
-
-{{ mark }}
-
-# {{ title }}, as a graph
-
-A graph in the format {{ format }}, precision {{ precision }}, made of {{ source }} by `d2vpr export`.
-{% if runs_here %}Its descriptors differed from the model's by {{ difference }} of their norm when it was made.{%
-else %}It was not run then.{% endif %}
-
-{% if untrained_remark %}{{ untrained_remark }}
-
-{% endif %}| | |
-| --- | --- |
-| descriptor | {{ descriptor_dim }} numbers, compared by L2 distance |
-| input of the graph | {{ input }} |
-| fingerprint of the model | `{{ fingerprint }}` |
-
-{% if runs_here %}## Use
-
-```python
-from d2vpr_hf import PlaceEncoder
-
-name = "{{ name }}"
-descriptors = PlaceEncoder(name).encode(["photo.jpg"]).descriptors
-```
-
-An index that was made by the model can be searched with the graph, and the reverse: the fingerprint is the same.
-
-{% endif %}## Licence
-
-{{ license_note }}
-
-## Citation
-
-```bibtex
-{{ citation }}
-```
-"""
-
-_TAGS = ("visual-place-recognition", "image-retrieval", "geo-localization")
-_PLACEHOLDER = "path/or/hub-id"  # in cards of models that were not uploaded
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+TAGS = ("visual-place-recognition", "image-retrieval", "geo-localization")
+PLACEHOLDER = "path/or/hub-id"  # in cards of models that were not uploaded
 # earlier versions wrote these names of licences, which no one can look up
 _FORMER_LICENSES = ("as-the-source", "not-stated", "that-of-the-dinov2")
 
@@ -245,7 +200,7 @@ def make_card(
         _metadata(config.model_type, facts, measured),
         template_str=_TEMPLATE,
         mark=CARD_MARK,
-        name=_PLACEHOLDER,
+        name=PLACEHOLDER,
         title=method.title,
         arxiv=method.arxiv,
         citation=method.citation,
@@ -265,78 +220,6 @@ def make_card(
         recipe=recipe,
     )
     return card
-
-
-def make_graph_card(exported: ExportedModel) -> ModelCard:
-    """Fill the card of an exported graph."""
-    info, config = exported.info, exported.config()
-    source = info.get("model")
-    is_embedded = source == EMBEDDED_NAME
-    source_name = "a model" if source is None else source if stated_base_model(source) == source else Path(source).name
-    card: ModelCard = ModelCard.from_template(
-        graph_metadata(exported),
-        template_str=_GRAPH_TEMPLATE,
-        mark=CARD_MARK,
-        name=_PLACEHOLDER,
-        title=METHODS[config.model_type].title,
-        citation=METHODS[config.model_type].citation,
-        format=info["format"],
-        precision=info["precision"],
-        input=info.get("input", "fixed"),
-        source="the model that comes with d2vpr-hf" if is_embedded else source_name,
-        difference=f"{info['relative_difference']:.1e}" if "relative_difference" in info else "an unknown share",
-        descriptor_dim=config.descriptor_dim,
-        fingerprint=info.get("fingerprint", "not recorded"),
-        license_note=graph_license(source)[1],
-        runs_here=bool(exported.format.backends),
-        untrained_remark=untrained_remark(config.untrained_parts),
-    )
-    return card
-
-
-def graph_license(source: str | None) -> tuple[str | None, str]:
-    """Return the licence of a graph as the Hub's identifier, `None` if it is not stated, and as a sentence.
-
-    Args:
-        source: Name of the model that it was made of.
-    """
-    if source == EMBEDDED_NAME:
-        return "apache-2.0", "Apache-2.0, code and weights."
-    license_id = None if source is None else _license_of(source)
-    stated = "" if license_id is None else f": `{license_id}`"
-    return license_id, f"The licence of the model that it was made of{stated}."
-
-
-def untrained_remark(parts: Sequence[str]) -> str:
-    """Return the remark about parts of a model that were never trained; nothing if there are none."""
-    if not parts:
-        return ""
-    return f"**Not trained yet**: {', '.join(parts)} were drawn at random and never trained. Places found with it are random."
-
-
-def graph_metadata(exported: ExportedModel) -> ModelCardData:
-    """Return the head of the card of an exported graph."""
-    source = exported.info.get("model")
-    is_embedded = source == EMBEDDED_NAME
-    base_model = None if source is None or is_embedded else stated_base_model(source)
-    return ModelCardData(
-        library_name=exported.info["format"],
-        pipeline_tag="image-feature-extraction",
-        base_model=base_model,
-        base_model_relation=None if base_model is None else "quantized",  # the Hub's word for graphs too
-        license=graph_license(source)[0],
-        tags=[*_TAGS, exported.config().model_type],
-    )
-
-
-def add_metadata(text: str, metadata: ModelCardData) -> str:
-    """Add values to the head of a card that this package wrote, where it lacks them; another card stays unchanged."""
-    if not is_replaceable(text):
-        return text
-    card = _parse(text)
-    for key, value in metadata.to_dict().items():
-        card.data[key] = card.data.get(key) or value
-    return _with_head(card)
 
 
 def set_license(text: str, license_id: str) -> str:
@@ -401,16 +284,11 @@ def stated_base_model(folder: str | Path) -> str | None:
     """
     path = Path(folder) / "README.md"
     if not Path(folder).exists():
-        return str(folder) if _HUB_ID.fullmatch(str(folder)) and "/" in str(folder) else None
+        return str(folder) if is_hub_id(str(folder)) else None
     if not path.is_file():
         return None
     base = _parse(path.read_text(encoding="utf-8", errors="replace")).data.get("base_model")
-    return base if isinstance(base, str) and _HUB_ID.fullmatch(base) else None
-
-
-def _license_of(folder: str) -> str | None:
-    path = Path(folder) / "README.md"
-    return stated_license(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    return base if isinstance(base, str) and is_hub_id(base, needs_user=False) else None
 
 
 def _with_head(card: ModelCard) -> str:
@@ -430,7 +308,7 @@ def _check_ids(card: ModelCard) -> None:
     for key in ("base_model", "datasets"):
         value = card.data.get(key) or []
         for name in value if isinstance(value, list) else [value]:
-            if not _HUB_ID.fullmatch(str(name)) or Path(str(name)).exists():
+            if not is_hub_id(str(name), needs_user=False) or Path(str(name)).exists():
                 raise ValueError(f"`{key}` in README.md must be Hub ids such as user/name, got {name!r}.")
 
 
@@ -444,7 +322,7 @@ def _metadata(model_type: str, facts: CardFacts, measured: Evaluation | None) ->
         base_model_relation=None if facts.base_model is None else "finetune",
         datasets=list(facts.datasets) or None,
         license=facts.license,
-        tags=[*_TAGS, model_type],
+        tags=[*TAGS, model_type],
         model_name=METHODS[model_type].title if results else None,
         eval_results=results or None,
     )

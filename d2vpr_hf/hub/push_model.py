@@ -16,27 +16,20 @@ from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.hub.benchmarks import FOLDER as BENCHMARK_FOLDER
 from d2vpr_hf.hub.benchmarks import benchmark_results
 from d2vpr_hf.hub.cards import check_license, find_license_file
+from d2vpr_hf.hub.graph_cards import renew_graph_card
 from d2vpr_hf.hub.model_cards import (
     CardFacts,
-    add_metadata,
     complete_card,
-    graph_metadata,
     make_card,
-    make_graph_card,
     set_license,
     stated_base_model,
     stated_license,
 )
 from d2vpr_hf.hub.pushed_folder import FolderKind, recognize_folder
 from d2vpr_hf.hub.uploads import check_repository_name, upload_files
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE
-from d2vpr_hf.pretrained.loading import (
-    EMBEDDED_MODEL,
-    EMBEDDED_NAME,
-    load_image_processor,
-    load_model,
-    warn_of_untrained_parts,
-)
+from d2vpr_hf.pretrained.loading import load_image_processor, load_model, warn_of_untrained_parts
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +139,7 @@ def _graph_files(folder: Path) -> tuple[Files, str]:
         files[_CONFIG] = _with_code(folder / _CONFIG, {"AutoConfig": classes[0]})
         files[_PROCESSOR] = _with_code(folder / _PROCESSOR, {"AutoImageProcessor": classes[1]})
         files |= _code(classes)
-    return files, add_metadata(_read_card(folder) or str(make_graph_card(exported)), graph_metadata(exported))
+    return files, renew_graph_card(_read_card(folder), exported)
 
 
 def _public_info(exported: ExportedModel) -> bytes:

@@ -4,12 +4,13 @@ import json
 from enum import StrEnum
 from pathlib import Path
 
-_INDEX_FILE = "manifest.json"
+from d2vpr_hf.index.manifest import MANIFEST
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+
 _CONFIG_FILE = "config.json"
 _EXPORT_FILE = "export.json"
 _WEIGHTS = ("*.safetensors", "model.safetensors.index.json")
 _PUBLISHED = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
-_EMBEDDED = "embedded"
 
 
 class FolderKind(StrEnum):
@@ -28,7 +29,7 @@ def recognize_folder(source: str | Path) -> FolderKind:
         ValueError: If it is not a model, an exported graph or an index.
     """
     folder = Path(source)
-    if str(source) == _EMBEDDED:
+    if str(source) == EMBEDDED_NAME:
         return FolderKind.MODEL
     if folder.is_file():
         hint = " `d2vpr convert` makes a model folder of weights." if folder.suffix.lower() in _PUBLISHED else ""
@@ -39,7 +40,7 @@ def recognize_folder(source: str | Path) -> FolderKind:
         return FolderKind.GRAPH
     if (folder / _CONFIG_FILE).is_file():
         return FolderKind.MODEL
-    if (folder / _INDEX_FILE).is_file() and _is_manifest(folder / _INDEX_FILE):
+    if (folder / MANIFEST).is_file() and _is_manifest(folder / MANIFEST):
         return FolderKind.INDEX
     raise ValueError(_unknown(folder))
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.hub.space_files import ModelOnHub
 from d2vpr_hf.index.manifest import MANIFEST, IndexSettings, read_manifest
-from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
@@ -65,7 +66,7 @@ def check_sources(model: str | None, index: str | None, token: str | None = None
 
 def _check_index(text: str, token: str | None) -> tuple[str, str, IndexSettings, bool]:
     """Return the name and the commit of an index on the Hub, its settings, and whether it is private."""
-    name, revision = _split(text)
+    name, revision = _split_remote(text)
     remedy = f"`d2vpr push INDEX {name}` uploads an index."
     with _explained(f"index {text}", remedy):
         info = HfApi(token=token).dataset_info(name, revision=revision)
@@ -91,7 +92,7 @@ def _model_of_index(index: str, settings: IndexSettings) -> str | None:
 
 def _check_model(text: str, token: str | None) -> ModelOnHub:
     """Return a model on the Hub."""
-    name, revision = _split(text)
+    name, revision = _split_remote(text)
     remedy = f"`d2vpr push MODEL {name}` uploads a model."
     with _explained(f"model {text}", remedy):
         info = HfApi(token=token).model_info(name, revision=revision)
@@ -112,12 +113,12 @@ def _explained(subject: str, remedy: str) -> Iterator[None]:
         raise ValueError(f"There is no {subject} on the Hub that this token may read. {remedy}") from error
 
 
-def _split(text: str) -> tuple[str, str | None]:
+def _split_remote(text: str) -> tuple[str, str | None]:
     """Split `user/name@revision`; raise ValueError for a folder on this machine, which the Hub cannot read."""
-    name, _, revision = text.partition("@")
+    name, revision = split_revision(text)
     if Path(text).exists() or name.startswith(("/", ".", "~")):
         raise ValueError(
             f"{text} is a folder on this machine, which the Hub cannot read. Upload it with `d2vpr push {text} USER/NAME`, and "
             "give USER/NAME."
         )
-    return name, revision or None
+    return name, revision

@@ -5,6 +5,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
+from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.index.manifest import MANIFEST
 
 INDEX_FILES = [MANIFEST, "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json"]
@@ -26,15 +27,15 @@ def fetch_index(name: str, *, revision: str | None = None, token: str | bool | N
             set is not an index.
         ValueError: If a revision is given twice.
     """
-    repository, separator, own_revision = name.partition("@")
-    if separator and revision is not None:
+    repository, own_revision = split_revision(name)
+    if own_revision is not None and revision is not None:
         raise ValueError(f"{name} names a revision, and `revision` is {revision!r}. Give one of them.")
     patterns = [*INDEX_FILES, *([TABLE_FILES] if thumbnails else [])]
     try:
         folder = snapshot_download(
             repository,
             repo_type="dataset",
-            revision=own_revision if separator else revision,
+            revision=own_revision or revision,
             token=token,
             allow_patterns=patterns,
         )

@@ -16,11 +16,10 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedCo
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 
 logger = logging.getLogger(__name__)
 
-EMBEDDED_MODEL = Path(__file__).parents[1] / "assets" / "d2vpr-tiny"
-EMBEDDED_NAME = "embedded"  # names the model in this package wherever a folder or Hub id may stand
 
 # keys that save_pretrained writes into a config.json and that are not fields of a configuration
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "quantization_config", "torch_dtype", "transformers_version"}

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.hub.thumbnails import read_thumbnails
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.maps import TileSource
-from d2vpr_hf.pretrained.loading import EMBEDDED_NAME
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 from d2vpr_hf.space.photo_map import PhotoMap, Question
 from d2vpr_hf.space.pictures import jpeg_uri, map_picture_uri
@@ -101,7 +102,7 @@ def open_space(settings: Settings, plan: TownPlan = TownPlan()) -> OpenedSpace: 
             settings.tiles,
             has_photos=bool(photos),
             thumbnails=thumbnails,
-            hub_name=None if Path(settings.index).is_dir() else settings.index.partition("@")[0],
+            hub_name=None if Path(settings.index).is_dir() else split_revision(settings.index)[0],
         )
     if not is_zero_gpu():
         opened.photo_map.answer([Question(photo) for photo in opened.examples[:1]])  # the first forward pass is slow
@@ -112,8 +113,7 @@ def _split_revision(model: str | None) -> tuple[str | None, str | None]:
     """Split a Hub id and its revision, as in `user/name@revision`; a folder has none."""
     if model is None or Path(model).exists():
         return model, None
-    name, _, revision = model.partition("@")
-    return name, revision or None
+    return split_revision(model)
 
 
 def _choose_photos(index: PlaceIndex) -> list[Path]:

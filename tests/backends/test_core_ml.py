@@ -9,7 +9,7 @@ from d2vpr_hf.backends.export_model import ExportOptions
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.cli.commands import app
 from d2vpr_hf.export import export
-from d2vpr_hf.hub.model_cards import make_graph_card
+from d2vpr_hf.hub.graph_cards import make_graph_card
 from tests.backends.mil_program import run_program
 
 coremltools = pytest.importorskip("coremltools", reason='needs coremltools: pip install "d2vpr-hf[coreml]"')

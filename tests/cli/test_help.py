@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from d2vpr_hf.backends.formats.protocol import InputKind
+from d2vpr_hf.backends.formats.export_format import InputKind
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.protocol import PRECISIONS
 from d2vpr_hf.backends.protocol import Precision as BackendPrecision

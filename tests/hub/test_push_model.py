@@ -18,7 +18,8 @@ from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.cli import app
 from d2vpr_hf.convert import convert_weights
 from d2vpr_hf.hub.push_model import push_model
-from d2vpr_hf.pretrained.loading import EMBEDDED_MODEL, load_image_processor, load_model
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
+from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from tests.conftest import TINY
 from tests.hub.card_rules import card_problems
 from tests.hub_server import TOKEN

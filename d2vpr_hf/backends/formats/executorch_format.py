@@ -2,16 +2,13 @@
 
 import logging
 import warnings
-from pathlib import Path
-from typing import Any
 
-from d2vpr_hf.backends.formats.protocol import GraphTask, InputKind, save_configuration
+from d2vpr_hf.backends.formats.export_format import ExportFormat, GraphTask
 from d2vpr_hf.backends.graph.mobile_network import trace
-from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
 from d2vpr_hf.utils.optional_imports import import_extra
 
 
-class ExecuTorchFormat:
+class ExecuTorchFormat(ExportFormat):
     """`model.pte`, a program for one normalised image.
 
     Args:
@@ -20,19 +17,12 @@ class ExecuTorchFormat:
             device has, and which are slower.
     """
 
-    precisions: tuple[str, ...] = ("fp32",)
-    inputs: tuple[InputKind, ...] = ("fixed",)
-    takes_batches = False
-    backends: tuple[str, ...] = ("executorch",)
-    libraries: tuple[str, ...] = ("executorch",)
-    config_file = "config.json"
+    graph = "model.pte"
+    backends = ("executorch",)
+    libraries = ("executorch",)
 
     def __init__(self, name: str, uses_xnnpack: bool) -> None:
         self.name, self.uses_xnnpack = name, uses_xnnpack
-
-    def graphs(self, precision: str) -> dict[str, str]:
-        """Return the path of the only program."""
-        return {precision: "model.pte"}
 
     def write(self, task: GraphTask) -> None:
         """Write the program."""
@@ -44,10 +34,4 @@ class ExecuTorchFormat:
             warnings.simplefilter("ignore")  # they are about the library's internals
             program = trace(task.network, task.example)
             lowered = exir.to_edge_transform_and_lower(program, partitioner=partitioners).to_executorch()
-        (task.folder / "model.pte").write_bytes(lowered.buffer)
-
-    def write_configuration(
-        self, folder: Path, config: VPRConfig, processor: D2VPRImageProcessor, info: dict[str, Any]
-    ) -> None:
-        """Write configuration and image processor."""
-        save_configuration(folder, config, processor)
+        (task.folder / self.graph).write_bytes(lowered.buffer)

@@ -1,9 +1,10 @@
 """An export format: the files that it consists of, and the backends that run them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -34,11 +35,12 @@ class GraphTask:
     folder: Path
 
 
-class ExportFormat(Protocol):
-    """A format of exported models.
+class ExportFormat(ABC):
+    """A format of exported models. A class of its own states its attributes and writes its graph.
 
     Attributes:
         name: Word for the format, as in `--format`.
+        graph: Path of the graph in the folder of the export.
         precisions: Number types of the products that it can have.
         inputs: Kinds of input that it can have; the first is the default.
         takes_batches: Whether its graph takes any number of images at once, not only one.
@@ -48,16 +50,19 @@ class ExportFormat(Protocol):
     """
 
     name: str
-    precisions: tuple[str, ...]
-    inputs: tuple[InputKind, ...]
-    takes_batches: bool
-    backends: tuple[str, ...]
-    libraries: tuple[str, ...]
-    config_file: str
+    graph: str
+    precisions: tuple[str, ...] = ("fp32",)
+    inputs: tuple[InputKind, ...] = ("fixed",)
+    takes_batches = False
+    backends: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    config_file = "config.json"
 
     def graphs(self, precision: str) -> dict[str, str]:
         """Return the paths of the graphs in the folder, by their precision; the first has the precision of the export."""
+        return {precision: self.graph}
 
+    @abstractmethod
     def write(self, task: GraphTask) -> None:
         """Write the graphs.
 
@@ -65,20 +70,14 @@ class ExportFormat(Protocol):
             ImportError: If a library that the format needs is not installed.
         """
 
-    def write_configuration(
-        self, folder: Path, config: VPRConfig, processor: D2VPRImageProcessor, info: dict[str, Any]
-    ) -> None:
+    def write_configuration(self, folder: Path, config: VPRConfig, processor: D2VPRImageProcessor, precision: str) -> None:
         """Write the configuration of the model, the image processor, and other files that users of the format expect.
 
         Args:
             folder: The folder of the graphs.
-            config: The configuration, which is read from the file [`ExportFormat.config_file`].
+            config: The configuration, which is read from the file `config_file`.
             processor: The image processor for the steps that the graph does not contain.
-            info: The content of `export.json`.
+            precision: Number type of the products.
         """
-
-
-def save_configuration(folder: Path, config: VPRConfig, processor: D2VPRImageProcessor) -> None:
-    """Write `config.json` and `preprocessor_config.json`, as transformers reads them."""
-    config.save_pretrained(folder)
-    processor.save_pretrained(folder)
+        config.save_pretrained(folder)
+        processor.save_pretrained(folder)
