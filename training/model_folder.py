@@ -82,13 +82,14 @@ def _recipe(options: TrainingOptions) -> str:
 
 
 def _facts(options: TrainingOptions) -> CardFacts:
+    dataset = find_dataset(options.photos).get("dataset")
     return CardFacts(
         summary=f"{_training_text(options)[0].upper()}{_training_text(options)[1:]} on {_photos_text(options)}.",
         license=None,
         license_note=_LICENSE_NOTE,
         training_data=_photos_text(options),
         base_model=stated_base_model(options.model),
-        datasets=tuple(value for key, value in find_dataset(options.photos).items() if key == "dataset"),
+        datasets=() if dataset is None else (dataset,),
     )
 
 

@@ -95,22 +95,13 @@ def push_index(
             public_model = find_public_model(manifest.settings, model, token)
         else:
             model_source = check_model_to_push(manifest.settings, push_model)
-        table, folder = opened.places.to_table(), Path(scratch)
+        table = opened.places.to_table()
         _warn_of_paths(table)
-        num_thumbnails = None
         if thumbnails:
             photo_folder = manifest.settings.photo_folder
-            tables, skipped = write_thumbnail_table(table, folder, photo_folder, thumbnail_size, progress)
-            num_thumbnails = table.num_rows - len(skipped)
-            if skipped and not num_thumbnails:
-                path, reason = next(iter(skipped.items()))
-                raise ValueError(
-                    f"None of the {len(skipped)} photos can be read for thumbnails, such as {photo_folder / path}: {reason}. "
-                    "Leave `thumbnails` out, or upload the index where its photos are."
-                )
-            report_skipped(skipped, table.num_rows, strict=False, source="Thumbnails")
+            tables, num_thumbnails = _write_thumbnails(table, Path(scratch), photo_folder, thumbnail_size, progress)
         else:
-            tables = write_place_table(table, folder)
+            tables, num_thumbnails = write_place_table(table, Path(scratch)), None
         if push_model is not None:  # once nothing else can fail here
             public_model = push_model_of_index(model_source, push_model, private, token)
         files: dict[str, Path | bytes] = {file.name: opened.folder / file.name for file in manifest.files}
@@ -148,6 +139,26 @@ def _check_repository(name: str, private: bool | None, token: str | None) -> Non
             f"The data set {name} on the Hub is not an index, and has {replaced[0]}, which an index would replace. Give "
             "another name."
         )
+
+
+def _write_thumbnails(
+    table: pa.Table, folder: Path, photo_folder: Path, size: int, progress: Callable[[int], None] | None
+) -> tuple[list[Path], int]:
+    """Write the table of places with thumbnails; return its files and the number of thumbnails.
+
+    Raises:
+        ValueError: If no photo can be read.
+    """
+    tables, skipped = write_thumbnail_table(table, folder, photo_folder, size, progress)
+    count = table.num_rows - len(skipped)
+    if skipped and not count:
+        path, reason = next(iter(skipped.items()))
+        raise ValueError(
+            f"None of the {len(skipped)} photos can be read for thumbnails, such as {photo_folder / path}: {reason}. "
+            "Leave `thumbnails` out, or upload the index where its photos are."
+        )
+    report_skipped(skipped, table.num_rows, strict=False, source="Thumbnails")
+    return tables, count
 
 
 def _public_manifest(manifest: Manifest, model: PublicModel) -> Manifest:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, SpaceHardware
 
-from d2vpr_hf.hub.space_files import CPU_HARDWARE, HARDWARE, STALE, space_files
+from d2vpr_hf.hub.space_files import CPU_HARDWARE, HARDWARE, STALE, read_package, space_files
 from d2vpr_hf.hub.space_sources import check_sources
 from d2vpr_hf.hub.uploads import check_repository_name, create_repository, explained_errors, upload_files
 
@@ -64,14 +64,14 @@ def push_space(
     api = HfApi(token=token)
     with explained_errors(name):
         sources = check_sources(model, index, token)
-        space_files(name, wheel=wheel)  # raises before anything is created
+        package = read_package(wheel)
         hardware = _create(api, name, hardware, private, token)
         _set_variables(api, name, {**(variables or {}), **sources.variables})
         for key, value in (secrets or {}).items():
             api.add_space_secret(name, key, value)
         if sources.private and _TOKEN not in api.get_space_secrets(name):
             logger.warning(_token_text(name, sources.private))
-    files = space_files(name, wheel=wheel, hardware=hardware, model=sources.model, index=sources.index)
+    files = space_files(name, package, hardware=hardware, model=sources.model, index=sources.index)
     return upload_files(name, files, kind="space", stale=STALE, commit_message=commit_message, token=token)
 
 

@@ -57,10 +57,23 @@ def find_space_folder(package: Path = _PACKAGE) -> Path:
     return _find_room("spaces", package)
 
 
+def read_package(wheel: Path | None = None) -> dict[str, bytes]:
+    """Return the files of this package by their paths in a wheel.
+
+    Args:
+        wheel: A wheel of this package to take the files from; by default they are those of this installation.
+
+    Raises:
+        FileNotFoundError: If a folder of the installation is missing.
+        ValueError: If the wheel is not one of this package in this version.
+    """
+    return _installed_files() if wheel is None else _wheel_files(wheel)
+
+
 def space_files(
     name: str,
+    package: dict[str, bytes],
     *,
-    wheel: Path | None = None,
     hardware: str = CPU_HARDWARE[0],
     model: ModelOnHub | None = None,
     index: str | None = None,
@@ -69,16 +82,11 @@ def space_files(
 
     Args:
         name: The Space, such as `"user/where"`.
-        wheel: A wheel of this package to take the files from; by default they are those of this installation.
+        package: The files of this package, from [`read_package`].
         hardware: The Space's hardware. On a CPU, torch is installed without GPU libraries.
         model: The model that the Space loads from the Hub; it is downloaded when the Space is built, unless it is private.
         index: Hub id of the Space's index, if it has one.
-
-    Raises:
-        FileNotFoundError: If a folder of the installation is missing.
-        ValueError: If the wheel is not one of this package in this version.
     """
-    package = _installed_files() if wheel is None else _wheel_files(wheel)
     start = f"{_NAME}/spaces/"
     files = {path.removeprefix(start): content for path, content in package.items() if path.startswith(start)}
     files |= {path: content for path, content in package.items() if not path.startswith(_LEFT_OUT)}

@@ -16,7 +16,7 @@ import d2vpr_hf
 from d2vpr_hf.cli import app
 from d2vpr_hf.hub import space_files as module
 from d2vpr_hf.hub.push_space import push_space
-from d2vpr_hf.hub.space_files import find_space_folder, space_files
+from d2vpr_hf.hub.space_files import find_space_folder, read_package, space_files
 from tests.conftest import save_folder, tiny_model
 from tests.hub.spaces import folder_files, put_index
 
@@ -204,7 +204,7 @@ def wheel(tmp_path_factory):
 
 def test_a_wheel_has_the_files_of_the_installation(wheel):
     """So the Space is the same, and no other file of the source tree gets into it."""
-    assert space_files("user/where", wheel=wheel) == space_files("user/where")
+    assert space_files("user/where", read_package(wheel)) == space_files("user/where", read_package())
 
 
 def test_another_wheel_is_refused(wheel, tmp_path):
@@ -212,27 +212,27 @@ def test_another_wheel_is_refused(wheel, tmp_path):
     with zipfile.ZipFile(wrong_wheel, "w") as archive:
         archive.writestr("d2vpr_hf-9.9.dist-info/METADATA", "Metadata-Version: 2.4\nName: d2vpr-hf\nVersion: 9.9\n")
     with pytest.raises(ValueError, match=f"is a wheel of d2vpr-hf 9.9; expected d2vpr-hf {d2vpr_hf.__version__}"):
-        space_files("user/where", wheel=wrong_wheel)
+        read_package(wrong_wheel)
     wrong_wheel.write_bytes(b"not a wheel")
     with pytest.raises(ValueError, match="is not a wheel that can be read"):
-        space_files("user/where", wheel=wrong_wheel)
+        read_package(wrong_wheel)
     with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(wrong_wheel, "w") as old:  # of before requirements had versions
         for name in archive.namelist():
             old.writestr(name, b"d2vpr-hf[demo]\n" if name.endswith("spaces/requirements.txt") else archive.read(name))
     with pytest.raises(ValueError, match="has no Space that this version can publish"):
-        space_files("user/where", wheel=wrong_wheel)
+        read_package(wrong_wheel)
 
 
 def test_the_folder_is_found_in_the_tree_and_in_an_installation(wheel, tmp_path, monkeypatch):
     assert find_space_folder() == ROOT / "spaces"
-    expected = space_files("user/where")
+    expected = space_files("user/where", read_package())
     with pytest.raises(FileNotFoundError, match="Install d2vpr-hf again"):
         find_space_folder(tmp_path / "d2vpr_hf")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     assert find_space_folder(tmp_path / "d2vpr_hf") == tmp_path / "d2vpr_hf" / "spaces"
     monkeypatch.setattr(module, "_PACKAGE", tmp_path / "d2vpr_hf")
-    assert space_files("user/where") == expected
+    assert space_files("user/where", read_package()) == expected
 
 
 def test_requirements_are_the_dependencies_in_their_tested_versions():
