@@ -1,6 +1,5 @@
 """Validation during training: recall by this package's evaluation, and the loss on held-out places."""
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,9 +10,9 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import gather_object
 
-from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend
 from d2vpr_hf.encoders import EncodedPhotos, Progress, ReceiveBatch
+from d2vpr_hf.encoders.own_models import OwnModel
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.gridtown import VAL_SEEDS, simulate
@@ -37,13 +36,10 @@ class SharedEncoder(PlaceEncoder):
     def __init__(
         self, accelerator: Accelerator, model: VPRPreTrainedModel, processor: D2VPRImageProcessor, num_workers: int
     ) -> None:
-        super().__init__(model, processor, device=accelerator.device, num_workers=num_workers)
+        # the backend runs the model itself, because its weights change, and FSDP may shard them
+        own_model = OwnModel(model, processor, accelerator.device, open_backend=PlainTorchBackend)
+        super().__init__(own_model, num_workers=num_workers)
         self.accelerator = accelerator
-
-    @functools.cached_property
-    def backend(self) -> Backend:
-        """Backend of the model itself, whose weights change, and which FSDP may shard."""
-        return PlainTorchBackend(self.model)
 
     def _warn_of_untrained_parts(self) -> None:
         """Do not warn: the parts are being trained."""

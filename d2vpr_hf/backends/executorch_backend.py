@@ -1,6 +1,7 @@
 """Run a program of ExecuTorch by its runtime for Python, on the CPU."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ class ExecuTorchBackend:
         self._program = runtime.Runtime.get().load_program(path.read_bytes())  # kept: the method reads its memory
         self._method = self._program.load_method("forward")
 
-    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D), one by one."""
-        rows = [self._method.execute([image.contiguous()])[0].numpy().copy() for image in pixel_values.float().split(1)]
+        images = torch.as_tensor(pixel_values).float()
+        rows = [self._method.execute([image.contiguous()])[0].numpy().copy() for image in images.split(1)]
         return np.concatenate(rows)

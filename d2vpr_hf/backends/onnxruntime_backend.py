@@ -1,9 +1,9 @@
 """Run an exported graph by onnxruntime, on the CPU."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.graph.onnx_graph import INPUT
@@ -31,7 +31,7 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave cores free for decoding
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D)."""
-        descriptors: NDArray[np.float32] = self._session.run(None, {INPUT: pixel_values.numpy()})[0]
+        descriptors: NDArray[np.float32] = self._session.run(None, {INPUT: np.asarray(pixel_values)})[0]
         return descriptors

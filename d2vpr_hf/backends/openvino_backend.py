@@ -1,9 +1,9 @@
 """Run an exported graph by OpenVINO, on the CPU."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.utils.optional_imports import import_extra
@@ -33,9 +33,9 @@ class OpenVinoBackend:
         }
         self._network = openvino.Core().compile_model(path, "CPU", settings)
 
-    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D)."""
-        descriptors: NDArray[np.float32] = self._network([pixel_values.numpy()])[0]
+        descriptors: NDArray[np.float32] = self._network([np.asarray(pixel_values)])[0]
         return descriptors
 
 

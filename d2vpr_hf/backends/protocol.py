@@ -1,9 +1,8 @@
 """The protocol of a backend, and the precisions that each backend has."""
 
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -16,7 +15,6 @@ PRECISIONS: dict[BackendName, tuple[Precision, ...]] = {
     "openvino": ("fp32", "bf16", "int8"),
     "executorch": ("fp32",),
 }
-TORCH_TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Backend(Protocol):
@@ -30,8 +28,8 @@ class Backend(Protocol):
     name: str
     precision: str
 
-    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-        """Map normalised images (B, 3, height, width) of one size, on the CPU, to descriptors (B, D)."""
+    def encode(self, pixel_values: Any) -> NDArray[np.float32]:
+        """Map normalised images (B, 3, height, width) of one size, an array or a tensor on the CPU, to descriptors (B, D)."""
 
 
 def check_backend(name: str, precision: str | None) -> None:

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.optimized.optimize import can_prepare, prepare
-from d2vpr_hf.backends.protocol import TORCH_TYPES
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
 
+TORCH_TYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NAMES = {dtype: name for name, dtype in TORCH_TYPES.items()}
 _PHOTOS_OF_A_CORE = 4  # photos that a core processes at once: their activations fit in its cache
 
@@ -58,8 +58,9 @@ class TorchBackend:
         self._input_dtype, self._divisible = model.dtype, False
         self._network = torch.compile(model) if compiled else model
 
-    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
+        pixel_values = torch.as_tensor(pixel_values)
         if not self._divisible or len(pixel_values) < max(2, num_cores()):
             return self._run(pixel_values)
         return np.concatenate(map_on_cores(self._run, _divide(pixel_values)))
@@ -75,9 +76,9 @@ class PlainTorchBackend:
         self.name, self.precision = "torch", precision_of(model)
         self._model = model
 
-    def encode(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+    def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
-        return run_network(self._model, pixel_values.to(self._model.device, self._model.dtype))
+        return run_network(self._model, torch.as_tensor(pixel_values).to(self._model.device, self._model.dtype))
 
 
 @torch.inference_mode()

@@ -7,20 +7,21 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.utils.threads import single_core_threads
 
 
 class CorrectedPixels(NamedTuple):
-    """Pixel values (1, 3, height, width) of a photo that were corrected, and the text of a remark on it."""
+    """Pixel values (3, height, width) of a photo that were corrected, and the text of a remark on it."""
 
-    pixel_values: torch.Tensor
+    pixel_values: NDArray[np.float32]
     correction: str
 
 
-Preprocessed = torch.Tensor | CorrectedPixels | str  # pixel values (1, 3, height, width), or why a photo cannot be read
+_UNIT_TOLERANCE = 0.01  # half-precision numbers round a descriptor's length by less
+
+Preprocessed = NDArray[np.float32] | CorrectedPixels | str  # pixel values (3, height, width), or why a photo cannot be read
 
 
 def preprocess_ahead(
@@ -69,13 +70,40 @@ def preprocess_ahead(
                 future.cancel()
 
 
-def group_by_size(photos: Iterable[tuple[int, torch.Tensor]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+def group_by_size(
+    photos: Iterable[tuple[int, NDArray[np.float32]]],
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     """Yield positions and pixel values (B, 3, height, width) of the photos of each size; most batches have one size only."""
-    groups: dict[torch.Size, list[tuple[int, torch.Tensor]]] = {}
+    groups: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = {}
     for row, pixels in photos:
         groups.setdefault(pixels.shape, []).append((row, pixels))
     for group in groups.values():
-        yield [row for row, _ in group], torch.cat([pixels for _, pixels in group])
+        yield [row for row, _ in group], np.stack([pixels for _, pixels in group])
+
+
+def check_descriptors(descriptors: NDArray[np.float32], shape: tuple[int, int], *, is_projected: bool) -> None:
+    """Check the descriptors of a batch: similarities are products of descriptors, so that their lengths matter.
+
+    Descriptors that are not finite are not reported here, because their rows are not known.
+
+    Args:
+        descriptors: The descriptors (B, D).
+        shape: B and D.
+        is_projected: Whether they were projected, so that they may be shorter than 1.
+
+    Raises:
+        ValueError: If the shape differs, or descriptors are not L2-normalised.
+    """
+    if descriptors.shape != shape:
+        raise ValueError(f"Expected descriptors of the shape {shape} from the model, got {descriptors.shape}.")
+    lengths = np.linalg.norm(descriptors, axis=1)
+    lengths = lengths[np.isfinite(lengths)]
+    wrong = lengths > 1 + _UNIT_TOLERANCE if is_projected else np.abs(lengths - 1) > _UNIT_TOLERANCE
+    if wrong.any():
+        raise ValueError(
+            f"Expected descriptors of unit length from the model, got the length {lengths[wrong][0]:.4g}. Divide each by its "
+            "norm."
+        )
 
 
 class DescriptorArray:

@@ -1,6 +1,5 @@
-"""The encoder of this package's models: decoding, preprocessing and the network overlap."""
+"""The encoder of photos: decoding, preprocessing and the network overlap, for any model."""
 
-import functools
 import logging
 import operator
 from collections.abc import Sequence
@@ -8,19 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from PIL import Image
 
-from d2vpr_hf.backends.protocol import Backend, check_backend
+from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.encoders.model_objects import is_changed_in_memory, unwrap_model
-from d2vpr_hf.encoders.model_sources import open_model
-from d2vpr_hf.encoders.photo_batches import CorrectedPixels, DescriptorArray, Preprocessed, group_by_size, preprocess_ahead
-from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
-from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.encoders.model_facts import ModelFacts
+from d2vpr_hf.encoders.model_options import ModelOptions, Pool
+from d2vpr_hf.encoders.open_model import open_model
+from d2vpr_hf.encoders.photo_batches import (
+    CorrectedPixels,
+    DescriptorArray,
+    Preprocessed,
+    check_descriptors,
+    group_by_size,
+    preprocess_ahead,
+)
+from d2vpr_hf.encoders.protocol import DescriptorModel, EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.modeling.image_processing_d2vpr import OWN_RANGE
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
-from d2vpr_hf.pretrained.loading import warn_of_untrained_parts
+from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
 
 if TYPE_CHECKING:
@@ -38,7 +42,8 @@ class PlaceEncoder:
         model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` or `"embedded"` for the
             small one that comes with this package. Model objects may come from `AutoModel` with `trust_remote_code=True`, and
             may be quantised, wrapped by PEFT (a copy with merged adapters runs), or by `torch.compile` (the model inside
-            runs; `backend="torch-compiled"` compiles it).
+            runs; `backend="torch-compiled"` compiles it). An object with the attributes and methods of [`DescriptorModel`] runs
+            unchanged; arguments about the network have no effect on it.
         processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
         device: Device that runs the network, such as `"cuda"`; `None` for a GPU if there is one, otherwise the CPU.
         batch_size: Number of photos that the network processes at once. It changes descriptors only by rounding, unless the
@@ -50,34 +55,45 @@ class PlaceEncoder:
         precision: Number type of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, if the backend has it;
             `None` for the type of the model's weights.
         revision: Branch, tag or commit of a model on the Hub; `None` for its main branch.
+        pool, image_size, layer, center_crop: The way to compute descriptors by a model that leaves it open; see
+            [`ModelOptions`].
 
     Attributes:
-        model_name: Folder (absolute) or Hub id that the model can be loaded from again; `"embedded"` for the model in this
-            package; `None` for a model object that was never saved.
+        descriptor_model: The model with its preprocessing, a [`DescriptorModel`].
     """
 
     def __init__(
         self,
-        model: VPRPreTrainedModel | str | Path | None = None,
-        processor: D2VPRImageProcessor | None = None,
+        model: Any = None,
+        processor: Any = None,
         *,
-        device: str | torch.device | None = None,
+        device: Any = None,
         batch_size: int = 16,
         num_workers: int = 2,
         cross_image_encoder: bool | None = None,
         backend: str = "torch",
         precision: str | None = None,
         revision: str | None = None,
+        pool: Pool | None = None,
+        image_size: tuple[int, int] | None = None,
+        layer: int | None = None,
+        center_crop: bool = False,
     ) -> None:
         check_backend(backend, precision)
         if batch_size < 1 or num_workers < 1:
             raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
-        self._source = open_model(model, processor, device, revision)
-        self.model_name = _portable_name(model)
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self._backend_choice = (backend, precision)
-        if cross_image_encoder is False:
+        self.descriptor_model: DescriptorModel = open_model(
+            model,
+            processor,
+            device=device,
+            backend=backend,
+            precision=precision,
+            revision=revision,
+            options=ModelOptions(pool, image_size, layer, center_crop),
+        )
+        if cross_image_encoder is False and self.depends_on_batch:
             self.model.remove_cross_image_encoder()
         if cross_image_encoder and not self.depends_on_batch:
             raise ValueError(f"The model {self.model_name or 'in this package'} has no cross-image encoder to use.")
@@ -102,71 +118,109 @@ class PlaceEncoder:
         settings = index.settings
         defaults = {} if settings.batch_size is None else {"batch_size": settings.batch_size}
         if model in (None, settings.model_name):
+            recorded = ModelOptions.from_dict(settings.model_options)
+            defaults |= {name: getattr(recorded, name) for name in settings.model_options}
             return cls(settings.model_name, **defaults | {"revision": settings.model_revision} | options)
         return cls(model, **defaults | options)
 
     @property
-    def model_revision(self) -> str | None:
-        """The commit of the model on the Hub; `None` for other models, and for model objects."""
-        return self._source.revision
+    def model_name(self) -> str | None:
+        """Folder (absolute) or Hub id that the model can be loaded from again; `None` for a model that was never saved.
+
+        It is `"embedded"` for the model in this package.
+        """
+        return self.descriptor_model.model_name
 
     @property
-    def model(self) -> VPRPreTrainedModel:
-        """The model.
+    def model_revision(self) -> str | None:
+        """The commit of the model on the Hub; `None` for other models, and for model objects."""
+        return self.descriptor_model.model_revision
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The options to load the model with again, as of [`ModelOptions.to_dict`]; empty if it has none."""
+        return self.descriptor_model.model_options
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Title, licence and origin of the model."""
+        return self.descriptor_model.facts
+
+    @property
+    def model(self) -> Any:
+        """The model with its weights.
 
         Raises:
             ValueError: If it was exported: a graph has no weights.
         """
-        return self._source.model
+        return self._attribute("model")
 
     @property
-    def config(self) -> VPRConfig:
+    def config(self) -> Any:
         """The model's configuration."""
-        return self._source.config
+        return self._attribute("config")
 
     @property
-    def processor(self) -> D2VPRImageProcessor:
-        """The image processor."""
-        return self._source.processor
+    def processor(self) -> Any:
+        """The image processor of a model of this package."""
+        return self._attribute("processor")
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Any:
         """The device that the network runs on."""
-        return self._source.device
+        return self._attribute("device")
+
+    @property
+    def device_type(self) -> str:
+        """Type of the device that the network runs on, such as `"cpu"`."""
+        return self.descriptor_model.device_type
 
     @property
     def descriptor_dim(self) -> int:
         """Width of the descriptors."""
-        return self.config.descriptor_dim
+        return self.descriptor_model.descriptor_dim
 
     @property
     def projection_dim(self) -> int | None:
         """Width that the model's projection reduces descriptors to; `None` without a projection."""
-        return self.config.projection_dim
+        return self.descriptor_model.projection_dim
 
     @property
     def depends_on_batch(self) -> bool:
-        """Whether the model has a cross-image encoder, so that a descriptor depends on the other photos of its batch."""
-        return self.config.use_cross_image_encoder
+        """Whether a descriptor depends on the other photos of its batch, as with a cross-image encoder."""
+        return self.descriptor_model.depends_on_batch
 
-    @functools.cached_property
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width that photos are resized to; `None` if these depend on the photo."""
+        return self.descriptor_model.input_size
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of everything that descriptors depend on; see [`d2vpr_hf.pretrained.loading.fingerprint`]. Computed once."""
-        return self._source.fingerprint()
+        """Hash of everything that descriptors depend on: weights, configuration and preprocessing."""
+        return self.descriptor_model.fingerprint
 
     @property
     def runtime(self) -> Runtime:
         """Backend and precision, such as `Runtime("torch", "fp32")`, without opening the backend."""
-        return self._source.settle_backend(*self._backend_choice)
+        return self.descriptor_model.runtime
 
-    @functools.cached_property
-    def backend(self) -> Backend:
+    @property
+    def backend(self) -> Any:
         """The backend that runs the network, with the weights that the model has at the first use; see `reopen_backend`."""
-        return self._source.open_backend(*self._backend_choice)
+        return self._attribute("backend")
 
     def reopen_backend(self) -> None:
         """Close the backend, so that the next photos are encoded with the weights that the model has then."""
-        self.__dict__.pop("backend", None)
+        self._attribute("reopen_backend")()
+
+    def _attribute(self, name: str) -> Any:
+        """Return an attribute that only some models have.
+
+        Raises:
+            AttributeError: If this model does not have it.
+        """
+        return getattr(self.descriptor_model, name)
 
     def encode(
         self,
@@ -208,7 +262,9 @@ class PlaceEncoder:
             ]
             corrected.update(corrected_in_batch)
             for rows, pixel_values in group_by_size(readable):
-                descriptors.store(rows, self.backend.encode(pixel_values))
+                described = self.descriptor_model.describe(pixel_values)
+                check_descriptors(described, (len(rows), self.descriptor_dim), is_projected=self.projection_dim is not None)
+                descriptors.store(rows, described)
             count += len(batch)
             if on_batch is not None:
                 rows_in_batch = np.array([row for row, _ in readable], dtype=np.int64)
@@ -220,42 +276,22 @@ class PlaceEncoder:
         return EncodedPhotos(descriptors.take(encoded), encoded, dict(sorted(skipped.items())), dict(sorted(corrected.items())))
 
     def _warn_of_untrained_parts(self) -> None:
-        warn_of_untrained_parts(self.model_name or "of this encoder", self.config)
-
-    @functools.cached_property
-    def _target(self) -> tuple[int, int] | None:
-        """Height and width that photos are resized to; `None` if they are not."""
-        size = self.processor.size
-        return (size["height"], size["width"]) if self.processor.do_resize else None
+        warn_of_untrained_parts(self.model_name or "of this encoder", self.facts.untrained_parts)
 
     def _preprocess(self, photo: Any) -> Preprocessed:
         """Return the pixel values of a photo, or the reason why it cannot be read."""
         photo = photo() if callable(photo) else photo
         try:
-            image = open_photo(photo, self._target) if isinstance(photo, PhotoSource) else photo
+            image = open_photo(photo, self.input_size) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:
             return str(error)
-        pixel_values: torch.Tensor = self.processor(image, return_tensors="pt")["pixel_values"]
+        pixel_values = self.descriptor_model.prepare(image)
         is_corrected = getattr(image, "info", {}).get(OWN_RANGE, False)
         return CorrectedPixels(pixel_values, SCALED_BY_OWN_RANGE) if is_corrected else pixel_values
 
 
 def is_one_photo(photos: Any) -> bool:
     """Return whether an argument is one photo: a path would be read letter by letter, an array row by row."""
-    if isinstance(photos, np.ndarray | torch.Tensor):
-        return photos.ndim <= 3
+    if hasattr(photos, "ndim"):  # an array or a tensor
+        return bool(photos.ndim <= 3)
     return isinstance(photos, PhotoSource | bytearray | Image.Image) or callable(photos)
-
-
-def _portable_name(model: VPRPreTrainedModel | str | Path | None) -> str | None:
-    """Return a name that the model can be loaded by from any folder; `None` for one in memory only."""
-    if model is None or isinstance(model, str | Path):
-        name = model
-    else:
-        model = unwrap_model(model)
-        name = "" if is_changed_in_memory(model) else model.name_or_path
-    if name is None or name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
-        return EMBEDDED_NAME
-    if not name:
-        return None
-    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)

@@ -1,4 +1,4 @@
-"""The interface of every encoder. Importing it needs neither torch nor a model."""
+"""The interfaces of encoders: of photos to descriptors, and of the models that they run. Importing it loads no torch."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.readers.remarks import Remark, RemarkCounter
 
 Progress = Callable[[int], None]  # called with the number of photos that were just finished
@@ -48,7 +49,8 @@ class Encoder(Protocol):
     then gives the encoder all photos of a shard at once, and stores the finished batches if it is interrupted. Without this
     parameter it gives the encoder one batch at a time, so that the encoder cannot decode photos of the next one meanwhile.
 
-    The encoder of a model from the Hub may have an attribute `model_revision`, the commit of the model, which indexes record.
+    The encoder of a model from the Hub may have an attribute `model_revision`, the commit of the model, and one of a model that
+    was opened with options may have `model_options`, a table as of [`ModelOptions.to_dict`]. Indexes record both.
     """
 
     @property
@@ -92,3 +94,61 @@ class Encoder(Protocol):
             order: The order in which the network processes the photos, a permutation of their positions. It matters only where
                 `depends_on_batch` is true. The descriptors are returned in the order of `photos`.
         """
+
+
+class DescriptorModel(Protocol):
+    """A model with its preprocessing: it maps upright images to descriptors.
+
+    [`PlaceEncoder`] runs any object with these attributes and methods: it decodes photos while the model computes, forms
+    batches, keeps the order and checks descriptors. It calls `prepare` in threads, and `describe` in one thread.
+    """
+
+    @property
+    def model_name(self) -> str | None:
+        """Folder (absolute) or Hub id that the model can be loaded from again; `None` if there is none."""
+
+    @property
+    def model_revision(self) -> str | None:
+        """The commit of a model from the Hub; `None` for other models."""
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The options to load the model with again, as of [`ModelOptions.to_dict`]; empty if it has none."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """Title, licence and origin of the model."""
+
+    @property
+    def descriptor_dim(self) -> int:
+        """Width D of the descriptors."""
+
+    @property
+    def projection_dim(self) -> int | None:
+        """Width that a projection reduces descriptors to, which then need not be of unit length; `None` without one."""
+
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether a photo's descriptor depends on the other photos of its batch."""
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width in pixels that photos are resized to; `None` if these depend on the photo."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that descriptors depend on: weights, pooling and preprocessing."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """Backend and precision that compute the descriptors."""
+
+    @property
+    def device_type(self) -> str:
+        """Type of the device that computes the descriptors, such as `"cpu"` or `"cuda"`."""
+
+    def prepare(self, image: Any) -> NDArray[np.float32]:
+        """Return the pixel values (3, height, width) of an image: a PIL image, an array or a tensor."""
+
+    def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map pixel values (B, 3, height, width) to descriptors (B, D), L2-normalised unless they were projected."""

@@ -53,18 +53,17 @@ class EncoderInfo:
     @classmethod
     def of(cls, encoder: "PlaceEncoder") -> "EncoderInfo":
         """Return the information about an encoder."""
-        size = encoder.processor.size
         return cls(
             model_name=encoder.model_name,
             fingerprint=encoder.fingerprint,
             descriptor_dim=encoder.descriptor_dim,
-            projection_dim=encoder.config.projection_dim,
-            resolution=(size["height"], size["width"]),
+            projection_dim=encoder.projection_dim,
+            resolution=encoder.input_size,
             batch_size=encoder.batch_size,
-            cross_image_encoder=encoder.config.use_cross_image_encoder,
-            device=encoder.device.type,
-            backend=encoder.backend.name,
-            precision=encoder.backend.precision,
+            cross_image_encoder=encoder.depends_on_batch,
+            device=encoder.device_type,
+            backend=encoder.runtime.backend,
+            precision=encoder.runtime.precision,
         )
 
     @classmethod

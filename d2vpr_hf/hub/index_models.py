@@ -136,11 +136,11 @@ def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str |
 
 def _makes_descriptors(settings: IndexSettings, name: str, revision: str | None, token: str | None) -> bool:
     """Return whether a model or an exported graph has the fingerprint of an index; one on the Hub is downloaded."""
-    from d2vpr_hf.encoders.model_sources import open_model
+    from d2vpr_hf.encoders.open_model import open_model
 
     if revision is not None:
         name = snapshot_download(name, revision=revision, token=token, allow_patterns=_MODEL_FILES)
-    return open_model(name, None, "cpu").fingerprint() == settings.fingerprint
+    return open_model(name, device="cpu").fingerprint == settings.fingerprint
 
 
 def _is_folder(name: str) -> bool:

@@ -29,7 +29,8 @@ from d2vpr_hf.hub.pushed_folder import FolderKind, recognize_folder
 from d2vpr_hf.hub.uploads import check_repository_name, upload_files
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE
-from d2vpr_hf.pretrained.loading import load_image_processor, load_model, warn_of_untrained_parts
+from d2vpr_hf.pretrained.loading import load_image_processor, load_model
+from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def push_model(
 def _model_files(folder: Path, name: str, token: str | None) -> tuple[Files, str]:
     """Return the files of a model folder and its card, after loading the model to check that it is complete."""
     model, processor = load_model(folder), load_image_processor(folder)
-    warn_of_untrained_parts(folder, model.config)
+    warn_of_untrained_parts(folder, model.config.untrained_parts)
     classes = (type(model.config), type(model), type(processor))
     files: Files = {weights: folder / weights for weights in _weights(folder)}
     files[_CONFIG] = _with_code(folder / _CONFIG, {"AutoConfig": classes[0], "AutoModel": classes[1]})

@@ -27,6 +27,7 @@ _KEYS = {
 _JSON_TYPES: dict[str, Any] = {  # of keys whose values have another type in Python
     "photos": str,
     "runtimes": list,
+    "model_options": dict,
     "shards": list,
     "compression": str,
     "left_out": dict,
@@ -118,6 +119,7 @@ class IndexSettings:
         shard_size: Maximum number of rows in a shard.
         runtimes: Backends and precisions that made the rows, the latest last; empty if not known.
         model_revision: Commit of the model on the Hub; `None` for other models, and if it is not known.
+        model_options: Options to load the model with, as of `ModelOptions.to_dict`; empty for models without options.
     """
 
     model_name: str | None
@@ -131,6 +133,7 @@ class IndexSettings:
     shard_size: int = SHARD_SIZE
     runtimes: tuple[Runtime, ...] = ()
     model_revision: str | None = None
+    model_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -222,6 +225,7 @@ class Manifest:
             "store_service": service,
             "runtimes": settings.pop("runtimes"),
             "model_revision": settings.pop("model_revision"),
+            "model_options": settings.pop("model_options"),
             "unfinished": None if self.unfinished is None else asdict(self.unfinished),
         }
         values = {
@@ -351,7 +355,8 @@ def _check_content(values: dict[str, Any], text: str, manifest: Manifest) -> Non
 
 def _from_values(values: dict[str, Any]) -> Manifest:
     service = SERVICES[0] if values.get("store_uri") else None
-    values = {"store_uri": None, "store_service": service, "runtimes": [], "model_revision": None, "unfinished": None, **values}
+    added = {"store_uri": None, "store_service": service, "runtimes": [], "model_revision": None, "model_options": {}}
+    values = {**added, "unfinished": None, **values}
     _check_types(values)
     calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
     return Manifest(

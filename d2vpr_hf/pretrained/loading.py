@@ -3,23 +3,19 @@
 import dataclasses
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
-
-logger = logging.getLogger(__name__)
-
+from d2vpr_hf.pretrained.revisions import may_be_hub_id
 
 # keys that save_pretrained writes into a config.json and that are not fields of a configuration
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "quantization_config", "torch_dtype", "transformers_version"}
@@ -121,49 +117,6 @@ def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
     return model.eval()
 
 
-def warn_of_untrained_parts(name: object, config: VPRConfig) -> None:
-    """Log a warning if parts of a model were drawn at random and never trained: it finds wrong places with high similarity.
-
-    Args:
-        name: The model's name, for the message.
-        config: Its configuration.
-    """
-    if config.untrained_parts:
-        logger.warning(
-            "The model %s has parts that were drawn at random and never trained: %s. Places that are found with it are "
-            "random, however high their similarity. Train it first: docs/training.md.",
-            name,
-            ", ".join(config.untrained_parts),
-        )
-
-
-def pin_revision(name: str | Path | None, revision: str | None = None) -> str | None:
-    """Return the commit of a model on the Hub that a branch or tag is at now, so that all its files are of one commit.
-
-    Args:
-        name: A local folder or a Hub id; `None` or `"embedded"` for the model in this package.
-        revision: Branch, tag or commit; `None` for the main branch.
-
-    Returns:
-        The commit; `None` for a model in a folder. If neither the Hub nor the cache has the model, the revision is returned
-        unchanged: loading the model raises the error.
-
-    Raises:
-        ValueError: If a model in a folder is given with a revision.
-    """
-    if name is None or name == EMBEDDED_NAME or Path(name).is_dir():
-        if revision is not None:
-            raise ValueError(f"{name or EMBEDDED_NAME} is not on the Hub and has no `revision`. Leave it out.")
-        return None
-    if isinstance(name, Path) or not _may_be_hub_id(name):
-        return revision
-    try:
-        config_file = Path(hf_hub_download(name, CONFIG_NAME, revision=revision))
-    except (OSError, ValueError):
-        return revision
-    return config_file.parent.name  # the cache has a folder for each commit
-
-
 def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPRImageProcessor:
     """Load the image processor that belongs to a model; arguments as for [`load_model`].
 
@@ -262,7 +215,7 @@ def _resolve(name: str | Path | None) -> str:
             f"{name} is a file, not a model folder. If it holds weights, `d2vpr convert` converts it to a folder."
         )
     if not path.is_dir():
-        if isinstance(name, Path) or not _may_be_hub_id(name):
+        if isinstance(name, Path) or not may_be_hub_id(name):
             raise FileNotFoundError(
                 f"There is no model folder {name}. Give a folder, a Hub id such as user/model, or `embedded` for the model in "
                 "this package."
@@ -273,11 +226,6 @@ def _resolve(name: str | Path | None) -> str:
     if not any((path / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise FileNotFoundError(f"{path} has a config.json but no weights: expected model.safetensors next to it.")
     return str(path)
-
-
-def _may_be_hub_id(name: str) -> bool:
-    """Return whether a name has the form `user/model`; names without a user are those of a few old models of other kinds."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
 def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from d2vpr_hf.modeling import MODELS, CricaVPRConfig, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.modeling.grid_aggregation import GridAggregator
 from d2vpr_hf.modeling.modeling_vpr import check_pixel_values, flatten_and_normalize
-from d2vpr_hf.pretrained.loading import DINOV2_TYPES, load_config, load_dinov2, load_model, warn_of_untrained_parts
+from d2vpr_hf.pretrained.loading import DINOV2_TYPES, load_config, load_dinov2, load_model
+from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 
 
 class TeacherTargets(NamedTuple):
@@ -134,7 +135,7 @@ def load_teacher(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwar
         return Dinov2Teacher(load_dinov2(name, dtype=dtype, **kwargs))
     if isinstance(config, VPRConfig):
         model = load_model(name, dtype=dtype, **kwargs)
-        warn_of_untrained_parts(name, model.config)
+        warn_of_untrained_parts(name, model.config.untrained_parts)
         return PlaceTeacher(model)
     types = [*(config_class.model_type for config_class in MODELS), *DINOV2_TYPES]
     raise ValueError(f"{name} is a model of type {config.model_type!r}; a teacher must be one of {', '.join(types)}.")

@@ -20,6 +20,7 @@ def index_settings(encoder: Encoder) -> IndexSettings:
         batch_size=encoder.batch_size,
         runtimes=(encoder.runtime,),
         model_revision=getattr(encoder, "model_revision", None),  # encoders of other programs may have none
+        model_options=getattr(encoder, "model_options", {}),
     )
 
 

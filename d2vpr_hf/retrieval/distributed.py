@@ -358,7 +358,7 @@ def _difference(first: IndexSettings | None, second: IndexSettings | None) -> st
 def _shared_settings(settings: IndexSettings) -> dict[str, Any]:
     """Return the settings that all shards of a job share. The hash in the folder names of shards is computed from this form."""
     values = settings.to_dict() | {"runtime": None if settings.runtime is None else str(settings.runtime)}
-    del values["metric"], values["runtimes"], values["model_revision"]
+    del values["metric"], values["runtimes"], values["model_revision"], values["model_options"]  # the fingerprint has these
     return values
 
 

@@ -33,7 +33,7 @@ def test_the_encoder_names_the_commit(hub, model_files):
 
 def test_all_files_of_a_model_are_of_one_commit(hub, model_files, monkeypatch):
     """A push between the download of the configuration and that of the weights must not mix two models."""
-    import d2vpr_hf.encoders.model_sources as module
+    import d2vpr_hf.encoders.own_models as module
 
     first = hub.put("user/model", model_files[0])
     load_model = module.load_model

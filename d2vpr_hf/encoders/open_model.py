@@ -1,0 +1,77 @@
+"""Open a model for a [`PlaceEncoder`], by what its folder, its repository on the Hub, or its object is."""
+
+from pathlib import Path
+from typing import Any
+
+from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, is_exported
+from d2vpr_hf.encoders.exported_graphs import ExportedGraph
+from d2vpr_hf.encoders.model_options import ModelOptions
+from d2vpr_hf.encoders.own_models import load_own_model, wrap_own_model
+from d2vpr_hf.encoders.protocol import DescriptorModel
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
+from d2vpr_hf.pretrained.revisions import pin_revision
+
+
+def open_model(
+    model: Any = None,
+    processor: Any = None,
+    *,
+    device: Any = None,
+    backend: str = "torch",
+    precision: str | None = None,
+    revision: str | None = None,
+    options: ModelOptions = ModelOptions(),  # noqa: B008 - the default is immutable
+) -> DescriptorModel:
+    """Open a model object, a folder, a Hub id, an exported folder, or the embedded model (`None` or `"embedded"`).
+
+    Args:
+        model: The model. An object with the attributes and methods of [`DescriptorModel`] is returned unchanged.
+        processor: Image processor of a model of this package; required with its object.
+        device: Device of the network; `None` for a GPU if there is one, otherwise the CPU.
+        backend: Name of the backend that runs the network.
+        precision: Number type of the network's products; `None` for the type of the weights.
+        revision: Branch, tag or commit of a model on the Hub.
+        options: The way to compute descriptors by a model that leaves it open.
+
+    Raises:
+        TypeError: If an object is not a model that this package runs, or not its image processor.
+        ValueError: If a model object comes without its image processor, a model that is not from the Hub with a revision, a
+            model without options with options, or the network cannot run on the device.
+    """
+    choices: dict[str, Any] = {"backend": backend, "precision": precision}
+    if model is None or isinstance(model, str | Path):
+        name = portable_name(model)
+        if revision is None and name != EMBEDDED_NAME and is_exported(model):
+            _refuse_options(options, name)
+            return ExportedGraph(ExportedModel.open(str(model)), processor, **choices, name=name)
+        revision = pin_revision(model, revision)
+        if (graph := download_exported(model, revision)) is not None:
+            _refuse_options(options, name)
+            return ExportedGraph(graph, processor, **choices, name=name, revision=revision)
+        _refuse_options(options, name)
+        return load_own_model(model, processor, device=device, **choices, saved_name=name, revision=revision)
+    if revision is not None:
+        raise ValueError("A model object is of the revision that it was loaded from. Leave `revision` out.")
+    _refuse_options(options, type(model).__name__)
+    if hasattr(model, "prepare") and hasattr(model, "describe"):
+        return model
+    own_model, loaded_name = wrap_own_model(model, processor, device=device, **choices)
+    own_model.model_name = portable_name(loaded_name) if loaded_name else None
+    return own_model
+
+
+def portable_name(name: str | Path | None) -> str:
+    """Return a name that a model can be loaded by from any folder; `"embedded"` for the model in this package."""
+    if name is None or name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
+        return EMBEDDED_NAME
+    return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
+def _refuse_options(options: ModelOptions, name: str) -> None:
+    """Raise ValueError if options are given for a model that has none."""
+    given = options.to_dict()
+    if given:
+        raise ValueError(
+            f"{name} computes its descriptors in one way only, without the options {', '.join(f'`{key}`' for key in given)}. "
+            "Leave them out."
+        )

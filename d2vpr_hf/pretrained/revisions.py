@@ -1,0 +1,41 @@
+"""The commits of models on the Hub. This module loads neither torch nor transformers."""
+
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+
+CONFIG_NAME = "config.json"
+
+
+def pin_revision(name: str | Path | None, revision: str | None = None) -> str | None:
+    """Return the commit of a model on the Hub that a branch or tag is at now, so that all its files are of one commit.
+
+    Args:
+        name: A local folder or a Hub id; `None` or `"embedded"` for the model in this package.
+        revision: Branch, tag or commit; `None` for the main branch.
+
+    Returns:
+        The commit; `None` for a model in a folder. If neither the Hub nor the cache has the model, the revision is returned
+        unchanged: loading the model raises the error.
+
+    Raises:
+        ValueError: If a model in a folder is given with a revision.
+    """
+    if name is None or name == EMBEDDED_NAME or Path(name).is_dir():
+        if revision is not None:
+            raise ValueError(f"{name or EMBEDDED_NAME} is not on the Hub and has no `revision`. Leave it out.")
+        return None
+    if isinstance(name, Path) or not may_be_hub_id(name):
+        return revision
+    try:
+        config_file = Path(hf_hub_download(name, CONFIG_NAME, revision=revision))
+    except (OSError, ValueError):
+        return revision
+    return config_file.parent.name  # the cache has a folder for each commit
+
+
+def may_be_hub_id(name: str) -> bool:
+    """Return whether a name has the form `user/model`; names without a user are those of a few old models of other kinds."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
