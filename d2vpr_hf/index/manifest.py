@@ -355,7 +355,13 @@ def _check_content(values: dict[str, Any], text: str, manifest: Manifest) -> Non
 
 def _from_values(values: dict[str, Any]) -> Manifest:
     service = SERVICES[0] if values.get("store_uri") else None
-    added = {"store_uri": None, "store_service": service, "runtimes": [], "model_revision": None, "model_options": {}}
+    added: dict[str, Any] = {
+        "store_uri": None,
+        "store_service": service,
+        "runtimes": [],
+        "model_revision": None,
+        "model_options": {},
+    }
     values = {**added, "unfinished": None, **values}
     _check_types(values)
     calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
