@@ -26,6 +26,8 @@ from d2vpr_hf.backends.verification import (
     save_references,
     verify_graph,
 )
+from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
+from d2vpr_hf.encoders.own_models import facts_of, steps_of
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
 
@@ -125,7 +127,8 @@ def export_model(
         else:
             inputs = _noise_inputs(processor, options)
         FORMATS[options.format].write(_graph_task(model, processor, folder, options, inputs))
-        exported = ExportedModel(folder, _describe(options) | (info or {}))
+        entry = {ENCODER_KEY: _encoder_entry(model, remaining).to_dict()}
+        exported = ExportedModel(folder, _describe(options) | (info or {}) | entry)
         exported.format.write_configuration(folder, model.config, remaining, options.precision)
         references = _make_references(model, processor, options, inputs[:_VERIFIED_INPUTS])
         verifications = _verify(exported, references, options)
@@ -186,6 +189,18 @@ def _describe(options: ExportOptions) -> dict[str, Any]:
         "input": options.input_kind,
         "versions": {"d2vpr-hf": __version__} | {name: version(name) for name in libraries},
     }
+
+
+def _encoder_entry(model: VPRPreTrainedModel, remaining: D2VPRImageProcessor) -> EncoderEntry:
+    """Return the values by which the graph of a model is run as an encoder, without the model's configuration."""
+    config = model.config
+    return EncoderEntry(
+        config.descriptor_dim,
+        config.projection_dim,
+        config.use_cross_image_encoder,
+        steps_of(remaining),
+        facts_of(model),
+    )
 
 
 def _verify(exported: ExportedModel, references: list[Reference], options: ExportOptions) -> list[Verification]:

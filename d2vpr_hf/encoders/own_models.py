@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.image_utils import PILImageResampling
 
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
@@ -21,6 +22,7 @@ from d2vpr_hf.encoders.model_objects import (
     merge_adapters,
     unwrap_model,
 )
+from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
 
@@ -74,9 +76,7 @@ class OwnModel:
     @property
     def facts(self) -> ModelFacts:
         """Title and origin of the model; its card states the licence."""
-        title, arxiv = TITLES[self.config.model_type]
-        num_parameters = sum(weight.numel() for weight in self.model.parameters())
-        return ModelFacts(title, arxiv=arxiv, num_parameters=num_parameters, untrained_parts=tuple(self.config.untrained_parts))
+        return facts_of(self.model)
 
     @property
     def descriptor_dim(self) -> int:
@@ -159,6 +159,26 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"The network cannot run on {str(device)!r} here: {error}") from error
     return torch.device(device)
+
+
+def facts_of(model: VPRPreTrainedModel) -> ModelFacts:
+    """Return title and origin of a model of this package."""
+    title, arxiv = TITLES[model.config.model_type]
+    num_parameters = sum(weight.numel() for weight in model.parameters())
+    return ModelFacts(title, arxiv=arxiv, num_parameters=num_parameters, untrained_parts=tuple(model.config.untrained_parts))
+
+
+def steps_of(processor: D2VPRImageProcessor) -> Preprocessing:
+    """Return the steps of an image processor of this package, which resizes in floating point."""
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ((0.0,) * 3, (1.0,) * 3)
+    return Preprocessing(
+        size=size_of(processor),
+        resample=PILImageResampling(processor.resample).name.lower(),  # type: ignore[arg-type] # bilinear or bicubic
+        resized_as="float32",
+        rescale_factor=float(processor.rescale_factor) if processor.do_rescale else 1.0,
+        mean=tuple(mean),  # type: ignore[arg-type] # three channels
+        std=tuple(std),  # type: ignore[arg-type]
+    )
 
 
 def size_of(processor: D2VPRImageProcessor) -> tuple[int, int] | None:

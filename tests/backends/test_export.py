@@ -18,6 +18,7 @@ from d2vpr_hf.backends import registry
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.encoder_entry import EncoderEntry
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from tests.conftest import relative, tiny_cricavpr, tiny_model
@@ -112,6 +113,20 @@ def test_an_index_of_the_model_is_searched_by_its_export(quantised, tiny_folder,
     index_photos(world / "database", tmp_path / "index", PlaceEncoder(tiny_folder))
     found = search_photos(PlaceIndex.open(tmp_path / "index"), [world / "queries"], PlaceEncoder(quantised[0]))
     assert [result.query.name for result in found] == [result.matches[0].place.path for result in found]
+
+
+def test_an_export_records_its_encoder(any_size, resizing, tiny_folder):
+    """A program without torch runs the graph by these values: the steps that the graph does not contain, first of all."""
+    encoder = PlaceEncoder(tiny_folder)
+    entry = EncoderEntry.from_dict(ExportedModel.open(any_size).info["encoder"])
+    assert entry.to_dict() == ExportedModel.open(any_size).info["encoder"]
+    assert (entry.descriptor_dim, entry.projection_dim, entry.depends_on_batch) == (encoder.descriptor_dim, None, False)
+    assert entry.facts == encoder.facts and entry.preprocessing.input_size == encoder.input_size
+    photo = draw(3, 75, 121)
+    np.testing.assert_allclose(entry.preprocessing(photo), encoder.descriptor_model.prepare(photo), atol=2e-5)
+    in_the_graph = EncoderEntry.from_dict(ExportedModel.open(resizing).info["encoder"]).preprocessing
+    assert in_the_graph.input_size is None
+    np.testing.assert_array_equal(in_the_graph(photo), np.asarray(photo, np.float32).transpose(2, 0, 1))
 
 
 def test_an_export_has_no_weights(quantised):
