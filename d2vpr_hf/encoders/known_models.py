@@ -45,9 +45,10 @@ class TorchHubEntry:
 
     @property
     def command(self) -> str:
-        """The command that imports the model."""
-        arguments = "".join(f" --argument {name}={value}" for name, value in self.arguments.items())
-        return f"d2vpr import-hub {self.repository}@{self.commit}:{self.entry}{arguments} --i-trust-this-code --out MODEL"
+        """The command that shows the code, and with `--i-trust-this-code` imports the model."""
+        arguments = "".join(f" --set {name}={value}" for name, value in self.arguments.items())
+        others = "".join(f" --also {repository}" for repository in self.also)
+        return f"d2vpr import-hub {self.repository}@{self.commit}:{self.entry}{arguments}{others} --out MODEL"
 
 
 @dataclass(frozen=True)
@@ -152,10 +153,10 @@ def _dinov2(size: str, letter: str, num_parameters: int, width: int, gmac: float
     """Return the row of a DINOv2."""
     hub_id = f"facebook/dinov2-with-registers-{size}" if registers else f"facebook/dinov2-{size}"
     return KnownModel(
-        name=hub_id.removeprefix("facebook/"),
+        name=f"dinov2-{'reg-' if registers else ''}{size}",
         title=f"DINOv2 ViT-{letter}/14{' with registers' if registers else ''}",
         kind="transformers",
-        get=f"--model {hub_id}",
+        get=f"--model {hub_id} --pool gem --image-size 322",
         hub_id=hub_id,
         license="Apache-2.0",
         training_data=_DINOV2_DATA,
@@ -220,9 +221,12 @@ def _clip(hub_id: str, title: str, num_parameters: int, width: int, gmac: float,
 
 _MEGALOC_HUB = TorchHubEntry("gmberton/MegaLoc", "e31e8e01de41042c9109c7e41c36a1493e22f269", "get_trained_model")
 _BOQ, _BOQ_COMMIT = "amaralibey/Bag-of-Queries", "1a17a4d89506440e974c745baa584b47b40d6072"
-_BOQ_VIT = TorchHubEntry(_BOQ, _BOQ_COMMIT, "get_trained_boq", {"backbone_name": "dinov2", "output_dim": 12288}, output="0")
+_DINOV2_CODE = ("facebookresearch/dinov2@e1277af2ba9496fbadf7aec6eba56e8d882d1e35",)
+_BOQ_VIT = TorchHubEntry(
+    _BOQ, _BOQ_COMMIT, "get_trained_boq", {"backbone_name": "dinov2", "output_dim": 12288}, output="0", also=_DINOV2_CODE
+)
 _BOQ_R50 = TorchHubEntry(_BOQ, _BOQ_COMMIT, "get_trained_boq", {"backbone_name": "resnet50", "output_dim": 16384}, output="0")
-_SALAD_HUB = TorchHubEntry("serizba/salad", "07d713f542641faeecae14e305f19a79466f4211", "dinov2_salad")
+_SALAD_HUB = TorchHubEntry("serizba/salad", "07d713f542641faeecae14e305f19a79466f4211", "dinov2_salad", also=_DINOV2_CODE)
 _R50 = {"backbone": "ResNet50", "fc_output_dim": 2048}
 _COSPLACE_HUB = TorchHubEntry("gmberton/CosPlace", "5b974d3ad206d10955201bc222af785e167be34a", "get_trained_model", _R50)
 _EIGENPLACES_HUB = TorchHubEntry("gmberton/EigenPlaces", "92d54ea9b66b4a1e43f12230f7daa35b0d5b6a27", "get_trained_model", _R50)
@@ -242,7 +246,7 @@ def _selavpr(backbone: str, letter: str, width: int, pitts30k: float, msls_val: 
         name=f"selavprpp-{letter.lower()}",
         title=f"SelaVPR++ ViT-{letter}/14",
         kind="torch-hub",
-        get=hub.command,
+        get=f"d2vpr import-hub selavprpp-{letter.lower()} --out MODEL",
         license="MIT",
         training_data=f"{GSV_CITIES}; {SF_XL}; the training parts of Pitts30k and MSLS",
         is_for_places=True,
@@ -261,10 +265,10 @@ def _sage(entry: str, letter: str, num_parameters: int, pitts30k: float, msls_va
     """Return the row of a SAGE without cross-image encoder."""
     hub = TorchHubEntry(_SAGE, _SAGE_COMMIT, entry)
     return KnownModel(
-        name=entry.replace("_vit", "-"),
+        name=f"sage-{letter.lower()}",
         title=f"SAGE ViT-{letter}/14",
         kind="torch-hub",
-        get=hub.command,
+        get=f"d2vpr import-hub sage-{letter.lower()} --out MODEL",
         license="MIT",
         training_data=None,
         is_for_places=True,
@@ -369,7 +373,7 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
         name="boq-dinov2",
         title="BoQ, DINOv2 ViT-B/14",
         kind="torch-hub",
-        get=_BOQ_VIT.command,
+        get="d2vpr import-hub boq-dinov2 --out MODEL",
         license="MIT",
         training_data=GSV_CITIES,
         is_for_places=True,
@@ -390,7 +394,7 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
         name="boq-resnet50",
         title="BoQ, ResNet-50",
         kind="torch-hub",
-        get=_BOQ_R50.command,
+        get="d2vpr import-hub boq-resnet50 --out MODEL",
         license="MIT",
         training_data=GSV_CITIES,
         is_for_places=True,
@@ -409,7 +413,7 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
         name="salad",
         title="SALAD, DINOv2 ViT-B/14",
         kind="torch-hub",
-        get=_SALAD_HUB.command,
+        get="d2vpr import-hub salad --out MODEL",
         license="GPL-3.0",
         training_data=GSV_CITIES,
         is_for_places=True,
@@ -429,7 +433,7 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
         name="eigenplaces",
         title="EigenPlaces, ResNet-50",
         kind="torch-hub",
-        get=_EIGENPLACES_HUB.command,
+        get="d2vpr import-hub eigenplaces --out MODEL",
         license="MIT",
         training_data=SF_XL,
         is_for_places=True,
@@ -445,7 +449,7 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
         name="cosplace",
         title="CosPlace, ResNet-50",
         kind="torch-hub",
-        get=_COSPLACE_HUB.command,
+        get="d2vpr import-hub cosplace --out MODEL",
         license="MIT",
         training_data=SF_XL,
         is_for_places=True,

@@ -14,6 +14,7 @@ from d2vpr_hf.backends.protocol import PRECISIONS
 from d2vpr_hf.backends.protocol import Precision as BackendPrecision
 from d2vpr_hf.cli import app, choices
 from d2vpr_hf.convert.sources import Target
+from d2vpr_hf.encoders.known_models import Kind
 from d2vpr_hf.gridtown.simulate import Layout
 from d2vpr_hf.gridtown.tiers import TierName
 from d2vpr_hf.index.derived_store import STORES
@@ -26,7 +27,7 @@ GROUPS = {
     "Inspect and maintain an index": ["info", "verify", "repair", "compact"],
     "Find where photos were taken": ["search", "localize", "calibrate"],
     "Evaluate": ["evaluate", "compare"],
-    "Make models": ["convert", "fit-projection", "export"],
+    "Choose and make models": ["models", "convert", "fit-projection", "export"],
     "Make photos and places": ["simulate", "places"],
     "Try it and show it": ["demo", "space"],
     "Share it on the Hugging Face Hub": ["push", "push-space"],
@@ -72,6 +73,7 @@ def test_help_fits_the_terminal(command):
         (choices.ExportFormat, FORMATS),
         (choices.ExportInput, get_args(InputKind)),
         (choices.ExportPrecision, {word for entry in FORMATS.values() for word in entry.precisions}),
+        (choices.KnownKind, get_args(Kind)),
         (choices.Layout, Layout),
         (choices.ModelKind, Target),
         (choices.PositionSource, get_args(PositionSource)),
@@ -102,6 +104,7 @@ def test_choices_are_those_of_the_library(words, library):
         (["export", "m", "o", "--input", "video"], ["fixed", "any-size", "photos"]),
         (["simulate", "o", "--places", "1", "--seed", "1", "--tier", "hard"], ["easy", "standard", "all"]),
         (["simulate", "o", "--places", "1", "--seed", "1", "--layout", "flat"], ["at-names", "gsv-cities"]),
+        (["models", "--kind", "timm"], ["own", "transformers", "onnx", "torch-hub"]),
         (["convert", "s", "o", "--as", "teacher"], ["student", "cricavpr"]),
         (["convert", "s", "o", "--to", "onnx"], ["published"]),
     ],

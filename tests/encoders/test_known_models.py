@@ -27,7 +27,7 @@ def network(name):
 
     if name.startswith("dinov2"):
         width, layers, heads = DINOV2_SIZES[name.rpartition("-")[2]]
-        kind = "Dinov2WithRegisters" if "registers" in name else "Dinov2"
+        kind = "Dinov2WithRegisters" if "-reg-" in name else "Dinov2"
         shape = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "image_size": 518}
         shape |= {"patch_size": 14, "use_swiglu_ffn": name.endswith("giant")}
     elif name == "dinov3-convnext-tiny":
@@ -80,7 +80,7 @@ def test_entries_of_torch_hub_are_found_by_repository_entry_and_arguments():
         if hub is not None:
             assert find_torch_hub(hub.repository.lower(), hub.entry, hub.arguments) is model
             assert len(hub.commit) == 40 and int(hub.commit, 16)
-            assert model.kind != "torch-hub" or model.get == hub.command
+            assert model.kind != "torch-hub" or model.get == f"d2vpr import-hub {model.name} --out MODEL"
     assert find_torch_hub("amaralibey/Bag-of-Queries", "get_trained_boq").name == "boq-dinov2"
     texts = {"backbone_name": "resnet50", "output_dim": "16384"}  # as a command line gives them
     assert find_torch_hub("amaralibey/Bag-of-Queries", "get_trained_boq", texts).name == "boq-resnet50"
