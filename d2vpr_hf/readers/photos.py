@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import PIL.Image
 import pillow_heif
@@ -20,6 +20,12 @@ from d2vpr_hf.readers.image_signatures import NUM_BYTES, image_format
 from d2vpr_hf.readers.photo_listing import list_photos
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.utils.light_imports import import_alone
+
+if TYPE_CHECKING:
+    from d2vpr_hf.modeling import photo_modes
+else:
+    photo_modes = import_alone("d2vpr_hf.modeling.photo_modes")  # the whole room would load torch
 
 PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
 
@@ -72,7 +78,7 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
     """Open and decode a photo, and turn it upright. Its mode, such as RGB or L, is that of the file.
 
     Grey of 16 or 32 bits or in floating-point numbers becomes 8-bit grey, scaled by its range as
-    [`d2vpr_hf.modeling.image_processing_d2vpr.to_8_bit_grey`] describes. Of several pages or frames the first is taken.
+    [`d2vpr_hf.modeling.photo_modes.to_8_bit_grey`] describes. Of several pages or frames the first is taken.
 
     Args:
         source: A file, as a path or a URL, or the content of a file.
@@ -173,20 +179,16 @@ def _has_deep_colours(image: PIL.Image.Image) -> bool:
     """Return whether a photo that is not decoded yet has colours of more than 8 bits."""
     if "tag_v2" not in vars(image) and not any(";16" in str(tile.args) for tile in getattr(image, "tile", ())):
         return False
-    from d2vpr_hf.modeling.image_processing_d2vpr import has_deep_colours  # imports torch, which other photos do not need
-
     with _named_values():
-        return has_deep_colours(image)
+        return photo_modes.has_deep_colours(image)
 
 
 def _reduce_depth(upright: PIL.Image.Image, opened: PIL.Image.Image) -> PIL.Image.Image:
     """Scale grey of more than 8 bits to 8 bits, and check colours of more than 8 bits, which Pillow has scaled."""
-    from d2vpr_hf.modeling.image_processing_d2vpr import check_brightness, to_8_bit_grey
-
     with _named_values():
         if not upright.mode.startswith(("I", "F")):
-            check_brightness(upright)
-        return to_8_bit_grey(upright, opened)
+            photo_modes.check_brightness(upright)
+        return photo_modes.to_8_bit_grey(upright, opened)
 
 
 @contextlib.contextmanager

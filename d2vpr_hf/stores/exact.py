@@ -1,23 +1,22 @@
 """Exact nearest-neighbour search, which evaluation, indexes and the compressed stores share.
 
 Products in float32, with bounds of their rounding errors, leave a few candidates. The exact distances of the candidates, summed
-in float64, decide. The result does not depend on the grouping of rows and queries, nor on a processor's order of additions.
+in float64, decide. The result does not depend on the grouping of rows and queries, nor on a processor's order of additions, nor
+on the library that multiplies: torch, or numpy in a program that has not loaded torch.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.stores.descriptors import Descriptors, take_rows
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
+from d2vpr_hf.utils.light_imports import loaded_torch
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
-
-if TYPE_CHECKING:
-    import torch
 
 BLOCK_BYTES = 4 << 20  # float32 bytes of rows that a core compares at once; they fit its cache (16 MB took 1.6 times as long)
 SMALL_WORK = 1 << 20  # products; fewer are not worth a second core
@@ -133,9 +132,9 @@ def float32_blocks(database: Descriptors, size: int = BLOCK_BYTES) -> Iterator[N
         ValueError: If a descriptor is not finite.
     """
     for _, block in _blocks(database, range(len(database)), size):
-        tensor = _to_tensor(block).float()
-        _squared_norms(tensor)
-        yield tensor.numpy()
+        converted = _to_float32(block)
+        _squared_norms(converted)
+        yield converted
 
 
 def relative_rounding(descriptor_dim: int, unit: float = FLOAT32_UNIT) -> float:
@@ -225,7 +224,7 @@ def _search_group(
     def search_part(part: Rows) -> _Candidates:
         candidates = _Candidates(queries, database, k)
         for numbers, block in _blocks(database, part, size):
-            candidates.add(numbers, _to_tensor(block).float())
+            candidates.add(numbers, _to_float32(block))
         candidates.settle()
         return candidates
 
@@ -238,10 +237,13 @@ def _search_group(
 
 
 def _parts(rows: Rows, query_shape: tuple[int, ...]) -> list[Rows]:
-    """Split rows into one part for each core, or fewer parts if there is little work."""
+    """Split rows into one part for each core, or fewer parts if there is little work.
+
+    Without torch there is one part: numpy has no number of threads for each thread, and divides its products itself.
+    """
     num_queries, descriptor_dim = query_shape
     products = len(rows) * descriptor_dim * (1 + num_queries // 8)  # reading a row takes as long as eight queries
-    count = min(num_cores(), 1 + products // SMALL_WORK)
+    count = 1 if loaded_torch() is None else min(num_cores(), 1 + products // SMALL_WORK)
     bounds = [len(rows) * part // count for part in range(count + 1)]
     return [rows[start:stop] for start, stop in itertools.pairwise(bounds)]
 
@@ -257,26 +259,25 @@ class _Candidates:
     def __init__(self, queries: NDArray[np.float32], database: Descriptors, k: int) -> None:
         self._queries, self._database = queries, database
         self._k = k
-        self._tensor = _to_tensor(queries)
-        self._norms = _squared_norms(self._tensor)
-        self._slack = relative_rounding(queries.shape[1], _unit_of_products())
+        self._norms = _squared_norms(queries)
+        self._slack = np.float32(relative_rounding(queries.shape[1], _unit_of_products()))
         self._reach = np.full(len(queries), np.inf)  # (Q,) upper bound of the k-th smallest distance
         self.query = self.rows = np.empty(0, np.int64)
         self.low = self.high = np.empty(0, np.float64)
 
-    def add(self, rows: NDArray[np.int64], block: "torch.Tensor") -> None:
+    def add(self, rows: NDArray[np.int64], block: NDArray[np.float32]) -> None:
         """Compare the queries with rows (n, D), and keep the pairs within reach."""
         norms = _squared_norms(block)
-        table = norms.addmm(self._tensor, block.T, alpha=-2)  # (Q, n) squared distances minus the squared norms of the queries
+        table = _table(self._queries, block, norms)  # (Q, n) squared distances minus the squared norms of the queries
         if np.isinf(self._reach[0]) and len(rows) >= self._k:
             self._reach = self._first_reach(table, norms)
         # an entry is within reach if its lower bound is at most the upper bound; this form takes one pass over the table
-        limit = _to_tensor(self._reach) - (1 - 2 * self._slack) * self._norms
-        within_reach = table <= limit.float()[:, None] + 2 * self._slack * norms.max()
-        query, column = within_reach.nonzero(as_tuple=True)
-        distances = (table[query, column] + self._norms[query]).numpy().astype(np.float64)
+        limit = (self._reach - (1 - 2 * self._slack) * self._norms).astype(np.float32)
+        within_reach = table <= limit[:, None] + 2 * self._slack * norms.max()
+        query, column = _true_entries(within_reach)
+        distances = (table[query, column] + self._norms[query]).astype(np.float64)
         slack = self._slack * (norms[column] + self._norms[query])
-        self._keep(query.numpy(), rows[column.numpy()], distances, slack.numpy().astype(np.float64))
+        self._keep(query, rows[column], distances, slack.astype(np.float64))
 
     def settle(self) -> None:
         """Replace the bounds by exact distances, and keep the k smallest of each query, in ascending order."""
@@ -285,11 +286,11 @@ class _Candidates:
         self.query, self.rows = self.query[chosen], self.rows[chosen]
         self.low = self.high = distances[chosen].astype(np.float64)
 
-    def _first_reach(self, table: "torch.Tensor", norms: "torch.Tensor") -> NDArray[np.float64]:
+    def _first_reach(self, table: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return an upper bound (Q,) of the k-th smallest distance of each query, from the first block."""
         high = table + self._slack * norms
-        kth = high.kthvalue(self._k, dim=1).values.double() + (1 + self._slack) * self._norms
-        return kth.numpy()
+        kth = np.partition(high, self._k - 1, axis=1)[:, self._k - 1].astype(np.float64)
+        return np.asarray(kth + (1 + self._slack) * self._norms)
 
     def _keep(
         self, query: NDArray[np.int64], rows: NDArray[np.int64], distances: NDArray[np.float64], slack: NDArray[np.float64]
@@ -317,10 +318,28 @@ class _Candidates:
 
 
 def _unit_of_products() -> float:
-    """Return the rounding unit of torch's products: torch may multiply in bfloat16 unless its precision is "highest"."""
-    import torch
+    """Return the rounding unit of products: torch may multiply in bfloat16 unless its precision is "highest"."""
+    torch = loaded_torch()
+    is_exact = torch is None or torch.get_float32_matmul_precision() == "highest"
+    return FLOAT32_UNIT if is_exact else 2.0**-7
 
-    return FLOAT32_UNIT if torch.get_float32_matmul_precision() == "highest" else 2.0**-7
+
+def _table(queries: NDArray[np.float32], block: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the squared norms (n,) of rows (n, D) minus twice their products with queries (Q, D): (Q, n)."""
+    torch = loaded_torch()
+    if torch is not None:
+        table: NDArray[np.float32] = _to_tensor(norms).addmm(_to_tensor(queries), _to_tensor(block).T, alpha=-2).numpy()
+        return table
+    products = queries @ block.T
+    products *= np.float32(-2)
+    products += norms
+    return products
+
+
+def _true_entries(table: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and columns of the true entries of a table, in a few passes where there are few of them."""
+    entries = np.flatnonzero(table)
+    return entries // table.shape[1], entries % table.shape[1]
 
 
 def _blocks(database: Descriptors, rows: Rows, size: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.floating]]]:
@@ -337,7 +356,16 @@ def _take(database: Descriptors, rows: NDArray[np.int64]) -> NDArray[np.floating
     return take_rows(database, rows)
 
 
-def _to_tensor(block: NDArray[np.floating]) -> "torch.Tensor":
+def _to_float32(block: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return rows in float32 and in C order, without a copy where they are so already."""
+    torch = loaded_torch()
+    if torch is not None and block.dtype == np.float16:  # torch converts several times as fast as numpy
+        converted: NDArray[np.float32] = _to_tensor(block).float().numpy()
+        return converted
+    return np.ascontiguousarray(block, np.float32)
+
+
+def _to_tensor(block: NDArray[np.floating]) -> Any:
     """Return a tensor that shares the memory of an array.
 
     torch warns of memory that is read-only, such as of mapped files; nothing here writes to it.
@@ -356,14 +384,16 @@ class _Memory:
         self.__array_interface__, self._owner = interface, owner
 
 
-def _squared_norms(descriptors: "torch.Tensor") -> "torch.Tensor":
+def _squared_norms(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the squared norms (n,) of descriptors (n, D); raise ValueError if one is not finite."""
-    import torch
-
-    norms = torch.linalg.vector_norm(descriptors, dim=1).square()  # 1.6 times as fast as a sum of squares, and without its copy
-    if not torch.isfinite(norms).all():
+    torch = loaded_torch()
+    if torch is None:
+        norms = np.einsum("nd,nd->n", descriptors, descriptors)
+    else:  # 1.6 times as fast as a sum of squares, and without its copy
+        norms = torch.linalg.vector_norm(_to_tensor(descriptors), dim=1).square().numpy()
+    if not np.isfinite(norms).all():
         raise ValueError("A database descriptor is not finite; nearest neighbours are not defined.")
-    return norms
+    return np.asarray(norms)
 
 
 def _distances(

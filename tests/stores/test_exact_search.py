@@ -37,6 +37,23 @@ def test_exact_search_equals_brute_force_with_ties(num_queries, num_rows, k, chu
     assert np.array_equal(rows, expected_rows)
 
 
+@pytest.mark.parametrize("stored", [np.float16, np.float32])
+@pytest.mark.parametrize("num_queries", [1, 40])
+def test_numpy_finds_the_same_as_torch(stored, num_queries, monkeypatch):
+    """A program without torch searches by numpy, and neither library decides: the exact distances do."""
+    rng = np.random.default_rng(num_queries)
+    database = rng.standard_normal((3000, 64)).astype(np.float32)
+    database[1000:2000] = database[:1000] + 1e-6 * rng.standard_normal((1000, 64))  # nearer to each other than float32 tells
+    database = (database / np.linalg.norm(database, axis=1, keepdims=True)).astype(stored)
+    queries, allowed = database[:num_queries].astype(np.float32), rng.random(3000) < 0.7
+    by_torch = [exact_search(queries, database, 7, mask) for mask in (None, allowed)]
+    monkeypatch.setattr(exact, "loaded_torch", lambda: None)
+    monkeypatch.setattr(exact, "_to_tensor", None)
+    for mask, (distances, rows) in zip((None, allowed), by_torch, strict=True):
+        result = exact_search(queries, database, 7, mask)
+        assert np.array_equal(result[0], distances) and np.array_equal(result[1], rows)
+
+
 @pytest.mark.parametrize(("width", "num_rows"), [(16, 40_000), (512, 5000), (10_752, 300)])
 @pytest.mark.parametrize("stored", [np.float16, np.float32])
 def test_blocks_are_bounded_in_bytes_and_do_not_change_results(width, num_rows, stored, monkeypatch):
