@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from d2vpr_hf.backends.export_model import ExportOptions, export_model
+from d2vpr_hf.backends.export_model import ExportOptions, export_source
 from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.formats.registry import FORMATS
+from d2vpr_hf.backends.graph_source import find_graph_source
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Comparison, compare_evaluations, evaluate
 from d2vpr_hf.hub.graph_cards import make_graph_card
@@ -35,7 +36,7 @@ class Export:
 
 
 def export(
-    model: str | Path | None,
+    model: Any,
     out: str | Path,
     options: ExportOptions | None = None,
     *,
@@ -45,7 +46,8 @@ def export(
     """Export a model as a graph with a card, and verify that it gives the model's descriptors.
 
     Args:
-        model: Folder or Hub id of the model; `None` or `"embedded"` for the small one that comes with this package.
+        model: Folder or Hub id of the model, of this package or of transformers; `None` or `"embedded"` for the small one that
+            comes with this package. An encoder may be given instead, which was opened with options.
         out: The folder to write; [`PlaceEncoder`] takes it as a model.
         options: The kind of graph; `None` for ONNX in float32.
         photos: A folder of photos like those to come: int8 is calibrated on at most [`CALIBRATION_PHOTOS`] of them.
@@ -59,11 +61,11 @@ def export(
     options = options or ExportOptions()
     if labelled is not None and not FORMATS[options.format].backends:
         raise ValueError(f"Recall cannot be measured here: this package cannot run the format {options.format}.")
-    encoder = PlaceEncoder(model, device="cpu")
+    encoder = model if isinstance(model, PlaceEncoder) else PlaceEncoder(model, device="cpu")
     info: dict[str, Any] = {"model": encoder.model_name, "fingerprint": encoder.fingerprint}
     images = [] if photos is None else _read_some(find_photos(Path(photos)))
     info["calibration_photos"] = len(images) if options.precision == "int8" else 0
-    exported = export_model(encoder.model, encoder.processor, Path(out), options, images, info)
+    exported = export_source(find_graph_source(encoder.descriptor_model), Path(out), options, images, info)
     make_graph_card(exported).save(exported.folder / "README.md")
     if labelled is None:
         return Export(exported, None)

@@ -14,8 +14,9 @@ from d2vpr_hf.backends.exported_model import FORMAT_VERSION, INFO_FILE, Exported
 from d2vpr_hf.backends.formats.export_format import GraphTask, InputKind
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
+from d2vpr_hf.backends.graph_source import GraphSource, OwnSource
+from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.backends.torch_backend import PlainTorchBackend
 from d2vpr_hf.backends.verification import (
     MAX_DIFFERENCES,
     REFERENCES_FILE,
@@ -26,8 +27,7 @@ from d2vpr_hf.backends.verification import (
     save_references,
     verify_graph,
 )
-from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
-from d2vpr_hf.encoders.own_models import facts_of, steps_of
+from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
 
@@ -92,11 +92,21 @@ def export_model(
     photos: list[torch.Tensor] | None = None,
     info: dict[str, Any] | None = None,
 ) -> ExportedModel:
+    """Export a model of this package, in eval mode, in float32, on the CPU; the rest is as for [`export_source`]."""
+    return export_source(OwnSource(model, processor), out, options, photos, info)
+
+
+def export_source(
+    source: GraphSource,
+    out: Path,
+    options: ExportOptions,
+    photos: list[torch.Tensor] | None = None,
+    info: dict[str, Any] | None = None,
+) -> ExportedModel:
     """Export a model to a folder that [`PlaceEncoder`] loads: graph, configuration, processor, references, `export.json`.
 
     Args:
-        model: A model in eval mode, in float32, on the CPU.
-        processor: The image processor of the model.
+        source: The model.
         out: The folder; missing or empty.
         options: The kind of graph.
         photos: Upright RGB images (3, height, width) in 0..255. int8 is calibrated on all of them, and the graph is verified on
@@ -106,34 +116,35 @@ def export_model(
     Raises:
         FileExistsError: If `out` exists and is not an empty folder.
         ImportError: If a library that writes or runs the graph is not installed.
-        ValueError: If int8 is requested without photos, if the model needs batches and the format has none, or if descriptors
-            of the graph differ from those of the model by more than `options.max_difference`. Nothing is written then.
+        ValueError: If int8 is requested without photos, if the model needs batches and the format has none, if the model has no
+            graph of this kind, or if descriptors of the graph differ from those of the model by more than
+            `options.max_difference`. Nothing is written then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
-    if model.config.use_cross_image_encoder and not FORMATS[options.format].takes_batches:
+    if source.entry.depends_on_batch and not FORMATS[options.format].takes_batches:
         raise ValueError(
             f"The model lets the photos of a batch attend to each other, but a graph for {options.format} takes one photo at "
             "once. Export to another format, or a model without a cross-image encoder."
         )
     if options.precision == "int8" and not photos:
         raise ValueError("int8 is calibrated on photos like those to come: give photos=PHOTOS.")
+    kind = options.input_kind
+    shapes = _dynamic_shapes(kind, source)
     with scratch_folder(out) as scratch:
         folder = scratch / "model"
         folder.mkdir()
-        remaining = remaining_processor(processor, options)
-        if photos:
-            inputs = [remaining([photo], return_tensors="pt")["pixel_values"] for photo in photos]  # (1, 3, height, width)
-        else:
-            inputs = _noise_inputs(processor, options)
-        FORMATS[options.format].write(_graph_task(model, processor, folder, options, inputs))
-        entry = {ENCODER_KEY: _encoder_entry(model, remaining).to_dict()}
+        prepared = [source.prepare(photo, kind).unsqueeze(0) for photo in photos or ()]  # (1, 3, height, width)
+        inputs = prepared or _noise_inputs(source, kind)
+        network = DescriptorNetwork(source.network, source.steps if kind == "photos" else None)
+        example = _example(source, kind, inputs[0])
+        _write_graph(source, options, GraphTask(network, example, inputs, shapes, options.precision, folder))
+        entry = {ENCODER_KEY: source.entry_for(kind).to_dict()}
         exported = ExportedModel(folder, _describe(options) | (info or {}) | entry)
-        exported.format.write_configuration(folder, model.config, remaining, options.precision)
-        references = _make_references(model, processor, options, inputs[:_VERIFIED_INPUTS])
-        verifications = _verify(exported, references, options)
+        exported.format.write_configuration(folder, source.config, source.processor(kind), options.precision)
+        verifications = _verify(exported, _make_references(source, kind, inputs[:_VERIFIED_INPUTS]), options)
         stored = [_shrink(batch[:1], options) for batch in inputs[:_STORED_REFERENCES]]
-        save_references(folder / REFERENCES_FILE, _make_references(model, processor, options, stored))
+        save_references(folder / REFERENCES_FILE, _make_references(source, kind, stored))
         record = {}
         if verifications:
             record = {"relative_difference": verifications[0].largest, "verification": verifications[0].to_dict()}
@@ -145,38 +156,50 @@ def export_model(
     return ExportedModel.open(out)
 
 
-def remaining_processor(processor: D2VPRImageProcessor, options: ExportOptions) -> D2VPRImageProcessor:
-    """Return the image processor for the steps that the graph does not contain."""
-    if options.input_kind != "photos":
-        return processor
-    return type(processor)(**processor.to_dict() | dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), False))
-
-
-def _noise_inputs(processor: D2VPRImageProcessor, options: ExportOptions) -> list[torch.Tensor]:
+def _noise_inputs(source: GraphSource, kind: InputKind) -> list[torch.Tensor]:
     """Return noise as inputs (B, 3, height, width) of the graph, for B of 1 and 3 and for all image sizes to verify."""
-    height, width = processor.size["height"], processor.size["width"]
-    kinds = {"photos": _PHOTO_SIZES, "any-size": ((height, width), (height, 2 * width)), "fixed": ((height, width),)}
-    sizes, generator = kinds[options.input_kind], torch.Generator().manual_seed(0)
+    height, width = source.input_size
+    sizes = {"photos": _PHOTO_SIZES, "any-size": ((height, width), (height, 2 * width)), "fixed": ((height, width),)}[kind]
+    generator = torch.Generator().manual_seed(0)
     noise = [torch.randint(0, 256, (count, 3, *size), generator=generator) for size in sizes for count in (1, 3)]
-    if options.input_kind == "photos":
+    if kind == "photos":
         return [batch.float() for batch in noise]
-    mean, spread = (torch.tensor(values).view(-1, 1, 1) for values in (processor.image_mean, processor.image_std))
+    mean, spread = (torch.tensor(values).view(-1, 1, 1) for values in (source.steps.mean, source.steps.std))
     return [(batch / 255 - mean) / spread for batch in noise]
 
 
-def _graph_task(
-    model: VPRPreTrainedModel,
-    processor: D2VPRImageProcessor,
-    folder: Path,
-    options: ExportOptions,
-    inputs: list[torch.Tensor],
-) -> GraphTask:
-    """Return the network to write, with the steps of the image processor that belong to it."""
-    kind = options.input_kind
-    network = DescriptorNetwork(model, processor if kind == "photos" else None)
-    example = torch.cat((inputs[0], inputs[0]))
-    shapes = _dynamic_shapes(kind, model.config.patch_size)
-    return GraphTask(network, example, inputs, shapes, options.precision, folder)
+def _example(source: GraphSource, kind: InputKind, first: torch.Tensor) -> torch.Tensor:
+    """Return an input (2, 3, height, width) by which the graph is traced.
+
+    Networks of other libraries skip a step for images of the size that they were trained with, and a trace by such an
+    image would fit this size only.
+    """
+    if kind != "any-size" or isinstance(source, OwnSource) or source.patch_size is None:
+        return torch.cat((first, first))
+    height, width = (side + number * source.patch_size for number, side in enumerate(source.input_size, start=1))
+    return torch.nn.functional.interpolate(torch.cat((first, first)), size=(height, width))
+
+
+def _write_graph(source: GraphSource, options: ExportOptions, task: GraphTask) -> None:
+    """Write the graph in its format.
+
+    Raises:
+        ValueError: If the exporter cannot write a network that is not of this package.
+    """
+    if isinstance(source, OwnSource):
+        FORMATS[options.format].write(task)
+        return
+    try:
+        FORMATS[options.format].write(task)
+    except (ImportError, ValueError):
+        raise
+    except Exception as error:  # torch's exporters and converters raise errors of many types
+        name, reason = source.entry.facts.title, " ".join(str(error).split())[:300]
+        advice = ' Export it with `input="fixed"`.' if options.input_kind != "fixed" else " Another format may be able to."
+        raise ValueError(
+            f"{name} cannot be written in the format {options.format} with the input {options.input_kind}: "
+            f"{type(error).__name__}: {reason}.{advice}"
+        ) from error
 
 
 def _describe(options: ExportOptions) -> dict[str, Any]:
@@ -189,18 +212,6 @@ def _describe(options: ExportOptions) -> dict[str, Any]:
         "input": options.input_kind,
         "versions": {"d2vpr-hf": __version__} | {name: version(name) for name in libraries},
     }
-
-
-def _encoder_entry(model: VPRPreTrainedModel, remaining: D2VPRImageProcessor) -> EncoderEntry:
-    """Return the values by which the graph of a model is run as an encoder, without the model's configuration."""
-    config = model.config
-    return EncoderEntry(
-        config.descriptor_dim,
-        config.projection_dim,
-        config.use_cross_image_encoder,
-        steps_of(remaining),
-        facts_of(model),
-    )
 
 
 def _verify(exported: ExportedModel, references: list[Reference], options: ExportOptions) -> list[Verification]:
@@ -219,33 +230,47 @@ def _verify(exported: ExportedModel, references: list[Reference], options: Expor
             if precision == options.precision and options.max_difference is not None:
                 bound = options.max_difference
             backend = exported.run(Runtime(exported.format.backends[0], precision))
-            verifications.append(verify_graph(backend, references, bound))
+            verifications.append(_verify_graph(backend, references, bound, options))
             check_exported(verifications[-1])
     return verifications
 
 
-def _dynamic_shapes(kind: InputKind, patch_size: int) -> dict[int, Any]:
-    """Return the axes of the input that may have any length, in the form of `torch.export`."""
-    dim = torch.export.Dim
-    sizes: dict[InputKind, dict[int, Any]] = {
-        "fixed": {},
-        "any-size": {2: patch_size * dim("rows", min=1, max=1024), 3: patch_size * dim("columns", min=1, max=1024)},
-        "photos": {2: dim("height", min=2, max=32768), 3: dim("width", min=2, max=32768)},
-    }
-    return {0: dim("batch", min=1, max=65536)} | sizes[kind]
+def _verify_graph(backend: Backend, references: list[Reference], max_difference: float, options: ExportOptions) -> Verification:
+    """Compare a graph with its model.
+
+    Raises:
+        ValueError: If the runtime cannot run the graph.
+    """
+    try:
+        return verify_graph(backend, references, max_difference)
+    except Exception as error:  # the runtimes' errors have no common class
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"The graph cannot be run by {backend.name}: {reason}. Nothing was written. Export it with another "
+            f"`input` than {options.input_kind!r}, or to another format."
+        ) from error
 
 
-def _make_references(
-    model: VPRPreTrainedModel, processor: D2VPRImageProcessor, options: ExportOptions, inputs: Sequence[torch.Tensor]
-) -> list[Reference]:
+def _dynamic_shapes(kind: InputKind, source: GraphSource) -> dict[int, Any]:
+    """Return the axes of the input that may have any length, in the form of `torch.export`.
+
+    Raises:
+        ValueError: If the model takes images of one size only.
+    """
+    dim, patch_size = torch.export.Dim, source.patch_size
+    batch = {0: dim("batch", min=1, max=65536)}
+    if kind == "fixed":
+        return batch
+    if kind == "photos":
+        return batch | {2: dim("height", min=2, max=32768), 3: dim("width", min=2, max=32768)}
+    if patch_size is None:
+        raise ValueError(f'{source.entry.facts.title} takes images of one size only. Export it with `input="fixed"`.')
+    return batch | {2: patch_size * dim("rows", min=1, max=1024), 3: patch_size * dim("columns", min=1, max=1024)}
+
+
+def _make_references(source: GraphSource, kind: InputKind, inputs: Sequence[torch.Tensor]) -> list[Reference]:
     """Return inputs of the graph with the descriptors that the model gives for them."""
-    backend, references = PlainTorchBackend(model), []
-    for batch in inputs:
-        pixel_values = batch
-        if options.input_kind == "photos":
-            pixel_values = processor(list(batch), return_tensors="pt")["pixel_values"]
-        references.append(Reference(batch, backend.encode(pixel_values)))
-    return references
+    return [Reference(batch, source.describe_inputs(batch, kind)) for batch in inputs]
 
 
 def _shrink(batch: torch.Tensor, options: ExportOptions) -> torch.Tensor:

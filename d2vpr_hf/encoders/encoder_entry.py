@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.encoders.protocol import DescriptorModel
 
 ENCODER_KEY = "encoder"  # in `export.json`; exports of earlier versions lack it
 
@@ -29,6 +30,18 @@ class EncoderEntry:
     preprocessing: Preprocessing
     facts: ModelFacts
     model_options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: DescriptorModel, preprocessing: Preprocessing) -> Self:
+        """Return the entry of a model, with its steps of preprocessing."""
+        return cls(
+            model.descriptor_dim,
+            model.projection_dim,
+            model.depends_on_batch,
+            preprocessing,
+            model.facts,
+            model.model_options,
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# data sets whose terms may restrict weights that were trained on them, whatever the licence of the weights
+_RESTRICTED = {"GSV-Cities": "CC BY-NC-ND 4.0", "SF-XL": "given out for research"}
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -23,3 +26,21 @@ class ModelFacts:
     arxiv: str | None = None
     num_parameters: int | None = None
     untrained_parts: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> str | None:
+        """A remark for people who want to use the weights: their training data may restrict this; `None` without one."""
+        named = [f"{name} ({terms})" for name, terms in _RESTRICTED.items() if name in (self.training_data or "")]
+        if not named:
+            return None
+        return (
+            f"The weights were trained on {' and '.join(named)}. Whether these terms bind the weights is not settled: clarify "
+            "it before a commercial use."
+        )
+
+    @property
+    def rights(self) -> str:
+        """Licence and training data in one or two sentences."""
+        license = "No licence of the weights is stated." if self.license is None else f"Licence of the weights: {self.license}."
+        data = "" if self.training_data is None else f" Trained on {self.training_data.rstrip('.')}."
+        return f"{license}{data}"

@@ -25,6 +25,25 @@ def check_license(license_id: str | None) -> None:
         raise ValueError(f"Expected the Hub's identifier of a licence, such as `mit` or `cc-by-4.0`, got {license_id!r}.")
 
 
+def license_metadata(license_name: str | None, base_model: str | None = None) -> dict[str, str | None]:
+    """Return the head of a card about a licence: `license`, and for one without an identifier its name and a link.
+
+    Args:
+        license_name: An SPDX identifier, or the name of another licence such as `"DINOv3 License"`; `None` if none is stated.
+        base_model: Hub id of the model that has the licence; its page is the link.
+    """
+    identifier = None if license_name is None else license_name.lower()
+    if identifier is None or _LICENSE.fullmatch(identifier):
+        return {"license": identifier}
+    link = None if base_model is None else f"https://huggingface.co/{base_model}"
+    return {"license": "other", "license_name": identifier.replace(" ", "-"), "license_link": link}
+
+
+def citation_of(arxiv: str | None) -> str:
+    """Return the reference to a paper on arXiv, for a model whose BibTeX entry this package does not have."""
+    return "" if arxiv is None else f"[arXiv {arxiv}](https://arxiv.org/abs/{arxiv})"
+
+
 def find_license_file() -> Path | None:
     """Return the licence of this package, Apache-2.0, in an installation, a source tree or a Space; `None` if it is missing."""
     installed = _PACKAGE.parent.glob("d2vpr_hf-*.dist-info/licenses/LICENSE")

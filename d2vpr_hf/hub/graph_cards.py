@@ -1,5 +1,6 @@
 """Cards of exported graphs: a template for graphs that this package runs, and one for transformers.js."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.formats.transformers_js import DTYPES, TransformersJsFormat
-from d2vpr_hf.hub.cards import CARD_MARK, is_replaceable
+from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
+from d2vpr_hf.encoders.model_facts import ModelFacts
+from d2vpr_hf.hub.cards import CARD_MARK, citation_of, is_replaceable, license_metadata
 from d2vpr_hf.hub.model_cards import METHODS, PLACEHOLDER, TAGS, stated_base_model, stated_license
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
@@ -45,13 +48,11 @@ An index that was made by the model can be searched with the graph, and the reve
 {% endif %}## Licence
 
 {{ license_note }}
-
+{% if citation %}
 ## Citation
 
-```bibtex
 {{ citation }}
-```
-"""
+{% endif %}"""
 
 _TRANSFORMERS_JS_TEMPLATE = """---
 {{ card_data }}
@@ -88,28 +89,28 @@ const describe = await pipeline('image-feature-extraction', 'my-d2vpr');
   different sizes in one call get wrong descriptors, often without an error.
 - `{ pool: true }` gives the same descriptor.
 - Weights: {{ dtypes }}. `pipeline(..., { dtype: 'fp32' })` selects them; the default is `{{ dtype }}`.
-- `config.json` names a class of the library that runs a graph from `pixel_values`. The network is not a plain DINOv2.
+- `config.json` names a class of the library that runs a graph from `pixel_values`{{ network_remark }}.
 - Made from {{ source }} by `d2vpr export --format transformers-js`, whose descriptors these are.
 
 ## Licence
 
 {{ license_note }}
-
+{% if citation %}
 ## Citation
 
-```bibtex
 {{ citation }}
-```
-"""
+{% endif %}"""
 
 _LIBRARIES = {TransformersJsFormat.name: "transformers.js", "executorch-portable": "executorch"}  # the Hub's words
 
 
 def make_graph_card(exported: ExportedModel) -> ModelCard:
     """Fill the card of an exported graph. It names the model by its Hub id, or by the last name of its folder."""
-    info, config = exported.info, exported.config()
-    source, license_id = info.get("model"), _license(info.get("model"))
+    info, facts = exported.info, _facts(exported)
+    model_type = _model_type(exported)
+    source, method = info.get("model"), METHODS.get(model_type or "")
     base_model = None if source in (None, EMBEDDED_NAME) else stated_base_model(source)
+    license_name = _license(source) or facts.license
     is_for_js = isinstance(exported.format, TransformersJsFormat)
     card: ModelCard = ModelCard.from_template(
         ModelCardData(
@@ -117,29 +118,52 @@ def make_graph_card(exported: ExportedModel) -> ModelCard:
             pipeline_tag="image-feature-extraction",
             base_model=base_model,
             base_model_relation=None if base_model is None else "quantized",  # the Hub's word for graphs too
-            license=license_id,
-            tags=[*TAGS, config.model_type],
+            tags=[*TAGS, *([] if model_type is None else [model_type])],
+            **license_metadata(license_name, base_model),  # type: ignore[arg-type] # all are texts
         ),
         template_str=_TRANSFORMERS_JS_TEMPLATE if is_for_js else _TEMPLATE,
         mark=CARD_MARK,
         name=PLACEHOLDER,
-        title=METHODS[config.model_type].title,
-        citation=METHODS[config.model_type].citation,
+        title=facts.title if method is None else method.title,
+        citation=citation_of(facts.arxiv) if method is None else f"```bibtex\n{method.citation}\n```",
+        network_remark=". The network is not a plain DINOv2" if model_type != "dinov2" else "; it ends in the pooling",
         format=info["format"],
         precision=info["precision"],
         input=info.get("input", "fixed"),
         source=_source_text(source),
         difference=f"{info['relative_difference']:.1e}" if "relative_difference" in info else "an unknown share",
-        descriptor_dim=config.descriptor_dim,
+        descriptor_dim=_descriptor_dim(exported),
         fingerprint=info.get("fingerprint", "not recorded"),
-        license_note=_license_text(source, license_id),
+        license_note=_license_text(source, license_name, facts),
         runs_here=bool(exported.format.backends),
-        untrained_parts=config.untrained_parts,
-        untrained_remark=f"**Not trained yet**: {', '.join(config.untrained_parts)} were drawn at random and never trained. "
+        untrained_parts=facts.untrained_parts,
+        untrained_remark=f"**Not trained yet**: {', '.join(facts.untrained_parts)} were drawn at random and never trained. "
         "Places found with it are random.",
         **_words_of_transformers_js(exported) if is_for_js else {},
     )
     return card
+
+
+def _facts(exported: ExportedModel) -> ModelFacts:
+    """Return the facts of the model that was exported; an export of an earlier version has them in its configuration."""
+    if ENCODER_KEY in exported.info:
+        return EncoderEntry.from_dict(exported.info[ENCODER_KEY]).facts
+    config = exported.config()
+    return ModelFacts(METHODS[config.model_type].title, untrained_parts=tuple(config.untrained_parts))
+
+
+def _descriptor_dim(exported: ExportedModel) -> int:
+    entry = exported.info.get(ENCODER_KEY)
+    return exported.config().descriptor_dim if entry is None else int(entry["descriptor_dim"])
+
+
+def _model_type(exported: ExportedModel) -> str | None:
+    """Return the type in the configuration of the model that was exported; `None` for a model without a configuration."""
+    path = exported.folder / exported.format.config_file
+    if not path.is_file():
+        return None
+    model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    return None if model_type is None else str(model_type)
 
 
 def renew_graph_card(card: str | None, exported: ExportedModel) -> str:
@@ -175,7 +199,10 @@ def _license(source: str | None) -> str | None:
     return stated_license(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() and source else None
 
 
-def _license_text(source: str | None, license_id: str | None) -> str:
+def _license_text(source: str | None, license_name: str | None, facts: ModelFacts) -> str:
+    """Return the sentences about the licence, and about training data that may restrict the use of the weights."""
     if source == EMBEDDED_NAME:
         return "Apache-2.0, code and weights."
-    return f"The licence of the model that it was made of{'' if license_id is None else f': `{license_id}`'}."
+    sentence = f"The licence of the model that it was made of{'' if license_name is None else f': `{license_name}`'}."
+    data = None if facts.training_data is None else f"Its weights were trained on {facts.training_data.rstrip('.')}."
+    return " ".join(text for text in (sentence, data, facts.question) if text is not None)

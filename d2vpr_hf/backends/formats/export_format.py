@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedConfig
 
 from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
-from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
+from d2vpr_hf.modeling import D2VPRImageProcessor
 
 InputKind = Literal["fixed", "any-size", "photos"]
 
@@ -70,14 +71,18 @@ class ExportFormat(ABC):
             ImportError: If a library that the format needs is not installed.
         """
 
-    def write_configuration(self, folder: Path, config: VPRConfig, processor: D2VPRImageProcessor, precision: str) -> None:
+    def write_configuration(
+        self, folder: Path, config: PreTrainedConfig | None, processor: D2VPRImageProcessor | None, precision: str
+    ) -> None:
         """Write the configuration of the model, the image processor, and other files that users of the format expect.
 
         Args:
             folder: The folder of the graphs.
-            config: The configuration, which is read from the file `config_file`.
-            processor: The image processor for the steps that the graph does not contain.
+            config: The configuration, which is written to the file `config_file`; `None` for a model without one.
+            processor: The image processor for the steps that the graph does not contain; `None` for a model with another one.
             precision: Number type of the products.
         """
-        config.save_pretrained(folder)
-        processor.save_pretrained(folder)
+        if config is not None:
+            config.save_pretrained(folder)
+        if processor is not None:
+            processor.save_pretrained(folder)

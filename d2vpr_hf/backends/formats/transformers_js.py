@@ -9,10 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedConfig
+
 from d2vpr_hf.backends.formats.export_format import ExportFormat, GraphTask
 from d2vpr_hf.backends.graph.onnx_graph import OUTPUT, write_onnx
 from d2vpr_hf.backends.graph.quantization import quantize_graph
-from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
+from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.utils.optional_imports import import_extra
 
 FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
@@ -49,9 +51,13 @@ class TransformersJsFormat(ExportFormat):
         for path in self.graphs(task.precision).values():
             _name_outputs(task.folder / path)
 
-    def write_configuration(self, folder: Path, config: VPRConfig, processor: D2VPRImageProcessor, precision: str) -> None:
+    def write_configuration(
+        self, folder: Path, config: PreTrainedConfig | None, processor: D2VPRImageProcessor | None, precision: str
+    ) -> None:
         """Write the files of the library, and the configuration of the model for this package."""
-        config.to_json_file(folder / self.config_file)
+        if config is not None:
+            config.to_json_file(folder / self.config_file)
+        processor = processor or D2VPRImageProcessor(do_resize=False, do_rescale=False, do_normalize=False)
         _write_json(folder / "config.json", _LIBRARY_CONFIG | {"transformers.js_config": {"dtype": DTYPES[precision]}})
         fields = {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
         _write_json(folder / "preprocessor_config.json", fields | {"image_processor_type": _PROCESSOR})

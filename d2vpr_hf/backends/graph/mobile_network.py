@@ -7,6 +7,7 @@ from torch import nn
 
 from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
 from d2vpr_hf.backends.optimized.blocks import PreparedEmbeddings
+from d2vpr_hf.modeling import VPRPreTrainedModel
 
 
 class MobileNetwork(nn.Module):
@@ -18,23 +19,24 @@ class MobileNetwork(nn.Module):
         width: Width of the photo.
 
     Raises:
-        ValueError: If the model has other embeddings than those of this package.
+        ValueError: If a model of this package has other embeddings than its own.
     """
 
     def __init__(self, network: DescriptorNetwork, height: int, width: int) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network.network)
-        embeddings = self.network.embeddings
-        if not isinstance(embeddings, PreparedEmbeddings):
-            raise ValueError(f"Embeddings of the type {type(embeddings).__name__} cannot be exported to this format.")
-        self.network.add_module("embeddings", ConvolutionalEmbeddings(embeddings, height, width))
+        self.network = copy.deepcopy(network)
+        model = self.network.network
+        if isinstance(model, VPRPreTrainedModel):
+            if not isinstance(model.embeddings, PreparedEmbeddings):
+                raise ValueError(f"Embeddings of the type {type(model.embeddings).__name__} cannot be exported to this format.")
+            model.add_module("embeddings", ConvolutionalEmbeddings(model.embeddings, height, width))
         for parameter in self.parameters():
             # a copy: `contiguous()` keeps the strides of axes of length 1, by which ExecuTorch tells the order
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Map (1, 3, height, width) to (1, D)."""
-        descriptor: torch.Tensor = self.network(pixel_values).pooler_output
+        descriptor: torch.Tensor = self.network(pixel_values)
         return descriptor
 
 
