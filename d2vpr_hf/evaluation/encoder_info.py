@@ -1,10 +1,9 @@
 """The encoder of an evaluation, as reports record it."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-if TYPE_CHECKING:
-    from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.encoders import Encoder
 
 _KEYS = {  # attribute -> key in reports, in the order of the file
     "model_name": "name",
@@ -17,7 +16,10 @@ _KEYS = {  # attribute -> key in reports, in the order of the file
     "device": "device",
     "backend": "backend",
     "precision": "precision",
+    "model_options": "options",
+    "license": "license",
 }
+_OMITTED = ("options", "license")  # keys that reports lack where there is nothing to record
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class EncoderInfo:
         fingerprint: Hash of weights, configuration and preprocessing.
         descriptor_dim: Numbers of a descriptor.
         projection_dim: Numbers after the projection; `None` without one.
-        resolution: Height and width of the network's input in pixels.
+        resolution: Height and width of the network's input in pixels; `None` if they depend on the photo or are not known.
         batch_size: Photos of a batch; with a cross-image encoder the descriptors depend on it.
         cross_image_encoder: Whether a cross-image encoder ran.
         device: Type of the device, such as `"cpu"`.
         backend: Name of the backend, such as `"torch"`.
         precision: Precision of the backend, such as `"fp32"`.
+        model_options: The options that the model was opened with, such as its pooling; empty if it has none.
+        license: Licence of the weights, if it is stated.
     """
 
     model_name: str | None = None
@@ -49,21 +53,25 @@ class EncoderInfo:
     device: str | None = None
     backend: str | None = None
     precision: str | None = None
+    model_options: dict[str, Any] = field(default_factory=dict)
+    license: str | None = None
 
     @classmethod
-    def of(cls, encoder: "PlaceEncoder") -> "EncoderInfo":
-        """Return the information about an encoder."""
+    def of(cls, encoder: Encoder) -> "EncoderInfo":
+        """Return the information about an encoder; encoders of other programs need only the attributes of [`Encoder`]."""
         return cls(
             model_name=encoder.model_name,
             fingerprint=encoder.fingerprint,
             descriptor_dim=encoder.descriptor_dim,
             projection_dim=encoder.projection_dim,
-            resolution=encoder.input_size,
+            resolution=getattr(encoder, "input_size", None),
             batch_size=encoder.batch_size,
             cross_image_encoder=encoder.depends_on_batch,
-            device=encoder.device_type,
+            device=getattr(encoder, "device_type", None),
             backend=encoder.runtime.backend,
             precision=encoder.runtime.precision,
+            model_options=getattr(encoder, "model_options", {}),
+            license=getattr(getattr(encoder, "facts", None), "license", None),
         )
 
     @classmethod
@@ -71,23 +79,32 @@ class EncoderInfo:
         """Read the `model` of a report; keys that an older report lacks are `None`."""
         attributes = {attribute: values.get(key) for attribute, key in _KEYS.items()}
         height_and_width = attributes["resolution"]
-        return cls(**attributes | {"resolution": None if height_and_width is None else tuple(height_and_width)})
+        resolution = None if height_and_width is None else tuple(height_and_width)
+        return cls(**attributes | {"resolution": resolution, "model_options": attributes["model_options"] or {}})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the `model` of a report. For given descriptors, keys without a value are omitted."""
         values = {key: getattr(self, attribute) for attribute, key in _KEYS.items()}
         if self.resolution is not None:
             values["resolution"] = list(self.resolution)
-        return values if self.fingerprint is not None else {key: value for key, value in values.items() if value is not None}
+        omitted = _OMITTED if self.fingerprint is not None else values
+        return {key: value for key, value in values.items() if key not in omitted or value not in (None, {})}
 
     def __str__(self) -> str:
-        if self.fingerprint is None or self.resolution is None:
+        if self.fingerprint is None:
             return f"descriptors of {self.descriptor_dim} numbers, given by the user"
-        height, width = self.resolution
+        size = "photos of several sizes" if self.resolution is None else "{}x{}".format(*self.resolution)
+        options = "".join(
+            f", {name} {_option_text(value)}" for name, value in self.model_options.items() if name != "image_size"
+        )
         projection = "no projection" if self.projection_dim is None else f"projected to {self.projection_dim}"
         cross_image_encoder = "RAN: numbers depend on batch and order" if self.cross_image_encoder else "none"
         return (
-            f"{self.model_name or 'embedded'}, fingerprint {self.fingerprint[:12]}, {height}x{width}, "
+            f"{self.model_name or 'a model without a name'}{options}, fingerprint {self.fingerprint[:12]}, {size}, "
             f"{self.descriptor_dim} numbers ({projection}), batch size {self.batch_size}, "
             f"cross-image encoder: {cross_image_encoder}"
         )
+
+
+def _option_text(value: Any) -> str:
+    return "on" if value is True else str(value)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.encoders import Progress
-from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.photo_selection import PhotoSelection, select_photos
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives, photo_distances
@@ -38,7 +37,7 @@ _Encoded = tuple[PhotoSelection, NDArray[np.float32]]
 def evaluate(
     database: str | Path | PlaceTable,
     queries: str | Path | PlaceTable,
-    encoder: PlaceEncoder,
+    encoder: Encoder,
     rule: PositiveRule | None = None,
     *,
     recall_values: Sequence[int] = RECALL_VALUES,
@@ -57,8 +56,8 @@ def evaluate(
     Args:
         database: A folder, a CSV file, or a table from [`read_places`].
         queries: The same for the queries.
-        encoder: Encoder of the photos. With a cross-image encoder, the descriptors depend on its batch size and on the order of
-            the photos.
+        encoder: Encoder of the photos, a [`PlaceEncoder`] or another object with the attributes of [`Encoder`]. With a
+            cross-image encoder, the descriptors depend on its batch size and on the order of the photos.
         rule: The rule of positives; `None` for the usual 25 m.
         recall_values: The N of recall@N.
         shuffle_check: Whether to encode database and queries a second time, each in a seeded random order, and to add the
@@ -161,9 +160,7 @@ def _read(photos: str | Path | PlaceTable) -> PlaceTable:
     return photos if isinstance(photos, PlaceTable) else read_places(photos)
 
 
-def _encode(
-    selection: PhotoSelection, encoder: PlaceEncoder, seed: int | None, strict: bool, progress: Progress | None
-) -> _Encoded:
+def _encode(selection: PhotoSelection, encoder: Encoder, seed: int | None, strict: bool, progress: Progress | None) -> _Encoded:
     """Encode the selected photos, in a random order if a seed is given; photos that cannot be read leave the selection."""
     files = [selection.table.photo(place) for place in selection.places]
     order = None
@@ -193,7 +190,7 @@ def _without_rows(queries: PhotoSelection, dropped: Collection[int]) -> PhotoSel
     return queries.keep_rows(rows, queries.skipped)
 
 
-def _save(encoded: list[_Encoded], encoder: PlaceEncoder, out: Path, overwrite: bool) -> None:
+def _save(encoded: list[_Encoded], encoder: Encoder, out: Path, overwrite: bool) -> None:
     for selection, descriptors in encoded:
         settings = replace(index_settings(encoder), photo_folder=selection.table.folder.resolve())
         with PlaceIndex.create(out / selection.name, settings, overwrite=overwrite) as index:

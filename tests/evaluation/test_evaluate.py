@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.cli import app
+from d2vpr_hf.encoders import EncodedPhotos
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
+from d2vpr_hf.evaluation import Evaluation, PositiveRule, compare_evaluations, evaluate
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from tests.command_line import run, run_program
@@ -35,6 +37,39 @@ def world(tmp_path):
         east = 544003 + 100 * i if i < 5 else 546000
         save(tmp_path / "@home@" / "queries" / at_name(east, 4172000).replace("@@.jpg", f"@{['day', 'night'][i % 2]}@.jpg"), i)
     return tmp_path / "@home@"
+
+
+class MeanColours:
+    """An encoder of another program, with no more than the attributes of `Encoder`."""
+
+    descriptor_dim, projection_dim = 12, None
+    model_name, fingerprint = "mean-colours", "c" * 64
+    batch_size, depends_on_batch = 1, False
+    runtime = Runtime("torch", "fp32")
+
+    def encode(self, photos, progress=None, *, order=None):
+        rows = []
+        for photo in photos:
+            image = Image.open(photo() if callable(photo) else photo).convert("RGB").resize((2, 2))
+            rows.append(np.asarray(image, np.float32).ravel() + 1)
+            if progress is not None:
+                progress(1)
+        descriptors = np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True)
+        return EncodedPhotos(descriptors.astype(np.float32), np.arange(len(rows)), {})
+
+
+def test_an_encoder_of_another_program_is_evaluated_and_compared(world, encoder, tmp_path):
+    evaluation = evaluate(
+        world / "database", world / "queries", MeanColours(), shuffle_check=True, save_descriptors=tmp_path / "d"
+    )
+    assert evaluation.recall() == evaluation.shuffled.recall()
+    assert evaluation.recall()["recall@1"]["recall"] == pytest.approx(5 / 6)
+    assert evaluation.model.to_dict() | {"name": "mean-colours", "resolution": None} == evaluation.model.to_dict()
+    assert "mean-colours" in str(evaluation.model) and "given by the user" not in evaluation.to_text()
+    evaluation.save(tmp_path / "a.json")
+    other = evaluate(world / "database", world / "queries", encoder)
+    notes = compare_evaluations(Evaluation.load(tmp_path / "a.json"), other).notes
+    assert notes == ["The models' resolutions differ: None and [70, 70]."]
 
 
 def test_without_the_cross_image_encoder_the_order_does_not_matter(world, tmp_path):

@@ -96,6 +96,19 @@ def test_a_report_keeps_the_encoder_and_older_reports_can_be_loaded(tmp_path):
     assert evaluate_world([0, 1, 2, 3]).to_dict()["model"] == {"descriptor_dim": 5}
 
 
+def test_a_report_keeps_the_options_of_a_model_and_its_licence(tmp_path):
+    """A model whose photos keep their shape has no resolution, and its descriptors are not those of the user."""
+    info = EncoderInfo("user/dinov2", "f" * 64, 384, batch_size=4, model_options={"pool": "gem"}, license="Apache-2.0")
+    evaluation = replace(evaluate_world([0, 1, 3, 3]), model=info)
+    evaluation.save(tmp_path / "a.json")
+    assert Evaluation.load(tmp_path / "a.json").model == info
+    assert (
+        evaluation.to_dict()["model"] | {"options": {"pool": "gem"}, "license": "Apache-2.0"} == evaluation.to_dict()["model"]
+    )
+    assert str(info).startswith("user/dinov2, pool gem, fingerprint ffffffffffff, photos of several sizes, 384 numbers")
+    assert "options" not in replace(evaluation, model=replace(info, model_options={}, license=None)).to_dict()["model"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
