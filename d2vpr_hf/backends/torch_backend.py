@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from d2vpr_hf.backends.optimized.optimize import can_prepare, prepare
 from d2vpr_hf.modeling import VPRPreTrainedModel
@@ -60,13 +61,51 @@ class TorchBackend:
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
-        pixel_values = torch.as_tensor(pixel_values)
-        if not self._divisible or len(pixel_values) < max(2, num_cores()):
-            return self._run(pixel_values)
-        return np.concatenate(map_on_cores(self._run, _divide(pixel_values)))
+        return run_divided(self._run, torch.as_tensor(pixel_values), divisible=self._divisible)
 
     def _run(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         return run_network(self._network, pixel_values.to(self._device, self._input_dtype))
+
+
+class FeatureBackend:
+    """A network from images to descriptors, such as a vision model of transformers with its pooling, in one number type.
+
+    On a CPU each core processes separate photos, if there are enough.
+
+    Args:
+        network: The network in eval mode, on its device; another precision than that of its weights runs a copy.
+        device: The device.
+        dtype: Type of the network's weights.
+        precision: Number type to run in; `None` for that of the weights.
+        compiled: Whether torch compiles the network.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        precision: str | None = None,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        own_precision = _NAMES.get(dtype, "fp32")
+        self.name, self.precision = "torch-compiled" if compiled else "torch", precision or own_precision
+        self._device, self._dtype = device, dtype
+        if self.precision != own_precision:
+            self._dtype = TORCH_TYPES[self.precision]
+            network = copy.deepcopy(network).to(self._dtype)
+        self._network: Callable[[torch.Tensor], Any] = torch.compile(network) if compiled else network
+        self._divisible = device.type == "cpu" and not compiled
+
+    def encode(self, pixel_values: Any) -> NDArray[np.float32]:
+        """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
+        return run_divided(self._run, torch.as_tensor(pixel_values), divisible=self._divisible)
+
+    @torch.inference_mode()
+    def _run(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
+        descriptors: torch.Tensor = self._network(pixel_values.to(self._device, self._dtype))
+        return descriptors.float().cpu().numpy()
 
 
 class PlainTorchBackend:
@@ -90,6 +129,15 @@ def run_network(network: Callable[[torch.Tensor], Any], pixel_values: torch.Tens
 def precision_of(model: VPRPreTrainedModel) -> str:
     """Return the precision of a model's weights; `"fp32"` for types that are not a precision."""
     return _NAMES.get(model.dtype, "fp32")
+
+
+def run_divided(
+    run: Callable[[torch.Tensor], NDArray[np.float32]], pixel_values: torch.Tensor, *, divisible: bool
+) -> NDArray[np.float32]:
+    """Return the descriptors (B, D) that a function computes for images, on all cores if these are divisible and enough."""
+    if not divisible or len(pixel_values) < max(2, num_cores()):
+        return run(pixel_values)
+    return np.concatenate(map_on_cores(run, _divide(pixel_values)))
 
 
 def _divide(pixel_values: torch.Tensor) -> Sequence[torch.Tensor]:

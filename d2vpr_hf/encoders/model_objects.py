@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from d2vpr_hf.backends.optimized.optimize import can_prepare
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRPreTrainedModel
@@ -23,20 +24,42 @@ def unwrap_model(model: Any) -> VPRPreTrainedModel:
         TypeError: If it is not a model of this package.
         ValueError: If weights are offloaded, so that they cannot be hashed.
     """
-    while isinstance(model, _PARALLEL) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, _PARALLEL) else model._orig_mod
+    model = unwrap(model)
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     allowed = [config_class.model_type for config_class in MODELS]
     if not isinstance(model, nn.Module) or model_type not in allowed:
         described = type(model).__name__ + (f" of type {model_type!r}" if model_type else "")
         raise TypeError(
-            f"Expected a model of type {' or '.join(map(repr, allowed))}, its folder or its Hub id; got {described}."
+            f"Expected a model of type {' or '.join(map(repr, allowed))}, a vision model of transformers, its folder or "
+            f"its Hub id; got {described}."
         )
+    check_loaded(model)
+    return model  # type: ignore[return-value] # PEFT's wrapper and saved code have the same attributes
+
+
+def unwrap(model: Any) -> Any:
+    """Return the object inside `torch.compile` and data-parallel wrappers."""
+    while isinstance(model, _PARALLEL) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, _PARALLEL) else model._orig_mod
+    return model
+
+
+def check_loaded(model: nn.Module) -> None:
+    """Raise ValueError if weights of a model are offloaded, so that they cannot be hashed."""
     if any(weight.is_meta for weight in model.parameters()):
         raise ValueError(
             "Weights of this model are offloaded, or on the meta device. Load all of them: omit `device_map` or offloading."
         )
-    return model  # type: ignore[return-value] # PEFT's wrapper and saved code have the same attributes
+
+
+def is_foreign_model(model: Any) -> bool:
+    """Return whether an object is a vision model of transformers, or contains one, and is not of this package."""
+    model = unwrap(model)
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    own_types = [config_class.model_type for config_class in MODELS]
+    if not isinstance(model, PreTrainedModel) or model_type in own_types:
+        return False
+    return model.main_input_name == "pixel_values" or isinstance(getattr(model, "vision_model", None), nn.Module)
 
 
 def check_processor(processor: Any) -> None:

@@ -5,11 +5,14 @@ from typing import Any
 
 from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, is_exported
 from d2vpr_hf.encoders.exported_graphs import ExportedGraph
+from d2vpr_hf.encoders.model_objects import is_foreign_model, unwrap
 from d2vpr_hf.encoders.model_options import ModelOptions
 from d2vpr_hf.encoders.own_models import load_own_model, wrap_own_model
 from d2vpr_hf.encoders.protocol import DescriptorModel
+from d2vpr_hf.encoders.transformers_models import load_transformers_model, wrap_transformers_model
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.revisions import pin_revision
+from d2vpr_hf.pretrained.vision_towers import is_vision_config, stored_config
 
 
 def open_model(
@@ -26,7 +29,8 @@ def open_model(
 
     Args:
         model: The model. An object with the attributes and methods of [`DescriptorModel`] is returned unchanged.
-        processor: Image processor of a model of this package; required with its object.
+        processor: Image processor of a model of this package, required with its object; of a model of transformers, its image
+            processor or a `Preprocessing`.
         device: Device of the network; `None` for a GPU if there is one, otherwise the CPU.
         backend: Name of the backend that runs the network.
         precision: Number type of the network's products; `None` for the type of the weights.
@@ -48,10 +52,19 @@ def open_model(
         if (graph := download_exported(model, revision)) is not None:
             _refuse_options(options, name)
             return ExportedGraph(graph, processor, **choices, name=name, revision=revision)
+        stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
+        if is_vision_config(stored):
+            return load_transformers_model(
+                model, stored, processor, options, device=device, **choices, saved_name=name, revision=revision
+            )
         _refuse_options(options, name)
         return load_own_model(model, processor, device=device, **choices, saved_name=name, revision=revision)
     if revision is not None:
         raise ValueError("A model object is of the revision that it was loaded from. Leave `revision` out.")
+    if is_foreign_model(model):
+        name = getattr(model, "name_or_path", None)
+        name = portable_name(name) if name else None
+        return wrap_transformers_model(unwrap(model), processor, options, device=device, **choices, name=name)
     _refuse_options(options, type(model).__name__)
     if hasattr(model, "prepare") and hasattr(model, "describe"):
         return model
@@ -65,6 +78,11 @@ def portable_name(name: str | Path | None) -> str:
     if name is None or name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
         return EMBEDDED_NAME
     return str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+
+
+def takes_options(model: str | Path, revision: str | None = None) -> bool:
+    """Return whether a folder or Hub id is of a model that is opened with options, one of transformers."""
+    return is_vision_config(stored_config(model, revision))
 
 
 def _refuse_options(options: ModelOptions, name: str) -> None:

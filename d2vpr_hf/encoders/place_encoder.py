@@ -13,7 +13,7 @@ from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.encoders.model_options import ModelOptions, Pool
-from d2vpr_hf.encoders.open_model import open_model
+from d2vpr_hf.encoders.open_model import open_model, takes_options
 from d2vpr_hf.encoders.photo_batches import (
     CorrectedPixels,
     DescriptorArray,
@@ -40,11 +40,13 @@ class PlaceEncoder:
 
     Args:
         model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` or `"embedded"` for the
-            small one that comes with this package. Model objects may come from `AutoModel` with `trust_remote_code=True`, and
+            small one that comes with this package. The model is of this package, or a vision model of transformers, such as
+            `"facebook/dinov2-small"`. Model objects may come from `AutoModel` with `trust_remote_code=True`, and
             may be quantised, wrapped by PEFT (a copy with merged adapters runs), or by `torch.compile` (the model inside
             runs; `backend="torch-compiled"` compiles it). An object with the attributes and methods of [`DescriptorModel`] runs
             unchanged; arguments about the network have no effect on it.
-        processor: The image processor; `None` for the one that belongs to the model. Required with a model object.
+        processor: The image processor; `None` for the one that belongs to the model. Required with a model object of this
+            package. For a model of transformers, its image processor or a `Preprocessing`.
         device: Device that runs the network, such as `"cuda"`; `None` for a GPU if there is one, otherwise the CPU.
         batch_size: Number of photos that the network processes at once. It changes descriptors only by rounding, unless the
             model has a cross-image encoder.
@@ -56,7 +58,7 @@ class PlaceEncoder:
             `None` for the type of the model's weights.
         revision: Branch, tag or commit of a model on the Hub; `None` for its main branch.
         pool, image_size, layer, center_crop: The way to compute descriptors by a model that leaves it open; see
-            [`ModelOptions`].
+            [`ModelOptions`]. One number for `image_size` means a square.
 
     Attributes:
         descriptor_model: The model with its preprocessing, a [`DescriptorModel`].
@@ -75,7 +77,7 @@ class PlaceEncoder:
         precision: str | None = None,
         revision: str | None = None,
         pool: Pool | None = None,
-        image_size: tuple[int, int] | None = None,
+        image_size: tuple[int, int] | int | None = None,
         layer: int | None = None,
         center_crop: bool = False,
     ) -> None:
@@ -91,7 +93,9 @@ class PlaceEncoder:
             backend=backend,
             precision=precision,
             revision=revision,
-            options=ModelOptions(pool, image_size, layer, center_crop),
+            options=ModelOptions(
+                pool, (image_size, image_size) if isinstance(image_size, int) else image_size, layer, center_crop
+            ),
         )
         if cross_image_encoder is False and self.depends_on_batch:
             self.model.remove_cross_image_encoder()
@@ -113,14 +117,18 @@ class PlaceEncoder:
         Args:
             index: The index.
             model: Folder or Hub id of a model to load instead, such as one that was moved; `None` for that of the index.
-            options: Other arguments of the encoder; by default the batch size is that of the index.
+            options: Other arguments of the encoder; by default the batch size is that of the index, and the way to compute
+                descriptors, such as `pool`, the one that the index records.
         """
         settings = index.settings
-        defaults = {} if settings.batch_size is None else {"batch_size": settings.batch_size}
-        if model in (None, settings.model_name):
+        defaults: dict[str, Any] = {} if settings.batch_size is None else {"batch_size": settings.batch_size}
+        is_recorded = model in (None, settings.model_name)
+        if is_recorded:
+            model = settings.model_name
+            defaults["revision"] = settings.model_revision
+        if settings.model_options and (is_recorded or (model is not None and takes_options(model, options.get("revision")))):
             recorded = ModelOptions.from_dict(settings.model_options)
             defaults |= {name: getattr(recorded, name) for name in settings.model_options}
-            return cls(settings.model_name, **defaults | {"revision": settings.model_revision} | options)
         return cls(model, **defaults | options)
 
     @property
@@ -275,6 +283,10 @@ class PlaceEncoder:
         encoded = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
         return EncodedPhotos(descriptors.take(encoded), encoded, dict(sorted(skipped.items())), dict(sorted(corrected.items())))
 
+    @property
+    def _decoding_size(self) -> tuple[int, int] | None:
+        return getattr(self.descriptor_model, "decoding_size", self.input_size)
+
     def _warn_of_untrained_parts(self) -> None:
         warn_of_untrained_parts(self.model_name or "of this encoder", self.facts.untrained_parts)
 
@@ -282,7 +294,7 @@ class PlaceEncoder:
         """Return the pixel values of a photo, or the reason why it cannot be read."""
         photo = photo() if callable(photo) else photo
         try:
-            image = open_photo(photo, self.input_size) if isinstance(photo, PhotoSource) else photo
+            image = open_photo(photo, self._decoding_size) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:
             return str(error)
         pixel_values = self.descriptor_model.prepare(image)

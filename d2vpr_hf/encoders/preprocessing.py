@@ -15,6 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 
 _CHOICES = {"resample": get_args(Resample), "resized_as": ("uint8", "float32"), "rounding": ("nearest", "down", "up")}
+_SMALLEST_SCALE = 1e-5  # step of the scale at which the search for the largest size ends
 _ROUNDINGS: dict[str, Callable[[float], int]] = {"nearest": round, "down": math.floor, "up": math.ceil}
 
 
@@ -28,6 +29,8 @@ class Preprocessing:
         longest_edge: Length in pixels that the longer side must not exceed, with the shape of the image; `None` for no bound.
         fit_size: Height and width in pixels of a frame; the image becomes the largest that fits, with its shape. `None` for
             another rule.
+        max_patches: Number of squares of `multiple_of` pixels that the image may have; it becomes the largest that is whole in
+            them, with nearly its shape. `None` for another rule.
         multiple_of: Sides are resized to multiples of this number; 1 for any length.
         rounding: The multiple to take: the `"nearest"` one, or the next one `"down"` or `"up"`.
         crop_size: Height and width in pixels to crop at the centre, after resizing; a smaller image is padded with zeros.
@@ -45,6 +48,7 @@ class Preprocessing:
     shortest_edge: int | None = None
     longest_edge: int | None = None
     fit_size: tuple[int, int] | None = None
+    max_patches: int | None = None
     multiple_of: int = 1
     rounding: Literal["nearest", "down", "up"] = "nearest"
     crop_size: tuple[int, int] | None = None
@@ -59,10 +63,10 @@ class Preprocessing:
         """Check the values."""
         for name in ("size", "fit_size", "crop_size", "pad_size"):
             _check_size(name, getattr(self, name))
-        for name in ("shortest_edge", "longest_edge", "multiple_of"):
+        for name in ("shortest_edge", "longest_edge", "max_patches", "multiple_of"):
             length = getattr(self, name)
             if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-                raise ValueError(f"`{name}` must be a number of pixels, got {length!r}.")
+                raise ValueError(f"`{name}` must be a whole number from 1, got {length!r}.")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
@@ -72,7 +76,7 @@ class Preprocessing:
                 raise ValueError(f"`{name}` must be three numbers, one for each channel, got {values!r}.")
         if min(self.std) <= 0 or not 0 < self.rescale_factor < math.inf:
             raise ValueError(f"`std` and `rescale_factor` must be greater than 0, got {self.std} and {self.rescale_factor}.")
-        rules = [name for name in ("size", "shortest_edge", "fit_size") if getattr(self, name) is not None]
+        rules = [name for name in ("size", "shortest_edge", "fit_size", "max_patches") if getattr(self, name) is not None]
         if len(rules) > 1:
             raise ValueError(f"Give one rule for the size, got {' and '.join(f'`{name}`' for name in rules)}.")
         if self.longest_edge is not None and self.shortest_edge is not None and self.longest_edge < self.shortest_edge:
@@ -126,6 +130,7 @@ class Preprocessing:
                 shortest_edge=None,
                 longest_edge=None,
                 fit_size=None,
+                max_patches=None,
                 multiple_of=1,
                 crop_size=None,
                 pad_size=None,
@@ -155,6 +160,8 @@ class Preprocessing:
         elif self.fit_size is not None:
             scale = min(self.fit_size[0] / height, self.fit_size[1] / width)
             height, width = int(height * scale), int(width * scale)
+        elif self.max_patches is not None:
+            return _by_patches(height, width, self.max_patches, self.multiple_of)
         elif self.shortest_edge is not None:
             height, width = _by_shortest_edge(height, width, self.shortest_edge, self.longest_edge)
         elif self.longest_edge is not None and max(height, width) > self.longest_edge:
@@ -209,6 +216,24 @@ def _by_shortest_edge(height: int, width: int, shortest_edge: int, longest_edge:
         exact = longest_edge * shorter / longer
     new_shorter, new_longer = max(1, round(exact)), int(exact * longer / shorter)
     return (new_longer, new_shorter) if width <= height else (new_shorter, new_longer)
+
+
+def _by_patches(height: int, width: int, max_patches: int, patch_size: int) -> tuple[int, int]:
+    """Return the largest size in whole patches that has no more of them, as transformers finds it for NaFlex models."""
+
+    def scaled(scale: float) -> tuple[int, int]:
+        rows, columns = (max(1, math.ceil(scale * side / patch_size)) for side in (height, width))
+        return rows * patch_size, columns * patch_size
+
+    low, high = _SMALLEST_SCALE / 10, 100.0
+    while high - low >= _SMALLEST_SCALE:
+        middle = (low + high) / 2
+        new_height, new_width = scaled(middle)
+        if new_height * new_width <= max_patches * patch_size**2:
+            low = middle
+        else:
+            high = middle
+    return scaled(low)
 
 
 def _crop(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

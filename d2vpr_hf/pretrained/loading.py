@@ -33,7 +33,7 @@ _SWITCHED_FIELDS = {
     "use_top_down_fusion": "fusion_",
     "use_position_encoding": "position_encoding_",
 }
-_IDLE_TENSORS = ("mask_token", "num_batches_tracked")
+IDLE_TENSORS = ("mask_token", "num_batches_tracked")
 
 
 def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> VPRPreTrainedModel:
@@ -51,7 +51,7 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
         FileNotFoundError: If there is no such folder, or it lacks the configuration or the weights.
         ValueError: If weights are missing, unexpected or of another shape, or a configuration key is unknown.
     """
-    source, config = _resolve(name), load_config(name, **kwargs)
+    source, config = resolve_model(name), load_config(name, **kwargs)
     if not isinstance(config, VPRConfig):
         types = " or ".join(repr(config_class.model_type) for config_class in MODELS)
         hint = " `d2vpr convert --as` converts it." if config.model_type in DINOV2_TYPES else ""
@@ -72,7 +72,7 @@ def load_dinov2(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwarg
         FileNotFoundError: If there is no such folder, or it lacks the configuration or the weights.
         ValueError: If it is another kind of model, or weights are missing, unexpected or of another shape.
     """
-    source, config = _resolve(name), load_config(name, **kwargs)
+    source, config = resolve_model(name), load_config(name, **kwargs)
     if config.model_type not in DINOV2_TYPES:
         raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {' or '.join(map(repr, DINOV2_TYPES))}.")
     return _load_complete(source, dtype, **kwargs)
@@ -80,7 +80,7 @@ def load_dinov2(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwarg
 
 def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConfig:
     """Load a model's configuration, of any type transformers knows; arguments and errors as for [`load_model`]."""
-    source = _resolve(name)
+    source = resolve_model(name)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **_hub_arguments(kwargs))
     except OSError as error:
@@ -95,6 +95,18 @@ def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConf
 
 def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
     """Load a model, and raise if its weights are not exactly those that its configuration requires."""
+    model, report = load_reported(source, dtype, **kwargs)
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    refuse_keys(source, {kind: report[kind] for kind in kinds})
+    return model.eval()
+
+
+def load_reported(source: str, dtype: torch.dtype, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """Load a model from safetensors without executing its code; return it with transformers' report on its weights.
+
+    Raises:
+        ValueError: If the weights are damaged, or the configuration does not describe a model.
+    """
     report: dict[str, Any]
     try:
         model, report = AutoModel.from_pretrained(
@@ -110,11 +122,14 @@ def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
         raise ValueError(f"The weights of {source} are damaged: {error}.") from error
     except _CONFIGURATION_ERRORS as error:
         raise ValueError(f"The configuration of {source}, or an argument, does not describe a model: {error!r}") from error
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    problems = {kind: sorted(map(str, report[kind])) for kind in kinds if report[kind]}
+    return model, report
+
+
+def refuse_keys(source: str, keys: dict[str, Any]) -> None:
+    """Raise ValueError if there are names of weights that do not fit; `keys` has them by the kind of problem."""
+    problems = {kind: sorted(map(str, names)) for kind, names in keys.items() if names}
     if problems:
         raise ValueError(f"The weights of {source} do not fit its configuration: {json.dumps(problems, indent=2)}")
-    return model.eval()
 
 
 def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPRImageProcessor:
@@ -123,7 +138,7 @@ def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPR
     Raises:
         FileNotFoundError: If there is no such folder, or it has no image processor.
     """
-    source = _resolve(name)
+    source = resolve_model(name)
     try:
         return AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **kwargs)
     except OSError as error:
@@ -152,16 +167,16 @@ def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> st
         settings.append(adapters)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
-        if not name.endswith(_IDLE_TENSORS):
-            _hash_weights(digest, name, value)
+        if not name.endswith(IDLE_TENSORS):
+            hash_weights(digest, name, value)
     return digest.hexdigest()
 
 
-def _hash_weights(digest: Any, name: str, value: Any) -> None:
+def hash_weights(digest: Any, name: str, value: Any) -> None:
     """Hash an entry of a state dict: a tensor, or a tuple or a number type, which torch's quantised layers have."""
     if isinstance(value, tuple):
         for part in value:
-            _hash_weights(digest, name, part)
+            hash_weights(digest, name, part)
     elif isinstance(value, torch.Tensor):
         if value.is_quantized or type(value) not in (torch.Tensor, nn.Parameter):
             value = value.dequantize()
@@ -191,19 +206,19 @@ def computing_values(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the fields that descriptors depend on: without those for fresh weights or training, or of a part that is off."""
     off = tuple(prefix for switch, prefix in _SWITCHED_FIELDS.items() if not getattr(config, switch, True))
     names = [name for name in own_fields(config) if name not in _TRAINING_FIELDS and not name.startswith(off)]
-    return {name: _plain(getattr(config, name)) for name in names}
+    return {name: plain_value(getattr(config, name)) for name in names}
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Replace whole floats by integers, in lists and tables too, so that 4.0 and 4 are hashed alike."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _resolve(name: str | Path | None) -> str:
+def resolve_model(name: str | Path | None) -> str:
     """Return the name or folder for from_pretrained, after checking that a folder holds a model."""
     if name is None or name == EMBEDDED_NAME:
         return str(EMBEDDED_MODEL)

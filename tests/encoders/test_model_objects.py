@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoImageProcessor, AutoModel, Dinov2Config, Dinov2Model
+from transformers import AutoImageProcessor, AutoModel, BertConfig, BertModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from d2vpr_hf import PlaceEncoder
@@ -174,8 +174,8 @@ def test_adapters_inside_a_model_count_in_its_fingerprint():
     [
         (nn.Linear(2, 2), "or its Hub id; got Linear"),
         (
-            Dinov2Model(Dinov2Config(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)),
-            "'d2vpr' or 'cricavpr'.*got Dinov2Model of type 'dinov2'",
+            BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)),
+            "'d2vpr' or 'cricavpr', a vision model of transformers.*got BertModel of type 'bert'",
         ),
         (D2VPRModel, "got type"),
         (3, "got int"),

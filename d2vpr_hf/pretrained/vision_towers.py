@@ -1,0 +1,148 @@
+"""Load the vision tower of a model of transformers: complete, from safetensors, without executing code that comes with it."""
+
+import importlib.util
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+
+from d2vpr_hf.modeling import MODELS
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.pretrained.loading import IDLE_TENSORS, load_config, load_reported, refuse_keys, resolve_model
+from d2vpr_hf.pretrained.revisions import CONFIG_NAME, may_be_hub_id
+
+logger = logging.getLogger(__name__)
+
+POOLER_PARTS = ("pooler.", "head.")  # a model's own pooling, which checkpoints of classifiers lack
+
+
+class VisionTower(NamedTuple):
+    """A vision model with its weights.
+
+    Attributes:
+        model: The model in eval mode; of a model for photos and texts, the part for photos.
+        missing: Names of weights of its own pooling that the checkpoint lacks, so that they are random.
+    """
+
+    model: PreTrainedModel
+    missing: frozenset[str]
+
+
+def stored_config(name: str | Path | None, revision: str | None = None) -> dict[str, Any]:
+    """Return the contents of a model's `config.json`; an empty table if there is none, or it cannot be read."""
+    if name is None or name == EMBEDDED_NAME:
+        return {}
+    path = fetch_file(name, CONFIG_NAME, revision)
+    try:
+        values = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def fetch_file(name: str | Path, file: str, revision: str | None = None) -> Path | None:
+    """Return a file of a model in a folder, or of one on the Hub; `None` if it has no such file, or cannot be reached."""
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    if isinstance(name, Path) or not may_be_hub_id(name):
+        return None
+    try:
+        return Path(hf_hub_download(name, file, revision=revision))
+    except (HfHubHTTPError, OSError, ValueError):
+        return None
+
+
+def is_vision_config(values: dict[str, Any]) -> bool:
+    """Return whether the contents of a `config.json` are those of a model that is not of this package."""
+    own_types = [config_class.model_type for config_class in MODELS]
+    return bool(values) and values.get("model_type") not in own_types
+
+
+def load_vision_tower(name: str | Path, stored: dict[str, Any], revision: str | None = None) -> VisionTower:
+    """Load a vision tower in float32.
+
+    Weights that it does not need, such as those for texts or a classifier's, are not loaded.
+
+    Args:
+        name: Folder or Hub id of a model that transformers has.
+        stored: The contents of its `config.json`.
+        revision: Commit of a model on the Hub.
+
+    Raises:
+        FileNotFoundError: If there are no weights in safetensors.
+        ValueError: If transformers does not have the model, it is not for photos, it is quantised, or weights are missing or of
+            another shape.
+    """
+    model_type = stored.get("model_type")
+    if "auto_map" in stored and model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{name} has a network of its own, in code next to its weights ({stored['auto_map']}), which this package does not "
+            "execute. Export it to ONNX, and describe the file with `d2vpr card-onnx`."
+        )
+    is_timm = model_type == "timm_wrapper" or (model_type is None and "architecture" in stored)
+    if is_timm and importlib.util.find_spec("timm") is None:
+        raise ImportError(f"{name} is a model of timm, which is not installed: pip install timm torchvision")
+    source = resolve_model(name)
+    pinned = {} if revision is None else {"revision": revision}
+    try:
+        config = vision_config(source, load_config(name, **pinned))
+    except ValueError as error:
+        if model_type is not None and model_type not in CONFIG_MAPPING:
+            raise ValueError(
+                f"transformers has no model of type {model_type!r}, that of {name}. Update transformers."
+            ) from error
+        raise
+    if stored.get("quantization_config"):
+        raise ValueError(f"{name} has quantised weights. Take the model that it was made from.")
+    try:
+        model, report = load_reported(source, torch.float32, config=config, **pinned)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name} has no weights in safetensors, such as model.safetensors; other files of weights can contain programs and "
+            f"are not opened. transformers: {error}"
+        ) from error
+    missing = frozenset(str(key) for key in report["missing_keys"] if not str(key).endswith(IDLE_TENSORS))
+    random = frozenset(key for key in missing if key.removeprefix("vision_model.").startswith(POOLER_PARTS))
+    refuse_keys(source, {"missing_keys": missing - random, "mismatched_keys": report["mismatched_keys"]})
+    if report["unexpected_keys"]:
+        logger.debug("%s has %d weights that its vision tower does not need.", name, len(report["unexpected_keys"]))
+    return VisionTower(tower_of(model.eval()), random)
+
+
+def vision_config(source: str, config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration of the vision tower of a model.
+
+    Raises:
+        ValueError: If the model has none.
+    """
+    candidates = (config, getattr(config, "vision_config", None))
+    for candidate in candidates:
+        if isinstance(candidate, PreTrainedConfig) and _takes_images_only(candidate):
+            return candidate
+    raise ValueError(
+        f"{source} is a model of type {config.model_type!r}, which has no vision tower: expected a model for images, such as "
+        "DINOv2, SigLIP, CLIP, ViT, Swin, ConvNeXt or ResNet."
+    )
+
+
+def _takes_images_only(config: PreTrainedConfig) -> bool:
+    """Return whether transformers has a model of a configuration that takes images and nothing else."""
+    try:
+        classes = MODEL_MAPPING[type(config)]
+    except KeyError:
+        return False
+    model_class = classes[0] if isinstance(classes, tuple) else classes
+    modalities = getattr(model_class, "input_modalities", ("image",))
+    return model_class.main_input_name == "pixel_values" and modalities in ("image", ("image",))
+
+
+def tower_of(model: Any) -> Any:
+    """Return the vision tower inside a model object for photos and texts, and every other model unchanged."""
+    tower = getattr(model, "vision_model", None)
+    return tower if isinstance(tower, torch.nn.Module) else model
