@@ -9,10 +9,9 @@ from d2vpr_hf.encoders.model_objects import is_foreign_model, unwrap
 from d2vpr_hf.encoders.model_options import ModelOptions
 from d2vpr_hf.encoders.own_models import load_own_model, wrap_own_model
 from d2vpr_hf.encoders.protocol import DescriptorModel
-from d2vpr_hf.encoders.transformers_models import load_transformers_model, wrap_transformers_model
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
+from d2vpr_hf.pretrained.model_files import is_vision_config, stored_config
 from d2vpr_hf.pretrained.revisions import pin_revision
-from d2vpr_hf.pretrained.vision_towers import is_vision_config, stored_config
 
 
 def open_model(
@@ -54,6 +53,8 @@ def open_model(
             return ExportedGraph(graph, processor, **choices, name=name, revision=revision)
         stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
         if is_vision_config(stored):
+            from d2vpr_hf.encoders.transformers_models import load_transformers_model
+
             return load_transformers_model(
                 model, stored, processor, options, device=device, **choices, saved_name=name, revision=revision
             )
@@ -62,6 +63,8 @@ def open_model(
     if revision is not None:
         raise ValueError("A model object is of the revision that it was loaded from. Leave `revision` out.")
     if is_foreign_model(model):
+        from d2vpr_hf.encoders.transformers_models import wrap_transformers_model
+
         name = getattr(model, "name_or_path", None)
         name = portable_name(name) if name else None
         return wrap_transformers_model(unwrap(model), processor, options, device=device, **choices, name=name)

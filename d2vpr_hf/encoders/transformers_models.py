@@ -36,7 +36,8 @@ from d2vpr_hf.hub.model_cards import stated_facts
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, hash_weights, own_fields, plain_value
-from d2vpr_hf.pretrained.vision_towers import fetch_file, load_vision_tower, tower_of
+from d2vpr_hf.pretrained.model_files import fetch_file
+from d2vpr_hf.pretrained.vision_towers import load_vision_tower, tower_of
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +198,20 @@ class TransformersModel:
     def config(self) -> Any:
         """The configuration of the vision tower."""
         return self.model.config
+
+    @property
+    def patch_size(self) -> int | None:
+        """Pixels that the sides of images must be multiples of; `None` for a network without such a rule."""
+        family = family_of(self.model.config.model_type)
+        return _patch_size(self.model.config) if family.needs_whole_patches else None
+
+    def tokens(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Return the tokens (B, rows, columns, D) of the patches that are pooled; `None` if they have no grid."""
+        with torch.inference_mode():
+            features = self.network.features(torch.as_tensor(pixel_values).to(self.device, self.model.dtype))
+        if features.grid_size is None:
+            return None
+        return features.patches.unflatten(1, features.grid_size).float().numpy(force=True)
 
     @property
     def facts(self) -> ModelFacts:

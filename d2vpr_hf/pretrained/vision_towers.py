@@ -1,20 +1,14 @@
 """Load the vision tower of a model of transformers: complete, from safetensors, without executing code that comes with it."""
 
 import importlib.util
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from d2vpr_hf.modeling import MODELS
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, load_config, load_reported, refuse_keys, resolve_model
-from d2vpr_hf.pretrained.revisions import CONFIG_NAME, may_be_hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -31,37 +25,6 @@ class VisionTower(NamedTuple):
 
     model: PreTrainedModel
     missing: frozenset[str]
-
-
-def stored_config(name: str | Path | None, revision: str | None = None) -> dict[str, Any]:
-    """Return the contents of a model's `config.json`; an empty table if there is none, or it cannot be read."""
-    if name is None or name == EMBEDDED_NAME:
-        return {}
-    path = fetch_file(name, CONFIG_NAME, revision)
-    try:
-        values = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def fetch_file(name: str | Path, file: str, revision: str | None = None) -> Path | None:
-    """Return a file of a model in a folder, or of one on the Hub; `None` if it has no such file, or cannot be reached."""
-    if Path(name).is_dir():
-        path = Path(name) / file
-        return path if path.is_file() else None
-    if isinstance(name, Path) or not may_be_hub_id(name):
-        return None
-    try:
-        return Path(hf_hub_download(name, file, revision=revision))
-    except (HfHubHTTPError, OSError, ValueError):
-        return None
-
-
-def is_vision_config(values: dict[str, Any]) -> bool:
-    """Return whether the contents of a `config.json` are those of a model that is not of this package."""
-    own_types = [config_class.model_type for config_class in MODELS]
-    return bool(values) and values.get("model_type") not in own_types
 
 
 def load_vision_tower(name: str | Path, stored: dict[str, Any], revision: str | None = None) -> VisionTower:

@@ -1,0 +1,42 @@
+"""Single files of models in folders and on the Hub. This module loads neither torch nor transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.pretrained.revisions import CONFIG_NAME, may_be_hub_id
+
+OWN_TYPES = ("d2vpr", "cricavpr")  # `model_type` of the models of this package
+
+
+def stored_config(name: str | Path | None, revision: str | None = None) -> dict[str, Any]:
+    """Return the contents of a model's `config.json`; an empty table if there is none, or it cannot be read."""
+    if name is None or name == EMBEDDED_NAME:
+        return {}
+    path = fetch_file(name, CONFIG_NAME, revision)
+    try:
+        values = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def fetch_file(name: str | Path, file: str, revision: str | None = None) -> Path | None:
+    """Return a file of a model in a folder, or of one on the Hub; `None` if it has no such file, or cannot be reached."""
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    if isinstance(name, Path) or not may_be_hub_id(name):
+        return None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, file, revision=revision))
+    except (OSError, ValueError):  # also the errors of the Hub's client
+        return None
+
+
+def is_vision_config(values: dict[str, Any]) -> bool:
+    """Return whether the contents of a `config.json` are those of a model that is not of this package."""
+    return bool(values) and values.get("model_type") not in OWN_TYPES
