@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2vpr_hf.cli.choices import Backend, PositionSource, Precision
+from d2vpr_hf.cli.choices import Backend, Pool, PositionSource, Precision
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
@@ -138,8 +138,49 @@ class ReadingOptions:
         return parse_pairs(self.columns, "--column FIELD=NAME")
 
 
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Read a height and a width in pixels, `224,448`, or the side of a square, `224`."""
+    try:
+        sides = [int(side) for side in text.split(",")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise typer.BadParameter(f"expected a side or HEIGHT,WIDTH in pixels, such as 224 or 224,448; got {text!r}")
+    return sides[0], sides[-1]
+
+
 @dataclass
-class EncoderOptions:
+class ModelChoices:
+    """Options of models that leave the way to compute descriptors open: those of transformers."""
+
+    pool: Annotated[
+        Pool | None,
+        typer.Option(help="For a model of transformers: pooling of its tokens. Default: that of its family."),
+    ] = None
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_image_size,
+            metavar="H[,W]",
+            help="For a model of transformers: pixels to resize photos to. Default: as in its preprocessing.",
+        ),
+    ] = None
+    layer: Annotated[
+        int | None,
+        typer.Option(help="For a model of transformers: layer whose tokens are pooled, such as 9 or -2. Default: its output."),
+    ] = None
+    center_crop: Annotated[
+        bool, typer.Option("--center-crop", help="For a model of transformers: crop as in its preprocessing.")
+    ] = False
+
+    def model_options(self) -> dict[str, Any]:
+        """Return the options that are given, as arguments of `PlaceEncoder`."""
+        names = ("pool", "image_size", "layer", "center_crop")
+        return {name: getattr(self, name) for name in names if getattr(self, name) not in (None, False)}
+
+
+@dataclass
+class EncoderOptions(ModelChoices):
     """Options for encoding photos."""
 
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photos in a batch of the network.")] = BATCH_SIZE
@@ -160,35 +201,27 @@ class EncoderOptions:
     ) -> PlaceEncoder:
         """Load the encoder of a model, or else that of an index, or else the small one in this package.
 
-        Options that are not given are taken from the index: its batch size and, for its own model, the revision on the Hub,
-        and the backend and precision of its latest rows.
+        Options that are not given are taken from the index, as [`PlaceEncoder.for_index`] takes them; for its own model also
+        the backend and precision of its latest rows.
         """
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
         hush_transformers()
-        batch_size = self.batch_size
-        backend: str | None = self.backend
-        precision: str | None = self.precision
-        revision: str | None = None
-        if index is not None:
-            batch_size = batch_size or index.settings.batch_size
-            if model in (None, index.settings.model_name):
-                revision = index.settings.model_revision
-        if index is not None and model is None:
-            model = index.settings.model_name
-            if index.settings.runtime is not None and backend is None and precision is None:
-                backend = index.settings.runtime.backend
-                precision = index.settings.runtime.precision
-        return PlaceEncoder(
-            model,
-            device=self.device,
-            batch_size=batch_size or BATCH_SIZE,
-            num_workers=self.num_workers,
-            cross_image_encoder=cross_image_encoder,
-            backend=backend or "torch",
-            precision=precision,
-            revision=revision,
-        )
+        arguments = self.model_options() | {
+            "device": self.device,
+            "num_workers": self.num_workers,
+            "cross_image_encoder": cross_image_encoder,
+            "backend": self.backend or "torch",
+            "precision": self.precision,
+        }
+        if self.batch_size is not None:
+            arguments["batch_size"] = self.batch_size
+        if index is None:
+            return PlaceEncoder(model, **arguments)
+        runtime = index.settings.runtime
+        if model is None and runtime is not None and self.backend is None and self.precision is None:
+            arguments |= {"backend": runtime.backend, "precision": runtime.precision}
+        return PlaceEncoder.for_index(index, model, **arguments)
 
 
 @dataclass

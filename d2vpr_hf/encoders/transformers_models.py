@@ -447,7 +447,7 @@ def _apply_size(published: Preprocessing, options: ModelOptions, model: PreTrain
             raise ValueError("The preprocessing of this model has no crop. Leave `center_crop` out.")
         return published
     if published.crop_size is not None:
-        logger.info(
+        logger.warning(
             "Whole photos are resized to %dx%d pixels, though this model's preprocessing crops them at the centre; "
             "`center_crop=True` crops.",
             *published.crop_size,

@@ -15,6 +15,7 @@ from d2vpr_hf.backends.protocol import Precision as BackendPrecision
 from d2vpr_hf.cli import app, choices
 from d2vpr_hf.convert.sources import Target
 from d2vpr_hf.encoders.known_models import Kind
+from d2vpr_hf.encoders.model_options import Pool
 from d2vpr_hf.gridtown.simulate import Layout
 from d2vpr_hf.gridtown.tiers import TierName
 from d2vpr_hf.index.derived_store import STORES
@@ -76,6 +77,7 @@ def test_help_fits_the_terminal(command):
         (choices.KnownKind, get_args(Kind)),
         (choices.Layout, Layout),
         (choices.ModelKind, Target),
+        (choices.Pool, get_args(Pool)),
         (choices.PositionSource, get_args(PositionSource)),
         (choices.Precision, get_args(BackendPrecision)),
         (choices.Store, STORES),
@@ -98,6 +100,7 @@ def test_choices_are_those_of_the_library(words, library):
             ["search", "i", "q", "--backend", "tvm"],
             ["torch", "torch-compiled", "onnxruntime", "openvino", "executorch", "auto"],
         ),
+        (["search", "i", "q", "--pool", "max"], ["cls", "mean", "gem", "cls+gem", "pooler", "regions"]),
         (["search", "i", "q", "--backend-precision", "fp8"], ["fp32", "bf16", "fp16", "int8"]),
         (["export", "m", "o", "--format", "tflite"], EXPORT_FORMATS),
         (["export", "m", "o", "--precision", "fp16"], ["fp32", "bf16", "int8"]),
