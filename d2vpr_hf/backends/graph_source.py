@@ -84,7 +84,7 @@ class OwnSource(GraphSource):
             config.projection_dim,
             config.use_cross_image_encoder,
             steps_of(processor),
-            facts_of(model),
+            facts_of(model, model.name_or_path),
         )
 
     def prepare(self, image: torch.Tensor, kind: InputKind) -> torch.Tensor:

@@ -285,24 +285,25 @@ def _sage(entry: str, letter: str, num_parameters: int, pitts30k: float, msls_va
     )
 
 
+EMBEDDED = KnownModel(
+    name=EMBEDDED_NAME,
+    title="D²-VPR, embedded small model",
+    kind="own",
+    get=f"--model {EMBEDDED_NAME}",
+    license="Apache-2.0",
+    training_data="drawn streets of Gridtown only, no photos",
+    is_for_places=True,
+    num_parameters=1_000_000,
+    gmac=0.06,
+    gmac_source="counted",
+    descriptor_dim=2688,
+    input_size=(112, 112),
+    multiple_of=14,
+    arxiv="2511.12528",
+    note="For demonstrations and tests, not for photos.",
+)
 KNOWN_MODELS: tuple[KnownModel, ...] = (
-    KnownModel(
-        name=EMBEDDED_NAME,
-        title="D²-VPR, embedded small model",
-        kind="own",
-        get=f"--model {EMBEDDED_NAME}",
-        license="Apache-2.0",
-        training_data="drawn streets of Gridtown only, no photos",
-        is_for_places=True,
-        num_parameters=1_000_000,
-        gmac=0.06,
-        gmac_source="counted",
-        descriptor_dim=2688,
-        input_size=(112, 112),
-        multiple_of=14,
-        arxiv="2511.12528",
-        note="For demonstrations and tests, not for photos.",
-    ),
+    EMBEDDED,
     KnownModel(
         name="d2vpr",
         title="D²-VPR, published weights",

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.image_utils import PILImageResampling
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.known_models import EMBEDDED
 from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.encoders.model_objects import (
     check_four_bits,
@@ -24,7 +26,9 @@ from d2vpr_hf.encoders.model_objects import (
 )
 from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
+from d2vpr_hf.pretrained.stated_facts import find_card, stated_facts
 
 TITLES = {D2VPRConfig.model_type: ("D²-VPR", "2511.12528"), CricaVPRConfig.model_type: ("CricaVPR", "2402.19231")}
 
@@ -75,8 +79,8 @@ class OwnModel:
 
     @property
     def facts(self) -> ModelFacts:
-        """Title and origin of the model; its card states the licence."""
-        return facts_of(self.model)
+        """Title, origin and rights of the model, as far as its card states them."""
+        return facts_of(self.model, self.model_name, self.model_revision)
 
     @property
     def descriptor_dim(self) -> int:
@@ -161,11 +165,21 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return torch.device(device)
 
 
-def facts_of(model: VPRPreTrainedModel) -> ModelFacts:
-    """Return title and origin of a model of this package."""
-    title, arxiv = TITLES[model.config.model_type]
+def facts_of(model: VPRPreTrainedModel, name: str | None = None, revision: str | None = None) -> ModelFacts:
+    """Return title, origin and rights of a model of this package, as far as its card states them.
+
+    Args:
+        model: The model.
+        name: Folder or Hub id that has its card; `None` for a model that was never saved.
+        revision: Commit of a model from the Hub.
+    """
     num_parameters = sum(weight.numel() for weight in model.parameters())
-    return ModelFacts(title, arxiv=arxiv, num_parameters=num_parameters, untrained_parts=tuple(model.config.untrained_parts))
+    untrained_parts = tuple(model.config.untrained_parts)
+    if name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
+        return replace(EMBEDDED.facts, num_parameters=num_parameters, untrained_parts=untrained_parts)
+    title, arxiv = TITLES[model.config.model_type]
+    stated = stated_facts(find_card(name, revision) or "")
+    return ModelFacts(title, stated.license, stated.training_data, arxiv, num_parameters, untrained_parts)
 
 
 def steps_of(processor: D2VPRImageProcessor) -> Preprocessing:

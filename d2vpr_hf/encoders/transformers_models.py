@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import FeatureBackend, precision_of
+from d2vpr_hf.encoders.known_models import find_known
 from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.encoders.model_families import VIT_SIZES, ModelFamily, family_of
 from d2vpr_hf.encoders.model_objects import check_loaded, is_immovable, is_quantised
@@ -32,11 +33,11 @@ from d2vpr_hf.encoders.preprocessor_files import (
     read_processor_file,
     read_timm_preprocessing,
 )
-from d2vpr_hf.hub.model_cards import stated_facts
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, hash_weights, own_fields, plain_value
 from d2vpr_hf.pretrained.model_files import fetch_file
+from d2vpr_hf.pretrained.stated_facts import find_card, stated_facts
 from d2vpr_hf.pretrained.vision_towers import load_vision_tower, tower_of
 
 logger = logging.getLogger(__name__)
@@ -330,11 +331,12 @@ def load_transformers_model(
     """
     tower = load_vision_tower(name, stored, revision)
     preprocessing = choose_preprocessing(tower.model, processor, name, stored, revision)
-    facts = ModelFacts(title_of(tower.model), arxiv=family_of(tower.model.config.model_type).arxiv)
-    card = fetch_file(name, "README.md", revision)
-    if card is not None:
-        license_id, training_data = stated_facts(card.read_text(encoding="utf-8", errors="replace"))
-        facts = replace(facts, license=license_id, training_data=training_data)
+    if (known := find_known(saved_name)) is not None:
+        facts = replace(known.facts, num_parameters=None)  # the network's own number is added
+    else:
+        stated = stated_facts(find_card(name, revision) or "")
+        arxiv = family_of(tower.model.config.model_type).arxiv
+        facts = ModelFacts(title_of(tower.model), stated.license, stated.training_data, arxiv)
     return TransformersModel(
         tower.model,
         preprocessing,

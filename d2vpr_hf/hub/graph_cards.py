@@ -11,8 +11,9 @@ from d2vpr_hf.backends.formats.transformers_js import DTYPES, TransformersJsForm
 from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
 from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.hub.cards import CARD_MARK, citation_of, is_replaceable, license_metadata
-from d2vpr_hf.hub.model_cards import METHODS, PLACEHOLDER, TAGS, stated_base_model, stated_license
+from d2vpr_hf.hub.model_cards import METHODS, PLACEHOLDER, TAGS, stated_base_model
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.pretrained.stated_facts import find_card, stated_license
 
 _TEMPLATE = """---
 {{ card_data }}
@@ -195,8 +196,8 @@ def _license(source: str | None) -> str | None:
     """Return the licence of a graph by the Hub's identifier, as the card of its model states it; `None` if it does not."""
     if source == EMBEDDED_NAME:
         return "apache-2.0"
-    card = Path(source or "") / "README.md"
-    return stated_license(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() and source else None
+    card = find_card(source) if source is not None and Path(source).is_dir() else None
+    return None if card is None else stated_license(card)
 
 
 def _license_text(source: str | None, license_name: str | None, facts: ModelFacts) -> str:

@@ -271,30 +271,6 @@ def complete_card(text: str, name: str) -> str:
     return text
 
 
-def stated_license(text: str) -> str | None:
-    """Return the licence in the head of a card; `None` if there is none or it is `unknown`."""
-    license_id = _parse(text).data.get("license")
-    return None if license_id in (None, "unknown") else str(license_id)
-
-
-def stated_facts(text: str) -> tuple[str | None, str | None]:
-    """Return the licence in the head of a card, and a sentence about the data sets that it names; `None` where it names none.
-
-    A head that cannot be read names nothing: the card of a model of others may be of any form.
-    """
-    try:
-        data = _parse(text).data
-    except ValueError:
-        return None, None
-    license_id = data.get("license")
-    if license_id == "other":
-        license_id = data.get("license_name") or license_id
-    names = data.get("datasets") or []
-    names = names if isinstance(names, list) else [names]
-    training_data = f"Its card names the data sets {', '.join(map(str, names))}." if names else None
-    return None if license_id in (None, "unknown") else str(license_id), training_data
-
-
 def stated_base_model(folder: str | Path) -> str | None:
     """Return the Hub id of the model that a model's weights come from.
 

@@ -186,7 +186,8 @@ def _choose_card(facts: IndexFacts, local: Path, on_hub: Path | None) -> str | N
     Raises:
         ValueError: If a licence is given, and the card of a person has another one.
     """
-    from d2vpr_hf.hub.model_cards import set_license, stated_license
+    from d2vpr_hf.hub.model_cards import set_license
+    from d2vpr_hf.pretrained.stated_facts import stated_license
 
     for path in (local, on_hub):
         text = path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else None

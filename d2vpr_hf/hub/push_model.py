@@ -23,13 +23,13 @@ from d2vpr_hf.hub.model_cards import (
     make_card,
     set_license,
     stated_base_model,
-    stated_license,
 )
 from d2vpr_hf.hub.pushed_folder import FolderKind, recognize_folder
 from d2vpr_hf.hub.uploads import check_repository_name, upload_files
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
+from d2vpr_hf.pretrained.stated_facts import stated_license
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 
 logger = logging.getLogger(__name__)

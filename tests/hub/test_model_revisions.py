@@ -88,3 +88,10 @@ def test_indexes_without_a_revision_keep_their_text(tmp_path):
     assert "model_revision" not in (index.folder / "manifest.json").read_text()
     assert index.info()["model_revision"] is None
     assert "model_revision" not in Manifest(index.settings).to_text()
+
+
+def test_the_facts_are_those_of_the_card_at_the_commit(hub, model_files):
+    first = hub.put("user/model", model_files[0] | {"README.md": b"---\nlicense: mit\n---\n"})
+    hub.put("user/model", model_files[1])
+    assert PlaceEncoder("user/model", revision=first).facts.license == "mit"
+    assert PlaceEncoder("user/model").facts.license is None
