@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig
 
 from d2vpr_hf.backends.executorch_backend import ExecuTorchBackend
@@ -20,6 +19,7 @@ from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.verification import check_on_this_cpu
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
+from d2vpr_hf.pretrained.revisions import find_hub_file
 
 logger = logging.getLogger(__name__)
 
@@ -139,15 +139,7 @@ def download_exported(name: object, revision: str | None) -> ExportedModel | Non
     Returns:
         The graph; `None` if the model is not a graph on the Hub.
     """
-    if revision is None or not isinstance(name, str):
-        return None
-    cached = try_to_load_from_cache(name, INFO_FILE, revision=revision)
-    if cached is None:
-        try:
-            cached = hf_hub_download(name, INFO_FILE, revision=revision)
-        except (EntryNotFoundError, OSError, ValueError):
-            return None
-    if not isinstance(cached, str):  # the cache records that the model has no such file
+    if not isinstance(name, str) or find_hub_file(name, INFO_FILE, revision) is None:
         return None
     return ExportedModel.open(snapshot_download(name, revision=revision))
 

@@ -17,14 +17,18 @@ class OnnxRuntimeBackend:
     Args:
         path: The `.onnx` file.
         precision: Number type of the graph's products.
+        input_name: Name of the graph's input.
+        output_name: Name of the output that holds the descriptors; `None` for the first.
 
     Raises:
         ImportError: If onnxruntime is not installed.
     """
 
-    def __init__(self, path: Path, precision: str) -> None:
+    def __init__(self, path: Path, precision: str, input_name: str = INPUT, output_name: str | None = None) -> None:
         onnxruntime = import_extra("onnxruntime", "onnxruntime")
         self.name, self.precision = "onnxruntime", precision
+        self._input_name = input_name
+        self._output_names = None if output_name is None else [output_name]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_cores()
         options.log_severity_level = 3
@@ -33,5 +37,7 @@ class OnnxRuntimeBackend:
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D)."""
-        descriptors: NDArray[np.float32] = self._session.run(None, {INPUT: np.asarray(pixel_values)})[0]
+        descriptors: NDArray[np.float32] = self._session.run(self._output_names, {self._input_name: np.asarray(pixel_values)})[
+            0
+        ]
         return descriptors

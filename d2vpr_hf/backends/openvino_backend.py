@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.utils.optional_imports import import_extra
 from d2vpr_hf.utils.threads import num_cores
 
-_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # number type of the operations that are not quantised
+_TYPES = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}  # number type of the operations that are not quantised
 
 
 class OpenVinoBackend:
@@ -18,12 +18,13 @@ class OpenVinoBackend:
     Args:
         path: The `.xml` or `.onnx` file.
         precision: Number type of the products. bf16 runs an fp32 graph.
+        output_name: Name of the output that holds the descriptors; `None` for the first.
 
     Raises:
         ImportError: If openvino is not installed.
     """
 
-    def __init__(self, path: Path, precision: str) -> None:
+    def __init__(self, path: Path, precision: str, output_name: str | None = None) -> None:
         openvino = import_extra("openvino", "openvino")
         self.name, self.precision = "openvino", precision
         settings = {
@@ -32,10 +33,11 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": num_cores(),
         }
         self._network = openvino.Core().compile_model(path, "CPU", settings)
+        self._output = self._network.output(0 if output_name is None else output_name)
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D)."""
-        descriptors: NDArray[np.float32] = self._network([np.asarray(pixel_values)])[0]
+        descriptors: NDArray[np.float32] = self._network([np.asarray(pixel_values)])[self._output]
         return descriptors
 
 

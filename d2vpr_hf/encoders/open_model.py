@@ -7,6 +7,7 @@ from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, i
 from d2vpr_hf.encoders.exported_graphs import ExportedGraph
 from d2vpr_hf.encoders.model_objects import is_foreign_model, unwrap
 from d2vpr_hf.encoders.model_options import ModelOptions
+from d2vpr_hf.encoders.open_carded_graph import open_carded_graph
 from d2vpr_hf.encoders.own_models import load_own_model, wrap_own_model
 from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
@@ -24,7 +25,7 @@ def open_model(
     revision: str | None = None,
     options: ModelOptions = ModelOptions(),  # noqa: B008 - the default is immutable
 ) -> DescriptorModel:
-    """Open a model object, a folder, a Hub id, an exported folder, or the embedded model (`None` or `"embedded"`).
+    """Open a model object, a folder, a Hub id, an exported folder, a graph with a card, or the embedded model (`None`).
 
     Args:
         model: The model. An object with the attributes and methods of [`DescriptorModel`] is returned unchanged.
@@ -47,10 +48,18 @@ def open_model(
         if revision is None and name != EMBEDDED_NAME and is_exported(model):
             _refuse_options(options, name)
             return ExportedGraph(ExportedModel.open(str(model)), processor, **choices, name=name)
+        if revision is None and name != EMBEDDED_NAME:
+            carded = open_carded_graph(name, **choices, name=name, options=options)
+            if carded is not None:
+                return carded
         revision = pin_revision(model, revision)
         if (graph := download_exported(model, revision)) is not None:
             _refuse_options(options, name)
             return ExportedGraph(graph, processor, **choices, name=name, revision=revision)
+        if revision is not None:
+            carded = open_carded_graph(name, revision, **choices, name=name, options=options)
+            if carded is not None:
+                return carded
         stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
         if is_vision_config(stored):
             from d2vpr_hf.encoders.transformers_models import load_transformers_model

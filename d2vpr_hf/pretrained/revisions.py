@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 
+from d2vpr_hf.encoders.encoder_card import CARD_FILE
+from d2vpr_hf.encoders.known_graphs import OTHER_NAMES, known_repository
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 CONFIG_NAME = "config.json"
@@ -29,11 +32,39 @@ def pin_revision(name: str | Path | None, revision: str | None = None) -> str | 
         return None
     if isinstance(name, Path) or not may_be_hub_id(name):
         return revision
-    try:
-        config_file = Path(hf_hub_download(name, CONFIG_NAME, revision=revision))
-    except (OSError, ValueError):
-        return revision
-    return config_file.parent.name  # the cache has a folder for each commit
+    row = known_repository(name)
+    published = () if row is None or row.onnx is None else (row.onnx.name, *OTHER_NAMES)
+    for file_name in (CONFIG_NAME, CARD_FILE, *published):
+        try:
+            return Path(
+                hf_hub_download(name, file_name, revision=revision)
+            ).parent.name  # the cache has a folder for each commit
+        except EntryNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return revision
+    return revision
+
+
+def find_hub_file(name: object, file_name: str, commit: str | None) -> Path | None:
+    """Return the path of a file that tells what a model on the Hub is, after downloading it; `None` if the model has none.
+
+    The cache also records files that a commit does not have, so that the Hub is asked once for each commit.
+
+    Args:
+        name: Hub id of a model, or another name.
+        file_name: Name of the file.
+        commit: Commit of the model; `None` for a model that is not on the Hub.
+    """
+    if commit is None or not isinstance(name, str):
+        return None
+    cached = try_to_load_from_cache(name, file_name, revision=commit)
+    if cached is None:
+        try:
+            cached = hf_hub_download(name, file_name, revision=commit)
+        except (EntryNotFoundError, OSError, ValueError):
+            return None
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def may_be_hub_id(name: str) -> bool:
