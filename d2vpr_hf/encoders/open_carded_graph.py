@@ -5,9 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
 from d2vpr_hf.encoders.encoder_card import CARD_FILE, EncoderCard, has_card, is_plain_name, locate_file, read_card
@@ -84,6 +81,9 @@ def download_carded_graph(name: str, commit: str) -> tuple[Path, EncoderCard] | 
 
 def _download(name: str, commit: str, file_names: Iterable[str | None]) -> None:
     """Download files of a repository; those that it does not have, and paths, are reported when the graph is opened."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     for file_name in file_names:
         if file_name is not None and is_plain_name(file_name):
             with contextlib.suppress(EntryNotFoundError):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_ORIENTATION = 0x0112  # tag of EXIF
+from d2vpr_hf.readers.photos import photo_modes
 
 
 def to_rgb(image: Any) -> Image.Image | NDArray[Any]:
@@ -17,11 +17,7 @@ def to_rgb(image: Any) -> Image.Image | NDArray[Any]:
             Arrays and tensors load torch.
     """
     if isinstance(image, Image.Image):
-        if image.mode == "RGB" and _ORIENTATION not in image.getexif():
-            return image
-        from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
-
-        rgb: Image.Image = to_rgb_image(image)
+        rgb: Image.Image = photo_modes.to_rgb_image(image)
         return rgb
     from d2vpr_hf.modeling import D2VPRImageProcessor
 

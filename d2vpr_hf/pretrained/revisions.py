@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
-
 from d2vpr_hf.encoders.encoder_card import CARD_FILE
 from d2vpr_hf.encoders.known_graphs import OTHER_NAMES, known_repository
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
@@ -32,6 +29,9 @@ def pin_revision(name: str | Path | None, revision: str | None = None) -> str | 
         return None
     if isinstance(name, Path) or not may_be_hub_id(name):
         return revision
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     row = known_repository(name)
     published = () if row is None or row.onnx is None else (row.onnx.name, *OTHER_NAMES)
     for file_name in (CONFIG_NAME, CARD_FILE, *published):
@@ -58,6 +58,9 @@ def find_hub_file(name: object, file_name: str, commit: str | None) -> Path | No
     """
     if commit is None or not isinstance(name, str):
         return None
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
     cached = try_to_load_from_cache(name, file_name, revision=commit)
     if cached is None:
         try:
