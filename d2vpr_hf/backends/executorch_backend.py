@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.utils.optional_imports import import_extra
@@ -29,6 +28,8 @@ class ExecuTorchBackend:
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D), one by one."""
+        import torch
+
         images = torch.as_tensor(pixel_values).float()
         rows = [self._method.execute([image.contiguous()])[0].numpy().copy() for image in images.split(1)]
         return np.concatenate(rows)

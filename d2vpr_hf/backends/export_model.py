@@ -23,7 +23,6 @@ from d2vpr_hf.backends.verification import (
     Reference,
     Verification,
     check_exported,
-    round_images,
     save_references,
     verify_graph,
 )
@@ -270,7 +269,7 @@ def _dynamic_shapes(kind: InputKind, source: GraphSource) -> dict[int, Any]:
 
 def _make_references(source: GraphSource, kind: InputKind, inputs: Sequence[torch.Tensor]) -> list[Reference]:
     """Return inputs of the graph with the descriptors that the model gives for them."""
-    return [Reference(batch, source.describe_inputs(batch, kind)) for batch in inputs]
+    return [Reference(batch.float().numpy(), source.describe_inputs(batch, kind)) for batch in inputs]
 
 
 def _shrink(batch: torch.Tensor, options: ExportOptions) -> torch.Tensor:
@@ -278,4 +277,4 @@ def _shrink(batch: torch.Tensor, options: ExportOptions) -> torch.Tensor:
     factor = _REFERENCE_SIDE / max(batch.shape[2:])
     if options.input_kind == "photos" and factor < 1:
         batch = torch.nn.functional.interpolate(batch.float(), scale_factor=factor, mode="area").round()
-    return round_images(batch)
+    return batch.half().float()

@@ -1,14 +1,13 @@
 """A folder that `d2vpr export` wrote: a graph, and the information of `export.json` about it."""
 
+from __future__ import annotations
+
 import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub import snapshot_download
-from transformers import AutoConfig
+from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.backends.executorch_backend import ExecuTorchBackend
 from d2vpr_hf.backends.formats.export_format import ExportFormat
@@ -18,8 +17,10 @@ from d2vpr_hf.backends.openvino_backend import OpenVinoBackend
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.verification import check_on_this_cpu
-from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
 from d2vpr_hf.pretrained.revisions import find_hub_file
+
+if TYPE_CHECKING:
+    from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class ExportedModel:
     info: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: str | Path) -> "ExportedModel":
+    def open(cls, folder: str | Path) -> ExportedModel:
         """Read the information about an exported model.
 
         Raises:
@@ -73,11 +74,17 @@ class ExportedModel:
 
     def config(self) -> VPRConfig:
         """Load the configuration of the model that was exported."""
+        from transformers import AutoConfig
+
+        import d2vpr_hf.modeling  # noqa: F401 - registers the types of this package
+
         config: VPRConfig = AutoConfig.from_pretrained(self.folder / self.format.config_file, trust_remote_code=False)
         return config
 
     def processor(self) -> D2VPRImageProcessor:
         """Load the image processor for the steps that the graph does not contain."""
+        from d2vpr_hf.modeling import D2VPRImageProcessor
+
         processor: D2VPRImageProcessor = D2VPRImageProcessor.from_pretrained(self.folder)
         return processor
 
@@ -141,6 +148,8 @@ def download_exported(name: object, revision: str | None) -> ExportedModel | Non
     """
     if not isinstance(name, str) or find_hub_file(name, INFO_FILE, revision) is None:
         return None
+    from huggingface_hub import snapshot_download
+
     return ExportedModel.open(snapshot_download(name, revision=revision))
 
 

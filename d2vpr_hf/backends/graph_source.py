@@ -14,7 +14,7 @@ from torch import nn
 from d2vpr_hf.backends.formats.export_format import InputKind
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend
 from d2vpr_hf.encoders.encoder_entry import EncoderEntry
-from d2vpr_hf.encoders.own_models import OwnModel, facts_of, steps_of
+from d2vpr_hf.encoders.own_models import OwnModel, describe_encoder, facts_of
 from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
@@ -79,13 +79,7 @@ class OwnSource(GraphSource):
         self.network, self.config = model, config
         self.patch_size = config.patch_size
         self._processor, self._backend = processor, PlainTorchBackend(model)
-        self.entry = EncoderEntry(
-            config.descriptor_dim,
-            config.projection_dim,
-            config.use_cross_image_encoder,
-            steps_of(processor),
-            facts_of(model, model.name_or_path),
-        )
+        self.entry = describe_encoder(config, processor, facts_of(model, model.name_or_path))
 
     def prepare(self, image: torch.Tensor, kind: InputKind) -> torch.Tensor:
         """Return the input of a graph for an image, by the image processor."""

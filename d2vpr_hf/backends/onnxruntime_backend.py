@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.backends.graph.onnx_graph import INPUT
+from d2vpr_hf.backends.graph.graph_names import INPUT
 from d2vpr_hf.utils.optional_imports import import_extra
 from d2vpr_hf.utils.threads import num_cores
 

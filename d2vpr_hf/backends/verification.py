@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.cpu_kind import cpu_kind
@@ -34,7 +33,7 @@ class Reference:
         descriptors: (B, D), of the model in float32.
     """
 
-    pixel_values: torch.Tensor
+    pixel_values: NDArray[np.float32]
     descriptors: NDArray[np.float32]
 
 
@@ -127,10 +126,10 @@ def check_on_this_cpu(backend: Backend, folder: Path, record: dict[str, Any]) ->
 
 
 def save_references(path: Path, references: Sequence[Reference]) -> None:
-    """Write references to an `.npz` file, images in float16: half the size, and exact for the images of [`round_images`]."""
+    """Write references to an `.npz` file, images in float16: half the size, and exact for images that were rounded to it."""
     arrays: dict[str, NDArray[Any]] = {}
     for number, reference in enumerate(references):
-        arrays[f"pixel_values_{number}"] = reference.pixel_values.numpy().astype(np.float16)
+        arrays[f"pixel_values_{number}"] = reference.pixel_values.astype(np.float16)
         arrays[f"descriptors_{number}"] = reference.descriptors
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type] # its signature has a flag among the arrays
 
@@ -139,14 +138,9 @@ def load_references(path: Path) -> list[Reference]:
     """Read the references of a folder."""
     with np.load(path) as arrays:
         return [
-            Reference(torch.from_numpy(arrays[f"pixel_values_{number}"].astype(np.float32)), arrays[f"descriptors_{number}"])
+            Reference(arrays[f"pixel_values_{number}"].astype(np.float32), arrays[f"descriptors_{number}"])
             for number in range(len(arrays.files) // 2)
         ]
-
-
-def round_images(pixel_values: torch.Tensor) -> torch.Tensor:
-    """Round images to numbers that float16 holds."""
-    return pixel_values.half().float()
 
 
 _REMEDIES = {

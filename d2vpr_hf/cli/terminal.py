@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +17,19 @@ if TYPE_CHECKING:
 
 
 def hush_transformers() -> None:
-    """Switch off transformers' progress bars, one for each file, and its load reports, which our errors repeat."""
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+    """Switch off transformers' progress bars, one for each file, and its load reports, which our errors repeat.
 
-    disable_progress_bar()
-    set_verbosity_error()
+    A command may need no transformers: it reads both settings when it is imported.
+    """
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if "transformers" in sys.modules:
+        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+        disable_progress_bar()
+        set_verbosity_error()
 
 
 @contextlib.contextmanager

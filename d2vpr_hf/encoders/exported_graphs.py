@@ -1,23 +1,44 @@
-"""Graphs that `d2vpr export` wrote, as a [`PlaceEncoder`] runs them, on the CPU."""
+"""Graphs that `d2vpr export` wrote, as a [`PlaceEncoder`] runs them, on the CPU.
+
+A photo becomes a descriptor without torch and transformers, which take seconds to load. Only graphs of earlier versions, whose
+`export.json` lacks an entry about the encoder, and images in arrays or tensors need them.
+"""
+
+from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from d2vpr_hf.backends.exported_model import ExportedModel
+from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
 from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.own_models import TITLES, prepare_by, size_of
-from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
+from d2vpr_hf.readers.photos import photo_modes
+
+if TYPE_CHECKING:
+    from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
 
 
 class ExportedGraph:
-    """A graph in a folder that `d2vpr export` wrote; arguments as for [`OwnModel`]."""
+    """A graph in a folder that `d2vpr export` wrote.
 
-    model_options: dict[str, Any] = {}
+    Args:
+        exported: The folder.
+        processor: An image processor to prepare photos by; `None` for the steps that the folder states.
+        backend: Name of the backend; `"torch"` and `"auto"` select the first one that runs the graph.
+        precision: Number type of the products; `None` for that of the export.
+        name: Folder or Hub id that the graph can be opened from again.
+        revision: Commit of a graph from the Hub.
+
+    Raises:
+        ValueError: If the folder states the encoder in a form that this version cannot read.
+    """
+
     device_type = "cpu"
 
     def __init__(
@@ -31,9 +52,33 @@ class ExportedGraph:
         revision: str | None = None,
     ) -> None:
         self._exported, self._backend_choice = exported, (backend, precision)
+        self._given_processor = processor
         self.model_name, self.model_revision = name, revision
-        self.config: VPRConfig = exported.config()
-        self.processor = processor or exported.processor()
+        self._entry = self._read_entry()
+
+    def _read_entry(self) -> EncoderEntry:
+        values = self._exported.info.get(ENCODER_KEY)
+        if values is None:
+            from d2vpr_hf.encoders.own_models import describe_encoder
+
+            return describe_encoder(self.config, self._exported.processor())
+        try:
+            return EncoderEntry.from_dict(values)
+        except (KeyError, TypeError, ValueError) as error:
+            path = self._exported.folder / INFO_FILE
+            raise ValueError(
+                f"The entry {ENCODER_KEY!r} of {path} cannot be read ({error}). Export the model again."
+            ) from error
+
+    @functools.cached_property
+    def config(self) -> VPRConfig:
+        """The configuration of the model that was exported."""
+        return self._exported.config()
+
+    @functools.cached_property
+    def processor(self) -> D2VPRImageProcessor:
+        """The image processor for the steps that the graph does not contain."""
+        return self._given_processor or self._exported.processor()
 
     @property
     def device(self) -> Any:
@@ -49,30 +94,38 @@ class ExportedGraph:
         raise ValueError(f"{folder} is an exported graph; this needs the model that it was made of.")
 
     @property
+    def model_options(self) -> dict[str, Any]:
+        """The options that the exported model was opened with."""
+        return self._entry.model_options
+
+    @property
     def facts(self) -> ModelFacts:
         """Title and origin of the model that was exported."""
-        title, arxiv = TITLES[self.config.model_type]
-        return ModelFacts(title, arxiv=arxiv, untrained_parts=tuple(self.config.untrained_parts))
+        return self._entry.facts
 
     @property
     def descriptor_dim(self) -> int:
         """Width of the descriptors."""
-        return self.config.descriptor_dim
+        return self._entry.descriptor_dim
 
     @property
     def projection_dim(self) -> int | None:
         """Width that the model's projection reduces descriptors to; `None` without a projection."""
-        return self.config.projection_dim
+        return self._entry.projection_dim
 
     @property
     def depends_on_batch(self) -> bool:
         """Whether the model has a cross-image encoder."""
-        return self.config.use_cross_image_encoder
+        return self._entry.depends_on_batch
 
     @property
     def input_size(self) -> tuple[int, int] | None:
         """Height and width that photos are resized to; `None` if the graph resizes them."""
-        return size_of(self.processor)
+        if self._given_processor is None:
+            return self._entry.preprocessing.input_size
+        from d2vpr_hf.encoders.own_models import size_of
+
+        return size_of(self._given_processor)
 
     @property
     def fingerprint(self) -> str:
@@ -91,6 +144,10 @@ class ExportedGraph:
 
     def prepare(self, image: Any) -> NDArray[np.float32]:
         """Return the pixel values (3, height, width) of an image, by the steps that the graph does not contain."""
+        if self._given_processor is None and isinstance(image, Image.Image):
+            return self._entry.preprocessing(photo_modes.to_rgb_image(image))
+        from d2vpr_hf.encoders.own_models import prepare_by
+
         return prepare_by(self.processor, image)
 
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,14 +1,15 @@
-"""Open a model for a [`PlaceEncoder`], by what its folder, its repository on the Hub, or its object is."""
+"""Open a model for a [`PlaceEncoder`], by what its folder, its repository on the Hub, or its object is.
+
+Importing this module loads no torch.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, is_exported
 from d2vpr_hf.encoders.exported_graphs import ExportedGraph
-from d2vpr_hf.encoders.model_objects import is_foreign_model, unwrap
 from d2vpr_hf.encoders.model_options import ModelOptions
 from d2vpr_hf.encoders.open_carded_graph import open_carded_graph
-from d2vpr_hf.encoders.own_models import load_own_model, wrap_own_model
 from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.model_files import is_vision_config, stored_config
@@ -68,9 +69,16 @@ def open_model(
                 model, stored, processor, options, device=device, **choices, saved_name=name, revision=revision
             )
         _refuse_options(options, name)
+        from d2vpr_hf.encoders.own_models import load_own_model
+
         return load_own_model(model, processor, device=device, **choices, saved_name=name, revision=revision)
     if revision is not None:
         raise ValueError("A model object is of the revision that it was loaded from. Leave `revision` out.")
+    if hasattr(model, "prepare") and hasattr(model, "describe"):
+        _refuse_options(options, type(model).__name__)
+        return model
+    from d2vpr_hf.encoders.model_objects import is_foreign_model, unwrap
+
     if is_foreign_model(model):
         from d2vpr_hf.encoders.transformers_models import wrap_transformers_model
 
@@ -78,8 +86,8 @@ def open_model(
         name = portable_name(name) if name else None
         return wrap_transformers_model(unwrap(model), processor, options, device=device, **choices, name=name)
     _refuse_options(options, type(model).__name__)
-    if hasattr(model, "prepare") and hasattr(model, "describe"):
-        return model
+    from d2vpr_hf.encoders.own_models import wrap_own_model
+
     own_model, loaded_name = wrap_own_model(model, processor, device=device, **choices)
     own_model.model_name = portable_name(loaded_name) if loaded_name else None
     return own_model

@@ -14,6 +14,7 @@ from transformers.image_utils import PILImageResampling
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.encoder_entry import EncoderEntry
 from d2vpr_hf.encoders.known_models import EMBEDDED
 from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.encoders.model_objects import (
@@ -180,6 +181,24 @@ def facts_of(model: VPRPreTrainedModel, name: str | None = None, revision: str |
     title, arxiv = TITLES[model.config.model_type]
     stated = stated_facts(find_card(name, revision) or "")
     return ModelFacts(title, stated.license, stated.training_data, arxiv, num_parameters, untrained_parts)
+
+
+def describe_encoder(config: VPRConfig, processor: D2VPRImageProcessor, facts: ModelFacts | None = None) -> EncoderEntry:
+    """Return the values by which a graph of a model is run as an encoder.
+
+    Args:
+        config: The model's configuration.
+        processor: The image processor for the steps that the graph does not contain.
+        facts: The facts about the model; `None` for those in its configuration.
+    """
+    title, arxiv = TITLES[config.model_type]
+    return EncoderEntry(
+        config.descriptor_dim,
+        config.projection_dim,
+        config.use_cross_image_encoder,
+        steps_of(processor),
+        facts or ModelFacts(title, arxiv=arxiv, untrained_parts=tuple(config.untrained_parts)),
+    )
 
 
 def steps_of(processor: D2VPRImageProcessor) -> Preprocessing:

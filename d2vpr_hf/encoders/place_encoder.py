@@ -23,9 +23,8 @@ from d2vpr_hf.encoders.photo_batches import (
     preprocess_ahead,
 )
 from d2vpr_hf.encoders.protocol import DescriptorModel, EncodedPhotos, Progress, ReceiveBatch
-from d2vpr_hf.modeling.image_processing_d2vpr import OWN_RANGE
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
-from d2vpr_hf.readers import PhotoSource, UnreadablePhotoError, open_photo
+from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, open_photo, photo_modes
 
 if TYPE_CHECKING:
     from d2vpr_hf.index import PlaceIndex
@@ -298,7 +297,7 @@ class PlaceEncoder:
         except UnreadablePhotoError as error:
             return str(error)
         pixel_values = self.descriptor_model.prepare(image)
-        is_corrected = getattr(image, "info", {}).get(OWN_RANGE, False)
+        is_corrected = getattr(image, "info", {}).get(photo_modes.OWN_RANGE, False)
         return CorrectedPixels(pixel_values, SCALED_BY_OWN_RANGE) if is_corrected else pixel_values
 
 

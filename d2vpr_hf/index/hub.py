@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-
 from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.index.manifest import MANIFEST
 
@@ -27,6 +24,9 @@ def fetch_index(name: str, *, revision: str | None = None, token: str | bool | N
             set is not an index.
         ValueError: If a revision is given twice.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     repository, own_revision = split_revision(name)
     if own_revision is not None and revision is not None:
         raise ValueError(f"{name} names a revision, and `revision` is {revision!r}. Give one of them.")

@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from d2vpr_hf.evaluation.confidence import precision_curve
@@ -235,6 +234,7 @@ def _advice(count: int, num_correct: int) -> str | None:
 
 def _fit_logistic(features: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
     """Fit weights (F,) and a bias to standardised features (Q, F) by penalised maximum likelihood."""
+    from scipy.optimize import minimize
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         values = features @ parameters[:-1] + parameters[-1]

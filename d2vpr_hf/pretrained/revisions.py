@@ -1,4 +1,4 @@
-"""The commits of models on the Hub. This module loads neither torch nor transformers."""
+"""The commits of models on the Hub. Importing this module loads no library."""
 
 from pathlib import Path
 

@@ -17,9 +17,6 @@ from operator import attrgetter
 import numpy as np
 import utm
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from d2vpr_hf.places.geometry import earth_vectors
 from d2vpr_hf.places.place import (
@@ -118,6 +115,8 @@ class PlaceGrid:
         or the next bin. Where the height of a view's photos is not known (`has_height`, (N,)), views of all heights are
         neighbours.
         """
+        from scipy.spatial import cKDTree
+
         reach = math.ceil(self.spacing / self.cell)  # cells at most this far apart are neighbours
         scale = np.array([reach + 1, 1, 1, 1, reach])  # frames are never neighbours, bins are if they touch
         bounds = np.array([0, 0, 0, 0, self.num_bins * reach])
@@ -189,6 +188,10 @@ def _in_common_zones(places: list[Place]) -> list[Place]:
     Photos that are connected by steps of about a kilometre are moved to the zone of most of them. Connections that reach
     beyond the next zone stay in their zones.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import cKDTree
+
     zones = [None if place.latitude is None or place.is_local else place_zone(place) for place in places]
     rows = np.array([row for row, zone in enumerate(zones) if zone is not None])
     if len({str(zone) for zone in zones if zone is not None}) < 2:

@@ -4,8 +4,7 @@ import logging
 import warnings
 
 from d2vpr_hf.backends.formats.export_format import ExportFormat, GraphTask
-from d2vpr_hf.backends.graph.mobile_network import trace
-from d2vpr_hf.backends.graph.onnx_graph import INPUT
+from d2vpr_hf.backends.graph.graph_names import INPUT
 from d2vpr_hf.utils.optional_imports import import_extra
 
 OUTPUT = "descriptor"
@@ -20,6 +19,8 @@ class CoreMlFormat(ExportFormat):
 
     def write(self, task: GraphTask) -> None:
         """Convert the network, in float32: in float16 sampling positions would be too inexact."""
+        from d2vpr_hf.backends.graph.mobile_network import trace
+
         coremltools = import_extra("coremltools", "coreml")
         logging.getLogger("coremltools").setLevel(logging.ERROR)
         with warnings.catch_warnings():

@@ -4,7 +4,6 @@ import logging
 import warnings
 
 from d2vpr_hf.backends.formats.export_format import ExportFormat, GraphTask
-from d2vpr_hf.backends.graph.mobile_network import trace
 from d2vpr_hf.utils.optional_imports import import_extra
 
 
@@ -26,6 +25,8 @@ class ExecuTorchFormat(ExportFormat):
 
     def write(self, task: GraphTask) -> None:
         """Write the program."""
+        from d2vpr_hf.backends.graph.mobile_network import trace
+
         exir = import_extra("executorch.exir", "executorch")
         xnnpack = import_extra("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
         partitioners = [xnnpack.XnnpackPartitioner()] if self.uses_xnnpack else None

@@ -1,16 +1,19 @@
 """An export format: the files that it consists of, and the backends that run them."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from transformers import PreTrainedConfig
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig
 
-from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
-from d2vpr_hf.modeling import D2VPRImageProcessor
+    from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
+    from d2vpr_hf.modeling import D2VPRImageProcessor
 
 InputKind = Literal["fixed", "any-size", "photos"]
 

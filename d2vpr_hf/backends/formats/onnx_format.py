@@ -3,8 +3,6 @@
 from pathlib import Path
 
 from d2vpr_hf.backends.formats.export_format import ExportFormat, GraphTask
-from d2vpr_hf.backends.graph.onnx_graph import write_onnx
-from d2vpr_hf.backends.graph.quantization import quantize_graph
 
 
 class OnnxFormat(ExportFormat):
@@ -25,6 +23,9 @@ class OnnxFormat(ExportFormat):
 
 def write_graph(task: GraphTask, target: Path) -> None:
     """Write an ONNX graph in the precision of the task."""
+    from d2vpr_hf.backends.graph.onnx_graph import write_onnx
+    from d2vpr_hf.backends.graph.quantization import quantize_graph
+
     if task.precision != "int8":
         write_onnx(task.network, target, task.example, task.dynamic_shapes)
         return

@@ -5,17 +5,20 @@ returns the output `pooler_output` with `pool: true`, and `image_embeds` without
 canvas and sharp, by which the library resizes, give other pixels.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.backends.formats.export_format import ExportFormat, GraphTask
-from d2vpr_hf.backends.graph.onnx_graph import OUTPUT, write_onnx
-from d2vpr_hf.backends.graph.quantization import quantize_graph
-from d2vpr_hf.modeling import D2VPRImageProcessor
+from d2vpr_hf.backends.graph.graph_names import OUTPUT
 from d2vpr_hf.utils.optional_imports import import_extra
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from d2vpr_hf.modeling import D2VPRImageProcessor
 
 FILES = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}
 OUTPUTS = ("pooler_output", "image_embeds")
@@ -43,6 +46,9 @@ class TransformersJsFormat(ExportFormat):
 
     def write(self, task: GraphTask) -> None:
         """Write the graphs, with the output names of the library."""
+        from d2vpr_hf.backends.graph.onnx_graph import write_onnx
+        from d2vpr_hf.backends.graph.quantization import quantize_graph
+
         (task.folder / "onnx").mkdir()
         plain = task.folder / self.graph
         write_onnx(task.network, plain, task.example, task.dynamic_shapes)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from d2vpr_hf.backends.graph.graph_names import INPUT, OUTPUT
 from d2vpr_hf.backends.graph.resampling import antialiasing_matrix
 from d2vpr_hf.backends.optimized.optimize import prepare
 from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.optional_imports import import_extra
 
-INPUT, OUTPUT = "pixel_values", "descriptors"
 _FILTERS = ("bilinear", "bicubic")  # filters that have a form as matrices
 _OPSET = 20  # the first opset whose GridSample equals torch's grid_sample
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2vpr_hf.backends.graph.onnx_graph import INPUT
+from d2vpr_hf.backends.graph.graph_names import INPUT
 from d2vpr_hf.utils.optional_imports import import_extra
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the key under which torch records the module of a node
