@@ -89,7 +89,7 @@ def test_the_kind_of_processor_changes_with_a_limit_on_kernels(monkeypatch):
 def test_int8_is_the_same_without_vnni(quantised, tmp_path):
     """OpenVINO's kernels for AVX2 alone saturated. Whatever processor this is, it must agree with its own AVX2 kernels."""
     references = load_references(quantised[0] / "references.npz")
-    images = np.concatenate([reference.pixel_values.numpy() for reference in references])
+    images = np.concatenate([reference.pixel_values for reference in references])
     np.save(tmp_path / "images.npy", images)
     code = (
         "import sys, numpy, openvino; graph, images, out = sys.argv[1:]; "
