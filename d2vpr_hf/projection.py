@@ -5,19 +5,22 @@ MB for 10,752). With at most D photos, the products of the photos with each othe
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from d2vpr_hf.encoders.own_models import OwnModel
 from d2vpr_hf.hub.model_cards import CardFacts, stated_base_model, write_card
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
+from d2vpr_hf.projected_files import find_model_files, projected_card, write_projected_model
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import Remark, merge_remarks, report_remarks
@@ -132,11 +135,14 @@ def fit_projection(
 ) -> Projection:
     """Fit a projection to photos, and write the encoder's model with it, into a new folder.
 
+    A model of this package has the projection among its weights. The folder of another model has unchanged copies of its files,
+    the projection in `projection.safetensors`, and a card, `encoder.json`, by which this package opens them together.
+
     Args:
         photos: A folder, a CSV file, or a table of [`read_places`]. Use other photos than those that the model is evaluated on:
             their checksums are stored, and `d2vpr evaluate` warns.
         out: The folder; missing or empty.
-        encoder: An encoder with the model, which is changed.
+        encoder: An encoder with the model. A model of this package is changed in memory, too.
         dim: Width of the projected descriptors.
         whiten: Whether all directions get the same variance; the model then scales projected descriptors to unit length.
         strict: Whether a photo that cannot be read is an error.
@@ -144,30 +150,43 @@ def fit_projection(
 
     Raises:
         FileExistsError: If `out` is not free.
-        ValueError: If the model has a projection already, or the photos are too few.
+        ValueError: If the model has a projection already, was never saved, or is of a kind that has no files to store a
+            projection with, or if the photos are too few.
     """
-    out, config = Path(out), encoder.model.config
+    out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
-    if config.projection_dim is not None:
+    if encoder.projection_dim is not None:
         raise ValueError(
-            f"The model has a projection to {config.projection_dim} numbers already. Fit one to the model without it."
+            f"The model has a projection to {encoder.projection_dim} numbers already. Fit one to the model without it."
         )
+    model = encoder.descriptor_model
+    files = None if isinstance(model, OwnModel) else find_model_files(model)
     table = read_places(photos) if isinstance(photos, str | Path) else photos
     report_remarks(table.remarks)
     check_any_photo(table)
     fitted, used = _encode(table, encoder, strict, progress)
     projection = fitted.components(dim, whiten)
+    facts = {"dim": dim, "whiten": whiten, "explained": projection.explained, "photos": sorted(checksums(used))}
+    if files is not None:
+        card = projected_card(model, files, facts)
+        _write(out, facts, lambda folder: write_projected_model(folder, files, card, projection.mean, projection.components))
+        return projection
     source = encoder.model_name
+    _set_projection(encoder, projection, whiten)
+    _write(out, facts, lambda folder: _save_own_model(folder, encoder, facts, source))
+    return projection
+
+
+def _set_projection(encoder: "PlaceEncoder", projection: Projection, whiten: bool) -> None:
+    """Set the projection of a model of this package."""
+    config, dim = encoder.model.config, len(projection.components)
     config.projection_dim, config.normalize_projection = dim, whiten
     encoder.model.projection = DescriptorProjection(config.unprojected_dim, dim).to(encoder.device)
     with torch.no_grad():
         encoder.model.projection.mean.copy_(torch.from_numpy(projection.mean))
         encoder.model.projection.components.copy_(torch.from_numpy(projection.components))
     encoder.reopen_backend()
-    facts = {"dim": dim, "whiten": whiten, "explained": projection.explained, "photos": sorted(checksums(used))}
-    _write(encoder, out, facts, source)
-    return projection
 
 
 def _encode(
@@ -188,22 +207,28 @@ def _encode(
     return fitted, used
 
 
-def _write(encoder: "PlaceEncoder", out: Path, facts: dict[str, object], source: str | None) -> None:
-    """Write the model folder to a scratch folder first, so that a failure leaves nothing."""
+def _save_own_model(folder: Path, encoder: "PlaceEncoder", facts: dict[str, Any], source: str | None) -> None:
+    """Write a model of this package with its projection, and its card."""
     name = "the model that comes with d2vpr-hf" if source in (None, EMBEDDED_NAME) else Path(source).name
     kind = "whitening" if facts["whiten"] else "PCA"
     card = CardFacts(
         summary=f"{name}, with {kind} of its descriptors to {facts['dim']} numbers.",
         license="apache-2.0" if source in (None, EMBEDDED_NAME) else "unknown",
         license_note=f"The licence of {name}.",
-        training_data=f"The projection: {len(facts['photos'])} photos. The rest: see {name}.",  # type: ignore[arg-type]
+        training_data=f"The projection: {len(facts['photos'])} photos. The rest: see {name}.",
         base_model=None if source in (None, EMBEDDED_NAME) else stated_base_model(source),
     )
+    encoder.model.save_pretrained(folder)
+    encoder.processor.save_pretrained(folder)
+    write_card(folder, encoder.model, card, origin=name)
+
+
+def _write(out: Path, facts: dict[str, Any], save: Callable[[Path], None]) -> None:
+    """Write the model folder to a scratch folder first, so that a failure leaves nothing."""
     with scratch_folder(out) as scratch:
         folder = scratch / "model"
-        encoder.model.save_pretrained(folder)
-        encoder.processor.save_pretrained(folder)
-        write_card(folder, encoder.model, card, origin=name)
+        folder.mkdir()
+        save(folder)
         (folder / PROJECTION_FILE).write_text(json.dumps({"format_version": 1} | facts, indent=1) + "\n", encoding="utf-8")
         set_usual_modes(folder.iterdir())
         if out.exists():

@@ -1,6 +1,7 @@
 """Projections against numpy's SVD, and what is stored of them."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,13 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, load_model
 from d2vpr_hf.cli import app
+from d2vpr_hf.encoders.encoder_card import read_card
+from d2vpr_hf.encoders.projected_model import add_projection
+from d2vpr_hf.export import export
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.projection import ProjectionFit, fit_projection
+from tests.other_model import OtherModel
 
 
 def draw(count, width, seed=0):
@@ -138,3 +144,75 @@ def test_refusals(photos, tmp_path):
     with pytest.raises(ValueError, match="has a projection to 4 numbers already"):
         fit_projection(photos, tmp_path / "newer", PlaceEncoder(tmp_path / "new"), 2)
     assert torch.equal(load_model(tmp_path / "new").projection.mean, encoder.model.projection.mean)
+
+
+@pytest.fixture
+def other_model(tmp_path):
+    """A model of another library in a folder, with a licence."""
+    model = OtherModel()
+    model.network.model.save_pretrained(tmp_path / "dinov2")
+    (tmp_path / "dinov2" / "preprocessor_config.json").write_text("{}")
+    (tmp_path / "dinov2" / "LICENSE").write_text("Do as you like.")
+    (tmp_path / "dinov2" / "notes.txt").write_text("not part of the model")
+    model.model_name = str(tmp_path / "dinov2")
+    return model
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_a_projection_lies_next_to_the_unchanged_files_of_another_model(photos, other_model, tmp_path, whiten):
+    encoder = PlaceEncoder(other_model, batch_size=8)
+    projection = fit_projection(photos, tmp_path / "small", encoder, 6, whiten=whiten)
+    copied = {"config.json", "model.safetensors", "preprocessor_config.json", "LICENSE"}
+    assert {path.name for path in (tmp_path / "small").iterdir()} == copied | {
+        "README.md",
+        "encoder.json",
+        "projection.json",
+        "projection.safetensors",
+    }
+    assert all((tmp_path / "small" / name).read_bytes() == (tmp_path / "dinov2" / name).read_bytes() for name in copied)
+    card = read_card(tmp_path / "small")
+    assert (card.descriptor_dim, card.graph, card.model_options) == (6, None, {"pool": "gem"})
+    assert card.facts == other_model.facts and card.preprocessing == other_model.preprocessing
+    projected = PlaceEncoder(add_projection(other_model, tmp_path / "small", card))
+    assert projected.fingerprint != encoder.fingerprint and projected.projection_dim == projected.descriptor_dim == 6
+    files = sorted(photos.iterdir())
+    expected = (encoder.encode(files).descriptors - projection.mean) @ projection.components.T
+    if whiten:
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(projected.encode(files).descriptors, expected, atol=1e-6)
+    assert warn_of_fitted_photos(str(tmp_path / "small"), files) == len(files)
+    with pytest.raises(ValueError, match="has a projection to 6 numbers already"):
+        fit_projection(photos, tmp_path / "newer", projected, 2)
+    text = (tmp_path / "small" / "README.md").read_text()
+    assert "license: apache-2.0" in text and "# Tiny DINOv2, for d2vpr-hf" in text and "D²-VPR" not in text
+
+
+def test_a_projection_becomes_part_of_an_exported_graph(photos, other_model, tmp_path):
+    fit_projection(photos, tmp_path / "small", PlaceEncoder(other_model), 6, whiten=True)
+    projected = PlaceEncoder(add_projection(other_model, tmp_path / "small", read_card(tmp_path / "small")))
+    graph = export(projected, tmp_path / "graph").model
+    assert graph.info["fingerprint"] == projected.fingerprint and graph.info["encoder"]["projection_dim"] == 6
+    pixels = projected.descriptor_model.prepare(Image.open(sorted(photos.iterdir())[0]))[None]
+    assert np.allclose(graph.open_backend("auto", None).encode(pixels), projected.descriptor_model.describe(pixels), atol=1e-5)
+
+
+def test_a_projection_that_was_changed_or_does_not_fit_is_refused(photos, other_model, tmp_path):
+    fit_projection(photos, tmp_path / "small", PlaceEncoder(other_model), 6)
+    card = read_card(tmp_path / "small")
+    save_file(
+        {"mean": np.zeros(8, np.float32), "components": np.zeros((6, 8), np.float32)}, tmp_path / "small" / card.projection
+    )
+    with pytest.raises(ValueError, match="is not the file that"):
+        add_projection(other_model, tmp_path / "small", card)
+    with pytest.raises(ValueError, match="expected a mean of 32 numbers and components as wide, got the shapes"):
+        add_projection(other_model, tmp_path / "small", replace(card, sha256={}))
+
+
+def test_models_without_files_get_no_projection(photos, other_model, tmp_path):
+    other_model.model_name = None
+    with pytest.raises(ValueError, match="This model was never saved"):
+        fit_projection(photos, tmp_path / "small", PlaceEncoder(other_model), 6)
+    del other_model.network
+    with pytest.raises(ValueError, match="A projection cannot be stored with OtherModel"):
+        fit_projection(photos, tmp_path / "small", PlaceEncoder(other_model), 6)
+    assert not (tmp_path / "small").exists()

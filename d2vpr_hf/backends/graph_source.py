@@ -1,7 +1,6 @@
 """Models as an export sees them: a network, its preprocessing, and the descriptors that a graph must give."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -103,7 +102,6 @@ class NetworkSource(GraphSource):
 
     Args:
         network: Maps normalised images (B, 3, height, width) to descriptors (B, D), in eval mode, in float32, on the CPU.
-        describe: Maps normalised images to the model's own descriptors; for a comparison with the graph.
         entry: The values by which the model runs as an encoder.
         patch_size: Side of a patch in pixels; `None` if images must have one size.
         config: The configuration of the model; `None` without one.
@@ -112,14 +110,12 @@ class NetworkSource(GraphSource):
     def __init__(
         self,
         network: nn.Module,
-        describe: Callable[[NDArray[np.float32]], NDArray[np.float32]],
         entry: EncoderEntry,
         patch_size: int | None = None,
         config: Any = None,
     ) -> None:
-        self.network, self._describe = network, describe
+        self.network, self.patch_size = network, patch_size
         self.entry, self.config = entry, config
-        self.patch_size = patch_size
 
     def prepare(self, image: torch.Tensor, kind: InputKind) -> torch.Tensor:
         """Return the input of a graph for an image, by the steps of the preprocessing."""
@@ -128,9 +124,11 @@ class NetworkSource(GraphSource):
         pixels = image.clamp(0, 255).byte().permute(1, 2, 0).numpy()  # (3, height, width) -> (height, width, 3)
         return torch.from_numpy(self.steps(Image.fromarray(pixels)))
 
+    @torch.inference_mode()
     def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-        """Map normalised images to descriptors, by the function that was given."""
-        return self._describe(pixel_values.numpy())
+        """Map normalised images to descriptors, by the network itself."""
+        descriptors: NDArray[np.float32] = self.network(pixel_values).numpy()
+        return descriptors
 
     def processor(self, kind: InputKind) -> D2VPRImageProcessor | None:
         """Return `None`: `export.json` has the steps."""
@@ -144,7 +142,9 @@ def find_graph_source(model: DescriptorModel) -> GraphSource:
         ValueError: If it has no network that can be written as a graph.
     """
     if isinstance(model, OwnModel):
-        return OwnSource(model.model, model.processor)
+        source = OwnSource(model.model, model.processor)
+        source.entry = replace(source.entry, facts=model.facts)  # with the licence that its card states
+        return source
     network, steps = getattr(model, "network", None), getattr(model, "preprocessing", None)
     if not isinstance(network, nn.Module) or not isinstance(steps, Preprocessing):
         name = model.model_name or type(model).__name__
@@ -152,5 +152,13 @@ def find_graph_source(model: DescriptorModel) -> GraphSource:
             f"{name} cannot be exported: it is not a network of torch with its preprocessing. Expected a model of this package "
             "or of transformers; a graph is exported already."
         )
+    weights = list(network.parameters())
+    if any(not weight.is_floating_point() or weight.dtype != torch.float32 for weight in weights) or any(
+        weight.device.type != "cpu" for weight in weights
+    ):
+        raise ValueError(
+            f'{model.facts.title} can be exported in float32 from the CPU only: open it with `device="cpu"`, and its weights '
+            "as floats of 32 bits."
+        )
     config, patch_size = getattr(model, "config", None), getattr(model, "patch_size", None)
-    return NetworkSource(network, model.describe, EncoderEntry.of(model, steps), patch_size, config)
+    return NetworkSource(network, EncoderEntry.of(model, steps), patch_size, config)

@@ -3,6 +3,7 @@
 import importlib.util
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +12,9 @@ from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import TorchBackend, precision_of
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
+
+if TYPE_CHECKING:
+    from d2vpr_hf.backends.graph_source import GraphSource
 
 _FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "executorch": "executorch"}  # that a model is converted to
 
@@ -40,26 +44,29 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
             f"The backend {runtime.backend} converts models of this package whose weights are neither quantised nor adapted, "
             f'got {type(model).__name__}. Give `backend="torch"`, or load the model from its folder.'
         )
-    if model.device.type != "cpu":
+    from d2vpr_hf.backends.graph_source import OwnSource
+
+    return convert(OwnSource(model, processor), runtime, model.device)
+
+
+def convert(source: "GraphSource", runtime: Runtime, device: torch.device) -> Backend:
+    """Convert a model to a graph, and open the graph with a runtime; arguments and errors as for [`open_backend`]."""
+    if device.type != "cpu":
         raise ValueError(
-            f"The backend {runtime.backend} runs on the CPU here, got the device {model.device}. "
+            f"The backend {runtime.backend} runs on the CPU here, got the device {device}. "
             'Give `device="cpu"`, or `backend="torch"`.'
         )
+    format_name = _FORMATS[runtime.backend]
     if runtime.precision == "int8":
-        format_name = _FORMATS[runtime.backend]
         raise ValueError(
             f"int8 needs photos to be calibrated on: `d2vpr export MODEL OUT --format {format_name} --precision int8 --photos "
             "PHOTOS`, then OUT is the model."
         )
-    from d2vpr_hf.backends.export_model import ExportOptions, export_model
+    from d2vpr_hf.backends.export_model import ExportOptions, export_source
 
-    options = ExportOptions(
-        _FORMATS[runtime.backend],
-        runtime.precision,
-        "fixed" if processor.do_resize else "any-size",
-    )
+    options = ExportOptions(format_name, runtime.precision, "any-size" if source.steps.input_size is None else "fixed")
     with tempfile.TemporaryDirectory() as scratch:  # the runtime reads the whole graph before the folder is removed
-        return export_model(model, processor, Path(scratch) / "model", options).open_backend(runtime.backend, None)
+        return export_source(source, Path(scratch) / "model", options).open_backend(runtime.backend, None)
 
 
 def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) -> Runtime:

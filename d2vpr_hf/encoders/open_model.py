@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, is_exported
+from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.encoders.exported_graphs import ExportedGraph
 from d2vpr_hf.encoders.model_options import ModelOptions
 from d2vpr_hf.encoders.open_carded_graph import open_carded_graph
 from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
-from d2vpr_hf.pretrained.model_files import is_vision_config, stored_config
+from d2vpr_hf.pretrained.model_files import fetch_file, is_vision_config, stored_config
 from d2vpr_hf.pretrained.revisions import pin_revision
 
 
@@ -47,27 +48,21 @@ def open_model(
     if model is None or isinstance(model, str | Path):
         name = portable_name(model)
         if revision is None and name != EMBEDDED_NAME and is_exported(model):
-            _refuse_options(options, name)
-            return ExportedGraph(ExportedModel.open(str(model)), processor, **choices, name=name)
+            return _check_options(options, ExportedGraph(ExportedModel.open(str(model)), processor, **choices, name=name))
         if revision is None and name != EMBEDDED_NAME:
             carded = open_carded_graph(name, **choices, name=name, options=options)
             if carded is not None:
                 return carded
         revision = pin_revision(model, revision)
         if (graph := download_exported(model, revision)) is not None:
-            _refuse_options(options, name)
-            return ExportedGraph(graph, processor, **choices, name=name, revision=revision)
+            return _check_options(options, ExportedGraph(graph, processor, **choices, name=name, revision=revision))
         if revision is not None:
             carded = open_carded_graph(name, revision, **choices, name=name, options=options)
             if carded is not None:
                 return carded
         stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
         if is_vision_config(stored):
-            from d2vpr_hf.encoders.transformers_models import load_transformers_model
-
-            return load_transformers_model(
-                model, stored, processor, options, device=device, **choices, saved_name=name, revision=revision
-            )
+            return _open_transformers_model(model, stored, processor, options, device=device, **choices, revision=revision)
         _refuse_options(options, name)
         from d2vpr_hf.encoders.own_models import load_own_model
 
@@ -93,6 +88,26 @@ def open_model(
     return own_model
 
 
+def _open_transformers_model(
+    name: str | Path, stored: dict[str, Any], processor: Any, options: ModelOptions, *, revision: str | None, **choices: Any
+) -> DescriptorModel:
+    """Open a model of transformers, and what a card next to it adds: options, preprocessing, a projection."""
+    from d2vpr_hf.encoders.transformers_models import load_transformers_model
+
+    card_file = fetch_file(name, CARD_FILE, revision)
+    choices |= {"saved_name": portable_name(name), "revision": revision}
+    if card_file is None:
+        return load_transformers_model(name, stored, processor, options, **choices)
+    from d2vpr_hf.encoders.projected_model import add_projection, options_of
+
+    card = read_card(card_file.parent)
+    options, processor = options_of(card, options, name), processor or card.preprocessing
+    model = load_transformers_model(name, stored, processor, options, **choices, facts=card.facts)
+    if card.projection is not None:
+        fetch_file(name, card.projection, revision)  # one on the Hub is then in the folder of the card
+    return add_projection(model, card_file.parent, card)
+
+
 def portable_name(name: str | Path | None) -> str:
     """Return a name that a model can be loaded by from any folder; `"embedded"` for the model in this package."""
     if name is None or name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
@@ -103,6 +118,18 @@ def portable_name(name: str | Path | None) -> str:
 def takes_options(model: str | Path, revision: str | None = None) -> bool:
     """Return whether a folder or Hub id is of a model that is opened with options, one of transformers."""
     return is_vision_config(stored_config(model, revision))
+
+
+def _check_options(options: ModelOptions, graph: ExportedGraph) -> ExportedGraph:
+    """Return a graph, after checking that options are those that its model had when it was exported.
+
+    An index records the options, and opens its encoder with them.
+    """
+    values = options.to_dict()
+    if any(graph.model_options.get(key) != value for key, value in values.items()):
+        stated = f"the options {graph.model_options}" if graph.model_options else "no options"
+        raise ValueError(f"The graph {graph.model_name} was exported with {stated}, got {values}. Export the model again.")
+    return graph
 
 
 def _refuse_options(options: ModelOptions, name: str) -> None:

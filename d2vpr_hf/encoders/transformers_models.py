@@ -16,7 +16,9 @@ from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel
 
+from d2vpr_hf.backends.graph_source import find_graph_source
 from d2vpr_hf.backends.protocol import Backend, check_backend
+from d2vpr_hf.backends.registry import convert
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import FeatureBackend, precision_of
 from d2vpr_hf.encoders.known_models import find_known
@@ -265,6 +267,8 @@ class TransformersModel:
     def backend(self) -> Backend:
         """The backend that runs the network."""
         runtime = self.runtime
+        if not runtime.backend.startswith("torch"):
+            return convert(find_graph_source(self), runtime, self.device)
         compiled = runtime.backend == "torch-compiled"
         precision = None if is_quantised(self.model) else runtime.precision
         return FeatureBackend(self.network, self.device, self.model.dtype, precision, compiled=compiled)
@@ -311,6 +315,7 @@ def load_transformers_model(
     precision: str | None,
     saved_name: str,
     revision: str | None,
+    facts: ModelFacts | None = None,
 ) -> TransformersModel:
     """Load a vision model of transformers from a folder or the Hub.
 
@@ -324,6 +329,7 @@ def load_transformers_model(
         precision: As for [`TransformersModel`].
         saved_name: Name that the model can be loaded by from any folder.
         revision: Commit of a model from the Hub.
+        facts: Title and origin; `None` for those of the model's family and card.
 
     Raises:
         FileNotFoundError, ValueError: As [`load_vision_tower`] and [`TransformersModel`] raise them.
@@ -331,12 +337,7 @@ def load_transformers_model(
     """
     tower = load_vision_tower(name, stored, revision)
     preprocessing = choose_preprocessing(tower.model, processor, name, stored, revision)
-    if (known := find_known(saved_name)) is not None:
-        facts = replace(known.facts, num_parameters=None)  # the network's own number is added
-    else:
-        stated = stated_facts(find_card(name, revision) or "")
-        arxiv = family_of(tower.model.config.model_type).arxiv
-        facts = ModelFacts(title_of(tower.model), stated.license, stated.training_data, arxiv)
+    facts = facts or _find_facts(tower.model, name, saved_name, revision)
     return TransformersModel(
         tower.model,
         preprocessing,
@@ -349,6 +350,15 @@ def load_transformers_model(
         missing=tower.missing,
         facts=facts,
     )
+
+
+def _find_facts(model: PreTrainedModel, name: str | Path, saved_name: str, revision: str | None) -> ModelFacts:
+    """Return title and origin of a model: those of the table of known encoders, or those that its card states."""
+    if (known := find_known(saved_name)) is not None:
+        return replace(known.facts, num_parameters=None)  # the network's own number is added
+    stated = stated_facts(find_card(name, revision) or "")
+    arxiv = family_of(model.config.model_type).arxiv
+    return ModelFacts(title_of(model), stated.license, stated.training_data, arxiv)
 
 
 def wrap_transformers_model(
@@ -470,13 +480,13 @@ def _settle_backend(model: PreTrainedModel, backend: str, precision: str | None)
     """
     check_backend(backend, precision)
     name = "torch" if backend == "auto" else backend
-    if not name.startswith("torch"):
-        raise ValueError(
-            f'The backend {name} does not run models of transformers. Give `backend="torch"` or `backend="torch-compiled"`.'
-        )
     check_backend(name, precision)
-    if is_quantised(model) and precision is not None:
-        raise ValueError("This model has quantised weights and runs in their type. Leave `precision` out.")
+    if is_quantised(model) and (precision is not None or not name.startswith("torch")):
+        raise ValueError(
+            "This model has quantised weights and runs by torch, in their type. Leave `precision` and `backend` out."
+        )
+    if not name.startswith("torch"):
+        return Runtime(name, precision or "fp32")
     return Runtime(name, precision or precision_of(cast(Any, model)))
 
 

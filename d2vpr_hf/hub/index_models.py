@@ -16,7 +16,7 @@ from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 logger = logging.getLogger(__name__)
 
-_MODEL_FILES = ["*.json", "model*", "onnx/model*"]
+_MODEL_FILES = ["*.json", "*.safetensors", "*.onnx*", "model*", "onnx/model*"]
 _REMEDIES = (
     'Name it by its Hub id with `model="user/model"` if it is on the Hub, or upload it too with `push_model="user/model"`.'
 )
@@ -136,11 +136,13 @@ def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str |
 
 def _makes_descriptors(settings: IndexSettings, name: str, revision: str | None, token: str | None) -> bool:
     """Return whether a model or an exported graph has the fingerprint of an index; one on the Hub is downloaded."""
+    from d2vpr_hf.encoders.model_options import ModelOptions
     from d2vpr_hf.encoders.open_model import open_model
 
     if revision is not None:
         name = snapshot_download(name, revision=revision, token=token, allow_patterns=_MODEL_FILES)
-    return open_model(name, device="cpu").fingerprint == settings.fingerprint
+    options = ModelOptions.from_dict(settings.model_options)
+    return open_model(name, device="cpu", options=options).fingerprint == settings.fingerprint
 
 
 def _is_folder(name: str) -> bool:

@@ -12,10 +12,13 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.verification import REFERENCES_FILE
+from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
+from d2vpr_hf.encoders.open_model import open_model
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.hub.benchmarks import FOLDER as BENCHMARK_FOLDER
 from d2vpr_hf.hub.benchmarks import benchmark_results
 from d2vpr_hf.hub.cards import check_license, find_license_file
+from d2vpr_hf.hub.encoder_cards import make_encoder_card
 from d2vpr_hf.hub.graph_cards import renew_graph_card
 from d2vpr_hf.hub.model_cards import (
     CardFacts,
@@ -39,6 +42,7 @@ Files = dict[str, Path | bytes]  # contents by path in the repository
 _CARD = "README.md"
 _CONFIG = "config.json"
 _PROCESSOR = "preprocessor_config.json"
+_PROCESSORS = (_PROCESSOR, "processor_config.json")
 _REPORT = "validation.json"
 _MODULES = "modules.json"  # the parts of a model for sentence-transformers
 # files that other programs read next to the weights
@@ -51,6 +55,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".svg", ".gif", ".webp")
 _STALE = (
     *("model.safetensors", "model-*-of-*.safetensors", SAFE_WEIGHTS_INDEX_NAME),
     *(INFO_FILE, REFERENCES_FILE, "model.onnx", "model.onnx.data", "model.xml", "model.bin"),
+    *(CARD_FILE, "projection.safetensors", "*.onnx", "*.onnx.data", "*.onnx_data"),
     *(_REPORT, PROJECTION_FILE, _MODULES, f"{BENCHMARK_FOLDER}/*.yaml"),
 )
 _NO_FACTS = CardFacts(
@@ -100,7 +105,12 @@ def push_model(
     if kind is FolderKind.INDEX:
         raise ValueError(f"{source} is an index, not a model. `push_index`, or `d2vpr push`, uploads it.")
     folder = EMBEDDED_MODEL if str(source) == EMBEDDED_NAME else Path(source)
-    files, card = _graph_files(folder) if kind is FolderKind.GRAPH else _model_files(folder, name, token)
+    if kind is FolderKind.GRAPH:
+        files, card = _graph_files(folder)
+    elif kind is FolderKind.ENCODER:
+        files, card = _encoder_files(folder)
+    else:
+        files, card = _model_files(folder, name, token)
     _add_card(files, folder, complete_card(card if license is None else set_license(card, license), name))
     _warn_of_license(files)
     _name_other_files(folder, files)
@@ -126,17 +136,35 @@ def _model_files(folder: Path, name: str, token: str | None) -> tuple[Files, str
     return files, card
 
 
+def _encoder_files(folder: Path) -> tuple[Files, str]:
+    """Return the files of a folder with `encoder.json` and its card, after opening the encoder to check that it is complete.
+
+    The code of this package is not added: transformers loads the model by its own code, or does not load it at all.
+    """
+    encoder = open_model(str(folder), device="cpu")
+    _ = encoder.fingerprint  # compares the files with the checksums of the card
+    card = read_card(folder)
+    names = [*([] if card.graph is None else getattr(encoder, "files", [card.graph])), CARD_FILE]
+    if card.graph is None:
+        names += [*_weights(folder), _CONFIG, *(name for name in _PROCESSORS if (folder / name).is_file())]
+    names += [] if card.projection is None else [card.projection]
+    files: Files = {name: folder / name for name in dict.fromkeys(names)} | _companions(folder)
+    text = _read_card(folder)
+    return files, str(make_encoder_card(card, "A model for visual place recognition.")) if text is None else text
+
+
 def _graph_files(folder: Path) -> tuple[Files, str]:
     """Return the files of an exported graph, with the code of configuration and image processor, and its card."""
     exported = ExportedModel.open(folder)
-    classes = (type(exported.config()), type(exported.processor()))
     files: Files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix != ".py" and not _is_hidden(path.relative_to(folder))
     }
     files[INFO_FILE] = _public_info(exported)
-    if exported.format.config_file == _CONFIG:  # other formats have configuration files for another library
+    # other formats have configuration files for another library, and other models no code of this package
+    if exported.format.config_file == _CONFIG and (folder / _PROCESSOR).is_file():
+        classes = (type(exported.config()), type(exported.processor()))
         files[_CONFIG] = _with_code(folder / _CONFIG, {"AutoConfig": classes[0]})
         files[_PROCESSOR] = _with_code(folder / _PROCESSOR, {"AutoImageProcessor": classes[1]})
         files |= _code(classes)

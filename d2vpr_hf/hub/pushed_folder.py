@@ -4,6 +4,7 @@ import json
 from enum import StrEnum
 from pathlib import Path
 
+from d2vpr_hf.encoders.encoder_card import CARD_FILE
 from d2vpr_hf.index.manifest import MANIFEST
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
@@ -18,6 +19,7 @@ class FolderKind(StrEnum):
 
     MODEL = "model"
     GRAPH = "graph"  # that `d2vpr export` wrote
+    ENCODER = "encoder"  # of another library, with a card
     INDEX = "index"
 
 
@@ -38,6 +40,8 @@ def recognize_folder(source: str | Path) -> FolderKind:
         raise FileNotFoundError(f"There is no folder {source}. Give the folder of a model or of an index, or `embedded`.")
     if (folder / _EXPORT_FILE).is_file():
         return FolderKind.GRAPH
+    if (folder / CARD_FILE).is_file():
+        return FolderKind.ENCODER
     if (folder / _CONFIG_FILE).is_file():
         return FolderKind.MODEL
     if (folder / MANIFEST).is_file() and _is_manifest(folder / MANIFEST):
