@@ -103,7 +103,7 @@ def read_preprocessing(values: Mapping[str, Any], *, default_type: str | None = 
             mean=_three(settings["image_mean"]) if settings["do_normalize"] else (0.0, 0.0, 0.0),
             std=_three(settings["image_std"]) if settings["do_normalize"] else (1.0, 1.0, 1.0),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The settings of this image processor cannot be read: {error!r}.") from error
 
 

@@ -23,7 +23,7 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import FeatureBackend, precision_of
 from d2vpr_hf.encoders.known_models import find_known
 from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.model_families import VIT_SIZES, ModelFamily, family_of
+from d2vpr_hf.encoders.model_families import OTHER, VIT_SIZES, ModelFamily, family_of
 from d2vpr_hf.encoders.model_objects import check_loaded, is_immovable, is_quantised
 from d2vpr_hf.encoders.model_options import ModelOptions, Pool
 from d2vpr_hf.encoders.own_models import choose_device
@@ -90,7 +90,8 @@ class FeatureNetwork(nn.Module):
         state = output.last_hidden_state if self.layer is None else self._layer_state(output)
         if state.ndim == 4 and _has_channels_last(self.model):
             state = state.permute(0, 3, 1, 2)  # (B, H, W, D) -> (B, D, H, W)
-        strides = [self._patch_size * factor for factor in _STAGE_STRIDES] if self._patch_size else []
+        factors = _STAGE_STRIDES if hasattr(self.model.config, "depths") else _STAGE_STRIDES[:1]
+        strides = [self._patch_size * factor for factor in factors] if self._patch_size else []
         return split_output(
             output,
             state,
@@ -181,8 +182,13 @@ class TransformersModel:
         try:
             with torch.inference_mode():
                 features = self.network.features(pixel_values)
+                repeated = self.network.features(pixel_values) if self.network.family is OTHER else features
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             raise ValueError(f"{self._title()} cannot process images of {height}x{width} pixels: {error}") from error
+        if not torch.equal(features.patches, repeated.patches):
+            raise ValueError(
+                f"{self._title()} gives other features for the same image each time, as a masked autoencoder does."
+            )
         pool = self.network.pool
         has_pooler = not any(key.removeprefix("vision_model.").startswith(("pooler.", "head.")) for key in self._missing)
         if self.network.layer is not None or not has_pooler:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from d2vpr_hf.modeling import MODELS, CricaVPRConfig, VPRConfig, VPRPreTrainedModel
-from d2vpr_hf.modeling.grid_aggregation import GridAggregator
+from d2vpr_hf.encoders.pooling import RegionPooling
+from d2vpr_hf.modeling import MODELS, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.modeling.modeling_vpr import check_pixel_values, flatten_and_normalize
 from d2vpr_hf.pretrained.loading import DINOV2_TYPES, load_config, load_dinov2, load_model
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
@@ -100,10 +100,9 @@ class Dinov2Teacher(Teacher):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
-        pyramid = CricaVPRConfig()
-        self.aggregator = GridAggregator(pyramid)
+        self.regions = RegionPooling()
         self.width = model.config.hidden_size
-        self.descriptor_dim = pyramid.num_regions * self.width
+        self.descriptor_dim = self.regions.num_regions * self.width
         self.num_channels: int = model.config.num_channels
         self.num_registers: int = getattr(model.config, "num_register_tokens", 0)
         patch_size = model.config.patch_size
@@ -115,7 +114,7 @@ class Dinov2Teacher(Teacher):
         states = self.model(pixel_values).last_hidden_state  # cls, registers, patches
         tokens = torch.cat((states[:, :1], states[:, 1 + self.num_registers :]), dim=1)
         grid_size = (pixel_values.shape[2] // self.patch_size, pixel_values.shape[3] // self.patch_size)
-        return TeacherTargets(tokens, flatten_and_normalize(self.aggregator(tokens, grid_size)))
+        return TeacherTargets(tokens, self.regions(tokens, grid_size))
 
 
 def load_teacher(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Teacher:
