@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
 from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.readers.photos import photo_modes
+from d2vpr_hf.encoders.rgb_images import to_rgb
 
 if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
@@ -144,11 +143,11 @@ class ExportedGraph:
 
     def prepare(self, image: Any) -> NDArray[np.float32]:
         """Return the pixel values (3, height, width) of an image, by the steps that the graph does not contain."""
-        if self._given_processor is None and isinstance(image, Image.Image):
-            return self._entry.preprocessing(photo_modes.to_rgb_image(image))
+        if self._given_processor is None:
+            return self._entry.preprocessing(to_rgb(image))
         from d2vpr_hf.encoders.own_models import prepare_by
 
-        return prepare_by(self.processor, image)
+        return prepare_by(self._given_processor, image)
 
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D)."""
