@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from d2vpr_hf.cli.options import EncoderOptions, NewModelOption, ReadingOptions, StrictOption, parse_path
+from d2vpr_hf.cli.options import DescriptorOptions, EncoderOptions, NewModelOption, ReadingOptions, StrictOption, parse_path
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 if TYPE_CHECKING:
@@ -86,6 +86,13 @@ def evaluate(
         Path, typer.Option("--queries", parser=parse_path, metavar="DIR", help="Photos to search with, or their CSV file.")
     ],
     reading: ReadingOptions,
+    given: DescriptorOptions,
+    query_descriptors: Annotated[
+        Path | None,
+        typer.Option(
+            parser=parse_path, metavar="FILE", help="With --descriptors, those of the database: those of the queries."
+        ),
+    ] = None,
     model: NewModelOption = None,
     positives: RuleOptions,
     recall_values: Annotated[
@@ -126,10 +133,30 @@ def evaluate(
     rule = positives.rule()
     values = _parse_recall_values(recall_values)
     outcome.check([database, queries], overwrite)
+    if (given.descriptors is None) != (query_descriptors is None):
+        raise ValueError("Give both --descriptors, of the database, and --query-descriptors, or neither.")
     database_table, query_table = read_all_places([database, queries], reading.read_options())
     typer.echo(f"Database: {table_text(database_table)}\nQueries: {table_text(query_table)}")
-    typer.echo(f"Correct: {rule}. Recall@N of N = {', '.join(map(str, values))}. Batch size {encoding.batch_size}.")
     start = time.perf_counter()
+    if given.descriptors is not None and query_descriptors is not None:
+        from d2vpr_hf.evaluation import evaluate_descriptor_files
+
+        _refuse_encoding({"--model": model, "--cross-image-encoder": cross_image_encoder, "--shuffle-check": shuffle_check})
+        _refuse_encoding({"--save-descriptors": save_descriptors, "--drop-shared": drop_shared})
+        typer.echo(f"Correct: {rule}. Recall@N of N = {', '.join(map(str, values))}.")
+        evaluation = evaluate_descriptor_files(
+            (given.descriptors, database_table),
+            (query_descriptors, query_table),
+            rule,
+            recall_values=values,
+            tensor=given.tensor,
+            normalize=given.normalize,
+            strict=strict,
+        )
+        typer.echo(f"{evaluation.to_text()}\ntook {time.perf_counter() - start:.1f} s")
+        outcome.save(evaluation, overwrite)
+        return
+    typer.echo(f"Correct: {rule}. Recall@N of N = {', '.join(map(str, values))}. Batch size {encoding.batch_size}.")
     num_photos = len(database_table.places) + len(query_table.places)
     with progress_bar("Encoding", num_photos * (1 + shuffle_check)) as progress:
         evaluation = run(
@@ -147,6 +174,13 @@ def evaluate(
         )
     typer.echo(f"{evaluation.to_text()}\ntook {time.perf_counter() - start:.1f} s")
     outcome.save(evaluation, overwrite)
+
+
+def _refuse_encoding(options: dict[str, object]) -> None:
+    """Raise ValueError for options that need photos."""
+    given = [flag for flag, value in options.items() if value not in (None, False)]
+    if given:
+        raise ValueError(f"`--descriptors` evaluates descriptors, and no photo is encoded. Omit {', '.join(given)}.")
 
 
 def _parse_recall_values(texts: list[str] | None) -> tuple[int, ...]:

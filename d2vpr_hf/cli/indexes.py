@@ -11,6 +11,7 @@ import typer
 
 from d2vpr_hf.cli.choices import Compression, Dtype, Store
 from d2vpr_hf.cli.options import (
+    DescriptorOptions,
     EncoderOptions,
     IndexArgument,
     IndexEncoderOptions,
@@ -90,6 +91,35 @@ class DatasetOptions:
 
 
 @dataclass
+class GivenDescriptors(DescriptorOptions):
+    """Options for indexing descriptors that another program made."""
+
+    places: Annotated[
+        Path | None,
+        typer.Option(parser=parse_path, metavar="CSV", help="With --descriptors: the places, a line for each row."),
+    ] = None
+    descriptor_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --descriptors: model that made them, such as megaloc-322. An index takes further ones of this name "
+            "only. Default: that of the index, or own.",
+        ),
+    ] = None
+
+    def check_index(self, photos: Path | None, dataset: str | None, model: str | None) -> None:
+        """Raise ValueError unless either photos, a data set or descriptors with their places are given."""
+        if self.descriptors is None:
+            if self.places is not None or self.descriptor_name is not None or self.tensor is not None or self.normalize:
+                raise ValueError("Descriptors of another program need `--descriptors FILE`.")
+            return
+        if self.places is None:
+            raise ValueError("Give `--places CSV` with a line for each row of `--descriptors`.")
+        if photos is not None or dataset is not None or model is not None:
+            raise ValueError("With `--descriptors`, no photos are encoded. Omit PHOTOS, --dataset and --model.")
+
+
+@dataclass
 class StoreOptions:
     """Options for the vector store of an index."""
 
@@ -118,6 +148,7 @@ def index(
         typer.Argument(parser=parse_path, metavar="PHOTOS", help="Folder of photos, or a CSV file that lists them."),
     ] = None,
     dataset: DatasetOptions,
+    given: GivenDescriptors,
     reading: ReadingOptions,
     model: ModelOption = None,
     encoding: IndexEncoderOptions,
@@ -142,6 +173,10 @@ def index(
 
     folder = check_out(out)  # checked before a model or data set is downloaded
     check_store(search.store, search.uri, search.compression)
+    given.check_index(photos, dataset.dataset, model)
+    if given.descriptors is not None and given.places is not None:
+        _index_descriptors(given, out, reading, search, strict, as_json, overwrite, dtype)
+        return
     existing = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     collection = dataset.read(photos, reading)
     if not as_json:
@@ -175,6 +210,51 @@ def index(
     typer.echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
     if existing is not None:
         typer.echo(_changes_text(report))
+
+
+def _index_descriptors(
+    given: GivenDescriptors,
+    out: Path,
+    reading: ReadingOptions,
+    search: StoreOptions,
+    strict: bool,
+    as_json: bool,
+    overwrite: bool,
+    dtype: Dtype | None,
+) -> None:
+    from d2vpr_hf.readers import read_places
+    from d2vpr_hf.retrieval.given_descriptors import index_descriptors
+
+    table = read_places(Path(str(given.places)), reading.read_options())
+    if not as_json:
+        typer.echo(f"Places: {table_text(table)}")
+    with progress_bar("Indexing", len(table.places)) as progress:
+        built, report = index_descriptors(
+            Path(str(given.descriptors)),
+            table,
+            out,
+            name=given.descriptor_name,
+            tensor=given.tensor,
+            normalize=given.normalize,
+            strict=strict,
+            overwrite=overwrite,
+            dtype=dtype,
+            compression=search.compression,
+            store=search.store,
+            uri=search.uri,
+            progress=progress,
+        )
+    settings = built.settings
+    if as_json:
+        facts = {"index": str(out), "photos": len(built), "positions": sum(place.has_position for place in built.places)}
+        facts |= {"descriptor_name": settings.descriptor_name, "descriptor_dim": settings.descriptor_dim}
+        typer.echo(json.dumps(facts | report.to_dict(), indent=2))
+        return
+    typer.echo(
+        f"{report.added} added, {report.replaced} replaced, {report.kept} kept. {out} holds {len(built)} descriptors of "
+        f"{settings.descriptor_dim} numbers under the name {settings.descriptor_name!r}; search it with `--descriptors` of the "
+        "same model."
+    )
 
 
 def embed(
@@ -318,7 +398,9 @@ def info(
     """Show the contents of an index and its settings."""
     facts = open_index(index).info()
     texts = {name: _value_text(value) for name, value in facts.items()}
-    if facts["model"] is None:
+    if facts["descriptor_name"] is not None:
+        texts["model"] = "none: descriptors of another program"
+    elif facts["model"] is None:
         texts["model"] = "embedded, or one that was never saved"
     lines = [f"{name}: {text}" for name, text in texts.items()]
     typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(lines))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d2vpr_hf.cli.options import (
+    DescriptorOptions,
     EncoderOptions,
     FilterOptions,
     IndexArgument,
@@ -92,8 +93,9 @@ def calibrate(
 
 def localize(
     index: IndexArgument,
-    queries: QueriesArgument,
+    queries: QueriesArgument = None,
     *,
+    given: DescriptorOptions,
     min_precision: Annotated[
         float,
         typer.Option(
@@ -110,11 +112,25 @@ def localize(
 
     An estimate has a position, a radius and a confidence. Calibrate the index first.
     """
-    from d2vpr_hf.localization import load_calibration, localize_photos
+    from d2vpr_hf.localization import load_calibration, localize_descriptors, localize_photos
 
+    given.check(queries, "QUERY")
     opened = open_index(index)
     allowed = where.place_filter().allowed(opened.places)
     calibration = load_calibration(opened)
+    if given.descriptors is not None:
+        answers = localize_descriptors(
+            opened,
+            given.descriptors,
+            calibration,
+            precision=min_precision,
+            allowed=allowed,
+            tensor=given.tensor,
+            normalize=given.normalize,
+        )
+        typer.echo(json_text(answers) if as_json else "\n".join(map(_line, answers)))
+        return
+    queries = queries or []
     encoder = encoding.load(model, opened)
     answers = localize_photos(opened, queries, encoder, calibration, precision=min_precision, allowed=allowed, strict=strict)
     typer.echo(json_text(answers) if as_json else "\n".join(map(_line, answers)))

@@ -78,7 +78,8 @@ def _is_on_hub(name: str) -> bool:
 IndexArgument = Annotated[str, typer.Argument(parser=parse_index, metavar="INDEX", help="Index folder or Hub id.")]
 IndexFolderArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="INDEX", help="Index folder.")]
 QueriesArgument = Annotated[
-    list[Path], typer.Argument(parser=parse_path, metavar="QUERY...", help="Photos, or folders of photos.")
+    list[Path] | None,
+    typer.Argument(parser=parse_path, metavar="[QUERY...]", help="Photos, or folders of photos; or give --descriptors."),
 ]
 ModelOption = Annotated[
     str | None,
@@ -238,6 +239,33 @@ class IndexEncoderOptions(EncoderOptions):
             "library that encoded the latest photos of the index."
         ),
     ] = None
+
+
+@dataclass
+class DescriptorOptions:
+    """Options for descriptors that another program made."""
+
+    descriptors: Annotated[
+        Path | None,
+        typer.Option(
+            parser=parse_path,
+            metavar="FILE",
+            help="Descriptors of another program instead of photos: .npy, .safetensors or .h5; see docs/encoders.md.",
+        ),
+    ] = None
+    tensor: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --descriptors: tensor of the file. Default: the only one.")
+    ] = None
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="With --descriptors: divide each descriptor by its length.")
+    ] = False
+
+    def check(self, photos: object, name: str) -> None:
+        """Raise ValueError unless either photos or descriptors are given."""
+        if bool(photos) == (self.descriptors is not None):
+            raise ValueError(f"Give either {name} or `--descriptors FILE`.")
+        if self.descriptors is None and (self.tensor is not None or self.normalize):
+            raise ValueError("`--tensor` and `--normalize` belong to `--descriptors FILE`.")
 
 
 @dataclass

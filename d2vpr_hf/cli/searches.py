@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf.cli.options import (
+    DescriptorOptions,
     EncoderOptions,
     FilterOptions,
     IndexArgument,
@@ -22,8 +23,9 @@ from d2vpr_hf.cli.terminal import check_answers, json_text, results_text
 
 def search(
     index: IndexArgument,
-    queries: QueriesArgument,
+    queries: QueriesArgument = None,
     *,
+    given: DescriptorOptions,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
     where: FilterOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
@@ -38,8 +40,20 @@ def search(
     """Find the photos of an index that are most similar."""
     from d2vpr_hf.retrieval.search_photos import search_photos
 
+    given.check(queries, "QUERY")
     opened = open_index(index, thumbnails=plot is not None)
     allowed = where.place_filter().allowed(opened.places)
+    if given.descriptors is not None:
+        from d2vpr_hf.retrieval.given_descriptors import search_descriptors
+
+        if plot is not None:
+            raise ValueError("`--plot` draws photos, and descriptors have none. Omit it.")
+        results = search_descriptors(
+            opened, given.descriptors, top_k=top_k, tensor=given.tensor, normalize=given.normalize, allowed=allowed
+        )
+        typer.echo(json_text(results) if as_json else results_text(results))
+        return
+    queries = queries or []
     if plot is not None:
         from d2vpr_hf.figures import check_plot_file
 

@@ -118,8 +118,13 @@ class PlaceEncoder:
             model: Folder or Hub id of a model to load instead, such as one that was moved; `None` for that of the index.
             options: Other arguments of the encoder; by default the batch size is that of the index, and the way to compute
                 descriptors, such as `pool`, the one that the index records.
+
+        Raises:
+            ValueError: If the index holds descriptors that another program made, and no model is given.
         """
         settings = index.settings
+        if model is None:
+            settings.check_has_model()
         defaults: dict[str, Any] = {} if settings.batch_size is None else {"batch_size": settings.batch_size}
         is_recorded = model in (None, settings.model_name)
         if is_recorded:

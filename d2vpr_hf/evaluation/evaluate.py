@@ -19,6 +19,7 @@ from d2vpr_hf.hub.snapshots import find_dataset
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.descriptor_files import read_placed_descriptors
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 SHUFFLE_SEED = 0
 _REMEDY = "Give other queries, or `drop_shared=True` to leave them out."
 
-_Encoded = tuple[PhotoSelection, NDArray[np.float32]]
+_Encoded = tuple[PhotoSelection, NDArray[Any]]
 
 
 def evaluate(
@@ -109,6 +110,49 @@ def evaluate(
 
     evaluation = run(None)
     return replace(evaluation, shuffled=run(SHUFFLE_SEED)) if shuffle_check else evaluation
+
+
+def evaluate_descriptor_files(
+    database: tuple[str | Path, str | Path | PlaceTable],
+    queries: tuple[str | Path, str | Path | PlaceTable],
+    rule: PositiveRule | None = None,
+    *,
+    recall_values: Sequence[int] = RECALL_VALUES,
+    tensor: str | None = None,
+    normalize: bool = False,
+    strict: bool = False,
+) -> Evaluation:
+    """Evaluate descriptors in files that another program wrote. The photos are not needed.
+
+    Args:
+        database: A file that [`d2vpr_hf.readers.descriptor_files.read_descriptors`] reads, and its places: a CSV file with a
+            line for each row, or for files with photos' names a table or folder with these photos.
+        queries: The same for the queries.
+        rule: The rule of positives; `None` for the usual 25 m.
+        recall_values: The N of recall@N.
+        tensor: Name of the tensor in the files; `None` for the only one.
+        normalize: Whether to divide each descriptor by its length. Without it, other lengths than 1 are an error.
+        strict: Whether a place without a descriptor or position is an error.
+
+    Raises:
+        ValueError: If descriptors and places do not match, values are wrong, the widths of both sides differ, or positions
+            cannot be compared.
+    """
+    rule, recall_values = rule or PositiveRule(), check_recall_values(recall_values)
+    placed = [read_placed_descriptors(*side, tensor=tensor, normalize=normalize, strict=strict) for side in (database, queries)]
+    widths = [rows.shape[1] for _, rows in placed]
+    if widths[0] != widths[1]:
+        raise ValueError(f"Descriptors of the database have {widths[0]} numbers, those of the queries {widths[1]}.")
+    selections = select_photos(placed[0][0], placed[1][0], rule)
+    encoded = []
+    for selection, (table, rows) in zip(selections, placed, strict=True):
+        report_remarks(selection.remarks, selection.name.capitalize())
+        report_skipped(selection.skipped, table.count, strict, selection.name.capitalize())
+        if len(selection.places) < len(table.places):
+            row_of = {place.path: row for row, place in enumerate(table.places)}
+            rows = rows[[row_of[place.path] for place in selection.places]]
+        encoded.append((selection, rows))
+    return _evaluate_encoded(encoded, rule, recall_values)
 
 
 def evaluate_descriptors(

@@ -33,7 +33,7 @@ class _HubImportError(Exception):
 class _OneOutput(nn.Module):
     """A network with only one of its outputs, as float32."""
 
-    def __init__(self, network: nn.Module, output: str | None) -> None:
+    def __init__(self, network: nn.Module, output: str) -> None:
         super().__init__()
         self.network, self.output = network, output
 
@@ -160,6 +160,7 @@ def _export(module: nn.Module, pixel_values: torch.Tensor, path: Path) -> str:
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
                 verbose=False,
             )
+        assert program is not None
         program.save(path)
         return "torch.export"
     except Exception:

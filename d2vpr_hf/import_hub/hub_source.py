@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +104,7 @@ def resolve_commit(repository: str, reference: str) -> str | None:
     """Ask GitHub for the commit of a branch, a tag or a short hash; `None` if it does not answer."""
     api = os.environ.get(API_VARIABLE, "https://api.github.com").rstrip("/")
     request = urllib.request.Request(
-        f"{api}/repos/{repository}/commits/{urllib.request.quote(reference, safe='')}",
+        f"{api}/repos/{repository}/commits/{urllib.parse.quote(reference, safe='')}",
         headers={"Accept": "application/vnd.github.sha", "User-Agent": "d2vpr-hf"},
     )
     try:

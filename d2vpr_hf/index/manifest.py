@@ -120,6 +120,8 @@ class IndexSettings:
         runtimes: Backends and precisions that made the rows, the latest last; empty if not known.
         model_revision: Commit of the model on the Hub; `None` for other models, and if it is not known.
         model_options: Options to load the model with, as of `ModelOptions.to_dict`; empty for models without options.
+        descriptor_name: Name that a user gave descriptors of another program; `None` for rows that a model of this package's
+            encoders made.
     """
 
     model_name: str | None
@@ -134,6 +136,7 @@ class IndexSettings:
     runtimes: tuple[Runtime, ...] = ()
     model_revision: str | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
+    descriptor_name: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -145,6 +148,15 @@ class IndexSettings:
     def runtime(self) -> Runtime | None:
         """The backend and precision that made the latest rows; `None` if not known."""
         return self.runtimes[-1] if self.runtimes else None
+
+    def check_has_model(self) -> None:
+        """Raise ValueError if the rows are descriptors that another program made, so that no model is known for photos."""
+        if self.descriptor_name is not None:
+            raise ValueError(
+                f"The index holds descriptors of {self.descriptor_dim} numbers that another program made, under the "
+                f"name {self.descriptor_name!r}, and no model of photos is recorded. Search it with descriptors of the same "
+                "program: `d2vpr search INDEX --descriptors FILE`."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON values, under the keys and in the order of the manifest."""
@@ -226,6 +238,7 @@ class Manifest:
             "runtimes": settings.pop("runtimes"),
             "model_revision": settings.pop("model_revision"),
             "model_options": settings.pop("model_options"),
+            "descriptor_name": settings.pop("descriptor_name"),
             "unfinished": None if self.unfinished is None else asdict(self.unfinished),
         }
         values = {
@@ -361,6 +374,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         "runtimes": [],
         "model_revision": None,
         "model_options": {},
+        "descriptor_name": None,
     }
     values = {**added, "unfinished": None, **values}
     _check_types(values)

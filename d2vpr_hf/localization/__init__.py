@@ -3,7 +3,7 @@
 from d2vpr_hf.localization.calibration import Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import PositionEstimate, estimate_position
 from d2vpr_hf.localization.localize import Localization, localize
-from d2vpr_hf.localization.localize_photos import calibrate, load_calibration, localize_photos
+from d2vpr_hf.localization.localize_photos import calibrate, load_calibration, localize_descriptors, localize_photos
 from d2vpr_hf.localization.reliability import Reliability, cross_judge, judge_calibration
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "judge_calibration",
     "load_calibration",
     "localize",
+    "localize_descriptors",
     "localize_photos",
 ]

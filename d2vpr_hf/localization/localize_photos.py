@@ -18,7 +18,8 @@ from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
-from d2vpr_hf.retrieval.search_photos import search_photos
+from d2vpr_hf.retrieval.given_descriptors import search_descriptors
+from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 from d2vpr_hf.retrieval.shared_photos import find_indexed_photos, warn_of_shared_photos
 
 if TYPE_CHECKING:
@@ -79,6 +80,33 @@ def localize_photos(
     """
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = search_photos(index, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, progress=progress)
+    return _localize_results(results, calibration, precision)
+
+
+def localize_descriptors(
+    index: PlaceIndex,
+    descriptors: str | Path,
+    calibration: Calibration | None = None,
+    *,
+    precision: float = PRECISION,
+    allowed: Mask | None = None,
+    tensor: str | None = None,
+    normalize: bool = False,
+) -> list[Localization]:
+    """Localize descriptors that another program made; arguments as for [`localize_photos`] and [`search_descriptors`].
+
+    Returns:
+        One answer for each row of the file.
+
+    Raises:
+        ValueError: If the width is not that of the index, or values are wrong.
+    """
+    top_k = NUM_MATCHES if calibration is None else calibration.num_matches
+    results = search_descriptors(index, descriptors, top_k=top_k, tensor=tensor, normalize=normalize, allowed=allowed)
+    return _localize_results(results, calibration, precision)
+
+
+def _localize_results(results: Sequence[SearchResult], calibration: Calibration | None, precision: float) -> list[Localization]:
     return [
         localize(result.matches, calibration, str(result.query), precision)
         if result.error is None

@@ -28,6 +28,7 @@ def check_encoder(index: PlaceIndex, encoder: Encoder) -> None:
     """Raise ValueError unless an encoder makes the descriptors that an index holds."""
     expected, fingerprint = index.settings.fingerprint, encoder.fingerprint
     if fingerprint != expected:
+        index.settings.check_has_model()
         name = index.settings.model_name or "the model that comes with this package, or one that was never saved"
         if index.settings.model_revision is not None:
             name = f"{name} at commit {index.settings.model_revision[:12]}"
