@@ -207,21 +207,29 @@ class CardedGraph:
         projected = np.asarray((descriptors - mean) @ components.T, np.float32)
         return _divide_by_norms(projected) if self.card.normalize_projection else projected
 
-    def _run(self, pixel_values: NDArray[Any]) -> NDArray[np.float32]:
+    def encode_whole_batch(self, pixel_values: NDArray[np.float32]) -> NDArray[Any]:
+        """Return the output of the graph for a batch of the size that it takes.
+
+        Raises:
+            ValueError: If the graph does not run on it.
+        """
         backend = self.backend
         try:
-            outputs = np.asarray(backend.encode(pixel_values))
+            return np.asarray(backend.encode(pixel_values.astype(self.graph_input.number_type, copy=False)))
         except Exception as error:  # runtimes have classes of their own, directly below Exception
             raise ValueError(
-                f"{self.path} does not run on images of the shape {pixel_values.shape}. Check the size "
-                f"in its card, {CARD_FILE}. {backend.name} reports: {_reason(error)}"
+                f"{self.path} does not run on images of the shape {pixel_values.shape}. Check the size in its card, "
+                f"{CARD_FILE}. {backend.name} reports: {_reason(error)}"
             ) from error
+
+    def _run(self, pixel_values: NDArray[Any]) -> NDArray[np.float32]:
+        outputs = self.encode_whole_batch(pixel_values)
         width = None if self._projection is not None else self.card.descriptor_dim
         if outputs.ndim != 2 or len(outputs) != len(pixel_values) or (width is not None and outputs.shape[1] != width):
             raise ValueError(
                 f"Expected descriptors of the shape ({len(pixel_values)}, {width or 'any'}) in the output "
-                f"{self.graph_output.name} of {self.path}, got {outputs.shape}. The card names "
-                "another output by `output_name`, and the width by `descriptor_dim`."
+                f"{self.graph_output.name} of {self.path}, got {outputs.shape}. The card names another output by "
+                "`output_name`, and the width by `descriptor_dim`."
             )
         return outputs.astype(np.float32)
 
