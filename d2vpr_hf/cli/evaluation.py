@@ -162,7 +162,7 @@ def evaluate(
         evaluation = run(
             database_table,
             query_table,
-            encoding.load(model, cross_image_encoder=cross_image_encoder),
+            encoding.load(model, photos=database_table.paths, cross_image_encoder=cross_image_encoder),
             rule,
             recall_values=values,
             shuffle_check=shuffle_check,

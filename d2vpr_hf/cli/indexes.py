@@ -29,6 +29,7 @@ from d2vpr_hf.cli.options import (
     parse_path,
 )
 from d2vpr_hf.cli.terminal import check_used, progress_bar, table_text
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 if TYPE_CHECKING:
     from d2vpr_hf.readers import PhotoCollection
@@ -183,7 +184,7 @@ def index(
         typer.echo(dataset.text(collection))
     total = None if collection.count is None else collection.count - len(collection.skipped)
     with progress_bar("Indexing", total) as progress:
-        encoder = encoding.load(model, existing)
+        encoder = encoding.load(model, existing, photos=collection.paths)
         built, report = index_photos(
             collection,
             out,
@@ -282,7 +283,7 @@ def embed(
     table = read_places(photos, reading.read_options())
     rank, num_processes = launched_process()
     encoding.device = encoding.device or launched_device()
-    encoder = encoding.load(model)
+    encoder = encoding.load(model, photos=table.paths if rank == 0 else ())  # one process warns
     with progress_bar("Encoding", len(table.places) // num_processes if rank == 0 else None) as progress:
         report = embed_photos(
             table,
@@ -396,7 +397,12 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Show the contents of an index and its settings."""
-    facts = open_index(index).info()
+    from d2vpr_hf.encoders.embedded_notice import warn_of_embedded_model
+
+    opened = open_index(index)
+    facts = opened.info()
+    if facts["model"] == EMBEDDED_NAME:
+        warn_of_embedded_model((place.path for place in opened.places), is_indexed=True, is_default=False)
     texts = {name: _value_text(value) for name, value in facts.items()}
     if facts["descriptor_name"] is not None:
         texts["model"] = "none: descriptors of another program"

@@ -10,8 +10,11 @@ import typer
 
 from d2vpr_hf.cli.choices import Backend, Pool, PositionSource, Precision
 from d2vpr_hf.cli.terminal import hush_transformers
+from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from d2vpr_hf.encoders.place_encoder import PlaceEncoder
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.places.filters import PlaceFilter
@@ -87,8 +90,8 @@ ModelOption = Annotated[
         "--model",
         parser=parse_model,
         metavar="MODEL",
-        help="Model folder or Hub id, or `embedded` for the small model included here. Default: the model of the index; for a "
-        "new index, the small one.",
+        help="Model folder or Hub id, `auto` for the best one here or on the Hub (see `d2vpr models`), or `embedded` for the "
+        "small model of drawn streets. Default: the model of the index; for a new index, the small one.",
     ),
 ]
 NewModelOption = Annotated[
@@ -97,7 +100,8 @@ NewModelOption = Annotated[
         "--model",
         parser=parse_model,
         metavar="MODEL",
-        help="Model folder or Hub id. Default: `embedded`, the small model included here.",
+        help="Model folder or Hub id, or `auto` for the best one here or on the Hub (see `d2vpr models`). Default: `embedded`, "
+        "the small model of drawn streets.",
     ),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a photo cannot be used, instead of skipping it.")]
@@ -198,16 +202,31 @@ class EncoderOptions(ModelChoices):
     ] = None
 
     def load(
-        self, model: str | None, index: PlaceIndex | None = None, *, cross_image_encoder: bool | None = None
+        self,
+        model: str | None,
+        index: PlaceIndex | None = None,
+        *,
+        photos: Iterable[str] | None = None,
+        cross_image_encoder: bool | None = None,
     ) -> PlaceEncoder:
         """Load the encoder of a model, or else that of an index, or else the small one in this package.
 
         Options that are not given are taken from the index, as [`PlaceEncoder.for_index`] takes them; for its own model also
         the backend and precision of its latest rows.
+
+        Args:
+            model: The model's name; `None` for that of the index.
+            index: The index that photos are encoded for.
+            photos: Names of the photos, which show whether the embedded model is made for them; `None` for those of the index.
+            cross_image_encoder: As for [`PlaceEncoder`].
         """
+        from d2vpr_hf.encoders.embedded_notice import warn_of_embedded_model
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
         hush_transformers()
+        if model is None and (index is None or index.settings.model_name in (None, EMBEDDED_NAME)):
+            names = (place.path for place in index.places) if photos is None and index is not None else photos
+            warn_of_embedded_model(names, is_indexed=index is not None)
         arguments = self.model_options() | {
             "device": self.device,
             "num_workers": self.num_workers,

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-
 from d2vpr_hf.encoders.known_models import KnownModel
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
@@ -19,19 +17,21 @@ def needed_files(model: KnownModel) -> tuple[str, ...]:
 
 
 def cached_commit(model: KnownModel) -> str | None:
-    """Return the commit of a model whose files are all in the Hub's cache; `None` if a file is missing.
+    """Return a commit of a model whose files are all in the Hub's cache; `None` if there is none.
 
-    It is the commit that the main branch was at when the files were downloaded.
+    It is the commit of the main branch if that is complete, otherwise the latest one.
     """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
     if model.hub_id is None:
         return None
-    files = [_cached_file(model.hub_id, name) for name in needed_files(model)]
-    if model.onnx is None and files[-1] is None:
-        files[-1:] = _cached_shards(model.hub_id)
-    if None in files:
-        return None
-    folders = {file.parent for file in files if file is not None}
-    return folders.pop().name if len(folders) == 1 else None  # the cache has a folder for each commit
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model.hub_id, repo_type="model")
+    snapshots = cache.glob("snapshots/*")  # a folder for each commit
+    complete = {path.name: path.stat().st_mtime for path in snapshots if _is_complete(path, model)}
+    main = cache / "refs" / "main"
+    main_commit = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    return main_commit if main_commit in complete else max(complete, key=complete.__getitem__, default=None)
 
 
 def is_usable_offline(model: KnownModel) -> bool:
@@ -39,19 +39,18 @@ def is_usable_offline(model: KnownModel) -> bool:
     return model.name == EMBEDDED_NAME or cached_commit(model) is not None
 
 
-def _cached_file(name: str, file: str) -> Path | None:
-    """Return a file of a model's main branch in the cache; `None` if it is missing there."""
-    path = try_to_load_from_cache(name, file)
-    return Path(path) if isinstance(path, str) else None  # a value of another type: the repository does not have the file
+def _is_complete(snapshot: Path, model: KnownModel) -> bool:
+    """Return whether a folder has all files of a model."""
+    *others, weights = needed_files(model)
+    if not all((snapshot / name).is_file() for name in others):
+        return False
+    return (snapshot / weights).is_file() or (model.onnx is None and _has_all_shards(snapshot))
 
 
-def _cached_shards(name: str) -> list[Path | None]:
-    """Return the shards of a model's weights in the cache; `[None]` if their index is missing or damaged."""
-    index = _cached_file(name, _WEIGHTS_INDEX)
-    if index is None:
-        return [None]
+def _has_all_shards(snapshot: Path) -> bool:
+    """Return whether a folder has weights in shards, all of them."""
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return [None]
-    return [index, *(_cached_file(name, shard) for shard in sorted(shards))]
+        names = set(json.loads((snapshot / _WEIGHTS_INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+        return False
+    return bool(names) and all((snapshot / name).is_file() for name in names)

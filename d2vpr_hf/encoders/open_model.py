@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, is_exported
+from d2vpr_hf.encoders.automatic_model import AUTOMATIC, choose_model
 from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.encoders.exported_graphs import ExportedGraph
 from d2vpr_hf.encoders.model_options import ModelOptions
@@ -27,7 +28,7 @@ def open_model(
     revision: str | None = None,
     options: ModelOptions = ModelOptions(),  # noqa: B008 - the default is immutable
 ) -> DescriptorModel:
-    """Open a model object, a folder, a Hub id, an exported folder, a graph with a card, or the embedded model (`None`).
+    """Open a model object, a folder, a Hub id, an exported folder, a graph with a card, `"auto"`, or the embedded model (`None`).
 
     Args:
         model: The model. An object with the attributes and methods of [`DescriptorModel`] is returned unchanged.
@@ -45,6 +46,12 @@ def open_model(
             model without options with options, or the network cannot run on the device.
     """
     choices: dict[str, Any] = {"backend": backend, "precision": precision}
+    if model == AUTOMATIC:
+        if revision is not None:
+            raise ValueError("The model `auto` has no `revision`. Leave it out, or name the model.")
+        chosen = choose_model(options)
+        model, revision = chosen.name, chosen.revision
+        options = chosen.options
     if model is None or isinstance(model, str | Path):
         name = portable_name(model)
         if revision is None and name != EMBEDDED_NAME and is_exported(model):

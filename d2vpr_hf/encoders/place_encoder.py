@@ -11,6 +11,7 @@ from PIL import Image
 
 from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.automatic_model import AUTOMATIC, is_candidate
 from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.encoders.model_options import ModelOptions, Pool
 from d2vpr_hf.encoders.open_model import open_model, takes_options
@@ -38,8 +39,9 @@ class PlaceEncoder:
     """Encode photos as descriptors, in order, in batches, while threads decode the next ones.
 
     Args:
-        model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `None` or `"embedded"` for the
-            small one that comes with this package. The model is of this package, or a vision model of transformers, such as
+        model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `"auto"` for the best known one that is in
+            the Hub's cache or can be downloaded; `None` or `"embedded"` for the small one that comes with this package, which
+            has seen drawn streets only, no photos. The model is of this package, or a vision model of transformers, such as
             `"facebook/dinov2-small"`. Model objects may come from `AutoModel` with `trust_remote_code=True`, and
             may be quantised, wrapped by PEFT (a copy with merged adapters runs), or by `torch.compile` (the model inside
             runs; `backend="torch-compiled"` compiles it). An object with the attributes and methods of [`DescriptorModel`] runs
@@ -115,7 +117,8 @@ class PlaceEncoder:
 
         Args:
             index: The index.
-            model: Folder or Hub id of a model to load instead, such as one that was moved; `None` for that of the index.
+            model: Folder or Hub id of a model to load instead, such as one that was moved; `None` for that of the index, as
+                also `"auto"` if that may be its choice.
             options: Other arguments of the encoder; by default the batch size is that of the index, and the way to compute
                 descriptors, such as `pool`, the one that the index records.
 
@@ -126,6 +129,8 @@ class PlaceEncoder:
         if model is None:
             settings.check_has_model()
         defaults: dict[str, Any] = {} if settings.batch_size is None else {"batch_size": settings.batch_size}
+        if model == AUTOMATIC and is_candidate(settings.model_name):
+            model = None  # the best model may have changed since
         is_recorded = model in (None, settings.model_name)
         if is_recorded:
             model = settings.model_name

@@ -35,7 +35,7 @@ def check_encoder(index: PlaceIndex, encoder: Encoder) -> None:
         raise ValueError(
             f"The index was built with another model or other preprocessing: with {name}, fingerprint {expected[:12]} at that "
             f"time, while this encoder has {fingerprint[:12]}. Use that model (`model`), or build the index again with "
-            "`d2vpr index`."
+            "`d2vpr index PHOTOS --overwrite`."
         )
 
 
