@@ -28,7 +28,7 @@ def open_model(
     revision: str | None = None,
     options: ModelOptions = ModelOptions(),  # noqa: B008 - the default is immutable
 ) -> DescriptorModel:
-    """Open a model object, a folder, a Hub id, an exported folder, a graph with a card, `"auto"`, or the embedded model (`None`).
+    """Open a model object, a folder, a Hub id, an exported folder, a graph with a card, `"auto"`, or the embedded one (`None`).
 
     Args:
         model: The model. An object with the attributes and methods of [`DescriptorModel`] is returned unchanged.

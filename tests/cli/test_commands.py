@@ -82,5 +82,5 @@ def test_version_and_help():
     assert listed == [
         *("index", "add", "remove", "embed", "merge", "info", "verify", "repair", "compact"),
         *("search", "localize", "calibrate", "evaluate", "compare"),
-        *("convert", "fit-projection", "export", "simulate", "places", "demo", "space", "push", "push-space"),
+        *("models", "convert", "fit-projection", "export", "simulate", "places", "demo", "space", "push", "push-space"),
     ]
