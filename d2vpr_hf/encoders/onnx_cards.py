@@ -94,7 +94,7 @@ def card_onnx(
     known_card = recognise_graph(graph.parent, graph.name)
     steps = _choose_steps(graph, graph_input.shape[2:], preprocessing, known_card)
     known_card = known_card or EncoderCard(graph.stem, 1, steps)
-    values = {
+    values: dict[str, Any] = {
         "title": title,
         "license": license,
         "training_data": training_data,

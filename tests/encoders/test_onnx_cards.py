@@ -52,9 +52,9 @@ def test_the_command_writes_a_folder_that_all_commands_take(tmp_path, photos):
     assert done.exit_code == 0 and json.loads(done.stdout)[0]["matches"][0]["path"] == str(query)
     done = run("localize", index, query)
     assert done.exit_code == 0, done.output
-    done = run("evaluate", photos, photos, "--model", folder, "--json", tmp_path / "report.json")
-    assert done.exit_code == 0, done.output
-    assert "onnxruntime" in json.loads((index / "manifest.json").read_text())["encoded_by"]
+    done = run("evaluate", "--database", photos, "--queries", photos, "--model", folder)
+    assert done.exit_code == 0 and "100.0" in done.output, done.output
+    assert json.loads((index / "manifest.json").read_text())["model_name"] == str(folder)
 
 
 def test_a_second_run_gives_the_same_fingerprint(tmp_path):
