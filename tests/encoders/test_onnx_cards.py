@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from d2vpr_hf import PlaceEncoder, card_onnx
+from d2vpr_hf import PlaceEncoder, PlaceIndex, card_onnx
 from d2vpr_hf.cli import app
 from d2vpr_hf.encoders.encoder_card import read_card
 from d2vpr_hf.encoders.preprocessing import Preprocessing
@@ -54,7 +54,7 @@ def test_the_command_writes_a_folder_that_all_commands_take(tmp_path, photos):
     assert done.exit_code == 0, done.output
     done = run("evaluate", "--database", photos, "--queries", photos, "--model", folder)
     assert done.exit_code == 0 and "100.0" in done.output, done.output
-    assert json.loads((index / "manifest.json").read_text())["model_name"] == str(folder)
+    assert PlaceIndex.open(index).settings.model_name == str(folder)
 
 
 def test_a_second_run_gives_the_same_fingerprint(tmp_path):
