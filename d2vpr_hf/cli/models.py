@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from d2vpr_hf.cli.choices import ExportFormat, ExportInput, ExportPrecision, ModelKind
-from d2vpr_hf.cli.options import EncoderOptions, ReadingOptions, StrictOption, parse_model, parse_pairs, parse_path
+from d2vpr_hf.cli.options import (
+    EncoderOptions,
+    ModelChoices,
+    ReadingOptions,
+    StrictOption,
+    parse_model,
+    parse_pairs,
+    parse_path,
+)
 from d2vpr_hf.cli.terminal import hush_transformers, progress_bar
 
 
@@ -158,12 +166,14 @@ def export(
             "0.15 (int8: a tenth of the distance between different places)."
         ),
     ] = None,
+    choices: ModelChoices,
 ) -> None:
     """Write a model as a graph for another runtime.
 
     The graph is checked: its descriptors must agree with those of the model. Only coreml is not, which Apple's systems run.
     """
     from d2vpr_hf.backends.export_model import ExportOptions
+    from d2vpr_hf.encoders.place_encoder import PlaceEncoder
     from d2vpr_hf.export import export as run
 
     hush_transformers()
@@ -171,7 +181,8 @@ def export(
         raise ValueError("Give both --database and --queries, or neither.")
     options = ExportOptions(format, precision, input, max_difference)
     labelled = None if database is None or queries is None else (database, queries)
-    done = run(model, out, options, photos=photos, labelled=labelled)
+    encoder = PlaceEncoder(model, device="cpu", **choices.model_options())
+    done = run(encoder, out, options, photos=photos, labelled=labelled)
     difference = done.model.info.get("relative_difference")
     if difference is None:
         verified = "not verified, because this format does not run here; compare its descriptors with the model's on a device"

@@ -10,6 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from numpy.typing import NDArray
 
 from d2vpr_hf import __version__
+from d2vpr_hf.encoders.find_facts import find_facts
 from d2vpr_hf.hub.cards import CARD_MARK
 from d2vpr_hf.hub.index_models import PublicModel
 from d2vpr_hf.index import IndexSettings
@@ -32,7 +33,9 @@ photo. The Python package d2vpr-hf finds the places that look most like another 
 | places | {{ count }}, {{ positioned }} with a position |
 | area | {{ area }} |
 | model | {{ model }} |
-| fingerprint of the model | `{{ fingerprint }}` |
+{% if options %}| options of the model | {{ options }} |
+{% endif %}{% if rights %}| rights of the model | {{ rights }} |
+{% endif %}| fingerprint of the model | `{{ fingerprint }}` |
 | descriptors | {{ descriptor_dim }} numbers, {{ dtype }}, compared by L2 distance |
 
 ## Use
@@ -110,6 +113,8 @@ def make_index_card(facts: IndexFacts) -> str:
         positioned=f"{positioned.sum():,}",
         area=_area(latitudes, longitudes),
         model=_model_text(facts.model),
+        options=", ".join(f"{name} {value}" for name, value in facts.settings.model_options.items()),
+        rights=_rights_text(facts),
         fingerprint=facts.settings.fingerprint,
         descriptor_dim=facts.settings.descriptor_dim,
         dtype=facts.settings.dtype,
@@ -137,6 +142,15 @@ def _model_text(model: PublicModel) -> str:
     if model.name == EMBEDDED_NAME:
         return f"the small one in d2vpr-hf {__version__}"
     return f"[{model.name}](https://huggingface.co/{model.name}), commit `{model.revision}`"
+
+
+def _rights_text(facts: IndexFacts) -> str | None:
+    """Return the sentences about licence and training data of a model of others; `None` if they are not known here."""
+    source = facts.settings.model_name if facts.settings.model_name != facts.model.name else None
+    model = find_facts(facts.model.name, facts.model.revision) or find_facts(source)
+    if model is None or facts.model.name == EMBEDDED_NAME:
+        return None
+    return model.rights if model.question is None else f"{model.rights} {model.question}"
 
 
 def _photos_text(thumbnails: int | None) -> str:

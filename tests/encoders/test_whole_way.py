@@ -100,13 +100,13 @@ def test_parts_that_two_processes_encode_become_the_same_index(world, encoder, i
 
 
 def test_positions_and_recall(world, encoder, index, tmp_path):
-    for number in range(12):  # of other places
+    for number in range(16):  # of other places
         save(tmp_path / "labelled" / at_name(560_000 + 100 * number, 4_172_000), 20 + number)
-    for number in range(48):  # a calibration needs fifty
+    for number in range(96):  # a calibration needs fifty of every other square of 100 m
         save(tmp_path / "labelled" / at_name(544_003 + 100 * (number % 8), 4_172_000 + number // 8), number % 8, quality=80)
     calibration, _ = calibrate(index, tmp_path / "labelled", encoder)
     positions = localize_photos(index, [world / "queries"], encoder, calibration, precision=0.0)
-    assert len(positions) == 8 and all(position.estimate is not None for position in positions)
+    assert len(positions) == 8 and all(position.place is not None for position in positions)
     evaluation = evaluate(world / "database", world / "queries", encoder, recall_values=[1])
     assert evaluation.recall()["recall@1"]["recall"] == 1.0
     evaluation.save(tmp_path / "a.json")
@@ -153,6 +153,11 @@ def test_an_index_on_the_hub_names_its_model_on_the_hub(folder, world, hub, tmp_
     push_index(index, "user/map")
     fetched = PlaceIndex.from_pretrained("user/map")
     assert (fetched.settings.model_name, fetched.settings.model_options) == ("other/dinov2", encoder.model_options)
+    card = hub.files("user/map", "datasets")["README.md"].decode()
+    assert "| options of the model | pool gem, image_size [70, 84] |" in card
+    assert "| rights of the model | Licence of the weights: apache-2.0. |" in card
+    info = fetched.info()
+    assert (info["model_license"], info["model_options"]) == ("apache-2.0", encoder.model_options)
     assert PlaceEncoder.for_index(fetched).fingerprint == encoder.fingerprint
     local, _ = index_photos(world / "database", tmp_path / "local", PlaceEncoder(folder, pool="gem", image_size=SIZE))
     push_index(local, "user/map2", model="other/dinov2")  # the same weights, opened with the options of the index

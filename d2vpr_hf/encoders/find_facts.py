@@ -1,0 +1,65 @@
+"""Find title and rights of a model by its name, without opening it. Importing this module loads no torch."""
+
+import json
+from pathlib import Path
+
+from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
+from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
+from d2vpr_hf.encoders.known_models import find_known
+from d2vpr_hf.encoders.model_facts import ModelFacts
+from d2vpr_hf.pretrained.model_files import OWN_TYPES
+from d2vpr_hf.pretrained.revisions import CONFIG_NAME
+from d2vpr_hf.pretrained.stated_facts import CARD_NAME, stated_facts
+
+_EXPORT_FILE = "export.json"
+_OWN_TITLES = dict(zip(OWN_TYPES, ("D²-VPR", "CricaVPR"), strict=True))
+
+
+def find_facts(name: str | None, revision: str | None = None) -> ModelFacts | None:
+    """Return the facts about a model that its folder, the Hub's cache or the table of known encoders states.
+
+    The Hub is not asked.
+
+    Args:
+        name: Folder or Hub id, or `"embedded"`; `None` for a model that was never saved.
+        revision: Commit of a model on the Hub.
+
+    Returns:
+        The facts; `None` if the model is neither known nor on this machine.
+    """
+    if name is None:
+        return None
+    if (known := find_known(name)) is not None:
+        return known.facts
+    try:
+        return _read_facts(name, revision)
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged file: opening the model names it
+        return None
+
+
+def _read_facts(name: str, revision: str | None) -> ModelFacts | None:
+    if (path := _locate(name, CARD_FILE, revision)) is not None:
+        return read_card(path.parent).facts
+    if (path := _locate(name, _EXPORT_FILE, revision)) is not None:
+        entry = json.loads(path.read_text(encoding="utf-8")).get(ENCODER_KEY)
+        return None if entry is None else EncoderEntry.from_dict(entry).facts
+    if (path := _locate(name, CONFIG_NAME, revision)) is None:
+        return None
+    model_type = str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
+    card = _locate(name, CARD_NAME, revision)
+    stated = stated_facts("" if card is None else card.read_text(encoding="utf-8", errors="replace"))
+    title = _OWN_TITLES.get(model_type, f"a model of type {model_type}")
+    return ModelFacts(title, stated.license, stated.training_data)
+
+
+def _locate(name: str, file: str, revision: str | None) -> Path | None:
+    """Return the path of a file of a model in a folder or in the Hub's cache; `None` if it is not on this machine."""
+    if Path(name).is_absolute() or Path(name).is_dir():
+        return path if (path := Path(name) / file).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(name, file, revision=revision)
+    except ValueError:  # not the form of a Hub id
+        return None
+    return Path(cached) if isinstance(cached, str) else None
