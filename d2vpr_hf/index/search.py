@@ -41,10 +41,12 @@ class Match:
     similarity: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the match as `d2vpr search --json` prints it; x, y, z and frame only of places in a local frame."""
-        local = ("x", "y", "z", "frame") if self.place.is_local else ()
-        names = ("latitude", "longitude", "utm_east", "utm_north", "utm_zone", *local)
-        return {"rank": self.rank, "path": str(self.photo), "score": self.similarity} | self.place.to_dict(*names)
+        """Return the match as JSON values, as docs/formats.md describes them for all outputs.
+
+        The similarity is also there under its earlier name, `score`.
+        """
+        values = {"rank": self.rank, "path": str(self.photo), "similarity": self.similarity}
+        return values | self.place.to_dict() | {"score": self.similarity}
 
 
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Nearest:

@@ -1,7 +1,7 @@
 """Localization of a photo from its matches: a position with a radius and a confidence, or no match."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from d2vpr_hf.index import Match
@@ -28,6 +28,7 @@ class Localization:
         no_match: Whether the confidence is too low for an answer; `None` without a calibration or an estimate.
         note: Reason why the answer is incomplete, or `None`.
         error: Reason why the photo could not be read, or `None`.
+        matches: The matches that the answer was computed from, the most similar first.
     """
 
     query: str
@@ -37,14 +38,13 @@ class Localization:
     no_match: bool | None = None
     note: str | None = None
     error: str | None = None
+    matches: Sequence[Match] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as JSON values, which `d2vpr localize --json` prints."""
-        place = self.place or Place("")
-        fields = ("latitude", "longitude", "utm_east", "utm_north", "utm_zone", "heading")
-        local = ("x", "y", "z", "yaw", "frame") if place.is_local else ()
-        result = {"query": self.query} | place.to_dict(*fields, *local)
+        result = {"query": self.query} | (self.place or Place("")).to_dict()
         result |= {"radius_90": self.radius_90, "confidence": self.confidence, "no_match": self.no_match}
+        result |= {"matches": [match.to_dict() for match in self.matches]}
         notes = {"note": self.note, "error": self.error}
         return result | {name: text for name, text in notes.items() if text is not None}
 
@@ -61,6 +61,13 @@ def localize(
         precision: Share of correct answers on the calibration's labelled queries; less confident answers become no match.
     """
     num_matches = NUM_MATCHES if calibration is None else calibration.num_matches
+    return replace(_localize(matches, num_matches, calibration, query, precision), matches=tuple(matches[:num_matches]))
+
+
+def _localize(
+    matches: Sequence[Match], num_matches: int, calibration: Calibration | None, query: str, precision: float
+) -> Localization:
+    """Localize a photo from its matches; the answer lacks these."""
     radius = POSITIVE_DIST_THRESHOLD if calibration is None else calibration.positive_dist_threshold
     estimate = estimate_position(matches, num_matches, radius)
     if estimate is None:

@@ -21,6 +21,11 @@ LOCAL_FRAME = "the local frame"
 WITHOUT_ZONE = "UTM metres without a zone"
 POSITION_PAIRS = (("latitude", "longitude"), ("utm_east", "utm_north"), ("x", "y"))
 
+_JSON_FIELDS = (
+    *("latitude", "longitude", "utm_east", "utm_north", "utm_zone", "heading", "yaw", "frame"),
+    *("timestamp", "condition"),
+)
+
 _Value = TypeVar("_Value", int, str)
 
 
@@ -65,8 +70,12 @@ class Place:
         """Whether the position is in a local frame."""
         return None not in (self.x, self.y)
 
-    def to_dict(self, *names: str) -> dict[str, Any]:
-        """Return the fields of these names, in their order, for JSON; fields that are not known are `None`."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the position, heading and time as JSON values, in all outputs alike; `None` for those that are not known.
+
+        The metres x, y and z are there only for a position in a local frame.
+        """
+        names = _JSON_FIELDS + (("x", "y", "z") if self.is_local else ())
         return {name: getattr(self, name) for name in names}
 
 

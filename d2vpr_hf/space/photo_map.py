@@ -198,8 +198,8 @@ def _refusal(error: Exception) -> Answer:
 def _match_to_dict(match: Match) -> dict[str, Any]:
     """Return a match as JSON values without the server's folders.
 
-    The key of the photo is not `path`, as in [`Match.to_dict`]: Gradio's clients would take that for a file to download.
+    The values are those of [`Match.to_dict`], with the path in the index under `photo` instead of `path`: Gradio's client takes
+    each table with a `path` for a file to download.
     """
-    local = ("x", "y", "z", "frame") if match.place.is_local else ()
-    values = {"rank": match.rank, "photo": match.place.path, "score": match.similarity}
-    return values | match.place.to_dict("latitude", "longitude", "utm_east", "utm_north", "utm_zone", "heading", *local)
+    values = {name: value for name, value in match.to_dict().items() if name != "path"}
+    return {"rank": match.rank, "photo": match.place.path} | values

@@ -28,7 +28,7 @@ def test_command_line_end_to_end(tiny_folder, photos, tmp_path):
     results = json.loads(out)
     assert [entry["query"] for entry in results] == [str(query), *map(str, sorted(photos.iterdir()))]
     best = results[0]["matches"][0]
-    assert list(best) == ["rank", "path", "score", "latitude", "longitude", "utm_east", "utm_north", "utm_zone"]
+    assert best["score"] == best["similarity"] and best["heading"] == 40.0
     assert (best["rank"], best["utm_east"], best["path"]) == (1, 544400.0, str(sorted(photos.iterdir())[4]))
     assert Image.open(plot).width > 500
     before = query.read_bytes()

@@ -362,9 +362,14 @@ def test_an_answer_is_converted_to_json_values():
         "utm_north": None,
         "utm_zone": None,
         "heading": 90.0,
+        "yaw": None,
+        "frame": None,
+        "timestamp": None,
+        "condition": None,
         "radius_90": 3.5,
         "confidence": 0.75,
         "no_match": False,
+        "matches": [],
     }
     assert Localization("q.jpg", error="broken").to_dict()["error"] == "broken"
 

@@ -1,12 +1,14 @@
 """Answers of the Space, without Gradio: the same as those of the command line, one by one or in batches."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization import fit_calibration, localize_photos
+from d2vpr_hf.places import Place
 from d2vpr_hf.places.filters import PlaceFilter
 from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
@@ -107,6 +109,34 @@ def test_the_truth_is_read_from_exif_and_is_not_in_the_json(photo_map, tmp_path)
     assert answer.truth.latitude == pytest.approx(12.345678, abs=1e-6)
     assert "12.34" not in str(answer.to_dict()) and str(tmp_path) not in str(answer.to_dict())
     assert place_of_photo(save(tmp_path / "@not a name.jpg", 1)) is None
+
+
+MATCH_KEYS = [
+    *("rank", "path", "similarity", "latitude", "longitude", "utm_east", "utm_north", "utm_zone"),
+    *("heading", "yaw", "frame", "timestamp", "condition", "score"),
+]
+
+
+def test_a_match_has_the_same_keys_in_all_outputs(photo_map, queries):
+    """The commands print these values with `--json`; the Space has `photo` for `path`, which Gradio's client would download."""
+    index, encoder = photo_map.index, photo_map.encoder
+    searched = search_photos(index, queries[:1], encoder)[0].to_dict()["matches"]
+    localized = localize_photos(index, queries[:1], encoder)[0].to_dict()["matches"]
+    answered = photo_map.answer([Question(queries[0])])[0].to_dict()["matches"]
+    assert searched == localized[:5] and len(searched) == len(answered) == 5
+    for match, answer in zip(searched, answered, strict=True):
+        assert list(match) == MATCH_KEYS
+        assert list(answer) == ["rank", "photo", *MATCH_KEYS[2:]]
+        assert str(index.settings.photo_folder / answer["photo"]) == match["path"]
+        assert [answer[key] for key in MATCH_KEYS if key != "path"] == [match[key] for key in MATCH_KEYS if key != "path"]
+        assert match["similarity"] == match["score"] and match["utm_zone"] == "10S" and match["timestamp"] is not None
+
+
+def test_a_match_in_a_local_frame_has_its_metres():
+    place = Place("a.jpg", x=1.0, y=2.0, z=3.0, yaw=4.0, frame="hall")
+    values = Match(1, 0, place, Path("a.jpg"), 0.5).to_dict()
+    assert set(values) == {*MATCH_KEYS, "x", "y", "z"} and (values["x"], values["yaw"], values["frame"]) == (1.0, 4.0, "hall")
+    assert values["latitude"] is None
 
 
 def test_answers_name_no_folder_of_the_server(photo_map, queries):
