@@ -43,10 +43,9 @@ def models(
     Each has the command or option that gets it.
     """
     from d2vpr_hf.encoders.hub_cache import is_usable_offline
-    from d2vpr_hf.encoders.known_models import KNOWN_MODELS
+    from d2vpr_hf.encoders.known_models import known_models
 
-    chosen = [_find(name) for name in names] if names else list(KNOWN_MODELS)
-    chosen = [model for model in chosen if kind is None or kind in model.kinds]
+    chosen = [model for model in known_models(kind) if not names or model in map(_find, names)]
     usable = [is_usable_offline(model) for model in chosen]
     if as_json:
         rows = [model.to_dict() | {"usable_offline": usable} for model, usable in zip(chosen, usable, strict=True)]

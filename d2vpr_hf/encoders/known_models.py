@@ -516,6 +516,11 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
 _BY_NAME = {name.lower(): model for model in KNOWN_MODELS for name in (model.name, model.hub_id) if name is not None}
 
 
+def known_models(kind: Kind | None = None) -> tuple[KnownModel, ...]:
+    """Return the rows of the table, all or those that this package opens in one way."""
+    return tuple(model for model in KNOWN_MODELS if kind is None or kind in model.kinds)
+
+
 def find_known(name: str | None) -> KnownModel | None:
     """Return the row of a model by its Hub id or its name in the table, in any case of letters; `None` if it is not known."""
     return None if name is None else _BY_NAME.get(name.lower())

@@ -1,16 +1,20 @@
 """The table of known encoders: its counted values, its commands, and the models that it finds."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from d2vpr_hf.encoders.automatic_model import CANDIDATES
 from d2vpr_hf.encoders.known_models import KNOWN_MODELS, find_known, find_torch_hub
 from d2vpr_hf.hub.hub_ids import is_hub_id
 
+PAGE = Path(__file__).parents[2] / "docs" / "encoders.md"
 DINOV2_SIZES = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16), "giant": (1536, 40, 24)}
 DINOV3_SIZES = {"vits16": (384, 12, 6), "vitb16": (768, 12, 12), "vitl16": (1024, 24, 16)}
 CLIP_SIZES = {
@@ -112,3 +116,42 @@ def test_preprocessing_of_graphs_resizes_the_whole_photo():
 def test_the_table_loads_no_torch():
     code = "import sys; import d2vpr_hf.encoders.known_models; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def markdown():
+    """Return the table of docs/encoders.md."""
+    lines = [
+        "| model | parameters | GMAC | width | input | licence of the weights | R@1 Pitts30k / MSLS-val | source | trained on |"
+    ]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for model in KNOWN_MODELS:
+        parameters = "" if model.num_parameters is None else f"{model.num_parameters / 1e6:,.1f} M"
+        gmac = "" if model.gmac is None else f"{model.gmac:g}"
+        recalls = ["–" if value is None else f"{value:.1f}" for value in (model.pitts30k, model.msls_val)]
+        cells = [
+            f"`{model.name}`: {model.title}",
+            parameters,
+            gmac,
+            str(model.descriptor_dim),
+            "×".join(map(str, model.input_size)),
+            model.license or "none stated",
+            "" if recalls == ["–", "–"] else " / ".join(recalls),
+            model.recall_source or "",
+            model.training_data or "not named",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def test_the_page_has_the_table():
+    """`python -m tests.encoders.test_known_models` prints it after a change."""
+    assert markdown() in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_has_the_order_of_auto():
+    names = re.findall(r"^\d\. `([\w-]+)`", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert tuple(names) == CANDIDATES
+
+
+if __name__ == "__main__":
+    print(markdown())
