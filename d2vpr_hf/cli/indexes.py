@@ -29,7 +29,6 @@ from d2vpr_hf.cli.options import (
     parse_path,
 )
 from d2vpr_hf.cli.terminal import check_used, progress_bar, table_text
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 if TYPE_CHECKING:
     from d2vpr_hf.readers import PhotoCollection
@@ -398,6 +397,7 @@ def info(
 ) -> None:
     """Show the contents of an index and its settings."""
     from d2vpr_hf.encoders.embedded_notice import warn_of_embedded_model
+    from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
     opened = open_index(index)
     facts = opened.info()

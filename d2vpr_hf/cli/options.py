@@ -10,7 +10,6 @@ import typer
 
 from d2vpr_hf.cli.choices import Backend, Pool, PositionSource, Precision
 from d2vpr_hf.cli.terminal import hush_transformers
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -222,6 +221,7 @@ class EncoderOptions(ModelChoices):
         """
         from d2vpr_hf.encoders.embedded_notice import warn_of_embedded_model
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+        from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
         hush_transformers()
         if model is None and (index is None or index.settings.model_name in (None, EMBEDDED_NAME)):
