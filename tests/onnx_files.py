@@ -24,6 +24,7 @@ def write_graph(
     external: str | None = None,
     names: tuple[str, str] = ("images", "descriptor"),
     seed: int = 0,
+    **resizing: object,
 ) -> Path:
     """Write a graph that averages the cells of a grid, multiplies them by random weights, and divides by the norm.
 
@@ -39,6 +40,7 @@ def write_graph(
         external: Name of a file for the weights; `None` keeps them in the graph.
         names: Names of input and output.
         seed: Of the weights.
+        resizing: Attributes of the operator that makes the grid of a graph for any size.
     """
     numbers = np.random.default_rng(seed).standard_normal((3 * GRID * GRID, width), dtype=np.float32)
     kernel = numpy_helper.from_array(numbers, "weights")
@@ -48,7 +50,7 @@ def write_graph(
         pixels = "pixels"
         nodes.append(helper.make_node("Cast", [names[0]], [pixels], to=TensorProto.FLOAT))
     if size is None:
-        nodes.append(helper.make_node("Resize", [pixels, "", "", "sizes"], ["cells"], mode="linear", axes=[2, 3]))
+        nodes.append(helper.make_node("Resize", [pixels, "", "", "sizes"], ["cells"], mode="linear", axes=[2, 3], **resizing))
         constants = [numpy_helper.from_array(np.array([GRID, GRID], np.int64), "sizes")]
     else:
         step = size // GRID

@@ -6,6 +6,7 @@ Everything that a card or a graph names is checked before a runtime opens the gr
 import functools
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.backends.verification import MAX_DIFFERENCES
 from d2vpr_hf.encoders.encoder_card import (
     CARD_FILE,
     EncoderCard,
@@ -39,7 +41,10 @@ from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.encoders.rgb_images import to_rgb
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16"}
-_BACKENDS = ("onnxruntime", "openvino")  # in the order of preference
+REFERENCE_BACKEND = "onnxruntime"
+_BACKENDS = (REFERENCE_BACKEND, "openvino")  # in the order of preference
+
+logger = logging.getLogger(__name__)
 
 
 class CardedGraph:
@@ -99,6 +104,7 @@ class CardedGraph:
         self._check_width()
         self._runtime = self._choose_runtime(backend, precision)
         self._is_checked = bool(card.checked)
+        self._is_compared = self._runtime.backend == REFERENCE_BACKEND
 
     @property
     def facts(self) -> ModelFacts:
@@ -178,6 +184,9 @@ class CardedGraph:
             ValueError: If the graph does not run on them, or its descriptors are not as the card states.
         """
         outputs = self.run_graph(pixel_values)
+        if not self._is_compared:
+            self._compare_backends(pixel_values[:1], outputs[:1])
+            self._is_compared = True
         if not self._is_checked and not self.card.depends_on_batch:
             self._is_checked = self._check_independence(pixel_values, outputs)
         return self.finish(outputs)
@@ -306,6 +315,28 @@ class CardedGraph:
                 "descriptors are comparable only within a batch."
             )
         return True
+
+    def _compare_backends(self, pixel_values: NDArray[np.float32], outputs: NDArray[np.float32]) -> None:
+        """Compare the descriptor of a photo with that of onnxruntime, if this is installed: OpenVINO omits some attributes.
+
+        Raises:
+            ValueError: If they differ by more than the backend's numbers do.
+        """
+        if importlib.util.find_spec(REFERENCE_BACKEND) is None:
+            logger.warning(
+                "Descriptors of %s by %s were not compared with those of onnxruntime, which is not installed.",
+                self.path,
+                self._runtime.backend,
+            )
+            return
+        reference = CardedGraph(self.folder, self.card, REFERENCE_BACKEND)
+        difference = relative_difference(reference.run_graph(pixel_values), outputs)
+        bound = max(MAX_DIFFERENCES.get(self._runtime.precision, 0), MAX_BATCH_DIFFERENCE[str(self.graph_input.number_type)])
+        if difference > bound:
+            raise ValueError(
+                f"{self._runtime.backend} computes other descriptors by {self.path} than onnxruntime: they differ by "
+                f'{difference:.2g} of their length, more than {bound}. Give `backend="{REFERENCE_BACKEND}"`.'
+            )
 
     def _check_lengths(self, descriptors: NDArray[np.float32]) -> None:
         lengths = np.linalg.norm(descriptors, axis=1)

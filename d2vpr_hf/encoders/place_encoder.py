@@ -105,9 +105,9 @@ class PlaceEncoder:
         self._warn_of_untrained_parts()
         if self.depends_on_batch:
             logger.warning(
-                "This model has a cross-image encoder: a photo's descriptor depends on the other photos of its batch and on "
-                "batch_size (%d), and a query encoded alone gets another descriptor than among others. Use a D²-VPR model "
-                "without it where descriptors must be comparable.",
+                "This model has a cross-image encoder, or mixes photos otherwise: a photo's descriptor depends on the other "
+                "photos of its batch and on batch_size (%d), and a query encoded alone gets another descriptor than among "
+                "others. Use a model without it where descriptors must be comparable.",
                 batch_size,
             )
 

@@ -53,8 +53,8 @@ def check_setup(index: PlaceIndex, encoder: Encoder, dtype: str | None = None, *
     batch_size = index.settings.batch_size
     if encoder.depends_on_batch and batch_size not in (None, encoder.batch_size):
         raise ValueError(
-            f"The model has a cross-image encoder, so that descriptors depend on the batch size: {batch_size} in the "
-            f"index, {encoder.batch_size} in this run. Give `batch_size={batch_size}`, or `overwrite=True`."
+            f"Descriptors of this model depend on the other photos of a batch, so on its size: {batch_size} in the index, "
+            f"{encoder.batch_size} in this run. Give `batch_size={batch_size}`, or `overwrite=True`."
         )
     if dtype not in (None, index.settings.dtype):
         raise ValueError(f"The index holds {index.settings.dtype}, not {dtype}. Leave `dtype` out, or give `overwrite=True`.")

@@ -85,6 +85,25 @@ def test_openvino_gives_the_same(tmp_path, photos, external):
     assert (encoders[1].runtime.backend, encoders[1].runtime.precision) == ("openvino", "fp32")
 
 
+def test_another_backend_is_compared_with_onnxruntime(tmp_path, photos):
+    """OpenVINO 2026.4 ignores `antialias` of a linear Resize without an error."""
+    pytest.importorskip("openvino")
+    folder = make_folder(tmp_path / "model", antialias=1)
+    assert len(PlaceEncoder(folder).encode(photos).descriptors) == 5
+    with pytest.raises(ValueError, match="openvino computes other descriptors"):
+        PlaceEncoder(folder, backend="openvino").encode(photos)
+
+
+def test_weights_that_are_inputs_too(tmp_path, photos):
+    """Files of old versions list weights among the inputs."""
+    folder = make_folder(tmp_path / "model")
+    model = onnx.load_model(folder / "model.onnx")
+    expected = PlaceEncoder(folder).encode(photos).descriptors
+    model.graph.input.append(onnx.helper.make_tensor_value_info("weights", TensorProto.FLOAT, [48, 24]))
+    onnx.save_model(model, folder / "model.onnx")
+    np.testing.assert_array_equal(PlaceEncoder(folder).encode(photos).descriptors, expected)
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_links_of_the_hubs_cache_are_followed(tmp_path, photos, backend):
     pytest.importorskip(backend)
