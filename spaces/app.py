@@ -31,7 +31,7 @@ import_spaces()  # before torch
 import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
-from d2vpr_hf.explanation import Explanation  # noqa: E402
+from d2vpr_hf.explanation import Explanation, PatchSimilarity  # noqa: E402
 from d2vpr_hf.index import Match  # noqa: E402
 from d2vpr_hf.localization.localize import PRECISION  # noqa: E402
 from d2vpr_hf.readers import UnreadablePhotoError  # noqa: E402
@@ -112,10 +112,15 @@ class Views:
         return (
             pages.verdict(answer),
             pages.map_panel(photo_map.drawing, answer),
-            pages.match_cards(answer, picture, explained=photo_map is not self.opened.photo_map or self.opened.has_photos),
+            pages.match_cards(answer, picture, explained=self._explains(photo_map)),
             (photo, answer),
             (photo, answer),
         )
+
+    def _explains(self, photo_map: PhotoMap) -> bool:
+        """Return whether matches of a map can be explained: by this model, and with their photos here."""
+        has_photos = photo_map is not self.opened.photo_map or self.opened.has_photos
+        return has_photos and self.opened.reason_against is None
 
     # ---- why
 
@@ -218,7 +223,8 @@ class Endpoints:
         return ([_json_of(answer, {"matches": answer.to_dict()["matches"]}) for answer in answers],)
 
     def explain(self, photo: str, rank: int) -> dict[str, Any]:
-        """Explain the similarity of a photo and a match: the share of each region, and the sampling points in both photos.
+        """Explain the similarity of a photo and a match: the share of each region and the sampling points in both photos, or
+        the similarity of their patches, for a vision transformer without regions.
 
         Args:
             photo: The photo's file.
@@ -234,9 +240,12 @@ class Endpoints:
 def build(opened: OpenedSpace, visitors: Visitors) -> gr.Blocks:
     """Lay out the page and connect its events."""
     views = Views(opened, visitors)
-    with gr.Blocks(title="D²-VPR: where was this photo taken?", delete_cache=(600, _MAX_AGE), fill_width=False) as page:
+    with gr.Blocks(
+        title=f"{opened.method}: where was this photo taken?", delete_cache=(600, _MAX_AGE), fill_width=False
+    ) as page:
         note = pages.photos_note(has_photos=opened.has_photos, num_thumbnails=len(opened.thumbnails))
-        gr.HTML(pages.title(opened.model_name, opened.index_name, len(opened.photo_map.index), note), elem_id="title")
+        head = pages.title(opened.model_name, opened.index_name, len(opened.photo_map.index), note, opened.method)
+        gr.HTML(head, elem_id="title")
         latest = gr.State(None, time_to_live=_MAX_AGE)  # the search that the Why view explains, of either map
         with gr.Tabs(selected="localise") as tabs:
             with gr.Tab("Localise", id="localise"):
@@ -304,7 +313,8 @@ def _options() -> list[Any]:
 
 def _why_view(views: Views, latest: gr.State) -> tuple[gr.Slider, gr.HTML]:
     """Lay out the view of explanations; return its rank and its explanation."""
-    gr.HTML(pages.why_intro())
+    opened = views.opened
+    gr.HTML(pages.why_intro(by_patches=opened.by_patches, reason_against=opened.reason_against))
     with gr.Row(equal_height=False, elem_id="why-choice"):
         rank = gr.Slider(1, MAX_MATCHES, value=1, step=1, label="Match", scale=4)
         go = gr.Button("Explain", variant="primary", scale=1)
@@ -391,7 +401,7 @@ def _own_picture(match: Match) -> str | None:
     return picture_uri(match.photo)
 
 
-def _explain(photo_map: PhotoMap, photo: Path, match: Path) -> Explanation:
+def _explain(photo_map: PhotoMap, photo: Path, match: Path) -> Explanation | PatchSimilarity:
     if not match.is_file():
         raise _page_error("This match cannot be explained: its photo is not here. An index from the Hub comes without photos.")
     try:

@@ -6,9 +6,13 @@ highlight regions. Lengths are percentages or units of a `viewBox`, so that draw
 
 from html import escape
 
+import numpy as np
+
 from d2vpr_hf.explanation.matches import Explanation
+from d2vpr_hf.explanation.patches import PatchMap
 from d2vpr_hf.explanation.regions import PhotoRegions
 
+_COLOURS = ((18, 24, 74), (36, 85, 138), (32, 145, 140), (122, 200, 91), (253, 231, 60))  # dark to bright
 _SIDE = 600.0  # units of a drawing's longer side
 
 
@@ -34,6 +38,51 @@ def draw_photo_regions(photo: PhotoRegions, picture: str, caption: str, *, defor
         f'<image href="{escape(picture)}" width="100%" height="100%" preserveAspectRatio="none"/>'
         f'<g class="boxes">{_boxes(photo, scale) if deformed else ""}</g><g class="dots">{dots}</g></svg>'
     )
+
+
+def draw_patches(photo: PatchMap, picture: str, caption: str, limits: tuple[float, float]) -> str:
+    """Draw the similarity of patches over a photo: bright colours for large ones.
+
+    Args:
+        photo: The patches.
+        picture: URL of the photo, such as a data URI.
+        caption: Description of the drawing for screen readers.
+        limits: The similarities that the darkest and the brightest colour stand for.
+    """
+    scale = _SIDE / max(photo.size)
+    left, top, right, bottom = (side * scale for side in photo.box)
+    rows, columns = photo.similarity.shape
+    width, height = (right - left) / columns, (bottom - top) / rows
+    cells = "".join(
+        f'<rect x="{left + column * width:.1f}" y="{top + row * height:.1f}" width="{width:.1f}" height="{height:.1f}" '
+        f'fill="{_colour(float(similarity), limits)}"><title>{similarity:.3f}</title></rect>'
+        for (row, column), similarity in np.ndenumerate(photo.similarity)
+    )
+    size = f"{photo.size[1] * scale:.1f} {photo.size[0] * scale:.1f}"
+    return (
+        f'<svg class="patches" viewBox="0 0 {size}" role="img" aria-label="{escape(caption)}">'
+        f'<image href="{escape(picture)}" width="100%" height="100%" preserveAspectRatio="none"/>'
+        f'<g fill-opacity="0.55">{cells}</g></svg>'
+    )
+
+
+def draw_patch_scale(limits: tuple[float, float]) -> str:
+    """Draw the scale of the colours of [`draw_patches`]."""
+    steps = np.linspace(*limits, 24)
+    cells = "".join(f'<rect x="{n}" width="1.05" height="1" fill="{_colour(float(s), limits)}"/>' for n, s in enumerate(steps))
+    return (
+        f'<p class="patch-scale"><span>{limits[0]:.2f}</span><svg viewBox="0 0 24 1" preserveAspectRatio="none" '
+        f'aria-hidden="true">{cells}</svg><span>{limits[1]:.2f}</span></p>'
+    )
+
+
+def _colour(similarity: float, limits: tuple[float, float]) -> str:
+    """Return a colour between dark blue and yellow, of increasing lightness, which people who cannot tell hues also see."""
+    share = (similarity - limits[0]) / max(limits[1] - limits[0], 1e-6)
+    place = min(max(share, 0.0), 1.0) * (len(_COLOURS) - 1)
+    lower = min(int(place), len(_COLOURS) - 2)
+    pairs = zip(_COLOURS[lower], _COLOURS[lower + 1], strict=True)
+    return "#" + "".join(f"{round(first + (place - lower) * (second - first)):02x}" for first, second in pairs)
 
 
 def draw_bars(explanation: Explanation) -> str:

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from d2vpr_hf.encoders.own_models import OwnModel
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.explanation.patches import PatchSimilarity, compare_patches, has_patches
 from d2vpr_hf.explanation.regions import PhotoRegions, locate_regions, region_names
 from d2vpr_hf.explanation.similarity import cosine_of, region_shares
 from d2vpr_hf.modeling import D2VPRModel
@@ -55,8 +57,10 @@ class Explanation:
         return result if self.note is None else result | {"note": self.note}
 
 
-def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource) -> Explanation:
-    """Compute the share of each region in the similarity of two photos, and the sampling points of both.
+def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource) -> Explanation | PatchSimilarity:
+    """Explain the similarity of two photos, by the regions of a D²-VPR or the patches of another vision transformer.
+
+    For a D²-VPR, it is the share of each region in the similarity, and the sampling points of both photos.
 
     Args:
         encoder: Encoder with the model that found the match.
@@ -64,10 +68,12 @@ def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource)
         match: The photo to compare with the query.
 
     Raises:
-        ValueError: If the model is not a D²-VPR, because others have no sampling points, or has a cross-image encoder, because
-            its descriptors depend on the whole batch.
+        ValueError: If the model has neither sampling points nor tokens of patches, as a graph, or has a cross-image encoder,
+            because its descriptors depend on the whole batch.
         UnreadablePhotoError: If a photo cannot be decoded.
     """
+    if has_patches(encoder):
+        return compare_patches(encoder, query, match)
     config = explainable_model(encoder).config
     images = [open_photo(photo) for photo in (query, match)]
     pixels = torch.cat([encoder.processor(image, return_tensors="pt")["pixel_values"] for image in images])
@@ -83,7 +89,12 @@ def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource)
 
 
 def explainable_model(encoder: PlaceEncoder) -> D2VPRModel:
-    """Return the model of an encoder, or raise ValueError if its matches cannot be explained."""
+    """Return the D²-VPR of an encoder, or raise ValueError if its matches cannot be explained by regions."""
+    if not isinstance(encoder.descriptor_model, OwnModel):
+        raise ValueError(
+            f"Matches of {encoder.facts.title} cannot be explained: they come from a graph or another program, which gives "
+            "descriptors only, without sampling points or tokens of patches."
+        )
     model = encoder.model
     if not isinstance(model, D2VPRModel):
         raise ValueError(
@@ -100,6 +111,17 @@ def explainable_model(encoder: PlaceEncoder) -> D2VPRModel:
             "photos is not a sum over their regions. Use a D²-VPR without cross-image encoder."
         )
     return model
+
+
+def reason_against(encoder: PlaceEncoder) -> str | None:
+    """Return the reason why matches of an encoder cannot be explained; `None` if they can be."""
+    if has_patches(encoder):
+        return None
+    try:
+        explainable_model(encoder)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 @torch.inference_mode()

@@ -9,6 +9,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+from d2vpr_hf.backends.exported_model import INFO_FILE
+from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.hub.space_files import ModelOnHub
 from d2vpr_hf.index.manifest import MANIFEST, IndexSettings, read_manifest
@@ -16,6 +18,7 @@ from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_OTHER_FILES = ("processor_config.json", CARD_FILE, "README.md")  # that are loaded if there are any
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,31 @@ def _check_model(text: str, token: str | None) -> ModelOnHub:
         info = HfApi(token=token).model_info(name, revision=revision)
     files = [file.rfilename for file in info.siblings or []]
     weights = [file for file in files if any(fnmatch.fnmatch(file, pattern) for pattern in _WEIGHTS)]
-    missing = [file for file in _CONFIG_FILES if file not in files] + ([] if weights else [_WEIGHTS[0]])
+    if graph := _graph_files(name, str(info.sha), files, token):
+        return ModelOnHub(name, str(info.sha), graph, bool(info.private or info.gated))
+    others = [file for file in _OTHER_FILES if file in files]
+    if CARD_FILE in files:
+        weights += [file for file in files if file.endswith(".safetensors") and file not in weights]  # a projection
+    has_processor = bool({"preprocessor_config.json", "processor_config.json", CARD_FILE} & set(files))
+    needed = _CONFIG_FILES[:1] if has_processor else _CONFIG_FILES
+    missing = [file for file in needed if file not in files] + ([] if weights else [_WEIGHTS[0]])
     if missing:
         raise ValueError(f"{text} on the Hub is not a model that the Space can load: it has no {', '.join(missing)}. {remedy}")
-    return ModelOnHub(name, str(info.sha), [*_CONFIG_FILES, *weights], bool(info.private or info.gated))
+    configs = [file for file in _CONFIG_FILES if file in files]
+    return ModelOnHub(name, str(info.sha), [*configs, *others, *weights], bool(info.private or info.gated))
+
+
+def _graph_files(name: str, revision: str, files: Sequence[str], token: str | None) -> list[str]:
+    """Return the files of an exported graph or a graph with a card; an empty list for a model with weights of its own."""
+    if INFO_FILE in files:
+        return [file for file in files if not file.startswith(".") and not file.endswith(".py")]
+    if CARD_FILE not in files:
+        return []
+    card = read_card(Path(hf_hub_download(name, CARD_FILE, revision=revision, token=token)).parent)
+    if card.graph is None:
+        return []
+    side_files = [file for file in files if file.startswith(card.graph) or file.endswith((".data", ".onnx_data"))]
+    return [CARD_FILE, *side_files, *([] if card.projection is None else [card.projection])]
 
 
 @contextlib.contextmanager

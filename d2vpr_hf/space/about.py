@@ -1,7 +1,9 @@
 """The page about the Space: the method in one picture, figures with their conditions, licences, citation."""
 
+from collections.abc import Mapping
 from html import escape
 from itertools import product
+from typing import Any
 
 from d2vpr_hf.hub.model_cards import METHODS
 from d2vpr_hf.space.opened_space import OpenedSpace
@@ -15,12 +17,10 @@ _STEPS = (
     ("Descriptor", "14 features, one after another"),
     ("Map", "photos with similar descriptors"),
 )
-_REPOSITORY = "https://arxiv.org/abs/2511.12528"
 
 
 def about_page(opened: OpenedSpace) -> str:
     """Write the page about a Space that was opened."""
-    method = METHODS["d2vpr"]
     conditions = (
         "The owner of this map can tell how good it is; the Space measured nothing on it."
         if opened.town is None
@@ -32,28 +32,63 @@ def about_page(opened: OpenedSpace) -> str:
         (
             '<article class="about">',
             "<h2>How it works</h2>",
-            "<p>Among photos with known positions, D²-VPR finds those that show the same place as a new photo. It is a small "
-            "network distilled from a large one. It collects features over 13 regions of the photo, at sampling points that it "
-            "chooses for each photo. The features of the whole photo and of the 13 regions, one after another, are the "
-            "descriptor. Photos of the same place have similar descriptors.</p>",
-            method_picture(opened.photo_map.encoder.model.config.image_size),
+            _method(opened),
             f"<h3>Model and map of this Space</h3>{_table(_facts(opened))}<p class='fine'>{conditions}</p>",
             "<h3>Your photos</h3>",
             f"<p>{escape(LIMITS.to_text())} Only you can download your uploads. They are deleted when you close the page, and "
             "after an hour at the latest; positions in your photos are not written to any log. Photos that programs send are "
             "deleted after an hour.</p>",
-            "<h3>Licences</h3>",
-            "<p>Code and the embedded model: Apache-2.0. The simulated town was drawn by this package: Apache-2.0. The "
-            "published D²-VPR weights have no licence that we know of, and are not included. DINOv2: Apache-2.0.</p>",
-            f'<h3>Cite</h3><p><a href="{_REPOSITORY}">arXiv {escape(method.arxiv)}</a></p><pre>{escape(method.citation)}</pre>',
+            f"<h3>Licences</h3><p>{escape(_licences(opened))}</p>",
+            _citation(opened),
             "</article>",
         )
     )
 
 
-def method_picture(image_size: int) -> str:
-    """Draw the steps from a photo, which the network reads at `image_size` × `image_size` pixels, to a place."""
-    size = f"{image_size} × {image_size}"
+def _method(opened: OpenedSpace) -> str:
+    """Describe the method, in words and in one picture."""
+    encoder = opened.photo_map.encoder
+    if opened.is_d2vpr:
+        size = encoder.input_size or (encoder.config.image_size,) * 2
+        return (
+            "<p>Among photos with known positions, D²-VPR finds those that show the same place as a new photo. It is a small "
+            "network distilled from a large one. It collects features over 13 regions of the photo, at sampling points that it "
+            "chooses for each photo. The features of the whole photo and of the 13 regions, one after another, are the "
+            f"descriptor. Photos of the same place have similar descriptors.</p>{method_picture(size)}"
+        )
+    trained = encoder.facts.training_data
+    return (
+        f"<p>{escape(encoder.facts.title)} turns a photo into a descriptor, a row of numbers. Among photos with known "
+        "positions, those whose descriptors are the most similar to that of a new photo probably show the same place.</p>"
+        + ("" if trained is None else f"<p>It was trained on {escape(trained.rstrip('.'))}.</p>")
+    )
+
+
+def _licences(opened: OpenedSpace) -> str:
+    """Return sentences about the licences of code, weights and photos."""
+    code = "Code and the embedded model: Apache-2.0. The simulated town was drawn by this package: Apache-2.0."
+    facts = opened.photo_map.encoder.facts
+    if opened.is_d2vpr and facts.question is None:
+        weights = "The published D²-VPR weights have no licence that we know of, and are not included. DINOv2: Apache-2.0."
+        return f"{code} {weights}"
+    license_name = "no licence is stated" if facts.license is None else facts.license
+    weights = f"The weights of {opened.method} are not part of this package: {license_name}."
+    return " ".join(text for text in (code, weights, facts.question) if text is not None)
+
+
+def _citation(opened: OpenedSpace) -> str:
+    """Return the paper to cite; nothing for a model without one."""
+    method = METHODS["d2vpr"] if opened.is_d2vpr else None
+    arxiv = opened.photo_map.encoder.facts.arxiv if method is None else method.arxiv
+    if arxiv is None:
+        return ""
+    bibtex = "" if method is None else f"<pre>{escape(method.citation)}</pre>"
+    return f'<h3>Cite</h3><p><a href="https://arxiv.org/abs/{escape(arxiv)}">arXiv {escape(arxiv)}</a></p>{bibtex}'
+
+
+def method_picture(input_size: tuple[int, int]) -> str:
+    """Draw the steps from a photo, which the network reads with a height and width of `input_size` pixels, to a place."""
+    size = f"{input_size[0]} × {input_size[1]}"
     return (
         '<figure class="method"><ol aria-label="From a photo to a place">'
         + "".join(
@@ -66,9 +101,11 @@ def method_picture(image_size: int) -> str:
 
 def _facts(opened: OpenedSpace) -> list[tuple[str, str]]:
     encoder, index = opened.photo_map.encoder, opened.photo_map.index
-    parameters = sum(weight.numel() for weight in encoder.model.parameters())
+    parameters = encoder.facts.num_parameters
+    size = "" if parameters is None else f", {parameters / 1e6:.1f} M parameters"
     facts = [
-        ("model", f"{opened.model_name}, {parameters / 1e6:.1f} M parameters"),
+        ("model", f"{opened.model_name}{size}"),
+        *([("options", options)] if (options := _options(encoder.model_options)) else []),
         ("descriptor", f"{encoder.descriptor_dim} numbers"),
         ("map", f"{opened.index_name}, {len(index)} photos"),
         ("confidence", _calibration(opened)),
@@ -80,6 +117,11 @@ def _facts(opened: OpenedSpace) -> list[tuple[str, str]]:
         share = 100 * opened.town.num_correct / opened.town.num_queries
         facts.append(("recall@1 at 25 m", f"{share:.0f} % of {opened.town.num_queries} other photos of the mapped part"))
     return facts
+
+
+def _options(values: Mapping[str, Any]) -> str:
+    """Return the options of a model as text."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
 
 
 def _calibration(opened: OpenedSpace) -> str:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.explanation import has_patches, reason_against
 from d2vpr_hf.hub.hub_ids import split_revision
+from d2vpr_hf.hub.model_cards import METHODS
 from d2vpr_hf.hub.thumbnails import read_thumbnails
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.maps import TileSource
@@ -63,6 +65,27 @@ class OpenedSpace:
         """The model's name as the page shows it."""
         name = self.photo_map.encoder.model_name
         return "the small embedded model" if name in (None, EMBEDDED_NAME) else Path(str(name)).name
+
+    @property
+    def method(self) -> str:
+        """The name of the model's method."""
+        encoder = self.photo_map.encoder
+        return METHODS["d2vpr"].title if self.is_d2vpr else encoder.facts.title
+
+    @property
+    def is_d2vpr(self) -> bool:
+        """Whether the model is a D²-VPR, or a graph of one."""
+        return self.photo_map.encoder.facts.title.startswith(METHODS["d2vpr"].title)
+
+    @property
+    def reason_against(self) -> str | None:
+        """The reason why matches cannot be explained; `None` if they can be."""
+        return reason_against(self.photo_map.encoder)
+
+    @property
+    def by_patches(self) -> bool:
+        """Whether matches are explained by patches."""
+        return has_patches(self.photo_map.encoder)
 
     @property
     def index_name(self) -> str:

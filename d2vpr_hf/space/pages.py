@@ -6,7 +6,8 @@ Texts from files and visitors are escaped. Colours are classes that the Space's 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from d2vpr_hf.explanation import Explanation, draw_bars, draw_photo_regions
+from d2vpr_hf.explanation import Explanation, PatchSimilarity, draw_bars, draw_patches, draw_photo_regions
+from d2vpr_hf.explanation.drawing import draw_patch_scale
 from d2vpr_hf.index import Match
 from d2vpr_hf.localization import Localization
 from d2vpr_hf.localization.localize import NOT_CALIBRATED
@@ -77,8 +78,10 @@ def match_cards(answer: Answer, picture: Picture, *, explained: bool = True) -> 
     return f'<ol class="cards">{cards}</ol>'
 
 
-def explanation_panel(explanation: Explanation, query: str, match: str, rank: int) -> str:
-    """Return both photos with their sampling points, and a bar for each region; pictures are data URIs."""
+def explanation_panel(explanation: Explanation | PatchSimilarity, query: str, match: str, rank: int) -> str:
+    """Return both photos with sampling points and a bar for each region, or with their patches; pictures are data URIs."""
+    if isinstance(explanation, PatchSimilarity):
+        return _patch_panel(explanation, query, match, rank)
     sides = []
     for title, photo, picture in (("Your photo", explanation.query, query), (f"Match {rank}", explanation.match, match)):
         for deformed in (True, False):
@@ -93,6 +96,20 @@ def explanation_panel(explanation: Explanation, query: str, match: str, rank: in
     )
 
 
+def _patch_panel(explanation: PatchSimilarity, query: str, match: str, rank: int) -> str:
+    """Return both photos with the similarity of their patches in colours, of one scale."""
+    maps = (("Your photo", explanation.query, query), (f"Match {rank}", explanation.match, match))
+    values = [photo.similarity for _, photo, _ in maps]
+    limits = (min(float(part.min()) for part in values), max(float(part.max()) for part in values))
+    figures = ""
+    for title, photo, picture in maps:
+        caption = f"{title}: similarity of each patch to the most similar patch of the other photo"
+        figures += f"<figure>{draw_patches(photo, picture, caption, limits)}<figcaption>{caption}</figcaption></figure>"
+    total = f'<p class="total"><span>cosine similarity of the photos</span><b>{explanation.cosine:.4f}</b></p>'
+    shares = f'{draw_patch_scale(limits)}{total}<p class="note">{escape(explanation.note)}</p>'
+    return f'<div class="why"><div class="photos">{figures}</div><div class="shares">{shares}</div></div>'
+
+
 def skipped_list(skipped: Mapping[str, str]) -> str:
     """Return the list of skipped files with the reasons."""
     if not skipped:
@@ -104,12 +121,12 @@ def skipped_list(skipped: Mapping[str, str]) -> str:
     return f'<details class="skipped"><summary>{len(skipped)} {plural} skipped</summary><ul>{rows}{rest}</ul></details>'
 
 
-def title(model: str, index: str, count: int, note: str = "") -> str:
+def title(model: str, index: str, count: int, note: str = "", method: str = "D²-VPR") -> str:
     """Return the head of the page; the note is about the photos of the map."""
     source = f"Searching {count:,} photos of {escape(index)} with {escape(model)}. {escape(note)}".strip()
     return (
-        "<h1>Where was this photo taken?</h1><p>D²-VPR compares it with photos whose positions are known, and gives a "
-        f'position and a confidence. <span class="source">{source}</span></p>'
+        f"<h1>Where was this photo taken?</h1><p>{escape(method)} compares it with photos whose positions are known, and gives "
+        f'a position and a confidence. <span class="source">{source}</span></p>'
     )
 
 
@@ -132,8 +149,20 @@ def photos_note(*, has_photos: bool, num_thumbnails: int) -> str:
     return "It came without photos and thumbnails: matches are shown by position only and cannot be explained."
 
 
-def why_intro() -> str:
-    """Return the introduction to explanations."""
+def why_intro(*, by_patches: bool = False, reason_against: str | None = None) -> str:
+    """Return the introduction to explanations.
+
+    Args:
+        by_patches: Whether the model's matches are explained by patches and not by regions.
+        reason_against: Reason why its matches cannot be explained; `None` if they can be.
+    """
+    if reason_against is not None:
+        return f'<p class="fine">{escape(reason_against)}</p>'
+    if by_patches:
+        return (
+            '<p class="fine">The network divides each photo into patches. The colour of a patch shows its similarity, a '
+            "cosine, to the patch of the other photo that is most similar to it: bright patches show what both photos have.</p>"
+        )
     return (
         '<p class="fine">The network samples each region of a photo at points that it moves for that photo. The cosine '
         "similarity of two photos is exactly the sum of 14 parts: one of the whole photo and one of each of the 13 regions. "

@@ -5,7 +5,7 @@ from typing import Any
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder, is_one_photo
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
-from d2vpr_hf.explanation import Explanation, explain_match
+from d2vpr_hf.explanation import Explanation, PatchSimilarity, explain_match
 from d2vpr_hf.readers import PhotoSource
 from d2vpr_hf.space.zero_gpu import is_zero_gpu, on_gpu
 
@@ -16,7 +16,7 @@ _PHOTOS_PER_SECOND = 10  # an assumption for large photos, not measured on ZeroG
 class SpaceEncoder(PlaceEncoder):
     """A [`PlaceEncoder`] that explains matches too."""
 
-    def explain(self, query: PhotoSource, match: PhotoSource) -> Explanation:
+    def explain(self, query: PhotoSource, match: PhotoSource) -> Explanation | PatchSimilarity:
         """Explain the similarity of two photos; see [`explain_match`]."""
         return explain_match(self, query, match)
 
@@ -48,9 +48,9 @@ class ZeroGPUEncoder(SpaceEncoder):
             progress(len(photos))
         return encoded
 
-    def explain(self, query: PhotoSource, match: PhotoSource) -> Explanation:
+    def explain(self, query: PhotoSource, match: PhotoSource) -> Explanation | PatchSimilarity:
         """Explain the similarity of two photos."""
-        explanation: Explanation = self._call_on_gpu(explain_match, query, match)
+        explanation: Explanation | PatchSimilarity = self._call_on_gpu(explain_match, query, match)
         return explanation
 
     def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
