@@ -8,7 +8,20 @@ import typer
 from typer.core import TyperGroup
 
 from d2vpr_hf import __version__
-from d2vpr_hf.cli import demo, evaluation, hub, indexes, known_models, localization, models, onnx_cards, photos, searches, space
+from d2vpr_hf.cli import (
+    demo,
+    evaluation,
+    hub,
+    import_hub,
+    indexes,
+    known_models,
+    localization,
+    models,
+    onnx_cards,
+    photos,
+    searches,
+    space,
+)
 from d2vpr_hf.cli.flags import CommandError, FlagCommand
 from d2vpr_hf.cli.option_groups import spread_groups
 from d2vpr_hf.utils.interrupts import SignalHandler, raise_interrupted
@@ -18,7 +31,14 @@ _COMMANDS = {
     "Inspect and maintain an index": (indexes.info, indexes.verify, indexes.repair, indexes.compact),
     "Find where photos were taken": (searches.search, localization.localize, localization.calibrate),
     "Evaluate": (evaluation.evaluate, evaluation.compare),
-    "Choose and make models": (known_models.models, models.convert, models.fit_projection, models.export, onnx_cards.card_onnx),
+    "Choose and make models": (
+        known_models.models,
+        models.convert,
+        models.fit_projection,
+        models.export,
+        onnx_cards.card_onnx,
+        import_hub.import_hub,
+    ),
     "Make photos and places": (photos.simulate, photos.places),
     "Try it and show it": (demo.demo, space.space),
     "Share it on the Hugging Face Hub": (hub.push, space.push_space),

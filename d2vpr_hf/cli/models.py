@@ -64,7 +64,7 @@ def convert(
         published = convert_to_published(source, out, overwrite=overwrite)
         typer.echo(f"Wrote {source} as {published.name}: {out}.")
         return
-    done = convert_weights(source, out, target=target, changes=_parse_changes(changes), seed=seed, overwrite=overwrite)
+    done = convert_weights(source, out, target=target, changes=parse_changes(changes), seed=seed, overwrite=overwrite)
     untrained = done.model.config.untrained_parts
     command = f"d2vpr index PHOTOS --model {out} --out INDEX"
     if untrained:
@@ -81,7 +81,7 @@ def convert(
         typer.echo(f"Skipped tensors that the model does not use: {', '.join(done.dropped)}.")
 
 
-def _parse_changes(changes: list[str] | None) -> dict[str, Any]:
+def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     """Parse FIELD=VALUE; a value is JSON or Python's True, False or None if it can be parsed so, and text otherwise."""
     parsed = {}
     for field, value in parse_pairs(changes, "--set FIELD=VALUE").items():

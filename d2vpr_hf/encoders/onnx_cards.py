@@ -111,7 +111,7 @@ def card_onnx(
         output_name=graph_output.name,
         depends_on_batch=False,
     )
-    images = _drawn_photos() if photos is None else _open_photos(photos)
+    images = draw_check_photos() if photos is None else open_check_photos(photos)
     card = replace(card, descriptor_dim=_find_width(graph.parent, card, images[0]))
     checked, depends_on_batch, is_unit = _check(CardedGraph(graph.parent, card), images)
     card = replace(
@@ -273,7 +273,7 @@ def _write_folder(graph: Path, external_files: list[str], card: EncoderCard, out
     return card
 
 
-def _open_photos(photos: Photos) -> list[Image.Image]:
+def open_check_photos(photos: Photos) -> list[Image.Image]:
     """Open the first photos that can be read.
 
     Raises:
@@ -295,7 +295,7 @@ def _open_photos(photos: Photos) -> list[Image.Image]:
     return images
 
 
-def _drawn_photos() -> list[Image.Image]:
+def draw_check_photos() -> list[Image.Image]:
     """Draw smooth coloured pictures, the same ones at each call."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (_DRAWN_PHOTOS, 9, 12, 3), dtype=np.uint8)

@@ -117,7 +117,7 @@ def run_child(task: ChildTask, scratch: Path, cache: Path, timeout: float) -> Ch
 
     Args:
         task: The work.
-        scratch: A folder for all files of the child.
+        scratch: A folder for all files of the child, which is created.
         cache: Folder for downloads of weights.
         timeout: Seconds until the child is ended.
 
@@ -125,7 +125,7 @@ def run_child(task: ChildTask, scratch: Path, cache: Path, timeout: float) -> Ch
         HubCodeError: If the code fails, takes too long, or hands back something else than a graph and descriptors.
     """
     out = scratch / "out"
-    out.mkdir()
+    out.mkdir(parents=True)
     np.save(scratch / "pixel_values.npy", task.pixel_values)
     description = {
         "code": str(task.code),

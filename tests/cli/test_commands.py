@@ -82,5 +82,6 @@ def test_version_and_help():
     assert listed == [
         *("index", "add", "remove", "embed", "merge", "info", "verify", "repair", "compact"),
         *("search", "localize", "calibrate", "evaluate", "compare"),
-        *("models", "convert", "fit-projection", "export", "simulate", "places", "demo", "space", "push", "push-space"),
+        *("models", "convert", "fit-projection", "export", "card-onnx", "import-hub"),
+        *("simulate", "places", "demo", "space", "push", "push-space"),
     ]

@@ -28,7 +28,7 @@ GROUPS = {
     "Inspect and maintain an index": ["info", "verify", "repair", "compact"],
     "Find where photos were taken": ["search", "localize", "calibrate"],
     "Evaluate": ["evaluate", "compare"],
-    "Choose and make models": ["models", "convert", "fit-projection", "export", "card-onnx"],
+    "Choose and make models": ["models", "convert", "fit-projection", "export", "card-onnx", "import-hub"],
     "Make photos and places": ["simulate", "places"],
     "Try it and show it": ["demo", "space"],
     "Share it on the Hugging Face Hub": ["push", "push-space"],

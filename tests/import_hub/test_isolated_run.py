@@ -73,16 +73,27 @@ def test_code_that_asks_for_unpickling_does_not_get_it(tmp_path: Path) -> None:
     ("entry", "arguments", "message"),
     [
         ("text", {}, "returned str, not a torch.nn.Module"),
-        ("nowhere", {}, "Cannot find callable nowhere in hubconf"),
         ("fail", {}, "the authors' own error"),
-        ("leave", {}, "SystemExit: 3"),
-        ("tiny", {"no_such_argument": 1}, "unexpected keyword argument 'no_such_argument'"),
-        ("nested", {}, r"loads another repository by torch\.hub, other/backbone, .*`also=\[\"other/backbone@COMMIT\"\]`"),
         ("broken", {"kind": "nan"}, "NaN or infinite numbers for 3 of 3 photos"),
         ("several", {"form": "tokens"}, r"returns no descriptor, which is one row an image. It returns: 0 \(3, 16, 16\)"),
     ],
 )
 def test_failures_of_the_code_are_errors(tmp_path: Path, entry: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(HubCodeError, match=message):
+        _run(tmp_path, entry, arguments=arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("entry", "arguments", "message"),
+    [
+        ("nowhere", {}, "Cannot find callable nowhere in hubconf"),
+        ("tiny", {"no_such_argument": 1}, "unexpected keyword argument 'no_such_argument'"),
+        ("leave", {}, "SystemExit: 3"),
+        ("nested", {}, r"loads another repository by torch\.hub, other/backbone, .*`also=\[\"other/backbone@COMMIT\"\]`"),
+    ],
+)
+def test_more_failures_of_the_code_are_errors(tmp_path: Path, entry: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(HubCodeError, match=message):
         _run(tmp_path, entry, arguments=arguments)
 
