@@ -17,7 +17,7 @@ from d2vpr_hf.backends.openvino_backend import OpenVinoBackend
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.verification import check_on_this_cpu
-from d2vpr_hf.pretrained.revisions import find_hub_file
+from d2vpr_hf.pretrained.model_files import fetch_file
 
 if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
@@ -146,7 +146,7 @@ def download_exported(name: object, revision: str | None) -> ExportedModel | Non
     Returns:
         The graph; `None` if the model is not a graph on the Hub.
     """
-    if not isinstance(name, str) or find_hub_file(name, INFO_FILE, revision) is None:
+    if revision is None or not isinstance(name, str) or fetch_file(name, INFO_FILE, revision) is None:
         return None
     from huggingface_hub import snapshot_download
 

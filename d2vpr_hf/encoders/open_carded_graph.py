@@ -9,7 +9,7 @@ from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
 from d2vpr_hf.encoders.encoder_card import CARD_FILE, EncoderCard, has_card, is_plain_name, locate_file, read_card
 from d2vpr_hf.encoders.known_graphs import OTHER_NAMES, find_known_card, known_repository, recognise_graph
-from d2vpr_hf.pretrained.revisions import find_hub_file
+from d2vpr_hf.pretrained.model_files import fetch_file
 
 _ADVICE = "`d2vpr card-onnx {} --image-size SIZE --out FOLDER` writes FOLDER with a card; that folder is the model to give."
 
@@ -59,7 +59,7 @@ def download_carded_graph(name: str, commit: str) -> tuple[Path, EncoderCard] | 
     Raises:
         ValueError: If the card or the graph is damaged.
     """
-    card_file = find_hub_file(name, CARD_FILE, commit)
+    card_file = fetch_file(name, CARD_FILE, commit)
     if card_file is not None:
         card = read_card(card_file.parent)
         if card.graph is None:
@@ -69,7 +69,7 @@ def download_carded_graph(name: str, commit: str) -> tuple[Path, EncoderCard] | 
     else:
         row = known_repository(name)
         names = () if row is None or row.onnx is None else (row.onnx.name, *OTHER_NAMES)
-        graph_file = next(filter(None, (find_hub_file(name, file_name, commit) for file_name in names)), None)
+        graph_file = next(filter(None, (fetch_file(name, file_name, commit) for file_name in names)), None)
         known_card = None if graph_file is None else recognise_graph(graph_file.parent, graph_file.name, name)
         if graph_file is None or known_card is None:
             return None

@@ -1,12 +1,14 @@
 """Single files of models in folders and on the Hub. This module loads neither torch nor transformers."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.pretrained.revisions import CONFIG_NAME, may_be_hub_id
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 OWN_TYPES = ("d2vpr", "cricavpr")  # `model_type` of the models of this package
 
 
@@ -23,18 +25,24 @@ def stored_config(name: str | Path | None, revision: str | None = None) -> dict[
 
 
 def fetch_file(name: str | Path, file: str, revision: str | None = None) -> Path | None:
-    """Return a file of a model in a folder, or of one on the Hub; `None` if it has no such file, or cannot be reached."""
+    """Return a file of a model in a folder, or of one on the Hub; `None` if it has no such file, or cannot be reached.
+
+    The cache also records files that a commit does not have, so that the Hub is asked once for each commit.
+    """
     if Path(name).is_dir():
         path = Path(name) / file
         return path if path.is_file() else None
     if isinstance(name, Path) or not may_be_hub_id(name):
         return None
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    try:
-        return Path(hf_hub_download(name, file, revision=revision))
-    except (OSError, ValueError):  # also the errors of the Hub's client
-        return None
+    cached = try_to_load_from_cache(name, file, revision=revision) if _COMMIT.fullmatch(revision or "") else None
+    if cached is None:
+        try:
+            cached = hf_hub_download(name, file, revision=revision)
+        except (OSError, ValueError):  # also the errors of the Hub's client
+            return None
+    return Path(cached) if isinstance(cached, str) else None  # a value of another type: the commit has no such file
 
 
 def is_vision_config(values: dict[str, Any]) -> bool:

@@ -36,38 +36,13 @@ def pin_revision(name: str | Path | None, revision: str | None = None) -> str | 
     published = () if row is None or row.onnx is None else (row.onnx.name, *OTHER_NAMES)
     for file_name in (CONFIG_NAME, CARD_FILE, *published):
         try:
-            return Path(
-                hf_hub_download(name, file_name, revision=revision)
-            ).parent.name  # the cache has a folder for each commit
+            folder = Path(hf_hub_download(name, file_name, revision=revision)).parent
+            return folder.name  # the cache has a folder for each commit
         except EntryNotFoundError:
             continue
         except (OSError, ValueError):
             return revision
     return revision
-
-
-def find_hub_file(name: object, file_name: str, commit: str | None) -> Path | None:
-    """Return the path of a file that tells what a model on the Hub is, after downloading it; `None` if the model has none.
-
-    The cache also records files that a commit does not have, so that the Hub is asked once for each commit.
-
-    Args:
-        name: Hub id of a model, or another name.
-        file_name: Name of the file.
-        commit: Commit of the model; `None` for a model that is not on the Hub.
-    """
-    if commit is None or not isinstance(name, str):
-        return None
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    cached = try_to_load_from_cache(name, file_name, revision=commit)
-    if cached is None:
-        try:
-            cached = hf_hub_download(name, file_name, revision=commit)
-        except (EntryNotFoundError, OSError, ValueError):
-            return None
-    return Path(cached) if isinstance(cached, str) else None
 
 
 def may_be_hub_id(name: str) -> bool:

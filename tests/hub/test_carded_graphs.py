@@ -60,15 +60,17 @@ def test_megaloc_opens_by_its_name(hub, tmp_path, others, monkeypatch):
     assert PlaceEncoder("gberton/MegaLoc", revision=commit).fingerprint == encoder.fingerprint
 
 
-def test_opening_again_asks_the_hub_for_one_file(hub, tmp_path):
-    hub.put("user/mine", carded_files(tmp_path / "mine"))
-    commit = PlaceEncoder("user/mine").model_revision
+@pytest.mark.parametrize("kind", ["carded", "own"])
+def test_a_commit_is_asked_for_once(hub, tmp_path, tiny_folder, kind):
+    """The cache records the files that a commit does not have, which tell kinds of models apart."""
+    hub.put("user/model", carded_files(tmp_path / "mine") if kind == "carded" else folder_files(tiny_folder))
+    commit = PlaceEncoder("user/model").model_revision
+    asked = {request.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request}
     hub.requests.clear()
-    PlaceEncoder("user/mine", revision=commit)
-    assert len(hub.requests) <= 1
-    hub.requests.clear()
-    PlaceEncoder("user/mine")
-    assert len(hub.requests) <= 2
+    PlaceEncoder("user/model", revision=commit)
+    again = {request.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request}
+    assert not again & {"export.json", "encoder.json", "model.onnx", "model.onnx_data"}
+    assert {"export.json", "encoder.json"} <= asked
 
 
 def test_hostile_repositories_are_refused(hub, tmp_path):
