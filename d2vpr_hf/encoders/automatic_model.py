@@ -16,6 +16,8 @@ AUTOMATIC = "auto"  # names the best known model wherever a folder or Hub id may
 # agreement, that have no licence, or whose code would have to run.
 CANDIDATES = ("megaloc", "dinov2-reg-base", "dinov2-base", "dinov2-reg-small", "dinov2-small")
 
+_SECONDS = 10.0  # to wait for an answer of the Hub
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,8 +45,7 @@ def choose_model(options: ModelOptions) -> ChosenModel:
     Raises:
         FileNotFoundError: If no candidate is in the cache, and none can be downloaded.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError
 
     passed: list[str] = []  # reasons why better models are not chosen
     is_reachable = True
@@ -59,15 +60,13 @@ def choose_model(options: ModelOptions) -> ChosenModel:
         origin = "in the Hub's cache"
         if commit is None and is_reachable:
             try:
-                published = hf_hub_download(str(model.hub_id), needed_files(model)[-1], dry_run=True)
-            except LocalEntryNotFoundError:
-                is_reachable = False
-            except (OSError, ValueError) as error:  # also the errors of the Hub's client
+                commit, size = _published(model)
+                origin = f"downloaded, {size / 2**20:.0f} MiB"
+            except HfHubHTTPError as error:
                 passed.append(f"{model.title} cannot be downloaded: {str(error).splitlines()[0].rstrip('.')}")
                 continue
-            else:
-                commit = published.commit_hash
-                origin = f"downloaded, {(published.file_size or 0) / 2**20:.0f} MiB"
+            except Exception:  # without a connection, versions of the Hub's client raise errors of different libraries
+                is_reachable = False
         if commit is None:
             passed.append(f"{model.title} is not in the Hub's cache")
             continue
@@ -76,6 +75,17 @@ def choose_model(options: ModelOptions) -> ChosenModel:
         _log_choice(model, chosen, origin, passed)
         return chosen
     raise FileNotFoundError(_advice(is_reachable))
+
+
+def _published(model: KnownModel) -> tuple[str | None, int]:
+    """Return the latest commit of a model on the Hub, and the size of its weights in bytes.
+
+    It is asked once: `hf_hub_download` would try for half a minute without a connection.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    weights = get_hf_file_metadata(hf_hub_url(str(model.hub_id), needed_files(model)[-1]), timeout=_SECONDS)
+    return weights.commit_hash, weights.size or 0
 
 
 def _row(name: str) -> KnownModel:

@@ -227,7 +227,7 @@ _BOQ_VIT = TorchHubEntry(
 )
 _BOQ_R50 = TorchHubEntry(_BOQ, _BOQ_COMMIT, "get_trained_boq", {"backbone_name": "resnet50", "output_dim": 16384}, output="0")
 _SALAD_HUB = TorchHubEntry("serizba/salad", "07d713f542641faeecae14e305f19a79466f4211", "dinov2_salad", also=_DINOV2_CODE)
-_R50 = {"backbone": "ResNet50", "fc_output_dim": 2048}
+_R50: dict[str, str | int | bool] = {"backbone": "ResNet50", "fc_output_dim": 2048}
 _COSPLACE_HUB = TorchHubEntry("gmberton/CosPlace", "5b974d3ad206d10955201bc222af785e167be34a", "get_trained_model", _R50)
 _EIGENPLACES_HUB = TorchHubEntry("gmberton/EigenPlaces", "92d54ea9b66b4a1e43f12230f7daa35b0d5b6a27", "get_trained_model", _R50)
 _CRICAVPR_HUB = TorchHubEntry("Lu-Feng/CricaVPR", "bbb7e51b779ea4b9ff38615b5de1b94af0a52fa2", "trained_model")
