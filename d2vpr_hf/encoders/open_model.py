@@ -16,6 +16,7 @@ from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.model_files import fetch_file, is_vision_config, stored_config
 from d2vpr_hf.pretrained.revisions import pin_revision
+from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
 
 
 def open_model(
@@ -50,8 +51,9 @@ def open_model(
         if revision is not None:
             raise ValueError("The model `auto` has no `revision`. Leave it out, or name the model.")
         chosen = choose_model(options)
-        model, revision = chosen.name, chosen.revision
-        options = chosen.options
+        choices |= {"device": device, "revision": chosen.revision, "options": chosen.options}
+        with offline_if_unreachable(chosen.name, chosen.revision):
+            return open_model(chosen.name, processor, **choices)
     if model is None or isinstance(model, str | Path):
         name = portable_name(model)
         if revision is None and name != EMBEDDED_NAME and is_exported(model):

@@ -29,7 +29,7 @@ from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
-from d2vpr_hf.pretrained.stated_facts import find_card, stated_facts
+from d2vpr_hf.pretrained.stated_facts import StatedFacts, find_card, stated_facts
 
 TITLES = {D2VPRConfig.model_type: ("D²-VPR", "2511.12528"), CricaVPRConfig.model_type: ("CricaVPR", "2402.19231")}
 
@@ -81,7 +81,11 @@ class OwnModel:
     @property
     def facts(self) -> ModelFacts:
         """Title, origin and rights of the model, as far as its card states them."""
-        return facts_of(self.model, self.model_name, self.model_revision)
+        return facts_of(self.model, self.model_name, self._stated)
+
+    @functools.cached_property
+    def _stated(self) -> StatedFacts:
+        return stated_facts(find_card(self.model_name, self.model_revision) or "")
 
     @property
     def descriptor_dim(self) -> int:
@@ -166,20 +170,20 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return torch.device(device)
 
 
-def facts_of(model: VPRPreTrainedModel, name: str | None = None, revision: str | None = None) -> ModelFacts:
+def facts_of(model: VPRPreTrainedModel, name: str | None = None, stated: StatedFacts | None = None) -> ModelFacts:
     """Return title, origin and rights of a model of this package, as far as its card states them.
 
     Args:
         model: The model.
         name: Folder or Hub id that has its card; `None` for a model that was never saved.
-        revision: Commit of a model from the Hub.
+        stated: Facts of the card; `None` to read it.
     """
     num_parameters = sum(weight.numel() for weight in model.parameters())
     untrained_parts = tuple(model.config.untrained_parts)
     if name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
         return replace(EMBEDDED.facts, num_parameters=num_parameters, untrained_parts=untrained_parts)
     title, arxiv = TITLES[model.config.model_type]
-    stated = stated_facts(find_card(name, revision) or "")
+    stated = stated_facts(find_card(name) or "") if stated is None else stated
     return ModelFacts(title, stated.license, stated.training_data, arxiv, num_parameters, untrained_parts)
 
 

@@ -24,6 +24,7 @@ from d2vpr_hf.encoders.photo_batches import (
     preprocess_ahead,
 )
 from d2vpr_hf.encoders.protocol import DescriptorModel, EncodedPhotos, Progress, ReceiveBatch
+from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, open_photo, photo_modes
 
@@ -87,22 +88,23 @@ class PlaceEncoder:
             raise ValueError(f"batch_size and num_workers must be at least 1, got {batch_size} and {num_workers}.")
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self.descriptor_model: DescriptorModel = open_model(
-            model,
-            processor,
-            device=device,
-            backend=backend,
-            precision=precision,
-            revision=revision,
-            options=ModelOptions(
-                pool, (image_size, image_size) if isinstance(image_size, int) else image_size, layer, center_crop
-            ),
-        )
+        with offline_if_unreachable(model, revision):
+            self.descriptor_model: DescriptorModel = open_model(
+                model,
+                processor,
+                device=device,
+                backend=backend,
+                precision=precision,
+                revision=revision,
+                options=ModelOptions(
+                    pool, (image_size, image_size) if isinstance(image_size, int) else image_size, layer, center_crop
+                ),
+            )
+            self._warn_of_untrained_parts()
         if cross_image_encoder is False and self.depends_on_batch:
             self.model.remove_cross_image_encoder()
         if cross_image_encoder and not self.depends_on_batch:
             raise ValueError(f"The model {self.model_name or 'in this package'} has no cross-image encoder to use.")
-        self._warn_of_untrained_parts()
         if self.depends_on_batch:
             logger.warning(
                 "This model has a cross-image encoder, or mixes photos otherwise: a photo's descriptor depends on the other "

@@ -150,3 +150,35 @@ def test_auto_does_not_keep_the_embedded_model_of_an_index(hub, files, tmp_path)
     status, _, err = run("index", photos, "--model", "auto", "--out", tmp_path / "index")
     assert status == 1 and "--overwrite" in err
     assert np.isfinite(PlaceEncoder("auto").encode(sorted(photos.glob("*.jpg"))[0]).descriptors).all()
+
+
+@pytest.mark.parametrize("name", ["auto", SMALL])
+def test_without_a_connection_a_model_of_the_cache_opens_after_one_try(hub, files, name, monkeypatch, caplog):
+    """The client would try each file that the model lacks for half a minute."""
+    hub.put(SMALL, files[SMALL])
+    for file in files[SMALL]:
+        huggingface_hub.hf_hub_download(SMALL, file)
+    tries = []
+
+    def fail(url, **options):
+        tries.append(url)
+        raise OSError("no route to host")
+
+    def refuse(*arguments, **options):
+        raise AssertionError(f"asked for {arguments}")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(huggingface_hub.file_download, "_get_metadata_or_catch_error", with_offline_only(refuse))
+    assert PlaceEncoder(name).model_name == SMALL
+    assert len(tries) == (2 if name == "auto" else 1)  # `auto` asks for a better model first
+    assert "The Hub cannot be reached" in caplog.text and not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def with_offline_only(refuse):
+    """Return a function that lets the client look into its cache, and refuses that it asks the Hub."""
+    original = huggingface_hub.file_download._get_metadata_or_catch_error
+
+    def get(*arguments, **options):
+        return original(*arguments, **options) if huggingface_hub.constants.HF_HUB_OFFLINE else refuse(*arguments, **options)
+
+    return get

@@ -1,0 +1,62 @@
+"""Open models of the Hub's cache at once where the Hub cannot be reached. Importing this module loads no library."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from d2vpr_hf.pretrained.revisions import CONFIG_NAME, may_be_hub_id
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 5.0  # to wait for an answer of the Hub
+
+
+@contextlib.contextmanager
+def offline_if_unreachable(name: Any, revision: str | None = None) -> Iterator[None]:
+    """Set the Hub's client offline while a model of the cache is opened, if the Hub cannot be reached.
+
+    The client would try each missing file for half a minute, and models lack most files that are looked for.
+
+    Args:
+        name: Hub id of the model; with anything else, or a model that is not in the cache, nothing is changed.
+        revision: Branch, tag or commit.
+    """
+    if not isinstance(name, str) or not may_be_hub_id(name) or Path(name).exists():
+        yield
+        return
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or not _is_cached(name, revision) or _is_reachable(name):
+        yield
+        return
+    logger.warning("The Hub cannot be reached: the model %s is read from its cache.", name)
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _is_cached(name: str, revision: str | None) -> bool:
+    """Return whether the cache has a folder for a model, at a revision."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    return (cache / "snapshots" / (revision or "")).is_dir() or (cache / "refs" / (revision or "main")).is_file()
+
+
+def _is_reachable(name: str) -> bool:
+    """Return whether the Hub answers, whatever its answer is."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME), timeout=_SECONDS)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # without a connection, versions of the Hub's client raise errors of different libraries
+        return False
+    return True
