@@ -20,6 +20,8 @@ OUTPUTS = {
     "reader": "32T {'b.jpg': 'no position'}",
     "export format": "torch.Size([3, 2688])",
     "encoder": "9 True",
+    "descriptor model": "9 True",
+    "family": "DeiT, 0.0 M parameters {'pool': 'cls'}",
 }
 
 

@@ -19,7 +19,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """Nine photos as the database, and their scenes, compressed and 10 m beside, as queries."""
+    """Nine photos as the database, and their scenes, compressed, 10 m away, as queries."""
     folder = tmp_path_factory.mktemp("town")
     save_row(folder / "database")
     for i in range(144):  # a calibration needs 50 in every other square of 100 m, some of them wrong
