@@ -136,11 +136,14 @@ def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str |
 
 def _makes_descriptors(settings: IndexSettings, name: str, revision: str | None, token: str | None) -> bool:
     """Return whether a model or an exported graph has the fingerprint of an index; one on the Hub is downloaded."""
+    from d2vpr_hf.encoders.known_models import find_known
     from d2vpr_hf.encoders.model_options import ModelOptions
     from d2vpr_hf.encoders.open_model import open_model
 
     if revision is not None:
-        name = snapshot_download(name, revision=revision, token=token, allow_patterns=_MODEL_FILES)
+        known = find_known(name)
+        patterns = _MODEL_FILES if known is None or known.onnx is None else [f"{known.onnx.name}*", "*.json"]
+        name = snapshot_download(name, revision=revision, token=token, allow_patterns=patterns)
     options = ModelOptions.from_dict(settings.model_options)
     return open_model(name, device="cpu", options=options).fingerprint == settings.fingerprint
 

@@ -26,6 +26,7 @@ _LEFT_OUT = (
     f"{_NAME}/spaces/",
     f"{_NAME}/training/",
 )  # not part of the Space's package: its own folder, and what it never imports
+RUNTIMES = {".onnx": "onnxruntime==1.32.0", ".xml": "openvino==2026.4.1"}  # in tested versions, by the suffix of a graph
 _SUFFIXES = {".py", ".pyi", ".typed", ".css", ".js", ".md", ".txt", ".json", ".safetensors"}
 _TOWN = "The map is a simulated town, rendered on the first start; its results do not predict results on real streets."
 _CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"  # torch without GPU libraries, gigabytes less
@@ -90,7 +91,7 @@ def space_files(
     start = f"{_NAME}/spaces/"
     files = {path.removeprefix(start): content for path, content in package.items() if path.startswith(start)}
     files |= {path: content for path, content in package.items() if not path.startswith(_LEFT_OUT)}
-    files["requirements.txt"] = _requirements(files["requirements.txt"].decode(), hardware).encode()
+    files["requirements.txt"] = _requirements(files["requirements.txt"].decode(), hardware, model).encode()
     files["README.md"] = _card(files["README.md"].decode(), name, hardware, model, index).encode()
     return files
 
@@ -137,8 +138,15 @@ def _wheel_files(wheel: Path) -> dict[str, bytes]:
     return files | ({"LICENSE": licences[0]} if licences else {})
 
 
-def _requirements(text: str, hardware: str) -> str:
-    """Add the index of torch without GPU libraries for a Space on a CPU; other hardware, ZeroGPU too, needs them."""
+def _requirements(text: str, hardware: str, model: ModelOnHub | None) -> str:
+    """Add what depends on the Space to the requirements.
+
+    A Space on a CPU takes torch from the index without GPU libraries; other hardware, ZeroGPU too, needs them. A graph needs
+    its runtime.
+    """
+    suffixes = set() if model is None else {Path(file).suffix for file in model.files}
+    runtimes = "".join(f"{requirement}\n" for suffix, requirement in RUNTIMES.items() if suffix in suffixes)
+    text = f"{text.rstrip()}\n{runtimes}"
     return f"{_CPU_INDEX}\n{text}" if hardware in CPU_HARDWARE else text
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, R
 
 from d2vpr_hf.backends.exported_model import INFO_FILE
 from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
+from d2vpr_hf.encoders.known_models import find_known
 from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.hub.space_files import ModelOnHub
 from d2vpr_hf.index.manifest import MANIFEST, IndexSettings, read_manifest
@@ -120,7 +121,9 @@ def _graph_files(name: str, revision: str, files: Sequence[str], token: str | No
     if INFO_FILE in files:
         return [file for file in files if not file.startswith(".") and not file.endswith(".py")]
     if CARD_FILE not in files:
-        return []
+        row = find_known(name)
+        published = None if row is None else row.onnx
+        return [] if published is None else [file for file in files if file.startswith(published.name)]
     card = read_card(Path(hf_hub_download(name, CARD_FILE, revision=revision, token=token)).parent)
     if card.graph is None:
         return []

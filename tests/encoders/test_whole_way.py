@@ -15,9 +15,14 @@ from d2vpr_hf.evaluation import Evaluation, compare_evaluations
 from d2vpr_hf.export import export
 from d2vpr_hf.hub.push_index import push_index
 from d2vpr_hf.hub.push_model import push_model
+from d2vpr_hf.hub.space_files import read_package, space_files
+from d2vpr_hf.hub.space_sources import check_sources
 from d2vpr_hf.localization import calibrate, localize_photos
 from d2vpr_hf.projection import fit_projection
 from d2vpr_hf.retrieval.distributed import embed_photos, merge_parts
+from d2vpr_hf.space.about import about_page
+from d2vpr_hf.space.opened_space import open_space
+from d2vpr_hf.space.settings import Settings
 from tests.hub_server import running_hub, use_hub
 from tests.photos import at_name, save
 
@@ -183,3 +188,32 @@ def test_a_graph_is_uploaded_with_the_licence_of_its_model(encoder, hub, tmp_pat
     push_model(tmp_path / "graph", "user/graph")
     assert "license: apache-2.0" in hub.files("user/graph")["README.md"].decode()
     assert PlaceEncoder("user/graph").fingerprint == encoder.fingerprint
+
+
+def test_a_space_opens_an_index_of_the_model(folder, world, hub, tmp_path):
+    """Its page describes this model, and explains matches by patches."""
+    hub.put("other/dinov2", {path.name: path.read_bytes() for path in folder.iterdir()})
+    encoder = PlaceEncoder("other/dinov2", pool="gem", image_size=SIZE)
+    push_index(index_photos(world / "database", tmp_path / "index", encoder)[0], "user/map", thumbnails=True)
+    sources = check_sources(None, "user/map")
+    assert set(sources.model.files) == {"config.json", "preprocessor_config.json", "model.safetensors", "README.md"}
+    settings = Settings(sources.variables["D2VPR_MODEL"], sources.variables["D2VPR_INDEX"], tmp_path / "cache", None)
+    opened = open_space(settings)
+    page = about_page(opened)
+    assert "DINOv2" in page and "D²-VPR" not in page.split("Model and map")[0] and "2304.07193" in page
+    assert "apache-2.0" in page and "<th scope='row'>options</th><td>pool gem, image size [70, 84]</td>" in page
+    photos = sorted((world / "queries").iterdir())
+    explanation = opened.photo_map.encoder.explain(photos[0], photos[1])
+    assert opened.by_patches and explanation.query.similarity.shape == (5, 6)
+
+
+def test_a_space_with_a_graph_says_why_it_explains_nothing(world, encoder, hub, tmp_path):
+    export(encoder, tmp_path / "graph")
+    push_model(tmp_path / "graph", "user/graph")
+    push_index(index_photos(world / "database", tmp_path / "index", PlaceEncoder("user/graph"))[0], "user/map")
+    sources = check_sources(None, "user/map")
+    assert {"export.json", "model.onnx", "references.npz"} <= set(sources.model.files)
+    files = space_files("user/space", read_package(), model=sources.model, index="user/map")
+    assert b"onnxruntime==" in files["requirements.txt"]
+    opened = open_space(Settings(sources.variables["D2VPR_MODEL"], sources.variables["D2VPR_INDEX"], tmp_path / "cache", None))
+    assert "they come from a graph" in opened.reason_against and "DINOv2" in about_page(opened)
