@@ -3,11 +3,13 @@
 Importing this module loads no torch.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, is_exported
 from d2vpr_hf.encoders.automatic_model import AUTOMATIC, choose_model
+from d2vpr_hf.encoders.carded_graphs import CardedGraph
 from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.encoders.exported_graphs import ExportedGraph
 from d2vpr_hf.encoders.model_options import ModelOptions
@@ -17,6 +19,8 @@ from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.model_files import fetch_file, is_vision_config, stored_config
 from d2vpr_hf.pretrained.revisions import pin_revision
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
+
+logger = logging.getLogger(__name__)
 
 
 def open_model(
@@ -61,14 +65,14 @@ def open_model(
         if revision is None and name != EMBEDDED_NAME:
             carded = open_carded_graph(name, **choices, name=name, options=options)
             if carded is not None:
-                return carded
+                return _check_arguments(carded, processor, device)
         revision = pin_revision(model, revision)
         if (graph := download_exported(model, revision)) is not None:
             return _check_options(options, ExportedGraph(graph, processor, **choices, name=name, revision=revision))
         if revision is not None:
             carded = open_carded_graph(name, revision, **choices, name=name, options=options)
             if carded is not None:
-                return carded
+                return _check_arguments(carded, processor, device)
         stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
         if is_vision_config(stored):
             return _open_transformers_model(model, stored, processor, options, device=device, **choices, revision=revision)
@@ -115,6 +119,19 @@ def _open_transformers_model(
     if card.projection is not None:
         fetch_file(name, card.projection, revision)  # one on the Hub is then in the folder of the card
     return add_projection(model, card_file.parent, card)
+
+
+def _check_arguments(graph: CardedGraph, processor: Any, device: Any) -> CardedGraph:
+    """Return a graph after checking arguments that belong to other models.
+
+    Raises:
+        ValueError: If an image processor is given: the preprocessing is in the graph's card.
+    """
+    if processor is not None:
+        raise ValueError(f"{graph.model_name} has its preprocessing in {CARD_FILE}. Omit `processor`.")
+    if str(device or "cpu").partition(":")[0] != "cpu":
+        logger.warning("%s is a graph, which runs on the CPU here; `device` has no effect.", graph.model_name)
+    return graph
 
 
 def portable_name(name: str | Path | None) -> str:

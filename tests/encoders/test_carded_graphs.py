@@ -321,11 +321,13 @@ def test_a_runtime_that_cannot_open_a_graph_is_reported(tmp_path, photos):
             PlaceEncoder(folder, backend=backend).encode(photos)
 
 
-def test_choices_that_a_graph_does_not_have(tmp_path):
+def test_choices_that_a_graph_does_not_have(tmp_path, caplog):
     folder = make_folder(tmp_path)
     assert "runs by onnxruntime or openvino" in error_of(folder, backend="torch-compiled")
     assert "graph in fp32, which cannot run in fp16" in error_of(folder, precision="fp16")
     assert "has no `revision`" in error_of(folder, revision="main")
+    assert "Omit `processor`" in error_of(folder, processor=object())
+    assert PlaceEncoder(folder, device="cuda:0").device_type == "cpu" and "`device` has no effect" in caplog.text
 
 
 def test_a_graph_without_a_card_names_the_command_that_writes_one(tmp_path):
