@@ -20,7 +20,8 @@ def import_hub(
         str,
         typer.Argument(
             metavar="REPO@COMMIT:ENTRY",
-            help="GitHub repository, full commit and function of its hubconf.py; or FOLDER:ENTRY, or FILE.zip:ENTRY.",
+            help="GitHub repository, full commit and function of its hubconf.py; or a name of `d2vpr models`, FOLDER:ENTRY, or "
+            "FILE.zip:ENTRY.",
         ),
     ],
     out: Annotated[

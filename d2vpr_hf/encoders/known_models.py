@@ -44,11 +44,16 @@ class TorchHubEntry:
     also: tuple[str, ...] = ()
 
     @property
+    def source(self) -> str:
+        """Repository, commit and entry, as `d2vpr import-hub` takes them."""
+        return f"{self.repository}@{self.commit}:{self.entry}"
+
+    @property
     def command(self) -> str:
         """The command that shows the code, and with `--i-trust-this-code` imports the model."""
         arguments = "".join(f" --set {name}={value}" for name, value in self.arguments.items())
         others = "".join(f" --also {repository}" for repository in self.also)
-        return f"d2vpr import-hub {self.repository}@{self.commit}:{self.entry}{arguments}{others} --out MODEL"
+        return f"d2vpr import-hub {self.source}{arguments}{others} --out MODEL"
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def parse_entry(text: str) -> tuple[HubSource, str]:
     if not colon or not _ENTRY.fullmatch(entry):
         raise ValueError(
             f"Expected REPO@COMMIT:ENTRY, such as gmberton/MegaLoc@COMMIT:get_trained_model, got {text!r}. ENTRY is the name "
-            "of a function in the repository's hubconf.py."
+            "of a function in the repository's hubconf.py. Names of `d2vpr models` stand for theirs."
         )
     return parse_source(repository), entry
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
 from d2vpr_hf.encoders.encoder_card import EncoderCard
 from d2vpr_hf.encoders.graph_checks import relative_difference
-from d2vpr_hf.encoders.known_models import KnownModel, find_torch_hub
+from d2vpr_hf.encoders.known_models import KnownModel, find_known, find_torch_hub
 from d2vpr_hf.encoders.onnx_cards import card_onnx, draw_check_photos, open_check_photos
 from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.encoders.rgb_images import to_rgb
@@ -164,8 +164,8 @@ def import_hub(
     Entries in the table of known models ([`find_torch_hub`]) have defaults for what is not given.
 
     Args:
-        name: `REPO@COMMIT:ENTRY`, such as `"gmberton/MegaLoc@COMMIT:get_trained_model"`, or `FOLDER:ENTRY` or `FILE.zip:ENTRY`
-            for code on this machine.
+        name: `REPO@COMMIT:ENTRY`, such as `"gmberton/MegaLoc@COMMIT:get_trained_model"`, its name in the table of known models,
+            such as `"salad"`, or `FOLDER:ENTRY` or `FILE.zip:ENTRY` for code on this machine.
         out: The folder to write.
         i_trust_this_code: Consent to the execution of the code. [`plan_import`] shows the code without executing it.
         image_size: Height and width in pixels that photos are resized to.
@@ -235,6 +235,10 @@ def import_hub(
 @contextlib.contextmanager
 def _fetch(name: str, arguments: Mapping[str, Any] | None, also: Sequence[str]) -> Iterator[HubPlan]:
     """Fetch repositories into a temporary folder, which is removed at the end."""
+    named = find_known(name)
+    if named is not None and named.torch_hub is not None:
+        name = named.torch_hub.source
+        arguments = {**named.torch_hub.arguments, **(arguments or {})}
     source, entry = parse_entry(name)
     row = None if source.is_local else find_torch_hub(source.repository, entry, arguments or None)
     family = None if source.is_local else find_torch_hub(source.repository, entry)

@@ -202,3 +202,25 @@ def test_errors_of_the_code_name_the_flag(github: FakeGitHub, tmp_path: Path) ->
     assert (status, "Pin it too: `--also other/backbone@COMMIT`" in error) == (1, True), error
     assert issubclass(HubCodeError, ValueError)
     assert json.dumps(error)
+
+
+def test_a_name_of_the_table_stands_for_its_entry(github: FakeGitHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`d2vpr models` prints short commands; the commit and the arguments come from the table."""
+    from d2vpr_hf.import_hub import import_hub as module
+
+    fetched = []
+
+    def fetch(source, folder):
+        fetched.append(str(source))
+        raise FileNotFoundError("stop")
+
+    monkeypatch.setattr(module, "fetch_code", fetch)
+    for name in ("boq-resnet50", "SALAD"):
+        with pytest.raises(FileNotFoundError, match="stop"):
+            module.plan_import(name)
+    assert fetched == [
+        "amaralibey/Bag-of-Queries@1a17a4d89506440e974c745baa584b47b40d6072",
+        "serizba/salad@07d713f542641faeecae14e305f19a79466f4211",
+    ]
+    with pytest.raises(ValueError, match="Names of `d2vpr models` stand for theirs"):
+        module.plan_import("dinov2-small")
