@@ -15,6 +15,7 @@ EXTRAS = {  # modules that an installation without extras does not have
     "bitsandbytes": "dev",
     "datasets": "datasets",
     "gradio": "demo",
+    "h5py": "hdf5",
     "matplotlib": "plots",
     "mcp": "demo",
     "milvus_lite": "milvus",

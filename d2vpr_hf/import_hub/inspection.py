@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LICENSE_NAMES = re.compile(r"(un)?licen[cs]e([-._].*)?|copying([-._].*)?", re.IGNORECASE)
+_PACKAGE = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 _MAX_SOURCE = 4 << 20  # bytes of a Python file that is parsed
 
 # the text that begins first decides: licences of one family name each other further down
@@ -134,17 +135,26 @@ def _dependencies(tree: ast.Module) -> tuple[str, ...]:
         if isinstance(node, ast.Assign) and any(isinstance(it, ast.Name) and it.id == "dependencies" for it in node.targets):
             try:
                 value = ast.literal_eval(node.value)
-            except ValueError:
+            except (ValueError, TypeError, RecursionError, MemoryError):
                 return ()
-            return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list | tuple) else ()
+            names = value if isinstance(value, list | tuple) else ()
+            return tuple(name for name in names if isinstance(name, str) and _PACKAGE.fullmatch(name))
     return ()
+
+
+def _is_hub_load(function: ast.expr) -> bool:
+    """Return whether a function is `torch.hub.load` or `hub.load`."""
+    if not isinstance(function, ast.Attribute) or function.attr != "load":
+        return False
+    module = function.value
+    return getattr(module, "attr", None) == "hub" or getattr(module, "id", None) == "hub"
 
 
 def _loaded_repositories(tree: ast.Module | None) -> set[str]:
     """Return the repositories that calls of `torch.hub.load` name."""
     if tree is None:
         return set()
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("hub.load"))
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _is_hub_load(node.func))
     names = {
         arg.value for call in calls for arg in call.args[:1] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
     }

@@ -33,6 +33,7 @@ _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".tar", ".torch", ".zip")
 _MAX_OUTCOME = 1 << 20
 _MAX_GRAPH = 16 << 30
+_MAX_NAME = 100  # characters of an output's name
 _LOG_TAIL = 3000  # characters of the child's prints in an error
 
 
@@ -142,18 +143,29 @@ def run_child(task: ChildTask, scratch: Path, cache: Path, timeout: float) -> Ch
     _run(scratch, environment, timeout)
     outcome = _read_outcome(out, scratch)
     if "error" in outcome:
-        raise HubCodeError(_error_text(str(outcome["error"]), scratch))
+        raise HubCodeError(_error_text(printable_text(str(outcome["error"])), scratch))
     together, alone = _read_descriptors(out, len(task.pixel_values))
-    return ChildResult(
-        _checked_graph(out / _GRAPH),
-        together,
-        alone,
-        {str(name): [int(side) for side in shape] for name, shape in dict(outcome["outputs"]).items()},
-        str(outcome["output"]),
-        int(outcome["num_parameters"]),
-        "tracing" if outcome["exporter"] == "tracing" else "torch.export",
-        _hash_downloads(cache),
-    )
+    try:
+        shapes = {printable_text(name)[:_MAX_NAME]: [int(side) for side in shape] for name, shape in outcome["outputs"].items()}
+        return ChildResult(
+            _checked_graph(out / _GRAPH),
+            together,
+            alone,
+            shapes,
+            printable_text(outcome["output"])[:_MAX_NAME],
+            int(outcome["num_parameters"]),
+            "tracing" if outcome["exporter"] == "tracing" else "torch.export",
+            _hash_downloads(cache),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, HubCodeError):
+            raise
+        raise HubCodeError(f"The process that ran the code wrote a result that is not valid: {error!r}.") from error
+
+
+def printable_text(text: str) -> str:
+    """Return a text of other people without characters that steer terminals."""
+    return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "", text)
 
 
 def _has_password(address: str) -> bool:
@@ -201,7 +213,10 @@ def _read_outcome(out: Path, scratch: Path) -> dict[str, Any]:
     path = out / _OUTCOME
     if not _is_plain_file(path) or path.stat().st_size > _MAX_OUTCOME:
         raise HubCodeError("The process that ran the code ended without a result." + _log_text(scratch))
-    outcome = json.loads(path.read_text())
+    try:
+        outcome = json.loads(path.read_text())
+    except (ValueError, RecursionError):
+        outcome = None
     if not isinstance(outcome, dict):
         raise HubCodeError("The process that ran the code wrote a result that is not valid.")
     return outcome
@@ -228,7 +243,7 @@ def _log_text(scratch: Path) -> str:
     with (scratch / _LOG).open("rb") as file:
         file.seek(max(0, (scratch / _LOG).stat().st_size - 4 * _LOG_TAIL))
         text = file.read().decode("utf-8", "replace")
-    text = re.sub(r"[^\n\t\x20-\x7e\xa0-\uffff]", "", text)[-_LOG_TAIL:].strip()
+    text = printable_text(text)[-_LOG_TAIL:].strip()
     return f"\nIt printed at last:\n{text}" if text else ""
 
 

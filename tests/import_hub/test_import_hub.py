@@ -121,7 +121,8 @@ def test_known_entries_have_their_arguments_and_size(github: FakeGitHub, row) ->
     assert f"Known as {row.title}" in text and "NOTE: a copyleft licence" in text
 
 
-def test_a_network_with_several_outputs_in_a_data_parallel(github: FakeGitHub, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_one_of_several_outputs_is_chosen(github: FakeGitHub, tmp_path: Path) -> None:
     """A dictionary of outputs, of which the second is chosen, is not of unit length: it is divided by its length."""
     github.add_archive("owner/name", FILES)
     done = import_hub(
@@ -151,6 +152,7 @@ def test_other_forms_of_networks(github: FakeGitHub, tmp_path: Path, entry: str,
     assert done.card.normalize == (entry == "tiny")
 
 
+@pytest.mark.slow
 def test_a_network_that_depends_on_the_batch_is_said_to(github: FakeGitHub, tmp_path: Path) -> None:
     github.add_archive("owner/name", FILES)
     done = import_hub(
@@ -195,6 +197,7 @@ def test_local_code_is_named_without_its_folder(tmp_path: Path) -> None:
     assert "Code: " in plan.to_text()
 
 
+@pytest.mark.slow
 def test_errors_of_the_code_name_the_flag(github: FakeGitHub, tmp_path: Path) -> None:
     github.add_archive("owner/name", FILES)
     command = ["import-hub", f"{NAME}:nested", "--out", tmp_path / "model", "--image-size", "16", "--i-trust-this-code"]

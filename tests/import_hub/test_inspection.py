@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from d2vpr_hf.import_hub.import_hub import plan_import
 from d2vpr_hf.import_hub.inspection import inspect_code, recognise_license
 
 HUBCONF = """
@@ -72,3 +73,15 @@ def test_licences_are_recognised_by_their_text(tmp_path: Path, text: str, expect
     assert recognise_license(text) == expected
     inspection = inspect_code(_write(tmp_path, {"hubconf.py": "", "LICENSE.md": text}))
     assert (inspection.license_file, inspection.license) == ("LICENSE.md", expected)
+
+
+def test_deep_code_and_odd_names_are_read(tmp_path: Path) -> None:
+    """Code may be written to break its readers: 20,000 nested calls, names that steer a terminal, packages that are paths."""
+    deep = "x = a" + ".b()" * 20_000
+    hubconf = f"dependencies = ['', '../evil', 'torch\\x1b[2J', 'torch']\ndef model(): ...\n{deep}\n"
+    inspection = inspect_code(_write(tmp_path, {"hubconf.py": "def model(): ...", "net.py": hubconf, "\x1b[2J.py": ""}))
+    assert inspection.repositories == ()
+    (tmp_path / "hubconf.py").write_text("dependencies = ['', '../evil', 'torch\\x1b[2J', 'torch']\ndef model(): ...\n")
+    plan = plan_import(f"{tmp_path}:model")
+    assert plan.code.inspection.dependencies == ("torch",)
+    assert "\x1b" not in plan.to_text()

@@ -75,7 +75,6 @@ def test_code_that_asks_for_unpickling_does_not_get_it(tmp_path: Path) -> None:
         ("text", {}, "returned str, not a torch.nn.Module"),
         ("fail", {}, "the authors' own error"),
         ("broken", {"kind": "nan"}, "NaN or infinite numbers for 3 of 3 photos"),
-        ("several", {"form": "tokens"}, r"returns no descriptor, which is one row an image. It returns: 0 \(3, 16, 16\)"),
     ],
 )
 def test_failures_of_the_code_are_errors(tmp_path: Path, entry: str, arguments: dict[str, Any], message: str) -> None:
@@ -89,6 +88,7 @@ def test_failures_of_the_code_are_errors(tmp_path: Path, entry: str, arguments: 
     [
         ("nowhere", {}, "Cannot find callable nowhere in hubconf"),
         ("tiny", {"no_such_argument": 1}, "unexpected keyword argument 'no_such_argument'"),
+        ("several", {"form": "tokens"}, r"returns no descriptor, which is one row an image. It returns: 0 \(3, 16, 16\)"),
         ("leave", {}, "SystemExit: 3"),
         ("nested", {}, r"loads another repository by torch\.hub, other/backbone, .*`also=\[\"other/backbone@COMMIT\"\]`"),
     ],
@@ -122,3 +122,31 @@ def test_the_environment_is_a_short_list(tmp_path: Path) -> None:
 def test_code_that_does_not_end_is_ended(tmp_path: Path) -> None:
     with pytest.raises(HubCodeError, match=r"did not finish within 3 seconds and was ended\. `timeout`"):
         _run(tmp_path, "wait", timeout=3)
+
+
+FORGED = """
+import json, os, sys
+from pathlib import Path
+def forge():
+    task = json.loads(Path(sys.argv[1]).read_text())
+    out = Path(task["out"])
+    {action}
+    sys.stdout.flush()
+    os._exit(0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("pass", "ended without a result"),
+        ("(out / 'outcome.json').symlink_to('/etc/hostname')", "ended without a result"),
+        ("(out / 'outcome.json').write_text('[]')", "a result that is not valid"),
+        ("(out / 'outcome.json').write_text('{}')", "wrote no descriptors"),
+    ],
+)
+def test_a_forged_result_is_refused(tmp_path: Path, action: str, message: str) -> None:
+    files: dict[str, bytes | str] = {"hubconf.py": FORGED.replace("{action}", action)}
+    with pytest.raises(HubCodeError, match=message):
+        _run(tmp_path, "forge", files)
