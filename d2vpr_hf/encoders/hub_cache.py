@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.known_models import KnownModel
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
@@ -44,7 +45,18 @@ def _is_complete(snapshot: Path, model: KnownModel) -> bool:
     *others, weights = needed_files(model)
     if not all((snapshot / name).is_file() for name in others):
         return False
-    return (snapshot / weights).is_file() or (model.onnx is None and _has_all_shards(snapshot))
+    if model.onnx is not None:
+        return _has_external_files(snapshot, weights)
+    return (snapshot / weights).is_file() or _has_all_shards(snapshot)
+
+
+def _has_external_files(snapshot: Path, graph: str) -> bool:
+    """Return whether a folder has a graph, and the files that hold weights of it."""
+    try:
+        names = read_outline(snapshot / graph).external_files
+    except (OSError, ValueError):  # missing or damaged
+        return False
+    return all((snapshot / name).is_file() for name in names)
 
 
 def _has_all_shards(snapshot: Path) -> bool:

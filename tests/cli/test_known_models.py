@@ -10,6 +10,7 @@ from d2vpr_hf.encoders.known_models import KNOWN_MODELS, find_known
 from tests.command_line import run
 from tests.conftest import hub_cache
 from tests.index.test_light_reading import COMMAND, loaded
+from tests.onnx_files import write_graph
 
 FILES = {"config.json": "{}", "preprocessor_config.json": "{}", "model.safetensors": ""}
 
@@ -61,9 +62,10 @@ def test_json_has_all_values(cache):
     assert small["options"] == {"pool": "gem", "image_size": [322, 322]} and small["input_size"] == [322, 322]
 
 
-def test_models_in_the_cache_are_marked(cache):
+def test_models_in_the_cache_are_marked(cache, tmp_path):
     put(cache, "facebook/dinov2-small", FILES)
-    put(cache, "gberton/MegaLoc", {"megaloc.onnx": ""})
+    put(cache, "gberton/MegaLoc", {})
+    write_graph(tmp_path / "gberton--MegaLoc" / "megaloc.onnx")
     put(cache, "facebook/dinov2-base", {name: text for name, text in FILES.items() if name != "model.safetensors"})
     marked = [line.split()[1] for line in run("models")[1].splitlines() if line.startswith("* ")]
     assert marked == ["embedded", "megaloc", "dinov2-small"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -11,14 +12,17 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos
 from d2vpr_hf.encoders.automatic_model import CANDIDATES, choose_model, is_candidate
+from d2vpr_hf.encoders.hub_cache import cached_commit
 from d2vpr_hf.encoders.known_models import find_known
 from d2vpr_hf.encoders.model_options import ModelOptions
 from tests.command_line import run
 from tests.hub.spaces import folder_files
+from tests.onnx_files import write_graph
 from tests.photos import save_row
 
 SMALL, BASE = "facebook/dinov2-small", "facebook/dinov2-base"
 REGISTERS = "facebook/dinov2-with-registers-small"
+FIND_SPEC = importlib.util.find_spec
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 70, "patch_size": 14}
 STEPS = {
     "image_processor_type": "BitImageProcessor",
@@ -49,8 +53,9 @@ def files(tmp_path_factory):
 @pytest.fixture
 def hub(hub, monkeypatch):
     """A Hub without MegaLoc, for a machine without ONNX Runtime."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else FIND_SPEC(name, *rest)
+    )
     return hub
 
 
@@ -182,3 +187,25 @@ def with_offline_only(refuse):
         return original(*arguments, **options) if huggingface_hub.constants.HF_HUB_OFFLINE else refuse(*arguments, **options)
 
     return get
+
+
+def test_an_index_of_megaloc_by_auto_is_searched_offline(hub, tmp_path, monkeypatch, caplog):
+    """The published graph has no card in its repository; `auto` opens it by its name."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(importlib.util, "find_spec", FIND_SPEC)
+    graph = write_graph(tmp_path / "megaloc.onnx", width=8448, external="megaloc.onnx.data")
+    files = {path.name: path.read_bytes() for path in (graph, tmp_path / "megaloc.onnx.data")}
+    commit = hub.put("gberton/MegaLoc", files)
+    photos = save_row(tmp_path / "photos")
+    status, _, err = run("index", photos, "--model", "auto", "--out", tmp_path / "index")
+    assert status == 0, err
+    settings = PlaceIndex.open(tmp_path / "index").settings
+    assert (settings.model_name, settings.model_revision, settings.descriptor_dim) == ("gberton/MegaLoc", commit, 8448)
+    assert "Licence of the weights: MIT" in caplog.text and "clarify it before a commercial use" in caplog.text
+    go_offline(monkeypatch)
+    query = sorted(photos.glob("*.jpg"))[0]
+    status, text, err = run("search", tmp_path / "index", query, "--model", "auto", "--json")
+    assert status == 0 and json.loads(text)[0]["matches"][0]["path"] == str(query), err
+    blob = huggingface_hub.try_to_load_from_cache("gberton/MegaLoc", "megaloc.onnx.data", revision=commit)
+    Path(blob).unlink()
+    assert cached_commit(find_known("megaloc")) is None
