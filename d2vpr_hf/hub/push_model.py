@@ -32,6 +32,7 @@ from d2vpr_hf.hub.uploads import check_repository_name, upload_files
 from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
+from d2vpr_hf.pretrained.model_files import is_vision_config, stored_config
 from d2vpr_hf.pretrained.stated_facts import stated_license
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 
@@ -119,6 +120,13 @@ def push_model(
 
 def _model_files(folder: Path, name: str, token: str | None) -> tuple[Files, str]:
     """Return the files of a model folder and its card, after loading the model to check that it is complete."""
+    stored = stored_config(folder)
+    if is_vision_config(stored):
+        raise ValueError(
+            f"{folder} is a model of transformers, of type {stored.get('model_type')!r}: transformers uploads it, by "
+            "`model.push_to_hub(...)` and `processor.push_to_hub(...)`. Expected a model of this package, or a folder with "
+            f"{CARD_FILE}, as `d2vpr fit-projection` and `d2vpr card-onnx` write it."
+        )
     model, processor = load_model(folder), load_image_processor(folder)
     warn_of_untrained_parts(folder, model.config.untrained_parts)
     classes = (type(model.config), type(model), type(processor))

@@ -173,6 +173,12 @@ def test_an_index_on_the_hub_names_its_model_on_the_hub(folder, world, hub, tmp_
         push_index(local, "user/map3", model="other/dinov2")
 
 
+def test_a_plain_model_of_transformers_is_uploaded_by_transformers(folder, hub):
+    with pytest.raises(ValueError, match="is a model of transformers, of type 'dinov2': transformers uploads it"):
+        push_model(folder, "user/dinov2")
+    assert not hub.repositories
+
+
 def test_a_projection_is_uploaded_with_the_rights_of_its_model(folder, world, encoder, hub, tmp_path):
     fit_projection(world / "database", tmp_path / "small", encoder, 5)
     push_model(tmp_path / "small", "user/small")
