@@ -21,7 +21,10 @@ def photos(tmp_path_factory):
     return [save(folder / f"{i}.jpg", i) for i in range(6)]
 
 
-@pytest.mark.parametrize(("format", "input", "tolerance"), [("onnx", "fixed", 1e-5), ("openvino", "photos", 1e-3)])
+@pytest.mark.parametrize(
+    ("format", "input", "tolerance"),
+    [("onnx", "fixed", 1e-5), ("openvino", "photos", 1e-3), ("transformers-js", "photos", 1e-3)],
+)
 def test_a_graph_gives_the_descriptors_of_the_network(format, input, tolerance, tmp_path):
     """Resizing in the graph rounds pixels as Pillow does, but for ties."""
     encoder = PlaceEncoder(OtherModel())
@@ -36,7 +39,11 @@ def test_a_graph_gives_the_descriptors_of_the_network(format, input, tolerance, 
         expected = OtherModel().describe(OtherModel().prepare(draw(seed))[None])
         np.testing.assert_allclose(backend.encode(steps(draw(seed))[None]), expected, atol=tolerance)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "# Tiny DINOv2, as a graph" in card and "license: apache-2.0" in card and "arXiv 2304.07193" in card
+    assert (
+        f"# Tiny DINOv2, {'for transformers.js' if format == 'transformers-js' else 'as a graph'}" in card
+        and "license: apache-2.0" in card
+        and "arXiv 2304.07193" in card
+    )
     assert "base_model: user/tiny" in card and "D²-VPR" not in card
 
 

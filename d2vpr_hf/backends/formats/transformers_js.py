@@ -63,6 +63,8 @@ class TransformersJsFormat(ExportFormat):
         """Write the files of the library, and the configuration of the model for this package."""
         if config is not None:
             config.to_json_file(folder / self.config_file)
+        from d2vpr_hf.modeling import D2VPRImageProcessor
+
         processor = processor or D2VPRImageProcessor(do_resize=False, do_rescale=False, do_normalize=False)
         _write_json(folder / "config.json", _LIBRARY_CONFIG | {"transformers.js_config": {"dtype": DTYPES[precision]}})
         fields = {name: value for name, value in processor.to_dict().items() if name != "auto_map"}
