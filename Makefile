@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 WHEEL_SITE := build/wheel-site
 NODE_MODULES := build/node/node_modules/@huggingface/transformers
 
-.PHONY: install demo ablations reproduce test unit test-slow lowest without-extras ecosystem browser node lint format typecheck suite clean
+.PHONY: install demo ablations reproduce test unit test-slow lowest without-extras light ecosystem browser node lint format typecheck suite clean
 
 install: $(INSTALLED)
 
@@ -40,11 +40,20 @@ test-slow: suite
 lowest:
 	$(MAKE) VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt unit
 
-# the wheel without extras, in an environment of its own: folders are indexed, and errors name the extras
+# the wheel with models alone, in an environment of its own: folders are indexed, and errors name the extras
 without-extras:
 	$(PYTHON) -m venv --clear build/without-extras
-	build/without-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt . pytest
+	build/without-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[models]" pytest
 	build/without-extras/bin/python -m pytest tests/test_without_extras.py
+
+# the wheel without torch, in an environment of its own: a graph indexes and searches folders, and errors name the extra for models
+light: $(INSTALLED)
+	test -d build/light/graph || $(BIN)/d2vpr export embedded build/light/graph
+	$(PYTHON) -m venv --clear build/light/venv
+	build/light/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[onnxruntime]" pytest
+	! build/light/venv/bin/python -c "import torch"
+	D2VPR_GRAPH=build/light/graph build/light/venv/bin/python -m pytest --noconftest tests/test_light_installation.py
+	du -sm build/light/venv/lib/python*/site-packages
 
 # the tests of optional libraries, all of which are installed (1 GB); an import that fails is an error here, not a skipped test
 ecosystem: $(INSTALLED)

@@ -27,7 +27,13 @@ __all__ = list(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULES[name]), name)
+    try:
+        module = importlib.import_module(_MODULES[name])
+    except ModuleNotFoundError as error:
+        from d2vpr_hf.utils.optional_imports import name_models_extra
+
+        raise name_models_extra(error) from error
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

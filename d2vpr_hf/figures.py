@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
-from d2vpr_hf.readers import UnreadablePhotoError, open_photo
+from d2vpr_hf.readers.photos import UnreadablePhotoError, open_photo, photo_modes
 from d2vpr_hf.utils.optional_imports import import_extra
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _thumbnail(photo: Path | bytes) -> NDArray[np.uint8]:
     """Read a photo as an upright RGB thumbnail, (H, W, 3)."""
     image = open_photo(photo)
     image.thumbnail(_THUMBNAIL)
-    return pil_to_rgb(image).permute(1, 2, 0).numpy()
+    return np.asarray(photo_modes.to_rgb_image(image))
 
 
 def _shorten(text: str, length: int = 26) -> str:

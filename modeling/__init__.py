@@ -4,7 +4,14 @@ The other files of this folder are copied next to saved weights and run there al
 import torch, transformers and each other only.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+try:
+    import torch  # noqa: F401
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+except ModuleNotFoundError as error:
+    if error.name not in ("torch", "transformers"):
+        raise
+    raise ImportError(f'{error.name} is not installed: pip install "d2vpr-hf[models]" installs it.', name=error.name) from error
+
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from .aggregation import Aggregator, AggregatorOutput

@@ -1,4 +1,4 @@
-"""The package without its extras: what works on folders of photos, and errors that name the extra of the rest."""
+"""The package with the extra `models` alone: what works on folders of photos, and errors that name the extra of the rest."""
 
 import importlib.metadata
 import json
@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 from tests.photos import save_row
 
-EXTRAS = {  # modules that an installation without extras does not have
+EXTRAS = {  # modules that an installation with the extra `models` alone does not have
     "accelerate": "train",
     "bitsandbytes": "dev",
     "datasets": "datasets",
@@ -19,9 +19,9 @@ EXTRAS = {  # modules that an installation without extras does not have
     "matplotlib": "plots",
     "mcp": "demo",
     "milvus_lite": "milvus",
-    "onnx": "onnxruntime",
+    "onnx": "export",
     "onnxruntime": "onnxruntime",
-    "onnxscript": "onnxruntime",
+    "onnxscript": "export",
     "openvino": "openvino",
     "optimum": "dev",
     "pandas": "datasets",
@@ -105,5 +105,7 @@ def test_the_extras_exist():
     """Their names are those of the errors, and what they install is not installed without them."""
     requirements = [Requirement(line) for line in importlib.metadata.requires("d2vpr-hf")]
     core = {each.name.replace("-", "_") for each in requirements if each.marker is None}
-    assert not core & set(EXTRAS)
+    assert not core & ({"torch", "transformers"} | set(EXTRAS))
+    models = {each.name for each in requirements if each.marker and each.marker.evaluate({"extra": "models"})}
+    assert models == {"torch", "transformers"}
     assert set(EXTRAS.values()) <= set(importlib.metadata.metadata("d2vpr-hf").get_all("Provides-Extra"))

@@ -55,6 +55,10 @@ class FlagCommand(TyperCommand):
             sys.exit(exit_status(number))
         except BrokenPipeError:
             raise  # typer ends the program without a message
+        except ModuleNotFoundError as error:  # of torch, at the top of a module that runs models with weights
+            from d2vpr_hf.utils.optional_imports import name_models_extra
+
+            raise CommandError(str(name_models_extra(error))) from error
         except (ValueError, OSError, ImportError) as error:
             raise CommandError(name_flags(str(error), parameters)) from error
 

@@ -19,6 +19,7 @@ from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.model_files import fetch_file, is_vision_config, stored_config
 from d2vpr_hf.pretrained.revisions import pin_revision
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
+from d2vpr_hf.utils.optional_imports import check_models
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ def open_model(
             carded = open_carded_graph(name, revision, **choices, name=name, options=options)
             if carded is not None:
                 return _check_arguments(carded, processor, device)
+        check_models(f"{name} is neither an exported graph nor an ONNX graph with a card")
         stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
         if is_vision_config(stored):
             return _open_transformers_model(model, stored, processor, options, device=device, **choices, revision=revision)
@@ -85,6 +87,7 @@ def open_model(
     if hasattr(model, "prepare") and hasattr(model, "describe"):
         _refuse_options(options, type(model).__name__)
         return model
+    check_models(f"A {type(model).__name__} has no methods `prepare` and `describe`")
     from d2vpr_hf.encoders.model_objects import is_foreign_model, unwrap
 
     if is_foreign_model(model):

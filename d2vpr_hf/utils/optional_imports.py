@@ -4,6 +4,8 @@ import importlib
 import importlib.util
 from types import ModuleType
 
+MODEL_LIBRARIES = ("torch", "transformers")
+
 
 def import_extra(module: str, extra: str) -> ModuleType:
     """Import an optional library.
@@ -25,6 +27,29 @@ def check_extra(module: str, extra: str) -> None:
     """
     if importlib.util.find_spec(module) is None:
         raise _missing(module, extra, "it is not installed")
+
+
+def check_models(reason: str) -> None:
+    """Check that the libraries which run models with weights are installed, without importing them.
+
+    Args:
+        reason: The reason why they are needed, as the beginning of a sentence.
+
+    Raises:
+        ImportError: If one is not installed, with the command that installs it.
+    """
+    for module in MODEL_LIBRARIES:
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(
+                f'{reason}, and models with weights need {module}, which is not installed: pip install "d2vpr-hf[models]" '
+                "installs it.",
+                name=module,
+            )
+
+
+def name_models_extra(error: ImportError) -> ImportError:
+    """Return an error that names the extra, if an import failed because a library of models with weights is not installed."""
+    return _missing(error.name, "models", "it is not installed") if error.name in MODEL_LIBRARIES else error
 
 
 def _missing(module: str, extra: str, reason: str) -> ImportError:
