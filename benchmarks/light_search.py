@@ -2,9 +2,9 @@
 
     python benchmarks/light_search.py [--model embedded] [--photos 200] [--runs 5] [--out build/light-search]
 
-Photos are simulated, indexed with the model, and the model is exported to ONNX, once. Each way then searches one photo, in turns
-and in new processes, by `d2vpr search` and by `d2vpr localize`. Figures are medians; CPU time is that of all threads of the
-process, and memory is the largest resident size.
+Photos are simulated and indexed with the model, and the model is exported to ONNX, once. Each way then searches one
+photo, in turns and in new processes, by `d2vpr search` and by `d2vpr localize`. Figures are medians; CPU time is that
+of all threads of the process, and memory is the largest resident size.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def measure(*arguments: object) -> tuple[float, float]:
 def prepare(folder: Path, model: str, photos: int) -> None:
     """Simulate photos, index them and export the model, unless the folder has them."""
     for name, arguments in {
-        "photos": ("simulate", folder / "photos", "--places", photos),
-        "index": ("index", folder / "photos" / "database", "--model", model, "--out", folder / "index"),
+        "photos": ("simulate", folder / "photos", "--places", photos, "--seed", 1),
+        "index": ("index", folder / "photos", "--model", model, "--out", folder / "index"),
         "graph": ("export", model, folder / "graph"),
     }.items():
         if not (folder / name).exists():
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/light-search"))
     options = parser.parse_args()
     prepare(options.out, options.model, options.photos)
-    query = min((options.out / "photos" / "queries").glob("*.jpg"))
+    query = min((options.out / "photos").rglob("*.jpg"))
     ways = {
         "model, torch": (),
         "graph, ONNX Runtime": ("--model", options.out / "graph"),

@@ -113,7 +113,7 @@ def test_a_graph_does_the_whole_job(folder):
         ("search", "index", "photos", "--model", "grpah"),
         ("export", "embedded", "other"),
         ("convert", "weights.pth", "other"),
-        ("simulate", "other", "--places", "4"),
+        ("simulate", "other", "--places", "4", "--seed", "1"),
     ],
 )
 def test_an_error_names_the_extra_for_models(folder, arguments):
