@@ -33,13 +33,14 @@ def recognise_graph(folder: Path, graph: str, repository: object = None) -> Enco
         FileNotFoundError, ValueError: If the file is missing, damaged, or outside of the folder.
     """
     outline = read_outline(locate_file(folder, graph))
+    owner = known_repository(repository)
+    if owner is not None:
+        return _make_card(owner, graph, outline) if _is_of_images(outline) else None
     for row in KNOWN_MODELS:
         if row.onnx is None or not _has_shapes_of(row, outline):
             continue
-        if known_repository(repository) is row or _has_names_of(row, graph, outline):
-            return _make_card(row, graph)
-        if hash_files(folder, [graph])[graph] == row.onnx.sha256:
-            return _make_card(row, graph)
+        if _has_names_of(row, graph, outline) or hash_files(folder, [graph])[graph] == row.onnx.sha256:
+            return _make_card(row, graph, outline)
     return None
 
 
@@ -53,13 +54,17 @@ def find_known_card(folder: Path) -> EncoderCard | None:
     return None
 
 
-def _make_card(row: KnownModel, graph: str) -> EncoderCard:
+def _make_card(row: KnownModel, graph: str, outline: OnnxOutline) -> EncoderCard:
+    """Return the card of a graph; its authors may publish one of another width or size in the same repository."""
     assert row.descriptor_dim is not None and row.preprocessing is not None
-    facts = row.facts
+    facts, preprocessing = row.facts, row.preprocessing
+    height, width = outline.inputs[0].shape[2:]
+    if height is not None and width is not None:
+        preprocessing = preprocessing.for_size((height, width))
     return EncoderCard(
         facts.title,
-        row.descriptor_dim,
-        row.preprocessing,
+        outline.outputs[0].shape[-1] or row.descriptor_dim,
+        preprocessing,
         license=facts.license,
         training_data=facts.training_data,
         arxiv=facts.arxiv,
@@ -69,10 +74,14 @@ def _make_card(row: KnownModel, graph: str) -> EncoderCard:
     )
 
 
+def _is_of_images(outline: OnnxOutline) -> bool:
+    """Return whether a graph has one input of images, and one output."""
+    return len(outline.inputs) == len(outline.outputs) == 1 and len(outline.inputs[0].shape) == 4
+
+
 def _has_shapes_of(row: KnownModel, outline: OnnxOutline) -> bool:
     """Return whether a graph has one input of images, and one output of the known width."""
-    is_of_images = len(outline.inputs) == 1 and len(outline.inputs[0].shape) == 4
-    return is_of_images and len(outline.outputs) == 1 and outline.outputs[0].shape[-1:] in ((row.descriptor_dim,), (None,))
+    return _is_of_images(outline) and outline.outputs[0].shape[-1:] in ((row.descriptor_dim,), (None,))
 
 
 def _has_names_of(row: KnownModel, graph: str, outline: OnnxOutline) -> bool:

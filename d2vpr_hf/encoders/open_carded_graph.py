@@ -79,6 +79,21 @@ def download_carded_graph(name: str, commit: str) -> tuple[Path, EncoderCard] | 
     return folder, card
 
 
+def refuse_graph_without_card(name: str, revision: str | None) -> None:
+    """Raise ValueError if a repository on the Hub that has no `config.json` holds ONNX graphs, with the way to use one."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        graphs = [file for file in list_repo_files(name, revision=revision) if file.endswith(".onnx")]
+    except (OSError, ValueError):  # also the errors of the Hub's client
+        return
+    if graphs:
+        advice = _ADVICE.format(f"DOWNLOAD/{graphs[0]}")
+        raise ValueError(
+            f"{name} holds a graph, {graphs[0]}, but no {CARD_FILE}. After `hf download {name} --local-dir DOWNLOAD`, {advice}"
+        )
+
+
 def _download(name: str, commit: str, file_names: Iterable[str | None]) -> None:
     """Download files of a repository; those that it does not have, and paths, are reported when the graph is opened."""
     from huggingface_hub import hf_hub_download

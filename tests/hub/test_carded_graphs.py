@@ -65,12 +65,12 @@ def test_a_commit_is_asked_for_once(hub, tmp_path, tiny_folder, kind):
     """The cache records the files that a commit does not have, which tell kinds of models apart."""
     hub.put("user/model", carded_files(tmp_path / "mine") if kind == "carded" else folder_files(tiny_folder))
     commit = PlaceEncoder("user/model").model_revision
-    asked = {request.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request}
+    first_requests = {request.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request}
     hub.requests.clear()
     PlaceEncoder("user/model", revision=commit)
-    again = {request.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request}
-    assert not again & {"export.json", "encoder.json", "model.onnx", "model.onnx_data"}
-    assert {"export.json", "encoder.json"} <= asked
+    later_requests = {request.rsplit("/", 1)[1] for request in hub.requests if "/resolve/" in request}
+    assert not later_requests & {"export.json", "encoder.json", "model.onnx", "model.onnx_data"}
+    assert {"export.json", "encoder.json"} <= first_requests
 
 
 def test_hostile_repositories_are_refused(hub, tmp_path):
@@ -87,3 +87,20 @@ def test_hostile_repositories_are_refused(hub, tmp_path):
     hub.put("user/damaged", files | {"encoder.json": b"{"})
     with pytest.raises(ValueError, match="not a card of an encoder"):
         PlaceEncoder("user/damaged")
+
+
+def test_a_repository_without_a_card_names_the_command_that_writes_one(hub, tmp_path):
+    graph = write_graph(tmp_path / "mine.onnx")
+    hub.put("user/bare", {"mine.onnx": graph.read_bytes()})
+    with pytest.raises(ValueError, match=r"hf download user/bare --local-dir DOWNLOAD`, `d2vpr card-onnx DOWNLOAD/mine.onnx"):
+        PlaceEncoder("user/bare")
+    hub.put("user/empty", {"README.md": b"# Empty"})
+    with pytest.raises(ValueError, match="user/empty"):
+        PlaceEncoder("user/empty")
+
+
+def test_a_later_graph_in_megalocs_repository_may_have_another_width_and_size(hub, tmp_path):
+    graph = write_graph(tmp_path / "megaloc.onnx", width=64, size=224)
+    hub.put("gberton/MegaLoc", {"megaloc.onnx": graph.read_bytes()})
+    encoder = PlaceEncoder("gberton/MegaLoc")
+    assert (encoder.descriptor_dim, encoder.input_size, encoder.facts.title) == (64, (224, 224), "MegaLoc")
