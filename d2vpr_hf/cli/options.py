@@ -224,6 +224,8 @@ class EncoderOptions(ModelChoices):
         from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 
         hush_transformers()
+        if model is None and index is not None:
+            index.settings.check_has_model()
         if model is None and (index is None or index.settings.model_name in (None, EMBEDDED_NAME)):
             names = (place.path for place in index.places) if photos is None and index is not None else photos
             warn_of_embedded_model(names, is_indexed=index is not None)

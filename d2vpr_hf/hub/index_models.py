@@ -50,6 +50,7 @@ def find_public_model(settings: IndexSettings, name: str | None, token: str | No
             descriptors of the index.
     """
     recorded = settings.model_name
+    _check_has_model(settings)
     if name is None:
         if recorded is None and not _makes_descriptors(settings, EMBEDDED_NAME, None, token):
             raise ValueError(f"The model of this index was never saved, so that other people cannot load it. {_REMEDIES}")
@@ -81,6 +82,7 @@ def check_model_to_push(settings: IndexSettings, name: str) -> str:
         ValueError: If the model was never saved, is on the Hub already, or was changed since the index was built.
     """
     source = settings.model_name
+    _check_has_model(settings)
     if source is None:
         raise ValueError(
             "The model of this index was never saved, so that it cannot be uploaded. Save it, upload it with `d2vpr push`, and "
@@ -92,6 +94,16 @@ def check_model_to_push(settings: IndexSettings, name: str) -> str:
     if not _makes_descriptors(settings, source, None, None):
         raise ValueError(f"The model {source} has changed since the index was built, so that it makes other descriptors.")
     return source
+
+
+def _check_has_model(settings: IndexSettings) -> None:
+    """Raise ValueError if an index holds descriptors that another program made."""
+    if settings.descriptor_name is not None:
+        raise ValueError(
+            f"This index holds descriptors that another program made, under the name {settings.descriptor_name!r}. An index is "
+            "uploaded with the name of the model that encodes photos for it, and this one has none. `hf upload` "
+            "uploads its folder."
+        )
 
 
 def push_model_of_index(source: str, name: str, private: bool | None, token: str | None) -> PublicModel:

@@ -40,6 +40,12 @@ class HubSource:
         server = os.environ.get(SERVER_VARIABLE, "https://github.com").rstrip("/")
         return f"{server}/{self.repository}/archive/{self.commit}.zip"
 
+    @property
+    def page_url(self) -> str:
+        """Address of the files of the commit, for people."""
+        server = os.environ.get(SERVER_VARIABLE, "https://github.com").rstrip("/")
+        return f"{server}/{self.repository}/tree/{self.commit}"
+
     def __str__(self) -> str:
         return self.repository if self.is_local else f"{self.repository}@{self.commit}"
 

@@ -351,6 +351,7 @@ def _code_lines(code: HubCode) -> list[str]:
     missing = f" (not installed here: {', '.join(it.missing_dependencies)})" if it.missing_dependencies else ""
     return [
         f"Code: {code.source}, SHA-256 of its files {code.sha256}",
+        *([] if code.source.is_local else [f"Read it at {code.source.page_url}"]),
         f"Licence of the code: {license_text}",
         f"Files: {it.num_files}, of them Python: {shown}{more}",
         f"Entries of hubconf.py: {', '.join(it.entries) or 'none'}{', and imported ones' if it.imports_all else ''}",

@@ -43,6 +43,7 @@ def test_a_model_is_shown_then_imported_then_used(github: FakeGitHub, tmp_path: 
     status, text, error = run(*command)
     assert (status, error) == (0, "")
     assert "Licence of the code: MIT (LICENSE)" in text and "hubconf.py, net.py" in text
+    assert f"Read it at {github.url}/owner/name/tree/{COMMIT}" in text
     assert "Nothing was executed" in text and "--i-trust-this-code" in text.splitlines()[-1]
     assert not marker.exists() and not out.exists()
     status, text, error = run(*command, "--i-trust-this-code")

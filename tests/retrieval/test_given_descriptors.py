@@ -8,6 +8,7 @@ import pytest
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import evaluate_descriptor_files
+from d2vpr_hf.hub.index_models import check_model_to_push, find_public_model
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.retrieval import index_descriptors, search_descriptors, search_photos
 from tests.command_line import run
@@ -88,8 +89,13 @@ def test_photos_cannot_search_it(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=message):
         search_photos(index, [tmp_path / "a.jpg"], Other())  # type: ignore[arg-type]
-    status, _, error = run("search", tmp_path / "index", tmp_path / "a.jpg")
-    assert (status, message in error) == (1, True)
+    for arguments in (["search"], ["localize"], ["add"]):
+        status, _, error = run(*arguments, tmp_path / "index", tmp_path / "a.jpg")
+        assert (status, message in error, "embedded" in error) == (1, True, False)
+    with pytest.raises(ValueError, match="An index is uploaded with the name of the model"):
+        find_public_model(index.settings, None, None)
+    with pytest.raises(ValueError, match="An index is uploaded with the name of the model"):
+        check_model_to_push(index.settings, "user/model")
 
 
 def test_queries_of_another_width_are_refused(tmp_path: Path) -> None:
