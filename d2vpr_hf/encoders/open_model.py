@@ -76,7 +76,7 @@ def open_model(
                 return _check_arguments(carded, processor, device)
         check_models(f"{name} is neither an exported graph nor an ONNX graph with a card")
         stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
-        if is_vision_config(stored):
+        if model is not None and is_vision_config(stored):
             return _open_transformers_model(model, stored, processor, options, device=device, **choices, revision=revision)
         if not stored and not Path(name).exists() and may_be_hub_id(name):
             refuse_graph_without_card(name, revision)
@@ -95,9 +95,9 @@ def open_model(
     if is_foreign_model(model):
         from d2vpr_hf.encoders.transformers_models import wrap_transformers_model
 
-        name = getattr(model, "name_or_path", None)
-        name = portable_name(name) if name else None
-        return wrap_transformers_model(unwrap(model), processor, options, device=device, **choices, name=name)
+        loaded_name = getattr(model, "name_or_path", None)
+        choices |= {"device": device, "name": portable_name(loaded_name) if loaded_name else None}
+        return wrap_transformers_model(unwrap(model), processor, options, **choices)
     _refuse_options(options, type(model).__name__)
     from d2vpr_hf.encoders.own_models import wrap_own_model
 

@@ -92,7 +92,10 @@ class Preprocessing:
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(f"This version of the package does not know {', '.join(unknown)} of a preprocessing. Update it.")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        attributes: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**attributes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values as JSON values."""

@@ -307,7 +307,7 @@ def to_rgb(image: Any) -> Image.Image | NDArray[Any]:
     reader = _array_reader()
     (single,) = reader._prepare_images_structure(image)
     pixels = reader.process_image(single, do_rescale=True)  # (3, H, W)
-    return cast(NDArray[Any], pixels.permute(1, 2, 0).numpy(force=True))
+    return pixels.permute(1, 2, 0).numpy(force=True)
 
 
 def load_transformers_model(

@@ -100,7 +100,7 @@ def _takes_images_only(config: PreTrainedConfig) -> bool:
         classes = MODEL_MAPPING[type(config)]
     except KeyError:
         return False
-    model_class = classes[0] if isinstance(classes, tuple) else classes
+    model_class: Any = classes[0] if isinstance(classes, tuple) else classes
     modalities = getattr(model_class, "input_modalities", ("image",))
     return model_class.main_input_name == "pixel_values" and modalities in ("image", ("image",))
 

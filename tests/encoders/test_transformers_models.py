@@ -343,7 +343,6 @@ def test_other_objects_are_no_processors(processor):
         ("dinov2", {"pool": "max"}, "`pool` must be one of"),
         ("vit", {"center_crop": True}, "has no crop. Leave `center_crop` out"),
         ("resnet", {"pool": "regions", "image_size": 32}, "too few for"),
-        ("vit", {"backend": "openvino", "precision": "int8"}, "int8|openvino"),
         ("vit", {"precision": "int8"}, "precision of the backend torch is fp32 or bf16 or fp16"),
         ("vit", {"cross_image_encoder": True}, "has no cross-image encoder"),
     ],
