@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, check_out, check_store
+from d2vpr_hf.index.place_rows import PhotoFile
 from d2vpr_hf.places.filters import Mask
 from d2vpr_hf.readers import PlaceTable
 from d2vpr_hf.readers.descriptor_files import check_values, read_descriptors, read_placed_descriptors
@@ -96,6 +97,8 @@ def index_descriptors(
     check_store(store, uri, compression)
     table, rows = read_placed_descriptors(descriptors, places, tensor=tensor, normalize=normalize, strict=strict)
     width = rows.shape[1]
+    if len({place.path for place in table.places}) < len(table.places):
+        raise ValueError("A photo is listed twice in the table of places. Name each photo once.")
     index = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     if index is not None:
         _check_index(index, name, width, dtype)
@@ -105,11 +108,18 @@ def index_descriptors(
     with index:
         indexed = set(index.places.column("path"))
         count = sum(place.path in indexed for place in table.places)
-        for start in range(0, len(rows), SHARD_SIZE):
-            part = slice(start, start + SHARD_SIZE)
-            index.update(np.asarray(rows[part]), table.places[part])
+        step = index.settings.shard_size
+        for start in range(0, len(rows), step):
+            places_of_part = table.places[start : start + step]
+            index.upsert(
+                np.asarray(rows[start : start + step]),
+                places_of_part,
+                [PhotoFile()] * len(places_of_part),
+                removed=[place.path for place in places_of_part if place.path in indexed],
+                complete=start + step >= len(rows),
+            )
             if progress is not None:
-                progress(len(table.places[part]))
+                progress(len(places_of_part))
     index.build_store(compression, store=store, uri=uri)
     return index, DescriptorReport(len(rows) - count, count, len(indexed) - count, dict(table.skipped))
 
@@ -165,6 +175,7 @@ def _settings(name: str, descriptor_dim: int, dtype: str | None, photo_folder: P
         descriptor_dim=descriptor_dim,
         dtype=dtype or "float16",
         photo_folder=photo_folder,
+        shard_size=SHARD_SIZE,
         descriptor_name=name,
     )
 

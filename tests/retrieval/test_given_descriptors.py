@@ -70,6 +70,22 @@ def test_rows_are_stored_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert index.places.column("path") == _paths(0, 8)
 
 
+def test_an_interrupted_build_is_completed_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d2vpr_hf.retrieval.given_descriptors.SHARD_SIZE", 3)
+    files = _write(tmp_path, unit_rows(8))
+
+    def interrupt(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index_descriptors(*files, tmp_path / "index", progress=interrupt)
+    begun = PlaceIndex.open(tmp_path / "index")
+    assert (len(begun), begun.complete) == (3, False)
+    index, report = index_descriptors(*files, tmp_path / "index")
+    assert (report.added, report.replaced, index.complete) == (5, 3, True)
+    assert sorted(index.places.column("path")) == _paths(0, 8)
+
+
 def test_an_index_of_photos_takes_no_descriptors(tmp_path: Path) -> None:
     from d2vpr_hf.index import IndexSettings
 
