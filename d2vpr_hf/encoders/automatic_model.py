@@ -47,14 +47,14 @@ def choose_model(options: ModelOptions) -> ChosenModel:
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    passed: list[str] = []  # reasons why better models are not chosen
+    passed: dict[str, list[str]] = {}  # better models that are not chosen, by the reason
     is_reachable = True
     for model in map(_row, CANDIDATES):
         if model.onnx is not None and importlib.util.find_spec("onnxruntime") is None:
-            passed.append(f'{model.title} needs ONNX Runtime: pip install "d2vpr-hf[onnxruntime]"')
+            passed.setdefault('needs ONNX Runtime, pip install "d2vpr-hf[onnxruntime]"', []).append(model.title)
             continue
         if model.onnx is not None and options.to_dict():
-            passed.append(f"{model.title} takes no options")
+            passed.setdefault("takes no options", []).append(model.title)
             continue
         commit = cached_commit(model)
         origin = "in the Hub's cache"
@@ -63,12 +63,12 @@ def choose_model(options: ModelOptions) -> ChosenModel:
                 commit, size = _published(model)
                 origin = f"downloaded, {size / 2**20:.0f} MiB"
             except HfHubHTTPError as error:
-                passed.append(f"{model.title} cannot be downloaded: {str(error).splitlines()[0].rstrip('.')}")
+                passed.setdefault(str(error).splitlines()[0].rstrip("."), []).append(model.title)
                 continue
             except Exception:  # without a connection, versions of the Hub's client raise errors of different libraries
                 is_reachable = False
         if commit is None:
-            passed.append(f"{model.title} is not in the Hub's cache")
+            passed.setdefault("not in the Hub's cache", []).append(model.title)
             continue
         merged = ModelOptions.from_dict(model.options.to_dict() | options.to_dict())
         chosen = ChosenModel(str(model.hub_id), commit, merged)
@@ -94,13 +94,14 @@ def _row(name: str) -> KnownModel:
     return model
 
 
-def _log_choice(model: KnownModel, chosen: ChosenModel, origin: str, passed: list[str]) -> None:
+def _log_choice(model: KnownModel, chosen: ChosenModel, origin: str, passed: dict[str, list[str]]) -> None:
     """Log the choice in one line."""
     facts, options = model.facts, chosen.options.to_dict()
     rights = f"{facts.rights} {facts.question}" if facts.question else facts.rights
     values = {name: "x".join(map(str, value)) if isinstance(value, list) else value for name, value in options.items()}
     settings = "".join(f", {name} {value}" for name, value in values.items())
-    better = f" Better ones passed over: {'; '.join(passed)}." if passed else ""
+    reasons = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in passed.items())
+    better = f" Better ones passed over: {reasons}." if passed else ""
     logger.warning(
         "`auto` is %s (%s) at %s%s, %s. %s%s", chosen.name, model.title, chosen.revision[:7], settings, origin, rights, better
     )

@@ -84,4 +84,4 @@ def test_all_shards_of_weights_must_be_in_the_cache(cache):
 
 
 def test_the_command_loads_no_heavy_library():
-    assert loaded(COMMAND, "models") == "[]" and loaded(COMMAND, "models", "--json") == "[]"
+    assert loaded(COMMAND, "models") == "[]"
