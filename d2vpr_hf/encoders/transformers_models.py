@@ -413,12 +413,11 @@ def choose_preprocessing(
         return read_preprocessing({"image_processor_type": type(processor).__name__} | values)
     if model.config.model_type == "timm_wrapper":
         return read_timm_preprocessing(stored or model.config.to_dict())
-    for file in PROCESSOR_FILES if name is not None else ():
-        path = fetch_file(name, file, revision)  # type: ignore[arg-type] # checked in the line above
-        values = {} if path is None else read_processor_file(path.parent) or {}
-        if values:
-            kind = family_of(model.config.model_type).processor.get("image_processor_type")
-            return read_preprocessing(values, default_type=kind)
+    files = [] if name is None else [fetch_file(name, file, revision) for file in PROCESSOR_FILES]
+    folder = next((path.parent for path in files if path is not None), None)
+    values = None if folder is None else read_processor_file(folder)
+    if values:
+        return read_preprocessing(values, default_type=family_of(model.config.model_type).processor.get("image_processor_type"))
     return _default_preprocessing(model, name)
 
 

@@ -287,7 +287,12 @@ def test_settings_in_processor_config(dinov2, tmp_path):
     values = json.loads((tmp_path / "model" / "preprocessor_config.json").read_text())
     (tmp_path / "model" / "preprocessor_config.json").unlink()
     (tmp_path / "model" / "processor_config.json").write_text(json.dumps({"image_processor": values}))
-    assert PlaceEncoder(tmp_path / "model", device="cpu").fingerprint == PlaceEncoder(dinov2, device="cpu").fingerprint
+    fingerprint = PlaceEncoder(dinov2, device="cpu").fingerprint
+    assert PlaceEncoder(tmp_path / "model", device="cpu").fingerprint == fingerprint
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(values | {"resample": 2}))
+    assert (
+        PlaceEncoder(tmp_path / "model", device="cpu").fingerprint == fingerprint
+    )  # transformers prefers the nested ones, too
 
 
 # ---- objects
