@@ -31,7 +31,7 @@ def index(photos, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def names():
-    """Names that the simulation gives to photos of both layouts."""
+    """Return names of simulated photos, in both layouts."""
     city = make_city(7, 3, 0.0)
     photos = [
         draw_photo(city, place, heading, 0, TIERS[TierName.STANDARD].variation(0)) for place in range(3) for heading in (0, 2)
