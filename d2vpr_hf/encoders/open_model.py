@@ -147,8 +147,8 @@ def portable_name(name: str | Path | None) -> str:
 
 
 def takes_options(model: str | Path, revision: str | None = None) -> bool:
-    """Return whether a folder or Hub id is of a model that is opened with options, one of transformers."""
-    return is_vision_config(stored_config(model, revision))
+    """Return whether a folder or Hub id is of a model that is opened with options, one of transformers or with a card."""
+    return is_vision_config(stored_config(model, revision)) or fetch_file(model, CARD_FILE, revision) is not None
 
 
 def _check_options(options: ModelOptions, graph: ExportedGraph) -> ExportedGraph:

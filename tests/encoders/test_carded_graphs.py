@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from d2vpr_hf import PlaceEncoder
+from d2vpr_hf import PlaceEncoder, index_photos
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
 from d2vpr_hf.encoders.encoder_card import EncoderCard, hash_files, write_card
@@ -184,6 +184,15 @@ def test_another_image_size_is_an_option_of_graphs_of_any_size(tmp_path, photos)
     fixed = make_folder(tmp_path / "fixed", size=SIZE)
     assert "takes images of 32×32 only, got 40×40" in error_of(fixed, image_size=(40, 40))
     assert "without the options `pool`" in error_of(fixed, pool="gem")
+
+
+def test_an_index_opens_its_graph_with_the_size_it_records_also_from_another_folder(tmp_path, photos):
+    folder = make_folder(tmp_path / "model")
+    encoder = PlaceEncoder(folder, image_size=(40, 40))
+    index, _ = index_photos(photos[0].parent, tmp_path / "index", encoder)
+    assert PlaceEncoder.for_index(index).fingerprint == encoder.fingerprint
+    folder.rename(tmp_path / "moved")
+    assert PlaceEncoder.for_index(index, tmp_path / "moved").fingerprint == encoder.fingerprint
 
 
 def test_opening_and_encoding_load_neither_torch_nor_transformers(tmp_path):
