@@ -199,6 +199,7 @@ def import_hub(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
     check_writable(out)
+    check_extra("torch", "models")
     check_extra("onnxscript", "export")
     check_extra("onnxruntime", "onnxruntime")
     stated = {"license": license, "training_data": training_data, "title": title, "arxiv": arxiv}
