@@ -77,7 +77,7 @@ def open_model(
         check_models(f"{name} is neither an exported graph nor an ONNX graph with a card")
         stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
         if model is not None and is_vision_config(stored):
-            return _open_transformers_model(model, stored, processor, options, device=device, **choices, revision=revision)
+            return _open_transformers_model(name, stored, processor, options, device=device, **choices, revision=revision)
         if not stored and not Path(name).exists() and may_be_hub_id(name):
             refuse_graph_without_card(name, revision)
         _refuse_options(options, name)
