@@ -84,7 +84,10 @@ def test_pixels_equal_those_of_transformers(case):
 
 @pytest.mark.parametrize("values", [DINOV3, BIT, OLD_CLIP, OLD_VIT, SIGLIP])
 def test_pixels_equal_those_of_torchvision(values):
-    """The default processors of transformers, and the only one of DINOv3, run torchvision's own resampling."""
+    """The default processors of transformers, and the only one of DINOv3, run torchvision's own resampling.
+
+    It rounds bicubic sums of 8-bit numbers otherwise than Pillow, after each of two passes: by up to 2 of 255 at few pixels.
+    """
     pytest.importorskip("torchvision")
     full_name = values.get("image_processor_type", values.get("feature_extractor_type"))
     name = full_name.removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
@@ -95,7 +98,7 @@ def test_pixels_equal_those_of_torchvision(values):
         image = noise(height, width)
         expected = processor(image, return_tensors="pt")["pixel_values"][0].numpy()
         difference = np.abs(steps(image) - expected) * np.array(steps.std)[:, None, None]
-        assert difference.max() <= 1.01 / 255 and difference.mean() <= 1e-3
+        assert difference.max() <= 2.01 / 255 and difference.mean() <= 1e-3
 
 
 def test_dinov3_resizes_numbers_that_are_not_rounded():

@@ -465,7 +465,8 @@ def test_timm_models(tmp_path):
 def test_timm_models_without_timm(tmp_path, monkeypatch, dinov2):
     import importlib.util
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "timm" else find_spec(name))
     shutil.copy(dinov2 / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {}}))
     with pytest.raises(ImportError, match="is a model of timm, which is not installed: pip install timm"):
