@@ -82,7 +82,7 @@ class _SingleCoreThreads(ThreadPoolExecutor):
         self, function: Callable[_Parameters, Result], /, *args: _Parameters.args, **kwargs: _Parameters.kwargs
     ) -> Future[Result]:
         """Call a function in a thread; `map` uses this method too."""
-        return super().submit(_call_on_one_core, function, *args, **kwargs)
+        return super().submit(functools.partial(_call_on_one_core, function, *args, **kwargs))
 
 
 def _call_on_one_core(function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
