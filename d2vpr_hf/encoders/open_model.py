@@ -80,7 +80,8 @@ def open_model(
             return _open_transformers_model(name, stored, processor, options, device=device, **choices, revision=revision)
         if not stored and not Path(name).exists() and may_be_hub_id(name):
             refuse_graph_without_card(name, revision)
-        _refuse_options(options, name)
+        if stored or name == EMBEDDED_NAME:  # a model that cannot be found has another error
+            _refuse_options(options, name)
         from d2vpr_hf.encoders.own_models import load_own_model
 
         return load_own_model(model, processor, device=device, **choices, saved_name=name, revision=revision)

@@ -362,6 +362,12 @@ def test_options_of_our_models_are_refused(tiny_folder):
         PlaceEncoder(tiny_folder, pool="gem")
 
 
+@pytest.mark.parametrize("name", ["somebody/not-in-the-cache", "nowhere"])
+def test_a_model_that_cannot_be_found_is_said_first(name):
+    with pytest.raises(FileNotFoundError, match="There is no model"):
+        PlaceEncoder(name, pool="gem")
+
+
 def small(model: str, config: str, **values):
     return getattr(transformers, model)(getattr(transformers, config)(**values))
 
