@@ -32,7 +32,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from d2vpr_hf import D2VPRConfig, D2VPRImageProcessor, D2VPRModel, PlaceEncoder
 from d2vpr_hf.backends.torch_backend import TORCH_TYPES
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 SIDE = 224
 

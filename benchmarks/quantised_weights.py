@@ -21,8 +21,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from d2vpr_hf.encoders.model_objects import check_four_bits
 from d2vpr_hf.gridtown.simulate import simulate
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from d2vpr_hf.readers import find_photos, open_photo
 

@@ -9,9 +9,9 @@ from d2vpr_hf.pretrained.loading import load_model as load_model
 from d2vpr_hf.pretrained.loading import load_image_processor as load_image_processor
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder as PlaceEncoder
 from d2vpr_hf.encoders import EncodedPhotos as EncodedPhotos
-from d2vpr_hf.encoders.known_models import known_models as known_models
-from d2vpr_hf.encoders.known_models import KnownModel as KnownModel
-from d2vpr_hf.encoders.onnx_cards import card_onnx as card_onnx
+from d2vpr_hf.model_info.known_models import known_models as known_models
+from d2vpr_hf.model_info.known_models import KnownModel as KnownModel
+from d2vpr_hf.onnx_cards import card_onnx as card_onnx
 from d2vpr_hf.index import PlaceIndex as PlaceIndex
 from d2vpr_hf.places import Place as Place
 from d2vpr_hf.readers import read_places as read_places

@@ -12,7 +12,7 @@ import torch
 from d2vpr_hf.backends.export_model import ExportOptions, export_source
 from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.formats.registry import FORMATS
-from d2vpr_hf.backends.graph_source import find_graph_source
+from d2vpr_hf.encoders.graph_sources import find_graph_source
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Comparison, compare_evaluations, evaluate
 from d2vpr_hf.hub.graph_cards import make_graph_card

@@ -11,11 +11,11 @@ from huggingface_hub import snapshot_download
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from d2vpr_hf.encoders.encoder_card import EncoderCard, write_card
-from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.hub.encoder_cards import make_encoder_card
-from d2vpr_hf.hub.hub_ids import is_hub_id
+from d2vpr_hf.model_info.encoder_card import EncoderCard, write_card
+from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.utils.hub_ids import is_hub_id
 
 WEIGHTS = "projection.safetensors"
 # files of a transformers model that it is opened by, and those about its rights

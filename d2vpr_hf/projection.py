@@ -17,8 +17,8 @@ from scipy.linalg import eigh
 
 from d2vpr_hf.encoders.own_models import OwnModel
 from d2vpr_hf.hub.model_cards import CardFacts, stated_base_model, write_card
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
 from d2vpr_hf.projected_files import find_model_files, projected_card, write_projected_model
 from d2vpr_hf.readers import PlaceTable, read_places

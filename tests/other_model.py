@@ -4,8 +4,8 @@ import torch
 from transformers import Dinov2Config, Dinov2Model
 
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 
 class PooledDinov2(torch.nn.Module):

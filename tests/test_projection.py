@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, load_model
 from d2vpr_hf.cli import app
-from d2vpr_hf.encoders.encoder_card import read_card
 from d2vpr_hf.encoders.projected_model import add_projection
 from d2vpr_hf.export import export
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
+from d2vpr_hf.model_info.encoder_card import read_card
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.projection import ProjectionFit, fit_projection
 from tests.other_model import OtherModel

@@ -17,8 +17,8 @@ from typing import Any
 
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.hub.model_cards import CardFacts, write_card
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 
 FACTS = CardFacts(

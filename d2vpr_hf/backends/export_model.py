@@ -26,7 +26,7 @@ from d2vpr_hf.backends.verification import (
     save_references,
     verify_graph,
 )
-from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY
+from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
 

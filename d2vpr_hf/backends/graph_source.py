@@ -12,11 +12,10 @@ from torch import nn
 
 from d2vpr_hf.backends.formats.export_format import InputKind
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend
-from d2vpr_hf.encoders.encoder_entry import EncoderEntry
-from d2vpr_hf.encoders.own_models import OwnModel, describe_encoder, facts_of
-from d2vpr_hf.encoders.preprocessing import Preprocessing
-from d2vpr_hf.encoders.protocol import DescriptorModel
+from d2vpr_hf.model_info.encoder_entry import EncoderEntry
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.pretrained.own_facts import describe_encoder, facts_of
 
 _NO_STEPS = Preprocessing(rescale_factor=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 _INPUT_SIZE = (224, 224)  # height and width in pixels of the example for a model that leaves the size open
@@ -133,32 +132,3 @@ class NetworkSource(GraphSource):
     def processor(self, kind: InputKind) -> D2VPRImageProcessor | None:
         """Return `None`: `export.json` has the steps."""
         return None
-
-
-def find_graph_source(model: DescriptorModel) -> GraphSource:
-    """Return a model as an export sees it.
-
-    Raises:
-        ValueError: If it has no network that can be written as a graph.
-    """
-    if isinstance(model, OwnModel):
-        source = OwnSource(model.model, model.processor)
-        source.entry = replace(source.entry, facts=model.facts)  # with the licence that its card states
-        return source
-    network, steps = getattr(model, "network", None), getattr(model, "preprocessing", None)
-    if not isinstance(network, nn.Module) or not isinstance(steps, Preprocessing):
-        name = model.model_name or type(model).__name__
-        raise ValueError(
-            f"{name} cannot be exported: it is not a network of torch with its preprocessing. Expected a model of this package "
-            "or of transformers; a graph is exported already."
-        )
-    weights = list(network.parameters())
-    if any(not weight.is_floating_point() or weight.dtype != torch.float32 for weight in weights) or any(
-        weight.device.type != "cpu" for weight in weights
-    ):
-        raise ValueError(
-            f'{model.facts.title} can be exported in float32 from the CPU only: open it with `device="cpu"`, and its weights '
-            "as floats of 32 bits."
-        )
-    config, patch_size = getattr(model, "config", None), getattr(model, "patch_size", None)
-    return NetworkSource(network, EncoderEntry.of(model, steps), patch_size, config)

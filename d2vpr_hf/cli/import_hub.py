@@ -96,9 +96,9 @@ def import_hub(
     Without --i-trust-this-code, the commit is fetched and its licence and files are shown; nothing is executed. With it, the
     code runs in a process of its own, which exports the network to ONNX. It can do there all that you can.
     """
-    from d2vpr_hf.encoders.onnx_cards import describe_checks
     from d2vpr_hf.import_hub.import_hub import import_hub as run
     from d2vpr_hf.import_hub.import_hub import plan_import
+    from d2vpr_hf.onnx_cards import describe_checks
 
     values = parse_changes(arguments)
     if not i_trust_this_code:

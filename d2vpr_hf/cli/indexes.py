@@ -397,7 +397,7 @@ def info(
 ) -> None:
     """Show the contents of an index and its settings."""
     from d2vpr_hf.encoders.embedded_notice import warn_of_embedded_model
-    from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+    from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 
     opened = open_index(index)
     facts = opened.info()

@@ -13,7 +13,7 @@ from d2vpr_hf.cli.choices import KnownKind
 from d2vpr_hf.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from d2vpr_hf.encoders.known_models import KnownModel
+    from d2vpr_hf.model_info.known_models import KnownModel
 
 _WIDTH = 80
 _TITLES = {
@@ -43,7 +43,7 @@ def models(
     Each has the command or option that gets it.
     """
     from d2vpr_hf.encoders.hub_cache import is_usable_offline
-    from d2vpr_hf.encoders.known_models import known_models
+    from d2vpr_hf.model_info.known_models import known_models
 
     chosen = [model for model in known_models(kind) if not names or model in map(_find, names)]
     usable = [is_usable_offline(model) for model in chosen]
@@ -57,7 +57,7 @@ def models(
 
 
 def _find(name: str) -> KnownModel:
-    from d2vpr_hf.encoders.known_models import KNOWN_MODELS, find_known
+    from d2vpr_hf.model_info.known_models import KNOWN_MODELS, find_known
 
     model = find_known(name)
     if model is None:

@@ -74,8 +74,8 @@ def card_onnx(
     The graph is checked for its shapes, lengths of descriptors, numbers that are not finite, and dependence on the batch. The
     folder has model.onnx, its weights, encoder.json and README.md. MegaLoc's official file needs no options.
     """
-    from d2vpr_hf.encoders.onnx_cards import card_onnx as run
-    from d2vpr_hf.encoders.onnx_cards import describe_checks
+    from d2vpr_hf.onnx_cards import card_onnx as run
+    from d2vpr_hf.onnx_cards import describe_checks
 
     steps: dict[str, Any] = {"size": image_size, "mean": mean, "std": std, "resample": resample, "rescale_factor": rescale}
     card = run(

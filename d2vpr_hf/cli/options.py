@@ -62,7 +62,7 @@ def index_folder(name: str) -> Path:
 def check_changeable(index: Path) -> None:
     """Raise ValueError if an index to be changed is a Hub id."""
     if _is_on_hub(str(index)):
-        from d2vpr_hf.hub.hub_ids import split_revision
+        from d2vpr_hf.utils.hub_ids import split_revision
 
         name = split_revision(str(index))[0]
         raise ValueError(
@@ -72,7 +72,7 @@ def check_changeable(index: Path) -> None:
 
 
 def _is_on_hub(name: str) -> bool:
-    from d2vpr_hf.hub.hub_ids import is_hub_id, split_revision
+    from d2vpr_hf.utils.hub_ids import is_hub_id, split_revision
 
     return not Path(name).exists() and is_hub_id(split_revision(name)[0])
 
@@ -221,7 +221,7 @@ class EncoderOptions(ModelChoices):
         """
         from d2vpr_hf.encoders.embedded_notice import warn_of_embedded_model
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-        from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+        from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 
         hush_transformers()
         if model is None and index is not None:

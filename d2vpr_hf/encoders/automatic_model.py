@@ -5,8 +5,8 @@ import logging
 from dataclasses import dataclass
 
 from d2vpr_hf.encoders.hub_cache import cached_commit, needed_files
-from d2vpr_hf.encoders.known_models import KnownModel, find_known
-from d2vpr_hf.encoders.model_options import ModelOptions
+from d2vpr_hf.model_info.known_models import KnownModel, find_known
+from d2vpr_hf.model_info.model_options import ModelOptions
 
 AUTOMATIC = "auto"  # names the best known model wherever a folder or Hub id may stand
 

@@ -21,12 +21,6 @@ from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.verification import MAX_DIFFERENCES
-from d2vpr_hf.encoders.encoder_card import (
-    CARD_FILE,
-    EncoderCard,
-    hash_files,
-    locate_file,
-)
 from d2vpr_hf.encoders.graph_checks import (
     MAX_BATCH_DIFFERENCE,
     UNIT_TOLERANCE,
@@ -35,10 +29,16 @@ from d2vpr_hf.encoders.graph_checks import (
     choose_value,
     relative_difference,
 )
-from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.model_options import ModelOptions
-from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.encoders.rgb_images import to_rgb
+from d2vpr_hf.model_info.encoder_card import (
+    CARD_FILE,
+    EncoderCard,
+    hash_files,
+    locate_file,
+)
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.model_options import ModelOptions
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16"}
 REFERENCE_BACKEND = "onnxruntime"

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
-from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.encoders.rgb_images import to_rgb
+from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY, EncoderEntry
+from d2vpr_hf.model_info.model_facts import ModelFacts
 
 if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
@@ -58,7 +58,7 @@ class ExportedGraph:
     def _read_entry(self) -> EncoderEntry:
         values = self._exported.info.get(ENCODER_KEY)
         if values is None:
-            from d2vpr_hf.encoders.own_models import describe_encoder
+            from d2vpr_hf.pretrained.own_facts import describe_encoder
 
             return describe_encoder(self.config, self._exported.processor())
         try:
@@ -122,7 +122,7 @@ class ExportedGraph:
         """Height and width that photos are resized to; `None` if the graph resizes them."""
         if self._given_processor is None:
             return self._entry.preprocessing.input_size
-        from d2vpr_hf.encoders.own_models import size_of
+        from d2vpr_hf.pretrained.own_facts import size_of
 
         return size_of(self._given_processor)
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.onnx_file import GraphValue, OnnxOutline
-from d2vpr_hf.encoders.encoder_card import locate_file
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.encoder_card import locate_file
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 MAX_BATCH_DIFFERENCE = {"float32": 1e-3, "float16": 2e-2}  # relative; rounding alone gives 1e-6 and 1e-3
 UNIT_TOLERANCE = 0.01

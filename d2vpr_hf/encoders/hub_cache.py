@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from d2vpr_hf.backends.onnx_file import read_outline
-from d2vpr_hf.encoders.known_models import KnownModel
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.known_models import KnownModel
 
 WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"

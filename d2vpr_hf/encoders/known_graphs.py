@@ -7,8 +7,8 @@ The names of MegaLoc's input and output, and its size, are those by which COLMAP
 from pathlib import Path
 
 from d2vpr_hf.backends.onnx_file import OnnxOutline, read_outline
-from d2vpr_hf.encoders.encoder_card import EncoderCard, hash_files, locate_file
-from d2vpr_hf.encoders.known_models import KNOWN_MODELS, KnownModel
+from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, locate_file
+from d2vpr_hf.model_info.known_models import KNOWN_MODELS, KnownModel
 
 OTHER_NAMES = ("model.onnx",)  # that a published file may have, next to the name in the table
 _VALUE_NAMES = {"megaloc": ("images", "descriptor")}  # input and output of a published file

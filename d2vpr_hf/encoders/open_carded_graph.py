@@ -7,8 +7,8 @@ from typing import Any
 
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
-from d2vpr_hf.encoders.encoder_card import CARD_FILE, EncoderCard, has_card, is_plain_name, locate_file, read_card
 from d2vpr_hf.encoders.known_graphs import OTHER_NAMES, find_known_card, known_repository, recognise_graph
+from d2vpr_hf.model_info.encoder_card import CARD_FILE, EncoderCard, has_card, is_plain_name, locate_file, read_card
 from d2vpr_hf.pretrained.model_files import fetch_file
 
 _ADVICE = "`d2vpr card-onnx {} --image-size SIZE --out FOLDER` writes FOLDER with a card; that folder is the model to give."

@@ -10,15 +10,16 @@ from typing import Any
 from d2vpr_hf.backends.exported_model import ExportedModel, download_exported, is_exported
 from d2vpr_hf.encoders.automatic_model import AUTOMATIC, choose_model
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
-from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.encoders.exported_graphs import ExportedGraph
-from d2vpr_hf.encoders.model_options import ModelOptions
 from d2vpr_hf.encoders.open_carded_graph import open_carded_graph, refuse_graph_without_card
 from d2vpr_hf.encoders.protocol import DescriptorModel
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
+from d2vpr_hf.encoders.revisions import pin_revision
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
+from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
+from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.pretrained.model_files import fetch_file, is_vision_config, stored_config
-from d2vpr_hf.pretrained.revisions import may_be_hub_id, pin_revision
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
+from d2vpr_hf.utils.hub_ids import is_hub_id
 from d2vpr_hf.utils.optional_imports import check_models
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def open_model(
         stored = {} if name == EMBEDDED_NAME else stored_config(model, revision)
         if model is not None and is_vision_config(stored):
             return _open_transformers_model(name, stored, processor, options, device=device, **choices, revision=revision)
-        if not stored and not Path(name).exists() and may_be_hub_id(name):
+        if not stored and not Path(name).exists() and is_hub_id(name):
             refuse_graph_without_card(name, revision)
         if stored or name == EMBEDDED_NAME:  # a model that cannot be found has another error
             _refuse_options(options, name)

@@ -12,8 +12,6 @@ from PIL import Image
 from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.automatic_model import AUTOMATIC, is_candidate
-from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.model_options import ModelOptions, Pool
 from d2vpr_hf.encoders.open_model import open_model, takes_options
 from d2vpr_hf.encoders.photo_batches import (
     CorrectedPixels,
@@ -24,6 +22,8 @@ from d2vpr_hf.encoders.photo_batches import (
     preprocess_ahead,
 )
 from d2vpr_hf.encoders.protocol import DescriptorModel, EncodedPhotos, Progress, ReceiveBatch
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.model_options import ModelOptions, Pool
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, open_photo, photo_modes

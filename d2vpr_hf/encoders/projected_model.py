@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import nn
 
-from d2vpr_hf.encoders.encoder_card import EncoderCard, hash_files, locate_file
-from d2vpr_hf.encoders.model_options import ModelOptions
 from d2vpr_hf.encoders.protocol import DescriptorModel
+from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, locate_file
+from d2vpr_hf.model_info.model_options import ModelOptions
 
 
 class ProjectedModel:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.encoders.model_facts import ModelFacts
+from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.readers.remarks import Remark, RemarkCounter
 
 Progress = Callable[[int], None]  # called with the number of photos that were just finished

@@ -16,20 +16,19 @@ from PIL import Image
 from torch import nn
 from transformers import PreTrainedModel
 
-from d2vpr_hf.backends.graph_source import find_graph_source
 from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.registry import convert
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import FeatureBackend, precision_of
-from d2vpr_hf.encoders.known_models import find_known
-from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.model_families import OTHER, VIT_SIZES, ModelFamily, family_of
+from d2vpr_hf.encoders.graph_sources import find_graph_source
 from d2vpr_hf.encoders.model_objects import check_loaded, is_immovable, is_quantised
-from d2vpr_hf.encoders.model_options import ModelOptions, Pool
 from d2vpr_hf.encoders.own_models import choose_device
-from d2vpr_hf.encoders.pooling import Features, RegionPooling, available_pools, pool_features, split_output
-from d2vpr_hf.encoders.preprocessing import Preprocessing
-from d2vpr_hf.encoders.preprocessor_files import (
+from d2vpr_hf.model_info.known_models import find_known
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.model_families import OTHER, VIT_SIZES, ModelFamily, family_of
+from d2vpr_hf.model_info.model_options import ModelOptions, Pool
+from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.model_info.preprocessor_files import (
     PROCESSOR_FILES,
     read_preprocessing,
     read_processor_file,
@@ -39,6 +38,7 @@ from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, hash_weights, own_fields, plain_value
 from d2vpr_hf.pretrained.model_files import fetch_file
+from d2vpr_hf.pretrained.pooling import Features, RegionPooling, available_pools, pool_features, split_output
 from d2vpr_hf.pretrained.stated_facts import find_card, stated_facts
 from d2vpr_hf.pretrained.vision_towers import load_vision_tower, tower_of
 

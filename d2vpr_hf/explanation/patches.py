@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.readers import PhotoSource, open_photo
 
 PATCHES_NOTE = (

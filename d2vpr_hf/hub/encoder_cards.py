@@ -2,10 +2,10 @@
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from d2vpr_hf.encoders.encoder_card import EncoderCard
-from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.hub.cards import CARD_MARK, citation_of, license_metadata
 from d2vpr_hf.hub.model_cards import PLACEHOLDER, TAGS
+from d2vpr_hf.model_info.encoder_card import EncoderCard
+from d2vpr_hf.model_info.model_facts import ModelFacts
 
 _TEMPLATE = """---
 {{ card_data }}

@@ -8,11 +8,11 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.formats.transformers_js import DTYPES, TransformersJsFormat
-from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
-from d2vpr_hf.encoders.model_facts import ModelFacts
 from d2vpr_hf.hub.cards import CARD_MARK, citation_of, is_replaceable, license_metadata
 from d2vpr_hf.hub.model_cards import METHODS, PLACEHOLDER, TAGS, stated_base_model
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY, EncoderEntry
+from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.pretrained.stated_facts import find_card, stated_license
 
 _TEMPLATE = """---

@@ -10,12 +10,12 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from numpy.typing import NDArray
 
 from d2vpr_hf import __version__
-from d2vpr_hf.encoders.find_facts import find_facts
 from d2vpr_hf.hub.cards import CARD_MARK
 from d2vpr_hf.hub.index_models import PublicModel
 from d2vpr_hf.index import IndexSettings
 from d2vpr_hf.index.hub import TABLE_FILES
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.pretrained.find_facts import find_facts
 
 TEMPLATE = """---
 {{ card_data }}

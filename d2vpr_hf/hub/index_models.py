@@ -9,10 +9,10 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.hub.uploads import check_repository_name, explained_errors
 from d2vpr_hf.index import IndexSettings
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.utils.hub_ids import split_revision
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,9 @@ def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str |
 
 def _makes_descriptors(settings: IndexSettings, name: str, revision: str | None, token: str | None) -> bool:
     """Return whether a model or an exported graph has the fingerprint of an index; one on the Hub is downloaded."""
-    from d2vpr_hf.encoders.known_models import find_known
-    from d2vpr_hf.encoders.model_options import ModelOptions
     from d2vpr_hf.encoders.open_model import open_model
+    from d2vpr_hf.model_info.known_models import find_known
+    from d2vpr_hf.model_info.model_options import ModelOptions
 
     if revision is not None:
         known = find_known(name)

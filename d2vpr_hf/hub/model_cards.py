@@ -16,8 +16,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from d2vpr_hf.hub.cards import CARD_MARK, is_replaceable
-from d2vpr_hf.hub.hub_ids import is_hub_id
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.utils.hub_ids import is_hub_id
 
 if TYPE_CHECKING:
     from d2vpr_hf.evaluation import Evaluation

@@ -12,7 +12,6 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.verification import REFERENCES_FILE
-from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.encoders.open_model import open_model
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.hub.benchmarks import FOLDER as BENCHMARK_FOLDER
@@ -29,7 +28,8 @@ from d2vpr_hf.hub.model_cards import (
 )
 from d2vpr_hf.hub.pushed_folder import FolderKind, recognize_folder
 from d2vpr_hf.hub.uploads import check_repository_name, upload_files
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
+from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from d2vpr_hf.pretrained.model_files import is_vision_config, stored_config

@@ -4,9 +4,9 @@ import json
 from enum import StrEnum
 from pathlib import Path
 
-from d2vpr_hf.encoders.encoder_card import CARD_FILE
 from d2vpr_hf.index.manifest import MANIFEST
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.encoder_card import CARD_FILE
 
 _CONFIG_FILE = "config.json"
 _EXPORT_FILE = "export.json"

@@ -10,12 +10,12 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from d2vpr_hf.backends.exported_model import INFO_FILE
-from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
-from d2vpr_hf.encoders.known_models import find_known
-from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.hub.space_files import ModelOnHub
 from d2vpr_hf.index.manifest import MANIFEST, IndexSettings, read_manifest
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
+from d2vpr_hf.model_info.known_models import find_known
+from d2vpr_hf.utils.hub_ids import split_revision
 
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")

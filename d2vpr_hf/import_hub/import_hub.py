@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
-from d2vpr_hf.encoders.encoder_card import EncoderCard
 from d2vpr_hf.encoders.graph_checks import relative_difference
-from d2vpr_hf.encoders.known_models import KnownModel, find_known, find_torch_hub
-from d2vpr_hf.encoders.onnx_cards import card_onnx, draw_check_photos, open_check_photos
-from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.hub.encoder_cards import make_encoder_card
 from d2vpr_hf.import_hub.archive import fetch_code
 from d2vpr_hf.import_hub.hub_source import HubSource, parse_entry, parse_source
 from d2vpr_hf.import_hub.inspection import Inspection, inspect_code
 from d2vpr_hf.import_hub.isolated_run import ChildResult, ChildTask, printable_text, run_child
+from d2vpr_hf.model_info.encoder_card import EncoderCard
+from d2vpr_hf.model_info.known_models import KnownModel, find_known, find_torch_hub
+from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.onnx_cards import card_onnx, draw_check_photos, open_check_photos
 from d2vpr_hf.utils.atomic_files import check_writable, scratch_folder, set_usual_modes
 from d2vpr_hf.utils.optional_imports import check_extra
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.index.manifest import MANIFEST
+from d2vpr_hf.utils.hub_ids import split_revision
 
 INDEX_FILES = [MANIFEST, "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json"]
 TABLE_FILES = "data/train-*.parquet"  # of the table of places, with thumbnails if there are some

@@ -38,7 +38,7 @@ def index_info(folder: IndexFolder) -> dict[str, Any]:
 
 def _model_facts(settings: IndexSettings) -> dict[str, Any]:
     """Return title and rights of the model, as far as its folder, the Hub's cache or the table of known encoders has them."""
-    from d2vpr_hf.encoders.find_facts import find_facts
+    from d2vpr_hf.pretrained.find_facts import find_facts
 
     facts = find_facts(settings.model_name, settings.model_revision)
     if facts is None:

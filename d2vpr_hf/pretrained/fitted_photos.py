@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 
 logger = logging.getLogger(__name__)
 

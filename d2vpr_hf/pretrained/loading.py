@@ -13,9 +13,9 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
-from d2vpr_hf.pretrained.revisions import may_be_hub_id
+from d2vpr_hf.utils.hub_ids import is_hub_id
 
 # keys that save_pretrained writes into a config.json and that are not fields of a configuration
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "quantization_config", "torch_dtype", "transformers_version"}
@@ -230,7 +230,7 @@ def resolve_model(name: str | Path | None) -> str:
             f"{name} is a file, not a model folder. If it holds weights, `d2vpr convert` converts it to a folder."
         )
     if not path.is_dir():
-        if isinstance(name, Path) or not may_be_hub_id(name):
+        if isinstance(name, Path) or not is_hub_id(name):
             raise FileNotFoundError(
                 f"There is no model folder {name}. Give a folder, a Hub id such as user/model, or `embedded` for the model in "
                 "this package."

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
-from d2vpr_hf.pretrained.revisions import CONFIG_NAME, may_be_hub_id
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.utils.hub_ids import is_hub_id
 
+CONFIG_NAME = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 OWN_TYPES = ("d2vpr", "cricavpr")  # `model_type` of the models of this package
 
@@ -32,7 +33,7 @@ def fetch_file(name: str | Path, file: str, revision: str | None = None) -> Path
     if Path(name).is_dir():
         path = Path(name) / file
         return path if path.is_file() else None
-    if isinstance(name, Path) or not may_be_hub_id(name):
+    if isinstance(name, Path) or not is_hub_id(name):
         return None
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from d2vpr_hf.encoders.pooling import RegionPooling
 from d2vpr_hf.modeling import MODELS, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.modeling.modeling_vpr import check_pixel_values, flatten_and_normalize
 from d2vpr_hf.pretrained.loading import DINOV2_TYPES, load_config, load_dinov2, load_model
+from d2vpr_hf.pretrained.pooling import RegionPooling
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 
 

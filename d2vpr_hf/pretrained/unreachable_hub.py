@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.pretrained.revisions import CONFIG_NAME, may_be_hub_id
+from d2vpr_hf.pretrained.model_files import CONFIG_NAME
+from d2vpr_hf.utils.hub_ids import is_hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ def offline_if_unreachable(name: Any, revision: str | None = None) -> Iterator[N
         name: Hub id of the model; with anything else, or a model that is not in the cache, nothing is changed.
         revision: Branch, tag or commit.
     """
-    if not isinstance(name, str) or not may_be_hub_id(name) or Path(name).exists():
+    if not isinstance(name, str) or not is_hub_id(name) or Path(name).exists():
         yield
         return
     from huggingface_hub import constants

@@ -13,12 +13,11 @@ from typing import Any
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.explanation import has_patches, reason_against
-from d2vpr_hf.hub.hub_ids import split_revision
 from d2vpr_hf.hub.model_cards import METHODS
 from d2vpr_hf.hub.thumbnails import read_thumbnails
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.maps import TileSource
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.readers import UnreadablePhotoError, open_photo
 from d2vpr_hf.space.photo_map import PhotoMap, Question
 from d2vpr_hf.space.pictures import jpeg_uri, map_picture_uri
@@ -27,6 +26,7 @@ from d2vpr_hf.space.space_encoder import space_encoder_class
 from d2vpr_hf.space.town_map import TownMap, TownPlan, open_town_map
 from d2vpr_hf.space.zero_gpu import is_zero_gpu
 from d2vpr_hf.utils.atomic_files import store_files
+from d2vpr_hf.utils.hub_ids import split_revision
 
 _NUM_EXAMPLES = 8  # photos of a given index that are offered as queries
 

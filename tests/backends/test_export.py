@@ -18,7 +18,7 @@ from d2vpr_hf.backends import registry
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.runtime import Runtime
-from d2vpr_hf.encoders.encoder_entry import EncoderEntry
+from d2vpr_hf.model_info.encoder_entry import EncoderEntry
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from tests.conftest import relative, tiny_cricavpr, tiny_model

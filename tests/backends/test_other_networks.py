@@ -8,9 +8,9 @@ import torch
 from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.backends.export_model import ExportOptions
 from d2vpr_hf.backends.graph.onnx_graph import GraphPreprocessing
-from d2vpr_hf.encoders.encoder_entry import EncoderEntry
-from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.export import export
+from d2vpr_hf.model_info.encoder_entry import EncoderEntry
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from tests.other_model import OtherModel
 from tests.photos import draw, save
 

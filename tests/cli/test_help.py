@@ -14,11 +14,11 @@ from d2vpr_hf.backends.protocol import PRECISIONS
 from d2vpr_hf.backends.protocol import Precision as BackendPrecision
 from d2vpr_hf.cli import app, choices
 from d2vpr_hf.convert.sources import Target
-from d2vpr_hf.encoders.known_models import Kind
-from d2vpr_hf.encoders.model_options import Pool
 from d2vpr_hf.gridtown.simulate import Layout
 from d2vpr_hf.gridtown.tiers import TierName
 from d2vpr_hf.index.derived_store import STORES
+from d2vpr_hf.model_info.known_models import Kind
+from d2vpr_hf.model_info.model_options import Pool
 from d2vpr_hf.readers.read_options import PositionSource
 from d2vpr_hf.stores import COMPRESSIONS
 from d2vpr_hf.stores.descriptors import DTYPES

@@ -6,7 +6,7 @@ import huggingface_hub
 import pytest
 
 from d2vpr_hf.encoders.hub_cache import cached_commit
-from d2vpr_hf.encoders.known_models import KNOWN_MODELS, find_known
+from d2vpr_hf.model_info.known_models import KNOWN_MODELS, find_known
 from tests.command_line import run
 from tests.conftest import hub_cache
 from tests.index.test_light_reading import COMMAND, loaded

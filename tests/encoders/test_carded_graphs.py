@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from d2vpr_hf import PlaceEncoder, index_photos
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
-from d2vpr_hf.encoders.encoder_card import EncoderCard, hash_files, write_card
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, write_card
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from tests.onnx_files import TensorProto, onnx, plain_descriptors, rename_external, write_graph
 from tests.photos import draw, save
 

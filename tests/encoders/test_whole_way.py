@@ -10,7 +10,6 @@ from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, evaluate, index_photos, search_photos
-from d2vpr_hf.encoders.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from d2vpr_hf.evaluation import Evaluation, compare_evaluations
 from d2vpr_hf.export import export
 from d2vpr_hf.hub.push_index import push_index
@@ -18,6 +17,7 @@ from d2vpr_hf.hub.push_model import push_model
 from d2vpr_hf.hub.space_files import read_package, space_files
 from d2vpr_hf.hub.space_sources import check_sources
 from d2vpr_hf.localization import calibrate, localize_photos
+from d2vpr_hf.model_info.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from d2vpr_hf.projection import fit_projection
 from d2vpr_hf.retrieval.distributed import embed_photos, merge_parts
 from d2vpr_hf.space.about import about_page

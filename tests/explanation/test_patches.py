@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-from d2vpr_hf.encoders.preprocessing import Preprocessing
 from d2vpr_hf.explanation import PatchMap, draw_patches, explain_match, reason_against
 from d2vpr_hf.explanation.patches import covered_box, patch_similarities
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.space import pages
 from tests.conftest import tiny_cricavpr
 from tests.other_model import OtherModel

@@ -13,8 +13,8 @@ from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, D
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos
 from d2vpr_hf.encoders.automatic_model import CANDIDATES, choose_model, is_candidate
 from d2vpr_hf.encoders.hub_cache import cached_commit
-from d2vpr_hf.encoders.known_models import find_known
-from d2vpr_hf.encoders.model_options import ModelOptions
+from d2vpr_hf.model_info.known_models import find_known
+from d2vpr_hf.model_info.model_options import ModelOptions
 from tests.command_line import run
 from tests.hub.spaces import folder_files
 from tests.onnx_files import write_graph

@@ -5,8 +5,8 @@ from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex
 from d2vpr_hf.cli import app
-from d2vpr_hf.encoders.encoder_card import EncoderCard, write_card
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.encoder_card import EncoderCard, write_card
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from tests.hub.spaces import folder_files
 from tests.onnx_files import plain_descriptors, rename_external, write_graph
 from tests.photos import save_row

@@ -18,7 +18,7 @@ from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.cli import app
 from d2vpr_hf.convert import convert_weights
 from d2vpr_hf.hub.push_model import push_model
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from tests.conftest import TINY
 from tests.hub.card_rules import card_problems

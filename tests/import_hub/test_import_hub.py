@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from d2vpr_hf.encoders.encoder_card import read_card
-from d2vpr_hf.encoders.known_models import KNOWN_MODELS
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.import_hub.import_hub import import_hub, plan_import
 from d2vpr_hf.import_hub.isolated_run import HubCodeError
+from d2vpr_hf.model_info.encoder_card import read_card
+from d2vpr_hf.model_info.known_models import KNOWN_MODELS
 from tests.command_line import run
 from tests.import_hub.fake_github import COMMIT, NEW_COMMIT, FakeGitHub
 from tests.import_hub.repositories import (

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import AutoModel
 
 from d2vpr_hf import PlaceEncoder
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from tests.conftest import perturb, tiny_cricavpr
 from tests.photos import draw

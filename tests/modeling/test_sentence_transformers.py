@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.photos import save
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from d2vpr_hf.assets.make_tiny import list_steps
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.training.options import CONFIGS, DistillOptions, FinetuneOptions, PretrainOptions, parse_options
 from tests.conftest import hub_cache, tiny_model

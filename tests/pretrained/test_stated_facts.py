@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from d2vpr_hf import PlaceEncoder
-from d2vpr_hf.encoders.known_models import EMBEDDED
+from d2vpr_hf.model_info.known_models import EMBEDDED
 from d2vpr_hf.pretrained.stated_facts import StatedFacts, find_card, stated_facts, stated_license
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 

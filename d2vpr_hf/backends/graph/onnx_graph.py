@@ -11,7 +11,7 @@ from torch import nn
 from d2vpr_hf.backends.graph.graph_names import INPUT, OUTPUT
 from d2vpr_hf.backends.graph.resampling import antialiasing_matrix
 from d2vpr_hf.backends.optimized.optimize import prepare
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.optional_imports import import_extra
 

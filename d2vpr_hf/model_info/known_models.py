@@ -1,18 +1,18 @@
 """The table of known encoders: cost, rights, quoted recalls, and the way to get each. Importing this module loads no torch.
 
 Values that are not known are `None`. Parameters and multiply-adds of transformers models were counted with networks of the
-published configurations (`tests/encoders/test_known_models.py` counts them again); all recalls are quoted, from the source that
-their row names.
+published configurations (`tests/model_info/test_known_models.py` counts them again); all recalls are quoted, from the source
+that their row names.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.model_options import ModelOptions
-from d2vpr_hf.encoders.preprocessing import Preprocessing
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.model_options import ModelOptions
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 Kind = Literal["own", "transformers", "onnx", "torch-hub"]
 

@@ -3,12 +3,11 @@
 import json
 from pathlib import Path
 
-from d2vpr_hf.encoders.encoder_card import CARD_FILE, read_card
-from d2vpr_hf.encoders.encoder_entry import ENCODER_KEY, EncoderEntry
-from d2vpr_hf.encoders.known_models import find_known
-from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.pretrained.model_files import OWN_TYPES
-from d2vpr_hf.pretrained.revisions import CONFIG_NAME
+from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
+from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY, EncoderEntry
+from d2vpr_hf.model_info.known_models import find_known
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.pretrained.model_files import CONFIG_NAME, OWN_TYPES
 from d2vpr_hf.pretrained.stated_facts import CARD_NAME, stated_facts
 
 _EXPORT_FILE = "export.json"

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from d2vpr_hf.encoders.encoder_card import CARD_FILE, EncoderCard, hash_files, locate_file, read_card, write_card
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.encoder_card import CARD_FILE, EncoderCard, hash_files, locate_file, read_card, write_card
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 CARD = EncoderCard(
     title="MegaLoc",
@@ -115,6 +115,6 @@ def test_a_replaced_file_is_refused(tmp_path):
 
 
 def test_reading_a_card_loads_no_network_library():
-    code = "import sys, d2vpr_hf.encoders.encoder_card; print(*{'torch', 'transformers', 'onnxruntime'} & set(sys.modules))"
+    code = "import sys, d2vpr_hf.model_info.encoder_card; print(*{'torch', 'transformers', 'onnxruntime'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not done.stdout.strip()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.encoders.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Resample
+from d2vpr_hf.model_info.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Resample
 
 HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

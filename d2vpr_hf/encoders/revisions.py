@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from d2vpr_hf.encoders.encoder_card import CARD_FILE
 from d2vpr_hf.encoders.known_graphs import OTHER_NAMES, known_repository
-from d2vpr_hf.pretrained.embedded_model import EMBEDDED_NAME
-
-CONFIG_NAME = "config.json"
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.encoder_card import CARD_FILE
+from d2vpr_hf.pretrained.model_files import CONFIG_NAME
+from d2vpr_hf.utils.hub_ids import is_hub_id
 
 
 def pin_revision(name: str | Path | None, revision: str | None = None) -> str | None:
@@ -27,7 +27,7 @@ def pin_revision(name: str | Path | None, revision: str | None = None) -> str | 
         if revision is not None:
             raise ValueError(f"{name or EMBEDDED_NAME} is not on the Hub and has no `revision`. Leave it out.")
         return None
-    if isinstance(name, Path) or not may_be_hub_id(name):
+    if isinstance(name, Path) or not is_hub_id(name):
         return revision
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
@@ -43,8 +43,3 @@ def pin_revision(name: str | Path | None, revision: str | None = None) -> str | 
         except (OSError, ValueError):
             return revision
     return revision
-
-
-def may_be_hub_id(name: str) -> bool:
-    """Return whether a name has the form `user/model`; names without a user are those of a few old models of other kinds."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")

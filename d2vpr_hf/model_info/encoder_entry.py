@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.preprocessing import Preprocessing
-from d2vpr_hf.encoders.protocol import DescriptorModel
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 ENCODER_KEY = "encoder"  # in `export.json`; exports of earlier versions lack it
 
@@ -30,18 +29,6 @@ class EncoderEntry:
     preprocessing: Preprocessing
     facts: ModelFacts
     model_options: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, model: DescriptorModel, preprocessing: Preprocessing) -> Self:
-        """Return the entry of a model, with its steps of preprocessing."""
-        return cls(
-            model.descriptor_dim,
-            model.projection_dim,
-            model.depends_on_batch,
-            preprocessing,
-            model.facts,
-            model.model_options,
-        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

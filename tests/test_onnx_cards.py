@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, card_onnx
 from d2vpr_hf.cli import app
-from d2vpr_hf.encoders.encoder_card import read_card
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.encoder_card import read_card
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from tests.onnx_files import TensorProto, plain_descriptors, rename_external, write_graph
 from tests.photos import draw, save, save_row
 

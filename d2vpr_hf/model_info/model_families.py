@@ -14,7 +14,7 @@ The defaults are choices from publications; none was measured here:
 from dataclasses import dataclass, field
 from typing import Any
 
-from d2vpr_hf.encoders.model_options import Pool
+from d2vpr_hf.model_info.model_options import Pool
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Self
 
-from d2vpr_hf.encoders.model_facts import ModelFacts
-from d2vpr_hf.encoders.model_options import ModelOptions
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.model_options import ModelOptions
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.utils.atomic_files import store_files
 
 CARD_FILE = "encoder.json"

@@ -11,8 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2vpr_hf.encoders.automatic_model import CANDIDATES
-from d2vpr_hf.encoders.known_models import KNOWN_MODELS, find_known, find_torch_hub
-from d2vpr_hf.hub.hub_ids import is_hub_id
+from d2vpr_hf.model_info.known_models import KNOWN_MODELS, find_known, find_torch_hub
+from d2vpr_hf.utils.hub_ids import is_hub_id
 
 PAGE = Path(__file__).parents[2] / "docs" / "encoders.md"
 DINOV2_SIZES = {"small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16), "giant": (1536, 40, 24)}
@@ -114,7 +114,7 @@ def test_preprocessing_of_graphs_resizes_the_whole_photo():
 
 
 def test_the_table_loads_no_torch():
-    code = "import sys; import d2vpr_hf.encoders.known_models; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import sys; import d2vpr_hf.model_info.known_models; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -144,7 +144,7 @@ def markdown():
 
 
 def test_the_page_has_the_table():
-    """`python -m tests.encoders.test_known_models` prints it after a change."""
+    """`python -m tests.model_info.test_known_models` prints it after a change."""
     assert markdown() in PAGE.read_text(encoding="utf-8")
 
 

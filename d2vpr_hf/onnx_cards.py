@@ -13,7 +13,6 @@ from PIL import Image
 from d2vpr_hf import __version__
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
-from d2vpr_hf.encoders.encoder_card import EncoderCard, hash_files, write_card
 from d2vpr_hf.encoders.graph_checks import (
     MAX_BATCH_DIFFERENCE,
     UNIT_TOLERANCE,
@@ -22,7 +21,8 @@ from d2vpr_hf.encoders.graph_checks import (
     relative_difference,
 )
 from d2vpr_hf.encoders.known_graphs import recognise_graph
-from d2vpr_hf.encoders.preprocessing import Preprocessing
+from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, write_card
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.utils.atomic_files import check_writable, scratch_folder, set_usual_modes
 
 GRAPH_FILE = "model.onnx"

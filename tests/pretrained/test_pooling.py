@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from d2vpr_hf.encoders.pooling import Features, RegionPooling, available_pools, pool_features, split_output
 from d2vpr_hf.modeling.grid_aggregation import cell_averaging
+from d2vpr_hf.pretrained.pooling import Features, RegionPooling, available_pools, pool_features, split_output
 
 
 def unit(*values: float) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import nn
 
-from d2vpr_hf.encoders.model_options import Pool
+from d2vpr_hf.model_info.model_options import Pool
 from d2vpr_hf.modeling import CricaVPRConfig
 from d2vpr_hf.modeling.generalized_mean import at_least_float32
 from d2vpr_hf.modeling.grid_aggregation import GridAggregator

@@ -7,8 +7,8 @@ import pytest
 import transformers
 from PIL import Image
 
-from d2vpr_hf.encoders.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from d2vpr_hf.encoders.preprocessor_files import read_preprocessing, read_timm_preprocessing
+from d2vpr_hf.model_info.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from d2vpr_hf.model_info.preprocessor_files import read_preprocessing, read_timm_preprocessing
 from tests.encoders.vision_models import (
     BIT,
     DINOV3,
@@ -227,6 +227,6 @@ def test_steps_load_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, d2vpr_hf.encoders.preprocessor_files; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = "import sys, d2vpr_hf.model_info.preprocessor_files; print('torch' in sys.modules, 'transformers' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["False", "False"]

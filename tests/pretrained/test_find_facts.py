@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from d2vpr_hf.encoders.find_facts import find_facts
-from d2vpr_hf.encoders.known_models import find_known
-from d2vpr_hf.encoders.model_facts import ModelFacts
+from d2vpr_hf.model_info.known_models import find_known
+from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.pretrained.find_facts import find_facts
 from tests.conftest import hub_cache, save_folder, tiny_model
 
 
@@ -45,5 +45,5 @@ def test_training_data_with_terms_are_a_question(data, names):
 
 
 def test_finding_facts_loads_no_torch():
-    code = "import sys, d2vpr_hf.encoders.find_facts as room; room.find_facts('user/none'); print('torch' in sys.modules)"
+    code = "import sys, d2vpr_hf.pretrained.find_facts as room; room.find_facts('user/none'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"

@@ -1,0 +1,1 @@
+"""Facts about models that are known before they are opened: cards, options, preprocessing, and the table of known models."""
