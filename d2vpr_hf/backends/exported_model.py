@@ -136,23 +136,20 @@ class ExportedModel:
         return _BACKENDS[runtime.backend](self.graph(runtime.precision), runtime.precision)
 
 
-def download_exported(name: object, revision: str | None) -> ExportedModel | None:
-    """Download a graph from the Hub, unless it is in the cache.
+def find_exported(name: str, revision: str | None = None) -> ExportedModel | None:
+    """Return the graph in a folder that `d2vpr export` wrote, or download one from the Hub unless it is in the cache.
 
     Args:
-        name: Hub id of a model, or another name.
-        revision: Commit of the model; `None` for a model that is not on the Hub.
+        name: A folder, or Hub id of a model.
+        revision: Commit of a model on the Hub; `None` for a folder.
 
     Returns:
-        The graph; `None` if the model is not a graph on the Hub.
+        The graph; `None` if the model is not a graph.
     """
-    if revision is None or not isinstance(name, str) or fetch_file(name, INFO_FILE, revision) is None:
+    if revision is None:
+        return ExportedModel.open(name) if (Path(name) / INFO_FILE).is_file() else None
+    if fetch_file(name, INFO_FILE, revision) is None:
         return None
     from huggingface_hub import snapshot_download
 
     return ExportedModel.open(snapshot_download(name, revision=revision))
-
-
-def is_exported(model: object) -> bool:
-    """Return whether a model's name is a folder that `d2vpr export` wrote."""
-    return isinstance(model, str | Path) and (Path(model) / INFO_FILE).is_file()

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,13 +169,12 @@ def prepare_by(processor: D2VPRImageProcessor, image: Any) -> NDArray[np.float32
 
 
 def load_own_model(
-    name: str | Path | None,
+    name: str,
     processor: D2VPRImageProcessor | None,
-    *,
     device: str | torch.device | None,
     backend: str,
     precision: str | None,
-    saved_name: str | None,
+    *,
     revision: str | None,
 ) -> OwnModel:
     """Load a model of this package from a folder or the Hub; arguments as for [`OwnModel`].
@@ -186,11 +184,11 @@ def load_own_model(
     """
     pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
     model, processor = load_model(name, **pinned), processor or load_image_processor(name, **pinned)
-    return OwnModel(model, processor, device, backend, precision, name=saved_name, revision=revision)
+    return OwnModel(model, processor, device, backend, precision, name=name, revision=revision)
 
 
 def wrap_own_model(
-    model: Any, processor: Any, *, device: str | torch.device | None, backend: str, precision: str | None
+    model: Any, processor: Any, device: str | torch.device | None, backend: str, precision: str | None
 ) -> tuple[OwnModel, str | None]:
     """Return a model object of this package as a [`PlaceEncoder`] runs it, and the name that it was loaded by.
 

@@ -415,9 +415,11 @@ def choose_preprocessing(
         return read_timm_preprocessing(stored or model.config.to_dict())
     files = [] if name is None else [fetch_file(name, file, revision) for file in PROCESSOR_FILES]
     folder = next((path.parent for path in files if path is not None), None)
-    values = None if folder is None else read_processor_file(folder)
-    if values:
-        return read_preprocessing(values, default_type=family_of(model.config.model_type).processor.get("image_processor_type"))
+    stored_steps = None if folder is None else read_processor_file(folder)
+    if stored_steps:
+        return read_preprocessing(
+            stored_steps, default_type=family_of(model.config.model_type).processor.get("image_processor_type")
+        )
     return _default_preprocessing(model, name)
 
 

@@ -15,6 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.pretrained.model_files import EMPTY_NAME
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
 # keys that save_pretrained writes into a config.json and that are not fields of a configuration
@@ -223,7 +224,7 @@ def resolve_model(name: str | Path | None) -> str:
     if name is None or name == EMBEDDED_NAME:
         return str(EMBEDDED_MODEL)
     if not str(name):
-        raise ValueError("The model's name is empty. Give a folder, a Hub id, or `embedded` for the model in this package.")
+        raise ValueError(EMPTY_NAME)
     path = Path(name)
     if path.is_file():
         raise FileNotFoundError(

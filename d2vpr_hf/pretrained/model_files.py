@@ -10,6 +10,7 @@ from d2vpr_hf.utils.hub_ids import is_hub_id
 
 CONFIG_NAME = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+EMPTY_NAME = "The model's name is empty. Give a folder, a Hub id, or `embedded` for the model in this package."
 OWN_TYPES = ("d2vpr", "cricavpr")  # `model_type` of the models of this package
 
 

@@ -12,13 +12,14 @@ from PIL import Image
 
 from d2vpr_hf.backends import cpu_kind
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
-from d2vpr_hf.encoders.own_models import prepare_by, steps_of
+from d2vpr_hf.encoders.own_models import prepare_by
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import localize_photos
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
+from d2vpr_hf.pretrained.own_facts import steps_of
 from d2vpr_hf.readers import open_photo
 from d2vpr_hf.retrieval import index_photos, search_photos
 from tests.photos import draw, save_row
