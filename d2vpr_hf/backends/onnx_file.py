@@ -16,6 +16,8 @@ KNOWN_DOMAINS = frozenset(  # of operators that onnxruntime itself has
 )
 _MAX_DEPTH = 64  # graphs inside graphs; exporters write a few
 _EXTERNAL = 1  # value of `data_location` for weights in another file
+_ENUM_BITS = (1 << 32) - 1  # readers of protobuf cut values of enumerations to 32 bits
+_MAX_FIELD_NUMBER = (1 << 29) - 1  # of protobuf; some readers cut larger ones to this, and see another field
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _read_tensor(view: memoryview, outline: OnnxOutline) -> None:
             if any(part == 1 and _text(key) == "location" for part, key in entry):
                 names |= {_text(location) for part, location in entry if part == 2}
         elif number == 14:  # data_location
-            is_external = is_external or value == _EXTERNAL
+            is_external = is_external or (isinstance(value, int) and value & _ENUM_BITS == _EXTERNAL)
     if is_external:
         if not names:
             raise ValueError("the weights of a tensor are in another file, which is not named")
@@ -189,8 +191,8 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while position < end:
         key, position = _varint(view, position)
         kind = key & 7
-        if key >> 3 == 0:
-            raise ValueError("a field has the number 0")
+        if not 1 <= key >> 3 <= _MAX_FIELD_NUMBER:
+            raise ValueError(f"a field has the number {key >> 3}")
         if kind == 0:
             value, position = _varint(view, position)
             yield key >> 3, value

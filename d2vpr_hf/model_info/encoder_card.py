@@ -14,6 +14,7 @@ from d2vpr_hf.utils.atomic_files import store_files
 
 CARD_FILE = "encoder.json"
 FORMAT_VERSION = 1
+_MAX_WIDTH = 1 << 20  # of descriptors; published ones have up to 86,016 numbers
 _ADVICE = "docs/encoders.md lists the values of a card, and `d2vpr card-onnx` writes one"
 
 
@@ -115,7 +116,7 @@ def read_card(folder: str | Path) -> EncoderCard:
         if not isinstance(values, dict):
             raise ValueError("it must be a table of values")
         return EncoderCard.from_dict(values)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not a card of an encoder that this version reads: {error}. {_ADVICE}.") from error
 
 
@@ -193,6 +194,10 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _is_width(value: object) -> bool:
+    return isinstance(value, int) and _is_count(value) and value <= _MAX_WIDTH
+
+
 def _is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
@@ -218,7 +223,7 @@ def _are_checksums(value: object) -> bool:
 
 _RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("title", _is_text, "a text"),
-    ("descriptor_dim", _is_count, "a positive whole number"),
+    ("descriptor_dim", _is_width, f"a whole number from 1 to {_MAX_WIDTH}"),
     *((name, _is_optional_text, "a text") for name in ("license", "training_data", "arxiv", "input_name", "output_name")),
     ("num_parameters", lambda value: value is None or _is_count(value), "a positive whole number"),
     *((name, _is_flag, "true or false") for name in ("depends_on_batch", "normalize", "normalize_projection")),

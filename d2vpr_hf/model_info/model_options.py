@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
+MAX_SIDE = 8192  # pixels; larger images need gigabytes each, and a file of someone else could state any size
+
 Pool = Literal["cls", "mean", "gem", "cls+gem", "pooler", "regions"]
 
 
@@ -30,8 +32,14 @@ class ModelOptions:
         """Check the values."""
         if self.pool is not None and self.pool not in get_args(Pool):
             raise ValueError(f"`pool` must be one of {', '.join(get_args(Pool))}, got {self.pool!r}.")
-        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
-            raise ValueError(f"`image_size` must be a height and a width in pixels, got {self.image_size!r}.")
+        if self.image_size is not None and (len(self.image_size) != 2 or not all(map(is_side, self.image_size))):
+            raise ValueError(
+                f"`image_size` must be a height and a width in pixels, from 1 to {MAX_SIDE}, got {self.image_size!r}."
+            )
+        if self.layer is not None and type(self.layer) is not int:
+            raise ValueError(f"`layer` must be a whole number, got {self.layer!r}.")
+        if not isinstance(self.center_crop, bool):
+            raise ValueError(f"`center_crop` must be true or false, got {self.center_crop!r}.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -50,3 +58,8 @@ class ModelOptions:
         """Return the options that are set, as JSON values; an empty table for none."""
         values = {name: value for name, value in asdict(self).items() if value not in (None, False)}
         return values | ({} if self.image_size is None else {"image_size": list(self.image_size)})
+
+
+def is_side(value: object) -> bool:
+    """Return whether a value is a length of an image in pixels, within bounds."""
+    return type(value) is int and 1 <= value <= MAX_SIDE

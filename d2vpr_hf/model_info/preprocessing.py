@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from d2vpr_hf.model_info.model_options import MAX_SIDE, is_side
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 
 _CHOICES = {"resample": get_args(Resample), "resized_as": ("uint8", "float32"), "rounding": ("nearest", "down", "up")}
+_MAX_FLOAT = float(np.finfo(np.float32).max)
 _SMALLEST_SCALE = 1e-5  # step of the scale at which the search for the largest size ends
 _ROUNDINGS: dict[str, Callable[[float], int]] = {"nearest": round, "down": math.floor, "up": math.ceil}
 
@@ -63,18 +66,19 @@ class Preprocessing:
         """Check the values."""
         for name in ("size", "fit_size", "crop_size", "pad_size"):
             _check_size(name, getattr(self, name))
-        for name in ("shortest_edge", "longest_edge", "max_patches", "multiple_of"):
+        for name in ("shortest_edge", "longest_edge", "multiple_of", "max_patches"):
             length = getattr(self, name)
-            if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-                raise ValueError(f"`{name}` must be a whole number from 1, got {length!r}.")
+            largest = MAX_SIDE**2 // self.multiple_of**2 if name == "max_patches" else MAX_SIDE
+            if length is not None and (type(length) is not int or not 1 <= length <= largest):
+                raise ValueError(f"`{name}` must be a whole number from 1 to {largest}, got {length!r}.")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if not isinstance(values, tuple) or len(values) != 3 or not all(math.isfinite(value) for value in values):
+            if not isinstance(values, tuple) or len(values) != 3 or not all(map(_is_finite, values)):
                 raise ValueError(f"`{name}` must be three numbers, one for each channel, got {values!r}.")
-        if min(self.std) <= 0 or not 0 < self.rescale_factor < math.inf:
+        if min(self.std) <= 0 or not _is_finite(self.rescale_factor) or self.rescale_factor <= 0:
             raise ValueError(f"`std` and `rescale_factor` must be greater than 0, got {self.std} and {self.rescale_factor}.")
         rules = [name for name in ("size", "shortest_edge", "fit_size", "max_patches") if getattr(self, name) is not None]
         if len(rules) > 1:
@@ -200,12 +204,15 @@ class Preprocessing:
         return np.stack([values[:, channel].take(pixels[:, :, channel]) for channel in range(3)])
 
 
+def _is_finite(value: object) -> bool:
+    """Return whether a value is a number that float32 has, and not NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_FLOAT
+
+
 def _check_size(name: str, size: object) -> None:
     """Raise ValueError unless a value is a height and width in pixels, or `None`."""
-    if size is not None and not (
-        isinstance(size, tuple) and len(size) == 2 and all(isinstance(side, int) and side >= 1 for side in size)
-    ):
-        raise ValueError(f"`{name}` must be a height and a width in pixels, got {size!r}.")
+    if size is not None and not (isinstance(size, tuple) and len(size) == 2 and all(map(is_side, size))):
+        raise ValueError(f"`{name}` must be a height and a width in pixels, from 1 to {MAX_SIDE}, got {size!r}.")
 
 
 def _by_shortest_edge(height: int, width: int, shortest_edge: int, longest_edge: int | None) -> tuple[int, int]:

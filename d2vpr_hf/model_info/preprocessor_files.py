@@ -51,6 +51,7 @@ _RESAMPLE: dict[object, Resample] = {
     **{0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"},
     **{name: name for name in ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")},
 }
+_READING_ERRORS = (KeyError, IndexError, TypeError, OverflowError)  # of values of other types, or too few or too large
 # settings that change pixels in a way that `Preprocessing` does not have
 _UNSUPPORTED = ("do_flip_channel_order", "rescale_offset", "keep_aspect_ratio", "do_image_splitting", "do_thumbnail")
 
@@ -70,7 +71,7 @@ def read_processor_file(folder: Path) -> dict[str, Any] | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must have a JSON object, got {type(values).__name__}.")
@@ -103,7 +104,7 @@ def read_preprocessing(values: Mapping[str, Any], *, default_type: str | None = 
             mean=_three(settings["image_mean"]) if settings["do_normalize"] else (0.0, 0.0, 0.0),
             std=_three(settings["image_std"]) if settings["do_normalize"] else (1.0, 1.0, 1.0),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (*_READING_ERRORS, AttributeError) as error:
         raise ValueError(f"The settings of this image processor cannot be read: {error!r}.") from error
 
 
@@ -194,7 +195,9 @@ def read_timm_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     Raises:
         ValueError: If the steps cannot be read.
     """
-    settings = dict(config.get("pretrained_cfg") or {})
+    settings = config.get("pretrained_cfg") or {}
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"`pretrained_cfg` of this timm model must be a table, got {settings!r}.")
     crop_mode = settings.get("crop_mode") or "center"
     if crop_mode not in ("center", "squash"):
         raise ValueError(f"This timm model is evaluated with the crop mode {crop_mode!r}; expected center or squash.")
@@ -211,5 +214,5 @@ def read_timm_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
             mean=_three(settings.get("mean") or IMAGENET_MEAN),
             std=_three(settings.get("std") or IMAGENET_STD),
         )
-    except (TypeError, KeyError) as error:
+    except _READING_ERRORS as error:
         raise ValueError(f"The preprocessing of this timm model cannot be read: {error!r}.") from error

@@ -193,8 +193,10 @@ def _read_npy(path: Path, tensor: str | None) -> NDArray[Any]:
         raise ValueError(f"{path} has one array without a name. Leave `tensor` out.")
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, TypeError, OverflowError, EOFError, OSError) as error:
         raise ValueError(f"{path} is not a .npy file of numbers: {error}. Arrays of objects are not read.") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is an archive of arrays, not a .npy file. Save one array by `numpy.save`.")
     return array
 
 
@@ -213,15 +215,17 @@ def _read_safetensors(path: Path, tensor: str | None) -> NDArray[Any]:
         shape, dtype = tuple(values["shape"]), values["dtype"]
         if dtype not in _DTYPES:
             raise ValueError(f"its tensor {chosen} has numbers of the type {dtype}, expected {', '.join(_DTYPES)}")
+        if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
+            raise ValueError(f"its header has the shape {shape} at {start} to {stop}, which are not whole numbers from 0")
         size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
-        if stop - start != size or start < 0 or 8 + header_size + stop > path.stat().st_size:
+        if stop - start != size or 8 + header_size + stop > path.stat().st_size:
             raise ValueError("it is cut off, or its header is wrong")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         if isinstance(error, _ChoiceError):
             raise
         raise ValueError(f"{path} is not a safetensors file with descriptors: {error}.") from error
     if not size:
-        return np.empty(shape, _DTYPES[dtype])
+        raise ValueError(f"{path} has no descriptors.")
     return np.memmap(path, _DTYPES[dtype], "r", 8 + header_size + start, shape)
 
 
@@ -233,13 +237,26 @@ def _read_hdf5(path: Path, tensor: str | None) -> DescriptorFile:
         raise ValueError(f"{path} is not an HDF5 file: {error}") from error
     with file:
         datasets: list[tuple[str, Any]] = []
-        file.visititems(lambda name, item: datasets.append((name, item)) if isinstance(item, h5py.Dataset) else None)
-        ending = f"/{tensor or HLOC_NAME}"
-        by_photo = {name.removesuffix(ending): item for name, item in datasets if name.endswith(ending) and item.ndim == 1}
-        if by_photo:
-            return _read_by_photo(path, by_photo)
-        matrices = {name: item for name, item in datasets if item.ndim == 2}
-        return DescriptorFile(path, np.asarray(matrices[_choose(path, list(matrices), tensor)]))
+        try:
+            file.visititems(lambda name, item: datasets.append((name, item)) if isinstance(item, h5py.Dataset) else None)
+            return _read_datasets(path, datasets, tensor)
+        except (OSError, RuntimeError, KeyError, MemoryError) as error:  # h5py has no class of its own
+            raise ValueError(f"{path} is damaged, or larger than the memory: {error}") from error
+
+
+def _read_datasets(path: Path, datasets: list[tuple[str, Any]], tensor: str | None) -> DescriptorFile:
+    """Read the data sets with descriptors, by name."""
+    for name, item in datasets:
+        if item.external or item.is_virtual:
+            raise ValueError(
+                f"{path}: the numbers of {name} are in other files, which are not opened. Copy them into one file."
+            )
+    ending = f"/{tensor or HLOC_NAME}"
+    by_photo = {name.removesuffix(ending): item for name, item in datasets if name.endswith(ending) and item.ndim == 1}
+    if by_photo:
+        return _read_by_photo(path, by_photo)
+    matrices = {name: item for name, item in datasets if item.ndim == 2}
+    return DescriptorFile(path, np.asarray(matrices[_choose(path, list(matrices), tensor)]))
 
 
 def _read_by_photo(path: Path, by_photo: dict[str, Any]) -> DescriptorFile:

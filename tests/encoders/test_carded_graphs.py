@@ -1,5 +1,6 @@
 """ONNX graphs with a card run as encoders; wrong and hostile ones are refused before a runtime opens them."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -302,6 +303,23 @@ def test_external_weights_are_found_wherever_a_graph_can_hold_them(tmp_path):
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     places = {"subgraph", "attribute", "function", "sparse", "training"}
     assert read_outline(tmp_path / "model.onnx").external_files == {"first"} | {f"../in_{place}" for place in places}
+
+
+@pytest.mark.parametrize("location", [b"\x70\x81\x80\x80\x80\x10", b"\xf0\x80\x80\x80\x10\x01"])
+def test_numbers_that_readers_of_protobuf_cut_to_32_bits_hide_no_weights(tmp_path, location):
+    """`data_location` as 2**32 + 1, and in a field whose number is 2**29 too large."""
+    model = onnx.load_model(write_graph(tmp_path / "model.onnx"))
+    tensor = onnx.TensorProto(name="hidden", data_type=1, dims=[2])
+    tensor.external_data.add(key="location", value="../secret")
+    content = tensor.SerializeToString() + location
+    graph = model.graph.SerializeToString() + bytes([5 << 3 | 2, len(content)]) + content
+    path = tmp_path / "hidden.onnx"
+    model.ClearField("graph")
+    onnx.save_model(model, path)
+    length = bytes([len(graph) & 127 | 128, len(graph) >> 7 & 127 | 128, len(graph) >> 14])
+    path.write_bytes(path.read_bytes() + bytes([7 << 3 | 2]) + length + graph)
+    with contextlib.suppress(ValueError):  # refused, which is right as well
+        assert read_outline(path).external_files == {"../secret"}
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"\xff" * 100, b"PK\x03\x04", b"\x3a\x05abc", json.dumps({}).encode()])

@@ -230,3 +230,18 @@ def test_steps_load_no_torch():
     code = "import sys, d2vpr_hf.model_info.preprocessor_files; print('torch' in sys.modules, 'transformers' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"size": []}, {"size": {"shortest_edge": float("inf")}}, {"image_mean": [10**400] * 3}, {"crop_size": [1]}],
+)
+def test_settings_of_wrong_values_are_reported(values):
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_preprocessing({"image_processor_type": "CLIPImageProcessor"} | values)
+
+
+@pytest.mark.parametrize("values", [5, {"mean": 10**400}, {"input_size": [3]}])
+def test_settings_of_timm_of_wrong_values_are_reported(values):
+    with pytest.raises(ValueError, match="timm model"):
+        read_timm_preprocessing({"pretrained_cfg": values})

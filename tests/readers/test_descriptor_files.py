@@ -85,6 +85,39 @@ def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, message: st
         read_descriptors(tmp_path / "d.npy")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        b"[" * 100_000,
+        {"shape": [3.0, 5.0], "data_offsets": [0, 60]},
+        {"shape": [-3, -5], "data_offsets": [0, 60]},
+        {"shape": [0, 10**30], "data_offsets": [0, 0]},
+        {"shape": [3, 5], "data_offsets": [0.0, 60.0]},
+    ],
+)
+def test_a_safetensors_header_of_wrong_values_is_refused(tmp_path: Path, values: bytes | dict[str, object]) -> None:
+    header = values if isinstance(values, bytes) else json.dumps({"d": {"dtype": "F32"} | values}).encode()
+    (tmp_path / "d.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 60)
+    with pytest.raises(ValueError, match=r"d\.safetensors (is not a safetensors file|has no descriptors)"):
+        read_descriptors(tmp_path / "d.safetensors")
+
+
+def test_an_archive_of_arrays_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "d.npy").open("wb") as file:
+        np.savez(file, d=unit_rows())
+    with pytest.raises(ValueError, match="archive of arrays"):
+        read_descriptors(tmp_path / "d.npy")
+
+
+@pytest.mark.parametrize("shape", ["(True, 5)", f"({10**30}, 5)"])
+def test_an_npy_header_of_wrong_values_is_refused(tmp_path: Path, shape: str) -> None:
+    np.save(tmp_path / "d.npy", unit_rows())
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+    (tmp_path / "d.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 60)
+    with pytest.raises(ValueError, match=r"not a \.npy file"):
+        read_descriptors(tmp_path / "d.npy")
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no file"):
         read_descriptors(tmp_path / "d.npy")
@@ -173,6 +206,28 @@ def test_a_matrix_in_an_hdf5_file_is_matched_by_order(tmp_path: Path) -> None:
     (tmp_path / "damaged.h5").write_bytes(b"text")
     with pytest.raises(ValueError, match="not an HDF5 file"):
         read_descriptors(tmp_path / "damaged.h5")
+
+
+def test_numbers_of_an_hdf5_file_that_are_in_other_files_are_not_read(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    unit_rows().tofile(tmp_path / "secret")
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("d", (3, 5), "f4", external=[(str(tmp_path / "secret"), 0, 60)])
+    with pytest.raises(ValueError, match="in other files"):
+        read_descriptors(tmp_path / "d.h5")
+
+
+def test_a_damaged_or_huge_hdf5_file_is_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "huge.h5", "w") as file:
+        file.create_dataset("d", (10**9, 10**6), "f4", chunks=(1, 10**6))
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("d", data=unit_rows())
+    content = (tmp_path / "d.h5").read_bytes()
+    (tmp_path / "d.h5").write_bytes(content.replace(b"TREE", b"FREE"))
+    for name in ("huge.h5", "d.h5"):
+        with pytest.raises(ValueError, match="damaged, or larger than the memory"):
+            read_descriptors(tmp_path / name)
 
 
 def test_without_h5py_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
