@@ -9,6 +9,7 @@ import stat
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -53,7 +54,7 @@ def hash_files(folder: Path) -> str:
     for path in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
         with (folder / path).open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{content}  {path}\n".encode())
+        total.update(f"{content}  {path}\n".encode(errors="surrogateescape"))
     return total.hexdigest()
 
 
@@ -90,6 +91,8 @@ def _unpack(archive: Path, folder: Path, commit: str | None) -> None:
             _check_commit(file, commit)
             members = [member for member in file.infolist() if not member.is_dir()]
             _check_bounds(len(members), sum(member.file_size for member in members))
+            if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+                raise ValueError(f"The archive {archive.name} is not compressed as usual zip files are. Give a folder instead.")
             paths = [_safe_path(member.filename, member.external_attr >> 16) for member in members]
             if len(set(paths)) != len(paths):
                 raise ValueError("The archive has two files of one name. Nothing of it was unpacked.")
@@ -100,7 +103,7 @@ def _unpack(archive: Path, folder: Path, commit: str | None) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as content, target.open("xb") as out:
                     shutil.copyfileobj(content, out, _BLOCK)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, FileExistsError, NotADirectoryError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise ValueError(f"The archive {archive.name} cannot be unpacked: {error}.") from error
 
 

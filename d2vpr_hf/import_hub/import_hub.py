@@ -19,13 +19,14 @@ from d2vpr_hf.hub.encoder_cards import make_encoder_card
 from d2vpr_hf.import_hub.archive import fetch_code
 from d2vpr_hf.import_hub.hub_source import HubSource, parse_entry, parse_source
 from d2vpr_hf.import_hub.inspection import Inspection, inspect_code
-from d2vpr_hf.import_hub.isolated_run import ChildResult, ChildTask, printable_text, run_child
+from d2vpr_hf.import_hub.isolated_run import ChildResult, ChildTask, run_child
 from d2vpr_hf.model_info.encoder_card import EncoderCard
 from d2vpr_hf.model_info.known_models import KnownModel, find_known, find_torch_hub
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.onnx_cards import card_onnx, draw_check_photos, open_check_photos
 from d2vpr_hf.utils.atomic_files import check_writable, scratch_folder, set_usual_modes
 from d2vpr_hf.utils.optional_imports import check_extra
+from d2vpr_hf.utils.printable import printable_line
 
 MAX_DIFFERENCE = 1e-3  # of graph and network, as a share of a descriptor's norm; as for exports in float32
 
@@ -88,7 +89,7 @@ class HubPlan:
         if self.known is not None:
             note = "" if self.known.note is None else f" {self.known.note}"
             lines.append(f"Known as {self.known.title}, licence {self.known.license or 'not stated'}.{note}")
-        return "\n".join(printable_text(line) for line in [*lines, f"Call: {self.text}"])
+        return "\n".join(printable_line(line) for line in [*lines, f"Call: {self.text}"])
 
     @property
     def unpinned_repositories(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Inspection:
     @property
     def missing_dependencies(self) -> list[str]:
         """The dependencies that are not installed here."""
-        return [name for name in self.dependencies if importlib.util.find_spec(name.partition(".")[0]) is None]
+        return [name for name in self.dependencies if not _is_installed(name.partition(".")[0])]
 
     def check_entry(self, entry: str) -> None:
         """Raise ValueError if `hubconf.py` certainly has no entry of a name."""
@@ -100,6 +101,16 @@ def recognise_license(text: str) -> str | None:
     positions.pop(-1, None)  # of texts that are not in it
     first = positions[min(positions)] if positions else None
     return "BSD-3-Clause" if first == "BSD-2-Clause" and "neither the name of" in joined else first
+
+
+def _is_installed(name: str) -> bool:
+    """Return whether a package can be imported, without importing it."""
+    if name in sys.modules:
+        return True
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ValueError, ImportError):  # of modules that were made without a file
+        return False
 
 
 def _plain_text(text: str) -> str:

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.utils.printable import printable_line, printable_text
 from d2vpr_hf.utils.threads import num_cores
 
 # The child is run by its path. Importing it would be harmless, but so the parent imports no torch either.
@@ -34,6 +35,8 @@ _WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".safetensors", ".tar", ".torch", ".
 _MAX_OUTCOME = 1 << 20
 _MAX_GRAPH = 16 << 30
 _MAX_NAME = 100  # characters of an output's name
+_MAX_OUTPUTS = 100
+_MAX_ERROR = 1000  # characters
 _LOG_TAIL = 3000  # characters of the child's prints in an error
 
 
@@ -68,7 +71,7 @@ class ChildResult:
         alone: (B, D) float32, descriptors of the network for batches of one image.
         outputs: Shapes of the network's outputs, by name.
         output: Name of the exported one.
-        num_parameters: Number of weights.
+        num_parameters: Number of weights; `None` for a network without any.
         exporter: `"torch.export"` or `"tracing"`.
         weights: SHA-256 of the files that the code downloaded, by name.
     """
@@ -78,7 +81,7 @@ class ChildResult:
     alone: NDArray[np.float32]
     outputs: dict[str, list[int]]
     output: str
-    num_parameters: int
+    num_parameters: int | None
     exporter: str
     weights: dict[str, str]
 
@@ -143,29 +146,27 @@ def run_child(task: ChildTask, scratch: Path, cache: Path, timeout: float) -> Ch
     _run(scratch, environment, timeout)
     outcome = _read_outcome(out, scratch)
     if "error" in outcome:
-        raise HubCodeError(_error_text(printable_text(str(outcome["error"])), scratch))
+        raise HubCodeError(_error_text(printable_line(str(outcome["error"])[:_MAX_ERROR]), scratch))
     together, alone = _read_descriptors(out, len(task.pixel_values))
     try:
-        shapes = {printable_text(name)[:_MAX_NAME]: [int(side) for side in shape] for name, shape in outcome["outputs"].items()}
+        shapes = {
+            printable_line(name)[:_MAX_NAME]: [int(side) for side in shape]
+            for name, shape in islice(outcome["outputs"].items(), _MAX_OUTPUTS)
+        }
         return ChildResult(
             _checked_graph(out / _GRAPH),
             together,
             alone,
             shapes,
-            printable_text(outcome["output"])[:_MAX_NAME],
-            int(outcome["num_parameters"]),
+            printable_line(outcome["output"])[:_MAX_NAME],
+            int(outcome["num_parameters"]) or None,
             "tracing" if outcome["exporter"] == "tracing" else "torch.export",
             _hash_downloads(cache),
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, HubCodeError):
             raise
         raise HubCodeError(f"The process that ran the code wrote a result that is not valid: {error!r}.") from error
-
-
-def printable_text(text: str) -> str:
-    """Return a text of other people without characters that steer terminals."""
-    return re.sub(r"[^\n\t\x20-\x7e\xa0-\U0010ffff]", "", text)
 
 
 def _has_password(address: str) -> bool:
@@ -252,12 +253,14 @@ def _read_descriptors(out: Path, count: int) -> tuple[NDArray[np.float32], NDArr
     if not _is_plain_file(path):
         raise HubCodeError("The process that ran the code wrote no descriptors.")
     try:
-        both = np.load(path, allow_pickle=False)
-    except ValueError as error:
+        both = np.load(path, mmap_mode="r", allow_pickle=False)  # a header could state any size
+    except (ValueError, TypeError, OverflowError, EOFError, OSError) as error:
         raise HubCodeError(f"The process that ran the code wrote descriptors that cannot be read: {error}") from error
+    if not isinstance(both, np.ndarray):
+        raise HubCodeError("The process that ran the code wrote an archive in place of descriptors.")
     if both.ndim != 3 or both.shape[:2] != (2, count) or both.dtype != np.float32 or not np.isfinite(both).all():
         raise HubCodeError(f"Expected finite descriptors (2, {count}, D) in float32, got {both.shape} in {both.dtype}.")
-    return both[0], both[1]
+    return np.array(both[0]), np.array(both[1])
 
 
 def _checked_graph(folder: Path) -> Path:
@@ -280,5 +283,5 @@ def _hash_downloads(cache: Path) -> dict[str, str]:
     for path in sorted(cache.rglob("*")):
         if path.suffix in _WEIGHTS and path.is_file() and path.resolve().is_relative_to(folder):
             with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+                hashes[printable_line(path.name)] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes

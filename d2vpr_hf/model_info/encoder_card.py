@@ -223,7 +223,7 @@ def _are_checksums(value: object) -> bool:
 
 _RULES: list[tuple[str, Callable[[object], bool], str]] = [
     ("title", _is_text, "a text"),
-    ("descriptor_dim", _is_width, f"a whole number from 1 to {_MAX_WIDTH}"),
+    ("descriptor_dim", _is_width, f"a positive whole number up to {_MAX_WIDTH}"),
     *((name, _is_optional_text, "a text") for name in ("license", "training_data", "arxiv", "input_name", "output_name")),
     ("num_parameters", lambda value: value is None or _is_count(value), "a positive whole number"),
     *((name, _is_flag, "true or false") for name in ("depends_on_batch", "normalize", "normalize_projection")),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from d2vpr_hf.utils.printable import printable_line
+
 # data sets whose terms may restrict weights that were trained on them, whatever the licence of the weights
 _RESTRICTED = {"GSV-Cities": "CC BY-NC-ND 4.0", "SF-XL": "given out for research"}
 
@@ -26,6 +28,12 @@ class ModelFacts:
     arxiv: str | None = None
     num_parameters: int | None = None
     untrained_parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Make each text one line that does not steer terminals: files of other people state these facts."""
+        for name in ("title", "license", "training_data", "arxiv"):
+            if (text := getattr(self, name)) is not None:
+                object.__setattr__(self, name, printable_line(text))
 
     @property
     def question(self) -> str | None:

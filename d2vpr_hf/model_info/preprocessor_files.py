@@ -214,5 +214,5 @@ def read_timm_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
             mean=_three(settings.get("mean") or IMAGENET_MEAN),
             std=_three(settings.get("std") or IMAGENET_STD),
         )
-    except _READING_ERRORS as error:
-        raise ValueError(f"The preprocessing of this timm model cannot be read: {error!r}.") from error
+    except (*_READING_ERRORS, ValueError) as error:
+        raise ValueError(f"The preprocessing of this timm model cannot be read: {error}.") from error

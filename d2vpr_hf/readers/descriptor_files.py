@@ -216,7 +216,7 @@ def _read_safetensors(path: Path, tensor: str | None) -> NDArray[Any]:
         if dtype not in _DTYPES:
             raise ValueError(f"its tensor {chosen} has numbers of the type {dtype}, expected {', '.join(_DTYPES)}")
         if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
-            raise ValueError(f"its header has the shape {shape} at {start} to {stop}, which are not whole numbers from 0")
+            raise ValueError("it is cut off, or its header is wrong")
         size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
         if stop - start != size or 8 + header_size + stop > path.stat().st_size:
             raise ValueError("it is cut off, or its header is wrong")

@@ -5,6 +5,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from d2vpr_hf.import_hub import archive
@@ -133,3 +134,23 @@ def test_a_commit_and_a_folder_are_read(tmp_path: Path, monkeypatch: pytest.Monk
     assert parse_entry(f"{tmp_path}:model") == (HubSource(str(tmp_path.resolve()), None), "model")
     with pytest.raises(FileNotFoundError, match="no folder or zip file"):
         parse_entry(f"{tmp_path / 'missing'}:model")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "code.zip", "w", method) as file:
+        file.writestr("name/hubconf.py", "print()")
+    with pytest.raises(ValueError, match="not compressed as usual"):
+        fetch_code(HubSource(str(tmp_path / "code.zip"), None), tmp_path / "code")
+
+
+def test_damaged_archives_are_errors(tmp_path: Path) -> None:
+    content = zip_of({"name/hubconf.py": "print()\n" * 9, "name/" + "a/" * 3000 + "net.py": ""})
+    random = np.random.default_rng(0)
+    for number in range(60):
+        damaged = bytearray(content)
+        for position in random.integers(30, 70, 3):
+            damaged[position] = random.integers(256)
+        (tmp_path / "code.zip").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"code\.zip|archive"):
+            fetch_code(HubSource(str(tmp_path / "code.zip"), None), tmp_path / str(number))

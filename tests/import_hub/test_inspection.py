@@ -85,3 +85,19 @@ def test_deep_code_and_odd_names_are_read(tmp_path: Path) -> None:
     plan = plan_import(f"{tmp_path}:model")
     assert plan.code.inspection.dependencies == ("torch",)
     assert "\x1b" not in plan.to_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such names")
+def test_names_of_files_feign_no_lines_and_steer_no_terminal(tmp_path: Path) -> None:
+    _write(tmp_path, {"hubconf.py": HUBCONF, "net\nLicence of the code: MIT\x1b[2J\u202e.py": "", "net\udcff.py": ""})
+    lines = plan_import(f"{tmp_path}:model").to_text().splitlines()
+    assert [line for line in lines if line.startswith("Licence of the code: ")] == [
+        "Licence of the code: none stated: without one, no one may use the code"
+    ]
+    assert "net?Licence of the code: MIT?[2J?.py" in "".join(lines)
+    assert "net?.py" in "".join(lines)
+
+
+def test_a_dependency_that_is_no_package_is_missing_or_there(tmp_path: Path) -> None:
+    inspection = inspect_code(_write(tmp_path, {"hubconf.py": "dependencies = ['__main__', 'no_such_package_here']\n"}))
+    assert inspection.missing_dependencies == ["no_such_package_here"]

@@ -1,5 +1,7 @@
 """Foreign code runs in the child only, without the user's environment; failures of it are errors of the parent."""
 
+import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from d2vpr_hf.import_hub import isolated_run
 from d2vpr_hf.import_hub.isolated_run import ChildResult, ChildTask, HubCodeError, child_environment, run_child
 from tests.import_hub.fake_github import FakeGitHub
 from tests.import_hub.repositories import (
@@ -150,3 +153,66 @@ def test_a_forged_result_is_refused(tmp_path: Path, action: str, message: str) -
     files: dict[str, bytes | str] = {"hubconf.py": FORGED.replace("{action}", action)}
     with pytest.raises(HubCodeError, match=message):
         _run(tmp_path, "forge", files)
+
+
+OUTCOME = {"outputs": {"0": [3, 4]}, "output": "0", "num_parameters": 5, "exporter": "tracing"}
+
+
+def _hand_back(monkeypatch: pytest.MonkeyPatch, folder: Path, outcome: str, descriptors: bytes | None = None) -> ChildResult:
+    """Check files that a child could have written, without one."""
+
+    def write(scratch: Path, environment: object, timeout: float) -> None:
+        out = scratch / "out"
+        (out / "outcome.json").write_text(outcome)
+        np.save(out / "descriptors.npy", np.ones((2, 3, 4), np.float32))
+        if descriptors is not None:
+            (out / "descriptors.npy").write_bytes(descriptors)
+        (out / "graph").mkdir()
+        (out / "graph" / "model.onnx").write_bytes(b"graph")
+
+    monkeypatch.setattr(isolated_run, "_run", write)
+    task = ChildTask(folder / "code", "model", {}, {}, None, PIXELS)
+    return run_child(task, folder / "scratch", folder / "cache", 10)
+
+
+def _npy(shape: str) -> bytes:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 60
+
+
+@pytest.mark.parametrize(
+    ("outcome", "descriptors"),
+    [
+        ('{"outputs": {"0": [1e400]}, "output": "0", "num_parameters": 5, "exporter": "tracing"}', None),
+        ('{"outputs": {}, "output": "0", "num_parameters": 1e400, "exporter": "tracing"}', None),
+        ("[" * 100_000, None),
+        (json.dumps(OUTCOME), b""),
+        (json.dumps(OUTCOME), _npy(f"(2, 3, {10**13})")),
+        (json.dumps(OUTCOME), _npy(f"(2, 3, {10**30})")),
+    ],
+)
+def test_results_of_wrong_values_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str, descriptors: bytes | None
+) -> None:
+    with pytest.raises(HubCodeError, match=r"not valid|cannot be read"):
+        _hand_back(monkeypatch, tmp_path, outcome, descriptors)
+
+
+def test_an_archive_in_place_of_descriptors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = io.BytesIO()
+    np.savez(archive, descriptors=np.ones((2, 3, 4), np.float32))
+    with pytest.raises(HubCodeError, match="archive in place of descriptors"):
+        _hand_back(monkeypatch, tmp_path, json.dumps(OUTCOME), archive.getvalue())
+
+
+def test_names_of_outputs_and_weights_stay_in_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir()
+    if os.name != "nt":
+        (tmp_path / "cache" / "a\n- checked\x1b[2J.pth").write_bytes(b"weights")
+    result = _hand_back(monkeypatch, tmp_path, json.dumps(OUTCOME | {"outputs": {"0\n- checked\u2028": [3, 4]}}))
+    assert list(result.outputs) == ["0?- checked?"]
+    assert list(result.weights) == (["a?- checked?[2J.pth"] if os.name != "nt" else [])
+
+
+def test_a_network_without_weights_has_no_number_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _hand_back(monkeypatch, tmp_path, json.dumps(OUTCOME | {"num_parameters": 0})).num_parameters is None
