@@ -39,6 +39,7 @@ from d2vpr_hf.model_info.encoder_card import (
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.model_info.stored_projection import divide_by_norms, read_projection
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16"}
 REFERENCE_BACKEND = "onnxruntime"
@@ -100,7 +101,7 @@ class CardedGraph:
         self.files = [card.graph, *sorted(outline.external_files), *([card.projection] if card.projection else [])]
         self._checksums = hash_files(folder, self.files, card)
         self.preprocessing = self._choose_preprocessing(options)
-        self._projection = None if card.projection is None else self._read_projection(card.projection)
+        self._projection = read_projection(folder, card, self.graph_output.shape[-1])
         self._check_width()
         self._runtime = self._choose_runtime(backend, precision)
         self._is_checked = bool(card.checked)
@@ -207,14 +208,12 @@ class CardedGraph:
 
     def finish(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return descriptors (B, D) of outputs of the graph: divided by their norms and projected, as the card states."""
-        descriptors = _divide_by_norms(outputs) if self.card.normalize else outputs
+        descriptors = divide_by_norms(outputs) if self.card.normalize else outputs
         if self._projection is None:
             if not self.card.normalize:
                 self._check_lengths(descriptors)
             return descriptors
-        mean, components = self._projection
-        projected = np.asarray((descriptors - mean) @ components.T, np.float32)
-        return _divide_by_norms(projected) if self.card.normalize_projection else projected
+        return self._projection(descriptors)
 
     def encode_whole_batch(self, pixel_values: NDArray[np.float32]) -> NDArray[Any]:
         """Return the output of the graph for a batch of the size that it takes.
@@ -255,25 +254,6 @@ class CardedGraph:
             preprocessing = preprocessing.for_size(options.image_size)
         check_input_size(self.path, self.graph_input, preprocessing)
         return preprocessing
-
-    def _read_projection(self, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return mean (D_model,) and components (D, D_model) of the projection."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        path = locate_file(self.folder, name)
-        try:
-            tensors = load_file(path)
-            mean, components = (tensors[key].astype(np.float32) for key in ("mean", "components"))
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is not a projection with `mean` and `components`, or damaged ({error}).") from error
-        width = self.graph_output.shape[-1] or mean.size
-        if mean.shape != (width,) or components.shape != (self.card.descriptor_dim, width):
-            raise ValueError(
-                f"Expected a projection of {width} numbers to {self.card.descriptor_dim} in {path}, got a mean of the shape "
-                f"{mean.shape} and components of the shape {components.shape}."
-            )
-        return mean, components
 
     def _check_width(self) -> None:
         output, width = self.graph_output, self.card.descriptor_dim
@@ -346,11 +326,6 @@ class CardedGraph:
                 f"{self.path} gives descriptors of the length {wrong[0]:.4g}, but {CARD_FILE} does not "
                 'state "normalize": true. Add it, so that they are divided by their lengths.'
             )
-
-
-def _divide_by_norms(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
-    return np.asarray(descriptors / np.maximum(lengths, 1e-12), np.float32)
 
 
 def _reason(error: Exception) -> str:

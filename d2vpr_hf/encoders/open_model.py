@@ -108,10 +108,10 @@ def _open_named(name: str, revision: str | None, settings: _Settings) -> Descrip
 
 def _open_graph(name: str, revision: str | None, settings: _Settings) -> DescriptorModel | None:
     """Open a graph that `d2vpr export` wrote, or one with a card; `None` if the model is not a graph."""
-    processor, backend, precision = settings.processor, settings.backend, settings.precision
+    backend, precision = settings.backend, settings.precision
     exported = find_exported(name, revision)
     if exported is not None:
-        graph = ExportedGraph(exported, processor, backend, precision, name=name, revision=revision)
+        graph = ExportedGraph(exported, settings.processor, backend, precision, name=name, revision=revision)
         _check_options(settings.options, graph)
         return graph
     carded = open_carded_graph(name, revision, backend=backend, precision=precision, name=name, options=settings.options)
