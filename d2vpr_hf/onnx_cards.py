@@ -23,7 +23,7 @@ from d2vpr_hf.encoders.graph_checks import (
 from d2vpr_hf.encoders.known_graphs import recognise_graph
 from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, write_card
 from d2vpr_hf.model_info.preprocessing import Preprocessing
-from d2vpr_hf.utils.atomic_files import check_writable, scratch_folder, set_usual_modes
+from d2vpr_hf.utils.atomic_files import check_free, check_writable, new_folder
 
 GRAPH_FILE = "model.onnx"
 MAX_PHOTOS = 8
@@ -82,8 +82,7 @@ def card_onnx(
             `output_name` is `None`, or gives descriptors that are not finite, or equal for different photos.
     """
     graph, out = Path(graph), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+    check_free(out)
     if not graph.is_file():
         raise FileNotFoundError(f"There is no file {graph}. Give the path of an .onnx file.")
     check_writable(out)
@@ -256,9 +255,7 @@ def _write_folder(graph: Path, external_files: list[str], card: EncoderCard, out
     """Copy a graph and its weights into a folder with a card, completely or not at all; return the card."""
     from d2vpr_hf.hub.encoder_cards import make_encoder_card
 
-    with scratch_folder(out) as scratch:
-        folder = scratch / "model"
-        folder.mkdir()
+    with new_folder(out) as folder:
         for name in external_files:
             shutil.copyfile(graph.parent / name, folder / name)
         shutil.copyfile(graph, folder / GRAPH_FILE)
@@ -266,10 +263,6 @@ def _write_folder(graph: Path, external_files: list[str], card: EncoderCard, out
         write_card(folder, card)
         summary = f"A graph in the format ONNX, from {graph.name}, with the card that `d2vpr card-onnx` wrote."
         make_encoder_card(card, summary).save(folder / "README.md")
-        set_usual_modes(folder.rglob("*"))
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
     return card
 
 

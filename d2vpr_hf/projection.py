@@ -25,7 +25,7 @@ from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import Remark, merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
-from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
+from d2vpr_hf.utils.atomic_files import check_free, new_folder
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Progress
@@ -154,8 +154,7 @@ def fit_projection(
             projection with, or if the photos are too few.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+    check_free(out)
     if encoder.projection_dim is not None:
         raise ValueError(
             f"The model has a projection to {encoder.projection_dim} numbers already. Fit one to the model without it."
@@ -225,12 +224,6 @@ def _save_own_model(folder: Path, encoder: "PlaceEncoder", facts: dict[str, Any]
 
 def _write(out: Path, facts: dict[str, Any], save: Callable[[Path], None]) -> None:
     """Write the model folder to a scratch folder first, so that a failure leaves nothing."""
-    with scratch_folder(out) as scratch:
-        folder = scratch / "model"
-        folder.mkdir()
+    with new_folder(out) as folder:
         save(folder)
         (folder / PROJECTION_FILE).write_text(json.dumps({"format_version": 1} | facts, indent=1) + "\n", encoding="utf-8")
-        set_usual_modes(folder.iterdir())
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)

@@ -28,7 +28,7 @@ from d2vpr_hf.backends.verification import (
 )
 from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
+from d2vpr_hf.utils.atomic_files import check_free, new_folder
 
 _PHOTO_SIZES = ((96, 120), (480, 640))  # height and width in pixels of noise images for a graph that resizes
 _VERIFIED_INPUTS = 16
@@ -119,8 +119,7 @@ def export_source(
             graph of this kind, or if descriptors of the graph differ from those of the model by more than
             `options.max_difference`. Nothing is written then.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+    check_free(out)
     if source.entry.depends_on_batch and not FORMATS[options.format].takes_batches:
         raise ValueError(
             f"The model lets the photos of a batch attend to each other, but a graph for {options.format} takes one photo at "
@@ -130,9 +129,7 @@ def export_source(
         raise ValueError("int8 is calibrated on photos like those to come: give photos=PHOTOS.")
     kind = options.input_kind
     shapes = _dynamic_shapes(kind, source)
-    with scratch_folder(out) as scratch:
-        folder = scratch / "model"
-        folder.mkdir()
+    with new_folder(out) as folder:
         prepared = [source.prepare(photo, kind).unsqueeze(0) for photo in photos or ()]  # (1, 3, height, width)
         inputs = prepared or _noise_inputs(source, kind)
         network = DescriptorNetwork(source.network, source.steps if kind == "photos" else None)
@@ -148,10 +145,6 @@ def export_source(
         if verifications:
             record = {"relative_difference": verifications[0].largest, "verification": verifications[0].to_dict()}
         (folder / INFO_FILE).write_text(json.dumps(exported.info | record, indent=1) + "\n")
-        set_usual_modes(folder.rglob("*"))
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
     return ExportedModel.open(out)
 
 

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from d2vpr_hf.cli.choices import Resample
 from d2vpr_hf.cli.models import parse_changes
-from d2vpr_hf.cli.onnx_cards import parse_channels
-from d2vpr_hf.cli.options import parse_image_size, parse_path
+from d2vpr_hf.cli.onnx_cards import CardOptions
+from d2vpr_hf.cli.options import parse_path
 
 
 def import_hub(
@@ -28,6 +27,7 @@ def import_hub(
         Path, typer.Option("--out", parser=parse_path, metavar="FOLDER", help="Folder to write, which --model takes.")
     ],
     *,
+    card_options: CardOptions,
     i_trust_this_code: Annotated[
         bool, typer.Option("--i-trust-this-code", help="Execute the code. Without it, the code is only fetched and shown.")
     ] = False,
@@ -48,42 +48,6 @@ def import_hub(
     output: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Name or position of the network's output with descriptors, if it has several."),
-    ] = None,
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            parser=parse_image_size,
-            metavar="H[,W]",
-            help="Pixels to resize the whole photo to. Default: that of a known model.",
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(parser=parse_channels, metavar="R,G,B", help="Mean to subtract, after rescaling. Default: ImageNet's."),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(parser=parse_channels, metavar="R,G,B", help="Deviation to divide by, then. Default: ImageNet's."),
-    ] = None,
-    resample: Annotated[
-        Resample | None, typer.Option(help="Filter of resizing. Default: that of a known model, or bilinear.")
-    ] = None,
-    license: Annotated[
-        str | None,
-        typer.Option(
-            "--licence", "--license", metavar="ID", help="Licence of the weights by the Hub's id. Default: that of the code."
-        ),
-    ] = None,
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Name for people.")] = None,
-    arxiv: Annotated[str | None, typer.Option(metavar="ID", help="Paper on arXiv, such as 2502.17237.")] = None,
-    training_data: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Photos that the weights were trained on, and their terms.")
-    ] = None,
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            parser=parse_path, metavar="PHOTOS", help="Folder of photos to compare network and graph on. Default: drawn ones."
-        ),
     ] = None,
     cache: Annotated[
         Path | None,
@@ -113,25 +77,21 @@ def import_hub(
             f"  {_command(name, out)}"
         )
         return
-    steps: dict[str, Any] = {"mean": mean, "std": std, "resample": resample}
-    size: Any = image_size
+    size: Any = card_options.image_size
     done = run(
         name,
         out,
         i_trust_this_code=True,
         image_size=size,
-        preprocessing={key: value for key, value in steps.items() if value is not None},
+        preprocessing=card_options.steps(),
         arguments=values,
         also=also or [],
         output=output,
-        license=license,
-        training_data=training_data,
-        title=title,
-        arxiv=arxiv,
-        photos=photos,
+        photos=card_options.photos,
         cache=cache,
         timeout=timeout,
         announce=lambda plan: typer.echo(f"{plan.to_text()}\nRunning the code in a process of its own ..."),
+        **card_options.facts(),
     )
     typer.echo(f"Wrote {out}: {done.card.title}.")
     typer.echo(f"- graph and network differ by {done.largest_difference:.1e} of a descriptor's length at most")

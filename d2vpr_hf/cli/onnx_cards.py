@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,58 @@ def parse_channels(text: str) -> tuple[float, float, float]:
     return numbers[0], numbers[-2 if len(numbers) == 3 else 0], numbers[-1]
 
 
+@dataclass
+class CardOptions:
+    """Options of a graph's preprocessing, of facts for its card, and of the photos that it is checked on."""
+
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_image_size,
+            metavar="H[,W]",
+            help="Pixels to resize the whole photo to. Default: that of a known model, or of a graph that takes one size only.",
+        ),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(parser=parse_channels, metavar="R,G,B", help="Mean to subtract, after rescaling. Default: ImageNet's."),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option(parser=parse_channels, metavar="R,G,B", help="Deviation to divide by, then. Default: ImageNet's."),
+    ] = None
+    resample: Annotated[
+        Resample | None, typer.Option(help="Filter of resizing. Default: that of a known model, or bilinear.")
+    ] = None
+    license: Annotated[
+        str | None,
+        typer.Option(
+            "--licence",
+            "--license",
+            metavar="ID",
+            help="Licence of the weights by the Hub's id, such as mit. Default: that of a known model, or of a repository.",
+        ),
+    ] = None
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Name for people.")] = None
+    arxiv: Annotated[str | None, typer.Option(metavar="ID", help="Paper on arXiv, such as 2502.17237.")] = None
+    training_data: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Photos that the weights were trained on, and their terms.")
+    ] = None
+    photos: Annotated[
+        Path | None,
+        typer.Option(parser=parse_path, metavar="PHOTOS", help="Folder of photos to check the graph on. Default: drawn ones."),
+    ] = None
+
+    def steps(self) -> dict[str, Any]:
+        """Return the given steps of the preprocessing but the size."""
+        values = {"mean": self.mean, "std": self.std, "resample": self.resample}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts for the card."""
+        return {"license": self.license, "title": self.title, "arxiv": self.arxiv, "training_data": self.training_data}
+
+
 def card_onnx(
     graph: Annotated[Path, typer.Argument(parser=parse_path, metavar="MODEL.onnx", help="ONNX file; its weights next to it.")],
     out: Annotated[
@@ -29,23 +82,7 @@ def card_onnx(
         typer.Option("--out", parser=parse_path, metavar="FOLDER", help="Folder to write, which --model takes."),
     ],
     *,
-    image_size: Annotated[
-        str | None,
-        typer.Option(
-            parser=parse_image_size,
-            metavar="H[,W]",
-            help="Pixels to resize the whole photo to. Default: the size of a graph that takes one only.",
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(parser=parse_channels, metavar="R,G,B", help="Mean to subtract, after rescaling. Default: ImageNet's."),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(parser=parse_channels, metavar="R,G,B", help="Deviation to divide by, then. Default: ImageNet's."),
-    ] = None,
-    resample: Annotated[Resample | None, typer.Option(help="Filter of resizing. Default: bilinear.")] = None,
+    card_options: CardOptions,
     rescale: Annotated[
         float | None, typer.Option(metavar="FACTOR", help="Factor for pixels in 0..255; 1 for none. Default: 1/255.")
     ] = None,
@@ -54,19 +91,6 @@ def card_onnx(
     ] = None,
     output_name: Annotated[
         str | None, typer.Option("--output", metavar="NAME", help="Output with the descriptors, if it has several.")
-    ] = None,
-    license: Annotated[
-        str | None,
-        typer.Option("--licence", "--license", metavar="ID", help="Licence of the weights by the Hub's id, such as mit."),
-    ] = None,
-    title: Annotated[str | None, typer.Option(metavar="TEXT", help="Name for people. Default: that of the file.")] = None,
-    arxiv: Annotated[str | None, typer.Option(metavar="ID", help="Paper on arXiv, such as 2502.17237.")] = None,
-    training_data: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Photos that the weights were trained on, and their terms.")
-    ] = None,
-    photos: Annotated[
-        Path | None,
-        typer.Option(parser=parse_path, metavar="PHOTOS", help="Folder of photos to check the graph on. Default: drawn ones."),
     ] = None,
 ) -> None:
     """Check an ONNX graph on photos, and write it with a card.
@@ -77,18 +101,16 @@ def card_onnx(
     from d2vpr_hf.onnx_cards import card_onnx as run
     from d2vpr_hf.onnx_cards import describe_checks
 
-    steps: dict[str, Any] = {"size": image_size, "mean": mean, "std": std, "resample": resample, "rescale_factor": rescale}
+    values = {"size": card_options.image_size, "rescale_factor": rescale}
+    given = {name: value for name, value in values.items() if value is not None}
     card = run(
         graph,
         out,
-        preprocessing={name: value for name, value in steps.items() if value is not None},
+        preprocessing=card_options.steps() | given,
         input_name=input_name,
         output_name=output_name,
-        title=title,
-        license=license,
-        training_data=training_data,
-        arxiv=arxiv,
-        photos=photos,
+        photos=card_options.photos,
+        **card_options.facts(),
     )
     typer.echo(f"Wrote {out}: {card.title}.")
     for line in describe_checks(card):

@@ -18,7 +18,7 @@ from d2vpr_hf.gridtown.photo_files import at_name, city_name, encode_jpeg, gsv_n
 from d2vpr_hf.gridtown.photo_spec import NUM_HEADINGS, Photo, draw_photo, parse_weathers
 from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName
 from d2vpr_hf.gridtown.town import make_town
-from d2vpr_hf.utils.atomic_files import scratch_folder
+from d2vpr_hf.utils.atomic_files import check_free, scratch_folder
 from d2vpr_hf.utils.interrupts import blocked_signals
 
 _CHUNK = 16  # photos that a process renders between two calls of `progress`
@@ -101,8 +101,7 @@ def simulate(
     used_tier = TIERS[TierName(tier)]
     if conditions is not None:
         used_tier = replace(used_tier, queries=replace(used_tier.queries, weathers=parse_weathers(conditions)))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+    check_free(out)
     if min(num_cities, photos_per_place, image_size, workers) < 1:
         raise ValueError(f"Expected at least 1, got `{num_cities=}`, `{photos_per_place=}`, `{image_size=}`, `{workers=}`.")
     if label_cells is not None and (label_cells < 1 or layout != Layout.GSV_CITIES):

@@ -75,6 +75,25 @@ def scratch_folder(out: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder that is moved to `out` at the end, with the modes of new files. An error leaves nothing."""
+    with scratch_folder(out) as scratch:
+        folder = scratch / "new"
+        folder.mkdir()
+        yield folder
+        set_usual_modes(folder.rglob("*"))
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+
+
+def check_free(out: Path) -> None:
+    """Raise FileExistsError if a path exists and is not an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+
+
 def store_folder(folder: Path, name: str, write: Callable[[Path], None]) -> None:
     """Store a folder of files durably, completely or not at all, in place of an old one of the same name.
 
