@@ -127,6 +127,13 @@ class ExportedGraph:
         return size_of(self._given_processor)
 
     @property
+    def decoding_size(self) -> tuple[int, int] | None:
+        """Height and width that decoded photos must cover, as for the model that was exported; `None` to decode every pixel."""
+        if self._given_processor is not None or not self.model_options:  # a model of this package
+            return self.input_size
+        return self._entry.preprocessing.enlarged_decoding_size
+
+    @property
     def fingerprint(self) -> str:
         """The fingerprint of the model that was exported."""
         return str(self._exported.info["fingerprint"])

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from d2vpr_hf.backends.optimized.optimize import can_prepare
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.pretrained.loading import adapter_settings
 
 _FOUR_BIT_ERROR = 0.13  # relative error of 4-bit weights that are not only rounded; rounding gives 0.09 (nf4) or 0.11 (fp4)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -44,6 +45,11 @@ def unwrap(model: Any) -> Any:
     return model
 
 
+def without_adapters(model: Any) -> Any:
+    """Return the model that a `PeftModel` wraps, whose layers contain the adapters; other objects unchanged."""
+    return model.get_base_model() if hasattr(model, "merge_and_unload") else model
+
+
 def check_loaded(model: nn.Module) -> None:
     """Raise ValueError if weights of a model are offloaded, so that they cannot be hashed."""
     if any(weight.is_meta for weight in model.parameters()):
@@ -54,7 +60,7 @@ def check_loaded(model: nn.Module) -> None:
 
 def is_foreign_model(model: Any) -> bool:
     """Return whether an object is a vision model of transformers, or contains one, and is not of this package."""
-    model = unwrap(model)
+    model = without_adapters(unwrap(model))
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     own_types = [config_class.model_type for config_class in MODELS]
     if not isinstance(model, PreTrainedModel) or model_type in own_types:
@@ -132,4 +138,12 @@ def is_changed_in_memory(model: nn.Module) -> bool:
 
 
 def _has_changed_layers(model: nn.Module) -> bool:
-    return isinstance(model, VPRPreTrainedModel) and not can_prepare(model)
+    if isinstance(model, VPRPreTrainedModel):
+        return not can_prepare(model)
+    return bool(adapter_settings(model)) or any(_has_foreign_hooks(layer) for layer in model.modules())
+
+
+def _has_foreign_hooks(layer: nn.Module) -> bool:
+    """Return whether a layer has hooks that may change its output; those of transformers collect outputs."""
+    hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
+    return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)

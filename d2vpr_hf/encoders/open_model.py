@@ -146,18 +146,20 @@ def _open_transformers_model(name: str, config: dict[str, Any], revision: str | 
 
 def _open_object(model: Any, settings: _Settings) -> DescriptorModel:
     """Wrap an object: a [`DescriptorModel`] of another program, a model of transformers, or one of this package."""
+    if isinstance(model, type):
+        raise TypeError(f"Expected a model, got {type(model).__name__}, the class {model.__name__}. Give an object of it.")
     name = type(model).__name__
     if hasattr(model, "prepare") and hasattr(model, "describe"):
         settings.refuse_options(name)
         return model
     check_models(f"A {name} has no methods `prepare` and `describe`")
-    from d2vpr_hf.encoders.model_objects import is_foreign_model, unwrap
+    from d2vpr_hf.encoders.model_objects import is_foreign_model, unwrap, without_adapters
 
     processor, device = settings.processor, settings.device
     if is_foreign_model(model):
         from d2vpr_hf.encoders.transformers_models import wrap_transformers_model
 
-        loaded_name = getattr(model, "name_or_path", None)
+        loaded_name = without_adapters(unwrap(model)).name_or_path
         return wrap_transformers_model(
             unwrap(model),
             processor,

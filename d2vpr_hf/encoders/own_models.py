@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.registry import open_backend, settle_backend
@@ -63,7 +64,7 @@ class OwnModel:
         self.model_name, self.model_revision = name, revision
         self._backend_choice = (backend, precision)
         self._open_backend = open_backend
-        self.device = _move(model, device)
+        self.device = move_model(model, device)
 
     @property
     def config(self) -> VPRConfig:
@@ -135,7 +136,7 @@ class OwnModel:
         return self.backend.encode(pixel_values)
 
 
-def _move(model: VPRPreTrainedModel, device: str | torch.device | None) -> torch.device:
+def move_model(model: PreTrainedModel, device: str | torch.device | None) -> torch.device:
     """Move a model to a device, set it to eval mode, and return the device."""
     if is_immovable(model):
         if device is not None and torch.device(device).type != model.device.type:

@@ -96,9 +96,7 @@ class PlaceEncoder:
                 backend=backend,
                 precision=precision,
                 revision=revision,
-                options=ModelOptions(
-                    pool, (image_size, image_size) if isinstance(image_size, int) else image_size, layer, center_crop
-                ),
+                options=ModelOptions(pool, image_size, layer, center_crop),  # type: ignore[arg-type] # one number is a square
             )
             self._warn_of_untrained_parts()
         if cross_image_encoder is False and self.depends_on_batch:

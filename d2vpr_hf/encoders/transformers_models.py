@@ -21,8 +21,15 @@ from d2vpr_hf.backends.registry import convert
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import FeatureBackend, precision_of
 from d2vpr_hf.encoders.graph_sources import find_graph_source
-from d2vpr_hf.encoders.model_objects import check_loaded, is_immovable, is_quantised
-from d2vpr_hf.encoders.own_models import choose_device
+from d2vpr_hf.encoders.model_objects import (
+    check_loaded,
+    is_changed_in_memory,
+    is_immovable,
+    is_quantised,
+    merge_adapters,
+    without_adapters,
+)
+from d2vpr_hf.encoders.own_models import move_model
 from d2vpr_hf.model_info.known_models import find_known
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_families import OTHER, VIT_SIZES, ModelFamily, family_of
@@ -36,7 +43,7 @@ from d2vpr_hf.model_info.preprocessor_files import (
 )
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
-from d2vpr_hf.pretrained.loading import IDLE_TENSORS, hash_weights, own_fields, plain_value
+from d2vpr_hf.pretrained.loading import IDLE_TENSORS, adapter_settings, hash_weights, own_fields, plain_value
 from d2vpr_hf.pretrained.model_files import fetch_file
 from d2vpr_hf.pretrained.pooling import Features, RegionPooling, available_pools, pool_features, split_output
 from d2vpr_hf.pretrained.stated_facts import find_card, stated_facts
@@ -44,7 +51,6 @@ from d2vpr_hf.pretrained.vision_towers import load_vision_tower, tower_of
 
 logger = logging.getLogger(__name__)
 
-_SMALLEST_DECODING = 224  # photos for smaller inputs are decoded as for this size: their pixels are few in any case
 _STAGE_STRIDES = (1, 2, 4, 8, 16, 32)  # of a patch's side; models with stages merge patches
 _NOT_COMPUTING = ("initializer_range", "dropout", "drop_rate", "drop_path", "layerscale_value", "vocab", "loss", "use_cache")
 
@@ -170,7 +176,7 @@ class TransformersModel:
         self.network = FeatureNetwork(self.model, family, options.pool, options.layer).eval()
         self.model_options = replace(options, pool=self.network.pool).to_dict()
         self._backend_choice = _settle_backend(model, backend, precision)
-        self.device = model.device if is_immovable(model) else choose_device(device)
+        self.device = move_model(model, device)
         if not is_immovable(model):
             self.network.to(self.device)
         self.descriptor_dim = self._measure_descriptor()
@@ -236,8 +242,7 @@ class TransformersModel:
     @property
     def decoding_size(self) -> tuple[int, int] | None:
         """Height and width that decoded photos must cover; `None` to decode every pixel."""
-        size = self.preprocessing.decoding_size
-        return None if size is None else (max(size[0], _SMALLEST_DECODING), max(size[1], _SMALLEST_DECODING))
+        return self.preprocessing.enlarged_decoding_size
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -252,7 +257,11 @@ class TransformersModel:
             if getattr(config, name) != default and not any(part in name for part in _NOT_COMPUTING)
         }
         network = self.network
-        settings = [config.model_type, changed, self.preprocessing.to_dict(), network.pool, network.layer]
+        default = Preprocessing().to_dict()  # a value that a later version adds has its default here
+        steps = {name: value for name, value in self.preprocessing.to_dict().items() if value != default[name]}
+        settings = [config.model_type, changed, plain_value(steps), network.pool, network.layer]
+        if adapters := adapter_settings(self.model):
+            settings.append(adapters)
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, value in self.model.state_dict().items():
             if name not in self._missing and not name.endswith(IDLE_TENSORS):
@@ -378,12 +387,14 @@ def wrap_transformers_model(
     name: str | None,
 ) -> TransformersModel:
     """Return a model object of transformers as a [`PlaceEncoder`] runs it; arguments as for [`load_transformers_model`]."""
-    tower = tower_of(model)
-    check_loaded(tower)
+    check_loaded(without_adapters(model))
+    tower = tower_of(without_adapters(merge_adapters(model)))
     preprocessing = choose_preprocessing(tower, processor, name, {}, None)
     facts = ModelFacts(title_of(tower), arxiv=family_of(tower.config.model_type).arxiv)
     choices: dict[str, Any] = {"device": device, "backend": backend, "precision": precision}
-    return TransformersModel(tower, preprocessing, options, **choices, name=name, facts=facts)
+    return TransformersModel(
+        tower, preprocessing, options, **choices, name=None if is_changed_in_memory(model) else name, facts=facts
+    )
 
 
 def choose_preprocessing(

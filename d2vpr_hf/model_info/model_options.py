@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any, Literal, Self, get_args
 
 MAX_SIDE = 8192  # pixels; larger images need gigabytes each, and a file of someone else could state any size
@@ -29,15 +30,15 @@ class ModelOptions:
     center_crop: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values, and store numbers as Python's own, which JSON has."""
         if self.pool is not None and self.pool not in get_args(Pool):
             raise ValueError(f"`pool` must be one of {', '.join(get_args(Pool))}, got {self.pool!r}.")
-        if self.image_size is not None and (len(self.image_size) != 2 or not all(map(is_side, self.image_size))):
-            raise ValueError(
-                f"`image_size` must be a height and a width in pixels, from 1 to {MAX_SIDE}, got {self.image_size!r}."
-            )
-        if self.layer is not None and type(self.layer) is not int:
-            raise ValueError(f"`layer` must be a whole number, got {self.layer!r}.")
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", _read_size(self.image_size))
+        if self.layer is not None:
+            if not _is_whole_number(self.layer):
+                raise ValueError(f"`layer` must be a whole number, got {self.layer!r}.")
+            object.__setattr__(self, "layer", int(self.layer))
         if not isinstance(self.center_crop, bool):
             raise ValueError(f"`center_crop` must be true or false, got {self.center_crop!r}.")
 
@@ -46,20 +47,39 @@ class ModelOptions:
         """Read the options that an index records.
 
         Raises:
-            ValueError: If there is an option that this version does not have.
+            ValueError: If there is an option that this version does not have, or a value is wrong.
         """
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(f"This version of the package does not have the model options {', '.join(unknown)}. Update it.")
         size = values.get("image_size")
-        return cls(**{**values, "image_size": None if size is None else tuple(size)})
+        if size is not None and not isinstance(size, list | tuple):
+            raise ValueError(f"`image_size` must be a list of a height and a width in pixels, got {size!r}.")
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options that are set, as JSON values; an empty table for none."""
-        values = {name: value for name, value in asdict(self).items() if value not in (None, False)}
-        return values | ({} if self.image_size is None else {"image_size": list(self.image_size)})
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {name: value for name, value in values.items() if is_set(value)}
+
+
+def is_set(value: object) -> bool:
+    """Return whether the value of an option differs from its default, `None` or `False`; 0 is the number of a layer."""
+    return value is not None and value is not False
 
 
 def is_side(value: object) -> bool:
     """Return whether a value is a length of an image in pixels, within bounds."""
     return type(value) is int and 1 <= value <= MAX_SIDE
+
+
+def _read_size(size: Any) -> tuple[int, int]:
+    """Return a height and a width; one number means a square."""
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(_is_whole_number(side) and 1 <= side <= MAX_SIDE for side in sides):
+        raise ValueError(f"`image_size` must be a height and a width in pixels, from 1 to {MAX_SIDE}, got {size!r}.")
+    return int(sides[0]), int(sides[1])
+
+
+def _is_whole_number(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

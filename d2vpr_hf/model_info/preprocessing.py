@@ -18,6 +18,7 @@ Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"
 
 _CHOICES = {"resample": get_args(Resample), "resized_as": ("uint8", "float32"), "rounding": ("nearest", "down", "up")}
 _MAX_FLOAT = float(np.finfo(np.float32).max)
+_SMALLEST_DECODING = 224  # photos for smaller inputs are decoded as for this size: their pixels are few in any case
 _SMALLEST_SCALE = 1e-5  # step of the scale at which the search for the largest size ends
 _ROUNDINGS: dict[str, Callable[[float], int]] = {"nearest": round, "down": math.floor, "up": math.ceil}
 
@@ -118,6 +119,12 @@ class Preprocessing:
         if self.shortest_edge is not None and self.crop_size is not None:
             return (max(self.shortest_edge, self.crop_size[0]), max(self.shortest_edge, self.crop_size[1]))
         return None if self.size is None else self.resized_size(*self.size)
+
+    @property
+    def enlarged_decoding_size(self) -> tuple[int, int] | None:
+        """The decoding size, of at least 224 pixels a side, as photos for models of other libraries are decoded."""
+        size = self.decoding_size
+        return None if size is None else (max(size[0], _SMALLEST_DECODING), max(size[1], _SMALLEST_DECODING))
 
     def for_whole_images(self) -> Self:
         """Return steps that resize the whole image to the size that is cropped here, without keeping its shape."""

@@ -164,7 +164,7 @@ def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> st
     stored = model.config.to_dict()  # lacks fields that were added later and have their default
     values = {name: value for name, value in computing_values(model.config).items() if name in stored}
     settings: list[Any] = [model.config.model_type, values, _preprocessing(processor)]
-    if adapters := _adapter_settings(model):
+    if adapters := adapter_settings(model):
         settings.append(adapters)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, value in sorted(model.state_dict().items()):
@@ -187,7 +187,7 @@ def hash_weights(digest: Any, name: str, value: Any) -> None:
         digest.update(f"{name}{value!r}".encode())
 
 
-def _adapter_settings(model: nn.Module) -> dict[str, Any]:
+def adapter_settings(model: nn.Module) -> dict[str, Any]:
     """Return the factors and the active adapters of PEFT's layers, which a state dict lacks."""
     layers = ((name, module) for name, module in model.named_modules() if hasattr(module, "active_adapters"))
     return {

@@ -102,10 +102,16 @@ def _takes_images_only(config: PreTrainedConfig) -> bool:
         return False
     model_class: Any = classes[0] if isinstance(classes, tuple) else classes
     modalities = getattr(model_class, "input_modalities", ("image",))
-    return model_class.main_input_name == "pixel_values" and modalities in ("image", ("image",))
+    is_stated = modalities != PreTrainedModel.input_modalities  # RegNet, for one, has the value of the base class
+    return model_class.main_input_name == "pixel_values" and (modalities in ("image", ("image",)) or not is_stated)
 
 
 def tower_of(model: Any) -> Any:
-    """Return the vision tower inside a model object for photos and texts, and every other model unchanged."""
+    """Return the vision tower inside a model object for photos and texts, or below a classifier; other models unchanged."""
     tower = getattr(model, "vision_model", None)
-    return tower if isinstance(tower, torch.nn.Module) else model
+    if isinstance(tower, torch.nn.Module):
+        return tower
+    model_class = MODEL_MAPPING.get(type(model.config), None)
+    if model_class is None or isinstance(model, model_class):
+        return model
+    return model.base_model if isinstance(model.base_model, model_class) else model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from d2vpr_hf.encoders import Encoder
 from d2vpr_hf.index import IndexSettings, PlaceIndex
@@ -32,11 +33,18 @@ def check_encoder(index: PlaceIndex, encoder: Encoder) -> None:
         name = index.settings.model_name or "the model that comes with this package, or one that was never saved"
         if index.settings.model_revision is not None:
             name = f"{name} at commit {index.settings.model_revision[:12]}"
+        recorded, options = index.settings.model_options, getattr(encoder, "model_options", {})
+        if options != recorded:
+            name = f"{name} with {_options_text(recorded)} (here with {_options_text(options)})"
         raise ValueError(
             f"The index was built with another model or other preprocessing: with {name}, fingerprint {expected[:12]} at that "
             f"time, while this encoder has {fingerprint[:12]}. Use that model (`model`), or build the index again with "
             "`d2vpr index PHOTOS --overwrite`."
         )
+
+
+def _options_text(options: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items()) or "no options"
 
 
 def check_setup(index: PlaceIndex, encoder: Encoder, dtype: str | None = None, *, building: bool) -> None:
