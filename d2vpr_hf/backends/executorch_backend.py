@@ -1,5 +1,6 @@
 """Run a program of ExecuTorch by its runtime for Python, on the CPU."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ class ExecuTorchBackend:
         self.name, self.precision = "executorch", precision
         self._program = runtime.Runtime.get().load_program(path.read_bytes())  # kept: the method reads its memory
         self._method = self._program.load_method("forward")
+        self._lock = threading.Lock()  # the method has one buffer for its results
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D), one by one."""
         import torch
 
         images = torch.as_tensor(pixel_values).float()
-        rows = [self._method.execute([image.contiguous()])[0].numpy().copy() for image in images.split(1)]
+        with self._lock:
+            rows = [self._method.execute([image.contiguous()])[0].numpy().copy() for image in images.split(1)]
         return np.concatenate(rows)

@@ -1,5 +1,6 @@
 """Run an exported graph by OpenVINO, on the CPU."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ class OpenVinoBackend:
         }
         self._network = openvino.Core().compile_model(path, "CPU", settings)
         self._output = self._network.output(0 if output_name is None else output_name)
+        self._lock = threading.Lock()  # OpenVINO has one buffer for the results, and refuses a second call meanwhile
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map images (B, 3, height, width) to descriptors (B, D)."""
-        descriptors: NDArray[np.float32] = self._network([np.asarray(pixel_values)])[self._output]
+        with self._lock:
+            descriptors: NDArray[np.float32] = self._network([np.asarray(pixel_values)])[self._output]
         return descriptors
 
 
