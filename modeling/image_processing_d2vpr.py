@@ -187,6 +187,8 @@ def pil_to_rgb(image: Any) -> torch.Tensor:
 
 def _to_channels_first(image: torch.Tensor, input_data_format: Any = None) -> torch.Tensor:
     """Bring an array of any accepted layout to RGB (3, height, width)."""
+    if 0 in image.shape:
+        raise ValueError(f"An image must have pixels, got the shape {tuple(image.shape)}.")
     if image.ndim == 2:
         image = image.unsqueeze(0)
     elif image.ndim != 3:

@@ -4,6 +4,8 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +86,29 @@ def test_openvino_gives_the_same(tmp_path, photos, external):
     first, second = (encoder.encode(photos).descriptors for encoder in encoders)
     np.testing.assert_allclose(first, second, atol=1e-5)
     assert (encoders[1].runtime.backend, encoders[1].runtime.precision) == ("openvino", "fp32")
+
+
+def test_threads_do_not_run_a_graph_of_openvino_at_once(tmp_path, photos):
+    """OpenVINO refuses a call while another one runs."""
+    pytest.importorskip("openvino")
+    encoder = PlaceEncoder(make_folder(tmp_path / "model"), backend="openvino")
+    expected = encoder.encode(photos).descriptors
+    network = encoder.backend._network
+    running, counts = [], []
+
+    def slow(inputs):
+        running.append(1)
+        counts.append(len(running))
+        time.sleep(0.01)
+        outputs = network(inputs)
+        running.pop()
+        return outputs
+
+    encoder.backend._network = slow
+    with ThreadPoolExecutor(3) as pool:
+        for encoded in pool.map(encoder.encode, [photos] * 6):
+            np.testing.assert_allclose(encoded.descriptors, expected, atol=1e-6)
+    assert set(counts) == {1}
 
 
 def test_another_backend_is_compared_with_onnxruntime(tmp_path, photos):

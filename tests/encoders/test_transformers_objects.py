@@ -1,7 +1,6 @@
 """Objects of transformers that were wrapped or changed, options of unusual types, and graphs that decode as their model."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -84,16 +83,6 @@ def test_changed_models_have_no_name(folder):
 def test_layer_0_is_an_option():
     assert ModelOptions(layer=0).to_dict() == {"layer": 0}
     assert ModelOptions.from_dict({"layer": 0}) == ModelOptions(layer=0)
-
-
-def test_two_threads_share_an_encoder(folder):
-    """OpenVINO's compiled graph refuses a call while another one runs."""
-    pytest.importorskip("openvino")
-    encoder = PlaceEncoder(folder, backend="openvino", image_size=224, device="cpu")
-    expected = encoder.encode(PHOTOS).descriptors
-    with ThreadPoolExecutor(4) as pool:
-        for encoded in pool.map(encoder.encode, [PHOTOS] * 24):
-            np.testing.assert_allclose(encoded.descriptors, expected, atol=1e-6)
 
 
 def test_a_model_without_stated_modalities_is_for_images(tmp_path):

@@ -414,6 +414,7 @@ def test_settings_survive_saving(tmp_path):
     [
         (np.zeros((5, 6, 7), np.uint8), {}, ValueError, "channel"),
         (np.zeros((2, 3, 4, 5, 6), np.uint8), {}, ValueError, "2 or 3 dimensions"),
+        (np.zeros((0, 5, 3), np.uint8), {}, ValueError, "must have pixels"),
         ("nowhere.jpg", {}, ValueError, "nowhere.jpg"),
         (7, {}, ValueError, "image type"),
         (np.zeros((8, 8), np.int64), {}, ValueError, "must be uint8 or uint16, got torch.int64"),
