@@ -24,6 +24,7 @@ from d2vpr_hf.encoders.known_graphs import recognise_graph
 from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, write_card
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.utils.atomic_files import check_free, check_writable, new_folder
+from d2vpr_hf.utils.printable import printable_line
 
 GRAPH_FILE = "model.onnx"
 MAX_PHOTOS = 8
@@ -146,7 +147,7 @@ def describe_checks(card: EncoderCard) -> list[str]:
     else:
         lines.append(f"descriptors do not depend on the batch (difference {checked['batch_difference']:.1e})")
     lines.append(f"licence of the weights: {card.license or 'not stated'}")
-    return lines
+    return [printable_line(line) for line in lines]  # a graph has names of any characters
 
 
 def _choose_steps(
@@ -182,7 +183,13 @@ def _find_width(folder: Path, card: EncoderCard, image: Image.Image) -> int:
         return shape[1]
     probe = CardedGraph(folder, card)
     pixel_values = np.repeat(probe.prepare(image)[None], probe.batch_size or 1, axis=0)
-    return int(probe.encode_whole_batch(pixel_values).shape[-1])
+    outputs = probe.encode_whole_batch(pixel_values)
+    if outputs.ndim != 2:
+        raise ValueError(
+            f"Expected descriptors of the shape (batch, width) in the output {card.output_name} of {probe.path}, got "
+            f"{outputs.shape}. Name another output by `output_name`, or export the graph so."
+        )
+    return int(outputs.shape[1])
 
 
 def _check(graph: CardedGraph, images: list[Image.Image]) -> tuple[dict[str, Any], bool, bool]:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from d2vpr_hf.backends.executorch_backend import ExecuTorchBackend
 from d2vpr_hf.backends.formats.export_format import ExportFormat
 from d2vpr_hf.backends.formats.registry import FORMATS
+from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.backends.onnxruntime_backend import OnnxRuntimeBackend
 from d2vpr_hf.backends.openvino_backend import OpenVinoBackend
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.verification import check_on_this_cpu
+from d2vpr_hf.model_info.encoder_card import locate_file
 from d2vpr_hf.pretrained.model_files import fetch_file
 
 if TYPE_CHECKING:
@@ -57,7 +59,9 @@ class ExportedModel:
             info = json.loads(path.read_text(encoding="utf-8"))
             if info["format_version"] != FORMAT_VERSION or info["format"] not in FORMATS:
                 raise ValueError(f"its format is {info['format_version']}, {info['format']!r}")
-        except (ValueError, KeyError, TypeError) as error:
+            if not isinstance(info["precision"], str):
+                raise ValueError(f"its precision is {info['precision']!r}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read ({error}). Export the model again.") from error
         return cls(Path(folder), info)
 
@@ -132,8 +136,17 @@ class ExportedModel:
         return backend
 
     def run(self, runtime: Runtime) -> Backend:
-        """Open the graph with a runtime that can run it, without comparing it with its model."""
-        return _BACKENDS[runtime.backend](self.graph(runtime.precision), runtime.precision)
+        """Open the graph with a runtime that can run it, without comparing it with its model.
+
+        Raises:
+            FileNotFoundError: If a file with weights of an ONNX graph is missing.
+            ValueError: If it is outside of the graph's folder: a graph from the Hub could name any file of this machine.
+        """
+        path = self.graph(runtime.precision)
+        if path.suffix == ".onnx" and path.is_file():
+            for name in sorted(read_outline(path).external_files):
+                locate_file(path.parent, name)
+        return _BACKENDS[runtime.backend](path, runtime.precision)
 
 
 def find_exported(name: str, revision: str | None = None) -> ExportedModel | None:

@@ -31,7 +31,7 @@ class OnnxRuntimeBackend:
         self._output_names = None if output_name is None else [output_name]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_cores()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and need not be printed as well
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave cores free for decoding
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 

@@ -15,6 +15,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 from d2vpr_hf.utils.interrupts import InterruptedBySignalError, exit_status, signal_name
+from d2vpr_hf.utils.printable import printable_text
 
 
 class CommandError(ValueError):
@@ -60,7 +61,7 @@ class FlagCommand(TyperCommand):
 
             raise CommandError(str(name_models_extra(error))) from error
         except (ValueError, OSError, ImportError) as error:
-            raise CommandError(name_flags(str(error), parameters)) from error
+            raise CommandError(printable_text(name_flags(str(error), parameters))) from error
 
 
 class _FlagFormatter(logging.Formatter):

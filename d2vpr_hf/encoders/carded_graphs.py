@@ -29,6 +29,7 @@ from d2vpr_hf.encoders.graph_checks import (
     choose_value,
     relative_difference,
 )
+from d2vpr_hf.encoders.photo_batches import check_independence
 from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.model_info.encoder_card import (
     CARD_FILE,
@@ -280,21 +281,20 @@ class CardedGraph:
         return Runtime(backend, precision or graph_precision)
 
     def _check_independence(self, pixel_values: NDArray[np.float32], outputs: NDArray[np.float32]) -> bool:
-        """Return whether a batch has two different photos, after comparing the first one's descriptor with that of it alone.
+        """Return whether a batch has two different photos, after comparing their descriptors with those of each alone.
 
         Raises:
             ValueError: If they differ.
         """
-        if not (pixel_values[1:] != pixel_values[:1]).any():
-            return False
-        difference = relative_difference(self.run_graph(pixel_values[:1]), outputs[:1])
-        if difference > MAX_BATCH_DIFFERENCE[str(self.graph_input.number_type)]:
+        accepted = MAX_BATCH_DIFFERENCE[str(self.graph_input.number_type)]
+        difference = check_independence(self.run_graph, pixel_values, outputs, accepted)
+        if difference:
             raise ValueError(
                 f"The descriptor of a photo by {self.path} changes by {difference:.2g} of its length with the other photos of "
                 f'its batch, but {CARD_FILE} does not state "depends_on_batch": true. Add it, or use another model: such '
                 "descriptors are comparable only within a batch."
             )
-        return True
+        return difference is not None
 
     def _compare_backends(self, pixel_values: NDArray[np.float32], outputs: NDArray[np.float32]) -> None:
         """Compare the descriptor of a photo with that of onnxruntime, if this is installed: OpenVINO omits some attributes.

@@ -136,7 +136,10 @@ class ExportedGraph:
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the model that was exported."""
-        return str(self._exported.info["fingerprint"])
+        fingerprint = self._exported.info.get("fingerprint")
+        if not isinstance(fingerprint, str):
+            raise ValueError(f"{self._exported.folder / INFO_FILE} has no `fingerprint` of the model. Export the model again.")
+        return fingerprint
 
     @property
     def runtime(self) -> Runtime:

@@ -11,6 +11,7 @@ from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 MAX_BATCH_DIFFERENCE = {"float32": 1e-3, "float16": 2e-2}  # relative; rounding alone gives 1e-6 and 1e-3
 UNIT_TOLERANCE = 0.01
+_MAX_BATCH = 1024  # that a graph of a fixed number of images may take; missing ones are filled
 
 
 def check_outline(path: Path, outline: OnnxOutline) -> None:
@@ -46,6 +47,8 @@ def choose_value(path: Path, kind: str, values: list[GraphValue], name: str | No
         raise ValueError(f"{path} needs other inputs than the images: {others}. Export it with images as its only input.")
     if chosen.number_type is None:
         raise ValueError(f"The {kind} {chosen.name} of {path} must be of numbers in float32 or float16. Export it so.")
+    if kind == "input" and (chosen.shape[:1] or (None,))[0] not in (None, *range(1, _MAX_BATCH + 1)):
+        raise ValueError(f"{path} takes {chosen.shape[0]} images at once, at most {_MAX_BATCH} are supported. Export it again.")
     if kind == "input" and (len(chosen.shape) != 4 or chosen.shape[1] not in (3, None)):
         raise ValueError(f"Expected an input of the shape (batch, 3, height, width) in {path}, got {chosen}.")
     return chosen

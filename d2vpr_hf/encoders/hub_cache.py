@@ -5,6 +5,7 @@ from pathlib import Path
 
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.model_info.encoder_card import is_plain_name
 from d2vpr_hf.model_info.known_models import KnownModel
 
 WEIGHTS = "model.safetensors"
@@ -31,7 +32,7 @@ def cached_commit(model: KnownModel) -> str | None:
     snapshots = cache.glob("snapshots/*")  # a folder for each commit
     complete = {path.name: path.stat().st_mtime for path in snapshots if _is_complete(path, model)}
     main = cache / "refs" / "main"
-    main_commit = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    main_commit = main.read_text(encoding="utf-8", errors="replace").strip() if main.is_file() else ""
     return main_commit if main_commit in complete else max(complete, key=complete.__getitem__, default=None)
 
 
@@ -56,13 +57,13 @@ def _has_external_files(snapshot: Path, graph: str) -> bool:
         names = read_outline(snapshot / graph).external_files
     except (OSError, ValueError):  # missing or damaged
         return False
-    return all((snapshot / name).is_file() for name in names)
+    return all(is_plain_name(name) and (snapshot / name).is_file() for name in names)
 
 
 def _has_all_shards(snapshot: Path) -> bool:
     """Return whether a folder has weights in shards, all of them."""
     try:
         names = set(json.loads((snapshot / _WEIGHTS_INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing or damaged
         return False
-    return bool(names) and all((snapshot / name).is_file() for name in names)
+    return bool(names) and all(is_plain_name(name) and (snapshot / name).is_file() for name in names)

@@ -2,11 +2,12 @@
 
 import logging
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from d2vpr_hf.backends.protocol import check_backend
@@ -17,13 +18,17 @@ from d2vpr_hf.encoders.photo_batches import (
     CorrectedPixels,
     DescriptorArray,
     Preprocessed,
-    check_descriptors,
+    check_finite,
+    check_independence,
     group_by_size,
     preprocess_ahead,
+    read_descriptors,
+    read_pixels,
 )
 from d2vpr_hf.encoders.protocol import DescriptorModel, EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import ModelOptions, Pool
+from d2vpr_hf.model_info.preprocessing import UnfitImageError
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, open_photo, photo_modes
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ACCEPTED_DIFFERENCE, _ACCEPTED_IN_HALF = 1e-3, 2e-2  # of a photo alone and in a batch, as a share of its descriptor's length
 SCALED_BY_OWN_RANGE = "photos in grey of an unusual range, scaled by their own range"
 
 
@@ -99,6 +105,7 @@ class PlaceEncoder:
                 options=ModelOptions(pool, image_size, layer, center_crop),  # type: ignore[arg-type] # one number is a square
             )
             self._warn_of_untrained_parts()
+        self._is_checked = self.descriptor_model is not model or self.depends_on_batch
         if cross_image_encoder is False and self.depends_on_batch:
             self.model.remove_cross_image_encoder()
         if cross_image_encoder and not self.depends_on_batch:
@@ -260,11 +267,14 @@ class PlaceEncoder:
             on_batch: Called with each batch once its descriptors are computed; its rows are positions in `photos`.
 
         Raises:
-            ValueError: If the network gives a descriptor that is not finite.
+            ValueError: If a descriptor is not finite, zero or of another length, or depends on the other photos of its batch
+                though the model does not say so.
         """
         photos = [photos] if is_one_photo(photos) else photos
         descriptors = DescriptorArray(operator.length_hint(photos), self.descriptor_dim)
         batch_size, num_workers = self.batch_size, self.num_workers
+        names: dict[int, str] = {}
+        photos = photos if order is not None else _note_names(photos, names)
         skipped: dict[int, str] = {}
         corrected: dict[int, str] = {}
         count = 0
@@ -279,9 +289,14 @@ class PlaceEncoder:
             ]
             corrected.update(corrected_in_batch)
             for rows, pixel_values in group_by_size(readable):
-                described = self.descriptor_model.describe(pixel_values)
-                check_descriptors(described, (len(rows), self.descriptor_dim), is_projected=self.projection_dim is not None)
+                if order is not None:
+                    names = {row: name for row in rows if (name := _name_of(photos[row])) is not None}
+                described = self._describe(pixel_values)
+                check_finite(described, rows, names)
+                self._check_independence(pixel_values, described)
                 descriptors.store(rows, described)
+            for row, _ in batch:
+                names.pop(row, None)
             count += len(batch)
             if on_batch is not None:
                 rows_in_batch = np.array([row for row, _ in readable], dtype=np.int64)
@@ -291,6 +306,30 @@ class PlaceEncoder:
                 progress(len(batch))
         encoded = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
         return EncodedPhotos(descriptors.take(encoded), encoded, dict(sorted(skipped.items())), dict(sorted(corrected.items())))
+
+    def _describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the descriptors (B, D) of pixel values (B, 3, height, width), after checks of their form."""
+        described = self.descriptor_model.describe(pixel_values)
+        shape = (len(pixel_values), self.descriptor_dim)
+        return read_descriptors(described, shape, is_projected=self.projection_dim is not None)
+
+    def _check_independence(self, pixel_values: NDArray[np.float32], described: NDArray[np.float32]) -> None:
+        """Compare the first batch with different photos with photos alone, if the model is an object of other code.
+
+        Raises:
+            ValueError: If descriptors depend on the batch.
+        """
+        if self._is_checked:
+            return
+        accepted = _ACCEPTED_DIFFERENCE if self.runtime.precision == "fp32" else _ACCEPTED_IN_HALF
+        difference = check_independence(self._describe, pixel_values, described, accepted)
+        if difference:
+            raise ValueError(
+                f"The descriptor of a photo by this model changes by {difference:.2g} of its length with the other photos of "
+                "its batch, but `depends_on_batch` of the model is false. Correct one of them: such descriptors are comparable "
+                "only within a batch."
+            )
+        self._is_checked = difference is not None
 
     @property
     def _decoding_size(self) -> tuple[int, int] | None:
@@ -306,9 +345,29 @@ class PlaceEncoder:
             image = open_photo(photo, self._decoding_size) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:
             return str(error)
-        pixel_values = self.descriptor_model.prepare(image)
+        try:
+            pixel_values = read_pixels(self.descriptor_model.prepare(image))
+        except UnfitImageError as error:
+            return str(error)
         is_corrected = getattr(image, "info", {}).get(photo_modes.OWN_RANGE, False)
         return CorrectedPixels(pixel_values, SCALED_BY_OWN_RANGE) if is_corrected else pixel_values
+
+
+def _note_names(photos: Iterable[Any], names: dict[int, str]) -> Iterator[Any]:
+    """Yield photos unchanged, and store the names of those that have one by their positions."""
+    for row, photo in enumerate(photos):
+        name = _name_of(photo)
+        if name is not None:
+            names[row] = name
+        yield photo
+
+
+def _name_of(photo: Any) -> str | None:
+    """Return the path or address of a photo, or the path of its place; `None` for other photos."""
+    if isinstance(photo, str | Path):
+        return str(photo)
+    place = getattr(photo, "place", None)  # of a photo that is being indexed
+    return None if place is None else str(place.path)
 
 
 def is_one_photo(photos: Any) -> bool:

@@ -154,7 +154,7 @@ def locate_file(folder: Path, name: str) -> Path:
     if not is_plain_name(name):
         raise ValueError(f"{folder} names the file {name!r}. Only names of files in the same folder are allowed.")
     path, home = folder / name, folder.resolve()
-    allowed = {home, home.parents[1] / "blobs"} if home.parent.name == "snapshots" else {home}
+    allowed = {home} | {folder.parent / "blobs" for folder in home.parents if folder.name == "snapshots"}
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing, or not a file. Copy all files of the encoder into its folder.")
     if path.resolve().parent not in allowed:

@@ -23,6 +23,10 @@ _SMALLEST_SCALE = 1e-5  # step of the scale at which the search for the largest 
 _ROUNDINGS: dict[str, Callable[[float], int]] = {"nearest": round, "down": math.floor, "up": math.ceil}
 
 
+class UnfitImageError(ValueError):
+    """An image cannot be prepared because of its size or shape."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """The steps from an upright image to pixel values: resize, crop at the centre, rescale, normalise and pad, in this order.
@@ -186,13 +190,21 @@ class Preprocessing:
         return max(step, round_number(height / step) * step), max(step, round_number(width / step) * step)
 
     def _resize(self, image: Image.Image | NDArray[Any]) -> NDArray[Any]:
-        """Return the resized image (height, width, 3)."""
+        """Return the resized image (height, width, 3).
+
+        Raises:
+            UnfitImageError: If it would be too large, as that of a photo of one row of pixels.
+        """
         pixels = np.asarray(image)
         if self.resized_as == "uint8" and pixels.dtype != np.uint8:
             pixels = pixels.clip(0, 255).round().astype(np.uint8)
         height, width = self.resized_size(*pixels.shape[:2])
         if (height, width) == pixels.shape[:2]:
             return pixels
+        if height * width > MAX_SIDE**2:
+            raise UnfitImageError(
+                f"{pixels.shape[1]}x{pixels.shape[0]} pixels would be resized to {width}x{height}, which is too large"
+            )
         resample = Image.Resampling[self.resample.upper()]
         if pixels.dtype == np.uint8 and self.resized_as == "uint8":
             image = image if isinstance(image, Image.Image) else Image.fromarray(pixels)
@@ -266,5 +278,5 @@ def _pad(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float
     """Pad pixel values (3, height, width) with zeros below and to the right."""
     height, width = values.shape[1:]
     if height > size[0] or width > size[1]:
-        raise ValueError(f"An image of {height}x{width} pixels is larger than the `pad_size`, {size[0]}x{size[1]}.")
+        raise UnfitImageError(f"{width}x{height} pixels do not fit into the `pad_size`, {size[1]}x{size[0]}")
     return np.pad(values, [(0, 0), (0, size[0] - height), (0, size[1] - width)])

@@ -50,7 +50,7 @@ def read_projection(folder: Path, card: EncoderCard, width: int | None) -> Store
     try:
         tensors = load_file(path)
         mean, components = (tensors[key].astype(np.float32) for key in ("mean", "components"))
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, AttributeError) as error:  # numpy lacks types of 8 bits
         raise ValueError(f"{path} is not a projection with `mean` and `components`, or is damaged ({error}).") from error
     width = width or mean.size
     if mean.shape != (width,) or components.shape != (card.descriptor_dim, width):

@@ -32,7 +32,14 @@ def find_facts(name: str | None, revision: str | None = None) -> ModelFacts | No
         return known.facts
     try:
         return _read_facts(name, revision)
-    except (OSError, ValueError, KeyError, TypeError):  # a damaged file: opening the model names it
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # a damaged file: opening the model names it
         return None
 
 

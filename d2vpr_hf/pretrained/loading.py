@@ -25,7 +25,10 @@ _TRAINING_FIELDS = {
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout", "untrained_parts"),
 }
 # errors that transformers raises on invalid configurations
-_CONFIGURATION_ERRORS = (TypeError, AttributeError, KeyError, ZeroDivisionError, StrictDataclassError)
+_CONFIGURATION_ERRORS = (
+    *(TypeError, AttributeError, KeyError, IndexError, ZeroDivisionError, OverflowError, RecursionError),
+    StrictDataclassError,
+)
 # transformers' model types that are DINOv2
 DINOV2_TYPES = ("dinov2", "dinov2_with_registers")
 # switches, and the prefix of the fields that have no effect while a switch is off

@@ -1,16 +1,24 @@
 """Load the vision tower of a model of transformers: complete, from safetensors, without executing code that comes with it."""
 
 import importlib.util
+import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from d2vpr_hf.model_info.encoder_card import is_plain_name
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, load_config, load_reported, refuse_keys, resolve_model
+from d2vpr_hf.pretrained.model_files import fetch_file
 
 logger = logging.getLogger(__name__)
+
+_COUNTS = ("num_hidden_layers", "num_layers", "depths")  # of layers, in configurations of transformers
+_MAX_LAYERS = 1000
+_SMALL = 10_000_000  # weights that any machine has memory for
 
 POOLER_PARTS = ("pooler.", "head.")  # a model's own pooling, which checkpoints of classifiers lack
 
@@ -43,6 +51,8 @@ def load_vision_tower(name: str | Path, stored: dict[str, Any], revision: str | 
             another shape.
     """
     model_type = stored.get("model_type")
+    if model_type is not None and not isinstance(model_type, str):
+        raise ValueError(f"The configuration of {name} cannot be read: `model_type` must be a text, got {model_type!r}.")
     if "auto_map" in stored and model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"{name} has a network of its own, in code next to its weights ({stored['auto_map']}), which this package does not "
@@ -51,6 +61,7 @@ def load_vision_tower(name: str | Path, stored: dict[str, Any], revision: str | 
     is_timm = model_type == "timm_wrapper" or (model_type is None and "architecture" in stored)
     if is_timm and importlib.util.find_spec("timm") is None:
         raise ImportError(f"{name} is a model of timm, which is not installed: pip install timm torchvision")
+    _check_layers(name, stored)
     source = resolve_model(name)
     pinned = {} if revision is None else {"revision": revision}
     try:
@@ -63,6 +74,8 @@ def load_vision_tower(name: str | Path, stored: dict[str, Any], revision: str | 
         raise
     if stored.get("quantization_config"):
         raise ValueError(f"{name} has quantised weights. Take the model that it was made from.")
+    if not is_timm:
+        _check_size(name, config, revision)
     try:
         model, report = load_reported(source, torch.float32, config=config, **pinned)
     except OSError as error:
@@ -76,6 +89,56 @@ def load_vision_tower(name: str | Path, stored: dict[str, Any], revision: str | 
     if report["unexpected_keys"]:
         logger.debug("%s has %d weights that its vision tower does not need.", name, len(report["unexpected_keys"]))
     return VisionTower(tower_of(model.eval()), random)
+
+
+def _check_size(name: str | Path, config: PreTrainedConfig, revision: str | None) -> None:
+    """Check that a network is not larger than the file of its weights: a configuration could state any size.
+
+    Raises:
+        ValueError: If it is, or if the configuration does not describe a network.
+    """
+    stored_bytes = _size_of_weights(name, revision)
+    if stored_bytes is None:
+        return  # loading reports it
+    try:
+        with torch.device("meta"):  # without memory for weights
+            network = AutoModel.from_config(config, trust_remote_code=False)
+    except Exception as error:  # transformers checks few values of configurations
+        raise ValueError(f"The configuration of {name} does not describe a network: {error!r}") from error
+    num_parameters = sum(weight.numel() for weight in network.parameters())
+    if num_parameters > max(stored_bytes, _SMALL):  # a weight has two bytes at least; some parts may be missing
+        raise ValueError(
+            f"The weights of {name} do not fit its configuration: it describes a network of {num_parameters:,} weights, and "
+            f"the files have {stored_bytes:,} bytes."
+        )
+
+
+def _check_layers(name: str | Path, stored: dict[str, Any]) -> None:
+    """Raise ValueError if a configuration, or that of its vision tower, states more layers than any network has."""
+    tables = (stored, stored.get("vision_config"))
+    values = [table[key] for table in tables if isinstance(table, dict) for key in _COUNTS if key in table]
+    counts = [count for value in values for count in (value if isinstance(value, list) else [value])]
+    largest = max((count for count in counts if isinstance(count, int)), default=0)
+    if largest > _MAX_LAYERS:
+        raise ValueError(f"The configuration of {name} states {largest} layers; at most {_MAX_LAYERS} are loaded.")
+
+
+def _size_of_weights(name: str | Path, revision: str | None) -> int | None:
+    """Return the size in bytes of a model's file of weights, or of its shards; `None` if it has none."""
+    whole = fetch_file(name, SAFE_WEIGHTS_NAME, revision)
+    if whole is not None:
+        return whole.stat().st_size
+    index = fetch_file(name, SAFE_WEIGHTS_INDEX_NAME, revision)
+    if index is None:
+        return None
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{index} cannot be read: {error!r}. Download it again.") from error
+    if not all(map(is_plain_name, shards)):
+        raise ValueError(f"{index} names files of weights outside of its folder. Only names of files next to it are allowed.")
+    files = [fetch_file(name, shard, revision) for shard in shards]
+    return sum(file.stat().st_size for file in files if file is not None)
 
 
 def vision_config(source: str, config: PreTrainedConfig) -> PreTrainedConfig:

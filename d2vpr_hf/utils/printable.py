@@ -2,10 +2,10 @@
 
 import re
 
-# control characters, marks of writing direction, separators of lines, and halves of characters that cannot be encoded
-_STEERING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+# control characters, marks of writing direction, and separators of lines
+_STEERING = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
 _ANYWHERE = re.compile(f"[{_STEERING}]")
-_IN_A_LINE = re.compile(f"[{_STEERING}\t\n]+")
+_IN_A_LINE = re.compile(f"[{_STEERING}\t\n\ud800-\udfff]+")
 
 
 def printable_text(text: str) -> str:
@@ -14,5 +14,5 @@ def printable_text(text: str) -> str:
 
 
 def printable_line(text: str) -> str:
-    """Return a text with question marks in place of such characters and line breaks, so that it remains one line."""
+    """Return a text with question marks in place of such characters, line breaks and bytes that are not UTF-8: one line."""
     return _IN_A_LINE.sub("?", text)

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from d2vpr_hf import PlaceEncoder, index_photos
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
+from d2vpr_hf.encoders.photo_batches import check_independence
 from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, write_card
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from tests.onnx_files import TensorProto, onnx, plain_descriptors, rename_external, write_graph
@@ -277,6 +278,37 @@ def test_a_card_without_checks_is_checked_by_the_first_batch_of_different_photos
 )
 def test_a_graph_that_does_not_fit_its_card_is_refused(tmp_path, options, card, reason):
     assert reason in error_of(make_folder(tmp_path, card, **options))
+
+
+def test_a_graph_of_very_many_photos_is_refused(tmp_path):
+    assert "takes 1000000000 images at once" in error_of(make_folder(tmp_path, size=SIZE, batch=10**9))
+
+
+def test_a_projection_in_eight_bits_is_refused(tmp_path):
+    header = json.dumps(
+        {
+            "mean": {"dtype": "F8_E4M3", "shape": [24], "data_offsets": [0, 24]},
+            "components": {"dtype": "F8_E4M3", "shape": [4, 24], "data_offsets": [24, 120]},
+        }
+    ).encode()
+    card = replace(CARD, projection="projection.safetensors", descriptor_dim=4)
+    folder = make_folder(tmp_path, card)
+    (folder / "projection.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 120)
+    assert "projection.safetensors is not a projection" in error_of(folder)
+
+
+def test_a_dependence_of_later_photos_of_a_batch_is_found():
+    """The first photo's descriptor may be right in each batch."""
+
+    def describe(pixel_values):
+        rows = pixel_values.reshape(len(pixel_values), -1)
+        return rows + np.arange(len(rows))[:, None]
+
+    pixel_values = np.random.default_rng(0).random((3, 3, 2, 2), np.float32)
+    assert check_independence(describe, pixel_values, describe(pixel_values), 1e-3) > 0.1
+    assert check_independence(lambda it: it[:, 0, 0], pixel_values, pixel_values[:, 0, 0], 1e-3) == 0
+    equal = np.repeat(pixel_values[:1], 3, axis=0)
+    assert check_independence(describe, equal, describe(equal), 1e-3) is None
 
 
 def test_a_graph_that_gives_maps_is_refused(tmp_path, photos):

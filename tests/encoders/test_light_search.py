@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -202,3 +203,19 @@ def test_the_kind_of_processor_reads_the_lists_of_linux(tmp_path, monkeypatch):
     assert cpu_kind._named_by_linux() == ["dotprod", "i8mm"]
     (tmp_path / "cpuinfo").write_text("flags\t\t: fpu sse avx avx2 avx512f avx512bw avx512_vnni amx_tile\n")
     assert cpu_kind._named_by_linux() == ["avx2", "avx512_bw", "avx512_vnni"]
+
+
+def test_weights_of_an_exported_graph_outside_of_its_folder_are_refused(tmp_path, world):
+    onnx = pytest.importorskip("onnx")
+    folder = tmp_path / "graph"
+    shutil.copytree(world / "graph", folder)
+    path = next(folder.rglob("*.onnx"))
+    model = onnx.load_model(path)
+    tensor = model.graph.initializer[0]
+    (tmp_path / "secret").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="Only names of files in the same folder are allowed"):
+        PlaceEncoder(folder).backend  # noqa: B018 - it is opened when it is first used

@@ -477,3 +477,41 @@ def test_timm_models_without_timm(tmp_path, monkeypatch, dinov2):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {}}))
     with pytest.raises(ImportError, match="is a model of timm, which is not installed: pip install timm"):
         PlaceEncoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_size": 10**6},
+        {"hidden_size": -1},
+        {"mlp_ratio": 10**6},
+        {"num_hidden_layers": 10**9},
+        {"patch_size": []},
+        {"image_size": 10**6},
+        {"model_type": ["dinov2"]},
+        {"dtype": []},
+    ],
+)
+def test_a_configuration_of_wrong_values_is_refused_before_memory_is_taken(values, dinov2, tmp_path):
+    shutil.copytree(dinov2, tmp_path / "model")
+    config = json.loads((dinov2 / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | values))
+    with pytest.raises(ValueError, match=r"The configuration of .*model|do not fit its configuration"):
+        PlaceEncoder(tmp_path / "model")
+
+
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "encoder.json", "export.json"])
+def test_deep_tables_are_refused(file, dinov2, tmp_path):
+    shutil.copytree(dinov2, tmp_path / "model")
+    (tmp_path / "model" / file).write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"cannot be read|is not a card"):
+        PlaceEncoder(tmp_path / "model")
+
+
+def test_weights_in_shards_outside_of_the_folder_are_refused(dinov2, tmp_path):
+    shutil.copytree(dinov2, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "secret.safetensors")
+    names = dict.fromkeys(load_file(tmp_path / "secret.safetensors"), "../secret.safetensors")
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    with pytest.raises(ValueError, match="outside of its folder"):
+        PlaceEncoder(tmp_path / "model")
