@@ -174,7 +174,7 @@ def tower_of(model: Any) -> Any:
     tower = getattr(model, "vision_model", None)
     if isinstance(tower, torch.nn.Module):
         return tower
-    model_class = MODEL_MAPPING.get(type(model.config), None)
+    model_class: Any = MODEL_MAPPING.get(type(model.config), None)
     if model_class is None or isinstance(model, model_class):
         return model
     return model.base_model if isinstance(model.base_model, model_class) else model
