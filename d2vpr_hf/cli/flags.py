@@ -72,7 +72,7 @@ class _FlagFormatter(logging.Formatter):
         self.parameters = parameters
 
     def format(self, record: logging.LogRecord) -> str:
-        return name_flags(super().format(record), self.parameters)
+        return printable_text(name_flags(super().format(record), self.parameters))
 
 
 def name_flags(message: str, parameters: Mapping[str, Any]) -> str:

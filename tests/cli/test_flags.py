@@ -67,6 +67,17 @@ def test_errors_of_a_command_name_flags(monkeypatch, tmp_path):
     assert (status, err) == (1, "d2vpr: Give `--strict`.\n")
 
 
+def test_errors_steer_no_terminal(monkeypatch, tmp_path):
+    """Files of other people may have names of any characters."""
+
+    def fail(path, options):
+        raise ValueError("The file has no tensor a\x1b[2J\x1b]0;title\x07\u202eb.\nIt has c.")
+
+    monkeypatch.setattr("d2vpr_hf.readers.read_places", fail)
+    status, _, err = run("places", tmp_path)
+    assert (status, err) == (1, "d2vpr: The file has no tensor a[2J]0;titleb.\nIt has c.\n")
+
+
 def test_warnings_of_a_command_name_flags(monkeypatch, tmp_path):
     def warn(path, options):
         logging.getLogger("d2vpr_hf").warning("Omit `%s`.", "strict")
