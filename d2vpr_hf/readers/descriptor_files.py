@@ -130,8 +130,8 @@ def place_descriptors(file: DescriptorFile, table: PlaceTable) -> tuple[PlaceTab
         )
     if len(table.places) != len(file.descriptors):
         raise ValueError(
-            f"{file.path} has {len(file.descriptors)} descriptors and the table in {table.folder} {len(table.places)} places. "
-            "The first row belongs to the first line, and so on: give one line for each row."
+            f"{file.path} has {len(file.descriptors)} descriptors and the table in {table.folder} has {len(table.places)} "
+            "places. The first row belongs to the first line, and so on: give one line for each row."
         )
     return table, file.descriptors, ()
 
