@@ -17,6 +17,7 @@ from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.encoders.revisions import pin_revision
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
+from d2vpr_hf.model_info.known_models import find_known
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.pretrained.model_files import EMPTY_NAME, fetch_file, is_vision_config, stored_config
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
@@ -93,17 +94,40 @@ def _open_named(name: str, revision: str | None, settings: _Settings) -> Descrip
     graph = None if name == EMBEDDED_NAME else _open_graph(name, revision, settings)
     if graph is not None:
         return graph
-    check_models(f"{name} is neither an exported graph nor an ONNX graph with a card")
     config = stored_config(name, revision)
+    if name != EMBEDDED_NAME and not config and not Path(name).exists():
+        _refuse_missing_model(name, revision)
+    check_models(f"{name} is neither an exported graph nor an ONNX graph with a card")
     if is_vision_config(config):
         return _open_transformers_model(name, config, revision, settings)
-    if not config and is_hub_id(name) and not Path(name).exists():
-        refuse_graph_without_card(name, revision)
     if config or name == EMBEDDED_NAME:  # a model that cannot be found has another error
         settings.refuse_options(name)
     from d2vpr_hf.encoders.own_models import load_own_model
 
     return load_own_model(name, settings.processor, settings.device, settings.backend, settings.precision, revision=revision)
+
+
+def _refuse_missing_model(name: str, revision: str | None) -> None:
+    """Raise the error of a model without a folder and without a configuration on the Hub, unless a loader has a better one.
+
+    Raises:
+        FileNotFoundError: If the name is not of the form of a Hub id, or the Hub cannot be reached.
+        ValueError: If the repository on the Hub holds graphs without a card.
+    """
+    if not is_hub_id(name):
+        advice = f" `d2vpr models {name}` has the way to get the known model of this name." if find_known(name) else ""
+        raise FileNotFoundError(
+            f"There is no model folder {name}. Give a folder, a Hub id such as user/model, or `embedded` for the model in "
+            f"this package.{advice}"
+        )
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError(
+            f"There is no model {name}: neither a folder nor a model in the Hub's cache has this name, and the Hub cannot be "
+            f"reached (or HF_HUB_OFFLINE=1 is set). Run `hf download {name}` where there is a network, or give a folder."
+        )
+    refuse_graph_without_card(name, revision)
 
 
 def _open_graph(name: str, revision: str | None, settings: _Settings) -> DescriptorModel | None:
@@ -113,6 +137,7 @@ def _open_graph(name: str, revision: str | None, settings: _Settings) -> Descrip
     if exported is not None:
         graph = ExportedGraph(exported, settings.processor, backend, precision, name=name, revision=revision)
         _check_options(settings.options, graph)
+        _warn_of_device(name, settings.device)
         return graph
     carded = open_carded_graph(name, revision, backend=backend, precision=precision, name=name, options=settings.options)
     if carded is not None:
@@ -185,8 +210,13 @@ def _check_arguments(graph: CardedGraph, settings: _Settings) -> None:
     """
     if settings.processor is not None:
         raise ValueError(f"{graph.model_name} has its preprocessing in {CARD_FILE}. Omit `processor`.")
-    if str(settings.device or "cpu").partition(":")[0] != "cpu":
-        logger.warning("%s is a graph, which runs on the CPU here; `device` has no effect.", graph.model_name)
+    _warn_of_device(graph.model_name, settings.device)
+
+
+def _warn_of_device(name: str | None, device: Any) -> None:
+    """Warn if a graph, which runs on the CPU, is opened for another device."""
+    if str(device or "cpu").partition(":")[0] != "cpu":
+        logger.warning("%s is a graph, which runs on the CPU here; `device` has no effect.", name)
 
 
 def portable_name(name: str | Path | None) -> str:

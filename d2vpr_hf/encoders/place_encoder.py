@@ -142,10 +142,13 @@ class PlaceEncoder:
         if is_recorded:
             model = settings.model_name
             defaults["revision"] = settings.model_revision
-        if settings.model_options and (is_recorded or (model is not None and takes_options(model, options.get("revision")))):
-            recorded = ModelOptions.from_dict(settings.model_options)
-            defaults |= {name: getattr(recorded, name) for name in settings.model_options}
-        return cls(model, **defaults | options)
+        with offline_if_unreachable(model, (defaults | options).get("revision")):
+            if settings.model_options and (
+                is_recorded or (model is not None and takes_options(model, options.get("revision")))
+            ):
+                recorded = ModelOptions.from_dict(settings.model_options)
+                defaults |= {name: getattr(recorded, name) for name in settings.model_options}
+            return cls(model, **defaults | options)
 
     @property
     def model_name(self) -> str | None:

@@ -1,4 +1,7 @@
-"""Open models of the Hub's cache at once where the Hub cannot be reached. Importing this module loads no library."""
+"""Open models of the Hub's cache, or report that they are not there, at once where the Hub cannot be reached.
+
+Importing this module loads no library.
+"""
 
 import contextlib
 import logging
@@ -16,12 +19,12 @@ _SECONDS = 5.0  # to wait for an answer of the Hub
 
 @contextlib.contextmanager
 def offline_if_unreachable(name: Any, revision: str | None = None) -> Iterator[None]:
-    """Set the Hub's client offline while a model of the cache is opened, if the Hub cannot be reached.
+    """Set the Hub's client offline while a model is opened, if the Hub cannot be reached.
 
     The client would try each missing file for half a minute, and models lack most files that are looked for.
 
     Args:
-        name: Hub id of the model; with anything else, or a model that is not in the cache, nothing is changed.
+        name: Hub id of the model; with anything else, nothing is changed.
         revision: Branch, tag or commit.
     """
     if not isinstance(name, str) or not is_hub_id(name) or Path(name).exists():
@@ -29,10 +32,11 @@ def offline_if_unreachable(name: Any, revision: str | None = None) -> Iterator[N
         return
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or not _is_cached(name, revision) or _is_reachable(name):
+    if constants.HF_HUB_OFFLINE or _is_reachable(name):
         yield
         return
-    logger.warning("The Hub cannot be reached: the model %s is read from its cache.", name)
+    if _is_cached(name, revision):
+        logger.warning("The Hub cannot be reached: the model %s is read from its cache.", name)
     constants.HF_HUB_OFFLINE = True
     try:
         yield

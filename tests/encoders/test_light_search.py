@@ -189,6 +189,11 @@ def test_a_given_image_processor_prepares_photos(world):
     assert np.array_equal(prepared, prepare_by(processor, photo))
 
 
+def test_a_device_that_a_graph_cannot_run_on_is_reported(world, caplog):
+    PlaceEncoder(world / "graph", device="cuda")
+    assert "runs on the CPU here; `device` has no effect" in caplog.text
+
+
 @pytest.mark.skipif(cpu_kind._named_by_linux() is None, reason="the system does not list instruction sets")
 def test_the_kind_of_processor_is_the_same_without_torch():
     if not hasattr(torch.cpu, "get_capabilities"):
