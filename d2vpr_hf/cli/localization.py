@@ -115,6 +115,7 @@ def localize(
     from d2vpr_hf.localization import load_calibration, localize_descriptors, localize_photos
 
     given.check(queries, "QUERY")
+    given.refuse_model(model, encoding)
     opened = open_index(index)
     allowed = where.place_filter().allowed(opened.places)
     calibration = load_calibration(opened)

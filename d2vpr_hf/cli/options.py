@@ -282,6 +282,13 @@ class DescriptorOptions:
         bool, typer.Option("--normalize", help="With --descriptors: divide each descriptor by its length.")
     ] = False
 
+    def refuse_model(self, model: str | None, encoding: EncoderOptions) -> None:
+        """Raise ValueError if a model or its options are given with descriptors, for which no photo is encoded."""
+        values = {"model": model, **encoding.model_options()}
+        given = [f"--{name.replace('_', '-')}" for name, value in values.items() if value not in (None, False)]
+        if self.descriptors is not None and given:
+            raise ValueError(f"With `--descriptors`, no photos are encoded. Omit {', '.join(given)}.")
+
     def check(self, photos: object, name: str) -> None:
         """Raise ValueError unless either photos or descriptors are given."""
         if bool(photos) == (self.descriptors is not None):

@@ -41,6 +41,7 @@ def search(
     from d2vpr_hf.retrieval.search_photos import search_photos
 
     given.check(queries, "QUERY")
+    given.refuse_model(model, encoding)
     opened = open_index(index, thumbnails=plot is not None)
     allowed = where.place_filter().allowed(opened.places)
     if given.descriptors is not None:

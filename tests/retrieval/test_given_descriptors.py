@@ -198,3 +198,11 @@ def test_lengths_are_an_error_that_names_the_flag(tmp_path: Path) -> None:
     status, _, error = run("index", "--descriptors", file, "--places", table, "--out", tmp_path / "index")
     assert (status, "`--normalize` divides each" in error) == (1, True)
     assert run("index", "--descriptors", file, "--places", table, "--out", tmp_path / "index", "--normalize")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["search", "localize"])
+def test_options_of_a_model_are_refused_with_descriptors(tmp_path: Path, command: str) -> None:
+    file, table = _write(tmp_path, unit_rows(3, 8))
+    assert run("index", "--descriptors", file, "--places", table, "--out", tmp_path / "index")[0] == 0
+    status, _, err = run(command, tmp_path / "index", "--descriptors", file, "--pool", "gem", "--model", "x")
+    assert status == 1 and "Omit --model, --pool" in err
