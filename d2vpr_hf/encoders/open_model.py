@@ -153,7 +153,6 @@ def _open_transformers_model(name: str, config: dict[str, Any], revision: str | 
         "device": settings.device,
         "backend": settings.backend,
         "precision": settings.precision,
-        "saved_name": name,
         "revision": revision,
     }
     card_file = fetch_file(name, CARD_FILE, revision)

@@ -1,5 +1,6 @@
 """Bring images of any mode and layout to RGB, for [`Preprocessing`]."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,12 @@ def to_rgb(image: Any) -> Image.Image | NDArray[Any]:
     if isinstance(image, Image.Image):
         rgb: Image.Image = photo_modes.to_rgb_image(image)
         return rgb
+    pixels = _array_reader().process_image(image, do_rescale=True)  # (3, height, width)
+    return np.asarray(pixels.permute(1, 2, 0).numpy(force=True))  # (3, height, width) -> (height, width, 3)
+
+
+@functools.cache
+def _array_reader() -> Any:
     from d2vpr_hf.modeling import D2VPRImageProcessor
 
-    pixels = D2VPRImageProcessor().process_image(image, do_rescale=True)  # (3, height, width)
-    return np.asarray(pixels.permute(1, 2, 0).numpy(force=True))  # (3, height, width) -> (height, width, 3)
+    return D2VPRImageProcessor()

@@ -24,7 +24,7 @@ from d2vpr_hf.model_info.encoder_card import EncoderCard
 from d2vpr_hf.model_info.known_models import KnownModel, find_known, find_torch_hub
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.onnx_cards import card_onnx, draw_check_photos, open_check_photos
-from d2vpr_hf.utils.atomic_files import check_writable, scratch_folder, set_usual_modes
+from d2vpr_hf.utils.atomic_files import check_free, check_writable, new_folder, scratch_folder
 from d2vpr_hf.utils.optional_imports import check_extra
 from d2vpr_hf.utils.printable import printable_line
 
@@ -197,14 +197,13 @@ def import_hub(
             "`i_trust_this_code=True`."
         )
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder. Give another one.")
+    check_free(out)
     check_writable(out)
     check_extra("torch", "models")
     check_extra("onnxscript", "export")
     check_extra("onnxruntime", "onnxruntime")
     stated = {"license": license, "training_data": training_data, "title": title, "arxiv": arxiv}
-    with _fetch(name, arguments, also) as plan, scratch_folder(out) as scratch:
+    with _fetch(name, arguments, also) as plan, scratch_folder(out) as scratch, new_folder(out) as folder:
         steps = _choose_steps(plan.known, image_size, preprocessing or {})
         announce(plan)
         plan.check()
@@ -214,7 +213,6 @@ def import_hub(
         task = ChildTask(plan.code.folder, plan.entry, plan.arguments, repositories, output or plan.known_output, pixel_values)
         downloads = scratch / "cache" if cache is None else Path(cache) / plan.code.sha256[:16]
         result = run_child(task, (scratch / "child").resolve(), downloads.resolve(), timeout)
-        folder = scratch / "encoder"
         card = card_onnx(
             result.graph,
             folder,
@@ -227,10 +225,6 @@ def import_hub(
         difference = _compare(CardedGraph(folder, card), result, pixel_values)
         summary = f"A graph of {plan.text}, made by `d2vpr import-hub`."
         make_encoder_card(card, summary).save(folder / "README.md")
-        set_usual_modes(folder.rglob("*"))
-        if out.exists():
-            out.rmdir()
-        folder.rename(out)
     return HubImport(out, card, difference, _remarks(plan, result, card, license))
 
 
