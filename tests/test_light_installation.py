@@ -110,7 +110,7 @@ def test_a_graph_does_the_whole_job(folder):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("search", "index", "photos", "--model", "grpah"),
+        ("search", "index", "photos", "--model", "embedded"),
         ("export", "embedded", "other"),
         ("convert", "weights.pth", "other"),
         ("simulate", "other", "--places", "4", "--seed", "1"),

@@ -163,8 +163,8 @@ def test_helping_loads_the_command_line_alone(tmp_path):
     modules = loaded_modules(HELP, tmp_path)
     assert {name.split(".")[0] for name in modules} - TYPER == {"d2vpr_hf"}
     rooms = {name for name in modules if name.startswith("d2vpr_hf.")}
-    signals = {"d2vpr_hf.utils", "d2vpr_hf.utils.interrupts"}  # Ctrl-C is handled from the start
-    assert {name for name in rooms if name.split(".")[1] != "cli"} == signals
+    at_once = {"d2vpr_hf.utils", "d2vpr_hf.utils.interrupts", "d2vpr_hf.utils.printable"}  # Ctrl-C, and texts of errors
+    assert {name for name in rooms if name.split(".")[1] != "cli"} == at_once
 
 
 def test_importing_is_silent_and_changes_nothing(tmp_path):

@@ -11,7 +11,6 @@ import typer
 
 from d2vpr_hf.cli.options import DescriptorOptions, EncoderOptions, NewModelOption, ReadingOptions, StrictOption, parse_path
 from d2vpr_hf.cli.terminal import progress_bar, table_text
-from d2vpr_hf.model_info.model_options import is_set
 
 if TYPE_CHECKING:
     from d2vpr_hf.evaluation import Evaluation, PositiveRule
@@ -179,6 +178,8 @@ def evaluate(
 
 def _refuse_encoding(options: dict[str, object]) -> None:
     """Raise ValueError for options that need photos."""
+    from d2vpr_hf.model_info.model_options import is_set
+
     given = [flag for flag, value in options.items() if is_set(value)]
     if given:
         raise ValueError(f"`--descriptors` evaluates descriptors, and no photo is encoded. Omit {', '.join(given)}.")

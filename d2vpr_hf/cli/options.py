@@ -10,7 +10,6 @@ import typer
 
 from d2vpr_hf.cli.choices import Backend, Pool, PositionSource, Precision
 from d2vpr_hf.cli.terminal import hush_transformers
-from d2vpr_hf.model_info.model_options import is_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -180,6 +179,8 @@ class ModelChoices:
 
     def model_options(self) -> dict[str, Any]:
         """Return the options that are given, as arguments of `PlaceEncoder`."""
+        from d2vpr_hf.model_info.model_options import is_set
+
         names = ("pool", "image_size", "layer", "center_crop")
         return {name: getattr(self, name) for name in names if is_set(getattr(self, name))}
 

@@ -239,10 +239,11 @@ def test_requirements_are_the_dependencies_in_their_tested_versions():
     """The builder installs Gradio itself; another version in the requirements would be a conflict."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     dependencies = re.findall(r'"([\w-]+)(?:\[\w+\])?>=', project.split("\ndependencies = [")[1].split("\n]")[0])
-    demo = re.findall(r'"([\w-]+)(?:\[\w+\])?>=', re.search(r"(?m)^demo = \[(.*)\]$", project)[1])
+    extras = (re.search(rf"(?m)^{extra} = \[(.*)\]", project)[1] for extra in ("demo", "models"))
+    extra_dependencies = re.findall(r'"([\w-]+)(?:\[\w+\])?>=', " ".join(extras))
     requirements = pinned((ROOT / "spaces" / "requirements.txt").read_text(encoding="utf-8"))
     plain = {name.replace("_", "-").lower() for name in requirements}
-    assert plain == {*dependencies, *demo} - {"gradio"}
+    assert plain == {*dependencies, *extra_dependencies} - {"gradio"}
     tested = pinned((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     requirements |= pinned("\n".join(RUNTIMES.values()))  # of models that are graphs
     assert requirements == {name: tested[name] for name in requirements}

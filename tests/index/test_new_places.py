@@ -261,4 +261,4 @@ def test_matches_name_the_zone_and_the_frame_of_their_metres():
     places = [Place("a", 51.4779, -0.0001), Place("b", 51.4779, 0.0001), Place("c", x=3.0, y=1.0, frame="floor 2")]
     values = [Match(1, 0, place, Path(place.path), 0.5).to_dict() for place in to_stored_places(places)]
     assert [value["utm_zone"] for value in values] == ["30U", "31U", None]
-    assert "frame" not in values[0] and values[2]["frame"] == "floor 2"
+    assert values[0]["frame"] is None and values[2]["frame"] == "floor 2"
