@@ -135,9 +135,7 @@ def test_a_resumed_build_encodes_the_same_batches(photos, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         index_photos(photos, tmp_path / "index", Interrupted(), shard_size=3)
     assert paths_of(PlaceIndex.open(tmp_path / "index")) == ["00.jpg", "01.jpg", "02.jpg", "04.jpg", "05.jpg"]
-    with pytest.raises(
-        ValueError, match="of a batch, so on its size: 2 in the index, 3 in this run"
-    ):
+    with pytest.raises(ValueError, match="of a batch, so on its size: 2 in the index, 3 in this run"):
         index_photos(photos, tmp_path / "index", BytesEncoder(batch_size=3))
     encoder = BytesEncoder()
     index_photos(photos, tmp_path / "index", encoder)
