@@ -15,7 +15,6 @@ from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.encoders.carded_graphs import CardedGraph
 from d2vpr_hf.encoders.graph_checks import (
     MAX_BATCH_DIFFERENCE,
-    UNIT_TOLERANCE,
     check_outline,
     choose_value,
     relative_difference,
@@ -25,6 +24,7 @@ from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, write_card
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.utils.atomic_files import check_free, check_writable, new_folder
 from d2vpr_hf.utils.printable import printable_line
+from d2vpr_hf.utils.unit_length import are_wrong
 
 GRAPH_FILE = "model.onnx"
 MAX_PHOTOS = 8
@@ -225,7 +225,7 @@ def _check(graph: CardedGraph, images: list[Image.Image]) -> tuple[dict[str, Any
             f"{graph.path} takes exactly {graph.batch_size} photos, and their descriptors depend on each other. Export it for "
             "any number of photos."
         )
-    is_unit = bool(np.abs(lengths - 1).max() <= UNIT_TOLERANCE)
+    is_unit = not are_wrong(lengths).any()
     record = {
         "photos": len(images),
         "runtime": str(graph.runtime),

@@ -23,7 +23,6 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.verification import MAX_DIFFERENCES
 from d2vpr_hf.encoders.graph_checks import (
     MAX_BATCH_DIFFERENCE,
-    UNIT_TOLERANCE,
     check_input_size,
     check_outline,
     choose_value,
@@ -40,7 +39,8 @@ from d2vpr_hf.model_info.encoder_card import (
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
-from d2vpr_hf.model_info.stored_projection import divide_by_norms, read_projection
+from d2vpr_hf.model_info.stored_projection import read_projection
+from d2vpr_hf.utils.unit_length import are_wrong, divide_by_norms
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16"}
 REFERENCE_BACKEND = "onnxruntime"
@@ -320,7 +320,7 @@ class CardedGraph:
 
     def _check_lengths(self, descriptors: NDArray[np.float32]) -> None:
         lengths = np.linalg.norm(descriptors, axis=1)
-        wrong = lengths[np.isfinite(lengths) & (np.abs(lengths - 1) > UNIT_TOLERANCE)]
+        wrong = lengths[np.isfinite(lengths) & are_wrong(lengths)]
         if len(wrong):
             raise ValueError(
                 f"{self.path} gives descriptors of the length {wrong[0]:.4g}, but {CARD_FILE} does not "

@@ -10,7 +10,6 @@ from d2vpr_hf.model_info.encoder_card import locate_file
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 
 MAX_BATCH_DIFFERENCE = {"float32": 1e-3, "float16": 2e-2}  # relative; rounding alone gives 1e-6 and 1e-3
-UNIT_TOLERANCE = 0.01
 _MAX_BATCH = 1024  # that a graph of a fixed number of images may take; missing ones are filled
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.utils.threads import single_core_threads
+from d2vpr_hf.utils.unit_length import are_wrong
 
 
 class CorrectedPixels(NamedTuple):
@@ -18,8 +19,6 @@ class CorrectedPixels(NamedTuple):
     pixel_values: NDArray[np.float32]
     correction: str
 
-
-_UNIT_TOLERANCE = 0.01  # half-precision numbers round a descriptor's length by less
 
 Preprocessed = NDArray[np.float32] | CorrectedPixels | str  # pixel values (3, height, width), or why a photo cannot be read
 
@@ -120,7 +119,7 @@ def read_descriptors(described: Any, shape: tuple[int, int], *, is_projected: bo
     lengths = lengths[np.isfinite(lengths)]
     if not lengths.all():
         raise ValueError("The model gives a descriptor of zeros, which has no direction. Its output or its weights are wrong.")
-    wrong = lengths > 1 + _UNIT_TOLERANCE if is_projected else np.abs(lengths - 1) > _UNIT_TOLERANCE
+    wrong = are_wrong(lengths, is_projected=is_projected)
     if wrong.any():
         raise ValueError(
             f"Expected descriptors of unit length from the model, got the length {lengths[wrong][0]:.4g}. Divide each by its "

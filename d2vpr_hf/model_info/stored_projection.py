@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.model_info.encoder_card import EncoderCard, locate_file
+from d2vpr_hf.utils.unit_length import divide_by_norms
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,3 @@ def read_projection(folder: Path, card: EncoderCard, width: int | None) -> Store
             f"{mean.shape} and components of the shape {components.shape}."
         )
     return StoredProjection(mean, components, card.normalize_projection)
-
-
-def divide_by_norms(descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return descriptors (B, D) of unit length."""
-    lengths = np.linalg.norm(descriptors, axis=1, keepdims=True)
-    return np.asarray(descriptors / np.maximum(lengths, 1e-12), np.float32)

@@ -1,17 +1,15 @@
 """Find title and rights of a model by its name, without opening it. Importing this module loads no torch."""
 
 import json
-from pathlib import Path
 
 from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY, EncoderEntry
 from d2vpr_hf.model_info.known_models import find_known
 from d2vpr_hf.model_info.model_facts import ModelFacts
-from d2vpr_hf.pretrained.model_files import CONFIG_NAME, OWN_TYPES
+from d2vpr_hf.pretrained.model_files import CONFIG_NAME, OWN_TITLES, fetch_file
 from d2vpr_hf.pretrained.stated_facts import CARD_NAME, stated_facts
 
 _EXPORT_FILE = "export.json"
-_OWN_TITLES = dict(zip(OWN_TYPES, ("D²-VPR", "CricaVPR"), strict=True))
 
 
 def find_facts(name: str | None, revision: str | None = None) -> ModelFacts | None:
@@ -44,28 +42,15 @@ def find_facts(name: str | None, revision: str | None = None) -> ModelFacts | No
 
 
 def _read_facts(name: str, revision: str | None) -> ModelFacts | None:
-    if (path := _locate(name, CARD_FILE, revision)) is not None:
+    if (path := fetch_file(name, CARD_FILE, revision, download=False)) is not None:
         return read_card(path.parent).facts
-    if (path := _locate(name, _EXPORT_FILE, revision)) is not None:
+    if (path := fetch_file(name, _EXPORT_FILE, revision, download=False)) is not None:
         entry = json.loads(path.read_text(encoding="utf-8")).get(ENCODER_KEY)
         return None if entry is None else EncoderEntry.from_dict(entry).facts
-    if (path := _locate(name, CONFIG_NAME, revision)) is None:
+    if (path := fetch_file(name, CONFIG_NAME, revision, download=False)) is None:
         return None
     model_type = str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
-    card = _locate(name, CARD_NAME, revision)
+    card = fetch_file(name, CARD_NAME, revision, download=False)
     stated = stated_facts("" if card is None else card.read_text(encoding="utf-8", errors="replace"))
-    title = _OWN_TITLES.get(model_type, f"a model of type {model_type}")
+    title = OWN_TITLES.get(model_type, f"a model of type {model_type}")
     return ModelFacts(title, stated.license, stated.training_data)
-
-
-def _locate(name: str, file: str, revision: str | None) -> Path | None:
-    """Return the path of a file of a model in a folder or in the Hub's cache; `None` if it is not on this machine."""
-    if Path(name).is_absolute() or Path(name).is_dir():
-        return path if (path := Path(name) / file).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    try:
-        cached = try_to_load_from_cache(name, file, revision=revision)
-    except ValueError:  # not the form of a Hub id
-        return None
-    return Path(cached) if isinstance(cached, str) else None

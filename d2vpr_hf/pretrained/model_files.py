@@ -11,7 +11,7 @@ from d2vpr_hf.utils.hub_ids import is_hub_id
 CONFIG_NAME = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 EMPTY_NAME = "The model's name is empty. Give a folder, a Hub id, or `embedded` for the model in this package."
-OWN_TYPES = ("d2vpr", "cricavpr")  # `model_type` of the models of this package
+OWN_TITLES = {"d2vpr": "D²-VPR", "cricavpr": "CricaVPR"}  # of the models of this package, by `model_type`
 
 
 def stored_config(name: str | Path | None, revision: str | None = None) -> dict[str, Any]:
@@ -26,10 +26,11 @@ def stored_config(name: str | Path | None, revision: str | None = None) -> dict[
     return values if isinstance(values, dict) else {}
 
 
-def fetch_file(name: str | Path, file: str, revision: str | None = None) -> Path | None:
+def fetch_file(name: str | Path, file: str, revision: str | None = None, *, download: bool = True) -> Path | None:
     """Return a file of a model in a folder, or of one on the Hub; `None` if it has no such file, or cannot be reached.
 
-    The cache also records files that a commit does not have, so that the Hub is asked once for each commit.
+    The cache also records files that a commit does not have, so that the Hub is asked once for each commit. Without `download`
+    the Hub is not asked, and a file that is not in the cache is `None`.
     """
     if Path(name).is_dir():
         path = Path(name) / file
@@ -38,8 +39,9 @@ def fetch_file(name: str | Path, file: str, revision: str | None = None) -> Path
         return None
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(name, file, revision=revision) if _COMMIT.fullmatch(revision or "") else None
-    if cached is None:
+    is_commit = _COMMIT.fullmatch(revision or "") is not None
+    cached = try_to_load_from_cache(name, file, revision=revision) if is_commit or not download else None
+    if cached is None and download:
         try:
             cached = hf_hub_download(name, file, revision=revision)
         except (OSError, ValueError):  # also the errors of the Hub's client
@@ -49,4 +51,4 @@ def fetch_file(name: str | Path, file: str, revision: str | None = None) -> Path
 
 def is_vision_config(values: dict[str, Any]) -> bool:
     """Return whether the contents of a `config.json` are those of a model that is not of this package."""
-    return bool(values) and values.get("model_type") not in OWN_TYPES
+    return bool(values) and str(values.get("model_type")) not in OWN_TITLES

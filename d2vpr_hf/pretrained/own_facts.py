@@ -10,9 +10,10 @@ from d2vpr_hf.model_info.known_models import EMBEDDED
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.pretrained.model_files import OWN_TITLES
 from d2vpr_hf.pretrained.stated_facts import StatedFacts, find_card, stated_facts
 
-_TITLES = {D2VPRConfig.model_type: ("D²-VPR", "2511.12528"), CricaVPRConfig.model_type: ("CricaVPR", "2402.19231")}
+_PAPERS = {D2VPRConfig.model_type: "2511.12528", CricaVPRConfig.model_type: "2402.19231"}  # on arXiv
 
 
 def facts_of(model: VPRPreTrainedModel, name: str | None = None, stated: StatedFacts | None = None) -> ModelFacts:
@@ -27,7 +28,7 @@ def facts_of(model: VPRPreTrainedModel, name: str | None = None, stated: StatedF
     untrained_parts = tuple(model.config.untrained_parts)
     if name in (EMBEDDED_NAME, str(EMBEDDED_MODEL)):
         return replace(EMBEDDED.facts, num_parameters=num_parameters, untrained_parts=untrained_parts)
-    title, arxiv = _TITLES[model.config.model_type]
+    title, arxiv = OWN_TITLES[model.config.model_type], _PAPERS[model.config.model_type]
     stated = stated_facts(find_card(name) or "") if stated is None else stated
     return ModelFacts(title, stated.license, stated.training_data, arxiv, num_parameters, untrained_parts)
 
@@ -40,7 +41,7 @@ def describe_encoder(config: VPRConfig, processor: D2VPRImageProcessor, facts: M
         processor: The image processor for the steps that the graph does not contain.
         facts: The facts about the model; `None` for those in its configuration.
     """
-    title, arxiv = _TITLES[config.model_type]
+    title, arxiv = OWN_TITLES[config.model_type], _PAPERS[config.model_type]
     return EncoderEntry(
         config.descriptor_dim,
         config.projection_dim,

@@ -17,10 +17,10 @@ from d2vpr_hf.readers.registry import read_places
 from d2vpr_hf.readers.remarks import Remark, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.utils.optional_imports import import_extra
+from d2vpr_hf.utils.unit_length import are_wrong
 
 SUFFIXES = (".npy", ".safetensors", ".h5", ".hdf5")
 HLOC_NAME = "global_descriptor"  # of a photo's descriptor in the files of Hierarchical-Localization (hloc)
-UNIT_TOLERANCE = 0.01  # half-precision numbers round a descriptor's length by less
 
 _BLOCK_BYTES = 64 << 20  # of rows that are checked at once
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # as safetensors and as numpy name them
@@ -159,8 +159,7 @@ def check_values(
             row = start + int(np.flatnonzero(lengths == 0)[0])
             raise ValueError(f"{file.path}: descriptor {row} (from 0) is zero, and has no direction. Compute it again.")
         shortest, longest = min(shortest, float(lengths.min())), max(longest, float(lengths.max()))
-        differences = lengths - 1 if is_projected else np.abs(lengths - 1)
-        count += int((differences > UNIT_TOLERANCE).sum())
+        count += int(are_wrong(lengths, is_projected=is_projected).sum())
         if out is not None:
             out[start : start + block] = rows / lengths[:, None]
     if out is not None:

@@ -162,17 +162,7 @@ def test_without_a_connection_a_model_of_the_cache_opens_after_one_try(hub, file
     hub.put(SMALL, files[SMALL])
     for file in files[SMALL]:
         huggingface_hub.hf_hub_download(SMALL, file)
-    tries = []
-
-    def fail(url, **options):
-        tries.append(url)
-        raise OSError("no route to host")
-
-    def refuse(*arguments, **options):
-        raise AssertionError(f"asked for {arguments}")
-
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
-    monkeypatch.setattr(huggingface_hub.file_download, "_get_metadata_or_catch_error", with_offline_only(refuse))
+    tries = cut_connection(monkeypatch)
     assert PlaceEncoder(name).model_name == SMALL
     assert len(tries) == (2 if name == "auto" else 1)  # `auto` asks for a better model first
     assert "The Hub cannot be reached" in caplog.text and not huggingface_hub.constants.HF_HUB_OFFLINE
@@ -181,17 +171,7 @@ def test_without_a_connection_a_model_of_the_cache_opens_after_one_try(hub, file
 @pytest.mark.parametrize("revision", [None, "v1"])
 def test_without_a_connection_a_model_that_is_not_in_the_cache_is_an_error_after_one_try(hub, revision, monkeypatch):
     """It took a minute and a half, and ended in a traceback of the Hub's client."""
-    tries = []
-
-    def fail(url, **options):
-        tries.append(url)
-        raise OSError("no route to host")
-
-    def refuse(*arguments, **options):
-        raise AssertionError(f"asked for {arguments}")
-
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
-    monkeypatch.setattr(huggingface_hub.file_download, "_get_metadata_or_catch_error", with_offline_only(refuse))
+    tries = cut_connection(monkeypatch)
     with pytest.raises(FileNotFoundError, match=r"the Hub cannot be reached .* `hf download user/none`"):
         PlaceEncoder("user/none", revision=revision)
     assert len(tries) == 1 and not huggingface_hub.constants.HF_HUB_OFFLINE
@@ -201,6 +181,22 @@ def test_without_a_connection_a_model_that_is_not_in_the_cache_is_an_error_after
 def test_a_name_that_is_no_model_is_an_error_with_the_next_step(name, words):
     with pytest.raises((FileNotFoundError, ValueError), match=words):
         PlaceEncoder(name)
+
+
+def cut_connection(monkeypatch):
+    """Let the Hub be unreachable; return the list of addresses that are tried, which grows."""
+    tries = []
+
+    def fail(url, **options):
+        tries.append(url)
+        raise OSError("no route to host")
+
+    def refuse(*arguments, **options):
+        raise AssertionError(f"asked for {arguments}")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(huggingface_hub.file_download, "_get_metadata_or_catch_error", with_offline_only(refuse))
+    return tries
 
 
 def with_offline_only(refuse):

@@ -172,8 +172,9 @@ def test_lengths_are_said_and_changed_only_if_asked(tmp_path: Path, monkeypatch:
 
 
 def test_half_precision_is_of_unit_length(tmp_path: Path) -> None:
-    np.save(tmp_path / "d.npy", unit_rows(3, 8448).astype(np.float16))
-    read_placed_descriptors(tmp_path / "d.npy", write_table(tmp_path))
+    rows = unit_rows(3, 8448).astype(np.float16)
+    np.save(tmp_path / "d.npy", rows)
+    assert np.array_equal(read_placed_descriptors(tmp_path / "d.npy", write_table(tmp_path))[1], rows)
 
 
 def test_hloc_files_are_matched_by_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
