@@ -1,5 +1,6 @@
 """Times and headings of all readers: an instant is the same from any source, and unknown times are counted."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -8,7 +9,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from d2vpr_hf.places import Place
@@ -39,6 +40,7 @@ def kinds(remarks):
 @given(INSTANTS)
 def test_an_instant_is_the_same_from_a_name_a_table_and_a_data_set(tmp_path_factory, instant):
     seconds = (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    assume(not re.fullmatch("(19|20|21)[0-9]{4}([0-9]{2})?", str(seconds)))  # in 1970 these are read as dates, see to_seconds
     texts = [instant.strftime(form) for form in FORMS]
     folder = Path("photos")
     names = [place_from_name(folder / at_name(text), folder).timestamp for text in (texts[0], texts[4])]
