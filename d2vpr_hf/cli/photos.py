@@ -88,6 +88,13 @@ class CityOptions:
         int, typer.Option(min=1, help="Queries of each place; with --layout gsv-cities, photos of each view.")
     ] = 5
     image_size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 224
+    wild: Annotated[
+        float, typer.Option(min=0, max=1, metavar="SHARE", help="Share of the places whose photos have a random look.")
+    ] = 0.0
+    textures: Annotated[
+        Path | None,
+        typer.Option(parser=parse_path, metavar="DIR", help="Photos that cover walls and ground of the places of --wild."),
+    ] = None
     label_cells: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="With --layout gsv-cities: also write labels for N x N cells of each photo."),
@@ -110,9 +117,13 @@ def simulate(
 
     Their positions are exact.
     """
+    from d2vpr_hf.gridtown import Wildness
     from d2vpr_hf.gridtown import simulate as render_city
 
-    conditions = None if city.conditions is None else [name.strip() for name in city.conditions.split(",")]
+    options = dict(vars(city))
+    options["wildness"] = Wildness(options.pop("wild"), options.pop("textures"))
+    if city.conditions is not None:
+        options["conditions"] = [name.strip() for name in city.conditions.split(",")]
     with progress_bar("Rendering", None) as progress:
-        count = render_city(out, num_places, seed, progress=progress, **vars(city) | {"conditions": conditions})
+        count = render_city(out, num_places, seed, progress=progress, **options)
     typer.echo(f"Wrote {count} photos of {num_places} places to {out}.")

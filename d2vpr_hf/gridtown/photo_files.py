@@ -34,13 +34,13 @@ def position(city: City, photo: Photo) -> CameraPosition:
 
 
 def at_name(city: City, photo: Photo) -> str:
-    """Return the file name of a photo by the `@` convention, with its weather as the note."""
+    """Return the file name of a photo by the `@` convention, with its condition as the note."""
     east, north, latitude, longitude = position(city, photo)
     number, letter = UTM_ZONE
     pano = f"{city.seed}-{photo.place}-{photo.heading}-{photo.visit}"
     heading = f"{round(float(city.heading(photo.camera.yaw)), 2) % 360:.2f}"
     parts = [f"{east:.2f}", f"{north:.2f}", number, letter, f"{latitude:.6f}", f"{longitude:.6f}", pano, "", heading]
-    return "@".join(["", *map(str, parts), "", "", f"{photo.camera.height:.2f}", "", photo.conditions.weather, ".jpg"])
+    return "@".join(["", *map(str, parts), "", "", f"{photo.camera.height:.2f}", "", photo.condition, ".jpg"])
 
 
 def gsv_row(city: City, photo: Photo) -> dict[str, Any]:

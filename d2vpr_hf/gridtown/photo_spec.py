@@ -123,6 +123,11 @@ class Photo:
     conditions: Conditions
     traffic: float
 
+    @property
+    def condition(self) -> str:
+        """The photo's condition in file names and tables: its weather."""
+        return self.conditions.weather
+
 
 def parse_weathers(names: Sequence[str]) -> tuple[Weather, ...]:
     """Return the weathers with these names, in the order of `WEATHERS`.

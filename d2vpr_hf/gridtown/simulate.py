@@ -14,10 +14,12 @@ import torch
 from d2vpr_hf.gridtown.city import City
 from d2vpr_hf.gridtown.city_layout import make_city
 from d2vpr_hf.gridtown.labels import Labels, label_photos, write_labels
+from d2vpr_hf.gridtown.painting.photo_textures import Textures, cut_textures
 from d2vpr_hf.gridtown.photo_files import at_name, city_name, encode_jpeg, gsv_name, gsv_row
 from d2vpr_hf.gridtown.photo_spec import NUM_HEADINGS, Photo, draw_photo, parse_weathers
 from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName
 from d2vpr_hf.gridtown.town import make_town
+from d2vpr_hf.gridtown.wildness import Wildness, make_wild
 from d2vpr_hf.utils.atomic_files import check_free, scratch_folder
 from d2vpr_hf.utils.interrupts import blocked_signals
 
@@ -44,6 +46,11 @@ class _CityJob:
     photos_per_place: int
     size: tuple[int, int]
     label_cells: int | None
+    wildness: Wildness
+
+    def draw(self, city: City, place: int, heading: int, visit: int) -> Photo:
+        """Draw the specification of a photo of the city."""
+        return make_wild(city, draw_photo(city, place, heading, visit, self.tier.variation(visit)), self.wildness)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ def simulate(
     photos_per_place: int = 5,
     image_size: int = 224,
     label_cells: int | None = None,
+    wildness: Wildness | None = None,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> int:
@@ -85,6 +93,8 @@ def simulate(
         image_size: Height and width in pixels.
         label_cells: With `"gsv-cities"`: also write `Labels/<City>.safetensors`, which labels the cells of every photo, divided
             into `label_cells` rows and columns. See [`Labels`].
+        wildness: Share of places whose photos are wild, and the folder of their textures; `None` for no wild place. The
+            condition of a wild photo begins with `wild-`: the note of its `@` name, or the column `condition` of the table.
         workers: Number of processes; the files do not depend on it. With more than one, a script must call this function under
             `if __name__ == "__main__":`, because Python's multiprocessing requires it.
         progress: Called repeatedly with the number of photos that were just written.
@@ -94,7 +104,8 @@ def simulate(
 
     Raises:
         FileExistsError: If `out` exists and is not an empty folder.
-        ValueError: If a number is out of its range, or a layout, tier or condition is unknown.
+        ValueError: If a number is out of its range, a layout, tier or condition is unknown, or no texture can be cut.
+        FileNotFoundError, NotADirectoryError: If there is no folder of textures, or no photo in it.
     """
     out = Path(out).resolve()
     layout = Layout(layout)
@@ -110,7 +121,7 @@ def simulate(
         )
     size = (image_size, image_size)
     jobs = [
-        _CityJob(city_seed, num_places, layout, used_tier, photos_per_place, size, label_cells)
+        _CityJob(city_seed, num_places, layout, used_tier, photos_per_place, size, label_cells, wildness or Wildness())
         for city_seed in range(seed, seed + num_cities)
     ]
     with scratch_folder(out) as folder:
@@ -125,14 +136,15 @@ def _write_city(job: _CityJob, folder: Path, workers: int, progress: Progress | 
     """Write a city's photos, table and labels, and return the number of photos."""
     city = make_city(job.seed, job.num_places, job.tier.copy_share)
     list_files = {Layout.AT_NAMES: _at_name_files, Layout.GSV_CITIES: _gsv_files}[job.layout]
-    files = list(list_files(city, job.tier, job.photos_per_place))
+    files = list(list_files(city, job))
     for parent in {(folder / file.path).parent for file in files}:
         parent.mkdir(parents=True, exist_ok=True)
     if job.layout == Layout.GSV_CITIES:
-        _write_dataframe(folder, city, files)
+        _write_dataframe(folder, city, files, has_conditions=job.wildness.share > 0)
+    textures = None if job.wildness.textures is None else cut_textures(job.wildness.textures, job.seed)
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     labels = []
-    for chunk, labels_of_chunk in zip(chunks, _write_photos(job, folder, chunks, workers), strict=True):
+    for chunk, labels_of_chunk in zip(chunks, _write_photos(job, folder, textures, chunks, workers), strict=True):
         labels += labels_of_chunk
         if progress is not None:
             progress(len(chunk))
@@ -141,22 +153,22 @@ def _write_city(job: _CityJob, folder: Path, workers: int, progress: Progress | 
     return len(files)
 
 
-def _at_name_files(city: City, tier: Tier, photos_per_place: int) -> Iterator[_PhotoFile]:
+def _at_name_files(city: City, job: _CityJob) -> Iterator[_PhotoFile]:
     """Yield four database photos of each place, one of each view, and its queries, with views in turn."""
     for place in range(len(city.places)):
         for heading in range(NUM_HEADINGS):
-            photo = draw_photo(city, place, heading, 0, tier.variation(0))
+            photo = job.draw(city, place, heading, 0)
             yield _PhotoFile(photo, f"images/test/database/{at_name(city, photo)}")
-        for visit in range(1, photos_per_place + 1):
-            photo = draw_photo(city, place, (place + visit) % NUM_HEADINGS, visit, tier.variation(visit))
+        for visit in range(1, job.photos_per_place + 1):
+            photo = job.draw(city, place, (place + visit) % NUM_HEADINGS, visit)
             yield _PhotoFile(photo, f"images/test/queries/{at_name(city, photo)}")
 
 
-def _gsv_files(city: City, tier: Tier, photos_per_place: int) -> Iterator[_PhotoFile]:
+def _gsv_files(city: City, job: _CityJob) -> Iterator[_PhotoFile]:
     """Yield the photos of all views for training, view by view."""
     for place, heading in training_views(len(city.places)):
-        for visit in range(1, photos_per_place + 1):
-            photo = draw_photo(city, place, heading, visit, tier.variation(visit))
+        for visit in range(1, job.photos_per_place + 1):
+            photo = job.draw(city, place, heading, visit)
             yield _PhotoFile(photo, f"Images/{city_name(city)}/{gsv_name(city, photo)}")
 
 
@@ -170,9 +182,9 @@ def training_views(num_places: int) -> Iterator[tuple[int, int]]:
             yield place, heading
 
 
-def _write_dataframe(folder: Path, city: City, files: list[_PhotoFile]) -> None:
-    """Write a city's table in the format of GSV-Cities."""
-    rows = [gsv_row(city, file.photo) for file in files]
+def _write_dataframe(folder: Path, city: City, files: list[_PhotoFile], has_conditions: bool) -> None:
+    """Write a city's table in the format of GSV-Cities, with the column `condition` if `has_conditions`."""
+    rows = [gsv_row(city, file.photo) | ({"condition": file.photo.condition} if has_conditions else {}) for file in files]
     path = folder / "Dataframes" / f"{city_name(city)}.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as table:
@@ -181,13 +193,15 @@ def _write_dataframe(folder: Path, city: City, files: list[_PhotoFile]) -> None:
         writer.writerows(rows)
 
 
-def _write_photos(job: _CityJob, folder: Path, chunks: list[list[_PhotoFile]], workers: int) -> Iterator[list[Labels]]:
+def _write_photos(
+    job: _CityJob, folder: Path, textures: Textures | None, chunks: list[list[_PhotoFile]], workers: int
+) -> Iterator[list[Labels]]:
     """Render and write photos, and yield the labels of each chunk, which are empty if the job has no `label_cells`."""
     if workers == 1:
-        photographer = _Photographer(job, folder)
+        photographer = _Photographer(job, folder, textures)
         yield from map(photographer.write, chunks)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (job, folder)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (job, folder, textures)) as pool:
         with blocked_signals():  # a terminal signals workers too, which would print tracebacks while they start
             labels = pool.map(_write_chunk, chunks)
         yield from labels
@@ -196,8 +210,8 @@ def _write_photos(job: _CityJob, folder: Path, chunks: list[list[_PhotoFile]], w
 class _Photographer:
     """Renderer of a city's photos into a folder."""
 
-    def __init__(self, job: _CityJob, folder: Path) -> None:
-        self.town = make_town(job.seed, job.num_places, job.tier.copy_share)
+    def __init__(self, job: _CityJob, folder: Path, textures: Textures | None) -> None:
+        self.town = make_town(job.seed, job.num_places, job.tier.copy_share, textures)
         self.job, self.folder = job, folder
 
     def write(self, files: list[_PhotoFile]) -> list[Labels]:
@@ -214,12 +228,12 @@ class _Photographer:
 _photographer: _Photographer  # exists in worker processes only
 
 
-def _start_worker(job: _CityJob, folder: Path) -> None:
+def _start_worker(job: _CityJob, folder: Path, textures: Textures | None) -> None:
     """Make the town in a worker process, which uses one thread and leaves the handling of interrupts to its parent."""
     global _photographer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _photographer = _Photographer(job, folder)
+    _photographer = _Photographer(job, folder, textures)
 
 
 def _write_chunk(files: list[_PhotoFile]) -> list[Labels]:

@@ -1,11 +1,12 @@
 """All pictures of a city as atlases: facades, shop signs, sprites and ground."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
@@ -59,7 +60,7 @@ class Ground(IntEnum):
 
 
 GROUND_TILE = 8.0  # metres; width of a ground picture
-_GROUND_SIZE = 128  # texels
+GROUND_SIZE = 128  # texels
 _PAINTERS: dict[Group, tuple[Callable[[Generator], Picture], int]] = {  # with the number of pictures
     Group.TREE_SUMMER: (partial(draw_tree, season=Season.SUMMER), 12),
     Group.TREE_AUTUMN: (partial(draw_tree, season=Season.AUTUMN), 12),
@@ -82,17 +83,26 @@ class Paintbox:
         facades: Cell `c` of style `s` is picture `s * len(Cell) + c`; the fourth channel is 1 on glass.
         signs: One picture for each sign.
         sprites: The groups in the order of [`Group`]; colours are multiplied by the fourth channel, opacity.
-        ground: One picture for each [`Ground`], `GROUND_TILE` metres wide.
+        ground: One picture for each [`Ground`], `GROUND_TILE` metres wide, then `num_textures` pictures cut from photos.
+        num_textures: Number of textures for wild photos; 0 if these show drawn walls and ground.
     """
 
     facades: Atlas
     signs: Atlas
     sprites: Atlas
     ground: Atlas
+    num_textures: int = 0
 
     def to(self, device: str) -> "Paintbox":
         """Move the pictures to a device."""
-        return Paintbox(self.facades.to(device), self.signs.to(device), self.sprites.to(device), self.ground.to(device))
+        atlases = (self.facades.to(device), self.signs.to(device), self.sprites.to(device), self.ground.to(device))
+        return Paintbox(*atlases, self.num_textures)
+
+    def with_textures(self, textures: NDArray[np.uint8]) -> "Paintbox":
+        """Return a paintbox with textures for wild photos, (N, GROUND_SIZE, GROUND_SIZE, 3) screen colours."""
+        added = make_atlas([np.pad(texture / 255, ((0, 0), (0, 0), (0, 1))).astype(np.float32) for texture in textures])
+        ground = replace(self.ground, texels=torch.cat((self.ground.texels, added.texels)))
+        return replace(self, ground=ground, num_textures=len(textures))
 
 
 def make_paintbox(seed: int) -> Paintbox:
@@ -117,18 +127,18 @@ def _draw_ground(kind: Ground, rng: Generator) -> Picture:
         Ground.GRAVEL: ((0.42, 0.39, 0.34), 0.2, 0.2),
         Ground.CLOUD: ((0.5, 0.5, 0.5), 0.0, 1.6),
     }[kind]
-    shade = 1 + grain * rng.uniform(-1, 1, (_GROUND_SIZE, _GROUND_SIZE)) + patches * _soft_noise(rng)
+    shade = 1 + grain * rng.uniform(-1, 1, (GROUND_SIZE, GROUND_SIZE)) + patches * _soft_noise(rng)
     if kind == Ground.PAVING:
-        row, column = np.mgrid[:_GROUND_SIZE, :_GROUND_SIZE] % 16
+        row, column = np.mgrid[:GROUND_SIZE, :GROUND_SIZE] % 16
         shade = shade * np.where((row == 0) | (column == 0), 0.75, 1.0)
-    picture = np.ones((_GROUND_SIZE, _GROUND_SIZE, 4), np.float32)
+    picture = np.ones((GROUND_SIZE, GROUND_SIZE, 4), np.float32)
     picture[..., :3] = np.clip(np.asarray(base) * shade[..., None], 0, 1)
     return picture
 
 
 def _soft_noise(rng: Generator) -> NDArray[np.float64]:
     """Draw smooth, periodic noise with mean 0: the mean of 14 waves of random length and direction."""
-    row, column = 2 * np.pi * np.mgrid[:_GROUND_SIZE, :_GROUND_SIZE] / _GROUND_SIZE
+    row, column = 2 * np.pi * np.mgrid[:GROUND_SIZE, :GROUND_SIZE] / GROUND_SIZE
     waves = [np.sin(rng.integers(-5, 6) * row + rng.integers(-5, 6) * column + rng.uniform(0, 2 * np.pi)) for _ in range(14)]
     return np.sum(waves, axis=0) / 14
 

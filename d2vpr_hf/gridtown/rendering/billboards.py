@@ -2,7 +2,7 @@
 
 import torch
 
-from d2vpr_hf.gridtown.painting.textures import Paintbox
+from d2vpr_hf.gridtown.painting.textures import Group, Paintbox, group_start
 from d2vpr_hf.gridtown.rendering.scene import Scene
 from d2vpr_hf.gridtown.rendering.view import View
 from d2vpr_hf.gridtown.rendering.walls import FAR, per_pixel
@@ -32,6 +32,9 @@ def draw_billboards(
     )  # (3, B, 1, 1) light that falls on a billboard
     for layer in _layers(scene, view):
         texels = _read(layer, view, paintbox)
+        if scene.wild is not None:
+            is_tree = (layer["picture"] < group_start(Group.LAMP)).unsqueeze(1)
+            texels[:3] *= torch.where(is_tree, per_pixel(scene.wild["foliage"]), 1.0)
         opacity = texels[3] * (layer["depth"].unsqueeze(1) < depth)
         light = light * (1 - opacity) + texels[:3] * received * (opacity > 0)
         depth = torch.lerp(depth, layer["depth"].unsqueeze(1).expand_as(depth), (opacity > 0.5).float())

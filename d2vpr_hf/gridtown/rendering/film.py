@@ -9,6 +9,7 @@ from d2vpr_hf.gridtown.rendering.walls import per_pixel
 
 _FLAKES = ((5, 0.9), (9, 1.4), (17, 2.4))  # pixels between flakes at 224 pixels, and their radius
 _GAMMA = 1 / 2.2
+_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def develop(scene: Scene, view: View, light: torch.Tensor, depth: torch.Tensor, is_sky: torch.Tensor) -> torch.Tensor:
@@ -28,9 +29,13 @@ def develop(scene: Scene, view: View, light: torch.Tensor, depth: torch.Tensor, 
     light = _with_fog(scene, light, depth, is_sky)
     light = _with_falling_weather(scene, view, light)
     vignette = 1 / (1 + 0.16 * (view.slope**2 + view.column.unsqueeze(1) ** 2)) ** 2  # (B, H, W) the lens darkens corners
+    if scene.wild is not None:
+        vignette = vignette * _lens(scene.wild, view)
     light = light * per_pixel(conditions["exposure"][:, None] * conditions["white_balance"]) * vignette
     bright = (light / (light + 0.18) * 1.18).clamp(0, 1) ** _GAMMA  # compresses highlights before it clips, as cameras do
     bright = bright + _noise(scene, bright) * conditions["noise"][:, None, None]
+    if scene.wild is not None:
+        bright = _graded(scene.wild, scene.key, bright)
     return (bright.clamp(0, 1) * 255).round().transpose(0, 1).contiguous()
 
 
@@ -73,3 +78,26 @@ def _noise(scene: Scene, like: torch.Tensor) -> torch.Tensor:
     first = hash_unit(scene.key[:, None, None], pixel, channel)
     second = hash_unit(scene.key[:, None, None], pixel, channel + 3)
     return (first + second - 1) * 6**0.5
+
+
+def _lens(look: dict[str, torch.Tensor], view: View) -> torch.Tensor:
+    """Return the factor (B, H, W) by which a wild photo's lens darkens what is far from its centre."""
+    right, down = (look["lens_centre"][:, axis, None, None] for axis in (0, 1))
+    squared = (view.slope - view.slope.mean(dim=1, keepdim=True) - down) ** 2 + (view.column.unsqueeze(1) - right) ** 2
+    return 1 / (1 + look["vignette"][:, None, None] * squared) ** 2
+
+
+def _graded(look: dict[str, torch.Tensor], key: torch.Tensor, bright: torch.Tensor) -> torch.Tensor:
+    """Return the brightness (3, B, H, W) of wild photos after a change of colourfulness, the tone curves and grain."""
+    grey = (bright * torch.tensor(_GREY, device=bright.device).view(3, 1, 1, 1)).sum(dim=0)
+    bright = torch.lerp(grey, bright, look["saturation"][:, None, None])
+    curves = look["tone"].transpose(0, 1)  # (B, 3, L) -> (3, B, L)
+    row = (bright.clamp(0, 1) * (curves.shape[2] - 1)).round().long()
+    return curves.gather(2, row.flatten(2)).view_as(bright) + _grain(look, key, bright.shape[2], bright.shape[3])
+
+
+def _grain(look: dict[str, torch.Tensor], key: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Return grey grain (B, H, W), uniform from minus to plus its amplitude."""
+    size = (look["grain_size"] * (width / 224)).clamp(min=1)[:, None, None]
+    row, column = ((torch.arange(length, device=key.device) / size).long() for length in (height, width))
+    return look["grain"][:, None, None] * (2 * hash_unit(key[:, None, None], row.transpose(1, 2), column, 7) - 1)

@@ -6,11 +6,12 @@ from d2vpr_hf.gridtown.city import SIDEWALK
 from d2vpr_hf.gridtown.painting.textures import GROUND_TILE, Ground, Paintbox
 from d2vpr_hf.gridtown.rendering.scene import Scene
 from d2vpr_hf.gridtown.rendering.view import View
-from d2vpr_hf.gridtown.rendering.walls import per_pixel
+from d2vpr_hf.gridtown.rendering.walls import mirrored, per_pixel
 
 _KERB = 0.16  # metres
 _LINE = 0.07  # metres; half the width of the middle line
 _DASH = 6.0  # metres between the beginnings of two dashes of the middle line
+_TEXTURED = 0.7  # share of the materials of a street that a texture replaces in wild photos
 _ZEBRA = (1.2, 4.0)  # metres between the crossing street's kerb and the zebra's beginning and end
 
 
@@ -22,11 +23,37 @@ def ground_light(scene: Scene, view: View, paintbox: Paintbox) -> tuple[torch.Te
     blur = depth / view.focal[:, None, None]  # width of a pixel in metres, sideways
     blur_ahead = (blur * depth / view.height[:, None, None]).expand_as(x)
     surface, paint = _surface(scene, x, y, blur.expand_as(x), blur_ahead)
-    tile = [(part + scene.camera[name][:, None, None] % GROUND_TILE) / GROUND_TILE for part, name in ((x, "x"), (y, "y"))]
     step = (blur * blur_ahead).sqrt() / GROUND_TILE
-    albedo = paintbox.ground.read(surface, tile[0] % 1, tile[1] % 1, step, step)[:3]
+    if scene.wild is None:
+        tile = [(part + scene.camera[name][:, None, None] % GROUND_TILE) / GROUND_TILE for part, name in ((x, "x"), (y, "y"))]
+        albedo = paintbox.ground.read(surface, tile[0] % 1, tile[1] % 1, step, step)[:3]
+    else:
+        albedo = _wild_albedo(scene, scene.wild, surface, (x, y), step, paintbox)
     albedo = torch.lerp(albedo, torch.full_like(albedo, 0.82), paint)
     return _lit(scene, albedo, depth), depth
+
+
+def _wild_albedo(
+    scene: Scene,
+    look: dict[str, torch.Tensor],
+    surface: torch.Tensor,
+    where: tuple[torch.Tensor, torch.Tensor],
+    step: torch.Tensor,
+    paintbox: Paintbox,
+) -> torch.Tensor:
+    """Read the ground's colours for wild photos: textures of the street in place of most materials, and grass by the season."""
+    is_grass = surface == Ground.GRASS
+    if paintbox.num_textures:
+        chance = look["ground"].gather(1, surface.flatten(1)).view(surface.shape)
+        texture = len(Ground) + (chance / _TEXTURED * paintbox.num_textures).long()
+        surface = torch.where(chance < _TEXTURED, texture, surface)
+    tile = [  # textures are repeated in mirror images, after two tiles
+        (part + scene.camera[name][:, None, None] % (2 * GROUND_TILE)) / GROUND_TILE
+        for part, name in zip(where, "xy", strict=True)
+    ]
+    across, down = (torch.where(surface < len(Ground), part % 1, mirrored(part)) for part in tile)
+    albedo = paintbox.ground.read(surface, across, down, step, step)[:3]
+    return torch.where(is_grass, albedo * per_pixel(look["foliage"]), albedo)
 
 
 def _surface(
@@ -109,7 +136,8 @@ def _lit(scene: Scene, albedo: torch.Tensor, depth: torch.Tensor) -> torch.Tenso
     light = scene.conditions
     albedo = albedo * (1 - 0.45 * light["rain"][:, None, None])
     white = torch.full_like(albedo, 0.86)
-    albedo = torch.lerp(albedo, white, (0.85 * light["snow"]).clamp(max=1)[:, None, None])
+    snow = light["snow"] if scene.wild is None else torch.maximum(light["snow"], scene.wild["snow_cover"])
+    albedo = torch.lerp(albedo, white, (0.85 * snow).clamp(max=1)[:, None, None])
     near = (1 - depth / 24.0).clamp(0, 1)
     received = (
         per_pixel(light["sunlight"] * light["sun"][:, 2:].clamp(min=0) * 0.75)

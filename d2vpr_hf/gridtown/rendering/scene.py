@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from d2vpr_hf.gridtown.city import SIDEWALK, City, Fixture
 from d2vpr_hf.gridtown.painting.textures import Group, group_size, group_start
 from d2vpr_hf.gridtown.photo_spec import Photo
+from d2vpr_hf.gridtown.wildness import TONE_KNOTS, WildPhoto
 
 _REACH = 130.0  # metres up to which walls are drawn
 _STANDING_REACH = 75.0  # metres up to which street furniture, vehicles and people are drawn
 _NUM_STREETS = 4  # streets of each direction that are drawn on the ground
 _FAR = 1e6
+_TONES = 1024  # steps of a tone curve: finer than the 256 of a photo
 _CAR_SIZES = ((4.0, 4.7), (1.42, 1.6))  # metres, length and height
 _CAR_WIDTH = 1.8
 # pads the tables of photos with fewer walls: no ray meets this wall, and no length is 0, by which the renderer would divide
@@ -36,6 +38,7 @@ class Scene:
         open_blocks: (B, Q, 5) low x, low y, high x, high y, relative to the camera; 1 for a park or 0 for a square.
         standing: Columns (B, S) of street furniture, vehicles and people: x, y, width, height, picture.
         key: (B,) the photos' keys.
+        wild: Columns (B, ...): the fields of [`Look`], with tone curves of `_TONES` steps; `None` if the photos are not wild.
     """
 
     camera: dict[str, torch.Tensor]
@@ -45,10 +48,15 @@ class Scene:
     open_blocks: torch.Tensor
     standing: dict[str, torch.Tensor]
     key: torch.Tensor
+    wild: dict[str, torch.Tensor] | None
 
 
 def make_scene(city: City, photos: list[Photo], device: str = "cpu") -> Scene:
-    """Collect the surroundings of photos of a city."""
+    """Collect the surroundings of photos of a city, which are all wild or all not wild.
+
+    Raises:
+        ValueError: If only some photos are wild.
+    """
     cameras = [vars(photo.camera) | {"pitch": np.tan(photo.camera.pitch)} for photo in photos]
     numbers = [{k: v for k, v in vars(photo.conditions).items() if k not in ("weather", "jpeg_quality")} for photo in photos]
     return Scene(
@@ -59,11 +67,22 @@ def make_scene(city: City, photos: list[Photo], device: str = "cpu") -> Scene:
         open_blocks=_padded([{"box": _near_open_blocks(city, photo)} for photo in photos], device, {"box": _FAR})["box"],
         standing=_padded([_standing(city, photo) for photo in photos], device, {"x": _FAR, "y": _FAR}),
         key=torch.tensor([photo.key for photo in photos], device=device),
+        wild=_looks(photos, device),
     )
 
 
 def _table(rows: list[dict[str, Any]], device: str) -> dict[str, torch.Tensor]:
     return {name: _tensor(np.array([row[name] for row in rows]), device) for name in rows[0]}
+
+
+def _looks(photos: list[Photo], device: str) -> dict[str, torch.Tensor] | None:
+    """Return the looks of wild photos, or `None` if no photo is wild."""
+    looks = [vars(photo.look) for photo in photos if isinstance(photo, WildPhoto)]
+    if len(looks) not in (0, len(photos)):
+        raise ValueError(f"A scene has wild photos or others, got {len(looks)} wild ones of {len(photos)}. Make two scenes.")
+    knots, steps = np.linspace(0, 1, TONE_KNOTS), np.linspace(0, 1, _TONES)
+    rows = [look | {"tone": [np.interp(steps, knots, curve) for curve in look["tone"]]} for look in looks]
+    return _table(rows, device) if rows else None
 
 
 def _padded(tables: list[Rows], device: str, fill: dict[str, float]) -> dict[str, torch.Tensor]:

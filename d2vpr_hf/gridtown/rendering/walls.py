@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from d2vpr_hf.gridtown.hashing import hash_unit
-from d2vpr_hf.gridtown.painting.textures import Cell, Paintbox
+from d2vpr_hf.gridtown.painting.textures import Cell, Ground, Paintbox
 from d2vpr_hf.gridtown.rendering.scene import Scene
 from d2vpr_hf.gridtown.rendering.view import View
 
@@ -15,6 +15,8 @@ _NUM_HITS = 8  # walls behind each other that a column of pixels can show
 _CORNICE = 0.55  # metres below a wall's top
 _SIGN_BAND = (0.85, 0.15)  # metres between the top of the ground floor and the sign's lower and upper edge
 _LAMP_REACH = 28.0  # metres from the camera
+_TEXTURED = 0.85  # share of buildings that a texture covers in wild photos
+_TEXTURE_WIDTHS = (3.0, 14.0)  # metres, smallest and largest
 _LIT = (1.0, 0.78, 0.46)  # light of a lit window
 
 
@@ -105,7 +107,10 @@ def wall_light(scene: Scene, view: View, hits: Hits, paintbox: Paintbox) -> torc
     bay = _Bay.of(look, hits.along, up)
     texels = bay.read(look, paintbox, pixel, pixel / hits.facing)
     glass = texels[3]
-    colour = _with_sign(texels[:3], look, hits, up, pixel, paintbox)
+    colour = texels[:3]
+    if scene.wild is not None and paintbox.num_textures:
+        colour = _with_photo(colour, glass, scene, hits, up, pixel, paintbox)
+    colour = _with_sign(colour, look, hits, up, pixel, paintbox)
     colour = colour * torch.stack([look_up(scene.walls["tint"][..., channel], hits.wall) for channel in range(3)])
     colour = torch.lerp(colour, 0.62 * colour, _band(look["height"] - up, 0.0, _CORNICE, pixel))
     return _lit(scene, look, hits, colour, glass, bay)
@@ -168,6 +173,30 @@ class _Bay:
         top_floor = ((look["height"] - 0.7 - look["ground_height"]) / look["floor_height"]).round().long()
         cell = torch.where(self.floor < 0, ground, window)
         return cell * (look["is_facade"] > 0) * (self.floor < top_floor)
+
+
+def _with_photo(
+    colour: torch.Tensor,
+    glass: torch.Tensor,
+    scene: Scene,
+    hits: Hits,
+    up: torch.Tensor,
+    pixel: torch.Tensor,
+    paintbox: Paintbox,
+) -> torch.Tensor:
+    """Cover the walls' colours with textures cut from photos, which depend on the building only."""
+    chance = [hash_unit(scene.walls["key"], 91, number) for number in range(4)]  # (B, M) each
+    texture = len(Ground) + (chance[0] * paintbox.num_textures).long()
+    metres = look_up(_TEXTURE_WIDTHS[0] * (_TEXTURE_WIDTHS[1] / _TEXTURE_WIDTHS[0]) ** chance[1], hits.wall)
+    opacity = torch.where(chance[2] < _TEXTURED, 0.6 + 0.4 * chance[3], 0.0)
+    across, down = mirrored(hits.along / metres), mirrored(up / metres)
+    texels = paintbox.ground.read(look_up(texture, hits.wall), across, down, pixel / hits.facing / metres, pixel / metres)
+    return torch.lerp(colour, texels[:3], look_up(opacity, hits.wall) * (1 - 0.5 * glass))
+
+
+def mirrored(where: torch.Tensor) -> torch.Tensor:
+    """Fold positions to 0..1, so that a picture without matching borders continues in its mirror image."""
+    return 1 - (where % 2 - 1).abs()
 
 
 def _with_sign(
