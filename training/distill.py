@@ -18,9 +18,11 @@ from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
+from d2vpr_hf.training.distributed import gather_with_gradients
 from d2vpr_hf.training.model_setup import TrainingWrapper, load_or_make
 from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
+from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.options import DistillOptions
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
@@ -35,7 +37,6 @@ def distill(options: DistillOptions) -> Path:
         RunStoppedError: If the process received SIGINT or SIGTERM, after saving a checkpoint.
     """
     accelerator = start_accelerator(options)
-    data = TrainingData(options, accelerator)
     student = load_or_make(options.model, options.seed)
     student.remove_cross_image_encoder()  # the student encodes each photo independently of the batch
     teacher = GroupedTeacher(
@@ -45,22 +46,34 @@ def distill(options: DistillOptions) -> Path:
         options.seed,
         options.teacher_cache,
     )
+    data = TrainingData(options, accelerator, teacher_size=getattr(teacher.teacher, "input_size", None))
     teacher.check_fit(student, data.images_per_forward)
     loss_of = DistillationLoss(
         options.descriptor_weight, options.token_mse_weight, options.token_cosine_weight, options.mse_reduction
     )
+    metric_loss = None
+    if options.metric_weight:
+        data.check_negatives()
+        metric_loss = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
     run = TrainingRun(options, accelerator, student, TrainingWrapper(student), data)
 
-    def held_out_loss(batch: PlaceBatch) -> torch.Tensor:
+    def step_loss(batch: PlaceBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Compute the loss of a batch, or of one of its micro-batches."""
         pixel_values = run.pixel_values(batch)
-        return loss_of(run.network(pixel_values), teacher.targets(pixel_values, step=0))[0]
+        targets = teacher.targets(pixel_values, step)
+        output = run.network(pixel_values)
+        loss, terms = loss_of(output, targets)
+        if metric_loss is None:
+            return loss, terms
+        descriptors = gather_with_gradients(output.pooler_output.float())
+        place_ids = gather_with_gradients(batch.place_ids.to(descriptors.device))
+        metric, numbers = metric_loss(descriptors, place_ids)
+        return loss + options.metric_weight * metric, {**terms, "metric_loss": metric.detach(), **numbers}
 
-    run.begin(held_out_loss)
+    run.begin(held_out_loss=lambda batch: step_loss(batch, step=0)[0])
     for batch in run.batches():
         for micro_batch in run.micro_batches(batch):
-            pixel_values = run.pixel_values(micro_batch)
-            targets = teacher.targets(pixel_values, run.state.step)
-            loss, terms = loss_of(run.network(pixel_values), targets)
+            loss, terms = step_loss(micro_batch, run.state.step)
             run.backward(loss, terms, micro_batches=options.gradient_accumulation_steps)
         run.update(batch)
     return run.finish()

@@ -4,8 +4,8 @@ import difflib
 from argparse import ArgumentDefaultsHelpFormatter
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
@@ -13,10 +13,12 @@ from transformers import HfArgumentParser
 
 from d2vpr_hf.gridtown import TRAIN_SEEDS
 from d2vpr_hf.training.batch_norm import BatchNormPolicy
+from d2vpr_hf.training.option_values import ValidationSet, parse_validation_sets, parse_weights
 
 BatchKind = Literal["published", "city-wise", "mixed"]
 Schedule = Literal["constant", "published", "cosine"]
-BestMetric = Literal["recall@1", "recall@5", "recall@10", "held_out_loss"]
+AugmentationKind = Literal["randaugment", "photometric"]
+BestMetric = Literal["recall@1", "recall@5", "recall@10", "mean_recall@1", "held_out_loss"]
 
 CONFIGS = Path(__file__).parent / "configs"
 _MODEL_OPTIONS = ("model", "teacher")
@@ -51,10 +53,24 @@ class TrainingOptions:
         "over the batch of all processes.",
     )
 
-    photos: str = _option(
+    photos: list[str] | str = _option(
         "",
-        "Photos to train on: a folder in the layout of GSV-Cities, a table with place ids (made by `d2vpr places`), or "
-        "`gridtown`, whose photos are rendered during training. Required.",
+        "Photos of known places to train on: one or more of a folder in the layout of GSV-Cities, a table with place ids (made "
+        "by `d2vpr places`), and `gridtown`, whose photos are rendered during training. Required, unless there are "
+        "`unlabelled` photos or `panoramas`.",
+    )
+    unlabelled: list[str] | None = _option(
+        None, "Folders of photos without labels: each photo is a place, and the photos of the place are random crops of it."
+    )
+    panoramas: list[str] | None = _option(
+        None,
+        "Folders of equirectangular panoramas: each panorama has a few places, its directions, and the photos of a place are "
+        "random views in its direction.",
+    )
+    weights: list[str] | None = _option(
+        None,
+        "Shares of the sources in every batch, as SOURCE=WEIGHT above 0, for example gridtown=3; by default 1 each. Every "
+        "source has at least one place in a batch.",
     )
     cities: list[str] | None = _option(None, "Cities of a GSV-Cities folder to train on; by default all.")
     gridtown_seeds: list[int] = _option([1, 2, 3, 4], "Seeds of the cities of Gridtown, each from 1 to 8000.")
@@ -81,8 +97,31 @@ class TrainingOptions:
         [224, 224], "Height and width of training photos in pixels, multiples of the model's patch size."
     )
     resize: Literal["bilinear", "bicubic"] = _option("bilinear", "Interpolation that resizes photos.")
+    augmentation: AugmentationKind = _option(
+        "randaugment",
+        "Augmentation after resizing. randaugment: operations that change colours or move the photo's contents, as published; "
+        "photometric: strong changes of colours, light and sharpness that move nothing.",
+    )
     augment_operations: int = _option(3, "RandAugment: number of operations for each photo; 0 switches it off.")
-    augment_magnitude: int = _option(9, "RandAugment: strength of the operations, from 0 to 30.")
+    augment_magnitude: int = _option(9, "Strength of the augmentation, from 0 to 30; 0 switches photometric augmentation off.")
+    crop_places: bool = _option(False, "Take random crops of photos of known places too; by default they are whole.")
+    crop_scale: list[float] = _option([0.35, 1.0], "Smallest and largest share of a photo's area that a crop has.")
+    crop_ratio: list[float] = _option(
+        [0.75, 1.33], "Smallest and largest stretch of crops and views: their width to height as a multiple of the photo's."
+    )
+    flip: float = _option(0.5, "Probability that all crops or views of a place are mirrored, from 0 to 1.")
+    crops_per_photo: int = _option(
+        0,
+        "Number of epochs after which crops and views repeat, so that `teacher_cache` can be used again; 0 draws new ones in "
+        "each epoch.",
+    )
+    view_fov: list[float] = _option(
+        [55.0, 90.0], "Smallest and largest horizontal field of view of views into panoramas, in degrees below 150."
+    )
+    view_pitch: list[float] = _option(
+        [-12.0, 12.0], "Lowest and highest direction of these views, in degrees above the horizon."
+    )
+    view_turn: float = _option(15.0, "Largest angle between a view and the direction of its place, in degrees.")
     num_workers: int = _option(
         2, "Number of processes that load photos, for each training process; 0 loads in the training process."
     )
@@ -126,6 +165,11 @@ class TrainingOptions:
         None, "Photos with positions that validation searches in; or `gridtown`, which has queries too."
     )
     validation_queries: str | None = _option(None, "Photos with positions that validation searches for.")
+    validation_sets: list[str] | None = _option(
+        None,
+        "More sets that each validation measures, as NAME=DATABASE,QUERIES, optionally with the largest difference of frames "
+        "or distance of a correct match: NAME=DATABASE,QUERIES,frames:2 or ,metres:10.",
+    )
     validation_places: int = _option(
         100, "Number of places in the validation city, if `validation_database` is `gridtown`; at least 1."
     )
@@ -137,7 +181,8 @@ class TrainingOptions:
     )
     best_metric: BestMetric | None = _option(
         None,
-        "Metric that the best model is chosen by; by default recall@1, or held_out_loss without `validation_database`.",
+        "Metric that the best model is chosen by; by default recall@1; without `validation_database`, mean_recall@1, the mean "
+        "over all sets; without `validation_sets` too, held_out_loss.",
     )
     patience: int | None = _option(
         None,
@@ -155,20 +200,29 @@ class TrainingOptions:
     private: bool = _option(False, "Make the Hub repository private.")
 
     def __post_init__(self) -> None:
+        if isinstance(self.photos, list) and len(self.photos) == 1:
+            self.photos = self.photos[0]  # one source is a plain text, also in the files of a run
         missing = [name for name in self._required if not getattr(self, name)]
         if missing:
             raise ValueError(f"Missing: {', '.join(missing)}. Set them in the YAML file or by flags (--{missing[0]} ...).")
         _check_numbers(self)
+        _check_ranges(self)
         _check_gridtown(self)
+        self._check_sources()
         self._check_validation()
 
     @property
     def _required(self) -> tuple[str, ...]:
-        return ("out", "model", "photos")
+        return ("out", "model") if self.unlabelled or self.panoramas else ("out", "model", "photos")
 
     @property
     def has_unused_parameters(self) -> bool:
         """Whether some parameters may get no gradient from the loss, which distributed training must know."""
+        return False
+
+    @property
+    def has_clean_view(self) -> bool:
+        """Whether batches hold the photos without augmentation too, for a teacher."""
         return False
 
     @property
@@ -178,11 +232,51 @@ class TrainingOptions:
         return height, width
 
     @property
+    def labelled(self) -> list[str]:
+        """Sources of photos of known places: the values of `photos`."""
+        if isinstance(self.photos, list):
+            return self.photos
+        return [self.photos] if self.photos else []
+
+    @property
+    def sources(self) -> list[str]:
+        """All sources of photos: known places, then photos without labels, then panoramas."""
+        return [*self.labelled, *(self.unlabelled or ()), *(self.panoramas or ())]
+
+    @property
+    def source_weights(self) -> list[float]:
+        """Weight of each source of `sources`."""
+        return parse_weights(self.weights or (), self.sources)
+
+    @property
+    def other_sets(self) -> list[ValidationSet]:
+        """The sets of `validation_sets`."""
+        return parse_validation_sets(self.validation_sets or ())
+
+    @property
     def chosen_by(self) -> BestMetric | None:
         """Metric that the best model is chosen by; `None` without validation."""
+        if self.best_metric is not None:
+            return self.best_metric
         if self.validation_database is not None:
-            return self.best_metric or "recall@1"
+            return "recall@1"
+        if self.validation_sets:
+            return "mean_recall@1"
         return "held_out_loss" if self.held_out_places else None
+
+    def _check_sources(self) -> None:
+        paths = [PurePath(source) for source in self.sources]
+        twice = [source for source, path in zip(self.sources, paths, strict=True) if paths.count(path) > 1]
+        if twice:
+            raise ValueError(
+                f"{twice[0]} is given twice among photos, unlabelled and panoramas: its photos would be wrong negatives of "
+                "each other. Give it once, with a larger weight."
+            )
+        if len(self.source_weights) > self.places_per_batch:
+            raise ValueError(
+                f"A batch of {self.places_per_batch} places cannot hold at least one of each of {len(self.sources)} sources. "
+                "Raise places_per_batch, or remove sources."
+            )
 
     def _check_validation(self) -> None:
         if (self.validation_queries is None) != (self.validation_database in (None, "gridtown")):
@@ -190,24 +284,44 @@ class TrainingOptions:
                 "validation_database and validation_queries belong together; `validation_database: gridtown` has its own "
                 "queries."
             )
+        _ = self.other_sets  # raises an error now, not at the first validation
         if self.patience is not None and self.chosen_by is None:
-            raise ValueError("patience needs validations: set held_out_places, or validation_database and its queries.")
+            raise ValueError(
+                "patience needs validations: set held_out_places, validation_sets, or validation_database and its queries."
+            )
         if self.best_metric is None:
             return
-        is_measured = self.held_out_places if self.best_metric == "held_out_loss" else self.validation_database
-        if not is_measured:
-            raise ValueError(
-                f"{self.best_metric} is not measured: set held_out_places, or validation_database and its queries."
-            )
+        needed = {"held_out_loss": "held_out_places", "mean_recall@1": "validation_sets"}
+        option = needed.get(self.best_metric, "validation_database")
+        if not getattr(self, option):
+            remedy = "validation_database and its queries" if option == "validation_database" else option
+            raise ValueError(f"{self.best_metric} is not measured: set {remedy}.")
 
 
 @dataclass
-class DistillOptions(TrainingOptions):
+class MetricOptions:
+    """Options of the MultiSimilarity loss."""
+
+    ms_alpha: float = _option(1.0, "MultiSimilarity loss: factor in the exponents of positive pairs, above 0.")
+    ms_beta: float = _option(50.0, "MultiSimilarity loss: factor in the exponents of negative pairs, above 0.")
+    ms_base: float = _option(0.0, "MultiSimilarity loss: cosine similarity that is subtracted from that of each pair.")
+    miner_epsilon: float = _option(
+        0.1, "MultiSimilarity miner: margin of cosine similarity within which a pair is hard enough to learn from."
+    )
+
+
+@dataclass
+class DistillOptions(MetricOptions, TrainingOptions):
     """Stage 1: a student learns its teacher's descriptors."""
 
     teacher: str = _option(
         "",
         "Teacher: folder or Hub id of a model of this package, such as a converted CricaVPR, or of any DINOv2. Required.",
+    )
+    teacher_view: Literal["augmented", "clean"] = _option(
+        "augmented",
+        "Photos that the teacher sees. augmented: exactly the student's pixels, as published; clean: the same crops without "
+        "augmentation, in the teacher's own size, which needs `augmentation: photometric`.",
     )
     teacher_groups: Literal["places", "shuffled", "off"] = _option(
         "places",
@@ -232,15 +346,36 @@ class DistillOptions(TrainingOptions):
     mse_reduction: Literal["mean", "sum"] = _option(
         "mean", "Reduction of the squared errors of a vector: mean, as published (gradients are near 1e-7), or sum."
     )
+    metric_weight: float = _option(
+        0.0, "Weight of the MultiSimilarity loss of the student's descriptors, by the places of the batch; at least 0."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher_view == "clean" and self.augmentation == "randaugment" and self.augment_operations:
+            raise ValueError(
+                "`teacher_view: clean` needs an augmentation that moves nothing, because the teacher's tokens belong to "
+                "positions in the photo: `augmentation: photometric`, or augment_operations: 0; got `augmentation: randaugment`."
+            )
+        if self.metric_weight and self.gradient_accumulation_steps > 1:
+            raise ValueError(
+                "metric_weight needs the descriptors of the whole batch at once: gradient_accumulation_steps must be 1, got "
+                f"{self.gradient_accumulation_steps}. gradient_checkpointing saves memory too."
+            )
 
     @property
     def _required(self) -> tuple[str, ...]:
         return (*super()._required, "teacher")
 
     @property
+    def has_clean_view(self) -> bool:
+        """Whether the teacher sees photos without augmentation."""
+        return self.teacher_view == "clean"
+
+    @property
     def has_unused_parameters(self) -> bool:
         """Whether only tokens are learned, so that the aggregator has no gradient."""
-        return not self.descriptor_weight
+        return not self.descriptor_weight and not self.metric_weight
 
 
 def _option_with_default(name: str, default: Any) -> Any:
@@ -249,7 +384,7 @@ def _option_with_default(name: str, default: Any) -> Any:
 
 
 @dataclass
-class FinetuneOptions(TrainingOptions):
+class FinetuneOptions(MetricOptions, TrainingOptions):
     """Stage 2: a model learns similar descriptors for photos of the same place only. It also trains teachers."""
 
     places_per_batch: int = _option_with_default("places_per_batch", 128)
@@ -263,12 +398,6 @@ class FinetuneOptions(TrainingOptions):
 
     cross_image_encoder: Literal["keep", "add", "remove"] = _option(
         "keep", "Cross-image encoder. keep: the model stays as loaded; add: give it one with random weights; remove: remove it."
-    )
-    ms_alpha: float = _option(1.0, "MultiSimilarity loss: factor in the exponents of positive pairs, above 0.")
-    ms_beta: float = _option(50.0, "MultiSimilarity loss: factor in the exponents of negative pairs, above 0.")
-    ms_base: float = _option(0.0, "MultiSimilarity loss: cosine similarity that is subtracted from that of each pair.")
-    miner_epsilon: float = _option(
-        0.1, "MultiSimilarity miner: margin of cosine similarity within which a pair is hard enough to learn from."
     )
 
     def __post_init__(self) -> None:
@@ -289,6 +418,11 @@ class PretrainOptions(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.sources != self.labelled[:1] or self.crop_places or self.augmentation != "randaugment":
+            raise ValueError(
+                "Pretraining takes one folder of photos with labels, whole and without augmentation; got the sources "
+                f"{', '.join(self.sources)}, crop_places={self.crop_places}, augmentation={self.augmentation}."
+            )
         if self.photos == "gridtown" or self.augment_operations or self.gradient_accumulation_steps > 1:
             raise ValueError(
                 "Pretraining takes photos with labels from disk (`d2vpr simulate --layout gsv-cities --label-cells`), without "
@@ -387,7 +521,10 @@ _AT_LEAST = {
         *("validation_places", "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_every"),
         *("teacher_group_places", "building_size"),
     ),
-    0: ("held_out_places", "num_workers", "warmup_steps", "learning_rate", "weight_decay", "seed"),
+    0: (
+        *("held_out_places", "num_workers", "warmup_steps", "learning_rate", "weight_decay", "seed"),
+        *("crops_per_photo", "view_turn", "metric_weight"),
+    ),
 }
 
 
@@ -408,8 +545,30 @@ def _check_numbers(options: TrainingOptions) -> None:
         raise ValueError(f"image_size is height and width, got {options.image_size}.")
 
 
+_RANGES = {  # of options with a smallest and a largest value
+    "crop_scale": (0.01, 1.0),
+    "crop_ratio": (0.1, 10.0),
+    "view_fov": (1.0, 150.0),
+    "view_pitch": (-90.0, 90.0),
+}
+
+
+def _check_ranges(options: TrainingOptions) -> None:
+    for name, (least, most) in _RANGES.items():
+        values = getattr(options, name)
+        if len(values) != 2 or not least <= values[0] <= values[1] <= most:
+            raise ValueError(f"{name} is a smallest and a largest value from {least:g} to {most:g}, got {values}.")
+    if not 0 <= options.flip <= 1:
+        raise ValueError(f"flip is a probability from 0 to 1, got {options.flip}.")
+    if options.view_fov[1] + 2 * options.view_turn > 360:
+        raise ValueError(
+            f"Views of up to {options.view_fov[1]:g} degrees that turn by up to {options.view_turn:g} degrees overlap all "
+            "around the panorama. Lower view_turn."
+        )
+
+
 def _check_gridtown(options: TrainingOptions) -> None:
-    if options.photos != "gridtown":
+    if "gridtown" not in options.labelled:
         return
     seeds = options.gridtown_seeds
     if len(set(seeds)) < len(seeds) or not all(seed in TRAIN_SEEDS for seed in seeds):
@@ -434,6 +593,14 @@ _MAY_CHANGE = {  # options that a resumed run may change without becoming a diff
 }
 
 
+def _defaults(options: TrainingOptions) -> dict[str, Any]:
+    """Return the default of each option, which counts for options that are newer than a run."""
+    return {
+        option.name: option.default_factory() if option.default_factory is not MISSING else option.default
+        for option in fields(options)
+    }
+
+
 def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None:
     """Check that a run can resume with these options, without becoming a different run.
 
@@ -445,7 +612,7 @@ def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None
     Raises:
         ValueError: If options differ that must be equal; the message lists them.
     """
-    before, now = yaml.safe_load(stored), asdict(options)
+    before, now = {**_defaults(options), **yaml.safe_load(stored)}, asdict(options)
     names = [name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name]]
     if names:
         changes = ", ".join(f"{name} ({before.get(name)} then, {now[name]} now)" for name in names)

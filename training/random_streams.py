@@ -16,6 +16,8 @@ class Purpose(IntEnum):
     WHICH_PHOTOS = 4
     AUGMENTATION = 5
     TEACHER_GROUPS = 6
+    PLACE_GEOMETRY = 7
+    PHOTO_GEOMETRY = 8
 
 
 def make_rng(purpose: Purpose, seed: int, *numbers: int) -> Generator:

@@ -173,11 +173,12 @@ class TrainingRun:
     def micro_batches(self, batch: PlaceBatch) -> Iterator[PlaceBatch]:
         """Divide this process's share of a batch into micro-batches, whose gradients are added up."""
         count = self.options.gradient_accumulation_steps
-        chunks = zip(batch.pixels.chunk(count), batch.place_ids.chunk(count), strict=True)
-        for number, (pixels, place_ids) in enumerate(chunks, 1):
+        teacher_pixels = [None] * count if batch.teacher_pixels is None else batch.teacher_pixels.chunk(count)
+        chunks = zip(batch.pixels.chunk(count), batch.place_ids.chunk(count), teacher_pixels, strict=True)
+        for number, (pixels, place_ids, seen_by_teacher) in enumerate(chunks, 1):
             # processes exchange gradients in the backward pass of the last micro-batch only
             with self.accelerator.no_sync(self.network) if number < count else contextlib.nullcontext():
-                yield PlaceBatch(pixels, place_ids, [])
+                yield PlaceBatch(pixels, place_ids, [], teacher_pixels=seen_by_teacher)
 
     def pixel_values(self, batch: PlaceBatch) -> torch.Tensor:
         """Move a batch to the device and normalise it: (B, 3, height, width) float32."""
@@ -371,13 +372,20 @@ class TrainingRun:
         data, options = self.data, self.options
         trained = sum(weights.numel() for weights in self.model.parameters() if weights.requires_grad)
         return (
-            f"{data.num_places} places to train on, {options.held_out_places} held out\n"
+            f"{data.num_places} places to train on, {options.held_out_places} held out\n{_shares_text(data)}"
             f"{data.sampler.batches_per_epoch} batches an epoch, of {options.places_per_batch} places x "
             f"{options.images_per_place} photos\n"
             f"{trained / 1e6:.2f} of {self.model.num_parameters() / 1e6:.2f} M parameters are trained\n"
             f"steps {self.state.step} to {data.total_steps}, "
             f"on {self.accelerator.num_processes} x {self.accelerator.device.type}"
         )
+
+
+def _shares_text(data: TrainingData) -> str:
+    """Return a line for each source of a mixture; an empty text for one source."""
+    if len(data.shares) == 1:
+        return ""
+    return "".join(f"  {name}: {count} places, {share} in a batch\n" for name, (share, count) in data.shares.items())
 
 
 def _prepare_model(model: VPRPreTrainedModel, options: TrainingOptions) -> None:

@@ -7,7 +7,7 @@ depend on worker, process or batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from numpy.random import Generator
 from PIL import Image, ImageEnhance, ImageOps
@@ -16,6 +16,13 @@ from PIL.Image import Resampling, Transform
 NUM_MAGNITUDES = 31  # from 0 to 30
 _LARGEST_SHIFT = 150 / 331  # as a fraction of the image's side
 _Strength = Callable[[float, Image.Image], float]  # from a magnitude in [0, 1] and the image
+
+
+class Augmentation(Protocol):
+    """A random change of a photo."""
+
+    def __call__(self, image: Image.Image, rng: Generator) -> Image.Image:
+        """Augment an RGB image. The same state of the generator gives the same pixels."""
 
 
 class Operation(NamedTuple):

@@ -19,6 +19,7 @@ from d2vpr_hf.gridtown.simulate import training_views
 from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from d2vpr_hf.readers import PlaceTable, UnreadablePhotoError, open_photo, read_gsv_cities, read_places
 from d2vpr_hf.readers.remarks import report_remarks
+from d2vpr_hf.training.data.geometry import Cutter
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,15 @@ class Shot:
         image: RGB image.
         key: Numbers that identify the photo in its data set; its augmentation is drawn from them.
         labels: The renderer's labels, if they are trained on.
+        cutter: Rule that draws the part of the photo that is trained on; `None` for the usual one of the run.
+        place: Id of the place that the photo shows; `None` for the place that was asked for.
     """
 
     image: Image.Image
     key: tuple[int, ...]
     labels: Labels | None = None
+    cutter: Cutter | None = None
+    place: int | None = None
 
 
 class PlacePhotos(Protocol):

@@ -1,8 +1,9 @@
 """Order of places: batches of P places, drawn from a seed, independent of the number of processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,25 @@ from d2vpr_hf.training.options import BatchKind
 from d2vpr_hf.training.random_streams import Purpose, make_rng
 
 Places = NDArray[np.int64]
+
+
+class BatchSampler(Protocol):
+    """Places of each step's batch."""
+
+    @property
+    def places_per_batch(self) -> int:
+        """P, over all processes."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches in an epoch."""
+
+    @property
+    def num_places(self) -> int:
+        """The number of places that batches are drawn from."""
+
+    def places(self, step: int) -> list[tuple[int, int]]:
+        """Return the P pairs (epoch, place) of a step, which is counted from 0 at the start of the run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +48,7 @@ class PlaceSampler:
             shuffles all places.
         redraw: Whether every epoch draws a new order; otherwise all epochs have the order of the first.
         seed: Seed of the orders.
+        stream: Further numbers that the orders are drawn from, which distinguish the sources of a mixture.
 
     Raises:
         ValueError: If there are fewer places than a batch takes (with `"city-wise"`, in any city).
@@ -38,6 +59,7 @@ class PlaceSampler:
     kind: BatchKind = "mixed"
     redraw: bool = True
     seed: int = 0
+    stream: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         smallest = min((len(places) for places in self._pools), default=0)
@@ -53,9 +75,24 @@ class PlaceSampler:
         """The number of batches in an epoch."""
         return sum(len(pool) // self.places_per_batch for pool in self._pools)
 
+    @property
+    def num_places(self) -> int:
+        """The number of places of all cities."""
+        return sum(map(len, self.cities))
+
+    def places(self, step: int) -> list[tuple[int, int]]:
+        """Return the (epoch, place) pairs of a step's batch; see [`BatchSampler.places`]."""
+        epoch, batch = divmod(step, self.batches_per_epoch)
+        return [(epoch, place) for place in self.batches(epoch)[batch].tolist()]
+
     def batches(self, epoch: int) -> Places:
         """Return the place ids of an epoch's batches (`batches_per_epoch`, P)."""
-        return _epoch_batches(self, epoch)
+        return self._cached_batches(epoch)
+
+    @cached_property
+    def _cached_batches(self) -> Callable[[int], Places]:
+        """Batches of the current epoch and of the next one, which the loader begins early."""
+        return lru_cache(maxsize=2)(partial(_epoch_batches, self))
 
     @property
     def _pools(self) -> list[Places]:
@@ -66,17 +103,16 @@ class PlaceSampler:
 _NO_PLACES: Places = np.empty(0, np.int64)
 
 
-@lru_cache(maxsize=2)  # of the current epoch and of the next one, which the loader begins early
 def _epoch_batches(sampler: PlaceSampler, epoch: int) -> Places:
     drawn = epoch if sampler.redraw else 0
-    shuffled = [_shuffle(places, Purpose.ORDER, sampler.seed, drawn, city) for city, places in enumerate(sampler.cities)]
+    shuffled = [_shuffle(sampler, places, Purpose.ORDER, drawn, city) for city, places in enumerate(sampler.cities)]
     if sampler.kind != "city-wise":
         shuffled = [np.concatenate(shuffled)]
     if sampler.kind == "mixed":
-        shuffled = [_shuffle(np.sort(shuffled[0]), Purpose.ORDER, sampler.seed, drawn)]
+        shuffled = [_shuffle(sampler, np.sort(shuffled[0]), Purpose.ORDER, drawn)]
     batches = [_divide(sampler, pool, epoch, number) for number, pool in enumerate(shuffled)]
     joined = np.concatenate(batches)
-    return _shuffle(joined, Purpose.BATCH_ORDER, sampler.seed, drawn) if sampler.kind == "city-wise" else joined
+    return _shuffle(sampler, joined, Purpose.BATCH_ORDER, drawn) if sampler.kind == "city-wise" else joined
 
 
 def _divide(sampler: PlaceSampler, ordered: Places, epoch: int, pool: int) -> Places:
@@ -84,12 +120,12 @@ def _divide(sampler: PlaceSampler, ordered: Places, epoch: int, pool: int) -> Pl
     size = sampler.places_per_batch
     spare = len(ordered) % size
     turn = (epoch * spare + np.arange(spare)) % len(ordered)
-    skipped = _shuffle(np.sort(ordered), Purpose.SKIPPED_PLACES, sampler.seed, pool)[turn]
+    skipped = _shuffle(sampler, np.sort(ordered), Purpose.SKIPPED_PLACES, pool)[turn]
     return ordered[~np.isin(ordered, skipped)].reshape(-1, size)
 
 
-def _shuffle(items: Places, purpose: Purpose, seed: int, *numbers: int) -> Places:
-    return make_rng(purpose, seed, *numbers).permutation(items)
+def _shuffle(sampler: PlaceSampler, items: Places, purpose: Purpose, *numbers: int) -> Places:
+    return make_rng(purpose, sampler.seed, *sampler.stream, *numbers).permutation(items)
 
 
 @dataclass(frozen=True)
@@ -104,7 +140,7 @@ class LocalBatches:
         num_processes: Number of processes; P must be a multiple of it.
     """
 
-    sampler: PlaceSampler
+    sampler: BatchSampler
     first_step: int
     last_step: int
     process: int = 0
@@ -116,7 +152,5 @@ class LocalBatches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield the (epoch, place) pairs of each batch."""
         share = self.sampler.places_per_batch // self.num_processes
-        columns = slice(self.process * share, (self.process + 1) * share)
         for step in range(self.first_step, self.last_step):
-            epoch, batch = divmod(step, self.sampler.batches_per_epoch)
-            yield [(epoch, place) for place in self.sampler.batches(epoch)[batch, columns].tolist()]
+            yield self.sampler.places(step)[self.process * share : (self.process + 1) * share]

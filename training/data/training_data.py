@@ -9,22 +9,21 @@ from numpy.typing import NDArray
 from PIL.Image import Resampling
 from torch.utils.data import DataLoader
 
-from d2vpr_hf.training.data.augmentation import RandAugment
+from d2vpr_hf.training.data.augmentation import Augmentation, RandAugment
 from d2vpr_hf.training.data.batches import NO_AUGMENTATION, PlaceBatch, PlaceDataset, load_batches
-from d2vpr_hf.training.data.place_photos import (
-    GridtownPhotos,
-    LabelledPhotos,
-    PlacePhotos,
-    read_labelled_photos,
-    read_place_photos,
-)
-from d2vpr_hf.training.data.place_sampler import LocalBatches, PlaceSampler
-from d2vpr_hf.training.options import PretrainOptions, TrainingOptions
+from d2vpr_hf.training.data.mixture import MixedPhotos, MixedSampler, divide_batch
+from d2vpr_hf.training.data.photometric import Photometric
+from d2vpr_hf.training.data.place_photos import LabelledPhotos, PlacePhotos
+from d2vpr_hf.training.data.place_sampler import BatchSampler, LocalBatches, PlaceSampler
+from d2vpr_hf.training.data.sources import crop_range, open_sources
+from d2vpr_hf.training.options import BatchKind, TrainingOptions
 from d2vpr_hf.training.random_streams import Purpose, make_rng
 
 logger = logging.getLogger(__name__)
 
 _NO_PLACES = np.empty(0, np.int64)
+
+Cities = list[NDArray[np.int64]]
 
 
 class TrainingData:
@@ -33,9 +32,11 @@ class TrainingData:
     Args:
         options: Options of the run.
         accelerator: The run's accelerator; each process gets its share of every batch.
+        teacher_size: Height and width of the photos that a teacher sees, if it sees them without augmentation; `None` for
+            the student's size.
 
     Attributes:
-        photos: Source of the photos.
+        photos: Source of the photos; several sources are joined.
         sampler: Batches of the places to train on.
         held_out_sampler: Batches of the held-out places; `None` without any.
         total_steps: Number of steps of the run.
@@ -45,17 +46,32 @@ class TrainingData:
         ValueError: If the number of places does not fit the options.
     """
 
-    def __init__(self, options: TrainingOptions, accelerator: Accelerator) -> None:
+    def __init__(self, options: TrainingOptions, accelerator: Accelerator, teacher_size: tuple[int, int] | None = None) -> None:
         _check_shares(options, accelerator.num_processes)
         self.options, self.accelerator = options, accelerator
-        self.photos = _open_photos(options)
-        self._augment = RandAugment(options.augment_operations, options.augment_magnitude)
-        trained, held_out = _split(self.photos.cities, options)
-        size, seed = options.places_per_batch, options.seed
-        self.sampler = PlaceSampler(trained, size, options.batches, options.redraw_order, seed)
-        self.held_out_sampler = PlaceSampler(held_out, size, "city-wise", False, seed) if held_out else None
+        self._teacher_size = teacher_size or options.size if options.has_clean_view else None
+        sources = open_sources(options, self._teacher_size)
+        self.photos: PlacePhotos = MixedPhotos(sources) if len(sources) > 1 else sources[0]
+        self._augment = _make_augmentation(options)
+        self._parts = self._divide_places(sources)
+        self.sampler = _join([part.sampler for part in self._parts])
+        held_out = [part.held_out_sampler for part in self._parts if part.held_out_sampler is not None]
+        self.held_out_sampler = _join(held_out) if held_out else None
         steps = options.epochs * self.sampler.batches_per_epoch
         self.total_steps = min(steps, options.max_steps or steps)
+
+    def _divide_places(self, sources: list[PlacePhotos]) -> list["_SourcePlaces"]:
+        """Divide the places of each source into held-out ones and those to train on."""
+        options = self.options
+        shares = divide_batch(options.places_per_batch, options.source_weights)
+        if not isinstance(self.photos, MixedPhotos):
+            return [_SourcePlaces(options.sources[0], self.photos.cities, shares[0], options.batches, options)]
+        return [
+            _SourcePlaces(name, cities, share, "city-wise" if source.must_not_mix else options.batches, options, (number,))
+            for number, (name, source, cities, share) in enumerate(
+                zip(options.sources, sources, self.photos.cities_of_sources, shares, strict=True)
+            )
+        ]
 
     def check_negatives(self) -> None:
         """Raise ValueError if a batch may contain two places that show the same, because they would be wrong negatives."""
@@ -78,7 +94,12 @@ class TrainingData:
     @property
     def num_places(self) -> int:
         """The number of places to train on."""
-        return sum(map(len, self.sampler.cities))
+        return self.sampler.num_places
+
+    @property
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """The number of places in a batch, and of all places to train on, of each source."""
+        return {part.name: (part.sampler.places_per_batch, part.sampler.num_places) for part in self._parts}
 
     @property
     def images_per_forward(self) -> int:
@@ -91,6 +112,10 @@ class TrainingData:
         """Return a loader of this process's share of the augmented batches, beginning at a step."""
         return self._load(self.sampler, self._augment, first_step, self.total_steps)
 
+    def clean_batches(self, last_step: int) -> DataLoader[PlaceBatch]:
+        """Return a loader of this process's share of the batches before a step, possibly after the last one, not augmented."""
+        return self._load(self.sampler, NO_AUGMENTATION, 0, last_step)
+
     def held_out_batches(self) -> DataLoader[PlaceBatch] | None:
         """Return a loader of this process's share of the held-out places: always the same photos, not augmented.
 
@@ -100,27 +125,62 @@ class TrainingData:
             return None
         return self._load(self.held_out_sampler, NO_AUGMENTATION, 0, self.held_out_sampler.batches_per_epoch)
 
-    def _load(self, sampler: PlaceSampler, augment: RandAugment, first_step: int, last_step: int) -> DataLoader[PlaceBatch]:
+    def _load(self, sampler: BatchSampler, augment: Augmentation, first_step: int, last_step: int) -> DataLoader[PlaceBatch]:
         options, accelerator = self.options, self.accelerator
-        resample = Resampling[options.resize.upper()]
-        dataset = PlaceDataset(self.photos, options.images_per_place, options.size, resample, augment, options.seed)
+        dataset = PlaceDataset(
+            self.photos,
+            options.images_per_place,
+            options.size,
+            Resampling[options.resize.upper()],
+            augment,
+            options.seed,
+            crop_range(options) if options.crop_places else None,
+            options.crops_per_photo,
+            self._teacher_size,
+        )
         batches = LocalBatches(sampler, first_step, last_step, accelerator.process_index, accelerator.num_processes)
         return load_batches(dataset, batches, options.num_workers, pin_memory=accelerator.device.type == "cuda")
 
 
-def _open_photos(options: TrainingOptions) -> PlacePhotos:
-    if isinstance(options, PretrainOptions):
-        return read_labelled_photos(options.photos, options.cities, options.images_per_place)
-    if options.photos != "gridtown":
-        return read_place_photos(options.photos, options.cities, options.images_per_place)
-    return GridtownPhotos(
-        options.gridtown_seeds, options.gridtown_places, options.size, options.gridtown_tier, options.gridtown_visits
-    )
+class _SourcePlaces:
+    """The places of one source: those to train on, and the held-out ones.
+
+    Args:
+        name: Name of the source, for messages.
+        cities: The place ids of each city.
+        share: Number of places in a batch.
+        kind: Places that form a batch.
+        options: Options of the run.
+        stream: Numbers that distinguish the random orders of the sources of a mixture.
+    """
+
+    def __init__(
+        self, name: str, cities: Cities, share: int, kind: BatchKind, options: TrainingOptions, stream: tuple[int, ...] = ()
+    ) -> None:
+        self.name = name
+        num_batches = options.held_out_places // options.places_per_batch
+        trained, held_out = _split(cities, share, kind, num_batches, options)
+        self.held_out_sampler = PlaceSampler(held_out, share, "city-wise", False, options.seed, stream) if held_out else None
+        trained = _large_enough(trained, share, kind)
+        try:
+            self.sampler = PlaceSampler(trained, share, kind, options.redraw_order, options.seed, stream)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
 
 
-def _large_enough(cities: list[NDArray[np.int64]], options: TrainingOptions) -> list[NDArray[np.int64]]:
+def _join(parts: list[PlaceSampler]) -> BatchSampler:
+    return parts[0] if len(parts) == 1 else MixedSampler(parts)
+
+
+def _make_augmentation(options: TrainingOptions) -> Augmentation:
+    if options.augmentation == "photometric":
+        return Photometric(options.augment_magnitude)
+    return RandAugment(options.augment_operations, options.augment_magnitude)
+
+
+def _large_enough(cities: Cities, least: int, kind: BatchKind) -> Cities:
     """Return the cities that have enough places for a batch, and log how many places are skipped."""
-    least = options.places_per_batch if options.batches == "city-wise" else 1
+    least = least if kind == "city-wise" else 1
     large = [places for places in cities if len(places) >= least]
     if len(large) < len(cities):
         skipped = sum(map(len, cities)) - sum(map(len, large))
@@ -140,21 +200,18 @@ def _check_shares(options: TrainingOptions, num_processes: int) -> None:
         )
 
 
-def _split(
-    cities: list[NDArray[np.int64]], options: TrainingOptions
-) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Draw the held-out places. Return the other places, city by city, and the held-out ones, batch by batch."""
-    size = options.places_per_batch
-    count = options.held_out_places // size
-    pools = cities if options.batches == "city-wise" else [np.sort(np.concatenate(cities))]
+def _split(cities: Cities, share: int, kind: BatchKind, num_batches: int, options: TrainingOptions) -> tuple[Cities, Cities]:
+    """Draw the held-out places of a source. Return the other places, city by city, and the held-out ones, batch by batch."""
+    pools = cities if kind == "city-wise" else [np.sort(np.concatenate(cities))]
     shuffled = [make_rng(Purpose.HELD_OUT, options.seed, number).permutation(pool) for number, pool in enumerate(pools)]
-    batches = [pool[start : start + size] for pool in shuffled for start in range(0, len(pool) - size + 1, size)]
-    if options.held_out_places % size or count > len(batches):
+    batches = [pool[start : start + share] for pool in shuffled for start in range(0, len(pool) - share + 1, share)]
+    if options.held_out_places % options.places_per_batch or num_batches > len(batches):
+        size = options.places_per_batch
         raise ValueError(
             f"held_out_places must be a multiple of places_per_batch ({size}), because their loss is computed batch by batch, "
             f"and at most {len(batches) * size}; got {options.held_out_places}."
         )
-    drawn = make_rng(Purpose.HELD_OUT, options.seed).permutation(len(batches))[:count]
+    drawn = make_rng(Purpose.HELD_OUT, options.seed).permutation(len(batches))[:num_batches]
     held_out = [batches[number] for number in sorted(drawn)]
     trained = [places[~np.isin(places, np.concatenate([_NO_PLACES, *held_out]))] for places in cities]
-    return _large_enough(trained, options), held_out
+    return trained, held_out
