@@ -1,10 +1,10 @@
 """A trained model as a Hub folder: weights, image processor, card, and the report of its validation."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,9 +17,9 @@ from d2vpr_hf.training.validation import Measurement
 from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_folder
 
 REPORT = "validation.json"
-_PATH_OPTIONS = (  # options whose values may be paths
-    *("out", "model", "photos", "validation_database", "validation_queries"),
-    *("teacher", "teacher_cache"),
+_PATH_OPTIONS = (  # options whose values may be paths, or lists of paths
+    *("out", "model", "photos", "unlabelled", "panoramas", "validation_database", "validation_queries"),
+    *("teacher", "teacher_cache", "weights", "validation_sets"),
 )
 _LICENSE_NOTE = (
     "Not chosen yet. Choose one that is compatible with the licences of the initial model, of the teacher and of the photos."
@@ -75,21 +75,27 @@ def _without_folders(evaluation: Evaluation) -> Evaluation:
 
 def _recipe(options: TrainingOptions) -> str:
     """Return the options as YAML, without paths on this machine."""
-    named: dict[str, Any] = {
-        name: public_name(getattr(options, name)) for name in _PATH_OPTIONS if getattr(options, name, None)
-    }
-    return to_yaml(replace(options, **named))
+    values = {name: getattr(options, name, None) for name in _PATH_OPTIONS}
+    named = {name: _public_value(value) for name, value in values.items() if value}
+    return to_yaml(options, **named)
+
+
+def _public_value(value: str | list[str]) -> str | list[str]:
+    """Return an option's value without paths: of names, of NAME=PATH,PATH, or of PATH=NUMBER."""
+    if isinstance(value, list):
+        return [str(_public_value(text)) for text in value]
+    return re.sub(r"[^=,]+", lambda part: public_name(part[0]), value)
 
 
 def _facts(options: TrainingOptions) -> CardFacts:
-    dataset = find_dataset(options.photos).get("dataset")
+    datasets = {find_dataset(photos).get("dataset") for photos in options.sources}
     return CardFacts(
         summary=f"{_training_text(options)[0].upper()}{_training_text(options)[1:]} on {_photos_text(options)}.",
         license=None,
         license_note=_LICENSE_NOTE,
         training_data=_photos_text(options),
         base_model=stated_base_model(options.model),
-        datasets=() if dataset is None else (dataset,),
+        datasets=tuple(sorted(dataset for dataset in datasets if dataset is not None)),
     )
 
 
@@ -104,8 +110,15 @@ def _training_text(options: TrainingOptions) -> str:
 
 def _photos_text(options: TrainingOptions) -> str:
     """Return the photos that a model was trained on, for the card."""
-    if options.photos != "gridtown":
-        return public_name(options.photos)
+    labelled = [_labelled_text(photos, options) for photos in options.labelled]
+    unlabelled = [f"{public_name(folder)} (photos without labels)" for folder in options.unlabelled or ()]
+    panoramas = [f"{public_name(folder)} (views into panoramas)" for folder in options.panoramas or ()]
+    return ", ".join([*labelled, *unlabelled, *panoramas])
+
+
+def _labelled_text(photos: str, options: TrainingOptions) -> str:
+    if photos != "gridtown":
+        return public_name(photos)
     seeds = ", ".join(map(str, options.gridtown_seeds))
     return f"Gridtown (simulated photos; cities {seeds}, {options.gridtown_places} places each)"
 

@@ -355,7 +355,7 @@ class DistillOptions(MetricOptions, TrainingOptions):
         if self.teacher_view == "clean" and self.augmentation == "randaugment" and self.augment_operations:
             raise ValueError(
                 "`teacher_view: clean` needs an augmentation that moves nothing, because the teacher's tokens belong to "
-                "positions in the photo: `augmentation: photometric`, or augment_operations: 0; got `augmentation: randaugment`."
+                f"positions in the photo. Set `augmentation: photometric`, or augment_operations: 0; got {self.augmentation}."
             )
         if self.metric_weight and self.gradient_accumulation_steps > 1:
             raise ValueError(
@@ -582,9 +582,9 @@ def _check_gridtown(options: TrainingOptions) -> None:
         )
 
 
-def to_yaml(options: TrainingOptions) -> str:
-    """Write options as a YAML file that `parse_options` reads back to equal options."""
-    return yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True)
+def to_yaml(options: TrainingOptions, **changes: Any) -> str:
+    """Write options, possibly with other values of some, as a YAML file that `parse_options` reads back to equal options."""
+    return yaml.safe_dump({**asdict(options), **changes}, sort_keys=False, allow_unicode=True)
 
 
 _MAY_CHANGE = {  # options that a resumed run may change without becoming a different run

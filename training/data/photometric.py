@@ -66,7 +66,7 @@ class Photometric:
 def _mix_channels(image: Image.Image, strength: float, rng: Generator) -> Image.Image:
     """Change saturation and hue by one matrix."""
     saturation = 0.0 if rng.random() < _GREY else math.exp(rng.uniform(-0.7, 0.5) * strength)
-    angle = rng.normal() * math.radians(8) * strength
+    angle = rng.normal() * math.radians(6) * strength
     turned = math.cos(angle) * np.eye(3) + math.sin(angle) * _TURN + (1 - math.cos(angle)) * _GREY_AXIS
     matrix = (saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1))) @ turned
     rows = np.hstack((matrix, np.zeros((3, 1))))
@@ -76,7 +76,7 @@ def _mix_channels(image: Image.Image, strength: float, rng: Generator) -> Image.
 def _tone_table(image: Image.Image, strength: float, night: bool, rng: Generator) -> list[int]:
     """Return a table of 256 values for each channel: white balance, exposure, contrast, gamma and a tone curve."""
     warmth, tint = rng.normal(size=2) * (0.12, 0.05) * strength  # natural logarithms of the gains
-    exposure = rng.normal() * 0.3 * strength
+    exposure = rng.normal() * 0.22 * strength
     gamma = math.exp(rng.normal() * 0.25 * strength)
     if night:
         warmth = rng.choice((-1, 1)) * rng.uniform(0.15, 0.4) * strength  # moonlight or street lamps

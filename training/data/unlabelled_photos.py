@@ -29,7 +29,7 @@ Decoded = TypeVar("Decoded")
 
 
 class Opening(NamedTuple):
-    """How photos without labels are opened.
+    """Sizes that photos without labels are opened for.
 
     Attributes:
         size: Largest height or width in pixels that parts of a photo are resized to.
@@ -49,7 +49,7 @@ class UnlabelledPhotos:
     Args:
         folder: Folder of the photos.
         crops: Range of the crops.
-        opening: How photos are opened.
+        opening: Sizes that photos are opened for.
 
     Raises:
         FileNotFoundError: If the folder does not exist, or has no photo.
@@ -91,7 +91,7 @@ class Panoramas:
         folder: Folder of the panoramas, twice as wide as high.
         views: Range of the views.
         crops: Range of the views' stretch, and the probability of mirrored views.
-        opening: How photos are opened.
+        opening: Sizes that photos are opened for.
 
     Raises:
         FileNotFoundError: If the folder does not exist, or has no photo.
