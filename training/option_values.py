@@ -53,13 +53,14 @@ def _parse_validation_set(text: str) -> ValidationSet:
             f"validation_sets are {_SET_FORM}, with letters, digits, `_`, `-` and `.` in the name and no comma in paths; got "
             f"{text!r}."
         )
+    database, queries = paths
     kind, _, number = rule.partition(":")
     if not rule:
-        return ValidationSet(name, *paths)
+        return ValidationSet(name, database, queries)
     if kind == "frames" and number.isdecimal():
-        return ValidationSet(name, *paths, frame_tolerance=int(number))
+        return ValidationSet(name, database, queries, frame_tolerance=int(number))
     if kind == "metres" and 0 < _to_number(number) < math.inf:
-        return ValidationSet(name, *paths, metres=float(number))
+        return ValidationSet(name, database, queries, metres=float(number))
     raise ValueError(f"validation_sets are {_SET_FORM}, such as frames:2 or metres:10; got {rule!r} in {text!r}.")
 
 

@@ -101,7 +101,7 @@ def _mean(image: Image.Image, channel: int) -> float:
 
 
 def _change_sharpness(image: Image.Image, strength: float, rng: Generator) -> Image.Image:
-    """Blur some photos, enlarge some from fewer pixels, sharpen others, and leave most as they are."""
+    """Blur some photos, enlarge some from fewer pixels, sharpen others, and leave most unchanged."""
     choice = rng.random()
     if choice < _SOFT / 2:
         return image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2) * strength * max(image.size) / 224))
@@ -132,7 +132,8 @@ def _add_light_and_grain(image: Image.Image, strength: float, night: bool, rng: 
 def _shade(size: tuple[int, int], strength: float, rng: Generator) -> NDArray[np.float32]:
     """Return factors (height, width): light that falls off in a direction, and towards the corners."""
     rows, columns = (np.linspace(-1, 1, side, dtype=np.float32) for side in size)
-    angle, slope, corner = rng.uniform(0, 2 * math.pi), rng.uniform(0, 0.5) * strength, rng.uniform(0, 0.35) * strength
+    angle = rng.uniform(0, 2 * math.pi)
+    slope, corner = rng.uniform(0, 0.5) * strength, rng.uniform(0, 0.35) * strength
     along = np.float32(math.sin(angle)) * rows[:, None] + np.float32(math.cos(angle)) * columns
     outwards = rows[:, None] ** 2 + columns**2
     return np.exp(np.float32(slope) * along - np.float32(corner) * outwards)

@@ -59,7 +59,8 @@ class UnlabelledPhotos:
     must_not_mix = False
 
     def __init__(self, folder: str | Path, crops: CropRange, opening: Opening) -> None:
-        self._folder, self._crops, self._opening = Path(folder), crops, opening
+        self._folder = Path(folder)
+        self._crops, self._opening = crops, opening
         self._photos = find_photos(self._folder)
         self._decoded = _RecentlyDecoded(opening.cache_bytes, self._decode, _bytes_of_image)
 
@@ -102,7 +103,8 @@ class Panoramas:
     must_not_mix = False
 
     def __init__(self, folder: str | Path, views: ViewRange, crops: CropRange, opening: Opening) -> None:
-        self._folder, self._views, self._crops, self._opening = Path(folder), views, crops, opening
+        self._folder = Path(folder)
+        self._views, self._crops, self._opening = views, crops, opening
         self._photos = _find_panoramas(self._folder)
         self._decoded = _RecentlyDecoded(opening.cache_bytes, self._decode, _bytes_of_levels)
 
@@ -135,7 +137,8 @@ class _RecentlyDecoded(Generic[Decoded]):
     """The photos that were decoded last, up to a number of bytes. Each loading process fills its own."""
 
     def __init__(self, limit: int, decode: Callable[[Path], Decoded], size_of: Callable[[Decoded], int]) -> None:
-        self._limit, self._decode, self._size_of = limit, decode, size_of
+        self._limit = limit
+        self._decode, self._size_of = decode, size_of
         self._photos: OrderedDict[Path, Decoded] = OrderedDict()
         self._bytes = 0
 
