@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 WHEEL_SITE := build/wheel-site
 NODE_MODULES := build/node/node_modules/@huggingface/transformers
 
-.PHONY: install demo ablations reproduce test unit test-slow lowest without-extras light ecosystem browser node lint format typecheck suite clean
+.PHONY: install demo ablations ablations-real reproduce test unit test-slow lowest without-extras light ecosystem browser node lint format typecheck suite clean
 
 install: $(INSTALLED)
 
@@ -23,6 +23,11 @@ demo: $(INSTALLED)
 ablations: $(INSTALLED)
 	$(BIN)/python -m benchmarks.ablations.run
 	$(BIN)/python -m benchmarks.ablations.report
+
+# the ablations of docs/real_photos.md: make ablations-real REAL=DIR TEACHER=MOBILENET VIT=MODEL
+ablations-real: $(INSTALLED)
+	$(BIN)/python -m benchmarks.ablations.run_real --real $(REAL) --teacher $(TEACHER) --vit $(VIT)
+	$(BIN)/python -m benchmarks.ablations.report_real
 
 # published weights, converted, with a PCA to 4096 numbers: make reproduce MODEL=my-d2vpr-4096 DATASET=pitts30k PHOTOS=DIR
 reproduce: $(INSTALLED)

@@ -33,10 +33,10 @@ from d2vpr_hf.utils.atomic_files import new_folder, store_file
 PAIRS = ("q1=db2", "q2=db5", "q3=db11", "q4=db15,db16,db17", "q5=db12,db13")
 # VPR-Bench (arXiv 2005.08135), recall@1 of its stored matches
 QUOTED = {"NetVLAD": 67.6, "DenseVLAD": 70.3, "AMOSNet": 84.7, "HybridNet": 90.1}
-START, END = "<!-- table: python -m benchmarks.real_photos -->", "<!-- end of the table -->"
+TABLE = "benchmarks.real_photos"  # name of the markers around it
 _SIZE = (112, 112)
 _TEACHER_SIZES = (112, 224)
-_TEACHER_LAYER = "layer.12.expand_1x1"  # of transformers' MobileNetV2Model: 576 channels at 1/16
+TEACHER_LAYER = "layer.12.expand_1x1"  # of transformers' MobileNetV2Model: 576 channels at 1/16
 _RECALL_VALUES = (1, 2, 3, 5, 10, 20)
 _HANDMADE = {"grey thumbnails 32 × 32": thumbnails, "colour histogram": colours, "HOG": gradients}
 
@@ -121,12 +121,15 @@ def open_methods(models: dict[str, str], teacher: str | None) -> dict[str, Place
     encoders = {title: PlaceEncoder(folder, batch_size=32) for title, folder in models.items()}
     if teacher is not None:
         for size in _TEACHER_SIZES:
-            encoders[f"frozen MobileNetV2, {size}×{size}"] = PlaceEncoder(
-                teacher, batch_size=32, pool="gem", layer=_TEACHER_LAYER, image_size=size
-            )
+            encoders[f"frozen MobileNetV2, {size}×{size}"] = open_teacher(teacher, size)
     for title, encode in _HANDMADE.items():
         encoders[title] = PlaceEncoder(HandmadeModel(title, encode, _SIZE), batch_size=32)
     return encoders
+
+
+def open_teacher(teacher: str, size: int) -> PlaceEncoder:
+    """Open a MobileNetV2Model of transformers, with generalised mean pooling of its 576 channels at 1/16."""
+    return PlaceEncoder(teacher, batch_size=32, pool="gem", layer=TEACHER_LAYER, image_size=size)
 
 
 def measure(sets: Sequence[PhotoSet], encoders: dict[str, PlaceEncoder], reports: Path) -> dict[str, dict[str, Evaluation]]:
@@ -225,18 +228,24 @@ def _difference_lines(record: dict[str, Any], measured: Sequence[PhotoSet]) -> l
     return lines if by_pair else []
 
 
-def write_page(page: Path, text: str) -> None:
-    """Replace the lines between the markers of a page.
+def write_page(page: Path, text: str, name: str) -> None:
+    """Replace the lines between the two markers of a page that have a name.
 
     Raises:
         ValueError: If the page does not have both markers.
     """
+    start, end = markers(name)
     content = page.read_text(encoding="utf-8")
-    if content.count(START) != 1 or content.count(END) != 1:
-        raise ValueError(f"{page} needs the lines {START} and {END}, once each; the table is written between them.")
-    before, rest = content.split(START)
-    after = rest.split(END)[1]
-    store_file(page, lambda path: path.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}", encoding="utf-8"))
+    if content.count(start) != 1 or content.count(end) != 1:
+        raise ValueError(f"{page} needs the lines {start} and {end}, once each; the table is written between them.")
+    before, rest = content.split(start)
+    after = rest.split(end)[1]
+    store_file(page, lambda path: path.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8"))
+
+
+def markers(name: str) -> tuple[str, str]:
+    """Return the lines before and after a table that a command writes."""
+    return f"<!-- table of {name} -->", f"<!-- end of the table of {name} -->"
 
 
 def _commit() -> str | None:
@@ -273,7 +282,7 @@ def main() -> None:
     if arguments.record is not None:
         store_file(arguments.record, lambda path: path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n"))
     if arguments.page is not None:
-        write_page(arguments.page, text)
+        write_page(arguments.page, text, TABLE)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table, teachers_table
-from benchmarks.ablations.rows import ROWS, STEPS
+from benchmarks.ablations.report_real import real_table
+from benchmarks.ablations.rows import REAL_ROWS, REAL_STEPS, ROWS, STEPS
 from benchmarks.ablations.run import cost_of, missing_seeds, seeds_to_run
+from benchmarks.ablations.run_real import RealSetup, runs_of, training_flags
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.training.model_setup import load_or_make
@@ -153,3 +155,70 @@ def test_students_of_a_seed_share_the_vit(tmp_path):
     assert torch.equal(students["full", 0][head], students["no_fusion", 0][head])
     assert not torch.equal(students["full", 0][head], students["full", 1][head])
     assert not any("fusion" in name for name in students["no_fusion", 0])
+
+
+def real_record(row, seed, **hits):
+    """Make a record of four places of five queries in each set."""
+    stages = [{"run": "0-distill", "steps": 1, "images": 96, "seconds": 120.0}] if row != "teacher" else []
+    places = {name: record(row, seed, set_hits)["places"]["all"] for name, set_hits in hits.items()}
+    return record(row, seed, [0] * 4) | {"stages": stages, "places": places, "student": "small", "vit": "abc"}
+
+
+def test_sets_count_equally_in_a_mean():
+    """+20 points in one set of four queries and -10 in one of 40 are +5 on average."""
+    row, reference = ([{"seed": 0, "places": {"a": {"p": [10, 2 + gain]}, "b": {"p": [40, 20 - 2 * gain]}}}] for gain in (2, 0))
+    assert compare(row, reference, "a", "b").mean == pytest.approx(5)
+    assert compare(row, reference, "b").mean == pytest.approx(-10)
+
+
+def test_the_mean_of_sets_resamples_the_places_of_each():
+    """All places of both sets gain alike, so that every draw gives the same mean."""
+    full, better = (
+        [real_record(name, seed, walks=[hits] * 4, views=[hits + 1] * 4, light=[hits] * 4) for seed in (0, 1)]
+        for name, hits in (("full", 2), ("better", 3))
+    )
+    difference = compare(better, full, "walks", "views", "light")
+    assert (difference.mean, difference.low, difference.high) == pytest.approx((20, 20, 20))
+
+
+def test_the_table_of_real_photos_has_a_line_for_each_row():
+    sets = {"walks": [1, 2, 3, 4], "views": [5] * 4, "light": [0] * 4}
+    records = {
+        "teacher": [real_record("teacher", 0, **sets, corridor=[4] * 4)],
+        "full": [real_record("full", seed, **sets, corridor=[4] * 4) for seed in (0, 1)],
+        "no_offsets": [real_record("no_offsets", seed, **sets | {"light": [3] * 4}, corridor=[0] * 4) for seed in (0, 1)],
+    }
+    lines = real_table(records).splitlines()
+    assert lines[0].split(" | ")[5:9] == ["walks", "views", "light", "corridor"]
+    assert lines[2] == "| the teacher, frozen | 1 | 1.00 | 0 | 0 | 50.0 | 100.0 | 0.0 | 80.0 | 50.0 |  |"
+    assert lines[3] == "| four taps, offsets, scales, fusion | 2 | 1.00 | 96 | 2 | 50.0 | 100.0 | 0.0 | 80.0 | 50.0 |  |"
+    assert lines[4].endswith("| 60.0 | 0.0 | 70.0 | +20.0 (+20.0 to +20.0; ±0.0 over seeds): better |")
+    records["full"][0]["vit"] = "another"
+    with pytest.raises(ValueError, match="Remove those of all but one"):
+        real_table(records)
+
+
+def test_rows_on_real_photos_differ_in_one_respect_and_see_the_same_photos():
+    full = next(row for row in REAL_ROWS if row.name == "full")
+    for row in REAL_ROWS[2:]:
+        changes = len(row.student) + sum(value != full.stages[0].options[name] for name, value in row.stages[0].options.items())
+        assert changes == 1 and [stage.steps for stage in row.stages] == [REAL_STEPS]
+    assert len({row.name for row in REAL_ROWS}) == len(REAL_ROWS)
+
+
+def test_the_frozen_teacher_is_measured_once():
+    teacher, full, *_ = REAL_ROWS
+    assert runs_of([teacher, full], [3, 4]) == [(teacher, 3), (full, 3), (full, 4)]
+
+
+def test_sources_that_the_split_lacks_are_not_trained_on(tmp_path):
+    """The weights name each source, and their sum is a batch of the recipe."""
+    setup = RealSetup(tmp_path, tmp_path, "teacher", "vit", "student_small")
+    for name in ("unlabelled/polyhaven_hdri", "unlabelled/brazil_highways", "panoramas", "walks"):
+        (setup.photos / "train" / name).mkdir(parents=True)
+    (setup.photos / "train" / "walks" / "places.csv").touch()
+    sources = setup.sources()
+    named = sources["photos"] + sources["unlabelled"] + sources["panoramas"]
+    assert {weight.split("=")[0] for weight in sources["weights"]} == set(named) and len(named) == 4
+    flags = training_flags(setup, REAL_ROWS[1], REAL_ROWS[1].stages[0], 2, tmp_path / "run" / "0-distill")
+    assert flags[flags.index("--seed") + 1] == "2" and flags[flags.index("--weights") + 1 :][:4] == sources["weights"]

@@ -245,11 +245,11 @@ def test_the_corridor_is_compared_by_frames_and_with_published_numbers(tmp_path)
     assert lines[2].startswith("| one | 100.0") and lines[3] == "| NetVLAD, quoted | 67.6 |"
 
 
-def test_a_page_keeps_all_but_its_table(tmp_path):
+def test_a_page_keeps_all_but_one_table(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"# Title\n\n{real_photos.START}\nold\n{real_photos.END}\n\nend\n")
-    real_photos.write_page(page, "| new |")
-    assert page.read_text() == f"# Title\n\n{real_photos.START}\n\n| new |\n\n{real_photos.END}\n\nend\n"
-    page.write_text("no markers")
-    with pytest.raises(ValueError, match="needs the lines"):
-        real_photos.write_page(page, "| new |")
+    (start, end), (other_start, other_end) = (real_photos.markers(name) for name in ("a", "b"))
+    page.write_text(f"# Title\n\n{start}\nold\n{end}\n\n{other_start}\n{other_end}\n")
+    real_photos.write_page(page, "| new |", "a")
+    assert page.read_text() == f"# Title\n\n{start}\n\n| new |\n\n{end}\n\n{other_start}\n{other_end}\n"
+    with pytest.raises(ValueError, match="needs the lines <!-- table of c -->"):
+        real_photos.write_page(page, "| new |", "c")

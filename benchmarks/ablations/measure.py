@@ -33,10 +33,10 @@ def measure(model: Path, towns: Path) -> dict[str, Any]:
     for town in folders:
         _count(evaluate(town / "database", town / "queries", encoder, recall_values=RECALL_VALUES), town.name, counts)
     parameters = sum(weights.numel() for weights in encoder.model.parameters())
-    return {"parameters": parameters, "places": counts, "offsets": _offsets(encoder, folders[0] / "queries")}
+    return {"parameters": parameters, "places": counts, "offsets": measure_offsets(encoder, folders[0] / "queries")}
 
 
-def _offsets(encoder: PlaceEncoder, queries: Path) -> dict[str, float] | None:
+def measure_offsets(encoder: PlaceEncoder, queries: Path) -> dict[str, float] | None:
     """Return statistics of the model's offsets on some queries; `None` if it has no offsets."""
     sampler = getattr(getattr(encoder.model, "aggregator", None), "sampler", None)
     if not isinstance(sampler, DeformableSampler):
@@ -51,11 +51,15 @@ def _offsets(encoder: PlaceEncoder, queries: Path) -> dict[str, float] | None:
 
 def _count(evaluation: Evaluation, town: str, counts: _Counts) -> None:
     for query in evaluation.queries:
-        entry = counts[Path(query.path).parts[0]][f"{town}-{_spot(query)}"]
-        rank = query.first_positive_rank
-        entry[0] += 1
-        for number, limit in enumerate(RECALL_VALUES, start=1):
-            entry[number] += rank is not None and rank <= limit
+        count_query(counts[Path(query.path).parts[0]][f"{town}-{_spot(query)}"], query)
+
+
+def count_query(entry: list[int], query: QueryResult) -> None:
+    """Add a query to the numbers of its place: of queries, and of those found among the first 1, 5 and 10 matches."""
+    rank = query.first_positive_rank
+    entry[0] += 1
+    for number, limit in enumerate(RECALL_VALUES, start=1):
+        entry[number] += rank is not None and rank <= limit
 
 
 def _spot(query: QueryResult) -> str:

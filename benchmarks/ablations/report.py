@@ -60,18 +60,28 @@ class Difference:
         return ("better" if self.mean > 0 else "worse") + size
 
 
-def compare(row: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], tier: str) -> Difference | None:
-    """Compare the records of a row with the reference's records of the same seeds; `None` if they share no seed."""
+def compare(row: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], *tiers: str) -> Difference | None:
+    """Compare the records of a row with the reference's records of the same seeds; `None` if they share no seed.
+
+    Args:
+        row: Records of the row.
+        reference: Records of the reference.
+        tiers: Tiers, or sets, whose differences are averaged with equal weights; the places of each are resampled.
+    """
     by_seed = {record["seed"]: record for record in reference}
     pairs = [(record, by_seed[record["seed"]]) for record in row if record["seed"] in by_seed]
     if not pairs:
         return None
-    differences = [_hits(record, tier) - _hits(baseline, tier) for record, baseline in pairs]
-    queries = np.array([entry[0] for _, entry in sorted(pairs[0][0]["places"][tier].items())])
-    mean_difference = np.mean(differences, axis=0)  # (places,), in numbers of found queries
-    weights = np.random.default_rng(0).multinomial(len(queries), np.full(len(queries), 1 / len(queries)), size=_DRAWS)
-    low, high = np.quantile(100 * (weights @ mean_difference) / (weights @ queries), (0.025, 0.975))
-    each = [100 * difference.sum() / queries.sum() for difference in differences]
+    rng = np.random.default_rng(0)
+    draws, each = np.zeros(_DRAWS), np.zeros(len(pairs))
+    for tier in tiers:
+        differences = [_hits(record, tier) - _hits(baseline, tier) for record, baseline in pairs]
+        queries = np.array([entry[0] for _, entry in sorted(pairs[0][0]["places"][tier].items())])
+        mean_difference = np.mean(differences, axis=0)  # (places,), in numbers of found queries
+        weights = rng.multinomial(len(queries), np.full(len(queries), 1 / len(queries)), size=_DRAWS)
+        draws += 100 * (weights @ mean_difference) / (weights @ queries) / len(tiers)
+        each += [100 * difference.sum() / queries.sum() / len(tiers) for difference in differences]
+    low, high = np.quantile(draws, (0.025, 0.975))
     deviation = float(np.std(each, ddof=1)) if len(each) > 1 else 0.0
     return Difference(float(np.mean(each)), float(low), float(high), deviation, len(pairs))
 
@@ -110,12 +120,13 @@ def table(records: Records) -> str:
         parameters = runs[0]["parameters"] / 1e6
         cells = [row.title, str(len(runs)), f"{parameters:.2f}", f"{first:,} + {sum(later):,}", f"{minutes:.0f}"]
         for tier in TIERS:
-            cells += [f"{recall_at_1(runs, tier):.1f}", _cell(row, compare(runs, records.get(REFERENCE, ()), tier))]
+            cells += [f"{recall_at_1(runs, tier):.1f}", describe(row, compare(runs, records.get(REFERENCE, ()), tier))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(row: Row, difference: Difference | None) -> str:
+def describe(row: Row, difference: Difference | None) -> str:
+    """Return a row's difference from the reference with its interval and the claim that it allows; empty without one."""
     if row.name == REFERENCE or difference is None:
         return ""
     spread = f"; ±{difference.deviation:.1f} over seeds" if difference.pairs > 1 else ""
@@ -168,10 +179,10 @@ def _interval(difference: Difference, spread: str = "") -> str:
     return f"{difference.mean:+.1f} ({difference.low:+.1f} to {difference.high:+.1f}{spread})"
 
 
-def offsets_table(records: Records) -> str:
+def offsets_table(records: Records, rows: Sequence[Row] = ROWS) -> str:
     """Return a Markdown table of offsets and scales, means over seeds, of the rows that have them."""
     lines = ["| row | " + " | ".join(title for title, _ in _OFFSETS.values()) + " |", "| --- " * (1 + len(_OFFSETS)) + "|"]
-    for row in ROWS:
+    for row in rows:
         measured = [record["offsets"] for record in records.get(row.name, ()) if record["offsets"]]
         if measured:
             cells = [_mean(row, [numbers[name] for numbers in measured], option) for name, (_, option) in _OFFSETS.items()]

@@ -1,4 +1,4 @@
-"""The rows of the table: their students, stages and options."""
+"""The rows of both tables: their students, stages and options."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,4 +78,26 @@ ROWS = (
     Row("groups_of_places", "teacher with cross-image encoder, groups of places", both(), teacher="cross-image"),
     Row("shuffled_groups", "the same, groups shuffled", both(distill={"teacher_groups": "shuffled"}), teacher="cross-image"),
     Row("encoder_off", "the same, its encoder off", both(distill={"teacher_groups": "off"}), teacher="cross-image"),
+)
+
+
+# Rows on real photos, docs/real_photos.md: distilled from a frozen MobileNetV2 only.
+
+REAL_STEPS = 256  # 24,576 photos
+REAL_SEEDS = range(3)
+REAL_OPTIONS: Options = {"learning_rate": LEARNING_RATES["distill"], "token_cosine_weight": 2.0, "mse_reduction": "sum"}
+
+
+def _distilled(options: Options | None = None) -> tuple[Stage, ...]:
+    return (Stage("distill", REAL_STEPS, REAL_OPTIONS | (options or {})),)
+
+
+REAL_ROWS = (
+    Row("teacher", "the teacher, frozen", ()),
+    Row("full", "four taps, offsets, scales, fusion", _distilled()),
+    Row("last_layer", "last layer instead of four taps", _distilled(), {"use_tap_layers": False}),
+    Row("no_offsets", "offsets off", _distilled(), {"use_offsets": False}),
+    Row("no_scales", "scales off", _distilled(), {"use_scales": False}),
+    Row("no_fusion", "top-down fusion off", _distilled(), {"use_top_down_fusion": False}),
+    Row("descriptors_only", "no token loss", _distilled({"token_cosine_weight": 0.0})),
 )

@@ -102,7 +102,7 @@ def run_once(work: Path, row: Row, seed: int) -> str:
         stages.append(train(work, folder / f"{number}-{stage.script}", model, row, stage, seed))
         model = folder / f"{number}-{stage.script}" / "last"
     python("benchmarks.ablations.measure", str(model), str(work / "towns"), str(folder / "measured.json"))
-    facts = {"row": row.name, "seed": seed, "commit": _commit(), "stages": stages}
+    facts = {"row": row.name, "seed": seed, "commit": commit(), "stages": stages}
     text = json.dumps(facts | json.loads((folder / "measured.json").read_text()), indent=None)
     store_file(record, lambda path: path.write_text(text + "\n"))
     return f"{record.stem}: {sum(stage['seconds'] for stage in stages):.0f} s"
@@ -154,7 +154,8 @@ def python(*arguments: str, log: Path | None = None) -> None:
         subprocess.run([sys.executable, "-m", *arguments], check=True, env=_ENVIRONMENT, stdout=output, stderr=errors)
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the commit of the code that runs."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip()
 

@@ -12,29 +12,31 @@ from d2vpr_hf.training.options import CONFIGS
 _VIT = ("embeddings.", "encoder.")
 
 
-def make_student(row: Row, seed: int, pretrained: Path, folder: Path) -> None:
+def make_student(row: Row, seed: int, pretrained: Path, folder: Path, student: str = "student_small") -> None:
     """Make a student with random weights and a pretrained ViT. Modules that two rows share get the same weights.
 
     Args:
         row: Row of the student.
         seed: Seed of its recovery module and aggregator.
-        pretrained: Folder of a student that stage 0 trained.
+        pretrained: Folder of a student whose ViT is taken.
         folder: Folder to write.
+        student: Name of the configuration in `training/configs` that the row changes.
 
     Raises:
         ValueError: If the two do not have the same ViT.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    student, whole = (_draw(changes, seed, folder / "drawn_from.json") for changes in (row.student, {}))
+    config = json.loads((CONFIGS / f"{student}.json").read_text())
+    changed, whole = (_draw(config | changes, seed, folder / "drawn_from.json") for changes in (row.student, {}))
     vit = {name: weights for name, weights in load_model(pretrained).state_dict().items() if name.startswith(_VIT)}
-    names = student.state_dict().keys()
+    names = changed.state_dict().keys()
     if vit.keys() != {name for name in names if name.startswith(_VIT)}:
         raise ValueError(f"{pretrained} has another ViT than students of {row.name}.")
-    student.load_state_dict({name: (whole.state_dict() | vit)[name] for name in names})
-    student.save_pretrained(folder)
+    changed.load_state_dict({name: (whole.state_dict() | vit)[name] for name in names})
+    changed.save_pretrained(folder)
     load_image_processor(pretrained).save_pretrained(folder)
 
 
-def _draw(changes: Options, seed: int, path: Path) -> VPRPreTrainedModel:
-    path.write_text(json.dumps(json.loads((CONFIGS / "student_small.json").read_text()) | changes))
+def _draw(config: Options, seed: int, path: Path) -> VPRPreTrainedModel:
+    path.write_text(json.dumps(config))
     return load_or_make(str(path), seed)
