@@ -58,7 +58,9 @@ class PhotoSet:
     rule: PositiveRule
 
 
-def find_sets(real: Path | None, streets: Path | None, pairs: Sequence[str], work: Path) -> tuple[list[PhotoSet], list[str]]:
+def find_sets(
+    real: Path | None, streets: Path | None, pairs: Sequence[str], work: Path, part: str = "test"
+) -> tuple[list[PhotoSet], list[str]]:
     """Return the sets whose folders exist, and a line for each folder that is missing. Cut photos are written into `work`."""
     sets, missing = [], []
     if real is not None and (real / "corridor").is_dir():
@@ -73,7 +75,7 @@ def find_sets(real: Path | None, streets: Path | None, pairs: Sequence[str], wor
         missing.append(f"walks, views, light: {error}")
     else:
         titles = {"walks": "indoor walks", "views": "hard viewpoints", "light": "other light"}
-        sets += [PhotoSet(name, title, work / "split" / "test" / name, PositiveRule()) for name, title in titles.items()]
+        sets += [PhotoSet(name, title, work / "split" / part / name, PositiveRule()) for name, title in titles.items()]
     if streets is not None and streets.is_dir():
         place_streets(streets, pairs, work / "streets")
         sets.append(PhotoSet("streets", "street photos", work / "streets", PositiveRule()))
@@ -263,11 +265,12 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], metavar="TITLE=MODEL", help="by default the embedded model")
     parser.add_argument("--teacher", help="folder of a MobileNetV2Model of transformers")
     parser.add_argument("--work", type=Path, default=Path("build/real_photos"), help="folder for cut photos and reports")
+    parser.add_argument("--part", choices=("test", "validation"), default="test", help="part of walks, views and light")
     parser.add_argument("--json", type=Path, dest="record", help="file for the record")
     parser.add_argument("--page", type=Path, help="Markdown page whose table is replaced")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
-    sets, missing = find_sets(arguments.real, arguments.streets, arguments.pairs, arguments.work)
+    sets, missing = find_sets(arguments.real, arguments.streets, arguments.pairs, arguments.work, arguments.part)
     for line in missing:
         print(f"not measured: {line}")
     if not sets:

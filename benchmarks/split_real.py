@@ -23,15 +23,16 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from benchmarks.changed_photos import LIGHTS, change_light, crop, cut_view
+from benchmarks.other_light import LIGHTS, change_light, crop
 from d2vpr_hf.readers import find_photos, open_photo
+from d2vpr_hf.training.data.geometry import PanoramaPart
 from d2vpr_hf.utils.atomic_files import new_folder
 
 Part = Literal["train", "validation", "test"]
 SETS = ("walks", "views", "light")
 FACTS = "split.json"
 
-_RULES = 1  # to be raised with every change of the rules or of a picture
+_RULES = 2  # to be raised with every change of the rules or of a picture
 _FRAME = "Split: 1000 m a place"  # frame of the positions: no map has it
 _SECONDS_OF_PLACE = 4  # of a walk; places of one group begin 16 s apart
 _NUM_GROUPS = 4
@@ -160,7 +161,7 @@ def split_panoramas(panoramas: Path, folder: Path) -> None:
         panorama = np.asarray(open_photo(panoramas / name).convert("RGB"))
         for direction in range(_DIRECTIONS):
             place = Row(f"{Path(name).stem}-{direction}.jpg", 1000 * number, 100 * direction)
-            view = cut_view(panorama, 60 * direction, 0, 0, 75, _VIEW_SIZE, np.ones(3))
+            view = _cut(PanoramaPart([panorama], yaw=60 * direction, pitch=0, field_of_view=75))
             for side in queries:
                 _save(view, folder / side / "views" / "database" / place.path)
             database.append(place)
@@ -175,13 +176,17 @@ def split_panoramas(panoramas: Path, folder: Path) -> None:
 
 
 def _draw_view(panorama: np.ndarray, yaw: float, name: str) -> np.ndarray:
-    """Cut a view near a direction that differs from it in yaw, pitch, roll, field of view, exposure and white balance."""
+    """Cut a view near a direction that differs from it in yaw, pitch, field of view, exposure and white balance."""
     rng = _rng(name)
     turn = rng.uniform(8, 22) * rng.choice((-1, 1))
+    view = _cut(PanoramaPart([panorama], yaw + turn, rng.uniform(-12, 12), rng.uniform(50, 90)))
     warmth = rng.uniform(-0.2, 0.2)
     gain = 2 ** rng.uniform(-1.2, 0.8) * np.exp([warmth, rng.uniform(-0.03, 0.03), -warmth])
-    pitch, roll = rng.uniform(-12, 12), rng.uniform(-5, 5)
-    return cut_view(panorama, yaw + turn, pitch, roll, rng.uniform(50, 90), _VIEW_SIZE, gain)
+    return (view * gain).clip(0, 255).round().astype(np.uint8)
+
+
+def _cut(view: PanoramaPart) -> np.ndarray:
+    return np.asarray(view.resize(_VIEW_SIZE, Image.Resampling.BILINEAR))
 
 
 def split_unlabelled(root: Path, folder: Path) -> None:

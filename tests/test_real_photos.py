@@ -8,8 +8,8 @@ from PIL import Image
 
 from benchmarks import real_photos
 from benchmarks.baselines import thumbnails
-from benchmarks.changed_photos import LIGHTS, change_light, crop, cut_view
 from benchmarks.handmade_model import HandmadeModel
+from benchmarks.other_light import LIGHTS, change_light, crop
 from benchmarks.split_real import part_of_clip, part_of_panorama, split
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import PositiveRule, evaluate
@@ -131,28 +131,6 @@ def test_a_split_refuses_other_folders(root, work, tmp_path):
         (tmp_path / name).mkdir()
     with pytest.raises(FileExistsError, match="has a split of"):
         split(tmp_path, work)
-
-
-def test_a_view_shows_the_directions_that_it_should():
-    """Red grows with yaw and green with pitch, so that a pixel tells its direction."""
-    rows, columns = np.mgrid[0:180, 0:360]
-    panorama = np.stack([columns * 255 / 360, 255 - rows * 255 / 180, np.zeros_like(rows)], axis=2).astype(np.uint8)
-
-    def looked_at(pixel):
-        return (pixel[0] / 255 * 360 - 180, pixel[1] / 255 * 180 - 90)
-
-    def view(**changes):
-        arguments = {"yaw": 0, "pitch": 0, "roll": 0, "field_of_view": 90, "size": (101, 101), "gain": np.ones(3)}
-        return cut_view(panorama, **arguments | changes).astype(float)
-
-    assert looked_at(view()[50, 50]) == pytest.approx((0, 0), abs=3)
-    assert looked_at(view()[50, 100]) == pytest.approx((45, 0), abs=3)
-    assert looked_at(view()[0, 50]) == pytest.approx((0, 45), abs=3)
-    assert looked_at(view(yaw=60, pitch=20)[50, 50]) == pytest.approx((60, 20), abs=3)
-    assert looked_at(view(field_of_view=60)[50, 100]) == pytest.approx((30, 0), abs=3)
-    assert looked_at(view(roll=90)[50, 100]) == pytest.approx((0, 45), abs=3)  # the top is turned to the right
-    assert looked_at(view(yaw=-200)[50, 50]) == pytest.approx((160, 0), abs=3)
-    assert view(gain=np.array([0.5, 1, 1]))[50, 50, 0] == pytest.approx(view()[50, 50, 0] / 2, abs=1)
 
 
 @pytest.mark.parametrize("light", LIGHTS)

@@ -1,4 +1,4 @@
-"""Photos of one place that differ: views cut of a panorama, and a photo under other light."""
+"""A part of a photo as under another light."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,45 +10,6 @@ Photo = NDArray[np.uint8]  # (height, width, 3)
 _Values = NDArray[Any]  # (height, width, 3) floating-point numbers from 0 to 1
 _GREY = np.array([0.299, 0.587, 0.114])
 _COOL, _WARM = np.array([0.8, 0.95, 1.2]), np.array([1.25, 1.0, 0.7])
-
-
-def cut_view(
-    panorama: Photo, yaw: float, pitch: float, roll: float, field_of_view: float, size: tuple[int, int], gain: NDArray[Any]
-) -> Photo:
-    """Cut a flat view of an equirectangular photo, with bilinear interpolation.
-
-    Args:
-        panorama: (H, 2 H, 3), whose middle column is at yaw 0.
-        yaw: Direction of the camera in degrees, clockwise from the middle column.
-        pitch: Degrees by which the camera looks up.
-        roll: Degrees by which the picture's content turns clockwise.
-        field_of_view: Horizontal field of view in degrees.
-        size: Height and width of the view in pixels.
-        gain: (3,) factors of the colours, for exposure and white balance.
-    """
-    height, width = size
-    focal = width / 2 / np.tan(np.radians(field_of_view) / 2)
-    x, y = np.meshgrid(np.arange(width) - (width - 1) / 2, (height - 1) / 2 - np.arange(height))
-    turned = np.exp(1j * np.radians(roll)) * (x + 1j * y)
-    rise = np.exp(1j * np.radians(pitch)) * (focal + 1j * turned.imag)  # forward and up, after the camera looks up
-    across = np.degrees(np.arctan2(turned.real, rise.real)) + yaw
-    up = np.degrees(np.arctan2(rise.imag, np.hypot(turned.real, rise.real)))
-    rows, columns = panorama.shape[:2]
-    values = _bilinear(panorama, (90 - up) / 180 * rows - 0.5, (across / 360 + 0.5) * columns - 0.5)
-    return (values * gain).clip(0, 255).round().astype(np.uint8)
-
-
-def _bilinear(panorama: Photo, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Read colours between pixels: columns wrap around, rows end at the poles."""
-    top, left = np.floor(rows).astype(np.int64), np.floor(columns).astype(np.int64)
-    down, right = (rows - top)[..., None], (columns - left)[..., None]
-
-    def pixels(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.float64]:
-        return panorama[row.clip(0, panorama.shape[0] - 1), column % panorama.shape[1]].astype(np.float64)
-
-    upper = pixels(top, left) * (1 - right) + pixels(top, left + 1) * right
-    lower = pixels(top + 1, left) * (1 - right) + pixels(top + 1, left + 1) * right
-    return upper * (1 - down) + lower * down
 
 
 def crop(photo: Photo, rng: np.random.Generator) -> Photo:
