@@ -53,9 +53,11 @@ def convert(
 ) -> None:
     """Convert published weights to a model folder, and back.
 
-    SRC may be a file of D²-VPR or CricaVPR from their authors, or a DINOv2; its format is recognised by its tensor names.
+    SRC may be a file of D²-VPR or CricaVPR from their authors, or a DINOv2; its format is recognised by its tensor names. A
+    MobileNetV2 from TensorFlow Lite, with the plan of its operations in the metadata, becomes a model of transformers.
     """
-    from d2vpr_hf.convert import convert_to_published, convert_weights
+    from d2vpr_hf.convert import convert_mobilenet_v2, convert_to_published, convert_weights
+    from d2vpr_hf.convert.mobilenet_v2 import is_mobilenet_v2
 
     hush_transformers()
     if to is not None:
@@ -63,6 +65,12 @@ def convert(
             raise ValueError("`--to published` writes a model unchanged; omit `--as` and `--set`.")
         published = convert_to_published(source, out, overwrite=overwrite)
         typer.echo(f"Wrote {source} as {published.name}: {out}.")
+        return
+    if is_mobilenet_v2(source):
+        if target is not None or changes:
+            raise ValueError(f"{source} is a MobileNetV2, a complete model; omit `--as` and `--set`.")
+        convert_mobilenet_v2(source, out, overwrite=overwrite)
+        typer.echo(f"{source} is a MobileNetV2; wrote the folder {out} of a model of transformers.")
         return
     done = convert_weights(source, out, target=target, changes=parse_changes(changes), seed=seed, overwrite=overwrite)
     untrained = done.model.config.untrained_parts

@@ -153,6 +153,14 @@ def parse_image_size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+def parse_layer(text: str) -> int | str:
+    """Read the number of a layer, or the name of a module."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 @dataclass
 class ModelChoices:
     """Options of models that leave the way to compute descriptors open: those of transformers."""
@@ -170,8 +178,13 @@ class ModelChoices:
         ),
     ] = None
     layer: Annotated[
-        int | None,
-        typer.Option(help="For a model of transformers: layer whose tokens are pooled, such as 9 or -2. Default: its output."),
+        str | None,
+        typer.Option(
+            parser=parse_layer,
+            metavar="LAYER",
+            help="For a model of transformers: layer whose tokens are pooled, such as 9, -2 or layer.12.expand_1x1. Default: "
+            "its output.",
+        ),
     ] = None
     center_crop: Annotated[
         bool, typer.Option("--center-crop", help="For a model of transformers: crop as in its preprocessing.")

@@ -85,13 +85,14 @@ def convert_weights(
             over or mis-shaped.
     """
     out = Path(out)
-    _check_free(source, out, overwrite)
+    check_output(source, out, overwrite)
     conversion = load_converted(source, target=target, changes=changes, seed=seed)
     _write(conversion, out, source)
     return conversion
 
 
-def _check_free(source: str | Path, out: Path, overwrite: bool) -> None:
+def check_output(source: str | Path, out: Path, overwrite: bool) -> None:
+    """Raise FileExistsError unless a model folder may be written at `out`; see [`convert_weights`]."""
     if out.is_symlink() and not out.exists():
         raise FileExistsError(f"{out} is a link to a missing folder. Give another folder.")
     if out.exists() and not out.is_dir():
@@ -115,10 +116,10 @@ def _write(conversion: Conversion, out: Path, source: str | Path) -> None:
             shutil.copy(out / "README.md", folder)
         write_card(folder, conversion.model, _card_facts(conversion, source), origin=_origin(source))
         set_usual_modes(folder.iterdir())
-        _move_into(folder, out)
+        move_into(folder, out)
 
 
-def _move_into(folder: Path, out: Path) -> None:
+def move_into(folder: Path, out: Path) -> None:
     """Move files to their place, the configuration last; weights and code of another model there are removed."""
     out.mkdir(exist_ok=True)
     code = [path.name for path in Path(modeling.__file__).parent.glob("*.py")]

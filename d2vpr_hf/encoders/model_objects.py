@@ -144,6 +144,6 @@ def _has_changed_layers(model: nn.Module) -> bool:
 
 
 def _has_foreign_hooks(layer: nn.Module) -> bool:
-    """Return whether a layer has hooks that may change its output; those of transformers collect outputs."""
+    """Return whether a layer has hooks that may change its output; those of transformers and this package collect outputs."""
     hooks = (*layer._forward_hooks.values(), *layer._forward_pre_hooks.values())
-    return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+    return any(not str(getattr(hook, "__module__", "")).startswith(("transformers.", "d2vpr_hf.")) for hook in hooks)

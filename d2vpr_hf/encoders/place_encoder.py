@@ -27,7 +27,7 @@ from d2vpr_hf.encoders.photo_batches import (
 )
 from d2vpr_hf.encoders.protocol import DescriptorModel, EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.model_info.model_facts import ModelFacts
-from d2vpr_hf.model_info.model_options import ModelOptions, Pool
+from d2vpr_hf.model_info.model_options import Layer, ModelOptions, Pool
 from d2vpr_hf.model_info.preprocessing import UnfitImageError
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
@@ -86,7 +86,7 @@ class PlaceEncoder:
         revision: str | None = None,
         pool: Pool | None = None,
         image_size: tuple[int, int] | int | None = None,
-        layer: int | None = None,
+        layer: Layer | None = None,
         center_crop: bool = False,
     ) -> None:
         check_backend(backend, precision)

@@ -16,7 +16,6 @@ from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.registry import convert
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import FeatureBackend, precision_of
-from d2vpr_hf.encoders.feature_network import FeatureNetwork, patch_size_of
 from d2vpr_hf.encoders.graph_sources import find_graph_source
 from d2vpr_hf.encoders.model_objects import (
     check_loaded,
@@ -26,7 +25,6 @@ from d2vpr_hf.encoders.model_objects import (
     merge_adapters,
     without_adapters,
 )
-from d2vpr_hf.encoders.model_preprocessing import apply_size, choose_preprocessing
 from d2vpr_hf.encoders.own_models import move_model
 from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.model_info.known_models import find_known
@@ -34,7 +32,9 @@ from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_families import OTHER, VIT_SIZES, family_of
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.pretrained.feature_network import FeatureNetwork, patch_size_of
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, adapter_settings, hash_weights, own_fields, plain_value
+from d2vpr_hf.pretrained.model_preprocessing import apply_size, choose_preprocessing
 from d2vpr_hf.pretrained.pooling import available_pools, pool_features
 from d2vpr_hf.pretrained.stated_facts import find_card, stated_facts
 from d2vpr_hf.pretrained.vision_towers import load_vision_tower, tower_of

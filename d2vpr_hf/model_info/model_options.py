@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 MAX_SIDE = 8192  # pixels; larger images need gigabytes each, and a file of someone else could state any size
 
+Layer = int | str  # number of a hidden state, or name of a module
 Pool = Literal["cls", "mean", "gem", "cls+gem", "pooler", "regions"]
 
 
@@ -18,15 +19,15 @@ class ModelOptions:
         pool: Pooling of the tokens to a descriptor: `"cls"`, `"mean"`, `"gem"`, `"cls+gem"`, `"pooler"` or `"regions"`; `None`
             for the default of the model's family.
         image_size: Height and width in pixels that photos are resized to; `None` for the size in the model's preprocessing.
-        layer: Number of the layer whose tokens are pooled: 1 is the first block, -1 the last, and 0 the patches before it;
-            `None` for the model's output.
+        layer: Number of the layer whose tokens are pooled: 1 is the first block, -1 the last, and 0 the patches before it; or
+            the name of a module, such as `"layer.12.expand_1x1"`; `None` for the model's output.
         center_crop: Whether photos are cropped at their centre where the model's preprocessing does so. By default the whole
             photo is resized, because places are recognised by what is at its sides, too.
     """
 
     pool: Pool | None = None
     image_size: tuple[int, int] | None = None
-    layer: int | None = None
+    layer: Layer | None = None
     center_crop: bool = False
 
     def __post_init__(self) -> None:
@@ -35,9 +36,9 @@ class ModelOptions:
             raise ValueError(f"`pool` must be one of {', '.join(get_args(Pool))}, got {self.pool!r}.")
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _read_size(self.image_size))
-        if self.layer is not None:
+        if self.layer is not None and not _is_module_name(self.layer):
             if not _is_whole_number(self.layer):
-                raise ValueError(f"`layer` must be a whole number, got {self.layer!r}.")
+                raise ValueError(f"`layer` must be a whole number or the name of a module, got {self.layer!r}.")
             object.__setattr__(self, "layer", int(self.layer))
         if not isinstance(self.center_crop, bool):
             raise ValueError(f"`center_crop` must be true or false, got {self.center_crop!r}.")
@@ -79,6 +80,11 @@ def _read_size(size: Any) -> tuple[int, int]:
     if len(sides) != 2 or not all(_is_whole_number(side) and 1 <= side <= MAX_SIDE for side in sides):
         raise ValueError(f"`image_size` must be a height and a width in pixels, from 1 to {MAX_SIDE}, got {size!r}.")
     return int(sides[0]), int(sides[1])
+
+
+def _is_module_name(value: object) -> bool:
+    """Return whether a value is the name of a module: a text that is not a number."""
+    return isinstance(value, str) and value != "" and not value.lstrip("+-").isdecimal()
 
 
 def _is_whole_number(value: object) -> bool:

@@ -1,9 +1,10 @@
 """Teachers for distillation: frozen models that compute tokens and descriptors.
 
-A student learns from both. CricaVPR and every other model of this package has tokens and descriptors; a DINOv2 has tokens, and
-its descriptor is CricaVPR's pyramid of 14 regions, pooled from them without training (p = 3).
+A student learns from both. CricaVPR and every other model of this package has tokens and descriptors. Other vision models
+have tokens or feature maps only; their descriptor is CricaVPR's pyramid of 14 regions, pooled without training (p = 3).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +12,24 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from d2vpr_hf.modeling import MODELS, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.model_info.model_families import family_of
+from d2vpr_hf.model_info.model_options import Layer
+from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.modeling import VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.modeling.modeling_vpr import check_pixel_values, flatten_and_normalize
+from d2vpr_hf.modeling.vision_transformer import GridSize
+from d2vpr_hf.pretrained.feature_network import LayerNetwork, patch_size_of
 from d2vpr_hf.pretrained.loading import DINOV2_TYPES, load_config, load_dinov2, load_model
-from d2vpr_hf.pretrained.pooling import RegionPooling
+from d2vpr_hf.pretrained.model_files import stored_config
+from d2vpr_hf.pretrained.model_preprocessing import choose_preprocessing
+from d2vpr_hf.pretrained.pooling import Features, RegionPooling, generalized_mean
+from d2vpr_hf.pretrained.principal_components import PrincipalComponents
+from d2vpr_hf.pretrained.token_grids import resample_patches
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
+from d2vpr_hf.pretrained.vision_towers import load_vision_tower
+from d2vpr_hf.utils.threads import map_on_cores
+
+_IMAGES_OF_A_CORE = 4  # images that a core processes at once: their activations fit in its cache
 
 
 class TeacherTargets(NamedTuple):
@@ -33,20 +47,27 @@ class TeacherTargets(NamedTuple):
 class Teacher(nn.Module):
     """A frozen model in eval mode that records no gradients. Subclasses compute the targets.
 
+    Args:
+        model: The model.
+        preprocessing: The steps from images to the model's pixel values; `None` for a model that takes the student's.
+
     Attributes:
         model: The model.
         width: Channels of a token, and of each of the descriptor's features. A student's `recovery_size` must be the same.
         descriptor_dim: Width of the descriptors: 14 times `width` with the published regions.
         depends_on_batch: Whether an image's descriptor depends on the other images of its batch.
+        input_size: Height and width in pixels of the teacher's images; `None` if it takes exactly the student's pixel values.
     """
 
     width: int
     descriptor_dim: int
     depends_on_batch: bool
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
         self.model = model
+        self.preprocessing = preprocessing
+        self.input_size = None if preprocessing is None else preprocessing.input_size
         flags = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
         model.config.update(flags)  # a saved configuration may have other values
 
@@ -58,16 +79,42 @@ class Teacher(nn.Module):
         """Stay in eval mode, whatever the mode of the module that contains the teacher."""
         return super().train(False)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The values that targets depend on in addition to the model; empty for a model that takes the student's pixels."""
+        return {} if self.preprocessing is None else {"preprocessing": self.preprocessing.to_dict()}
+
     @torch.no_grad()
-    def forward(self, pixel_values: torch.Tensor) -> TeacherTargets:
-        """Compute the targets of images (B, 3, height, width), normalised like the student's; sides in whole patches.
+    def forward(self, images: torch.Tensor, grid_size: GridSize | None = None) -> TeacherTargets:
+        """Compute the targets of images.
+
+        Args:
+            images: Without `input_size`: pixel values (B, 3, height, width), normalised like the student's, with sides in whole
+                patches. With `input_size`: bytes (B, 3, height, width) of any size, which are resized to it and normalised.
+            grid_size: Rows and columns of the patches that the tokens are resampled to, those of the student; `None` for the
+                teacher's own.
 
         Raises:
-            ValueError: If `pixel_values` is not of that shape.
+            ValueError: If `images` are not of that form.
         """
-        return self._targets(pixel_values)
+        return self._targets(images if self.preprocessing is None else self._prepare(images), grid_size)
 
-    def _targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
+    def _prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Resize and normalise bytes (B, 3, height, width)."""
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
+            raise ValueError(
+                f"Expected images (B, 3, height, width) of bytes for a teacher with an input size of its own, got "
+                f"{tuple(images.shape)} of {images.dtype}."
+            )
+        assert self.preprocessing is not None and self.input_size is not None
+        steps = self.preprocessing
+        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (steps.mean, steps.std))
+        pixels = images.float()
+        if images.shape[2:] != self.input_size:
+            pixels = nn.functional.interpolate(pixels, self.input_size, mode="bilinear", antialias=True)
+        return ((pixels * steps.rescale_factor - mean) / std).to(self.model.dtype, memory_format=torch.channels_last)
+
+    def _targets(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
         raise NotImplementedError
 
 
@@ -76,8 +123,8 @@ class PlaceTeacher(Teacher):
 
     model: VPRPreTrainedModel
 
-    def __init__(self, model: VPRPreTrainedModel) -> None:
-        super().__init__(model)
+    def __init__(self, model: VPRPreTrainedModel, preprocessing: Preprocessing | None = None) -> None:
+        super().__init__(model, preprocessing)
         self.width = model.config.feature_size
         self.descriptor_dim = model.config.unprojected_dim
         self.depends_on_batch = model.config.use_cross_image_encoder
@@ -88,53 +135,226 @@ class PlaceTeacher(Teacher):
         self.model.remove_cross_image_encoder()
         self.depends_on_batch = False
 
-    def _targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
+    def _targets(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
         output = self.model(pixel_values)
-        return TeacherTargets(output.last_hidden_state, flatten_and_normalize(output.region_features))
+        tokens = output.last_hidden_state
+        own_grid = _grid_of(pixel_values, self.model.config.patch_size)
+        if grid_size not in (None, own_grid):
+            tokens = torch.cat((tokens[:, :1].float(), resample_patches(tokens[:, 1:], own_grid, grid_size)), dim=1)
+        return TeacherTargets(tokens, flatten_and_normalize(output.region_features))
 
 
-class Dinov2Teacher(Teacher):
-    """A transformers DINOv2, with or without registers, as a teacher that was never trained for places."""
+class TokenTeacher(Teacher):
+    """A model whose tokens are pooled without training, so that they may be projected to principal components first.
+
+    Attributes:
+        taps: Names of the parts that tokens are taken from, for logs and errors.
+        widths: Channels of the tokens of each tap.
+    """
 
     depends_on_batch = False
+    taps: tuple[str, ...] = ("output",)
+    widths: tuple[int, ...]
+
+    def __init__(self, model: PreTrainedModel, preprocessing: Preprocessing | None = None) -> None:
+        super().__init__(model, preprocessing)
+        self.regions = RegionPooling()
+        self.components: nn.ModuleList | None = None
+
+    def project(self, components: Sequence[PrincipalComponents]) -> None:
+        """Project the tokens of each tap to its principal components from now on; targets change."""
+        device = next(self.model.parameters()).device
+        self.components = nn.ModuleList(components).to(device)
+        self._set_width(sum(tap.directions.shape[1] for tap in components))
+
+    @torch.no_grad()
+    def tap_tokens(self, images: torch.Tensor, grid_size: GridSize | None = None) -> list[torch.Tensor]:
+        """Return the tokens (B, 1 + N, D) of each tap before any projection; arguments and errors as for `forward`."""
+        return self._taps(images if self.preprocessing is None else self._prepare(images), grid_size)[0]
+
+    def _set_width(self, width: int) -> None:
+        self.width, self.descriptor_dim = width, self.regions.num_regions * width
+
+    def _targets(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
+        taps, grid_size = self._taps(pixel_values, grid_size)
+        if self.components is not None:
+            taps = [project(tokens) for project, tokens in zip(self.components, taps, strict=True)]
+        tokens = taps[0] if len(taps) == 1 else torch.cat(taps, dim=2)
+        return TeacherTargets(tokens, self.regions(tokens, grid_size))
+
+    def _taps(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> tuple[list[torch.Tensor], GridSize]:
+        """Return the tokens of each tap, and their grid."""
+        raise NotImplementedError
+
+
+class Dinov2Teacher(TokenTeacher):
+    """A transformers DINOv2, with or without registers, that takes the student's pixel values."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
-        self.regions = RegionPooling()
-        self.width = model.config.hidden_size
-        self.descriptor_dim = self.regions.num_regions * self.width
+        self.widths = (model.config.hidden_size,)
+        self._set_width(model.config.hidden_size)
         self.num_channels: int = model.config.num_channels
         self.num_registers: int = getattr(model.config, "num_register_tokens", 0)
         patch_size = model.config.patch_size
         self.patch_size: int = patch_size if isinstance(patch_size, int) else patch_size[0]
         self.freeze()
 
-    def _targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
+    def _taps(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> tuple[list[torch.Tensor], GridSize]:
         check_pixel_values(pixel_values, self.num_channels, self.patch_size)
         states = self.model(pixel_values).last_hidden_state  # cls, registers, patches
-        tokens = torch.cat((states[:, :1], states[:, 1 + self.num_registers :]), dim=1)
-        grid_size = (pixel_values.shape[2] // self.patch_size, pixel_values.shape[3] // self.patch_size)
-        return TeacherTargets(tokens, self.regions(tokens, grid_size))
+        first, patches = states[:, :1], states[:, 1 + self.num_registers :]
+        own_grid = _grid_of(pixel_values, self.patch_size)
+        if grid_size in (None, own_grid):
+            return [torch.cat((first, patches), dim=1)], own_grid
+        return [torch.cat((first.float(), resample_patches(patches, own_grid, grid_size)), dim=1)], grid_size
 
 
-def load_teacher(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Teacher:
+class FeatureTeacher(TokenTeacher):
+    """A vision model of transformers at its own input size: its tokens or its feature maps, of its output or of several taps.
+
+    The tokens of a tap are its patches, resampled to the student's grid ([`resample_patches`]), after a global token: the class
+    token if there is one, else the generalised mean (p = 3) of all patches before resampling. The tokens of several taps are
+    brought to the same length and joined: patches are L2-normalised, and the global token, which the descriptor weights by its
+    length, is divided by the mean length of its image's patches.
+
+    Args:
+        model: The vision tower, in eval mode.
+        preprocessing: Steps that give images of one size.
+        taps: Numbers of hidden states, or names of modules; empty for the model's output.
+
+    Raises:
+        ValueError: If the model has no such tap, or cannot process images of the size.
+    """
+
+    def __init__(self, model: PreTrainedModel, preprocessing: Preprocessing, taps: Sequence[Layer] = ()) -> None:
+        super().__init__(model.to(memory_format=torch.channels_last), preprocessing)  # type: ignore[call-overload]
+        self.network = LayerNetwork(model, family_of(model.config.model_type), taps or [None])
+        self.taps = tuple(map(str, taps)) or ("output",)
+        self.freeze()
+        self.widths = self._measure_widths()
+        self._set_width(sum(self.widths))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The preprocessing and the taps."""
+        return {**super().settings, "taps": self.taps}
+
+    def _measure_widths(self) -> tuple[int, ...]:
+        """Return the channels of the taps, after checking that the model processes images of the input size."""
+        height, width = self.input_size or (0, 0)
+        black = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.model.device)
+        name = self.model.name_or_path or f"A model of type {self.model.config.model_type}"
+        try:
+            with torch.inference_mode():
+                features = self.network.layer_features(self._prepare(black))
+        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+            raise ValueError(f"{name} cannot process images of {height}x{width} pixels: {error}") from error
+        for tap, output in zip(self.taps, features, strict=True):
+            if output.grid_size is None:
+                raise ValueError(
+                    f"{name} has no grid of patches at {tap} for images of {height}x{width} pixels, so that it cannot be a "
+                    "teacher. Choose another tap."
+                )
+        return tuple(output.patches.shape[2] for output in features)
+
+    def _taps(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> tuple[list[torch.Tensor], GridSize]:
+        parts = self._on_all_cores(pixel_values, grid_size)
+        return [torch.cat(tokens) for tokens in zip(*(taps for taps, _ in parts), strict=True)], parts[0][1]
+
+    def _on_all_cores(
+        self, pixel_values: torch.Tensor, grid_size: GridSize | None
+    ) -> list[tuple[list[torch.Tensor], GridSize]]:
+        """Return the tokens of a few images at a time: on the CPU each core processes separate images."""
+
+        @torch.inference_mode()  # of each thread
+        def compute(images: torch.Tensor) -> tuple[list[torch.Tensor], GridSize]:
+            features = self.network.layer_features(images)
+            grid = grid_size or features[0].grid_size
+            assert grid is not None  # checked in the constructor
+            return [self._tokens(output, grid) for output in features], grid
+
+        if pixel_values.device.type != "cpu":
+            return [compute(pixel_values)]
+        return map_on_cores(compute, pixel_values.split(_IMAGES_OF_A_CORE))
+
+    def _tokens(self, features: Features, grid_size: GridSize) -> torch.Tensor:
+        """Return the global token and the resampled patches (B, 1 + N, D) of a tap, in float32."""
+        assert features.grid_size is not None
+        patches = features.patches.float()
+        first = (generalized_mean(patches) if features.cls is None else features.cls.float()).unsqueeze(1)
+        patches = resample_patches(patches, features.grid_size, grid_size)
+        if len(self.taps) > 1:
+            first = first / patches.norm(dim=2).mean(1)[:, None, None].clamp(min=1e-6)
+            patches = nn.functional.normalize(patches, dim=2)
+        return torch.cat((first, patches), dim=1)
+
+
+def _grid_of(pixel_values: torch.Tensor, patch_size: int) -> GridSize:
+    return pixel_values.shape[2] // patch_size, pixel_values.shape[3] // patch_size
+
+
+def load_teacher(
+    name: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    taps: Sequence[Layer] = (),
+    image_size: tuple[int, int] | None = None,
+    **kwargs: Any,
+) -> Teacher:
     """Load a teacher in eval mode, with its gradients off.
 
     Args:
-        name: Folder or Hub id of a model of this package, such as a converted CricaVPR, or of a transformers DINOv2, such as
-            `"facebook/dinov2-base"` or `"facebook/dinov2-with-registers-large"`.
-        dtype: Type of the weights, and of the targets.
-        kwargs: Passed to `from_pretrained`.
+        name: Folder or Hub id of a model of this package, such as a converted CricaVPR; of a DINOv2 of transformers, such as
+            `"facebook/dinov2-base"`; or of another vision model of transformers, such as a MobileNetV2.
+        dtype: Type of the weights.
+        taps: Hidden states or modules whose tokens or maps are the targets, as for [`FeatureTeacher`]; empty for the output.
+        image_size: Height and width in pixels of the teacher's images; `None` for the size in its preprocessing, or for the
+            student's pixels if it is a model of this package, or a DINOv2 without taps.
+        kwargs: Passed to `from_pretrained`; for vision models with an input size of their own only `revision`.
 
     Raises:
-        FileNotFoundError, ValueError: For the reasons of [`load_model`] and [`load_dinov2`].
+        FileNotFoundError, ValueError: For the reasons of [`load_model`], [`load_dinov2`] and [`load_vision_tower`], or of
+            [`FeatureTeacher`]; also if the images' sides are not whole patches of the model.
     """
     config = load_config(name, **kwargs)
-    if config.model_type in DINOV2_TYPES:
-        return Dinov2Teacher(load_dinov2(name, dtype=dtype, **kwargs))
     if isinstance(config, VPRConfig):
+        if taps:
+            raise ValueError(f"{name} is a model of this package, which has one kind of tokens. Leave `teacher_taps` out.")
         model = load_model(name, dtype=dtype, **kwargs)
         warn_of_untrained_parts(name, model.config.untrained_parts)
-        return PlaceTeacher(model)
-    types = [*(config_class.model_type for config_class in MODELS), *DINOV2_TYPES]
-    raise ValueError(f"{name} is a model of type {config.model_type!r}; a teacher must be one of {', '.join(types)}.")
+        _check_patches(image_size, model.config.patch_size)
+        return PlaceTeacher(model, None if image_size is None else Preprocessing(size=image_size))
+    if config.model_type in DINOV2_TYPES and not taps and image_size is None:
+        return Dinov2Teacher(load_dinov2(name, dtype=dtype, **kwargs))
+    return _load_feature_teacher(name, dtype, taps, image_size, **kwargs)
+
+
+def _load_feature_teacher(
+    name: str | Path,
+    dtype: torch.dtype,
+    taps: Sequence[Layer],
+    image_size: tuple[int, int] | None,
+    revision: str | None = None,
+    **kwargs: Any,
+) -> FeatureTeacher:
+    if kwargs:
+        raise ValueError(f"{name} is a vision model of transformers, loaded without {', '.join(kwargs)}. Leave them out.")
+    stored = stored_config(name, revision)
+    tower = load_vision_tower(name, stored, revision).model
+    published = choose_preprocessing(tower, None, name, stored, revision)
+    size = image_size or published.for_whole_images().input_size
+    if size is None:
+        raise ValueError(f"The preprocessing of {name} gives images of different sizes. Set `teacher_image_size`.")
+    family = family_of(tower.config.model_type)
+    if size != published.input_size and family.needs_whole_patches:
+        _check_patches(size, patch_size_of(tower.config))
+    return FeatureTeacher(tower.to(dtype), published.for_size(size), taps)
+
+
+def _check_patches(size: tuple[int, int] | None, patch_size: int | None) -> None:
+    """Raise ValueError if the sides of a teacher's images are not whole patches."""
+    if size is not None and patch_size is not None and any(side % patch_size for side in size):
+        raise ValueError(
+            f"`teacher_image_size` must be multiples of the teacher's patch size, {patch_size} pixels, got {size[0]}x{size[1]}."
+        )

@@ -59,7 +59,7 @@ def test_a_short_card_that_a_person_wrote(tmp_path):
         ({"model_options": {"pool": "sum"}}, "`pool` must be"),
         ({"model_options": {"image_size": 5}}, "encoder.json"),
         ({"model_options": {"image_size": [10**9, 10**9]}}, "`image_size` must be .* to 8192"),
-        ({"model_options": {"layer": "last"}}, "`layer` must be a whole number"),
+        ({"model_options": {"layer": 1.5}}, "`layer` must be a whole number"),
         ({"model_options": {"center_crop": "yes"}}, "`center_crop` must be"),
         ({"descriptor_dim": 10**9}, "`descriptor_dim` must be a positive whole number up to 1048576"),
         ({"preprocessing": {"size": [10**9, 10**9]}}, "`size` must be .* to 8192"),

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
+from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from d2vpr_hf.convert import load_converted
 from d2vpr_hf.pretrained.loading import load_model
@@ -141,10 +141,8 @@ def test_wrong_images_are_refused(shape):
 
 
 def test_what_is_no_teacher(tmp_path):
-    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
-    with pytest.raises(
-        ValueError, match="of type 'vit'; a teacher must be one of d2vpr, cricavpr, dinov2, dinov2_with_registers"
-    ):
-        load_teacher(save(ViTModel(config), tmp_path / "vit"))
+    config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50)
+    with pytest.raises(ValueError, match="of type 'bert', which has no vision tower"):
+        load_teacher(save(BertModel(config), tmp_path / "bert"))
     with pytest.raises(FileNotFoundError, match="There is no model someone/nothing"):
         load_teacher("someone/nothing")

@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from d2vpr_hf.encoders.feature_network import image_size_of, patch_size_of
 from d2vpr_hf.model_info.model_families import ModelFamily, family_of
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
@@ -16,6 +15,7 @@ from d2vpr_hf.model_info.preprocessor_files import (
     read_processor_file,
     read_timm_preprocessing,
 )
+from d2vpr_hf.pretrained.feature_network import image_size_of, patch_size_of
 from d2vpr_hf.pretrained.model_files import fetch_file
 
 logger = logging.getLogger(__name__)
