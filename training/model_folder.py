@@ -120,7 +120,9 @@ def _labelled_text(photos: str, options: TrainingOptions) -> str:
     if photos != "gridtown":
         return public_name(photos)
     seeds = ", ".join(map(str, options.gridtown_seeds))
-    return f"Gridtown (simulated photos; cities {seeds}, {options.gridtown_places} places each)"
+    look = f"; {options.gridtown_wild:.0%} of the places with a random look" if options.gridtown_wild else ""
+    textures = f", textures of {public_name(options.gridtown_textures)}" if options.gridtown_textures else ""
+    return f"Gridtown (simulated photos; cities {seeds}, {options.gridtown_places} places each{look}{textures})"
 
 
 def _origin(options: TrainingOptions, step: int, measurement: Measurement | None) -> str:

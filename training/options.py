@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast
 import yaml
 from transformers import HfArgumentParser
 
-from d2vpr_hf.gridtown import TRAIN_SEEDS
+from d2vpr_hf.gridtown import TRAIN_SEEDS, Wildness
 from d2vpr_hf.training.batch_norm import BatchNormPolicy
 from d2vpr_hf.training.option_values import ValidationSet, parse_validation_sets, parse_weights
 
@@ -78,6 +78,10 @@ class TrainingOptions:
     gridtown_visits: int = _option(16, "Number of photos of each view of a place of Gridtown; at least `images_per_place`.")
     gridtown_tier: Literal["easy", "standard", "all"] = _option(
         "all", "Difficulty of Gridtown: how much the photos of a place differ."
+    )
+    gridtown_wild: float = _option(0.0, "Share of Gridtown's places whose photos have a random look, from 0 to 1.")
+    gridtown_textures: str | None = _option(
+        None, "Folder of photos that cover walls and ground of the places of `gridtown_wild`; by default these are drawn."
     )
     places_per_batch: int = _option(
         8,
@@ -580,6 +584,12 @@ def _check_gridtown(options: TrainingOptions) -> None:
             f"A batch takes {options.images_per_place} photos of a place, but a view of Gridtown has "
             f"{options.gridtown_visits}. Raise gridtown_visits."
         )
+    try:
+        Wildness(options.gridtown_wild, options.gridtown_textures)
+    except ValueError as error:
+        raise ValueError(
+            f"gridtown_wild: {options.gridtown_wild}, gridtown_textures: {options.gridtown_textures}. {error}"
+        ) from error
 
 
 def to_yaml(options: TrainingOptions, **changes: Any) -> str:

@@ -101,7 +101,7 @@ def make_wild(city: City, photo: Photo, wildness: Wildness) -> Photo:
         return photo
     rng = np.random.default_rng([city.seed, 32, photo.place, photo.heading, photo.visit])
     look = _draw_look(photo.conditions.season, _street_ground(city, photo.place), rng)
-    noise = photo.conditions.noise + float(0.03 * rng.uniform() ** 3)
+    noise = photo.conditions.noise + float(0.03 * rng.uniform() ** 4)
     conditions = replace(photo.conditions, noise=noise, jpeg_quality=int(rng.integers(40, 96)))
     return WildPhoto(**vars(photo) | {"conditions": conditions, "look": look})
 
@@ -114,7 +114,7 @@ def _draw_look(season: int, ground: tuple[float, ...], rng: Generator) -> Look:
         saturation=0.0 if rng.uniform() < 0.05 else float(1 + strength * rng.uniform(-0.8, 0.6)),
         vignette=float(strength * rng.uniform(0, 0.6)),
         lens_centre=(float(rng.uniform(-0.25, 0.25)), float(rng.uniform(-0.25, 0.25))),
-        grain=float(0.1 * strength * rng.uniform() ** 2),
+        grain=float(0.06 * strength * rng.uniform()) if rng.uniform() < 0.3 else 0.0,
         grain_size=float(rng.uniform(1, 3)),
         foliage=tuple(rng.uniform(low, high).tolist()),
         snow_cover=float(rng.uniform(0.3, 1)) if season == 2 and rng.uniform() < 0.4 else 0.0,
@@ -125,8 +125,8 @@ def _draw_look(season: int, ground: tuple[float, ...], rng: Generator) -> Look:
 def _draw_tone(strength: float, rng: Generator) -> tuple[tuple[float, ...], ...]:
     """Draw a rising curve for each colour: gamma, contrast, brightness and unevenness for all colours, and a white balance."""
     knots = np.linspace(0, 1, TONE_KNOTS)
-    curve = knots ** (2 ** (strength * rng.uniform(-0.5, 1.3)))  # drawings are brighter than most photos
-    curve = 0.5 + (curve - 0.5) * (1 + strength * rng.uniform(-0.3, 0.8)) + strength * rng.uniform(-0.12, 0.06)
+    curve = knots ** (2 ** (strength * rng.uniform(0, 2)))  # drawings are brighter than most photos
+    curve = 0.5 + (curve - 0.5) * (1 + strength * rng.uniform(-0.3, 0.8)) + strength * rng.uniform(-0.15, 0.05)
     curve = np.maximum.accumulate(curve + 0.05 * strength * rng.uniform(-1, 1, TONE_KNOTS))
     balance = np.exp(strength * rng.uniform(-0.15, 0.15, (3, 1)))
     return tuple(tuple(channel.tolist()) for channel in (curve * balance / balance.mean()).clip(0, 1))

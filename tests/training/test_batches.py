@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from d2vpr_hf.gridtown import TIERS, draw_photo, make_town
+from d2vpr_hf.gridtown import TIERS, Wildness, cut_textures, draw_photo, make_town, make_wild
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.training.data import batches as batches_module
+from d2vpr_hf.training.data import place_photos
 from d2vpr_hf.training.data.augmentation import RandAugment
 from d2vpr_hf.training.data.batches import PlaceDataset, load_batches
 from d2vpr_hf.training.data.place_photos import GridtownPhotos, PhotoFiles, read_place_photos
@@ -165,6 +167,19 @@ def test_gridtown_photos_are_those_that_simulate_writes():
     assert sorted(shot.key for shot in shots) == [(11, visit) for visit in range(1, 5)]
     with pytest.raises(ValueError, match="has 4 photos, 5 are needed"):
         photos.take(0, 5, np.random.default_rng(0))
+
+
+def test_wild_photos_of_gridtown_are_those_of_the_renderer(tmp_path, monkeypatch):
+    Image.effect_noise((40, 30), 60).save(tmp_path / "photo.png")
+    town = make_town(5, 4, TIERS["easy"].copy_share)
+    town = replace(town, paintbox=town.paintbox.with_textures(cut_textures(tmp_path, 5)))
+    given = []  # the textures of each town that is made
+    monkeypatch.setattr(place_photos, "make_town", lambda *arguments: given.append(arguments[3]) or town)
+    wildness = Wildness(1.0, tmp_path)
+    (shot,), _ = GridtownPhotos([5], 4, (28, 42), "easy", 1, wildness).take(3, 1, np.random.default_rng(0))
+    photo = make_wild(town.city, draw_photo(town.city, 1, 3, 1, TIERS["easy"].queries), wildness)
+    assert shot.image.tobytes() == town.take([photo], (28, 42))[0].permute(1, 2, 0).numpy().tobytes()
+    assert np.array_equal(given[0], cut_textures(tmp_path, 5))
 
 
 def test_groups_of_places_are_never_mixed(tmp_path):

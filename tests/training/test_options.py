@@ -53,6 +53,8 @@ def test_errors_in_a_yaml_file_are_named(tmp_path, text, message):
         (["--patience", "3"], "patience needs validations"),
         (["--compile", "--gradient-accumulation-steps", "2"], "cannot be combined"),
         (["--photos", "gridtown", "--gridtown-seeds", "1", "9001"], r"from 1 to 8000, got \[1, 9001\]"),
+        (["--photos", "gridtown", "--gridtown-wild", "1.5"], r"gridtown_wild: 1\.5, .* from 0 to 1, got 1\.5"),
+        (["--photos", "gridtown", "--gridtown-textures", "photos"], "gridtown_textures: photos.* their share is 0"),
         (["--photos", "gridtown", "--gridtown-visits", "3"], "takes 4 photos of a place, but a view of Gridtown has 3"),
         (["--validation-database", "d"], "belong together"),
         (["--best-metric", "recall@5"], "recall@5 is not measured"),

@@ -14,7 +14,18 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2vpr_hf.gridtown import TIERS, Labels, TierName, Town, draw_photo, make_town, read_labels
+from d2vpr_hf.gridtown import (
+    TIERS,
+    Labels,
+    TierName,
+    Town,
+    Wildness,
+    cut_textures,
+    draw_photo,
+    make_town,
+    make_wild,
+    read_labels,
+)
 from d2vpr_hf.gridtown.simulate import training_views
 from d2vpr_hf.modeling.image_processing_d2vpr import to_rgb_image
 from d2vpr_hf.readers import PlaceTable, UnreadablePhotoError, open_photo, read_gsv_cities, read_places
@@ -23,6 +34,7 @@ from d2vpr_hf.training.data.geometry import Cutter
 
 logger = logging.getLogger(__name__)
 
+_NOT_WILD = Wildness()
 _CACHED_TOWNS = 4  # in each worker
 _CACHED_PHOTOS = 8192  # rendered photos in each worker: 170 MB at 84x84, 1.2 GB at 224x224
 
@@ -184,6 +196,7 @@ class GridtownPhotos:
         image_size: Height and width in pixels.
         tier: Difficulty: how much photos of a place differ, and how much of a city repeats.
         visits: Number of photos of each view.
+        wildness: Share of places whose photos are wild, and the folder of their textures.
     """
 
     def __init__(
@@ -193,12 +206,14 @@ class GridtownPhotos:
         image_size: tuple[int, int],
         tier: TierName | str = TierName.ALL,
         visits: int = 16,
+        wildness: Wildness = _NOT_WILD,
     ) -> None:
         self._seeds = tuple(seeds)
         self._num_places = num_places
         self._size = image_size
         self._visits = visits
         self._tier = TierName(tier)
+        self._wildness = wildness
         self._views = list(training_views(num_places))
 
     @functools.cached_property
@@ -220,25 +235,34 @@ class GridtownPhotos:
         spot, heading = self._views[view]
         visits = (1 + rng.permutation(self._visits)[:count]).tolist()
         photos = [
-            _photograph(self._seeds[city], self._num_places, self._tier, self._size, spot, heading, visit) for visit in visits
+            _photograph(self._seeds[city], self._num_places, self._tier, self._wildness, self._size, spot, heading, visit)
+            for visit in visits
         ]
         return [Shot(photo, (place, visit)) for photo, visit in zip(photos, visits, strict=True)], []
 
 
 @functools.lru_cache(maxsize=_CACHED_PHOTOS)
 def _photograph(
-    seed: int, num_places: int, tier: TierName, size: tuple[int, int], spot: int, heading: int, visit: int
+    seed: int,
+    num_places: int,
+    tier: TierName,
+    wildness: Wildness,
+    size: tuple[int, int],
+    spot: int,
+    heading: int,
+    visit: int,
 ) -> Image.Image:
     """Render a photo; later epochs take it from the cache."""
     variation = TIERS[tier]
-    town = _town(seed, num_places, variation.copy_share)
-    (pixels,) = town.take([draw_photo(town.city, spot, heading, visit, variation.queries)], size)
+    town = _town(seed, num_places, variation.copy_share, wildness.textures)
+    photo = make_wild(town.city, draw_photo(town.city, spot, heading, visit, variation.queries), wildness)
+    (pixels,) = town.take([photo], size)
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())  # (3, H, W) -> (H, W, 3)
 
 
 @functools.lru_cache(maxsize=_CACHED_TOWNS)
-def _town(seed: int, num_places: int, copy_share: float) -> Town:
-    return make_town(seed, num_places, copy_share)
+def _town(seed: int, num_places: int, copy_share: float, textures: str | Path | None) -> Town:
+    return make_town(seed, num_places, copy_share, None if textures is None else cut_textures(textures, seed))
 
 
 def read_labelled_photos(photos: str | Path, cities: Sequence[str] | None, images_per_place: int) -> LabelledPhotos:

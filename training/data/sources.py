@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from d2vpr_hf.gridtown import Wildness
 from d2vpr_hf.training.data.geometry import CropRange, ViewRange
 from d2vpr_hf.training.data.place_photos import GridtownPhotos, PlacePhotos, read_labelled_photos, read_place_photos
 from d2vpr_hf.training.data.unlabelled_photos import Opening, Panoramas, UnlabelledPhotos
@@ -44,7 +45,9 @@ def crop_range(options: TrainingOptions) -> CropRange:
 def _open_labelled(photos: str, options: TrainingOptions, size: tuple[int, int]) -> PlacePhotos:
     if photos != "gridtown":
         return read_place_photos(photos, _cities_of(photos, options), options.images_per_place)
-    return GridtownPhotos(options.gridtown_seeds, options.gridtown_places, size, options.gridtown_tier, options.gridtown_visits)
+    wildness = Wildness(options.gridtown_wild, options.gridtown_textures)
+    seeds, visits = options.gridtown_seeds, options.gridtown_visits
+    return GridtownPhotos(seeds, options.gridtown_places, size, options.gridtown_tier, visits, wildness)
 
 
 def _cities_of(photos: str, options: TrainingOptions) -> Sequence[str] | None:

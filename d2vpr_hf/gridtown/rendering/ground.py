@@ -11,7 +11,7 @@ from d2vpr_hf.gridtown.rendering.walls import mirrored, per_pixel
 _KERB = 0.16  # metres
 _LINE = 0.07  # metres; half the width of the middle line
 _DASH = 6.0  # metres between the beginnings of two dashes of the middle line
-_TEXTURED = 0.7  # share of the materials of a street that a texture replaces in wild photos
+_TEXTURED = 0.8  # share of the materials of a street that a texture replaces in wild photos
 _ZEBRA = (1.2, 4.0)  # metres between the crossing street's kerb and the zebra's beginning and end
 
 

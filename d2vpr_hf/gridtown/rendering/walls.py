@@ -15,8 +15,8 @@ _NUM_HITS = 8  # walls behind each other that a column of pixels can show
 _CORNICE = 0.55  # metres below a wall's top
 _SIGN_BAND = (0.85, 0.15)  # metres between the top of the ground floor and the sign's lower and upper edge
 _LAMP_REACH = 28.0  # metres from the camera
-_TEXTURED = 0.85  # share of buildings that a texture covers in wild photos
-_TEXTURE_WIDTHS = (3.0, 14.0)  # metres, smallest and largest
+_TEXTURED = 0.9  # share of buildings that a texture covers in wild photos
+_TEXTURE_WIDTHS = (2.5, 10.0)  # metres, smallest and largest
 _LIT = (1.0, 0.78, 0.46)  # light of a lit window
 
 
