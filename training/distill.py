@@ -23,6 +23,7 @@ from d2vpr_hf.training.model_setup import TrainingWrapper, load_or_make
 from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
 from d2vpr_hf.training.objectives.metric_loss import MetricLoss
+from d2vpr_hf.training.objectives.teacher_components import TeacherComponents
 from d2vpr_hf.training.options import DistillOptions
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
@@ -40,14 +41,20 @@ def distill(options: DistillOptions) -> Path:
     student = load_or_make(options.model, options.seed)
     student.remove_cross_image_encoder()  # the student encodes each photo independently of the batch
     teacher = GroupedTeacher(
-        load_teacher(options.teacher, dtype=_teacher_dtype(options, accelerator.device)).to(accelerator.device),
+        load_teacher(
+            options.teacher,
+            dtype=_teacher_dtype(options, accelerator.device),
+            taps=options.taps,
+            image_size=options.teacher_size,
+        ).to(accelerator.device),
         options.teacher_groups,
         options.teacher_group_places * options.images_per_place,
         options.seed,
         options.teacher_cache,
     )
-    data = TrainingData(options, accelerator, teacher_size=getattr(teacher.teacher, "input_size", None))
-    teacher.check_fit(student, data.images_per_forward)
+    data = TrainingData(options, accelerator, teacher_size=teacher.teacher.input_size)
+    components = TeacherComponents(options, teacher.teacher) if options.teacher_components else None
+    teacher.check_fit(student, data.images_per_forward, None if components is None else components.width)
     loss_of = DistillationLoss(
         options.descriptor_weight, options.token_mse_weight, options.token_cosine_weight, options.mse_reduction
     )
@@ -56,11 +63,24 @@ def distill(options: DistillOptions) -> Path:
         data.check_negatives()
         metric_loss = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
     run = TrainingRun(options, accelerator, student, TrainingWrapper(student), data)
+    patch_size = student.config.patch_size
+    grid_size = (options.size[0] // patch_size, options.size[1] // patch_size)
+
+    def images_of(batch: PlaceBatch) -> torch.Tensor:
+        """Return the images that the teacher sees, in the form that it takes."""
+        pixels = batch.pixels if batch.teacher_pixels is None else batch.teacher_pixels
+        return run.pixel_values(batch._replace(pixels=pixels)) if teacher.teacher.input_size is None else pixels
+
+    def prepare(resumed: bool) -> None:
+        """Project the teacher's tokens, if the options request it."""
+        if components is not None:
+            path = run.folder.teacher_components
+            components.fit_or_load(path, data, accelerator, images_of, grid_size, resumed=resumed)
 
     def step_loss(batch: PlaceBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss of a batch, or of one of its micro-batches."""
         pixel_values = run.pixel_values(batch)
-        targets = teacher.targets(pixel_values, step)
+        targets = teacher.targets(images_of(batch), step, grid_size)
         output = run.network(pixel_values)
         loss, terms = loss_of(output, targets)
         if metric_loss is None:
@@ -70,7 +90,7 @@ def distill(options: DistillOptions) -> Path:
         metric, numbers = metric_loss(descriptors, place_ids)
         return loss + options.metric_weight * metric, {**terms, "metric_loss": metric.detach(), **numbers}
 
-    run.begin(held_out_loss=lambda batch: step_loss(batch, step=0)[0])
+    run.begin(lambda batch: step_loss(batch, step=0)[0], prepare)
     for batch in run.batches():
         for micro_batch in run.micro_batches(batch):
             loss, terms = step_loss(micro_batch, run.state.step)

@@ -320,7 +320,31 @@ class DistillOptions(MetricOptions, TrainingOptions):
 
     teacher: str = _option(
         "",
-        "Teacher: folder or Hub id of a model of this package, such as a converted CricaVPR, or of any DINOv2. Required.",
+        "Teacher: folder or Hub id of a model of this package, such as a converted CricaVPR, or of a vision model of "
+        "transformers, such as a DINOv2 or a MobileNetV2. Required.",
+    )
+    teacher_taps: list[str] | None = _option(
+        None,
+        "Parts of a vision model of transformers whose tokens or maps are learned: numbers of hidden states, or names of "
+        "modules, such as layer.12.expand_1x1. By default its output.",
+    )
+    teacher_image_size: list[int] | None = _option(
+        None,
+        "Height and width in pixels of the teacher's images. By default those in its preprocessing, or the student's if the "
+        "teacher is a model of this package, or a DINOv2 without taps.",
+    )
+    teacher_components: list[str] | None = _option(
+        None,
+        "Number of principal components that the teacher's tokens are projected to, so that a wide teacher fits the student. "
+        "With several taps it is divided evenly, or given as TAP=N for each of them. By default tokens are not projected.",
+    )
+    teacher_whitening: float = _option(
+        0.5,
+        "Whitening of the components, from 0 to 1: each is divided by its variance to the power of half this number; 1 gives "
+        "all components the same variance.",
+    )
+    teacher_fit_images: int = _option(
+        2048, "Least number of photos, over all processes, that the components are fitted to before the first step."
     )
     teacher_view: Literal["augmented", "clean"] = _option(
         "augmented",
@@ -340,7 +364,7 @@ class DistillOptions(MetricOptions, TrainingOptions):
     )
     teacher_cache: str | None = _option(
         None,
-        "Folder that stores the teacher's targets, for other runs with the same photos, image size, augmentation and seed.",
+        "Folder that stores the teacher's targets, for later epochs and other runs in which the teacher sees the same pixels.",
     )
     descriptor_weight: float = _option(
         1.0, "Weight of the descriptors' mean squared error, which is the published loss; at least 0."
@@ -367,9 +391,24 @@ class DistillOptions(MetricOptions, TrainingOptions):
                 f"{self.gradient_accumulation_steps}. gradient_checkpointing saves memory too."
             )
 
+        if self.teacher_image_size is not None and len(self.teacher_image_size) != 2:
+            raise ValueError(f"teacher_image_size is height and width, got {self.teacher_image_size}.")
+        if not 0 <= self.teacher_whitening <= 1:
+            raise ValueError(f"Expected a number from 0 to 1, got teacher_whitening={self.teacher_whitening}.")
+
     @property
     def _required(self) -> tuple[str, ...]:
         return (*super()._required, "teacher")
+
+    @property
+    def taps(self) -> list[int | str]:
+        """The taps of the teacher, numbers as such; empty for its output."""
+        return [int(tap) if tap.lstrip("-").isdecimal() else tap for tap in self.teacher_taps or ()]
+
+    @property
+    def teacher_size(self) -> tuple[int, int] | None:
+        """Height and width of the teacher's images; `None` if they are not set."""
+        return None if self.teacher_image_size is None else (self.teacher_image_size[0], self.teacher_image_size[1])
 
     @property
     def has_clean_view(self) -> bool:
@@ -523,7 +562,7 @@ _AT_LEAST = {
     1: (
         *("gridtown_places", "gridtown_visits", "places_per_batch", "epochs", "max_steps", "gradient_accumulation_steps"),
         *("validation_places", "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_every"),
-        *("teacher_group_places", "building_size"),
+        *("teacher_group_places", "teacher_fit_images", "building_size"),
     ),
     0: (
         *("held_out_places", "num_workers", "warmup_steps", "learning_rate", "weight_decay", "seed"),

@@ -1,7 +1,8 @@
 """The folder of a training run.
 
 - `best/`, `last/`: models as Hub folders, each with a card and the report of its validation.
-- `run/`: `options.yaml`, `run.json` (command, versions, hardware), `metrics.jsonl`, and the files of trackers.
+- `run/`: `options.yaml`, `run.json` (command, versions, hardware), `metrics.jsonl`, the components of a projected teacher, and
+  the files of trackers.
 - `checkpoints/`: the newest checkpoints, from which a run resumes.
 """
 
@@ -48,6 +49,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """File of metrics: one JSON object on each line, with its `step`."""
         return self.records / "metrics.jsonl"
+
+    @property
+    def teacher_components(self) -> Path:
+        """File of the principal components of the teacher's tokens, if the run projects them."""
+        return self.records / "teacher_components.safetensors"
 
     @property
     def _options(self) -> Path:

@@ -136,11 +136,12 @@ class TrainingRun:
         self._validation: Validation | None = None
         self._measurement: Measurement | None = None  # of the current weights; `None` if they were not validated
 
-    def begin(self, held_out_loss: Callable[[PlaceBatch], torch.Tensor]) -> None:
+    def begin(self, held_out_loss: Callable[[PlaceBatch], torch.Tensor], prepare: Callable[[bool], None] | None = None) -> None:
         """Resume from the newest checkpoint if `resume` is set and a checkpoint exists, else record and validate a new run.
 
         Args:
             held_out_loss: Computes the loss of a batch of held-out places.
+            prepare: Called before the first validation, with whether the run resumes; it may write into the run's folder.
 
         Raises:
             FileExistsError: If the folder holds a run and `resume` is not set.
@@ -156,6 +157,8 @@ class TrainingRun:
         self._open_trackers_and_repository()
         self._validation = Validation(self.accelerator, options, self.processor, self.data, self.folder.records, held_out_loss)
         logger.info("%s", self._plan())
+        if prepare is not None:
+            prepare(newest is not None)
         if self._is_due(options.validate_every) and self.state.validated != self.state.step:
             self._validate()
         apply_policy(self.model, options.batch_norm)

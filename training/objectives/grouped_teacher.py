@@ -1,12 +1,14 @@
 """A teacher's targets for a batch, computed in groups of images of a fixed size."""
 
+import functools
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from d2vpr_hf.modeling import VPRPreTrainedModel
-from d2vpr_hf.pretrained.teachers import PlaceTeacher, Teacher, TeacherTargets
+from d2vpr_hf.modeling.vision_transformer import GridSize
+from d2vpr_hf.pretrained.teachers import PlaceTeacher, Teacher, TeacherTargets, TokenTeacher
 from d2vpr_hf.training.objectives.target_cache import TargetCache
 from d2vpr_hf.training.random_streams import Purpose, make_rng
 
@@ -39,22 +41,27 @@ class GroupedTeacher:
         self.seed = seed
         self._cache = None if cache is None else TargetCache(Path(cache), teacher)
 
-    def check_fit(self, student: VPRPreTrainedModel, share: int) -> None:
+    def check_fit(self, student: VPRPreTrainedModel, share: int, width: int | None = None) -> None:
         """Check that a student and a batch fit the teacher.
 
         Args:
             student: Student of the teacher.
             share: Number of images for which a process computes targets at once.
+            width: Width of the teacher's tokens once they are projected; `None` for its width.
 
         Raises:
             ValueError: If the student's descriptors have another width, or the share is not a whole number of groups.
         """
         teacher, config = self.teacher, student.config
-        if (teacher.width, teacher.descriptor_dim) != (config.feature_size, config.unprojected_dim):
+        width = width or teacher.width
+        descriptor_dim = teacher.descriptor_dim // teacher.width * width
+        if (width, descriptor_dim) != (config.feature_size, config.unprojected_dim):
+            is_wider = isinstance(teacher, TokenTeacher) and sum(teacher.widths) >= config.feature_size
+            projection = f", set `teacher_components` to {config.feature_size}" if is_wider else ""
             raise ValueError(
-                f"The teacher's descriptors have {teacher.descriptor_dim} numbers ({teacher.width} for each region), the "
+                f"The teacher's descriptors have {descriptor_dim} numbers ({width} for each region), the "
                 f"student's {config.unprojected_dim} ({config.feature_size} for each region). Make the student with "
-                f"{config.feature_size_field}={teacher.width} (`d2vpr convert ... --set`), or choose another teacher."
+                f"{config.feature_size_field}={width} (`d2vpr convert ... --set`){projection}, or choose another teacher."
             )
         if teacher.depends_on_batch and share % self.group_size:
             raise ValueError(
@@ -63,21 +70,28 @@ class GroupedTeacher:
                 "gradient_accumulation_steps, use fewer processes or accumulation steps, or lower teacher_group_places."
             )
 
-    def targets(self, pixel_values: torch.Tensor, step: int) -> TeacherTargets:
-        """Return the float32 targets of images (B, 3, height, width) at a step, in the order of the images."""
+    def targets(self, images: torch.Tensor, step: int, grid_size: GridSize | None = None) -> TeacherTargets:
+        """Return the float32 targets of images at a step, in the order of the images.
+
+        Args:
+            images: Images (B, 3, height, width) in the form that the teacher takes, bytes or pixel values.
+            step: The step.
+            grid_size: Rows and columns of the student's patches; `None` for those of the teacher.
+        """
         if not self.teacher.depends_on_batch:
-            return self._group_targets(pixel_values)
-        order = torch.arange(len(pixel_values))
+            return self._group_targets(images, grid_size)
+        order = torch.arange(len(images))
         if self.groups == "shuffled":
-            order = torch.from_numpy(make_rng(Purpose.TEACHER_GROUPS, self.seed, step).permutation(len(pixel_values)))
-        order = order.to(pixel_values.device)
-        targets = [self._group_targets(group) for group in pixel_values[order].split(self.group_size)]
-        inverse_order = order.argsort()
+            order = torch.from_numpy(make_rng(Purpose.TEACHER_GROUPS, self.seed, step).permutation(len(images)))
+        targets = [self._group_targets(group, grid_size) for group in images[order.to(images.device)].split(self.group_size)]
+        inverse_order = order.argsort().to(targets[0].tokens.device)
         return TeacherTargets(*(torch.cat(tensors)[inverse_order] for tensors in zip(*targets, strict=True)))
 
-    def _group_targets(self, pixel_values: torch.Tensor) -> TeacherTargets:
-        return self._compute(pixel_values) if self._cache is None else self._cache.targets(pixel_values, self._compute)
+    def _group_targets(self, images: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
+        compute = functools.partial(self._compute, grid_size=grid_size)
+        return compute(images) if self._cache is None else self._cache.targets(images, grid_size, compute)
 
-    def _compute(self, pixel_values: torch.Tensor) -> TeacherTargets:
-        dtype = next(self.teacher.parameters()).dtype
-        return TeacherTargets(*(target.float() for target in self.teacher(pixel_values.to(dtype))))
+    def _compute(self, images: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
+        weights = next(self.teacher.parameters())
+        images = images.to(weights.device) if self.teacher.input_size else images.to(weights.dtype)
+        return TeacherTargets(*(target.float() for target in self.teacher(images, grid_size)))
