@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from transformers import ViTConfig, ViTModel
 
-from d2vpr_hf.pretrained.teachers import PlaceTeacher
+from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.pretrained.principal_components import PrincipalComponents
+from d2vpr_hf.pretrained.teachers import FeatureTeacher, PlaceTeacher
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
 from tests.conftest import tiny_cricavpr
 
@@ -57,3 +60,56 @@ def test_damaged_targets_are_computed_again(tmp_path):
     again = CountedTeacher(tmp_path, "places")
     assert torch.equal(again.grouped.targets(pixels(), step=0).descriptors, wanted.descriptors)
     assert again.num_computed == 1 and first.stat().st_size == second.stat().st_size
+
+
+def images(seed=0, count=6):
+    return torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+class CountedFeatureTeacher:
+    """A teacher of single images with a cache; `computed` has the number of images of each of its forward passes."""
+
+    def __init__(self, folder, components=False, size=64):
+        torch.manual_seed(0)
+        config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=64)
+        self.teacher = FeatureTeacher(ViTModel(config).eval(), Preprocessing(size=(size, size)))
+        if components:
+            self.teacher.project([PrincipalComponents(torch.zeros(32), torch.eye(32)[:, :8], 1.0)])
+        self.computed = []
+        self.teacher.register_forward_pre_hook(lambda module, arguments: self.computed.append(len(arguments[0])))
+        self.grouped = GroupedTeacher(self.teacher, "places", 4, 0, str(folder))
+
+
+def test_images_are_found_in_other_batches(tmp_path):
+    """A crop that comes again in another batch, at another place of it, is not computed again."""
+    first, second = CountedFeatureTeacher(tmp_path), CountedFeatureTeacher(tmp_path)
+    wanted = first.grouped.targets(images(), 0, (4, 4))
+    mixed = torch.cat((images(seed=1, count=2), images().flip(0)))
+    targets = second.grouped.targets(mixed, 7, (4, 4))
+    assert (first.computed, second.computed) == ([6], [2])
+    assert torch.equal(targets.tokens[2:], wanted.tokens.flip(0))
+    assert torch.equal(targets.descriptors[2:], wanted.descriptors.flip(0))
+    again = second.grouped.targets(mixed, 8, (4, 4))
+    assert second.computed == [2] and torch.equal(again.tokens, targets.tokens)
+
+
+def test_another_grid_size_or_projection_is_computed(tmp_path):
+    CountedFeatureTeacher(tmp_path).grouped.targets(images(), 0, (4, 4))
+    for counted, grid_size in (
+        *((CountedFeatureTeacher(tmp_path), (3, 4)), (CountedFeatureTeacher(tmp_path, components=True), (4, 4))),
+        (CountedFeatureTeacher(tmp_path, size=96), (4, 4)),
+    ):
+        targets = counted.grouped.targets(images(), 0, grid_size)
+        assert counted.computed == [6] and targets.tokens.shape == (6, 1 + grid_size[0] * grid_size[1], counted.teacher.width)
+
+
+def test_a_damaged_image_is_computed_again(tmp_path):
+    wanted = CountedFeatureTeacher(tmp_path).grouped.targets(images(), 0, (4, 4))
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    files[1].write_bytes(b"")
+    files[2].unlink()
+    again = CountedFeatureTeacher(tmp_path)
+    targets = again.grouped.targets(images(), 0, (4, 4))
+    assert again.computed == [3] and torch.allclose(targets.tokens, wanted.tokens, atol=1e-6)
+    assert len(files) == 6 and sorted(tmp_path.rglob("*")) == sorted({*files, *(file.parent for file in files)})
