@@ -126,9 +126,10 @@ def _labelled_text(photos: str, options: TrainingOptions) -> str:
 
 
 def _origin(options: TrainingOptions, step: int, measurement: Measurement | None) -> str:
-    """Return the initial model, the training, the step and the losses, for the card."""
-    losses = {} if measurement is None else {name: value for name, value in measurement.numbers.items() if "loss" in name}
-    numbers = "".join(f", {name.replace('_', '-')} {value:.4g}" for name, value in losses.items())
+    """Return the initial model, the training, the step, the held-out loss and R@1 of other sets, for the card."""
+    measured = {} if measurement is None else measurement.numbers
+    shown = {name: value for name, value in measured.items() if name == "held_out_loss" or name.endswith("/recall@1")}
+    numbers = "".join(f", {name.replace('held_out_loss', 'held-out-loss')} {value:.4g}" for name, value in shown.items())
     return f"{public_name(options.model)}, {_training_text(options)}, step {step}{numbers}"
 
 

@@ -120,12 +120,12 @@ class TrainingOptions:
         "each epoch.",
     )
     view_fov: list[float] = _option(
-        [55.0, 90.0], "Smallest and largest horizontal field of view of views into panoramas, in degrees below 150."
+        [55.0, 85.0], "Smallest and largest horizontal field of view of views into panoramas, in degrees below 150."
     )
     view_pitch: list[float] = _option(
-        [-12.0, 12.0], "Lowest and highest direction of these views, in degrees above the horizon."
+        [-10.0, 10.0], "Lowest and highest direction of these views, in degrees above the horizon."
     )
-    view_turn: float = _option(15.0, "Largest angle between a view and the direction of its place, in degrees.")
+    view_turn: float = _option(12.0, "Largest angle between a view and the direction of its place, in degrees.")
     num_workers: int = _option(
         2, "Number of processes that load photos, for each training process; 0 loads in the training process."
     )
@@ -603,10 +603,10 @@ def _check_ranges(options: TrainingOptions) -> None:
             raise ValueError(f"{name} is a smallest and a largest value from {least:g} to {most:g}, got {values}.")
     if not 0 <= options.flip <= 1:
         raise ValueError(f"flip is a probability from 0 to 1, got {options.flip}.")
-    if options.view_fov[1] + 2 * options.view_turn > 360:
+    if 2 * options.view_turn >= options.view_fov[0]:
         raise ValueError(
-            f"Views of up to {options.view_fov[1]:g} degrees that turn by up to {options.view_turn:g} degrees overlap all "
-            "around the panorama. Lower view_turn."
+            f"Two views of a place that turn by up to {options.view_turn:g} degrees each may have nothing in common with a "
+            f"field of view of {options.view_fov[0]:g} degrees. Lower view_turn, or raise the smallest view_fov."
         )
 
 

@@ -14,16 +14,18 @@ from d2vpr_hf.backends.torch_backend import PlainTorchBackend
 from d2vpr_hf.encoders import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.encoders.own_models import OwnModel
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-from d2vpr_hf.evaluation import Evaluation, evaluate
+from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
 from d2vpr_hf.gridtown import VAL_SEEDS, simulate
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.readers import read_places
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import on_main
+from d2vpr_hf.training.option_values import ValidationSet
 from d2vpr_hf.training.options import TrainingOptions
 
 _QUERIES_PER_PLACE = 4  # in Gridtown's validation city
+_MEAN = "mean_recall@1"
 
 
 class SharedEncoder(PlaceEncoder):
@@ -86,12 +88,21 @@ class Measurement(NamedTuple):
     """The result of a validation.
 
     Attributes:
-        numbers: `recall@N` and `held_out_loss`, each if it is measured.
-        evaluation: Evaluation with these recalls; `None` without a validation database.
+        numbers: `recall@N` of the main set, `NAME/recall@N` of each other set, `mean_recall@1` over all sets if there are other
+            sets, and `held_out_loss`, each if it is measured.
+        evaluation: Evaluation of the main set; `None` without a validation database.
     """
 
     numbers: dict[str, float]
     evaluation: Evaluation | None
+
+
+class _Set(NamedTuple):
+    """Folders or tables that a validation compares, and the rule of correct matches."""
+
+    database: str
+    queries: str
+    rule: PositiveRule | None = None  # evaluation's usual one
 
 
 class Validation:
@@ -125,21 +136,24 @@ class Validation:
         town = scratch / f"gridtown-{VAL_SEEDS[0]}-{options.gridtown_tier}-{options.validation_places}-{height}x{width}"
         if options.validation_database == "gridtown":
             on_main(accelerator, lambda: _render(town, options))
-        self.folders = _folders(options, town)
+        self._main_set = _main_set(options, town)
+        self._other_sets = {each.name: _to_set(each) for each in options.other_sets}
+        for each in self._other_sets.values():
+            _check_readable(each)
 
     @torch.no_grad()
     def __call__(self, model: VPRPreTrainedModel) -> Measurement:
         """Measure a model and leave it in eval mode. All processes must call this."""
         model.eval()
-        evaluation = self._evaluate(model)
-        recalls = {} if evaluation is None else {name: entry["recall"] for name, entry in evaluation.recall().items()}
-        return Measurement(recalls | self._mean_loss(), evaluation)
-
-    def _evaluate(self, model: VPRPreTrainedModel) -> Evaluation | None:
-        if self.folders is None:
-            return None
         encoder = SharedEncoder(self.accelerator, model, self.processor, self.num_workers)
-        return evaluate(*self.folders, encoder)
+        evaluation = None if self._main_set is None else evaluate(self._main_set.database, self._main_set.queries, encoder)
+        numbers = {} if evaluation is None else _recalls(evaluation)
+        for name, each in self._other_sets.items():
+            others = _recalls(evaluate(each.database, each.queries, encoder, each.rule))
+            numbers |= {f"{name}/{metric}": value for metric, value in others.items()}
+        if self._other_sets:
+            numbers[_MEAN] = float(np.mean([value for name, value in numbers.items() if name.endswith("recall@1")]))
+        return Measurement(numbers | self._mean_loss(), evaluation)
 
     def _mean_loss(self) -> dict[str, float]:
         batches = self.data.held_out_batches()
@@ -149,15 +163,32 @@ class Validation:
         return {"held_out_loss": float(self.accelerator.reduce(losses.mean(), "mean"))}
 
 
-def _folders(options: TrainingOptions, town: Path) -> tuple[str, str] | None:
-    """Return the folders of the validation's database and queries; `None` if the options name none."""
+def _recalls(evaluation: Evaluation) -> dict[str, float]:
+    return {name: entry["recall"] for name, entry in evaluation.recall().items()}
+
+
+def _main_set(options: TrainingOptions, town: Path) -> _Set | None:
+    """Return the validation's main set; `None` if the options name none."""
     if options.validation_database == "gridtown":
-        return str(town / "images/test/database"), str(town / "images/test/queries")
+        return _Set(str(town / "images/test/database"), str(town / "images/test/queries"))
     if options.validation_database is None:
         return None
-    for folder in (options.validation_database, options.validation_queries):
-        read_places(str(folder))  # raises errors now, not after the first epoch
-    return options.validation_database, str(options.validation_queries)
+    folders = _Set(options.validation_database, str(options.validation_queries))
+    _check_readable(folders)
+    return folders
+
+
+def _to_set(given: ValidationSet) -> _Set:
+    if given.frame_tolerance is not None:
+        return _Set(given.database, given.queries, PositiveRule(frame_tolerance=given.frame_tolerance))
+    rule = None if given.metres is None else PositiveRule(given.metres)
+    return _Set(given.database, given.queries, rule)
+
+
+def _check_readable(folders: _Set) -> None:
+    """Raise the errors of readers before the first step, not at the first validation."""
+    for folder in (folders.database, folders.queries):
+        read_places(folder)
 
 
 def _render(town: Path, options: TrainingOptions) -> None:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling, Transpose
+from torch import nn
 
 from d2vpr_hf.training.random_streams import Purpose, make_rng
 
@@ -127,7 +129,7 @@ class PhotoCutter:
         crop_height = height * min(1.0, math.sqrt(area / stretch))
         left, upper = rng.random() * (width - crop_width), rng.random() * (height - crop_height)
         box = (left, upper, min(left + crop_width, width), min(upper + crop_height, height))
-        return PhotoPart(self.image, box, _draw_mirrored(self.crops, place, draws))
+        return PhotoPart(self.image, box, _draw_mirrored(self.crops.mirrored, place, draws))
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,26 @@ class ViewRange:
         fields_of_view: Smallest and largest horizontal field of view, below 180.
         pitches: Lowest and highest direction above the horizon.
         turn: Largest angle between a view's direction and that of its place.
+        ratio: Smallest and largest stretch: width to height of the view, as a multiple of 4 : 3.
+        mirrored: Probability that the views of a place are mirrored, all of them or none.
     """
 
-    fields_of_view: tuple[float, float] = (55.0, 90.0)
-    pitches: tuple[float, float] = (-12.0, 12.0)
-    turn: float = 15.0
+    fields_of_view: tuple[float, float] = (55.0, 85.0)
+    pitches: tuple[float, float] = (-10.0, 10.0)
+    turn: float = 12.0
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    mirrored: float = 0.5
 
     @property
     def num_directions(self) -> int:
-        """The number of directions of a panorama whose views never overlap."""
-        return max(1, int(360 // (self.fields_of_view[1] + 2 * self.turn)))
+        """The number of directions of a panorama whose views never overlap: 3 for the default range."""
+        half_width = math.tan(math.radians(self.fields_of_view[1]) / 2)
+        half_height = half_width / (_VIEW_RATIO * self.ratio[0])
+        pitch = math.radians(max(map(abs, self.pitches)))
+        forward = math.cos(pitch) - math.sin(pitch) * half_height  # of a corner, where a view is widest
+        if forward <= 0:  # the view contains the zenith, and therefore all directions
+            return 1
+        return max(1, int(180 // (math.degrees(math.atan2(half_width, forward)) + self.turn)))
 
 
 @dataclass(frozen=True)
@@ -159,26 +171,23 @@ class PanoramaCutter:
     Attributes:
         levels: The panorama, its half size, its quarter and so on.
         views: Range of the views.
-        crops: Range of the views' stretch, and the probability of mirrored views; the scale is not used.
     """
 
     levels: Sequence[Pixels]
     views: ViewRange
-    crops: CropRange
 
     def cut(self, place: int, key: tuple[int, ...], draws: GeometryDraws) -> "PanoramaPart":
         """Draw a view; see [`Cutter.cut`]."""
         *panorama, direction, _ = key
-        spacing = 360 / self.views.num_directions
-        yaw = (draws.for_place(*panorama).random() + direction) * spacing
-        rng = draws.for_photo(*key)
+        views, rng = self.views, draws.for_photo(*key)
+        yaw = (draws.for_place(*panorama).random() + direction) * 360 / views.num_directions
         return PanoramaPart(
             self.levels,
-            yaw=yaw + rng.uniform(-self.views.turn, self.views.turn),
-            pitch=rng.uniform(*self.views.pitches),
-            field_of_view=rng.uniform(*self.views.fields_of_view),
-            ratio=_VIEW_RATIO * _draw_ratio(self.crops.ratio, rng),
-            mirrored=_draw_mirrored(self.crops, place, draws),
+            yaw=yaw + rng.uniform(-views.turn, views.turn),
+            pitch=rng.uniform(*views.pitches),
+            field_of_view=rng.uniform(*views.fields_of_view),
+            ratio=_VIEW_RATIO * _draw_ratio(views.ratio, rng),
+            mirrored=_draw_mirrored(views.mirrored, place, draws),
         )
 
 
@@ -204,12 +213,7 @@ class PanoramaPart:
 
     def resize(self, size: tuple[int, int], resample: Resampling) -> Image.Image:
         """Render the view, with bilinear interpolation; see [`Part.resize`]."""
-        longitudes, latitudes = self._angles(size)
-        level = self._level(size[1])
-        height, width = level.shape[:2]
-        columns = (longitudes / 360 + 0.5) * width - 0.5
-        rows = (0.5 - latitudes / 180) * height - 0.5
-        view = Image.fromarray(_interpolate(level, rows, columns))
+        view = _look_up(self._level(size[1]), *self._angles(size))
         return view.transpose(Transpose.FLIP_LEFT_RIGHT) if self.mirrored else view
 
     def _angles(self, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -236,18 +240,15 @@ def _centres(count: int) -> NDArray[np.float32]:
     return ((2 * np.arange(count, dtype=np.float32) + 1) / count - 1).astype(np.float32)
 
 
-def _interpolate(pixels: Pixels, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Pixels:
-    """Sample a panorama (H, W, 3) between its pixels; its left edge continues at the right one."""
-    height, width = pixels.shape[:2]
-    top, left = np.floor(rows), np.floor(columns)
-    below, beside = (rows - top)[..., None], (columns - left)[..., None]
-    upper, lower = (np.clip(top + step, 0, height - 1).astype(np.int64) * width for step in (0, 1))
-    near, far = ((left.astype(np.int64) + step) % width for step in (0, 1))
-    flat = pixels.reshape(-1, 3)
-    first, second, third, fourth = (flat[row + column].astype(np.float32) for row in (upper, lower) for column in (near, far))
-    above = first + (second - first) * beside
-    under = third + (fourth - third) * beside
-    return (above + (under - above) * below + 0.5).astype(np.uint8)
+def _look_up(panorama: Pixels, longitudes: NDArray[np.float32], latitudes: NDArray[np.float32]) -> Image.Image:
+    """Sample a panorama (H, W, 3) between its pixels at angles (height, width) in degrees."""
+    width = panorama.shape[1]
+    around = torch.from_numpy(np.pad(panorama, ((0, 0), (1, 1), (0, 0)), "wrap"))  # the left edge continues at the right one
+    columns = (longitudes / 360 + 0.5) % 1 * width + 1
+    grid = np.stack((2 * columns / (width + 2) - 1, -latitudes / 90), axis=-1)
+    channels = around.permute(2, 0, 1)[None].float()  # (H, W + 2, 3) -> (1, 3, H, W + 2)
+    sampled = nn.functional.grid_sample(channels, torch.from_numpy(grid)[None], padding_mode="border", align_corners=False)
+    return Image.fromarray((sampled[0] + 0.5).byte().permute(1, 2, 0).numpy())  # (3, height, width) -> (height, width, 3)
 
 
 def _draw_ratio(ratio: tuple[float, float], rng: Generator) -> float:
@@ -255,5 +256,5 @@ def _draw_ratio(ratio: tuple[float, float], rng: Generator) -> float:
     return math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
 
 
-def _draw_mirrored(crops: CropRange, place: int, draws: GeometryDraws) -> bool:
-    return bool(draws.for_place(place).random() < crops.mirrored)
+def _draw_mirrored(probability: float, place: int, draws: GeometryDraws) -> bool:
+    return bool(draws.for_place(place).random() < probability)

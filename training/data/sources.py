@@ -29,11 +29,13 @@ def open_sources(options: TrainingOptions, teacher_size: tuple[int, int] | None)
     caches = max(1, options.num_workers) * (len(unlabelled) + len(panoramas))
     opening = Opening(max(size), _CACHE_BYTES // max(1, caches))
     crops = crop_range(options)
-    views = ViewRange(_pair(options.view_fov), _pair(options.view_pitch), options.view_turn)
+    views = ViewRange(
+        _pair(options.view_fov), _pair(options.view_pitch), options.view_turn, _pair(options.crop_ratio), options.flip
+    )
     return [
         *(_open_labelled(photos, options, (size[0], size[1])) for photos in options.labelled),
         *(UnlabelledPhotos(folder, crops, opening) for folder in unlabelled),
-        *(Panoramas(folder, views, crops, opening) for folder in panoramas),
+        *(Panoramas(folder, views, opening) for folder in panoramas),
     ]
 
 

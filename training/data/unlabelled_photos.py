@@ -91,7 +91,6 @@ class Panoramas:
     Args:
         folder: Folder of the panoramas, twice as wide as high.
         views: Range of the views.
-        crops: Range of the views' stretch, and the probability of mirrored views.
         opening: Sizes that photos are opened for.
 
     Raises:
@@ -102,9 +101,9 @@ class Panoramas:
 
     must_not_mix = False
 
-    def __init__(self, folder: str | Path, views: ViewRange, crops: CropRange, opening: Opening) -> None:
+    def __init__(self, folder: str | Path, views: ViewRange, opening: Opening) -> None:
         self._folder = Path(folder)
-        self._views, self._crops, self._opening = views, crops, opening
+        self._views, self._opening = views, opening
         self._photos = _find_panoramas(self._folder)
         self._decoded = _RecentlyDecoded(opening.cache_bytes, self._decode, _bytes_of_levels)
 
@@ -117,7 +116,7 @@ class Panoramas:
         """Return views of a place; the next panorama of the folder replaces one that cannot be read."""
         panorama, direction = divmod(place, self._views.num_directions)
         row, levels, skipped = _first_readable(self._photos, panorama, self._decoded, self._folder)
-        cutter = PanoramaCutter(levels, self._views, self._crops)
+        cutter = PanoramaCutter(levels, self._views)
         taken = row * self._views.num_directions + direction
         image = Image.fromarray(levels[-1])
         return [Shot(image, (row, direction, number), cutter=cutter, place=taken) for number in range(count)], skipped
