@@ -204,8 +204,8 @@ class TrainingOptions:
     private: bool = _option(False, "Make the Hub repository private.")
 
     def __post_init__(self) -> None:
-        if isinstance(self.photos, list) and len(self.photos) == 1:
-            self.photos = self.photos[0]  # one source is a plain text, also in the files of a run
+        if not self.photos or len(self.labelled) == 1:
+            self.photos = "".join(self.labelled)  # one source is a plain text, also in the files of a run
         missing = [name for name in self._required if not getattr(self, name)]
         if missing:
             raise ValueError(f"Missing: {', '.join(missing)}. Set them in the YAML file or by flags (--{missing[0]} ...).")

@@ -59,6 +59,21 @@ def test_errors_in_a_yaml_file_are_named(tmp_path, text, message):
         (["--validation-database", "d"], "belong together"),
         (["--best-metric", "recall@5"], "recall@5 is not measured"),
         (["--best-metric", "held_out_loss"], "held_out_loss is not measured"),
+        (["--best-metric", "mean_recall@1"], "mean_recall@1 is not measured: set validation_sets"),
+        (["--validation-sets", "walk=a"], "NAME=DATABASE,QUERIES, optionally followed by"),
+        (["--validation-sets", "a/b=c,d"], "with letters, digits"),
+        (["--validation-sets", "walk=a,b,frames:x"], "such as frames:2 or metres:10; got 'frames:x'"),
+        (["--validation-sets", "walk=a,b", "walk=c,d"], "Two validation sets have the name walk"),
+        (["--weights", "q=2"], "weights: q is not a source of this run. The sources are p."),
+        (["--weights", "p=0"], "SOURCE=WEIGHT with a weight above 0, such as p=2, got 'p=0'"),
+        (["--weights", "p=1", "./p=2"], "weights names p twice"),
+        (["--unlabelled", "a/x", "b/x", "--weights", "x=2"], "x is the name of several sources"),
+        (["--unlabelled", "a", "p/"], "p is given twice among photos, unlabelled and panoramas"),
+        (["--unlabelled", "a", "b", "c", "--places-per-batch", "3"], "cannot hold at least one of each of 4 sources"),
+        (["--crop-scale", "0.9", "0.5"], r"crop_scale is a smallest and a largest value from 0.01 to 1, got \[0.9, 0.5\]"),
+        (["--view-fov", "60"], r"view_fov is a smallest and a largest value from 1 to 150, got \[60.0\]"),
+        (["--flip", "2"], "flip is a probability"),
+        (["--view-turn", "30"], "may have nothing in common with a field of view of 55 degrees"),
     ],
 )
 def test_impossible_options_are_refused(flags, message):
@@ -77,6 +92,34 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     options = parse_options(FinetuneOptions, [recipe(tmp_path, "photos: ~/gsv"), "--out=~/run", "--model", "~/m"])
     assert (options.photos, options.out, options.model) == (f"{tmp_path}/gsv", f"{tmp_path}/run", f"{tmp_path}/m")
+
+
+def test_one_source_is_a_plain_text_and_several_are_a_list(tmp_path):
+    """Files of runs, and options of earlier versions, have a text."""
+    options = parse_options(FinetuneOptions, NEEDED)
+    assert options.photos == "p" and "photos: p\n" in to_yaml(options)
+    several = parse_options(FinetuneOptions, [recipe(tmp_path, "photos: [a, gridtown]\nunlabelled: [u]"), *NEEDED[:4]])
+    assert several.sources == ["a", "gridtown", "u"] and several.source_weights == [1.0, 1.0, 1.0]
+    assert parse_options(FinetuneOptions, [recipe(tmp_path, to_yaml(several))]) == several
+    alone = parse_options(FinetuneOptions, [*NEEDED[:4], "--panoramas", "around"])
+    assert alone.photos == "" and alone.sources == ["around"]
+    assert parse_options(FinetuneOptions, [recipe(tmp_path, to_yaml(alone))]) == alone
+
+
+def test_a_weight_names_a_source_by_its_path_or_its_last_part():
+    flags = [*NEEDED[:4], "--unlabelled", "a/x", "b/y=1", "--weights", "x=2.5", "b/y=1=3"]
+    assert parse_options(FinetuneOptions, flags).source_weights == [2.5, 3.0]
+
+
+def test_distillation_refuses_what_its_metric_loss_and_clean_view_cannot_do():
+    needed = [*NEEDED, "--teacher", "t"]
+    with pytest.raises(ValueError, match="gradient_accumulation_steps must be 1, got 2"):
+        parse_options(DistillOptions, [*needed, "--metric-weight", "1", "--gradient-accumulation-steps", "2"])
+    with pytest.raises(ValueError, match="`teacher_view: clean` needs an augmentation that moves nothing"):
+        parse_options(DistillOptions, [*needed, "--teacher-view", "clean"])
+    assert parse_options(DistillOptions, [*needed, "--descriptor-weight", "0", "--token-mse-weight", "1"]).has_unused_parameters
+    weights = ["--descriptor-weight", "0", "--token-mse-weight", "1", "--metric-weight", "1"]
+    assert not parse_options(DistillOptions, [*needed, *weights]).has_unused_parameters
 
 
 def test_missing_options_and_allowed_values_are_listed(capsys):

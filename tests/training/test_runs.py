@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
@@ -30,7 +32,7 @@ from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.forked import start_module
 from tests.hub.card_rules import card_problems
 from tests.hub_server import running_hub, use_hub
-from tests.training.places import write_places
+from tests.training.places import draw, write_places
 
 STAGES = {
     "pretrain": (PretrainOptions, pretrain),
@@ -472,3 +474,83 @@ def test_a_script_prints_an_error_as_one_line_with_flags_and_exits_with_a_status
         run_script(FinetuneOptions, stop)
     assert ended.value.code == 143
     assert capsys.readouterr().err == "Stopped. Continue it with `--resume`, or `--max-grad-norm 1`.\n"
+
+
+@pytest.fixture(scope="module")
+def mixture(folders, tmp_path_factory):
+    """Options of a run on known places, photos without labels and panoramas, with validation sets, at a tiny size."""
+    root = tmp_path_factory.mktemp("mixture")
+    for name, size in (("street", (60, 42)), ("around", (128, 64))):
+        (root / name).mkdir()
+        for number in range(6):
+            draw(50 + number, 0, 64).resize(size).save(root / name / f"{number}.png")
+    for side in ("database", "queries"):
+        (root / side).mkdir()
+        for number in range(5):
+            draw(number, side == "queries", 42).save(root / side / f"frame_{number:03d}.png")
+        rows = [f"frame_{number:03d}.png,{100 * number},0" for number in range(5)]
+        (root / side / "places.csv").write_text("\n".join(["path,x,y", *rows]) + "\n")
+    sets = f"{root / 'database'},{root / 'queries'}"
+    return {
+        "photos": folders["photos"],
+        "unlabelled": [str(root / "street")],
+        "panoramas": [str(root / "around")],
+        "weights": [f"{root / 'street'}=1.5"],
+        "augmentation": "photometric",
+        "crops_per_photo": 2,
+        "validation_sets": [f"walk={sets}", f"walk.frames={sets},frames:0", f"walk.metres={sets},metres:1000"],
+    }
+
+
+@pytest.mark.parametrize("stage", PUBLISHED)
+def test_a_run_on_a_mixture_resumes_to_the_same_weights(folders, mixture, tmp_path, stage):
+    """Sources have epochs of their own, and the metric loss is part of the distillation step."""
+    changes = {**mixture, "num_workers": 1, "schedule": "constant"}
+    if stage == "distill":
+        changes |= {"teacher_view": "clean", "metric_weight": 0.5, "teacher_groups": "off"}
+    train(stage, folders, tmp_path / "whole", **changes)
+    train(stage, folders, tmp_path / "run", **changes, max_steps=3)
+    train(stage, folders, tmp_path / "run", **changes, resume=True)
+    assert_same_end(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
+    card = (tmp_path / "whole" / "best" / "README.md").read_text()
+    assert "gsv, street (photos without labels), around (views into panoramas)" in card
+    assert "street=1.5" in card and "walk=database,queries" in card and str(tmp_path.parent.parent) not in card
+    if stage == "distill":
+        logged = [line for line in metrics(tmp_path / "whole") if "loss" in line]
+        assert all(line["metric_loss"] >= 0 and "positive_pairs" in line and "descriptor_mse" in line for line in logged)
+        sums = [line["descriptor_mse"] + 0.5 * line["metric_loss"] for line in logged]
+        assert sums == pytest.approx([line["loss"] for line in logged], rel=1e-5)
+
+
+def test_the_best_model_is_chosen_by_the_mean_over_all_sets(folders, mixture, tmp_path):
+    """Also without a main set; rules of sets differ: within 1,000 m every photo is correct."""
+    sets = {"validation_sets": mixture["validation_sets"], "validate_every": 2, "held_out_places": 0}
+    train("finetune", folders, tmp_path / "run", **sets)
+    lines = [line for line in metrics(tmp_path / "run") if "mean_recall@1" in line]
+    assert [line["step"] for line in lines] == [0, 2, 4, 6]
+    for line in lines:
+        values = [line[f"{name}/recall@1"] for name in ("walk", "walk.frames", "walk.metres")]
+        assert line["mean_recall@1"] == pytest.approx(np.mean(values)) and values[2] == 1.0 and values[0] == values[1]
+    best = max(lines, key=lambda line: (line["mean_recall@1"], -line["step"]))
+    assert f"step {best['step']}" in (tmp_path / "run" / "best" / "README.md").read_text()
+    folder, queries = mixture["validation_sets"][0].removeprefix("walk=").split(",")
+    main = {"validation_database": folder, "validation_queries": queries, "best_metric": "mean_recall@1", "max_steps": 1}
+    train("finetune", folders, tmp_path / "main", **sets, **main)
+    first = metrics(tmp_path / "main")[0]
+    recalls = [value for name, value in first.items() if name.endswith("recall@1") and name != "mean_recall@1"]
+    assert len(recalls) == 4 and first["mean_recall@1"] == pytest.approx(np.mean(recalls))
+
+
+def test_a_run_of_an_earlier_version_resumes(folders, tmp_path):
+    """Its options.yaml lacks the options that were added later; their defaults count."""
+    train("finetune", folders, tmp_path, max_steps=2)
+    path = tmp_path / "run" / "options.yaml"
+    stored = yaml.safe_load(path.read_text())
+    new = ("unlabelled", "panoramas", "weights", "augmentation", "crop_places", "crop_scale", "crop_ratio", "flip")
+    new += ("crops_per_photo", "view_fov", "view_pitch", "view_turn", "validation_sets")
+    assert isinstance(stored["photos"], str)
+    path.write_text(yaml.safe_dump({name: value for name, value in stored.items() if name not in new}))
+    with pytest.raises(ValueError, match=r"other options: crop_scale \(\[0.35, 1.0\] then, \[0.5, 1.0\] now\)"):
+        train("finetune", folders, tmp_path, max_steps=3, resume=True, crop_scale=[0.5, 1.0])
+    train("finetune", folders, tmp_path, max_steps=3, resume=True)
+    assert metrics(tmp_path)[-1]["step"] == 3

@@ -16,7 +16,7 @@ from tests.training.places import write_places
 
 WEIGHTS = "model.safetensors"
 EQUAL = [
-    *("distill-frozen", "distill-synchronised", "distill-micro-batches", "distill-tokens"),
+    *("distill-frozen", "distill-synchronised", "distill-micro-batches", "distill-tokens", "distill-metric"),
     *("finetune-frozen", "finetune-synchronised", "finetune-micro-batches", "finetune-encoder", "finetune-checkpointing"),
 ]
 
@@ -65,7 +65,7 @@ def test_gradients_in_float32_differ_by_rounding_only(results, stage):
     assert difference_of_whole_gradient(first, single) < 1e-5
 
 
-@pytest.mark.parametrize("case", [case for case in EQUAL if case.startswith("finetune")])
+@pytest.mark.parametrize("case", [case for case in EQUAL if case.startswith("finetune") or case == "distill-metric"])
 def test_each_of_two_processes_mines_the_pairs_of_the_joined_batch(results, case):
     single, *processes = (result[case] for result in results)
     assert single["pairs"].shape[1] > 100

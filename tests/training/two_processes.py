@@ -40,6 +40,7 @@ def cases(root, teacher, student):
     micro_batches = {**frozen, "gradient_accumulation_steps": 2}
     yield "distill-micro-batches", distill, DistillOptions(**{**distilled, "teacher_group_places": 1}, **micro_batches)
     yield "distill-tokens", distill, DistillOptions(**distilled, **frozen, token_mse_weight=0.1, token_cosine_weight=0.1)
+    yield "distill-metric", distill, DistillOptions(**distilled, **frozen, metric_weight=0.5)
     yield "finetune-micro-batches", finetune, FinetuneOptions(**common, **micro_batches)
     yield "finetune-encoder", finetune, FinetuneOptions(**common, **frozen, cross_image_encoder="add")
     yield "finetune-checkpointing", finetune, FinetuneOptions(**common, batch_norm="synchronised", gradient_checkpointing=True)
