@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.modeling import MODELS, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_model, own_fields
 from d2vpr_hf.training.distributed import gather_with_gradients, num_processes
@@ -18,15 +19,16 @@ def load_or_make(name: str, seed: int) -> VPRPreTrainedModel:
     """Load a model, or make one with random weights from a configuration.
 
     Args:
-        name: Folder or Hub id of a model of this package; or a `.json` file with the fields of its configuration, including
-            `model_type`.
+        name: Folder or Hub id of a model of this package; `embedded`; or a `.json` file with the fields of a configuration,
+            including `model_type`.
         seed: Seed of random weights.
 
     Raises:
         FileNotFoundError, ValueError: As [`load_model`] raises them; ValueError also for an invalid configuration, and for a
             model that projects its descriptors.
     """
-    model = _make(Path(name), seed) if name.endswith(".json") else load_model(name)
+    folder = EMBEDDED_MODEL if name == EMBEDDED_NAME else name
+    model = _make(Path(name), seed) if name.endswith(".json") else load_model(folder)
     if model.projection is not None:
         raise ValueError(
             f"{name} projects its descriptors. Train a model without projection, then fit a projection to the trained model."

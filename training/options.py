@@ -40,8 +40,8 @@ class TrainingOptions:
 
     model: str = _option(
         "",
-        "Model to train: a folder or a Hub id; or a configuration file (.json), from which a model with random weights is "
-        "made. Required.",
+        "Model to train: a folder or a Hub id; `embedded`, the model in this package; or a configuration file (.json), from "
+        "which a model with random weights is made. Required.",
     )
     frozen: list[str] | None = _option(
         None, "Parameters that are not trained, as patterns of their names, such as 'encoder.layers.[0-7].*'."
