@@ -13,7 +13,7 @@ from benchmarks.ablations.run_real import RealSetup, runs_of, training_flags
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.training.model_setup import load_or_make
-from d2vpr_hf.training.options import CONFIGS
+from d2vpr_hf.training.options import CONFIGS, DistillOptions, parse_options
 from tests.conftest import save_folder
 
 
@@ -211,14 +211,12 @@ def test_the_frozen_teacher_is_measured_once():
     assert runs_of([teacher, full], [3, 4]) == [(teacher, 3), (full, 3), (full, 4)]
 
 
-def test_sources_that_the_split_lacks_are_not_trained_on(tmp_path):
-    """The weights name each source, and their sum is a batch of the recipe."""
-    setup = RealSetup(tmp_path, tmp_path, "teacher", "vit", "student_small")
-    for name in ("unlabelled/polyhaven_hdri", "unlabelled/brazil_highways", "panoramas", "walks"):
-        (setup.photos / "train" / name).mkdir(parents=True)
-    (setup.photos / "train" / "walks" / "places.csv").touch()
-    sources = setup.sources()
-    named = sources["photos"] + sources["unlabelled"] + sources["panoramas"]
-    assert {weight.split("=")[0] for weight in sources["weights"]} == set(named) and len(named) == 4
-    flags = training_flags(setup, REAL_ROWS[1], REAL_ROWS[1].stages[0], 2, tmp_path / "run" / "0-distill")
-    assert flags[flags.index("--seed") + 1] == "2" and flags[flags.index("--weights") + 1 :][:4] == sources["weights"]
+def test_a_run_on_real_photos_has_the_options_of_its_recipe_and_row(tmp_path):
+    setup = RealSetup(tmp_path, tmp_path / "work", "teacher", "vit", "student_small")
+    row = next(row for row in REAL_ROWS if row.name == "descriptors_only")
+    recipe, *flags = training_flags(setup, row, row.stages[0], 2, tmp_path / "run" / "0-distill")
+    options = parse_options(DistillOptions, [recipe, *flags])
+    assert (options.seed, options.token_cosine_weight, options.teacher_view) == (2, 0, "clean")
+    assert options.max_steps * options.places_per_batch * options.images_per_place == 24576
+    assert sum(options.source_weights) == options.places_per_batch
+    assert options.model == str(tmp_path / "run" / "start") and options.learning_rate_factors == ["aggregator.sampler.*=0.01"]

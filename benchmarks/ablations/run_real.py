@@ -22,16 +22,14 @@ from benchmarks.ablations.run import HERE, commit, cost_of, python
 from benchmarks.ablations.students import make_student
 from benchmarks.real_photos import TEACHER_LAYER
 from benchmarks.split_real import split
+from d2vpr_hf.assets.make_tiny import real_sources
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.utils.atomic_files import store_file
 
 RECORDS = HERE / "real_records"
 _WEIGHTS = {  # places of each batch of 24, by source in the split
-    "train/unlabelled/polyhaven_hdri": 6,
-    "train/unlabelled/brazil_highways": 2,
-    "train/unlabelled/cc0_backgrounds": 1,
-    "train/panoramas": 8,
-    "train/walks/places.csv": 7,
+    **{"unlabelled/polyhaven_hdri": 6, "unlabelled/brazil_highways": 2, "unlabelled/cc0_backgrounds": 1},
+    **{"panoramas": 8, "walks/places.csv": 7},
 }
 
 
@@ -57,16 +55,6 @@ class RealSetup:
     def photos(self) -> Path:
         """The folder of the split."""
         return self.work / "split"
-
-    def sources(self) -> dict[str, list[str]]:
-        """Return the options that name the photos to train on, of the folders that the split has."""
-        sources = {name: str(self.photos / name) for name in _WEIGHTS if (self.photos / name).exists()}
-        return {
-            "photos": [sources["train/walks/places.csv"]],
-            "unlabelled": [source for name, source in sources.items() if "unlabelled" in name],
-            "panoramas": [sources["train/panoramas"]],
-            "weights": [f"{source}={_WEIGHTS[name]}" for name, source in sources.items()],
-        }
 
 
 def run_once(setup: RealSetup, row: Row, seed: int, records: Path = RECORDS) -> str:
@@ -114,7 +102,7 @@ def training_flags(setup: RealSetup, row: Row, stage: Stage, seed: int, out: Pat
         "teacher": setup.teacher,
         "teacher_taps": [TEACHER_LAYER],
         "teacher_cache": setup.work / "targets",
-        **setup.sources(),
+        **real_sources(setup.work, _WEIGHTS, sum(_WEIGHTS.values())),
         **stage.options,
     }
     if row.has_sampler:

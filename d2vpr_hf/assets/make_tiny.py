@@ -1,17 +1,21 @@
-"""Train the embedded model from random weights: `python d2vpr_hf/assets/make_tiny.py build/tiny`.
+"""Train the embedded model: `python d2vpr_hf/assets/make_tiny.py build/tiny --real ROOT`.
 
-docs/ablations.md has the times.
+`ROOT` has real photos, in the layout that `python -m benchmarks.split_real --help` describes, and a MobileNetV2 in
+`weights/mobilenet_v2_1.0_224.safetensors`. docs/real_photos.md has the numbers.
 
-Every step is a command of this package: simulate labelled streets for stage 0 and streets for the other stages, train a ViT for
-the teacher and one for the student (stage 0), the teacher, and the student by distillation (stage 1) and fine-tuning (stage 2).
-Finished steps are skipped and an interrupted step continues, so the same command can be given again.
+Every step is a command: split the real photos, convert the MobileNetV2, simulate streets, train a ViT on labelled streets
+(stage 0), distil the MobileNetV2 into a student on real photos and streets (stage 1), and fine-tune the student on both
+(stage 2). Without `--real` the earlier embedded model is made, which has seen simulated streets only and learns from a teacher
+of its own; docs/ablations.md has its steps and numbers. Finished steps are skipped and an interrupted step continues, so the
+same command can be given again.
 """
 
+import argparse
 import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,92 @@ from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 
+_ROOT = Path(__file__).parents[2]
+
 FACTS = CardFacts(
     summary="A small D²-VPR, distilled and fine-tuned from scratch on simulated streets: for demonstrations, not for photos.",
     license="apache-2.0",
     license_note="Apache-2.0, code and weights.",
     training_data="Gridtown, simulated streets of cities 201 to 210 for stage 0, 101 and more for the others",
 )
+REAL_FACTS = CardFacts(
+    summary=(
+        "A small D²-VPR for photos and simulated streets: it learned features of a MobileNetV2 of ImageNet by distillation, and "
+        "then places."
+    ),
+    license="apache-2.0",
+    license_note="Apache-2.0, code and weights. The distilled MobileNetV2 is Apache-2.0; the photos are CC0, MIT and BSD.",
+    training_data=(
+        "675 photos without labels and 27 panoramas (CC0, MIT, BSD: Poly Haven, Brazilian highways, a few cities), 68 indoor "
+        "walks of one building (MIT), and Gridtown, simulated streets; the teacher's features are of ImageNet"
+    ),
+    limits=(
+        "It was trained on few real places: fewer than a thousand photos, many of them of asphalt, and the inside of one "
+        "building. Photos of another season, of night, or from another direction are often missed. Use a larger model where "
+        "matches matter (`--model auto`)."
+    ),
+)
+_REAL_SETS = {"corridor": "corridor of VPR-Bench", "walks": "indoor walks", "views": "hard viewpoints", "light": "other light"}
+_DISTILL_WEIGHTS = {  # places of each batch of 24, by source in the split; the rest are simulated streets
+    **{"unlabelled/polyhaven_hdri": 5, "unlabelled/brazil_highways": 2, "unlabelled/cc0_backgrounds": 1},
+    **{"panoramas": 6, "walks/places.csv": 4},
+}
+_TUNE_WEIGHTS = {
+    **{"unlabelled/polyhaven_hdri": 3, "unlabelled/brazil_highways": 1, "unlabelled/cc0_backgrounds": 1},
+    **{"panoramas": 4, "walks/places.csv": 3},
+}
+_PLACES_PER_BATCH = 24
+
+
+def list_real_steps(work: Path, real: Path) -> dict[str, list[str]]:
+    """Return the commands that make the embedded model with real photos, as [`list_steps`] does."""
+    network = str(real / "weights" / "mobilenet_v2_1.0_224.safetensors")
+    streets = {name: command for name, command in list_preparations(work).items() if name in ("seen", "places", "student0")}
+    shared = {"validation_sets": validation_sets(work / "split")}
+    return {
+        "split": ["benchmarks.split_real", str(real), str(work / "split")],
+        "mobilenet": ["d2vpr_hf", "convert", network, "--out", str(work / "mobilenet")],
+        **streets,
+        "distilled": _train(
+            *("distill", "distill_real_small", work / "distilled"),
+            **real_sources(work, _DISTILL_WEIGHTS, _PLACES_PER_BATCH),
+            **shared,
+            model=work / "student0" / "best",
+            teacher=work / "mobilenet",
+        ),
+        "tuned": _train(
+            *("finetune", "finetune_real_small", work / "tuned"),
+            **real_sources(work, _TUNE_WEIGHTS, _PLACES_PER_BATCH),
+            **shared,
+            model=work / "distilled" / "best",
+        ),
+    }
+
+
+def real_sources(work: Path, weights: Mapping[str, int], places_per_batch: int) -> dict[str, list[str]]:
+    """Return the options of training that name the photos of a split, and the simulated streets, with their shares of a batch.
+
+    Args:
+        work: Folder with the split in `split`, and streets in `places`.
+        weights: Places of a batch by source in the split's `train`.
+        places_per_batch: Number of places in a batch; streets have those that `weights` leaves.
+    """
+    train, streets = work / "split" / "train", places_per_batch - sum(weights.values())
+    paths = {name: str(train / name) for name in weights}
+    labelled = [path for name, path in paths.items() if name.endswith(".csv")] + [str(work / "places")] * (streets > 0)
+    shares = {paths[name]: weight for name, weight in weights.items()} | ({str(work / "places"): streets} if streets else {})
+    return {
+        "photos": labelled,
+        "unlabelled": [path for name, path in paths.items() if name.startswith("unlabelled")],
+        "panoramas": [path for name, path in paths.items() if name.startswith("panoramas")],
+        "weights": [f"{path}={share}" for path, share in shares.items()],
+    }
+
+
+def validation_sets(split: Path) -> list[str]:
+    """Return the option of training that names the validation parts of a split."""
+    folders = {name: split / "validation" / name for name in ("walks", "views", "light")}
+    return [f"{name}={folder / 'database'},{folder / 'queries'}" for name, folder in folders.items()]
 
 
 def list_steps(work: Path) -> dict[str, list[str]]:
@@ -34,11 +118,16 @@ def list_steps(work: Path) -> dict[str, list[str]]:
     return {
         **list_preparations(work),
         "distilled": _train(
-            *("distill", "distill", work / "places", work / "distilled"),
+            *("distill", "distill_gridtown_small", work / "distilled"),
+            photos=work / "places",
             model=work / "student0" / "best",
             teacher=work / "cross-image-teacher" / "best",
         ),
-        "tuned": _train("finetune", "finetune", work / "places", work / "tuned", model=work / "distilled" / "best"),
+        "tuned": _train(
+            *("finetune", "finetune_gridtown_small", work / "tuned"),
+            photos=work / "places",
+            model=work / "distilled" / "best",
+        ),
     }
 
 
@@ -51,8 +140,8 @@ def list_preparations(work: Path) -> dict[str, list[str]]:
     return {
         "seen": ["d2vpr_hf", "simulate", str(seen), *render, *labelled],
         "places": ["d2vpr_hf", "simulate", str(places), *render, *unlabelled],
-        "student0": _train("pretrain", "pretrain", seen, work / "student0", model=_config("student_small")),
-        "teacher0": _train("pretrain", "pretrain", seen, work / "teacher0", model=_config("teacher_small"), max_steps=550),
+        "student0": _pretrain(work, "student0", model=_config("student_small")),
+        "teacher0": _pretrain(work, "teacher0", model=_config("teacher_small"), max_steps=550),
         "teacher": _tune_teacher(work, "teacher", model=work / "teacher0" / "best"),
         "cross-image-teacher": _tune_teacher(
             work, "cross-image-teacher", model=work / "teacher" / "best", max_steps=300, cross_image_encoder="add"
@@ -60,44 +149,66 @@ def list_preparations(work: Path) -> dict[str, list[str]]:
     }
 
 
+def _pretrain(work: Path, name: str, **options: Any) -> list[str]:
+    return _train("pretrain", "pretrain_gridtown_small", work / name, photos=work / "seen", **options)
+
+
 def _tune_teacher(work: Path, name: str, **options: Any) -> list[str]:
     cities = [f"Gridtown{101 + number}" for number in range(10)]  # fewer than for the students
-    return _train("finetune", "teacher", work / "places", work / name, cities=cities, **options)
+    return _train("finetune", "teacher_gridtown_small", work / name, photos=work / "places", cities=cities, **options)
 
 
-def _train(stage: str, recipe: str, photos: Path, out: Path, **options: Any) -> list[str]:
-    command = [f"d2vpr_hf.training.{stage}", f"{recipe}_gridtown_small", "--photos", str(photos), "--out", str(out)]
+def _train(stage: str, recipe: str, out: Path, **options: Any) -> list[str]:
+    command = [f"d2vpr_hf.training.{stage}", recipe, "--out", str(out)]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}", *(value if isinstance(value, list) else [str(value)])]
     return [*command, "--resume"]
 
 
 def _config(name: str) -> Path:
-    return Path(__file__).parents[2] / "training" / "configs" / f"{name}.json"
+    return _ROOT / "training" / "configs" / f"{name}.json"
 
 
-def make_tiny(work: Path) -> None:
+def make_tiny(work: Path, real: Path | None = None) -> None:
     """Run the steps that are not finished, and copy the result into the package."""
-    for name, arguments in list_steps(work).items():
+    for name, arguments in (list_steps(work) if real is None else list_real_steps(work, real)).items():
         if not is_made(work / name):
-            subprocess.run([sys.executable, "-m", *arguments], check=True)
-    embed(work / "tuned", EMBEDDED_MODEL)
+            subprocess.run([sys.executable, "-m", *arguments], check=True, cwd=_ROOT)
+    if real is None:
+        embed(work / "tuned", EMBEDDED_MODEL, FACTS)
+    else:
+        embed(work / "tuned", EMBEDDED_MODEL, REAL_FACTS, measure_sets(work, real, work / "tuned" / "best"))
 
 
 def is_made(folder: Path) -> bool:
-    """Return whether the step that writes this folder, a training run or photos, is finished."""
-    return (folder / "last").exists() or (folder / "Images").exists()
+    """Return whether the step that writes this folder is finished: a training run, photos, a split or a converted network."""
+    return any((folder / name).exists() for name in ("last", "Images", "split.json", "config.json"))
 
 
-def embed(run: Path, folder: Path) -> None:
-    """Write the best model of a training run as the embedded model."""
+def measure_sets(work: Path, real: Path, model: Path) -> dict[str, Evaluation]:
+    """Measure a model on the test parts of real photos; return the evaluations by the titles of the sets."""
+    command = ["benchmarks.real_photos", "--real", str(real), "--model", f"embedded={model}", "--work", str(work / "measured")]
+    subprocess.run([sys.executable, "-m", *command], check=True, cwd=_ROOT)
+    reports = {title: work / "measured" / "reports" / f"{name}-embedded.json" for name, title in _REAL_SETS.items()}
+    return {title: Evaluation.load(report) for title, report in reports.items() if report.exists()}
+
+
+def embed(run: Path, folder: Path, facts: CardFacts, sets: Mapping[str, Evaluation] | None = None) -> None:
+    """Write the best model of a training run as the embedded model.
+
+    Args:
+        run: Folder of the run.
+        folder: Folder to write.
+        facts: Facts for the card.
+        sets: Evaluations for the card, by titles of sets.
+    """
     best = run / "best"
     model, processor = load_model(best), load_image_processor(best)
     with without_code():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     measured = Evaluation.load(shutil.copy(best / "validation.json", folder))
-    write_card(folder, model, FACTS, origin="scratch, by d2vpr_hf/assets/make_tiny.py", measured=measured)
+    write_card(folder, model, facts, origin="scratch, by d2vpr_hf/assets/make_tiny.py", measured=measured, sets=sets)
 
 
 @contextlib.contextmanager
@@ -114,5 +225,14 @@ def without_code() -> Iterator[None]:
             part._auto_class = name
 
 
+def main() -> None:
+    """Make the embedded model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, nargs="?", default=Path("build/tiny"))
+    parser.add_argument("--real", type=Path, help="folder of real photos")
+    arguments = parser.parse_args()
+    make_tiny(arguments.work.resolve(), arguments.real and arguments.real.resolve())
+
+
 if __name__ == "__main__":
-    make_tiny(Path(sys.argv[1] if len(sys.argv) > 1 else "build/tiny").resolve())
+    main()

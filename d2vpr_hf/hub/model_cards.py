@@ -20,6 +20,8 @@ from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig, D2VPRImageProcessor, 
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from d2vpr_hf.evaluation import Evaluation
 
 _TEMPLATE = """---
@@ -68,11 +70,21 @@ another descriptor than in a batch. Encode database and queries in batches of on
 {% endif %}{% if untrained_parts %}**Not trained yet**: {{ untrained_parts }} were drawn at random and never trained. Places
 that are found with this model are random; train it first.
 
+{% endif %}{% if limits %}{{ limits }}
+
 {% endif %}A match is the known photo that looks most like yours, even if yours was taken somewhere else.{%
-if not measured %} No number
+if not measured and not sets %} No number
 on this page was measured with this copy of the weights.{% endif %}
 
-{% if measured %}## Measured
+{% if sets %}## Measured on other photos
+
+The model was neither trained on these places nor chosen by them.
+
+| photos | queries | correct | R@1, % | 95 % interval |
+| --- | ---: | --- | ---: | ---: |
+{% for row in sets %}| {{ row.name }} | {{ row.queries }} | {{ row.rule }} | {{ row.recall }} | {{ row.interval }} |
+{% endfor %}
+{% endif %}{% if measured %}## Measured{% if sets %} in validation{% endif %}
 
 Validation on {{ measured.database_count }} database photos and {{ measured.query_count }} queries.
 Correct: {{ measured.rule }}. The best of several models was chosen by these numbers, so they are too high.
@@ -151,6 +163,7 @@ class CardFacts:
         training_data: Their training data.
         base_model: Hub id of the model they started from, or `None`.
         datasets: Hub ids of data sets that they were trained on.
+        limits: Sentences about photos for which these weights fail; empty for none.
     """
 
     summary: str
@@ -159,6 +172,7 @@ class CardFacts:
     training_data: str
     base_model: str | None = None
     datasets: tuple[str, ...] = ()
+    limits: str = ""
 
 
 def write_card(
@@ -169,6 +183,7 @@ def write_card(
     origin: str,
     measured: Evaluation | None = None,
     recipe: str | None = None,
+    sets: Mapping[str, Evaluation] | None = None,
 ) -> None:
     """Write `README.md` into a model folder, unless there is one without the mark of this package: a person wrote it.
 
@@ -179,11 +194,12 @@ def write_card(
         origin: The source of the weights.
         measured: An evaluation of the model; `None` if it was not evaluated.
         recipe: The options of its training, as YAML; `None` if it was not trained here.
+        sets: Evaluations by names of photos that the model was neither trained on nor chosen by.
     """
     path = folder / "README.md"
     if not path.exists() or is_replaceable(path.read_text(encoding="utf-8", errors="replace")):
         size = D2VPRImageProcessor.from_pretrained(folder).size
-        make_card(model, facts, origin, (size["height"], size["width"]), measured, recipe).save(path)
+        make_card(model, facts, origin, (size["height"], size["width"]), measured, recipe, sets).save(path)
 
 
 def make_card(
@@ -193,6 +209,7 @@ def make_card(
     size: tuple[int, int],
     measured: Evaluation | None = None,
     recipe: str | None = None,
+    sets: Mapping[str, Evaluation] | None = None,
 ) -> ModelCard:
     """Fill the card's template; arguments as for [`write_card`], and the height and width that photos are resized to."""
     config, method = model.config, METHODS[model.config.model_type]
@@ -218,6 +235,8 @@ def make_card(
         license_note=facts.license_note,
         measured=None if measured is None else _table(measured),
         recipe=recipe,
+        limits=facts.limits,
+        sets=[_set_row(name, evaluation) for name, evaluation in (sets or {}).items()],
     )
     return card
 
@@ -340,6 +359,20 @@ def _results(measured: Evaluation) -> list[EvalResult]:
         )
         for metric, entry in measured.recall().items()
     ]
+
+
+def _set_row(name: str, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the values of a line of the table of sets."""
+    from d2vpr_hf.evaluation.report import percent, percent_interval  # imported here: evaluation/ imports this module
+
+    recall = evaluation.recall()["recall@1"]
+    return {
+        "name": name,
+        "queries": evaluation.query_set["count"],
+        "rule": evaluation.rule,
+        "recall": percent(recall["recall"]),
+        "interval": percent_interval(recall["interval_95"]),
+    }
 
 
 def _table(measured: Evaluation) -> dict[str, Any]:

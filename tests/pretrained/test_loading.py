@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from d2vpr_hf.assets.make_tiny import list_steps
+from d2vpr_hf.assets.make_tiny import list_real_steps, list_steps
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
@@ -146,13 +146,35 @@ def test_fingerprint_does_not_follow_names_attention_and_training(folder):
     assert fingerprint(load_model(moved, attn_implementation="eager"), load_image_processor(moved)) == original
 
 
+def options_of_steps(steps, work):
+    """Parse the options of each step that trains, which writes the folder of its name."""
+    kinds = {"pretrain": PretrainOptions, "distill": DistillOptions, "finetune": FinetuneOptions}
+    options = {
+        name: parse_options(kinds[script.split(".")[-1]], arguments)
+        for name, (script, *arguments) in steps.items()
+        if "training" in script
+    }
+    assert {name: step.out for name, step in options.items()} == {name: str(work / name) for name in options}
+    return options
+
+
 def test_the_embedded_model_is_what_its_script_would_make(tmp_path):
     """A recipe or a configuration that is changed must not leave the committed model behind."""
     fields = json.loads((CONFIGS / "student_small.json").read_text())
     assert {name: getattr(load_model().config, name) for name in fields} == fields
-    kinds = {"pretrain": PretrainOptions, "distill": DistillOptions, "finetune": FinetuneOptions}
-    training = {name: command for name, command in list_steps(tmp_path).items() if name not in ("seen", "places")}
-    for name, (script, *arguments) in training.items():
-        assert parse_options(kinds[script.split(".")[-1]], arguments).out == str(tmp_path / name)
+    assert options_of_steps(list_steps(tmp_path), tmp_path).keys() > {"student0", "cross-image-teacher", "tuned"}
     assert load_image_processor().size == {"height": 112, "width": 112}
     assert "make_tiny.py" in (EMBEDDED_MODEL / "README.md").read_text()
+
+
+def test_the_steps_on_real_photos_follow_from_each_other(tmp_path):
+    """A batch has the places of all sources, and a stage starts from the model of the stage before."""
+    steps = list_real_steps(tmp_path / "work", tmp_path / "real")
+    options = options_of_steps(steps, tmp_path / "work")
+    assert list(steps) == ["split", "mobilenet", "seen", "places", "student0", "distilled", "tuned"]
+    for name in ("distilled", "tuned"):
+        assert sum(options[name].source_weights) == options[name].places_per_batch
+        assert [each.name for each in options[name].other_sets] == ["walks", "views", "light"]
+    assert options["distilled"].teacher == str(tmp_path / "work" / "mobilenet")
+    assert options["distilled"].model == str(tmp_path / "work" / "student0" / "best")
+    assert options["tuned"].model == str(tmp_path / "work" / "distilled" / "best")
