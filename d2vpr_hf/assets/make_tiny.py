@@ -35,7 +35,7 @@ FACTS = CardFacts(
 )
 REAL_FACTS = CardFacts(
     summary=(
-        "A small D²-VPR for photos and simulated streets: it learned features of a MobileNetV2 of ImageNet by distillation, and "
+        "A small D²-VPR for photos and simulated streets: it learned features of a MobileNetV2 of ImageNet by distillation, "
         "then places."
     ),
     license="apache-2.0",
@@ -69,7 +69,7 @@ def list_real_steps(work: Path, real: Path) -> dict[str, list[str]]:
     shared = {"validation_sets": validation_sets(work / "split")}
     return {
         "split": ["benchmarks.split_real", str(real), str(work / "split")],
-        "mobilenet": ["d2vpr_hf", "convert", network, "--out", str(work / "mobilenet")],
+        "mobilenet": ["d2vpr_hf", "convert", network, str(work / "mobilenet")],
         **streets,
         "distilled": _train(
             *("distill", "distill_real_small", work / "distilled"),
