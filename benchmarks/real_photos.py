@@ -168,7 +168,7 @@ def summarize(evaluations: dict[str, dict[str, Evaluation]], references: Sequenc
         },
         "methods": {
             title: {
-                "model": next(iter(of_sets.values())).model.to_dict(),
+                "model": _model_info(next(iter(of_sets.values()))),
                 "recall": {name: evaluation.recall() for name, evaluation in of_sets.items()},
                 "ranks": {"streets": of_sets["streets"].ranks.tolist()} if "streets" in of_sets else {},
             }
@@ -180,6 +180,12 @@ def summarize(evaluations: dict[str, dict[str, Evaluation]], references: Sequenc
             for name, evaluation in evaluations[first].items()
         ],
     }
+
+
+def _model_info(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the model of a report, with the last part of its name only: a folder of this machine says nothing elsewhere."""
+    info = evaluation.model.to_dict()
+    return info | {"name": Path(info["name"]).name}
 
 
 def _difference(first: Evaluation, second: Evaluation) -> dict[str, Any]:
