@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 _SET_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _SET_FORM = "NAME=DATABASE,QUERIES, optionally followed by ,frames:N or ,metres:X"
@@ -53,7 +53,7 @@ def _parse_validation_set(text: str) -> ValidationSet:
             f"validation_sets are {_SET_FORM}, with letters, digits, `_`, `-` and `.` in the name and no comma in paths; got "
             f"{text!r}."
         )
-    database, queries = paths
+    database, queries = (str(Path(path).expanduser()) for path in paths)  # shells expand `~` at the beginning only
     kind, _, number = rule.partition(":")
     if not rule:
         return ValidationSet(name, database, queries)

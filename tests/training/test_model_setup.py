@@ -6,6 +6,8 @@ import json
 import pytest
 import torch
 
+from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
+from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.training.batch_norm import apply_policy
 from d2vpr_hf.training.model_setup import MicroBatchedDescriptors, add_cross_image_encoder, freeze, load_or_make
 from tests.conftest import TINY, relative, tiny_cricavpr, tiny_model
@@ -120,3 +122,7 @@ def test_new_models_depend_on_configuration_and_seed_only(tmp_path):
         load_or_make(str(path), 0)
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
         load_or_make(str(tmp_path / "none.json"), 0)
+
+
+def test_the_embedded_model_is_trained_by_its_name():
+    assert load_or_make("embedded", 0).config.to_dict() == load_model(EMBEDDED_MODEL).config.to_dict()

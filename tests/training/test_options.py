@@ -2,6 +2,7 @@
 
 import pytest
 
+from d2vpr_hf.training.option_values import ValidationSet
 from d2vpr_hf.training.options import CONFIGS, DistillOptions, FinetuneOptions, parse_options, to_yaml
 
 NEEDED = ["--out", "o", "--model", "m", "--photos", "p"]
@@ -109,6 +110,15 @@ def test_one_source_is_a_plain_text_and_several_are_a_list(tmp_path):
 def test_a_weight_names_a_source_by_its_path_or_its_last_part():
     flags = [*NEEDED[:4], "--unlabelled", "a/x", "b/y=1", "--weights", "x=2.5", "b/y=1=3"]
     assert parse_options(FinetuneOptions, flags).source_weights == [2.5, 3.0]
+
+
+def test_validation_sets_have_paths_and_rules(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = [*NEEDED, "--validation-sets", "walk=~/a,~/b", "day.night=c,d,frames:2", "far=e,f,metres:7.5"]
+    walk, night, far = parse_options(FinetuneOptions, flags).other_sets
+    assert walk == ValidationSet("walk", f"{tmp_path}/a", f"{tmp_path}/b")
+    assert night == ValidationSet("day.night", "c", "d", frame_tolerance=2)
+    assert far == ValidationSet("far", "e", "f", metres=7.5)
 
 
 def test_distillation_refuses_what_its_metric_loss_and_clean_view_cannot_do():

@@ -522,6 +522,22 @@ def test_a_run_on_a_mixture_resumes_to_the_same_weights(folders, mixture, tmp_pa
         assert sums == pytest.approx([line["loss"] for line in logged], rel=1e-5)
 
 
+def test_micro_batches_have_their_clean_photos(folders, mixture, tmp_path, monkeypatch):
+    """A teacher that saw the clean photos of another micro-batch would teach the wrong targets."""
+    seen = []
+    micro_batches = training_run.TrainingRun.micro_batches
+
+    def record(run, batch):
+        for micro_batch in micro_batches(run, batch):
+            seen.append(micro_batch)
+            yield micro_batch
+
+    monkeypatch.setattr(training_run.TrainingRun, "micro_batches", record)
+    changes = {**mixture, "augment_magnitude": 0, "teacher_view": "clean", "teacher_groups": "off", "validation_sets": None}
+    train("distill", folders, tmp_path, **changes, gradient_accumulation_steps=2, max_steps=2)
+    assert len(seen) == 4 and all(torch.equal(batch.pixels, batch.teacher_pixels) for batch in seen)
+
+
 def test_the_best_model_is_chosen_by_the_mean_over_all_sets(folders, mixture, tmp_path):
     """Also without a main set; rules of sets differ: within 1,000 m every photo is correct."""
     sets = {"validation_sets": mixture["validation_sets"], "validate_every": 2, "held_out_places": 0}
