@@ -91,7 +91,7 @@ class TargetCache:
             digest.update(_bytes(weights))
         return digest.digest()
 
-    def _path(self, kind: bytes, pixels: bytes) -> Path:
+    def _path(self, kind: bytes, pixels: memoryview) -> Path:
         digest = hashlib.blake2b(self._fingerprint, digest_size=16)
         digest.update(kind)
         digest.update(pixels)
@@ -99,8 +99,8 @@ class TargetCache:
         return self.folder / name[:2] / f"{name}.safetensors"
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read_group(path: Path, device: torch.device) -> TeacherTargets | None:
