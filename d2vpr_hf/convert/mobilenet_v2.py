@@ -172,6 +172,7 @@ def _convolutions(module: nn.Module) -> list[MobileNetV2ConvLayer]:
 def _fill(layer: MobileNetV2ConvLayer, weight: torch.Tensor, bias: torch.Tensor) -> None:
     """Copy the weights of a convolution into a layer, whose BatchNorm then only adds the bias."""
     norm = layer.normalization
+    assert norm is not None and norm.running_mean is not None and norm.running_var is not None
     layer.convolution.weight.copy_(weight)
     norm.bias.copy_(bias)
     norm.weight.fill_(1.0)

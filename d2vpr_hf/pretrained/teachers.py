@@ -6,7 +6,7 @@ have tokens or feature maps only; their descriptor is CricaVPR's pyramid of 14 r
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -139,7 +139,7 @@ class PlaceTeacher(Teacher):
         output = self.model(pixel_values)
         tokens = output.last_hidden_state
         own_grid = _grid_of(pixel_values, self.model.config.patch_size)
-        if grid_size not in (None, own_grid):
+        if grid_size is not None and grid_size != own_grid:
             tokens = torch.cat((tokens[:, :1].float(), resample_patches(tokens[:, 1:], own_grid, grid_size)), dim=1)
         return TeacherTargets(tokens, flatten_and_normalize(output.region_features))
 
@@ -205,7 +205,7 @@ class Dinov2Teacher(TokenTeacher):
         states = self.model(pixel_values).last_hidden_state  # cls, registers, patches
         first, patches = states[:, :1], states[:, 1 + self.num_registers :]
         own_grid = _grid_of(pixel_values, self.patch_size)
-        if grid_size in (None, own_grid):
+        if grid_size is None or grid_size == own_grid:
             return [torch.cat((first, patches), dim=1)], own_grid
         return [torch.cat((first.float(), resample_patches(patches, own_grid, grid_size)), dim=1)], grid_size
 
@@ -228,7 +228,8 @@ class FeatureTeacher(TokenTeacher):
     """
 
     def __init__(self, model: PreTrainedModel, preprocessing: Preprocessing, taps: Sequence[Layer] = ()) -> None:
-        super().__init__(model.to(memory_format=torch.channels_last), preprocessing)  # type: ignore[call-overload]
+        cast(nn.Module, model).to(memory_format=torch.channels_last)
+        super().__init__(model, preprocessing)
         self.network = LayerNetwork(model, family_of(model.config.model_type), taps or [None])
         self.taps = tuple(map(str, taps)) or ("output",)
         self.freeze()
@@ -349,7 +350,8 @@ def _load_feature_teacher(
     family = family_of(tower.config.model_type)
     if size != published.input_size and family.needs_whole_patches:
         _check_patches(size, patch_size_of(tower.config))
-    return FeatureTeacher(tower.to(dtype), published.for_size(size), taps)
+    cast(nn.Module, tower).to(dtype)
+    return FeatureTeacher(tower, published.for_size(size), taps)
 
 
 def _check_patches(size: tuple[int, int] | None, patch_size: int | None) -> None:
