@@ -99,7 +99,7 @@ def save_components(components: list[PrincipalComponents], path: Path) -> None:
     Raises:
         OSError: If the file cannot be written.
     """
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for number, tap in enumerate(components):
         tensors |= {f"{number}.mean": tap.mean.cpu().contiguous(), f"{number}.directions": tap.directions.cpu().contiguous()}
     metadata = {f"{number}.kept": repr(tap.kept) for number, tap in enumerate(components)}

@@ -106,12 +106,12 @@ class TeacherComponents:
                 part.sums = accelerator.reduce(part.sums.to(accelerator.device), "sum").cpu()
         fitted = zip(statistics, self.counts, strict=True)
         components = [PrincipalComponents.fit(part, count, options.teacher_whitening) for part, count in fitted]
-        for name, part in zip(teacher.taps, components, strict=True):
+        for name, tap in zip(teacher.taps, components, strict=True):
             logger.info(
                 "%d principal components of the teacher's %s, fitted to %d photos, have %.1f %% of the variance of its tokens.",
-                part.directions.shape[1],
+                tap.directions.shape[1],
                 name,
                 num_batches * images_of_batch,
-                100 * part.kept,
+                100 * tap.kept,
             )
         return components
