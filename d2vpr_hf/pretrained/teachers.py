@@ -228,7 +228,7 @@ class FeatureTeacher(TokenTeacher):
     """
 
     def __init__(self, model: PreTrainedModel, preprocessing: Preprocessing, taps: Sequence[Layer] = ()) -> None:
-        cast(nn.Module, model).to(memory_format=torch.channels_last)
+        cast(Any, model).to(memory_format=torch.channels_last)  # an argument that the types of torch lack
         super().__init__(model, preprocessing)
         self.network = LayerNetwork(model, family_of(model.config.model_type), taps or [None])
         self.taps = tuple(map(str, taps)) or ("output",)
