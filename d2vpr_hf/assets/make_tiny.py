@@ -66,7 +66,7 @@ def list_real_steps(work: Path, real: Path) -> dict[str, list[str]]:
     """Return the commands that make the embedded model with real photos, as [`list_steps`] does."""
     network = str(real / "weights" / "mobilenet_v2_1.0_224.safetensors")
     streets = {name: command for name, command in list_preparations(work).items() if name in ("seen", "places", "student0")}
-    shared = {"validation_sets": validation_sets(work / "split")}
+    shared = {"validation_sets": validation_sets(work / "split"), "best_metric": "mean_recall@1"}
     return {
         "split": ["benchmarks.split_real", str(real), str(work / "split")],
         "mobilenet": ["d2vpr_hf", "convert", network, str(work / "mobilenet")],
