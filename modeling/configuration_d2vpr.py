@@ -57,6 +57,9 @@ class D2VPRConfig(VPRConfig):
         use_tap_layers (`bool`, defaults to `True`): `False` feeds the recovery module the last block alone, repeated, at
             the same parameter count (ablation).
         recovery_size (`int`, defaults to 768): Width D of the recovered tokens: the teacher's width.
+        recovery_norm_value (`float`, defaults to 1.0): Initial weight of the recovery module's LayerNorm, of a model that starts
+            without weights. With 1, as published, the global token has the length sqrt(D) and counts far more in a descriptor than
+            the regions, whose vectors have lengths of at most 1. With 1 / sqrt(D) all start with the same length.
         aggregator (`str`, defaults to `"deformable"`): Name in the table `AGGREGATORS` of the class that pools the tokens.
             `"deformable"` is TDDA.
         regions (`list[dict]`): The pooled regions, in the descriptor's order; by default the published 4 medium and 9 small
@@ -101,7 +104,7 @@ class D2VPRConfig(VPRConfig):
             f"one of {', '.join(AGGREGATORS)}",
             lambda word: isinstance(word, str) and word in AGGREGATORS,
         ),
-        (("fusion_layer_norm_eps",), "a number above 0", is_positive),
+        (("fusion_layer_norm_eps", "recovery_norm_value"), "a number above 0", is_positive),
         (("offset_limit",), "a number of at least 0", lambda value: is_number(value) and value >= 0),
         (("fusion_dropout",), "a number in [0, 1)", is_fraction),
         (("scale_range",), "two numbers above 0", lambda values: are_all(is_positive)(values) and len(values) == 2),
@@ -110,11 +113,12 @@ class D2VPRConfig(VPRConfig):
     )
     list_fields: ClassVar[tuple[str, ...]] = (*VPRConfig.list_fields, "tap_layers", "scale_range", "regions")
     feature_size_field: ClassVar[str] = "recovery_size"
-    later_fields: ClassVar[tuple[str, ...]] = (*VPRConfig.later_fields, "aggregator")
+    later_fields: ClassVar[tuple[str, ...]] = (*VPRConfig.later_fields, "aggregator", "recovery_norm_value")
 
     tap_layers: list[int] | tuple[int, ...] | None = None
     use_tap_layers: bool = True
     recovery_size: int = 768
+    recovery_norm_value: float = 1.0
 
     aggregator: str = "deformable"
     regions: list[dict[str, Any]] = field(default_factory=default_regions)

@@ -14,6 +14,7 @@
 """The D2-VPR student (arXiv 2511.12528): adapted ViT, recovery module, deformable aggregator, descriptor."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,6 +24,7 @@ from transformers.utils.generic import can_return_tuple
 from .aggregators import AGGREGATORS
 from .configuration_d2vpr import D2VPRConfig
 from .modeling_vpr import VPRPreTrainedModel
+from .weight_initialization import drawn_by, norm_weight
 
 
 @dataclass
@@ -60,7 +62,8 @@ class RecoveryModule(nn.Module):
         super().__init__()
         self.layers = config.recovery_layers
         self.projection = nn.Linear(len(self.layers) * config.hidden_size, config.recovery_size)
-        self.norm = nn.LayerNorm(config.recovery_size, eps=config.layer_norm_eps)
+        norm = nn.LayerNorm(config.recovery_size, eps=config.layer_norm_eps)
+        self.norm = drawn_by(partial(norm_weight, value=config.recovery_norm_value), norm)
 
     def forward(self, hidden_states: list[torch.Tensor]) -> torch.Tensor:
         """Map the 1 + L residual streams (B, T, C) to recovered tokens (B, T, D)."""

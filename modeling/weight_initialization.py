@@ -44,6 +44,12 @@ def constant(layer: Any, value: float) -> None:
     init.constant_(layer.bias, value)
 
 
+def norm_weight(layer: Any, value: float) -> None:
+    """Fill a norm's weight with a value, and its bias with zeros."""
+    init.constant_(layer.weight, value)
+    init.zeros_(layer.bias)
+
+
 def torch_default(layer: Any, fan_in: int | None = None) -> None:
     """Draw as torch draws a linear layer: uniform within 1 / sqrt(inputs)."""
     bound = 1 / math.sqrt(fan_in or layer.in_features)
@@ -69,6 +75,7 @@ zeros = partial(constant, value=0.0)
 __all__ = [
     "constant",
     "drawn_by",
+    "norm_weight",
     "torch_attention_input",
     "torch_attention_output",
     "torch_default",

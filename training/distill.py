@@ -38,7 +38,7 @@ def distill(options: DistillOptions) -> Path:
         RunStoppedError: If the process received SIGINT or SIGTERM, after saving a checkpoint.
     """
     accelerator = start_accelerator(options)
-    student = load_or_make(options.model, options.seed)
+    student = load_or_make(options.model, options.seed, options.vit)
     student.remove_cross_image_encoder()  # the student encodes each photo independently of the batch
     teacher = GroupedTeacher(
         load_teacher(

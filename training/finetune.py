@@ -57,7 +57,7 @@ def finetune(options: FinetuneOptions) -> Path:
 
 
 def _load(options: FinetuneOptions) -> VPRPreTrainedModel:
-    model = load_or_make(options.model, options.seed)
+    model = load_or_make(options.model, options.seed, options.vit)
     if options.cross_image_encoder == "add":
         return add_cross_image_encoder(model, options.seed)
     if options.cross_image_encoder == "remove":

@@ -15,7 +15,10 @@ from d2vpr_hf.pretrained.loading import load_model, own_fields
 from d2vpr_hf.training.distributed import gather_with_gradients, num_processes
 
 
-def load_or_make(name: str, seed: int) -> VPRPreTrainedModel:
+_VIT = ("embeddings.", "encoder.")
+
+
+def load_or_make(name: str, seed: int, vit: str | None = None) -> VPRPreTrainedModel:
     """Load a model, or make one with random weights from a configuration.
 
     Args:
@@ -34,6 +37,44 @@ def load_or_make(name: str, seed: int) -> VPRPreTrainedModel:
             f"{name} projects its descriptors. Train a model without projection, then fit a projection to the trained model."
         )
     return model
+
+
+def take_vit(model: VPRPreTrainedModel, source: VPRPreTrainedModel) -> None:
+    """Give a model the ViT of another model, whose blocks may be fewer.
+
+    The blocks of a shallower source are spread evenly over the model's depth, the last one at the end. Each block between them
+    starts with the weights of the next one and with LayerScales of 0, so that it changes nothing at first: the tokens after
+    the last block are those of the source.
+
+    Raises:
+        ValueError: If the ViTs differ in more than their depth, or the source is deeper.
+    """
+    depth, source_depth = model.config.num_hidden_layers, source.config.num_hidden_layers
+    own = {name: weights for name, weights in model.state_dict().items() if name.startswith(_VIT)}
+    given = source.state_dict()
+    # a block's source is the next block that has one; ceil(block * source_depth / depth) of 1-based numbers
+    sources = {block: -(-(block + 1) * source_depth // depth) - 1 for block in range(depth)}
+    taken = {name: given.get(_in_source(name, sources)) for name in own}
+    unlike = [name for name, weights in taken.items() if weights is None or weights.shape != own[name].shape]
+    if depth < source_depth or unlike:
+        raise ValueError(
+            f"The ViT of `vit` has {source_depth} blocks, the model's {depth}"
+            + (f", and they differ in {len(unlike)} weights, such as {unlike[0]}" if unlike else "")
+            + ". Take a ViT of the same width, heads, patch size and image size, with at most as many blocks."
+        )
+    model.load_state_dict(taken, strict=False)
+    for block, layer in enumerate(model.encoder.layers):
+        if block + 1 < depth and sources[block] == sources[block + 1]:
+            for scale in (layer.layer_scale1, layer.layer_scale2):
+                torch.nn.init.zeros_(scale.gamma)
+
+
+def _in_source(name: str, sources: dict[int, int]) -> str:
+    """Return the name in the source of a weight of the ViT."""
+    parts = name.split(".")
+    if parts[:2] == ["encoder", "layers"]:
+        parts[2] = str(sources[int(parts[2])])
+    return ".".join(parts)
 
 
 def _make(path: Path, seed: int) -> VPRPreTrainedModel:

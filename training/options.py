@@ -43,6 +43,11 @@ class TrainingOptions:
         "Model to train: a folder or a Hub id; `embedded`, the model in this package; or a configuration file (.json), from "
         "which a model with random weights is made. Required.",
     )
+    vit: str | None = _option(
+        None,
+        "Folder or Hub id of a model whose ViT a model made from a configuration starts with. It may have fewer blocks: the "
+        "others change nothing at first.",
+    )
     frozen: list[str] | None = _option(
         None, "Parameters that are not trained, as patterns of their names, such as 'encoder.layers.[0-7].*'."
     )

@@ -30,7 +30,7 @@ def pretrain(options: PretrainOptions) -> Path:
     """
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)
-    model = load_or_make(options.model, options.seed)
+    model = load_or_make(options.model, options.seed, options.vit)
     network = LabelLoss(model, data.buildings(), options.building_size, options.seed)
     run = TrainingRun(options, accelerator, model, network, data)
     run.begin(held_out_loss=lambda batch: run.network(run.pixel_values(batch), run.labels(batch))[0])
