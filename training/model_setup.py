@@ -14,7 +14,6 @@ from d2vpr_hf.modeling import MODELS, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_model, own_fields
 from d2vpr_hf.training.distributed import gather_with_gradients, num_processes
 
-
 _VIT = ("embeddings.", "encoder.")
 
 
@@ -25,18 +24,29 @@ def load_or_make(name: str, seed: int, vit: str | None = None) -> VPRPreTrainedM
         name: Folder or Hub id of a model of this package; `embedded`; or a `.json` file with the fields of a configuration,
             including `model_type`.
         seed: Seed of random weights.
+        vit: Folder or Hub id of a model of this package, or `embedded`, whose ViT the new model starts with; see [`take_vit`].
 
     Raises:
-        FileNotFoundError, ValueError: As [`load_model`] raises them; ValueError also for an invalid configuration, and for a
-            model that projects its descriptors.
+        FileNotFoundError, ValueError: As [`load_model`] and [`take_vit`] raise them; ValueError also for an invalid
+            configuration, for a model that projects its descriptors, and for `vit` without a configuration.
     """
-    folder = EMBEDDED_MODEL if name == EMBEDDED_NAME else name
-    model = _make(Path(name), seed) if name.endswith(".json") else load_model(folder)
+    is_new = name.endswith(".json")
+    model = _make(Path(name), seed) if is_new else _load(name)
+    if vit is not None:
+        if not is_new:
+            raise ValueError(
+                f"`vit` gives a ViT to a new model, but {name} has weights. Set `model` to a configuration (.json)."
+            )
+        take_vit(model, _load(vit))
     if model.projection is not None:
         raise ValueError(
             f"{name} projects its descriptors. Train a model without projection, then fit a projection to the trained model."
         )
     return model
+
+
+def _load(name: str) -> VPRPreTrainedModel:
+    return load_model(EMBEDDED_MODEL if name == EMBEDDED_NAME else name)
 
 
 def take_vit(model: VPRPreTrainedModel, source: VPRPreTrainedModel) -> None:

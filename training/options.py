@@ -45,8 +45,8 @@ class TrainingOptions:
     )
     vit: str | None = _option(
         None,
-        "Folder or Hub id of a model whose ViT a model made from a configuration starts with. It may have fewer blocks: the "
-        "others change nothing at first.",
+        "Model whose ViT a model made from a configuration starts with: a folder, a Hub id, or `embedded`. It may have fewer "
+        "blocks: the others change nothing at first.",
     )
     frozen: list[str] | None = _option(
         None, "Parameters that are not trained, as patterns of their names, such as 'encoder.layers.[0-7].*'."

@@ -2,6 +2,8 @@
 
 import copy
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.training.batch_norm import apply_policy
 from d2vpr_hf.training.model_setup import MicroBatchedDescriptors, add_cross_image_encoder, freeze, load_or_make
+from d2vpr_hf.training.options import CONFIGS
 from tests.conftest import TINY, relative, tiny_cricavpr, tiny_model
 
 PIXELS = torch.randn(8, 3, 70, 70, generator=torch.Generator().manual_seed(0))
@@ -126,3 +129,45 @@ def test_new_models_depend_on_configuration_and_seed_only(tmp_path):
 
 def test_the_embedded_model_is_trained_by_its_name():
     assert load_or_make("embedded", 0).config.to_dict() == load_model(EMBEDDED_MODEL).config.to_dict()
+
+
+def test_a_deeper_model_starts_with_the_tokens_of_its_vit(tmp_path: Path) -> None:
+    """Catches new blocks that change the tokens, and blocks of the source that are left out or in another order."""
+    source = load_or_make(str(_config(tmp_path / "short.json", num_hidden_layers=2)), 1).eval()
+    source.save_pretrained(tmp_path / "short")
+    deep = load_or_make(str(_config(tmp_path / "deep.json", num_hidden_layers=5)), 0, str(tmp_path / "short")).eval()
+    pixels = torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        tokens = [model(pixels, output_hidden_states=True).hidden_states for model in (source, deep)]
+    assert torch.equal(tokens[0][0], tokens[1][0])
+    assert torch.equal(tokens[0][1], tokens[1][2])  # block 1 of 2 is block 2 of 5: ceil(b * 2 / 5) = 1, 1, 2, 2, 2
+    assert torch.equal(tokens[0][2], tokens[1][5])
+    assert torch.equal(tokens[1][0], tokens[1][1])
+
+
+def test_a_vit_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Catches a ViT of which only some weights are taken."""
+    load_or_make(str(_config(tmp_path / "wide.json", hidden_size=64)), 0).save_pretrained(tmp_path / "wide")
+    load_or_make(str(_config(tmp_path / "deep.json", num_hidden_layers=3)), 0).save_pretrained(tmp_path / "deep")
+    model = str(_config(tmp_path / "model.json", num_hidden_layers=2))
+    with pytest.raises(ValueError, match="same width"):
+        load_or_make(model, 0, str(tmp_path / "wide"))
+    with pytest.raises(ValueError, match="3 blocks, the model's 2"):
+        load_or_make(model, 0, str(tmp_path / "deep"))
+    with pytest.raises(ValueError, match="has weights"):
+        load_or_make(str(tmp_path / "deep"), 0, str(tmp_path / "deep"))
+
+
+def test_the_length_of_a_new_global_token_can_be_chosen(tmp_path: Path) -> None:
+    """Catches a field that only a configuration knows, and a default that changes saved configurations."""
+    model = load_or_make(str(_config(tmp_path / "unit.json", recovery_norm_value=0.25)), 0).eval()  # 1 / sqrt(16)
+    with torch.no_grad():
+        tokens = model(torch.randn(2, 3, 28, 28)).last_hidden_state
+    torch.testing.assert_close(tokens.norm(dim=-1), torch.ones(2, 5), atol=0.05, rtol=0)  # the norm adds its epsilon
+    assert "recovery_norm_value" not in load_or_make(str(_config(tmp_path / "usual.json")), 0).config.to_dict()
+
+
+def _config(path: Path, **changes: Any) -> Path:
+    fields = json.loads((CONFIGS / "student_tiny.json").read_text())
+    path.write_text(json.dumps(fields | {"hidden_size": 32, "image_size": 28, "recovery_size": 16} | changes))
+    return path
