@@ -162,7 +162,7 @@ class TokenTeacher(Teacher):
         self.components: nn.ModuleList | None = None
 
     def project(self, components: Sequence[PrincipalComponents]) -> None:
-        """Project the tokens of each tap to its principal components from now on; targets change."""
+        """Project the tokens of each tap to its principal components from now on, and L2-normalise them; targets change."""
         device = next(self.model.parameters()).device
         self.components = nn.ModuleList(components).to(device)
         self._set_width(sum(tap.directions.shape[1] for tap in components))
@@ -178,7 +178,10 @@ class TokenTeacher(Teacher):
     def _targets(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
         taps, grid_size = self._taps(pixel_values, grid_size)
         if self.components is not None:
-            taps = [project(tokens) for project, tokens in zip(self.components, taps, strict=True)]
+            # all of one length: the descriptor weights the global token, which is longer, no more than a region
+            taps = [
+                nn.functional.normalize(project(tokens), dim=2) for project, tokens in zip(self.components, taps, strict=True)
+            ]
         tokens = taps[0] if len(taps) == 1 else torch.cat(taps, dim=2)
         return TeacherTargets(tokens, self.regions(tokens, grid_size))
 
