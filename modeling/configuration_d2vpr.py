@@ -59,7 +59,7 @@ class D2VPRConfig(VPRConfig):
         recovery_size (`int`, defaults to 768): Width D of the recovered tokens: the teacher's width.
         recovery_norm_value (`float`, defaults to 1.0): Initial weight of the recovery module's LayerNorm, of a model that
             starts without weights. With 1, as published, the global token has the length sqrt(D) and counts far more in a
-            descriptor than the regions, whose vectors are at most 1 long. With 1 / sqrt(D) it is as long as they are.
+            descriptor than the regions, whose vectors are at most 1 long. With 1 / sqrt(D) its length is 1 too.
         aggregator (`str`, defaults to `"deformable"`): Name in the table `AGGREGATORS` of the class that pools the tokens.
             `"deformable"` is TDDA.
         regions (`list[dict]`): The pooled regions, in the descriptor's order; by default the published 4 medium and 9 small

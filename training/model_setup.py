@@ -50,7 +50,7 @@ def _load(name: str) -> VPRPreTrainedModel:
 
 
 def take_vit(model: VPRPreTrainedModel, source: VPRPreTrainedModel) -> None:
-    """Give a model the ViT of another model, whose blocks may be fewer.
+    """Copy the ViT of another model, whose blocks may be fewer, into a model.
 
     The blocks of a shallower source are spread evenly over the model's depth, the last one at the end. Each block between them
     starts with the weights of the next one and with LayerScales of 0, so that it changes nothing at first: the tokens after
@@ -60,12 +60,12 @@ def take_vit(model: VPRPreTrainedModel, source: VPRPreTrainedModel) -> None:
         ValueError: If the ViTs differ in more than their depth, or the source is deeper.
     """
     depth, source_depth = model.config.num_hidden_layers, source.config.num_hidden_layers
-    own = {name: weights for name, weights in model.state_dict().items() if name.startswith(_VIT)}
+    weights_of_vit = {name: weights for name, weights in model.state_dict().items() if name.startswith(_VIT)}
     given = source.state_dict()
     # a block's source is the next block that has one; ceil(block * source_depth / depth) of 1-based numbers
     sources = {block: -(-(block + 1) * source_depth // depth) - 1 for block in range(depth)}
-    taken = {name: given.get(_in_source(name, sources)) for name in own}
-    unlike = [name for name, weights in taken.items() if weights is None or weights.shape != own[name].shape]
+    taken = {name: given.get(_in_source(name, sources)) for name in weights_of_vit}
+    unlike = [name for name, weights in taken.items() if weights is None or weights.shape != weights_of_vit[name].shape]
     if depth < source_depth or unlike:
         raise ValueError(
             f"The ViT of `vit` has {source_depth} blocks, the model's {depth}"

@@ -132,7 +132,7 @@ def test_the_embedded_model_is_trained_by_its_name():
 
 
 def test_a_deeper_model_starts_with_the_tokens_of_its_vit(tmp_path: Path) -> None:
-    """Catches new blocks that change the tokens, and blocks of the source that are left out or in another order."""
+    """Catches new blocks that change the tokens, and blocks of the source that are missing or in another order."""
     source = load_or_make(str(_config(tmp_path / "short.json", num_hidden_layers=2)), 1).eval()
     source.save_pretrained(tmp_path / "short")
     deep = load_or_make(str(_config(tmp_path / "deep.json", num_hidden_layers=5)), 0, str(tmp_path / "short")).eval()
