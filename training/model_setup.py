@@ -15,6 +15,7 @@ from d2vpr_hf.pretrained.loading import load_model, own_fields
 from d2vpr_hf.training.distributed import gather_with_gradients, num_processes
 
 _VIT = ("embeddings.", "encoder.")
+_LAYER_SCALE = (".layer_scale1.gamma", ".layer_scale2.gamma")
 
 
 def load_or_make(name: str, seed: int, vit: str | None = None) -> VPRPreTrainedModel:
@@ -73,10 +74,10 @@ def take_vit(model: VPRPreTrainedModel, source: VPRPreTrainedModel) -> None:
             + ". Take a ViT of the same width, heads, patch size and image size, with at most as many blocks."
         )
     model.load_state_dict(taken, strict=False)
-    for block, layer in enumerate(model.encoder.layers):
+    for name, weights in model.named_parameters():
+        block = int(name.split(".")[2]) if name.endswith(_LAYER_SCALE) else depth
         if block + 1 < depth and sources[block] == sources[block + 1]:
-            for scale in (layer.layer_scale1, layer.layer_scale2):
-                torch.nn.init.zeros_(scale.gamma)
+            nn.init.zeros_(weights)
 
 
 def _in_source(name: str, sources: dict[int, int]) -> str:

@@ -102,7 +102,7 @@ def training_flags(setup: RealSetup, row: Row, stage: Stage, seed: int, out: Pat
         "teacher": setup.teacher,
         "teacher_taps": [TEACHER_LAYER],
         "teacher_cache": setup.work / "targets",
-        **real_sources(setup.work, _WEIGHTS, sum(_WEIGHTS.values())),
+        **real_sources(setup.work / "split", setup.work / "streets", _WEIGHTS, sum(_WEIGHTS.values())),
         **stage.options,
     }
     if row.has_sampler:

@@ -3,11 +3,10 @@
 `ROOT` has real photos, in the layout that `python -m benchmarks.split_real --help` describes, and a MobileNetV2 in
 `weights/mobilenet_v2_1.0_224.safetensors`. docs/real_photos.md has the numbers.
 
-Every step is a command: split the real photos, convert the MobileNetV2, simulate streets, train a ViT on labelled streets
-(stage 0), distil the MobileNetV2 into a student on real photos and streets (stage 1), and fine-tune the student on both
-(stage 2). Without `--real` the earlier embedded model is made, which has seen simulated streets only and learns from a teacher
-of its own; docs/ablations.md has its steps and numbers. Finished steps are skipped and an interrupted step continues, so the
-same command can be given again.
+Every step is a command. The first steps make a model that has seen simulated streets only, with a teacher of its own
+(docs/ablations.md); `--vit FOLDER` takes a finished one. Its ViT is the start of the embedded model, which learns features of
+the MobileNetV2 on real photos and streets (stage 1), and then places (stage 2). Without `--real` only the first steps are done.
+Finished steps are skipped and an interrupted step continues, so the same command can be given again.
 """
 
 import argparse
@@ -28,12 +27,6 @@ from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 _ROOT = Path(__file__).parents[2]
 
 FACTS = CardFacts(
-    summary="A small D²-VPR, distilled and fine-tuned from scratch on simulated streets: for demonstrations, not for photos.",
-    license="apache-2.0",
-    license_note="Apache-2.0, code and weights.",
-    training_data="Gridtown, simulated streets of cities 201 to 210 for stage 0, 101 and more for the others",
-)
-REAL_FACTS = CardFacts(
     summary=(
         "A small D²-VPR for photos and simulated streets: it learned features of a MobileNetV2 of ImageNet by distillation, "
         "then places."
@@ -51,56 +44,55 @@ REAL_FACTS = CardFacts(
     ),
 )
 _REAL_SETS = {"corridor": "corridor of VPR-Bench", "walks": "indoor walks", "views": "hard viewpoints", "light": "other light"}
-_DISTILL_WEIGHTS = {  # places of each batch of 24, by source in the split; the rest are simulated streets
-    **{"unlabelled/polyhaven_hdri": 5, "unlabelled/brazil_highways": 2, "unlabelled/cc0_backgrounds": 1},
-    **{"panoramas": 6, "walks/places.csv": 4},
-}
-_TUNE_WEIGHTS = {
-    **{"unlabelled/polyhaven_hdri": 3, "unlabelled/brazil_highways": 1, "unlabelled/cc0_backgrounds": 1},
-    **{"panoramas": 4, "walks/places.csv": 3},
-}
+_WEIGHTS = {"unlabelled": 7, "panoramas": 5, "walks/places.csv": 4}  # places of each batch; the rest are simulated streets
 _PLACES_PER_BATCH = 24
 
 
-def list_real_steps(work: Path, real: Path) -> dict[str, list[str]]:
-    """Return the commands that make the embedded model with real photos, as [`list_steps`] does."""
+def list_real_steps(work: Path, real: Path, vit: Path) -> dict[str, list[str]]:
+    """Return the commands that make the embedded model with real photos, as [`list_steps`] does.
+
+    Args:
+        work: Folder of the steps.
+        real: Folder of real photos.
+        vit: Folder of a model that has seen simulated streets.
+    """
     network = str(real / "weights" / "mobilenet_v2_1.0_224.safetensors")
-    streets = {name: command for name, command in list_preparations(work).items() if name in ("seen", "places", "student0")}
-    shared = {"validation_sets": validation_sets(work / "split"), "best_metric": "mean_recall@1"}
+    shared: dict[str, Any] = {
+        **real_sources(work / "split", work / "streets", _WEIGHTS, _PLACES_PER_BATCH),
+        "teacher": work / "mobilenet",
+        "teacher_cache": work / "targets",
+        "validation_sets": validation_sets(work / "split"),
+        "best_metric": "mean_recall@1",
+    }
     return {
         "split": ["benchmarks.split_real", str(real), str(work / "split")],
         "mobilenet": ["d2vpr_hf", "convert", network, str(work / "mobilenet")],
-        **streets,
-        "distilled": _train(
-            *("distill", "distill_real_small", work / "distilled"),
-            **real_sources(work, _DISTILL_WEIGHTS, _PLACES_PER_BATCH),
-            **shared,
-            model=work / "student0" / "best",
-            teacher=work / "mobilenet",
+        "streets": _simulate(work / "streets", *("--seed", "101", "--cities", "6", "--photos-per-place", "8")),
+        "real-distilled": _train(
+            "distill", "distill_real_small", work / "real-distilled", **shared, model=_config("student_real_small"), vit=vit
         ),
-        "tuned": _train(
-            *("finetune", "finetune_real_small", work / "tuned"),
-            **real_sources(work, _TUNE_WEIGHTS, _PLACES_PER_BATCH),
-            **shared,
-            model=work / "distilled" / "best",
+        "real-tuned": _train(
+            "distill", "distill_real_small_places", work / "real-tuned", **shared, model=work / "real-distilled" / "last"
         ),
     }
 
 
-def real_sources(work: Path, weights: Mapping[str, int], places_per_batch: int) -> dict[str, list[str]]:
+def real_sources(split: Path, streets: Path, weights: Mapping[str, int], places_per_batch: int) -> dict[str, list[str]]:
     """Return the options of training that name the photos of a split, and the simulated streets, with their shares of a batch.
 
     Args:
-        work: Folder with the split in `split`, and streets in `places`.
+        split: Folder of the split.
+        streets: Folder of the simulated streets.
         weights: Places of a batch by source in the split's `train`.
         places_per_batch: Number of places in a batch; streets have those that `weights` leaves.
     """
-    train, streets = work / "split" / "train", places_per_batch - sum(weights.values())
-    paths = {name: str(train / name) for name in weights}
-    labelled = [path for name, path in paths.items() if name.endswith(".csv")] + [str(work / "places")] * (streets > 0)
-    shares = {paths[name]: weight for name, weight in weights.items()} | ({str(work / "places"): streets} if streets else {})
+    paths = {name: str(split / "train" / name) for name in weights}
+    shares = {paths[name]: weight for name, weight in weights.items()}
+    rest = places_per_batch - sum(weights.values())
+    if rest:
+        shares[str(streets)] = rest
     return {
-        "photos": labelled,
+        "photos": [path for path in shares if path.endswith(".csv") or path == str(streets)],
         "unlabelled": [path for name, path in paths.items() if name.startswith("unlabelled")],
         "panoramas": [path for name, path in paths.items() if name.startswith("panoramas")],
         "weights": [f"{path}={share}" for path, share in shares.items()],
@@ -134,12 +126,11 @@ def list_steps(work: Path) -> dict[str, list[str]]:
 def list_preparations(work: Path) -> dict[str, list[str]]:
     """Return the commands that the ablations need too: photos, both ViTs, the teacher without and with cross-image encoder."""
     seen, places = work / "seen", work / "places"
-    render = ("--places", "250", "--layout", "gsv-cities", "--tier", "all", "--image-size", "112", "--workers", "2")
     labelled = ("--seed", "201", "--cities", "10", "--photos-per-place", "4", "--label-cells", "8")
     unlabelled = ("--seed", "101", "--cities", "25", "--photos-per-place", "8")
     return {
-        "seen": ["d2vpr_hf", "simulate", str(seen), *render, *labelled],
-        "places": ["d2vpr_hf", "simulate", str(places), *render, *unlabelled],
+        "seen": _simulate(seen, *labelled),
+        "places": _simulate(places, *unlabelled),
         "student0": _pretrain(work, "student0", model=_config("student_small")),
         "teacher0": _pretrain(work, "teacher0", model=_config("teacher_small"), max_steps=550),
         "teacher": _tune_teacher(work, "teacher", model=work / "teacher0" / "best"),
@@ -147,6 +138,11 @@ def list_preparations(work: Path) -> dict[str, list[str]]:
             work, "cross-image-teacher", model=work / "teacher" / "best", max_steps=300, cross_image_encoder="add"
         ),
     }
+
+
+def _simulate(folder: Path, *options: str) -> list[str]:
+    render = ("--places", "250", "--layout", "gsv-cities", "--tier", "all", "--image-size", "112", "--workers", "2")
+    return ["d2vpr_hf", "simulate", str(folder), *render, *options]
 
 
 def _pretrain(work: Path, name: str, **options: Any) -> list[str]:
@@ -169,15 +165,20 @@ def _config(name: str) -> Path:
     return _ROOT / "training" / "configs" / f"{name}.json"
 
 
-def make_tiny(work: Path, real: Path | None = None) -> None:
+def make_tiny(work: Path, real: Path | None = None, vit: Path | None = None) -> None:
     """Run the steps that are not finished, and copy the result into the package."""
-    for name, arguments in (list_steps(work) if real is None else list_real_steps(work, real)).items():
+    if vit is None:
+        _run(work, list_steps(work))
+    if real is None:
+        return
+    _run(work, list_real_steps(work, real, vit or work / "tuned" / "best"))
+    embed(work / "real-tuned", EMBEDDED_MODEL, measure_sets(work, real, work / "real-tuned" / "best"))
+
+
+def _run(work: Path, steps: Mapping[str, list[str]]) -> None:
+    for name, arguments in steps.items():
         if not is_made(work / name):
             subprocess.run([sys.executable, "-m", *arguments], check=True, cwd=_ROOT)
-    if real is None:
-        embed(work / "tuned", EMBEDDED_MODEL, FACTS)
-    else:
-        embed(work / "tuned", EMBEDDED_MODEL, REAL_FACTS, measure_sets(work, real, work / "tuned" / "best"))
 
 
 def is_made(folder: Path) -> bool:
@@ -193,13 +194,12 @@ def measure_sets(work: Path, real: Path, model: Path) -> dict[str, Evaluation]:
     return {title: Evaluation.load(report) for title, report in reports.items() if report.exists()}
 
 
-def embed(run: Path, folder: Path, facts: CardFacts, sets: Mapping[str, Evaluation] | None = None) -> None:
+def embed(run: Path, folder: Path, sets: Mapping[str, Evaluation] | None = None) -> None:
     """Write the best model of a training run as the embedded model.
 
     Args:
         run: Folder of the run.
         folder: Folder to write.
-        facts: Facts for the card.
         sets: Evaluations for the card, by titles of sets.
     """
     best = run / "best"
@@ -208,7 +208,7 @@ def embed(run: Path, folder: Path, facts: CardFacts, sets: Mapping[str, Evaluati
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     measured = Evaluation.load(shutil.copy(best / "validation.json", folder))
-    write_card(folder, model, facts, origin="scratch, by d2vpr_hf/assets/make_tiny.py", measured=measured, sets=sets)
+    write_card(folder, model, FACTS, origin="scratch, by d2vpr_hf/assets/make_tiny.py", measured=measured, sets=sets)
 
 
 @contextlib.contextmanager
@@ -230,8 +230,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="?", default=Path("build/tiny"))
     parser.add_argument("--real", type=Path, help="folder of real photos")
+    parser.add_argument("--vit", type=Path, help="folder of a model that has seen simulated streets; by default it is trained")
     arguments = parser.parse_args()
-    make_tiny(arguments.work.resolve(), arguments.real and arguments.real.resolve())
+    make_tiny(*(path and path.resolve() for path in (arguments.work, arguments.real, arguments.vit)))
 
 
 if __name__ == "__main__":

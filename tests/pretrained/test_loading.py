@@ -169,12 +169,12 @@ def test_the_embedded_model_is_what_its_script_would_make(tmp_path):
 
 def test_the_steps_on_real_photos_follow_from_each_other(tmp_path):
     """A batch has the places of all sources, and a stage starts from the model of the stage before."""
-    steps = list_real_steps(tmp_path / "work", tmp_path / "real")
+    steps = list_real_steps(tmp_path / "work", tmp_path / "real", tmp_path / "vit")
     options = options_of_steps(steps, tmp_path / "work")
-    assert list(steps) == ["split", "mobilenet", "seen", "places", "student0", "distilled", "tuned"]
-    for name in ("distilled", "tuned"):
+    assert list(steps) == ["split", "mobilenet", "streets", "real-distilled", "real-tuned"]
+    for name in ("real-distilled", "real-tuned"):
         assert sum(options[name].source_weights) == options[name].places_per_batch
         assert [each.name for each in options[name].other_sets] == ["walks", "views", "light"]
-    assert options["distilled"].teacher == str(tmp_path / "work" / "mobilenet")
-    assert options["distilled"].model == str(tmp_path / "work" / "student0" / "best")
-    assert options["tuned"].model == str(tmp_path / "work" / "distilled" / "best")
+        assert options[name].teacher == str(tmp_path / "work" / "mobilenet")
+    assert options["real-distilled"].vit == str(tmp_path / "vit")
+    assert options["real-tuned"].model == str(tmp_path / "work" / "real-distilled" / "last")
