@@ -77,8 +77,8 @@ def find_sets(
         titles = {"walks": "indoor walks", "views": "hard viewpoints", "light": "other light"}
         sets += [PhotoSet(name, title, work / "split" / part / name, PositiveRule()) for name, title in titles.items()]
     if streets is not None and streets.is_dir():
-        place_streets(streets, pairs, work / "streets")
-        sets.append(PhotoSet("streets", "street photos", work / "streets", PositiveRule()))
+        place_streets(streets, pairs, work / "placed-streets")
+        sets.append(PhotoSet("streets", "street photos", work / "placed-streets", PositiveRule()))
     else:
         missing.append("streets: there is no folder --streets")
     return sets, missing
@@ -289,7 +289,10 @@ def main() -> None:
     text = table(record, sets)
     print(f"\n{text}")
     if arguments.record is not None:
-        store_file(arguments.record, lambda path: path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n"))
+        store_file(
+            arguments.record,
+            lambda path: path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"),
+        )
     if arguments.page is not None:
         write_page(arguments.page, text, TABLE)
 

@@ -3,11 +3,13 @@
 `ROOT` has the folders `ie_tower` (walks of numbered clips, positions in `places.csv`), `panoramas` (equirectangular photos) and
 `unlabelled` (folders of photos), the last two with `sources.tsv`, the origin of each photo. Nothing else in `ROOT` is used.
 
-    WORK/train/unlabelled/SOURCE, WORK/train/panoramas, WORK/train/walks (a table with place ids)
+    WORK/train/unlabelled/SOURCE, WORK/train/overlapping/SOURCE, WORK/train/panoramas, WORK/train/walks (a table with place ids)
     WORK/validation/NAME/{database,queries} and WORK/test/NAME/{database,queries}, with positions in `places.csv`
 
 `NAME` is `walks` (indoor, 1000 m a clip and 1 m a second), `views` (of panoramas, with other directions, fields of view and
-exposures) or `light` (photos, and parts of them under other light). Photos are copied. The rules are below, in one place.
+exposures) or `light` (photos, and parts of them under other light). `overlapping` has photos without labels whose place other
+photos of the training part show too, so that they must not be negatives of each other: parts of panoramas, and photos taken at
+one spot. Photos are copied. The rules are below, in one place.
 """
 
 import argparse
@@ -32,13 +34,14 @@ Part = Literal["train", "validation", "test"]
 SETS = ("walks", "views", "light")
 FACTS = "split.json"
 
-_RULES = 2  # to be raised with every change of the rules or of a picture
+_RULES = 3  # to be raised with every change of the rules or of a picture
 _FRAME = "Split: 1000 m a place"  # frame of the positions: no map has it
 _SECONDS_OF_PLACE = 4  # of a walk; places of one group begin 16 s apart
 _NUM_GROUPS = 4
 _DIRECTIONS = 6  # places of a panorama, 60 degrees apart
 _VIEWS_OF_PLACE = 4
 _VIEW_SIZE = (168, 224)
+_ONE_SPOT = ("opensfm_berlin", "sully_dash")  # folders of photos without labels that were taken at one spot
 _LIGHT_PHOTOS = {"polyhaven_hdri": 36, "brazil_highways": 22, "cc0_backgrounds": 2}  # 60 photos under other light
 
 
@@ -194,11 +197,12 @@ def split_unlabelled(root: Path, folder: Path) -> None:
 
     Photos that were cut of a panorama are in its part, and a section of a highway is in one part as a whole.
     """
-    parts = _parts_of_unlabelled(root)
+    parts, cut = _parts_of_unlabelled(root)
     held_out: dict[str, list[str]] = {}
     for path, part in parts.items():
         if part == "train":
-            _copy(root / "unlabelled" / path, folder / "train" / "unlabelled" / path)
+            is_single = path not in cut and path.split("/")[0] not in _ONE_SPOT
+            _copy(root / "unlabelled" / path, folder / "train" / ("unlabelled" if is_single else "overlapping") / path)
         else:
             held_out.setdefault(path.split("/")[0], []).append(path)
     chosen = [path for source, paths in sorted(held_out.items()) for path in _spread(paths, _LIGHT_PHOTOS.get(source, 0))]
@@ -219,14 +223,15 @@ def split_unlabelled(root: Path, folder: Path) -> None:
         write_table(folder / side / "light" / "queries", side_queries)
 
 
-def _parts_of_unlabelled(root: Path) -> dict[str, Part]:
-    """Return the part of each unlabelled photo, by its path."""
+def _parts_of_unlabelled(root: Path) -> tuple[dict[str, Part], set[str]]:
+    """Return the part of each unlabelled photo, by its path; and the photos that were cut of a panorama."""
     names = sorted(path.stem for path in find_photos(root / "panoramas"))
     part_of_name = {name: part_of_panorama(number) for number, name in enumerate(names)}
     origins = {tuple(row[1:]): row[0] for row in _read_lines(root / "panoramas" / "sources.tsv")}
     sources = {row[0]: tuple(row[1:]) for row in _read_lines(root / "unlabelled" / "sources.tsv") if row[0] != "file"}
     roads = sorted({_road(origin[1]) for path, origin in sources.items() if path.startswith("brazil_highways/")})
     parts: dict[str, Part] = {}
+    cut: set[str] = set()
     for photo in find_photos(root / "unlabelled"):
         path = photo.relative_to(root / "unlabelled").as_posix()
         origin = sources.get(path)
@@ -234,13 +239,14 @@ def _parts_of_unlabelled(root: Path) -> dict[str, Part]:
             raise ValueError(f"{root / 'unlabelled' / 'sources.tsv'} has no line for {path}; the split needs its origin.")
         if origin in origins:
             parts[path] = part_of_name[origins[origin]]
+            cut.add(path)
         elif path.startswith("brazil_highways/"):
             parts[path] = part_of_road(roads.index(_road(origin[1])))
         elif path.split("/")[0] in _LIGHT_PHOTOS:
             parts[path] = part_of_panorama(int(Path(path).stem))
         else:
             parts[path] = "train"
-    return parts
+    return parts, cut
 
 
 def _road(path: str) -> str:

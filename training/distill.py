@@ -53,7 +53,8 @@ def distill(options: DistillOptions) -> Path:
         options.teacher_cache,
     )
     data = TrainingData(options, accelerator, teacher_size=teacher.teacher.input_size)
-    components = TeacherComponents(options, teacher.teacher) if options.teacher_components else None
+    is_projected = options.teacher_components or options.teacher_components_of
+    components = TeacherComponents(options, teacher.teacher) if is_projected else None
     teacher.check_fit(student, data.images_per_forward, None if components is None else components.width)
     loss_of = DistillationLoss(
         options.descriptor_weight, options.token_mse_weight, options.token_cosine_weight, options.mse_reduction

@@ -19,7 +19,7 @@ from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_fold
 REPORT = "validation.json"
 _PATH_OPTIONS = (  # options whose values may be paths, or lists of paths
     *("out", "model", "photos", "unlabelled", "panoramas", "validation_database", "validation_queries"),
-    *("teacher", "teacher_cache", "weights", "validation_sets"),
+    *("vit", "teacher", "teacher_cache", "teacher_components_of", "weights", "validation_sets", "gridtown_textures"),
 )
 _LICENSE_NOTE = (
     "Not chosen yet. Choose one that is compatible with the licences of the initial model, of the teacher and of the photos."
@@ -94,7 +94,7 @@ def _facts(options: TrainingOptions) -> CardFacts:
         license=None,
         license_note=_LICENSE_NOTE,
         training_data=_photos_text(options),
-        base_model=stated_base_model(options.model),
+        base_model=stated_base_model(options.vit or options.model),
         datasets=tuple(sorted(dataset for dataset in datasets if dataset is not None)),
     )
 
@@ -130,7 +130,8 @@ def _origin(options: TrainingOptions, step: int, measurement: Measurement | None
     measured = {} if measurement is None else measurement.numbers
     shown = {name: value for name, value in measured.items() if name == "held_out_loss" or name.endswith("/recall@1")}
     numbers = "".join(f", {name.replace('held_out_loss', 'held-out-loss')} {value:.4g}" for name, value in shown.items())
-    return f"{public_name(options.model)}, {_training_text(options)}, step {step}{numbers}"
+    vit = "" if options.vit is None else f" with the ViT of {public_name(options.vit)}"
+    return f"{public_name(options.model)}{vit}, {_training_text(options)}, step {step}{numbers}"
 
 
 def public_name(name: str) -> str:

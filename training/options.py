@@ -351,6 +351,11 @@ class DistillOptions(MetricOptions, TrainingOptions):
     teacher_fit_images: int = _option(
         2048, "Least number of photos, over all processes, that the components are fitted to before the first step."
     )
+    teacher_components_of: str | None = _option(
+        None,
+        "Folder of a run whose principal components the tokens are projected to, in place of new ones: a later stage then has "
+        "the same targets.",
+    )
     teacher_view: Literal["augmented", "clean"] = _option(
         "augmented",
         "Photos that the teacher sees. augmented: exactly the student's pixels, as published; clean: the same crops without "
@@ -395,7 +400,8 @@ class DistillOptions(MetricOptions, TrainingOptions):
                 "metric_weight needs the descriptors of the whole batch at once: gradient_accumulation_steps must be 1, got "
                 f"{self.gradient_accumulation_steps}. gradient_checkpointing saves memory too."
             )
-
+        if self.teacher_components and self.teacher_components_of:
+            raise ValueError("`teacher_components_of` takes the components of another run: remove `teacher_components`.")
         if self.teacher_image_size is not None and len(self.teacher_image_size) != 2:
             raise ValueError(f"teacher_image_size is height and width, got {self.teacher_image_size}.")
         if not 0 <= self.teacher_whitening <= 1:

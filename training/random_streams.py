@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     TEACHER_GROUPS = 6
     PLACE_GEOMETRY = 7
     PHOTO_GEOMETRY = 8
+    START_DIRECTION = 9
 
 
 def make_rng(purpose: Purpose, seed: int, *numbers: int) -> Generator:

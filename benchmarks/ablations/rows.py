@@ -36,7 +36,8 @@ class Row:
         name: Name in file names.
         title: Title in the table.
         stages: Stages, one after the other; none for the teacher's row.
-        student: Fields of the student's configuration that differ from `student_small.json`.
+        student: Fields of the student's configuration that differ from `student_small.json`, or on real photos from
+            `student_real_small.json`.
         teacher: `plain`, or `cross-image` for the teacher with CricaVPR's encoder.
     """
 

@@ -27,10 +27,7 @@ from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_
 from d2vpr_hf.utils.atomic_files import store_file
 
 RECORDS = HERE / "real_records"
-_WEIGHTS = {  # places of each batch of 24, by source in the split
-    **{"unlabelled/polyhaven_hdri": 6, "unlabelled/brazil_highways": 2, "unlabelled/cc0_backgrounds": 1},
-    **{"panoramas": 8, "walks/places.csv": 7},
-}
+_WEIGHTS = {"unlabelled": 4, "panoramas": 12, "walks/places.csv": 8}  # places of each batch of 24, by source in the split
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, required=True)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--vit", required=True)
-    parser.add_argument("--student", default="student_small")
+    parser.add_argument("--student", default="student_real_small")
     parser.add_argument("--work", type=Path, default=Path("build/ablations_real"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rows", nargs="+", choices=[row.name for row in REAL_ROWS], default=[row.name for row in REAL_ROWS])

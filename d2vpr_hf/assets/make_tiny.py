@@ -44,8 +44,10 @@ FACTS = CardFacts(
     ),
 )
 _REAL_SETS = {"corridor": "corridor of VPR-Bench", "walks": "indoor walks", "views": "hard viewpoints", "light": "other light"}
-_WEIGHTS = {"unlabelled": 7, "panoramas": 5, "walks/places.csv": 4}  # places of each batch; the rest are simulated streets
-_PLACES_PER_BATCH = 24
+# places of each batch by source in the split; the rest are simulated streets
+_DISTILL_WEIGHTS = {"unlabelled": 3, "overlapping": 4, "panoramas": 5, "walks/places.csv": 4}
+_PLACES_WEIGHTS = {"unlabelled": 3, "panoramas": 7, "walks/places.csv": 6}  # overlapping photos would be wrong negatives
+_PLACES_PER_BATCH = {"distill_real_small": 24, "distill_real_small_places": 40}
 
 
 def list_real_steps(work: Path, real: Path, vit: Path) -> dict[str, list[str]]:
@@ -58,21 +60,29 @@ def list_real_steps(work: Path, real: Path, vit: Path) -> dict[str, list[str]]:
     """
     network = str(real / "weights" / "mobilenet_v2_1.0_224.safetensors")
     shared: dict[str, Any] = {
-        **real_sources(work / "split", work / "streets", _WEIGHTS, _PLACES_PER_BATCH),
         "teacher": work / "mobilenet",
         "teacher_cache": work / "targets",
         "validation_sets": validation_sets(work / "split"),
         "best_metric": "mean_recall@1",
     }
+
+    def stage(recipe: str, name: str, weights: Mapping[str, int], **options: Any) -> list[str]:
+        sources = real_sources(work / "split", work / "streets", weights, _PLACES_PER_BATCH[recipe])
+        return _train("distill", recipe, work / name, **sources, **shared, **options)
+
     return {
         "split": ["benchmarks.split_real", str(real), str(work / "split")],
         "mobilenet": ["d2vpr_hf", "convert", network, str(work / "mobilenet")],
         "streets": _simulate(work / "streets", *("--seed", "101", "--cities", "6", "--photos-per-place", "8")),
-        "real-distilled": _train(
-            "distill", "distill_real_small", work / "real-distilled", **shared, model=_config("student_real_small"), vit=vit
+        "real-distilled": stage(
+            "distill_real_small", "real-distilled", _DISTILL_WEIGHTS, model=_config("student_real_small"), vit=vit
         ),
-        "real-tuned": _train(
-            "distill", "distill_real_small_places", work / "real-tuned", **shared, model=work / "real-distilled" / "last"
+        "real-tuned": stage(
+            "distill_real_small_places",
+            "real-tuned",
+            _PLACES_WEIGHTS,
+            model=work / "real-distilled" / "last",
+            teacher_components_of=work / "real-distilled",
         ),
     }
 
@@ -93,7 +103,7 @@ def real_sources(split: Path, streets: Path, weights: Mapping[str, int], places_
         shares[str(streets)] = rest
     return {
         "photos": [path for path in shares if path.endswith(".csv") or path == str(streets)],
-        "unlabelled": [path for name, path in paths.items() if name.startswith("unlabelled")],
+        "unlabelled": [path for name, path in paths.items() if name.split("/")[0] in ("unlabelled", "overlapping")],
         "panoramas": [path for name, path in paths.items() if name.startswith("panoramas")],
         "weights": [f"{path}={share}" for path, share in shares.items()],
     }
@@ -208,7 +218,14 @@ def embed(run: Path, folder: Path, sets: Mapping[str, Evaluation] | None = None)
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
     measured = Evaluation.load(shutil.copy(best / "validation.json", folder))
-    write_card(folder, model, FACTS, origin="scratch, by d2vpr_hf/assets/make_tiny.py", measured=measured, sets=sets)
+    write_card(
+        folder,
+        model,
+        FACTS,
+        origin="a MobileNetV2 of ImageNet and simulated streets, by d2vpr_hf/assets/make_tiny.py",
+        measured=measured,
+        sets=sets,
+    )
 
 
 @contextlib.contextmanager
@@ -232,6 +249,8 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder of real photos")
     parser.add_argument("--vit", type=Path, help="folder of a model that has seen simulated streets; by default it is trained")
     arguments = parser.parse_args()
+    if arguments.vit and not arguments.real:
+        parser.error("--vit is the start of training on real photos: give --real too")
     make_tiny(*(path and path.resolve() for path in (arguments.work, arguments.real, arguments.vit)))
 
 

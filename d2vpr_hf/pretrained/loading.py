@@ -21,7 +21,7 @@ from d2vpr_hf.utils.hub_ids import is_hub_id
 # keys that save_pretrained writes into a config.json and that are not fields of a configuration
 _BOOKKEEPING_KEYS = {"auto_map", "model_type", "quantization_config", "torch_dtype", "transformers_version"}
 _TRAINING_FIELDS = {
-    *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p"),
+    *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p", "recovery_norm_value"),
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout", "untrained_parts"),
 }
 # errors that transformers raises on invalid configurations

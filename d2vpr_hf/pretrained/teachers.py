@@ -161,6 +161,11 @@ class TokenTeacher(Teacher):
         self.regions = RegionPooling()
         self.components: nn.ModuleList | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The preprocessing, and the length of projected tokens."""
+        return {**super().settings, **({} if self.components is None else {"token_length": 1})}
+
     def project(self, components: Sequence[PrincipalComponents]) -> None:
         """Project the tokens of each tap to its principal components from now on, and L2-normalise them; targets change."""
         device = next(self.model.parameters()).device
@@ -178,7 +183,7 @@ class TokenTeacher(Teacher):
     def _targets(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
         taps, grid_size = self._taps(pixel_values, grid_size)
         if self.components is not None:
-            # all of one length: the descriptor weights the global token, which is longer, no more than a region
+            # all tokens have the same length, so that the longer global token does not outweigh the regions
             taps = [
                 nn.functional.normalize(project(tokens), dim=2) for project, tokens in zip(self.components, taps, strict=True)
             ]

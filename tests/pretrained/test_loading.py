@@ -140,6 +140,7 @@ def test_fingerprint_does_not_follow_names_attention_and_training(folder):
     model, processor = load_model(folder), load_image_processor(folder)
     original = fingerprint(model, processor)
     model.config.initializer_range, model.config.fusion_dropout = 0.5, 0.9
+    model.config.recovery_norm_value = 0.25
     model.embeddings.mask_token += 1
     assert fingerprint(model, processor) == original
     moved = shutil.copytree(folder, folder.parent / "moved")
@@ -178,3 +179,5 @@ def test_the_steps_on_real_photos_follow_from_each_other(tmp_path):
         assert options[name].teacher == str(tmp_path / "work" / "mobilenet")
     assert options["real-distilled"].vit == str(tmp_path / "vit")
     assert options["real-tuned"].model == str(tmp_path / "work" / "real-distilled" / "last")
+    assert options["real-tuned"].teacher_components_of == str(tmp_path / "work" / "real-distilled")
+    assert not any("overlapping" in source for source in options["real-tuned"].sources)  # wrong negatives of the metric loss

@@ -93,16 +93,20 @@ def test_directions_of_a_panorama_do_not_overlap(views, directions):
     assert directions == 1 or max(reached[-1]) < min(reached[0]) + 360
 
 
-def test_crops_keep_their_range_and_stay_in_the_photo():
-    crops = CropRange((0.3, 0.6), (0.8, 1.25), 0.0)
+@pytest.mark.parametrize("scale", [(0.3, 0.6), (0.9, 1.0), (1.0, 1.0)])
+def test_crops_keep_their_range_and_stay_in_the_photo(scale):
+    """Large crops cannot be stretched much: they must not lose area instead."""
+    crops = CropRange(scale, (0.8, 1.25), 0.0)
     areas, stretches = [], []
     for number in range(300):
         left, upper, right, lower = PhotoCutter(photo(), crops).cut(0, (number,), GeometryDraws(0, 0)).box
         assert 0 <= left < right <= 60 and 0 <= upper < lower <= 40
         areas.append((right - left) * (lower - upper) / 2400)
         stretches.append((right - left) / (lower - upper) / 1.5)
-    assert 0.3 <= min(areas) < 0.33 and 0.57 < max(areas) <= 0.6
-    assert 0.8 <= min(stretches) < 0.83 and 1.2 < max(stretches) <= 1.251
+    smallest, largest = scale
+    assert smallest - 1e-9 <= min(areas) <= smallest + 0.03 and largest - 0.03 <= max(areas) <= largest + 1e-9
+    widest = min(1.25, 1 / smallest)
+    assert 1 / widest - 1e-9 <= min(stretches) <= 1 / widest + 0.03 and widest - 0.05 <= max(stretches) <= widest + 1e-9
 
 
 def test_the_photos_of_a_place_are_mirrored_together_and_cropped_apart():

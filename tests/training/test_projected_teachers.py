@@ -70,6 +70,17 @@ def test_a_resumed_run_has_the_same_targets(folders, whole, tmp_path):
     assert_same(weights_of(tmp_path / "run"), weights_of(whole))
 
 
+def test_a_later_stage_takes_the_components_of_an_earlier_run(folders, whole, tmp_path):
+    """Components that are fitted again, to other photos, would turn the targets that the student has learned."""
+    changes = {"seed": 1, "teacher_components": None, "max_steps": 1}
+    train(folders, tmp_path / "run", **changes, teacher_components_of=str(whole))
+    assert_same(load_file(tmp_path / "run" / COMPONENTS), load_file(whole / COMPONENTS))
+    with pytest.raises(FileNotFoundError, match="principal components"):
+        train(folders, tmp_path / "other", **changes, teacher_components_of=str(tmp_path))
+    with pytest.raises(ValueError, match="remove `teacher_components`"):
+        train(folders, tmp_path / "other", teacher_components_of=str(whole))
+
+
 def test_a_run_cannot_resume_without_its_components(folders, tmp_path):
     train(folders, tmp_path / "run", max_steps=2)
     (tmp_path / "run" / COMPONENTS).unlink()

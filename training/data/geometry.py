@@ -37,6 +37,10 @@ class GeometryDraws:
         """Return a generator for draws that the photos of a place have in common."""
         return make_rng(Purpose.PLACE_GEOMETRY, self.seed, self.epoch, *numbers)
 
+    def for_start(self, *panorama: int) -> Generator:
+        """Return a generator for the angle at which the directions of a panorama begin."""
+        return make_rng(Purpose.START_DIRECTION, self.seed, self.epoch, *panorama)
+
     def for_photo(self, *key: int) -> Generator:
         """Return a generator for the draws of one photo."""
         return make_rng(Purpose.PHOTO_GEOMETRY, self.seed, self.epoch, *key)
@@ -94,7 +98,8 @@ class CropRange:
 
     Attributes:
         scale: Smallest and largest share of the photo's area.
-        ratio: Smallest and largest stretch: width to height of the crop, as a multiple of the photo's width to height.
+        ratio: Smallest and largest stretch: width to height of the crop, as a multiple of the photo's width to height. Large
+            crops are stretched less, as far as the photo reaches.
         mirrored: Probability that the photos of a place are mirrored, all of them or none.
     """
 
@@ -123,10 +128,10 @@ class PhotoCutter:
     def cut(self, place: int, key: tuple[int, ...], draws: GeometryDraws) -> PhotoPart:
         """Draw a crop; see [`Cutter.cut`]."""
         rng = draws.for_photo(*key)
-        area, stretch = rng.uniform(*self.crops.scale), _draw_ratio(self.crops.ratio, rng)
+        area = rng.uniform(*self.crops.scale)
+        stretch = min(max(_draw_ratio(self.crops.ratio, rng), area), 1 / area)  # no side is longer than the photo's
         width, height = self.image.size
-        crop_width = width * min(1.0, math.sqrt(area * stretch))
-        crop_height = height * min(1.0, math.sqrt(area / stretch))
+        crop_width, crop_height = width * math.sqrt(area * stretch), height * math.sqrt(area / stretch)
         left, upper = rng.random() * (width - crop_width), rng.random() * (height - crop_height)
         box = (left, upper, min(left + crop_width, width), min(upper + crop_height, height))
         return PhotoPart(self.image, box, _draw_mirrored(self.crops.mirrored, place, draws))
@@ -180,7 +185,7 @@ class PanoramaCutter:
         """Draw a view; see [`Cutter.cut`]."""
         *panorama, direction, _ = key
         views, rng = self.views, draws.for_photo(*key)
-        yaw = (draws.for_place(*panorama).random() + direction) * 360 / views.num_directions
+        yaw = (draws.for_start(*panorama).random() + direction) * 360 / views.num_directions
         return PanoramaPart(
             self.levels,
             yaw=yaw + rng.uniform(-views.turn, views.turn),

@@ -122,8 +122,8 @@ def _read_image(path: Path) -> TeacherTargets | None:
 def _write_image(path: Path, tokens: torch.Tensor, descriptor: torch.Tensor) -> None:
     """Write the targets of one image, completely or not at all.
 
-    Nothing waits for the disk, because an image takes microseconds without it: a file that is damaged when a machine loses its
-    power is computed again.
+    Nothing waits for the disk, because an image takes microseconds without it. If a machine loses its power, remove the folder:
+    a file may then have the right length and zeros in it.
     """
     scratch = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
     try:

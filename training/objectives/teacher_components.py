@@ -21,6 +21,7 @@ from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import on_main
 from d2vpr_hf.training.options import DistillOptions
+from d2vpr_hf.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class TeacherComponents:
         counts: Number of components of each tap.
 
     Raises:
+        FileNotFoundError: If another run's components are requested and it has none.
         ValueError: If the teacher computes its descriptors itself, or the request does not fit its taps.
     """
 
@@ -46,6 +48,10 @@ class TeacherComponents:
                 "projects the tokens of other vision models: leave it out."
             )
         self.options, self.teacher = options, teacher
+        self._given = None if options.teacher_components_of is None else self._load_given(options.teacher_components_of)
+        if self._given is not None:
+            self.counts = [tap.directions.shape[1] for tap in self._given]
+            return
         self.counts = split_components(list(options.teacher_components or ()), list(teacher.taps), list(teacher.widths))
 
     @property
@@ -80,9 +86,19 @@ class TeacherComponents:
             ValueError: If the photos have fewer components.
         """
         if not resumed:
-            components = self._fit(data, accelerator, images_of, grid_size)
+            components = self._given or self._fit(data, accelerator, images_of, grid_size)
             on_main(accelerator, lambda: save_components(components, path))
         self.teacher.project(load_components(path))
+
+    def _load_given(self, run: str) -> list[PrincipalComponents]:
+        components = load_components(RunFolder(Path(run)).teacher_components)
+        widths = tuple(len(tap.mean) for tap in components)
+        if widths != self.teacher.widths:
+            raise ValueError(
+                f"The principal components of {run} are of taps with {widths} channels, the teacher's taps have "
+                f"{self.teacher.widths}. Set `teacher` and `teacher_taps` to those of that run."
+            )
+        return components
 
     @torch.no_grad()
     def _fit(
