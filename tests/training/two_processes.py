@@ -52,7 +52,7 @@ def compute_in_float64():
     """Let both stages compute in float64, so that rounding hides no difference; return a function that undoes it."""
     load_student, load_teacher = model_setup.load_model, distill_stage.load_teacher
     model_setup.load_model = lambda name: load_student(name).double()
-    distill_stage.load_teacher = lambda name, dtype: load_teacher(name, dtype=torch.float64)
+    distill_stage.load_teacher = lambda name, dtype, **options: load_teacher(name, dtype=torch.float64, **options)
     return lambda: (setattr(model_setup, "load_model", load_student), setattr(distill_stage, "load_teacher", load_teacher))
 
 
@@ -78,7 +78,7 @@ def first_step(stage, options):
     call = metric_loss.MetricLoss.__call__
     metric_loss.MetricLoss.__call__ = watch
     training_run.TrainingRun.update = stop
-    training_run.TrainingRun.begin = lambda run, held_out_loss: training_run.apply_policy(run.model, run.options.batch_norm)
+    training_run.TrainingRun.begin = begin_without_files
     try:
         stage(options)
     except StopError:
@@ -86,6 +86,10 @@ def first_step(stage, options):
     finally:
         metric_loss.MetricLoss.__call__ = call
     raise AssertionError(f"{options} took no step")
+
+
+def begin_without_files(run, held_out_loss, prepare=None):
+    training_run.apply_policy(run.model, run.options.batch_norm)
 
 
 def _halves(pairs):
