@@ -14,7 +14,6 @@ import json
 import logging
 import platform
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.baselines import colours, gradients, thumbnails
+from benchmarks.code_version import commit
 from benchmarks.handmade_model import HandmadeModel
 from benchmarks.split_real import Row, split, write_table
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
@@ -154,7 +154,7 @@ def summarize(evaluations: dict[str, dict[str, Evaluation]], references: Sequenc
     """Return the record of a measurement: versions, sets, and each method's recalls and differences from `references`."""
     first = next(iter(evaluations))
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("d2vpr-hf", "torch", "transformers", "numpy", "pillow")},
         "sets": {
@@ -254,12 +254,6 @@ def write_page(page: Path, text: str, name: str) -> None:
 def markers(name: str) -> tuple[str, str]:
     """Return the lines before and after a table that a command writes."""
     return f"<!-- table of {name} -->", f"<!-- end of the table of {name} -->"
-
-
-def _commit() -> str | None:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return result.stdout.strip() or None
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.ablations.rows import ROWS, SAMPLER_RATES, SEEDS, Row, Stage
 from benchmarks.ablations.students import make_student
+from benchmarks.code_version import commit
 from d2vpr_hf.assets.make_tiny import is_made, list_preparations
 from d2vpr_hf.gridtown import TEST_SEEDS, simulate
 from d2vpr_hf.utils.atomic_files import store_file
@@ -152,12 +153,6 @@ def python(*arguments: str, log: Path | None = None) -> None:
     with (log or Path(os.devnull)).open("a") as output:
         errors = output if log else None
         subprocess.run([sys.executable, "-m", *arguments], check=True, env=_ENVIRONMENT, stdout=output, stderr=errors)
-
-
-def commit() -> str:
-    """Return the commit of the code that runs."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Make the runs on real photos that docs/real_photos.md plans.
 
     python -m benchmarks.ablations.run_real --real ROOT --teacher FOLDER --vit FOLDER [--work build/ablations_real]
-        [--workers 2] [--student student_small] [--rows full no_offsets] [--seeds 0 1]
+        [--workers 2] [--student student_real_small] [--rows full no_offsets] [--seeds 0 1]
 
 `ROOT` is as for `benchmarks.split_real`, `--teacher` a folder of transformers' MobileNetV2Model, and `--vit` a student whose
 ViT all runs start from: one that has seen none of these photos. Every complete run is a file in
@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ablations.rows import REAL_ROWS, REAL_SEEDS, SAMPLER_RATES, Row, Stage
-from benchmarks.ablations.run import HERE, commit, cost_of, python
+from benchmarks.ablations.run import HERE, cost_of, python
 from benchmarks.ablations.students import make_student
+from benchmarks.code_version import commit
 from benchmarks.real_photos import TEACHER_LAYER
 from benchmarks.split_real import split
 from d2vpr_hf.assets.make_tiny import real_sources

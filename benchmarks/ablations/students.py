@@ -6,10 +6,8 @@ from pathlib import Path
 from benchmarks.ablations.rows import Options, Row
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
-from d2vpr_hf.training.model_setup import load_or_make
+from d2vpr_hf.training.model_setup import load_or_make, take_vit
 from d2vpr_hf.training.options import CONFIGS
-
-_VIT = ("embeddings.", "encoder.")
 
 
 def make_student(row: Row, seed: int, pretrained: Path, folder: Path, student: str = "student_small") -> None:
@@ -23,16 +21,14 @@ def make_student(row: Row, seed: int, pretrained: Path, folder: Path, student: s
         student: Name of the configuration in `training/configs` that the row changes.
 
     Raises:
-        ValueError: If the two do not have the same ViT.
+        ValueError: As [`take_vit`] raises it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads((CONFIGS / f"{student}.json").read_text())
     changed, whole = (_draw(config | changes, seed, folder / "drawn_from.json") for changes in (row.student, {}))
-    vit = {name: weights for name, weights in load_model(pretrained).state_dict().items() if name.startswith(_VIT)}
-    names = changed.state_dict().keys()
-    if vit.keys() != {name for name in names if name.startswith(_VIT)}:
-        raise ValueError(f"{pretrained} has another ViT than students of {row.name}.")
-    changed.load_state_dict({name: (whole.state_dict() | vit)[name] for name in names})
+    weights = whole.state_dict()
+    changed.load_state_dict({name: weights[name] for name in changed.state_dict()})
+    take_vit(changed, load_model(pretrained))
     changed.save_pretrained(folder)
     load_image_processor(pretrained).save_pretrained(folder)
 

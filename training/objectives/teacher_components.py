@@ -49,10 +49,10 @@ class TeacherComponents:
             )
         self.options, self.teacher = options, teacher
         self._given = None if options.teacher_components_of is None else self._load_given(options.teacher_components_of)
-        if self._given is not None:
+        if self._given is None:
+            self.counts = split_components(list(options.teacher_components or ()), list(teacher.taps), list(teacher.widths))
+        else:
             self.counts = [tap.directions.shape[1] for tap in self._given]
-            return
-        self.counts = split_components(list(options.teacher_components or ()), list(teacher.taps), list(teacher.widths))
 
     @property
     def width(self) -> int:
@@ -69,7 +69,7 @@ class TeacherComponents:
         *,
         resumed: bool,
     ) -> None:
-        """Project the teacher's tokens to components: those of the run that is resumed, or new ones, which are stored.
+        """Project the teacher's tokens to the components of the resumed or another run, or to new ones; they are stored.
 
         All processes must call this, and all use the stored numbers.
 
