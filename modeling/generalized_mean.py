@@ -36,7 +36,9 @@ class GeneralizedMean(nn.Module):
         """Pool (B, D, P) by the means of `averaging` (R, P) into (B, R, D)."""
         p = at_least_float32(self.p)
         powers = nn.functional.normalize(vectors, dim=1).clamp(min=self.eps).pow(p)
-        return (averaging.to(powers.dtype) @ powers.transpose(1, 2)).pow(1 / p)
+        means = averaging.to(powers.dtype) @ powers.transpose(1, 2)
+        # a large p makes the powers of small numbers 0, and the root of 0 has an infinite gradient
+        return means.clamp(min=torch.finfo(means.dtype).tiny).pow(1 / p)
 
 
 __all__ = ["GeneralizedMean", "at_least_float32"]
