@@ -1,0 +1,55 @@
+"""The layouts of public data sets.
+
+A new layout is a [`Layout`] in a module of its own, and an entry in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from d2vpr_hf.readers.data_sets.data_set import DataSet
+from d2vpr_hf.readers.data_sets.folders import FOLDERS
+from d2vpr_hf.readers.data_sets.layout import Layout
+from d2vpr_hf.readers.read_options import ReadOptions
+
+LAYOUTS: tuple[Layout, ...] = (FOLDERS,)
+
+
+def read_data_set(root: str | Path, layout: str | None = None, options: ReadOptions | None = None) -> DataSet:
+    """Read a data set in the form in which public scripts store it. Photos are not opened.
+
+    Args:
+        root: The data set's folder.
+        layout: Name of its layout, one of `LAYOUTS`; `None` to recognise it by its files.
+        options: Options of readers of plain folders; `None` for the defaults.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or it lacks photos or files.
+        NotADirectoryError: If `root` is a file.
+        ValueError: If no layout or several fit, there is no layout of this name, or a file is malformed.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"There is no folder {root}. Give the folder of a data set.")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is not a folder. Give the folder of a data set.")
+    return _find_layout(root, layout).read(root, options or ReadOptions())
+
+
+def _find_layout(root: Path, name: str | None) -> Layout:
+    if name is not None:
+        by_name = {layout.name: layout for layout in LAYOUTS}
+        if name not in by_name:
+            raise ValueError(f"There is no layout {name}. Expected one of {', '.join(by_name)}.")
+        if not by_name[name].accepts(root):
+            raise ValueError(f"{root} does not have the layout {name}. Expected {by_name[name].accepted}.")
+        return by_name[name]
+    accepting = [layout for layout in LAYOUTS if not layout.is_chosen_by_name and layout.accepts(root)]
+    fitting = [layout for layout in accepting if not layout.is_general] or accepting
+    if not fitting:
+        forms = "".join(f"\n  {layout.name}: {layout.accepted}" for layout in LAYOUTS)
+        raise ValueError(f"{root} has none of the known layouts of data sets:{forms}")
+    if len(fitting) > 1:
+        names = ", ".join(layout.name for layout in fitting)
+        raise ValueError(f"{root} has several layouts: {names}. Choose one with `layout`.")
+    return fitting[0]
