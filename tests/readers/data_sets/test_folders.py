@@ -34,7 +34,7 @@ def test_query_sets_are_chosen_by_name(tmp_path):
         write_photo(tmp_path / name / at_name(0))
     data_set = read_data_set(tmp_path)
     assert data_set.choose_queries(["queries_b"]).query_set_names == ("queries_b",)
-    with pytest.raises(ValueError, match="no query set night. There are queries_a, queries_b"):
+    with pytest.raises(ValueError, match=r"no query set night\. There are queries_a, queries_b"):
         data_set.choose_queries(["night"])
 
 
@@ -42,7 +42,7 @@ def test_a_folder_without_a_layout_is_an_error_that_names_all_layouts(tmp_path):
     write_photo(tmp_path / "photos" / "a.jpg")
     with pytest.raises(ValueError, match="none of the known layouts"):
         read_data_set(tmp_path)
-    with pytest.raises(ValueError, match="There is no layout unknown. Expected one of folders"):
+    with pytest.raises(ValueError, match=r"There is no layout unknown\. Expected one of folders"):
         read_data_set(tmp_path, "unknown")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         read_data_set(tmp_path / "missing")
