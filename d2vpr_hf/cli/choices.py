@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+AnswerFormat = Literal["table", "json", "jsonl", "geojson", "csv", "gpx"]
 Backend = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "executorch", "auto"]
 Compression = Literal["none", "half", "int8", "bits"]
 Dtype = Literal["float16", "float32"]

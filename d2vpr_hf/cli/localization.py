@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d2vpr_hf.cli.options import (
+    AnswerOptions,
     DescriptorOptions,
     EncoderOptions,
     FilterOptions,
@@ -23,7 +24,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_answers, json_text, position_column, progress_bar
+from d2vpr_hf.cli.terminal import check_answers, position_column, print_answers, progress_bar
 
 if TYPE_CHECKING:
     from d2vpr_hf.localization import Localization
@@ -103,7 +104,7 @@ def localize(
         ),
     ] = 0.95,
     where: FilterOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of lines.")] = False,
+    answers: AnswerOptions,
     model: ModelOption = None,
     encoding: EncoderOptions,
     strict: StrictOption = False,
@@ -112,15 +113,16 @@ def localize(
 
     An estimate has a position, a radius and a confidence. Calibrate the index first.
     """
-    from d2vpr_hf.localization import load_calibration, localize_descriptors, localize_photos
+    from d2vpr_hf.localization import iterate_localize, load_calibration, localize_descriptors
 
+    answer_format = answers.chosen()
     given.check(queries, "QUERY")
     given.refuse_model(model, encoding)
     opened = open_index(index)
     allowed = where.place_filter().allowed(opened.places)
     calibration = load_calibration(opened)
     if given.descriptors is not None:
-        answers = localize_descriptors(
+        localized = localize_descriptors(
             opened,
             given.descriptors,
             calibration,
@@ -129,13 +131,25 @@ def localize(
             tensor=given.tensor,
             normalize=given.normalize,
         )
-        typer.echo(json_text(answers) if as_json else "\n".join(map(_line, answers)))
+        print_answers(localized, answer_format, _lines)
         return
     queries = queries or []
     encoder = encoding.load(model, opened)
-    answers = localize_photos(opened, queries, encoder, calibration, precision=min_precision, allowed=allowed, strict=strict)
-    typer.echo(json_text(answers) if as_json else "\n".join(map(_line, answers)))
-    check_answers(queries, answers)
+    pending_answers = iterate_localize(
+        opened,
+        queries,
+        encoder,
+        calibration,
+        precision=min_precision,
+        allowed=allowed,
+        strict=strict,
+        group_size=encoder.batch_size if answer_format == "jsonl" else None,
+    )
+    check_answers(queries, print_answers(pending_answers, answer_format, _lines))
+
+
+def _lines(answers: list[Localization]) -> str:
+    return "\n".join(map(_line, answers))
 
 
 def _line(answer: Localization) -> str:

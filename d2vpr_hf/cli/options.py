@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2vpr_hf.cli.choices import Backend, Pool, PositionSource, Precision
+from d2vpr_hf.cli.choices import AnswerFormat, Backend, Pool, PositionSource, Precision
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
@@ -337,6 +337,23 @@ class FilterOptions:
             "heading": parse_numbers(self.heading, "--heading DEGREES,TOLERANCE"),
         }
         return PlaceFilter(**ranges, since=self.since, until=self.until)  # type: ignore[arg-type] # PlaceFilter counts them
+
+
+@dataclass
+class AnswerOptions:
+    """Options for the form of answers to queries."""
+
+    answer_format: Annotated[
+        AnswerFormat | None,
+        typer.Option("--format", help="Format of the answers, which are printed; see docs/formats.md. Default: table."),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list: --format json.")] = False
+
+    def chosen(self) -> AnswerFormat:
+        """Return the format; `--json` is short for one of them."""
+        if self.as_json and self.answer_format not in (None, "json"):
+            raise ValueError(f"`--json` is `--format json`, and `--format {self.answer_format}` is another one. Give one.")
+        return "json" if self.as_json else self.answer_format or "table"
 
 
 def parse_pairs(texts: list[str] | None, form: str) -> dict[str, str]:

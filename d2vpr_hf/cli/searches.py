@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf.cli.options import (
+    AnswerOptions,
     DescriptorOptions,
     EncoderOptions,
     FilterOptions,
@@ -18,7 +19,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_answers, json_text, results_text
+from d2vpr_hf.cli.terminal import check_answers, print_answers, results_text
 
 
 def search(
@@ -28,7 +29,7 @@ def search(
     given: DescriptorOptions,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
     where: FilterOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of a table.")] = False,
+    answers: AnswerOptions,
     plot: Annotated[
         Path | None,
         typer.Option(parser=parse_path, metavar="FILE", help="Draw queries and matches into this file (png, pdf or svg)."),
@@ -38,8 +39,9 @@ def search(
     strict: StrictOption = False,
 ) -> None:
     """Find the photos of an index that are most similar."""
-    from d2vpr_hf.retrieval.search_photos import search_photos
+    from d2vpr_hf.retrieval.search_photos import iterate_search
 
+    answer_format = answers.chosen()
     given.check(queries, "QUERY")
     given.refuse_model(model, encoding)
     opened = open_index(index, thumbnails=plot is not None)
@@ -52,7 +54,7 @@ def search(
         results = search_descriptors(
             opened, given.descriptors, top_k=top_k, tensor=given.tensor, normalize=given.normalize, allowed=allowed
         )
-        typer.echo(json_text(results) if as_json else results_text(results))
+        print_answers(results, answer_format, results_text)
         return
     queries = queries or []
     if plot is not None:
@@ -61,8 +63,9 @@ def search(
         photo_folder = opened.settings.photo_folder
         check_plot_file(plot, photos=[*queries, *([photo_folder] if photo_folder != Path() else [])])
     encoder = encoding.load(model, opened)
-    results = search_photos(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict)
-    typer.echo(json_text(results) if as_json else results_text(results))
+    group_size = encoder.batch_size if answer_format == "jsonl" else None
+    pending_results = iterate_search(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, group_size=group_size)
+    results = print_answers(pending_results, answer_format, results_text)
     if plot is not None:
         from d2vpr_hf.figures import save_figure
         from d2vpr_hf.hub.thumbnails import read_thumbnails

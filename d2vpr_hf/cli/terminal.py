@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
 
 if TYPE_CHECKING:
+    from d2vpr_hf.cli.choices import AnswerFormat
     from d2vpr_hf.places import Place
     from d2vpr_hf.readers import PlaceTable
+    from d2vpr_hf.retrieval.answer_formats import Answer
     from d2vpr_hf.retrieval.search_photos import SearchResult
+
+AnswerType = TypeVar("AnswerType", bound="Answer")
 
 
 def hush_transformers() -> None:
@@ -60,9 +65,27 @@ def results_text(results: list[SearchResult]) -> str:
     return "\n".join(lines)
 
 
-def json_text(answers: Sequence[Any]) -> str:
-    """Return answers to queries as a JSON list."""
-    return json.dumps([answer.to_dict() for answer in answers], indent=2, allow_nan=False)
+def print_answers(
+    answers: Iterable[AnswerType], format: AnswerFormat, table: Callable[[list[AnswerType]], str]
+) -> list[AnswerType]:
+    """Print the answers to queries and return them.
+
+    Args:
+        answers: The answers. JSON lines are printed one by one, all other formats when all answers are known.
+        format: Their format.
+        table: Returns the text of the format `table`.
+    """
+    from d2vpr_hf.retrieval.answer_formats import answer_line, format_answers
+
+    if format == "jsonl":
+        printed = []
+        for answer in answers:
+            typer.echo(answer_line(answer))
+            printed.append(answer)
+        return printed
+    known = list(answers)
+    typer.echo(table(known) if format == "table" else format_answers(known, format))
+    return known
 
 
 def check_answers(queries: Sequence[Path], answers: Sequence[Any]) -> None:

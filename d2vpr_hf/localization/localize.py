@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from d2vpr_hf.index import Match
 from d2vpr_hf.localization.calibration import Calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, estimate_position
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place
+from d2vpr_hf.places.place import PLACE_COLUMNS
 
 PRECISION = 0.95  # default share of correct answers
 NOT_CALIBRATED = "not calibrated: `d2vpr calibrate INDEX --queries DIR` fits confidences and radii to labelled queries"
@@ -31,6 +32,11 @@ class Localization:
         matches: The matches that the answer was computed from, the most similar first.
     """
 
+    columns: ClassVar[tuple[str, ...]] = (
+        *("query", *PLACE_COLUMNS),
+        *("radius_90", "confidence", "no_match", "note", "error"),
+    )
+
     query: str
     place: Place | None = None
     radius_90: float | None = None
@@ -47,6 +53,11 @@ class Localization:
         result |= {"matches": [match.to_dict() for match in self.matches]}
         notes = {"note": self.note, "error": self.error}
         return result | {name: text for name, text in notes.items() if text is not None}
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return one row with the keys `columns`: the answer without its matches."""
+        values = self.to_dict()
+        return [{name: values.get(name) for name in self.columns}]
 
 
 def localize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
 from d2vpr_hf.retrieval.given_descriptors import search_descriptors
-from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
+from d2vpr_hf.retrieval.search_photos import SearchResult, iterate_search
 from d2vpr_hf.retrieval.shared_photos import find_indexed_photos, warn_of_shared_photos
 
 if TYPE_CHECKING:
@@ -78,9 +78,41 @@ def localize_photos(
     Raises:
         ValueError: If the encoder has another model than the index.
     """
+    return list(
+        iterate_localize(
+            index, queries, encoder, calibration, precision=precision, allowed=allowed, strict=strict, progress=progress
+        )
+    )
+
+
+def iterate_localize(
+    index: PlaceIndex,
+    queries: Sequence[str | Path],
+    encoder: Encoder,
+    calibration: Calibration | None = None,
+    *,
+    precision: float = PRECISION,
+    allowed: Mask | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+    group_size: int | None = None,
+) -> Iterator[Localization]:
+    """Localize photos in an index, and yield each answer as soon as it is known.
+
+    Arguments as for [`localize_photos`], and `group_size` as for [`iterate_search`].
+    """
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
-    results = search_photos(index, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, progress=progress)
-    return _localize_results(results, calibration, precision)
+    results = iterate_search(
+        index,
+        queries,
+        encoder,
+        top_k=top_k,
+        allowed=allowed,
+        strict=strict,
+        progress=progress,
+        group_size=group_size,
+    )
+    return (_localize_result(result, calibration, precision) for result in results)
 
 
 def localize_descriptors(
@@ -103,16 +135,13 @@ def localize_descriptors(
     """
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = search_descriptors(index, descriptors, top_k=top_k, tensor=tensor, normalize=normalize, allowed=allowed)
-    return _localize_results(results, calibration, precision)
+    return [_localize_result(result, calibration, precision) for result in results]
 
 
-def _localize_results(results: Sequence[SearchResult], calibration: Calibration | None, precision: float) -> list[Localization]:
-    return [
-        localize(result.matches, calibration, str(result.query), precision)
-        if result.error is None
-        else Localization(str(result.query), error=result.error)
-        for result in results
-    ]
+def _localize_result(result: SearchResult, calibration: Calibration | None, precision: float) -> Localization:
+    if result.error is not None:
+        return Localization(str(result.query), error=result.error)
+    return localize(result.matches, calibration, str(result.query), precision)
 
 
 def calibrate(

@@ -25,6 +25,8 @@ _JSON_FIELDS = (
     *("latitude", "longitude", "utm_east", "utm_north", "utm_zone", "heading", "yaw", "frame"),
     *("timestamp", "condition"),
 )
+_LOCAL_FIELDS = ("x", "y", "z")
+PLACE_COLUMNS = (*_JSON_FIELDS, *_LOCAL_FIELDS)  # all keys of `Place.to_dict`
 
 _Value = TypeVar("_Value", int, str)
 
@@ -75,7 +77,7 @@ class Place:
 
         The metres x, y and z are there only for a position in a local frame.
         """
-        names = _JSON_FIELDS + (("x", "y", "z") if self.is_local else ())
+        names = PLACE_COLUMNS if self.is_local else _JSON_FIELDS
         return {name: getattr(self, name) for name in names}
 
 

@@ -1,9 +1,10 @@
 """From photos to an index, and from a query to its matches."""
 
+from d2vpr_hf.retrieval.answer_formats import format_answers
 from d2vpr_hf.retrieval.compatibility import check_encoder, index_settings
 from d2vpr_hf.retrieval.given_descriptors import DescriptorReport, index_descriptors, search_descriptors
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_photos
-from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
+from d2vpr_hf.retrieval.search_photos import SearchResult, iterate_search, search_photos
 from d2vpr_hf.retrieval.updates import UpdateReport
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "UpdateReport",
     "add_photos",
     "check_encoder",
+    "format_answers",
     "index_descriptors",
     "index_photos",
     "index_settings",
+    "iterate_search",
     "remove_photos",
     "search_descriptors",
     "search_photos",

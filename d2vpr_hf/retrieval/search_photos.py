@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from d2vpr_hf.encoders import Encoder, Progress
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.places.filters import Mask
+from d2vpr_hf.places.place import PLACE_COLUMNS
 from d2vpr_hf.readers.photo_listing import PhotoListing, list_photos
-from d2vpr_hf.readers.remarks import merge_remarks, report_remarks
+from d2vpr_hf.readers.remarks import Remark, merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
 
@@ -29,6 +30,8 @@ class SearchResult:
         error: The reason why the photo could not be read, or `None`.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ("query", "rank", "path", "similarity", *PLACE_COLUMNS, "error")
+
     query: Path
     matches: list[Match]
     error: str | None = None
@@ -40,6 +43,12 @@ class SearchResult:
             "matches": [match.to_dict() for match in self.matches],
         }
         return result if self.error is None else {**result, "error": self.error}
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a row with the keys `columns` for each match, or one without a match."""
+        matches = [match.to_dict() for match in self.matches] or [{}]
+        query = {"query": str(self.query), "error": self.error}
+        return [{name: (match | query).get(name) for name in self.columns} for match in matches]
 
 
 def search_photos(
@@ -70,19 +79,57 @@ def search_photos(
     Raises:
         ValueError: If the encoder's model or preprocessing is not the index's.
     """
+    return list(
+        iterate_search(index, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, progress=progress, group_size=None)
+    )
+
+
+def iterate_search(
+    index: PlaceIndex,
+    queries: Sequence[str | Path],
+    encoder: Encoder,
+    *,
+    top_k: int = 5,
+    allowed: Mask | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+    group_size: int | None = None,
+) -> Iterator[SearchResult]:
+    """Search an index with photos, and yield each result as soon as it is known; arguments as for [`search_photos`].
+
+    Args:
+        index: The index.
+        queries: Photo files, or folders of them.
+        encoder: Makes the descriptors.
+        top_k: Number of matches for each query.
+        allowed: (N,) mask of the rows to search; `None` for all rows.
+        strict: Whether a photo that cannot be read is an error. Results of groups before it are yielded.
+        progress: Called with the number of photos just finished.
+        group_size: Number of photos that are encoded before their results are yielded, best a multiple of `encoder.batch_size`;
+            `None` for all. Photos whose descriptors depend on each other are always encoded together.
+    """
     check_encoder(index, encoder)
     listings = [_list_queries(Path(query)) for query in queries]
     report_remarks(merge_remarks(remark for listing in listings for remark in listing.remarks))
     photos = [photo for listing in listings for photo in listing.photos]
-    encoded = encoder.encode(photos, progress)
-    report_remarks(encoded.remarks([str(photo) for photo in photos]))
-    unreadable = {str(photos[row]): reason for row, reason in encoded.skipped.items()}
-    unread = {path: reason for listing in listings for path, reason in listing.skipped.items()}
-    report_skipped(unreadable | unread, len(photos) + len(unread), strict)
-    matches = index.search(encoded.descriptors, top_k, allowed=allowed)
-    matches_of_row = dict(zip(encoded.rows.tolist(), matches, strict=True))
-    results = [SearchResult(photo, matches_of_row.get(row, []), encoded.skipped.get(row)) for row, photo in enumerate(photos)]
-    return results + [SearchResult(Path(path), [], reason) for path, reason in unread.items()]
+    skipped = {path: reason for listing in listings for path, reason in listing.skipped.items()}
+    unread = [SearchResult(Path(path), [], reason) for path, reason in skipped.items()]
+    remarks: list[Remark] = []
+    step = len(photos) if group_size is None or encoder.depends_on_batch else group_size
+    for start in range(0, len(photos), max(1, step)):
+        group = photos[start : start + step]
+        encoded = encoder.encode(group, progress)
+        remarks += encoded.remarks([str(photo) for photo in group])
+        skipped = {str(group[row]): reason for row, reason in encoded.skipped.items()} | skipped
+        if strict:
+            report_skipped(skipped, len(photos) + len(unread), strict)
+        matches = index.search(encoded.descriptors, top_k, allowed=allowed)
+        matches_of_row = dict(zip(encoded.rows.tolist(), matches, strict=True))
+        for row, photo in enumerate(group):
+            yield SearchResult(photo, matches_of_row.get(row, []), encoded.skipped.get(row))
+    report_remarks(merge_remarks(remarks))
+    report_skipped(skipped, len(photos) + len(unread), strict)
+    yield from unread
 
 
 def _list_queries(query: Path) -> PhotoListing:

@@ -20,6 +20,7 @@ from d2vpr_hf.index.derived_store import STORES
 from d2vpr_hf.model_info.known_models import Kind
 from d2vpr_hf.model_info.model_options import Pool
 from d2vpr_hf.readers.read_options import PositionSource
+from d2vpr_hf.retrieval.answer_formats import FORMATS as ANSWER_FORMATS
 from d2vpr_hf.stores import COMPRESSIONS
 from d2vpr_hf.stores.descriptors import DTYPES
 
@@ -68,6 +69,7 @@ def test_help_fits_the_terminal(command):
 @pytest.mark.parametrize(
     ("words", "library"),
     [
+        (choices.AnswerFormat, ["table", *ANSWER_FORMATS]),
         (choices.Backend, [*PRECISIONS, "auto"]),
         (choices.Compression, COMPRESSIONS),
         (choices.Dtype, DTYPES),
@@ -102,6 +104,7 @@ def test_choices_are_those_of_the_library(words, library):
         ),
         (["search", "i", "q", "--pool", "max"], ["cls", "mean", "gem", "cls+gem", "pooler", "regions"]),
         (["search", "i", "q", "--backend-precision", "fp8"], ["fp32", "bf16", "fp16", "int8"]),
+        (["search", "i", "q", "--format", "kml"], ["table", "json", "jsonl", "geojson", "csv", "gpx"]),
         (["export", "m", "o", "--format", "tflite"], EXPORT_FORMATS),
         (["export", "m", "o", "--precision", "fp16"], ["fp32", "bf16", "int8"]),
         (["export", "m", "o", "--input", "video"], ["fixed", "any-size", "photos"]),
