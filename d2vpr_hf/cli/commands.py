@@ -11,6 +11,7 @@ from d2vpr_hf import __version__
 from d2vpr_hf.cli import (
     demo,
     evaluation,
+    exchange,
     hub,
     import_hub,
     indexes,
@@ -30,6 +31,7 @@ _COMMANDS = {
     "Make an index": (indexes.index, indexes.add, indexes.remove, indexes.embed, indexes.merge),
     "Inspect and maintain an index": (indexes.info, indexes.verify, indexes.repair, indexes.compact),
     "Find where photos were taken": (searches.search, localization.localize, localization.calibrate),
+    "Exchange with other programs": (exchange.pairs, exchange.export_descriptors),
     "Evaluate": (evaluation.evaluate, evaluation.compare),
     "Choose and make models": (
         known_models.models,

@@ -64,7 +64,9 @@ def search(
         check_plot_file(plot, photos=[*queries, *([photo_folder] if photo_folder != Path() else [])])
     encoder = encoding.load(model, opened)
     group_size = encoder.batch_size if answer_format == "jsonl" else None
-    pending_results = iterate_search(opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, group_size=group_size)
+    pending_results = iterate_search(
+        opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, group_size=group_size
+    )
     results = print_answers(pending_results, answer_format, results_text)
     if plot is not None:
         from d2vpr_hf.figures import save_figure

@@ -83,9 +83,9 @@ def print_answers(
             typer.echo(answer_line(answer))
             printed.append(answer)
         return printed
-    known = list(answers)
-    typer.echo(table(known) if format == "table" else format_answers(known, format))
-    return known
+    all_answers = list(answers)
+    typer.echo(table(all_answers) if format == "table" else format_answers(all_answers, format))
+    return all_answers
 
 
 def check_answers(queries: Sequence[Path], answers: Sequence[Any]) -> None:

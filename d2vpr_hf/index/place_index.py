@@ -250,6 +250,27 @@ class PlaceIndex:
         nearest = nearest_rows(self._state, np.atleast_2d(descriptors), top_k, allowed)
         return to_matches(nearest, places, self.settings.photo_folder)
 
+    def nearest(
+        self, descriptors: NDArray[np.floating], top_k: int, *, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the nearest rows of each descriptor, as [`search`] does, without their places.
+
+        Use this for many queries, such as all rows of the index.
+
+        Args:
+            descriptors: (Q, D).
+            top_k: Number of rows for each descriptor.
+            allowed: (N,) bool, the rows to choose from; `None` for all.
+
+        Returns:
+            Squared L2 distances (Q, k) in ascending order and row numbers (Q, k), with k the smaller of `top_k` and the number
+            of allowed rows.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        return nearest_rows(self._state, descriptors, top_k, allowed)
+
     def _warn_of_unknown_times(self, places: PlaceRows) -> None:
         """Log the number of the rows without a time, once: a robot searches for each frame."""
         count = 0 if self._has_warned_of_times else int(np.isnan(places.seconds).sum())

@@ -97,7 +97,7 @@ def iterate_localize(
     progress: Progress | None = None,
     group_size: int | None = None,
 ) -> Iterator[Localization]:
-    """Localize photos in an index, and yield each answer as soon as it is known.
+    """Localize photos in an index, and yield the answers of each group of photos before the next one is encoded.
 
     Arguments as for [`localize_photos`], and `group_size` as for [`iterate_search`].
     """

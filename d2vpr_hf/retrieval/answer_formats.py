@@ -10,10 +10,12 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 from xml.etree import ElementTree
 
 from d2vpr_hf.places.timestamps import to_seconds
+from d2vpr_hf.readers import read_place
 from d2vpr_hf.readers.skipped import printable_path
 
 logger = logging.getLogger(__name__)
@@ -47,8 +49,8 @@ def format_answers(answers: Sequence[Answer], format: AnswerFormat) -> str:
         answers: Answers of one kind, one for each query.
         format: `"json"` is a list of the answers' `to_dict`, `"jsonl"` has one of these on each line. `"csv"` has a header and
             the rows of all answers, and `"geojson"` (RFC 7946) a feature for each of these. `"gpx"` (GPX 1.1) has a waypoint
-            for each answer, of its first row. Rows without a latitude and longitude have no geometry in GeoJSON and are not in
-            GPX; a warning counts them.
+            for each answer, of its first row, with the time at which the query was taken, if its file states one. Rows without
+            a latitude and longitude have no geometry in GeoJSON and are not in GPX; a warning counts them.
 
     Raises:
         ValueError: If there is no such format, or a number is not finite.
@@ -115,10 +117,18 @@ def _add_waypoint(root: ElementTree.Element, row: dict[str, Any]) -> None:
     if float(longitude) == 180:
         longitude = "-180.000000000"  # the same meridian: the schema excludes 180
     waypoint = ElementTree.SubElement(root, "wpt", {"lat": f"{row['latitude']:.9f}", "lon": longitude})
-    texts = {"time": _xml_time(row["timestamp"]), "name": row["query"], "desc": _description(row)}
+    texts = {"time": _xml_time(_query_time(Path(row["query"]))), "name": row["query"], "desc": _description(row)}
     for name, text in texts.items():
         if text:
             ElementTree.SubElement(waypoint, name).text = _NOT_IN_XML.sub("\ufffd", printable_path(text))
+
+
+def _query_time(photo: Path) -> str | None:
+    """Return the time at which a query was taken; `None` if it is not a file, or does not state one."""
+    try:
+        return read_place(photo).timestamp if photo.is_file() else None
+    except (OSError, ValueError):  # such as a name that begins with @ but does not follow the convention
+        return None
 
 
 def _xml_time(timestamp: str | None) -> str:

@@ -95,7 +95,7 @@ def iterate_search(
     progress: Progress | None = None,
     group_size: int | None = None,
 ) -> Iterator[SearchResult]:
-    """Search an index with photos, and yield each result as soon as it is known; arguments as for [`search_photos`].
+    """Search an index with photos, and yield the results of each group of photos before the next one is encoded.
 
     Args:
         index: The index.

@@ -222,6 +222,21 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def check_new_file(path: Path, overwrite: bool) -> None:
+    """Check that a file can be written to a path.
+
+    Raises:
+        FileExistsError: If the path is a folder, or a file and `overwrite` is not set.
+        NotADirectoryError: If a part of the path is a file.
+        PermissionError: If the folder is not writable.
+    """
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder; give a file.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already. Give another file, or `overwrite=True` to replace it.")
+    check_writable(path)
+
+
 def check_writable(out: Path) -> None:
     """Raise NotADirectoryError or PermissionError if a file or folder cannot be created at a path."""
     parent = next(folder for folder in out.resolve().parents if folder.exists())

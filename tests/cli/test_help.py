@@ -21,6 +21,8 @@ from d2vpr_hf.model_info.known_models import Kind
 from d2vpr_hf.model_info.model_options import Pool
 from d2vpr_hf.readers.read_options import PositionSource
 from d2vpr_hf.retrieval.answer_formats import FORMATS as ANSWER_FORMATS
+from d2vpr_hf.retrieval.export_descriptors import FORMATS as DESCRIPTOR_FORMATS
+from d2vpr_hf.retrieval.image_pairs import FORMATS as PAIR_FORMATS
 from d2vpr_hf.stores import COMPRESSIONS
 from d2vpr_hf.stores.descriptors import DTYPES
 
@@ -28,6 +30,7 @@ GROUPS = {
     "Make an index": ["index", "add", "remove", "embed", "merge"],
     "Inspect and maintain an index": ["info", "verify", "repair", "compact"],
     "Find where photos were taken": ["search", "localize", "calibrate"],
+    "Exchange with other programs": ["pairs", "export-descriptors"],
     "Evaluate": ["evaluate", "compare"],
     "Choose and make models": ["models", "convert", "fit-projection", "export", "card-onnx", "import-hub"],
     "Make photos and places": ["simulate", "places"],
@@ -72,6 +75,7 @@ def test_help_fits_the_terminal(command):
         (choices.AnswerFormat, ["table", *ANSWER_FORMATS]),
         (choices.Backend, [*PRECISIONS, "auto"]),
         (choices.Compression, COMPRESSIONS),
+        (choices.DescriptorFormat, DESCRIPTOR_FORMATS),
         (choices.Dtype, DTYPES),
         (choices.ExportFormat, FORMATS),
         (choices.ExportInput, get_args(InputKind)),
@@ -79,6 +83,7 @@ def test_help_fits_the_terminal(command):
         (choices.KnownKind, get_args(Kind)),
         (choices.Layout, Layout),
         (choices.ModelKind, Target),
+        (choices.PairFormat, PAIR_FORMATS),
         (choices.Pool, get_args(Pool)),
         (choices.PositionSource, get_args(PositionSource)),
         (choices.Precision, get_args(BackendPrecision)),
@@ -105,6 +110,7 @@ def test_choices_are_those_of_the_library(words, library):
         (["search", "i", "q", "--pool", "max"], ["cls", "mean", "gem", "cls+gem", "pooler", "regions"]),
         (["search", "i", "q", "--backend-precision", "fp8"], ["fp32", "bf16", "fp16", "int8"]),
         (["search", "i", "q", "--format", "kml"], ["table", "json", "jsonl", "geojson", "csv", "gpx"]),
+        (["pairs", "i", "--all", "--out", "o", "--format", "opensfm"], ["hloc", "colmap"]),
         (["export", "m", "o", "--format", "tflite"], EXPORT_FORMATS),
         (["export", "m", "o", "--precision", "fp16"], ["fp32", "bf16", "int8"]),
         (["export", "m", "o", "--input", "video"], ["fixed", "any-size", "photos"]),

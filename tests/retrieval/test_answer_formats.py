@@ -100,10 +100,23 @@ def test_gpx_has_the_first_match_or_the_estimate(caplog):
     with caplog.at_level(logging.WARNING):
         (point,) = waypoints(RESULTS)
     assert (float(point.get("lat")), float(point.get("lon"))) == (41.89, 12.49)
-    assert [child.text for child in point] == ["2024-05-01T10:30:00.250000Z", "q1.jpg", "/map/rome.jpg, similarity 0.7500"]
+    assert [child.text for child in point] == ["q1.jpg", "/map/rome.jpg, similarity 0.7500"]
     assert "2 of 3 queries have no latitude and longitude; GPX has no waypoint for them." in caplog.text
     (point,) = waypoints(ANSWERS)
-    assert [child.text for child in point][1:] == ["q1.jpg", "within 8.2 m (90 %), confidence 0.970"]
+    assert [child.text for child in point] == ["q1.jpg", "within 8.2 m (90 %), confidence 0.970"]
+
+
+def test_gpx_has_the_time_of_the_query(tmp_path):
+    """Not that of the match, which may be years older; a broken `@` name has none."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update(
+        {0x9003: "2024:05:01 12:30:00", 0x9291: "25", 0x9011: "+02:00"}
+    )  # DateTimeOriginal and its parts
+    Image.new("RGB", (8, 8)).save(tmp_path / "q.jpg", exif=exif)
+    Image.new("RGB", (8, 8)).save(tmp_path / "@q@.jpg")
+    points = waypoints([Localization(str(tmp_path / name), ROME) for name in ("q.jpg", "@q@.jpg")])
+    assert [point[0].tag for point in points] == [f"{GPX}time", f"{GPX}name"]
+    assert points[0][0].text == "2024-05-01T10:30:00.250000Z"
 
 
 def test_gpx_is_valid_for_extreme_positions_and_names():

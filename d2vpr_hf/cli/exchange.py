@@ -1,0 +1,129 @@
+"""Commands that write files for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d2vpr_hf.cli.choices import DescriptorFormat, PairFormat
+from d2vpr_hf.cli.options import (
+    EncoderOptions,
+    FilterOptions,
+    IndexArgument,
+    JsonOption,
+    ModelOption,
+    StrictOption,
+    open_index,
+    parse_path,
+)
+from d2vpr_hf.cli.terminal import progress_bar
+
+ImageRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        parser=parse_path,
+        metavar="DIR",
+        help="Folder of all images, which names are relative to. Default: that of the photos of the index, and where queries "
+        "are elsewhere, the deepest folder that contains both.",
+    ),
+]
+OverwriteFileOption = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]
+
+
+def pairs(
+    index: IndexArgument,
+    queries: Annotated[
+        list[Path] | None,
+        typer.Argument(parser=parse_path, metavar="[QUERY...]", help="Photos, or folders of photos; or give --all."),
+    ] = None,
+    *,
+    all_photos: Annotated[
+        bool, typer.Option("--all", help="Pair each photo of the index with others of the index. Nothing is encoded.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="FILE", help="Text file to write.")],
+    format: Annotated[
+        PairFormat, typer.Option("--format", help="hloc: a query and its match a line; colmap: each unordered pair once.")
+    ] = "hloc",
+    top_k: Annotated[int, typer.Option("--top-k", min=1, help="Pairs of each photo.")] = 20,
+    image_root: ImageRootOption = None,
+    where: FilterOptions,
+    model: ModelOption = None,
+    encoding: EncoderOptions,
+    strict: StrictOption = False,
+    as_json: JsonOption = False,
+    overwrite: OverwriteFileOption = False,
+) -> None:
+    """Write pairs of similar photos for hloc or COLMAP.
+
+    hloc matches the pairs by `match_features`, COLMAP by `colmap matches_importer --match_type pairs`. With --all, filters
+    apply to both photos of a pair.
+    """
+    from d2vpr_hf.retrieval.image_pairs import pair_index, pair_queries
+    from d2vpr_hf.utils.atomic_files import check_new_file
+
+    if bool(queries) == all_photos:
+        raise ValueError("Give either QUERY or `--all`.")
+    if all_photos and (model is not None or encoding.model_options()):
+        raise ValueError("With `--all`, no photos are encoded. Omit `--model` and its options.")
+    check_new_file(out, overwrite)
+    opened = open_index(index)
+    allowed = where.place_filter().allowed(opened.places)
+    if all_photos:
+        with progress_bar("Searching", len(opened) if allowed is None else int(allowed.sum())) as progress:
+            report = pair_index(
+                opened,
+                out,
+                format=format,
+                top_k=top_k,
+                image_root=image_root,
+                allowed=allowed,
+                strict=strict,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    else:
+        encoder = encoding.load(model, opened)
+        with progress_bar("Encoding", None) as progress:
+            report = pair_queries(
+                opened,
+                queries or [],
+                encoder,
+                out,
+                format=format,
+                top_k=top_k,
+                image_root=image_root,
+                allowed=allowed,
+                strict=strict,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    if as_json:
+        typer.echo(json.dumps({"index": index} | report.to_dict(), indent=2))
+        return
+    root = "" if report.image_root is None else f" Names are relative to {report.image_root}."
+    typer.echo(f"Wrote {report.pairs} pairs of {report.photos} photos for {format}: {out}.{root}")
+
+
+def export_descriptors(
+    index: IndexArgument,
+    *,
+    out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="FILE", help="File to write.")],
+    format: Annotated[
+        DescriptorFormat, typer.Option("--format", help="h5: HDF5 with a group for each photo, as hloc stores them.")
+    ] = "h5",
+    image_root: ImageRootOption = None,
+    overwrite: OverwriteFileOption = False,
+) -> None:
+    """Write the descriptors of an index for hloc.
+
+    Each photo has the data set `global_descriptor`, which `hloc.pairs_from_retrieval` reads.
+    """
+    from d2vpr_hf.retrieval.export_descriptors import export_descriptors as run
+
+    opened = open_index(index)
+    with progress_bar("Writing", len(opened)) as progress:
+        count = run(opened, out, format=format, image_root=image_root, overwrite=overwrite, progress=progress)
+    typer.echo(f"Wrote {count} descriptors of {opened.settings.descriptor_dim} numbers: {out}.")
