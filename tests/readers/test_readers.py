@@ -76,7 +76,8 @@ def test_mock_coordinates_with_a_zone_have_no_latitude(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("@1@2@.jpg", r"@1@2@\.jpg: the name has 4 parts between @, not 16"),
+        ("@1@.jpg", r"@1@\.jpg: the name has 3 parts between @, not 16"),
+        ("@1@b@c@.jpg", "could not convert string to float: 'b'"),
         ("@@2" + "@" * 13 + ".jpg", "east or north is missing"),
         ("@x@2" + "@" * 13 + ".jpg", "could not convert string to float: 'x'"),
         ("@nan@2" + "@" * 13 + ".jpg", "expected a finite number, got nan"),

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from d2vpr_hf.readers.data_sets.array_sets import ARRAY_LISTS, VPR_BENCH
 from d2vpr_hf.readers.data_sets.data_set import DataSet
-from d2vpr_hf.readers.data_sets.folders import FOLDERS
+from d2vpr_hf.readers.data_sets.folders import FOLDERS, SF_XL
 from d2vpr_hf.readers.data_sets.layout import Layout
+from d2vpr_hf.readers.data_sets.matlab_structs import NETVLAD
+from d2vpr_hf.readers.data_sets.msls import MSLS, MSLS_ALL_QUERIES, MSLS_TEST, MSLS_TRAIN
+from d2vpr_hf.readers.data_sets.pairs import AMSTERTIME
 from d2vpr_hf.readers.read_options import ReadOptions
 
-LAYOUTS: tuple[Layout, ...] = (FOLDERS,)
+LAYOUTS: tuple[Layout, ...] = (
+    *(MSLS, MSLS_ALL_QUERIES, MSLS_TRAIN, MSLS_TEST),
+    *(ARRAY_LISTS, VPR_BENCH, NETVLAD, AMSTERTIME, SF_XL, FOLDERS),
+)
 
 
 def read_data_set(root: str | Path, layout: str | None = None, options: ReadOptions | None = None) -> DataSet:
@@ -31,8 +38,8 @@ def read_data_set(root: str | Path, layout: str | None = None, options: ReadOpti
     root = Path(root)
     if not root.exists():
         raise FileNotFoundError(f"There is no folder {root}. Give the folder of a data set.")
-    if not root.is_dir():
-        raise NotADirectoryError(f"{root} is not a folder. Give the folder of a data set.")
+    if not root.is_dir() and not any(layout.accepts(root) for layout in LAYOUTS):
+        raise NotADirectoryError(f"{root} is not a folder. Give the folder of a data set, or the file that lists its photos.")
     return _find_layout(root, layout).read(root, options or ReadOptions())
 
 

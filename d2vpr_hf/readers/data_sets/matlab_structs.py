@@ -1,0 +1,151 @@
+"""Data sets in the form of NetVLAD: a `.mat` file with a structure `dbStruct` that lists photos and their UTM metres.
+
+Its fields are `whichSet`, `dbImageFns` or `dbImage`, `utmDb`, `qImageFns` or `qImage`, `utmQ`, `numImages`, `numQueries`,
+`posDistThr`, `posDistSqThr` and `nonTrivPosDistSqThr`, in this order: https://github.com/Relja/netvlad (`datasets/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2vpr_hf.places.place import Place
+from d2vpr_hf.readers.data_sets.data_set import DataSet, DataSetPart, QuerySet
+from d2vpr_hf.readers.data_sets.layout import Layout
+from d2vpr_hf.readers.data_sets.listed_photos import FolderNames, find_base, list_table
+from d2vpr_hf.readers.data_sets.variants import variant_name
+from d2vpr_hf.readers.read_options import ReadOptions
+
+_FIELDS = {"database": ("dbImageFns", "dbImage"), "queries": ("qImageFns", "qImage")}
+_PLACES = {"database": 1, "queries": 3}  # of fields without names
+_FOLDERS = ("queries_real", "queries", "query", "247query_subset_v2", "247query_v3", "images")  # of photos, next to the file
+
+
+def _find_files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root] if root.suffix.lower() == ".mat" else []
+    for folder in (root, root / "datasets", root / "groundtruth"):
+        if folder.is_dir() and (files := sorted(folder.glob("*.[mM][aA][tT]"))):
+            return files
+    return []
+
+
+def _read(root: Path, options: ReadOptions) -> DataSet:
+    files = _find_files(root)
+    if len(files) > 1:
+        tests = [file for file in files if file.stem.lower().endswith("_test")]
+        if len(tests) != 1:
+            raise ValueError(
+                f"{root} has several .mat files. Give one of them in place of the folder: {', '.join(map(str, files))}."
+            )
+        files = tests
+    return read_struct(root, files[0])
+
+
+def read_struct(root: Path, file: Path) -> DataSet:
+    """Read the data set of a `.mat` file.
+
+    Args:
+        root: The folder of the data set, or the file itself.
+        file: The file.
+
+    Raises:
+        FileNotFoundError: If the photos are not in the folder.
+        ValueError: If the file has no `dbStruct` of this form.
+    """
+    struct = _load_struct(file)
+    names = {side: _names(file, struct, side) for side in _FIELDS}
+    metres = {
+        side: _metres(file, struct, name, len(names[side])) for side, name in (("database", "utmDb"), ("queries", "utmQ"))
+    }
+    folder = root if root.is_dir() else file.parent
+    bases = list(
+        dict.fromkeys([folder, file.parent, folder.parent, *(path for path in sorted(folder.iterdir()) if path.is_dir())])
+    )
+    tables = {}
+    for side in _FIELDS:
+        names[side] = _with_suffixes(bases, names[side])
+        places = metres[side]
+        near = [base / inner for base in bases for inner in ("", *_FOLDERS)] if side == "queries" else bases
+        base = find_base(near, names[side]) or folder
+
+        def make_place(number: int, path: str, places: NDArray[np.float64] = places) -> Place:
+            return Place(path, utm_east=float(places[number, 0]), utm_north=float(places[number, 1]))
+
+        tables[side] = list_table(base, names[side], str(file), make_place, "csv").table
+    threshold = _threshold(struct)
+    counts = {"queries": len(names["queries"])}
+    variant = variant_name(file.with_suffix(""), len(names["database"]), counts)
+    part = DataSetPart("", tables["database"], (QuerySet("queries", tables["queries"]),))
+    return DataSet("netvlad-mat", variant, (part,), positive_dist_threshold=threshold)
+
+
+def _load_struct(file: Path) -> dict[str, Any]:
+    """Return the fields of `dbStruct`, by name if it has names, else by place."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(str(file), variable_names=["dbStruct"])
+    except Exception as error:  # scipy raises errors of many types for damaged files
+        raise ValueError(f"{file} is not a .mat file that can be read: {error}. Download it again.") from error
+    struct = content.get("dbStruct")
+    if struct is None or struct.dtype.names is None or struct.size != 1:
+        raise ValueError(f"{file} has no structure dbStruct. Expected one as in the data sets of NetVLAD.")
+    record = struct.reshape(-1)[0]
+    fields = {name: record[name] for name in struct.dtype.names}
+    return fields | {str(place): record[name] for place, name in enumerate(struct.dtype.names)}
+
+
+def _names(file: Path, struct: dict[str, Any], side: str) -> list[str]:
+    """Return the paths of photos, from a cell array of texts."""
+    cells = next((struct[name] for name in _FIELDS[side] if name in struct), struct.get(str(_PLACES[side])))
+    names = [] if cells is None else [_text(cell) for cell in np.asarray(cells).reshape(-1)]
+    if not names or any(not name for name in names):
+        raise ValueError(f"{file}: dbStruct has no list of photos {' or '.join(_FIELDS[side])}.")
+    return names
+
+
+def _text(cell: Any) -> str:
+    """Return the text of a cell; empty if it is something else."""
+    while isinstance(cell, np.ndarray) and cell.size == 1:
+        cell = cell.reshape(-1)[0]
+    return str(cell).strip() if isinstance(cell, str) else ""
+
+
+def _metres(file: Path, struct: dict[str, Any], name: str, count: int) -> NDArray[np.float64]:
+    """Return easting and northing (N, 2) of a field (2, N)."""
+    values = struct.get(name, struct.get("2" if name == "utmDb" else "4"))
+    metres = np.asarray(values)
+    if metres.dtype.kind not in "iuf" or metres.shape not in ((2, count), (count, 2)) or not np.isfinite(metres).all():
+        raise ValueError(
+            f"{file}: dbStruct.{name} has the shape {metres.shape}. Expected metres (2, {count}), one column a photo."
+        )
+    metres = metres.T if metres.shape == (2, count) else metres
+    return np.asarray(metres, np.float64)
+
+
+def _threshold(struct: dict[str, Any]) -> float | None:
+    value = np.asarray(struct.get("posDistThr", np.empty(0)))
+    is_number = value.size == 1 and value.dtype.kind in "iuf" and 0 < float(value.reshape(-1)[0]) < np.inf
+    return float(value.reshape(-1)[0]) if is_number else None
+
+
+def _with_suffixes(bases: Sequence[Path], names: list[str]) -> list[str]:
+    """Return names with the suffix of the files: Tokyo 24/7 is distributed as PNG, and its lists have .jpg."""
+    if find_base(bases, names) is not None or not names[0].lower().endswith(".jpg"):
+        return names
+    as_png = [f"{name[:-4]}.png" for name in names]
+    return as_png if any(FolderNames(base).find(as_png[0]) is not None for base in bases) else names
+
+
+NETVLAD = Layout(
+    "netvlad-mat",
+    "Structure dbStruct of NetVLAD",
+    "a folder with a .mat file of NetVLAD and the photos that it lists, or the file",
+    lambda root: bool(_find_files(root)),
+    _read,
+)
