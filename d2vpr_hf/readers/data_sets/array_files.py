@@ -198,6 +198,8 @@ class _Array:
 
 def _plain(value: Any) -> Any:
     """Return a value of an array of objects without records of arguments."""
+    if isinstance(value, np.ndarray):
+        return value
     if isinstance(value, _Array):
         return value.to_plain()
     if isinstance(value, list | tuple):
@@ -221,6 +223,11 @@ def _record_scalar(dtype: _Dtype, content: Any) -> Any:
     return dtype.read(content)[0]
 
 
+def _record_buffer(content: Any, dtype: _Dtype, shape: Any, order: Any, *arguments: Any) -> NDArray[Any]:
+    """Return an array of numbers from the bytes of a pickle of protocol 5."""
+    return dtype.read(bytes(content)).reshape(shape, order="F" if order == "F" else "C")
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """Return the bytes of a pickle of protocol 2."""
     if encoding != "latin1":
@@ -233,6 +240,7 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _record_array for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _record_buffer for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _record_scalar for core in ("core", "_core")},
 }
 

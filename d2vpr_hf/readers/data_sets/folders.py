@@ -148,7 +148,7 @@ def _other_parts(root: Path, sides: Sides) -> tuple[Remark, ...]:
     """Return a remark on parts of the data set next to the one that is read."""
     part = sides.database.parent
     others = [name for name in _PARTS if name != part.name and _sides_in(part.parent / name) is not None]
-    if part.name not in _PARTS or not others or root.absolute() == part.absolute():
+    if part.name not in _PARTS or not others or root.absolute() not in part.absolute().parents:
         return ()
     return (Remark("skipped", UNREAD_PARTS, len(others), (part.parent / others[0]).as_posix()),)
 

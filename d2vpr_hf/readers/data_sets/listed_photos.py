@@ -115,7 +115,7 @@ class FolderNames:
         if parent not in self._names:
             self._names[parent] = self._list(parent)
         names = self._names[parent]
-        spelling = name if name in names else names.get(name.casefold())
+        spelling = names.get(name, names.get(name.casefold()))
         return None if spelling is None else f"{parent}/{spelling}" if parent else spelling
 
     def _list(self, parent: str) -> dict[str, str]:

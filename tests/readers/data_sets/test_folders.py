@@ -42,7 +42,7 @@ def test_a_folder_without_a_layout_is_an_error_that_names_all_layouts(tmp_path):
     write_photo(tmp_path / "photos" / "a.jpg")
     with pytest.raises(ValueError, match="none of the known layouts"):
         read_data_set(tmp_path)
-    with pytest.raises(ValueError, match=r"There is no layout unknown\. Expected one of folders"):
+    with pytest.raises(ValueError, match=r"There is no layout unknown\. Expected one of msls, .*, folders"):
         read_data_set(tmp_path, "unknown")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         read_data_set(tmp_path / "missing")
