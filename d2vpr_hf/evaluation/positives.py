@@ -14,6 +14,8 @@ from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 from d2vpr_hf.places.geometry import arcs, chord, earth_vectors
 from d2vpr_hf.places.place import EARTH_RADIUS, number_values
 
+_PATHS_AT_ONCE = 100_000  # of which a checksum makes a text
+
 
 class Positives(Protocol):
     """The database rows of each query's positives; for data sets with their own ground truth, a list of arrays."""
@@ -81,7 +83,11 @@ class PhotoSet:
 
     def checksum(self, count: int) -> str:
         """Return the SHA-256 digest of names, positions (to the millimetre), headings and frames, in hexadecimal."""
-        digest = hashlib.sha256("\n".join(map(self.path, range(count))).encode())
+        digest = hashlib.sha256()
+        for start in range(0, count, _PATHS_AT_ONCE):
+            numbers = range(start, min(start + _PATHS_AT_ONCE, count))
+            paths = map(str, numbers) if self.paths is None else self.paths[start : numbers.stop]
+            digest.update((("\n" if start else "") + "\n".join(paths)).encode())
         for values in (self.positions, self.headings, self.frames):
             digits = 8 if self.in_degrees and values is self.positions else 3
             digest.update(b"none" if values is None else np.round(np.asarray(values, np.float64), digits).tobytes())

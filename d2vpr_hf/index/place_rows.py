@@ -204,6 +204,13 @@ class PlaceRows(Sequence[Place]):
         """Return a column, such as `"latitude"`; `None` for values that are not known."""
         return [value for part in self._parts for value in part.column(name)]
 
+    def arrow_column(self, name: str) -> pa.ChunkedArray:
+        """Return a column without an object for each value; null for values that are not known."""
+        field = ROW_SCHEMA.field(name)
+        tables = (part.first(len(part)) if isinstance(part, PendingPlaces) else part.table for part in self._parts)
+        chunks = [chunk for table in tables for chunk in table.column(name).cast(field.type).chunks]
+        return pa.chunked_array(chunks, field.type)
+
     @property
     def seconds(self) -> NDArray[np.float64]:
         """Times of the photos in seconds, (N,), as [`to_seconds`] reads them; NaN if not known."""

@@ -32,9 +32,9 @@ _EPSG_ZONES = {  # hemisphere and zones of coordinate systems that are equal wit
 }
 _HEMISPHERES = dict.fromkeys(("n", "north", "northern", "1", "+1", "1.0"), True)
 _HEMISPHERES |= dict.fromkeys(("s", "south", "southern", "-1", "-1.0"), False)
-_BAND_S_NORTH = (3_430_000.0, 4_540_000.0)  # metres of northing from 31 to 41° N: the band with a margin of a degree
-_SOUTHERN_NORTH = (1_110_000.0, 10_000_000.0)  # metres of northing from 80° S to the equator
-_AT_EQUATOR = 0.01  # degrees
+BAND_S_NORTH = (3_430_000.0, 4_540_000.0)  # metres of northing from 31 to 41° N: the band with a margin of a degree
+SOUTHERN_NORTH = (1_110_000.0, 10_000_000.0)  # metres of northing from 80° S to the equator
+AT_EQUATOR = 0.01  # degrees
 
 
 @dataclass(frozen=True)
@@ -132,23 +132,23 @@ def settle_zone(zone: Any, latitude: float | None = None, north: float | None = 
     parsed = parse_zone(zone)
     if parsed.is_north is not None:
         return parsed
-    if latitude is not None and (north is None or abs(latitude) > _AT_EQUATOR):
+    if latitude is not None and (north is None or abs(latitude) > AT_EQUATOR):
         is_north = latitude >= 0
     elif latitude is not None and north is not None:  # a rounded latitude has no reliable sign
-        is_north = north < _SOUTHERN_NORTH[1] / 2
+        is_north = north < SOUTHERN_NORTH[1] / 2
     elif parsed.letter is None:
         raise ValueError(
             f"the UTM zone {parsed.number} has neither a letter nor a hemisphere, and no latitude settles it; "
             f"expected {ZONE_FORM}"
         )
     else:
-        is_north = north is None or _within(north, _BAND_S_NORTH) or not _within(north, _SOUTHERN_NORTH)
+        is_north = north is None or _within(north, BAND_S_NORTH) or not _within(north, SOUTHERN_NORTH)
     return UtmZone(parsed.number, parsed.letter if is_north else None, is_north)
 
 
 def may_be_south(zone: Any, north: float) -> bool:
     """Return whether [`settle_zone`] reads a letter S as the band at a northing that the southern hemisphere has too."""
-    return parse_zone(zone).letter == "S" and _within(north, _BAND_S_NORTH)
+    return parse_zone(zone).letter == "S" and _within(north, BAND_S_NORTH)
 
 
 def zone_text(zone: UtmZone, latitude: float | None) -> str:

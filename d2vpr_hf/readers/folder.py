@@ -91,9 +91,13 @@ def _read_photo_folder(folder: Path, options: ReadOptions) -> PlaceTable:
         places = places_from_names(listing.photos, folder, counter)
         remarks = merge_remarks([*listing.remarks, *counter.summary()])
         return PlaceTable(folder, places, "names", listing.skipped, remarks=remarks)
-    reader = PhotoPlaceReader(folder, SidecarFolders(), options.assume_north_east)
-    table = _table_of_metadata(reader, listing.photos)
+    table = read_metadata(folder, listing.photos, options)
     return replace(table, skipped=listing.skipped, remarks=merge_remarks([*listing.remarks, *table.remarks]))
+
+
+def read_metadata(folder: Path, photos: Sequence[Path], options: ReadOptions) -> PlaceTable:
+    """Read the places of photos of a folder from EXIF, XMP and sidecar files."""
+    return _table_of_metadata(PhotoPlaceReader(folder, SidecarFolders(), options.assume_north_east), photos)
 
 
 def _table_of_metadata(reader: PhotoPlaceReader, photos: Sequence[Path]) -> PlaceTable:

@@ -6,6 +6,10 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from d2vpr_hf.index import PhotoFile, PlaceIndex
 from d2vpr_hf.readers.photo_listing import file_identity
 from d2vpr_hf.readers.place_table import is_file
@@ -30,15 +34,18 @@ def find_shared_photos(database: Sequence[Path], queries: Sequence[Path]) -> dic
 
 def find_indexed_photos(index: PlaceIndex, queries: Sequence[Path]) -> dict[int, str]:
     """Return the path in the index for the row of each query whose file has the hash of an indexed photo."""
-    paths = dict(zip(index.places.column("content_hash"), index.places.column("path"), strict=True))
-    sizes = set(index.places.column("file_size"))
+    sizes = {row: _size(photo) for row, photo in enumerate(queries) if _has_content(photo)}
+    indexed_sizes = index.places.arrow_column("file_size")
+    alike = np.flatnonzero(pc.is_in(indexed_sizes, value_set=pa.array(set(sizes.values()), pa.int64())))
+    sizes_of_alike = set(indexed_sizes.take(alike).to_pylist())
+    row_of = dict(zip(index.places.arrow_column("content_hash").take(alike).to_pylist(), alike.tolist(), strict=True))
     indexed: dict[int, str] = {}
-    for row, photo in enumerate(queries):
-        if _has_content(photo) and _size(photo) in sizes:
+    for row, size in sizes.items():
+        if size in sizes_of_alike:
             with contextlib.suppress(OSError):  # decoding reports the error
-                content_hash = PhotoFile().with_hash(photo).content_hash
-                if content_hash in paths:
-                    indexed[row] = paths[content_hash]
+                content_hash = PhotoFile().with_hash(queries[row]).content_hash
+                if content_hash in row_of:
+                    indexed[row] = index.places[row_of[content_hash]].path
     return indexed
 
 
