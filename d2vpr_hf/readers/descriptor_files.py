@@ -82,6 +82,7 @@ def read_placed_descriptors(
     tensor: str | None = None,
     normalize: bool = False,
     strict: bool = False,
+    has_order: bool = False,
 ) -> tuple[PlaceTable, NDArray[Any]]:
     """Read descriptors and their places, and log what was skipped.
 
@@ -92,6 +93,7 @@ def read_placed_descriptors(
         tensor: Name of the tensor in the file; `None` for the only one.
         normalize: Whether to divide each descriptor by its length. Without it, other lengths than 1 are an error.
         strict: Whether a place without a descriptor is an error.
+        has_order: As for [`place_descriptors`].
 
     Returns:
         The table of N places, and their descriptors (N, D).
@@ -102,18 +104,21 @@ def read_placed_descriptors(
     """
     file = read_descriptors(descriptors, tensor)
     table = places if isinstance(places, PlaceTable) else read_places(places)
-    table, rows, remarks = place_descriptors(file, table)
+    table, rows, remarks = place_descriptors(file, table, has_order=has_order)
     report_remarks([*table.remarks, *remarks])
     report_skipped(table.skipped, table.count, strict)
     return table, check_values(file, rows, normalize)
 
 
-def place_descriptors(file: DescriptorFile, table: PlaceTable) -> tuple[PlaceTable, NDArray[Any], tuple[Remark, ...]]:
+def place_descriptors(
+    file: DescriptorFile, table: PlaceTable, *, has_order: bool = False
+) -> tuple[PlaceTable, NDArray[Any], tuple[Remark, ...]]:
     """Match descriptors with places: by the paths in the file, or else the first row with the first line of the table.
 
     Args:
         file: The descriptors.
         table: The places; of a CSV file if the descriptors have no names.
+        has_order: Whether the order of the places is that of a data set or a list, even without a CSV file.
 
     Returns:
         The table of the places that have a descriptor, their descriptors (N, D), and remarks on unused ones.
@@ -123,7 +128,7 @@ def place_descriptors(file: DescriptorFile, table: PlaceTable) -> tuple[PlaceTab
     """
     if file.names is not None:
         return _place_by_name(file, table)
-    if table.source not in ("csv", "gsv-cities"):
+    if not has_order and table.source not in ("csv", "gsv-cities"):
         raise ValueError(
             f"The rows of {file.path} have no names, so that they are matched by order, and {table.folder} has no table that "
             "gives one. Give a CSV file with a line for each row."
