@@ -16,6 +16,7 @@ from d2vpr_hf.index import PlaceIndex as PlaceIndex
 from d2vpr_hf.places import Place as Place
 from d2vpr_hf.readers import read_places as read_places
 from d2vpr_hf.readers import read_gsv_cities as read_gsv_cities
+from d2vpr_hf.readers.data_sets import read_data_set as read_data_set
 from d2vpr_hf.readers import load_places as load_places
 from d2vpr_hf.readers import to_dataset as to_dataset
 from d2vpr_hf.readers import group_places as group_places
@@ -34,6 +35,7 @@ from d2vpr_hf.localization import Localization as Localization
 from d2vpr_hf.localization import Calibration as Calibration
 from d2vpr_hf.projection import fit_projection as fit_projection
 from d2vpr_hf.evaluation import evaluate as evaluate
+from d2vpr_hf.evaluation import evaluate_data_set as evaluate_data_set
 from d2vpr_hf.evaluation import evaluate_descriptors as evaluate_descriptors
 from d2vpr_hf.evaluation import Evaluation as Evaluation
 from d2vpr_hf.evaluation import PhotoSet as PhotoSet

@@ -1,7 +1,6 @@
-"""Evaluation of a model on photos, or of descriptors of any model."""
+"""Evaluation of a model on photos and data sets, or of descriptors in files."""
 
-import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,34 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoders import Encoder, Progress
-from d2vpr_hf.evaluation.encoder_info import EncoderInfo
-from d2vpr_hf.evaluation.photo_selection import PhotoSelection, select_photos
-from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule, Positives, photo_distances
-from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first_positive_ranks, mark_correct
-from d2vpr_hf.evaluation.report import DROPPED, CoordinateKind, Evaluation, Predictions, QueryResult
-from d2vpr_hf.hub.snapshots import find_dataset
-from d2vpr_hf.index import SHARD_SIZE, PlaceIndex, check_free
+from d2vpr_hf.evaluation.indexed_photos import IndexedPhotos
+from d2vpr_hf.evaluation.merged_parts import merge_parts
+from d2vpr_hf.evaluation.part_evaluation import Choices, PartEvaluation, evaluate_selections
+from d2vpr_hf.evaluation.photo_selection import select_photos
+from d2vpr_hf.evaluation.positives import PositiveRule
+from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values
+from d2vpr_hf.evaluation.report import Evaluation
+from d2vpr_hf.index import PlaceIndex, check_free
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
 from d2vpr_hf.readers import PlaceTable, read_places
+from d2vpr_hf.readers.data_sets import DataSet, QuerySet
+from d2vpr_hf.readers.data_sets.data_set import select_rows
 from d2vpr_hf.readers.descriptor_files import read_placed_descriptors
-from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
-from d2vpr_hf.retrieval.compatibility import index_settings
-from d2vpr_hf.retrieval.shared_photos import find_shared_photos, warn_of_shared_photos
-from d2vpr_hf.stores.exact import exact_search, similarity
-
-logger = logging.getLogger(__name__)
+from d2vpr_hf.retrieval.compatibility import check_encoder
 
 SHUFFLE_SEED = 0
-_REMEDY = "Give other queries, or `drop_shared=True` to leave them out."
+DATA_SET_POSITIVES = "the data set"
 
-_Encoded = tuple[PhotoSelection, NDArray[Any]]
+Photos = str | Path | PlaceTable
 
 
 def evaluate(
-    database: str | Path | PlaceTable,
-    queries: str | Path | PlaceTable,
+    database: Photos | PlaceIndex,
+    queries: Photos,
     encoder: Encoder,
     rule: PositiveRule | None = None,
     *,
@@ -55,8 +53,8 @@ def evaluate(
     that are database photos too (files of equal content) are counted, with a warning: a search finds them always.
 
     Args:
-        database: A folder, a CSV file, or a table from [`read_places`].
-        queries: The same for the queries.
+        database: A folder, a CSV file, a table from [`read_places`], or an index of this encoder, whose descriptors are mapped.
+        queries: The same for the queries, except an index.
         encoder: Encoder of the photos, a [`PlaceEncoder`] or another object with the attributes of [`Encoder`]. With a
             cross-image encoder, the descriptors depend on its batch size and on the order of the photos.
         rule: The rule of positives; `None` for the usual 25 m.
@@ -72,44 +70,179 @@ def evaluate(
 
     Raises:
         ValueError: If positions cannot be compared because they are missing or of different kinds, no photo could be read, all
-            queries are dropped, or with `strict` if a photo was skipped.
+            queries are dropped, an index is of another encoder, or with `strict` if a photo was skipped.
     """
-    rule, recall_values = rule or PositiveRule(), check_recall_values(recall_values)
-    if save_descriptors is not None:
-        for name in ("database", "queries"):
-            check_free(Path(save_descriptors) / name, overwrite)
-    tables = _read(database), _read(queries)
-    for table in tables:
-        check_any_photo(table)
-    selections = list(select_photos(*tables, rule))
-    for selection in selections:
-        report_remarks((*selection.table.remarks, *selection.remarks), selection.name.capitalize())
-    photos = [[selection.table.photo(place) for place in selection.places] for selection in selections]
-    warn_of_fitted_photos(encoder.model_name, photos[0] + photos[1])
-    shared = find_shared_photos(photos[0], photos[1])
-    shared_paths = {selections[1].places[row].path: selections[0].places[match].path for row, match in shared.items()}
-    if drop_shared:
-        selections[1] = _without_rows(selections[1], shared)
+    query_table = queries if isinstance(queries, PlaceTable) else read_places(queries)
+    evaluations = evaluate_query_sets(
+        database,
+        [QuerySet("queries", query_table)],
+        encoder,
+        rule,
+        recall_values=recall_values,
+        shuffle_check=shuffle_check,
+        save_descriptors=save_descriptors,
+        drop_shared=drop_shared,
+        strict=strict,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    return evaluations[0]
+
+
+def evaluate_query_sets(
+    database: Photos | PlaceIndex,
+    query_sets: Sequence[QuerySet],
+    encoder: Encoder,
+    rule: PositiveRule | None = None,
+    *,
+    positives_source: str = "the caller",
+    recall_values: Sequence[int] = RECALL_VALUES,
+    shuffle_check: bool = False,
+    save_descriptors: str | Path | None = None,
+    drop_shared: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Search one database with several query sets, and encode each database photo once.
+
+    Args:
+        database: As for [`evaluate`].
+        query_sets: The query sets, with different names; their positives, where they have some, replace the rule.
+        encoder: As for [`evaluate`].
+        rule: The rule of positives of query sets that have none; `None` for the usual 25 m.
+        positives_source: Source of the positives, for reports.
+        recall_values: As for [`evaluate`].
+        shuffle_check: As for [`evaluate`].
+        save_descriptors: Folder for an index `database`, and one with the name of each query set.
+        drop_shared: As for [`evaluate`].
+        strict: As for [`evaluate`].
+        overwrite: As for [`evaluate`].
+        progress: As for [`evaluate`].
+
+    Returns:
+        One evaluation for each query set.
+
+    Raises:
+        ValueError: As [`evaluate`] does.
+    """
+    choices = Choices(rule or PositiveRule(), True, positives_source, check_recall_values(recall_values), drop_shared, strict)
+    if isinstance(database, PlaceIndex):
+        check_encoder(database, encoder)
+        _refuse_second_encoding(database, shuffle_check)
+        photos: PlaceTable | IndexedPhotos = IndexedPhotos(database)
     else:
-        warn_of_shared_photos(list(shared_paths.items()), len(photos[1]), "photos of the database", "recall", _REMEDY)
+        photos = database if isinstance(database, PlaceTable) else read_places(database)
+    out = None if save_descriptors is None else Path(save_descriptors)
+    if out is not None:
+        for name in ("database", *(queries.name for queries in query_sets)):
+            check_free(out / name, overwrite)
+    part = PartEvaluation(photos, query_sets, choices)
+    warn_of_fitted_photos(encoder.model_name, part.files)
+    evaluations = part.run(encoder, None, progress, out, overwrite)
+    if shuffle_check:
+        shuffled = part.run(encoder, SHUFFLE_SEED, progress, None, overwrite)
+        evaluations = [replace(first, shuffled=second) for first, second in zip(evaluations, shuffled, strict=True)]
+    return [
+        _with_name(evaluation, queries.name, len(query_sets))
+        for evaluation, queries in zip(evaluations, query_sets, strict=True)
+    ]
 
-    def run(seed: int | None) -> Evaluation:
-        encoded = [_encode(selection, encoder, seed, strict, progress) for selection in selections]
-        if save_descriptors is not None and seed is None:
-            _save(encoded, encoder, Path(save_descriptors), overwrite)
-        evaluation = _evaluate_encoded(encoded, rule, recall_values)
-        if drop_shared:
-            dropped = {path: f"{DROPPED} {match}" for path, match in shared_paths.items()}
-            evaluation = replace(evaluation, skipped=evaluation.skipped | {"queries": evaluation.skipped["queries"] | dropped})
-        return replace(
-            evaluation,
-            model=EncoderInfo.of(encoder),
-            order_seed=seed,
-            shared_photos=sum(query.path in shared_paths for query in evaluation.queries) + drop_shared * len(shared_paths),
+
+def evaluate_data_set(
+    data_set: DataSet,
+    encoder: Encoder,
+    rule: PositiveRule | None = None,
+    *,
+    recall_values: Sequence[int] = RECALL_VALUES,
+    shuffle_check: bool = False,
+    save_descriptors: str | Path | None = None,
+    drop_shared: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Evaluation]:
+    """Evaluate a data set, each part in its own database, and encode each database photo once for all query sets.
+
+    Args:
+        data_set: A data set from [`d2vpr_hf.readers.data_sets.read_data_set`].
+        encoder: As for [`evaluate`].
+        rule: A rule that replaces the data set's positives, threshold or frames; `None` for those of the data set.
+        recall_values: As for [`evaluate`].
+        shuffle_check: As for [`evaluate`].
+        save_descriptors: Folder for an index `database`, and one with the name of each query set; of a data set in parts, for
+            a folder with these for each part.
+        drop_shared: As for [`evaluate`].
+        strict: As for [`evaluate`].
+        overwrite: As for [`evaluate`].
+        progress: As for [`evaluate`].
+
+    Returns:
+        One evaluation for each query set, over the queries of all parts.
+
+    Raises:
+        ValueError: As [`evaluate`] does.
+    """
+    choices = Choices(
+        data_set_rule(data_set) if rule is None else rule,
+        rule is None,
+        DATA_SET_POSITIVES,
+        check_recall_values(recall_values),
+        drop_shared,
+        strict,
+    )
+    report_remarks(data_set.remarks, data_set.variant)
+    out = None if save_descriptors is None else Path(save_descriptors)
+    for part in data_set.parts if out is not None else ():
+        for name in ("database", *(queries.name for queries in part.query_sets)):
+            check_free(out / part.name / name, overwrite)
+    parts = [PartEvaluation(part.database, part.query_sets, choices, part.name) for part in data_set.parts]
+    warn_of_fitted_photos(encoder.model_name, [file for part in parts for file in part.files])
+    runs = [_run_parts(data_set, parts, encoder, None, progress, out, overwrite)]
+    if shuffle_check:
+        runs.append(_run_parts(data_set, parts, encoder, SHUFFLE_SEED, progress, None, overwrite))
+        return [replace(first, shuffled=second) for first, second in zip(*runs, strict=True)]
+    return runs[0]
+
+
+def data_set_rule(data_set: DataSet) -> PositiveRule:
+    """Return the rule of positives of a data set."""
+    threshold = data_set.positive_dist_threshold
+    return PositiveRule(POSITIVE_DIST_THRESHOLD if threshold is None else threshold, None, data_set.frame_tolerance)
+
+
+def _run_parts(
+    data_set: DataSet,
+    parts: Sequence[PartEvaluation],
+    encoder: Encoder,
+    seed: int | None,
+    progress: Progress | None,
+    out: Path | None,
+    overwrite: bool,
+) -> list[Evaluation]:
+    """Encode and evaluate the parts one after another, and merge the evaluations of each query set."""
+    of_set: dict[str, dict[str, Evaluation]] = {name: {} for name in data_set.query_set_names}
+    for part, selected in zip(data_set.parts, parts, strict=True):
+        evaluations = selected.run(encoder, seed, progress, None if out is None else out / part.name, overwrite)
+        for queries, evaluation in zip(part.query_sets, evaluations, strict=True):
+            of_set[queries.name][part.name] = evaluation
+    return [merge_parts(evaluations, _origin(data_set, name)) for name, evaluations in of_set.items()]
+
+
+def _with_name(evaluation: Evaluation, name: str, count: int) -> Evaluation:
+    """Add the name of the query set if there are several."""
+    if count == 1:
+        return evaluation
+    shuffled = None if evaluation.shuffled is None else _with_name(evaluation.shuffled, name, count)
+    return replace(evaluation, query_set=evaluation.query_set | {"name": name}, shuffled=shuffled)
+
+
+def _refuse_second_encoding(index: PlaceIndex, shuffle_check: bool) -> None:
+    if shuffle_check:
+        raise ValueError(
+            f"`shuffle_check=True` encodes the database a second time, but {index.folder} is an index, whose photos are not "
+            "encoded. Give the folder of its photos."
         )
-
-    evaluation = run(None)
-    return replace(evaluation, shuffled=run(SHUFFLE_SEED)) if shuffle_check else evaluation
 
 
 def evaluate_descriptor_files(
@@ -138,177 +271,91 @@ def evaluate_descriptor_files(
         ValueError: If descriptors and places do not match, values are wrong, the widths of both sides differ, or positions
             cannot be compared.
     """
-    rule, recall_values = rule or PositiveRule(), check_recall_values(recall_values)
-    placed = [read_placed_descriptors(*side, tensor=tensor, normalize=normalize, strict=strict) for side in (database, queries)]
-    widths = [rows.shape[1] for _, rows in placed]
-    if widths[0] != widths[1]:
-        raise ValueError(f"Descriptors of the database have {widths[0]} numbers, those of the queries {widths[1]}.")
-    selections = select_photos(placed[0][0], placed[1][0], rule)
-    encoded = []
-    for selection, (table, rows) in zip(selections, placed, strict=True):
-        report_remarks(selection.remarks, selection.name.capitalize())
-        report_skipped(selection.skipped, table.count, strict, selection.name.capitalize())
-        if len(selection.places) < len(table.places):
-            row_of = {place.path: row for row, place in enumerate(table.places)}
-            rows = rows[[row_of[place.path] for place in selection.places]]
-        encoded.append((selection, rows))
-    return _evaluate_encoded(encoded, rule, recall_values)
+    tables = [side[1] if isinstance(side[1], PlaceTable) else read_places(side[1]) for side in (database, queries)]
+    evaluations = evaluate_descriptor_sets(
+        (database[0], tables[0]),
+        [(queries[0], QuerySet("queries", tables[1]))],
+        rule,
+        recall_values=recall_values,
+        tensor=tensor,
+        normalize=normalize,
+        strict=strict,
+    )
+    return evaluations[0]
 
 
-def evaluate_descriptors(
-    database_descriptors: NDArray[np.floating],
-    query_descriptors: NDArray[np.floating],
-    database: PhotoSet,
-    queries: PhotoSet,
+def evaluate_descriptor_sets(
+    database: tuple[str | Path, PlaceTable],
+    query_sets: Sequence[tuple[str | Path, QuerySet]],
     rule: PositiveRule | None = None,
     *,
+    data_set: DataSet | None = None,
+    has_order: bool = False,
+    use_given_positives: bool = True,
+    positives_source: str = "the caller",
     recall_values: Sequence[int] = RECALL_VALUES,
-    positives: Positives | None = None,
-) -> Evaluation:
-    """Evaluate descriptors of any model.
+    tensor: str | None = None,
+    normalize: bool = False,
+    strict: bool = False,
+) -> list[Evaluation]:
+    """Evaluate descriptors in files for several query sets.
 
     Args:
-        database_descriptors: (N, D) L2-normalised, of any floating-point type, possibly memory-mapped; never copied whole.
-        query_descriptors: (Q, D) L2-normalised.
-        database: Information about the N database photos: at least positions (N, 2) in metres, unless `positives` are given.
-        queries: The same for the Q queries.
+        database: A file of descriptors, and its places.
+        query_sets: The same for each query set, whose positives replace the rule.
         rule: The rule of positives; `None` for the usual 25 m.
+        data_set: The data set that the photos are of, for reports; `None` if they are of none.
+        has_order: Whether rows without names belong to the places in their order, as those of a data set or a list.
+        use_given_positives: Whether the positives of query sets replace the rule.
+        positives_source: Source of the positives, for reports.
         recall_values: The N of recall@N.
-        positives: Database rows of each query's positives, for data sets with their own ground truth. The rule then only
-            groups queries into places by their positions.
+        tensor: As for [`evaluate_descriptor_files`].
+        normalize: As for [`evaluate_descriptor_files`].
+        strict: As for [`evaluate_descriptor_files`].
+
+    Returns:
+        One evaluation for each query set.
 
     Raises:
-        ValueError: If database or queries are empty, lengths do not match, or positions, headings or frames that the rule needs
-            are unknown.
+        ValueError: As [`evaluate_descriptor_files`] does.
     """
-    rule, recall_values = rule or PositiveRule(), check_recall_values(recall_values)
-    _check_descriptors(database_descriptors, database, "database")
-    _check_descriptors(query_descriptors, queries, "query")
-    positives = rule.find(database, queries) if positives is None else positives
-    distances, rows = exact_search(query_descriptors, database_descriptors, max(recall_values))
-    correct, num_positives = mark_correct(rows, positives)
-    predictions = Predictions(rows, similarity(distances), correct, database, queries)
-    return Evaluation(
-        rule,
-        recall_values,
-        _query_results(predictions, num_positives, _places(rule, queries, len(rows))),
-        _photo_set_info(database, len(database_descriptors)),
-        _photo_set_info(queries, len(rows)),
-        model=EncoderInfo(descriptor_dim=int(database_descriptors.shape[1])),
-        coordinates=_coordinates(queries),
-        predictions=predictions,
+    choices = Choices(
+        rule or PositiveRule(), use_given_positives, positives_source, check_recall_values(recall_values), strict=strict
     )
-
-
-def _read(photos: str | Path | PlaceTable) -> PlaceTable:
-    return photos if isinstance(photos, PlaceTable) else read_places(photos)
-
-
-def _encode(selection: PhotoSelection, encoder: Encoder, seed: int | None, strict: bool, progress: Progress | None) -> _Encoded:
-    """Encode the selected photos, in a random order if a seed is given; photos that cannot be read leave the selection."""
-    files = [selection.table.photo(place) for place in selection.places]
-    order = None
-    if seed is not None:  # the order depends on the name, because database and queries may correspond photo by photo
-        order = np.random.default_rng([seed, *selection.name.encode()]).permutation(len(files)).tolist()
-    encoded = encoder.encode(files, progress, order=order)
-    remarks = encoded.remarks([place.path for place in selection.places])
-    skipped = selection.skipped | {selection.places[row].path: reason for row, reason in encoded.skipped.items()}
-    if seed is None:
-        report_remarks(remarks, selection.name.capitalize())
-        report_skipped(skipped, len(selection.table.places) + len(selection.table.skipped), strict, selection.name.capitalize())
-    if not len(encoded.rows):
-        raise ValueError(f"None of the {len(files)} photos in {selection.table.folder} could be read.")
-    kept = selection.keep_rows(encoded.rows, skipped)
-    return replace(kept, remarks=(*kept.remarks, *remarks)), encoded.descriptors
-
-
-def _without_rows(queries: PhotoSelection, dropped: Collection[int]) -> PhotoSelection:
-    """Return the selection without some rows."""
-    rows = np.array([row for row in range(len(queries.places)) if row not in dropped], np.int64)
-    if not len(rows):
-        raise ValueError(
-            f"All {len(queries.places)} queries in {queries.table.folder} are photos of the database too, and "
-            "`drop_shared=True` drops them. Give other queries."
+    table, rows = read_placed_descriptors(*database, tensor=tensor, normalize=normalize, strict=strict, has_order=has_order)
+    evaluations = []
+    for file, queries in query_sets:
+        query_table, query_rows = read_placed_descriptors(
+            file, queries.table, tensor=tensor, normalize=normalize, strict=strict, has_order=has_order
         )
-    logger.warning("%d of %d queries are dropped: they are photos of the database too.", len(dropped), len(queries.places))
-    return queries.keep_rows(rows, queries.skipped)
+        if rows.shape[1] != query_rows.shape[1]:
+            raise ValueError(
+                f"Descriptors of the database have {rows.shape[1]} numbers, those of the queries {query_rows.shape[1]}."
+            )
+        positives = None
+        if queries.positives is not None and use_given_positives:
+            of_queries = (queries.positives[row] for row in _rows_of(queries.table, query_table).tolist())
+            positives = select_rows(of_queries, _rows_of(database[1], table), len(database[1].places))
+        selections = select_photos(table, query_table, choices.rule if positives is None else None)
+        encoded = []
+        for selection, of_side, values in zip(selections, (table, query_table), (rows, query_rows), strict=True):
+            report_remarks(selection.remarks, selection.name.capitalize())
+            report_skipped(selection.skipped, of_side.count, strict, selection.name.capitalize())
+            encoded.append((selection, values[selection.rows] if len(selection.rows) < len(of_side.places) else values))
+        evaluation = evaluate_selections(encoded[0], encoded[1], positives, choices)
+        if data_set is not None:
+            evaluation = merge_parts({"": evaluation}, _origin(data_set, queries.name))
+        evaluations.append(_with_name(evaluation, queries.name, len(query_sets)))
+    return evaluations
 
 
-def _save(encoded: list[_Encoded], encoder: Encoder, out: Path, overwrite: bool) -> None:
-    for selection, descriptors in encoded:
-        settings = replace(index_settings(encoder), photo_folder=selection.table.folder.resolve())
-        with PlaceIndex.create(out / selection.name, settings, overwrite=overwrite) as index:
-            for start in range(0, len(descriptors), SHARD_SIZE):  # a copy of all descriptors may not fit
-                index.add(descriptors[start : start + SHARD_SIZE], selection.places[start : start + SHARD_SIZE])
+def _rows_of(table: PlaceTable, placed: PlaceTable) -> NDArray[np.int64]:
+    """Return the rows in a table of the places that have descriptors."""
+    row_of = {path: row for row, path in enumerate(table.paths)}
+    return np.array([row_of[path] for path in placed.paths], np.int64)
 
 
-def _evaluate_encoded(encoded: list[_Encoded], rule: PositiveRule, recall_values: tuple[int, ...]) -> Evaluation:
-    """Evaluate the encoded database and queries, and add folders and skipped photos to the evaluation."""
-    (database, database_descriptors), (queries, query_descriptors) = encoded
-    evaluation = evaluate_descriptors(
-        database_descriptors, query_descriptors, database.photos, queries.photos, rule, recall_values=recall_values
-    )
-    return replace(
-        evaluation,
-        database=evaluation.database | _origin(database.table.folder),
-        query_set=evaluation.query_set | _origin(queries.table.folder),
-        skipped={selection.name: selection.skipped for selection in (database, queries)},
-        remarks={
-            selection.name: [remark.to_dict() for remark in (*selection.table.remarks, *selection.remarks)]
-            for selection in (database, queries)
-        },
-    )
-
-
-def _origin(folder: Path) -> dict[str, str]:
-    """Return the path of a folder, and its data set on the Hub if it is in the Hub's cache."""
-    return {"path": str(folder)} | find_dataset(folder)
-
-
-def _check_descriptors(descriptors: NDArray[Any], photos: PhotoSet, name: str) -> None:
-    if not len(descriptors):
-        raise ValueError(f"Expected at least one {name} descriptor, got none.")
-    photos.check_length(len(descriptors), name)
-
-
-def _places(rule: PositiveRule, queries: PhotoSet, count: int) -> NDArray[np.int64]:
-    """Return the number of each query's place (Q,); without positions or frames, every query is a place."""
-    points = queries.positions if rule.frame_tolerance is None else queries.frames
-    return np.arange(count) if points is None else rule.group(queries)
-
-
-def _coordinates(queries: PhotoSet) -> CoordinateKind:
-    if queries.in_degrees:
-        return "degrees"
-    return "metres" if queries.positions is None or queries.regions is None else "metres of several frames"
-
-
-def _photo_set_info(photos: PhotoSet, count: int) -> dict[str, Any]:
-    return {"path": None, "count": count, "checksum": photos.checksum(count)}
-
-
-def _query_results(predictions: Predictions, num_positives: NDArray[np.int64], places: NDArray[np.int64]) -> list[QueryResult]:
-    queries, database = predictions.queries, predictions.database
-    ranks = first_positive_ranks(predictions.correct)
-    distances = photo_distances(queries, np.arange(len(predictions.rows)), database, predictions.rows[:, 0])
-    return [
-        QueryResult(
-            path=queries.path(query),
-            place=int(places[query]),
-            condition=None if queries.conditions is None else queries.conditions[query],
-            position=_position(queries, query),
-            num_positives=int(num_positives[query]),
-            first_positive_rank=int(ranks[query]) or None,
-            top_match=database.path(top),
-            top_match_position=_position(database, top),
-            similarity=float(predictions.similarities[query, 0]),
-            distance=None if distances is None or np.isinf(distances[query]) else float(distances[query]),
-            correct=bool(predictions.correct[query, 0]),
-        )
-        for query, top in enumerate(predictions.rows[:, 0].tolist())
-    ]
-
-
-def _position(photos: PhotoSet, row: int) -> list[float] | None:
-    """Return the known coordinates of a photo; `None` without positions."""
-    return None if photos.positions is None else [float(value) for value in photos.positions[row] if not np.isnan(value)]
+def _origin(data_set: DataSet, name: str) -> dict[str, Any]:
+    """Return the data set of a query set, for reports."""
+    remarks = [remark.to_dict() for remark in data_set.remarks]
+    return {"layout": data_set.layout, "variant": data_set.variant, "query_set": name, "remarks": remarks}

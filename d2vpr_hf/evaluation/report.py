@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +42,7 @@ class QueryResult:
         similarity: Cosine similarity of query and top match.
         distance: Metres between query and top match; `None` without positions, or if they are in two local frames.
         correct: Whether the top match is a positive; `right` in reports.
+        part: The part of the data set whose database was searched, such as a city; `None` without parts.
     """
 
     path: str
@@ -55,6 +56,7 @@ class QueryResult:
     similarity: float
     distance: float | None
     correct: bool
+    part: str | None = None
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> "QueryResult":
@@ -63,7 +65,8 @@ class QueryResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of a report."""
-        return {"right" if key == "correct" else key: value for key, value in asdict(self).items()}
+        values = {"right" if key == "correct" else key: value for key, value in asdict(self).items()}
+        return values if self.part is not None else {key: value for key, value in values.items() if key != "part"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ class Evaluation:
             sphere), or `"metres of several frames"`.
         package_version: Version of the package that made the evaluation.
         shuffled: The evaluation with the photos in a random order, or `None`.
+        data_set: `layout`, `variant` with its counts, `query_set`, `remarks` of the reader and, of a data set in parts, the
+            size of each part's database; `None` if no data set was given.
+        given_positives: Source of given positives; `rule` then only groups queries into places. `None` if the rule decides.
         predictions: Search results for plots; `None` after loading.
     """
 
@@ -121,6 +127,8 @@ class Evaluation:
     coordinates: CoordinateKind = "metres"
     package_version: str = __version__
     shuffled: "Evaluation | None" = None
+    data_set: dict[str, Any] | None = None
+    given_positives: str | None = None
     predictions: Predictions | None = field(default=None, repr=False, compare=False)
 
     @functools.cached_property
@@ -203,16 +211,34 @@ class Evaluation:
             for name, ranks in groups
         ]
 
+    def parts(self) -> list[dict[str, Any]]:
+        """Return `part`, `queries`, `database` (numbers of photos) and `recall@N` of each part of a data set, in their order.
+
+        Empty without parts.
+        """
+        sizes = (self.data_set or {}).get("parts", [])
+        names = np.array([query.part or "" for query in self.queries])
+        rows = []
+        for size in sizes:
+            ranks = self.ranks[names == size["part"]]
+            recalls = zip(self.recall_values, recall_at(ranks, self.recall_values), strict=True)
+            counts = {"part": size["part"], "queries": len(ranks), "database": size["database"]}
+            rows.append(counts | {f"recall@{n}": _nan_to_none(value) for n, value in recalls})
+        return rows
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report that [`save`] writes; docs/evaluation.md explains its keys."""
+        given = {} if self.given_positives is None else {"given": self.given_positives}
+        data_set = {} if self.data_set is None else {"data_set": self.data_set, "parts": self.parts()}
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "package_version": self.package_version,
+            **data_set,
             "model": self.model.to_dict(),
             "database": self.database,
             "query_set": self.query_set,
-            "positives": self.rule.to_dict(),
+            "positives": self.rule.to_dict() | given,
             "order_seed": self.order_seed,
             "recall_values": list(self.recall_values),
             "num_places": len(set(self.places.tolist())),
@@ -263,8 +289,10 @@ class Evaluation:
     @classmethod
     def from_dict(cls, report: dict[str, Any]) -> "Evaluation":
         """Make an evaluation from the values of [`to_dict`]."""
+        positives = dict(report["positives"])
         return cls(
-            rule=PositiveRule(**report["positives"]),
+            given_positives=positives.pop("given", None),
+            rule=PositiveRule(**positives),
             recall_values=tuple(report["recall_values"]),
             queries=[QueryResult.from_dict(row) for row in report["queries"]],
             model=EncoderInfo.from_dict(report["model"]),
@@ -279,7 +307,7 @@ class Evaluation:
 
 
 _PLAIN_FIELDS = ("database", "query_set", "order_seed", "skipped", "package_version")
-_LATER_FIELDS = ("remarks", "shared_photos", "coordinates")  # added after format 1 shipped
+_LATER_FIELDS = ("remarks", "shared_photos", "coordinates", "data_set")  # added after format 1 shipped
 
 
 def check_report_file(path: Path, overwrite: bool) -> None:
@@ -295,6 +323,16 @@ def check_report_file(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already. Give another file, or `overwrite=True` to replace it.")
     check_writable(path)
+
+
+def summary_lines(evaluations: Mapping[str, Evaluation]) -> Iterator[str]:
+    """Yield the lines of a table with the recalls of several query sets, by their names."""
+    first = next(iter(evaluations.values()))
+    rows = [["query set", "queries", *(f"R@{n}" for n in first.recall_values)]]
+    for name, evaluation in evaluations.items():
+        recalls = (percent(entry["recall"]) for entry in evaluation.recall().values())
+        rows.append([name, str(len(evaluation.queries)), *recalls])
+    yield from align(rows)
 
 
 def align(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -321,25 +359,31 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
     yield from align(_recall_rows(evaluation))
     yield ""
     yield from _distance_and_confidence_lines(evaluation)
-    if conditions := evaluation.conditions():
-        yield ""
-        yield from align(_condition_rows(conditions, evaluation.recall_values))
+    for name, groups in (("condition", evaluation.conditions()), ("part", evaluation.parts())):
+        if groups:
+            yield ""
+            yield from align(_group_rows(name, groups, evaluation.recall_values))
     if evaluation.shuffled is not None:
         yield ""
         yield from _shuffle_lines(evaluation, evaluation.shuffled)
 
 
 def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
+    if evaluation.data_set is not None:
+        yield "data set:  {variant} (layout {layout}), query set {query_set}".format(**evaluation.data_set)
     for name, side in (("database", evaluation.database), ("queries", evaluation.query_set)):
         yield f"{name + ':':10} {side['count']} photos{'' if side['path'] is None else ' of ' + side['path']}"
     yield f"model:     {evaluation.model}"
     missed, num_places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
     where = " on the sphere" if evaluation.coordinates == "degrees" else ""
-    yield f"positives: {evaluation.rule}{where}; {missed} queries have none and count as misses; {num_places} places"
+    positives = f"{evaluation.rule}{where}" if evaluation.given_positives is None else f"given by {evaluation.given_positives}"
+    yield f"positives: {positives}; {missed} queries have none and count as misses; {num_places} places"
     if evaluation.shared_photos:
         dropped = any(reason.startswith(DROPPED) for reason in evaluation.skipped["queries"].values())
         treatment = "and are dropped" if dropped else "and recall is too high"
         yield f"shared:    {evaluation.shared_photos} queries are photos of the database too {treatment}"
+    for remark in (evaluation.data_set or {}).get("remarks", []):
+        yield f"{remark['kind'] + ':':10} {remark['count']} {remark['text']}"
     for name in ("database", "queries"):
         skipped = [item for item in evaluation.skipped.get(name, {}).items() if not item[1].startswith(DROPPED)]
         if skipped:
@@ -367,15 +411,16 @@ def _distance_and_confidence_lines(evaluation: Evaluation) -> Iterator[str]:
     yield f"confidence: recall at 100 % precision {percent(curve.recall_at_100_precision)}, AUC-PR {percent(curve.auc_pr)}"
 
 
-def _condition_rows(conditions: list[dict[str, Any]], recall_values: tuple[int, ...]) -> list[list[str]]:
-    header = ["condition", "queries", *(f"R@{n}" for n in recall_values)]
-    return [
-        header,
-        *(
-            [entry["condition"] or "none", str(entry["count"]), *(percent(entry[f"recall@{n}"]) for n in recall_values)]
-            for entry in conditions
-        ),
-    ]
+def _group_rows(name: str, groups: list[dict[str, Any]], recall_values: tuple[int, ...]) -> list[list[str]]:
+    """Return the table of conditions or parts."""
+    recalls = [f"recall@{n}" for n in recall_values]
+    counts = [key for key in groups[0] if key != name and key not in recalls]
+    header = [name, *("queries" if key == "count" else key for key in counts), *(f"R@{n}" for n in recall_values)]
+    rows = (
+        [entry[name] or "none", *(str(entry[key]) for key in counts), *(percent(entry[recall]) for recall in recalls)]
+        for entry in groups
+    )
+    return [header, *rows]
 
 
 def _shuffle_lines(evaluation: Evaluation, shuffled: Evaluation) -> Iterator[str]:

@@ -1,0 +1,129 @@
+"""The photos of an index as a database to evaluate: millions of places and descriptors, of which none is copied whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index.place_rows import PlaceRows
+from d2vpr_hf.places import Place
+from d2vpr_hf.places.place_columns import Codes, PlaceColumns
+from d2vpr_hf.readers import Remark
+from d2vpr_hf.stores.descriptors import Descriptors, take_rows
+
+
+@dataclass(frozen=True)
+class IndexedPhotos:
+    """The photos of an index, in the form of a [`PlaceTable`].
+
+    Attributes:
+        index: The index.
+    """
+
+    index: PlaceIndex
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the photos; they need not exist."""
+        return self.index.settings.photo_folder
+
+    @property
+    def places(self) -> PlaceRows:
+        """The place of each row."""
+        return self.index.places
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Photos that the index lacks because they could not be read, with the reason."""
+        return self.index.skipped
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """No remarks."""
+        return ()
+
+    def photo(self, place: Place) -> Path:
+        """Return the file of a place."""
+        return self.folder / place.path
+
+
+class IndexColumns(PlaceColumns):
+    """The fields of the places of an index, from its tables."""
+
+    def __init__(self, places: PlaceRows) -> None:
+        super().__init__(places)
+        self._rows = places
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """Paths of the photos, which are made when they are used."""
+        return ColumnTexts(self._rows.arrow_column("path"))
+
+    @property
+    def conditions(self) -> None:
+        """Conditions are not needed of a database."""
+        return None
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """Return a field of numbers (N,); NaN for values that are not known."""
+        return np.asarray(self._rows.arrow_column(name).to_numpy(), np.float64)
+
+    def codes(self, name: str) -> Codes:
+        """Return the number of each place's text in a field, and the different texts; an empty text counts as none."""
+        column = self._rows.arrow_column(name).combine_chunks().dictionary_encode()
+        texts = column.dictionary.to_pylist()
+        codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        if "" in texts:
+            codes[codes == texts.index("")] = -1
+        return codes, texts
+
+
+class ColumnTexts(Sequence[str]):
+    """The texts of a column, which are made when they are used."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            start, stop, step = row.indices(len(self))
+            return list(self._column.slice(start, max(0, stop - start)).to_pylist()[::step])
+        return str(self._column[row].as_py())
+
+
+class SelectedDescriptors:
+    """Some rows of descriptors, as [`Descriptors`]; they are read when they are used.
+
+    Args:
+        descriptors: (N, D).
+        rows: (M,) the selected rows.
+    """
+
+    def __init__(self, descriptors: Descriptors, rows: NDArray[np.int64]) -> None:
+        self._descriptors, self._rows = descriptors, rows
+        self.shape = (len(rows), descriptors.shape[1])
+        self.dtype = descriptors.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        return take_rows(self._descriptors, self._rows[rows])
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return any rows, (M, D)."""
+        return take_rows(self._descriptors, self._rows[rows])
