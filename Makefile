@@ -29,9 +29,9 @@ ablations-real: $(INSTALLED)
 	$(BIN)/python -m benchmarks.ablations.run_real --real $(REAL) --teacher $(TEACHER) --vit $(VIT)
 	$(BIN)/python -m benchmarks.ablations.report_real
 
-# published weights, converted, with a PCA to 4096 numbers: make reproduce MODEL=my-d2vpr-4096 DATASET=pitts30k PHOTOS=DIR
+# published weights, converted, with a PCA to 4096 numbers: make reproduce MODEL=my-d2vpr-4096 DATASET=pitts30k PHOTOS=DIR [LAYOUT=NAME]
 reproduce: $(INSTALLED)
-	$(BIN)/python benchmarks/reproduce.py --model $(MODEL) --dataset $(DATASET) --photos $(PHOTOS)
+	$(BIN)/python benchmarks/reproduce.py --model $(MODEL) --dataset $(DATASET) --photos $(PHOTOS) $(if $(LAYOUT),--layout $(LAYOUT))
 
 test: lint typecheck unit
 

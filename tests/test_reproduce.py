@@ -52,6 +52,20 @@ def test_another_variant_of_a_data_set_is_refused(encoder, photos):
         reproduce.reproduce(encoder, photos, PUBLISHED["pitts30k"])
 
 
+def test_nordland_is_the_variant_that_the_published_code_reads(encoder, tmp_path):
+    """With 2,760 queries and one frame, the same weights have another recall."""
+    assert (PUBLISHED["nordland"].database, PUBLISHED["nordland"].queries) == (27_592, 27_592)
+    for side, step in (("database", 1), ("queries", 10)):
+        for row in range(0, 20, step):
+            path = tmp_path / "nordland" / side / f"@0@{row * 16.67:.1f}@@@@@{row}@@@@@@@@.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"27,592 photos as database, this data set has 20\. It is nordland: 2 queries.*±1 frame"
+    ):
+        reproduce.reproduce(encoder, tmp_path / "nordland", PUBLISHED["nordland"])
+
+
 def test_a_model_that_differs_from_the_published_one_is_refused(tiny_folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"reduced to 4096 numbers, this model has no projection.*fit-projection"):
         reproduce.check_model(PlaceEncoder(str(tiny_folder)))
