@@ -128,6 +128,11 @@ def export_source(
     if options.precision == "int8" and not photos:
         raise ValueError("int8 is calibrated on photos like those to come: give photos=PHOTOS.")
     kind = options.input_kind
+    if kind == "fixed" and source.entry.model_options.get("keep_aspect"):
+        raise ValueError(
+            'With `keep_aspect=True` photos have different sizes, and a graph with `input="fixed"` takes one size. Export it '
+            'with `input="any-size"`.'
+        )
     shapes = _dynamic_shapes(kind, source)
     with new_folder(out) as folder:
         prepared = [source.prepare(photo, kind).unsqueeze(0) for photo in photos or ()]  # (1, 3, height, width)

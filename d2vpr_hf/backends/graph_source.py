@@ -70,18 +70,23 @@ class GraphSource(ABC):
 
 
 class OwnSource(GraphSource):
-    """A model of this package, with its image processor."""
+    """A model of this package, with its image processor; `steps` are those of preprocessing, by default the processor's."""
 
-    def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> None:
+    def __init__(self, model: VPRPreTrainedModel, processor: D2VPRImageProcessor, steps: Preprocessing | None = None) -> None:
         config = model.config
         self.network, self.config = model, config
         self.patch_size = config.patch_size
         self._processor, self._backend = processor, PlainTorchBackend(model)
-        self.entry = describe_encoder(config, processor, facts_of(model, model.name_or_path))
+        entry = describe_encoder(config, processor, facts_of(model, model.name_or_path))
+        self.entry = entry if steps is None else replace(entry, preprocessing=steps)
 
     def prepare(self, image: torch.Tensor, kind: InputKind) -> torch.Tensor:
         """Return the input of a graph for an image, by the image processor."""
-        prepared: torch.Tensor = self.processor(kind)([image], return_tensors="pt")["pixel_values"][0]
+        changes = {}
+        if kind != "photos" and self.steps.shortest_edge is not None:
+            height, width = self.steps.resized_size(*image.shape[1:])
+            changes["size"] = {"height": height, "width": width}
+        prepared: torch.Tensor = self.processor(kind)([image], return_tensors="pt", **changes)["pixel_values"][0]
         return prepared
 
     def describe(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from d2vpr_hf.backends.optimized.optimize import can_prepare
 from d2vpr_hf.backends.protocol import Backend, check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import TorchBackend, precision_of
+from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 
 if TYPE_CHECKING:
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 _FORMATS = {"onnxruntime": "onnx", "openvino": "openvino", "executorch": "executorch"}  # that a model is converted to
 
 
-def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name: str, precision: str | None = None) -> Backend:
+def open_backend(
+    model: VPRPreTrainedModel,
+    processor: D2VPRImageProcessor,
+    name: str,
+    precision: str | None = None,
+    *,
+    steps: Preprocessing | None = None,
+) -> Backend:
     """Open a backend that runs a model.
 
     For onnxruntime, openvino and executorch the model is converted first, at each call, which takes 15 seconds or more. A model
@@ -30,6 +38,7 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
         processor: The image processor of the model; the size of the images is read from it.
         name: `"torch"`, `"torch-compiled"`, `"onnxruntime"`, `"openvino"`, `"executorch"`, or `"auto"`: see [`choose_backend`].
         precision: Number type of the products; `None` for the type of the model's weights.
+        steps: The steps of preprocessing; `None` for those of the image processor.
 
     Raises:
         ImportError: If the backend is not installed.
@@ -46,7 +55,7 @@ def open_backend(model: VPRPreTrainedModel, processor: D2VPRImageProcessor, name
         )
     from d2vpr_hf.backends.graph_source import OwnSource
 
-    return convert(OwnSource(model, processor), runtime, model.device)
+    return convert(OwnSource(model, processor, steps), runtime, model.device)
 
 
 def convert(source: "GraphSource", runtime: Runtime, device: torch.device) -> Backend:

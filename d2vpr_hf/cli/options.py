@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2vpr_hf.cli.choices import AnswerFormat, Backend, Pool, PositionSource, Precision
+from d2vpr_hf.cli.choices import AnswerFormat, Backend, Pool, PositionSource, Precision, TestTime
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def parse_layer(text: str) -> int | str:
 
 @dataclass
 class ModelChoices:
-    """Options of models that leave the way to compute descriptors open: those of transformers."""
+    """Options that change descriptors: sizes of photos, and the way to compute descriptors by models that leave it open."""
 
     pool: Annotated[
         Pool | None,
@@ -174,7 +174,7 @@ class ModelChoices:
         typer.Option(
             parser=parse_image_size,
             metavar="H[,W]",
-            help="For a model of transformers: pixels to resize photos to. Default: as in its preprocessing.",
+            help="Pixels to resize photos to, in whole patches of the model. Default: as in its preprocessing.",
         ),
     ] = None
     layer: Annotated[
@@ -190,17 +190,34 @@ class ModelChoices:
         bool, typer.Option("--center-crop", help="For a model of transformers: crop as in its preprocessing.")
     ] = False
 
+    keep_aspect: Annotated[
+        bool,
+        typer.Option(
+            "--keep-aspect",
+            help="Keep the aspect of photos: the shorter side becomes the image size (its smaller number), in whole patches.",
+        ),
+    ] = False
+
     def model_options(self) -> dict[str, Any]:
         """Return the options that are given, as arguments of `PlaceEncoder`."""
         from d2vpr_hf.model_info.model_options import is_set
 
-        names = ("pool", "image_size", "layer", "center_crop")
-        return {name: getattr(self, name) for name in names if is_set(getattr(self, name))}
+        names = ("pool", "image_size", "layer", "center_crop", "keep_aspect", "test_time")
+        values = {name: getattr(self, name, None) for name in names}
+        return {name: value for name, value in values.items() if is_set(value)}
 
 
 @dataclass
 class EncoderOptions(ModelChoices):
     """Options for encoding photos."""
+
+    test_time: Annotated[
+        TestTime | None,
+        typer.Option(
+            help="Form of queries; database photos are always resized. five-crops: mean descriptor of five square crops; "
+            "nearest-crop: the nearest of the five counts. Default: resize, or the form that the index records."
+        ),
+    ] = None
 
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photos in a batch of the network.")] = BATCH_SIZE
     num_workers: Annotated[int, typer.Option("--workers", min=1, help="Threads that decode photos.")] = 2

@@ -29,6 +29,7 @@ from d2vpr_hf.encoders.graph_checks import (
     relative_difference,
 )
 from d2vpr_hf.encoders.photo_batches import check_independence
+from d2vpr_hf.encoders.query_crops import crop_side, prepare_crops
 from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.model_info.encoder_card import (
     CARD_FILE,
@@ -37,7 +38,7 @@ from d2vpr_hf.model_info.encoder_card import (
     locate_file,
 )
 from d2vpr_hf.model_info.model_facts import ModelFacts
-from d2vpr_hf.model_info.model_options import ModelOptions
+from d2vpr_hf.model_info.model_options import SIZE_OPTIONS, ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.model_info.stored_projection import read_projection
 from d2vpr_hf.utils.unit_length import are_wrong, divide_by_norms
@@ -59,7 +60,7 @@ class CardedGraph:
         precision: Number type of the products; `None` for that of the graph. OpenVINO can also run in `"bf16"`.
         name: Folder or Hub id that the encoder can be opened from again.
         revision: Commit of an encoder from the Hub.
-        options: Only `image_size` has a meaning here, for graphs of any size.
+        options: Only sizes have a meaning here: `image_size` and `keep_aspect` for graphs of any size, and `test_time`.
 
     Attributes:
         folder: Folder of all files.
@@ -136,7 +137,19 @@ class CardedGraph:
     @property
     def decoding_size(self) -> tuple[int, int] | None:
         """Height and width that decoded photos must cover; `None` if they depend on the photo."""
-        return self.preprocessing.decoding_size
+        side = self.shorter_side
+        return self.preprocessing.decoding_size if side is None else (side, side)
+
+    @property
+    def shorter_side(self) -> int | None:
+        """Length of the shorter side of photos that keep their aspect by an option; `None` otherwise."""
+        return self.preprocessing.shortest_edge if self.model_options.get("keep_aspect") else None
+
+    @property
+    def crop_side(self) -> int | None:
+        """Side in pixels of the crops of queries; `None` if the graph takes other sizes only."""
+        height, width = self.graph_input.shape[2:]
+        return crop_side(self.preprocessing) if height == width else None
 
     @property
     def batch_size(self) -> int | None:
@@ -178,6 +191,10 @@ class CardedGraph:
     def prepare(self, image: Any) -> NDArray[np.float32]:
         """Return the pixel values (3, height, width) of an image."""
         return self.preprocessing(to_rgb(image))
+
+    def prepare_crops(self, image: Any) -> NDArray[np.float32]:
+        """Return the pixel values (5, 3, side, side) of the crops of an image."""
+        return prepare_crops(self.preprocessing, image)
 
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D).
@@ -244,7 +261,7 @@ class CardedGraph:
 
     def _choose_preprocessing(self, options: ModelOptions) -> Preprocessing:
         """Return the steps for the size that the options or the card give, after comparing it with the graph."""
-        others = [name for name in self.model_options if name != "image_size"]
+        others = [name for name in self.model_options if name not in SIZE_OPTIONS]
         if others:
             raise ValueError(
                 f"{self.path} computes its descriptors in one way, without the options "
@@ -253,6 +270,12 @@ class CardedGraph:
         preprocessing = self.card.preprocessing
         if options.image_size is not None:
             preprocessing = preprocessing.for_size(options.image_size)
+        if options.keep_aspect:
+            is_fixed = self.graph_input.shape[2:] != (None, None)
+            if is_fixed or preprocessing.input_size is None:
+                reason = "takes one size of images only" if is_fixed else "has no size of images in its card"
+                raise ValueError(f"{self.path} {reason}, so that photos cannot keep their aspect. Omit `keep_aspect`.")
+            preprocessing = preprocessing.for_shorter_side(min(preprocessing.input_size), self.card.preprocessing.multiple_of)
         check_input_size(self.path, self.graph_input, preprocessing)
         return preprocessing
 

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.encoders.query_crops import crop_side, prepare_crops
 from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY, EncoderEntry
 from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.model_options import ModelOptions
+from d2vpr_hf.model_info.preprocessing import square_decoding_size
 
 if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
@@ -33,9 +36,11 @@ class ExportedGraph:
         precision: Number type of the products; `None` for that of the export.
         name: Folder or Hub id that the graph can be opened from again.
         revision: Commit of a graph from the Hub.
+        options: Only `test_time` has a meaning here; the graph has the other options of its export.
 
     Raises:
-        ValueError: If the folder states the encoder in a form that this version cannot read.
+        ValueError: If other options are given than those of the export, or the folder states the encoder in a form that this
+            version cannot read.
     """
 
     device_type = "cpu"
@@ -49,11 +54,14 @@ class ExportedGraph:
         *,
         name: str | None = None,
         revision: str | None = None,
+        options: ModelOptions = ModelOptions(),  # noqa: B008 - the default is immutable
     ) -> None:
         self._exported, self._backend_choice = exported, (backend, precision)
         self._given_processor = processor
         self.model_name, self.model_revision = name, revision
         self._entry = self._read_entry()
+        self._check_options(options)
+        self.model_options = self._entry.model_options | self._form_of_queries(options)
 
     def _read_entry(self) -> EncoderEntry:
         values = self._exported.info.get(ENCODER_KEY)
@@ -68,6 +76,31 @@ class ExportedGraph:
             raise ValueError(
                 f"The entry {ENCODER_KEY!r} of {path} cannot be read ({error}). Export the model again."
             ) from error
+
+    def _check_options(self, options: ModelOptions) -> None:
+        """Check that options are those that the model had when it was exported; `test_time` belongs to the encoder.
+
+        An index records the options, and opens its encoder with them.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        given = {name: value for name, value in options.to_dict().items() if name != "test_time"}
+        stated = self._entry.model_options
+        size = self._entry.preprocessing.input_size
+        if size is not None and given.get("image_size") == list(size):
+            del given["image_size"]  # the size of the graph, by whatever option it has it
+        differing = {name: value for name, value in given.items() if stated.get(name) != value}
+        if differing:
+            takes = "photos of several sizes" if size is None else f"images of {size[0]}x{size[1]} pixels"
+            stated_text = f"the options {stated}" if stated else "no options"
+            raise ValueError(
+                f"The graph {self.model_name} was exported with {stated_text} and takes {takes}, got {differing}. Its "
+                "fingerprint is that of these options. Export the model again with other ones."
+            )
+
+    def _form_of_queries(self, options: ModelOptions) -> dict[str, Any]:
+        return {name: value for name, value in options.to_dict().items() if name == "test_time"}
 
     @functools.cached_property
     def config(self) -> VPRConfig:
@@ -91,11 +124,6 @@ class ExportedGraph:
         """Raise ValueError: a graph has no weights to work with."""
         folder = self._exported.folder.resolve()
         raise ValueError(f"{folder} is an exported graph; this needs the model that it was made of.")
-
-    @property
-    def model_options(self) -> dict[str, Any]:
-        """The options that the exported model was opened with."""
-        return self._entry.model_options
 
     @property
     def facts(self) -> ModelFacts:
@@ -129,9 +157,26 @@ class ExportedGraph:
     @property
     def decoding_size(self) -> tuple[int, int] | None:
         """Height and width that decoded photos must cover, as for the model that was exported; `None` to decode every pixel."""
-        if self._given_processor is not None or not self.model_options:  # a model of this package
+        steps = self._entry.preprocessing
+        if self._given_processor is not None:
             return self.input_size
-        return self._entry.preprocessing.enlarged_decoding_size
+        if steps.resized_as == "float32":  # a model of this package
+            return self.input_size or (None if self.shorter_side is None else (self.shorter_side, self.shorter_side))
+        return steps.enlarged_decoding_size or square_decoding_size(self.shorter_side)
+
+    @property
+    def shorter_side(self) -> int | None:
+        """Length of the shorter side of photos that keep their aspect by an option; `None` otherwise."""
+        return self._entry.preprocessing.shortest_edge if self.model_options.get("keep_aspect") else None
+
+    @property
+    def crop_side(self) -> int | None:
+        """Side in pixels of the crops of queries; `None` if the graph resizes photos, or takes other sizes only."""
+        size = self.input_size
+        is_fixed = self._exported.info.get("input") != "any-size"
+        if self._given_processor is not None or (is_fixed and size is not None and size[0] != size[1]):
+            return None
+        return crop_side(self._entry.preprocessing)
 
     @property
     def fingerprint(self) -> str:
@@ -158,6 +203,10 @@ class ExportedGraph:
         from d2vpr_hf.encoders.own_models import prepare_by
 
         return prepare_by(self._given_processor, image)
+
+    def prepare_crops(self, image: Any) -> NDArray[np.float32]:
+        """Return the pixel values (5, 3, side, side) of the crops of an image."""
+        return prepare_crops(self._entry.preprocessing, image)
 
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D)."""

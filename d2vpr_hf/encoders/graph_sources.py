@@ -1,6 +1,7 @@
 """Find the network of a model that is exported."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,8 +20,9 @@ def find_graph_source(model: DescriptorModel) -> GraphSource:
         ValueError: If it has no network that can be written as a graph.
     """
     if isinstance(model, OwnModel):
-        source = OwnSource(model.model, model.processor)
-        source.entry = replace(source.entry, facts=model.facts)  # with the licence that its card states
+        source = OwnSource(model.model, model.processor, model.steps)
+        # the facts have the licence that the model's card states
+        source.entry = replace(source.entry, facts=model.facts, model_options=_options_of(model))
         return source
     network, steps = getattr(model, "network", None), getattr(model, "preprocessing", None)
     if not isinstance(network, nn.Module) or not isinstance(steps, Preprocessing):
@@ -44,5 +46,10 @@ def find_graph_source(model: DescriptorModel) -> GraphSource:
 def _make_entry(model: DescriptorModel, steps: Preprocessing) -> EncoderEntry:
     """Return the values by which a graph of a model runs as an encoder, with its steps of preprocessing."""
     return EncoderEntry(
-        model.descriptor_dim, model.projection_dim, model.depends_on_batch, steps, model.facts, model.model_options
+        model.descriptor_dim, model.projection_dim, model.depends_on_batch, steps, model.facts, _options_of(model)
     )
+
+
+def _options_of(model: DescriptorModel) -> dict[str, Any]:
+    """Return the options of a model that its network and its preprocessing have; the form of queries is the encoder's."""
+    return {name: value for name, value in model.model_options.items() if name != "test_time"}

@@ -4,6 +4,7 @@ Importing this module loads no torch.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from d2vpr_hf.encoders.revisions import pin_revision
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.model_info.known_models import find_known
-from d2vpr_hf.model_info.model_options import ModelOptions
+from d2vpr_hf.model_info.model_options import SIZE_OPTIONS, ModelOptions
 from d2vpr_hf.pretrained.model_files import EMPTY_NAME, fetch_file, is_vision_config, stored_config
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
 from d2vpr_hf.utils.hub_ids import is_hub_id
@@ -79,9 +80,9 @@ class _Settings:
     backend: str
     precision: str | None
 
-    def refuse_options(self, name: str) -> None:
-        """Raise ValueError if options are given; `name` is that of a model that has none."""
-        given = self.options.to_dict()
+    def refuse_options(self, name: str, allowed: Collection[str] = ()) -> None:
+        """Raise ValueError if options are given that are not allowed; `name` is that of a model that has no others."""
+        given = [option for option in self.options.to_dict() if option not in allowed]
         if given:
             raise ValueError(
                 f"{name} computes its descriptors in one way only, without the options "
@@ -101,10 +102,18 @@ def _open_named(name: str, revision: str | None, settings: _Settings) -> Descrip
     if is_vision_config(config):
         return _open_transformers_model(name, config, revision, settings)
     if config or name == EMBEDDED_NAME:  # a model that cannot be found has another error
-        settings.refuse_options(name)
+        settings.refuse_options(name, SIZE_OPTIONS)
     from d2vpr_hf.encoders.own_models import load_own_model
 
-    return load_own_model(name, settings.processor, settings.device, settings.backend, settings.precision, revision=revision)
+    return load_own_model(
+        name,
+        settings.processor,
+        settings.device,
+        settings.backend,
+        settings.precision,
+        revision=revision,
+        options=settings.options,
+    )
 
 
 def _refuse_missing_model(name: str, revision: str | None) -> None:
@@ -135,8 +144,9 @@ def _open_graph(name: str, revision: str | None, settings: _Settings) -> Descrip
     backend, precision = settings.backend, settings.precision
     exported = find_exported(name, revision)
     if exported is not None:
-        graph = ExportedGraph(exported, settings.processor, backend, precision, name=name, revision=revision)
-        _check_options(settings.options, graph)
+        graph = ExportedGraph(
+            exported, settings.processor, backend, precision, name=name, revision=revision, options=settings.options
+        )
         _warn_of_device(name, settings.device)
         return graph
     carded = open_carded_graph(name, revision, backend=backend, precision=precision, name=name, options=settings.options)
@@ -193,10 +203,10 @@ def _open_object(model: Any, settings: _Settings) -> DescriptorModel:
             precision=settings.precision,
             name=portable_name(loaded_name) if loaded_name else None,
         )
-    settings.refuse_options(name)
+    settings.refuse_options(name, SIZE_OPTIONS)
     from d2vpr_hf.encoders.own_models import wrap_own_model
 
-    own_model, loaded_name = wrap_own_model(model, processor, device, settings.backend, settings.precision)
+    own_model, loaded_name = wrap_own_model(model, processor, device, settings.backend, settings.precision, settings.options)
     own_model.model_name = portable_name(loaded_name) if loaded_name else None
     return own_model
 
@@ -231,17 +241,9 @@ def portable_name(name: str | Path | None) -> str:
     return str(Path(name).resolve()) if isinstance(name, Path) or Path(name).is_dir() else name
 
 
-def takes_options(model: str | Path, revision: str | None = None) -> bool:
-    """Return whether a folder or Hub id is of a model that is opened with options, one of transformers or with a card."""
-    return is_vision_config(stored_config(model, revision)) or fetch_file(model, CARD_FILE, revision) is not None
-
-
-def _check_options(options: ModelOptions, graph: ExportedGraph) -> None:
-    """Check that options are those that the model of a graph had when it was exported.
-
-    An index records the options, and opens its encoder with them.
-    """
-    values = options.to_dict()
-    if any(graph.model_options.get(key) != value for key, value in values.items()):
-        stated = f"the options {graph.model_options}" if graph.model_options else "no options"
-        raise ValueError(f"The graph {graph.model_name} was exported with {stated}, got {values}. Export the model again.")
+def accepted_options(model: str | Path, revision: str | None = None) -> Collection[str]:
+    """Return the names of the options that a model in a folder or on the Hub can be opened with."""
+    config = stored_config(model, revision)
+    if is_vision_config(config) or fetch_file(model, CARD_FILE, revision) is not None:
+        return tuple(ModelOptions.__dataclass_fields__)
+    return ("test_time",) if find_exported(str(model), revision) is not None else SIZE_OPTIONS

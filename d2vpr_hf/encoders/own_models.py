@@ -1,12 +1,15 @@
 """Models of this package, with their weights, as a [`PlaceEncoder`] runs them."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from transformers import PreTrainedModel
 
 from d2vpr_hf.backends.protocol import Backend
@@ -20,10 +23,15 @@ from d2vpr_hf.encoders.model_objects import (
     merge_adapters,
     unwrap_model,
 )
+from d2vpr_hf.encoders.query_crops import crop_side, five_crops
+from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.model_info.model_facts import ModelFacts
+from d2vpr_hf.model_info.model_options import MAX_SIDE, ModelOptions
+from d2vpr_hf.model_info.preprocessing import Preprocessing, UnfitImageError
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
-from d2vpr_hf.pretrained.own_facts import facts_of, size_of
+from d2vpr_hf.pretrained.model_preprocessing import check_whole_patches
+from d2vpr_hf.pretrained.own_facts import facts_of, size_of, steps_of
 from d2vpr_hf.pretrained.stated_facts import StatedFacts, find_card, stated_facts
 
 
@@ -40,13 +48,16 @@ class OwnModel:
         precision: Number type of the products; `None` for the type of the model's weights.
         name: Folder or Hub id that the model can be loaded from again; `None` for one in memory only.
         revision: Commit of a model from the Hub.
+        options: Sizes of photos; a model of this package has no other options.
         open_backend: Opens another backend than those with a name, for weights that change.
 
-    Raises:
-        ValueError: If the network cannot run on the device, or cannot be moved to it.
-    """
+    Attributes:
+        processor: The image processor; with `image_size` a copy that resizes to it.
+        steps: The steps from photos to pixels.
 
-    model_options: dict[str, Any] = {}
+    Raises:
+        ValueError: If the network cannot run on the device, or cannot be moved to it, or a size is not in whole patches.
+    """
 
     def __init__(
         self,
@@ -58,9 +69,15 @@ class OwnModel:
         *,
         name: str | None = None,
         revision: str | None = None,
+        options: ModelOptions = ModelOptions(),  # noqa: B008 - the default is immutable
         open_backend: Callable[[VPRPreTrainedModel], Backend] | None = None,
     ) -> None:
-        self.model, self.processor = model, processor
+        self.model, self.model_options = model, options.to_dict()
+        self.processor = _resized_processor(processor, options, model.config.patch_size)
+        self.steps = steps_of(self.processor)
+        if options.keep_aspect:
+            side = min(size_of(self.processor) or (0,))
+            self.steps = self.steps.for_shorter_side(side, model.config.patch_size)
         self.model_name, self.model_revision = name, revision
         self._backend_choice = (backend, precision)
         self._open_backend = open_backend
@@ -97,13 +114,31 @@ class OwnModel:
 
     @property
     def input_size(self) -> tuple[int, int] | None:
-        """Height and width that photos are resized to; `None` if they are not."""
+        """Height and width that photos are resized to; `None` if they depend on the photo."""
+        return self.steps.input_size
+
+    @property
+    def shorter_side(self) -> int | None:
+        """Length of the shorter side of photos that keep their aspect; `None` if they do not."""
+        return self.steps.shortest_edge
+
+    @property
+    def decoding_size(self) -> tuple[int, int] | None:
+        """Height and width that decoded photos must cover; `None` to decode every pixel."""
         return size_of(self.processor)
+
+    @property
+    def crop_side(self) -> int | None:
+        """Side in pixels of the crops of queries; `None` if photos are not resized."""
+        return crop_side(self.steps)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash of weights, configuration and preprocessing. Computed once."""
-        return fingerprint(merge_adapters(self.model), self.processor)
+        digest = fingerprint(merge_adapters(self.model), self.processor)
+        if self.shorter_side is None:
+            return digest
+        return hashlib.sha256(json.dumps([digest, "keep_aspect"]).encode()).hexdigest()
 
     @property
     def runtime(self) -> Runtime:
@@ -121,7 +156,8 @@ class OwnModel:
         if self._open_backend is not None:
             return self._open_backend(self.model)
         runtime = self.runtime
-        return open_backend(merge_adapters(self.model), self.processor, runtime.backend, runtime.precision)
+        model = merge_adapters(self.model)
+        return open_backend(model, self.processor, runtime.backend, runtime.precision, steps=self.steps)
 
     def reopen_backend(self) -> None:
         """Close the backend, so that the next photos are encoded with the weights that the model has then."""
@@ -129,7 +165,22 @@ class OwnModel:
 
     def prepare(self, image: Any) -> NDArray[np.float32]:
         """Return the pixel values (3, height, width) of an image."""
-        return prepare_by(self.processor, image)
+        return prepare_by(self.processor, image) if self.shorter_side is None else self._prepare_resized(image, self.steps)
+
+    def prepare_crops(self, image: Any) -> NDArray[np.float32]:
+        """Return the pixel values (5, 3, side, side) of the crops of an image."""
+        side = self.crop_side
+        assert side is not None  # an encoder refuses crops without a size
+        return five_crops(self._prepare_resized(image, self.steps.for_shorter_side(side)), side)
+
+    def _prepare_resized(self, image: Any, steps: Preprocessing) -> NDArray[np.float32]:
+        """Return the pixel values of an image in the size that some steps give it."""
+        upright = to_rgb(image)
+        is_photo = isinstance(upright, Image.Image)
+        height, width = steps.resized_size(*((upright.height, upright.width) if is_photo else upright.shape[:2]))
+        if height * width > MAX_SIDE**2:
+            raise UnfitImageError(f"the photo would be resized to {width}x{height} pixels, which is too large")
+        return prepare_by(self.processor, upright if is_photo else image, size={"height": height, "width": width})
 
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D)."""
@@ -163,10 +214,30 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return torch.device(device)
 
 
-def prepare_by(processor: D2VPRImageProcessor, image: Any) -> NDArray[np.float32]:
-    """Return the pixel values (3, height, width) of an image that an image processor gives."""
-    pixel_values: NDArray[np.float32] = processor(image, return_tensors="pt")["pixel_values"][0].numpy(force=True)
+def prepare_by(processor: D2VPRImageProcessor, image: Any, **changes: Any) -> NDArray[np.float32]:
+    """Return the pixel values (3, height, width) of an image that an image processor gives, with changes of its settings."""
+    pixel_values: NDArray[np.float32] = processor(image, return_tensors="pt", **changes)["pixel_values"][0].numpy(force=True)
     return pixel_values
+
+
+def _resized_processor(processor: D2VPRImageProcessor, options: ModelOptions, patch_size: int) -> D2VPRImageProcessor:
+    """Return an image processor for the size of the options: the same one if they leave its size.
+
+    Raises:
+        ValueError: If the size is not in whole patches, or there is no size.
+    """
+    size = options.image_size
+    if size is not None:
+        check_whole_patches(size, patch_size)
+    if options.keep_aspect:
+        size = size or size_of(processor)
+        if size is None:
+            raise ValueError("The image processor of this model does not resize, so `keep_aspect=True` needs `image_size`.")
+        size = (min(size), min(size))
+    if size is None or size == size_of(processor):
+        return processor
+    changes = {"size": {"height": size[0], "width": size[1]}, "do_resize": True}
+    return type(processor)(**processor.to_dict() | changes)
 
 
 def load_own_model(
@@ -177,6 +248,7 @@ def load_own_model(
     precision: str | None,
     *,
     revision: str | None,
+    options: ModelOptions = ModelOptions(),  # noqa: B008 - the default is immutable
 ) -> OwnModel:
     """Load a model of this package from a folder or the Hub; arguments as for [`OwnModel`].
 
@@ -185,11 +257,16 @@ def load_own_model(
     """
     pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
     model, processor = load_model(name, **pinned), processor or load_image_processor(name, **pinned)
-    return OwnModel(model, processor, device, backend, precision, name=name, revision=revision)
+    return OwnModel(model, processor, device, backend, precision, name=name, revision=revision, options=options)
 
 
 def wrap_own_model(
-    model: Any, processor: Any, device: str | torch.device | None, backend: str, precision: str | None
+    model: Any,
+    processor: Any,
+    device: str | torch.device | None,
+    backend: str,
+    precision: str | None,
+    options: ModelOptions = ModelOptions(),  # noqa: B008 - the default is immutable
 ) -> tuple[OwnModel, str | None]:
     """Return a model object of this package as a [`PlaceEncoder`] runs it, and the name that it was loaded by.
 
@@ -202,4 +279,5 @@ def wrap_own_model(
     model = unwrap_model(model)
     if processor is None:
         raise ValueError("A model object needs its image processor too; load_image_processor() gives it.")
-    return OwnModel(model, processor, device, backend, precision), None if is_changed_in_memory(model) else model.name_or_path
+    own_model = OwnModel(model, processor, device, backend, precision, options=options)
+    return own_model, None if is_changed_in_memory(model) else model.name_or_path

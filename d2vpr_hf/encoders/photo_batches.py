@@ -69,17 +69,6 @@ def preprocess_ahead(
                 future.cancel()
 
 
-def group_by_size(
-    photos: Iterable[tuple[int, NDArray[np.float32]]],
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    """Yield positions and pixel values (B, 3, height, width) of the photos of each size; most batches have one size only."""
-    groups: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = {}
-    for row, pixels in photos:
-        groups.setdefault(pixels.shape, []).append((row, pixels))
-    for group in groups.values():
-        yield [row for row, _ in group], np.stack([pixels for _, pixels in group])
-
-
 def read_pixels(pixels: Any) -> NDArray[np.float32]:
     """Return the pixel values (3, height, width) that a model prepared, as float32.
 

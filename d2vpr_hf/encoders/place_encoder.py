@@ -1,8 +1,10 @@
 """The encoder of photos: decoding, preprocessing and the network overlap, for any model."""
 
+import functools
 import logging
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,21 +15,20 @@ from PIL import Image
 from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.automatic_model import AUTOMATIC, is_candidate
-from d2vpr_hf.encoders.open_model import open_model, takes_options
+from d2vpr_hf.encoders.encoding_run import EncodingRun, SizeGroups
+from d2vpr_hf.encoders.open_model import accepted_options, open_model
 from d2vpr_hf.encoders.photo_batches import (
     CorrectedPixels,
-    DescriptorArray,
     Preprocessed,
-    check_finite,
     check_independence,
-    group_by_size,
     preprocess_ahead,
     read_descriptors,
     read_pixels,
 )
 from d2vpr_hf.encoders.protocol import DescriptorModel, EncodedPhotos, Progress, ReceiveBatch
+from d2vpr_hf.encoders.query_crops import NUM_CROPS, mean_of_crops
 from d2vpr_hf.model_info.model_facts import ModelFacts
-from d2vpr_hf.model_info.model_options import Layer, ModelOptions, Pool
+from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME, Layer, ModelOptions, Pool, TestTime
 from d2vpr_hf.model_info.preprocessing import UnfitImageError
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ACCEPTED_DIFFERENCE, _ACCEPTED_IN_HALF = 1e-3, 2e-2  # of a photo alone and in a batch, as a share of its descriptor's length
+_WAITING_BATCHES = 4  # photos of several sizes that wait for others of their size, as a multiple of the batch size
 SCALED_BY_OWN_RANGE = "photos in grey of an unusual range, scaled by their own range"
 
 
@@ -65,8 +67,13 @@ class PlaceEncoder:
         precision: Number type of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, if the backend has it;
             `None` for the type of the model's weights.
         revision: Branch, tag or commit of a model on the Hub; `None` for its main branch.
-        pool, image_size, layer, center_crop: The way to compute descriptors by a model that leaves it open; see
-            [`ModelOptions`]. One number for `image_size` means a square.
+        pool, layer, center_crop: The way to compute descriptors by a model that leaves it open; see [`ModelOptions`].
+        image_size: Height and width in pixels that photos are resized to; one number means a square. `None` for the size in the
+            model's preprocessing.
+        keep_aspect: Whether photos keep their aspect: the shorter side becomes `image_size`, its smaller number; see
+            [`ModelOptions`].
+        test_time: Form of queries, the photos of [`encode_queries`]: `"resize"`, `"five-crops"` or `"nearest-crop"`; see
+            [`ModelOptions`].
 
     Attributes:
         descriptor_model: The model with its preprocessing, a [`DescriptorModel`].
@@ -88,6 +95,8 @@ class PlaceEncoder:
         image_size: tuple[int, int] | int | None = None,
         layer: Layer | None = None,
         center_crop: bool = False,
+        keep_aspect: bool = False,
+        test_time: TestTime = DEFAULT_TEST_TIME,
     ) -> None:
         check_backend(backend, precision)
         if batch_size < 1 or num_workers < 1:
@@ -102,7 +111,7 @@ class PlaceEncoder:
                 backend=backend,
                 precision=precision,
                 revision=revision,
-                options=ModelOptions(pool, image_size, layer, center_crop),  # type: ignore[arg-type] # one number is a square
+                options=ModelOptions(pool, image_size, layer, center_crop, keep_aspect, test_time),  # type: ignore[arg-type] # one number is a square
             )
             self._warn_of_untrained_parts()
         self._is_checked = self.descriptor_model is not model or self.depends_on_batch
@@ -116,6 +125,27 @@ class PlaceEncoder:
                 "photos of its batch and on batch_size (%d), and a query encoded alone gets another descriptor than among "
                 "others. Use a model without it where descriptors must be comparable.",
                 batch_size,
+            )
+        self._check_test_time()
+
+    def _check_test_time(self) -> None:
+        """Check that the model can encode queries in their form.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if self.test_time == DEFAULT_TEST_TIME:
+            return
+        name = self.model_name or "This model"
+        if self.depends_on_batch:
+            raise ValueError(
+                f"{name} mixes the photos of a batch, so that the crops of a query would change each other. Give "
+                "`cross_image_encoder=False`, or leave `test_time` out."
+            )
+        if getattr(self.descriptor_model, "crop_side", None) is None:
+            raise ValueError(
+                f"{name} has no size of square crops for `test_time={self.test_time!r}`: its input size depends on the "
+                "photo, or is fixed and not square. Give `image_size`, or leave `test_time` out."
             )
 
     @classmethod
@@ -143,11 +173,12 @@ class PlaceEncoder:
             model = settings.model_name
             defaults["revision"] = settings.model_revision
         with offline_if_unreachable(model, (defaults | options).get("revision")):
-            if settings.model_options and (
-                is_recorded or (model is not None and takes_options(model, options.get("revision")))
-            ):
+            if settings.model_options:
                 recorded = ModelOptions.from_dict(settings.model_options)
-                defaults |= {name: getattr(recorded, name) for name in settings.model_options}
+                accepted = settings.model_options
+                if not is_recorded and model is not None:
+                    accepted = accepted_options(model, options.get("revision"))
+                defaults |= {name: getattr(recorded, name) for name in settings.model_options if name in accepted}
             return cls(model, **defaults | options)
 
     @property
@@ -223,8 +254,19 @@ class PlaceEncoder:
         return self.descriptor_model.input_size
 
     @property
+    def shorter_side(self) -> int | None:
+        """Length of the shorter side of photos that keep their aspect; `None` if they do not."""
+        return getattr(self.descriptor_model, "shorter_side", None)
+
+    @property
+    def test_time(self) -> TestTime:
+        """Form of queries; see [`encode_queries`]."""
+        form: TestTime = self.model_options.get("test_time", DEFAULT_TEST_TIME)
+        return form
+
+    @property
     def fingerprint(self) -> str:
-        """Hash of everything that descriptors depend on: weights, configuration and preprocessing."""
+        """Hash of everything that descriptors of database photos depend on: weights, configuration and preprocessing."""
         return self.descriptor_model.fingerprint
 
     @property
@@ -273,48 +315,99 @@ class PlaceEncoder:
             ValueError: If a descriptor is not finite, zero or of another length, or depends on the other photos of its batch
                 though the model does not say so.
         """
+        return self._run(photos, self._prepare, self._describe, self.descriptor_dim, progress, order, on_batch)
+
+    def encode_queries(
+        self, photos: Any, progress: Progress | None = None, *, order: Sequence[int] | None = None
+    ) -> EncodedPhotos:
+        """Encode photos as queries, in the form of `test_time`; arguments and errors are those of [`encode`].
+
+        The network processes at most `batch_size` crops at once.
+
+        Returns:
+            Descriptors (M, D), or with `test_time="nearest-crop"` (M, 5, D): those of the crops of each photo.
+        """
+        if self.test_time == DEFAULT_TEST_TIME:
+            return self.encode(photos, progress, order=order)
+        if self.test_time == "five-crops":
+            return self._run(photos, self._prepare_crops, self._describe_means, self.descriptor_dim, progress, order)
+        width = NUM_CROPS * self.descriptor_dim
+        encoded = self._run(photos, self._prepare_crops, self._describe_crops, width, progress, order)
+        return replace(encoded, descriptors=encoded.descriptors.reshape(-1, NUM_CROPS, self.descriptor_dim))
+
+    def _run(
+        self,
+        photos: Any,
+        prepare: Callable[[Any], NDArray[np.float32]],
+        describe: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        width: int,
+        progress: Progress | None,
+        order: Sequence[int] | None,
+        on_batch: ReceiveBatch | None = None,
+    ) -> EncodedPhotos:
+        """Encode photos.
+
+        Args:
+            photos: As for [`encode`].
+            prepare: Returns the pixel values of an image.
+            describe: Maps stacked pixel values of photos to descriptors (B, width).
+            width: Numbers of the descriptors of a photo.
+            progress: As for [`encode`].
+            order: As for [`encode`].
+            on_batch: As for [`encode`].
+        """
         photos = [photos] if is_one_photo(photos) else photos
-        descriptors = DescriptorArray(operator.length_hint(photos), self.descriptor_dim)
-        batch_size, num_workers = self.batch_size, self.num_workers
         names: dict[int, str] = {}
-        photos = photos if order is not None else _note_names(photos, names)
-        skipped: dict[int, str] = {}
-        corrected: dict[int, str] = {}
-        count = 0
-        for batch in preprocess_ahead(photos, self._preprocess, batch_size=batch_size, num_workers=num_workers, order=order):
-            skipped_in_batch = {row: reason for row, reason in batch if isinstance(reason, str)}
-            skipped.update(skipped_in_batch)
-            corrected_in_batch = {row: pixels.correction for row, pixels in batch if isinstance(pixels, CorrectedPixels)}
-            readable = [
-                (row, pixels.pixel_values if isinstance(pixels, CorrectedPixels) else pixels)
-                for row, pixels in batch
-                if not isinstance(pixels, str)
-            ]
-            corrected.update(corrected_in_batch)
-            for rows, pixel_values in group_by_size(readable):
-                if order is not None:
-                    names = {row: name for row in rows if (name := _name_of(photos[row])) is not None}
-                described = self._describe(pixel_values)
-                check_finite(described, rows, names)
-                self._check_independence(pixel_values, described)
-                descriptors.store(rows, described)
-            for row, _ in batch:
+        stream = photos if order is not None else _note_names(photos, names)
+        # a batch of a model that mixes photos has the photos in their order, whatever their sizes
+        mixes_sizes = self.input_size is None and not self.depends_on_batch
+        run = EncodingRun(
+            describe,
+            width,
+            operator.length_hint(photos),
+            SizeGroups(self.batch_size, _WAITING_BATCHES * self.batch_size if mixes_sizes else 0),
+            names.get if order is None else lambda row: _name_of(photos[row]),
+            on_batch,
+            progress,
+        )
+        preprocess = functools.partial(self._preprocess, prepare=prepare)
+        for batch in preprocess_ahead(
+            stream, preprocess, batch_size=self.batch_size, num_workers=self.num_workers, order=order
+        ):
+            for row in run.add(batch):
                 names.pop(row, None)
-            count += len(batch)
-            if on_batch is not None:
-                rows_in_batch = np.array([row for row, _ in readable], dtype=np.int64)
-                batch_descriptors = descriptors.copy(rows_in_batch)
-                on_batch(EncodedPhotos(batch_descriptors, rows_in_batch, skipped_in_batch, corrected_in_batch))
-            if progress is not None:
-                progress(len(batch))
-        encoded = np.array([row for row in range(count) if row not in skipped], dtype=np.int64)
-        return EncodedPhotos(descriptors.take(encoded), encoded, dict(sorted(skipped.items())), dict(sorted(corrected.items())))
+        return run.finish()
+
+    def _prepare(self, image: Any) -> NDArray[np.float32]:
+        """Return the pixel values (3, height, width) of an image."""
+        return read_pixels(self.descriptor_model.prepare(image))
+
+    def _prepare_crops(self, image: Any) -> NDArray[np.float32]:
+        """Return the pixel values (5, 3, height, width) of the crops of an image."""
+        return np.stack([read_pixels(crop) for crop in self._attribute("prepare_crops")(image)])
 
     def _describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the descriptors (B, D) of pixel values (B, 3, height, width), after checks of their form."""
+        described = self._describe_unchecked(pixel_values)
+        self._check_independence(pixel_values, described)
+        return described
+
+    def _describe_unchecked(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the descriptors (B, D) without a check of their dependence on the batch."""
         described = self.descriptor_model.describe(pixel_values)
         shape = (len(pixel_values), self.descriptor_dim)
         return read_descriptors(described, shape, is_projected=self.projection_dim is not None)
+
+    def _describe_crops(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the descriptors (B, 5 * D) of crops (B, 5, 3, height, width)."""
+        crops = pixel_values.reshape(-1, *pixel_values.shape[2:])  # (B, 5, 3, H, W) -> (B * 5, 3, H, W)
+        starts = range(0, len(crops), self.batch_size)
+        described = np.concatenate([self._describe(crops[start : start + self.batch_size]) for start in starts])
+        return described.reshape(len(pixel_values), -1)  # (B * 5, D) -> (B, 5 * D)
+
+    def _describe_means(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the mean descriptors (B, D) of crops (B, 5, 3, height, width)."""
+        return mean_of_crops(self._describe_crops(pixel_values).reshape(len(pixel_values), NUM_CROPS, -1))
 
     def _check_independence(self, pixel_values: NDArray[np.float32], described: NDArray[np.float32]) -> None:
         """Compare the first batch with different photos with photos alone, if the model is an object of other code.
@@ -325,7 +418,7 @@ class PlaceEncoder:
         if self._is_checked:
             return
         accepted = _ACCEPTED_DIFFERENCE if self.runtime.precision == "fp32" else _ACCEPTED_IN_HALF
-        difference = check_independence(self._describe, pixel_values, described, accepted)
+        difference = check_independence(self._describe_unchecked, pixel_values, described, accepted)
         if difference:
             raise ValueError(
                 f"The descriptor of a photo by this model changes by {difference:.2g} of its length with the other photos of "
@@ -341,15 +434,15 @@ class PlaceEncoder:
     def _warn_of_untrained_parts(self) -> None:
         warn_of_untrained_parts(self.model_name or "of this encoder", self.facts.untrained_parts)
 
-    def _preprocess(self, photo: Any) -> Preprocessed:
-        """Return the pixel values of a photo, or the reason why it cannot be read."""
+    def _preprocess(self, photo: Any, prepare: Callable[[Any], NDArray[np.float32]]) -> Preprocessed:
+        """Return the pixel values of a photo that `prepare` gives, or the reason why it cannot be read."""
         photo = photo() if callable(photo) else photo
         try:
             image = open_photo(photo, self._decoding_size) if isinstance(photo, PhotoSource) else photo
         except UnreadablePhotoError as error:
             return str(error)
         try:
-            pixel_values = read_pixels(self.descriptor_model.prepare(image))
+            pixel_values = prepare(image)
         except UnfitImageError as error:
             return str(error)
         is_corrected = getattr(image, "info", {}).get(photo_modes.OWN_RANGE, False)

@@ -20,7 +20,7 @@ class EncodedPhotos:
     """Descriptors of the photos that could be read.
 
     Attributes:
-        descriptors: (M, D) float32, in the order of the photos.
+        descriptors: (M, D) float32, in the order of the photos; (M, V, D) for queries with V descriptors each.
         rows: (M,) int64, the position of each in the photos that were given.
         skipped: Position and reason of each photo that could not be read.
         corrected: Position of each photo whose pixels were corrected, with the text of a remark that counts such photos.
@@ -51,6 +51,9 @@ class Encoder(Protocol):
 
     The encoder of a model from the Hub may have an attribute `model_revision`, the commit of the model, and one of a model that
     was opened with options may have `model_options`, a table as of [`ModelOptions.to_dict`]. Indexes record both.
+
+    An encoder of queries in another form than that of database photos has a method `encode_queries` with the first parameters
+    of `encode`; it may return several descriptors of each query. [`encode_queries`] calls it.
     """
 
     @property
@@ -96,11 +99,33 @@ class Encoder(Protocol):
         """
 
 
+def encode_queries(
+    encoder: Encoder, photos: Iterable[Any], progress: Progress | None = None, *, order: Sequence[int] | None = None
+) -> EncodedPhotos:
+    """Encode photos as queries: in the encoder's form of queries, or as database photos if it has none.
+
+    Args:
+        encoder: The encoder.
+        photos: As for [`Encoder.encode`].
+        progress: As for [`Encoder.encode`].
+        order: As for [`Encoder.encode`].
+
+    Returns:
+        Descriptors (M, D), or (M, V, D) if each query has several; [`d2vpr_hf.stores.views.search_views`] searches with both.
+    """
+    encode: Callable[..., EncodedPhotos] = getattr(encoder, "encode_queries", encoder.encode)
+    return encode(photos, progress) if order is None else encode(photos, progress, order=order)
+
+
 class DescriptorModel(Protocol):
     """A model with its preprocessing: it maps upright images to descriptors.
 
     [`PlaceEncoder`] runs any object with these attributes and methods: it decodes photos while the model computes, forms
     batches, keeps the order and checks descriptors. It calls `prepare` in threads, and `describe` in one thread.
+
+    A model whose queries may be encoded as crops has two more: `crop_side`, the side of a crop in pixels, and
+    `prepare_crops(image)`, which returns the pixel values (5, 3, side, side). `shorter_side` is the length in pixels of the
+    shorter side of photos that keep their aspect.
     """
 
     @property

@@ -26,12 +26,13 @@ from d2vpr_hf.encoders.model_objects import (
     without_adapters,
 )
 from d2vpr_hf.encoders.own_models import move_model
+from d2vpr_hf.encoders.query_crops import crop_side, prepare_crops
 from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.model_info.known_models import find_known
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_families import OTHER, VIT_SIZES, family_of
 from d2vpr_hf.model_info.model_options import ModelOptions
-from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.model_info.preprocessing import Preprocessing, square_decoding_size
 from d2vpr_hf.pretrained.feature_network import FeatureNetwork, patch_size_of
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, adapter_settings, hash_weights, own_fields, plain_value
 from d2vpr_hf.pretrained.model_preprocessing import apply_size, choose_preprocessing
@@ -153,9 +154,19 @@ class TransformersModel:
         return self.preprocessing.input_size
 
     @property
+    def shorter_side(self) -> int | None:
+        """Length of the shorter side of photos that keep their aspect by an option; `None` otherwise."""
+        return self.preprocessing.shortest_edge if self.model_options.get("keep_aspect") else None
+
+    @property
     def decoding_size(self) -> tuple[int, int] | None:
         """Height and width that decoded photos must cover; `None` to decode every pixel."""
-        return self.preprocessing.enlarged_decoding_size
+        return self.preprocessing.enlarged_decoding_size or square_decoding_size(self.shorter_side)
+
+    @property
+    def crop_side(self) -> int | None:
+        """Side in pixels of the crops of queries; `None` if the input size depends on the photo."""
+        return crop_side(self.preprocessing)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -208,6 +219,10 @@ class TransformersModel:
     def prepare(self, image: Any) -> NDArray[np.float32]:
         """Return the pixel values (3, height, width) of an image."""
         return self.preprocessing(to_rgb(image))
+
+    def prepare_crops(self, image: Any) -> NDArray[np.float32]:
+        """Return the pixel values (5, 3, side, side) of the crops of an image."""
+        return prepare_crops(self.preprocessing, image)
 
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D)."""

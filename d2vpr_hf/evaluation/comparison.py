@@ -104,6 +104,9 @@ def _notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
         values = [evaluation.model.to_dict().get(key) for evaluation in (first, second)]
         if values[0] != values[1]:
             yield f"The models' {plural} differ: {values[0]} and {values[1]}."
+    sizes = [evaluation.model.size_text for evaluation in (first, second)]
+    if first.model.resolution == second.model.resolution and sizes[0] != sizes[1]:
+        yield f"The sizes of photos or the forms of queries differ: {sizes[0]} and {sizes[1]}."
     settings = [(run.model.cross_image_encoder, run.model.batch_size, run.order_seed) for run in (first, second)]
     if any(ran for ran, _, _ in settings) and settings[0] != settings[1]:
         yield "A cross-image encoder ran with different settings; descriptors depend on the batch and the order of the photos."

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from d2vpr_hf.encoders import Encoder
+from d2vpr_hf.model_info.model_options import SIZE_OPTIONS
 
 _KEYS = {  # attribute -> key in reports, in the order of the file
     "model_name": "name",
@@ -11,6 +12,7 @@ _KEYS = {  # attribute -> key in reports, in the order of the file
     "descriptor_dim": "descriptor_dim",
     "projection_dim": "projection_dim",
     "resolution": "resolution",
+    "shorter_side": "shorter_side",
     "batch_size": "batch_size",
     "cross_image_encoder": "cross_image_encoder",
     "device": "device",
@@ -19,7 +21,9 @@ _KEYS = {  # attribute -> key in reports, in the order of the file
     "model_options": "options",
     "license": "license",
 }
-_OMITTED = ("options", "license")  # keys that reports lack where there is nothing to record
+_OMITTED = ("shorter_side", "options", "license")  # keys that reports lack where there is nothing to record
+
+_QUERY_FORMS = {"five-crops": "mean of five square crops", "nearest-crop": "nearest of five square crops"}  # by `test_time`
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class EncoderInfo:
         descriptor_dim: Numbers of a descriptor.
         projection_dim: Numbers after the projection; `None` without one.
         resolution: Height and width of the network's input in pixels; `None` if they depend on the photo or are not known.
+        shorter_side: Pixels of the shorter side of photos that kept their aspect; `None` if they did not.
         batch_size: Photos of a batch; with a cross-image encoder the descriptors depend on it.
         cross_image_encoder: Whether a cross-image encoder ran.
         device: Type of the device, such as `"cpu"`.
@@ -48,6 +53,7 @@ class EncoderInfo:
     descriptor_dim: int | None = None
     projection_dim: int | None = None
     resolution: tuple[int, int] | None = None
+    shorter_side: int | None = None
     batch_size: int | None = None
     cross_image_encoder: bool | None = None
     device: str | None = None
@@ -65,6 +71,7 @@ class EncoderInfo:
             descriptor_dim=encoder.descriptor_dim,
             projection_dim=encoder.projection_dim,
             resolution=getattr(encoder, "input_size", None),
+            shorter_side=getattr(encoder, "shorter_side", None),
             batch_size=encoder.batch_size,
             cross_image_encoder=encoder.depends_on_batch,
             device=getattr(encoder, "device_type", None),
@@ -90,17 +97,25 @@ class EncoderInfo:
         omitted = _OMITTED if self.fingerprint is not None else values
         return {key: value for key, value in values.items() if key not in omitted or value not in (None, {})}
 
+    @property
+    def size_text(self) -> str:
+        """The size of the network's input, and the form of queries."""
+        size = "photos of several sizes" if self.resolution is None else "{}x{}".format(*self.resolution)
+        if self.shorter_side is not None:
+            size = f"shorter side {self.shorter_side} with the photo's aspect"
+        form = _QUERY_FORMS.get(self.model_options.get("test_time"))
+        return size if form is None else f"{size} (queries: {form})"
+
     def __str__(self) -> str:
         if self.fingerprint is None:
             return f"descriptors of {self.descriptor_dim} numbers, given by the user"
-        size = "photos of several sizes" if self.resolution is None else "{}x{}".format(*self.resolution)
         options = "".join(
-            f", {name} {_option_text(value)}" for name, value in self.model_options.items() if name != "image_size"
+            f", {name} {_option_text(value)}" for name, value in self.model_options.items() if name not in SIZE_OPTIONS
         )
         projection = "no projection" if self.projection_dim is None else f"projected to {self.projection_dim}"
         cross_image_encoder = "RAN: numbers depend on batch and order" if self.cross_image_encoder else "none"
         return (
-            f"{self.model_name or 'a model without a name'}{options}, fingerprint {self.fingerprint[:12]}, {size}, "
+            f"{self.model_name or 'a model without a name'}{options}, fingerprint {self.fingerprint[:12]}, {self.size_text}, "
             f"{self.descriptor_dim} numbers ({projection}), batch size {self.batch_size}, "
             f"cross-image encoder: {cross_image_encoder}"
         )

@@ -227,7 +227,7 @@ class PlaceIndex:
         The search is exact without a vector store (see [`build_store`]); a compressed store may miss a neighbour.
 
         Args:
-            descriptors: (Q, D), or one (D,).
+            descriptors: (Q, D), or one (D,); (Q, V, D) for queries with V descriptors each, of which the nearest counts.
             top_k: Number of matches for each descriptor.
             allowed: (N,) bool, the rows to choose from; `None` for all.
             exclude_last_seconds: Minimum age of a match at the time of the queries: a robot that looks for places of earlier

@@ -16,6 +16,7 @@ from d2vpr_hf.places import Place
 from d2vpr_hf.places.timestamps import Timestamp, to_seconds
 from d2vpr_hf.stores import VectorStore
 from d2vpr_hf.stores.exact import check_search, exact_search, similarity
+from d2vpr_hf.stores.views import search_views
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,21 @@ class Match:
 
 
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Nearest:
-    """Find the k nearest rows of queries (Q, D), pending rows included: squared distances and row numbers (Q, k)."""
+    """Find the k nearest rows of queries, pending rows included: squared distances and row numbers (Q, k).
+
+    Args:
+        folder: The index.
+        queries: (Q, D), or (Q, V, D) for queries with V descriptors each, of which the nearest counts.
+        k: Number of rows.
+        allowed: (N,) mask of the rows to search; `None` for all.
+    """
+    return search_views(lambda descriptors, count: _nearest_of_descriptors(folder, descriptors, count, allowed), queries, k)
+
+
+def _nearest_of_descriptors(
+    folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
+) -> Nearest:
+    """Find the k nearest rows of descriptors (Q, D)."""
     check_search(queries, folder.descriptors(), k, allowed)
     store = folder.store_to_search()
     vectors = None if store is None else store.vectors

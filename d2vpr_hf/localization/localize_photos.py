@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from d2vpr_hf.encoders import encode_queries
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization.calibration import MIN_QUERIES, Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
@@ -182,7 +183,7 @@ def calibrate(
     photos = [table.photo(place) for place in placed]
     shared = [(placed[row].path, path) for row, path in find_indexed_photos(index, photos).items()]
     warn_of_shared_photos(shared, len(placed), "photos of the index", "confidence", "Give queries that are not in the index.")
-    encoded = encoder.encode(photos, progress)
+    encoded = encode_queries(encoder, photos, progress)
     report_remarks(encoded.remarks([place.path for place in placed]))
     skipped = {place.path: "no position" for place in table.places if not place.has_position}
     skipped |= table.skipped | {placed[row].path: reason for row, reason in encoded.skipped.items()}

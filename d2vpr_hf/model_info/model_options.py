@@ -9,11 +9,15 @@ MAX_SIDE = 8192  # pixels; larger images need gigabytes each, and a file of some
 
 Layer = int | str  # number of a hidden state, or name of a module
 Pool = Literal["cls", "mean", "gem", "cls+gem", "pooler", "regions"]
+TestTime = Literal["resize", "five-crops", "nearest-crop"]
+
+SIZE_OPTIONS = ("image_size", "keep_aspect", "test_time")  # options that models of this package have too
+DEFAULT_TEST_TIME: TestTime = "resize"
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The way to compute descriptors by a model that leaves it open, such as a DINOv2. Models of this package have no options.
+    """The way to compute descriptors: pooling and layer of a model that leaves them open, such as a DINOv2; sizes of photos.
 
     Attributes:
         pool: Pooling of the tokens to a descriptor: `"cls"`, `"mean"`, `"gem"`, `"cls+gem"`, `"pooler"` or `"regions"`; `None`
@@ -23,12 +27,19 @@ class ModelOptions:
             the name of a module, such as `"layer.12.expand_1x1"`; `None` for the model's output.
         center_crop: Whether photos are cropped at their centre where the model's preprocessing does so. By default the whole
             photo is resized, because places are recognised by what is at its sides, too.
+        keep_aspect: Whether the shorter side of a photo becomes the smaller number of the size, and the other side keeps the
+            photo's aspect; both are rounded to whole patches.
+        test_time: Form of queries; database photos are resized with every form. `"resize"` resizes them too; `"five-crops"`
+            takes the mean of the descriptors of five square crops, at the corners and in the centre; `"nearest-crop"` compares
+            each of the five with the database, and the smallest distance counts.
     """
 
     pool: Pool | None = None
     image_size: tuple[int, int] | None = None
     layer: Layer | None = None
     center_crop: bool = False
+    keep_aspect: bool = False
+    test_time: TestTime = DEFAULT_TEST_TIME
 
     def __post_init__(self) -> None:
         """Check the values, and store numbers as Python's own, which JSON has."""
@@ -40,8 +51,13 @@ class ModelOptions:
             if not _is_whole_number(self.layer):
                 raise ValueError(f"`layer` must be a whole number or the name of a module, got {self.layer!r}.")
             object.__setattr__(self, "layer", int(self.layer))
-        if not isinstance(self.center_crop, bool):
-            raise ValueError(f"`center_crop` must be true or false, got {self.center_crop!r}.")
+        for name in ("center_crop", "keep_aspect"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"`{name}` must be true or false, got {getattr(self, name)!r}.")
+        if self.center_crop and self.keep_aspect:
+            raise ValueError("`keep_aspect` takes whole photos, and `center_crop` a part of them. Give one of them.")
+        if self.test_time not in get_args(TestTime):
+            raise ValueError(f"`test_time` must be one of {', '.join(get_args(TestTime))}, got {self.test_time!r}.")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -61,7 +77,8 @@ class ModelOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the options that are set, as JSON values; an empty table for none."""
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {name: value for name, value in values.items() if is_set(value)}
+        is_default = {"test_time": values["test_time"] == DEFAULT_TEST_TIME}
+        return {name: value for name, value in values.items() if is_set(value) and not is_default.get(name)}
 
 
 def is_set(value: object) -> bool:

@@ -127,8 +127,7 @@ class Preprocessing:
     @property
     def enlarged_decoding_size(self) -> tuple[int, int] | None:
         """The decoding size, of at least 224 pixels a side, as photos for models of other libraries are decoded."""
-        size = self.decoding_size
-        return None if size is None else (max(size[0], _SMALLEST_DECODING), max(size[1], _SMALLEST_DECODING))
+        return _enlarge(self.decoding_size)
 
     def for_whole_images(self) -> Self:
         """Return steps that resize the whole image to the size that is cropped here, without keeping its shape."""
@@ -157,6 +156,18 @@ class Preprocessing:
         larger = None if self.size is None else (round(self.size[0] * scale), round(self.size[1] * scale))
         shortest_edge = None if self.shortest_edge is None else round(self.shortest_edge * scale)
         return replace(self, size=larger, shortest_edge=shortest_edge, longest_edge=None, crop_size=size)
+
+    def for_shorter_side(self, side: int, multiple_of: int = 1) -> Self:
+        """Return steps that resize the whole image to a length of its shorter side, and keep its shape.
+
+        The longer side is `int(side * longer / shorter)`, as torchvision resizes; then both become the nearest multiples, as
+        VPR-methods-evaluation and MegaLoc round them for networks with patches.
+
+        Args:
+            side: Length in pixels.
+            multiple_of: The sides become multiples of this number.
+        """
+        return replace(self.for_size((side, side)), size=None, shortest_edge=side, multiple_of=multiple_of, rounding="nearest")
 
     def __call__(self, image: Image.Image | NDArray[Any]) -> NDArray[np.float32]:
         """Return the pixel values (3, height, width) of an RGB image.
@@ -221,6 +232,15 @@ class Preprocessing:
         if pixels.dtype != np.uint8:
             return np.ascontiguousarray(values.reshape(pixels.shape).transpose(2, 0, 1))
         return np.stack([values[:, channel].take(pixels[:, :, channel]) for channel in range(3)])
+
+
+def square_decoding_size(side: int | None) -> tuple[int, int] | None:
+    """Return the decoding size for photos whose shorter side becomes `side`; `None` for `None`."""
+    return None if side is None else _enlarge((side, side))
+
+
+def _enlarge(size: tuple[int, int] | None) -> tuple[int, int] | None:
+    return None if size is None else (max(size[0], _SMALLEST_DECODING), max(size[1], _SMALLEST_DECODING))
 
 
 def _is_finite(value: object) -> bool:

@@ -81,25 +81,24 @@ def _default_preprocessing(model: PreTrainedModel, name: str | Path | None) -> P
 
 
 def apply_size(published: Preprocessing, options: ModelOptions, model: PreTrainedModel, family: ModelFamily) -> Preprocessing:
-    """Return the steps for the size and the crop of the options.
+    """Return the steps for the size, the crop and the aspect of the options.
 
     Raises:
         ValueError: If the model cannot process images of the size.
     """
+    patch_size = patch_size_of(model.config) if family.needs_whole_patches else None
     if options.image_size is not None:
-        preprocessing = published.for_size(options.image_size, crop=options.center_crop)
-        patch_size = patch_size_of(model.config) if family.needs_whole_patches else None
         is_published = options.image_size == (published.input_size or image_size_of(model.config))
-        if patch_size is not None and not is_published and any(side % patch_size for side in options.image_size):
-            raise ValueError(
-                f"`image_size` must be a multiple of the patch size of this model, {patch_size} pixels, got "
-                f"{options.image_size[0]}x{options.image_size[1]}; the nearest is {_nearest(options.image_size, patch_size)}."
-            )
-        return preprocessing
+        if patch_size is not None and not is_published:
+            check_whole_patches(options.image_size, patch_size)
+        preprocessing = published.for_size(options.image_size, crop=options.center_crop)
+        return _with_aspect(preprocessing, patch_size) if options.keep_aspect else preprocessing
     if options.center_crop:
         if published.crop_size is None:
             raise ValueError("The preprocessing of this model has no crop. Leave `center_crop` out.")
         return published
+    if options.keep_aspect:
+        return _with_aspect(published.for_whole_images(), patch_size)
     if published.crop_size is not None:
         logger.warning(
             "Whole photos are resized to %dx%d pixels, though this model's preprocessing crops them at the centre; "
@@ -109,6 +108,22 @@ def apply_size(published: Preprocessing, options: ModelOptions, model: PreTraine
     return published.for_whole_images()
 
 
-def _nearest(size: tuple[int, int], patch_size: int) -> str:
-    height, width = (max(patch_size, round(side / patch_size) * patch_size) for side in size)
-    return f"{height}x{width}"
+def _with_aspect(preprocessing: Preprocessing, patch_size: int | None) -> Preprocessing:
+    """Return steps that keep the aspect of photos, with the smaller number of the input size as their shorter side.
+
+    Raises:
+        ValueError: If the input size depends on the photo already.
+    """
+    if preprocessing.input_size is None:
+        raise ValueError("The preprocessing of this model has no fixed size, so `keep_aspect=True` needs `image_size`.")
+    return preprocessing.for_shorter_side(min(preprocessing.input_size), patch_size or 1)
+
+
+def check_whole_patches(size: tuple[int, int], patch_size: int) -> None:
+    """Raise ValueError unless a height and a width consist of whole patches; the error has the nearest size that does."""
+    if any(side % patch_size for side in size):
+        height, width = (max(patch_size, round(side / patch_size) * patch_size) for side in size)
+        raise ValueError(
+            f"`image_size` must be a multiple of the patch size of this model, {patch_size} pixels, got {size[0]}x{size[1]}; "
+            f"the nearest is {height}x{width}."
+        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from d2vpr_hf.encoders import Encoder, Progress
+from d2vpr_hf.encoders import Encoder, Progress, encode_queries
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.places.filters import Mask
 from d2vpr_hf.places.place import PLACE_COLUMNS
@@ -118,7 +118,7 @@ def iterate_search(
     step = len(photos) if group_size is None or encoder.depends_on_batch else group_size
     for start in range(0, len(photos), max(1, step)):
         group = photos[start : start + step]
-        encoded = encoder.encode(group, progress)
+        encoded = encode_queries(encoder, group, progress)
         remarks += encoded.remarks([str(photo) for photo in group])
         skipped = {str(group[row]): reason for row, reason in encoded.skipped.items()} | skipped
         if strict:
