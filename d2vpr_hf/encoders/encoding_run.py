@@ -51,7 +51,7 @@ class EncodingRun:
     Args:
         describe: Maps pixel values of some photos to their descriptors (B, width).
         width: Numbers of the descriptors of a photo.
-        expected_count: Number of photos, as far as it is known.
+        expected_count: Number of photos; 0 if it is not known.
         groups: Forms the batches.
         name_of: Returns the path of a photo, for errors.
         on_batch: Called with finished photos, in the order of the photos.
@@ -68,7 +68,8 @@ class EncodingRun:
         on_batch: ReceiveBatch | None,
         progress: Progress | None,
     ) -> None:
-        self._describe, self._groups, self._name_of = describe, groups, name_of
+        self._describe, self._name_of = describe, name_of
+        self._groups = groups
         self._on_batch, self._progress = on_batch, progress
         self._descriptors = DescriptorArray(expected_count, width)
         self._skipped: dict[int, str] = {}

@@ -85,13 +85,13 @@ def test_a_size_that_is_not_in_whole_patches_is_refused_with_the_nearest(folder)
 )
 def test_photos_that_keep_their_aspect_have_whole_patches(folder, dinov2, size, image_size, expected):
     image = photo(*size, seed=7)
-    own = PlaceEncoder(folder, device="cpu", image_size=image_size, keep_aspect=True)
-    other = PlaceEncoder(dinov2, device="cpu", image_size=image_size, keep_aspect=True)
-    assert own.descriptor_model.prepare(image).shape[1:] == other.descriptor_model.prepare(image).shape[1:] == expected
+    student = PlaceEncoder(folder, device="cpu", image_size=image_size, keep_aspect=True)
+    vit = PlaceEncoder(dinov2, device="cpu", image_size=image_size, keep_aspect=True)
+    assert student.descriptor_model.prepare(image).shape[1:] == vit.descriptor_model.prepare(image).shape[1:] == expected
     np.testing.assert_allclose(
-        own.encode([image]).descriptors, plain_descriptors(plain_pixels(image, *expected)[None]), atol=1e-5
+        student.encode([image]).descriptors, plain_descriptors(plain_pixels(image, *expected)[None]), atol=1e-5
     )
-    assert own.input_size is other.input_size is None and own.shorter_side == min(expected)
+    assert student.input_size is vit.input_size is None and student.shorter_side == min(expected)
 
 
 def test_a_convolutional_network_takes_any_length(tmp_path):
@@ -135,7 +135,8 @@ def test_batches_are_full_although_sizes_alternate(tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_text("no photo")
     photos.insert(3, broken)
-    model, batches, counts = AnySize(), [], []
+    model, batches = AnySize(), []
+    counts = []
     encoder = PlaceEncoder(model, batch_size=8)
     encoder._is_checked = True
     encoded = encoder.encode(photos, counts.append, on_batch=batches.append)
