@@ -18,7 +18,8 @@ from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_fold
 
 REPORT = "validation.json"
 _PATH_OPTIONS = (  # options whose values may be paths, or lists of paths
-    *("out", "model", "photos", "unlabelled", "panoramas", "validation_database", "validation_queries"),
+    *("out", "model", "photos", "unlabelled", "panoramas", "validation_data"),
+    *("validation_database", "validation_queries"),
     *("vit", "teacher", "teacher_cache", "teacher_components_of", "weights", "validation_sets", "gridtown_textures"),
 )
 _LICENSE_NOTE = (

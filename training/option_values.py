@@ -3,34 +3,39 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 _SET_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_SET_FORM = "NAME=DATABASE,QUERIES, optionally followed by ,frames:N or ,metres:X"
+_SET_FORM = "NAME=ROOT or NAME=DATABASE,QUERIES, optionally followed by ,frames:N or ,metres:X, or after ROOT by ,layout:LAYOUT"
+_SUFFIX = re.compile(r"(frames|metres|layout):(.*)")
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Photos with positions that validation searches in, and photos that it searches for.
+    """Photos with positions that validation searches in, and photos that it searches for: a data set, or two tables.
 
     Attributes:
         name: Name of the set, which the names of its metrics begin with.
-        database: Folder or table of the database.
-        queries: Folder or table of the queries.
+        database: Folder or table of the database; `None` for a data set.
+        queries: Folder or table of the queries; `None` for a data set.
         frame_tolerance: Largest difference of the frame numbers of a correct match; `None` if metres decide.
-        metres: Largest distance of a correct match; `None` for evaluation's usual one.
+        metres: Largest distance of a correct match; `None` for that of the data set, or evaluation's usual one.
+        root: Folder of a data set; `None` for two tables.
+        layout: Name of the data set's layout; `None` to recognise it.
     """
 
     name: str
-    database: str
-    queries: str
+    database: str | None = None
+    queries: str | None = None
     frame_tolerance: int | None = None
     metres: float | None = None
+    root: str | None = None
+    layout: str | None = None
 
 
 def parse_validation_sets(texts: Sequence[str]) -> list[ValidationSet]:
-    """Read validation sets from NAME=DATABASE,QUERIES with an optional rule, `frames:N` or `metres:X`.
+    """Read validation sets from NAME=ROOT or NAME=DATABASE,QUERIES, with an optional `frames:N`, `metres:X` or `layout:LAYOUT`.
 
     Raises:
         ValueError: If a text has another form, or two sets have the same name.
@@ -45,23 +50,26 @@ def parse_validation_sets(texts: Sequence[str]) -> list[ValidationSet]:
 
 def _parse_validation_set(text: str) -> ValidationSet:
     name, _, rest = text.partition("=")
-    paths, rule = rest.split(","), ""
-    if len(paths) == 3:
-        rule = paths.pop()
-    if not _SET_NAME.fullmatch(name) or len(paths) != 2 or not all(paths):
+    paths, suffix = rest.split(","), None
+    if len(paths) == 3 or _SUFFIX.fullmatch(paths[-1]):
+        suffix = paths.pop()
+    if not _SET_NAME.fullmatch(name) or len(paths) not in (1, 2) or not all(paths):
         raise ValueError(
             f"validation_sets are {_SET_FORM}, with letters, digits, `_`, `-` and `.` in the name and no comma in paths; got "
             f"{text!r}."
         )
-    database, queries = (str(Path(path).expanduser()) for path in paths)  # shells expand `~` at the beginning only
-    kind, _, number = rule.partition(":")
-    if not rule:
-        return ValidationSet(name, database, queries)
-    if kind == "frames" and number.isdecimal():
-        return ValidationSet(name, database, queries, frame_tolerance=int(number))
-    if kind == "metres" and 0 < _to_number(number) < math.inf:
-        return ValidationSet(name, database, queries, metres=float(number))
-    raise ValueError(f"validation_sets are {_SET_FORM}, such as frames:2 or metres:10; got {rule!r} in {text!r}.")
+    paths = [str(Path(path).expanduser()) for path in paths]  # shells expand `~` at the beginning only
+    photos = ValidationSet(name, root=paths[0]) if len(paths) == 1 else ValidationSet(name, paths[0], paths[1])
+    if suffix is None:
+        return photos
+    kind, _, value = suffix.partition(":")
+    if kind == "frames" and value.isdecimal():
+        return replace(photos, frame_tolerance=int(value))
+    if kind == "metres" and 0 < _to_number(value) < math.inf:
+        return replace(photos, metres=float(value))
+    if kind == "layout" and value and photos.root is not None:
+        return replace(photos, layout=value)
+    raise ValueError(f"validation_sets are {_SET_FORM}, such as frames:2 or metres:10; got {suffix!r} in {text!r}.")
 
 
 def parse_weights(texts: Sequence[str], sources: Sequence[str]) -> list[float]:

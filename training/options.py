@@ -105,7 +105,9 @@ class TrainingOptions:
     image_size: list[int] = _option(
         [224, 224], "Height and width of training photos in pixels, multiples of the model's patch size."
     )
-    resize: Literal["bilinear", "bicubic"] = _option("bilinear", "Interpolation that resizes photos.")
+    resize: Literal["bilinear", "bicubic"] = _option(
+        "bilinear", "Interpolation that resizes photos, in training, in validation and in the model that is saved."
+    )
     augmentation: AugmentationKind = _option(
         "randaugment",
         "Augmentation after resizing. randaugment: operations that change colours or move the photo's contents, as published; "
@@ -170,14 +172,21 @@ class TrainingOptions:
     )
     compile: bool = _option(False, "Compile the network with torch.compile.")
 
+    validation_data: str | None = _option(
+        None,
+        "Data set that validation measures: its folder, in a form that public scripts write (docs/evaluation.md). If it has "
+        "several query sets, recall@N is that of the first.",
+    )
+    validation_layout: str | None = _option(None, "Name of the layout of `validation_data`; by default it is recognised.")
     validation_database: str | None = _option(
         None, "Photos with positions that validation searches in; or `gridtown`, which has queries too."
     )
     validation_queries: str | None = _option(None, "Photos with positions that validation searches for.")
     validation_sets: list[str] | None = _option(
         None,
-        "More sets that each validation measures, as NAME=DATABASE,QUERIES, optionally with the largest difference of frames "
-        "or distance of a correct match: NAME=DATABASE,QUERIES,frames:2 or ,metres:10.",
+        "More sets that each validation measures, as NAME=ROOT for a data set like `validation_data`, or as "
+        "NAME=DATABASE,QUERIES; optionally with the largest difference of frames or distance of a correct match: "
+        "NAME=DATABASE,QUERIES,frames:2 or ,metres:10; or with the layout of a data set: NAME=ROOT,layout:LAYOUT.",
     )
     validation_places: int = _option(
         100, "Number of places in the validation city, if `validation_database` is `gridtown`; at least 1."
@@ -190,8 +199,8 @@ class TrainingOptions:
     )
     best_metric: BestMetric | None = _option(
         None,
-        "Metric that the best model is chosen by; by default recall@1; without `validation_database`, mean_recall@1, the mean "
-        "over all sets; without `validation_sets` too, held_out_loss.",
+        "Metric that the best model is chosen by; by default recall@1; without `validation_data` and `validation_database`, "
+        "mean_recall@1, the mean over all sets; without `validation_sets` too, held_out_loss.",
     )
     patience: int | None = _option(
         None,
@@ -267,7 +276,7 @@ class TrainingOptions:
         """Metric that the best model is chosen by; `None` without validation."""
         if self.best_metric is not None:
             return self.best_metric
-        if self.validation_database is not None:
+        if self.validation_database is not None or self.validation_data is not None:
             return "recall@1"
         if self.validation_sets:
             return "mean_recall@1"
@@ -293,17 +302,27 @@ class TrainingOptions:
                 "validation_database and validation_queries belong together; `validation_database: gridtown` has its own "
                 "queries."
             )
+        if self.validation_data is not None and self.validation_database is not None:
+            raise ValueError("validation_data has database and queries: remove validation_database and validation_queries.")
+        if self.validation_layout is not None and self.validation_data is None:
+            raise ValueError("validation_layout is that of validation_data: set it, or remove validation_layout.")
         _ = self.other_sets  # raises an error now, not at the first validation
         if self.patience is not None and self.chosen_by is None:
             raise ValueError(
-                "patience needs validations: set held_out_places, validation_sets, or validation_database and its queries."
+                "patience needs validations: set validation_data, held_out_places, validation_sets, or validation_database and "
+                "its queries."
             )
         if self.best_metric is None:
             return
-        needed = {"held_out_loss": "held_out_places", "mean_recall@1": "validation_sets"}
-        option = needed.get(self.best_metric, "validation_database")
-        if not getattr(self, option):
-            remedy = "validation_database and its queries" if option == "validation_database" else option
+        has_main_set = self.validation_data is not None or self.validation_database is not None
+        measured = {
+            "held_out_loss": (bool(self.held_out_places), "held_out_places"),
+            "mean_recall@1": (bool(self.validation_sets) or self.validation_data is not None, "validation_sets"),
+        }
+        is_measured, remedy = measured.get(
+            self.best_metric, (has_main_set, "validation_data, or validation_database and its queries")
+        )
+        if not is_measured:
             raise ValueError(f"{self.best_metric} is not measured: set {remedy}.")
 
 

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from torch import nn
+from transformers.image_utils import PILImageResampling
 
 from d2vpr_hf.gridtown import Labels
 from d2vpr_hf.hub.push_model import push_model
@@ -125,7 +126,8 @@ class TrainingRun:
         patch_size = model.config.patch_size
         if any(side < patch_size or side % patch_size for side in options.size):
             raise ValueError(f"image_size must be multiples of the model's patch size, {patch_size}, got {[height, width]}.")
-        self.processor = D2VPRImageProcessor(size={"height": height, "width": width})
+        resample = PILImageResampling[options.resize.upper()]
+        self.processor = D2VPRImageProcessor(size={"height": height, "width": width}, resample=resample)
         _prepare_model(model, options)
         self.network, self.optimizer = accelerator.prepare(network, make_optimizer(network, options))
         self.checkpoints = Checkpoints(self.folder.checkpoints, options.keep_checkpoints)

@@ -1,5 +1,6 @@
 """Validation during training: recall by this package's evaluation, and the loss on held-out places."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,15 +15,18 @@ from d2vpr_hf.backends.torch_backend import PlainTorchBackend
 from d2vpr_hf.encoders import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.encoders.own_models import OwnModel
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
-from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate
+from d2vpr_hf.evaluation import Evaluation, PositiveRule, evaluate, evaluate_data_set
 from d2vpr_hf.gridtown import VAL_SEEDS, simulate
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.readers import read_places
+from d2vpr_hf.readers.data_sets import DataSet, read_data_set
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import on_main
 from d2vpr_hf.training.option_values import ValidationSet
 from d2vpr_hf.training.options import TrainingOptions
+
+logger = logging.getLogger(__name__)
 
 _QUERIES_PER_PLACE = 4  # in Gridtown's validation city
 _MEAN = "mean_recall@1"
@@ -88,21 +92,34 @@ class Measurement(NamedTuple):
     """The result of a validation.
 
     Attributes:
-        numbers: `recall@N` of the main set, `NAME/recall@N` of each other set, `mean_recall@1` over all sets if there are other
-            sets, and `held_out_loss`, each if it is measured.
-        evaluation: Evaluation of the main set; `None` without a validation database.
+        numbers: `recall@N` of the main set, `NAME/recall@N` of each other set, `mean_recall@1` over all of these, and
+            `held_out_loss`, each if it is measured. A data set with several query sets has `NAME/QUERIES/recall@N` of each;
+            the main one `recall@N` of its first query set, and `QUERIES/recall@N` of the others.
+        evaluation: Evaluation of the main set, or of its first query set; `None` without a main set.
     """
 
     numbers: dict[str, float]
     evaluation: Evaluation | None
 
 
-class _Set(NamedTuple):
-    """Folders or tables that a validation compares, and the rule of correct matches."""
+class _PhotoSet(NamedTuple):
+    """Photos that a validation measures: a data set, or the folders or tables of database and queries."""
 
-    database: str
-    queries: str
-    rule: PositiveRule | None = None  # evaluation's usual one
+    photos: DataSet | tuple[str, str]
+    rule: PositiveRule | None = None  # of correct matches; `None` for the data set's or evaluation's usual one
+
+    def evaluate(self, encoder: PlaceEncoder) -> list[Evaluation]:
+        """Evaluate each query set."""
+        if isinstance(self.photos, DataSet):
+            return evaluate_data_set(self.photos, encoder, self.rule)
+        database, queries = self.photos
+        return [evaluate(database, queries, encoder, self.rule)]
+
+    @property
+    def query_set_names(self) -> list[str]:
+        """The names of the query sets; one empty name if there is only one."""
+        names = list(self.photos.query_set_names) if isinstance(self.photos, DataSet) else []
+        return names if len(names) > 1 else [""]
 
 
 class Validation:
@@ -138,22 +155,23 @@ class Validation:
             on_main(accelerator, lambda: _render(town, options))
         self._main_set = _main_set(options, town)
         self._other_sets = {each.name: _to_set(each) for each in options.other_sets}
-        for each in self._other_sets.values():
-            _check_readable(each)
+        self._has_mean = bool(self._other_sets) or options.validation_data is not None
+        _check_names(self._main_set, self._other_sets)
 
     @torch.no_grad()
     def __call__(self, model: VPRPreTrainedModel) -> Measurement:
         """Measure a model and leave it in eval mode. All processes must call this."""
         model.eval()
         encoder = SharedEncoder(self.accelerator, model, self.processor, self.num_workers)
-        evaluation = None if self._main_set is None else evaluate(self._main_set.database, self._main_set.queries, encoder)
-        numbers = {} if evaluation is None else _recalls(evaluation)
+        evaluations = [] if self._main_set is None else self._main_set.evaluate(encoder)
+        numbers: dict[str, float] = {}
+        if self._main_set is not None:
+            _add_recalls(numbers, _main_prefixes(self._main_set), evaluations)
         for name, each in self._other_sets.items():
-            others = _recalls(evaluate(each.database, each.queries, encoder, each.rule))
-            numbers |= {f"{name}/{metric}": value for metric, value in others.items()}
-        if self._other_sets:
+            _add_recalls(numbers, _prefixes(name, each), each.evaluate(encoder))
+        if self._has_mean:
             numbers[_MEAN] = float(np.mean([value for name, value in numbers.items() if name.endswith("recall@1")]))
-        return Measurement(numbers | self._mean_loss(), evaluation)
+        return Measurement(numbers | self._mean_loss(), evaluations[0] if evaluations else None)
 
     def _mean_loss(self) -> dict[str, float]:
         batches = self.data.held_out_batches()
@@ -163,31 +181,71 @@ class Validation:
         return {"held_out_loss": float(self.accelerator.reduce(losses.mean(), "mean"))}
 
 
-def _recalls(evaluation: Evaluation) -> dict[str, float]:
-    return {name: entry["recall"] for name, entry in evaluation.recall().items()}
+def _add_recalls(numbers: dict[str, float], prefixes: list[str], evaluations: list[Evaluation]) -> None:
+    """Add the recalls of each query set, whose names begin with its prefix."""
+    for prefix, evaluation in zip(prefixes, evaluations, strict=True):
+        numbers |= {f"{prefix}{name}": entry["recall"] for name, entry in evaluation.recall().items()}
 
 
-def _main_set(options: TrainingOptions, town: Path) -> _Set | None:
+def _main_prefixes(photos: _PhotoSet) -> list[str]:
+    """Return the prefix of each query set of the main set; the first has none."""
+    return ["", *(f"{name}/" for name in photos.query_set_names[1:])]
+
+
+def _prefixes(name: str, photos: _PhotoSet) -> list[str]:
+    """Return the prefix of each query set of another set."""
+    return [f"{name}/{queries}/" if queries else f"{name}/" for queries in photos.query_set_names]
+
+
+def _check_names(main: _PhotoSet | None, others: dict[str, _PhotoSet]) -> None:
+    """Raise ValueError if two query sets would have the same names of metrics."""
+    prefixes = [] if main is None else _main_prefixes(main)
+    prefixes += [prefix for name, each in others.items() for prefix in _prefixes(name, each)]
+    twice = sorted({prefix for prefix in prefixes if prefixes.count(prefix) > 1})
+    if twice:
+        raise ValueError(
+            f"Two query sets of the validation have metrics that begin with {twice[0]}: one of `validation_data`, and one of "
+            "`validation_sets`. Give the latter another name."
+        )
+
+
+def _main_set(options: TrainingOptions, town: Path) -> _PhotoSet | None:
     """Return the validation's main set; `None` if the options name none."""
+    if options.validation_data is not None:
+        return _PhotoSet(_read(options.validation_data, options.validation_layout))
     if options.validation_database == "gridtown":
-        return _Set(str(town / "images/test/database"), str(town / "images/test/queries"))
+        return _PhotoSet((str(town / "images/test/database"), str(town / "images/test/queries")))
     if options.validation_database is None:
         return None
-    folders = _Set(options.validation_database, str(options.validation_queries))
+    folders = (options.validation_database, str(options.validation_queries))
     _check_readable(folders)
-    return folders
+    return _PhotoSet(folders)
 
 
-def _to_set(given: ValidationSet) -> _Set:
+def _to_set(given: ValidationSet) -> _PhotoSet:
+    """Return the photos of a set; errors of readers are raised now, before the first step."""
+    rule = None
     if given.frame_tolerance is not None:
-        return _Set(given.database, given.queries, PositiveRule(frame_tolerance=given.frame_tolerance))
-    rule = None if given.metres is None else PositiveRule(given.metres)
-    return _Set(given.database, given.queries, rule)
+        rule = PositiveRule(frame_tolerance=given.frame_tolerance)
+    elif given.metres is not None:
+        rule = PositiveRule(given.metres)
+    if given.root is not None:
+        return _PhotoSet(_read(given.root, given.layout), rule)
+    folders = (str(given.database), str(given.queries))
+    _check_readable(folders)
+    return _PhotoSet(folders, rule)
 
 
-def _check_readable(folders: _Set) -> None:
+def _read(root: str, layout: str | None) -> DataSet:
+    """Read a data set, and log its variant."""
+    data_set = read_data_set(root, layout)
+    logger.info("Validation on %s: %s", root, data_set)
+    return data_set
+
+
+def _check_readable(folders: tuple[str, str]) -> None:
     """Raise the errors of readers before the first step, not at the first validation."""
-    for folder in (folders.database, folders.queries):
+    for folder in folders:
         read_places(folder)
 
 
