@@ -12,6 +12,7 @@ from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values, first
 from d2vpr_hf.evaluation.report import CoordinateKind, Evaluation, Predictions, QueryResult
 from d2vpr_hf.stores.descriptors import Descriptors
 from d2vpr_hf.stores.exact import exact_search, similarity
+from d2vpr_hf.stores.views import search_views
 
 
 def evaluate_descriptors(
@@ -28,7 +29,7 @@ def evaluate_descriptors(
 
     Args:
         database_descriptors: (N, D) L2-normalised, of any floating-point type, possibly memory-mapped; never copied whole.
-        query_descriptors: (Q, D) L2-normalised.
+        query_descriptors: (Q, D) L2-normalised; or (Q, V, D), V descriptors of each query, of which the nearest counts.
         database: Information about the N database photos: at least positions (N, 2) in metres, unless `positives` are given.
         queries: The same for the Q queries.
         rule: The rule of positives; `None` for the usual 25 m.
@@ -44,7 +45,9 @@ def evaluate_descriptors(
     _check_descriptors(database_descriptors, database, "database")
     _check_descriptors(query_descriptors, queries, "query")
     positives = rule.find(database, queries) if positives is None else positives
-    distances, rows = exact_search(query_descriptors, database_descriptors, max(recall_values))
+    distances, rows = search_views(
+        lambda descriptors, k: exact_search(descriptors, database_descriptors, k), query_descriptors, max(recall_values)
+    )
     correct, num_positives = mark_correct(rows, positives)
     predictions = Predictions(rows, similarity(distances), correct, database, queries)
     return Evaluation(

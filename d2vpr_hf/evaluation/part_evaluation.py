@@ -1,5 +1,6 @@
 """The evaluation of one database with all its query sets: each photo is encoded once."""
 
+import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress
+from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress, encode_queries
 from d2vpr_hf.evaluation.descriptor_evaluation import evaluate_descriptors
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.indexed_photos import IndexColumns, IndexedPhotos, SelectedDescriptors
@@ -129,7 +130,15 @@ class PartEvaluation:
             progress: Called with the number of photos that were just encoded.
             save_to: Folder for an index of each side; `None` writes no indexes.
             overwrite: Whether to replace indexes.
+
+        Raises:
+            ValueError: If no photo of a side can be read, or queries with several descriptors each are to be saved.
         """
+        if save_to is not None and getattr(encoder, "test_time", None) == "nearest-crop":
+            raise ValueError(
+                'An index has one descriptor of each photo, and `test_time="nearest-crop"` gives five of each query. Leave '
+                "`save_descriptors` out, or take another form of queries."
+            )
         database, unread, remarks = self._encode_database(encoder, seed, progress)
         new_rows = np.full(len(self._database.places), -1, np.int64)
         new_rows[self.rows[database.rows]] = np.arange(len(database.rows))
@@ -201,7 +210,8 @@ class PartEvaluation:
                 descriptors = SelectedDescriptors(descriptors, self.rows)
             return _Encoded(descriptors, np.arange(len(self.rows))), {}, ()
         places = [self._database.places[row] for row in self.rows.tolist()]
-        encoded = self._encode(self._files_of_rows(self.rows), "database", self._database, encoder, seed, progress)
+        files = self._files_of_rows(self.rows)
+        encoded = self._encode(files, "database", self._database, encoder, seed, progress, is_database=True)
         remarks = encoded.remarks([place.path for place in places])
         unread = {places[row].path: reason for row, reason in encoded.skipped.items()}
         if seed is None:
@@ -212,7 +222,7 @@ class PartEvaluation:
         self, queries: PhotoSelection, encoder: Encoder, seed: int | None, progress: Progress | None
     ) -> tuple[PhotoSelection, NDArray[Any]]:
         """Encode queries; those that cannot be read leave the selection."""
-        encoded = self._encode(queries.files, queries.name, queries.table, encoder, seed, progress)
+        encoded = self._encode(queries.files, queries.name, queries.table, encoder, seed, progress, is_database=False)
         paths = queries.photos.paths or ()
         remarks = encoded.remarks(paths)
         unread = {paths[row]: reason for row, reason in encoded.skipped.items()}
@@ -222,13 +232,22 @@ class PartEvaluation:
         return replace(kept, remarks=(*kept.remarks, *remarks)), encoded.descriptors
 
     def _encode(
-        self, files: list[Path], name: str, table: PhotoTable, encoder: Encoder, seed: int | None, progress: Progress | None
+        self,
+        files: list[Path],
+        name: str,
+        table: PhotoTable,
+        encoder: Encoder,
+        seed: int | None,
+        progress: Progress | None,
+        *,
+        is_database: bool,
     ) -> EncodedPhotos:
         """Encode photos, in a random order if a seed is given."""
         order = None
         if seed is not None:  # the order depends on the name, because database and queries may correspond photo by photo
             order = np.random.default_rng([seed, *self.label(name).encode()]).permutation(len(files)).tolist()
-        encoded = encoder.encode(files, progress, order=order)
+        encode = encoder.encode if is_database else functools.partial(encode_queries, encoder)
+        encoded = encode(files, progress, order=order)
         if not len(encoded.rows):
             raise ValueError(f"None of the {len(files)} photos in {table.folder} could be read.")
         return encoded

@@ -279,3 +279,5 @@ def test_evaluation_reports_the_size_and_the_form(folder, tmp_path):
     assert code == 0, errors
     code, text, errors = run("compare", tmp_path / "a.json", tmp_path / "b.json")
     assert code == 0 and "resolutions differ: None and [56, 56]" in text, errors
+    code, _, errors = run("evaluate", *sides, *form, "--save-descriptors", tmp_path / "saved")
+    assert code != 0 and "--test-time nearest-crop" in errors and not (tmp_path / "saved").exists()
