@@ -3,7 +3,8 @@
 On a laptop, offline, in a few minutes, after training the teacher (see `finetune.py`):
     accelerate launch training/distill.py distill_gridtown_tiny --teacher runs/teacher/best --out runs/student
 As published, on one GPU:
-    accelerate launch training/distill.py distill_gsv_cities --photos GSV --teacher CRICAVPR --model STUDENT --out runs/stage1
+    accelerate launch training/distill.py distill_gsv_cities --photos GSV --teacher CRICAVPR --model STUDENT --out runs/stage1 \
+        --validation-data MSLS --best-metric recall@5
 On 4 nodes of 8 GPUs, which share each batch (the teacher's groups of 8 places then need batches of 256 places):
     accelerate launch --config_file training/configs/accelerate/4x8_gpus.yaml training/distill.py distill_gsv_cities ... \
         --places-per-batch 256

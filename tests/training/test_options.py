@@ -61,7 +61,7 @@ def test_errors_in_a_yaml_file_are_named(tmp_path, text, message):
         (["--best-metric", "recall@5"], "recall@5 is not measured"),
         (["--best-metric", "held_out_loss"], "held_out_loss is not measured"),
         (["--best-metric", "mean_recall@1"], "mean_recall@1 is not measured: set validation_sets"),
-        (["--validation-sets", "walk=a"], "NAME=DATABASE,QUERIES, optionally followed by"),
+        (["--validation-sets", "walk=a,b,c,d"], "NAME=ROOT or NAME=DATABASE,QUERIES, optionally followed by"),
         (["--validation-sets", "a/b=c,d"], "with letters, digits"),
         (["--validation-sets", "walk=a,b,frames:x"], "such as frames:2 or metres:10; got 'frames:x'"),
         (["--validation-sets", "walk=a,b", "walk=c,d"], "Two validation sets have the name walk"),
