@@ -82,7 +82,7 @@ class OwnSource(GraphSource):
 
     def prepare(self, image: torch.Tensor, kind: InputKind) -> torch.Tensor:
         """Return the input of a graph for an image, by the image processor."""
-        changes = {}
+        changes: dict[str, Any] = {}
         if kind != "photos" and self.steps.shortest_edge is not None:
             height, width = self.steps.resized_size(*image.shape[1:])
             changes["size"] = {"height": height, "width": width}

@@ -177,7 +177,7 @@ class OwnModel:
         """Return the pixel values of an image in the size that some steps give it."""
         upright = to_rgb(image)
         is_photo = isinstance(upright, Image.Image)
-        height, width = steps.resized_size(*((upright.height, upright.width) if is_photo else upright.shape[:2]))
+        height, width = steps.resized_size(*np.asarray(upright).shape[:2])
         if height * width > MAX_SIDE**2:
             raise UnfitImageError(f"the photo would be resized to {width}x{height} pixels, which is too large")
         return prepare_by(self.processor, upright if is_photo else image, size={"height": height, "width": width})

@@ -3,7 +3,7 @@
 import functools
 import logging
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -175,7 +175,7 @@ class PlaceEncoder:
         with offline_if_unreachable(model, (defaults | options).get("revision")):
             if settings.model_options:
                 recorded = ModelOptions.from_dict(settings.model_options)
-                accepted = settings.model_options
+                accepted: Collection[str] = settings.model_options
                 if not is_recorded and model is not None:
                     accepted = accepted_options(model, options.get("revision"))
                 defaults |= {name: getattr(recorded, name) for name in settings.model_options if name in accepted}

@@ -1,6 +1,5 @@
 """The evaluation of one database with all its query sets: each photo is encoded once."""
 
-import functools
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -246,8 +245,10 @@ class PartEvaluation:
         order = None
         if seed is not None:  # the order depends on the name, because database and queries may correspond photo by photo
             order = np.random.default_rng([seed, *self.label(name).encode()]).permutation(len(files)).tolist()
-        encode = encoder.encode if is_database else functools.partial(encode_queries, encoder)
-        encoded = encode(files, progress, order=order)
+        if is_database:
+            encoded = encoder.encode(files, progress, order=order)
+        else:
+            encoded = encode_queries(encoder, files, progress, order=order)
         if not len(encoded.rows):
             raise ValueError(f"None of the {len(files)} photos in {table.folder} could be read.")
         return encoded
