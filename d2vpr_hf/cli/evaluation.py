@@ -373,7 +373,9 @@ def _read_sides(photos: PhotoSetOptions, reading: ReadingOptions, rules: RuleOpt
     )
     files = ", ".join(map(str, photos.positives or []))
     rule = rules.rule()
-    return _Sides(rule, f"as {files} states" if files else str(rule), None, database.photos, query_sets, positives_source=files)
+    correct = f"as {files} states" if files else str(rule)
+    has_order = photos.database_list is not None and bool(photos.query_list)
+    return _Sides(rule, correct, None, database.photos, query_sets, positives_source=files, has_order=has_order)
 
 
 def _set_names(queries: Sequence[Path]) -> list[str]:

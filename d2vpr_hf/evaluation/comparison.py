@@ -76,6 +76,10 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
 
 
 def _check_comparable(first: Evaluation, second: Evaluation) -> None:
+    if (first.given_positives is None) != (second.given_positives is None):
+        raise ValueError(
+            f"The reports have different positives: {first.criterion} in the first, {second.criterion} in the second."
+        )
     if first.rule != second.rule:
         raise ValueError(
             f"The reports have different rules of positives: {first.rule} in the first, {second.rule} in the second."

@@ -192,6 +192,7 @@ def evaluate_data_set(
         strict,
     )
     report_remarks(data_set.remarks, data_set.variant)
+    data_set = replace(data_set, parts=tuple(part for part in data_set.parts if part.query_sets))
     out = None if save_descriptors is None else Path(save_descriptors)
     for part in data_set.parts if out is not None else ():
         for name in ("database", *(queries.name for queries in part.query_sets)):

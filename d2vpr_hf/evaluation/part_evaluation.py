@@ -179,7 +179,9 @@ class PartEvaluation:
         all_files = [file for of_set in files for file in of_set]
         rows = self.searches[0].database.rows
         if isinstance(self._database, IndexedPhotos):
-            matches = find_indexed_photos(self._database.index, all_files)
+            skipped = self.searches[0].database.skipped
+            indexed = find_indexed_photos(self._database.index, all_files)
+            matches = {query: path for query, path in indexed.items() if path not in skipped}
         else:
             shared = find_shared_photos(self._files_of_rows(rows), all_files)
             matches = {query: self._database.places[int(rows[row])].path for query, row in shared.items()}
@@ -204,6 +206,8 @@ class PartEvaluation:
     ) -> tuple["_Encoded", dict[str, str], tuple[Remark, ...]]:
         """Return the descriptors of the database, and the photos of it that could not be read."""
         if isinstance(self._database, IndexedPhotos):
+            if seed is None:
+                self._report_skipped(self.searches[0].database, {}, ())
             descriptors: Descriptors = self._database.index.descriptors
             if len(self.rows) < len(descriptors):
                 descriptors = SelectedDescriptors(descriptors, self.rows)

@@ -220,4 +220,4 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
 def _title(evaluation: Evaluation, first_line: str) -> str:
     recall = percent(np.mean([query.correct for query in evaluation.queries]).item())
     counts = f"{len(evaluation.queries)} queries, {evaluation.database['count']} database photos"
-    return f"{first_line}\nR@1: {recall} ({evaluation.rule}) · {counts}"
+    return f"{first_line}\nR@1: {recall} ({evaluation.criterion}) · {counts}"

@@ -152,6 +152,11 @@ class Evaluation:
         return int((self.num_positives == 0).sum())
 
     @property
+    def criterion(self) -> str:
+        """The rule of correct matches as text, or the source of given positives."""
+        return str(self.rule) if self.given_positives is None else f"as {self.given_positives} states"
+
+    @property
     def dataset(self) -> tuple[str, str] | None:
         """Hub id and commit of the data set that database and queries are of; `None` if they are not of one on the Hub."""
         keys = ("dataset", "revision")

@@ -43,7 +43,7 @@ def benchmark_results(evaluation: Evaluation, model: str, token: str | None = No
             dataset_revision=revision,
             source_url=f"https://huggingface.co/{model}/blob/main/validation.json",
             source_name="Evaluation by d2vpr-hf",
-            notes=f"correct: {evaluation.rule}",
+            notes=f"correct: {evaluation.criterion}",
         )
         for task, match in tasks.items()
         if match is not None and int(match[1]) in recalls

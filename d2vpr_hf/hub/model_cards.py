@@ -369,7 +369,7 @@ def _set_row(name: str, evaluation: Evaluation) -> dict[str, Any]:
     return {
         "name": name,
         "queries": evaluation.query_set["count"],
-        "rule": evaluation.rule,
+        "rule": evaluation.criterion,
         "recall": percent(recall["recall"]),
         "interval": percent_interval(recall["interval_95"]),
     }
@@ -383,7 +383,7 @@ def _table(measured: Evaluation) -> dict[str, Any]:
     return {
         "database_count": measured.database["count"],
         "query_count": measured.query_set["count"],
-        "rule": measured.rule,
+        "rule": measured.criterion,
         "names": " | ".join(name.replace("recall", "R") for name in recalls),
         "rules": " | ".join("---:" for _ in recalls),
         "recalls": " | ".join(percent(entry["recall"]) for entry in recalls.values()),

@@ -22,6 +22,7 @@ class ColourEncoder:
         descriptors, rows = [], []
         skipped = {}
         for row, photo in enumerate(photos):
+            photo = photo() if callable(photo) else photo
             self.photos.append(photo)
             try:
                 descriptors.append(describe(photo))

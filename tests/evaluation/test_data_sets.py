@@ -20,6 +20,7 @@ from d2vpr_hf.evaluation.plots import save_plots
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.readers import read_places
 from d2vpr_hf.readers.data_sets import DataSet, DataSetPart, QuerySet
+from d2vpr_hf.retrieval.index_photos import index_photos
 from tests.command_line import run
 from tests.evaluation.colours import ColourEncoder, describe
 from tests.photos import at_name, save
@@ -42,7 +43,7 @@ def streets(tmp_path):
 @pytest.fixture
 def cities(tmp_path):
     """Two cities of six places; three queries of the second one look like other places, and one of them like the first city."""
-    looks = {"north": [0, 1, 2, 3, 4, 5], "south": [10, 11, 12, 10, 11, 0]}
+    looks = {"north": [0, 1, 2, 3, 4, 5], "south": [10, 11, 12, 10, 11, 1]}
     for number, (name, (east, zone)) in enumerate(CITIES.items()):
         for i in range(6):
             save(tmp_path / name / "database" / at_name(east + 100 * i, 4172000, zone=zone), 10 * number + i)
@@ -113,8 +114,6 @@ def test_recall_city_by_city_equals_a_restatement(cities):
     ]
     last = evaluation.queries[-1]
     assert last.part == "south" and last.path.startswith("south/queries/@") and last.top_match.startswith("south/database/")
-    together = evaluate(cities, cities, ColourEncoder(), recall_values=(1,))  # in one database the last query finds the north
-    assert together.queries[-1].top_match.startswith("north/")
 
 
 def test_parts_are_merged_into_one_report(cities, tmp_path):
@@ -208,9 +207,7 @@ def test_rows_of_an_index_without_a_position_are_skipped(tmp_path):
     (tmp_path / "database" / "p.csv").write_text("path,latitude,longitude\n0.png,48,11\n1.png,,\n2.png,48,11.1\n")
     (tmp_path / "queries" / "p.csv").write_text("path,latitude,longitude\n0.png,48,11\n1.png,48,11\n2.png,48,11.1\n")
     encoder = ColourEncoder()
-    from d2vpr_hf.retrieval import index_photos
-
-    index_photos(read_places(tmp_path / "database"), encoder, tmp_path / "index")
+    index_photos(tmp_path / "database", tmp_path / "index", encoder)
     evaluation = evaluate(PlaceIndex.open(tmp_path / "index"), tmp_path / "queries", encoder)
     assert evaluation.skipped["database"] == {"1.png": "no position in metres"}
     assert evaluation.database["count"] == 2 and "1.png" not in {query.top_match for query in evaluation.queries}
