@@ -8,7 +8,6 @@ place. The time is `YYYYMMDD_hhmmss`, whose right parts may be missing. See VPR-
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +50,34 @@ def places_from_names(paths: Sequence[Path], folder: Path, remarks: RemarkCounte
         ValueError: If a name does not follow the convention; the message holds the file and the pattern.
     """
     remarks = RemarkCounter() if remarks is None else remarks
+    prefix = f"{folder.as_posix()}/"
     places = []
     for path in paths:
+        text = path.as_posix()  # texts: methods of `Path` would take most of the time of millions of names
+        inner = text[len(prefix) :] if text.startswith(prefix) else path.relative_to(folder).as_posix()
         try:
-            places.append(_parse(path.name, path.relative_to(folder).as_posix(), remarks))
+            places.append(_parse(text.rpartition("/")[2], inner, remarks))
         except ValueError as error:
-            raise ValueError(
-                f"{path}: {error}. Expected a name like {PATTERN}, or {SHORT_PATTERN}, with east and north in metres."
-            ) from error
-    completed = complete_places(places)
+            raise _name_error(path, error) from error
+    try:
+        completed = complete_places(places)
+    except ValueError:
+        for path, place in zip(paths, places, strict=True):
+            try:
+                check_fields(place)
+            except ValueError as error:
+                raise _name_error(path, error) from error
+        raise
     count_metres_without_degrees(completed, [place.path for place in places], remarks)
     return completed
 
 
+def _name_error(path: Path, error: ValueError) -> ValueError:
+    return ValueError(f"{path}: {error}. Expected a name like {PATTERN}, or {SHORT_PATTERN}, with east and north in metres.")
+
+
 def _parse(name: str, path: str, remarks: RemarkCounter) -> Place:
+    """Read the place of a name, whose fields are not checked yet."""
     parts = name.split("@")
     if len(parts) < _LEAST_PARTS:
         raise ValueError(f"the name has {len(parts)} parts between @, not {_NUM_PARTS}")
@@ -72,13 +85,12 @@ def _parse(name: str, path: str, remarks: RemarkCounter) -> Place:
         place = Place(path, utm_east=parse_number(parts[1]), utm_north=parse_number(parts[2]))
         remarks.add("assumed", SHORT, path)
         return place
-    numbers: dict[str, Any] = {field: _number(parts[place]) for field, place in _NUMBERS.items()}
-    place = Place(path, **numbers, utm_zone=f"{parts[3]}{parts[4]}".strip() or None)
-    place = replace(place, timestamp=_time(parts[13]), condition=_condition(parts[14]))
+    numbers: dict[str, Any] = {field: parse_number(text) for field, part in _NUMBERS.items() if (text := parts[part].strip())}
+    zone = f"{parts[3]}{parts[4]}".strip() or None
+    place = Place(path, **numbers, utm_zone=zone, timestamp=_time(parts[13]), condition=_condition(parts[14]))
     is_polar = parts[1].strip() == parts[2].strip() == "" and place.latitude is not None
     if None in (place.utm_east, place.utm_north) and not is_polar:
         raise ValueError("east or north is missing")
-    check_fields(place)
     return place
 
 
@@ -89,7 +101,3 @@ def _time(text: str) -> str | None:
 
 def _condition(note: str) -> str | None:
     return note if note and not _CROP.fullmatch(note) else None
-
-
-def _number(text: str) -> float | None:
-    return parse_number(text) if text.strip() else None

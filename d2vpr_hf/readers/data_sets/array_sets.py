@@ -30,7 +30,7 @@ from d2vpr_hf.readers.read_options import ReadOptions
 _DATABASE = re.compile(r"(?P<name>.*?)_?(dbImages|db_images|ref_image_names|database_image_names)\.npy", re.IGNORECASE)
 _QUERIES = ("qImages", "q_images", "query_image_names", "queries_image_names")
 _TRUTHS = ("gt_25m", "ground_truth_25m", "pIdx", "gt", "ground_truth")
-_TRUTH_FILE = re.compile(r"ground_truth(_new)?\.npy|.*_(gt|ground_truth)(_25m)?\.npy", re.IGNORECASE)
+_TRUTH_FILE = re.compile(r"(.*_)?(gt|ground_truth)(_new|_25m)?\.npy", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -154,16 +154,22 @@ def _truth_file(root: Path) -> Path | None:
 
 
 def _folder_sides(root: Path) -> Sides | None:
-    """Return the folders of a data set with a file of ground truth next to them; `None` without these."""
-    if not root.is_dir() or _truth_file(root) is None or _lists_in(root):
-        return None
+    """Return the folders of a data set with a file of ground truth next to them; `None` without these.
+
+    The data set may be the only one in a folder, or the one around its folder of photos.
+    """
     sides = find_sides(root)
-    return sides if sides is not None and sides.database.parent == root and len(sides.queries) == 1 else None
+    if sides is None or len(sides.queries) != 1:
+        return None
+    folder = sides.database.parent
+    return sides if _truth_file(folder) is not None and not _lists_in(folder) else None
 
 
 def _read_folders(root: Path, options: ReadOptions) -> DataSet:
-    sides, truth = _folder_sides(root), _truth_file(root)
+    sides = _folder_sides(root)
     assert sides is not None
+    root = sides.database.parent
+    truth = _truth_file(root)
     assert truth is not None
     database, queries = _photos_by_number(sides.database), _photos_by_number(sides.queries[0])
     positives: list[NDArray[np.int64]] = [np.empty(0, np.int64) for _ in queries.places]

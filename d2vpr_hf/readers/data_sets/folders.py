@@ -66,7 +66,7 @@ def _sides(root: Path) -> Iterator[Sides]:
     if around is not None and root.absolute() == around.database:
         yield around
     elif around is not None and root.absolute() in around.queries:
-        yield replace(around, queries=(root,))
+        yield replace(around, queries=(root.absolute(),))
     children = [path for path in sorted(root.iterdir()) if path.is_dir()]
     if len(children) == 1:  # a folder around the data set
         yield from (sides for inner in _INNER if (sides := _sides_in(children[0] / inner)) is not None)

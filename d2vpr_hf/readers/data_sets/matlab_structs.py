@@ -26,12 +26,23 @@ _FOLDERS = ("queries_real", "queries", "query", "247query_subset_v2", "247query_
 
 
 def _find_files(root: Path) -> list[Path]:
+    """Return the file that is given, or the files of a folder that have a `dbStruct`."""
     if root.is_file():
         return [root] if root.suffix.lower() == ".mat" else []
     for folder in (root, root / "datasets", root / "groundtruth"):
-        if folder.is_dir() and (files := sorted(folder.glob("*.[mM][aA][tT]"))):
+        if folder.is_dir() and (files := [file for file in sorted(folder.glob("*.[mM][aA][tT]")) if _has_struct(file)]):
             return files
     return []
+
+
+def _has_struct(file: Path) -> bool:
+    """Return whether a file has a variable `dbStruct`, without reading its values."""
+    from scipy.io import whosmat
+
+    try:
+        return any(name == "dbStruct" for name, *_ in whosmat(str(file)))
+    except Exception:  # scipy raises errors of many types for files of other formats
+        return False
 
 
 def _read(root: Path, options: ReadOptions) -> DataSet:

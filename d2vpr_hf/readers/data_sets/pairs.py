@@ -1,5 +1,6 @@
-"""Data sets of photo pairs: the n-th query belongs to the n-th database photo.
+"""Data sets of photo pairs: a query belongs to the database photo of its name.
 
+SPED, ESSEX3IN1 and Cross-Season in VPR-Bench (https://github.com/MubarizZaffar/VPR-Bench), here without their ground truth.
 AmsterTime in its distributed form, historical photos `old` and street view photos `new` of equal names:
 https://github.com/seyrankhademi/AmsterTime, https://arxiv.org/abs/2203.16291.
 """
@@ -12,11 +13,14 @@ import numpy as np
 
 from d2vpr_hf.places.place import Place
 from d2vpr_hf.readers.data_sets.data_set import DataSet, DataSetPart, QuerySet
+from d2vpr_hf.readers.data_sets.folders import find_sides
 from d2vpr_hf.readers.data_sets.layout import Layout
-from d2vpr_hf.readers.data_sets.variants import variant_name
+from d2vpr_hf.readers.data_sets.variants import find_family, variant_name
 from d2vpr_hf.readers.photo_listing import PhotoListing, list_photos
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.read_options import ReadOptions
+
+_FAMILIES = ("sped", "essex3in1", "cross-season")
 
 
 def _find_pair(root: Path) -> tuple[Path, Path] | None:
@@ -28,20 +32,40 @@ def _find_pair(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def _read(root: Path, options: ReadOptions) -> DataSet:
+def _read_amstertime(root: Path, options: ReadOptions) -> DataSet:
     folders = _find_pair(root)
     assert folders is not None
-    database, queries = (_table(folder, list_photos(folder)) for folder in folders)
+    return _read_pairs(root, "amstertime", *folders)
+
+
+def _is_pairs(root: Path) -> bool:
+    """Return whether a folder has photos in pairs, no names with positions, and no file of ground truth."""
+    sides = find_sides(root)
+    if sides is None or len(sides.queries) != 1 or find_family(sides.database.parent) not in _FAMILIES:
+        return False
+    folder = sides.database.parent
+    has_truth = any(path.suffix.lower() in (".npy", ".csv") for path in folder.iterdir())
+    return not has_truth and not any(path.name.startswith("@") for path in sides.queries[0].iterdir())
+
+
+def _read_named_pairs(root: Path, options: ReadOptions) -> DataSet:
+    sides = find_sides(root)
+    assert sides is not None
+    return _read_pairs(sides.database.parent, "pairs", sides.database, sides.queries[0])
+
+
+def _read_pairs(root: Path, layout: str, database_folder: Path, query_folder: Path) -> DataSet:
+    database = _table(database_folder, list_photos(database_folder))
+    queries = _table(query_folder, list_photos(query_folder))
     row_of = {Path(place.path).stem: row for row, place in enumerate(database.places)}
     stems = [Path(place.path).stem for place in queries.places]
-    missing = [stem for stem in stems if stem not in row_of]
-    if len(missing) == len(stems):
+    if not any(stem in row_of for stem in stems):
         raise ValueError(
-            f"No photo in {folders[1]} has the name of one in {folders[0]}, such as {stems[0]}. Pairs have equal names."
+            f"No photo in {query_folder} has the name of one in {database_folder}, such as {stems[0]}. Pairs have equal names."
         )
     positives = tuple(np.array([row_of[stem]] if stem in row_of else [], np.int64) for stem in stems)
     variant = variant_name(root, len(database.places), {"queries": len(stems)})
-    return DataSet("amstertime", variant, (DataSetPart("", database, (QuerySet("queries", queries, positives),)),))
+    return DataSet(layout, variant, (DataSetPart("", database, (QuerySet("queries", queries, positives),)),))
 
 
 def _table(folder: Path, listing: PhotoListing) -> PlaceTable:
@@ -54,5 +78,12 @@ AMSTERTIME = Layout(
     "AmsterTime, raw",
     "a folder with new/ and old/, whose photos have equal names",
     lambda root: root.is_dir() and _find_pair(root) is not None,
-    _read,
+    _read_amstertime,
+)
+PAIRS = Layout(
+    "pairs",
+    "Pairs of photos",
+    "the folder of SPED, ESSEX3IN1 or Cross-Season with ref/ and query/, whose photos have equal names",
+    _is_pairs,
+    _read_named_pairs,
 )

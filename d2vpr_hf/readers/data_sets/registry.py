@@ -13,13 +13,15 @@ from d2vpr_hf.readers.data_sets.folders import FOLDERS, SF_XL
 from d2vpr_hf.readers.data_sets.layout import Layout
 from d2vpr_hf.readers.data_sets.matlab_structs import NETVLAD
 from d2vpr_hf.readers.data_sets.msls import MSLS, MSLS_ALL_QUERIES, MSLS_TEST, MSLS_TRAIN
-from d2vpr_hf.readers.data_sets.pairs import AMSTERTIME
+from d2vpr_hf.readers.data_sets.pairs import AMSTERTIME, PAIRS
 from d2vpr_hf.readers.read_options import ReadOptions
 
 LAYOUTS: tuple[Layout, ...] = (
     *(MSLS, MSLS_ALL_QUERIES, MSLS_TRAIN, MSLS_TEST),
-    *(ARRAY_LISTS, VPR_BENCH, NETVLAD, AMSTERTIME, SF_XL, FOLDERS),
+    *(ARRAY_LISTS, VPR_BENCH, NETVLAD, AMSTERTIME, PAIRS, SF_XL, FOLDERS),
 )
+
+_MOST_FOLDERS = 50  # in which a data set is looked for
 
 
 def read_data_set(root: str | Path, layout: str | None = None, options: ReadOptions | None = None) -> DataSet:
@@ -54,9 +56,28 @@ def _find_layout(root: Path, name: str | None) -> Layout:
     accepting = [layout for layout in LAYOUTS if not layout.is_chosen_by_name and layout.accepts(root)]
     fitting = [layout for layout in accepting if not layout.is_general] or accepting
     if not fitting:
+        near = _near_data_sets(root)
+        if near:
+            folders = ", ".join(f"{folder} ({layout})" for folder, layout in near)
+            raise ValueError(f"{root} is not a data set, but near one. Give one of these folders: {folders}.")
         forms = "".join(f"\n  {layout.name}: {layout.accepted}" for layout in LAYOUTS)
         raise ValueError(f"{root} has none of the known layouts of data sets:{forms}")
     if len(fitting) > 1:
         names = ", ".join(layout.name for layout in fitting)
         raise ValueError(f"{root} has several layouts: {names}. Choose one with `layout`.")
     return fitting[0]
+
+
+def _near_data_sets(root: Path) -> list[tuple[Path, str]]:
+    """Return the folders inside a folder, or else around it, that are data sets, with the names of their layouts."""
+    children = [path for path in sorted(root.iterdir()) if path.is_dir()][:_MOST_FOLDERS]
+    for folders in (children, root.absolute().parents[:2]):
+        near = [
+            (folder, layout.name)
+            for folder in folders
+            for layout in LAYOUTS
+            if not layout.is_chosen_by_name and layout.accepts(folder)
+        ]
+        if near:
+            return [(folder, name) for number, (folder, name) in enumerate(near) if folder not in dict(near[:number])]
+    return []

@@ -126,8 +126,8 @@ def variant_name(root: Path, database: int, queries: Mapping[str, int], rule: st
     names = []
     for query_set, count in queries.items():
         title = _published_title(family, database, count, rule)
-        shown = query_set if len(queries) > 1 else ""
-        names.append(", ".join(part for part in (title, f"{count:,} queries" + (f" of {shown}" if shown else "")) if part))
+        counted = f"{count:,} {query_set if len(queries) > 1 else 'queries'}"
+        names.append(f"{title}, {counted}" if title else counted)
     tail = f"{database:,} database photos" + (f", {rule}" if rule else "")
     if any(_published_title(family, database, count, rule) for count in queries.values()):
         return f"{'; '.join(names)}; {tail}"

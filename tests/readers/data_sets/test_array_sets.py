@@ -127,6 +127,8 @@ def test_vpr_bench_numbers_photos_in_the_order_of_their_numbers(tmp_path, name):
         save_objects(tmp_path / name, [[1, [10, 9]], [0, [2]]], columns=2)
     else:
         save_objects(tmp_path / name, [[2], [9, 10]])
+    for root in (tmp_path / "ref", tmp_path / "query"):
+        assert read_data_set(root).layout == "vpr-bench"
     data_set = read_data_set(tmp_path)
     assert data_set.layout == "vpr-bench"
     photos = data_set.parts[0].database.paths

@@ -42,9 +42,7 @@ def test_counts_name_the_variant(tmp_path, folder, database, queries, rule, name
 
 def test_query_sets_are_named_one_by_one(tmp_path):
     name = variant_name(tmp_path / "svox" / "images" / "test", 17_166, {"queries": 14_278, "queries_night": 823, "mine": 3})
-    assert name == (
-        "SVOX, 14,278 queries of queries; SVOX night, 823 queries of queries_night; 3 queries of mine; 17,166 database photos"
-    )
+    assert name == ("SVOX, 14,278 queries; SVOX night, 823 queries_night; 3 mine; 17,166 database photos")
 
 
 def test_a_data_set_is_recognised_by_its_nearest_folder(tmp_path):
@@ -166,6 +164,34 @@ def test_pairs_of_amstertime_have_equal_names(tmp_path):
     for root in (tmp_path, tmp_path / "AmsterTime"):
         query_set = read_data_set(root).parts[0].query_sets[0]
         assert [rows.tolist() for rows in query_set.positives] == [[1], [2], []]
+
+
+def test_pairs_of_sped_need_no_ground_truth(tmp_path):
+    for side in ("ref", "query"):
+        for row in range(3):
+            touch(tmp_path / "SPEDTEST" / side / f"{row:03d}.jpg")
+    data_set = read_data_set(tmp_path / "SPEDTEST")
+    assert data_set.layout == "pairs"
+    assert [rows.tolist() for rows in data_set.parts[0].query_sets[0].positives] == [[0], [1], [2]]
+
+
+def test_a_folder_of_data_sets_names_them(tmp_path):
+    """The error says which folder to give: one further down or up."""
+    for name in ("st_lucia", "eynsham"):
+        for side in ("database", "queries"):
+            touch(tmp_path / name / "images" / "test" / side / at_name(51.75, -1.25))
+    with pytest.raises(ValueError, match=r"Give one of these folders: .*eynsham \(folders\), .*st_lucia \(folders\)"):
+        read_data_set(tmp_path)
+    (tmp_path / "eynsham" / "images" / "test" / "maps" / "old").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"Give one of these folders: .*test \(folders\)"):
+        read_data_set(tmp_path / "eynsham" / "images" / "test" / "maps" / "old")
+
+
+def test_another_mat_file_is_no_data_set(tmp_path):
+    savemat(tmp_path / "camera.mat", {"K": np.eye(3)})
+    for side in ("database", "queries"):
+        touch(tmp_path / side / at_name(51.75, -1.25))
+    assert read_data_set(tmp_path).layout == "folders"
 
 
 def test_several_layouts_are_an_error_that_names_them(tmp_path):
