@@ -38,7 +38,8 @@ _SIDE = 1700  # places on a side of the grid of the mock photos
 class _Queries:
     """Returns noisy copies of the rows of an index, by the numbers in the names of photos."""
 
-    projection_dim, model_name, fingerprint = None, "mock", "0" * 64
+    model_name, fingerprint = "mock", "0" * 64
+    projection_dim = None
     batch_size, depends_on_batch = 1, False
     runtime = Runtime("torch", "fp32")
 

@@ -180,7 +180,11 @@ class ReportOptions:
 
     def _report_file(self, name: str, count: int) -> Path:
         assert self.report is not None
-        return self.report if count == 1 else self.report.with_name(f"{self.report.stem}-{name}{self.report.suffix}")
+        return (
+            self.report
+            if count == 1
+            else self.report.with_name(f"{self.report.stem}-{name.replace('/', '-')}{self.report.suffix}")
+        )
 
     def _plot_folder(self, name: str, count: int) -> Path:
         assert self.plots is not None
@@ -342,18 +346,17 @@ class _Sides:
 
 
 def _read_data_set(photos: PhotoSetOptions, reading: ReadingOptions, rules: RuleOptions) -> _Sides:
-    from d2vpr_hf.evaluation.evaluate import data_set_rule
+    from d2vpr_hf.evaluation.evaluate import data_set_rule, replaced_rule
     from d2vpr_hf.readers.data_sets import read_data_set
 
     assert photos.data is not None
     data_set = read_data_set(photos.data, photos.layout, reading.read_options())
-    is_given = any(queries.positives is not None for part in data_set.parts for queries in part.query_sets)
     default = data_set_rule(data_set)
     rule = rules.rule(default)
-    correct = "as the data set's own positives state" if is_given else str(default)
-    if rules.is_given:
-        own = "the data set's own positives" if is_given else f"{default}, the rule of the data set"
-        correct = f"{rule}, instead of {own}"
+    replaced = replaced_rule(data_set, rule) if rules.is_given else None
+    has_positives = any(queries.positives is not None for part in data_set.parts for queries in part.query_sets)
+    correct = "as the data set states" if has_positives and not rules.is_given else str(rule)
+    correct += "" if replaced is None else f", instead of {replaced}"
     return _Sides(rule, correct, data_set, is_rule_given=rules.is_given, has_order=True)
 
 

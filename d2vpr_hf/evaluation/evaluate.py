@@ -197,11 +197,12 @@ def evaluate_data_set(
     for part in data_set.parts if out is not None else ():
         for name in ("database", *(queries.name for queries in part.query_sets)):
             check_free(out / part.name / name, overwrite)
+    replaced = replaced_rule(data_set, rule)
     parts = [PartEvaluation(part.database, part.query_sets, choices, part.name) for part in data_set.parts]
     warn_of_fitted_photos(encoder.model_name, [file for part in parts for file in part.files])
-    runs = [_run_parts(data_set, parts, encoder, None, progress, out, overwrite)]
+    runs = [_run_parts(data_set, replaced, parts, encoder, None, progress, out, overwrite)]
     if shuffle_check:
-        runs.append(_run_parts(data_set, parts, encoder, SHUFFLE_SEED, progress, None, overwrite))
+        runs.append(_run_parts(data_set, replaced, parts, encoder, SHUFFLE_SEED, progress, None, overwrite))
         return [replace(first, shuffled=second) for first, second in zip(*runs, strict=True)]
     return runs[0]
 
@@ -212,8 +213,17 @@ def data_set_rule(data_set: DataSet) -> PositiveRule:
     return PositiveRule(POSITIVE_DIST_THRESHOLD if threshold is None else threshold, None, data_set.frame_tolerance)
 
 
+def replaced_rule(data_set: DataSet, rule: PositiveRule | None) -> str | None:
+    """Return the positives of a data set that a rule replaces, as text; `None` if it replaces none."""
+    if rule is not None and any(queries.positives is not None for part in data_set.parts for queries in part.query_sets):
+        return "the positives of the data set"
+    own_rule = data_set_rule(data_set)
+    return None if rule in (None, own_rule) else f"{own_rule}, the rule of the data set"
+
+
 def _run_parts(
     data_set: DataSet,
+    replaced: str | None,
     parts: Sequence[PartEvaluation],
     encoder: Encoder,
     seed: int | None,
@@ -227,7 +237,7 @@ def _run_parts(
         evaluations = selected.run(encoder, seed, progress, None if out is None else out / part.name, overwrite)
         for queries, evaluation in zip(part.query_sets, evaluations, strict=True):
             of_set[queries.name][part.name] = evaluation
-    return [merge_parts(evaluations, _origin(data_set, name)) for name, evaluations in of_set.items()]
+    return [merge_parts(evaluations, _origin(data_set, name, replaced)) for name, evaluations in of_set.items()]
 
 
 def _with_name(evaluation: Evaluation, name: str, count: int) -> Evaluation:
@@ -345,7 +355,10 @@ def evaluate_descriptor_sets(
             encoded.append((selection, values[selection.rows] if len(selection.rows) < len(of_side.places) else values))
         evaluation = evaluate_selections(encoded[0], encoded[1], positives, choices)
         if data_set is not None:
-            evaluation = merge_parts({"": evaluation}, _origin(data_set, queries.name))
+            evaluation = merge_parts(
+                {"": evaluation},
+                _origin(data_set, queries.name, None if use_given_positives else replaced_rule(data_set, rule)),
+            )
         evaluations.append(_with_name(evaluation, queries.name, len(query_sets)))
     return evaluations
 
@@ -356,7 +369,8 @@ def _rows_of(table: PlaceTable, placed: PlaceTable) -> NDArray[np.int64]:
     return np.array([row_of[path] for path in placed.paths], np.int64)
 
 
-def _origin(data_set: DataSet, name: str) -> dict[str, Any]:
+def _origin(data_set: DataSet, name: str, replaced: str | None) -> dict[str, Any]:
     """Return the data set of a query set, for reports."""
     remarks = [remark.to_dict() for remark in data_set.remarks]
-    return {"layout": data_set.layout, "variant": data_set.variant, "query_set": name, "remarks": remarks}
+    origin = {"layout": data_set.layout, "variant": data_set.variant, "query_set": name, "remarks": remarks}
+    return origin if replaced is None else origin | {"replaced_rule": replaced}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.places import Place
-from d2vpr_hf.places.place_columns import Codes, PlaceColumns
+from d2vpr_hf.places.place_columns import Codes, ColumnTexts, PlaceColumns
 from d2vpr_hf.readers import Remark
 from d2vpr_hf.stores.descriptors import Descriptors, take_rows
 
@@ -61,7 +61,7 @@ class IndexColumns(PlaceColumns):
         super().__init__(places)
         self._rows = places
 
-    @property
+    @functools.cached_property
     def paths(self) -> Sequence[str]:
         """Paths of the photos, which are made when they are used."""
         return ColumnTexts(self._rows.arrow_column("path"))
@@ -83,26 +83,6 @@ class IndexColumns(PlaceColumns):
         if "" in texts:
             codes[codes == texts.index("")] = -1
         return codes, texts
-
-
-class ColumnTexts(Sequence[str]):
-    """The texts of a column, which are made when they are used."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._column)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            start, stop, step = row.indices(len(self))
-            return list(self._column.slice(start, max(0, stop - start)).to_pylist()[::step])
-        return str(self._column[row].as_py())
 
 
 class SelectedDescriptors:

@@ -16,7 +16,7 @@ from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.geometry import EARTH
 from d2vpr_hf.places.place import LOCAL_FRAME
-from d2vpr_hf.places.place_columns import Codes, PlaceColumns, is_known
+from d2vpr_hf.places.place_columns import Codes, PlaceColumns, is_known, take_texts
 from d2vpr_hf.readers import Remark
 
 
@@ -146,7 +146,7 @@ class _Side:
 
     def paths(self) -> Sequence[str]:
         """Return the paths of the used photos."""
-        return self.columns.paths if self.rows is None else [self.columns.paths[row] for row in self.rows.tolist()]
+        return self.columns.paths if self.rows is None else take_texts(self.columns.paths, self.rows)
 
     def with_position(self) -> _Side:
         """Return the side of the photos with a position."""

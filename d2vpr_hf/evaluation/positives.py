@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 from d2vpr_hf.places.geometry import arcs, chord, earth_vectors
 from d2vpr_hf.places.place import EARTH_RADIUS, number_values
+from d2vpr_hf.places.place_columns import take_texts
 
 _PATHS_AT_ONCE = 100_000  # of which a checksum makes a text
 
@@ -70,7 +71,7 @@ class PhotoSet:
             positions=None if self.positions is None else self.positions[rows],
             headings=None if self.headings is None else self.headings[rows],
             frames=None if self.frames is None else self.frames[rows],
-            paths=None if self.paths is None else [self.paths[row] for row in rows],
+            paths=None if self.paths is None else take_texts(self.paths, rows),
             conditions=None if self.conditions is None else [self.conditions[row] for row in rows],
             folder=self.folder,
             in_degrees=self.in_degrees,

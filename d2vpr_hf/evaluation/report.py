@@ -108,8 +108,9 @@ class Evaluation:
             sphere), or `"metres of several frames"`.
         package_version: Version of the package that made the evaluation.
         shuffled: The evaluation with the photos in a random order, or `None`.
-        data_set: `layout`, `variant` with its counts, `query_set`, `remarks` of the reader and, of a data set in parts, the
-            size of each part's database; `None` if no data set was given.
+        data_set: `layout`, `variant` with its counts, `query_set`, `remarks` of the reader, `replaced_rule` if
+            another rule was chosen and, of a data set in parts, the size of each part's database; `None` if no data set was
+            given.
         given_positives: Source of given positives; `rule` then only groups queries into places. `None` if the rule decides.
         predictions: Search results for plots; `None` after loading.
     """
@@ -382,6 +383,8 @@ def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
     missed, num_places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
     where = " on the sphere" if evaluation.coordinates == "degrees" else ""
     positives = f"{evaluation.rule}{where}" if evaluation.given_positives is None else f"given by {evaluation.given_positives}"
+    if replaced := (evaluation.data_set or {}).get("replaced_rule"):
+        positives += f", instead of {replaced}"
     yield f"positives: {positives}; {missed} queries have none and count as misses; {num_places} places"
     if evaluation.shared_photos:
         dropped = any(reason.startswith(DROPPED) for reason in evaluation.skipped["queries"].values())

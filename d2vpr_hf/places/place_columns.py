@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from d2vpr_hf.places.place import WITHOUT_ZONE, Place, all_with_degrees, local_frame, place_zone
@@ -27,7 +29,7 @@ class PlaceColumns:
     def __len__(self) -> int:
         return len(self.places)
 
-    @property
+    @functools.cached_property
     def paths(self) -> Sequence[str]:
         """Paths of the photos."""
         return [place.path for place in self.places]
@@ -120,6 +122,42 @@ class PlaceColumns:
         of_kind = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
         codes[placed] = of_kind[kinds.reshape(-1)]
         return codes, list(numbers)
+
+
+class ColumnTexts(Sequence[str]):
+    """The texts of a column, which are made when they are used.
+
+    Args:
+        column: A column without nulls.
+    """
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for chunk in self._column.iterchunks() for text in chunk.to_pylist())
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            start, stop, step = row.indices(len(self))
+            return list(self._column.slice(start, max(0, stop - start)).to_pylist()[::step])
+        return str(self._column[row].as_py())
+
+    def take(self, rows: NDArray[np.integer]) -> ColumnTexts:
+        """Return the texts of some rows."""
+        return ColumnTexts(self._column.take(pa.array(rows)))
+
+
+def take_texts(texts: Sequence[str], rows: NDArray[np.integer]) -> Sequence[str]:
+    """Return the texts of some rows."""
+    return texts.take(rows) if isinstance(texts, ColumnTexts) else [texts[row] for row in rows]
 
 
 def is_known(values: NDArray[np.float64]) -> NDArray[np.bool_]:

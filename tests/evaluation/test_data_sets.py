@@ -155,7 +155,9 @@ def test_parts_keep_skipped_shared_and_saved_photos_apart(cities, tmp_path, capl
 def test_a_data_set_decides_unless_a_rule_is_given(cities):
     data_set = read_cities(cities, positive_dist_threshold=150.0)
     assert evaluate_data_set(data_set, ColourEncoder())[0].rule == PositiveRule(150.0)
-    assert evaluate_data_set(data_set, ColourEncoder(), PositiveRule(1.0))[0].num_without_positives == 12
+    chosen = evaluate_data_set(data_set, ColourEncoder(), PositiveRule(1.0))[0]
+    assert chosen.num_without_positives == 12
+    assert "positives: within 1 m, instead of within 150 m, the rule of the data set; 12 queries" in chosen.to_text()
     frames = evaluate_data_set(read_cities(cities, frame_tolerance=1), ColourEncoder())[0]
     assert frames.rule.frame_tolerance == 1
 

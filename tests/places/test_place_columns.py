@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from d2vpr_hf.evaluation.indexed_photos import ColumnTexts, IndexColumns, SelectedDescriptors
+from d2vpr_hf.evaluation.indexed_photos import IndexColumns, SelectedDescriptors
 from d2vpr_hf.index import IndexSettings, PlaceIndex
 from d2vpr_hf.places import Place, flat_coordinates
 from d2vpr_hf.places.place import LOCAL_FRAME, with_degrees
-from d2vpr_hf.places.place_columns import PlaceColumns
+from d2vpr_hf.places.place_columns import ColumnTexts, PlaceColumns, take_texts
 
 PLACES = [
     Place("s north", utm_east=544000.0, utm_north=4172000.0, utm_zone="10S"),
@@ -53,6 +53,8 @@ def test_columns_of_an_index_equal_those_of_its_places(tmp_path):
         assert names_of(*columns.codes(name)) == names_of(*expected.codes(name))
     assert list(columns.paths) == expected.paths and columns.paths[2:9:3] == expected.paths[2:9:3]
     assert isinstance(columns.paths, ColumnTexts) and columns.paths[-1] == "nowhere"
+    rows = np.array([7, 2, 11])
+    assert list(take_texts(columns.paths, rows)) == take_texts(expected.paths, rows)
     assert np.array_equal(columns.degrees, expected.degrees, equal_nan=True)
     assert names_of(*columns.utm_frames) == names_of(*expected.utm_frames)
 
