@@ -57,11 +57,17 @@ def _find_lists(root: Path) -> list[_Lists]:
     if root.is_file():
         match = _DATABASE.fullmatch(root.name)
         return [] if match is None else _lists_of(root, match["name"])
-    for folders in ([root], _subfolders(root)):
-        lists = [each for folder in folders for each in _lists_in(folder)]
-        if lists:
-            return lists
-    return []
+    children = _subfolders(root)
+    inner = [each for folder in children for each in _lists_in(folder)]
+    return _lists_in(root) or (inner if len(children) == 1 else [each for each in inner if not _is_whole(root, each)])
+
+
+def _is_whole(root: Path, lists: _Lists) -> bool:
+    """Return whether the photos of lists in a subfolder are in this subfolder too: it is a data set next to others."""
+    try:
+        return _base_folder(root, lists, read_names(lists.database)) == lists.database.parent
+    except ValueError:
+        return False  # reading reports the error
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -52,6 +52,8 @@ _Columns = dict[str, list[Any]]
 
 def find_cities(root: Path) -> dict[str, Path]:
     """Return the cities' folders by name: of a folder of MSLS, its `train_val` or `test`, or of one city."""
+    if root.name in _SIDES and _is_city(root.absolute().parent):
+        root = root.absolute().parent
     if _is_city(root):
         return {root.absolute().name: root}
     for folders in ((root / "train_val", root / "test"), (root,)):

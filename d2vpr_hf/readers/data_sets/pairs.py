@@ -24,8 +24,9 @@ _FAMILIES = ("sped", "essex3in1", "cross-season")
 
 
 def _find_pair(root: Path) -> tuple[Path, Path] | None:
-    """Return the folders `new` and `old` in a folder or in one of its subfolders."""
-    for folder in (root, *(path for path in sorted(root.iterdir()) if path.is_dir())):
+    """Return the folders `new` and `old` in a folder, or in the only folder in it."""
+    children = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    for folder in (root, *(children if len(children) == 1 else ())):
         folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
         if "new" in folders and "old" in folders:
             return folders["new"], folders["old"]

@@ -71,7 +71,7 @@ def _find_layout(root: Path, name: str | None) -> Layout:
 def _near_data_sets(root: Path) -> list[tuple[Path, str]]:
     """Return the folders inside a folder, or else around it, that are data sets, with the names of their layouts."""
     children = [path for path in sorted(root.iterdir()) if path.is_dir()][:_MOST_FOLDERS]
-    for folders in (children, root.absolute().parents[:2]):
+    for folders in (children, *([parent] for parent in root.absolute().parents[:2])):
         near = [
             (folder, layout.name)
             for folder in folders

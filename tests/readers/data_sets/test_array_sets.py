@@ -96,6 +96,14 @@ def test_several_lists_are_an_error_that_names_the_files(tmp_path):
     assert data_set.variant.startswith("pitts30k_test: 4 queries")
 
 
+def test_a_data_set_among_others_is_not_taken_for_all(tmp_path):
+    write_lists(tmp_path / "msls-val", tmp_path / "msls-val")
+    for side in ("ref", "query"):
+        touch(tmp_path / "SPEDTEST" / side / "000.jpg")
+    with pytest.raises(ValueError, match=r"Give one of these folders: .*SPEDTEST \(pairs\), .*msls-val \(npy\)"):
+        read_data_set(tmp_path)
+
+
 def test_lists_that_do_not_fit_are_an_error(tmp_path):
     write_lists(tmp_path, tmp_path)
     save_objects(tmp_path / "msls_val_gt_25m.npy", [[0], [1], [2], [4]])

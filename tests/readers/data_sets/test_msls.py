@@ -33,6 +33,7 @@ def root(tmp_path):
         ("", None, ["cph", "sf"]),
         ("train_val", None, ["cph", "sf"]),
         ("train_val/zurich", None, ["zurich"]),
+        ("train_val/zurich/query", None, ["zurich"]),
         ("", "msls-train", ["zurich"]),
         ("", "msls-all-queries", ["cph", "sf"]),
     ],
