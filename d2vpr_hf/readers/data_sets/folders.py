@@ -24,7 +24,7 @@ from d2vpr_hf.readers.read_options import ReadOptions
 from d2vpr_hf.readers.registry import read_places
 from d2vpr_hf.readers.remarks import Remark
 
-DATABASE_NAMES = ("database", "gallery", "ref", "reference", "references")
+DATABASE_NAMES = ("database", "gallery", "ref", "reference", "references", "db")
 THRESHOLDS = {"baidu": 10.0}  # metres, where the published threshold is not the usual one
 LEFT_EDGES = "headings of the left edges of crops, counted to the west, read as compass headings of the crops' middles"
 UNREAD_PARTS = "folders of other parts of the data set (give one of them to evaluate it)"
