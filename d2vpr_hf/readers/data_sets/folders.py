@@ -22,7 +22,7 @@ from d2vpr_hf.readers.data_sets.variants import find_family, variant_name
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.read_options import ReadOptions
 from d2vpr_hf.readers.registry import read_places
-from d2vpr_hf.readers.remarks import Remark
+from d2vpr_hf.readers.remarks import Remark, merge_remarks
 
 DATABASE_NAMES = ("database", "gallery", "ref", "reference", "references", "db")
 THRESHOLDS = {"baidu": 10.0}  # metres, where the published threshold is not the usual one
@@ -120,7 +120,7 @@ def _read_sf_xl(root: Path, options: ReadOptions) -> DataSet:
         query_sets.append(replace(queries, table=table))
         remarks += more
     part = DataSetPart("", database, tuple(query_sets))
-    return replace(data_set, layout="sf-xl", parts=(part,), remarks=(*data_set.remarks, *remarks))
+    return replace(data_set, layout="sf-xl", parts=(part,), remarks=merge_remarks((*data_set.remarks, *remarks)))
 
 
 def _with_compass_headings(table: PlaceTable) -> tuple[PlaceTable, tuple[Remark, ...]]:

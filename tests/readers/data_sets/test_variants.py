@@ -75,7 +75,7 @@ def test_sf_xl_has_compass_headings(tmp_path):
         assert part.database.places[0].heading == pytest.approx(177.6923, abs=1e-4)
         headings = {queries.name: queries.table.places[0].heading for queries in part.query_sets}
         assert headings == {"queries_v1": pytest.approx(297.6923, abs=1e-4), "queries_night": None}
-        assert [remark.count for remark in data_set.remarks if "left edges" in remark.text] == [1, 1]
+        assert [remark.count for remark in data_set.remarks if "left edges" in remark.text] == [2]
     assert read_data_set(test, "folders").parts[0].database.places[0].heading == 210.0
 
 
