@@ -112,11 +112,13 @@ def _with_aspect(preprocessing: Preprocessing, patch_size: int | None) -> Prepro
     """Return steps that keep the aspect of photos, with the smaller number of the input size as their shorter side.
 
     Raises:
-        ValueError: If the input size depends on the photo already.
+        ValueError: If the input size depends on the photo by another rule.
     """
-    if preprocessing.input_size is None:
+    size = preprocessing.input_size
+    side = preprocessing.shortest_edge if size is None else min(size)
+    if side is None:
         raise ValueError("The preprocessing of this model has no fixed size, so `keep_aspect=True` needs `image_size`.")
-    return preprocessing.for_shorter_side(min(preprocessing.input_size), patch_size or 1)
+    return preprocessing.for_shorter_side(side, patch_size or 1)
 
 
 def check_whole_patches(size: tuple[int, int], patch_size: int) -> None:

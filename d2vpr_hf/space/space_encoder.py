@@ -6,6 +6,7 @@ from typing import Any
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder, is_one_photo
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.explanation import Explanation, PatchSimilarity, explain_match
+from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME
 from d2vpr_hf.readers import PhotoSource
 from d2vpr_hf.space.zero_gpu import is_zero_gpu, on_gpu
 
@@ -44,6 +45,18 @@ class ZeroGPUEncoder(SpaceEncoder):
         encoded: EncodedPhotos = self._call_on_gpu(PlaceEncoder.encode, photos, order=order)
         if on_batch is not None:
             on_batch(encoded)
+        if progress is not None:
+            progress(len(photos))
+        return encoded
+
+    def encode_queries(
+        self, photos: Any, progress: Progress | None = None, *, order: Sequence[int] | None = None
+    ) -> EncodedPhotos:
+        """Encode photos as queries, as [`PlaceEncoder.encode_queries`]; `progress` is called once, after the last photo."""
+        if self.test_time == DEFAULT_TEST_TIME:
+            return self.encode(photos, progress, order=order)
+        photos = [photos] if is_one_photo(photos) else list(photos)
+        encoded: EncodedPhotos = self._call_on_gpu(PlaceEncoder.encode_queries, photos, order=order)
         if progress is not None:
             progress(len(photos))
         return encoded
