@@ -76,12 +76,14 @@ def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource)
         return compare_patches(encoder, query, match)
     config = explainable_model(encoder).config
     images = [open_photo(photo) for photo in (query, match)]
-    pixels = torch.cat([encoder.processor(image, return_tensors="pt")["pixel_values"] for image in images])
-    features, positions = _sample(encoder, pixels)
-    input_size = (pixels.shape[2], pixels.shape[3])
+    pixels = [torch.from_numpy(encoder.descriptor_model.prepare(image)).unsqueeze(0) for image in images]
+    batches = [torch.cat(pixels)] if pixels[0].shape == pixels[1].shape else pixels  # photos may keep their aspect
+    samples = [_sample(encoder, batch) for batch in batches]
+    features = [feature for of_batch, _ in samples for feature in of_batch]
+    positions = [position for _, of_batch in samples for position in of_batch]
     sides = [
-        locate_regions(config, position, input_size, (image.height, image.width))
-        for position, image in zip(positions, images, strict=True)
+        locate_regions(config, position, (side.shape[2], side.shape[3]), (image.height, image.width))
+        for position, side, image in zip(positions, pixels, images, strict=True)
     ]
     note = BEFORE_PROJECTION if config.projection_dim else None
     shares, cosine = region_shares(*features), cosine_of(*features)
