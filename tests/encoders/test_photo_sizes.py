@@ -10,6 +10,7 @@ from PIL import Image
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos
 from d2vpr_hf.encoders import encode_queries
+from d2vpr_hf.explanation import explain_match
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.retrieval.search_photos import search_photos
@@ -281,3 +282,13 @@ def test_evaluation_reports_the_size_and_the_form(folder, tmp_path):
     assert code == 0 and "resolutions differ: None and [56, 56]" in text, errors
     code, _, errors = run("evaluate", *sides, *form, "--save-descriptors", tmp_path / "saved")
     assert code != 0 and "--test-time nearest-crop" in errors and not (tmp_path / "saved").exists()
+
+
+def test_matches_of_photos_of_two_sizes_are_explained(folder, tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, image in zip(paths, PHOTOS, strict=False):
+        image.save(path)
+    encoder = PlaceEncoder(folder, device="cpu", keep_aspect=True)
+    descriptors = encoder.encode(paths).descriptors
+    explanation = explain_match(encoder, *paths)
+    assert explanation.similarity == pytest.approx(float(descriptors[0] @ descriptors[1]), abs=1e-4)
