@@ -291,4 +291,4 @@ def test_matches_of_photos_of_two_sizes_are_explained(folder, tmp_path):
     encoder = PlaceEncoder(folder, device="cpu", keep_aspect=True)
     descriptors = encoder.encode(paths).descriptors
     explanation = explain_match(encoder, *paths)
-    assert explanation.similarity == pytest.approx(float(descriptors[0] @ descriptors[1]), abs=1e-4)
+    assert explanation.cosine == pytest.approx(float(descriptors[0] @ descriptors[1]), abs=1e-4)
