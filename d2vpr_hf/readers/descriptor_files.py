@@ -291,7 +291,8 @@ def _choose(path: Path, names: Sequence[str], tensor: str | None) -> str:
 def _place_by_name(file: DescriptorFile, table: PlaceTable) -> tuple[PlaceTable, NDArray[Any], tuple[Remark, ...]]:
     """Match descriptors with the places of the same paths, in the order of the places."""
     assert file.names is not None
-    row_of = {name: row for row, name in enumerate(file.names)}
+    prefix = _folder_in_names(file.names, table)
+    row_of = {name.removeprefix(prefix): row for row, name in enumerate(file.names) if name.startswith(prefix)}
     places = [place for place in table.places if place.path in row_of]
     if not places:
         raise ValueError(
@@ -300,8 +301,25 @@ def _place_by_name(file: DescriptorFile, table: PlaceTable) -> tuple[PlaceTable,
         )
     missing = {place.path: f"no descriptor in {file.path.name}" for place in table.places if place.path not in row_of}
     paths = {place.path for place in places}
-    unused = [name for name in file.names if name not in paths]
+    unused = [name for name in file.names if not name.startswith(prefix) or name.removeprefix(prefix) not in paths]
     remarks = (Remark("skipped", "descriptors of photos without a place", len(unused), unused[0]),) if unused else ()
+    if prefix:
+        text = f"names of descriptors that begin with the folder {prefix}, read as paths in it"
+        remarks = (*remarks, Remark("assumed", text, len(places), prefix + places[0].path))
     rows = np.array([row_of[place.path] for place in places], np.int64)
     placed = replace(table, places=places, skipped=dict(table.skipped) | missing, place_ids=None, group_ids=None)
     return placed, file.descriptors[rows], remarks
+
+
+def _folder_in_names(names: Sequence[str], table: PlaceTable) -> str:
+    """Return the end of the table's folder with which names begin, such as `queries/`; empty if they are relative to it.
+
+    Files of hloc may have the photos of several folders, with names that are relative to a common one.
+    """
+    paths = set(table.paths)
+    parts = table.base_folder.parts
+    prefixes = ["", *("/".join(parts[-depth:]) + "/" for depth in range(1, len(parts)))]
+    fitting = (
+        prefix for prefix in prefixes if any(name.startswith(prefix) and name.removeprefix(prefix) in paths for name in names)
+    )
+    return next(fitting, "")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from d2vpr_hf.readers import descriptor_files
-from d2vpr_hf.readers.descriptor_files import read_descriptors, read_placed_descriptors
+from d2vpr_hf.places import Place
+from d2vpr_hf.readers import PlaceTable, descriptor_files
+from d2vpr_hf.readers.descriptor_files import place_descriptors, read_descriptors, read_placed_descriptors
 
 PATHS = ["a.jpg", "b/c.jpg", "d.jpg"]
 
@@ -197,6 +198,18 @@ def test_hloc_files_are_matched_by_path(tmp_path: Path, caplog: pytest.LogCaptur
         ValueError, match=r"None of the 4 names in .*, such as a.jpg, is the path of a photo in .*, such as x.jpg"
     ):
         read_placed_descriptors(tmp_path / "d.h5", write_table(tmp_path, ["x.jpg"]))
+
+
+def test_one_hloc_file_may_have_the_photos_of_several_folders(tmp_path: Path) -> None:
+    """Names are relative to the folder of both sides; photos of equal names on the other side are not taken."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        for number, name in enumerate(["mapping/a.jpg", "query/a.jpg", "query/night/b.jpg"]):
+            file.create_group(name).create_dataset("global_descriptor", data=np.eye(4, dtype=np.float32)[number])
+    table = PlaceTable(tmp_path / "images" / "query", [Place("a.jpg"), Place("night/b.jpg")], "none")
+    placed, rows, remarks = place_descriptors(read_descriptors(tmp_path / "d.h5"), table)
+    assert placed.paths == ["a.jpg", "night/b.jpg"] and rows.argmax(axis=1).tolist() == [1, 2]
+    assert [(remark.count, remark.example) for remark in remarks] == [(1, "mapping/a.jpg"), (2, "query/a.jpg")]
 
 
 def test_a_matrix_in_an_hdf5_file_is_matched_by_order(tmp_path: Path) -> None:
