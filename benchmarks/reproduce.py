@@ -1,7 +1,7 @@
 """Compare the published weights with their published recalls: `make reproduce MODEL=my-d2vpr-4096 DATASET=pitts30k PHOTOS=DIR`.
 
     d2vpr convert finetune_no_encoder.pth my-d2vpr
-    d2vpr fit-projection my-d2vpr pitts30k/images --dim 4096 --out my-d2vpr-4096
+    d2vpr fit-projection my-d2vpr pitts30k/images --dim 4096 --sample 16384 --out my-d2vpr-4096
     python benchmarks/reproduce.py --model my-d2vpr-4096 --dataset pitts30k --photos pitts30k/images/test
 
 `--photos` is the data set in any layout that `d2vpr evaluate --data` reads; `--layout` chooses one of several. The published
@@ -68,7 +68,8 @@ def check_model(encoder: PlaceEncoder) -> None:
     if config.projection_dim != PROJECTION_DIM:
         raise ValueError(
             f"The published recalls are those of descriptors that a PCA reduced to {PROJECTION_DIM} numbers, this model has "
-            f"{config.projection_dim or 'no projection'}. `d2vpr fit-projection MODEL PHOTOS --dim {PROJECTION_DIM}` fits it."
+            f"{config.projection_dim or 'no projection'}. `d2vpr fit-projection MODEL PHOTOS "
+            f"--dim {PROJECTION_DIM} --sample 16384` fits it."
         )
     if config.use_cross_image_encoder:
         raise ValueError("The published recalls are those of a model without cross-image encoder; this model has one.")

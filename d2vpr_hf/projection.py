@@ -4,9 +4,11 @@ The covariance of all descriptors is summed block by block: exact, in memory tha
 MB for 10,752). With at most D photos, the products of the photos with each other lead to the same result and are smaller.
 """
 
+import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +19,25 @@ from scipy.linalg import eigh
 
 from d2vpr_hf.encoders.own_models import OwnModel
 from d2vpr_hf.hub.model_cards import CardFacts, stated_base_model, write_card
+from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection
 from d2vpr_hf.pretrained.fitted_photos import PROJECTION_FILE, checksums
-from d2vpr_hf.projected_files import find_model_files, projected_card, write_projected_model
+from d2vpr_hf.projected_files import ModelFiles, find_model_files, projected_card, write_projected_model
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import Remark, merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.retrieval.compatibility import check_encoder
 from d2vpr_hf.utils.atomic_files import check_free, new_folder
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Progress
     from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED_SAMPLE = 16_384  # photos, at most, that the authors of D²-VPR fit the PCA of their published results to
 
 _LEAST_VARIANCE = 1e-6  # of the largest variance; below it, float32 descriptors vary by rounding only
 _PHOTOS_AT_ONCE = 256
@@ -130,6 +138,8 @@ def fit_projection(
     dim: int,
     *,
     whiten: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
     strict: bool = False,
     progress: "Progress | None" = None,
 ) -> Projection:
@@ -145,6 +155,9 @@ def fit_projection(
         encoder: An encoder with the model. A model of this package is changed in memory, too.
         dim: Width of the projected descriptors.
         whiten: Whether all directions get the same variance; the model then scales projected descriptors to unit length.
+        sample: Number of photos to draw, see [`draw_sample`]; `None` or a larger number than there are for all of them. The
+            published projections are fitted to `PUBLISHED_SAMPLE`.
+        seed: Random seed of the sample.
         strict: Whether a photo that cannot be read is an error.
         progress: Called with the number of photos just finished.
 
@@ -153,22 +166,117 @@ def fit_projection(
         ValueError: If the model has a projection already, was never saved, or is of a kind that has no files to store a
             projection with, or if the photos are too few.
     """
-    out = Path(out)
+    files = _check_model(encoder, Path(out), sample)
+    table = read_places(photos) if isinstance(photos, str | Path) else photos
+    report_remarks(table.remarks)
+    check_any_photo(table)
+    rows = draw_sample(table.paths, sample, seed)
+    if len(rows) < len(table.places):
+        table = replace(table, places=[table.places[row] for row in rows.tolist()], place_ids=None, group_ids=None)
+    fitted, used = _encode(table, encoder, strict, progress)
+    facts = {"photos": sorted(checksums(used))} | _sample_facts(sample, seed)
+    return _store(fitted, Path(out), encoder, files, dim, whiten, facts)
+
+
+def fit_index_projection(
+    index: PlaceIndex,
+    out: str | Path,
+    encoder: "PlaceEncoder",
+    dim: int,
+    *,
+    whiten: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
+    progress: "Progress | None" = None,
+) -> Projection:
+    """Fit a projection to the descriptors of an index, and write the model with it, as [`fit_projection`] does.
+
+    No photo is encoded, and descriptors are read block by block. The result is that of [`fit_projection`] with the same photos,
+    up to the number type of the index: float16 descriptors are rounded.
+
+    Args:
+        index: An index of the encoder's model.
+        out: The folder; missing or empty.
+        encoder: An encoder with the model of the index.
+        dim: Width of the projected descriptors.
+        whiten: Whether all directions get the same variance.
+        sample: Number of rows to draw; `None` for all of them.
+        seed: Random seed of the sample.
+        progress: Called with the number of rows just read.
+
+    Raises:
+        FileExistsError: If `out` is not free.
+        ValueError: If the index was built with another model or holds projected descriptors, or as for [`fit_projection`].
+    """
+    if index.settings.projection_dim is not None:
+        raise ValueError(
+            f"The index {index.folder} holds descriptors that are projected to {index.settings.projection_dim} numbers. Give "
+            "an index of the model without a projection."
+        )
+    check_encoder(index, encoder)
+    files = _check_model(encoder, Path(out), sample)
+    rows = draw_sample(index.places.column("path"), sample, seed)
+    fitted, descriptors = ProjectionFit(index.settings.descriptor_dim), index.descriptors
+    for start in range(0, len(rows), _PHOTOS_AT_ONCE):
+        block = descriptors.take(rows[start : start + _PHOTOS_AT_ONCE])
+        fitted.add(block)
+        if progress is not None:
+            progress(len(block))
+    hashes = index.places.column("content_hash")
+    used_hashes = [hashes[row][:16] for row in rows.tolist() if hashes[row] is not None]
+    if len(used_hashes) < len(rows):
+        logger.warning(
+            "%d of %d photos have no checksum in the index; an evaluation cannot warn that the projection was fitted to them.",
+            len(rows) - len(used_hashes),
+            len(rows),
+        )
+    facts = {"photos": sorted(used_hashes)} | _sample_facts(sample, seed)
+    return _store(fitted, Path(out), encoder, files, dim, whiten, facts)
+
+
+def draw_sample(paths: Sequence[str], count: int | None, seed: int) -> NDArray[np.int64]:
+    """Return the rows of a random sample of photos, ascending; all rows without a `count` or if there are fewer.
+
+    Photos are drawn by a hash of the seed and their paths: a folder and its index give the same photos, in whichever order.
+    """
+    if count is None or count >= len(paths):
+        return np.arange(len(paths), dtype=np.int64)
+    digests = (hashlib.sha256(f"{seed}:{path}".encode(errors="surrogateescape")).digest()[:8] for path in paths)
+    numbers = np.frombuffer(b"".join(digests), ">u8")
+    return np.sort(np.argsort(numbers, kind="stable")[:count])
+
+
+def _sample_facts(sample: int | None, seed: int) -> dict[str, Any]:
+    return {} if sample is None else {"sample": sample, "seed": seed}
+
+
+def _check_model(encoder: "PlaceEncoder", out: Path, sample: int | None) -> ModelFiles | None:
+    """Check the arguments before the work, and return the files of a model of another library."""
     check_free(out)
+    if sample is not None and sample < 2:
+        raise ValueError(f"Expected `sample` of at least 2 photos, got {sample}.")
     if encoder.projection_dim is not None:
         raise ValueError(
             f"The model has a projection to {encoder.projection_dim} numbers already. Fit one to the model without it."
         )
     model = encoder.descriptor_model
-    files = None if isinstance(model, OwnModel) else find_model_files(model)
-    table = read_places(photos) if isinstance(photos, str | Path) else photos
-    report_remarks(table.remarks)
-    check_any_photo(table)
-    fitted, used = _encode(table, encoder, strict, progress)
+    return None if isinstance(model, OwnModel) else find_model_files(model)
+
+
+def _store(
+    fitted: ProjectionFit,
+    out: Path,
+    encoder: "PlaceEncoder",
+    files: ModelFiles | None,
+    dim: int,
+    whiten: bool,
+    facts: dict[str, Any],
+) -> Projection:
+    """Compute the projection and write the model with it; `facts` are added to those in `projection.json`."""
     projection = fitted.components(dim, whiten)
-    facts = {"dim": dim, "whiten": whiten, "explained": projection.explained, "photos": sorted(checksums(used))}
+    facts = {"dim": dim, "whiten": whiten, "explained": projection.explained} | facts
     if files is not None:
-        card = projected_card(model, files, facts)
+        card = projected_card(encoder.descriptor_model, files, facts)
         _write(out, facts, lambda folder: write_projected_model(folder, files, card, projection.mean, projection.components))
         return projection
     source = encoder.model_name

@@ -1,5 +1,6 @@
 """Projections against numpy's SVD, and what is stored of them."""
 
+import json
 import logging
 from dataclasses import replace
 
@@ -12,14 +13,16 @@ from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from d2vpr_hf import PlaceEncoder, load_model
+from d2vpr_hf import PlaceEncoder, load_model, projection
 from d2vpr_hf.cli import app
 from d2vpr_hf.encoders.projected_model import add_projection
 from d2vpr_hf.export import export
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.model_info.encoder_card import read_card
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
-from d2vpr_hf.projection import ProjectionFit, fit_projection
+from d2vpr_hf.projection import ProjectionFit, draw_sample, fit_index_projection, fit_projection
+from d2vpr_hf.retrieval import index_photos
+from tests.command_line import run
 from tests.other_model import OtherModel
 
 
@@ -144,6 +147,79 @@ def test_refusals(photos, tmp_path):
     with pytest.raises(ValueError, match="has a projection to 4 numbers already"):
         fit_projection(photos, tmp_path / "newer", PlaceEncoder(tmp_path / "new"), 2)
     assert torch.equal(load_model(tmp_path / "new").projection.mean, encoder.model.projection.mean)
+
+
+@pytest.fixture(scope="module")
+def indexed(photos, tmp_path_factory):
+    """Indexes of the photos by number type."""
+    encoder = PlaceEncoder(batch_size=8)
+    folder = tmp_path_factory.mktemp("indexes")
+    return {name: index_photos(photos, folder / name, encoder, dtype=name)[0] for name in ("float32", "float16")}
+
+
+@pytest.mark.parametrize(("sample", "whiten"), [(None, False), (16, True)])
+def test_an_index_gives_the_projection_of_its_photos(photos, indexed, tmp_path, sample, whiten):
+    options = {"whiten": whiten, "sample": sample, "seed": 3}
+    expected = fit_projection(photos, tmp_path / "photos", PlaceEncoder(batch_size=8), 8, **options)
+    fitted = {
+        dtype: fit_index_projection(index, tmp_path / dtype, PlaceEncoder(batch_size=8), 8, **options)
+        for dtype, index in indexed.items()
+    }
+    assert np.allclose(fitted["float32"].mean, expected.mean, atol=1e-6)
+    assert np.allclose(fitted["float32"].components, expected.components, atol=1e-3 * np.abs(expected.components).max())
+    assert np.allclose(fitted["float16"].mean, expected.mean, atol=1e-4)  # single directions of like variance may be turned
+    assert fitted["float16"].explained == pytest.approx(expected.explained, rel=1e-2)
+    facts = [json.loads((tmp_path / name / "projection.json").read_text()) for name in ("photos", "float32", "float16")]
+    assert facts[0]["photos"] == facts[1]["photos"] == facts[2]["photos"] and len(facts[0]["photos"]) == (sample or 24)
+    assert (facts[1].get("sample"), facts[1].get("seed")) == ((16, 3) if sample else (None, None))
+    expected_rows, rows = (
+        PlaceEncoder(tmp_path / name).encode(sorted(photos.iterdir())).descriptors for name in ("photos", "float32")
+    )
+    assert np.allclose(rows, expected_rows, atol=1e-3)
+
+
+def test_a_sample_depends_on_seed_and_paths_only():
+    paths = [f"{number}.jpg" for number in range(500)]
+    rows = draw_sample(paths, 100, 0)
+    assert len(set(rows.tolist())) == 100 and (np.diff(rows) > 0).all()
+    assert {paths[row] for row in rows} == {paths[::-1][row] for row in draw_sample(paths[::-1], 100, 0)}
+    assert len(set(rows) & set(draw_sample(paths, 100, 1))) < 50
+    assert 170 < rows.mean() < 330  # of all parts: a mean of 250 with a standard deviation of 13
+    assert draw_sample(paths, 500, 0).tolist() == draw_sample(paths, None, 0).tolist() == list(range(500))
+
+
+def test_an_index_of_a_million_rows_is_not_copied(indexed, tmp_path, monkeypatch):
+    """Only blocks of it are in memory."""
+    index = indexed["float16"]
+    sizes = []
+    take = type(index.descriptors).take
+    monkeypatch.setattr(type(index.descriptors), "take", lambda self, rows: sizes.append(len(rows)) or take(self, rows))
+    monkeypatch.setattr(type(index.descriptors), "__array__", None)
+    monkeypatch.setattr(projection, "_PHOTOS_AT_ONCE", 5)
+    fit_index_projection(index, tmp_path / "small", PlaceEncoder(batch_size=8), 4)
+    assert sizes == [5, 5, 5, 5, 4]
+
+
+def test_indexes_that_do_not_fit_are_refused(photos, indexed, tmp_path):
+    with pytest.raises(ValueError, match="built with another model or other preprocessing"):
+        fit_index_projection(indexed["float32"], tmp_path / "new", PlaceEncoder(OtherModel()), 4)
+    fit_projection(photos, tmp_path / "small", PlaceEncoder(batch_size=8), 4)
+    projected, _ = index_photos(photos, tmp_path / "index", PlaceEncoder(tmp_path / "small"))
+    with pytest.raises(ValueError, match="holds descriptors that are projected to 4 numbers"):
+        fit_index_projection(projected, tmp_path / "new", PlaceEncoder(), 2)
+    with pytest.raises(ValueError, match="`sample` of at least 2 photos, got 1"):
+        fit_index_projection(indexed["float32"], tmp_path / "new", PlaceEncoder(), 2, sample=1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_takes_an_index(indexed, tmp_path, monkeypatch):
+    monkeypatch.setattr(PlaceEncoder, "encode", None)
+    arguments = ["--dim", "8", "--sample", "16", "--out", tmp_path / "small"]
+    status, out, error = run("fit-projection", "--index", indexed["float32"].folder, *arguments)
+    assert status == 0 and "numbers become 8" in out, error
+    for wrong in (["m", "p", "--index", "i"], ["m"], []):
+        status, _, error = run("fit-projection", *wrong, *arguments)
+        assert status == 1 and "Give either MODEL and PHOTOS, or `--index INDEX`." in error
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from d2vpr_hf.cli.options import (
     ModelChoices,
     ReadingOptions,
     StrictOption,
+    open_index,
+    parse_index,
     parse_model,
     parse_pairs,
     parse_path,
@@ -102,19 +104,35 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
 
 def fit_projection(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            parser=parse_model, metavar="MODEL", help="Model folder or Hub id, without a projection; or `embedded`."
+            parser=parse_model,
+            metavar="MODEL",
+            help="Model folder or Hub id, without a projection; or `embedded`. With --index, the model of the index.",
         ),
-    ],
+    ] = None,
     photos: Annotated[
-        Path,
-        typer.Argument(parser=parse_path, metavar="PHOTOS", help="Photos that are not used for evaluation, or their CSV file."),
-    ],
+        Path | None,
+        typer.Argument(
+            parser=parse_path,
+            metavar="PHOTOS",
+            help="Photos that are not used for evaluation, or their CSV file; or give --index.",
+        ),
+    ] = None,
+    *,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            "--index", parser=parse_index, metavar="INDEX", help="Fit to the descriptors of an index; nothing is encoded."
+        ),
+    ] = None,
     dim: Annotated[int, typer.Option("--dim", min=1, help="Width of the projected descriptors.")],
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="MODEL2", help="Model folder to write.")],
-    *,
     whiten: Annotated[bool, typer.Option("--whiten", help="Give all directions the same variance.")] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=2, help="Photos to draw at random, 16384 as published. Default: all photos.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of --sample.")] = 0,
     reading: ReadingOptions,
     encoding: EncoderOptions,
     strict: StrictOption = False,
@@ -123,13 +141,26 @@ def fit_projection(
 
     The projection, also whitening, is fitted to photos and stored in the model.
     """
+    from d2vpr_hf.projection import fit_index_projection
     from d2vpr_hf.projection import fit_projection as run
     from d2vpr_hf.readers import read_places
 
-    table = read_places(photos, reading.read_options())
-    with progress_bar("Encoding", len(table.places)) as progress:
-        encoder = encoding.load(model)
-        projection = run(table, out, encoder, dim, whiten=whiten, strict=strict, progress=progress)
+    if (photos is None) == (index is None) or (model is None and index is None):
+        raise ValueError("Give either MODEL and PHOTOS, or `--index INDEX`.")
+    if index is not None:
+        opened = open_index(index)
+        encoder = encoding.load(model, opened)
+        with progress_bar("Reading", len(opened) if sample is None else min(sample, len(opened))) as progress:
+            projection = fit_index_projection(
+                opened, out, encoder, dim, whiten=whiten, sample=sample, seed=seed, progress=progress
+            )
+    else:
+        table = read_places(Path(str(photos)), reading.read_options())
+        with progress_bar("Encoding", len(table.places) if sample is None else min(sample, len(table.places))) as progress:
+            encoder = encoding.load(model)
+            projection = run(
+                table, out, encoder, dim, whiten=whiten, sample=sample, seed=seed, strict=strict, progress=progress
+            )
     typer.echo(
         f"{projection.components.shape[1]} numbers become {dim}, with {100 * projection.explained:.1f} % of the variance: {out}"
     )
