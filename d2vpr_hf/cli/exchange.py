@@ -19,7 +19,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import progress_bar
+from d2vpr_hf.cli.terminal import check_used, progress_bar
 
 ImageRootOption = Annotated[
     Path | None,
@@ -102,9 +102,10 @@ def pairs(
             )
     if as_json:
         typer.echo(json.dumps({"index": index} | report.to_dict(), indent=2))
-        return
-    root = "" if report.image_root is None else f" Names are relative to {report.image_root}."
-    typer.echo(f"Wrote {report.pairs} pairs of {report.photos} photos for {format}: {out}.{root}")
+    else:
+        root = "" if report.image_root is None else f" Names are relative to {report.image_root}."
+        typer.echo(f"Wrote {report.pairs} pairs of {report.photos} photos for {format}: {out}.{root}")
+    check_used([query for query in queries or [] if str(query) in report.skipped], len(queries or []))
 
 
 def export_descriptors(

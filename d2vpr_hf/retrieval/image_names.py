@@ -54,9 +54,10 @@ class ImageNames:
         """Return the name of each row of the index."""
         if self.root is None or not self._has_folder:
             return self._paths
-        prefix = ""
-        if self._index.settings.photo_folder != self.root:
-            prefix = f"{self.of_photo(self._index.settings.photo_folder)}/"
+        photo_folder = self._index.settings.photo_folder
+        if self.root.is_relative_to(photo_folder) and self.root != photo_folder:
+            return [self.of_photo(photo_folder / path) for path in self._paths]
+        prefix = "" if photo_folder == self.root else f"{self.of_photo(photo_folder)}/"
         return [self.of_photo(Path(path)) if path in self._absolute else f"{prefix}{path}" for path in self._paths]
 
     def of_photo(self, photo: Path) -> str:

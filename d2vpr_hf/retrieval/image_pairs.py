@@ -40,7 +40,7 @@ class PairReport:
         pairs: Number of pairs.
         photos: Number of photos whose similar photos were searched.
         image_root: Folder that the names are relative to; `None` if the index does not record one.
-        skipped: Number of photos that are skipped because of their names.
+        skipped: Photos that could not be read or whose names cannot be in the file, with the reason.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class PairReport:
     pairs: int
     photos: int
     image_root: Path | None
-    skipped: int
+    skipped: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -109,9 +109,10 @@ def pair_queries(
         strict=strict,
         progress=progress,
     )
+    unread = {str(result.query): result.error for result in results if result.error is not None}
     matched = {names.of_photo(result.query): result.matches for result in results if result.error is None}
     photos = [name for name in matched if not _UNUSABLE_NAME.search(name)]
-    _report_unusable([*np.array(names_of_rows, object)[~usable], *(matched.keys() - set(photos))], strict)
+    skipped = _skip_unusable([*names_of_rows, *matched], strict)
 
     def pairs() -> Iterator[tuple[str, str]]:
         for name in photos:
@@ -119,8 +120,7 @@ def pair_queries(
             yield from ((name, other) for other in [other for other in others if other != name][:top_k])
 
     count = _write(path, pairs() if format == "hloc" else _unordered(pairs()))
-    skipped = int((~usable).sum()) + len(matched) - len(photos)
-    return PairReport(path, format, count, len(photos), names.root, skipped)
+    return PairReport(path, format, count, len(photos), names.root, unread | skipped)
 
 
 def pair_index(
@@ -154,13 +154,13 @@ def pair_index(
     names = ImageNames(index, image_root=image_root)
     names_of_rows = names.of_index()
     usable = _usable(names_of_rows)
-    _report_unusable(np.array(names_of_rows, object)[~usable].tolist(), strict)
+    skipped = _skip_unusable(names_of_rows, strict)
     rows = np.flatnonzero(usable if allowed is None else usable & allowed)
     if len(rows) < 2:
         raise ValueError(f"Pairs need at least two photos; {len(rows)} of {len(index)} in the index can be used.")
     neighbours = _neighbours(index, rows, min(top_k, len(rows) - 1), progress)
     pairs = _pairs_of_rows([names_of_rows[row] for row in rows.tolist()], neighbours, unordered=format == "colmap")
-    return PairReport(path, format, _write(path, pairs), len(rows), names.root, int((~usable).sum()))
+    return PairReport(path, format, _write(path, pairs), len(rows), names.root, skipped)
 
 
 def _neighbours(index: PlaceIndex, rows: NDArray[np.int64], k: int, progress: Progress | None) -> NDArray[np.int32]:
@@ -212,15 +212,17 @@ def _usable(names: Sequence[str]) -> Mask:
     return np.array([_UNUSABLE_NAME.search(name) is None for name in names], bool)
 
 
-def _report_unusable(names: Sequence[str], strict: bool) -> None:
-    if not names:
-        return
-    remark = Remark(
-        "skipped", "photos whose names have white space or begin with #, which files of pairs cannot hold", len(names), names[0]
-    )
+def _skip_unusable(names: Sequence[str], strict: bool) -> dict[str, str]:
+    """Return the names that cannot be in a file of pairs, with the reason, and log or, if `strict`, raise their number."""
+    unusable = [name for name in dict.fromkeys(names) if _UNUSABLE_NAME.search(name)]
+    if not unusable:
+        return {}
+    text = "photos whose names have white space or begin with #, which files of pairs cannot hold"
+    remark = Remark("skipped", text, len(unusable), unusable[0])
     if strict:
         raise ValueError(f"{remark} Rename them.")
     report_remarks([remark])
+    return dict.fromkeys(unusable, "its name has white space or begins with #")
 
 
 def _check_output(out: str | Path, format: str, top_k: int, overwrite: bool) -> Path:

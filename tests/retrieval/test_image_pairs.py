@@ -64,7 +64,7 @@ def test_all_pairs_are_those_of_a_product_without_its_diagonal(tmp_path, monkeyp
     np.fill_diagonal(products, -2)
     expected = [(names[row], names[other]) for row in range(40) for other in np.argsort(-products[row])[:4]]
     assert hloc_pairs(tmp_path / "pairs.txt") == expected
-    assert (report.pairs, report.photos, report.image_root, report.skipped) == (160, 40, Path("/maps/photos"), 0)
+    assert (report.pairs, report.photos, report.image_root, report.skipped) == (160, 40, Path("/maps/photos"), {})
     report = pair_index(index, tmp_path / "colmap.txt", format="colmap", top_k=4)
     pairs = colmap_pairs(tmp_path / "colmap.txt", names)
     assert len(pairs) == len({frozenset(pair) for pair in pairs}) == report.pairs
@@ -87,7 +87,7 @@ def test_names_that_lines_cannot_hold_are_skipped_and_counted(tmp_path, caplog):
     index = make_index(tmp_path / "index", unit_rows(6), names)
     report = pair_index(index, tmp_path / "pairs.txt", top_k=5)
     assert set(hloc_pairs(tmp_path / "pairs.txt")) == {(a, b) for a in names[3:] for b in names[3:] if a != b}
-    assert report.skipped == 3
+    assert list(report.skipped) == names[:3]
     assert "Skipped: 3 photos whose names have white space or begin with #" in caplog.text and "such as a b.jpg" in caplog.text
     with pytest.raises(ValueError, match=r"Skipped: 3 photos whose names .* Rename them"):
         pair_index(index, tmp_path / "strict.txt", strict=True)
@@ -116,6 +116,9 @@ def test_names_start_at_the_folder_of_all_images(tmp_path):
         "photos/c/d.jpg",
     }
     assert report.image_root == Path("/maps")
+    inside = make_index(tmp_path / "inside", unit_rows(2), ["c/d.jpg", "c/e/f.jpg"])
+    pair_index(inside, tmp_path / "inside.txt", image_root="/maps/photos/c")
+    assert hloc_pairs(tmp_path / "inside.txt") == [("d.jpg", "e/f.jpg"), ("e/f.jpg", "d.jpg")]
     with pytest.raises(ValueError, match=r"/maps/other/b\.jpg is not in /maps/photos\. Give `image_root=\.\.\.`"):
         pair_index(index, tmp_path / "new.txt", image_root="/maps/photos")
 
@@ -164,6 +167,8 @@ def test_queries_are_paired_with_their_matches(town, tmp_path):
     report = json.loads(run(*arguments, "--overwrite", "--json", "--image-root", town.parent)[1])
     assert report["pairs"] == 4 and report["image_root"] == str(town.parent)
     assert hloc_pairs(tmp_path / "pairs.txt")[0] == tuple(f"{town.name}/{name}" for name in relative[0])
+    status, out, error = run(*arguments, town / "query" / "gone.png", "--overwrite")
+    assert status == 1 and "Wrote 4 pairs of 2 photos" in out and "1 of 2 given paths could not be read" in error
     status, _, error = run(*arguments, "--overwrite", "--image-root", town / "db")
     assert status == 1 and "is not in" in error and "`--image-root DIR`" in error
 
