@@ -4,8 +4,8 @@
 `weights/mobilenet_v2_1.0_224.safetensors`. docs/real_photos.md has the numbers.
 
 Every step is a command. The first steps make a model that has seen simulated streets only, with a teacher of its own
-(docs/ablations.md); `--vit FOLDER` takes a finished one. Its ViT is the start of the embedded model, which learns features of
-the MobileNetV2 on real photos and streets (stage 1), and then places (stage 2). Without `--real` only the first steps are done.
+(docs/ablations.md); `--start FOLDER` takes a finished one. It is the start of the embedded model, which learns features of the
+MobileNetV2 on real photos and streets, and places, in one run. Without `--real` only the first steps are done.
 Finished steps are skipped and an interrupted step continues, so the same command can be given again.
 """
 
@@ -29,7 +29,7 @@ _ROOT = Path(__file__).parents[2]
 FACTS = CardFacts(
     summary=(
         "A small D²-VPR for photos and simulated streets: it learned features of a MobileNetV2 of ImageNet by distillation, "
-        "then places."
+        "and places."
     ),
     license="apache-2.0",
     license_note="Apache-2.0, code and weights. The distilled MobileNetV2 is Apache-2.0; the photos are CC0, MIT and BSD.",
@@ -44,45 +44,39 @@ FACTS = CardFacts(
     ),
 )
 _REAL_SETS = {"corridor": "corridor of VPR-Bench", "walks": "indoor walks", "views": "hard viewpoints", "light": "other light"}
-# places of each batch by source in the split; the rest are simulated streets
-_DISTILL_WEIGHTS = {"unlabelled": 3, "overlapping": 4, "panoramas": 5, "walks/places.csv": 4}
-_PLACES_WEIGHTS = {"unlabelled": 3, "panoramas": 7, "walks/places.csv": 6}  # overlapping photos would be wrong negatives
-_PLACES_PER_BATCH = {"distill_real_small": 24, "distill_real_small_places": 40}
+# places of each batch by source in the split; overlapping photos would be wrong negatives, and the rest are simulated streets
+_WEIGHTS = {"unlabelled": 5, "panoramas": 11, "walks/places.csv": 8}
+_PLACES_PER_BATCH = 40
 
 
-def list_real_steps(work: Path, real: Path, vit: Path) -> dict[str, list[str]]:
+def list_real_steps(work: Path, real: Path, start: Path) -> dict[str, list[str]]:
     """Return the commands that make the embedded model with real photos, as [`list_steps`] does.
 
     Args:
         work: Folder of the steps.
         real: Folder of real photos.
-        vit: Folder of a model that has seen simulated streets.
+        start: Folder of a model that has seen simulated streets.
     """
     network = str(real / "weights" / "mobilenet_v2_1.0_224.safetensors")
-    shared: dict[str, Any] = {
-        "teacher": work / "mobilenet",
-        "teacher_cache": work / "targets",
-        "validation_sets": validation_sets(work / "split"),
-        "best_metric": "mean_recall@1",
-    }
-
-    def stage(recipe: str, name: str, weights: Mapping[str, int], **options: Any) -> list[str]:
-        sources = real_sources(work / "split", work / "streets", weights, _PLACES_PER_BATCH[recipe])
-        return _train("distill", recipe, work / name, **sources, **shared, **options)
-
+    textures = str(work / "split" / "train" / "unlabelled")
     return {
         "split": ["benchmarks.split_real", str(real), str(work / "split")],
         "mobilenet": ["d2vpr_hf", "convert", network, str(work / "mobilenet")],
-        "streets": _simulate(work / "streets", *("--seed", "101", "--cities", "6", "--photos-per-place", "8")),
-        "real-distilled": stage(
-            "distill_real_small", "real-distilled", _DISTILL_WEIGHTS, model=_config("student_real_small"), vit=vit
+        "streets": _simulate(
+            work / "streets",
+            140,
+            *("--seed", "101", "--cities", "5", "--photos-per-place", "8", "--wild", "0.3", "--textures", textures),
         ),
-        "real-tuned": stage(
-            "distill_real_small_places",
-            "real-tuned",
-            _PLACES_WEIGHTS,
-            model=work / "real-distilled" / "last",
-            teacher_components_of=work / "real-distilled",
+        "real": _train(
+            "distill",
+            "distill_real_small",
+            work / "real",
+            **real_sources(work / "split", work / "streets", _WEIGHTS, _PLACES_PER_BATCH),
+            model=start,
+            teacher=work / "mobilenet",
+            teacher_cache=work / "targets",
+            validation_sets=validation_sets(work / "split"),
+            best_metric="mean_recall@1",
         ),
     }
 
@@ -139,8 +133,8 @@ def list_preparations(work: Path) -> dict[str, list[str]]:
     labelled = ("--seed", "201", "--cities", "10", "--photos-per-place", "4", "--label-cells", "8")
     unlabelled = ("--seed", "101", "--cities", "25", "--photos-per-place", "8")
     return {
-        "seen": _simulate(seen, *labelled),
-        "places": _simulate(places, *unlabelled),
+        "seen": _simulate(seen, 112, *labelled),
+        "places": _simulate(places, 112, *unlabelled),
         "student0": _pretrain(work, "student0", model=_config("student_small")),
         "teacher0": _pretrain(work, "teacher0", model=_config("teacher_small"), max_steps=550),
         "teacher": _tune_teacher(work, "teacher", model=work / "teacher0" / "best"),
@@ -150,8 +144,8 @@ def list_preparations(work: Path) -> dict[str, list[str]]:
     }
 
 
-def _simulate(folder: Path, *options: str) -> list[str]:
-    render = ("--places", "250", "--layout", "gsv-cities", "--tier", "all", "--image-size", "112", "--workers", "2")
+def _simulate(folder: Path, image_size: int, *options: str) -> list[str]:
+    render = ("--places", "250", "--layout", "gsv-cities", "--tier", "all", "--image-size", str(image_size), "--workers", "2")
     return ["d2vpr_hf", "simulate", str(folder), *render, *options]
 
 
@@ -175,14 +169,14 @@ def _config(name: str) -> Path:
     return _ROOT / "training" / "configs" / f"{name}.json"
 
 
-def make_tiny(work: Path, real: Path | None = None, vit: Path | None = None) -> None:
+def make_tiny(work: Path, real: Path | None = None, start: Path | None = None) -> None:
     """Run the steps that are not finished, and copy the result into the package."""
-    if vit is None:
+    if start is None:
         _run(work, list_steps(work))
     if real is None:
         return
-    _run(work, list_real_steps(work, real, vit or work / "tuned" / "best"))
-    embed(work / "real-tuned", EMBEDDED_MODEL, measure_sets(work, real, work / "real-tuned" / "best"))
+    _run(work, list_real_steps(work, real, start or work / "tuned" / "best"))
+    embed(work / "real", EMBEDDED_MODEL, measure_sets(work, real, work / "real" / "best"))
 
 
 def _run(work: Path, steps: Mapping[str, list[str]]) -> None:
@@ -247,11 +241,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, nargs="?", default=Path("build/tiny"))
     parser.add_argument("--real", type=Path, help="folder of real photos")
-    parser.add_argument("--vit", type=Path, help="folder of a model that has seen simulated streets; by default it is trained")
+    parser.add_argument(
+        "--start", type=Path, help="folder of a model that has seen simulated streets; by default it is trained"
+    )
     arguments = parser.parse_args()
-    if arguments.vit and not arguments.real:
-        parser.error("--vit is the start of training on real photos: give --real too")
-    make_tiny(*(path and path.resolve() for path in (arguments.work, arguments.real, arguments.vit)))
+    if arguments.start and not arguments.real:
+        parser.error("--start is the start of training on real photos: give --real too")
+    make_tiny(*(path and path.resolve() for path in (arguments.work, arguments.real, arguments.start)))
 
 
 if __name__ == "__main__":

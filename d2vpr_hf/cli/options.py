@@ -90,7 +90,7 @@ ModelOption = Annotated[
         parser=parse_model,
         metavar="MODEL",
         help="Model folder or Hub id, `auto` for the best one here or on the Hub (see `d2vpr models`), or `embedded` for the "
-        "small model of drawn streets. Default: the model of the index; for a new index, the small one.",
+        "small model included here. Default: the model of the index; for a new index, the small one.",
     ),
 ]
 NewModelOption = Annotated[
@@ -100,7 +100,7 @@ NewModelOption = Annotated[
         parser=parse_model,
         metavar="MODEL",
         help="Model folder or Hub id, or `auto` for the best one here or on the Hub (see `d2vpr models`). Default: `embedded`, "
-        "the small model of drawn streets.",
+        "the small model included here.",
     ),
 ]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a photo cannot be used, instead of skipping it.")]

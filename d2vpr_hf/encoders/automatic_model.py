@@ -115,5 +115,5 @@ def _advice(is_reachable: bool) -> str:
     return (
         f"`auto` needs a model from the Hub, such as {best.title}: none is in the Hub's cache, and {cause}. Run {commands} "
         "where there is a network; on another machine, copy its cache, ~/.cache/huggingface/hub. The model `embedded` needs no "
-        "network, but it has seen drawn streets only, no photos."
+        "network, but it is small and has seen few real places."
     )

@@ -1,4 +1,4 @@
-"""A warning that the embedded model has seen no photos, for people who use it on photos without naming it.
+"""A warning that the embedded model is small and has seen few real places, for people who use it without naming it.
 
 Importing this module loads no torch.
 """
@@ -21,7 +21,7 @@ def is_gridtown_photo(path: str) -> bool:
 
 
 def warn_of_embedded_model(photos: Iterable[str] | None, *, is_indexed: bool = False, is_default: bool = True) -> None:
-    """Log a warning that the embedded model is not for photos, unless all are simulated streets.
+    """Log a warning of the limits of the embedded model on photos, unless all are simulated streets.
 
     Args:
         photos: Names of the photos, of which the first 1000 are read; `None` if they are not known.
@@ -30,10 +30,11 @@ def warn_of_embedded_model(photos: Iterable[str] | None, *, is_indexed: bool = F
     """
     if photos is not None and all(map(is_gridtown_photo, islice(photos, _NUM_READ))):
         return
-    new_index = "`d2vpr index PHOTOS --model auto --out NEW` builds an index with a model for photos"
+    new_index = "`d2vpr index PHOTOS --model auto --out NEW` builds an index with a larger model"
     logger.warning(
-        "The embedded model has seen drawn streets of Gridtown only, no photos: most of its matches of real streets are wrong. "
+        "The embedded model is small and has seen few real places: it misses many photos from another "
+        "angle, season or time of day. "
         "%s; `d2vpr models` lists more.%s",
-        new_index if is_indexed else "`--model auto` takes a model for photos",
+        new_index if is_indexed else "`--model auto` takes a larger model",
         " `--model embedded` hides this line." if is_default else "",
     )

@@ -50,7 +50,7 @@ class PlaceEncoder:
     Args:
         model: A model, its folder or Hub id, or a folder that `d2vpr export` wrote; `"auto"` for the best known one that is in
             the Hub's cache or can be downloaded; `None` or `"embedded"` for the small one that comes with this package, which
-            has seen drawn streets only, no photos. The model is of this package, or a vision model of transformers, such as
+            has seen few real places. The model is of this package, or a vision model of transformers, such as
             `"facebook/dinov2-small"`. Model objects may come from `AutoModel` with `trust_remote_code=True`, and
             may be quantised, wrapped by PEFT (a copy with merged adapters runs), or by `torch.compile` (the model inside
             runs; `backend="torch-compiled"` compiles it). An object with the attributes and methods of [`DescriptorModel`] runs

@@ -1,4 +1,4 @@
-"""The embedded model has seen drawn streets only: commands that use it for photos without its name warn of that, once."""
+"""The embedded model has seen few real places: commands that use it for photos without its name warn of that, once."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from d2vpr_hf.gridtown.tiers import TIERS, TierName
 from tests.command_line import run, run_program
 from tests.photos import draw, save_row
 
-NOTICE = "has seen drawn streets of Gridtown only, no photos"
+NOTICE = "is small and has seen few real places"
 
 
 @pytest.fixture(scope="module")

@@ -169,15 +169,12 @@ def test_the_embedded_model_is_what_its_script_would_make(tmp_path):
 
 
 def test_the_steps_on_real_photos_follow_from_each_other(tmp_path):
-    """A batch has the places of all sources, and a stage starts from the model of the stage before."""
-    steps = list_real_steps(tmp_path / "work", tmp_path / "real", tmp_path / "vit")
-    options = options_of_steps(steps, tmp_path / "work")
-    assert list(steps) == ["split", "mobilenet", "streets", "real-distilled", "real-tuned"]
-    for name in ("real-distilled", "real-tuned"):
-        assert sum(options[name].source_weights) == options[name].places_per_batch
-        assert [each.name for each in options[name].other_sets] == ["walks", "views", "light"]
-        assert options[name].teacher == str(tmp_path / "work" / "mobilenet")
-    assert options["real-distilled"].vit == str(tmp_path / "vit")
-    assert options["real-tuned"].model == str(tmp_path / "work" / "real-distilled" / "last")
-    assert options["real-tuned"].teacher_components_of == str(tmp_path / "work" / "real-distilled")
-    assert not any("overlapping" in source for source in options["real-tuned"].sources)  # wrong negatives of the metric loss
+    """A batch has the places of all sources, and the run starts from the model that has seen simulated streets."""
+    steps = list_real_steps(tmp_path / "work", tmp_path / "real", tmp_path / "start")
+    assert list(steps) == ["split", "mobilenet", "streets", "real"]
+    options = options_of_steps(steps, tmp_path / "work")["real"]
+    assert sum(options.source_weights) == options.places_per_batch
+    assert [each.name for each in options.other_sets] == ["walks", "views", "light"]
+    assert options.teacher == str(tmp_path / "work" / "mobilenet")
+    assert options.model == str(tmp_path / "start")
+    assert not any("overlapping" in source for source in options.sources)  # wrong negatives of the metric loss

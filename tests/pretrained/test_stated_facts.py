@@ -35,10 +35,10 @@ def test_a_head_that_cannot_be_read_is_an_error_before_an_upload():
         stated_license("---\nlicense: [mit\n---\n")
 
 
-def test_the_embedded_model_names_its_licence_and_its_drawn_streets():
+def test_the_embedded_model_names_its_licence_and_its_training_data():
     facts = PlaceEncoder("embedded").facts
     assert (facts.license, facts.arxiv) == ("Apache-2.0", "2511.12528")
-    assert "Gridtown only, no photos" in facts.training_data
+    assert "MobileNetV2 of ImageNet" in facts.training_data
     assert replace(facts, num_parameters=EMBEDDED.num_parameters) == EMBEDDED.facts
     assert facts.num_parameters == pytest.approx(EMBEDDED.num_parameters, abs=60_000)
 

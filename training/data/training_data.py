@@ -159,10 +159,10 @@ class _SourcePlaces:
     ) -> None:
         self.name = name
         num_batches = options.held_out_places // options.places_per_batch
-        trained, held_out = _split(cities, share, kind, num_batches, options)
-        self.held_out_sampler = PlaceSampler(held_out, share, "city-wise", False, options.seed, stream) if held_out else None
-        trained = _large_enough(trained, share, kind)
         try:
+            trained, held_out = _split(cities, share, kind, num_batches, options)
+            self.held_out_sampler = PlaceSampler(held_out, share, "city-wise", False, options.seed, stream) if held_out else None
+            trained = _large_enough(trained, share, kind)
             self.sampler = PlaceSampler(trained, share, kind, options.redraw_order, options.seed, stream)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
@@ -182,8 +182,8 @@ def _large_enough(cities: Cities, least: int, kind: BatchKind) -> Cities:
     """Return the cities that have enough places for a batch, and log how many places are skipped."""
     least = least if kind == "city-wise" else 1
     large = [places for places in cities if len(places) >= least]
-    if len(large) < len(cities):
-        skipped = sum(map(len, cities)) - sum(map(len, large))
+    skipped = sum(map(len, cities)) - sum(map(len, large))
+    if skipped:
         logger.warning(
             "Skipped %d places of %d cities or groups that have fewer than %d places.", skipped, len(cities) - len(large), least
         )
