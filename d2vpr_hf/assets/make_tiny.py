@@ -4,25 +4,27 @@
 `weights/mobilenet_v2_1.0_224.safetensors`. docs/real_photos.md has the numbers.
 
 Every step is a command. The first steps make a model that has seen simulated streets only, with a teacher of its own
-(docs/ablations.md); `--start FOLDER` takes a finished one. It is the start of the embedded model, which learns features of the
-MobileNetV2 on real photos and streets, and places, in one run. Without `--real` only the first steps are done.
+(docs/ablations.md); `--start FOLDER` takes a finished one. From it, one run learns features of the MobileNetV2, and places, on
+real photos and streets. The embedded model is an average of these models. Without `--real` only the first steps are done.
 Finished steps are skipped and an interrupted step continues, so the same command can be given again.
 """
 
 import argparse
 import contextlib
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.hub.model_cards import CardFacts, write_card
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 from d2vpr_hf.pretrained.loading import load_image_processor, load_model
+from d2vpr_hf.pretrained.weight_average import average_weights
 
 _ROOT = Path(__file__).parents[2]
 
@@ -47,6 +49,7 @@ _REAL_SETS = {"corridor": "corridor of VPR-Bench", "walks": "indoor walks", "vie
 # places of each batch by source in the split; overlapping photos would be wrong negatives, and the rest are simulated streets
 _WEIGHTS = {"unlabelled": 5, "panoramas": 11, "walks/places.csv": 8}
 _PLACES_PER_BATCH = 40
+_SHARES = {"start": 0.3, "best": 0.35, "last": 0.35}  # of the model that training started from, and of the run's two models
 
 
 def list_real_steps(work: Path, real: Path, start: Path) -> dict[str, list[str]]:
@@ -175,8 +178,11 @@ def make_tiny(work: Path, real: Path | None = None, start: Path | None = None) -
         _run(work, list_steps(work))
     if real is None:
         return
-    _run(work, list_real_steps(work, real, start or work / "tuned" / "best"))
-    embed(work / "real", EMBEDDED_MODEL, measure_sets(work, real, work / "real" / "best"))
+    start = start or work / "tuned" / "best"
+    _run(work, list_real_steps(work, real, start))
+    write_average(start, work / "real", work / "average")
+    (town,) = (work / "real" / "run").glob("gridtown-*")
+    embed(work / "average", EMBEDDED_MODEL, measure_town(work / "average", town), measure_sets(work, real, work / "average"))
 
 
 def _run(work: Path, steps: Mapping[str, list[str]]) -> None:
@@ -198,20 +204,38 @@ def measure_sets(work: Path, real: Path, model: Path) -> dict[str, Evaluation]:
     return {title: Evaluation.load(report) for title, report in reports.items() if report.exists()}
 
 
-def embed(run: Path, folder: Path, sets: Mapping[str, Evaluation] | None = None) -> None:
-    """Write the best model of a training run as the embedded model.
+def write_average(start: Path, run: Path, folder: Path) -> None:
+    """Write the average of a model and of those that were trained from it, with the latter's image processor."""
+    models = {"start": start, "best": run / "best", "last": run / "last"}
+    average_weights({models[name]: share for name, share in _SHARES.items()}).save_pretrained(folder)
+    load_image_processor(run / "last").save_pretrained(folder)
+
+
+def measure_town(model: Path, town: Path) -> Evaluation:
+    """Measure a model on the city that validated its training; the evaluation has no paths of this machine."""
+    evaluation = evaluate(*(town / "images" / "test" / side for side in ("database", "queries")), PlaceEncoder(model))
+    return replace(
+        evaluation,
+        database=evaluation.database | {"path": "database"},
+        query_set=evaluation.query_set | {"path": "queries"},
+        model=replace(evaluation.model, model_name="this model"),
+    )
+
+
+def embed(source: Path, folder: Path, measured: Evaluation, sets: Mapping[str, Evaluation] | None = None) -> None:
+    """Write a model as the embedded model, with its report.
 
     Args:
-        run: Folder of the run.
+        source: Folder of the model.
         folder: Folder to write.
+        measured: Evaluation for the report and the card.
         sets: Evaluations for the card, by titles of sets.
     """
-    best = run / "best"
-    model, processor = load_model(best), load_image_processor(best)
+    model, processor = load_model(source), load_image_processor(source)
     with without_code():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-    measured = Evaluation.load(shutil.copy(best / "validation.json", folder))
+    measured.save(folder / "validation.json", overwrite=True)
     write_card(
         folder,
         model,

@@ -77,7 +77,7 @@ def test_photos_of_a_town_give_no_warning(town, tmp_path, caplog):
 def test_a_new_index_of_photos_warns_once_and_names_the_option(photos, tmp_path, caplog):
     assert run("index", photos, "--out", tmp_path / "index")[0] == 0
     (line,) = notices(caplog)
-    assert "`--model auto` takes a model for photos" in line and "`--model embedded` hides this line" in line
+    assert "`--model auto` takes a larger model" in line and "`--model embedded` hides this line" in line
     assert run("evaluate", "--database", photos, "--queries", photos)[0] == 0
     assert len(notices(caplog)) == 2
 

@@ -164,7 +164,7 @@ def test_the_embedded_model_is_what_its_script_would_make(tmp_path):
     fields = json.loads((CONFIGS / "student_small.json").read_text())
     assert {name: getattr(load_model().config, name) for name in fields} == fields
     assert options_of_steps(list_steps(tmp_path), tmp_path).keys() > {"student0", "cross-image-teacher", "tuned"}
-    assert load_image_processor().size == {"height": 112, "width": 112}
+    assert load_image_processor().size == {"height": 140, "width": 140}
     assert "make_tiny.py" in (EMBEDDED_MODEL / "README.md").read_text()
 
 

@@ -161,7 +161,9 @@ class _SourcePlaces:
         num_batches = options.held_out_places // options.places_per_batch
         try:
             trained, held_out = _split(cities, share, kind, num_batches, options)
-            self.held_out_sampler = PlaceSampler(held_out, share, "city-wise", False, options.seed, stream) if held_out else None
+            self.held_out_sampler = (
+                PlaceSampler(held_out, share, "city-wise", False, options.seed, stream) if held_out else None
+            )
             trained = _large_enough(trained, share, kind)
             self.sampler = PlaceSampler(trained, share, kind, options.redraw_order, options.seed, stream)
         except ValueError as error:
