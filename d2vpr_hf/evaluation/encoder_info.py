@@ -38,7 +38,6 @@ class EncoderInfo:
         descriptor_dim: Numbers of a descriptor.
         projection_dim: Numbers after the projection; `None` without one.
         resolution: Height and width of the network's input in pixels; `None` if they depend on the photo or are not known.
-        shorter_side: Pixels of the shorter side of photos that kept their aspect; `None` if they did not.
         batch_size: Photos of a batch; with a cross-image encoder the descriptors depend on it.
         cross_image_encoder: Whether a cross-image encoder ran.
         device: Type of the device, such as `"cpu"`.
@@ -46,6 +45,7 @@ class EncoderInfo:
         precision: Precision of the backend, such as `"fp32"`.
         model_options: The options that the model was opened with, such as its pooling; empty if it has none.
         license: Licence of the weights, if it is stated.
+        shorter_side: Pixels of the shorter side of photos that kept their aspect; `None` if they did not.
     """
 
     model_name: str | None = None
@@ -53,7 +53,6 @@ class EncoderInfo:
     descriptor_dim: int | None = None
     projection_dim: int | None = None
     resolution: tuple[int, int] | None = None
-    shorter_side: int | None = None
     batch_size: int | None = None
     cross_image_encoder: bool | None = None
     device: str | None = None
@@ -61,6 +60,7 @@ class EncoderInfo:
     precision: str | None = None
     model_options: dict[str, Any] = field(default_factory=dict)
     license: str | None = None
+    shorter_side: int | None = None
 
     @classmethod
     def of(cls, encoder: Encoder) -> "EncoderInfo":
