@@ -201,7 +201,7 @@ def test_hloc_files_are_matched_by_path(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_one_hloc_file_may_have_the_photos_of_several_folders(tmp_path: Path) -> None:
-    """Names are relative to the folder of both sides; photos of equal names on the other side are not taken."""
+    """Photos of equal names on the other side are not taken: names are relative to the folder of both sides."""
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "d.h5", "w") as file:
         for number, name in enumerate(["mapping/a.jpg", "query/a.jpg", "query/night/b.jpg"]):
