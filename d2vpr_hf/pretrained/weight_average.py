@@ -1,4 +1,4 @@
-"""The average of the weights of models that were trained from each other.
+"""An average of the weights of models that were trained from each other.
 
 An average of a model and of one that was trained from it keeps more of the earlier abilities than the trained one, and may be
 better than both on other photos (Robust fine-tuning of zero-shot models, arXiv 2109.01903).
@@ -27,27 +27,26 @@ def average_weights(shares: Mapping[str | Path, float]) -> VPRPreTrainedModel:
     """
     if not shares or min(shares.values()) < 0 or not math.isclose(sum(shares.values()), 1):
         raise ValueError(f"The `shares` of models must be at least 0 and add up to 1, got {list(shares.values())}.")
-    *others, last = shares
+    *earlier_models, last = shares
     model = load_model(last)
     weights = model.state_dict()
     average = {name: shares[last] * number if number.is_floating_point() else number for name, number in weights.items()}
-    for other in others:
-        added = load_model(other).state_dict()
-        _check_same(weights, added, last, other)
+    for earlier in earlier_models:
+        added = load_model(earlier).state_dict()
+        _check_same(weights, added, f"{last} and {earlier}")
         for name, number in added.items():
             if number.is_floating_point():
-                average[name] = average[name] + shares[other] * number
+                average[name] = average[name] + shares[earlier] * number
     model.load_state_dict(average)
     return model
 
 
-def _check_same(
-    weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor], model: str | Path, other: str | Path
-) -> None:
-    shapes, other_shapes = ({name: tuple(number.shape) for name, number in each.items()} for each in (weights, others))
-    different = sorted(name for name, _ in shapes.items() ^ other_shapes.items())
+def _check_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], models: str) -> None:
+    """Raise ValueError unless the weights of two models have the same names and shapes."""
+    shapes = [{(name, tuple(number.shape)) for name, number in weights.items()} for weights in (first, second)]
+    different = sorted(name for name, _ in shapes[0] ^ shapes[1])
     if different:
         raise ValueError(
-            f"Weights of {other} and {model} have other names or shapes, {different[0]} first. Average a model with "
-            "one that was trained from it."
+            f"Weights of {models} have other names or shapes, {different[0]} first. Average a model with one that was trained "
+            "from it."
         )

@@ -339,7 +339,7 @@ def test_push_to_hub_by_a_name_without_user(hub, folder, tmp_path, monkeypatch):
     processor.push_to_hub("other")
     load_model(folder).push_to_hub("other")
     load_model(folder).save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="other")
-    assert json.loads(hub.files("user/other")["preprocessor_config.json"])["size"]["height"] == 140
+    assert json.loads(hub.files("user/other")["preprocessor_config.json"])["size"]["height"] == 168
 
 
 def test_push_to_hub_of_a_new_model_warns_that_the_image_processor_is_missing(hub, tmp_path, caplog, monkeypatch):
