@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+from PIL.Image import Resampling
 from torch import nn
-from transformers.image_utils import PILImageResampling
 
 from d2vpr_hf.gridtown import Labels
 from d2vpr_hf.hub.push_model import push_model
@@ -126,7 +126,7 @@ class TrainingRun:
         patch_size = model.config.patch_size
         if any(side < patch_size or side % patch_size for side in options.size):
             raise ValueError(f"image_size must be multiples of the model's patch size, {patch_size}, got {[height, width]}.")
-        resample = PILImageResampling[options.resize.upper()]
+        resample = Resampling[options.resize.upper()]
         self.processor = D2VPRImageProcessor(size={"height": height, "width": width}, resample=resample)
         _prepare_model(model, options)
         self.network, self.optimizer = accelerator.prepare(network, make_optimizer(network, options))

@@ -213,7 +213,8 @@ def write_average(start: Path, run: Path, folder: Path) -> None:
 
 def measure_town(model: Path, town: Path) -> Evaluation:
     """Measure a model on the city that validated its training; the evaluation has no paths of this machine."""
-    evaluation = evaluate(*(town / "images" / "test" / side for side in ("database", "queries")), PlaceEncoder(model))
+    photos = town / "images" / "test"
+    evaluation = evaluate(photos / "database", photos / "queries", PlaceEncoder(model))
     return replace(
         evaluation,
         database=evaluation.database | {"path": "database"},

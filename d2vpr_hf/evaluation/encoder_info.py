@@ -103,7 +103,7 @@ class EncoderInfo:
         size = "photos of several sizes" if self.resolution is None else "{}x{}".format(*self.resolution)
         if self.shorter_side is not None:
             size = f"shorter side {self.shorter_side} with the photo's aspect"
-        form = _QUERY_FORMS.get(self.model_options.get("test_time"))
+        form = _QUERY_FORMS.get(str(self.model_options.get("test_time")))
         return size if form is None else f"{size} (queries: {form})"
 
     def __str__(self) -> str:

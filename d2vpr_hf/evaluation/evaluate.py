@@ -194,9 +194,10 @@ def evaluate_data_set(
     report_remarks(data_set.remarks, data_set.variant)
     data_set = replace(data_set, parts=tuple(part for part in data_set.parts if part.query_sets))
     out = None if save_descriptors is None else Path(save_descriptors)
-    for part in data_set.parts if out is not None else ():
-        for name in ("database", *(queries.name for queries in part.query_sets)):
-            check_free(out / part.name / name, overwrite)
+    if out is not None:
+        for part in data_set.parts:
+            for name in ("database", *(queries.name for queries in part.query_sets)):
+                check_free(out / part.name / name, overwrite)
     replaced = replaced_rule(data_set, rule)
     parts = [PartEvaluation(part.database, part.query_sets, choices, part.name) for part in data_set.parts]
     warn_of_fitted_photos(encoder.model_name, [file for part in parts for file in part.files])

@@ -94,8 +94,10 @@ class PartEvaluation:
         for table in (database, *(queries.table for queries in query_sets)):
             if isinstance(table, PlaceTable):
                 check_any_photo(table)
-        is_index = isinstance(database, IndexedPhotos)
-        columns = IndexColumns(database.places) if is_index else PlaceColumns(database.places)
+        if isinstance(database, IndexedPhotos):
+            columns: PlaceColumns = IndexColumns(database.places)
+        else:
+            columns = PlaceColumns(database.places)
         self.searches = [self._select(queries, columns) for queries in query_sets]
         self._report_remarks()
         self._find_shared()

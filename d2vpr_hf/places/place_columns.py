@@ -162,4 +162,4 @@ def take_texts(texts: Sequence[str], rows: NDArray[np.integer]) -> Sequence[str]
 
 def is_known(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return whether all numbers of each row (N,) are known and finite."""
-    return np.isfinite(values).all(axis=1)
+    return np.asarray(np.isfinite(values).all(axis=1))

@@ -175,8 +175,8 @@ def _read_json(path: Path) -> _Entries:
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}.") from error
-    entries = list(values.items()) if isinstance(values, dict) else list(enumerate(values)) if isinstance(values, list) else []
-    entries = [(query, each if isinstance(each, list) else [each]) for query, each in entries]
+    given = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    entries: _Entries = [(query, each if isinstance(each, list) else [each]) for query, each in given]
     wrong = next((query for query, each in entries if not all(type(value) in (int, str) for value in each)), None)
     if wrong is not None or not entries:
         where = "" if wrong is None else f" Query {wrong} has something else."
