@@ -192,7 +192,9 @@ def test_json_lines_come_group_by_group(town, monkeypatch):
     groups = []
     encode = PlaceEncoder.encode
     monkeypatch.setattr(
-        PlaceEncoder, "encode", lambda self, group, *rest: groups.append(len(group)) or encode(self, group, *rest)
+        PlaceEncoder,
+        "encode",
+        lambda self, group, *rest, **more: groups.append(len(group)) or encode(self, group, *rest, **more),
     )
     results = iterate_search(index, photos, encoder, group_size=2)
     seen = []

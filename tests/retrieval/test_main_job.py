@@ -95,7 +95,7 @@ def test_descriptors_are_in_memory_only_once(tiny_folder, monkeypatch):
     """A map that fills most of the memory must not be in memory twice, as batches and joined, nor when photos are skipped."""
     encoder, width = PlaceEncoder(tiny_folder, batch_size=2), 200_000
     monkeypatch.setattr(PlaceEncoder, "descriptor_dim", width)
-    monkeypatch.setattr(encoder, "_preprocess", lambda photo: photo if isinstance(photo, str) else torch.zeros(1, 1))
+    monkeypatch.setattr(encoder, "_preprocess", lambda photo, **_: photo if isinstance(photo, str) else torch.zeros(1, 1))
     unit = np.float32(width**-0.5)
     encoder.descriptor_model.backend = SimpleNamespace(encode=lambda pixels: np.full((len(pixels), width), unit))
     for photos in ([0] * 40, ["unreadable", *[0] * 39]):
