@@ -7,11 +7,9 @@ call, so that other work on the machine affects both of them; times are medians.
 """
 
 import argparse
-import statistics
-import time
 
 import torch
-from model_cost import count_gmac
+from model_cost import count_gmac, time_alternating
 
 from d2vpr_hf import load_model
 from d2vpr_hf.backends.torch_backend import TorchBackend
@@ -30,30 +28,16 @@ def main() -> None:
     names = {"earlier": arguments.earlier, "embedded": EMBEDDED_NAME}
     sizes = {title: load_image_processor(name).size["height"] for title, name in names.items()}
     models = {title: load_model(name).eval() for title, name in names.items()}
-    backends = {title: TorchBackend(model) for title, model in models.items()}
-    times = {
-        batch: time_in_turn(
-            {title: (backend, torch.randn(batch, 3, sizes[title], sizes[title])) for title, backend in backends.items()},
-            arguments.rounds,
-        )
-        for batch in BATCH_SIZES
-    }
+    backends = {title: TorchBackend(model).encode for title, model in models.items()}
+    times = {}
+    for batch in BATCH_SIZES:
+        images = {title: torch.randn(batch, 3, size, size) for title, size in sizes.items()}
+        times[batch] = time_alternating(backends, images, arguments.rounds)
     print("| model | photos of | GMAC | " + " | ".join(f"batch {batch}: ms a photo (ratio)" for batch in BATCH_SIZES) + " |")
     print("| --- | --- | --- | --- | --- |")
     for title, size in sizes.items():
         cells = [f"{times[batch][title]:.2f} ({times[batch][title] / times[batch]['earlier']:.2f})" for batch in BATCH_SIZES]
         print(f"| {title} | {size}×{size} | {count_gmac(models[title], size):.3f} | {' | '.join(cells)} |")
-
-
-def time_in_turn(calls: dict[str, tuple[TorchBackend, torch.Tensor]], rounds: int) -> dict[str, float]:
-    """Return the median milliseconds an image of each backend, after one round of warming up."""
-    times: dict[str, list[float]] = {title: [] for title in calls}
-    for _ in range(rounds + 1):
-        for title, (backend, images) in calls.items():
-            start = time.perf_counter()
-            backend.encode(images)
-            times[title].append((time.perf_counter() - start) * 1e3 / len(images))
-    return {title: statistics.median(values[1:]) for title, values in times.items()}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -36,14 +37,14 @@ def count_gmac(model: torch.nn.Module, size: int) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def time_alternating(models: dict[str, torch.nn.Module], images: torch.Tensor, rounds: int) -> dict[str, float]:
-    """Return the median milliseconds an image of each model, after one round of warming up."""
+def time_alternating(models: dict[str, Callable[[Any], Any]], images: dict[str, torch.Tensor], rounds: int) -> dict[str, float]:
+    """Return the median milliseconds an image of each model, after one round of warming up; each has images of its own."""
     times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(rounds + 1):
         for name, model in models.items():
             start = time.perf_counter()
-            model(images)
-            times[name].append((time.perf_counter() - start) * 1e3 / len(images))
+            model(images[name])
+            times[name].append((time.perf_counter() - start) * 1e3 / len(images[name]))
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
@@ -55,10 +56,10 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     arguments = parser.parse_args()
     models = {name: make().eval() for name, make in MODELS.items()}
-    times = {
-        batch: time_alternating(models, torch.randn(batch, 3, arguments.image_size, arguments.image_size), arguments.rounds)
-        for batch in (1, 8)
-    }
+    times = {}
+    for batch in (1, 8):
+        images = torch.randn(batch, 3, arguments.image_size, arguments.image_size)
+        times[batch] = time_alternating(models, dict.fromkeys(models, images), arguments.rounds)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32, {arguments.image_size} px, median of")
     print(f"{arguments.rounds} alternating rounds, ms an image (ratio to the first row)\n")
     print("| model | parameters | GMAC | batch 1 | batch 8 |\n| --- | --- | --- | --- | --- |")

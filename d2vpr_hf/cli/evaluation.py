@@ -157,9 +157,9 @@ class ReportOptions:
         """Refuse, before the work, outputs that cannot or must not be written."""
         for name in names:
             if self.report is not None:
-                from d2vpr_hf.evaluation.report import check_report_file
+                from d2vpr_hf.utils.atomic_files import check_new_file
 
-                check_report_file(self._report_file(name, len(names)), overwrite)
+                check_new_file(self._report_file(name, len(names)), overwrite)
             if self.plots is not None:
                 from d2vpr_hf.evaluation.plots import check_plot_folder
 

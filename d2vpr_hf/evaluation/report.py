@@ -16,7 +16,7 @@ from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
-from d2vpr_hf.utils.atomic_files import check_writable, store_file
+from d2vpr_hf.utils.atomic_files import check_new_file, store_file
 
 FORMAT = "d2vpr evaluation"
 FORMAT_VERSION = 1
@@ -263,9 +263,9 @@ class Evaluation:
         }
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Write the report as JSON; equal evaluations give equal bytes. Errors are those of [`check_report_file`]."""
+        """Write the report as JSON; equal evaluations give equal bytes. Errors are those of [`check_new_file`]."""
         path = Path(path)
-        check_report_file(path, overwrite)
+        check_new_file(path, overwrite)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         store_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
@@ -314,21 +314,6 @@ class Evaluation:
 
 _PLAIN_FIELDS = ("database", "query_set", "order_seed", "skipped", "package_version")
 _LATER_FIELDS = ("remarks", "shared_photos", "coordinates", "data_set")  # added after format 1 shipped
-
-
-def check_report_file(path: Path, overwrite: bool) -> None:
-    """Check that a report can be written to `path`.
-
-    Raises:
-        FileExistsError: If `path` is a folder, or a file and `overwrite` is not set.
-        NotADirectoryError: If a part of the path is a file.
-        PermissionError: If the folder is not writable.
-    """
-    if path.is_dir():
-        raise FileExistsError(f"{path} is a folder; give a file for the report.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already. Give another file, or `overwrite=True` to replace it.")
-    check_writable(path)
 
 
 def summary_lines(evaluations: Mapping[str, Evaluation]) -> Iterator[str]:
