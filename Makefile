@@ -5,9 +5,13 @@ CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 WHEEL_SITE := build/wheel-site
+TOOLS := build/tools
+TORCH ?= torch
+MINUTES ?= 10
 NODE_MODULES := build/node/node_modules/@huggingface/transformers
 
-.PHONY: install demo ablations ablations-real reproduce test unit test-slow lowest without-extras light ecosystem browser node lint format typecheck suite clean
+.PHONY: install locked locks audit sbom dist demo ablations ablations-real reproduce test unit test-slow lowest without-extras light ecosystem
+.PHONY: browser node lint format typecheck suite clean
 
 install: $(INSTALLED)
 
@@ -15,6 +19,37 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
 	touch $@
+
+# the same environment from locks/, where every file must have its recorded SHA-256; `make test` then uses it.
+# torch is the package index's build, with its GPU libraries; TORCH=torch-cpu takes the CPU build from PyTorch's index, which pip must know
+locked:
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/packages.txt -r locks/$(TORCH).txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	touch $(INSTALLED)
+
+# locks/ from pyproject.toml and constraints.txt, after either of them has changed
+locks: $(TOOLS)/installed
+	$(PYTHON) .ci/locks.py $(TOOLS)/bin/uv
+
+# known vulnerabilities of all locked packages; a package that the index does not know is an error
+audit: $(TOOLS)/installed
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes -r locks/packages.txt -r locks/torch.txt
+
+# CycloneDX: the locked packages with their hashes
+sbom: $(TOOLS)/installed
+	cat locks/packages.txt locks/torch.txt | $(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.cdx.json -
+
+$(TOOLS)/installed: locks/tools.txt
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/tools.txt
+	touch $@
+
+# wheel and source distribution, equal to the byte for one commit
+dist: $(INSTALLED)
+	$(BIN)/python .ci/distributions.py
 
 demo: $(INSTALLED)
 	$(BIN)/d2vpr demo --out build/demo

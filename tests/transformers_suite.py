@@ -1,10 +1,11 @@
 """transformers' own common model tests, of exactly the installed version.
 
 They are not in its wheel but in its source distribution. `python tests/transformers_suite.py` fetches that into `.cache/`
-(`make test` does so); `load_suite()` imports them from there.
+(`make test` does so), with the hash of locks/ for the version there; `load_suite()` imports them from there.
 """
 
 import importlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,7 +16,8 @@ from types import ModuleType
 import transformers
 
 NAME = f"transformers-{transformers.__version__}"
-FOLDER = Path(__file__).parents[1] / ".cache" / NAME / "tests"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".cache" / NAME / "tests"
 PACKAGE = "transformers_suite_tests"
 # two base classes come from folders that the source distribution leaves out; they test exporting and text generation
 ABSENT = {"exporters.test_export": "ExportTesterMixin", "generation.test_utils": "GenerationTesterMixin"}
@@ -26,12 +28,21 @@ def fetch_suite() -> None:
     if FOLDER.is_dir():
         return
     with tempfile.TemporaryDirectory() as scratch:
-        requirement = f"transformers=={transformers.__version__}"
-        command = ["download", "--quiet", "--no-deps", "--no-binary", "transformers", "--dest", scratch, requirement]
+        requirements = Path(scratch) / "requirements.txt"
+        requirements.write_text(_requirement(transformers.__version__), encoding="utf-8")
+        command = ["download", "--quiet", "--no-deps", "--no-binary", "transformers", "--dest", scratch]
+        command += ["--requirement", str(requirements)]
         subprocess.run([sys.executable, "-m", "pip", *command], check=True)
         with tarfile.open(next(Path(scratch).glob("*.tar.gz"))) as archive:
             members = [member for member in archive if member.name.startswith(f"{NAME}/tests/")]
             archive.extractall(FOLDER.parents[1], members, filter="data")
+
+
+def _requirement(version: str) -> str:
+    """Return pip's requirement of transformers; the locked version has hashes, which pip then checks."""
+    packages = (ROOT / "locks" / "packages.txt").read_text(encoding="utf-8")
+    locked = re.search(rf"^transformers=={re.escape(version)} .*\n(?:    --hash.*\n)+", packages, re.MULTILINE)
+    return locked[0] if locked else f"transformers=={version}\n"
 
 
 def load_suite() -> ModuleType:
