@@ -18,6 +18,7 @@ from d2vpr_hf.evaluation import Comparison, compare_evaluations, evaluate
 from d2vpr_hf.hub.graph_cards import make_graph_card
 from d2vpr_hf.modeling.image_processing_d2vpr import pil_to_rgb
 from d2vpr_hf.readers import UnreadablePhotoError, find_photos, open_photo
+from d2vpr_hf.utils.atomic_files import store_files
 
 CALIBRATION_PHOTOS = 64
 
@@ -96,4 +97,4 @@ def _record_recall(exported: ExportedModel, comparison: Comparison) -> None:
     """Add the recall of model and export to `export.json`."""
     recall = {f"recall@{row.recall_value}": [row.first, row.second] for row in comparison.differences}
     info = exported.info | {"recall_before_and_after": recall, "labelled_queries": comparison.num_queries}
-    (exported.folder / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+    store_files(exported.folder, {INFO_FILE: (json.dumps(info, indent=1) + "\n").encode()})

@@ -1,6 +1,5 @@
 """Write the card of an ONNX graph, after running it on photos."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from d2vpr_hf.encoders.graph_checks import (
 from d2vpr_hf.encoders.known_graphs import recognise_graph
 from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files, write_card
 from d2vpr_hf.model_info.preprocessing import Preprocessing
-from d2vpr_hf.utils.atomic_files import check_free, check_writable, new_folder
+from d2vpr_hf.utils.atomic_files import check_free, check_writable, copy_file, new_folder
 from d2vpr_hf.utils.printable import printable_line
 from d2vpr_hf.utils.unit_length import are_wrong
 
@@ -264,8 +263,8 @@ def _write_folder(graph: Path, external_files: list[str], card: EncoderCard, out
 
     with new_folder(out) as folder:
         for name in external_files:
-            shutil.copyfile(graph.parent / name, folder / name)
-        shutil.copyfile(graph, folder / GRAPH_FILE)
+            copy_file(graph.parent / name, folder / name)
+        copy_file(graph, folder / GRAPH_FILE)
         card = replace(card, sha256=hash_files(folder, [GRAPH_FILE, *external_files]))
         write_card(folder, card)
         summary = f"A graph in the format ONNX, from {graph.name}, with the card that `d2vpr card-onnx` wrote."

@@ -1,7 +1,6 @@
 """The files of a model of another library with a projection: unchanged copies, the projection, and `encoder.json`."""
 
 import hashlib
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.hub.encoder_cards import make_encoder_card
 from d2vpr_hf.model_info.encoder_card import EncoderCard, write_card
 from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.utils.atomic_files import copy_file
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
 WEIGHTS = "projection.safetensors"
@@ -102,7 +102,7 @@ def write_projected_model(
 ) -> None:
     """Write copies of the files, the projection, and both cards, for programs and for people, into a folder."""
     for name in files.names:
-        shutil.copyfile(files.folder / name, folder / name)  # the file itself where the Hub's cache has a link
+        copy_file(files.folder / name, folder / name)  # the file itself where the Hub's cache has a link
     save_file({"mean": mean, "components": np.ascontiguousarray(components)}, folder / WEIGHTS)
     checksum = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     card = replace(card, sha256=card.sha256 | {WEIGHTS: checksum})

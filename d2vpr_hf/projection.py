@@ -29,7 +29,7 @@ from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import Remark, merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import check_encoder
-from d2vpr_hf.utils.atomic_files import check_free, new_folder
+from d2vpr_hf.utils.atomic_files import check_free, new_folder, write_file
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Progress
@@ -334,4 +334,4 @@ def _write(out: Path, facts: dict[str, Any], save: Callable[[Path], None]) -> No
     """Write the model folder to a scratch folder first, so that a failure leaves nothing."""
     with new_folder(out) as folder:
         save(folder)
-        (folder / PROJECTION_FILE).write_text(json.dumps({"format_version": 1} | facts, indent=1) + "\n", encoding="utf-8")
+        write_file(folder / PROJECTION_FILE, json.dumps({"format_version": 1} | facts, indent=1) + "\n")

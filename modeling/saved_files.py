@@ -13,8 +13,7 @@
 # limitations under the License.
 """The modes of the files that `save_pretrained` writes."""
 
-import os
-import threading
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ def set_new_file_mode(folder: Any) -> None:
 
     safetensors creates files for their owner alone since version 0.8, and transformers copies code with the mode of its source.
     """
-    new_file = Path(folder) / f".{os.getpid()}-{threading.get_ident()}.tmp"
-    new_file.touch()
+    new_file = Path(folder) / f".{secrets.token_hex(8)}.tmp"
+    new_file.touch(exist_ok=False)
     mode = new_file.stat().st_mode
     new_file.unlink()
     for path in Path(folder).iterdir():
-        if path.suffix in (".safetensors", ".py"):
+        if path.suffix in (".safetensors", ".py") and not path.is_symlink():
             path.chmod(mode)

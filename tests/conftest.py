@@ -1,8 +1,10 @@
 """Helpers and fixtures for all tests: tiny models, and weights under the published names. No test reaches the network."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["D2VPR_CONFIG"] = tempfile.mkdtemp()  # instead of the user's file of confirmed names
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # with more, torch starts processes that import torch again
 
 import importlib.util

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from d2vpr_hf.training.distributed import on_main
-from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_folder
+from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_folder, write_file
 
 _PREFIX = "step-"
 _STATE = "run_state.json"
@@ -129,7 +129,7 @@ class Checkpoints:
 
     def _commit(self, scratch: Path, checkpoint: Path, state: RunState) -> None:
         """Complete a checkpoint in its scratch folder, move it to its place, and delete old checkpoints."""
-        (scratch / _STATE).write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+        write_file(scratch / _STATE, json.dumps(asdict(state), indent=1) + "\n")
         replace_folder(scratch, checkpoint)
         for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
             shutil.rmtree(old)

@@ -20,7 +20,7 @@ import torch
 
 from d2vpr_hf import __version__
 from d2vpr_hf.training.options import TrainingOptions, check_resumable, to_yaml
-from d2vpr_hf.utils.atomic_files import restore_folder, store_files
+from d2vpr_hf.utils.atomic_files import append_text, restore_folder, store_files
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
 
@@ -89,8 +89,7 @@ class RunFolder:
 
     def log(self, step: int, numbers: dict[str, Any]) -> None:
         """Append the numbers of a step to the metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **numbers}) + "\n")
+        append_text(self.metrics, json.dumps({"step": step, **numbers}) + "\n")
 
     def _lines(self) -> list[str]:
         """Return the complete lines of metrics; the last line of a killed run may be incomplete."""

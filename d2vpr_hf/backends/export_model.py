@@ -28,7 +28,7 @@ from d2vpr_hf.backends.verification import (
 )
 from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
-from d2vpr_hf.utils.atomic_files import check_free, new_folder
+from d2vpr_hf.utils.atomic_files import check_free, new_folder, write_file
 
 _PHOTO_SIZES = ((96, 120), (480, 640))  # height and width in pixels of noise images for a graph that resizes
 _VERIFIED_INPUTS = 16
@@ -149,7 +149,7 @@ def export_source(
         record = {}
         if verifications:
             record = {"relative_difference": verifications[0].largest, "verification": verifications[0].to_dict()}
-        (folder / INFO_FILE).write_text(json.dumps(exported.info | record, indent=1) + "\n")
+        write_file(folder / INFO_FILE, json.dumps(exported.info | record, indent=1) + "\n")
     return ExportedModel.open(out)
 
 

@@ -1,7 +1,6 @@
 """Turn weights of another code into a complete model folder of this package."""
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
 from d2vpr_hf.hub.model_cards import CardFacts, write_card
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_config, load_dinov2, own_fields
-from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
+from d2vpr_hf.utils.atomic_files import copy_file, scratch_folder, set_usual_modes
 
 _FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # Our names of weights that a source may lack: transformers makes the mask token optional, and nothing uses it.
@@ -113,7 +112,7 @@ def _write(conversion: Conversion, out: Path, source: str | Path) -> None:
             raise OSError(f"{out} could not be written ({error}); nothing was changed.") from error
         D2VPRImageProcessor().save_pretrained(folder)
         if (out / "README.md").is_file():  # a card that a person wrote stays
-            shutil.copy(out / "README.md", folder)
+            copy_file(out / "README.md", folder / "README.md")
         write_card(folder, conversion.model, _card_facts(conversion, source), origin=_origin(source))
         set_usual_modes(folder.iterdir())
         move_into(folder, out)

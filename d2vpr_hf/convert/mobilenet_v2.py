@@ -25,7 +25,7 @@ from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import MobileNetV2Co
 from d2vpr_hf.convert.convert import check_output, move_into
 from d2vpr_hf.convert.layouts import Weights
 from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
-from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes
+from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes, write_file
 
 _PLAN = "plan"
 _WIDTHS = (0.1, 0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # multipliers of the number of channels
@@ -88,7 +88,7 @@ def convert_mobilenet_v2(source: str | Path, out: str | Path, *, overwrite: bool
     with scratch_folder(out) as scratch:
         folder = scratch / "model"
         model.save_pretrained(folder)
-        (folder / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR, indent=2) + "\n", encoding="utf-8")
+        write_file(folder / "preprocessor_config.json", json.dumps(_PREPROCESSOR, indent=2) + "\n")
         set_usual_modes(folder.iterdir())
         move_into(folder, out)
     return model

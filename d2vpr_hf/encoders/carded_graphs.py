@@ -8,7 +8,6 @@ import importlib.util
 import json
 import logging
 import os
-import shutil
 import tempfile
 from hashlib import sha256
 from pathlib import Path
@@ -41,6 +40,7 @@ from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import SIZE_OPTIONS, ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.model_info.stored_projection import read_projection
+from d2vpr_hf.utils.atomic_files import copy_file
 from d2vpr_hf.utils.unit_length import are_wrong, divide_by_norms
 
 _PRECISIONS = {"float32": "fp32", "float16": "fp16"}
@@ -393,5 +393,5 @@ def _collect(folder: Path, files: list[str], target: Path) -> Path:
         try:
             os.link(source, target / name)
         except OSError:  # another disk
-            shutil.copyfile(source, target / name)
+            copy_file(source, target / name)
     return target / files[0]

@@ -16,7 +16,7 @@ from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
-from d2vpr_hf.utils.atomic_files import check_new_file, store_file
+from d2vpr_hf.utils.atomic_files import check_new_file, store_file, write_file
 
 FORMAT = "d2vpr evaluation"
 FORMAT_VERSION = 1
@@ -267,7 +267,7 @@ class Evaluation:
         path = Path(path)
         check_new_file(path, overwrite)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        store_file(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+        store_file(path, lambda scratch: write_file(scratch, text))
 
     @classmethod
     def load(cls, path: str | Path) -> "Evaluation":

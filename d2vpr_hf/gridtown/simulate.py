@@ -20,7 +20,7 @@ from d2vpr_hf.gridtown.photo_spec import NUM_HEADINGS, Photo, draw_photo, parse_
 from d2vpr_hf.gridtown.tiers import TIERS, Tier, TierName
 from d2vpr_hf.gridtown.town import make_town
 from d2vpr_hf.gridtown.wildness import Wildness, make_wild
-from d2vpr_hf.utils.atomic_files import check_free, scratch_folder
+from d2vpr_hf.utils.atomic_files import check_free, create_text, scratch_folder, write_file
 from d2vpr_hf.utils.interrupts import blocked_signals
 
 _CHUNK = 16  # photos that a process renders between two calls of `progress`
@@ -187,7 +187,7 @@ def _write_dataframe(folder: Path, city: City, files: list[_PhotoFile], has_cond
     rows = [gsv_row(city, file.photo) | ({"condition": file.photo.condition} if has_conditions else {}) for file in files]
     path = folder / "Dataframes" / f"{city_name(city)}.csv"
     path.parent.mkdir(exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as table:
+    with create_text(path) as table:
         writer = csv.DictWriter(table, rows[0])
         writer.writeheader()
         writer.writerows(rows)
@@ -218,7 +218,7 @@ class _Photographer:
         """Render photos, write them, and return their labels if the job has `label_cells`."""
         pixels = self.town.take([file.photo for file in files], self.job.size)
         for file, photo_pixels in zip(files, pixels, strict=True):
-            (self.folder / file.path).write_bytes(encode_jpeg(photo_pixels, file.photo, self.town.city))
+            write_file(self.folder / file.path, encode_jpeg(photo_pixels, file.photo, self.town.city))
         cells = self.job.label_cells
         if cells is None:
             return []

@@ -164,7 +164,7 @@ def _write_thumbnails(
 def _public_manifest(manifest: Manifest, model: PublicModel) -> Manifest:
     """Return a manifest without what is private to this machine, and with the name of a model that others can load."""
     settings = replace(manifest.settings, model_name=model.name, model_revision=model.revision, photo_folder=Path())
-    return replace(manifest, settings=settings, skipped={}, store_uri=None, service=None)
+    return replace(manifest, settings=settings, skipped={}, store_uri=None, service=None, service_data=())
 
 
 def _warn_of_paths(table: pa.Table) -> None:

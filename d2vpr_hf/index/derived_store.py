@@ -8,6 +8,7 @@ built again. A store can always be built from the rows: it is not in the manifes
 import functools
 import json
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.index.folders import list_names
-from d2vpr_hf.index.manifest import Manifest, Shard, is_store_folder, store_folder, store_service
+from d2vpr_hf.index.manifest import Manifest, ServiceData, Shard, is_store_folder, store_folder, store_service
 from d2vpr_hf.index.shards import OpenShard
 from d2vpr_hf.stores import (
     LOCAL_STORE,
@@ -33,6 +34,7 @@ from d2vpr_hf.stores import (
 )
 from d2vpr_hf.stores.descriptors import MappedDescriptors, kept_rows
 from d2vpr_hf.utils import atomic_files
+from d2vpr_hf.utils.confirmed_names import confirm, is_confirmed
 
 logger = logging.getLogger(__name__)
 
@@ -170,12 +172,16 @@ def check_store(store: str | None, uri: str | None, compression: str | None) -> 
 def with_store(manifest: Manifest, compression: Compression | None, store: str | None, uri: str | None) -> Manifest:
     """Return a manifest that records the choice of a vector store; `None` keeps the recorded choice.
 
+    The address of a service that is given here is one that the user gave: it may be used from then on.
+
     Raises:
         ValueError: If the compression or the store does not exist, or they do not fit together.
     """
     check_store(store, uri, compression)
     service = None if store == LOCAL_STORE else store or manifest.service
     address = None if service is None else remote_store(service).key(uri) if uri else manifest.store_uri
+    if uri and address is not None:
+        confirm("addresses", address)
     if compression not in (None, "none") and service is not None:
         raise ValueError(
             f'A {service} store has a compression of its own: omit `compression="{compression}"`, or give '
@@ -238,28 +244,63 @@ def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDes
     Raises:
         OSError: If the disk is full or the folder cannot be written to.
     """
+    data = next((data for data in manifest.service_data if data.folder == store_folder(manifest)), None)
     built = json.dumps([BuiltShard.of(shard)._asdict() for shard in manifest.shards], indent=1) + "\n"
 
     def write(path: Path) -> None:
-        if manifest.service is None or manifest.store_uri is None:
+        if data is None:
             store = build_store(descriptors, manifest.compression)
         else:
-            store = remote_store(manifest.service).build(path, descriptors, manifest.store_uri, manifest.rows_id)
+            store = remote_store(data.service).build(path, descriptors, data.uri, data.name)
         store.save(path)
-        (path / _SHARDS).write_text(built, encoding="utf-8")
+        atomic_files.write_file(path / _SHARDS, built)
 
     atomic_files.store_folder(folder, store_folder(manifest), write)
 
 
-def discard_store(path: Path) -> None:
-    """Remove the data that the store in a folder has at a service, before the folder is removed."""
-    service = store_service(path.name)
-    if service is None:
+def may_build(manifest: Manifest) -> bool:
+    """Return whether the store of an index may be built; log it if the user did not give the address of its service."""
+    if manifest.store_uri is None or is_confirmed("addresses", manifest.store_uri):
+        return True
+    logger.warning(
+        "The index names the service %s, an address that you did not give on this machine: no store is built there, and the "
+        "search is exact. If it is yours, build the store with `uri`.",
+        manifest.store_uri,
+    )
+    return False
+
+
+def record_service_data(manifest: Manifest, descriptors: MappedDescriptors, names: Sequence[str]) -> Manifest:
+    """Return a manifest that records the data which the store of its rows will have at a service, under a new name.
+
+    The name has a part that others cannot guess, so that no index from elsewhere names the data. Data whose folder is not among
+    the names in the index were removed before.
+    """
+    if manifest.service is None or manifest.store_uri is None:
+        return manifest
+    present = {name.removesuffix(atomic_files.TEMPORARY) for name in names}
+    name = f"{manifest.rows_id}_{secrets.token_hex(8)}"
+    checksum = remote_store(manifest.service).checksum(descriptors)
+    data = ServiceData(store_folder(manifest), manifest.service, manifest.store_uri, name, checksum)
+    others = tuple(other for other in manifest.service_data if other.folder in present - {data.folder})
+    return replace(manifest, service_data=(*others, data))
+
+
+def discard_store(path: Path, manifest: Manifest) -> None:
+    """Remove the data that the store in a folder has at a service, before the folder is removed.
+
+    The manifest decides which data that are: the folder may have been put there by others.
+    """
+    if store_service(path.name) is None:
         return
-    try:
-        remote_store(service).discard(path)
-    except (OSError, ImportError) as error:
-        logger.warning("The data that %s records at a service are no longer needed but could not be removed: %s", path, error)
+    recorded = [data for data in manifest.service_data if data.folder == path.name.removesuffix(atomic_files.TEMPORARY)]
+    if not recorded and path.exists():
+        logger.warning("%s names data at a service that this index did not record: they stay there.", path)
+    for data in recorded:
+        try:
+            remote_store(data.service).discard(data.uri, data.name, data.checksum)
+        except (OSError, ImportError, ValueError) as error:
+            logger.warning("The data of %s at a service are no longer needed but were not removed: %s", path, error)
 
 
 def is_of_kind(name: str, manifest: Manifest) -> bool:

@@ -9,7 +9,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from d2vpr_hf.index.derived_store import DerivedStore, build_derived_store, discard_store, is_of_kind, open_derived_store
+from d2vpr_hf.index.derived_store import (
+    DerivedStore,
+    build_derived_store,
+    discard_store,
+    is_of_kind,
+    may_build,
+    open_derived_store,
+    record_service_data,
+)
 from d2vpr_hf.index.folders import WriterLock, check_free, list_names
 from d2vpr_hf.index.manifest import (
     MANIFEST,
@@ -21,6 +29,7 @@ from d2vpr_hf.index.manifest import (
     is_store_folder,
     leftover_files,
     read_manifest,
+    store_folder,
 )
 from d2vpr_hf.index.place_rows import PendingRows, PlaceRows
 from d2vpr_hf.index.shards import OpenShard, open_shard
@@ -174,7 +183,14 @@ class IndexFolder:
 
     def rebuild_store(self) -> None:
         """Build the vector store of the stored rows, and remove the old one."""
-        build_derived_store(self.path, self.manifest, self.descriptors(pending=False))
+        if not may_build(self.manifest):
+            return
+        descriptors = self.descriptors(pending=False)
+        recorded = record_service_data(self.manifest, descriptors, list_names(self.path))
+        if recorded != self.manifest:
+            discard_store(self.path / store_folder(self.manifest), self.manifest)
+            self.commit({}, recorded)
+        build_derived_store(self.path, self.manifest, descriptors)
         self.store = None  # the new folder may have the name of a damaged one
         self.adopt(self.manifest)
         self.clean()
@@ -192,7 +208,7 @@ class IndexFolder:
                 used = [name for name in names if is_of_kind(name, self.manifest)]
             unused = leftover_files(names, self.manifest, used)
             for name in filter(is_store_folder, unused):
-                discard_store(self.path / name)
+                discard_store(self.path / name, self.manifest)
             remove_folders(self.path, filter(is_store_folder, unused))
             remove_files(self.path, itertools.filterfalse(is_store_folder, unused))
 

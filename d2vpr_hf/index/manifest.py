@@ -33,6 +33,7 @@ _JSON_TYPES: dict[str, Any] = {  # of keys whose values have another type in Pyt
     "left_out": dict,
     "calibration": dict | None,
     "unfinished": dict | None,
+    "service_data": list,
 }
 _OLD_FILES = ("descriptors.safetensors", "places.parquet")  # of format 1
 _SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})(?P<interim>-\d{8,})?\.(?:safetensors|parquet)")
@@ -87,6 +88,30 @@ class Shard:
         """Whether its rows belong to an unfinished portion, and one shard of the whole portion will replace it."""
         match = _SHARD_FILE.fullmatch(self.descriptors.name)
         return match is not None and match["interim"] is not None
+
+
+@dataclass(frozen=True)
+class ServiceData:
+    """The data of a vector store that this index sent to a service, recorded before they are sent.
+
+    Attributes:
+        folder: Name of the store's folder.
+        service: Kind of the service.
+        uri: Its address.
+        name: Name of the data there.
+        checksum: Checksum of the data, as of `RemoteStore.checksum`.
+    """
+
+    folder: str
+    service: str
+    uri: str
+    name: str
+    checksum: str
+
+    def __post_init__(self) -> None:
+        match = _STORE_FOLDER.fullmatch(self.folder)
+        if match is None or match["service"] != self.service or not re.fullmatch(r"[0-9a-z_]{1,64}", self.name):
+            raise ValueError(f"data of a service in {self.folder!r} under the name {self.name!r}")
 
 
 @dataclass(frozen=True)
@@ -188,6 +213,7 @@ class Manifest:
         store_uri: Address of the service whose vector store searches the rows; `None` for a store in the folder.
         service: Kind of that service; `None` for a store in the folder.
         unfinished: The portion that a build was encoding, and the next run continues; `None` if there is none.
+        service_data: The data that this index sent to services, and may remove from there.
     """
 
     settings: IndexSettings
@@ -200,6 +226,7 @@ class Manifest:
     store_uri: str | None = None
     service: str | None = None
     unfinished: UnfinishedPortion | None = None
+    service_data: tuple[ServiceData, ...] = ()
 
     def __post_init__(self) -> None:
         check_compression(self.compression)
@@ -240,6 +267,7 @@ class Manifest:
             "model_options": settings.pop("model_options"),
             "descriptor_name": settings.pop("descriptor_name"),
             "unfinished": None if self.unfinished is None else asdict(self.unfinished),
+            "service_data": [asdict(data) for data in self.service_data],
         }
         values = {
             "format_version": FORMAT_VERSION,
@@ -376,7 +404,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         "model_options": {},
         "descriptor_name": None,
     }
-    values = {**added, "unfinished": None, **values}
+    values = {**added, "unfinished": None, "service_data": [], **values}
     _check_types(values)
     calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
     return Manifest(
@@ -390,6 +418,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         store_uri=values["store_uri"],
         service=values["store_service"],
         unfinished=None if values["unfinished"] is None else _unfinished(values["unfinished"]),
+        service_data=tuple(ServiceData(**{key: str(value) for key, value in data.items()}) for data in values["service_data"]),
     )
 
 

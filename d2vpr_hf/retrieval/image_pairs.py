@@ -17,7 +17,7 @@ from d2vpr_hf.places.filters import Mask
 from d2vpr_hf.readers.remarks import Remark, report_remarks
 from d2vpr_hf.retrieval.image_names import ImageNames
 from d2vpr_hf.retrieval.search_photos import search_photos
-from d2vpr_hf.utils.atomic_files import check_new_file, store_file
+from d2vpr_hf.utils.atomic_files import check_new_file, create_text, store_file
 
 PairFormat = Literal["hloc", "colmap"]
 FORMATS: tuple[PairFormat, ...] = get_args(PairFormat)
@@ -245,7 +245,7 @@ def _write(path: Path, pairs: Pairs) -> int:
 
     def write(scratch: Path) -> None:
         nonlocal count
-        with scratch.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        with create_text(scratch, errors="surrogateescape") as file:
             for first, second in pairs:
                 file.write(f"{first} {second}\n")
                 count += 1

@@ -17,6 +17,7 @@ from d2vpr_hf.readers import UnreadablePhotoError
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
 from d2vpr_hf.readers.photos import open_header
 from d2vpr_hf.readers.program_files import program_file
+from d2vpr_hf.utils.atomic_files import create_file
 
 _CHUNK = 1 << 20
 _MEGA = 1_000_000
@@ -205,7 +206,7 @@ def _write(target: Path, chunks: Iterator[bytes], max_bytes: int, limits: Limits
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     size = 0
-    with target.open("wb") as file:
+    with create_file(target) as file:
         for chunk in chunks:
             size += len(chunk)
             if size > max_bytes:

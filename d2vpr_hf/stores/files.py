@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from d2vpr_hf.utils.atomic_files import store_file
+from d2vpr_hf.utils.atomic_files import create_file, store_file
 
 
 def save_array(path: Path, values: NDArray[Any]) -> None:
     """Write an array into a new `.npy` file, which replaces an old one; its readers keep the old file."""
 
     def write(scratch: Path) -> None:
-        with scratch.open("wb") as file:  # numpy would add a suffix to a path
+        with create_file(scratch) as file:  # numpy would add a suffix to a path
             np.save(file, values, allow_pickle=False)
 
     store_file(path, write)

@@ -1,10 +1,14 @@
 """Milvus: a copy of the descriptors in a database, embedded in a file (milvus-lite) or on a cluster.
 
+An index from elsewhere can name any address. Only addresses that the user gave are used (`d2vpr_hf/utils/confirmed_names.py`),
+so that the token reaches no other server; and a collection is dropped only if it holds the rows that the index sent there.
+
 Milvus finds candidates; exact distances are computed from the stored descriptors, as in every store. More candidates are asked
 for until no other row can be as near as the k-th one: Milvus returns any of the rows that are equally near.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -19,6 +23,8 @@ from numpy.typing import NDArray
 from d2vpr_hf.stores.descriptors import Descriptors
 from d2vpr_hf.stores.exact import check_search, exact_search, float32_blocks, relative_rounding, rescore
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
+from d2vpr_hf.utils.atomic_files import write_file
+from d2vpr_hf.utils.confirmed_names import VARIABLES, is_confirmed
 from d2vpr_hf.utils.optional_imports import check_extra, import_extra
 
 if TYPE_CHECKING:
@@ -30,6 +36,7 @@ TOKEN_VARIABLE = "MILVUS_TOKEN"
 _CONNECTION = "milvus.json"
 _MAX_LIMIT = 16_384  # largest number of neighbours that Milvus returns
 _GROWTH = 8  # factor of the number of candidates where many rows are equally near
+_SAMPLED_ROWS = 16  # rows of a collection that are compared before it is dropped
 _INSERT_BYTES = 8 << 20  # float32 bytes sent at once; servers refuse messages above 64 MB
 _QUERIES_AT_ONCE = 100
 _SEARCH_SECONDS = 60.0  # timeout of a search; the client's default is minutes
@@ -41,7 +48,7 @@ class MilvusStore:
     Args:
         descriptors: (N, D) the stored descriptors, whose distances decide among the candidates.
         uri: A file that ends in `.db`, for milvus-lite, or the address of a server such as `http://localhost:19530`. The token
-            of a user is read from the environment variable `MILVUS_TOKEN`.
+            of a user is read from the environment variable `MILVUS_TOKEN`: give an address that you know, not one of a file.
         collection: Name of the collection, which is created and filled if it does not exist.
         index_type: Type of the Milvus index; `"FLAT"` compares all descriptors and misses none.
 
@@ -138,14 +145,25 @@ class MilvusStore:
             )
         return uri
 
+    @staticmethod
+    def checksum(descriptors: Descriptors) -> str:
+        """Return the SHA-256 of the number of descriptors and of some of them, as float32, in which Milvus stores them."""
+        rows = _sampled_rows(len(descriptors))
+        return _checksum(len(descriptors), {row: np.asarray(descriptors[row : row + 1])[0] for row in rows})
+
     @classmethod
     def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str) -> Self:
-        """Fill a collection whose name ends in `name`; a collection that an interrupted build left is dropped first."""
+        """Fill a new collection whose name ends in `name`.
+
+        Raises:
+            ConnectionError: If the server does not answer.
+            ValueError: If the user did not give the address, or there is such a collection.
+        """
+        check_address(uri)
         collection = f"{COLLECTION}_{name}"
         _record_collection(path, uri, collection)
-        client = _connect(uri)
-        if client.has_collection(collection):
-            client.drop_collection(collection)
+        if _connect(uri).has_collection(collection):
+            raise ValueError(f"There is a collection {collection} in {uri} already. Remove it, or build the store again.")
         return cls(descriptors, uri, collection)
 
     def save(self, path: Path) -> None:
@@ -155,9 +173,16 @@ class MilvusStore:
 
     @classmethod
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
-        """Connect to the collection that a folder records."""
+        """Connect to the collection that a folder records.
+
+        Raises:
+            ConnectionError: If the server does not answer.
+            FileNotFoundError: If the collection is gone.
+            ValueError: If the user did not give the address, or the collection does not fit the descriptors.
+        """
         check_description(path, "milvus", descriptors)
         uri, collection = _read_connection(path)
+        check_address(uri)
         if not _connect(uri).has_collection(collection):
             raise FileNotFoundError(
                 f"The collection {collection} in {uri} is gone. Build the store again from the descriptors."
@@ -165,18 +190,20 @@ class MilvusStore:
         return cls(descriptors, uri, collection)
 
     @staticmethod
-    def discard(path: Path) -> None:
-        """Drop the collection that a folder records, if there is one.
+    def discard(uri: str, name: str, checksum: str) -> None:
+        """Drop the collection that [`build`] filled, if it is still there and holds these rows, or none.
 
         Raises:
             ConnectionError: If the server does not answer.
+            ValueError: If the user did not give the address, or the collection holds other rows.
         """
-        try:
-            uri, collection = _read_connection(path)
-        except (FileNotFoundError, ValueError):
-            return
-        client = _connect(uri)
-        if client.has_collection(collection):
+        check_address(uri)
+        client, collection = _connect(uri), f"{COLLECTION}_{name}"
+        with _answering(uri):
+            if not client.has_collection(collection):
+                return
+            if not _holds_rows(client, collection, checksum):
+                raise ValueError(f"The collection {collection} in {uri} holds other rows than this index sent there.")
             client.drop_collection(collection)
 
     def close(self) -> None:
@@ -227,6 +254,41 @@ class MilvusStore:
             start += len(block)
 
 
+def check_address(uri: str) -> None:
+    """Raise ValueError unless the user gave an address, on the command line, in Python or in the environment."""
+    if not is_confirmed("addresses", uri):
+        raise ValueError(
+            f"The index names Milvus at {uri}, an address that you did not give on this machine, so that it is not used. If it "
+            f'is yours, set the environment variable {VARIABLES["addresses"]}={uri}, or build the store with `store="milvus"` '
+            f'and `uri="{uri}"`.'
+        )
+
+
+def _sampled_rows(count: int) -> list[int]:
+    return sorted(set(np.linspace(0, count - 1, min(count, _SAMPLED_ROWS)).astype(int).tolist()))
+
+
+def _checksum(count: int, descriptors: dict[int, Any]) -> str:
+    """Return the SHA-256 of a number of rows, and of the descriptors of some of them."""
+    digest = hashlib.sha256(str(count).encode())
+    for row, descriptor in sorted(descriptors.items()):
+        digest.update(f" {row} ".encode() + np.asarray(descriptor, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def _holds_rows(client: "MilvusClient", collection: str, checksum: str) -> bool:
+    """Return whether a collection has the fields of a store, and rows of a checksum, or none."""
+    fields = {field["name"] for field in client.describe_collection(collection)["fields"]}
+    if fields != {"row", "descriptor"}:
+        return False
+    count = int(client.get_collection_stats(collection)["row_count"])
+    client.load_collection(collection)
+    rows = client.query(
+        collection, filter=f"row in {_sampled_rows(count)}", output_fields=["row", "descriptor"], timeout=_SEARCH_SECONDS
+    )
+    return count == 0 or _checksum(count, {entry["row"]: entry["descriptor"] for entry in rows}) == checksum
+
+
 def _may_miss(queries: NDArray[np.floating], ranked: NDArray[np.float32], k: int) -> NDArray[np.bool_]:
     """Return for each query whether a row that is not a candidate may be as near as the k-th nearest candidate.
 
@@ -265,7 +327,7 @@ def _record_collection(path: Path, uri: str, collection: str) -> None:
     """Write the address of a collection into the store's folder, which is created."""
     path.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"uri": uri, "collection": collection}, indent=2)
-    (path / _CONNECTION).write_text(text + "\n", encoding="utf-8")
+    write_file(path / _CONNECTION, text + "\n")
 
 
 def _read_connection(path: Path) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.stores.descriptors import Descriptors
+from d2vpr_hf.utils.atomic_files import write_file
 
 STORE_FORMAT_VERSION = 1
 DESCRIPTION = "store.json"
@@ -105,6 +106,9 @@ class LocalStore(VectorStore, Protocol):
 class RemoteStore(VectorStore, Protocol):
     """A store at a service; its folder in an index only records the address.
 
+    An index may come from elsewhere and name any address: `build`, `open` and `discard` refuse an address that the user did not
+    give, and send secrets to no other.
+
     Attributes:
         kind: The word that chooses the service.
         uri_examples: Examples of addresses, for error messages.
@@ -123,24 +127,30 @@ class RemoteStore(VectorStore, Protocol):
 
     @classmethod
     def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str) -> Self:
-        """Send descriptors to the service; data that an interrupted build left there are removed first.
+        """Send descriptors to the service.
 
         Args:
-            path: The store's folder. The address is recorded there first, so that `discard` finds the data after a crash.
+            path: The store's folder, in which the address and the name are recorded.
             descriptors: (N, D).
             uri: Address of the service.
             name: A name that no other descriptors at the same service have.
 
         Raises:
             ConnectionError: If the service does not answer.
+            ValueError: If the user did not give the address, or the name is in use.
         """
 
     @staticmethod
-    def discard(path: Path) -> None:
-        """Remove from the service the descriptors that a folder records, if there are any.
+    def checksum(descriptors: Descriptors) -> str:
+        """Return a checksum of descriptors (N, D), by which `discard` recognises them at the service."""
+
+    @staticmethod
+    def discard(uri: str, name: str, checksum: str) -> None:
+        """Remove from the service the descriptors that `build` sent there under a name, if they are still there.
 
         Raises:
             ConnectionError: If the service does not answer.
+            ValueError: If the user did not give the address, or the descriptors of this name have another checksum.
         """
 
 
@@ -174,7 +184,7 @@ def write_description(path: Path, info: StoreInfo) -> None:
     """Write the description of a store into its folder; it must be the last file that is written."""
     values = {key: value for key, value in asdict(info).items() if not key.endswith("_bytes")}
     text = json.dumps({"format_version": STORE_FORMAT_VERSION} | values, indent=2)
-    (path / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+    write_file(path / DESCRIPTION, text + "\n")
 
 
 def read_description(path: Path) -> dict[str, Any]:

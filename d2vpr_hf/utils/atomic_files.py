@@ -1,24 +1,32 @@
 """Files and folders that survive a crash: each is stored completely or not at all, and stays stored.
 
 A file is written under a temporary name, forced to the disk and renamed; then its folder is forced to the disk too.
+
+The other modules create files through this one, or inside a scratch folder that it made. A folder from elsewhere may contain a
+link under a name that is about to be written: a link is replaced and never followed.
 """
 
 import contextlib
 import errno
 import hashlib
+import io
 import os
+import secrets
 import shutil
 import stat
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import SafetensorError
 
 TEMPORARY = ".tmp"  # suffix of files that are being written
 WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)  # errors of a full disk from Python, torch and safetensors
 
+_COPIED_BYTES = 1 << 20
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
+_BINARY = getattr(os, "O_BINARY", 0)  # of Windows, which otherwise translates line ends
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -33,6 +41,45 @@ def store_files(folder: Path, contents: dict[str, bytes]) -> None:
         for name, content in contents.items():
             _store(folder, name, content)
         sync_folder(folder)
+
+
+def create_file(path: Path) -> BinaryIO:
+    """Create a file and open it for writing bytes. An old file or a link of this name is removed first.
+
+    The file is neither atomic nor forced to the disk: use this for files of a scratch folder, or [`store_file`].
+
+    Raises:
+        OSError: If the file cannot be created.
+    """
+    return os.fdopen(_create(path), "wb")
+
+
+def create_text(path: Path, errors: str = "strict") -> io.TextIOWrapper:
+    """Create a file as [`create_file`] does and open it for writing text in UTF-8, without changing its line ends."""
+    return io.TextIOWrapper(create_file(path), encoding="utf-8", errors=errors, newline="")
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file as [`create_file`] does; a text is written in UTF-8."""
+    with create_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file, also of one that is a link, into a file that [`create_file`] creates."""
+    with source.open("rb") as content, create_file(target) as file:
+        shutil.copyfileobj(content, file, _COPIED_BYTES)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append text to a file, which is created if it is missing.
+
+    Raises:
+        OSError: If the file is a link, or cannot be written to.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINK | _BINARY, 0o666)
+    with os.fdopen(descriptor, "ab") as file:
+        file.write(text.encode())
 
 
 def store_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -54,13 +101,13 @@ def store_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def set_usual_modes(paths: Iterable[Path]) -> None:
-    """Set the mode of files to that of new files, which the umask gives; folders among the paths keep theirs.
+    """Set the mode of files to that of new files, which the umask gives; folders and links among the paths keep theirs.
 
     Some libraries create files for their owner alone, whatever the umask: safetensors does since version 0.8.
     """
     modes: dict[Path, int] = {}
     for path in list(paths):
-        if path.is_dir():
+        if path.is_dir() or path.is_symlink():
             continue
         if path.parent not in modes:
             modes[path.parent] = _usual_mode(path.parent)
@@ -124,12 +171,12 @@ def replace_folder(new: Path, place: Path) -> None:
     set_usual_modes(new.rglob("*"))
     _sync_tree(new)
     old = _aside(place)
-    shutil.rmtree(old, ignore_errors=True)
+    remove_folders(place.parent, [old.name])
     if place.exists():
         place.rename(old)
     new.rename(place)
     sync_folder(place.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    remove_folders(place.parent, [old.name])
 
 
 def restore_folder(place: Path) -> None:
@@ -140,7 +187,7 @@ def restore_folder(place: Path) -> None:
 
 def make_empty(folder: Path) -> None:
     """Create an empty folder, and remove files that an earlier run may have left there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folders(folder.parent, [folder.name])
     folder.mkdir(parents=True)
 
 
@@ -159,9 +206,15 @@ def remove_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def remove_folders(folder: Path, names: Iterable[str]) -> None:
-    """Remove folders with all their files. Only call this for folders that [`store_folder`] stored, complete or not."""
+    """Remove folders with all their files; of a link, the link alone.
+
+    Only call this for folders that this module stored, complete or not.
+    """
     for name in names:
-        shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name).is_symlink():
+            remove_files(folder, [name])
+        else:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -191,8 +244,8 @@ def sync_folder(folder: Path) -> None:
 
 def _usual_mode(folder: Path) -> int:
     """Return the mode of a new file. Reading the umask would set it for a moment, also for files of other threads."""
-    new_file = folder / f".{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
-    new_file.touch()
+    new_file = folder / f".{secrets.token_hex(8)}{TEMPORARY}"
+    new_file.touch(exist_ok=False)
     try:
         return stat.S_IMODE(new_file.stat().st_mode)
     finally:
@@ -256,8 +309,18 @@ def _store(folder: Path, name: str, content: bytes) -> None:
         raise
 
 
+def _create(path: Path) -> int:
+    """Create a file and return its descriptor. A leftover or a link of this name is removed, because `O_EXCL` refuses both."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _BINARY
+    try:
+        return os.open(path, flags, 0o666)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108
+        return os.open(path, flags, 0o666)
+
+
 def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = _create(path)
     try:
         rest = memoryview(content)
         while rest:

@@ -13,7 +13,7 @@ from safetensors.torch import load, load_file, save, save_file
 
 from d2vpr_hf.modeling.vision_transformer import GridSize
 from d2vpr_hf.pretrained.teachers import Teacher, TeacherTargets
-from d2vpr_hf.utils.atomic_files import TEMPORARY, store_file
+from d2vpr_hf.utils.atomic_files import TEMPORARY, store_file, write_file
 from d2vpr_hf.utils.threads import map_on_cores
 
 
@@ -128,7 +128,7 @@ def _write_image(path: Path, tokens: torch.Tensor, descriptor: torch.Tensor) -> 
     scratch = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(save({"tokens": tokens.contiguous(), "descriptors": descriptor.contiguous()}))
+        write_file(scratch, save({"tokens": tokens.contiguous(), "descriptors": descriptor.contiguous()}))
         scratch.replace(path)
     except OSError as error:
         scratch.unlink(missing_ok=True)

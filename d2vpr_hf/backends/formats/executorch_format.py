@@ -4,6 +4,7 @@ import logging
 import warnings
 
 from d2vpr_hf.backends.formats.export_format import ExportFormat, GraphTask
+from d2vpr_hf.utils.atomic_files import write_file
 from d2vpr_hf.utils.optional_imports import import_extra
 
 
@@ -35,4 +36,4 @@ class ExecuTorchFormat(ExportFormat):
             warnings.simplefilter("ignore")  # they are about the library's internals
             program = trace(task.network, task.example)
             lowered = exir.to_edge_transform_and_lower(program, partitioner=partitioners).to_executorch()
-        (task.folder / self.graph).write_bytes(lowered.buffer)
+        write_file(task.folder / self.graph, lowered.buffer)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.backends.formats.export_format import ExportFormat, GraphTask
 from d2vpr_hf.backends.graph.graph_names import OUTPUT
+from d2vpr_hf.utils.atomic_files import write_file
 from d2vpr_hf.utils.optional_imports import import_extra
 
 if TYPE_CHECKING:
@@ -88,4 +89,4 @@ def _name_outputs(path: Path) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(content, indent=2) + "\n")

@@ -24,6 +24,7 @@ from d2vpr_hf.readers.tables.csv_rows import CsvRows, read_rows
 from d2vpr_hf.readers.tables.reference_columns import check_no_minutes, complete_values, find_references, plain_name
 from d2vpr_hf.readers.tables.table_paths import RESPELLED, TablePaths
 from d2vpr_hf.readers.tables.two_positions import count_likely_degrees, drop_local_copies, drop_other_metres
+from d2vpr_hf.utils.atomic_files import create_text
 
 HEMISPHERE = "hemisphere"  # a column of tables, which completes the zone
 # Names of columns for each field, the preferred one first; case, blanks, hyphens, underscores and brackets do not matter.
@@ -121,7 +122,7 @@ def write_csv(table: Path, places: Sequence[Place], ids: Mapping[str, NDArray[np
     rows = [_known(place) for place in places]
     fields = [field for field in ALIASES if any(field in row for row in rows)]
     columns = [[row.get(field) for row in rows] for field in fields]
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with create_text(table) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*fields, *ids])
         writer.writerows(zip(*columns, *(numbers.tolist() for numbers in ids.values()), strict=True))
