@@ -170,10 +170,13 @@ class TopDownFusion(nn.Module):
 
     def forward(self, global_feature: torch.Tensor, regions: torch.Tensor) -> torch.Tensor:
         """Return the enhanced global feature (B, D), from (B, D) and the region features (B, R, D)."""
-        weights = torch.tensor(self.neighbour_weights, dtype=regions.dtype).to(regions.device, non_blocking=True)
         medium = torch.stack([regions[:, index] for index in self.medium], dim=1)
-        medium = medium + self.small_to_medium(weights @ regions)
+        medium = medium + self.small_to_medium(self._averaging(regions) @ regions)
         return global_feature + self.medium_to_global(medium.mean(dim=1))
+
+    def _averaging(self, regions: torch.Tensor) -> torch.Tensor:
+        """Return the matrix of `neighbour_weights`, on the device and in the type of the region features."""
+        return torch.tensor(self.neighbour_weights, dtype=regions.dtype).to(regions.device, non_blocking=True)
 
 
 class RegionPositionEncoding(nn.Module):

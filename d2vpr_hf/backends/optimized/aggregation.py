@@ -15,6 +15,7 @@ from d2vpr_hf.modeling.deformable_aggregation import (
     DeformableSampler,
     OffsetGenerator,
     SampleGrid,
+    TopDownFusion,
     sample_grid,
 )
 from d2vpr_hf.modeling.generalized_mean import GeneralizedMean
@@ -45,13 +46,30 @@ class PreparedAggregator(DeformableAggregator):
         self.config = aggregator.config
         self.sampler = None if aggregator.sampler is None else PreparedSampler(aggregator.sampler, dtype)
         self.gem = PreparedGeneralizedMean(aggregator.gem)
-        self.fusion, self.position_encoding = aggregator.fusion, aggregator.position_encoding
+        self.fusion = None if aggregator.fusion is None else PreparedFusion(aggregator.fusion)
+        self.position_encoding = aggregator.position_encoding
         # as buffers: torch.compile(dynamic=True) takes sizes of plain tensors as dynamic, and equal ones as one symbol
         for name, part in sample_grid(self.config.regions, aggregator.gem.p.device)._asdict().items():
             self.register_buffer(name, part, persistent=False)
 
     def _sample_grid(self, device: torch.device) -> SampleGrid:
         return SampleGrid(*(getattr(self, name) for name in SampleGrid._fields))
+
+
+class PreparedFusion(TopDownFusion):
+    """The fusion with its matrix computed once; a matrix from the CPU's memory could not be part of a CUDA graph."""
+
+    averaging: torch.Tensor
+
+    def __init__(self, fusion: TopDownFusion) -> None:
+        nn.Module.__init__(self)
+        self.medium = fusion.medium
+        self.small_to_medium, self.medium_to_global = fusion.small_to_medium, fusion.medium_to_global
+        weight = fusion.small_to_medium.down.weight
+        self.register_buffer("averaging", fusion._averaging(weight), persistent=False)
+
+    def _averaging(self, regions: torch.Tensor) -> torch.Tensor:
+        return self.averaging
 
 
 class PreparedSampler(DeformableSampler):
