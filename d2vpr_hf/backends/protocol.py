@@ -1,5 +1,7 @@
 """The protocol of a backend, and the precisions that each backend has."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -30,6 +32,17 @@ class Backend(Protocol):
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) of one size, an array or a tensor on the CPU, to descriptors (B, D)."""
+
+
+def start_describing(backend: Backend, pixel_values: Any) -> Callable[[], NDArray[np.float32]]:
+    """Start a backend that computes on a GPU and so has `streams`; return a function that waits for descriptors (B, D).
+
+    Another backend computes when that function is called.
+    """
+    if getattr(backend, "streams", None) is None:
+        return functools.partial(backend.encode, pixel_values)
+    finish: Callable[[], NDArray[np.float32]] = backend.start(pixel_values)  # type: ignore[attr-defined] # those with streams have it
+    return finish
 
 
 def check_backend(name: str, precision: str | None) -> None:

@@ -37,7 +37,7 @@ def open_backend(
         model: A model in eval mode, on its device.
         processor: The image processor of the model; the size of the images is read from it.
         name: `"torch"`, `"torch-compiled"`, `"onnxruntime"`, `"openvino"`, `"executorch"`, or `"auto"`: see [`choose_backend`].
-        precision: Number type of the products; `None` for the type of the model's weights.
+        precision: Number type of the products; `None` for [`default_precision`].
         steps: The steps of preprocessing; `None` for those of the image processor.
 
     Raises:
@@ -88,7 +88,26 @@ def settle_backend(model: VPRPreTrainedModel, name: str, precision: str | None) 
     if name == "auto":
         name = choose_backend(model.device, precision) if can_prepare(model) else "torch"
     check_backend(name, precision)
-    return Runtime(name, precision or (precision_of(model) if name.startswith("torch") else "fp32"))
+    return Runtime(name, precision or (default_precision(model) if name.startswith("torch") else "fp32"))
+
+
+def default_precision(model: VPRPreTrainedModel) -> str:
+    """Return the precision that torch runs a model in if none is requested.
+
+    It is bfloat16 on a GPU with matrix units for it, from compute capability 8.0 on, for weights in float32 that can be
+    optimized; then only products are rounded. There it is several times as fast (docs/speed.md). Elsewhere it is that of the
+    weights.
+    """
+    is_faster = model.device.type == "cuda" and has_bfloat16_units(model.device)
+    return "bf16" if is_faster and model.dtype == torch.float32 and can_prepare(model) else precision_of(model)
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Return whether a GPU has matrix units for bfloat16; not where the driver does not answer."""
+    try:
+        return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    except (RuntimeError, AssertionError):
+        return False
 
 
 def choose_backend(device: torch.device, precision: str | None = None) -> str:

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from d2vpr_hf.backends.cuda_graphs import Network, ReplayedNetwork
+from d2vpr_hf.backends.gpu_streams import Finish, GpuStreams, start_on_gpu
 from d2vpr_hf.backends.optimized.optimize import can_prepare, prepare
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
@@ -25,12 +27,17 @@ class TorchBackend:
     A model that cannot be optimized ([`can_prepare`]: quantised weights, adapters, code saved next to weights) runs unchanged.
 
     On a CPU each core processes separate photos, if there are enough: two cores that share each product wait for each other.
+    On a GPU `start` describes a batch while the CPU prepares the next one.
 
     Args:
         model: A model in eval mode, on its device. It is not changed.
         precision: Number type of the products; `None` for the type of the model's weights.
         compiled: Whether torch compiles the model, which takes a minute at the first call, again at the first other image size
-            and the first other batch size, and on a CPU needs a C++ compiler.
+            and the first other batch size, and on a CPU needs a C++ compiler. On a GPU the kernels of sizes that come again are
+            started as one CUDA graph.
+
+    Attributes:
+        streams: Copies to and from a GPU; `None` on a CPU.
 
     Raises:
         ValueError: If another precision is requested for a model that cannot be optimized.
@@ -41,6 +48,8 @@ class TorchBackend:
         self._device = model.device
         self._network: Callable[[torch.Tensor], Any]
         self._input_dtype = torch.float32
+        self.streams = GpuStreams(self._device) if self._device.type == "cuda" else None
+        self._compute: Network = ReplayedNetwork(self._describe) if compiled and self.streams is not None else self._describe
         if not can_prepare(model):
             self._use_unchanged(model, compiled)
             return
@@ -63,21 +72,35 @@ class TorchBackend:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
         return run_divided(self._run, torch.as_tensor(pixel_values), divisible=self._divisible)
 
+    def start(self, pixel_values: Any) -> Finish:
+        """Start to describe images (B, 3, height, width) on a GPU; return a function that waits for the descriptors (B, D)."""
+        return start_on_gpu(self.streams, self._compute, pixel_values)
+
+    @torch.inference_mode()
     def _run(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-        return run_network(self._network, pixel_values.to(self._device, self._input_dtype))
+        return self._compute(pixel_values.to(self._device)).cpu().numpy()
+
+    def _describe(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images on the device to descriptors (B, D) there."""
+        descriptors: torch.Tensor = self._network(images.to(self._input_dtype)).pooler_output
+        return descriptors.float()
 
 
 class FeatureBackend:
     """A network from images to descriptors, such as a vision model of transformers with its pooling, in one number type.
 
-    On a CPU each core processes separate photos, if there are enough.
+    On a CPU each core processes separate photos, if there are enough. On a GPU `start` describes a batch while the CPU prepares
+    the next one.
 
     Args:
         network: The network in eval mode, on its device; another precision than that of its weights runs a copy.
         device: The device.
         dtype: Type of the network's weights.
         precision: Number type to run in; `None` for that of the weights.
-        compiled: Whether torch compiles the network.
+        compiled: Whether torch compiles the network; on a GPU as for [`TorchBackend`].
+
+    Attributes:
+        streams: Copies to and from a GPU; `None` on a CPU.
     """
 
     def __init__(
@@ -97,15 +120,25 @@ class FeatureBackend:
             network = copy.deepcopy(network).to(self._dtype)
         self._network: Callable[[torch.Tensor], Any] = torch.compile(network) if compiled else network
         self._divisible = device.type == "cpu" and not compiled
+        self.streams = GpuStreams(device) if device.type == "cuda" else None
+        self._compute: Network = ReplayedNetwork(self._describe) if compiled and self.streams is not None else self._describe
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
         return run_divided(self._run, torch.as_tensor(pixel_values), divisible=self._divisible)
 
+    def start(self, pixel_values: Any) -> Finish:
+        """Start to describe images (B, 3, height, width) on a GPU; return a function that waits for the descriptors (B, D)."""
+        return start_on_gpu(self.streams, self._compute, pixel_values)
+
     @torch.inference_mode()
     def _run(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-        descriptors: torch.Tensor = self._network(pixel_values.to(self._device, self._dtype))
-        return descriptors.float().cpu().numpy()
+        return self._compute(pixel_values.to(self._device)).cpu().numpy()
+
+    def _describe(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images on the device to descriptors (B, D) there."""
+        descriptors: torch.Tensor = self._network(images.to(self._dtype))
+        return descriptors.float()
 
 
 class PlainTorchBackend:

@@ -1,7 +1,7 @@
 """Descriptors of a stream of photos: photos of one size share batches, and results come in the order of the photos."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from d2vpr_hf.encoders.photo_batches import CorrectedPixels, DescriptorArray, Pr
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 
 NameOf = Callable[[int], str | None]  # the path of a photo by its position
+Finish = Callable[[], NDArray[np.float32]]  # waits for the descriptors of a batch, and returns them
+Stack = Callable[[Sequence[NDArray[np.float32]]], NDArray[np.float32]]
 
 
 class SizeGroups:
@@ -19,10 +21,12 @@ class SizeGroups:
         batch_size: Number of photos of a full batch.
         max_waiting: Largest number of photos that wait; beyond it, those of the size that waits longest become a batch that is
             not full. 0 makes batches of all photos at once.
+        stack: Joins the pixel values of photos to a batch.
     """
 
-    def __init__(self, batch_size: int, max_waiting: int) -> None:
+    def __init__(self, batch_size: int, max_waiting: int, stack: Stack = np.stack) -> None:
         self._batch_size, self._max_waiting = batch_size, max_waiting
+        self._stack = stack
         self._groups: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = {}  # in the order of their first photos
 
     def add(self, photos: Iterable[tuple[int, NDArray[np.float32]]]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
@@ -42,33 +46,37 @@ class SizeGroups:
 
     def _take(self, shape: tuple[int, ...]) -> tuple[list[int], NDArray[np.float32]]:
         group = self._groups.pop(shape)
-        return [row for row, _ in group], np.stack([pixels for _, pixels in group])
+        return [row for row, _ in group], self._stack([pixels for _, pixels in group])
 
 
 class EncodingRun:
     """The descriptors of one call of an encoder.
 
     Args:
-        describe: Maps pixel values of some photos to their descriptors (B, width).
+        start: Starts to describe the pixel values of some photos; returns a function that waits for descriptors (B, width).
         width: Numbers of the descriptors of a photo.
         expected_count: Number of photos; 0 if it is not known.
         groups: Forms the batches.
         name_of: Returns the path of a photo, for errors.
         on_batch: Called with finished photos, in the order of the photos.
         progress: Called with the number of photos that were just finished, skipped ones included.
+        num_ahead: Number of batches that are being described while the next one is formed.
     """
 
     def __init__(
         self,
-        describe: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        start: Callable[[NDArray[np.float32]], Finish],
         width: int,
         expected_count: int,
         groups: SizeGroups,
         name_of: NameOf,
         on_batch: ReceiveBatch | None,
         progress: Progress | None,
+        num_ahead: int = 0,
     ) -> None:
-        self._describe, self._name_of = describe, name_of
+        self._start, self._name_of = start, name_of
+        self._num_ahead = num_ahead
+        self._started: deque[tuple[list[int], Finish]] = deque()  # positions of photos that are being described
         self._groups = groups
         self._on_batch, self._progress = on_batch, progress
         self._descriptors = DescriptorArray(expected_count, width)
@@ -95,6 +103,7 @@ class EncodingRun:
     def finish(self) -> EncodedPhotos:
         """Describe the photos that wait, and return the descriptors of all photos, in their order."""
         self._store(self._groups.finish())
+        self._finish_batches(0)
         self._report()
         encoded = np.array([row for row in range(self._count) if row not in self._skipped], dtype=np.int64)
         skipped, corrected = dict(sorted(self._skipped.items())), dict(sorted(self._corrected.items()))
@@ -102,7 +111,14 @@ class EncodingRun:
 
     def _store(self, batches: Iterator[tuple[list[int], NDArray[np.float32]]]) -> None:
         for rows, pixel_values in batches:
-            described = self._describe(pixel_values)
+            self._started.append((rows, self._start(pixel_values)))
+            self._finish_batches(self._num_ahead)
+
+    def _finish_batches(self, num_ahead: int) -> None:
+        """Wait for the descriptors of the earliest batches, until a number of batches is left."""
+        while len(self._started) > num_ahead:
+            rows, finish = self._started.popleft()
+            described = finish()
             check_finite(described, rows, {row: name for row in rows if (name := self._name_of(row)) is not None})
             self._descriptors.store(rows, described)
             self._described.update(rows)

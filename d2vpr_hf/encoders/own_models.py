@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel
 
-from d2vpr_hf.backends.protocol import Backend
+from d2vpr_hf.backends.protocol import Backend, start_describing
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.backends.torch_backend import precision_of
 from d2vpr_hf.encoders.model_objects import (
     check_four_bits,
     check_processor,
@@ -79,9 +80,12 @@ class OwnModel:
             side = min(size_of(self.processor) or (0,))
             self.steps = self.steps.for_shorter_side(side, model.config.patch_size)
         self.model_name, self.model_revision = name, revision
-        self._backend_choice = (backend, precision)
+        self._backend_choice = (backend, precision if open_backend is None else precision_of(model))
         self._open_backend = open_backend
         self.device = move_model(model, device)
+        if self.device.type == "cuda" and open_backend is None:
+            # settled once: a process of ZeroGPU without a GPU must name the runtime of the one that has it
+            self._backend_choice = (backend, self.runtime.precision)
 
     @property
     def config(self) -> VPRConfig:
@@ -145,6 +149,11 @@ class OwnModel:
         """Backend and precision, without opening the backend."""
         return settle_backend(self.model, *self._backend_choice)
 
+    def keep_runtime(self, runtime: Runtime | None) -> None:
+        """Run in the type of the weights if an index was made so, where another precision is the default of the device."""
+        if runtime == Runtime(self.runtime.backend, precision_of(self.model)):
+            self._backend_choice = (runtime.backend, runtime.precision)
+
     @property
     def device_type(self) -> str:
         """Type of the model's device."""
@@ -185,6 +194,10 @@ class OwnModel:
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D)."""
         return self.backend.encode(pixel_values)
+
+    def start_describing(self, pixel_values: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Start to describe pixel values on a GPU; return a function that waits for the descriptors (B, D)."""
+        return start_describing(self.backend, pixel_values)
 
 
 def move_model(model: PreTrainedModel, device: str | torch.device | None) -> torch.device:

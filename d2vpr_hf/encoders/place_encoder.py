@@ -15,7 +15,7 @@ from PIL import Image
 from d2vpr_hf.backends.protocol import check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.automatic_model import AUTOMATIC, is_candidate
-from d2vpr_hf.encoders.encoding_run import EncodingRun, SizeGroups
+from d2vpr_hf.encoders.encoding_run import EncodingRun, Finish, SizeGroups, Stack
 from d2vpr_hf.encoders.open_model import accepted_options, open_model
 from d2vpr_hf.encoders.photo_batches import (
     CorrectedPixels,
@@ -65,7 +65,8 @@ class PlaceEncoder:
         num_workers: Number of threads that decode and preprocess (Pillow and torch release the interpreter while they work).
         backend: The name of the backend that runs the network; see [`d2vpr_hf.backends.registry.open_backend`].
         precision: Number type of the network's products: `"fp32"`, `"bf16"`, `"fp16"` or `"int8"`, if the backend has it;
-            `None` for the type of the model's weights.
+            `None` for the type of the model's weights, but for `"bf16"` on a GPU that is faster in it; see
+            [`d2vpr_hf.backends.registry.default_precision`].
         revision: Branch, tag or commit of a model on the Hub; `None` for its main branch.
         pool, layer, center_crop: The way to compute descriptors by a model that leaves it open; see [`ModelOptions`].
         image_size: Height and width in pixels that photos are resized to; one number means a square. `None` for the size in the
@@ -179,7 +180,10 @@ class PlaceEncoder:
                 if not is_recorded and model is not None:
                     accepted = accepted_options(model, options.get("revision"))
                 defaults |= {name: getattr(recorded, name) for name in settings.model_options if name in accepted}
-            return cls(model, **defaults | options)
+            encoder = cls(model, **defaults | options)
+        if is_recorded and not options.keys() & {"backend", "precision"} and hasattr(encoder.descriptor_model, "keep_runtime"):
+            encoder.descriptor_model.keep_runtime(settings.runtime)
+        return encoder
 
     @property
     def model_name(self) -> str | None:
@@ -315,7 +319,7 @@ class PlaceEncoder:
             ValueError: If a descriptor is not finite, zero or of another length, or depends on the other photos of its batch
                 though the model does not say so.
         """
-        return self._run(photos, self._prepare, self._describe, self.descriptor_dim, progress, order, on_batch)
+        return self._run(photos, self._prepare, self._start, self.descriptor_dim, progress, order, on_batch)
 
     def encode_queries(
         self, photos: Any, progress: Progress | None = None, *, order: Sequence[int] | None = None
@@ -330,16 +334,18 @@ class PlaceEncoder:
         if self.test_time == DEFAULT_TEST_TIME:
             return self.encode(photos, progress, order=order)
         if self.test_time == "five-crops":
-            return self._run(photos, self._prepare_crops, self._describe_means, self.descriptor_dim, progress, order)
+            start = functools.partial(functools.partial, self._describe_means)
+            return self._run(photos, self._prepare_crops, start, self.descriptor_dim, progress, order)
         width = NUM_CROPS * self.descriptor_dim
-        encoded = self._run(photos, self._prepare_crops, self._describe_crops, width, progress, order)
+        start = functools.partial(functools.partial, self._describe_crops)
+        encoded = self._run(photos, self._prepare_crops, start, width, progress, order)
         return replace(encoded, descriptors=encoded.descriptors.reshape(-1, NUM_CROPS, self.descriptor_dim))
 
     def _run(
         self,
         photos: Any,
         prepare: Callable[[Any], NDArray[np.float32]],
-        describe: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        start: Callable[[NDArray[np.float32]], Finish],
         width: int,
         progress: Progress | None,
         order: Sequence[int] | None,
@@ -350,7 +356,7 @@ class PlaceEncoder:
         Args:
             photos: As for [`encode`].
             prepare: Returns the pixel values of an image.
-            describe: Maps stacked pixel values of photos to descriptors (B, width).
+            start: Starts to describe stacked pixel values of photos; returns a function that waits for descriptors (B, width).
             width: Numbers of the descriptors of a photo.
             progress: As for [`encode`].
             order: As for [`encode`].
@@ -362,13 +368,14 @@ class PlaceEncoder:
         # a batch of a model that mixes photos has the photos in their order, whatever their sizes
         mixes_sizes = self.input_size is None and not self.depends_on_batch
         run = EncodingRun(
-            describe,
+            start,
             width,
             operator.length_hint(photos),
-            SizeGroups(self.batch_size, _WAITING_BATCHES * self.batch_size if mixes_sizes else 0),
+            SizeGroups(self.batch_size, _WAITING_BATCHES * self.batch_size if mixes_sizes else 0, self._stack),
             names.get if order is None else lambda row: _name_of(photos[row]),
             on_batch,
             progress,
+            num_ahead=1 if self._starts_ahead else 0,
         )
         preprocess = functools.partial(self._preprocess, prepare=prepare)
         for batch in preprocess_ahead(
@@ -386,16 +393,45 @@ class PlaceEncoder:
         """Return the pixel values (5, 3, height, width) of the crops of an image."""
         return np.stack([read_pixels(crop) for crop in self._attribute("prepare_crops")(image)])
 
+    @property
+    def _starts_ahead(self) -> bool:
+        """Whether a GPU describes a batch while the next one is formed."""
+        return self.device_type == "cuda" and hasattr(self.descriptor_model, "start_describing")
+
+    @property
+    def _stack(self) -> Stack:
+        if not self._starts_ahead:
+            return np.stack
+        from d2vpr_hf.backends.gpu_streams import stack_pinned
+
+        return stack_pinned
+
+    def _start(self, pixel_values: NDArray[np.float32]) -> Finish:
+        """Start to describe pixel values (B, 3, height, width); return a function that waits for descriptors (B, D).
+
+        Where the model computes on the CPU, that function computes them.
+        """
+        if not self._starts_ahead:
+            return functools.partial(self._describe, pixel_values)
+        finish = self._attribute("start_describing")(pixel_values)
+        return lambda: self._checked(pixel_values, self._read(finish(), len(pixel_values)))
+
     def _describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the descriptors (B, D) of pixel values (B, 3, height, width), after checks of their form."""
-        described = self._describe_unchecked(pixel_values)
+        return self._checked(pixel_values, self._describe_unchecked(pixel_values))
+
+    def _checked(self, pixel_values: NDArray[np.float32], described: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return descriptors (B, D) after a check of their dependence on the batch."""
         self._check_independence(pixel_values, described)
         return described
 
     def _describe_unchecked(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the descriptors (B, D) without a check of their dependence on the batch."""
-        described = self.descriptor_model.describe(pixel_values)
-        shape = (len(pixel_values), self.descriptor_dim)
+        return self._read(self.descriptor_model.describe(pixel_values), len(pixel_values))
+
+    def _read(self, described: Any, count: int) -> NDArray[np.float32]:
+        """Return the descriptors (B, D) that the model gave for a number of photos, after checks of their form."""
+        shape = (count, self.descriptor_dim)
         return read_descriptors(described, shape, is_projected=self.projection_dim is not None)
 
     def _describe_crops(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:

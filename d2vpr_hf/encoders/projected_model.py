@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,12 @@ class ProjectedModel:
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to projected descriptors (B, D)."""
         return self._projection(self._model.describe(pixel_values))
+
+    def start_describing(self, pixel_values: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Start to describe pixel values on a GPU, if the model can; return a function that waits for descriptors (B, D)."""
+        start = getattr(self._model, "start_describing", None)
+        finish = functools.partial(self._model.describe, pixel_values) if start is None else start(pixel_values)
+        return lambda: self._projection(finish())
 
 
 class ProjectionLayer(nn.Module):

@@ -123,6 +123,9 @@ class DescriptorModel(Protocol):
     [`PlaceEncoder`] runs any object with these attributes and methods: it decodes photos while the model computes, forms
     batches, keeps the order and checks descriptors. It calls `prepare` in threads, and `describe` in one thread.
 
+    A model on a GPU may have a method `start_describing(pixel_values)`, which starts to compute and returns a function that
+    waits for the descriptors, those of `describe`; the encoder forms the next batch meanwhile.
+
     A model whose queries may be encoded as crops has two more: `crop_side`, the side of a crop in pixels, and
     `prepare_crops(image)`, which returns the pixel values (5, 3, side, side). `shorter_side` is the length in pixels of the
     shorter side of photos that keep their aspect.
