@@ -130,6 +130,7 @@ def measure_dinov2(options: argparse.Namespace, precision: str, photos: list[byt
 def measure_own(options: argparse.Namespace, name: str, photos: list[bytes]) -> dict[str, Any]:
     """Compare the encoder of a model of this package with its backend."""
     choices: dict[str, Any] = {"device": options.device, "batch_size": options.batch_size, "num_workers": options.workers}
+    choices |= {"backend": options.backend, "precision": options.precision}
     if name == "embedded":
         encoder = PlaceEncoder(**choices)
     else:
@@ -148,6 +149,7 @@ def measure_own(options: argparse.Namespace, name: str, photos: list[bytes]) -> 
     )
     number = count * options.batch_size
     return {
+        "runtime": str(encoder.runtime),
         "photos_per_second": {rival: round(number / statistics.median(seconds), 1) for rival, seconds in times.items()},
         "pixels": round(ratio(times, "encoder", "backend"), 3),
         "photos, against ready pixels": round(ratio(times, "photos, encoder", "backend"), 3),
@@ -162,6 +164,8 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=None, help="batches in a round; default: 2, on a GPU 12")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=None, help="threads that decode; default: 2, on a GPU 12")
+    parser.add_argument("--backend", default="torch", help="backend of our own models")
+    parser.add_argument("--precision", help="precision of our own models; by default that of the encoder")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     on_gpu = options.device != "cpu"

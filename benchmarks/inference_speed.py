@@ -3,8 +3,8 @@
     python benchmarks/inference_speed.py --work build/speed [--parts latency,throughput] [--rounds 30]
 
 Everything is measured in one process with random weights, on which times do not depend. Rivals alternate call by call, and the
-machine's product of large matrices is timed in the same run. Parts that were measured earlier stay in `speed.json`. On a GPU:
-`--device cuda`.
+machine's product of large matrices is timed in the same run. Parts that were measured earlier stay in `speed.json`. GPUs are
+measured by `benchmarks.gpu_report`.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from network_timing import GMAC, Call, alternate, bare, gemm_gflops, student
 from PIL import Image
-from transformers import Dinov2Config, Dinov2Model
 
-from d2vpr_hf import D2VPRConfig, D2VPRImageProcessor, D2VPRModel, PlaceEncoder, index_photos
+from d2vpr_hf import D2VPRImageProcessor, PlaceEncoder, index_photos
 from d2vpr_hf.backends.export_model import ExportOptions, export_model
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.torch_backend import PlainTorchBackend, TorchBackend
@@ -46,22 +45,6 @@ GRAPHS = {
 TORCH = {"torch fp32": "fp32", "torch bf16": "bf16"}
 CONVERTED = {"onnxruntime fp32 of a model folder": "onnxruntime", "openvino fp32 of a model folder": "openvino"}
 SIZES = (112, 168, 224, 322, 420, 518)
-GMAC = {"Dinov2-small": 6.12, "D²-VPR": 7.12}  # for one image at 224×224, counted by benchmarks/model_cost.py
-Call = Callable[[torch.Tensor], Any]
-
-
-def student() -> D2VPRModel:
-    """Return a student with random weights."""
-    torch.manual_seed(0)
-    return D2VPRModel(D2VPRConfig()).eval()
-
-
-def bare(size: str, device: str = "cpu") -> Call:
-    """Return transformers' DINOv2 with random weights."""
-    widths = {"small": (384, 6), "base": (768, 12)}[size]
-    config = Dinov2Config(hidden_size=widths[0], num_attention_heads=widths[1], image_size=518)
-    model = Dinov2Model(config).eval().to(device)
-    return torch.inference_mode()(lambda pixels: model(pixels).last_hidden_state)
 
 
 def prepare_graphs(work: Path) -> None:
@@ -89,30 +72,6 @@ def rival(name: str, work: Path) -> Call:
     if name == "plain torch fp32":
         return PlainTorchBackend(student()).encode
     return PlaceEncoder(work / "model", device="cpu", precision=TORCH[name]).backend.encode
-
-
-def alternate(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
-    """Time calls in turn, after two rounds of warming up, in milliseconds: minimum and median."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append((time.perf_counter() - start) * 1e3)
-    measured = {name: values[2:] for name, values in times.items()}
-    return {name: {"min_ms": min(values), "median_ms": statistics.median(values)} for name, values in measured.items()}
-
-
-def gemm_gflops(dtype: torch.dtype = torch.float32, side: int = 1536, device: str = "cpu") -> float:
-    """Return the best speed of products of large matrices, in billions of operations a second."""
-    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / alternate({"product": lambda: _finished(left @ right)}, 20)["product"]["min_ms"] / 1e6
-
-
-def _finished(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.is_cuda:
-        torch.cuda.synchronize()
-    return value
 
 
 def race(names: Iterable[str], work: Path, batch: int, rounds: int) -> dict[str, Any]:
@@ -278,26 +237,6 @@ def _index(folder: Path, encoder: PlaceEncoder) -> None:
         index_photos(folder, Path(scratch) / "index", encoder)
 
 
-def gpu(work: Path, rounds: int) -> dict[str, Any]:
-    """Measure, on a GPU, latency at batch 1 and throughput at batch 256, compiled in bfloat16, also of bare Dinov2-small."""
-    config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518)
-    small = torch.compile(Dinov2Model(config).eval().to("cuda", torch.bfloat16))
-    model = student().to("cuda")  # type: ignore[arg-type] # transformers' wrapper loses the signature
-    calls: dict[str, Call] = {
-        "plain fp32": PlainTorchBackend(model).encode,
-        "torch-compiled bf16": TorchBackend(model, "bf16", compiled=True).encode,
-        "Dinov2-small, bare, bf16, compiled": torch.inference_mode()(
-            lambda pixels: small(pixels.to("cuda", torch.bfloat16)).last_hidden_state[:, 0].cpu()
-        ),
-    }
-    rows = {}
-    for batch in (1, 256):
-        images = torch.randn(batch, 3, 224, 224).pin_memory()
-        rows[f"batch {batch}"] = alternate({name: partial(call, images) for name, call in calls.items()}, rounds)
-    peaks = {"bf16": gemm_gflops(torch.bfloat16, 8192, "cuda")}
-    return {"rounds": rounds, "device": torch.cuda.get_device_name(), "batches": rows, "gemm_gflops": peaks}
-
-
 PARTS = (latency, throughput, throughput_bf16, bases, batches, sizes, photos, decoding, memory)
 
 
@@ -355,7 +294,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/speed"), help="folder of graphs, photos and results")
     parser.add_argument("--parts", default=",".join(part.__name__ for part in PARTS))
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.alone:
@@ -366,8 +304,8 @@ def main() -> None:
     file = arguments.work / "speed.json"
     measured = json.loads(file.read_text()) if file.exists() else {}
     measured["hardware"] = hardware()
-    parts = {part.__name__: part for part in (*PARTS, gpu)}
-    for name in ["gpu"] if arguments.device == "cuda" else filter(None, arguments.parts.split(",")):
+    parts = {part.__name__: part for part in PARTS}
+    for name in filter(None, arguments.parts.split(",")):
         measured[name] = parts[name](arguments.work, arguments.rounds)
         file.write_text(json.dumps(measured, indent=1) + "\n")
     print(table(measured))

@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.baselines import colours, gradients, thumbnails
 from benchmarks.code_version import commit
 from benchmarks.handmade_model import HandmadeModel
+from benchmarks.page_tables import write_page
 from benchmarks.split_real import Row, split, write_table
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, compare_evaluations, evaluate
@@ -234,26 +235,6 @@ def _difference_lines(record: dict[str, Any], measured: Sequence[PhotoSet]) -> l
             cells.append(f"{100 * entry['difference']:+.1f}{reach}")
         lines.append(f"| {pair} | {' | '.join(cells)} |")
     return lines if by_pair else []
-
-
-def write_page(page: Path, text: str, name: str) -> None:
-    """Replace the lines between the two markers of a page that have a name.
-
-    Raises:
-        ValueError: If the page does not have both markers.
-    """
-    start, end = markers(name)
-    content = page.read_text(encoding="utf-8")
-    if content.count(start) != 1 or content.count(end) != 1:
-        raise ValueError(f"{page} needs the lines {start} and {end}, once each; the table is written between them.")
-    before, rest = content.split(start)
-    after = rest.split(end)[1]
-    store_file(page, lambda path: path.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}", encoding="utf-8"))
-
-
-def markers(name: str) -> tuple[str, str]:
-    """Return the lines before and after a table that a command writes."""
-    return f"<!-- table of {name} -->", f"<!-- end of the table of {name} -->"
 
 
 def main() -> None:

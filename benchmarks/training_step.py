@@ -63,6 +63,16 @@ class RegionByRegionAggregator(DeformableAggregator):
         return pooled, positions, region_boxes(positions, grid)[:, 1:]
 
 
+class Networks(NamedTuple):
+    """Configurations of the networks of a step."""
+
+    student: D2VPRConfig = D2VPRConfig(fusion_dropout=0.0)
+    teacher: CricaVPRConfig = CricaVPRConfig()
+
+
+PUBLISHED = Networks()
+
+
 class Way(NamedTuple):
     """One way to compute a step.
 
@@ -75,24 +85,24 @@ class Way(NamedTuple):
     parameters: list[nn.Parameter]
 
 
-def make_student(device: str, aggregator: type[DeformableAggregator]) -> D2VPRModel:
-    """Return a ViT-S student, with the same weights each time."""
+def make_student(device: str, aggregator: type[DeformableAggregator], config: D2VPRConfig) -> D2VPRModel:
+    """Return a student, with the same weights each time."""
     torch.manual_seed(0)
-    student = D2VPRModel(D2VPRConfig(fusion_dropout=0.0))
+    student = D2VPRModel(config)
     student.aggregator.__class__ = aggregator
     return student.to(device)
 
 
-def make_teacher(device: str) -> CricaVPRModel:
+def make_teacher(device: str, config: CricaVPRConfig) -> CricaVPRModel:
     """Return a CricaVPR, with the same weights each time."""
     torch.manual_seed(1)
-    return CricaVPRModel(CricaVPRConfig()).to(device).eval()
+    return CricaVPRModel(config).to(device).eval()
 
 
-def our_way(stage: str, device: str, dtype: torch.dtype) -> Way:
+def our_way(stage: str, device: str, dtype: torch.dtype, networks: Networks = PUBLISHED) -> Way:
     """Compute as `distill.py` and `finetune.py` do: the teacher outside the graph, all regions at once, in `dtype`."""
-    student = make_student(device, DeformableAggregator)
-    teacher = PlaceTeacher(make_teacher(device).to(dtype)) if stage == "distill" else None
+    student = make_student(device, DeformableAggregator, networks.student)
+    teacher = PlaceTeacher(make_teacher(device, networks.teacher).to(dtype)) if stage == "distill" else None
 
     def loss_of(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
@@ -105,10 +115,10 @@ def our_way(stage: str, device: str, dtype: torch.dtype) -> Way:
     return Way(loss_of, prepare(student, stage))
 
 
-def published_way(stage: str, device: str) -> Way:
+def published_way(stage: str, device: str, networks: Networks = PUBLISHED) -> Way:
     """Compute in float32, with the teacher in the graph and region by region."""
-    student = make_student(device, RegionByRegionAggregator)
-    teacher = make_teacher(device) if stage == "distill" else None
+    student = make_student(device, RegionByRegionAggregator, networks.student)
+    teacher = make_teacher(device, networks.teacher) if stage == "distill" else None
 
     def loss_of(images: torch.Tensor) -> torch.Tensor:
         descriptors = student(images).pooler_output
@@ -169,9 +179,9 @@ def time_step(way: Way, optimizer: torch.optim.Optimizer, images: torch.Tensor) 
     return spent, (torch.cuda.max_memory_allocated() - before) / 1e9 if on_gpu else 0.0
 
 
-def check_equal(stage: str, device: str, images: torch.Tensor) -> None:
+def check_equal(stage: str, device: str, images: torch.Tensor, networks: Networks = PUBLISHED) -> None:
     """Raise AssertionError unless both ways give the same loss in float32."""
-    ours, theirs = our_way(stage, device, torch.float32), published_way(stage, device)
+    ours, theirs = our_way(stage, device, torch.float32, networks), published_way(stage, device, networks)
     losses = [way.loss_of(images).item() for way in (ours, theirs)]
     if abs(losses[0] - losses[1]) > 1e-4 * abs(losses[1]):
         raise AssertionError(f"The two ways differ: losses {losses}.")

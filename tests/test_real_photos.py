@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import real_photos
+from benchmarks import page_tables, real_photos
 from benchmarks.baselines import thumbnails
 from benchmarks.handmade_model import HandmadeModel
 from benchmarks.other_light import LIGHTS, change_light, crop
@@ -225,9 +225,9 @@ def test_the_corridor_is_compared_by_frames_and_with_published_numbers(tmp_path)
 
 def test_a_page_keeps_all_but_one_table(tmp_path):
     page = tmp_path / "page.md"
-    (start, end), (other_start, other_end) = (real_photos.markers(name) for name in ("a", "b"))
+    (start, end), (other_start, other_end) = (page_tables.markers(name) for name in ("a", "b"))
     page.write_text(f"# Title\n\n{start}\nold\n{end}\n\n{other_start}\n{other_end}\n")
-    real_photos.write_page(page, "| new |", "a")
+    page_tables.write_page(page, "| new |", "a")
     assert page.read_text() == f"# Title\n\n{start}\n\n| new |\n\n{end}\n\n{other_start}\n{other_end}\n"
     with pytest.raises(ValueError, match="needs the lines <!-- table of c -->"):
-        real_photos.write_page(page, "| new |", "c")
+        page_tables.write_page(page, "| new |", "c")

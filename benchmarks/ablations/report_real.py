@@ -13,7 +13,7 @@ from benchmarks.ablations.measure_real import REPORTED
 from benchmarks.ablations.report import DOCS, REFERENCE, Records, compare, describe, offsets_table, read_records, recall_at_1
 from benchmarks.ablations.rows import REAL_ROWS, Row
 from benchmarks.ablations.run_real import RECORDS
-from benchmarks.real_photos import write_page
+from benchmarks.page_tables import write_page
 from benchmarks.split_real import SETS
 
 TABLE = "benchmarks.ablations.report_real"  # name of the markers around it
