@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .refused_settings import refuse_code
 from .saved_files import set_new_file_mode
 
 Rules = tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...]
@@ -219,6 +220,16 @@ class VPRConfig(PreTrainedConfig):
         self._check_adapter()
         self._check_own_fields()
         self._check_projection()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration of the contents of a config.json, which must not load code.
+
+        Raises:
+            ValueError: If they name code, a compiled kernel or another repository; arguments may.
+        """
+        refuse_code(config_dict, config_dict.get("_name_or_path") or "the model")
+        return super().from_dict(config_dict, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save the configuration as transformers does, and give its code the mode that the umask gives new files."""

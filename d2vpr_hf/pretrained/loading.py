@@ -11,15 +11,19 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, find_adapter_config_file, is_peft_available
 
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.modeling.refused_settings import refuse_code
 from d2vpr_hf.pretrained.model_files import EMPTY_NAME
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
 # keys that save_pretrained writes into a config.json and that are not fields of a configuration
-_BOOKKEEPING_KEYS = {"auto_map", "model_type", "quantization_config", "torch_dtype", "transformers_version"}
+_BOOKKEEPING_KEYS = {
+    *("auto_map", "model_type", "quantization_config", "torch_dtype", "transformers_version"),
+    *("_name_or_path", "_commit_hash", "_attn_implementation", "_attn_implementation_autoset", "_experts_implementation"),
+}
 _TRAINING_FIELDS = {
     *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p", "recovery_norm_value"),
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout", "untrained_parts"),
@@ -83,9 +87,17 @@ def load_dinov2(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwarg
 
 
 def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConfig:
-    """Load a model's configuration, of any type transformers knows; arguments and errors as for [`load_model`]."""
+    """Load a model's configuration, of any type transformers knows; arguments and errors as for [`load_model`].
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If the configuration cannot be read, or would load code or another repository.
+    """
     source = resolve_model(name)
     try:
+        stored, _ = PreTrainedConfig.get_config_dict(source, **_hub_arguments(kwargs))
+        refuse_code(stored, source)
+        _refuse_adapter(source, kwargs)
         return AutoConfig.from_pretrained(source, trust_remote_code=False, **_hub_arguments(kwargs))
     except OSError as error:
         if Path(source).is_dir():
@@ -252,10 +264,21 @@ def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: kwargs[name] for name in names if name in kwargs}
 
 
+def _refuse_adapter(source: str, kwargs: dict[str, Any]) -> None:
+    """Raise ValueError for an adapter on the Hub: transformers would load the model that its `adapter_config.json` names."""
+    if not is_peft_available() or Path(source).is_dir():
+        return
+    if find_adapter_config_file(source, **_hub_arguments(kwargs)) is not None:
+        raise ValueError(
+            f"{source} has an adapter_config.json, which names another model to load. Merge the adapter into its model "
+            "(`merge_and_unload` of PEFT), or load both in Python and give the object."
+        )
+
+
 def _refuse_unknown_keys(source: str, config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
     stored, _ = PreTrainedConfig.get_config_dict(source, **_hub_arguments(kwargs))
     allowed = {field.name for field in dataclasses.fields(config)} | _BOOKKEEPING_KEYS
-    unknown = sorted(key for key in stored if key not in allowed and not key.startswith("_"))
+    unknown = sorted(key for key in stored if key not in allowed)
     if unknown:
         raise ValueError(
             f"The configuration of {source} has keys that are not fields of {type(config).__name__}: {', '.join(unknown)}. "
