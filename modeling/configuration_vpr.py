@@ -144,7 +144,8 @@ class VPRConfig(PreTrainedConfig):
         cross_image_num_layers (`int`, defaults to 2), cross_image_num_heads (`int`, defaults to 16),
         cross_image_intermediate_size (`int`, defaults to 2048), cross_image_dropout (`float`, defaults to 0.1),
         cross_image_layer_norm_eps (`float`, defaults to 1e-5): Shape of that encoder.
-        projection_dim (`int`, *optional*): Width of a linear projection (PCA) of the descriptor; `None` for none.
+        projection_dim (`int`, *optional*): Width of a linear projection of the descriptor, PCA or a map that distillation
+            trained; `None` for none. It is at most the descriptor's width, unless `normalize_projection` is set.
         normalize_projection (`bool`, defaults to `False`): Whether projected descriptors are scaled to unit length, as
             whitened ones should be; published projections are not.
         untrained_parts (`list[str]`, defaults to `[]`): Parts of the model with weights that were drawn at random and not
@@ -311,7 +312,9 @@ class VPRConfig(PreTrainedConfig):
             )
 
     def _check_projection(self) -> None:
-        if self.projection_dim is not None and self.projection_dim > self.unprojected_dim:
+        if self.projection_dim is None or self.normalize_projection:  # a trained map to a wider teacher's space is normalised
+            return
+        if self.projection_dim > self.unprojected_dim:
             raise ValueError(
                 f"`projection_dim` must be None or at most the {self.unprojected_dim} numbers of the unprojected "
                 f"descriptor, got {self.projection_dim}."

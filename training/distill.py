@@ -11,10 +11,14 @@ On 4 nodes of 8 GPUs, which share each batch (the teacher's groups of 8 places t
 Flags override any option of the YAML file. `-m d2vpr_hf.training.distill` runs the script of the installed package.
 """
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from d2vpr_hf.encoders.encoder_teacher import EncoderTeacher
+from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.data.batches import PlaceBatch
@@ -23,6 +27,7 @@ from d2vpr_hf.training.distributed import gather_with_gradients
 from d2vpr_hf.training.model_setup import TrainingWrapper, load_or_make
 from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
+from d2vpr_hf.training.objectives.head import StudentWithHeads, keep_head
 from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.objectives.teacher_components import TeacherComponents
 from d2vpr_hf.training.options import DistillOptions
@@ -41,35 +46,37 @@ def distill(options: DistillOptions) -> Path:
     accelerator = start_accelerator(options)
     student = load_or_make(options.model, options.seed, options.vit)
     student.remove_cross_image_encoder()  # the student encodes each photo independently of the batch
-    teacher = GroupedTeacher(
-        load_teacher(
-            options.teacher,
-            dtype=_teacher_dtype(options, accelerator.device),
-            taps=options.taps,
-            image_size=options.teacher_size,
-        ).to(accelerator.device),
-        options.teacher_groups,
-        options.teacher_group_places * options.images_per_place,
-        options.seed,
-        options.teacher_cache,
-    )
-    data = TrainingData(options, accelerator, teacher_size=teacher.teacher.input_size)
+    teachers = [_open_teacher(name, options, accelerator.device) for name in options.teachers]
+    data = TrainingData(options, accelerator, teacher_size=_largest_size(teachers, options))
     is_projected = options.teacher_components or options.teacher_components_of
-    components = TeacherComponents(options, teacher.teacher) if is_projected else None
-    teacher.check_fit(student, data.images_per_forward, None if components is None else components.width)
+    components = TeacherComponents(options, teachers[0].teacher) if is_projected else None
+    for teacher in teachers:
+        teacher.check_fit(
+            student,
+            data.images_per_forward,
+            None if components is None else components.width,
+            same_descriptors=options.compares_descriptors and options.head == "none",
+            same_tokens=options.compares_tokens,
+        )
     loss_of = DistillationLoss(
-        options.descriptor_weight, options.token_mse_weight, options.token_cosine_weight, options.mse_reduction
+        options.descriptor_weight,
+        options.token_mse_weight,
+        options.token_cosine_weight,
+        options.mse_reduction,
+        options.descriptor_cosine_weight,
+        options.relational_weight,
     )
-    metric_loss = None
-    if options.metric_weight:
+    metric_weight, metric_loss = options.weight("metric_weight"), None
+    if not metric_weight.is_zero:
         data.check_negatives()
         metric_loss = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
-    run = TrainingRun(options, accelerator, student, TrainingWrapper(student), data)
+    network = _with_head(student, options, teachers, components)
+    run = TrainingRun(options, accelerator, student, network, data)
     patch_size = student.config.patch_size
     grid_size = (options.size[0] // patch_size, options.size[1] // patch_size)
 
-    def images_of(batch: PlaceBatch) -> torch.Tensor:
-        """Return the images that the teacher sees, in the form that it takes."""
+    def images_of(batch: PlaceBatch, teacher: GroupedTeacher) -> torch.Tensor:
+        """Return the images that a teacher sees, in the form that it takes."""
         pixels = batch.pixels if batch.teacher_pixels is None else batch.teacher_pixels
         return run.pixel_values(batch._replace(pixels=pixels)) if teacher.teacher.input_size is None else pixels
 
@@ -77,20 +84,22 @@ def distill(options: DistillOptions) -> Path:
         """Project the teacher's tokens, if the options request it."""
         if components is not None:
             path = run.folder.teacher_components
-            components.fit_or_load(path, data, accelerator, images_of, grid_size, resumed=resumed)
+            images = functools.partial(images_of, teacher=teachers[0])
+            components.fit_or_load(path, data, accelerator, images, grid_size, resumed=resumed)
 
     def step_loss(batch: PlaceBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss of a batch, or of one of its micro-batches."""
         pixel_values = run.pixel_values(batch)
-        targets = teacher.targets(images_of(batch), step, grid_size)
+        targets = [teacher.targets(images_of(batch, teacher), step, grid_size) for teacher in teachers]
         output = run.network(pixel_values)
-        loss, terms = loss_of(output, targets)
+        output, mapped = output if isinstance(output, tuple) else (output, None)
+        loss, terms = loss_of(output, *targets, step=step, mapped=mapped)
         if metric_loss is None:
             return loss, terms
         descriptors = gather_with_gradients(output.pooler_output.float())
         place_ids = gather_with_gradients(batch.place_ids.to(descriptors.device))
         metric, numbers = metric_loss(descriptors, place_ids)
-        return loss + options.metric_weight * metric, {**terms, "metric_loss": metric.detach(), **numbers}
+        return loss + metric_weight(step) * metric, {**terms, "metric_loss": metric.detach(), **numbers}
 
     run.begin(lambda batch: step_loss(batch, step=0)[0], prepare)
     for batch in run.batches():
@@ -99,6 +108,55 @@ def distill(options: DistillOptions) -> Path:
             run.backward(loss, terms, micro_batches=options.gradient_accumulation_steps)
         run.update(batch)
     return run.finish()
+
+
+def _open_teacher(name: str, options: DistillOptions, device: torch.device) -> GroupedTeacher:
+    """Open a teacher on the device, with its groups and its cache."""
+    teacher = load_teacher(
+        name,
+        dtype=_teacher_dtype(options, device),
+        taps=options.taps,
+        image_size=options.teacher_size,
+        descriptor=options.teacher_descriptor,
+        device=device,
+    ).to(device)
+    if isinstance(teacher, EncoderTeacher):
+        teacher.with_tokens = options.compares_tokens
+    return GroupedTeacher(
+        teacher,
+        options.teacher_groups,
+        options.teacher_group_places * options.images_per_place,
+        options.seed,
+        options.teacher_cache,
+    )
+
+
+def _largest_size(teachers: Sequence[GroupedTeacher], options: DistillOptions) -> tuple[int, int] | None:
+    """Return the height and width that cover the images of all teachers; `None` if all take the student's pixels."""
+    sizes = [teacher.teacher.input_size for teacher in teachers]
+    if not any(sizes):
+        return None
+    height, width = (max(sides) for sides in zip(*(size or options.size for size in sizes), strict=True))
+    return height, width
+
+
+def _with_head(
+    student: VPRPreTrainedModel,
+    options: DistillOptions,
+    teachers: Sequence[GroupedTeacher],
+    components: TeacherComponents | None,
+) -> TrainingWrapper:
+    """Return the module to train: the student, with a head for each teacher if the options request them."""
+    if options.head == "none":
+        return TrainingWrapper(student)
+    frozen = [teacher.teacher for teacher in teachers]
+    widths = [teacher.descriptor_dim for teacher in frozen]
+    if components is not None:
+        widths = [frozen[0].descriptor_dim // frozen[0].width * components.width]
+    if options.head_policy == "keep":
+        keep_head(student, widths[0], options.seed, normalize=frozen[0].has_unit_length)
+        return TrainingWrapper(student)
+    return StudentWithHeads(student, widths, [teacher.has_unit_length for teacher in frozen], options.seed)
 
 
 def _teacher_dtype(options: DistillOptions, device: torch.device) -> torch.dtype:

@@ -103,7 +103,7 @@ def _facts(options: TrainingOptions) -> CardFacts:
 def _training_text(options: TrainingOptions) -> str:
     """Return the kind of training, for the card."""
     if isinstance(options, DistillOptions):
-        return f"distilled from {public_name(options.teacher)}"
+        return f"distilled from {' and '.join(map(public_name, options.teachers))}"
     if isinstance(options, PretrainOptions):
         return "its ViT trained with a renderer's labels"
     return "trained with MultiSimilarity loss"

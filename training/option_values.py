@@ -1,14 +1,68 @@
-"""Options that are texts with parts: weights of sources, and sets for validation."""
+"""Options that are texts with parts: weights of sources, schedules of weights, and sets for validation."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Self
 
 _SET_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _SET_FORM = "NAME=ROOT or NAME=DATABASE,QUERIES, optionally followed by ,frames:N or ,metres:X, or after ROOT by ,layout:LAYOUT"
 _SUFFIX = re.compile(r"(frames|metres|layout):(.*)")
+
+
+@dataclass(frozen=True)
+class WeightSchedule:
+    """The weight of a term of a loss at each step: piecewise linear, and constant before its first and after its last point.
+
+    Attributes:
+        points: Pairs of a step and a weight, by rising step; one for a constant weight.
+    """
+
+    points: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def parse(cls, text: str | float, name: str = "weight") -> Self:
+        """Read a number, or points as STEP:WEIGHT, separated by blanks, such as "0:1.0 2000:0.2".
+
+        Args:
+            text: The number or the text.
+            name: Name of the option, for errors.
+
+        Raises:
+            ValueError: If the text has another form, a weight is below 0, or steps do not rise.
+        """
+        parts = [part.rpartition(":") for part in str(text).split()]
+        is_constant = len(parts) == 1 and not parts[0][1]
+        steps = [0 if is_constant else _to_whole(step) for step, _, _ in parts]
+        weights = [_to_number(weight) for _, _, weight in parts]
+        if not parts or not all(math.isfinite(weight) for weight in weights) or None in steps:
+            raise ValueError(f"{name} is a number, or points such as '0:1.0 2000:0.2' (STEP:WEIGHT), got {text!r}.")
+        if min(weights) < 0:
+            raise ValueError(f"Expected at least 0, got {name}={text}.")
+        points = tuple((step, weight) for step, weight in zip(steps, weights, strict=True) if step is not None)
+        if any(second[0] <= first[0] for first, second in itertools.pairwise(points)):
+            raise ValueError(f"The steps of {name} must rise, got {text!r}.")
+        return cls(points)
+
+    def __call__(self, step: int) -> float:
+        """Return the weight at a step."""
+        for (first, start), (last, end) in itertools.pairwise(self.points):
+            if first <= step < last:
+                return start + (end - start) * (step - first) / (last - first)
+        return self.points[0][1] if step < self.points[0][0] else self.points[-1][1]
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the weight is 0 at all steps."""
+        return not any(weight for _, weight in self.points)
+
+    def __str__(self) -> str:
+        if len(self.points) == 1:
+            return str(self.points[0][1])
+        return " ".join(f"{step}:{weight}" for step, weight in self.points)
 
 
 @dataclass(frozen=True)
@@ -103,6 +157,10 @@ def _find_source(name: str, sources: Sequence[str]) -> int:
         return same[0]
     problem = "is the name of several sources" if same else "is not a source of this run"
     raise ValueError(f"weights: {name} {problem}. The sources are {', '.join(sources)}.")
+
+
+def _to_whole(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
 
 
 def _to_number(text: str) -> float:

@@ -13,12 +13,17 @@ from transformers import HfArgumentParser
 
 from d2vpr_hf.gridtown import TRAIN_SEEDS, Wildness
 from d2vpr_hf.training.batch_norm import BatchNormPolicy
-from d2vpr_hf.training.option_values import ValidationSet, parse_validation_sets, parse_weights
+from d2vpr_hf.training.option_values import ValidationSet, WeightSchedule, parse_validation_sets, parse_weights
 
 BatchKind = Literal["published", "city-wise", "mixed"]
 Schedule = Literal["constant", "published", "cosine"]
 AugmentationKind = Literal["randaugment", "photometric"]
 BestMetric = Literal["recall@1", "recall@5", "recall@10", "mean_recall@1", "held_out_loss"]
+
+LOSS_WEIGHTS = (  # options of distillation that are schedules of weights
+    *("descriptor_weight", "descriptor_cosine_weight", "relational_weight"),
+    *("token_mse_weight", "token_cosine_weight", "metric_weight"),
+)
 
 CONFIGS = Path(__file__).parent / "configs"
 _MODEL_OPTIONS = ("model", "teacher")
@@ -342,10 +347,26 @@ class MetricOptions:
 class DistillOptions(MetricOptions, TrainingOptions):
     """Stage 1: a student learns its teacher's descriptors."""
 
-    teacher: str = _option(
+    teacher: list[str] | str = _option(
         "",
-        "Teacher: folder or Hub id of a model of this package, such as a converted CricaVPR, or of a vision model of "
-        "transformers, such as a DINOv2 or a MobileNetV2. Required.",
+        "Teacher: folder or Hub id of any model that `d2vpr index --model` takes: of this package, such as a converted "
+        "CricaVPR, a vision model of transformers, such as a DINOv2, or a graph. Each term of the loss is averaged over "
+        "several teachers. Required.",
+    )
+    teacher_descriptor: Literal["auto", "regions", "encoder"] = _option(
+        "auto",
+        "Descriptors to learn. regions: those of the published regions, before any projection; encoder: those that an index of "
+        "the teacher holds; auto: the latter for graphs and models with a card, the former for others.",
+    )
+    head: Literal["none", "linear"] = _option(
+        "none",
+        "Map from the student's descriptors to the teacher's. none: they have the same width; linear: a linear map, trained "
+        "with the student.",
+    )
+    head_policy: Literal["drop", "keep"] = _option(
+        "drop",
+        "Saved model. drop: without the head, its own descriptors; keep: the head is its projection, so that its descriptors "
+        "have the teacher's width and are compared with the teacher's.",
     )
     teacher_taps: list[str] | None = _option(
         None,
@@ -395,29 +416,44 @@ class DistillOptions(MetricOptions, TrainingOptions):
         None,
         "Folder that stores the teacher's targets, for later epochs and other runs in which the teacher sees the same pixels.",
     )
-    descriptor_weight: float = _option(
-        1.0, "Weight of the descriptors' mean squared error, which is the published loss; at least 0."
+    descriptor_weight: str = _option(
+        "1.0",
+        "Weight of the descriptors' mean squared error, which is the published loss; at least 0. Each weight of a loss is a "
+        "number, or piecewise linear over steps: '0:1.0 2000:0.2'.",
     )
-    token_mse_weight: float = _option(0.0, "Weight of the tokens' mean squared error; at least 0.")
-    token_cosine_weight: float = _option(0.0, "Weight of the tokens' cosine distance; at least 0.")
+    descriptor_cosine_weight: str = _option("0.0", "Weight of the descriptors' cosine distance; at least 0.")
+    relational_weight: str = _option(
+        "0.0",
+        "Weight of the mean squared difference of the cosine similarities of all photos of the batch, over all processes; at "
+        "least 0. It needs no equal width.",
+    )
+    token_mse_weight: str = _option("0.0", "Weight of the tokens' mean squared error; at least 0.")
+    token_cosine_weight: str = _option("0.0", "Weight of the tokens' cosine distance; at least 0.")
     mse_reduction: Literal["mean", "sum"] = _option(
         "mean", "Reduction of the squared errors of a vector: mean, as published (gradients are near 1e-7), or sum."
     )
-    metric_weight: float = _option(
-        0.0, "Weight of the MultiSimilarity loss of the student's descriptors, by the places of the batch; at least 0."
+    metric_weight: str = _option(
+        "0.0", "Weight of the MultiSimilarity loss of the student's descriptors, by the places of the batch; at least 0."
     )
 
     def __post_init__(self) -> None:
+        for name in LOSS_WEIGHTS:  # one form of each weight in the files of a run
+            setattr(self, name, str(WeightSchedule.parse(getattr(self, name), name)))
+        if len(self.teachers) == 1:
+            self.teacher = self.teachers[0]
         super().__post_init__()
+        self._check_head()
+        self._check_teachers()
         if self.teacher_view == "clean" and self.augmentation == "randaugment" and self.augment_operations:
             raise ValueError(
                 "`teacher_view: clean` needs an augmentation that moves nothing, because the teacher's tokens belong to "
                 f"positions in the photo. Set `augmentation: photometric`, or augment_operations: 0; got {self.augmentation}."
             )
-        if self.metric_weight and self.gradient_accumulation_steps > 1:
+        joint = [name for name in ("metric_weight", "relational_weight") if not self.weight(name).is_zero]
+        if joint and self.gradient_accumulation_steps > 1:
             raise ValueError(
-                "metric_weight needs the descriptors of the whole batch at once: gradient_accumulation_steps must be 1, got "
-                f"{self.gradient_accumulation_steps}. gradient_checkpointing saves memory too."
+                f"{' and '.join(joint)} needs the descriptors of the whole batch at once: gradient_accumulation_steps must be "
+                f"1, got {self.gradient_accumulation_steps}. gradient_checkpointing saves memory too."
             )
         if self.teacher_components and self.teacher_components_of:
             raise ValueError("`teacher_components_of` takes the components of another run: remove `teacher_components`.")
@@ -425,6 +461,48 @@ class DistillOptions(MetricOptions, TrainingOptions):
             raise ValueError(f"teacher_image_size is height and width, got {self.teacher_image_size}.")
         if not 0 <= self.teacher_whitening <= 1:
             raise ValueError(f"Expected a number from 0 to 1, got teacher_whitening={self.teacher_whitening}.")
+
+    def _check_head(self) -> None:
+        if self.head == "none":
+            if self.head_policy == "keep":
+                raise ValueError("`head_policy: keep` keeps a head: set `head: linear`.")
+            return
+        if self.head_policy == "keep" and len(self.teachers) > 1:
+            raise ValueError(
+                f"{len(self.teachers)} teachers have a head each, and a model has one projection. Set `head_policy: drop`, or "
+                "give one teacher."
+            )
+        if self.head_policy == "drop" and not self.compares_descriptors:
+            raise ValueError("No loss trains the head: set descriptor_weight or descriptor_cosine_weight, or `head: none`.")
+
+    def _check_teachers(self) -> None:
+        names = ("teacher_taps", "teacher_components", "teacher_components_of", "teacher_image_size")
+        given = [name for name in names if getattr(self, name)]
+        if len(self.teachers) > 1 and given:
+            raise ValueError(f"{', '.join(given)} belong to one teacher, got {len(self.teachers)}. Leave them out.")
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError(f"A teacher is given twice: {', '.join(self.teachers)}. Give each once.")
+
+    def weight(self, name: str) -> WeightSchedule:
+        """Return the schedule of one of `LOSS_WEIGHTS`."""
+        return WeightSchedule.parse(getattr(self, name), name)
+
+    @property
+    def teachers(self) -> list[str]:
+        """The teachers."""
+        if isinstance(self.teacher, list):
+            return self.teacher
+        return [self.teacher] if self.teacher else []
+
+    @property
+    def compares_descriptors(self) -> bool:
+        """Whether a loss compares the student's descriptors with the teacher's number by number."""
+        return not (self.weight("descriptor_weight").is_zero and self.weight("descriptor_cosine_weight").is_zero)
+
+    @property
+    def compares_tokens(self) -> bool:
+        """Whether a loss compares tokens."""
+        return not (self.weight("token_mse_weight").is_zero and self.weight("token_cosine_weight").is_zero)
 
     @property
     def _required(self) -> tuple[str, ...]:
@@ -448,7 +526,8 @@ class DistillOptions(MetricOptions, TrainingOptions):
     @property
     def has_unused_parameters(self) -> bool:
         """Whether only tokens are learned, so that the aggregator has no gradient."""
-        return not self.descriptor_weight and not self.metric_weight
+        names = ("descriptor_weight", "descriptor_cosine_weight", "relational_weight", "metric_weight")
+        return all(self.weight(name).is_zero for name in names)
 
 
 def _option_with_default(name: str, default: Any) -> Any:
@@ -596,7 +675,7 @@ _AT_LEAST = {
     ),
     0: (
         *("held_out_places", "num_workers", "warmup_steps", "learning_rate", "weight_decay", "seed"),
-        *("crops_per_photo", "view_turn", "metric_weight"),
+        *("crops_per_photo", "view_turn"),
     ),
 }
 
@@ -692,6 +771,9 @@ def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None
         ValueError: If options differ that must be equal; the message lists them.
     """
     before, now = {**_defaults(options), **yaml.safe_load(stored)}, asdict(options)
+    for name in LOSS_WEIGHTS:  # numbers in runs of earlier versions
+        if name in before:
+            before[name] = str(WeightSchedule.parse(before[name], name))
     names = [name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name]]
     if names:
         changes = ", ".join(f"{name} ({before.get(name)} then, {now[name]} now)" for name in names)

@@ -186,9 +186,10 @@ class TrainingRun:
                 yield PlaceBatch(pixels, place_ids, [], teacher_pixels=seen_by_teacher)
 
     def pixel_values(self, batch: PlaceBatch) -> torch.Tensor:
-        """Move a batch to the device and normalise it: (B, 3, height, width) float32."""
+        """Move a batch to the device and normalise it: (B, 3, height, width) float32, in the student's size."""
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
-        return self.processor(pixels, do_resize=False, return_tensors="pt")["pixel_values"]
+        is_larger = tuple(pixels.shape[2:]) != self.options.size  # photos that a teacher sees in another size
+        return self.processor(pixels, do_resize=is_larger, return_tensors="pt")["pixel_values"]
 
     def labels(self, batch: PlaceBatch) -> Labels:
         """Move a batch's labels to the device."""

@@ -6,12 +6,15 @@ have tokens or feature maps only; their descriptor is CricaVPR's pyramid of 14 r
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from d2vpr_hf.backends.exported_model import find_exported
+from d2vpr_hf.model_info.encoder_card import CARD_FILE
+from d2vpr_hf.model_info.known_models import find_known
 from d2vpr_hf.model_info.model_families import family_of
 from d2vpr_hf.model_info.model_options import Layer
 from d2vpr_hf.model_info.preprocessing import Preprocessing
@@ -20,7 +23,7 @@ from d2vpr_hf.modeling.modeling_vpr import check_pixel_values, flatten_and_norma
 from d2vpr_hf.modeling.vision_transformer import GridSize
 from d2vpr_hf.pretrained.feature_network import LayerNetwork, patch_size_of
 from d2vpr_hf.pretrained.loading import DINOV2_TYPES, load_config, load_dinov2, load_model
-from d2vpr_hf.pretrained.model_files import stored_config
+from d2vpr_hf.pretrained.model_files import fetch_file, stored_config
 from d2vpr_hf.pretrained.model_preprocessing import choose_preprocessing
 from d2vpr_hf.pretrained.pooling import Features, RegionPooling, generalized_mean
 from d2vpr_hf.pretrained.principal_components import PrincipalComponents
@@ -29,6 +32,8 @@ from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.pretrained.vision_towers import load_vision_tower
 from d2vpr_hf.utils.threads import map_on_cores
 
+DescriptorKind = Literal["auto", "regions", "encoder"]
+
 _IMAGES_OF_A_CORE = 4  # images that a core processes at once: their activations fit in its cache
 
 
@@ -36,8 +41,10 @@ class TeacherTargets(NamedTuple):
     """A teacher's targets for B images with N patches.
 
     Attributes:
-        tokens (`torch.Tensor` of shape (B, 1 + N, width)): The global token first, then the patches row by row.
-        descriptors (`torch.Tensor` of shape (B, descriptor_dim)): L2-normalised, before any projection.
+        tokens (`torch.Tensor` of shape (B, 1 + N, width)): The global token first, then the patches row by row; (B, 0, 0) of a
+            teacher without tokens.
+        descriptors (`torch.Tensor` of shape (B, descriptor_dim)): L2-normalised, before any projection; those of an
+            [`EncoderTeacher`](d2vpr_hf.encoders.encoder_teacher) as an index holds them.
     """
 
     tokens: torch.Tensor
@@ -53,15 +60,17 @@ class Teacher(nn.Module):
 
     Attributes:
         model: The model.
-        width: Channels of a token, and of each of the descriptor's features. A student's `recovery_size` must be the same.
+        width: Channels of a token, and of each of the descriptor's features; 0 for a teacher without tokens.
         descriptor_dim: Width of the descriptors: 14 times `width` with the published regions.
         depends_on_batch: Whether an image's descriptor depends on the other images of its batch.
         input_size: Height and width in pixels of the teacher's images; `None` if it takes exactly the student's pixel values.
+        has_unit_length: Whether the descriptors are L2-normalised.
     """
 
     width: int
     descriptor_dim: int
     depends_on_batch: bool
+    has_unit_length = True
 
     def __init__(self, model: PreTrainedModel, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
@@ -80,9 +89,28 @@ class Teacher(nn.Module):
         return super().train(False)
 
     @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the pixel values that the model takes."""
+        return next(self.model.parameters()).dtype
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The values that targets depend on in addition to the model; empty for a model that takes the student's pixels."""
         return {} if self.preprocessing is None else {"preprocessing": self.preprocessing.to_dict()}
+
+    @property
+    def identity(self) -> str:
+        """A text of everything that targets depend on, except the weights."""
+        config = self.model.config.to_json_string(use_diff=False)
+        return f"{config} {self.settings}" if self.settings else config
+
+    def remove_cross_image_encoder(self) -> None:
+        """Treat images one by one from now on, whatever their batch; most teachers always do."""
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, grid_size: GridSize | None = None) -> TeacherTargets:
@@ -112,7 +140,7 @@ class Teacher(nn.Module):
         pixels = images.float()
         if images.shape[2:] != self.input_size:
             pixels = nn.functional.interpolate(pixels, self.input_size, mode="bilinear", antialias=True)
-        return ((pixels * steps.rescale_factor - mean) / std).to(self.model.dtype, memory_format=torch.channels_last)
+        return ((pixels * steps.rescale_factor - mean) / std).to(self.dtype, memory_format=torch.channels_last)
 
     def _targets(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
         raise NotImplementedError
@@ -309,23 +337,36 @@ def load_teacher(
     dtype: torch.dtype = torch.float32,
     taps: Sequence[Layer] = (),
     image_size: tuple[int, int] | None = None,
+    descriptor: DescriptorKind = "auto",
+    device: torch.device | None = None,
     **kwargs: Any,
 ) -> Teacher:
     """Load a teacher in eval mode, with its gradients off.
 
     Args:
-        name: Folder or Hub id of a model of this package, such as a converted CricaVPR; of a DINOv2 of transformers, such as
-            `"facebook/dinov2-base"`; or of another vision model of transformers, such as a MobileNetV2.
+        name: Everything that [`PlaceEncoder`](d2vpr_hf.encoders) takes as a model: folder or Hub id of a model of this package,
+            such as a converted CricaVPR, or of a vision model of transformers, such as `"facebook/dinov2-base"`; a graph, or
+            a model with a card; `"embedded"`, `"auto"`, or an object.
         dtype: Type of the weights.
         taps: Hidden states or modules whose tokens or maps are the targets, as for [`FeatureTeacher`]; empty for the output.
         image_size: Height and width in pixels of the teacher's images; `None` for the size in its preprocessing, or for the
             student's pixels if it is a model of this package, or a DINOv2 without taps.
+        descriptor: Descriptors that are the targets. `"regions"`: those of the published regions, before any projection;
+            `"encoder"`: those that an index of this model holds; `"auto"`: the latter for graphs, models with a card and
+            objects, the former for others.
+        device: Device of an [`EncoderTeacher`](d2vpr_hf.encoders.encoder_teacher); other teachers are moved by their `to`.
         kwargs: Passed to `from_pretrained`; for vision models with an input size of their own only `revision`.
 
     Raises:
         FileNotFoundError, ValueError: For the reasons of [`load_model`], [`load_dinov2`] and [`load_vision_tower`], or of
             [`FeatureTeacher`]; also if the images' sides are not whole patches of the model.
     """
+    if descriptor == "encoder" or (descriptor == "auto" and _needs_encoder(name, kwargs.get("revision"))):
+        from d2vpr_hf.encoders.encoder_teacher import open_encoder_teacher  # encoders use this package
+
+        if taps:
+            raise ValueError(f"{name} teaches the descriptors that it computes itself. Leave `teacher_taps` out.")
+        return open_encoder_teacher(name, dtype=dtype, image_size=image_size, device=device, **kwargs)
     config = load_config(name, **kwargs)
     if isinstance(config, VPRConfig):
         if taps:
@@ -337,6 +378,17 @@ def load_teacher(
     if config.model_type in DINOV2_TYPES and not taps and image_size is None:
         return Dinov2Teacher(load_dinov2(name, dtype=dtype, **kwargs))
     return _load_feature_teacher(name, dtype, taps, image_size, **kwargs)
+
+
+def _needs_encoder(name: Any, revision: str | None) -> bool:
+    """Return whether the descriptors of a model cannot be computed by regions, or its card states how they are computed."""
+    if not isinstance(name, str | Path) or str(name) == "auto":
+        return True
+    if find_exported(str(name), revision) is not None or fetch_file(str(name), CARD_FILE, revision) is not None:
+        return True
+    if stored_config(str(name), revision):
+        return False
+    return any(Path(name).glob("*.onnx")) if Path(name).is_dir() else find_known(str(name)) is not None
 
 
 def _load_feature_teacher(

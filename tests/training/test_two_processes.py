@@ -17,6 +17,7 @@ from tests.training.places import write_places
 WEIGHTS = "model.safetensors"
 EQUAL = [
     *("distill-frozen", "distill-synchronised", "distill-micro-batches", "distill-tokens", "distill-metric"),
+    *("distill-relational", "distill-head-drop", "distill-head-keep"),
     *("finetune-frozen", "finetune-synchronised", "finetune-micro-batches", "finetune-encoder", "finetune-checkpointing"),
 ]
 

@@ -41,6 +41,11 @@ def cases(root, teacher, student):
     yield "distill-micro-batches", distill, DistillOptions(**{**distilled, "teacher_group_places": 1}, **micro_batches)
     yield "distill-tokens", distill, DistillOptions(**distilled, **frozen, token_mse_weight=0.1, token_cosine_weight=0.1)
     yield "distill-metric", distill, DistillOptions(**distilled, **frozen, metric_weight=0.5)
+    relational = {"descriptor_weight": "0.5", "descriptor_cosine_weight": "0.5", "relational_weight": "1"}
+    yield "distill-relational", distill, DistillOptions(**distilled, **frozen, **relational)
+    for policy in ("drop", "keep"):
+        head = {"head": "linear", "head_policy": policy, "learning_rate": 1e-3}
+        yield f"distill-head-{policy}", distill, DistillOptions(**distilled, **frozen, **relational, **head)
     yield "finetune-micro-batches", finetune, FinetuneOptions(**common, **micro_batches)
     yield "finetune-encoder", finetune, FinetuneOptions(**common, **frozen, cross_image_encoder="add")
     yield "finetune-checkpointing", finetune, FinetuneOptions(**common, batch_norm="synchronised", gradient_checkpointing=True)

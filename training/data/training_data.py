@@ -32,8 +32,8 @@ class TrainingData:
     Args:
         options: Options of the run.
         accelerator: The run's accelerator; each process gets its share of every batch.
-        teacher_size: Height and width of the photos that a teacher sees, if it sees them without augmentation; `None` for
-            the student's size.
+        teacher_size: Height and width of the photos that a teacher sees; `None` for the student's size. A teacher that sees
+            the student's augmented photos gets them in the larger of both sizes, and so does the student.
 
     Attributes:
         photos: Source of the photos; several sources are joined.
@@ -49,8 +49,10 @@ class TrainingData:
     def __init__(self, options: TrainingOptions, accelerator: Accelerator, teacher_size: tuple[int, int] | None = None) -> None:
         _check_shares(options, accelerator.num_processes)
         self.options, self.accelerator = options, accelerator
+        larger = tuple(map(max, zip(options.size, teacher_size or options.size, strict=True)))
+        self._size = options.size if options.has_clean_view else (larger[0], larger[1])
         self._teacher_size = teacher_size or options.size if options.has_clean_view else None
-        sources = open_sources(options, self._teacher_size)
+        sources = open_sources(options, self._teacher_size or self._size)
         self.photos: PlacePhotos = MixedPhotos(sources) if len(sources) > 1 else sources[0]
         self._augment = _make_augmentation(options)
         self._parts = self._divide_places(sources)
@@ -130,7 +132,7 @@ class TrainingData:
         dataset = PlaceDataset(
             self.photos,
             options.images_per_place,
-            options.size,
+            self._size,
             Resampling[options.resize.upper()],
             augment,
             options.seed,

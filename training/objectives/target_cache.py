@@ -76,15 +76,13 @@ class TargetCache:
 
     @property
     def _device(self) -> torch.device:
-        return next(self._teacher.parameters()).device
+        return self._teacher.device
 
     @functools.cached_property
     def _fingerprint(self) -> bytes:
         """A digest of the teacher: its class, configuration, settings, weights and their data type."""
         teacher = self._teacher
-        config = teacher.model.config.to_json_string(use_diff=False)
-        settings = f" {teacher.settings}" if teacher.settings else ""
-        text = f"{type(teacher).__name__} {teacher.depends_on_batch} {config}{settings}"
+        text = f"{type(teacher).__name__} {teacher.depends_on_batch} {teacher.identity}"
         digest = hashlib.blake2b(text.encode(), digest_size=16)
         for name, weights in sorted(teacher.state_dict().items()):
             digest.update(f"{name} {weights.dtype}".encode())

@@ -44,8 +44,8 @@ class TeacherComponents:
     def __init__(self, options: DistillOptions, teacher: Teacher) -> None:
         if not isinstance(teacher, TokenTeacher):
             raise ValueError(
-                f"{options.teacher} is a model of this package, which computes its descriptors itself. `teacher_components` "
-                "projects the tokens of other vision models: leave it out."
+                f"{options.teachers[0]} computes its descriptors itself. `teacher_components` projects the tokens of vision "
+                "models of transformers: leave it out."
             )
         self.options, self.teacher = options, teacher
         self._given = None if options.teacher_components_of is None else self._load_given(options.teacher_components_of)
