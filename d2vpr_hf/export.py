@@ -64,6 +64,8 @@ def export(
         raise ValueError(f"Recall cannot be measured here: this package cannot run the format {options.format}.")
     encoder = model if isinstance(model, PlaceEncoder) else PlaceEncoder(model, device="cpu")
     info: dict[str, Any] = {"model": encoder.model_name, "fingerprint": encoder.fingerprint}
+    if encoder.compatible_with:
+        info["compatible_with"] = list(encoder.compatible_with)
     images = [] if photos is None else _read_some(find_photos(Path(photos)))
     info["calibration_photos"] = len(images) if options.precision == "int8" else 0
     exported = export_source(find_graph_source(encoder.descriptor_model), Path(out), options, images, info)

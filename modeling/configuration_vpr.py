@@ -92,9 +92,10 @@ VPR_RULES: Rules = (
     ),
     (("hidden_act",), "an activation of transformers", lambda value: isinstance(value, str) and value in ACT2FN),
     (("adapter_branch_ratios",), "numbers", are_all(is_number)),
+    (("own_fingerprint",), "None or a text", lambda value: value is None or isinstance(value, str)),
     (
-        ("untrained_parts",),
-        "names of parts",
+        ("untrained_parts", "compatible_with"),
+        "a list of texts",
         lambda names: len(names) == 0 or are_all(lambda name: isinstance(name, str))(names),
     ),
     (
@@ -150,16 +151,23 @@ class VPRConfig(PreTrainedConfig):
             whitened ones should be; published projections are not.
         untrained_parts (`list[str]`, defaults to `[]`): Parts of the model with weights that were drawn at random and not
             trained since. The model keeps this list; see [`VPRPreTrainedModel.initialize_weights`].
+        compatible_with (`list[str]`, defaults to `[]`): Fingerprints of models, with their preprocessing, whose descriptors
+            this model's descriptors can be compared with: those of teachers whose space it was distilled into.
+        own_fingerprint (`str`, *optional*): Fingerprint of this model for which `compatible_with` holds. A model that was
+            changed since has another one, and is compatible with none.
 
     Raises:
         ValueError: If a value cannot describe a model; the message names the field, the value and what is allowed.
     """
 
     rules: ClassVar[Rules] = VPR_RULES
-    list_fields: ClassVar[tuple[str, ...]] = ("adapter_branch_ratios", "adapter_kernel_sizes", "untrained_parts")
+    list_fields: ClassVar[tuple[str, ...]] = (
+        *("adapter_branch_ratios", "adapter_kernel_sizes", "untrained_parts"),
+        "compatible_with",
+    )
     feature_size_field: ClassVar[str] = "hidden_size"
     # fields added after the first models were saved: config.json and fingerprints lack them while they have their default
-    later_fields: ClassVar[tuple[str, ...]] = ("untrained_parts",)
+    later_fields: ClassVar[tuple[str, ...]] = ("untrained_parts", "compatible_with", "own_fingerprint")
 
     hidden_size: int = 384
     num_hidden_layers: int = 12
@@ -199,6 +207,8 @@ class VPRConfig(PreTrainedConfig):
     normalize_projection: bool = False
 
     untrained_parts: list[str] | tuple[str, ...] = ()
+    compatible_with: list[str] | tuple[str, ...] = ()
+    own_fingerprint: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Derive and check the fields, and pass other arguments to transformers."""

@@ -31,6 +31,7 @@ from d2vpr_hf.training.objectives.head import StudentWithHeads, keep_head
 from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.objectives.teacher_components import TeacherComponents
 from d2vpr_hf.training.options import DistillOptions
+from d2vpr_hf.training.teacher_space import shared_space
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
 
 
@@ -70,6 +71,7 @@ def distill(options: DistillOptions) -> Path:
     if not metric_weight.is_zero:
         data.check_negatives()
         metric_loss = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
+    student.config.compatible_with = shared_space(options, teachers[0]) if accelerator.is_main_process else []
     network = _with_head(student, options, teachers, components)
     run = TrainingRun(options, accelerator, student, network, data)
     patch_size = student.config.patch_size

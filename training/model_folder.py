@@ -12,6 +12,7 @@ from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.hub.model_cards import CardFacts, stated_base_model, write_card
 from d2vpr_hf.hub.snapshots import find_dataset
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
+from d2vpr_hf.pretrained.loading import fingerprint
 from d2vpr_hf.training.options import DistillOptions, PretrainOptions, TrainingOptions, to_yaml
 from d2vpr_hf.training.validation import Measurement
 from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_folder
@@ -54,6 +55,8 @@ def write_model_folder(
     evaluation = None if measurement is None or measurement.evaluation is None else _without_folders(measurement.evaluation)
     try:
         make_empty(scratch)
+        if model.config.compatible_with:
+            model.config.own_fingerprint = fingerprint(model, processor, weights)
         model.save_pretrained(scratch, state_dict=dict(weights))
         processor.save_pretrained(scratch)
         if evaluation is not None:

@@ -39,6 +39,7 @@ def load_or_make(name: str, seed: int, vit: str | None = None) -> VPRPreTrainedM
                 f"`vit` gives a ViT to a new model, but {name} has weights. Set `model` to a configuration (.json)."
             )
         take_vit(model, _load(vit))
+    model.config.compatible_with, model.config.own_fingerprint = [], None  # training changes the descriptors
     if model.projection is not None:
         raise ValueError(
             f"{name} projects its descriptors. Train a model without projection, then fit a projection to the trained model."

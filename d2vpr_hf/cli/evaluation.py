@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2vpr_hf.cli.options import DescriptorOptions, EncoderOptions, NewModelOption, ReadingOptions, StrictOption, parse_path
+from d2vpr_hf.cli.options import (
+    DescriptorOptions,
+    EncoderOptions,
+    NewModelOption,
+    ReadingOptions,
+    StrictOption,
+    parse_model,
+    parse_path,
+)
 from d2vpr_hf.cli.terminal import progress_bar, table_text
 
 if TYPE_CHECKING:
@@ -205,6 +213,15 @@ def evaluate(
         ),
     ] = None,
     model: NewModelOption = None,
+    database_model: Annotated[
+        str | None,
+        typer.Option(
+            parser=parse_model,
+            metavar="MODEL",
+            help="Model of the database photos, where --model encodes the queries only: a teacher, and a student that was "
+            "distilled into its space, or the reverse.",
+        ),
+    ] = None,
     rules: RuleOptions,
     recall_values: Annotated[
         list[str] | None,
@@ -244,7 +261,14 @@ def evaluate(
     if (given.descriptors is None) != (not query_descriptors):
         raise ValueError("Give both --descriptors, of the database, and --query-descriptors, or neither.")
     if given.descriptors is not None:
-        _refuse_encoding({"--model": model, "--cross-image-encoder": cross_image_encoder, "--shuffle-check": shuffle_check})
+        _refuse_encoding(
+            {
+                "--model": model,
+                "--database-model": database_model,
+                "--cross-image-encoder": cross_image_encoder,
+                "--shuffle-check": shuffle_check,
+            }
+        )
         _refuse_encoding({"--save-descriptors": save_descriptors, "--drop-shared": drop_shared})
     if photos.data is None:  # outputs are checked before photos are read, which may take long
         outcome.check(photos.folders, _set_names(photos.queries or []), overwrite)
@@ -267,6 +291,8 @@ def evaluate(
             "overwrite": overwrite,
         }
         encoder = sides.load(encoding, model, cross_image_encoder)
+        if database_model is not None:
+            arguments["database_encoder"] = encoding.load_plain(database_model)
         with progress_bar("Encoding", sides.num_photos * (1 + shuffle_check)) as progress:
             evaluations = sides.evaluate(encoder, arguments | {"progress": progress})
     for evaluation in evaluations:
@@ -458,5 +484,6 @@ def compare(
 
     reports = Evaluation.load(first), Evaluation.load(second)
     for letter, path, report in zip("AB", (first, second), reports, strict=True):
-        typer.echo(f"{letter}: {path}, {report.model}")
+        database = "" if report.database_model is None else f"; database: {report.database_model}"
+        typer.echo(f"{letter}: {path}, {report.model}{database}")
     typer.echo(compare_evaluations(*reports).to_text())

@@ -403,6 +403,8 @@ def info(
     facts = opened.info()
     if facts["model"] == EMBEDDED_NAME:
         warn_of_embedded_model((place.path for place in opened.places), is_indexed=True, is_default=False)
+    if (calibration := opened.calibration) is not None and "query_fingerprint" in calibration:
+        facts["calibrated_for"] = calibration.get("query_model") or calibration["query_fingerprint"]
     texts = {name: _value_text(value) for name, value in facts.items()}
     if facts["descriptor_name"] is not None:
         texts["model"] = "none: descriptors of another program"

@@ -24,7 +24,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_answers, position_column, print_answers, progress_bar
+from d2vpr_hf.cli.terminal import check_answers, position_column, print_answers, print_pair, progress_bar
 
 if TYPE_CHECKING:
     from d2vpr_hf.localization import Localization
@@ -73,6 +73,7 @@ def calibrate(
         check_plot_folder(plots, [queries, opened.folder], FILES)
     with progress_bar("Encoding", len(table.places)) as progress:
         encoder = encoding.load(model, opened)
+        print_pair(opened, encoder)
         calibration, reliability = run(
             opened, table, encoder, positive_dist_threshold=positive_dist_threshold, strict=strict, progress=progress
         )
@@ -120,8 +121,8 @@ def localize(
     given.refuse_model(model, encoding)
     opened = open_index(index)
     allowed = where.place_filter().allowed(opened.places)
-    calibration = load_calibration(opened)
     if given.descriptors is not None:
+        calibration = load_calibration(opened)
         localized = localize_descriptors(
             opened,
             given.descriptors,
@@ -135,6 +136,8 @@ def localize(
         return
     queries = queries or []
     encoder = encoding.load(model, opened)
+    print_pair(opened, encoder)
+    calibration = load_calibration(opened, encoder)
     pending_answers = iterate_localize(
         opened,
         queries,

@@ -277,6 +277,12 @@ class EncoderOptions(ModelChoices):
             arguments |= {"backend": runtime.backend, "precision": runtime.precision}
         return PlaceEncoder.for_index(index, model, **arguments)
 
+    def load_plain(self, model: str) -> PlaceEncoder:
+        """Load a second model, with its own sizes and pooling, on the device and with the batches of these options."""
+        from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+
+        return PlaceEncoder(model, device=self.device, num_workers=self.num_workers, batch_size=self.batch_size or BATCH_SIZE)
+
 
 @dataclass
 class IndexEncoderOptions(EncoderOptions):

@@ -19,7 +19,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_answers, print_answers, results_text
+from d2vpr_hf.cli.terminal import check_answers, print_answers, print_pair, results_text
 
 
 def search(
@@ -63,6 +63,7 @@ def search(
         photo_folder = opened.settings.photo_folder
         check_plot_file(plot, photos=[*queries, *([photo_folder] if photo_folder != Path() else [])])
     encoder = encoding.load(model, opened)
+    print_pair(opened, encoder)
     group_size = encoder.batch_size if answer_format == "jsonl" else None
     pending_results = iterate_search(
         opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, group_size=group_size

@@ -13,6 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from d2vpr_hf.cli.choices import AnswerFormat
+    from d2vpr_hf.encoders import Encoder
+    from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.places import Place
     from d2vpr_hf.readers import PlaceTable
     from d2vpr_hf.retrieval.answer_formats import Answer
@@ -48,6 +50,15 @@ def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def print_pair(index: PlaceIndex, encoder: Encoder) -> None:
+    """Print both models on stderr where queries are encoded by another model than the index."""
+    from d2vpr_hf.retrieval.compatibility import check_encoder, describe_pair
+
+    check_encoder(index, encoder, for_queries=True)
+    if (text := describe_pair(index, encoder)) is not None:
+        typer.echo(text, err=True)
 
 
 def table_text(table: PlaceTable) -> str:

@@ -187,6 +187,11 @@ class ExportedGraph:
         return fingerprint
 
     @property
+    def compatible_with(self) -> tuple[str, ...]:
+        """Fingerprints of models whose descriptors can be compared with this graph's, as the exported model states them."""
+        return tuple(map(str, self._exported.info.get("compatible_with", ())))
+
+    @property
     def runtime(self) -> Runtime:
         """Backend and precision, without opening the backend."""
         return self._exported.settle_backend(*self._backend_choice)

@@ -145,6 +145,12 @@ class OwnModel:
         return hashlib.sha256(json.dumps([digest, "keep_aspect"]).encode()).hexdigest()
 
     @property
+    def compatible_with(self) -> tuple[str, ...]:
+        """Fingerprints of models whose descriptors can be compared with this one's; none if it was changed since."""
+        config = self.config
+        return tuple(config.compatible_with) if config.own_fingerprint == self.fingerprint else ()
+
+    @property
     def runtime(self) -> Runtime:
         """Backend and precision, without opening the backend."""
         return settle_backend(self.model, *self._backend_choice)

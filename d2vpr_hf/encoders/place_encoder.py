@@ -30,6 +30,7 @@ from d2vpr_hf.encoders.query_crops import NUM_CROPS, mean_of_crops
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME, Layer, ModelOptions, Pool, TestTime
 from d2vpr_hf.model_info.preprocessing import UnfitImageError
+from d2vpr_hf.pretrained.model_files import stored_config
 from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, open_photo, photo_modes
@@ -174,7 +175,7 @@ class PlaceEncoder:
             model = settings.model_name
             defaults["revision"] = settings.model_revision
         with offline_if_unreachable(model, (defaults | options).get("revision")):
-            if settings.model_options:
+            if settings.model_options and not _is_compatible(model, options.get("revision"), settings.fingerprint):
                 recorded = ModelOptions.from_dict(settings.model_options)
                 accepted: Collection[str] = settings.model_options
                 if not is_recorded and model is not None:
@@ -272,6 +273,11 @@ class PlaceEncoder:
     def fingerprint(self) -> str:
         """Hash of everything that descriptors of database photos depend on: weights, configuration and preprocessing."""
         return self.descriptor_model.fingerprint
+
+    @property
+    def compatible_with(self) -> tuple[str, ...]:
+        """Fingerprints of models whose indexes this model can search, because distillation gave it their space."""
+        return tuple(getattr(self.descriptor_model, "compatible_with", ()))
 
     @property
     def runtime(self) -> Runtime:
@@ -483,6 +489,12 @@ class PlaceEncoder:
             return str(error)
         is_corrected = getattr(image, "info", {}).get(photo_modes.OWN_RANGE, False)
         return CorrectedPixels(pixel_values, SCALED_BY_OWN_RANGE) if is_corrected else pixel_values
+
+
+def _is_compatible(model: Any, revision: str | None, fingerprint: str) -> bool:
+    """Return whether a model states that it is compatible with another one, whose options it then does not need."""
+    stated = stored_config(model, revision).get("compatible_with") if isinstance(model, str | Path) else None
+    return isinstance(stated, list) and fingerprint in stated
 
 
 def _note_names(photos: Iterable[Any], names: dict[int, str]) -> Iterator[Any]:

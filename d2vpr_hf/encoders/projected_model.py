@@ -28,6 +28,8 @@ class ProjectedModel:
         projection: The projection.
     """
 
+    compatible_with: tuple[str, ...] = ()  # that of the model without the projection does not hold
+
     def __init__(self, model: DescriptorModel, projection: StoredProjection) -> None:
         self._model, self._projection = model, projection
 

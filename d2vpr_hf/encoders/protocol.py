@@ -52,6 +52,9 @@ class Encoder(Protocol):
     The encoder of a model from the Hub may have an attribute `model_revision`, the commit of the model, and one of a model that
     was opened with options may have `model_options`, a table as of [`ModelOptions.to_dict`]. Indexes record both.
 
+    An encoder whose queries may be searched for in indexes of other models has an attribute `compatible_with`, the fingerprints
+    of these models.
+
     An encoder of queries in another form than that of database photos has a method `encode_queries` with the first parameters
     of `encode`; it may return several descriptors of each query. [`encode_queries`] calls it.
     """

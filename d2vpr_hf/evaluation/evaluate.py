@@ -25,7 +25,7 @@ from d2vpr_hf.readers.data_sets.data_set import select_rows
 from d2vpr_hf.readers.descriptor_files import read_placed_descriptors
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
-from d2vpr_hf.retrieval.compatibility import check_encoder
+from d2vpr_hf.retrieval.compatibility import check_encoder, check_pair
 
 SHUFFLE_SEED = 0
 DATA_SET_POSITIVES = "the data set"
@@ -46,6 +46,7 @@ def evaluate(
     strict: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    database_encoder: Encoder | None = None,
 ) -> Evaluation:
     """Search the database with each query and compute recall.
 
@@ -67,6 +68,8 @@ def evaluate(
         strict: Whether a skipped photo is an error.
         overwrite: Whether to replace indexes that `save_descriptors` has already.
         progress: Called with the number of photos that were just encoded.
+        database_encoder: Encoder of the database photos, if their descriptors come from another model; one of the two must be
+            compatible with the other, as a distilled student is with its teacher. `None` encodes both by `encoder`.
 
     Raises:
         ValueError: If positions cannot be compared because they are missing or of different kinds, no photo could be read, all
@@ -85,6 +88,7 @@ def evaluate(
         strict=strict,
         overwrite=overwrite,
         progress=progress,
+        database_encoder=database_encoder,
     )
     return evaluations[0]
 
@@ -103,6 +107,7 @@ def evaluate_query_sets(
     strict: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    database_encoder: Encoder | None = None,
 ) -> list[Evaluation]:
     """Search one database with several query sets, and encode each database photo once.
 
@@ -119,6 +124,7 @@ def evaluate_query_sets(
         strict: As for [`evaluate`].
         overwrite: As for [`evaluate`].
         progress: As for [`evaluate`].
+        database_encoder: As for [`evaluate`].
 
     Returns:
         One evaluation for each query set.
@@ -127,8 +133,12 @@ def evaluate_query_sets(
         ValueError: As [`evaluate`] does.
     """
     choices = Choices(rule or PositiveRule(), True, positives_source, check_recall_values(recall_values), drop_shared, strict)
+    if database_encoder is not None:
+        check_pair(database_encoder, encoder)
     if isinstance(database, PlaceIndex):
-        check_encoder(database, encoder)
+        if database_encoder is not None:
+            raise ValueError("An index has descriptors of its own model already. Leave `database_model` out.")
+        check_encoder(database, encoder, for_queries=True)
         _refuse_second_encoding(database, shuffle_check)
         photos: PlaceTable | IndexedPhotos = IndexedPhotos(database)
     else:
@@ -138,10 +148,11 @@ def evaluate_query_sets(
         for name in ("database", *(queries.name for queries in query_sets)):
             check_free(out / name, overwrite)
     part = PartEvaluation(photos, query_sets, choices)
-    warn_of_fitted_photos(encoder.model_name, part.files)
-    evaluations = part.run(encoder, None, progress, out, overwrite)
+    for each in (encoder, *([] if database_encoder is None else [database_encoder])):
+        warn_of_fitted_photos(each.model_name, part.files)
+    evaluations = part.run(encoder, None, progress, out, overwrite, database_encoder)
     if shuffle_check:
-        shuffled = part.run(encoder, SHUFFLE_SEED, progress, None, overwrite)
+        shuffled = part.run(encoder, SHUFFLE_SEED, progress, None, overwrite, database_encoder)
         evaluations = [replace(first, shuffled=second) for first, second in zip(evaluations, shuffled, strict=True)]
     return [
         _with_name(evaluation, queries.name, len(query_sets))
@@ -161,6 +172,7 @@ def evaluate_data_set(
     strict: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    database_encoder: Encoder | None = None,
 ) -> list[Evaluation]:
     """Evaluate a data set, each part in its own database, and encode each database photo once for all query sets.
 
@@ -176,6 +188,7 @@ def evaluate_data_set(
         strict: As for [`evaluate`].
         overwrite: As for [`evaluate`].
         progress: As for [`evaluate`].
+        database_encoder: As for [`evaluate`].
 
     Returns:
         One evaluation for each query set, over the queries of all parts.
@@ -183,6 +196,8 @@ def evaluate_data_set(
     Raises:
         ValueError: As [`evaluate`] does.
     """
+    if database_encoder is not None:
+        check_pair(database_encoder, encoder)
     choices = Choices(
         data_set_rule(data_set) if rule is None else rule,
         rule is None,
@@ -200,10 +215,12 @@ def evaluate_data_set(
                 check_free(out / part.name / name, overwrite)
     replaced = replaced_rule(data_set, rule)
     parts = [PartEvaluation(part.database, part.query_sets, choices, part.name) for part in data_set.parts]
-    warn_of_fitted_photos(encoder.model_name, [file for part in parts for file in part.files])
-    runs = [_run_parts(data_set, replaced, parts, encoder, None, progress, out, overwrite)]
+    encoders = (encoder, database_encoder)
+    for each in filter(None, encoders):
+        warn_of_fitted_photos(each.model_name, [file for part in parts for file in part.files])
+    runs = [_run_parts(data_set, replaced, parts, encoders, None, progress, out, overwrite)]
     if shuffle_check:
-        runs.append(_run_parts(data_set, replaced, parts, encoder, SHUFFLE_SEED, progress, None, overwrite))
+        runs.append(_run_parts(data_set, replaced, parts, encoders, SHUFFLE_SEED, progress, None, overwrite))
         return [replace(first, shuffled=second) for first, second in zip(*runs, strict=True)]
     return runs[0]
 
@@ -226,7 +243,7 @@ def _run_parts(
     data_set: DataSet,
     replaced: str | None,
     parts: Sequence[PartEvaluation],
-    encoder: Encoder,
+    encoders: tuple[Encoder, Encoder | None],
     seed: int | None,
     progress: Progress | None,
     out: Path | None,
@@ -235,7 +252,8 @@ def _run_parts(
     """Encode and evaluate the parts one after another, and merge the evaluations of each query set."""
     of_set: dict[str, dict[str, Evaluation]] = {name: {} for name in data_set.query_set_names}
     for part, selected in zip(data_set.parts, parts, strict=True):
-        evaluations = selected.run(encoder, seed, progress, None if out is None else out / part.name, overwrite)
+        folder = None if out is None else out / part.name
+        evaluations = selected.run(encoders[0], seed, progress, folder, overwrite, encoders[1])
         for queries, evaluation in zip(part.query_sets, evaluations, strict=True):
             of_set[queries.name][part.name] = evaluation
     return [merge_parts(evaluations, _origin(data_set, name, replaced)) for name, evaluations in of_set.items()]

@@ -121,7 +121,13 @@ class PartEvaluation:
         return f"{self.name}/{name}" if self.name else name
 
     def run(
-        self, encoder: Encoder, seed: int | None, progress: Progress | None, save_to: Path | None, overwrite: bool
+        self,
+        encoder: Encoder,
+        seed: int | None,
+        progress: Progress | None,
+        save_to: Path | None,
+        overwrite: bool,
+        database_encoder: Encoder | None = None,
     ) -> list[Evaluation]:
         """Encode the photos and evaluate each query set.
 
@@ -131,6 +137,7 @@ class PartEvaluation:
             progress: Called with the number of photos that were just encoded.
             save_to: Folder for an index of each side; `None` writes no indexes.
             overwrite: Whether to replace indexes.
+            database_encoder: Encoder of the database, if it is another one.
 
         Raises:
             ValueError: If no photo of a side can be read, or queries with several descriptors each are to be saved.
@@ -140,11 +147,13 @@ class PartEvaluation:
                 'An index has one descriptor of each photo, and `test_time="nearest-crop"` gives five of each query. Leave '
                 "`save_descriptors` out, or take another form of queries."
             )
-        database, unread, remarks = self._encode_database(encoder, seed, progress)
+        of_database = database_encoder or encoder
+        database, unread, remarks = self._encode_database(of_database, seed, progress)
         new_rows = np.full(len(self._database.places), -1, np.int64)
         new_rows[self.rows[database.rows]] = np.arange(len(database.rows))
         if save_to is not None and not isinstance(self._database, IndexedPhotos):
-            self._save(self._database, self.rows[database.rows], database.descriptors, encoder, save_to / "database", overwrite)
+            rows = self.rows[database.rows]
+            self._save(self._database, rows, database.descriptors, of_database, save_to / "database", overwrite)
         evaluations = []
         for search in self.searches:
             queries = self._encode_queries(search.queries, encoder, seed, progress)
@@ -157,8 +166,20 @@ class PartEvaluation:
             descriptors: Descriptors = database.descriptors
             if len(rows) < len(descriptors):
                 descriptors = SelectedDescriptors(descriptors, rows)
-            evaluations.append(self._evaluate(search, (selection, descriptors), queries, EncoderInfo.of(encoder), seed))
+            evaluation = self._evaluate(search, (selection, descriptors), queries, EncoderInfo.of(encoder), seed)
+            evaluations.append(self._with_database_model(evaluation, database_encoder))
         return evaluations
+
+    def _with_database_model(self, evaluation: Evaluation, database_encoder: Encoder | None) -> Evaluation:
+        """Add the model of the database to an evaluation, where it is another one than that of the queries."""
+        info = None if database_encoder is None else EncoderInfo.of(database_encoder)
+        if isinstance(self._database, IndexedPhotos):
+            settings = self._database.index.settings
+            if settings.fingerprint != evaluation.model.fingerprint:
+                info = EncoderInfo(settings.model_name, settings.fingerprint, settings.descriptor_dim, settings.projection_dim)
+        if info is None:
+            return evaluation
+        return replace(evaluation, database=evaluation.database | {"model": info.to_dict()})
 
     def _select(self, queries: QuerySet, columns: PlaceColumns) -> _Search:
         positives = queries.positives if self._choices.use_given_positives else None

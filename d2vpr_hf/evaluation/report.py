@@ -96,7 +96,8 @@ class Evaluation:
         recall_values: The N of recall@N.
         queries: One result for each query.
         database: `path`, `count` and `checksum` of the database; `path` is `None` if descriptors were given. `dataset` and
-            `revision` are the Hub id and the commit of a data set in the Hub's cache.
+            `revision` are the Hub id and the commit of a data set in the Hub's cache. `model` is that of the database, if it is
+            another one than that of the queries.
         query_set: The same for the queries.
         model: The encoder that made the descriptors; only its `descriptor_dim` if descriptors were given.
         order_seed: Seed of the order in which photos were encoded; `None` for the order of the files.
@@ -146,6 +147,12 @@ class Evaluation:
     def places(self) -> NDArray[np.int64]:
         """The number of each query's place (Q,)."""
         return np.array([query.place for query in self.queries], np.int64)
+
+    @property
+    def database_model(self) -> EncoderInfo | None:
+        """The encoder of the database, if it is another one than `model`, which is then that of the queries."""
+        values = self.database.get("model")
+        return None if values is None else EncoderInfo.from_dict(values)
 
     @property
     def num_without_positives(self) -> int:
@@ -365,6 +372,8 @@ def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
     for name, side in (("database", evaluation.database), ("queries", evaluation.query_set)):
         yield f"{name + ':':10} {side['count']} photos{'' if side['path'] is None else ' of ' + side['path']}"
     yield f"model:     {evaluation.model}"
+    if evaluation.database_model is not None:
+        yield f"of the database: {evaluation.database_model}"
     missed, num_places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
     where = " on the sphere" if evaluation.coordinates == "degrees" else ""
     positives = f"{evaluation.rule}{where}" if evaluation.given_positives is None else f"given by {evaluation.given_positives}"

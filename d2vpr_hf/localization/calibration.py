@@ -48,7 +48,9 @@ class Calibration:
         positive_dist_threshold: Metres within which an estimate is correct.
         num_queries: Number of labelled queries.
         num_correct: Number of labelled queries with a correct estimate; `num_right` in the JSON.
-        fingerprint: Fingerprint of the model that the similarities come from, or `None`.
+        fingerprint: Fingerprint of the model of the index that the similarities come from, or `None`.
+        query_fingerprint: Fingerprint of the model of the queries, if it is another one; `None` if it is the same.
+        query_model: Name of that model, if it has one.
         features: Names of the F features.
     """
 
@@ -66,6 +68,8 @@ class Calibration:
     num_queries: int = 0
     num_correct: int = 0
     fingerprint: str | None = None
+    query_fingerprint: str | None = None
+    query_model: str | None = None
     features: list[str] = field(default_factory=lambda: list(FEATURES))
 
     def confidences(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -95,7 +99,9 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Return the calibration as JSON values, for [`PlaceIndex.store_calibration`]."""
         values = {"num_right" if name == "num_correct" else name: value for name, value in asdict(self).items()}
-        return {"format_version": CALIBRATION_FORMAT_VERSION} | values
+        of_pair = ("query_fingerprint", "query_model")  # omitted where there is one model, as before they existed
+        stored = {name: value for name, value in values.items() if name not in of_pair or value is not None}
+        return {"format_version": CALIBRATION_FORMAT_VERSION} | stored
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,14 +28,21 @@ if TYPE_CHECKING:
     from d2vpr_hf.encoders import Encoder, Progress
     from d2vpr_hf.places.filters import Mask
 
+logger = logging.getLogger(__name__)
+
 NO_INDEX_POSITIONS = (
     "none of its photos has a position. List them in a CSV file with latitude and longitude, or x and y, and run "
     "`d2vpr index` again; photos that are encoded already are not encoded again."
 )
 
 
-def load_calibration(index: PlaceIndex) -> Calibration | None:
+def load_calibration(index: PlaceIndex, encoder: Encoder | None = None) -> Calibration | None:
     """Return the calibration of an index, or `None` if it has none.
+
+    Args:
+        index: The index.
+        encoder: Encoder of the queries. A calibration belongs to the pair of models of index and queries: one of another pair
+            is not returned, and a warning says so. `None` returns any.
 
     Raises:
         ValueError: If the calibration is damaged, or was made with another model than the index.
@@ -47,7 +55,24 @@ def load_calibration(index: PlaceIndex) -> Calibration | None:
         raise ValueError(
             f"The calibration of {index.folder} was made with another model. Make a new one with `d2vpr calibrate`."
         )
+    if encoder is not None and not _is_of_pair(calibration, index, encoder):
+        logger.warning("%s Answers have neither confidence nor radius.", _other_pair(calibration, index))
+        return None
     return calibration
+
+
+def _is_of_pair(calibration: Calibration, index: PlaceIndex, encoder: Encoder) -> bool:
+    """Return whether a calibration was made with queries of the encoder's model; those of unknown models pass."""
+    expected = calibration.query_fingerprint or index.settings.fingerprint
+    return calibration.fingerprint is None or encoder.fingerprint == expected
+
+
+def _other_pair(calibration: Calibration, index: PlaceIndex) -> str:
+    made_with = calibration.query_model or index.settings.model_name or "another model"
+    return (
+        f"The calibration of {index.folder} was made with queries of {made_with}, and similarities of another model have "
+        "another scale. Make one with `d2vpr calibrate --model`, by the model of the queries."
+    )
 
 
 def localize_photos(
@@ -77,7 +102,8 @@ def localize_photos(
         One answer for each photo, in their order.
 
     Raises:
-        ValueError: If the encoder has another model than the index.
+        ValueError: If the encoder has another model than the index that is not compatible with it, or the calibration was made
+            with queries of another model.
     """
     return list(
         iterate_localize(
@@ -102,6 +128,8 @@ def iterate_localize(
 
     Arguments as for [`localize_photos`], and `group_size` as for [`iterate_search`].
     """
+    if calibration is not None and not _is_of_pair(calibration, index, encoder):
+        raise ValueError(_other_pair(calibration, index))
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = iterate_search(
         index,
@@ -174,7 +202,7 @@ def calibrate(
         ValueError: If the encoder has another model than the index, or there are too few queries, correct estimates, wrong
             estimates or positions.
     """
-    check_encoder(index, encoder)
+    check_encoder(index, encoder, for_queries=True)
     table = read_places(queries) if isinstance(queries, str | Path) else queries
     check_any_photo(table)
     placed = [place for place in table.places if place.has_position]
@@ -194,6 +222,8 @@ def calibrate(
     calibration = fit_calibration(
         estimates, truths, positive_dist_threshold=positive_dist_threshold, fingerprint=index.settings.fingerprint
     )
+    if encoder.fingerprint != index.settings.fingerprint:
+        calibration = replace(calibration, query_fingerprint=encoder.fingerprint, query_model=encoder.model_name)
     reliability = cross_judge(estimates, truths, positive_dist_threshold)
     return calibration, replace(reliability, skipped=skipped, remarks=table.remarks)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _BOOKKEEPING_KEYS = {
 _TRAINING_FIELDS = {
     *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p", "recovery_norm_value"),
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout", "untrained_parts"),
+    *("compatible_with", "own_fingerprint"),
 }
 # errors that transformers raises on invalid configurations
 _CONFIGURATION_ERRORS = (
@@ -168,8 +170,15 @@ def load_image_processor(name: str | Path | None = None, **kwargs: Any) -> D2VPR
         ) from error
 
 
-def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> str:
+def fingerprint(
+    model: VPRPreTrainedModel, processor: D2VPRImageProcessor, weights: Mapping[str, torch.Tensor] | None = None
+) -> str:
     """Hash everything that determines descriptors: weights, configuration and preprocessing.
+
+    Args:
+        model: The model.
+        processor: Its image processor.
+        weights: State dict to hash in place of the model's own, of a model that is divided over processes; `None` for its own.
 
     Returns:
         A SHA-256 in hexadecimal, of names, shapes and values. The type that weights are stored in does not matter; quantised
@@ -182,7 +191,7 @@ def fingerprint(model: VPRPreTrainedModel, processor: D2VPRImageProcessor) -> st
     if adapters := adapter_settings(model):
         settings.append(adapters)
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted((model.state_dict() if weights is None else weights).items()):
         if not name.endswith(IDLE_TENSORS):
             hash_weights(digest, name, value)
     return digest.hexdigest()

@@ -25,10 +25,53 @@ def index_settings(encoder: Encoder) -> IndexSettings:
     )
 
 
-def check_encoder(index: PlaceIndex, encoder: Encoder) -> None:
-    """Raise ValueError unless an encoder makes the descriptors that an index holds."""
+def compatible_with(encoder: Encoder) -> tuple[str, ...]:
+    """Return the fingerprints of the models whose indexes an encoder's queries can search, besides its own."""
+    return tuple(getattr(encoder, "compatible_with", ()))
+
+
+def check_pair(database_encoder: Encoder, encoder: Encoder) -> None:
+    """Raise ValueError unless the descriptors of two encoders can be compared.
+
+    They can if both are of one model, or if one of them was distilled into the space of the other.
+    """
+    first, second = database_encoder.fingerprint, encoder.fingerprint
+    if first != second and first not in compatible_with(encoder) and second not in compatible_with(database_encoder):
+        raise ValueError(
+            f"{_name(encoder)} and {_name(database_encoder)} make descriptors that cannot be compared: neither states the "
+            "other's fingerprint in `compatible_with`. Distillation writes it for equal widths, or with `head_policy: keep`."
+        )
+
+
+def describe_pair(index: PlaceIndex, encoder: Encoder) -> str | None:
+    """Return a line that names both models where queries have another one than the index; `None` where they have the same."""
+    if encoder.fingerprint == index.settings.fingerprint:
+        return None
+    made_by = index.settings.model_name or "another model"
+    return f"Queries are encoded by {_name(encoder)}; the index was made by {made_by}, which it is compatible with."
+
+
+def _name(encoder: Encoder) -> str:
+    return encoder.model_name or f"the model with the fingerprint {encoder.fingerprint[:12]}"
+
+
+def check_encoder(index: PlaceIndex, encoder: Encoder, *, for_queries: bool = False) -> None:
+    """Raise ValueError unless an encoder makes the descriptors that an index holds.
+
+    Args:
+        index: The index.
+        encoder: The encoder.
+        for_queries: Whether it encodes queries only, so that a model that is compatible with that of the index will do.
+    """
     expected, fingerprint = index.settings.fingerprint, encoder.fingerprint
+    if for_queries and expected in compatible_with(encoder):
+        return
     if fingerprint != expected:
+        if expected in compatible_with(encoder):
+            raise ValueError(
+                f"{_name(encoder)} is compatible with the model of the index, {index.settings.model_name or 'without a name'}: "
+                "it can search the index, but not add photos to it. Add them with the model of the index."
+            )
         index.settings.check_has_model()
         name = index.settings.model_name or "the model that comes with this package, or one that was never saved"
         if index.settings.model_revision is not None:

@@ -66,7 +66,7 @@ def search_photos(
     Args:
         index: The index.
         queries: Photo files, or folders of them.
-        encoder: Makes the descriptors; it must have the model that the index was built with.
+        encoder: Makes the descriptors; it must have the model that the index was built with, or one that is compatible with it.
         top_k: Number of matches for each query.
         allowed: (N,) mask of the rows to search, from [`PlaceFilter.allowed`]; `None` for all rows.
         strict: Whether a photo that cannot be read is an error.
@@ -108,7 +108,7 @@ def iterate_search(
         group_size: Number of photos that are encoded before their results are yielded, best a multiple of `encoder.batch_size`;
             `None` for all. Photos whose descriptors depend on each other are always encoded together.
     """
-    check_encoder(index, encoder)
+    check_encoder(index, encoder, for_queries=True)
     listings = [_list_queries(Path(query)) for query in queries]
     report_remarks(merge_remarks(remark for listing in listings for remark in listing.remarks))
     photos = [photo for listing in listings for photo in listing.photos]

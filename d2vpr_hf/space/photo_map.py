@@ -124,9 +124,9 @@ class PhotoMap:
     """
 
     def __init__(self, index: PlaceIndex, encoder: SpaceEncoder, tiles: TileSource | None = None) -> None:
-        check_encoder(index, encoder)
+        check_encoder(index, encoder, for_queries=True)
         self.index, self.encoder = index, encoder
-        self.calibration: Calibration | None = load_calibration(index)
+        self.calibration: Calibration | None = load_calibration(index, encoder)
         self.places = list(index.places)
         self.drawing = BaseMap(self.places, tiles)
 

@@ -41,6 +41,11 @@ class GroupedTeacher:
         self.seed = seed
         self._cache = None if cache is None else TargetCache(Path(cache), teacher)
 
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether targets depend on the other images of a group."""
+        return self.teacher.depends_on_batch
+
     def check_fit(
         self,
         student: VPRPreTrainedModel,

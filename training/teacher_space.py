@@ -1,0 +1,50 @@
+"""The models whose descriptors a student can be compared with: the teachers into whose space it is distilled."""
+
+import logging
+
+from d2vpr_hf.encoders.encoder_teacher import EncoderTeacher
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.pretrained.teachers import PlaceTeacher
+from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
+from d2vpr_hf.training.options import DistillOptions
+
+logger = logging.getLogger(__name__)
+
+
+def shared_space(options: DistillOptions, teacher: GroupedTeacher) -> list[str]:
+    """Return the fingerprint of the teacher as it is seen, if the student's descriptors can be compared with its descriptors.
+
+    They can if the student learns them number by number, directly or through a head that is kept, and an encoder of the teacher
+    computes them: a teacher of the published regions with a projection, or of pooled tokens, has other descriptors in an index.
+
+    Args:
+        options: Options of the run.
+        teacher: The only teacher, with its groups.
+
+    Returns:
+        The fingerprint of an index of the teacher whose photos are resized to the size that the teacher sees in this run; empty
+        if the spaces differ.
+    """
+    is_kept = options.head == "none" or options.head_policy == "keep"
+    if not (is_kept and options.compares_descriptors and len(options.teachers) == 1):
+        return []
+    if isinstance(teacher.teacher, EncoderTeacher):
+        return [teacher.teacher.encoder.fingerprint]
+    if not isinstance(teacher.teacher, PlaceTeacher) or teacher.teacher.model.projection is not None:
+        logger.info(
+            "An index of %s holds other descriptors than the student learns, so that the student cannot search it. With "
+            "`teacher_descriptor: encoder` it learns those of the index.",
+            options.teachers[0],
+        )
+        return []
+    try:
+        encoder = PlaceEncoder(
+            options.teachers[0],
+            device="cpu",
+            image_size=teacher.teacher.input_size or options.size,
+            cross_image_encoder=None if teacher.depends_on_batch else False,
+        )
+    except FileNotFoundError as error:  # a teacher without an image processor teaches, but cannot encode photos
+        logger.info("The student cannot search indexes of its teacher, which cannot encode photos: %s", error)
+        return []
+    return [encoder.fingerprint]
