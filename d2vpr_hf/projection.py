@@ -255,6 +255,8 @@ def _check_model(encoder: "PlaceEncoder", out: Path, sample: int | None) -> Mode
     check_free(out)
     if sample is not None and sample < 2:
         raise ValueError(f"Expected `sample` of at least 2 photos, got {sample}.")
+    if "dim" in encoder.model_options:
+        raise ValueError("A projection is fitted to whole descriptors. Leave `dim` out.")
     if encoder.projection_dim is not None:
         raise ValueError(
             f"The model has a projection to {encoder.projection_dim} numbers already. Fit one to the model without it."

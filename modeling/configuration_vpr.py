@@ -92,6 +92,7 @@ VPR_RULES: Rules = (
     ),
     (("hidden_act",), "an activation of transformers", lambda value: isinstance(value, str) and value in ACT2FN),
     (("adapter_branch_ratios",), "numbers", are_all(is_number)),
+    (("matryoshka_dims",), "whole numbers of at least 1", lambda dims: len(dims) == 0 or are_all(is_whole)(dims)),
     (("own_fingerprint",), "None or a text", lambda value: value is None or isinstance(value, str)),
     (
         ("untrained_parts", "compatible_with"),
@@ -153,6 +154,8 @@ class VPRConfig(PreTrainedConfig):
             trained since. The model keeps this list; see [`VPRPreTrainedModel.initialize_weights`].
         compatible_with (`list[str]`, defaults to `[]`): Fingerprints of models, with their preprocessing, whose descriptors
             this model's descriptors can be compared with: those of teachers whose space it was distilled into.
+        matryoshka_dims (`list[int]`, defaults to `[]`): Numbers of first numbers of the projected descriptor that were trained
+            as descriptors of their own.
         own_fingerprint (`str`, *optional*): Fingerprint of this model for which `compatible_with` holds. A model that was
             changed since has another one, and is compatible with none.
 
@@ -163,11 +166,14 @@ class VPRConfig(PreTrainedConfig):
     rules: ClassVar[Rules] = VPR_RULES
     list_fields: ClassVar[tuple[str, ...]] = (
         *("adapter_branch_ratios", "adapter_kernel_sizes", "untrained_parts"),
-        "compatible_with",
+        *("compatible_with", "matryoshka_dims"),
     )
     feature_size_field: ClassVar[str] = "hidden_size"
     # fields added after the first models were saved: config.json and fingerprints lack them while they have their default
-    later_fields: ClassVar[tuple[str, ...]] = ("untrained_parts", "compatible_with", "own_fingerprint")
+    later_fields: ClassVar[tuple[str, ...]] = (
+        *("untrained_parts", "compatible_with", "own_fingerprint"),
+        "matryoshka_dims",
+    )
 
     hidden_size: int = 384
     num_hidden_layers: int = 12
@@ -209,6 +215,7 @@ class VPRConfig(PreTrainedConfig):
     untrained_parts: list[str] | tuple[str, ...] = ()
     compatible_with: list[str] | tuple[str, ...] = ()
     own_fingerprint: str | None = None
+    matryoshka_dims: list[int] | tuple[int, ...] = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Derive and check the fields, and pass other arguments to transformers."""

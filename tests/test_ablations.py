@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table, teachers_table
+from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table, teachers_table, teaching_table
 from benchmarks.ablations.report_real import real_table
-from benchmarks.ablations.rows import REAL_ROWS, REAL_STEPS, ROWS, STEPS
-from benchmarks.ablations.run import cost_of, missing_seeds, seeds_to_run
+from benchmarks.ablations.rows import REAL_ROWS, REAL_STEPS, ROWS, STEPS, TEACHING_ROWS
+from benchmarks.ablations.run import HERE, QUEUE, cost_of, missing_seeds, seeds_to_run, stage_flags
 from benchmarks.ablations.run_real import RealSetup, runs_of, training_flags
 from benchmarks.ablations.students import make_student
 from d2vpr_hf.pretrained.loading import load_model
@@ -106,6 +106,26 @@ def test_offsets_are_averaged_over_seeds_and_models_without_offsets_omitted():
     assert lines[2:] == ["| distilled, then fine-tuned | 0.200 | 0.500 | 1.000 | 0.000 |"]
     still = {"no_offsets": [record("no_offsets", 0, [1] * 4) | {"offsets": moved[0]}]}
     assert offsets_table(still).splitlines()[2:] == ["| offsets off | off | off | 1.000 | 0.000 |"]
+
+
+@pytest.mark.parametrize("row", TEACHING_ROWS, ids=lambda row: row.name)
+def test_rows_of_the_queue_are_options_of_a_run(tmp_path, row):
+    """A row whose options contradict each other would stop the queue after hours."""
+    (stage,) = row.stages
+    flags = stage_flags(tmp_path, tmp_path / "out", tmp_path / "model", row, stage, 6)
+    options = parse_options(DistillOptions, [str(HERE / "stage.yaml"), *flags])
+    teacher = tmp_path / ("teacher" if row.teacher == "plain" else "projected-teacher") / "best"
+    assert options.max_steps == 2 * STEPS and options.teachers == [str(teacher)]
+    assert row in QUEUE and row.runs == 3
+
+
+def test_rows_on_teaching_are_compared_with_distillation_alone():
+    records = {
+        name: [record(name, seed, [hits] * 4) for seed in (6, 7)] for name, hits in (("distilled", 1), ("relational", 2))
+    }
+    lines = teaching_table(records).splitlines()
+    assert lines[2].startswith("| distilled only |") and "+20.0 (+20.0 to +20.0; ±0.0 over seeds): better" in lines[3]
+    assert teaching_table({"distilled": records["distilled"]}) == ""
 
 
 def test_the_cost_of_a_run_is_read_from_its_progress(tmp_path):

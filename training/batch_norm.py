@@ -1,5 +1,6 @@
 """BatchNorm in training: three policies for its statistics."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -62,6 +63,54 @@ def apply_policy(model: nn.Module, policy: BatchNormPolicy) -> None:
             module.train(policy != "frozen")
             if policy == "synchronised":
                 module.__class__ = SynchronisedBatchNorm  # same parameters and buffers, so their names stay
+
+
+class PreciseStatistics:
+    """Mean and variance of the inputs of all BatchNorms of a model over many batches, in place of moving averages.
+
+    The moving averages of the last batches, which may be of one city, differ from the statistics of all photos; see "Rethinking
+    Batch in BatchNorm", arXiv 2105.07576, section 3.
+
+    Args:
+        model: The model. Within the context, its BatchNorms normalise by the batch, and all else is in eval mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._norms = [module for module in model.modules() if isinstance(module, CheckpointSafeBatchNorm)]
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[torch.Tensor]) -> None:
+        """Set the running statistics to those of batches of pixel values (B, 3, height, width) of all processes."""
+        sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in self._norms}
+        counted = [norm.num_batches_tracked.clone() for norm in self._norms]
+
+        def add(norm: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            features = at_least_float32(arguments[0])
+            variance, mean = torch.var_mean(features, dim=(0, 2, 3), correction=0)
+            mean, variance = mean.cpu().double(), variance.cpu().double()
+            count = features.numel() // features.shape[1]
+            sums[norm] += count * torch.stack((mean, variance + mean.square(), torch.ones_like(mean)))
+
+        handles = [norm.register_forward_pre_hook(add) for norm in self._norms]
+        self._model.eval()
+        for norm in self._norms:
+            norm.train()
+        try:
+            for pixel_values in batches:
+                self._model(pixel_values)
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._model.eval()
+        for norm, tracked in zip(self._norms, counted, strict=True):
+            total = sums[norm].to(norm.running_mean.device)
+            if num_processes() > 1:
+                distributed.all_reduce(total)
+            mean, square = total[0] / total[2], total[1] / total[2]
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_((square - mean.square()) * total[2] / (total[2] - 1).clamp(min=1))
+            norm.num_batches_tracked.copy_(tracked)
 
 
 def share_statistics(model: nn.Module) -> None:

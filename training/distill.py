@@ -24,10 +24,10 @@ from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import gather_with_gradients
-from d2vpr_hf.training.model_setup import TrainingWrapper, load_or_make
+from d2vpr_hf.training.model_setup import TrainingWrapper, choose_cross_image_encoder, load_or_make
 from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
-from d2vpr_hf.training.objectives.head import StudentWithHeads, keep_head
+from d2vpr_hf.training.objectives.head import StudentWithHeads, keep_head, prefixes
 from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.objectives.teacher_components import TeacherComponents
 from d2vpr_hf.training.options import DistillOptions
@@ -45,8 +45,11 @@ def distill(options: DistillOptions) -> Path:
         RunStoppedError: If the process received SIGINT or SIGTERM, after saving a checkpoint.
     """
     accelerator = start_accelerator(options)
-    student = load_or_make(options.model, options.seed, options.vit)
-    student.remove_cross_image_encoder()  # the student encodes each photo independently of the batch
+    student = choose_cross_image_encoder(
+        load_or_make(options.model, options.seed, options.vit), options.cross_image_encoder, options.seed
+    )
+    if student.config.use_cross_image_encoder and options.gradient_accumulation_steps > 1:
+        raise ValueError("A student with a cross-image encoder needs the whole batch: set gradient_accumulation_steps to 1.")
     teachers = [_open_teacher(name, options, accelerator.device) for name in options.teachers]
     data = TrainingData(options, accelerator, teacher_size=_largest_size(teachers, options))
     is_projected = options.teacher_components or options.teacher_components_of
@@ -66,12 +69,15 @@ def distill(options: DistillOptions) -> Path:
         options.mse_reduction,
         options.descriptor_cosine_weight,
         options.relational_weight,
+        options.matryoshka_dims or (),
     )
     metric_weight, metric_loss = options.weight("metric_weight"), None
     if not metric_weight.is_zero:
         data.check_negatives()
         metric_loss = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
-    student.config.compatible_with = shared_space(options, teachers[0]) if accelerator.is_main_process else []
+    student.config.compatible_with = []
+    if accelerator.is_main_process and not student.config.use_cross_image_encoder:
+        student.config.compatible_with = shared_space(options, teachers[0])
     network = _with_head(student, options, teachers, components)
     run = TrainingRun(options, accelerator, student, network, data)
     patch_size = student.config.patch_size
@@ -101,6 +107,9 @@ def distill(options: DistillOptions) -> Path:
         descriptors = gather_with_gradients(output.pooler_output.float())
         place_ids = gather_with_gradients(batch.place_ids.to(descriptors.device))
         metric, numbers = metric_loss(descriptors, place_ids)
+        if options.matryoshka_dims:
+            shorter = [metric_loss(part, place_ids)[0] for part in prefixes(descriptors, options.matryoshka_dims)[1:]]
+            metric = torch.stack([metric, *shorter]).mean()
         return loss + metric_weight(step) * metric, {**terms, "metric_loss": metric.detach(), **numbers}
 
     run.begin(lambda batch: step_loss(batch, step=0)[0], prepare)
@@ -155,8 +164,15 @@ def _with_head(
     widths = [teacher.descriptor_dim for teacher in frozen]
     if components is not None:
         widths = [frozen[0].descriptor_dim // frozen[0].width * components.width]
+    if options.head_dim is not None:
+        widths = [options.head_dim] * len(frozen)
     if options.head_policy == "keep":
-        keep_head(student, widths[0], options.seed, normalize=frozen[0].has_unit_length)
+        too_wide = [dim for dim in options.matryoshka_dims or () if dim > widths[0]]
+        if too_wide:
+            raise ValueError(f"The head has {widths[0]} numbers, got the matryoshka_dims {too_wide}. Leave them out.")
+        normalize = frozen[0].has_unit_length or options.head_dim is not None
+        keep_head(student, widths[0], options.seed, normalize=normalize)
+        student.config.matryoshka_dims = sorted(set(options.matryoshka_dims or ()))
         return TrainingWrapper(student)
     return StudentWithHeads(student, widths, [teacher.has_unit_length for teacher in frozen], options.seed)
 

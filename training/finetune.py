@@ -14,12 +14,11 @@ from pathlib import Path
 
 import torch
 
-from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import gather_with_gradients
-from d2vpr_hf.training.model_setup import MicroBatchedDescriptors, add_cross_image_encoder, load_or_make
+from d2vpr_hf.training.model_setup import MicroBatchedDescriptors, choose_cross_image_encoder, load_or_make
 from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.options import FinetuneOptions
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
@@ -37,7 +36,9 @@ def finetune(options: FinetuneOptions) -> Path:
     accelerator = start_accelerator(options)
     data = TrainingData(options, accelerator)
     data.check_negatives()
-    model = _load(options)
+    model = choose_cross_image_encoder(
+        load_or_make(options.model, options.seed, options.vit), options.cross_image_encoder, options.seed
+    )
     network = MicroBatchedDescriptors(model, options.gradient_accumulation_steps)
     loss_of = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
     run = TrainingRun(options, accelerator, model, network, data)
@@ -54,15 +55,6 @@ def finetune(options: FinetuneOptions) -> Path:
         run.backward(loss, numbers)
         run.update(batch)
     return run.finish()
-
-
-def _load(options: FinetuneOptions) -> VPRPreTrainedModel:
-    model = load_or_make(options.model, options.seed, options.vit)
-    if options.cross_image_encoder == "add":
-        return add_cross_image_encoder(model, options.seed)
-    if options.cross_image_encoder == "remove":
-        model.remove_cross_image_encoder()
-    return model
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import json
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -130,6 +130,17 @@ def add_cross_image_encoder(model: VPRPreTrainedModel, seed: int) -> VPRPreTrain
     larger.load_state_dict({**larger.state_dict(), **model.state_dict()})
     larger.config.untrained_parts = [*model.config.untrained_parts, "cross_image_encoder"]
     return larger
+
+
+def choose_cross_image_encoder(
+    model: VPRPreTrainedModel, choice: Literal["keep", "add", "remove"], seed: int
+) -> VPRPreTrainedModel:
+    """Return a model with its cross-image encoder, with a new one, or without one; errors of [`add_cross_image_encoder`]."""
+    if choice == "add":
+        return add_cross_image_encoder(model, seed)
+    if choice == "remove":
+        model.remove_cross_image_encoder()
+    return model
 
 
 def freeze(model: nn.Module, patterns: list[str] | None) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -61,21 +62,37 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate * group["factor"]
 
 
-def learning_rate_factor(schedule: Schedule, step: int, total_steps: int, steps_per_epoch: int, warmup_steps: int = 0) -> float:
+def learning_rate_factor(
+    schedule: Schedule,
+    step: int,
+    total_steps: int,
+    steps_per_epoch: int,
+    warmup_steps: int = 0,
+    milestones: Sequence[int] = (),
+    milestone_factor: float = 1.0,
+) -> float:
     """Return the factor that a schedule multiplies the learning rate by.
 
     Args:
         schedule: `"constant"`; `"published"`, the linear increase of the published second stage, to 0.031 of the full rate at
-            its 120th epoch; or `"cosine"`, a linear increase over `warmup_steps`, then half a cosine down to 0.
+            its 120th epoch; `"cosine"`, a linear increase over `warmup_steps`, then half a cosine down to 0; `"linear"`, the
+            same increase, then constant; or `"steps"`, the same increase, and a factor at each milestone.
         step: Step of the run, counted from 0.
         total_steps: Number of steps of the run.
-        steps_per_epoch: Used by the published schedule.
-        warmup_steps: Used by the cosine schedule.
+        steps_per_epoch: Number of steps of an epoch.
+        warmup_steps: Number of steps of the linear increase.
+        milestones: Epochs after which the schedule `"steps"` multiplies the rate.
+        milestone_factor: Factor at each of them.
     """
     if schedule == "constant":
         return 1.0
     if schedule == "published":
         return (step + 1) / (_PUBLISHED_EPOCHS * steps_per_epoch)
+    increase = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    if schedule == "linear":
+        return increase
+    if schedule == "steps":  # a milestone within the increase acts too
+        return increase * milestone_factor ** sum(step >= epoch * steps_per_epoch for epoch in milestones)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)

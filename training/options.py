@@ -1,6 +1,7 @@
 """The options of a training run: one dataclass for each stage, filled from a YAML file and from flags that override it."""
 
 import difflib
+import logging
 from argparse import ArgumentDefaultsHelpFormatter
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from d2vpr_hf.training.batch_norm import BatchNormPolicy
 from d2vpr_hf.training.option_values import ValidationSet, WeightSchedule, parse_validation_sets, parse_weights
 
 BatchKind = Literal["published", "city-wise", "mixed"]
-Schedule = Literal["constant", "published", "cosine"]
+Schedule = Literal["constant", "published", "cosine", "linear", "steps"]
 AugmentationKind = Literal["randaugment", "photometric"]
 BestMetric = Literal["recall@1", "recall@5", "recall@10", "mean_recall@1", "held_out_loss"]
 
@@ -27,6 +28,9 @@ LOSS_WEIGHTS = (  # options of distillation that are schedules of weights
 
 CONFIGS = Path(__file__).parent / "configs"
 _MODEL_OPTIONS = ("model", "teacher")
+_VALIDATION_OPTIONS = ("validation_data", "validation_database", "validation_sets", "held_out_places")
+
+logger = logging.getLogger(__name__)
 
 
 def _option(default: Any, text: str) -> Any:
@@ -61,6 +65,12 @@ class TrainingOptions:
         "Statistics of BatchNorm. published: each process normalises by its own share of the batch, and running statistics are "
         "updated in frozen blocks too; frozen: running statistics are used and not updated; synchronised: as published, but "
         "over the batch of all processes.",
+    )
+
+    precise_batch_norm: int = _option(
+        0,
+        "Number of batches of places of all cities, without augmentation, that the statistics of BatchNorm are measured on "
+        "before each validation and before a model is saved; 0 takes the moving averages of training.",
     )
 
     photos: list[str] | str = _option(
@@ -157,9 +167,19 @@ class TrainingOptions:
     schedule: Schedule = _option(
         "constant",
         "Learning rate over steps. constant; published: learning_rate * step / (3900 * steps per epoch), as in the published "
-        "second stage; cosine: a linear increase over `warmup_steps`, then half a cosine down to 0 at the last step.",
+        "second stage; cosine: a linear increase over `warmup_steps`, then half a cosine down to 0 at the last step; linear: "
+        "the same increase, then constant; steps: the same increase, and `milestone_factor` at each of `milestones`.",
     )
-    warmup_steps: int = _option(0, "Number of steps over which the cosine schedule increases the learning rate.")
+    warmup_steps: int = _option(0, "Number of steps over which the learning rate increases linearly, where it does.")
+    milestones: list[int] | None = _option(
+        None, "Epochs after which the schedule `steps` multiplies the learning rate by `milestone_factor`, such as 10 20 30."
+    )
+    milestone_factor: float = _option(0.1, "Factor on the learning rate at each milestone, above 0.")
+    ema_decay: float | None = _option(
+        None,
+        "Decay of a moving average of the weights, such as 0.999, below 1 and above 0: the average is validated and saved. By "
+        "default the weights themselves are.",
+    )
     max_grad_norm: float | None = _option(
         None, "Largest norm of the gradients, above 0; larger gradients are scaled down to it. By default they are not."
     )
@@ -202,6 +222,9 @@ class TrainingOptions:
     validate_every: int = _option(
         500, "Number of steps between validations; at least 1. There is also one before the first and after the last step."
     )
+    validate_every_epochs: int | None = _option(
+        None, "Number of epochs between validations, in place of `validate_every`; at least 1."
+    )
     best_metric: BestMetric | None = _option(
         None,
         "Metric that the best model is chosen by; by default recall@1; without `validation_data` and `validation_database`, "
@@ -231,6 +254,7 @@ class TrainingOptions:
         _check_numbers(self)
         _check_ranges(self)
         _check_gridtown(self)
+        self._check_weights_and_rate()
         self._check_sources()
         self._check_validation()
 
@@ -286,6 +310,22 @@ class TrainingOptions:
         if self.validation_sets:
             return "mean_recall@1"
         return "held_out_loss" if self.held_out_places else None
+
+    def _check_weights_and_rate(self) -> None:
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay is a number between 0 and 1, such as 0.999, got {self.ema_decay}.")
+        if self.precise_batch_norm and self.batch_norm == "frozen":
+            raise ValueError(
+                "precise_batch_norm measures statistics that `batch_norm: frozen` keeps. Set precise_batch_norm to 0, or "
+                "another batch_norm."
+            )
+        if (self.schedule == "steps") != bool(self.milestones):
+            raise ValueError("milestones belong to `schedule: steps`, which needs at least one. Set both, or neither.")
+        if self.milestones and (min(self.milestones) < 1 or self.milestone_factor <= 0):
+            raise ValueError(
+                f"milestones are epochs of at least 1 and milestone_factor is above 0, got {self.milestones} and "
+                f"{self.milestone_factor}."
+            )
 
     def _check_sources(self) -> None:
         paths = [PurePath(source) for source in self.sources]
@@ -416,6 +456,16 @@ class DistillOptions(MetricOptions, TrainingOptions):
         None,
         "Folder that stores the teacher's targets, for later epochs and other runs in which the teacher sees the same pixels.",
     )
+    head_dim: int | None = _option(
+        None,
+        "Width of the head, at least 1. By default that of the teacher, which descriptor_weight and descriptor_cosine_weight "
+        "need.",
+    )
+    matryoshka_dims: list[int] | None = _option(
+        None,
+        "Widths, such as 64 128 256 512: the first numbers of the kept head's descriptors are trained as descriptors too, by "
+        "relational_weight and metric_weight, whose terms are averaged over all widths.",
+    )
     descriptor_weight: str = _option(
         "1.0",
         "Weight of the descriptors' mean squared error, which is the published loss; at least 0. Each weight of a loss is a "
@@ -429,6 +479,11 @@ class DistillOptions(MetricOptions, TrainingOptions):
     )
     token_mse_weight: str = _option("0.0", "Weight of the tokens' mean squared error; at least 0.")
     token_cosine_weight: str = _option("0.0", "Weight of the tokens' cosine distance; at least 0.")
+    cross_image_encoder: Literal["keep", "add", "remove"] = _option(
+        "remove",
+        "Cross-image encoder of the student. remove: it encodes each photo alone; add: give it one with random weights; keep: "
+        "the model stays as loaded. With one, a photo's descriptor depends on its batch.",
+    )
     mse_reduction: Literal["mean", "sum"] = _option(
         "mean", "Reduction of the squared errors of a vector: mean, as published (gradients are near 1e-7), or sum."
     )
@@ -463,6 +518,18 @@ class DistillOptions(MetricOptions, TrainingOptions):
             raise ValueError(f"Expected a number from 0 to 1, got teacher_whitening={self.teacher_whitening}.")
 
     def _check_head(self) -> None:
+        if self.head_dim is not None and (self.head == "none" or self.compares_descriptors):
+            raise ValueError(
+                "head_dim is the width of a head that no descriptor of the teacher is compared with: set `head: linear`, and "
+                "descriptor_weight and descriptor_cosine_weight to 0; or leave head_dim out."
+            )
+        if self.matryoshka_dims:
+            is_trained = not (self.weight("relational_weight").is_zero and self.weight("metric_weight").is_zero)
+            if self.head_policy != "keep" or not is_trained or min(self.matryoshka_dims) < 1:
+                raise ValueError(
+                    "matryoshka_dims are widths of at least 1 of a head that is kept, trained by relational_weight or "
+                    f"metric_weight: set `head: linear`, `head_policy: keep` and one of these; got {self.matryoshka_dims}."
+                )
         if self.head == "none":
             if self.head_policy == "keep":
                 raise ValueError("`head_policy: keep` keeps a head: set `head: linear`.")
@@ -608,9 +675,21 @@ def parse_options(kind: type[Options], arguments: Sequence[str]) -> Options:
     recipes = [] if not arguments or arguments[0].startswith("-") else [arguments[0]]
     _refuse_twice(arguments[len(recipes) :])
     recipe_flags = [flag for name in recipes for flag in _recipe_flags(kind, _find_recipe(name))]
+    recipe_flags = _without_unmeasured_metric(recipe_flags, arguments[len(recipes) :])
     flags = [_expand_home(text) for text in (*recipe_flags, *arguments[len(recipes) :])]
     (options,) = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
     return options
+
+
+def _without_unmeasured_metric(recipe_flags: list[str], arguments: Sequence[str]) -> list[str]:
+    """Return the flags of a recipe without `best_metric` if neither it nor the command line names anything to validate."""
+    names = [flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in (*recipe_flags, *arguments)]
+    if any(name in _VALIDATION_OPTIONS for name in names):
+        return recipe_flags
+    other_flags = [flag for flag in recipe_flags if not flag.startswith("--best_metric=")]
+    if len(other_flags) < len(recipe_flags):
+        logger.warning("Nothing is validated, so that the recipe's best_metric has no effect. Set validation_data.")
+    return other_flags
 
 
 def _expand_home(text: str) -> str:
@@ -671,11 +750,11 @@ _AT_LEAST = {
     1: (
         *("gridtown_places", "gridtown_visits", "places_per_batch", "epochs", "max_steps", "gradient_accumulation_steps"),
         *("validation_places", "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_every"),
-        *("teacher_group_places", "teacher_fit_images", "building_size"),
+        *("teacher_group_places", "teacher_fit_images", "building_size", "head_dim", "validate_every_epochs"),
     ),
     0: (
         *("held_out_places", "num_workers", "warmup_steps", "learning_rate", "weight_decay", "seed"),
-        *("crops_per_photo", "view_turn"),
+        *("crops_per_photo", "view_turn", "precise_batch_norm"),
     ),
 }
 
@@ -747,7 +826,7 @@ def to_yaml(options: TrainingOptions, **changes: Any) -> str:
 
 _MAY_CHANGE = {  # options that a resumed run may change without becoming a different run
     *("out", "resume", "num_workers", "log_every", "checkpoint_every", "keep_checkpoints", "validate_every", "patience"),
-    *("max_steps", "epochs", "trackers", "project", "push_to_hub", "private", "teacher_cache"),
+    *("max_steps", "epochs", "trackers", "project", "push_to_hub", "private", "teacher_cache", "validate_every_epochs"),
 }
 
 

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def shared_space(options: DistillOptions, teacher: GroupedTeacher) -> list[str]:
-    """Return the fingerprint of the teacher as it is seen, if the student's descriptors can be compared with its descriptors.
+    """Return the fingerprint of the teacher at the size of this run, if the student's descriptors can be compared with its own.
 
     They can if the student learns them number by number, directly or through a head that is kept, and an encoder of the teacher
     computes them: a teacher of the published regions with a projection, or of pooled tokens, has other descriptors in an index.

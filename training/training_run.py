@@ -20,7 +20,7 @@ from d2vpr_hf.hub.push_model import push_model
 from d2vpr_hf.hub.uploads import create_repository
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
 from d2vpr_hf.modeling.modeling_vpr import part_name
-from d2vpr_hf.training.batch_norm import apply_policy, share_statistics
+from d2vpr_hf.training.batch_norm import PreciseStatistics, apply_policy, share_statistics
 from d2vpr_hf.training.checkpoints import Checkpoints, RunState
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
@@ -32,6 +32,7 @@ from d2vpr_hf.training.optimizer import learning_rate_factor, make_optimizer, se
 from d2vpr_hf.training.options import TrainingOptions, to_yaml
 from d2vpr_hf.training.run_folder import RunFolder
 from d2vpr_hf.training.validation import Measurement, Validation
+from d2vpr_hf.training.weight_average import MovingAverage
 from d2vpr_hf.utils.interrupts import SignalHandler, exit_status, signal_name
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,9 @@ class TrainingRun:
         self.processor = D2VPRImageProcessor(size={"height": height, "width": width}, resample=resample)
         _prepare_model(model, options)
         self.network, self.optimizer = accelerator.prepare(network, make_optimizer(network, options))
+        self.average = None if options.ema_decay is None else MovingAverage(self.network, options.ema_decay)
+        if self.average is not None:
+            accelerator.register_for_checkpointing(self.average)
         self.checkpoints = Checkpoints(self.folder.checkpoints, options.keep_checkpoints)
         self.meter = Meter(accelerator)
         self._skipped_photos = 0  # by this process, since the last line of the log
@@ -161,7 +165,7 @@ class TrainingRun:
         logger.info("%s", self._plan())
         if prepare is not None:
             prepare(newest is not None)
-        if self._is_due(options.validate_every) and self.state.validated != self.state.step:
+        if self._is_due(self._validate_every) and self.state.validated != self.state.step:
             self._validate()
         apply_policy(self.model, options.batch_norm)
 
@@ -225,6 +229,8 @@ class TrainingRun:
             self.state.trained_parts = self._parts_with_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
         self._count(batch)
         self._do_due_work(learning_rate)
 
@@ -256,7 +262,13 @@ class TrainingRun:
     def _set_learning_rate(self) -> float:
         options, data = self.options, self.data
         factor = learning_rate_factor(
-            options.schedule, self.state.step, data.total_steps, data.sampler.batches_per_epoch, options.warmup_steps
+            options.schedule,
+            self.state.step,
+            data.total_steps,
+            data.sampler.batches_per_epoch,
+            options.warmup_steps,
+            options.milestones or (),
+            options.milestone_factor,
         )
         set_learning_rate(self.optimizer, options.learning_rate * factor)
         return options.learning_rate * factor
@@ -273,7 +285,7 @@ class TrainingRun:
 
     def _do_due_work(self, learning_rate: float) -> None:
         """Log, validate and save after a step, if they are due; raise RunStoppedError after SIGINT or SIGTERM."""
-        validates = self._is_due(self.options.validate_every)
+        validates = self._is_due(self._validate_every)
         saves = self._is_due(self.options.checkpoint_every)
         logs = validates or saves or self._is_due(self.options.log_every)
         if logs:
@@ -283,7 +295,9 @@ class TrainingRun:
             self._validate()
             apply_policy(self.model, self.options.batch_norm)
         if self._is_over() and stop is None:
-            self._save_model("last")
+            with self._final_weights():
+                self._save_model("last")
+            apply_policy(self.model, self.options.batch_norm)
         if saves or stop is not None or self._is_over():
             self._save_checkpoint()
         if stop is not None:
@@ -292,6 +306,12 @@ class TrainingRun:
                 f"{self.state.step}. Continue it with `resume=True`.",
                 stop,
             )
+
+    @property
+    def _validate_every(self) -> int:
+        """The number of steps between validations."""
+        epochs = self.options.validate_every_epochs
+        return self.options.validate_every if epochs is None else epochs * self.data.sampler.batches_per_epoch
 
     def _is_due(self, every: int) -> bool:
         """Return whether work that is done every `every` steps and after the last step is due now."""
@@ -326,16 +346,27 @@ class TrainingRun:
         if chosen_by is None or self._validation is None:
             return
         self.meter.pause()
-        share_statistics(self.model)
-        self._measurement = self._validation(self.model)
-        numbers = self._measurement.numbers
-        check_finite(numbers)
-        self._log(numbers)
-        is_best = self.state.is_best(numbers[chosen_by], lower_is_better=chosen_by == "held_out_loss")
-        self.state.record_validation(numbers[chosen_by], is_best=is_best)
-        if is_best:
-            self._save_model("best")
+        with self._final_weights():
+            self._measurement = self._validation(self.model)
+            numbers = self._measurement.numbers
+            check_finite(numbers)
+            self._log(numbers)
+            is_best = self.state.is_best(numbers[chosen_by], lower_is_better=chosen_by == "held_out_loss")
+            self.state.record_validation(numbers[chosen_by], is_best=is_best)
+            if is_best:
+                self._save_model("best")
         self.meter.go_on()
+
+    @contextlib.contextmanager
+    def _final_weights(self) -> Iterator[None]:
+        """Set the model to the weights and statistics that are validated and saved, in eval mode."""
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            share_statistics(self.model)
+            if self.options.precise_batch_norm:
+                batches = self.data.mixed_batches(self.options.precise_batch_norm)
+                PreciseStatistics(self.model).measure(self.pixel_values(batch) for batch in batches)
+            self.model.eval()
+            yield
 
     def _save_model(self, name: str) -> None:
         """Write the model, with its measurement, into the run's folder."""

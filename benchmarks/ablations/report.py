@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.ablations.rows import ROWS, Row
+from benchmarks.ablations.rows import ROWS, TEACHING_REFERENCE, TEACHING_ROWS, Row
 from benchmarks.ablations.run import RECORDS, TIERS
 from d2vpr_hf.figures import save_figure
 
@@ -106,28 +106,39 @@ def read_records(folder: Path = RECORDS) -> Records:
     return records
 
 
-def table(records: Records) -> str:
-    """Return the main table in Markdown."""
+def table(records: Records, rows: Sequence[Row] = ROWS, reference: str = REFERENCE) -> str:
+    """Return a table of rows and their differences from a reference, in Markdown."""
     recall_titles = [f"{tier}: R@1, %" for tier in TIERS]
     titles = ["row", "runs", "M parameters", "photos seen, stage 0 and after", "minutes of one core"] + [
         title for recall in recall_titles for title in (recall, "against the first row")
     ]
     lines = ["| " + " | ".join(titles) + " |", "| " + " | ".join("---" for _ in titles) + " |"]
-    for row in (row for row in ROWS if row.name in records):
+    for row in (row for row in rows if row.name in records):
         runs = records[row.name]
         first, *later = (stage["images"] for stage in runs[0]["stages"])
         minutes = np.mean([sum(stage["seconds"] for stage in record["stages"]) for record in runs]) / 60
         parameters = runs[0]["parameters"] / 1e6
         cells = [row.title, str(len(runs)), f"{parameters:.2f}", f"{first:,} + {sum(later):,}", f"{minutes:.0f}"]
         for tier in TIERS:
-            cells += [f"{recall_at_1(runs, tier):.1f}", describe(row, compare(runs, records.get(REFERENCE, ()), tier))]
+            cells += [
+                f"{recall_at_1(runs, tier):.1f}",
+                describe(row, compare(runs, records.get(reference, ()), tier), reference),
+            ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def describe(row: Row, difference: Difference | None) -> str:
+def teaching_table(records: Records) -> str:
+    """Return the table of what a student learns from its teacher, against `distilled`; empty without its records."""
+    if not any(row.name in records for row in TEACHING_ROWS):
+        return ""
+    first = next(row for row in ROWS if row.name == TEACHING_REFERENCE)
+    return table(records, (first, *TEACHING_ROWS), TEACHING_REFERENCE)
+
+
+def describe(row: Row, difference: Difference | None, reference: str = REFERENCE) -> str:
     """Return a row's difference from the reference with its interval and the claim that it allows; empty without one."""
-    if row.name == REFERENCE or difference is None:
+    if row.name == reference or difference is None:
         return ""
     spread = f"; ±{difference.deviation:.1f} over seeds" if difference.pairs > 1 else ""
     return f"{_interval(difference, spread)}: {difference.verdict()}"
@@ -215,7 +226,7 @@ def draw(records: Records) -> Figure:
 def main() -> None:
     """Write the gate, the tables and the figure."""
     records = read_records()
-    parts = [gate(records), table(records), teachers_table(records), offsets_table(records)]
+    parts = [gate(records), table(records), teachers_table(records), teaching_table(records), offsets_table(records)]
     text = "\n".join(part for part in parts if part)
     (DOCS / "ablations_table.md").write_text(text)
     save_figure(draw(records), DOCS / "images" / "ablations.png")

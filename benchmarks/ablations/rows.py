@@ -38,7 +38,9 @@ class Row:
         stages: Stages, one after the other; none for the teacher's row.
         student: Fields of the student's configuration that differ from `student_small.json`, or on real photos from
             `student_real_small.json`.
-        teacher: `plain`, or `cross-image` for the teacher with CricaVPR's encoder.
+        teacher: `plain`, `cross-image` for the teacher with CricaVPR's encoder, or `projected` for the plain one with a PCA of
+            its descriptors.
+        runs: Number of seeds.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Row:
     stages: tuple[Stage, ...]
     student: Options = field(default_factory=dict)
     teacher: str = "plain"
+    runs: int = len(SEEDS)
 
     @property
     def has_sampler(self) -> bool:
@@ -79,6 +82,54 @@ ROWS = (
     Row("groups_of_places", "teacher with cross-image encoder, groups of places", both(), teacher="cross-image"),
     Row("shuffled_groups", "the same, groups shuffled", both(distill={"teacher_groups": "shuffled"}), teacher="cross-image"),
     Row("encoder_off", "the same, its encoder off", both(distill={"teacher_groups": "off"}), teacher="cross-image"),
+)
+
+
+# Rows on what a student learns from its teacher, docs/distillation_plan.md: distilled only, compared with `distilled`.
+
+TEACHING_RUNS = 3
+TEACHING_REFERENCE = "distilled"
+RELATIONAL_WEIGHT = 10.0  # squared differences of cosines are a tenth of the tokens' distances or less
+PROJECTED_DIM = 512  # width of the teacher's PCA
+_NO_DESCRIPTORS: Options = {"descriptor_weight": 0, "token_cosine_weight": 0}
+_RELATIONAL: Options = {"relational_weight": RELATIONAL_WEIGHT}
+_COSINE_HEAD: Options = {"descriptor_cosine_weight": 1.0, "head": "linear"}
+_OF_INDEX: Options = {"teacher_descriptor": "encoder", "teacher_image_size": [168, 168]}
+_METRIC: Options = {"metric_weight": 0.1}
+
+
+def _taught(name: str, title: str, *options: Options, teacher: str = "plain") -> Row:
+    joined: Options = {}
+    for each in options:
+        joined |= each
+    return Row(name, title, (Stage("distill", 2 * STEPS, DISTILL | joined),), teacher=teacher, runs=TEACHING_RUNS)
+
+
+TEACHING_ROWS = (
+    _taught("relational", "relational alone", _NO_DESCRIPTORS, _RELATIONAL),
+    _taught("cosine_head", "cosine through a linear head", _NO_DESCRIPTORS, _COSINE_HEAD),
+    _taught("relational_head", "both", _NO_DESCRIPTORS, _RELATIONAL, _COSINE_HEAD),
+    _taught("relational_added", "relational in addition", _RELATIONAL),
+    _taught(
+        "projected_relational", "projected teacher: relational", _NO_DESCRIPTORS, _RELATIONAL, _OF_INDEX, teacher="projected"
+    ),
+    _taught("projected_head", "projected teacher: cosine, head", _NO_DESCRIPTORS, _COSINE_HEAD, _OF_INDEX, teacher="projected"),
+    _taught(
+        *("projected_both", "projected teacher: both"),
+        *(_NO_DESCRIPTORS, _RELATIONAL, _COSINE_HEAD, _OF_INDEX),
+        teacher="projected",
+    ),
+    _taught("metric_in_step", "MultiSimilarity in the same steps", _METRIC),
+    _taught(
+        *("kept_head", "projected teacher: both, head kept"),
+        *(_NO_DESCRIPTORS, _RELATIONAL, _COSINE_HEAD, {"head_policy": "keep"}, _OF_INDEX),
+        teacher="projected",
+    ),
+    _taught(
+        *("matryoshka", "relational and MultiSimilarity at 64, 128, 256 and 512 numbers"),
+        *(_NO_DESCRIPTORS, _RELATIONAL, _METRIC, {"head": "linear", "head_policy": "keep", "head_dim": PROJECTED_DIM}),
+        {"matryoshka_dims": [64, 128, 256]},
+    ),
 )
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablations.rows import ROWS, SAMPLER_RATES, SEEDS, Row, Stage
+from benchmarks.ablations.rows import PROJECTED_DIM, ROWS, SAMPLER_RATES, SEEDS, TEACHING_ROWS, Row, Stage
 from benchmarks.ablations.students import make_student
 from benchmarks.code_version import commit
 from d2vpr_hf.assets.make_tiny import is_made, list_preparations
@@ -29,6 +29,7 @@ RECORDS = HERE / "records"
 TEST_PLACES = 350  # in each city
 TEST_QUERIES = 5  # of each place and tier
 TIERS = ("standard", "all")
+QUEUE = (*ROWS, *TEACHING_ROWS)
 _KEEP_MEMORY = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=42949672960"  # docs/LOG.md
 )
@@ -40,12 +41,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/ablations"))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rows", nargs="+", choices=[row.name for row in ROWS], default=[row.name for row in ROWS])
-    parser.add_argument("--seeds", nargs="+", type=int, help="by default the first seeds that make five runs of each row")
+    parser.add_argument("--rows", nargs="+", choices=[row.name for row in QUEUE], default=[row.name for row in QUEUE])
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default the first seeds that complete the runs of each row")
     arguments = parser.parse_args()
     work = arguments.work.resolve()
     prepare(work, arguments.workers)
-    chosen = [row for row in ROWS if row.name in arguments.rows]
+    chosen = [row for row in QUEUE if row.name in arguments.rows]
     runs = [(row, seed) for row in chosen for seed in seeds_to_run(row, arguments.seeds)]
     runs.sort(key=lambda run: run[1])
     with ThreadPoolExecutor(arguments.workers) as pool:
@@ -63,7 +64,7 @@ def seeds_to_run(row: Row, seeds: list[int] | None) -> list[int]:
 def missing_seeds(row: Row, records: Path = RECORDS) -> list[int]:
     """Return the seeds that a row lacks. Runs with other seeds count too, and the teacher's row needs only one run."""
     done = {int(path.stem.rpartition("-")[2]) for path in records.glob(f"{row.name}-*.json")}
-    wanted = len(SEEDS) if row.stages else 1
+    wanted = row.runs if row.stages else 1
     return [seed for seed in SEEDS if seed not in done][: max(0, wanted - len(done))]
 
 
@@ -72,6 +73,11 @@ def prepare(work: Path, workers: int) -> None:
     for name, arguments in list_preparations(work).items():
         if not is_made(work / name):
             python(*arguments, log=work / f"{name}.log")
+    projected = work / "projected-teacher" / "best"
+    if not projected.exists():
+        options = ("--dim", str(PROJECTED_DIM), "--sample", "4096", "--seed", "0", "--out", str(projected))
+        projected.parent.mkdir(exist_ok=True)
+        python("d2vpr_hf", "fit-projection", str(work / "teacher" / "best"), str(work / "places"), *options)
     for seed in TEST_SEEDS:
         _render_test_city(work / "towns" / str(seed), seed, workers)
 
@@ -122,20 +128,28 @@ def start_model(work: Path, row: Row, seed: int, folder: Path) -> Path:
 
 def train(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int) -> dict[str, Any]:
     """Train one stage; return its cost."""
-    options = {"photos": work / "places", "model": model, "out": out, "seed": seed, "max_steps": stage.steps}
+    flags = stage_flags(work, out, model, row, stage, seed)
+    if not (out / "last").exists():
+        python(f"d2vpr_hf.training.{stage.script}", str(HERE / "stage.yaml"), *flags, "--resume", log=out.with_suffix(".log"))
+    return cost_of(out)
+
+
+def stage_flags(work: Path, out: Path, model: Path, row: Row, stage: Stage, seed: int) -> list[str]:
+    """Return the flags of a stage."""
+    options: dict[str, Any] = {"photos": work / "places", "model": model, "out": out, "seed": seed, "max_steps": stage.steps}
     options |= stage.options
     if row.has_sampler:
         factor = SAMPLER_RATES[stage.script] / options["learning_rate"]
         options["learning_rate_factors"] = f"aggregator.sampler.*={factor:g}"
     if stage.script == "distill":
-        name = {"plain": "teacher", "cross-image": "cross-image-teacher"}[row.teacher]
+        name = {"plain": "teacher", "cross-image": "cross-image-teacher", "projected": "projected-teacher"}[row.teacher]
         options["teacher"] = work / name / "best"
         if row.teacher == "plain":  # a dozen rows have the same pixels
             options["teacher_cache"] = work / "targets" / str(seed)
-    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    if not (out / "last").exists():
-        python(f"d2vpr_hf.training.{stage.script}", str(HERE / "stage.yaml"), *flags, "--resume", log=out.with_suffix(".log"))
-    return cost_of(out)
+    flags = []
+    for name, value in options.items():
+        flags += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    return flags
 
 
 def cost_of(run: Path) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import typer
 
 from d2vpr_hf.cli.choices import ExportFormat, ExportInput, ExportPrecision, ModelKind
 from d2vpr_hf.cli.options import (
-    EncoderOptions,
     ModelChoices,
     ReadingOptions,
     StrictOption,
+    WholeEncoderOptions,
     open_index,
     parse_index,
     parse_model,
@@ -134,7 +134,7 @@ def fit_projection(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of --sample.")] = 0,
     reading: ReadingOptions,
-    encoding: EncoderOptions,
+    encoding: WholeEncoderOptions,
     strict: StrictOption = False,
 ) -> None:
     """Add a PCA to a model, for smaller descriptors.

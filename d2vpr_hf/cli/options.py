@@ -202,14 +202,14 @@ class ModelChoices:
         """Return the options that are given, as arguments of `PlaceEncoder`."""
         from d2vpr_hf.model_info.model_options import is_set
 
-        names = ("pool", "image_size", "layer", "center_crop", "keep_aspect", "test_time")
+        names = ("pool", "image_size", "layer", "center_crop", "keep_aspect", "test_time", "dim")
         values = {name: getattr(self, name, None) for name in names}
         return {name: value for name, value in values.items() if is_set(value)}
 
 
 @dataclass
-class EncoderOptions(ModelChoices):
-    """Options for encoding photos."""
+class WholeEncoderOptions(ModelChoices):
+    """Options for encoding photos as whole descriptors."""
 
     test_time: Annotated[
         TestTime | None,
@@ -282,6 +282,20 @@ class EncoderOptions(ModelChoices):
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 
         return PlaceEncoder(model, device=self.device, num_workers=self.num_workers, batch_size=self.batch_size or BATCH_SIZE)
+
+
+@dataclass
+class EncoderOptions(WholeEncoderOptions):
+    """Options for encoding photos."""
+
+    dim: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Take the first numbers of each descriptor, divided by their length, of a model with PCA or Matryoshka head. "
+            "Default: all, or as many as the index records.",
+        ),
+    ] = None
 
 
 @dataclass

@@ -5,7 +5,7 @@ Importing this module loads no torch.
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,19 @@ def open_model(
         ValueError: If a model object comes without its image processor, a model that is not from the Hub with a revision, a
             model without options with options, or the network cannot run on the device.
     """
+    if options.dim is not None:  # the first numbers of the descriptors of any model
+        from d2vpr_hf.encoders.prefix_model import PrefixModel
+
+        whole = open_model(
+            model,
+            processor,
+            device=device,
+            backend=backend,
+            precision=precision,
+            revision=revision,
+            options=replace(options, dim=None),
+        )
+        return PrefixModel(whole, options.dim)
     if isinstance(model, str) and model == AUTOMATIC:
         if revision is not None:
             raise ValueError("The model `auto` has no `revision`. Leave it out, or name the model.")
@@ -246,4 +259,4 @@ def accepted_options(model: str | Path, revision: str | None = None) -> Collecti
     config = stored_config(model, revision)
     if is_vision_config(config) or fetch_file(model, CARD_FILE, revision) is not None:
         return tuple(ModelOptions.__dataclass_fields__)
-    return ("test_time",) if find_exported(str(model), revision) is not None else SIZE_OPTIONS
+    return ("test_time", "dim") if find_exported(str(model), revision) is not None else (*SIZE_OPTIONS, "dim")

@@ -76,6 +76,7 @@ class PlaceEncoder:
             [`ModelOptions`].
         test_time: Form of queries, the photos of [`encode_queries`]: `"resize"`, `"five-crops"` or `"nearest-crop"`; see
             [`ModelOptions`].
+        dim: Number of the first numbers of each descriptor to take, divided by their length; `None` for all.
 
     Attributes:
         descriptor_model: The model with its preprocessing, a [`DescriptorModel`].
@@ -99,6 +100,7 @@ class PlaceEncoder:
         center_crop: bool = False,
         keep_aspect: bool = False,
         test_time: TestTime = DEFAULT_TEST_TIME,
+        dim: int | None = None,
     ) -> None:
         check_backend(backend, precision)
         if batch_size < 1 or num_workers < 1:
@@ -113,7 +115,7 @@ class PlaceEncoder:
                 backend=backend,
                 precision=precision,
                 revision=revision,
-                options=ModelOptions(pool, image_size, layer, center_crop, keep_aspect, test_time),  # type: ignore[arg-type] # one number is a square
+                options=ModelOptions(pool, image_size, layer, center_crop, keep_aspect, test_time, dim),  # type: ignore[arg-type] # one number is a square
             )
             self._warn_of_untrained_parts()
         self._is_checked = self.descriptor_model is not model or self.depends_on_batch

@@ -32,6 +32,7 @@ class ModelOptions:
         test_time: Form of queries; database photos are resized with every form. `"resize"` resizes them too; `"five-crops"`
             takes the mean of the descriptors of five square crops, at the corners and in the centre; `"nearest-crop"` compares
             each of the five with the database, and the smallest distance counts.
+        dim: Number of the first numbers of each descriptor to take, which are then divided by their length; `None` for all.
     """
 
     pool: Pool | None = None
@@ -40,6 +41,7 @@ class ModelOptions:
     center_crop: bool = False
     keep_aspect: bool = False
     test_time: TestTime = DEFAULT_TEST_TIME
+    dim: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values, and store numbers as Python's own, which JSON has."""
@@ -56,6 +58,10 @@ class ModelOptions:
                 raise ValueError(f"`{name}` must be true or false, got {getattr(self, name)!r}.")
         if self.center_crop and self.keep_aspect:
             raise ValueError("`keep_aspect` takes whole photos, and `center_crop` a part of them. Give one of them.")
+        if self.dim is not None:
+            if not _is_whole_number(self.dim) or self.dim < 1:
+                raise ValueError(f"`dim` must be a whole number of at least 1, got {self.dim!r}.")
+            object.__setattr__(self, "dim", int(self.dim))
         if self.test_time not in get_args(TestTime):
             raise ValueError(f"`test_time` must be one of {', '.join(get_args(TestTime))}, got {self.test_time!r}.")
 

@@ -28,7 +28,7 @@ _BOOKKEEPING_KEYS = {
 _TRAINING_FIELDS = {
     *("initializer_range", "layerscale_value", "adapter_conv_init", "gem_p", "recovery_norm_value"),
     *("adapter_batch_norm_momentum", "fusion_dropout", "cross_image_dropout", "untrained_parts"),
-    *("compatible_with", "own_fingerprint"),
+    *("compatible_with", "own_fingerprint", "matryoshka_dims"),
 }
 # errors that transformers raises on invalid configurations
 _CONFIGURATION_ERRORS = (

@@ -39,7 +39,7 @@ def folders(tmp_path_factory):
     return {
         "photos": str(write_places(root / "gsv")),
         "vit": str(root / "vit"),
-        "cricavpr": str(save_folder(tiny_cricavpr(hidden_size=32, num_attention_heads=2), root / "cricavpr")),
+        "cricavpr": str(save_folder(tiny_cricavpr(hidden_size=96), root / "cricavpr")),
         "model": str(save_folder(tiny_model(), root / "student")),
     }
 
@@ -153,7 +153,39 @@ def test_several_teachers_of_different_widths(folders, tmp_path):
     assert "distilled from vit and cricavpr" in (best / "README.md").read_text()
     train(folders, tmp_path / "heads", **teachers, head="linear", max_steps=1)
     checkpoint = load_file(tmp_path / "heads" / "checkpoints" / "step-00000001" / "model.safetensors")
-    assert checkpoint["heads.0.components"].shape == (32, 672) and checkpoint["heads.1.components"].shape == (448, 672)
+    assert checkpoint["heads.0.components"].shape == (32, 672) and checkpoint["heads.1.components"].shape == (1344, 672)
+
+
+def test_prefixes_of_a_kept_head_are_trained(folders, tmp_path):
+    """Each width has a relational term of its own; an index at one of them takes the prefix of the whole descriptor."""
+    changes = {
+        "teacher": folders["cricavpr"],
+        "head": "linear",
+        "head_policy": "keep",
+        "head_dim": 24,
+        "teacher_image_size": None,
+    }
+    changes |= {"descriptor_weight": "0", "relational_weight": "1", "metric_weight": "0.1", "matryoshka_dims": [4, 12]}
+    best = train(folders, tmp_path / "run", **changes, max_steps=2)
+    model = load_model(best)
+    assert (model.config.projection_dim, model.config.matryoshka_dims) == (24, [4, 12])
+    whole, short = PlaceEncoder(best).encode(photos()[0]).descriptors, PlaceEncoder(best, dim=4).encode(photos()[0]).descriptors
+    np.testing.assert_allclose(short, whole[:, :4] / np.linalg.norm(whole[:, :4], axis=1, keepdims=True), atol=1e-6)
+    for problem, wrong in (
+        ("the matryoshka_dims \\[25\\]", {"matryoshka_dims": [25]}),
+        ("head_dim is the width", {"descriptor_weight": "1"}),
+        ("matryoshka_dims are widths", {"head_policy": "drop", "descriptor_weight": "1", "head_dim": None}),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            train(folders, tmp_path / "wrong", **(changes | wrong))
+
+
+def test_relational_error_of_prefixes_by_hand():
+    """Whole descriptors are equal. In the first number both photos are parallel, at the teacher orthogonal: two errors of 1."""
+    student = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    targets = TeacherTargets(torch.zeros(2, 0, 0), torch.eye(2))
+    loss, _ = DistillationLoss(0.0, relational_weight=1.0, matryoshka_dims=(1,))(outputs(student), targets)
+    assert loss.item() == pytest.approx((0 + 2 / 4) / 2)
 
 
 def test_impossible_requests_are_refused(folders, tmp_path):
@@ -216,7 +248,7 @@ def test_weights_that_cannot_be_read(text, problem):
 
 
 def test_weights_in_recipes_flags_and_files_of_runs(folders, tmp_path):
-    """An earlier version wrote numbers: such a run goes on."""
+    """An earlier version wrote numbers: such a run continues."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text('relational_weight: "0:1.0 2000:0.2"\ndescriptor_weight: 2\nteacher: [a, b]\n')
     flags = ["--out", "o", "--model", "m", "--photos", "p"]

@@ -175,6 +175,9 @@ def test_recipes_have_the_published_numbers():
     assert (stage2.resize, stage2.augment_operations, stage2.augment_magnitude) == ("bicubic", 3, 15)
     assert (stage2.ms_alpha, stage2.ms_beta, stage2.ms_base, stage2.miner_epsilon) == (1, 50, 0, 0.1)
     assert stage2.cities == stage1.cities and CONFIGS.is_dir()
+    assert (stage1.validate_every_epochs, stage1.best_metric) == (1, None)  # nothing to validate on is given here
+    stage1 = parse_options(DistillOptions, ["distill_gsv_cities", *NEEDED, "--teacher", "t", "--validation-data", "MSLS"])
+    assert stage1.best_metric == "recall@5"
 
 
 def test_stage_two_trains_blocks_nine_to_twelve_and_all_later_modules():

@@ -118,6 +118,12 @@ class TrainingData:
         """Return a loader of this process's share of the batches before a step, possibly after the last one, not augmented."""
         return self._load(self.sampler, NO_AUGMENTATION, 0, last_step)
 
+    def mixed_batches(self, count: int) -> DataLoader[PlaceBatch]:
+        """Return a loader of this process's share of batches of places of all cities: always the same photos, not augmented."""
+        cities = [places for part in self._parts for places in part.sampler.cities]
+        sampler = PlaceSampler(cities, self.options.places_per_batch, "mixed", seed=self.options.seed)
+        return self._load(sampler, NO_AUGMENTATION, 0, count)
+
     def held_out_batches(self) -> DataLoader[PlaceBatch] | None:
         """Return a loader of this process's share of the held-out places: always the same photos, not augmented.
 

@@ -14,6 +14,7 @@ from d2vpr_hf.modeling import D2VPRModelOutput
 from d2vpr_hf.modeling.generalized_mean import at_least_float32
 from d2vpr_hf.pretrained.teachers import TeacherTargets
 from d2vpr_hf.training.distributed import gather_with_gradients
+from d2vpr_hf.training.objectives.head import prefixes
 from d2vpr_hf.training.option_values import WeightSchedule
 
 Reduction = Literal["mean", "sum"]
@@ -31,6 +32,7 @@ class DistillationLoss:
         reduction: Reduction of the squared errors of a vector: `"mean"`, as published, or `"sum"`. Vectors are averaged.
         descriptor_cosine_weight: Weight of the descriptors' mean cosine distance.
         relational_weight: Weight of the relational term; see [`relational_error`].
+        matryoshka_dims: Widths of prefixes of the student's descriptors, over which the relational term is averaged too.
 
     Raises:
         ValueError: If a weight is negative, or all weights are 0.
@@ -44,6 +46,7 @@ class DistillationLoss:
         reduction: Reduction = "mean",
         descriptor_cosine_weight: float | str = 0.0,
         relational_weight: float | str = 0.0,
+        matryoshka_dims: Sequence[int] = (),
     ) -> None:
         given = {
             "descriptor_mse": descriptor_weight,
@@ -56,7 +59,7 @@ class DistillationLoss:
         self.weights = {name: weight for name, weight in weights.items() if not weight.is_zero}
         if not self.weights:
             raise ValueError(f"Expected weights of at least 0, not all of them 0, got {given}.")
-        self.reduction = reduction
+        self.reduction, self.matryoshka_dims = reduction, matryoshka_dims
 
     def __call__(
         self,
@@ -92,7 +95,8 @@ class DistillationLoss:
     def _term(self, name: str, output: D2VPRModelOutput, descriptors: torch.Tensor, targets: TeacherTargets) -> torch.Tensor:
         if name == "relational":
             assert output.pooler_output is not None
-            return relational_error(output.pooler_output, targets.descriptors)
+            widths = prefixes(output.pooler_output, self.matryoshka_dims)
+            return torch.stack([relational_error(descriptors, targets.descriptors) for descriptors in widths]).mean()
         if name == "descriptor_mse":
             return self._squared_error(descriptors, targets.descriptors)
         if name == "descriptor_cosine":

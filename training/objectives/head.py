@@ -32,8 +32,13 @@ class TrainedProjection(DescriptorProjection):
         self.components = nn.Parameter(components)
 
 
+def prefixes(descriptors: torch.Tensor, widths: Sequence[int]) -> list[torch.Tensor]:
+    """Return descriptors (B, D), and the first numbers of each for each width, L2-normalised."""
+    return [descriptors, *(nn.functional.normalize(descriptors[:, :width], dim=1) for width in widths)]
+
+
 def keep_head(student: VPRPreTrainedModel, width: int, seed: int, *, normalize: bool) -> None:
-    """Give a student a trained projection to a teacher's width, which is saved with it.
+    """Add a trained projection to a teacher's width to a student, which is saved with it.
 
     Args:
         student: A student without projection.
