@@ -1,9 +1,11 @@
 """The table of the ablations: differences that can be computed by hand, and the rows that it compares."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from benchmarks.ablations.report import compare, gate, offsets_table, recall_at_1, table, teachers_table, teaching_table
 from benchmarks.ablations.report_real import real_table
@@ -11,10 +13,14 @@ from benchmarks.ablations.rows import REAL_ROWS, REAL_STEPS, ROWS, STEPS, TEACHI
 from benchmarks.ablations.run import HERE, QUEUE, cost_of, missing_seeds, seeds_to_run, stage_flags
 from benchmarks.ablations.run_real import RealSetup, runs_of, training_flags
 from benchmarks.ablations.students import make_student
+from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.pretrained.loading import load_model
+from d2vpr_hf.projection import fit_projection
+from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.model_setup import load_or_make
 from d2vpr_hf.training.options import CONFIGS, DistillOptions, parse_options
-from tests.conftest import save_folder
+from tests.conftest import save_folder, tiny_cricavpr, tiny_model
+from tests.training.places import write_places
 
 
 def record(row, seed, hits, queries=(5, 5, 5, 5)):
@@ -117,6 +123,23 @@ def test_rows_of_the_queue_are_options_of_a_run(tmp_path, row):
     teacher = tmp_path / ("teacher" if row.teacher == "plain" else "projected-teacher") / "best"
     assert options.max_steps == 2 * STEPS and options.teachers == [str(teacher)]
     assert row in QUEUE and row.runs == 3
+
+
+@pytest.mark.slow
+def test_rows_of_the_queue_take_a_step(tmp_path):
+    """Tiny models in place of the teachers and the student; all else is that of the queue."""
+    write_places(tmp_path / "places", places_per_city=12)
+    (tmp_path / "towns").mkdir()
+    teacher = save_folder(tiny_cricavpr(use_cross_image_encoder=False), tmp_path / "teacher" / "best")
+    fit_projection(tmp_path / "places", tmp_path / "projected-teacher" / "best", PlaceEncoder(str(teacher)), 8)
+    student = save_folder(tiny_model(), tmp_path / "student")
+    for row in TEACHING_ROWS:
+        (stage,) = row.stages
+        flags = stage_flags(tmp_path, tmp_path / row.name, student, row, replace(stage, steps=1), 6)
+        AcceleratorState._reset_state()
+        best = distill(parse_options(DistillOptions, [str(HERE / "stage.yaml"), *flags, "--num-workers", "0"]))
+        assert (best / "model.safetensors").is_file(), row.name
+    AcceleratorState._reset_state()
 
 
 def test_rows_on_teaching_are_compared_with_distillation_alone():

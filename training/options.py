@@ -675,20 +675,20 @@ def parse_options(kind: type[Options], arguments: Sequence[str]) -> Options:
     recipes = [] if not arguments or arguments[0].startswith("-") else [arguments[0]]
     _refuse_twice(arguments[len(recipes) :])
     recipe_flags = [flag for name in recipes for flag in _recipe_flags(kind, _find_recipe(name))]
-    recipe_flags = _without_unmeasured_metric(recipe_flags, arguments[len(recipes) :])
+    recipe_flags = _without_missing_validation(recipe_flags, arguments[len(recipes) :])
     flags = [_expand_home(text) for text in (*recipe_flags, *arguments[len(recipes) :])]
     (options,) = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
     return options
 
 
-def _without_unmeasured_metric(recipe_flags: list[str], arguments: Sequence[str]) -> list[str]:
-    """Return the flags of a recipe without `best_metric` if neither it nor the command line names anything to validate."""
+def _without_missing_validation(recipe_flags: list[str], arguments: Sequence[str]) -> list[str]:
+    """Return a recipe's flags without `best_metric` and `patience` if neither it nor the command line names a validation."""
     names = [flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in (*recipe_flags, *arguments)]
     if any(name in _VALIDATION_OPTIONS for name in names):
         return recipe_flags
-    other_flags = [flag for flag in recipe_flags if not flag.startswith("--best_metric=")]
+    other_flags = [flag for flag in recipe_flags if not flag.startswith(("--best_metric=", "--patience="))]
     if len(other_flags) < len(recipe_flags):
-        logger.warning("Nothing is validated, so that the recipe's best_metric has no effect. Set validation_data.")
+        logger.warning("Nothing is validated: the recipe chooses no best model and never ends early. Set validation_data.")
     return other_flags
 
 

@@ -1,5 +1,7 @@
 """Any encoder as a teacher for distillation: its descriptors are the targets, as an index of it would hold them."""
 
+import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from d2vpr_hf.pretrained.teachers import Teacher, TeacherTargets
 from d2vpr_hf.pretrained.token_grids import resample_patches
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.utils.threads import map_on_cores
+
+logger = logging.getLogger(__name__)
 
 _PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 _LENGTH_TOLERANCE = 1e-2  # of descriptors in half precision
@@ -171,14 +175,21 @@ def open_encoder_teacher(
         FileNotFoundError, ValueError, TypeError: As [`open_model`] and [`EncoderTeacher`] raise them.
     """
     name = str(name) if isinstance(name, Path) else name
-    precision = _PRECISIONS.get(dtype) if device is not None and device.type == "cuda" else None
-    model = open_model(
+    is_on_gpu = device is not None and device.type == "cuda"
+    open_with = functools.partial(
+        open_model,
         name,
         device=device or torch.device("cpu"),
-        precision=precision,
         revision=revision,
         options=ModelOptions(image_size=image_size),
     )
+    try:
+        model = open_with(precision=_PRECISIONS.get(dtype) if is_on_gpu else None)
+    except ValueError:
+        if not is_on_gpu or dtype not in _PRECISIONS:
+            raise
+        model = open_with()  # a graph has its own type; other errors are raised again
+        logger.info("%s does not run in %s, and teaches in its own type.", name, dtype)
     warn_of_untrained_parts(model.model_name or "of the teacher", model.facts.untrained_parts)
     return EncoderTeacher(model, device)
 

@@ -386,9 +386,10 @@ def _needs_encoder(name: Any, revision: str | None) -> bool:
         return True
     if find_exported(str(name), revision) is not None or fetch_file(str(name), CARD_FILE, revision) is not None:
         return True
-    if stored_config(str(name), revision):
-        return False
-    return any(Path(name).glob("*.onnx")) if Path(name).is_dir() else find_known(str(name)) is not None
+    if Path(name).is_dir():
+        return not stored_config(name, revision) and any(Path(name).glob("*.onnx"))
+    known = find_known(str(name))
+    return known is not None and known.kind == "onnx"
 
 
 def _load_feature_teacher(

@@ -40,7 +40,7 @@ def train(folders, out, **changes):
 def folders(tmp_path_factory):
     """A teacher with a narrower space than its student, its index of photos at @ names, and queries."""
     root = tmp_path_factory.mktemp("asymmetric")
-    teacher = tiny_cricavpr(hidden_size=96)
+    teacher = tiny_cricavpr(hidden_size=96, use_cross_image_encoder=False)
     values = {
         "gsv": str(write_places(root / "gsv")),
         "teacher": str(save_folder(teacher, root / "teacher")),
