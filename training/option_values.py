@@ -59,9 +59,11 @@ class WeightSchedule:
         """Whether the weight is 0 at all steps."""
         return not any(weight for _, weight in self.points)
 
-    def __str__(self) -> str:
+    @property
+    def option(self) -> float | str:
+        """The form in options: a number for a constant weight, else the points as text."""
         if len(self.points) == 1:
-            return str(self.points[0][1])
+            return self.points[0][1]
         return " ".join(f"{step}:{weight}" for step, weight in self.points)
 
 

@@ -492,8 +492,8 @@ class DistillOptions(MetricOptions, TrainingOptions):
     )
 
     def __post_init__(self) -> None:
-        for name in LOSS_WEIGHTS:  # one form of each weight in the files of a run
-            setattr(self, name, str(WeightSchedule.parse(getattr(self, name), name)))
+        for name in LOSS_WEIGHTS:  # a constant weight is a number, also in the files of a run
+            setattr(self, name, WeightSchedule.parse(getattr(self, name), name).option)
         if len(self.teachers) == 1:
             self.teacher = self.teachers[0]
         super().__post_init__()
@@ -850,9 +850,9 @@ def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None
         ValueError: If options differ that must be equal; the message lists them.
     """
     before, now = {**_defaults(options), **yaml.safe_load(stored)}, asdict(options)
-    for name in LOSS_WEIGHTS:  # numbers in runs of earlier versions
+    for name in LOSS_WEIGHTS:  # defaults are texts, as the command line gives them
         if name in before:
-            before[name] = str(WeightSchedule.parse(before[name], name))
+            before[name] = WeightSchedule.parse(before[name], name).option
     names = [name for name in now if name not in _MAY_CHANGE and before.get(name) != now[name]]
     if names:
         changes = ", ".join(f"{name} ({before.get(name)} then, {now[name]} now)" for name in names)

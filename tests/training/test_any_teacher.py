@@ -188,6 +188,17 @@ def test_relational_error_of_prefixes_by_hand():
     assert loss.item() == pytest.approx((0 + 2 / 4) / 2)
 
 
+def test_a_student_with_cross_image_encoder_in_stage_one(folders, tmp_path):
+    """The encoder is trained with the student, and saved; it needs the whole batch at once."""
+    changes = {"teacher": folders["cricavpr"], "descriptor_weight": "0", "relational_weight": "1", "max_steps": 1}
+    best = train(folders, tmp_path / "run", cross_image_encoder="add", **changes)
+    config = load_model(best).config
+    assert config.use_cross_image_encoder and "cross_image_encoder" not in config.untrained_parts
+    with pytest.raises(ValueError, match="needs the whole batch"):
+        changes |= {"relational_weight": "0", "descriptor_weight": "1", "gradient_accumulation_steps": 2, "head": "linear"}
+        train(folders, tmp_path / "parts", cross_image_encoder="add", **changes)
+
+
 def test_impossible_requests_are_refused(folders, tmp_path):
     with pytest.raises(ValueError, match="set `head: linear`"):
         make_options(folders, tmp_path, head_policy="keep")
@@ -253,7 +264,7 @@ def test_weights_in_recipes_flags_and_files_of_runs(folders, tmp_path):
     recipe.write_text('relational_weight: "0:1.0 2000:0.2"\ndescriptor_weight: 2\nteacher: [a, b]\n')
     flags = ["--out", "o", "--model", "m", "--photos", "p"]
     options = parse_options(DistillOptions, [str(recipe), *flags, "--metric-weight", "0:0 9:1"])
-    assert (options.relational_weight, options.descriptor_weight) == ("0:1.0 2000:0.2", "2.0")
+    assert (options.relational_weight, options.descriptor_weight) == ("0:1.0 2000:0.2", 2.0)
     assert options.metric_weight == "0:0.0 9:1.0" and options.teachers == ["a", "b"]
     stored = to_yaml(options, descriptor_weight=2.0)
     check_resumable(stored, options, tmp_path)

@@ -112,7 +112,7 @@ def test_recipes_state_what_they_change():
     assert (with_encoder.cross_image_encoder, plain.cross_image_encoder) == ("add", "remove")
     modern = parse_options(DistillOptions, ["distill_modern", *distilled])
     assert (modern.head, modern.head_policy, modern.relational_weight, modern.metric_weight) == (
-        *("linear", "keep", "1.0"),
+        *("linear", "keep", 1.0),
         "0:0.0 2000:0.1",
     )
     warm = parse_options(FinetuneOptions, ["finetune_warmup_gsv_cities", *NEEDED])
