@@ -332,7 +332,7 @@ def _grid_of(pixel_values: torch.Tensor, patch_size: int) -> GridSize:
 
 
 def load_teacher(
-    name: str | Path,
+    name: Any,
     *,
     dtype: torch.dtype = torch.float32,
     taps: Sequence[Layer] = (),
