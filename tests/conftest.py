@@ -45,6 +45,18 @@ __all__ = [
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is not an error
 hypothesis.settings.load_profile("no deadline")
 
+LONGEST = {  # files that take over half a minute; they begin first, so that at the end no process waits long for another
+    "test_demo.py",
+    "test_packaging.py",
+    "test_without_extras.py",
+    *(f"backends/{name}" for name in ("test_export.py", "test_other_networks.py")),
+    *(f"hub/{name}" for name in ("test_push_index.py", "test_push_model.py", "test_walk.py")),
+    *(f"index/{name}" for name in ("test_crashes.py", "test_kills.py")),
+    *(f"modeling/{name}" for name in ("test_common_suite.py", "test_dynamic_sizes.py", "test_sentence_transformers.py")),
+    "retrieval/test_interruptions.py",
+    "space/test_app.py",
+    *(f"training/{name}" for name in ("test_learning.py", "test_runs.py", "test_two_processes.py")),
+}
 TRANSFORMERS_MARKERS = (
     "accelerate_tests",
     "flash_attn_test",
@@ -57,6 +69,13 @@ TRANSFORMERS_MARKERS = (
 def pytest_configure(config: pytest.Config) -> None:
     for marker in TRANSFORMERS_MARKERS:
         config.addinivalue_line("markers", f"{marker}: of transformers' common model tests")
+    config.option.loadscopereorder = (
+        False  # of pytest-xdist: by the number of tests, so that long files with one test end the run
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.relative_to(PARITY.parents[1]).as_posix() not in LONGEST)
 
 
 def _refuse_missing_libraries(report):
