@@ -1,19 +1,21 @@
-"""Two ways to run the command line: as a program, or in this process, which takes no imports and allows monkeypatching."""
+"""Two ways to run the command line: as a program, or in this process, which allows monkeypatching."""
 
 import contextlib
 import io
-import subprocess
 import sys
 from unittest.mock import patch
 
 import pytest
 
 from d2vpr_hf.cli import main
+from tests.warm_python import warm_package
+
+PROGRAM = "from d2vpr_hf.cli import main; main()"
 
 
 def run_program(*arguments):
-    """Run `d2vpr` in a new process, as users do, and return the exit status, stdout and stderr."""
-    done = subprocess.run([sys.executable, "-m", "d2vpr_hf", *map(str, arguments)], capture_output=True, text=True)
+    """Run `d2vpr` in a process of its own, and return the exit status, stdout and stderr."""
+    done = warm_package().run(PROGRAM, *arguments)
     return done.returncode, done.stdout, done.stderr
 
 

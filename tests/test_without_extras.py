@@ -8,7 +8,9 @@ import sys
 import pytest
 from packaging.requirements import Requirement
 
+from tests.command_line import PROGRAM
 from tests.photos import save_row
+from tests.warm_python import PACKAGE, WarmPython
 
 EXTRAS = {  # modules that an installation with the extra `models` alone does not have
     "accelerate": "train",
@@ -32,37 +34,34 @@ EXTRAS = {  # modules that an installation with the extra `models` alone does no
     "sklearn": "train",
     "tensorboard": "dev",
 }
-RUN = """
-import sys
+HIDE = f"""
 from importlib.machinery import PathFinder
 find = PathFinder.find_spec
-PathFinder.find_spec = staticmethod(lambda name, *rest: None if name.partition(".")[0] in {modules} else find(name, *rest))
-sys.argv = ["d2vpr", *sys.argv[1:]]
-from d2vpr_hf.cli import main
-main()
+hidden = {set(EXTRAS)}
+PathFinder.find_spec = staticmethod(lambda name, *rest: None if name.partition(".")[0] in hidden else find(name, *rest))
 """
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def run(cwd, *arguments):
-    """Run a command in a process that cannot import the libraries of extras."""
-    code = RUN.format(modules=sorted(EXTRAS))
-    environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def run():
+    """Return a function that runs a command in a process that cannot import the libraries of extras."""
+    warm = WarmPython(HIDE + PACKAGE, ENVIRONMENT)
+    return lambda cwd, *arguments: warm.run(PROGRAM, *arguments, cwd=cwd, environment=ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with photos and their index."""
+    """A folder with photos and their index, which a new process builds."""
     folder = tmp_path_factory.mktemp("core")
     save_row(folder / "photos")
-    done = run(folder, "index", "photos", "--out", "index")
+    command = [sys.executable, "-c", HIDE + PROGRAM, "index", "photos", "--out", "index"]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_folders_are_searched_and_evaluated(folder):
+def test_folders_are_searched_and_evaluated(folder, run):
     photo = sorted((folder / "photos").iterdir())[3]
     results = {}
     for name, *arguments in (
@@ -93,7 +92,7 @@ def test_folders_are_searched_and_evaluated(folder):
         (("index", "photos", "--out", "other", "--store", "milvus", "--uri", "places.db"), "milvus"),
     ],
 )
-def test_an_error_names_the_extra(folder, arguments, extra):
+def test_an_error_names_the_extra(folder, run, arguments, extra):
     photo = next((folder / "photos").iterdir())
     done = run(folder, *(photo if argument == "PHOTO" else argument for argument in arguments))
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
@@ -14,6 +12,7 @@ from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.photos import save
+from tests.warm_python import LIBRARIES, WarmPython
 
 FILES = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"}
 PARTS = {
@@ -97,17 +96,22 @@ ENCODE = """
 """
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A process that has imported sentence-transformers, with its own cache of saved code."""
+    pytest.importorskip("sentence_transformers", minversion="5.4")
+    environment = {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules")), "HF_HUB_OFFLINE": "1"}
+    return WarmPython(f"{LIBRARIES}, sentence_transformers", dict(os.environ) | environment)
+
+
 @pytest.mark.parametrize("make", [tiny_model, tiny_cricavpr])
 @pytest.mark.parametrize("package", ["alone", "installed"])
-def test_sentence_transformers_gives_the_descriptors(make, package, tmp_path):
+def test_sentence_transformers_gives_the_descriptors(warm, make, package, tmp_path):
     """Also by the saved code alone, and from a folder that it saved itself. Text is an error, and not an average of tokens."""
-    pytest.importorskip("sentence_transformers", minversion="5.4")
     model = make(use_cross_image_encoder=False)
     folder, out = save_folder(model, tmp_path / "model"), tmp_path / "saved"
     photo = save(tmp_path / "photo.png", 0)
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(ENCODE), package, folder, photo, out]
-    done = subprocess.run(list(map(str, command)), env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = warm.run(textwrap.dedent(ENCODE), package, folder, photo, out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Modality 'text' is not supported" in done.stdout
     with torch.no_grad():
