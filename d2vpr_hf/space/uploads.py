@@ -1,26 +1,28 @@
 """Checks of uploaded photos and zips: limits, reasons for refusing a file, and safe names to write it under.
 
-A zip may state false sizes, so sizes are checked twice: as its list of files states them, and again while files are unpacked. A
-zip that has a path out of its folder, a link or a password is refused as a whole.
+A zip may state false sizes, so sizes are checked twice: as its list of files states them, and again while files are unpacked in
+pieces of bounded size. A zip that has a path out of its folder, a link, a password or a rare compression is refused as a whole.
 """
 
 import contextlib
 import re
 import stat
+import time
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from d2vpr_hf.readers import UnreadablePhotoError
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
-from d2vpr_hf.readers.photos import open_header
 from d2vpr_hf.readers.program_files import program_file
+from d2vpr_hf.space.photo_checks import PhotoChecks, PhotoProblemError
 from d2vpr_hf.utils.atomic_files import create_file
 
 _CHUNK = 1 << 20
 _MEGA = 1_000_000
+_LIST_BYTES = 1000  # of an entry in a zip's list of files, on average: a name and a few times
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile unpacks bzip2 and LZMA without a limit of memory
+_MAX_NAME = 240  # bytes; file systems allow 255
 
 
 class UploadError(ValueError):
@@ -37,6 +39,7 @@ class Limits:
         pixels: Number of pixels that a photo must stay below.
         zip_entries: Number of files and folders in a zip.
         unpacked_bytes: Size of all photos together.
+        seconds: Time to look at all photos, beyond which an upload is refused.
         ratio: Unpacked size of a zip divided by its packed size.
     """
 
@@ -46,6 +49,7 @@ class Limits:
     zip_entries: int = 2000
     unpacked_bytes: int = 600 * _MEGA
     ratio: int = 100
+    seconds: int = 300
 
     def to_text(self) -> str:
         """Return the limits as a sentence."""
@@ -56,6 +60,7 @@ class Limits:
 
 
 LIMITS = Limits()
+_CHECKS = PhotoChecks(LIMITS.pixels)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Collected:
 
 
 def check_photo(photo: Path, limits: Limits = LIMITS) -> None:
-    """Raise UploadError unless a file is a photo within the limits; its pixels are not decoded."""
+    """Raise UploadError unless a file is a photo within the limits, which another process reads first."""
     reason = _find_problem(photo, limits)
     if reason is not None:
         raise UploadError(f"This photo cannot be used: {reason}.")
@@ -92,6 +97,7 @@ def collect_photos(files: Sequence[Path], folder: Path, limits: Limits = LIMITS)
     photos: list[Path] = []
     skipped: dict[str, str] = {}
     bytes_left = limits.unpacked_bytes
+    until = time.monotonic() + limits.seconds
     for name, chunks in _read_files(files, limits):
         if Path(name).suffix.lower() not in PHOTO_SUFFIXES:
             skipped[name] = "not a photo by its name"
@@ -101,6 +107,8 @@ def collect_photos(files: Sequence[Path], folder: Path, limits: Limits = LIMITS)
             continue
         if len(photos) >= limits.photos:
             raise UploadError(f"The upload has more than {limits.photos} photos. {limits.to_text()}")
+        if time.monotonic() > until:
+            raise UploadError(f"The photos take longer than {limits.seconds} seconds to read. Upload fewer or smaller ones.")
         target = folder / f"{len(photos):04d}" / safe_name(name)
         bytes_left -= _write(target, chunks, bytes_left, limits)
         reason = _find_problem(target, limits)
@@ -119,7 +127,7 @@ def safe_name(name: str) -> str:
     """Return the last part of a name, without characters that have a meaning in paths or HTML."""
     last = PurePosixPath(name.replace("\\", "/")).name
     plain = re.sub(r"[^\w.@+ -]", "_", last).strip(". ") or "photo"
-    return plain[-120:]
+    return plain[-120:].encode()[-_MAX_NAME:].decode(errors="ignore")
 
 
 def _read_files(files: Sequence[Path], limits: Limits) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -134,6 +142,7 @@ def _read_files(files: Sequence[Path], limits: Limits) -> Iterator[tuple[str, It
 
 
 def _unpack(file: Path, limits: Limits) -> Iterator[tuple[str, Iterator[bytes]]]:
+    _check_list_size(file, limits)
     with _upload_errors(), zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         _check_entries(entries, limits)
@@ -144,11 +153,26 @@ def _unpack(file: Path, limits: Limits) -> Iterator[tuple[str, Iterator[bytes]]]
 
 @contextlib.contextmanager
 def _upload_errors() -> Iterator[None]:
-    """Raise UploadError in place of the errors of a damaged zip."""
+    """Raise UploadError in place of any error that reading a damaged zip raises, as zipfile names no complete list."""
     try:
         yield
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+    except UploadError:
+        raise
+    except zipfile.BadZipFile as error:
         raise UploadError(f"The zip is damaged: {error}.") from error
+    except Exception as error:
+        raise UploadError("The zip is damaged.") from error
+
+
+def _check_list_size(file: Path, limits: Limits) -> None:
+    """Raise UploadError if a zip's list of files is too large to be read into memory, as zipfile reads it at once."""
+    with _upload_errors(), file.open("rb") as stream:
+        end = zipfile._EndRecData(stream)  # type: ignore[attr-defined]  # the record as zipfile itself takes it
+        if end is None:
+            raise zipfile.BadZipFile("it has no list of files")
+        num_entries, size = end[zipfile._ECD_ENTRIES_TOTAL], end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
+    if max(num_entries, size / _LIST_BYTES) > limits.zip_entries:
+        raise UploadError(f"The zip lists {num_entries:,} files; at most {limits.zip_entries} are allowed.")
 
 
 def _check_entries(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> None:
@@ -162,6 +186,10 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo], limits: Limits) -> None:
             raise UploadError(f"The zip has a link ({entry.filename[:80]!r}). Nothing was read; pack the photos themselves.")
         if entry.flag_bits & 1:
             raise UploadError("The zip has a password. Pack the photos without one.")
+        if entry.compress_type not in _METHODS:
+            raise UploadError(
+                "The zip is packed in an unusual way. Pack the photos with the method Deflate, or without compression."
+            )
     photos = sum(
         Path(entry.filename).suffix.lower() in PHOTO_SUFFIXES and not program_file(PurePosixPath(entry.filename).parts)
         for entry in entries
@@ -223,9 +251,8 @@ def _find_problem(photo: Path, limits: Limits) -> str | None:
     if size > limits.photo_bytes:
         return f"its file is larger than {limits.photo_bytes // _MEGA} MB"
     try:
-        with open_header(photo) as image:
-            width, height = image.size
-    except UnreadablePhotoError as error:
+        width, height = _CHECKS.look_at(photo)
+    except PhotoProblemError as error:
         return str(error)
     if width * height >= limits.pixels:
         return f"it has {width * height / _MEGA:.1f} megapixels, and photos must have fewer than {limits.pixels // _MEGA}"

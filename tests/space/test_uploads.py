@@ -1,5 +1,6 @@
 """Uploads: refused with a sentence, never written outside their folder, never unpacked beyond the limits."""
 
+import random
 import stat
 import struct
 import zipfile
@@ -80,6 +81,59 @@ def test_a_bomb_with_a_false_size_is_cut_off(tmp_path):
     assert sum(path.stat().st_size for path in tmp_path.rglob("out/**/*") if path.is_file()) <= SMALL.photo_bytes + (1 << 20)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 93, 9, 98])
+def test_rare_compressions_are_refused(tmp_path, method):
+    """A zip of some kilobytes took 1.5 GB: Python unpacks bzip2 and LZMA without a limit, whatever size the zip states."""
+    archive = zipped(tmp_path / "a.zip", [("photo.jpg", jpeg())])
+    content = bytearray(archive.read_bytes())
+    for position in (content.index(b"PK\x01\x02") + 10, 8):
+        struct.pack_into("<H", content, position, method)
+    archive.write_bytes(content)
+    with pytest.raises(UploadError, match="packed in an unusual way"):
+        collect_photos([archive], tmp_path / "out", SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_large_list_of_files_is_not_read(tmp_path):
+    """A list of millions of files would be read into memory before it is counted."""
+    archive = zipped(tmp_path / "a.zip", [("photo.jpg", jpeg())])
+    content = archive.read_bytes()
+    end = content.index(b"PK\x05\x06")
+    for count, size in ((1, 500_000_000), (60_000, 60)):
+        forged = bytearray(content)
+        struct.pack_into("<HHI", forged, end + 8, count, count, size)
+        archive.write_bytes(forged)
+        with pytest.raises(UploadError, match="at most 10 are allowed"):
+            collect_photos([archive], tmp_path / "out", SMALL)
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 10**6, 10**6, 10**8, 0)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, end, 1)  # a second record, which zipfile prefers
+    archive.write_bytes(content[:end] + record + locator + content[end:])
+    with pytest.raises(UploadError, match="at most 10 are allowed"):
+        collect_photos([archive], tmp_path / "out", SMALL)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_zips_are_refused_with_a_sentence(tmp_path, seed):
+    """Whatever zipfile raises on damage, the visitor gets a sentence."""
+    content = zipped(tmp_path / "a.zip", [(f"{number}.jpg", jpeg(number)) for number in range(2)]).read_bytes()
+    draws = random.Random(seed)
+    for number in range(40):
+        damaged = bytearray(content)
+        for _ in range(draws.randint(1, 8)):
+            damaged[draws.randrange(len(damaged))] = draws.randrange(256)
+        (tmp_path / "b.zip").write_bytes(damaged[: draws.randint(20, len(damaged))] if number % 2 else damaged)
+        try:
+            collect_photos([tmp_path / "b.zip"], tmp_path / f"out{number}", SMALL)
+        except UploadError as error:
+            assert str(tmp_path) not in str(error)
+
+
+def test_photos_that_take_too_long_together_are_refused(tmp_path):
+    files = [save(tmp_path / f"{number}.jpg", number) for number in range(2)]
+    with pytest.raises(UploadError, match="take longer than -1 seconds"):
+        collect_photos(files, tmp_path / "out", Limits(seconds=-1))
+
+
 def test_too_many_files_are_refused(tmp_path):
     photos = [save(tmp_path / f"{i}.jpg", i) for i in range(5)]
     with pytest.raises(UploadError, match=r"more than 4 photos\. Up to 4 photos"):
@@ -150,6 +204,8 @@ def test_a_zip_with_a_password_or_damage_is_refused(tmp_path):
         ("...", "photo"),
         ("Straße 1.HEIC", "Straße 1.HEIC"),
         ("x" * 300 + ".jpg", "x" * 116 + ".jpg"),
+        ("\U00020000" * 300 + ".jpg", "\U00020000" * 59 + ".jpg"),
+        ("a\ud800\x1b[31m\u202e.jpg", "a___31m_.jpg"),
     ],
 )
 def test_safe_names(name, safe):
