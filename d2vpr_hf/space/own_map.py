@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -104,7 +104,10 @@ def pack_index(own_map: OwnMap, out: Path) -> Path:
 
 
 class OwnMaps:
-    """The own maps of all visitors: one for each session, each in a folder with a secret name. Safe to use from threads.
+    """The own maps of all visitors, one for each owner, each in a folder with a secret name. Safe to use from threads.
+
+    An owner is a visitor with a session: the name of the session alone does not open or delete a map. A timer deletes each map
+    when its time is over.
 
     Args:
         folder: Parent of the maps' folders.
@@ -116,44 +119,79 @@ class OwnMaps:
         self.folder = folder
         self.seconds = seconds
         self.max_maps = max_maps
-        self._maps: dict[str, tuple[float, OwnMap, PhotoMap]] = {}  # by session: time of `keep`, and the map in both forms
+        self._begun: dict[Hashable, Path] = {}  # folders of maps that are being made
+        self._maps: dict[Hashable, _KeptMap] = {}
         self._lock = threading.Lock()
 
-    def begin(self, session: str) -> Path:
-        """Return the folder for a session's new map, and delete the session's earlier map."""
-        self.remove(session)
-        return self.folder / secrets.token_hex(16)
-
-    def keep(self, session: str, own_map: OwnMap, photo_map: PhotoMap) -> PhotoMap:
-        """Keep a session's map, and delete maps that are too old or too many."""
+    def begin(self, owner: Hashable) -> Path:
+        """Return the folder for an owner's new map, and delete the owner's earlier map."""
+        self.remove(owner)
+        folder = self.folder / secrets.token_hex(16)
         with self._lock:
-            self._maps[session] = (time.monotonic(), own_map, photo_map)
-            oldest_first = sorted(self._maps, key=lambda name: self._maps[name][0])
-            stale = set(oldest_first[: -self.max_maps]) | {name for name in oldest_first if self._is_old(name)}
-        for name in stale:
-            self.remove(name)
+            self._begun[owner] = folder
+        return folder
+
+    def keep(self, owner: Hashable, own_map: OwnMap, photo_map: PhotoMap) -> PhotoMap | None:
+        """Keep an owner's map, and delete the oldest maps if these are too many.
+
+        Returns:
+            The map; `None` if it was deleted at once, because it was removed or begun again while it was being made.
+        """
+        timer = threading.Timer(self.seconds, self._expire, (owner, own_map.folder))
+        timer.daemon = True
+        with self._lock:
+            is_wanted = self._begun.get(owner) == own_map.folder
+            if is_wanted:
+                del self._begun[owner]
+                self._maps[owner] = _KeptMap(time.monotonic(), own_map, photo_map, timer)
+                timer.start()
+            surplus = list(self._maps)[: -self.max_maps]  # a dictionary keeps the order of insertion
+        for other in surplus:
+            self.remove(other)
+        if not is_wanted:
+            shutil.rmtree(own_map.folder, ignore_errors=True)
+            return None
         return photo_map
 
-    def get(self, session: str) -> PhotoMap | None:
-        """Return the map of a session, or `None` if it has none or its time is over."""
+    def get(self, owner: Hashable) -> PhotoMap | None:
+        """Return the map of an owner, or `None` if there is none or its time is over."""
         with self._lock:
-            if session in self._maps and not self._is_old(session):
-                return self._maps[session][2]
-        self.remove(session)
+            entry = self._maps.get(owner)
+        if entry is None:
+            return None
+        if time.monotonic() - entry.since <= self.seconds:
+            return entry.photo_map
+        self.remove(owner)
         return None
 
-    def remove(self, session: str) -> None:
-        """Delete the map of a session with its photos, if there is one."""
+    def remove(self, owner: Hashable) -> None:
+        """Delete the map of an owner with its photos, if there is one, also one that is still being made."""
         with self._lock:
-            entry = self._maps.pop(session, None)
+            self._begun.pop(owner, None)
+            entry = self._maps.pop(owner, None)
         if entry is not None:
-            shutil.rmtree(entry[1].folder, ignore_errors=True)
+            entry.timer.cancel()
+            shutil.rmtree(entry.own_map.folder, ignore_errors=True)
 
     def __len__(self) -> int:
         return len(self._maps)
 
-    def _is_old(self, session: str) -> bool:
-        return time.monotonic() - self._maps[session][0] > self.seconds
+    def _expire(self, owner: Hashable, folder: Path) -> None:
+        """Delete a map, unless its owner has another one meanwhile."""
+        with self._lock:
+            entry = self._maps.get(owner)
+        if entry is not None and entry.own_map.folder == folder:
+            self.remove(owner)
+
+
+@dataclass(frozen=True)
+class _KeptMap:
+    """A map that is kept: the time of `keep`, the map in both forms, and the timer that deletes it."""
+
+    since: float
+    own_map: OwnMap
+    photo_map: PhotoMap
+    timer: threading.Timer
 
 
 def _sum_up(progress: Progress, total: int) -> Callable[[int], None]:

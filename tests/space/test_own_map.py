@@ -1,5 +1,6 @@
 """Visitors' own maps: their photos, skipped files, and their deletion."""
 
+import time
 import zipfile
 
 import pillow_heif
@@ -120,6 +121,37 @@ def test_each_session_has_its_own_map(tmp_path):
     assert maps.get("alice") is None and not alice.exists() and bob.exists()
     bobs_second = keep_map(maps, "bob")
     assert not bob.exists() and bobs_second.exists() and len(maps) == 1
+
+
+def test_a_map_that_is_finished_after_its_visitor_left_is_deleted(tmp_path):
+    """It would stay until the Space is stopped: its visitor does not come back."""
+    maps = OwnMaps(tmp_path)
+    folder = maps.begin("alice")
+    maps.remove("alice")
+    assert maps.keep("alice", Built(folder), "map") is None and not folder.exists() and len(maps) == 0
+    first, second = maps.begin("bob"), maps.begin("bob")  # two builds at a time: the later one counts
+    assert maps.keep("bob", Built(second), "second") == "second"
+    assert maps.keep("bob", Built(first), "first") is None
+    assert maps.get("bob") == "second" and not first.exists()
+
+
+def test_a_timer_deletes_maps(tmp_path):
+    """Maps were deleted when another one was made, so that the last one stayed until the Space was stopped."""
+    maps = OwnMaps(tmp_path, seconds=0.05)
+    folder = keep_map(maps, "alice")
+    until = time.monotonic() + 60
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not folder.exists() and len(maps) == 0
+
+
+def test_only_the_visitor_with_the_session_has_the_map(tmp_path):
+    """A stranger who knows the name of a session could search its map or delete it."""
+    maps = OwnMaps(tmp_path)
+    folder = keep_map(maps, ("alice", "session"))
+    maps.remove(("eve", "session"))
+    assert maps.get(("eve", "session")) is None and maps.get(("alice", "other")) is None
+    assert maps.get(("alice", "session")) and folder.exists()
 
 
 def test_old_maps_and_the_oldest_of_too_many_are_deleted(tmp_path, monkeypatch):
