@@ -5,6 +5,7 @@ Texts from files and visitors are escaped. Colours are classes that the Space's 
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from d2vpr_hf.explanation import Explanation, PatchSimilarity, draw_bars, draw_patches, draw_photo_regions
 from d2vpr_hf.explanation.drawing import draw_patch_scale
@@ -189,6 +190,11 @@ def own_summary(count: int, skipped: Mapping[str, str], remarks: Sequence[Remark
 def empty_state(title: str, text: str) -> str:
     """Return a text for a part of the page that is empty."""
     return f'<div class="empty"><p class="title">{escape(title)}</p><p>{escape(text)}</p></div>'
+
+
+def error_text(text: str, folder: Path) -> str:
+    """Return the text of an error for Gradio, which shows it as HTML: names are escaped, and the folder is not named."""
+    return escape(text.replace(str(folder), "…"), quote=False)
 
 
 def metres(distance: float) -> str:

@@ -130,7 +130,7 @@ class PhotoMap:
         self.places = list(index.places)
         self.drawing = BaseMap(self.places, tiles)
 
-    def answer_requests(self, photos: Sequence[str], options: Sequence[SearchOptions]) -> list[Answer]:
+    def answer_requests(self, photos: Sequence[Path | str], options: Sequence[SearchOptions]) -> list[Answer]:
         """Answer the requests of programs, in order; an option out of its range or form becomes the error of its answer."""
         questions: dict[int, Question] = {}
         answers: dict[int, Answer] = {}

@@ -1,28 +1,49 @@
-"""ASGI middleware in front of Gradio: it gives each visitor a cookie, records uploads, and keeps other visitors from them.
+"""ASGI middleware in front of Gradio: it serves the routes of the Space, refuses all others, and keeps visitors apart.
 
-- Only the owner of a file can download it from the upload folder.
-- A file that a request names must be an upload of the visitor, or one of the public files.
+- Only routes of `routes.py` are served, to browsers that address the Space by its own name, from its own pages.
+- Each visitor gets a cookie. A session belongs to the first visitor who used its name, a file to its uploader.
+- A file that a request names must be an upload of the visitor, or one of the public files. Gradio gets the JSON that was
+  checked, written again, and not the bytes that the visitor sent.
+- Downloads and uploads are served here and never reach Gradio, which would also fetch pages of other hosts.
 """
 
+import asyncio
+import contextlib
 import json
-import re
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+import mimetypes
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
+from d2vpr_hf.space.hosts import is_allowed_host, is_own_origin
+from d2vpr_hf.space.routes import Route, find_route, is_session
+from d2vpr_hf.space.upload_requests import Receiver, UploadRefusedError
 from d2vpr_hf.space.visitors import COOKIE, Visitors
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Response = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_FILE = re.compile(r"/file[=/](?P<file>.+)$")
-_WORK = re.compile(r"/(queue/join|call/.+|run/.+|api/.+|predict/?|mcp/?.*)$")
-_AGENT = re.compile(r"/mcp/?.*$")
-_MAX_BODY = 40_000_000  # bytes of a request: agents may send a photo in it, as text
+_MEGA = 1_000_000
+_BODY_SECONDS = 60  # in which the JSON of a request must arrive
+_DROPPED_BYTES = 1_000_000_000  # of a refused request
+_AGENTS = 4  # requests of agents that are read at the same time, as each may take 40 MB
+_MAX_WAITING = 40  # requests of a visitor in the queue
 _YEAR = 31_536_000  # seconds
+_SHOWN_TYPES = ("image/jpeg", "image/png", "image/webp")  # files that browsers show; others are saved
+_FORWARDING = (b"x-gradio-server", b"x-forwarded-server", b"forwarded")  # Gradio makes addresses of such headers
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
 
 
 class PrivateFiles:
@@ -32,76 +53,269 @@ class PrivateFiles:
         app: The application behind it.
         visitors: The owners of uploads.
         public: Files that all visitors may use, such as examples.
+        hosts: Names by which browsers may address the Space.
+        functions: Numbers of Gradio's functions that the page calls; `None` for all.
+        waiting: Returns the number of a visitor's requests in the queue.
+        policy: Value of the header Content-Security-Policy.
+        behind_proxy: Whether all requests come through a proxy that states the visitor's address, as on the Hub.
     """
 
-    def __init__(self, app: App, visitors: Visitors, public: frozenset[Path] = frozenset()) -> None:
+    def __init__(
+        self,
+        app: App,
+        visitors: Visitors,
+        public: frozenset[Path] = frozenset(),
+        hosts: frozenset[str] = frozenset({"localhost"}),
+        functions: frozenset[int] | None = None,
+        waiting: Callable[[str], int] = lambda visitor: 0,
+        policy: str = "default-src 'self'",
+        *,
+        behind_proxy: bool = False,
+    ) -> None:
         self.app = app
         self.visitors = visitors
         self.public = public
+        self.hosts = hosts
+        self.functions = functions
+        self.waiting = waiting
+        self.receiver = Receiver(visitors.folder)
+        self.behind_proxy = behind_proxy
+        self._headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+        self._headers.append((b"content-security-policy", policy.encode()))
+        self._agents = asyncio.Semaphore(_AGENTS)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if _AGENT.search(scope["path"]):
-            # Gradio serves all agents through one client with a cookie of its own, which an agent's cookie would replace
-            scope = {**scope, "headers": [(name, value) for name, value in scope["headers"] if name != b"cookie"]}
-        visitor = visitor_of(scope)
-        download = _FILE.search(scope["path"])
-        if download and self.visitors.holds(download["file"]) and not self.visitors.may_fetch(visitor, download["file"]):
-            await _refuse(send, 403, "This file belongs to another visitor, or was deleted.")
+        if scope["type"] != "http":  # Gradio's page uses no WebSocket
+            await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["method"] == "POST" and _WORK.search(scope["path"]):
-            body = await _read_body(receive)
-            if body is None:
-                await _refuse(send, 413, f"The request is larger than {_MAX_BODY // 1_000_000} MB.")
-                return
-            if not all(self._may_use(visitor, file) for file in _named_files(body)):
-                await _refuse(send, 403, "The request names a file that you did not upload here.")
-                return
-            receive = _replay(body, receive)
-        if scope["method"] == "POST" and scope["path"].endswith("/upload"):
-            send = self._record_uploads(visitor, send)
-        await self.app(scope, receive, send if visitor else _with_cookie(scope, send))
+        send = _with_headers(send, self._headers)
+        body = _Body(receive)
+        try:
+            await self._serve(scope, body.receive, send)
+        except _RefusedError as refusal:
+            await body.drop()
+            await _refuse(send, refusal.status, str(refusal))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._check_origin(scope)
+        match = find_route(scope["method"], _path_of(scope))
+        if match is None:
+            raise _RefusedError(404, "There is no such page.")
+        route, parts = match
+        scope = {**scope, "headers": [pair for pair in scope["headers"] if self._may_forward(*pair)]}
+        if route.kind == "agent":
+            # Gradio serves all agents through one client with a cookie of its own, which an agent's cookie would replace
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
+        visitor = visitor_of(scope)
+        if visitor is None:
+            send = _with_cookie(scope, send)
+        if route.kind == "file":
+            await self._file(visitor, Path(str(parts["file"])))(scope, receive, send)
+        elif route.kind == "upload":
+            await (await self._upload(scope, receive, visitor))(scope, receive, send)
+        elif route.kind == "progress":
+            await self._progress(scope, visitor)(scope, receive, send)
+        elif route.kind == "answers":
+            self._check_session(visitor, parts.get("session") or parts.get("event") or _query(scope).get("session_hash"))
+            await self.app(scope, receive, send)
+        elif route.max_body and scope["method"] == "POST":
+            await self._work(scope, receive, send, route, visitor)
+        else:
+            await self.app(scope, receive, send)
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse requests that address the Space by a name that is not its own, or that a page of another host sends."""
+        host = _header(scope, b"host")
+        if not is_allowed_host(host, self.hosts):
+            raise _RefusedError(421, "The Space does not answer under this name. Its operator can allow names in D2VPR_HOSTS.")
+        origin = _header(scope, b"origin")
+        if origin and not is_own_origin(origin, host, self.hosts):
+            raise _RefusedError(403, "A page of another host sent this request.")
+
+    def _may_forward(self, name: bytes, value: bytes) -> bool:
+        """Return whether Gradio may see a header: of those with names of hosts, it may see an allowed name only."""
+        if name == b"x-forwarded-host":
+            return is_allowed_host(value.partition(b",")[0].strip().decode("latin-1"), self.hosts)
+        return name not in _FORWARDING
+
+    def _check_session(self, visitor: str | None, session: object) -> None:
+        """Refuse a session of another visitor."""
+        if not is_session(session):
+            raise _RefusedError(400, "The name of the session is not valid.")
+        if not self.visitors.claim_session(visitor, str(session)):
+            raise _RefusedError(403, "This session belongs to another visitor.")
+
+    def _file(self, visitor: str | None, file: Path) -> Response:
+        from starlette.responses import FileResponse  # comes with Gradio
+
+        path = file.resolve()
+        if not self.visitors.may_fetch(visitor, path) and path not in self.public:
+            raise _RefusedError(403, "This file belongs to another visitor, or was deleted.")
+        if not path.is_file():
+            raise _RefusedError(404, "This file was deleted.")
+        kind = mimetypes.guess_type(path.name)[0]
+        shown = kind in _SHOWN_TYPES
+        return FileResponse(
+            path,
+            media_type=kind if shown else "application/octet-stream",
+            filename=path.name,
+            content_disposition_type="inline" if shown else "attachment",
+            headers={"cache-control": "private, max-age=3600"},
+        )
+
+    async def _upload(self, scope: Scope, receive: Receive, visitor: str | None) -> Response:
+        from starlette.responses import JSONResponse
+
+        content_type = _header(scope, b"content-type")
+        name = _query(scope).get("upload_id")
+        address = self._address(scope)
+        try:
+            files = await self.receiver.receive(content_type, _chunks(receive), visitor or address, address, name)
+        except UploadRefusedError as refusal:
+            raise _RefusedError(refusal.status, str(refusal)) from None
+        for file in files:
+            self.visitors.add_file(visitor, file)
+        return JSONResponse([str(file) for file in files])
+
+    def _progress(self, scope: Scope, visitor: str | None) -> Response:
+        from starlette.responses import StreamingResponse
+
+        messages = self.receiver.progress(visitor or self._address(scope), _query(scope).get("upload_id", ""))
+        lines = (f"data: {json.dumps(message)}\n\n" async for message in messages)
+        return StreamingResponse(lines, media_type="text/event-stream")
+
+    async def _work(self, scope: Scope, receive: Receive, send: Send, route: Route, visitor: str | None) -> None:
+        """Check the JSON of a request and pass it on."""
+        if route.kind == "agent":
+            async with self._agents:
+                values = await _read_json(receive, route.max_body)
+        else:
+            values = await _read_json(receive, route.max_body)
+            self._check_call(scope, values, visitor)
+        if not all(self._may_use(visitor, file) for file in _named_files(values)):
+            raise _RefusedError(403, "The request names a file that you did not upload here.")
+        body = _write_json(values)
+        headers = [(name, value) for name, value in scope["headers"] if name not in (b"content-length", b"content-type")]
+        headers += [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
+        await self.app({**scope, "headers": headers}, _replay(body, receive), send)
+
+    def _check_call(self, scope: Scope, values: Any, visitor: str | None) -> None:
+        """Refuse the call of a function that the page does not have, in a session of another visitor, or one call too many."""
+        if not isinstance(values, dict):
+            raise _RefusedError(400, "The request is not a JSON object.")
+        session, function = values.get("session_hash"), values.get("fn_index")
+        if session is not None or function is not None:
+            self._check_session(visitor, session)
+        if self.functions is not None and function is not None and function not in [*self.functions]:
+            raise _RefusedError(404, "There is no such function.")
+        if values.get("batched") or values.get("oauth_token") is not None or values.get("simple_format"):
+            raise _RefusedError(400, "The request has a field that the page does not use.")
+        if self.waiting(visitor or self._address(scope)) >= _MAX_WAITING:
+            raise _RefusedError(429, f"{_MAX_WAITING} of your requests are waiting. Wait for their answers first.")
 
     def _may_use(self, visitor: str | None, file: str) -> bool:
+        if "\0" in file:
+            return False
         if file.startswith(("http://", "https://")) and not self.visitors.holds(file):
-            return True  # Gradio downloads it, from public addresses only
+            return True  # it is downloaded within limits, from public addresses only
         return self.visitors.may_use(visitor, file) or Path(file).resolve() in self.public
 
-    def _record_uploads(self, visitor: str | None, send: Send) -> Send:
-        """Return a `send` that records the files in the response to an upload, before the visitor gets their names."""
-        parts: list[bytes] = []
-
-        async def record(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                parts.append(message.get("body", b""))
-                if not message.get("more_body", False):
-                    for file in _uploaded_files(b"".join(parts)):
-                        self.visitors.add_file(visitor, file)
-            await send(message)
-
-        return record
+    def _address(self, scope: Scope) -> str:
+        return address_of(scope, behind_proxy=self.behind_proxy)
 
 
-def visitor_of(scope: MutableMapping[str, Any]) -> str | None:
+class _Body:
+    """The body of a request, of which the rest can be dropped: browsers show an answer only after they sent all of it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._has_more = True
+
+    async def receive(self) -> Message:
+        """Return the next message of the request."""
+        message = await self._receive()
+        self._has_more = message["type"] == "http.request" and message.get("more_body", False)
+        return message
+
+    async def drop(self) -> None:
+        """Read the rest and forget it, within limits."""
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BODY_SECONDS):
+                while self._has_more and size < _DROPPED_BYTES:
+                    size += len((await self.receive()).get("body", b""))
+
+
+class _RefusedError(Exception):
+    """A refused request: its HTTP status, and a sentence for the visitor."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def visitor_of(scope: Mapping[str, Any]) -> str | None:
     """Return the visitor's name from the cookie of a request; `None` without a valid cookie."""
-    header = next((value for name, value in scope["headers"] if name == b"cookie"), b"")
     try:
-        cookie = SimpleCookie(header.decode("latin-1")).get(COOKIE)
+        cookie = SimpleCookie(_header(scope, b"cookie")).get(COOKIE)
     except Exception:  # a malformed cookie counts as no cookie
         return None
     return cookie.value if cookie is not None and cookie.value else None
 
 
-def _with_cookie(scope: MutableMapping[str, Any], send: Send) -> Send:
+def address_of(scope: Mapping[str, Any], *, behind_proxy: bool) -> str:
+    """Return the network address of a request; behind a proxy, the one that the proxy states."""
+    forwarded = _header(scope, b"x-forwarded-for")
+    if behind_proxy and forwarded:
+        return forwarded.rpartition(",")[2].strip()
+    return str((scope.get("client") or ("",))[0])
+
+
+def _path_of(scope: Scope) -> str:
+    """Return the path below the root of the application, as its router takes it."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
+
+
+def _header(scope: Mapping[str, Any], name: bytes) -> str:
+    """Return the value of a header; an empty text if it is missing or stated twice."""
+    values = [value for header, value in scope["headers"] if header == name]
+    return values[0].decode("latin-1") if len(values) == 1 else ""
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    """Return the parameters of the query; one that is stated twice is refused."""
+    pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise _RefusedError(400, "A parameter is stated twice.")
+    return values
+
+
+def _with_headers(send: Send, headers: list[tuple[bytes, bytes]]) -> Send:
+    """Return a `send` that adds headers to a response which lacks them, and removes those that open it to other hosts."""
+
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            pairs = [pair for pair in message.get("headers", ()) if not pair[0].lower().startswith(b"access-control-")]
+            names = {name.lower() for name, _ in pairs}
+            message["headers"] = pairs + [pair for pair in headers if pair[0] not in names]
+        await send(message)
+
+    return add
+
+
+def _with_cookie(scope: Scope, send: Send) -> Send:
     """Return a `send` that sets a new visitor's cookie in the response.
 
     The Hub shows Spaces in a frame of another site, where browsers keep only secure and partitioned cookies.
     """
-    proto = next((value for name, value in scope["headers"] if name == b"x-forwarded-proto"), scope["scheme"].encode())
-    site = "SameSite=None; Secure; Partitioned" if proto.startswith(b"https") else "SameSite=Lax"
+    proto = _header(scope, b"x-forwarded-proto") or scope["scheme"]
+    site = "SameSite=None; Secure; Partitioned" if proto.startswith("https") else "SameSite=Lax"
     cookie = f"{COOKIE}={Visitors.new_name()}; Path=/; Max-Age={_YEAR}; HttpOnly; {site}"
 
     async def add(message: Message) -> None:
@@ -112,23 +326,49 @@ def _with_cookie(scope: MutableMapping[str, Any], send: Send) -> Send:
     return add
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """Read a request's body; return `None` if it is too long."""
+async def _read_json(receive: Receive, max_bytes: int) -> Any:
+    """Read the JSON of a request."""
     parts: list[bytes] = []
     size = 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in _chunks(receive):
+                parts.append(part)
+                size += len(part)
+                if size > max_bytes:
+                    raise _RefusedError(413, f"The request is larger than {max_bytes // _MEGA} MB.")
+    except TimeoutError:
+        raise _RefusedError(408, "The request took too long to arrive.") from None
+    try:
+        return json.loads(b"".join(parts), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise _RefusedError(400, "The request is not JSON.") from None
+
+
+def _write_json(values: Any) -> bytes:
+    try:
+        return json.dumps(values, separators=(",", ":")).encode()
+    except RecursionError:
+        raise _RefusedError(400, "The request is nested too deeply.") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+    """Yield the body of a request; it is refused if the visitor breaks it off."""
     more = True
     while more:
         message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
+        if message["type"] != "http.request":
+            raise _RefusedError(400, "The request was broken off.")
         more = message.get("more_body", False)
-        if size > _MAX_BODY:
-            return None
-    return b"".join(parts)
+        yield message.get("body", b"")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that returns a body that was read already, then the messages after it."""
+    """Return a `receive` that returns a body, then the messages after it."""
     pending = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_again() -> Message:
@@ -137,32 +377,20 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def _named_files(body: bytes) -> Iterator[str]:
+def _named_files(values: Any) -> Iterator[str]:
     """Yield the files that a request names, at any depth of its JSON."""
-    try:
-        values = [json.loads(body)]
-    except ValueError:
-        return  # Gradio refuses it
-    while values:
-        value = values.pop()
+    pending = [values]
+    while pending:
+        value = pending.pop()
         if isinstance(value, dict):
             if isinstance(value.get("path"), str):
                 yield value["path"]
-            values.extend(value.values())
+            pending.extend(value.values())
         elif isinstance(value, list):
-            values.extend(value)
-
-
-def _uploaded_files(body: bytes) -> list[str]:
-    """Return the files in the response to an upload; a response that is not a list is an error."""
-    try:
-        files = json.loads(body)
-    except ValueError:
-        return []
-    return [file for file in files if isinstance(file, str)] if isinstance(files, list) else []
+            pending.extend(value)
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": reason.encode()})

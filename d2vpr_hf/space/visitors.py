@@ -1,17 +1,19 @@
-"""Owners of uploads: only the visitor who uploaded a file can fetch it and use it, and it is deleted when the visitor leaves.
+"""Owners of uploads and sessions: only the visitor who uploaded a file can fetch it and use it, and it is deleted when the
+visitor leaves.
 
-Gradio stores uploads under secret names and serves a file to everybody who knows its name. Here a cookie identifies the
-visitor, and a file is served to its owners only.
+Gradio stores uploads under secret names and serves a file to everybody who knows its name; the state of a page belongs to
+everybody who knows the name of its session. Here a cookie identifies the visitor.
 """
 
 import contextlib
 import secrets
 import threading
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 
 COOKIE = "d2vpr_visitor"
 _CLEAN_EVERY = 200  # uploads
+_MAX_SESSIONS = 20_000  # sessions whose visitors are kept; the one that was not used for the longest time is forgotten
 
 
 class Visitors:
@@ -25,6 +27,7 @@ class Visitors:
         self.folder = folder.resolve()
         self._owners: dict[Path, set[str | None]] = {}
         self._sessions: dict[str, set[str]] = defaultdict(set)
+        self._session_owners: OrderedDict[str, str | None] = OrderedDict()
         self._lock = threading.Lock()
         self._uploads = 0
 
@@ -58,6 +61,20 @@ class Visitors:
         with self._lock:
             owners = self._owners.get(self._resolve(file), ())
             return None in owners or (visitor is not None and visitor in owners)
+
+    def has_owner(self, file: str | Path) -> bool:
+        """Return whether a file was uploaded by some visitor and not deleted."""
+        with self._lock:
+            return bool(self._owners.get(self._resolve(file)))
+
+    def claim_session(self, visitor: str | None, session: str) -> bool:
+        """Return whether a session belongs to a visitor: to the first one who used its name."""
+        with self._lock:
+            owner = self._session_owners.setdefault(session, visitor)
+            self._session_owners.move_to_end(session)
+            if len(self._session_owners) > _MAX_SESSIONS:
+                self._session_owners.popitem(last=False)
+            return owner == visitor
 
     def arrive(self, visitor: str | None, session: str) -> None:
         """Record that a visitor opened the page; several pages may be open at a time."""

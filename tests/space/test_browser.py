@@ -14,6 +14,7 @@ from d2vpr_hf.explanation import explain_match
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.retrieval.search_photos import search_photos
 from tests.photos import draw, gps_exif, jpeg, zipped
+from tests.space.test_hostile_names import ZOO
 
 CHROMIUM = shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright and Chromium: make browser")
@@ -241,6 +242,30 @@ def test_own_photos(visit, space, own_photos, tmp_path):
     assert len(PlaceIndex.open(tmp_path / "unpacked" / "my-index")) == 3
     assert "46.12" not in space.log
     _check_privacy(visit, page, space, download.value.url)
+
+
+def test_hostile_names_run_nothing(visit, tmp_path):
+    """The names of files are shown in lists, cards and errors: none may become a part of the page."""
+    page = visit()
+    names = [name.replace("/", "\u2215").replace("\x07", "") for name in ZOO]
+    for number, name in enumerate(names):
+        draw(number + 70).save(tmp_path / name, "JPEG", exif=gps_exif(46.1 + 0.001 * number, 11.0) if number % 2 else b"")
+    archive = zipped(tmp_path / "zoo.zip", [(f"{name}/{name}", (tmp_path / name).read_bytes()) for name in names])
+    make_own(page, [*sorted(tmp_path.glob("*.jpg")), archive])
+    page.get_by_text("photos are in your map").wait_for()
+    page.locator(".skipped summary").click()
+    photo_input(page, 1).set_input_files(tmp_path / names[1])
+    page.get_by_role("button", name="Search my photos").click()
+    page.get_by_role("tabpanel").locator(".card").first.wait_for()
+    (tmp_path / f"text {names[0]}").write_text("hello")
+    photo_input(page, 1).set_input_files(tmp_path / f"text {names[0]}")
+    page.get_by_role("button", name="Search my photos").click()
+    assert "not an image" in sentence(page)
+    evil = zipped(tmp_path / "evil.zip", [(f"../{names[0]}", jpeg())])
+    page.locator('button[aria-label="Clear"]').last.click()
+    make_own(page, [evil])
+    page.wait_for_function("document.body.innerText.includes('path out of its folder')")
+    assert page.evaluate("window.hacked") is None
 
 
 WATCH_PROGRESS = """() => {

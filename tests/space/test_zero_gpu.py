@@ -77,7 +77,8 @@ def test_each_request_of_a_program_asks_for_a_gpu(durations, on_cpu, tmp_path, m
     specification = importlib.util.spec_from_file_location("space_app", APP)
     app = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(app)
-    page = app.build(open_space(Settings(None, str(tmp_path / "index"), tmp_path, None)), app.Visitors(tmp_path))
+    files = app.Files(app.Visitors(tmp_path), frozenset(photo.resolve() for photo in photos))
+    page = app.build(open_space(Settings(None, str(tmp_path / "index"), tmp_path, None)), files)
     events = {event.api_name: event for event in page.fns.values()}
     assert not any(events[name].batch for name in ("localize", "search", "explain"))
     assert events["localize"].fn(str(photos[1]), 3, 0.95, "", "", "", "")["matches"][0]["photo"] == photos[1].name
