@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from d2vpr_hf.space.space_encoder import SpaceEncoder
 from d2vpr_hf.space.uploads import UploadError, check_photo
 
 MAX_MATCHES = 20
+_READING_SECONDS = 20  # for the photos of a batch, beyond which its other photos are refused
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,17 @@ class PhotoMap:
         return [answers[number] for number in range(len(answers))]
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """Answer questions, in order; photos with the same filters are encoded in one batch."""
+        """Answer questions, in order; photos with the same filters are encoded in one batch.
+
+        Slow photos hold up the others of a batch, so that photos at its end are refused when the first ones took too long.
+        """
+        until = time.monotonic() + _READING_SECONDS
         answers: dict[int, Answer] = {}
         groups: dict[PlaceFilter, list[int]] = defaultdict(list)
         for number, question in enumerate(questions):
             try:
+                if number and time.monotonic() > until:
+                    raise UploadError("The Space is busy with other photos. Try again.")
                 check_photo(question.photo)
                 groups[question.places].append(number)
             except (UploadError, OSError) as error:

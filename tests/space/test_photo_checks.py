@@ -1,8 +1,7 @@
 """Looks at strangers' photos in a process that is ended: slow, large and crashing photos, and what remains after them."""
 
-import os
-import signal
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,29 +29,23 @@ def test_photos_and_other_files(checks, tmp_path):
         checks.look_at(tmp_path / "missing.jpg")
 
 
-def test_a_slow_photo_is_ended_and_the_next_one_read(tmp_path):
+def test_a_slow_photo_is_ended(tmp_path):
     """Two progressive photos of 222 kB held the Space for 47 seconds. This one has no repeated scans: it is merely large."""
-    Image.new("RGB", (7000, 7000)).save(tmp_path / "slow.png", compress_level=1)
-    checks = PhotoChecks(50_000_000, processes=1, cpu_seconds=0.2)
+    Image.new("L", (7000, 7000)).save(tmp_path / "slow.png", compress_level=1)
+    checks = PhotoChecks(50_000_000, processes=1, cpu_seconds=0.05)
     with pytest.raises(PhotoProblemError, match="takes too long to read"):
         checks.look_at(tmp_path / "slow.png")
-    patient = PhotoChecks(50_000_000, processes=1)
-    assert patient.look_at(save(tmp_path / "a.jpg", 1))
     with pytest.raises(PhotoProblemError, match="takes too long"):  # the result is kept: it costs no time again
         checks.look_at(tmp_path / "slow.png")
 
 
 def test_a_process_that_crashes_is_replaced(checks, tmp_path):
-    checks.look_at(save(tmp_path / "a.jpg", 1))
-    process = checks._idle.get()
-    checks._idle.put(process)
-    os.kill(process.pid, signal.SIGSTOP)  # it dies while it reads
-    os.kill(process.pid, signal.SIGSEGV)
-    os.kill(process.pid, signal.SIGCONT)
+    crashing = PhotoChecks(50_000_000, processes=1)
+    crashing._command = [sys.executable, "-c", "import os; input(); os.kill(os.getpid(), 11)"]
     with pytest.raises(PhotoProblemError, match="its reader fails"):
-        checks._results.clear()
-        checks.look_at(save(tmp_path / "b.jpg", 2))
-    assert checks.look_at(save(tmp_path / "c.jpg", 3))
+        crashing.look_at(save(tmp_path / "a.jpg", 1))
+    crashing._command = checks._command
+    assert crashing.look_at(save(tmp_path / "b.jpg", 2))
 
 
 def test_a_photo_that_needs_gigabytes_is_refused(checks, tmp_path):
@@ -79,6 +72,7 @@ def test_the_process_has_no_token(monkeypatch):
 
 def test_results_do_not_fill_the_memory(checks, tmp_path, monkeypatch):
     monkeypatch.setattr(photo_checks, "_MAX_RESULTS", 2)
+    checks._results.clear()
     for number in range(4):
         checks.look_at(save(tmp_path / f"{number}.jpg", number))
-    assert len(checks._results) <= 2 + 3
+    assert len(checks._results) == 2

@@ -49,6 +49,12 @@ def test_answers_agree_with_the_command_line(photo_map, queries):
     assert [answer.matches[0].row for answer in answers] == [0, 1, 2, 3, 4]
 
 
+def test_slow_photos_do_not_hold_up_a_batch_for_minutes(photo_map, queries, monkeypatch):
+    monkeypatch.setattr("d2vpr_hf.space.photo_map._READING_SECONDS", -1)
+    first, second = photo_map.answer([Question(photo) for photo in queries[:2]])
+    assert first.error is None and second.error == "The Space is busy with other photos. Try again."
+
+
 def test_a_batch_gets_the_answers_of_single_questions(photo_map, queries, tmp_path):
     """A batch must not mix up its answers, and a bad photo must not fail the other questions."""
     (tmp_path / "text.jpg").write_text("hello")
