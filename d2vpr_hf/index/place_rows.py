@@ -18,6 +18,7 @@ from d2vpr_hf.index.unchecked_values import without_impossible_values
 from d2vpr_hf.places import PLACE_SCHEMA, Place
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import PhotoSource
+from d2vpr_hf.readers.photos import open_photo_file
 from d2vpr_hf.stores.descriptors import kept_rows, map_file
 
 _FILE_FIELDS = (("content_hash", pa.string()), ("file_size", pa.int64()), ("file_mtime_ns", pa.int64()))
@@ -243,9 +244,7 @@ def _hash(photo: PhotoSource) -> str | None:
         return hashlib.sha256(photo).hexdigest()
     if not isinstance(photo, Path):
         return None
-    if not photo.is_file():  # reading a pipe or a device may never end
-        raise OSError(f"{photo} is not a regular file.")
-    with photo.open("rb") as file:
+    with open_photo_file(photo) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.readers.photos import open_photo_file
 
 logger = logging.getLogger(__name__)
 
@@ -31,4 +32,13 @@ def warn_of_fitted_photos(model_folder: str | None, photos: Sequence[Path]) -> i
 
 def checksums(photos: Iterable[Path]) -> list[str]:
     """Hash the contents of photos: 16 hexadecimal digits of SHA-256 each."""
-    return [hashlib.sha256(photo.read_bytes()).hexdigest()[:16] for photo in photos if photo.is_file()]
+    return [digest for photo in photos if (digest := _checksum(photo))]
+
+
+def _checksum(photo: Path) -> str | None:
+    """Return the checksum of a photo; `None` for one that cannot be read, which decoding reports."""
+    try:
+        with open_photo_file(photo) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:
+        return None

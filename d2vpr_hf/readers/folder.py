@@ -107,7 +107,7 @@ def _table_of_metadata(reader: PhotoPlaceReader, photos: Sequence[Path]) -> Plac
 
 
 def _find_tables(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.[cC][sS][vV]"))
+    return sorted(table for table in folder.glob("*.[cC][sS][vV]") if table.is_file())
 
 
 def _read_csv_table(path: Path, options: ReadOptions) -> PlaceTable:

@@ -3,7 +3,6 @@
 import heapq
 import os
 import posixpath
-import stat
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from d2vpr_hf.readers.image_signatures import NUM_BYTES, READ, image_format
 from d2vpr_hf.readers.program_files import program_folder, program_name
 from d2vpr_hf.readers.remarks import Remark, RemarkCounter
+from d2vpr_hf.utils.regular_files import open_regular_file
 
 _FORMATS = (
     "jpg jpeg jpe jfif mpo png apng webp bmp gif tif tiff jp2 j2k jpf jpx heic heics heif hif hifs avif avifs ppm pgm pnm"
@@ -202,7 +202,7 @@ class _Search:
                 self.remarks.add("skipped", text, self._name(path))
         elif suffix == ".csv":
             self.tables.append(self._name(path))
-        elif suffix not in _OTHER_SUFFIXES and (reason := _unread_image(path, suffix, entry)):
+        elif suffix not in _OTHER_SUFFIXES and (reason := _unread_image(path, suffix)):
             if text is None:
                 self.skipped[self._name(path)] = reason
             else:
@@ -247,12 +247,10 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _unread_image(path: Path, suffix: str, entry: "os.DirEntry[str]") -> str | None:
+def _unread_image(path: Path, suffix: str) -> str | None:
     """Return the reason why an image is not read, from its first bytes; `None` for other files. Pipes are not opened."""
     try:
-        if not stat.S_ISREG(entry.stat().st_mode):
-            return None
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             name = image_format(file.read(NUM_BYTES))
     except OSError:
         return None

@@ -2,32 +2,35 @@
 
 import contextlib
 import functools
+import importlib
 import io
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import PIL.Image
-import pillow_heif
 from PIL.ExifTags import Base
-from PIL.ImageOps import exif_transpose
 
-from d2vpr_hf.readers.image_signatures import NUM_BYTES, image_format
+from d2vpr_hf.readers.image_signatures import NUM_BYTES, READ, image_format
 from d2vpr_hf.readers.photo_listing import list_photos
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.readers.structure import UnsafePhotoError, check_exif, check_structure
+from d2vpr_hf.readers.structure.limits import LARGEST_FILE, LARGEST_WHOLE_FILE
 from d2vpr_hf.utils.light_imports import import_alone
+from d2vpr_hf.utils.regular_files import UnfitFileError, open_regular_file
 
 if TYPE_CHECKING:
     from d2vpr_hf.modeling import photo_modes
 else:
     photo_modes = import_alone("d2vpr_hf.modeling.photo_modes")  # the whole room would load torch
 
-PhotoSource = Path | str | bytes  # a file; its path, or a URL that fsspec reads (`hf://...`, `zip://...`); a file's content
+PhotoSource = (
+    Path | str | bytes
+)  # a file; its path, or a URL (`https://...`, `hf://...`, `zip://...::https://...`); a file's content
 
 # A reduced photo stays at least this many times larger than its target size; docs/speed.md has the effect on descriptors.
 _SMALLEST_RATIO = 3
@@ -44,22 +47,26 @@ _TURNS = {  # by EXIF's orientation
 }
 _ORIENTED_KEYS = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # metadata that may state an orientation
 
-# errors that Pillow's decoders raise on damaged files
-_DECODING_ERRORS = (
-    AttributeError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    PIL.Image.DecompressionBombError,
-)
+# protocols of addresses in data sets of strangers; others run commands, or use other keys of this machine
+_PROTOCOLS = ("http", "https", "hf", "file")
+
+# names of Pillow's formats, by the modules that read them; no other decoder sees a file, whatever its name and content
+_FORMATS = {
+    "Jpeg": "JPEG",
+    "Png": "PNG",
+    "Gif": "GIF",
+    "Bmp": "BMP",
+    "Ppm": "PPM",
+    "Tiff": "TIFF",
+    "WebP": "WEBP",
+    "Jpeg2K": "JPEG2000",
+    "Avif": "AVIF",
+}
+
+_DRAFTED = ("JPEG", "MPO")  # formats that are decoded at a part of their size; other decoders may return a thumbnail
+_EXPECTED_ERRORS = (FileNotFoundError, PermissionError, UnfitFileError, UnsafePhotoError)
+
+DEBUG_VARIABLE = "D2VPR_RAISE_PHOTO_ERRORS"  # a variable of the environment
 
 
 class UnreadablePhotoError(Exception):
@@ -91,35 +98,61 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
             values whose range is not known.
     """
     photo = _local(source)
-    with open_header(photo) as image, named_errors(photo):
-        if target is not None:
+    with open_header(photo, will_decode=True) as image, named_errors():
+        if target is not None and image.format in _DRAFTED:
             side = _SMALLEST_RATIO * max(target)  # EXIF may turn the photo later: the longer side counts for both
             image.draft(None, (side, side))
         is_deep = image.mode.startswith(("I", "F")) or _has_deep_colours(image)
         image.load()
-    upright = _turn_upright(image, photo)
-    upright.info.pop("exif", None)  # its orientation was applied; another reader would turn the photo again
-    return _reduce_depth(upright, image) if is_deep else upright
+        upright = _turn_upright(image, photo)
+        return _reduce_depth(upright, image) if is_deep else upright
 
 
-def open_header(photo: Path | bytes) -> PIL.Image.Image:
-    """Open a photo without decoding its pixels, for its size and metadata. Raises as [`open_photo`] does."""
-    _register_heif()
-    with named_errors(photo):
-        if isinstance(photo, bytes):
-            return PIL.Image.open(io.BytesIO(photo))
-        if photo.exists() and not photo.is_file():
-            raise UnreadablePhotoError("a folder, not a photo" if photo.is_dir() else "not a regular file")
-        return PIL.Image.open(photo)
+def open_photo_file(photo: Path) -> BinaryIO:
+    """Open the file of a photo for reading, without looking at its content.
+
+    Raises:
+        OSError: If there is no such file, it cannot be read, is not a regular file, or has more than `LARGEST_FILE` bytes.
+    """
+    return open_regular_file(photo, LARGEST_FILE)
 
 
 @contextlib.contextmanager
-def named_errors(photo: Path | bytes) -> Iterator[None]:
-    """Turn all errors of Pillow on a bad file into an [`UnreadablePhotoError`] that names the problem."""
+def open_header(photo: Path | bytes, will_decode: bool = False) -> Iterator[PIL.Image.Image]:
+    """Open a photo without decoding its pixels, for its size and metadata.
+
+    Args:
+        photo: A file, or its content.
+        will_decode: Whether a photo whose pixels would take excessive time or memory is refused too.
+
+    Raises:
+        UnreadablePhotoError: As [`open_photo`] does.
+    """
+    with contextlib.ExitStack() as stack:
+        with named_errors():
+            file = stack.enter_context(io.BytesIO(photo) if isinstance(photo, bytes) else open_photo_file(photo))
+            check_structure(file, will_decode)
+            image = stack.enter_context(_identify(file))
+            _check_exif(image)
+        yield image
+
+
+@contextlib.contextmanager
+def named_errors() -> Iterator[None]:
+    """Turn any error of a decoder on a bad file into an [`UnreadablePhotoError`] that names the problem.
+
+    Decoders raise errors of many kinds on files of strangers, so that no list of them would be complete. If the variable
+    `D2VPR_RAISE_PHOTO_ERRORS` of the environment is set, errors other than those of missing files and refused ones are raised
+    unchanged.
+    """
     try:
         yield
-    except _DECODING_ERRORS as error:
-        raise UnreadablePhotoError(_reason(photo, error)) from error
+    except UnreadablePhotoError:
+        raise
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE) and not isinstance(error, _EXPECTED_ERRORS):
+            raise
+        raise UnreadablePhotoError(_reason(error)) from error
 
 
 def is_url(source: str) -> bool:
@@ -128,16 +161,32 @@ def is_url(source: str) -> bool:
 
 
 def _local(source: PhotoSource) -> Path | bytes:
-    """Return the content of a URL; return files and contents unchanged."""
+    """Return the content of a URL, or the path of a `file://` one; return files and contents unchanged."""
     if not isinstance(source, str):
         return source
     if not is_url(source):
         return Path(source)
+    outer, _, inner = source.rpartition("::")
+    protocol = inner.partition("://")[0] if is_url(inner) else "file"
+    if protocol not in _PROTOCOLS or (outer and not (outer.startswith("zip://") and "::" not in outer)):
+        raise UnreadablePhotoError(
+            f"an address that is not read; expected one of {', '.join(_PROTOCOLS)}, or zip:// of a file there"
+        )
+    if protocol == "file":
+        path = Path(inner.removeprefix("file://"))
+        if not outer:
+            return path
+        with named_errors():
+            open_photo_file(path).close()  # a pipe would block
+    return _fetch(source)
+
+
+def _fetch(url: str) -> bytes:
     import fsspec  # slow to import, and local photos do not need it
 
     try:
-        with fsspec.open(source, "rb") as file:
-            return file.read()
+        with fsspec.open(url, "rb") as file:
+            content: bytes = file.read(LARGEST_WHOLE_FILE + 1)
     except FileNotFoundError as error:
         cause = error.__cause__  # over HTTP any failure raises this error
         if cause is None or getattr(cause, "status", None) == HTTPStatus.NOT_FOUND:
@@ -145,34 +194,62 @@ def _local(source: PhotoSource) -> Path | bytes:
         raise UnreadablePhotoError(f"it could not be fetched ({cause})") from error
     except Exception as error:  # each protocol raises other errors
         raise UnreadablePhotoError(f"it could not be fetched ({error})") from error
+    if len(content) > LARGEST_WHOLE_FILE:
+        raise UnreadablePhotoError(f"its file has more than {LARGEST_WHOLE_FILE:,} bytes")
+    return content
+
+
+def _identify(file: BinaryIO) -> PIL.Image.Image:
+    """Open an image in one of the formats of photos, by its content."""
+    try:
+        return PIL.Image.open(file, formats=_formats())
+    except PIL.UnidentifiedImageError as error:
+        file.seek(0)
+        raise UnreadablePhotoError(_unidentified(file.read(NUM_BYTES))) from error
 
 
 @functools.cache
-def _register_heif() -> None:
-    """Register the HEIF format of phones with Pillow, when the first photo is opened: an import must not change Pillow."""
+def _formats() -> tuple[str, ...]:
+    """Return Pillow's names of the formats of photos.
+
+    The HEIF format of phones is registered with Pillow when the first photo is opened: an import must not change Pillow.
+    """
+    for module in _FORMATS:
+        importlib.import_module(f"PIL.{module}ImagePlugin")
+    try:
+        import pillow_heif
+    except ImportError:
+        return tuple(_FORMATS.values())
     pillow_heif.register_heif_opener()
+    return (*_FORMATS.values(), "HEIF")
+
+
+def _check_exif(image: PIL.Image.Image) -> None:
+    """Check the EXIF of an opened image of any format, before Pillow reads it."""
+    block = image.info.get("exif")
+    if isinstance(block, bytes):
+        check_exif(block)
+    profile = image.info.get("Raw profile type exif")
+    if isinstance(profile, str):
+        with contextlib.suppress(ValueError):  # not hexadecimal, which is damaged EXIF
+            check_exif(bytes.fromhex("".join(profile.split("\n")[3:])))
 
 
 def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Image:
-    """Turn a photo by the orientation in its EXIF; EXIF whose orientation cannot be read is ignored.
+    """Turn a photo by the orientation in its EXIF, and remove the EXIF; EXIF whose orientation cannot be read is ignored.
 
     For HEIF, phones write both EXIF and a rotation box. The box has precedence: the decoder applies it. Other programs write
-    EXIF alone. The decoder removes EXIF's orientation in both cases, so it is restored here if there is no box.
+    EXIF alone. The decoder removes EXIF's orientation in both cases, so it is applied here if there is no box.
     """
-    try:
-        orientation = image.info.get("original_orientation")
-        if orientation and not _has_rotation_box(photo):
-            image.getexif()[Base.Orientation] = orientation
-        turn = _TURNS.get(image.getexif().get(Base.Orientation, 1))
-    except _DECODING_ERRORS:
-        return image
-    try:
-        return exif_transpose(image)
-    except _DECODING_ERRORS:  # EXIF that can be read, but not written again without its orientation
-        upright = image if turn is None else image.transpose(turn)
-        for key in _ORIENTED_KEYS:
-            upright.info.pop(key, None)
-        return upright
+    orientation = image.info.get("original_orientation")
+    if not orientation or _has_rotation_box(photo):
+        with contextlib.suppress(UnreadablePhotoError), named_errors():
+            orientation = image.getexif().get(Base.Orientation, 1)
+    turn = _TURNS.get(orientation)
+    upright = image if turn is None else image.transpose(turn)
+    for key in _ORIENTED_KEYS:  # another reader would turn the photo again
+        upright.info.pop(key, None)
+    return upright
 
 
 def _has_deep_colours(image: PIL.Image.Image) -> bool:
@@ -202,7 +279,7 @@ def _named_values() -> Iterator[None]:
 
 def _has_rotation_box(photo: Path | bytes) -> bool:
     """Return whether the `meta` box of a HEIF file (ISO/IEC 23008-12) has a rotation or mirror property."""
-    with io.BytesIO(photo) if isinstance(photo, bytes) else photo.open("rb") as file:
+    with io.BytesIO(photo) if isinstance(photo, bytes) else open_photo_file(photo) as file:
         boxes = dict(_meta_boxes(file))
     return any(kind in boxes.get(b"meta", b"") for kind in (b"irot", b"imir"))
 
@@ -221,17 +298,25 @@ def _meta_boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
             file.seek(size - 8, os.SEEK_CUR)
 
 
-def _reason(photo: Path | bytes, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
         return "no permission to read it"
-    if isinstance(error, PIL.Image.DecompressionBombError):
+    if isinstance(error, UnfitFileError):
+        return str(error)
+    if isinstance(error, PIL.Image.DecompressionBombError | UnsafePhotoError):
         return f"too large to be safe ({error})"
-    if isinstance(error, PIL.UnidentifiedImageError):
-        with io.BytesIO(photo) if isinstance(photo, bytes) else photo.open("rb") as file:
-            first_bytes = file.read(NUM_BYTES)
-        if name := image_format(first_bytes):
-            return f"a {name} in a form that cannot be read, such as colours of 32 bits; convert it to 8 bits"
-        return "not an image" if first_bytes else "the file is empty"
-    return f"damaged ({error})"
+    return f"damaged ({error or type(error).__name__})"
+
+
+def _unidentified(first_bytes: bytes) -> str:
+    """Return the reason why no decoder reads a file that begins with some bytes."""
+    name = image_format(first_bytes)
+    if name == "HEIF" and "HEIF" not in _formats():
+        return "HEIF, which needs pillow-heif: pip install pillow-heif"
+    if name in READ:
+        return f"a {name} in a form that cannot be read, such as colours of 32 bits; convert it to 8 bits"
+    if name is not None:
+        return f"{name} is not a format that is read; convert it to JPEG or PNG"
+    return "not an image" if first_bytes else "the file is empty"

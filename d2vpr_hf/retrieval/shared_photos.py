@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from d2vpr_hf.index import PhotoFile, PlaceIndex
 from d2vpr_hf.readers.photo_listing import file_identity
+from d2vpr_hf.readers.photos import open_photo_file
 from d2vpr_hf.readers.place_table import is_file
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,14 @@ def _size(photo: Path) -> int:
 
 def _beginning(photo: Path) -> Hashable:
     try:
-        with photo.open("rb") as file:
+        with open_photo_file(photo) as file:
             return photo.stat().st_size, hashlib.sha256(file.read(_FIRST_BYTES)).digest()
     except OSError:  # decoding reports the error
         return None, photo
 
 
 def _content(photo: Path) -> Hashable:
-    return PhotoFile().with_hash(photo).content_hash
+    try:
+        return PhotoFile().with_hash(photo).content_hash
+    except OSError:  # decoding reports the error
+        return photo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from d2vpr_hf.readers.metadata.takeout import read_takeout
 from d2vpr_hf.readers.metadata.xmp import parse_xmp, read_xmp
 from d2vpr_hf.readers.photos import UnreadablePhotoError, named_errors, open_header
 from d2vpr_hf.readers.remarks import RemarkCounter
+from d2vpr_hf.utils.regular_files import open_regular_file
 
 _EXIF_KEYS = ("exif", "Raw profile type exif")  # of an image's information; the second is ImageMagick's in PNG
 _XMP_KEYS = ("xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
@@ -93,7 +95,7 @@ class PhotoPlaceReader:
     def _embedded(self, photo: Path, name: str) -> list[_Source]:
         """Return the sources inside a photo. Damaged EXIF or XMP is counted, and its other sources are read."""
         with open_header(photo) as image:
-            sources = [_Source("EXIF", self._read_exif(image, photo, name))]
+            sources = [_Source("EXIF", self._read_exif(image, name))]
             key = next((key for key in _XMP_KEYS if image.info.get(key)), None)
             content = None if key is None else image.info[key]
         if key is None or _is_complete(sources, content):
@@ -102,9 +104,9 @@ class PhotoPlaceReader:
             content = _raw_profile(content) if key.startswith("Raw") else content.encode()
         return [*sources, _Source("XMP", self._read_xmp(content, name))]
 
-    def _read_exif(self, image: PIL.Image.Image, photo: Path, name: str) -> PhotoMetadata:
+    def _read_exif(self, image: PIL.Image.Image, name: str) -> PhotoMetadata:
         try:
-            with named_errors(photo):
+            with named_errors():
                 return read_exif(image, self.assume_north_east)
         except UnreadablePhotoError:
             if any(key in image.info for key in _EXIF_KEYS) or hasattr(image, "tag_v2"):  # else the pixels are damaged
@@ -112,11 +114,9 @@ class PhotoPlaceReader:
             return PhotoMetadata()
 
     def _read_xmp(self, content: object, name: str) -> PhotoMetadata:
-        try:
+        with contextlib.suppress(UnreadablePhotoError), named_errors():
             if isinstance(content, bytes) and len(content) <= LARGEST_METADATA:
                 return read_xmp(parse_xmp(content), self.assume_north_east)
-        except ValueError:
-            pass  # counted as content of another type is
         self.remarks.add("skipped", "XMP blocks in photos that are damaged", name)
         return PhotoMetadata()
 
@@ -126,18 +126,21 @@ class PhotoPlaceReader:
         for file in self.sidecars.find(photo):
             path = file.relative_to(self.folder).as_posix()
             try:
-                if not file.is_file() or file.stat().st_size > LARGEST_METADATA:
-                    raise ValueError(f"not a file of up to {LARGEST_METADATA} bytes")
-                content = file.read_bytes()
-                if file.suffix.lower() == ".xmp":
-                    metadata = read_xmp(parse_xmp(content), self.assume_north_east)
-                else:
-                    metadata = read_takeout(content, photo.name)
-            except (ValueError, OSError):
+                metadata = self._read_sidecar(file, photo.name)
+            except UnreadablePhotoError:
                 self.remarks.add("skipped", "sidecar files that are damaged or cannot be read", path)
             else:
                 sources.append(_Source("sidecar files", metadata, is_sidecar=True))
         return sources
+
+    def _read_sidecar(self, file: Path, photo_name: str) -> PhotoMetadata:
+        """Read a file next to a photo. Raises UnreadablePhotoError if it cannot be read."""
+        with named_errors():
+            with open_regular_file(file, LARGEST_METADATA) as stream:
+                content = stream.read()
+            if file.suffix.lower() == ".xmp":
+                return read_xmp(parse_xmp(content), self.assume_north_east)
+            return read_takeout(content, photo_name)
 
 
 def _raw_profile(text: str) -> bytes:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from d2vpr_hf.utils.regular_files import open_regular_file
+
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff]")  # spaces without width, marks of direction, second byte order marks
 _LEAST_NAMES = 2  # names of columns in a first line that begins with #; with fewer it is a comment
@@ -135,7 +137,8 @@ def _named_separator(line: str) -> str | None:
 
 def _decode(table: Path) -> str:
     """Return the text of a file."""
-    content = table.read_bytes()
+    with open_regular_file(table) as file:
+        content = file.read()
     encoding = next((name for mark, name in _ENCODINGS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)

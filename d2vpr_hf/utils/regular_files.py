@@ -1,0 +1,43 @@
+"""Open files whose names come from other people: regular files only. A pipe, a socket or a device could block for ever."""
+
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+# a pipe that replaces the file between the two checks must not block either; Windows has other flags
+_FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"))
+
+
+class UnfitFileError(OSError):
+    """A file that is not regular or too large. The message has the reason, without the path."""
+
+
+def open_regular_file(path: str | Path, max_bytes: int | None = None) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size in bytes; `None` for any size.
+
+    Raises:
+        UnfitFileError: If it is a folder, a pipe, a socket or a device, or larger than `max_bytes`; nothing of it is read.
+        OSError: If there is no such file, or it cannot be read.
+    """
+    _check(Path(path).stat(), max_bytes)
+    descriptor = os.open(path, _FLAGS)
+    try:
+        _check(os.fstat(descriptor), max_bytes)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check(status: os.stat_result, max_bytes: int | None) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise UnfitFileError("a folder, not a photo")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnfitFileError("not a regular file")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise UnfitFileError(f"its file has {status.st_size:,} bytes; at most {max_bytes:,} are read")
