@@ -255,6 +255,50 @@ def test_another_photo_replaces_an_unreadable_one_under_its_own_place(folders, t
         UnlabelledPhotos(tmp_path, CropRange(), OPENING).take(2, 4, RNG)
 
 
+def test_held_out_photos_and_others_do_not_replace_each_other(tmp_path):
+    """Training on a held-out photo, or validating on one that was trained on, makes the held-out loss too low."""
+    for number in range(6):
+        draw(number, 0, 30).save(tmp_path / f"{number}.png")
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_text("no photo")
+    photos = UnlabelledPhotos(tmp_path, CropRange(), OPENING)
+    photos.hold_out(np.array([2, 3]))
+    assert {shot.place for shot in photos.take(1, 2, RNG)[0]} == {4}
+    assert {shot.place for shot in photos.take(2, 2, RNG)[0]} == {3}
+    (tmp_path / "3.png").write_text("no photo")
+    with pytest.raises(ValueError, match=r"None of the 2 photos .* do not replace each other"):
+        photos.take(2, 2, RNG)
+
+
+def test_held_out_directions_of_panoramas_are_kept_apart(tmp_path):
+    for number in range(3):
+        Image.fromarray(np.full((64, 128, 3), 80 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    views = ViewRange()
+    photos = Panoramas(tmp_path, views, OPENING)
+    directions = views.num_directions
+    photos.hold_out(np.array([directions + 1]))  # direction 1 of panorama 1
+    (tmp_path / "0.png").write_text("no photo")
+    assert {shot.place for shot in photos.take(1, 2, RNG)[0]} == {2 * directions + 1}
+    assert {shot.place for shot in photos.take(0, 2, RNG)[0]} == {directions}
+
+
+def test_a_run_keeps_the_held_out_photos_of_a_mixture_apart(folders, tmp_path):
+    for number in range(12):
+        draw(number, 0, 30).save(tmp_path / f"{number:02d}.png")
+    data = make_data(folders, unlabelled=[str(tmp_path)], weights=[f"{tmp_path}=2"], held_out_places=6, max_steps=3)
+    start = int(data.photos.cities_of_sources[2][0].min())
+    held_out = data._parts[2].held_out.tolist()
+    assert held_out
+    for place in held_out:
+        (tmp_path / f"{place - start:02d}.png").write_text("no photo")
+    for place in range(start, start + 12):
+        if place in held_out:
+            with pytest.raises(ValueError, match="do not replace each other"):
+                data.photos.take(place, 2, RNG)
+        else:
+            assert data.photos.take(place, 2, RNG)[0][0].place == place
+
+
 def test_decoded_photos_are_kept_up_to_a_number_of_bytes(folders):
     photos = UnlabelledPhotos(folders / "street", CropRange(), Opening(28, 3 * 60 * 40 * 3))
     for place in (0, 1, 2, 0, 3):

@@ -76,6 +76,12 @@ class MixedPhotos:
         """The place ids of each city of all sources."""
         return [places for cities in self.cities_of_sources for places in cities]
 
+    def hold_out(self, places: NDArray[np.int64]) -> None:
+        """Keep places apart from the others, in each source. See [`PlacePhotos.hold_out`]."""
+        numbers = np.searchsorted(self._starts, places, side="right") - 1
+        for number, source in enumerate(self._sources):
+            source.hold_out(places[numbers == number] - self._starts[number])
+
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
         """Take photos of a place from its source. See [`PlacePhotos.take`]."""
         number = int(np.searchsorted(self._starts, place, side="right")) - 1

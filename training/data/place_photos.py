@@ -69,6 +69,9 @@ class PlacePhotos(Protocol):
     def must_not_mix(self) -> bool:
         """Whether places of different cities may show the same, so that they must not be negatives of each other."""
 
+    def hold_out(self, places: NDArray[np.int64]) -> None:
+        """Keep places apart from the others: neither replaces one of the other part whose photos cannot be read."""
+
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
         """Draw photos of a place.
 
@@ -123,6 +126,9 @@ class PhotoFiles:
     def must_not_mix(self) -> bool:
         """Whether there are groups: neighbouring places, which show the same, are in different groups."""
         return self._groups is not None
+
+    def hold_out(self, places: NDArray[np.int64]) -> None:
+        """Do nothing: a photo is replaced by another one of its place only."""
 
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
         """Open photos of a place; another photo replaces one that cannot be read. See [`PlacePhotos.take`]."""
@@ -226,6 +232,9 @@ class GridtownPhotos:
     def must_not_mix(self) -> bool:
         """Always false, because cities of Gridtown have nothing in common."""
         return False
+
+    def hold_out(self, places: NDArray[np.int64]) -> None:
+        """Do nothing: no photo is replaced."""
 
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
         """Render photos of a place, or take them from the cache; no photo is skipped. See [`PlacePhotos.take`]."""

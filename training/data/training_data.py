@@ -56,6 +56,7 @@ class TrainingData:
         self.photos: PlacePhotos = MixedPhotos(sources) if len(sources) > 1 else sources[0]
         self._augment = _make_augmentation(options)
         self._parts = self._divide_places(sources)
+        self.photos.hold_out(np.concatenate([_NO_PLACES, *(part.held_out for part in self._parts)]))
         self.sampler = _join([part.sampler for part in self._parts])
         held_out = [part.held_out_sampler for part in self._parts if part.held_out_sampler is not None]
         self.held_out_sampler = _join(held_out) if held_out else None
@@ -160,6 +161,11 @@ class _SourcePlaces:
         kind: Places that form a batch.
         options: Options of the run.
         stream: Numbers that distinguish the random orders of the sources of a mixture.
+
+    Attributes:
+        sampler: Batches of the places to train on.
+        held_out_sampler: Batches of the held-out places; `None` without any.
+        held_out: Ids of the held-out places, (H,).
     """
 
     def __init__(
@@ -169,6 +175,7 @@ class _SourcePlaces:
         num_batches = options.held_out_places // options.places_per_batch
         try:
             trained, held_out = _split(cities, share, kind, num_batches, options)
+            self.held_out = np.concatenate([_NO_PLACES, *held_out])
             self.held_out_sampler = (
                 PlaceSampler(held_out, share, "city-wise", False, options.seed, stream) if held_out else None
             )

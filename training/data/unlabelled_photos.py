@@ -4,7 +4,7 @@ import functools
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -62,6 +62,7 @@ class UnlabelledPhotos:
         self._folder = Path(folder)
         self._crops, self._opening = crops, opening
         self._photos = find_photos(self._folder)
+        self._held_out: frozenset[int] = frozenset()
         self._decoded = _RecentlyDecoded(opening.cache_bytes, self._decode, _bytes_of_image)
 
     @functools.cached_property
@@ -69,9 +70,15 @@ class UnlabelledPhotos:
         """All photos, as one city."""
         return [np.arange(len(self._photos), dtype=np.int64)]
 
+    def hold_out(self, places: NDArray[np.int64]) -> None:
+        """Keep photos apart from the others. See [`PlacePhotos.hold_out`]."""
+        self._held_out = frozenset(places.tolist())
+
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
-        """Return crops of a photo; the next photo of the folder replaces one that cannot be read."""
-        row, image, skipped = _first_readable(self._photos, place, self._decoded, self._folder)
+        """Return crops of a photo; the next photo of its part of the folder replaces one that cannot be read."""
+        is_held_out = place in self._held_out
+        rows = (row for row in _rows_from(place, len(self._photos)) if (row in self._held_out) == is_held_out)
+        row, image, skipped = _first_readable(self._photos, rows, self._decoded, self._folder)
         cutter = PhotoCutter(image, self._crops)
         return [Shot(image, (row, number), cutter=cutter, place=row) for number in range(count)], skipped
 
@@ -105,6 +112,7 @@ class Panoramas:
         self._folder = Path(folder)
         self._views, self._opening = views, opening
         self._photos = _find_panoramas(self._folder)
+        self._held_out: frozenset[int] = frozenset()
         self._decoded = _RecentlyDecoded(opening.cache_bytes, self._decode, _bytes_of_levels)
 
     @functools.cached_property
@@ -112,12 +120,23 @@ class Panoramas:
         """All directions of all panoramas, as one city."""
         return [np.arange(len(self._photos) * self._views.num_directions, dtype=np.int64)]
 
+    def hold_out(self, places: NDArray[np.int64]) -> None:
+        """Keep directions of panoramas apart from the others. See [`PlacePhotos.hold_out`]."""
+        self._held_out = frozenset(places.tolist())
+
     def take(self, place: int, count: int, rng: Generator) -> tuple[list[Shot], list[str]]:
-        """Return views of a place; the next panorama of the folder replaces one that cannot be read."""
-        panorama, direction = divmod(place, self._views.num_directions)
-        row, levels, skipped = _first_readable(self._photos, panorama, self._decoded, self._folder)
+        """Return views of a place; the next panorama whose direction is of its part replaces one that cannot be read."""
+        num_directions = self._views.num_directions
+        panorama, direction = divmod(place, num_directions)
+        is_held_out = place in self._held_out
+        rows = (
+            row
+            for row in _rows_from(panorama, len(self._photos))
+            if (row * num_directions + direction in self._held_out) == is_held_out
+        )
+        row, levels, skipped = _first_readable(self._photos, rows, self._decoded, self._folder)
         cutter = PanoramaCutter(levels, self._views)
-        taken = row * self._views.num_directions + direction
+        taken = row * num_directions + direction
         image = Image.fromarray(levels[-1])
         return [Shot(image, (row, direction, number), cutter=cutter, place=taken) for number in range(count)], skipped
 
@@ -162,18 +181,26 @@ def _bytes_of_levels(levels: list[Pixels]) -> int:
     return sum(level.nbytes for level in levels)
 
 
+def _rows_from(row: int, count: int) -> Iterator[int]:
+    """Yield all rows, beginning at one; the first row follows the last."""
+    return (number % count for number in range(row, row + count))
+
+
 def _first_readable(
-    photos: Sequence[Path], row: int, decode: Callable[[Path], Decoded], folder: Path
+    photos: Sequence[Path], rows: Iterable[int], decode: Callable[[Path], Decoded], folder: Path
 ) -> tuple[int, Decoded, list[str]]:
-    """Decode the first photo from a row on that can be read; return its row, and the names of the skipped ones."""
+    """Decode the first photo of some rows that can be read; return its row, and the names of the skipped ones."""
     skipped: list[str] = []
-    for number in range(row, row + len(photos)):
-        photo = photos[number % len(photos)]
+    for row in rows:
+        photo = photos[row]
         try:
-            return number % len(photos), decode(photo), skipped
+            return row, decode(photo), skipped
         except UnreadablePhotoError as error:
             skipped.append(f"{photo.relative_to(folder).as_posix()}: {error}")
-    raise ValueError(f"None of the {len(photos)} photos in {folder} can be read, such as {skipped[0]}. Restore them.")
+    raise ValueError(
+        f"None of the {len(skipped)} photos in {folder} can be read, such as {skipped[0]}. Restore them; photos that are "
+        "held out, and those that are trained on, do not replace each other."
+    )
 
 
 def _find_panoramas(folder: Path) -> list[Path]:
