@@ -19,6 +19,7 @@ from d2vpr_hf.evaluation.confidence import precision_curve
 from d2vpr_hf.localization.consensus import FEATURES, NOT_COMPARABLE, NUM_MATCHES, PositionEstimate
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 from d2vpr_hf.places.geometry import comparable_coordinates
+from d2vpr_hf.places.place import check_finite_numbers
 
 CALIBRATION_FORMAT_VERSION = 1
 MIN_QUERIES = 50  # with fewer queries, or fewer than 5 correct or wrong ones, probabilities would be guesses
@@ -197,8 +198,9 @@ def position_errors(estimates: Sequence[PositionEstimate], truths: Sequence[Plac
     An estimate in another frame of the map than the true one, such as another floor's, is `NOT_COMPARABLE` metres off.
 
     Raises:
-        ValueError: If a true place has no position in any frame of the estimates.
+        ValueError: If a true place has no position in any frame of the estimates, or numbers that are not finite.
     """
+    check_finite_numbers(truths)
     frames_of_map = {frame for estimate in estimates for frame in comparable_coordinates(estimate.place)}
     errors = []
     for estimate, truth in zip(estimates, truths, strict=True):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.places.geometry import distances_from, place_blocks
-from d2vpr_hf.places.place import Place, all_with_degrees, with_utm
+from d2vpr_hf.places.place import Place, all_with_degrees, check_finite_numbers, with_utm
 from d2vpr_hf.places.timestamps import Timestamp, to_seconds
 
 logger = logging.getLogger(__name__)
@@ -97,13 +97,14 @@ def within_radius(places: Sequence[Place], prior: Place, radius: float) -> Mask:
     Distances are those on the sphere, also across UTM zones, the equator and the date line, and those in a common local frame.
 
     Raises:
-        ValueError: If the prior has no position, or the radius is not a positive number.
+        ValueError: If the prior has no position or one that is not finite, or the radius is not a positive number.
     """
     return _within_radius(places, prior, radius)[0]
 
 
 def _within_radius(places: Sequence[Place], prior: Place, radius: float) -> tuple[Mask, Mask]:
     """Return the mask of [`within_radius`], and that of the places whose distance is known."""
+    check_finite_numbers([prior])
     if not prior.has_position:
         raise ValueError("The prior needs a position: latitude and longitude, UTM, or x and y of a local frame.")
     if not 0 < radius < math.inf:

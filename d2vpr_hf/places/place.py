@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any, TypeVar
@@ -122,14 +122,18 @@ def check_place(place: Place) -> None:
         raise ValueError(error[1])
 
 
-def check_fields(place: Place) -> None:
-    """Check each field of a place as [`check_place`] does, without comparing its positions."""
+def _check_numbers(place: Place) -> None:
     for name in _NUMBERS:
         value = getattr(place, name)
         if value is None or (type(value) is float and math.isfinite(value)):  # the usual case, without the slow isinstance
             continue
         if not (isinstance(value, Real) and math.isfinite(value)):
             raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+
+def check_fields(place: Place) -> None:
+    """Check each field of a place as [`check_place`] does, without comparing its positions."""
+    _check_numbers(place)
     for first, second in POSITION_PAIRS:
         if (getattr(place, first) is None) != (getattr(place, second) is None):
             raise ValueError(f"{first} and {second} belong together, but one of them is empty")
@@ -146,6 +150,19 @@ def check_fields(place: Place) -> None:
                 f"utm_east {place.utm_east:.2f} and utm_north {place.utm_north:.2f} are swapped: eastings in zone "
                 f"{place.utm_zone} are from 100000 to 1000000 metres"
             )
+
+
+def check_finite_numbers(places: Iterable[Place]) -> None:
+    """Check the numbers of places that a program made.
+
+    Raises:
+        ValueError: If a number is not finite; the message begins with the place's path.
+    """
+    for place in places:
+        try:
+            _check_numbers(place)
+        except ValueError as error:
+            raise ValueError(f"{place.path or 'A place without a path'}: {error}") from error
 
 
 def with_utm(place: Place) -> Place:

@@ -24,6 +24,7 @@ from d2vpr_hf.places.place import (
     Place,
     all_with_degrees,
     all_with_utm,
+    check_finite_numbers,
     flat_coordinates,
     number_values,
     place_zone,
@@ -152,10 +153,11 @@ def group_places(
         `skipped` names all other photos.
 
     Raises:
-        ValueError: If no place is left, or a number is below 1.
+        ValueError: If no place is left, a number is below 1, or a number of a place is not finite.
     """
     if min_photos < 1 or min_days < 1:
         raise ValueError(f"min_photos and min_days must be at least 1, got {min_photos} and {min_days}.")
+    check_finite_numbers(table.places)
     grid = grid or PlaceGrid()
     photos = sorted(table.places, key=attrgetter("path"))
     poses = [grid.locate(place) for place in _in_common_zones(all_with_utm(all_with_degrees(photos)))]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.places.place import Place, check_place, complete_places, number_values, parse_number
+from d2vpr_hf.places.place import Place, check_finite_numbers, check_place, complete_places, number_values, parse_number
 from d2vpr_hf.places.utm_zones import zone_with_hemisphere
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
 from d2vpr_hf.readers.place_table import PlaceTable, is_file
@@ -118,7 +118,11 @@ def write_csv(table: Path, places: Sequence[Place], ids: Mapping[str, NDArray[np
     """Write a file that [`read_csv`] reads: numbers with all digits, and only columns with at least one value.
 
     UTM metres are written for places without a latitude only; they follow from the latitude and longitude of all others.
+
+    Raises:
+        ValueError: If a number is not finite: the file could not be read again.
     """
+    check_finite_numbers(places)
     rows = [_known(place) for place in places]
     fields = [field for field in ALIASES if any(field in row for row in rows)]
     columns = [[row.get(field) for row in rows] for field in fields]
