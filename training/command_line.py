@@ -17,6 +17,7 @@ from d2vpr_hf.utils.interrupts import (
     raise_interrupted,
     signal_name,
 )
+from d2vpr_hf.utils.printable import printable_text
 
 
 def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:
@@ -29,7 +30,9 @@ def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:
         kind: The stage's options.
         train: The stage's function.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("d2vpr_hf").setLevel(logging.INFO)
     disable_progress_bar()  # transformers draws one for every file it writes
     try:
@@ -47,6 +50,13 @@ def run_script(kind: type[Options], train: Callable[[Options], Any]) -> None:
         sys.exit(1)
 
 
+class _PrintableFormatter(logging.Formatter):
+    """The text of log lines, in which names of files cannot steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_text(super().format(record))
+
+
 def _message(error: Exception) -> str:
     """Return an error's message without the traceback of a loading process, and with flags in place of parameters.
 
@@ -55,7 +65,7 @@ def _message(error: Exception) -> str:
     text = str(error).strip()
     if "in DataLoader worker process" in text:
         text = text.splitlines()[-1].partition(": ")[2]
-    return re.sub(r"`([a-z_]+)=([^`]+)`", lambda match: f"`{_flag(match[1], match[2])}`", text)
+    return printable_text(re.sub(r"`([a-z_]+)=([^`]+)`", lambda match: f"`{_flag(match[1], match[2])}`", text))
 
 
 def _flag(name: str, value: str) -> str:

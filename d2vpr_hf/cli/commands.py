@@ -25,6 +25,7 @@ from d2vpr_hf.cli import (
 )
 from d2vpr_hf.cli.flags import CommandError, FlagCommand
 from d2vpr_hf.cli.option_groups import spread_groups
+from d2vpr_hf.cli.terminal import echo
 from d2vpr_hf.utils.interrupts import SignalHandler, raise_interrupted
 
 _COMMANDS = {
@@ -78,7 +79,7 @@ for _functions in _COMMANDS.values():
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 

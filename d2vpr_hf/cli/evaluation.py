@@ -19,7 +19,7 @@ from d2vpr_hf.cli.options import (
     parse_model,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import progress_bar, table_text
+from d2vpr_hf.cli.terminal import echo, progress_bar, table_text
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders.place_encoder import PlaceEncoder
@@ -179,12 +179,12 @@ class ReportOptions:
             if self.report is not None:
                 file = self._report_file(name, len(evaluations))
                 evaluation.save(file, overwrite)
-                typer.echo(f"Report: {file}")
+                echo(f"Report: {file}")
             if self.plots is not None:
                 from d2vpr_hf.evaluation.plots import save_plots
 
                 files = save_plots(evaluation, self._plot_folder(name, len(evaluations)))
-                typer.echo(f"Pictures: {', '.join(map(str, files))}")
+                echo(f"Pictures: {', '.join(map(str, files))}")
 
     def _report_file(self, name: str, count: int) -> Path:
         assert self.report is not None
@@ -278,10 +278,10 @@ def evaluate(
     recalls = f"Recall@N of N = {', '.join(map(str, values))}."
     start = time.perf_counter()
     if given.descriptors is not None:
-        typer.echo(f"Correct: {sides.correct}. {recalls}")
+        echo(f"Correct: {sides.correct}. {recalls}")
         evaluations = _evaluate_files(sides, given, query_descriptors or [], values, strict)
     else:
-        typer.echo(f"Correct: {sides.correct}. {recalls} Batch size {encoding.batch_size}.")
+        echo(f"Correct: {sides.correct}. {recalls} Batch size {encoding.batch_size}.")
         arguments: dict[str, Any] = {
             "recall_values": values,
             "shuffle_check": shuffle_check,
@@ -296,12 +296,12 @@ def evaluate(
         with progress_bar("Encoding", sides.num_photos * (1 + shuffle_check)) as progress:
             evaluations = sides.evaluate(encoder, arguments | {"progress": progress})
     for evaluation in evaluations:
-        typer.echo(evaluation.to_text() + ("\n" if len(evaluations) > 1 else ""))
+        echo(evaluation.to_text() + ("\n" if len(evaluations) > 1 else ""))
     if len(evaluations) > 1:
         from d2vpr_hf.evaluation.report import summary_lines
 
-        typer.echo("\n".join(summary_lines(dict(zip(sides.names, evaluations, strict=True)))))
-    typer.echo(f"took {time.perf_counter() - start:.1f} s")
+        echo("\n".join(summary_lines(dict(zip(sides.names, evaluations, strict=True)))))
+    echo(f"took {time.perf_counter() - start:.1f} s")
     outcome.save(dict(zip(sides.names, evaluations, strict=True)), overwrite)
 
 
@@ -336,19 +336,19 @@ class _Sides:
         from d2vpr_hf.readers import PlaceTable
 
         if self.data_set is not None:
-            typer.echo(f"Data set: {self.data_set}")
+            echo(f"Data set: {self.data_set}")
             for part in self.data_set.parts:
                 prefix = f"{part.name}: " if part.name else ""
-                typer.echo(f"{prefix}Database: {table_text(part.database)}")
+                echo(f"{prefix}Database: {table_text(part.database)}")
                 for queries in part.query_sets:
-                    typer.echo(f"{prefix}{queries.name.capitalize()}: {table_text(queries.table)}")
+                    echo(f"{prefix}{queries.name.capitalize()}: {table_text(queries.table)}")
             return
         if isinstance(self.database, PlaceTable):
-            typer.echo(f"Database: {table_text(self.database)}")
+            echo(f"Database: {table_text(self.database)}")
         elif self.database is not None:
-            typer.echo(f"Database: the index {self.database.folder} of {len(self.database)} photos.")
+            echo(f"Database: the index {self.database.folder} of {len(self.database)} photos.")
         for queries in self.query_sets:
-            typer.echo(f"{queries.name.capitalize()}: {table_text(queries.table)}")
+            echo(f"{queries.name.capitalize()}: {table_text(queries.table)}")
 
     def load(self, encoding: EncoderOptions, model: str | None, cross_image_encoder: bool | None) -> PlaceEncoder:
         """Load the encoder; that of the index, if the database is one."""
@@ -485,5 +485,5 @@ def compare(
     reports = Evaluation.load(first), Evaluation.load(second)
     for letter, path, report in zip("AB", (first, second), reports, strict=True):
         database = "" if report.database_model is None else f"; database: {report.database_model}"
-        typer.echo(f"{letter}: {path}, {report.model}{database}")
-    typer.echo(compare_evaluations(*reports).to_text())
+        echo(f"{letter}: {path}, {report.model}{database}")
+    echo(compare_evaluations(*reports).to_text())

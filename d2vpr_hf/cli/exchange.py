@@ -19,7 +19,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_used, progress_bar
+from d2vpr_hf.cli.terminal import check_used, echo, progress_bar
 
 ImageRootOption = Annotated[
     Path | None,
@@ -101,10 +101,10 @@ def pairs(
                 progress=progress,
             )
     if as_json:
-        typer.echo(json.dumps({"index": index} | report.to_dict(), indent=2))
+        echo(json.dumps({"index": index} | report.to_dict(), indent=2))
     else:
         root = "" if report.image_root is None else f" Names are relative to {report.image_root}."
-        typer.echo(f"Wrote {report.pairs} pairs of {report.photos} photos for {format}: {out}.{root}")
+        echo(f"Wrote {report.pairs} pairs of {report.photos} photos for {format}: {out}.{root}")
     check_used([query for query in queries or [] if str(query) in report.skipped], len(queries or []))
 
 
@@ -127,4 +127,4 @@ def export_descriptors(
     opened = open_index(index)
     with progress_bar("Writing", len(opened)) as progress:
         count = run(opened, out, format=format, image_root=image_root, overwrite=overwrite, progress=progress)
-    typer.echo(f"Wrote {count} descriptors of {opened.settings.descriptor_dim} numbers: {out}.")
+    echo(f"Wrote {count} descriptors of {opened.settings.descriptor_dim} numbers: {out}.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from d2vpr_hf.cli.options import JsonOption, parse_model
-from d2vpr_hf.cli.terminal import hush_transformers, progress_bar
+from d2vpr_hf.cli.terminal import echo, hush_transformers, progress_bar
 
 
 @dataclass
@@ -84,4 +84,4 @@ def push(
         from d2vpr_hf.hub.push_model import push_model
 
         url = push_model(source, name, **options)
-    typer.echo(json.dumps({"kind": str(kind), "name": name, "url": url}, indent=2) if as_json else url)
+    echo(json.dumps({"kind": str(kind), "name": name, "url": url}, indent=2) if as_json else url)

@@ -12,6 +12,7 @@ import typer
 from d2vpr_hf.cli.models import parse_changes
 from d2vpr_hf.cli.onnx_cards import CardOptions
 from d2vpr_hf.cli.options import parse_path
+from d2vpr_hf.cli.terminal import echo
 
 
 def import_hub(
@@ -67,11 +68,11 @@ def import_hub(
     values = parse_changes(arguments)
     if not i_trust_this_code:
         plan = plan_import(name, arguments=values, also=also or [])
-        typer.echo(plan.to_text())
+        echo(plan.to_text())
         unpinned = plan.unpinned_repositories
         if unpinned:
-            typer.echo(f"If the entry loads {', '.join(unpinned)}, pin the commit: `--also {unpinned[0]}@COMMIT`.")
-        typer.echo(
+            echo(f"If the entry loads {', '.join(unpinned)}, pin the commit: `--also {unpinned[0]}@COMMIT`.")
+        echo(
             "Nothing was executed. The code could read and change all your files, and use the network; read it first. "
             "To go on:\n"
             f"  {_command(name, out)}"
@@ -90,14 +91,14 @@ def import_hub(
         photos=card_options.photos,
         cache=cache,
         timeout=timeout,
-        announce=lambda plan: typer.echo(f"{plan.to_text()}\nRunning the code in a process of its own ..."),
+        announce=lambda plan: echo(f"{plan.to_text()}\nRunning the code in a process of its own ..."),
         **card_options.facts(),
     )
-    typer.echo(f"Wrote {out}: {done.card.title}.")
-    typer.echo(f"- graph and network differ by {done.largest_difference:.1e} of a descriptor's length at most")
+    echo(f"Wrote {out}: {done.card.title}.")
+    echo(f"- graph and network differ by {done.largest_difference:.1e} of a descriptor's length at most")
     for line in (*describe_checks(done.card), *done.remarks):
-        typer.echo(f"- {line}")
-    typer.echo(f"Next: d2vpr index PHOTOS --model {out} --out INDEX")
+        echo(f"- {line}")
+    echo(f"Next: d2vpr index PHOTOS --model {out} --out INDEX")
 
 
 def _command(name: str, out: Path) -> str:

@@ -28,7 +28,8 @@ from d2vpr_hf.cli.options import (
     parse_model,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_used, progress_bar, table_text
+from d2vpr_hf.cli.terminal import check_used, echo, progress_bar, table_text
+from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
     from d2vpr_hf.readers import PhotoCollection
@@ -180,7 +181,7 @@ def index(
     existing = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     collection = dataset.read(photos, reading)
     if not as_json:
-        typer.echo(dataset.text(collection))
+        echo(dataset.text(collection))
     total = None if collection.count is None else collection.count - len(collection.skipped)
     with progress_bar("Indexing", total) as progress:
         encoder = encoding.load(model, existing, photos=collection.paths)
@@ -204,12 +205,12 @@ def index(
             "positions": num_positions,
             "source": getattr(collection, "source", "dataset"),
         }
-        typer.echo(json.dumps(facts | {"descriptor_dim": encoder.descriptor_dim} | report.to_dict(), indent=2))
+        echo(json.dumps(facts | {"descriptor_dim": encoder.descriptor_dim} | report.to_dict(), indent=2))
         return
     with_positions = "" if photos is not None else f", {num_positions} with a position,"
-    typer.echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
+    echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
     if existing is not None:
-        typer.echo(_changes_text(report))
+        echo(_changes_text(report))
 
 
 def _index_descriptors(
@@ -227,7 +228,7 @@ def _index_descriptors(
 
     table = read_places(Path(str(given.places)), reading.read_options())
     if not as_json:
-        typer.echo(f"Places: {table_text(table)}")
+        echo(f"Places: {table_text(table)}")
     with progress_bar("Indexing", len(table.places)) as progress:
         built, report = index_descriptors(
             Path(str(given.descriptors)),
@@ -248,9 +249,9 @@ def _index_descriptors(
     if as_json:
         facts = {"index": str(out), "photos": len(built), "positions": sum(place.has_position for place in built.places)}
         facts |= {"descriptor_name": settings.descriptor_name, "descriptor_dim": settings.descriptor_dim}
-        typer.echo(json.dumps(facts | report.to_dict(), indent=2))
+        echo(json.dumps(facts | report.to_dict(), indent=2))
         return
-    typer.echo(
+    echo(
         f"{report.added} added, {report.replaced} replaced, {report.kept} kept. {out} holds {len(built)} descriptors of "
         f"{settings.descriptor_dim} numbers under the name {settings.descriptor_name!r}; search it with `--descriptors` of the "
         "same model."
@@ -295,9 +296,9 @@ def embed(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps({"parts": str(out), "process": rank, "processes": num_processes} | report.to_dict(), indent=2))
+        echo(json.dumps({"parts": str(out), "process": rank, "processes": num_processes} | report.to_dict(), indent=2))
         return
-    typer.echo(
+    echo(
         f"Process {rank + 1} of {num_processes}: {report.encoded} shards encoded, {report.kept} kept, "
         f"of {report.total} in all; {len(report.skipped)} photos skipped."
     )
@@ -331,10 +332,10 @@ def merge(
         )
     if as_json:
         facts = {"index": str(out), "photos": len(merged), "descriptor_dim": merged.settings.descriptor_dim}
-        typer.echo(json.dumps(facts | {"skipped": merged.skipped}, indent=2))
+        echo(json.dumps(facts | {"skipped": merged.skipped}, indent=2))
         return
     skipped = f"; {len(merged.skipped)} photos skipped" if merged.skipped else ""
-    typer.echo(f"Merged {len(merged)} photos as descriptors of {merged.settings.descriptor_dim} numbers into {out}{skipped}.")
+    echo(f"Merged {len(merged)} photos as descriptors of {merged.settings.descriptor_dim} numbers into {out}{skipped}.")
 
 
 def add(
@@ -363,9 +364,9 @@ def add(
     with progress_bar("Adding", None) as progress:
         changed, report = add_photos(index, photos, encoder, options=reading.read_options(), strict=strict, progress=progress)
     if as_json:
-        typer.echo(json.dumps({"index": str(index), "photos": len(changed)} | report.to_dict(), indent=2))
+        echo(json.dumps({"index": str(index), "photos": len(changed)} | report.to_dict(), indent=2))
     else:
-        typer.echo(f"{_changes_text(report)} {len(changed)} photos in {index}.")
+        echo(f"{_changes_text(report)} {len(changed)} photos in {index}.")
     names = {photo: name_in_folder(changed.settings.photo_folder, photo) for photo in photos}
     indexed = set(changed.places.column("path")) if report.skipped else set()  # photos that are given twice are skipped once
     unused = [
@@ -388,7 +389,7 @@ def remove(
 
     check_changeable(index)
     remaining = remove_photos(index, photos)
-    typer.echo(f"Removed {len(set(photos))} photos; {len(remaining)} remain in {index}.")
+    echo(f"Removed {len(set(photos))} photos; {len(remaining)} remain in {index}.")
 
 
 def info(
@@ -410,8 +411,8 @@ def info(
         texts["model"] = "none: descriptors of another program"
     elif facts["model"] is None:
         texts["model"] = "embedded, or one that was never saved"
-    lines = [f"{name}: {text}" for name, text in texts.items()]
-    typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(lines))
+    lines = [f"{name}: {printable_line(text)}" for name, text in texts.items()]
+    echo(json.dumps(facts, indent=2) if as_json else "\n".join(lines))
 
 
 def verify(index: IndexArgument) -> None:
@@ -426,7 +427,7 @@ def verify(index: IndexArgument) -> None:
             remedy = f"`hf download {index.partition('@')[0]} --repo-type dataset --force-download` downloads them again."
         lines = (f"{len(problems)} files of {index} are damaged:", *(f"  {line}" for line in problems))
         raise ValueError("\n".join([*lines, remedy]))
-    typer.echo(f"{index} is undamaged.")
+    echo(f"{index} is undamaged.")
 
 
 def repair(index: IndexFolderArgument) -> None:
@@ -438,15 +439,16 @@ def repair(index: IndexFolderArgument) -> None:
 
     check_changeable(index)
     report = repair_index(index)
-    typer.echo(f"Dropped {report.shards} damaged shards with {report.rows} photos from {index}.")
+    echo(f"Dropped {report.shards} damaged shards with {report.rows} photos from {index}.")
     if report.rows:
-        typer.echo("`d2vpr index PHOTOS --out INDEX` with the same photos encodes them again.")
+        echo("`d2vpr index PHOTOS --out INDEX` with the same photos encodes them again.")
     if added := [path for path in report.paths if Path(path).is_absolute()]:
-        typer.echo("\n".join(["These had been added; `d2vpr add` adds them again:", *(f"  {path}" for path in added)]))
+        lines = [f"  {printable_line(path)}" for path in added]
+        echo("\n".join(["These had been added; `d2vpr add` adds them again:", *lines]))
     if report.rows > len(report.paths):
-        typer.echo(f"The names of {report.rows - len(report.paths)} of them are lost; if they had been added, add them again.")
+        echo(f"The names of {report.rows - len(report.paths)} of them are lost; if they had been added, add them again.")
     if report.calibration:
-        typer.echo("The calibration was damaged too; `d2vpr calibrate` makes a new one.")
+        echo("The calibration was damaged too; `d2vpr calibrate` makes a new one.")
 
 
 def compact(index: IndexFolderArgument) -> None:
@@ -459,7 +461,7 @@ def compact(index: IndexFolderArgument) -> None:
     opened.compact()
     opened.build_store()
     after = opened.info()
-    typer.echo(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
+    echo(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
 
 
 def _changes_text(report: UpdateReport) -> str:

@@ -11,6 +11,7 @@ import typer
 
 from d2vpr_hf.cli.choices import KnownKind
 from d2vpr_hf.cli.options import JsonOption
+from d2vpr_hf.cli.terminal import echo
 
 if TYPE_CHECKING:
     from d2vpr_hf.model_info.known_models import KnownModel
@@ -49,11 +50,11 @@ def models(
     usable = [is_usable_offline(model) for model in chosen]
     if as_json:
         rows = [model.to_dict() | {"usable_offline": usable} for model, usable in zip(chosen, usable, strict=True)]
-        typer.echo(json.dumps(rows, indent=2))
+        echo(json.dumps(rows, indent=2))
     elif names:
-        typer.echo("\n\n".join(_details(model, offline) for model, offline in zip(chosen, usable, strict=True)))
+        echo("\n\n".join(_details(model, offline) for model, offline in zip(chosen, usable, strict=True)))
     else:
-        typer.echo(_table(chosen, usable))
+        echo(_table(chosen, usable))
 
 
 def _find(name: str) -> KnownModel:

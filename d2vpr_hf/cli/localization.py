@@ -24,7 +24,8 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_answers, position_column, print_answers, print_pair, progress_bar
+from d2vpr_hf.cli.terminal import check_answers, echo, position_column, print_answers, print_pair, progress_bar
+from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
     from d2vpr_hf.localization import Localization
@@ -85,12 +86,12 @@ def calibrate(
         pictures = [str(path) for path in save_plots(reliability, plots)]
     if as_json:
         facts = {"index": str(index), "queries": str(queries), "pictures": pictures}
-        typer.echo(json.dumps(facts | reliability.to_dict(), indent=2))
+        echo(json.dumps(facts | reliability.to_dict(), indent=2))
         return
-    typer.echo(f"Calibrated {index}. Each half of the queries was judged with the fit to the other half:")
-    typer.echo(reliability.to_text())
+    echo(f"Calibrated {index}. Each half of the queries was judged with the fit to the other half:")
+    echo(reliability.to_text())
     if pictures:
-        typer.echo(f"Pictures: {', '.join(pictures)}")
+        echo(f"Pictures: {', '.join(pictures)}")
 
 
 def localize(
@@ -156,10 +157,11 @@ def _lines(answers: list[Localization]) -> str:
 
 
 def _line(answer: Localization) -> str:
+    query = printable_line(str(answer.query))
     if answer.error is not None:
-        return f"{answer.query}: {answer.error}"
+        return f"{query}: {printable_line(answer.error)}"
     confidence = "" if answer.confidence is None else f"  confidence {answer.confidence:.3f}"
     if answer.place is None:
-        return f"{answer.query}  {'no match' if answer.no_match else answer.note}{confidence}"
+        return f"{query}  {'no match' if answer.no_match else answer.note}{confidence}"
     radius = f"  ({answer.note})" if answer.radius_90 is None else f"  within {answer.radius_90:.1f} m (90 %)"
-    return f"{answer.query}{position_column(answer.place)}{radius}{confidence}"
+    return f"{query}{position_column(answer.place)}{radius}{confidence}"

@@ -20,7 +20,7 @@ from d2vpr_hf.cli.options import (
     parse_pairs,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import hush_transformers, progress_bar
+from d2vpr_hf.cli.terminal import echo, hush_transformers, progress_bar
 
 
 def convert(
@@ -66,13 +66,13 @@ def convert(
         if target is not None or changes:
             raise ValueError("`--to published` writes a model unchanged; omit `--as` and `--set`.")
         published = convert_to_published(source, out, overwrite=overwrite)
-        typer.echo(f"Wrote {source} as {published.name}: {out}.")
+        echo(f"Wrote {source} as {published.name}: {out}.")
         return
     if is_mobilenet_v2(source):
         if target is not None or changes:
             raise ValueError(f"{source} is a MobileNetV2, a complete model; omit `--as` and `--set`.")
         convert_mobilenet_v2(source, out, overwrite=overwrite)
-        typer.echo(f"{source} is a MobileNetV2; wrote the folder {out} of a model of transformers.")
+        echo(f"{source} is a MobileNetV2; wrote the folder {out} of a model of transformers.")
         return
     done = convert_weights(source, out, target=target, changes=parse_changes(changes), seed=seed, overwrite=overwrite)
     untrained = done.model.config.untrained_parts
@@ -80,15 +80,15 @@ def convert(
     if untrained:
         stage = "distill" if done.model.config.model_type == "d2vpr" else "finetune"
         command = f"train it, as docs/training.md shows: accelerate launch -m d2vpr_hf.training.{stage} ... --model {out}"
-    typer.echo(f"{source} is {done.source.name}; wrote the model folder {out}. Next: {command}")
+    echo(f"{source} is {done.source.name}; wrote the model folder {out}. Next: {command}")
     if untrained:
-        typer.echo(f"Until then the places that it finds are random: {', '.join(untrained)} were drawn at random.")
+        echo(f"Until then the places that it finds are random: {', '.join(untrained)} were drawn at random.")
     if done.assumed_heads:
-        typer.echo(f"Assumed {done.assumed_heads} attention heads, of 64 channels each; if not, `--set num_attention_heads=N`.")
+        echo(f"Assumed {done.assumed_heads} attention heads, of 64 channels each; if not, `--set num_attention_heads=N`.")
     if done.drawn:
-        typer.echo(f"Drew {len(done.drawn)} tensors that {source} does not have, with seed {seed}.")
+        echo(f"Drew {len(done.drawn)} tensors that {source} does not have, with seed {seed}.")
     if done.dropped:
-        typer.echo(f"Skipped tensors that the model does not use: {', '.join(done.dropped)}.")
+        echo(f"Skipped tensors that the model does not use: {', '.join(done.dropped)}.")
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def fit_projection(
             projection = run(
                 table, out, encoder, dim, whiten=whiten, sample=sample, seed=seed, strict=strict, progress=progress
             )
-    typer.echo(
+    echo(
         f"{projection.components.shape[1]} numbers become {dim}, with {100 * projection.explained:.1f} % of the variance: {out}"
     )
 
@@ -227,6 +227,6 @@ def export(
         verified = "not verified, because this format does not run here; compare its descriptors with the model's on a device"
     else:
         verified = f"descriptors differ from the model's by {difference:.1e} of their norm"
-    typer.echo(f"Wrote {out}: {format}, {precision}; {verified}.")
+    echo(f"Wrote {out}: {format}, {precision}; {verified}.")
     if done.comparison is not None:
-        typer.echo(f"A: {model}, B: {out}\n{done.comparison.to_text()}")
+        echo(f"A: {model}, B: {out}\n{done.comparison.to_text()}")

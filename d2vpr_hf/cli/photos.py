@@ -11,7 +11,7 @@ import typer
 
 from d2vpr_hf.cli.choices import Layout, Tier
 from d2vpr_hf.cli.options import JsonOption, ReadingOptions, StrictOption, parse_path
-from d2vpr_hf.cli.terminal import progress_bar, table_text
+from d2vpr_hf.cli.terminal import echo, progress_bar, table_text
 
 
 def places(
@@ -54,7 +54,7 @@ def places(
     check_writable(out)
     table = read_places(photos, reading.read_options())
     if not as_json:
-        typer.echo(f"Places: {grid}.\n{table_text(table)}")
+        echo(f"Places: {grid}.\n{table_text(table)}")
     grouped = group_places(table, grid, min_photos=min_photos, min_days=min_days)
     report_remarks(grouped.remarks)
     report_skipped(grouped.skipped, len(table.places) + len(table.skipped), strict)
@@ -67,9 +67,9 @@ def places(
             "groups": 0 if group_ids is None else len(set(group_ids.tolist())),
         }
         facts = {"file": str(out), "source": table.source} | counts | {"skipped": grouped.skipped}
-        typer.echo(json.dumps(facts | {"remarks": [remark.to_dict() for remark in grouped.remarks]}, indent=2))
+        echo(json.dumps(facts | {"remarks": [remark.to_dict() for remark in grouped.remarks]}, indent=2))
     else:
-        typer.echo(f"{describe_places(grouped)}\nWrote {out}.")
+        echo(f"{describe_places(grouped)}\nWrote {out}.")
 
 
 @dataclass
@@ -126,4 +126,4 @@ def simulate(
         options["conditions"] = [name.strip() for name in city.conditions.split(",")]
     with progress_bar("Rendering", None) as progress:
         count = render_city(out, num_places, seed, progress=progress, **options)
-    typer.echo(f"Wrote {count} photos of {num_places} places to {out}.")
+    echo(f"Wrote {count} photos of {num_places} places to {out}.")

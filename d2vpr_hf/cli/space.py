@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf.cli.options import parse_model, parse_path
+from d2vpr_hf.cli.terminal import echo
 
 _IndexOption = Annotated[
     str | None,
@@ -87,7 +88,7 @@ def push_space(
         raise ValueError(f"`--secret {unset[0]}` copies the environment variable {unset[0]}, which is not set. Set it first.")
     values = {secret: os.environ[secret] for secret in secrets or []}
     url = run(name, model=model, index=index, wheel=wheel, hardware=hardware, secrets=values, private=private)
-    typer.echo(url)
+    echo(url)
 
 
 def _variables(model: str | None, index: str | None) -> dict[str, str]:

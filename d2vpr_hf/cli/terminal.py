@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from d2vpr_hf.utils.printable import printable_line, printable_text
+
 if TYPE_CHECKING:
     from d2vpr_hf.cli.choices import AnswerFormat
     from d2vpr_hf.encoders import Encoder
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from d2vpr_hf.retrieval.search_photos import SearchResult
 
 AnswerType = TypeVar("AnswerType", bound="Answer")
+
+
+def echo(text: str) -> None:
+    """Print a text. Control characters are shown as escapes: names of files and texts from files must not steer a terminal."""
+    typer.echo(printable_text(text))
 
 
 def hush_transformers() -> None:
@@ -70,9 +77,12 @@ def results_text(results: list[SearchResult]) -> str:
     """Return each query on a line, and below it a line for each match."""
     lines = []
     for result in results:
-        lines.append(f"{result.query}" if result.error is None else f"{result.query}: {result.error}")
+        query = printable_line(str(result.query))
+        lines.append(query if result.error is None else f"{query}: {printable_line(result.error)}")
         for match in result.matches:
-            lines.append(f"  {match.rank:3d}  {match.similarity:7.4f}  {match.place.path}{position_column(match.place)}")
+            lines.append(
+                f"  {match.rank:3d}  {match.similarity:7.4f}  {printable_line(match.place.path)}{position_column(match.place)}"
+            )
     return "\n".join(lines)
 
 
@@ -91,11 +101,14 @@ def print_answers(
     if format == "jsonl":
         printed = []
         for answer in answers:
-            typer.echo(answer_line(answer))
+            echo(answer_line(answer))
             printed.append(answer)
         return printed
     all_answers = list(answers)
-    typer.echo(table(all_answers) if format == "table" else format_answers(all_answers, format))
+    if format == "table":
+        echo(table(all_answers))
+    else:  # programs read names unchanged, a terminal shows them
+        (echo if sys.stdout.isatty() else typer.echo)(format_answers(all_answers, format))
     return all_answers
 
 
@@ -111,7 +124,7 @@ def check_answers(queries: Sequence[Path], answers: Sequence[Any]) -> None:
 def check_used(unused: Sequence[Path], total: int) -> None:
     """Raise ValueError if paths of the command line could not be used; the others were."""
     if unused:
-        names = ", ".join(map(str, unused))
+        names = ", ".join(printable_line(str(path)) for path in unused)
         raise ValueError(f"{len(unused)} of {total} given paths could not be read: {names}. All others were used.")
 
 
@@ -119,5 +132,5 @@ def position_column(place: Place) -> str:
     """Return a place's position after two blanks, or an empty string without a position."""
     from d2vpr_hf.places import position_text
 
-    text = position_text(place)
+    text = printable_line(position_text(place))
     return f"  {text}" if text else ""

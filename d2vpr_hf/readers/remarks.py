@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from d2vpr_hf.utils.printable import printable_line
+
 logger = logging.getLogger(__name__)
 
 RemarkKind = Literal["skipped", "corrected", "assumed"]
@@ -30,7 +32,7 @@ class Remark:
     example: str
 
     def __str__(self) -> str:
-        return f"{self.kind.capitalize()}: {self.count} {self.text}, such as {self.example}."
+        return f"{self.kind.capitalize()}: {self.count} {self.text}, such as {printable_line(self.example)}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the remark as JSON values."""

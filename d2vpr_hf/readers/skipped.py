@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 
+from d2vpr_hf.utils.printable import printable_line
+
 logger = logging.getLogger(__name__)
 
 
@@ -16,7 +18,10 @@ def report_skipped(skipped: Mapping[str, str], total: int, strict: bool, source:
     if not skipped:
         return
     counts = f"{len(skipped)} of {total} photos were skipped:"
-    lines = [f"{source}: {counts}" if source else counts, *(f"  {path}: {reason}" for path, reason in skipped.items())]
+    lines = [
+        f"{source}: {counts}" if source else counts,
+        *(f"  {printable_line(path)}: {printable_line(reason)}" for path, reason in skipped.items()),
+    ]
     if strict:
         raise ValueError("\n".join(lines))
     logger.warning("\n".join(lines))

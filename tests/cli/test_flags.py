@@ -75,7 +75,7 @@ def test_errors_steer_no_terminal(monkeypatch, tmp_path):
 
     monkeypatch.setattr("d2vpr_hf.readers.read_places", fail)
     status, _, err = run("places", tmp_path)
-    assert (status, err) == (1, "d2vpr: The file has no tensor a[2J]0;titleb.\nIt has c.\n")
+    assert (status, err) == (1, "d2vpr: The file has no tensor a\\x1b[2J\\x1b]0;title\\x07\\u202eb.\nIt has c.\n")
 
 
 def test_warnings_of_a_command_name_flags(monkeypatch, tmp_path):

@@ -94,8 +94,8 @@ def test_names_of_files_feign_no_lines_and_steer_no_terminal(tmp_path: Path) -> 
     assert [line for line in lines if line.startswith("Licence of the code: ")] == [
         "Licence of the code: none stated: without one, no one may use the code"
     ]
-    assert "net?Licence of the code: MIT?[2J?.py" in "".join(lines)
-    assert "net?.py" in "".join(lines)
+    assert r"net\nLicence of the code: MIT\x1b[2J\u202e.py" in "".join(lines)
+    assert r"net\udcff.py" in "".join(lines)
 
 
 def test_a_dependency_that_is_no_package_is_missing_or_there(tmp_path: Path) -> None:
