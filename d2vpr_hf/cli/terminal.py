@@ -108,7 +108,7 @@ def print_answers(
     if format == "table":
         echo(table(all_answers))
     else:  # programs read names unchanged, a terminal shows them
-        (echo if sys.stdout.isatty() else typer.echo)(format_answers(all_answers, format))
+        (echo if sys.stdout.isatty() else print)(format_answers(all_answers, format))  # typer.echo would remove colours
     return all_answers
 
 

@@ -18,7 +18,7 @@ from d2vpr_hf.readers.image_signatures import NUM_BYTES, READ, image_format
 from d2vpr_hf.readers.photo_listing import list_photos
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
-from d2vpr_hf.readers.structure import UnsafePhotoError, check_exif, check_structure
+from d2vpr_hf.readers.structure import UnsafePhotoError, check_exif, check_structure, read_metadata_boxes
 from d2vpr_hf.readers.structure.limits import LARGEST_FILE, LARGEST_WHOLE_FILE
 from d2vpr_hf.utils.light_imports import import_alone
 from d2vpr_hf.utils.regular_files import UnfitFileError, open_regular_file
@@ -202,10 +202,13 @@ def _fetch(url: str) -> bytes:
 def _identify(file: BinaryIO) -> PIL.Image.Image:
     """Open an image in one of the formats of photos, by its content."""
     try:
-        return PIL.Image.open(file, formats=_formats())
+        image = PIL.Image.open(file, formats=_formats())
     except PIL.UnidentifiedImageError as error:
         file.seek(0)
         raise UnreadablePhotoError(_unidentified(file.read(NUM_BYTES))) from error
+    if image.format == "JPEG2000":  # Pillow does not read its metadata
+        image.info.update(read_metadata_boxes(file))
+    return image
 
 
 @functools.cache

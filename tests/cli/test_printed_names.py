@@ -1,4 +1,4 @@
-"""Names of files and texts from files are printed so that they steer no terminal and feign no line."""
+"""No name of a file and no text from a file steers the terminal, or feigns a line."""
 
 import contextlib
 import io
@@ -9,6 +9,8 @@ import pytest
 
 import d2vpr_hf.cli
 from d2vpr_hf.cli.terminal import print_answers
+from d2vpr_hf.readers import Remark
+from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.search_photos import SearchResult
 from tests.command_line import run
 from tests.photos import save
@@ -39,7 +41,13 @@ def test_names_of_photos_steer_no_terminal(photos, tmp_path, answer_format):
     for _, out, err in texts:
         assert not STEERING.search(out + err)
         assert "\nd2vpr: all fine" not in out
-    assert "\\x1b" in texts[0][2]
+    assert "\\x1b" in texts[1][1] or "\\u001b" in texts[1][1]
+
+
+def test_warnings_name_each_skipped_photo_in_one_line(caplog):
+    report_skipped({ODD: "a reason\n  good.jpg: fine"}, 2, strict=False)
+    assert len(caplog.messages[0].splitlines()) == 2 and not STEERING.search(caplog.text)
+    assert not STEERING.search(str(Remark("skipped", "files", 1, ODD)))
 
 
 @pytest.mark.parametrize("answer_format", ["csv", "geojson", "gpx"])
@@ -56,9 +64,14 @@ def test_tables_for_programs_are_escaped_on_a_terminal_only(answer_format, monke
             assert ODD in text.getvalue()
 
 
+_PRINTING = re.compile(r"typer\.s?echo|(?<![.\w])(?<!def )print\(|sys\.stdout\.write|rich\.print")
+
+
 def test_one_function_prints_everything():
     """A command that prints by itself would print what a terminal obeys."""
     for path in Path(d2vpr_hf.cli.__file__).parent.glob("*.py"):
         text = path.read_text(encoding="utf-8")
         if path.name != "terminal.py":
-            assert not re.search(r"typer\.echo|(?<![.\w])print\(|typer\.secho|sys\.stdout\.write|rich\.print", text), path.name
+            assert not _PRINTING.search(text), path.name
+                path.name
+            )

@@ -31,7 +31,7 @@ BAD = [
 @pytest.mark.parametrize("values", BAD, ids=str)
 def test_numbers_that_are_not_finite_are_refused(values, tmp_path):
     bad = replace(GOOD, path="bad.jpg", **values)
-    table = PlaceTable(tmp_path, [GOOD, bad], "csv")
+    table = PlaceTable(tmp_path / "photos", [GOOD, bad], "csv")
     index = begin(tmp_path / "index")
     row = np.eye(1, BytesEncoder().descriptor_dim)
     with pytest.raises(ValueError, match=r"bad\.jpg: \w+ must be a finite number"):

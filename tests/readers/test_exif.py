@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.ExifTags import Base
 
 from d2vpr_hf.places import PLACE_SCHEMA, Place, distance_in_metres
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import ReadOptions, open_photo, read_photo, read_place, read_places
-from tests.photos import draw
+from tests.photos import draw, gps_exif, save
 from tests.readers.exif_blocks import (
     ASCII,
     BYTE,
@@ -613,3 +614,21 @@ def test_a_photo_whose_exif_cannot_be_written_again_is_turned(tmp_path, odd, ori
     expected = {6: (7, 0), 3: (15, 7), 8: (0, 15)}[orientation]
     assert upright.getpixel(expected) == (255, 255, 255)
     assert upright.getexif().get(0x112) is None
+
+
+@pytest.mark.parametrize("orientation", [None, 6])
+def test_exif_in_jpeg_2000_is_read(tmp_path, orientation):
+    """Pillow does not read the box that ExifTool and scanners write it to."""
+    exif = gps_exif(43.5, 11.5, 90.0)
+    if orientation is not None:
+        exif[Base.Orientation] = orientation
+    block = exif.tobytes()[6:]
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+    path = save(tmp_path / "a.jp2", 1)
+    boxes = ((b"JpgTiffExif->JP2", block), (bytes.fromhex("be7acfcb97a942e89c71999491e3afac"), xmp))
+    with path.open("ab") as file:
+        for identity, content in boxes:
+            file.write(struct.pack(">I", 24 + len(content)) + b"uuid" + identity + content)
+    place = read_place(path)
+    assert (place.latitude, place.longitude, place.heading) == pytest.approx((43.5, 11.5, 90.0))
+    assert open_photo(path).size == ((60, 90) if orientation else (90, 60))

@@ -265,6 +265,8 @@ def test_held_out_photos_and_others_do_not_replace_each_other(tmp_path):
     photos.hold_out(np.array([2, 3]))
     assert {shot.place for shot in photos.take(1, 2, RNG)[0]} == {4}
     assert {shot.place for shot in photos.take(2, 2, RNG)[0]} == {3}
+    photos = UnlabelledPhotos(tmp_path, CropRange(), OPENING)  # without decoded photos
+    photos.hold_out(np.array([2, 3]))
     (tmp_path / "3.png").write_text("no photo")
     with pytest.raises(ValueError, match=r"None of the 2 photos .* do not replace each other"):
         photos.take(2, 2, RNG)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from d2vpr_hf.readers.structure.boxes import iterate_boxes
-from d2vpr_hf.readers.structure.limits import MOST_PIXELS, UnsafePhotoError, read_at, size_of
+from d2vpr_hf.readers.structure.limits import LARGEST_METADATA, MOST_PIXELS, UnsafePhotoError, read_at, size_of
 
 _CODESTREAM = b"\xff\x4f\xff\x51"
 _SIZE = 0x51  # markers
@@ -16,6 +16,10 @@ _MOST_MARKERS = 65_536  # of all headers
 _MOST_BLOCKS = 4_000_000  # tiles, precincts and code blocks of all components and resolutions
 _MOST_PACKETS = 20_000_000  # precincts in layers
 _TILE_BLOCKS = 50  # memory of a tile without pixels, in blocks
+
+
+# ids of boxes `uuid` with metadata, as ExifTool and the XMP specification (part 3) give them
+_METADATA = {b"JpgTiffExif->JP2": "exif", bytes.fromhex("be7acfcb97a942e89c71999491e3afac"): "xmp"}
 
 
 @dataclass
@@ -52,6 +56,17 @@ def check_jpeg2000(file: BinaryIO) -> None:
                 pass  # counted
         if kind == b"jp2c":
             _check_codestream(file, start)
+
+
+def read_metadata_boxes(file: BinaryIO) -> dict[str, bytes]:
+    """Return the EXIF and XMP of a JPEG 2000 file as `exif` and `xmp`, if it has them; larger ones than 16 MiB are not read."""
+    if read_at(file, 0, 4) == _CODESTREAM:
+        return {}
+    metadata: dict[str, bytes] = {}
+    for kind, start, end in iterate_boxes(file, 0, size_of(file)):
+        if kind == b"uuid" and (name := _METADATA.get(read_at(file, start, 16))) and end - start <= LARGEST_METADATA:
+            metadata.setdefault(name, file.read(end - start - 16))
+    return metadata
 
 
 def _check_codestream(file: BinaryIO, start: int) -> None:
