@@ -14,7 +14,8 @@ from d2vpr_hf.explanation.regions import PhotoRegions, locate_regions, region_na
 from d2vpr_hf.explanation.similarity import cosine_of, region_shares
 from d2vpr_hf.modeling import D2VPRModel
 from d2vpr_hf.modeling.deformable_aggregation import DeformableAggregator
-from d2vpr_hf.readers import PhotoSource, open_photo
+from d2vpr_hf.readers import PhotoSource
+from d2vpr_hf.readers.photos import open_named_photo
 
 BEFORE_PROJECTION = (
     "This model projects descriptors before they are searched, which mixes all regions. The similarity shown here is that of "
@@ -70,12 +71,12 @@ def explain_match(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSource)
     Raises:
         ValueError: If the model has neither sampling points nor tokens of patches, as a graph, or has a cross-image encoder,
             because its descriptors depend on the whole batch.
-        UnreadablePhotoError: If a photo cannot be decoded.
+        UnreadablePhotoError: If a photo cannot be decoded; the message names it.
     """
     if has_patches(encoder):
         return compare_patches(encoder, query, match)
     config = explainable_model(encoder).config
-    images = [open_photo(photo) for photo in (query, match)]
+    images = [open_named_photo(photo) for photo in (query, match)]
     pixels = [torch.from_numpy(encoder.descriptor_model.prepare(image)).unsqueeze(0) for image in images]
     batches = [torch.cat(pixels)] if pixels[0].shape == pixels[1].shape else pixels  # photos may keep their aspect
     samples = [_sample(encoder, batch) for batch in batches]

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.model_info.preprocessing import Preprocessing
-from d2vpr_hf.readers import PhotoSource, open_photo
+from d2vpr_hf.readers import PhotoSource
+from d2vpr_hf.readers.photos import open_named_photo
 
 PATCHES_NOTE = (
     "A bright patch has a similar patch somewhere in the other photo. Pooling mixes all patches, so that the similarity of the "
@@ -78,10 +79,10 @@ def compare_patches(encoder: PlaceEncoder, query: PhotoSource, match: PhotoSourc
 
     Raises:
         ValueError: If the tokens of the model have no grid.
-        UnreadablePhotoError: If a photo cannot be decoded.
+        UnreadablePhotoError: If a photo cannot be decoded; the message names it.
     """
     model: Any = encoder.descriptor_model
-    images = [open_photo(photo) for photo in (query, match)]
+    images = [open_named_photo(photo) for photo in (query, match)]
     pixels = [model.prepare(image)[np.newaxis] for image in images]  # (1, 3, height, width) each
     tokens = [model.tokens(values) for values in pixels]
     if any(grid is None for grid in tokens):

@@ -108,6 +108,15 @@ def open_photo(source: PhotoSource, target: tuple[int, int] | None = None) -> PI
         return _reduce_depth(upright, image) if is_deep else upright
 
 
+def open_named_photo(source: PhotoSource) -> PIL.Image.Image:
+    """Open and decode one of several photos as [`open_photo`] does; the message of an error begins with the file's name."""
+    try:
+        return open_photo(source)
+    except UnreadablePhotoError as error:
+        name = f"a photo of {len(source)} bytes" if isinstance(source, bytes) else Path(source).name
+        raise UnreadablePhotoError(f"{name}: {error}") from error
+
+
 def open_photo_file(photo: Path) -> BinaryIO:
     """Open the file of a photo for reading, without looking at its content.
 

@@ -73,5 +73,3 @@ def test_one_function_prints_everything():
         text = path.read_text(encoding="utf-8")
         if path.name != "terminal.py":
             assert not _PRINTING.search(text), path.name
-                path.name
-            )

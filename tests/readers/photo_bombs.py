@@ -150,6 +150,22 @@ def large_grid(width: int) -> bytes:
     return _box(b"ftyp", b"heic\0\0\0\0mif1heic") + _box(b"meta", bytes(4) + iinf + iloc + idat)
 
 
+def wide_tiles(columns: int = 64, side: int = 4096, width: int = 64) -> bytes:
+    """Make a HEIF file with a small picture, a grid of large tiles that all are one item."""
+    entries = b"".join(
+        _box(b"infe", b"\x02\0\0\0" + struct.pack(">HH", number, 0) + kind + b"\0")
+        for number, kind in ((1, b"grid"), (2, b"hvc1"))
+    )
+    iinf = _box(b"iinf", bytes(4) + struct.pack(">H", 2) + entries)
+    iloc = _box(b"iloc", b"\x01\0\0\0\x44\0" + struct.pack(">HHHHHII", 1, 1, 1, 0, 1, 0, 8))
+    idat = _box(b"idat", bytes([0, 0, 0, columns - 1]) + struct.pack(">HH", width, 64))
+    iref = _box(b"iref", bytes(4) + _box(b"dimg", struct.pack(">HH", 1, columns) + struct.pack(">H", 2) * columns))
+    ispe = _box(b"ispe", bytes(4) + struct.pack(">II", side, side))
+    ipma = _box(b"ipma", bytes(4) + struct.pack(">IHBB", 1, 2, 1, 0x81))
+    meta = iinf + iloc + idat + iref + _box(b"iprp", _box(b"ipco", ispe) + ipma)
+    return _box(b"ftyp", b"heic\0\0\0\0mif1heic") + _box(b"meta", bytes(4) + meta)
+
+
 def _box(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content) + 8) + kind + content
 
@@ -203,6 +219,8 @@ BOMBS = {
     "JPEG 2000, small blocks": (codestream(13_000, 13_000, block=2), "code blocks"),
     "JPEG 2000, layers": (codestream(3000, 3000, layers=65_535, precinct=7), "layers"),
     "HEIF, shared items": (shared_items(), "items"),
+    "HEIF, tiles beyond the picture": (wide_tiles(), "tiles of 4096"),
+    "HEIF, one large tile": (wide_tiles(1, 8192), "tiles of 8192"),
     "HEIF, large grid": (large_grid(30_000), "pixels"),
 }
 

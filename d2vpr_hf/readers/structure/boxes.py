@@ -1,5 +1,6 @@
 """Boxes of HEIF and AVIF files (ISO/IEC 14496-12, 23008-12): sizes of pictures, and data that items share."""
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -8,14 +9,17 @@ from d2vpr_hf.readers.structure.chunks import check_whole
 from d2vpr_hf.readers.structure.directories import check_exif
 from d2vpr_hf.readers.structure.limits import (
     LARGEST_METADATA,
+    LARGEST_TILE,
     MOST_PIXELS,
+    TIMES_PICTURE,
     UnsafePhotoError,
     check_count,
     check_overlap,
     read_at,
 )
 
-_UNIQUE = (b"iloc", b"iinf", b"iprp", b"idat")
+_LISTS = (b"iloc", b"iinf", b"iref")
+_UNIQUE = (*_LISTS, b"iprp", b"idat")
 _MOST_EXTENTS = 100_000
 _MOST_TILES = 4096  # of a grid
 
@@ -68,11 +72,12 @@ def _check_items(file: BinaryIO, start: int, end: int, size: int) -> None:
         if kind in boxes and kind in _UNIQUE:
             raise UnsafePhotoError("it has two lists of items")
         boxes[kind] = first, last
-    contents = {kind: read_at(file, first, last - first) for kind, (first, last) in boxes.items() if kind in (b"iloc", b"iinf")}
+    contents = {kind: read_at(file, first, last - first) for kind, (first, last) in boxes.items() if kind in _LISTS}
     items = _read_items(contents.get(b"iloc", b""))
     kinds = _read_kinds(contents.get(b"iinf", b""))
     check_overlap(sum(length for item in items.values() for _, length in item.extents), size, "items")
-    _check_sizes(file, boxes.get(b"iprp"))
+    sizes = _read_sizes(file, boxes.get(b"iprp"))
+    parts = _read_parts(contents.get(b"iref", b""))
     data = boxes.get(b"idat", (0, 0))[0]
     for number, item in items.items():
         kind = kinds.get(number)
@@ -81,28 +86,71 @@ def _check_items(file: BinaryIO, start: int, end: int, size: int) -> None:
             check_exif(content[4 + int.from_bytes(content[:4], "big") :])
             check_exif(content[4:])
         elif kind == b"grid":
-            _check_grid(_read_data(file, item, data))
+            _check_grid(_read_data(file, item, data), sizes.get(parts.get(number, -1)))
 
 
-def _check_sizes(file: BinaryIO, properties: tuple[int, int] | None) -> None:
-    """Check the sizes of pictures that the properties state."""
+def _read_sizes(file: BinaryIO, properties: tuple[int, int] | None) -> dict[int, tuple[int, int]]:
+    """Check the sizes of pictures that the properties state; return width and height by the items' numbers."""
+    stated: list[tuple[int, int] | None] = []
+    sizes: dict[int, tuple[int, int]] = {}
     for kind, start, end in iterate_boxes(file, *(properties or (0, 0))):
-        if kind != b"ipco":
-            continue
-        for inner, first, _ in iterate_boxes(file, start, end):
-            if inner == b"ispe" and len(content := read_at(file, first + 4, 8)) == 8:
-                _check_pixels(*struct.unpack(">II", content))
+        if kind == b"ipco":
+            for inner, first, _ in iterate_boxes(file, start, end):
+                content = read_at(file, first + 4, 8) if inner == b"ispe" else b""
+                stated.append(struct.unpack(">II", content) if len(content) == 8 else None)
+                _check_pixels(*(stated[-1] or (0, 0)))
+        if kind == b"ipma":
+            for number, property_number in _read_associations(read_at(file, start, end - start)):
+                if 0 < property_number <= len(stated) and (size := stated[property_number - 1]) is not None:
+                    sizes[number] = size
+    return sizes
 
 
-def _check_grid(content: bytes) -> None:
-    """Check the number of tiles and the size of a grid."""
+def _read_associations(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of an item and of one of its properties from a box `ipma`."""
+    with contextlib.suppress(IndexError):  # cut off
+        number_size = 4 if content[0] else 2
+        property_size = 2 if content[3] & 1 else 1
+        count, position = _number(content, 4, 4)
+        for _ in range(count):
+            number, position = _number(content, position, number_size)
+            properties, position = _number(content, position, 1)
+            for _ in range(properties):
+                value, position = _number(content, position, property_size)
+                yield number, value & (0x7FFF if property_size == 2 else 0x7F)  # the first bit marks essential ones
+
+
+def _read_parts(content: bytes) -> dict[int, int]:
+    """Return the number of the first tile of each derived picture from a box `iref`."""
+    parts: dict[int, int] = {}
+    position = 4
+    with contextlib.suppress(IndexError):  # cut off
+        number_size = 4 if content[0] else 2
+        while position < len(content):
+            size, _ = _number(content, position, 4)
+            number, behind = _number(content, position + 8, number_size)
+            count, behind = _number(content, behind, 2)
+            if content[position + 4 : position + 8] == b"dimg" and count:
+                parts[number], _ = _number(content, behind, number_size)
+            position += max(8, size)
+    return parts
+
+
+def _check_grid(content: bytes, tile: tuple[int, int] | None) -> None:
+    """Check the number of tiles, the size of a grid, and that its tiles, of known size, do not reach far beyond it."""
     if len(content) < 8:
         return
-    tiles = (content[2] + 1) * (content[3] + 1)
+    rows, columns = content[2] + 1, content[3] + 1
+    tiles = rows * columns
     width, height = struct.unpack_from(">II" if content[1] & 1 and len(content) >= 12 else ">HH", content, 4)
     _check_pixels(width, height)
     if tiles > _MOST_TILES:
         raise UnsafePhotoError(f"it has {tiles:,} tiles; at most {_MOST_TILES:,} are read")
+    if tile is None:
+        return
+    is_beyond = tile[0] * (columns - 1) >= max(1, width) or tile[1] * (rows - 1) >= max(1, height)
+    if is_beyond or tile[0] * tile[1] > max(LARGEST_TILE, TIMES_PICTURE * width * height):
+        raise UnsafePhotoError(f"a picture of {width} x {height} pixels in {tiles:,} tiles of {tile[0]} x {tile[1]}")
 
 
 def _check_pixels(width: int, height: int) -> None:
@@ -119,7 +167,7 @@ def _read_data(file: BinaryIO, item: _Item, data: int) -> bytes:
 def _read_items(content: bytes) -> dict[int, _Item]:
     """Read a box `iloc`; a damaged one gives the items in front of the damage."""
     items: dict[int, _Item] = {}
-    try:
+    with contextlib.suppress(IndexError):  # cut off
         version, sizes = content[0], content[4] << 8 | content[5]
         offset_size, length_size = sizes >> 12, sizes >> 8 & 15
         base_size = sizes >> 4 & 15
@@ -142,8 +190,6 @@ def _read_items(content: bytes) -> dict[int, _Item]:
                 offset, position = _number(content, position + index_size, offset_size)
                 length, position = _number(content, position, length_size)
                 item.extents.append((base + offset, length))
-    except IndexError:
-        pass
     return items
 
 

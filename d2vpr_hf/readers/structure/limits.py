@@ -7,6 +7,8 @@ LARGEST_FILE = 2**31  # bytes
 LARGEST_WHOLE_FILE = 2**28  # bytes of a file that a decoder reads whole: WebP, HEIF and AVIF
 LARGEST_METADATA = 2**24  # bytes
 MOST_PIXELS = 178_956_970  # of Pillow, which refuses more
+LARGEST_TILE = 2**24  # pixels of a tile that is larger than its picture
+TIMES_PICTURE = 4  # pixels of a larger tile, of its picture
 MOST_PARTS = 10_000  # segments, chunks or boxes, unless they have a size that encoders choose
 USUAL_PART = 256  # bytes; encoders write larger parts
 

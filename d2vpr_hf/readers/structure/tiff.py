@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.readers.structure.directories import Entry, check_directories
 from d2vpr_hf.readers.structure.jpeg import MOST_SAMPLES, count_strip_samples
-from d2vpr_hf.readers.structure.limits import UnsafePhotoError, check_overlap, read_at, size_of
+from d2vpr_hf.readers.structure.limits import LARGEST_TILE, TIMES_PICTURE, UnsafePhotoError, check_overlap, read_at, size_of
 
 _WIDTH, _HEIGHT = 256, 257
 _COMPRESSION = 259
@@ -16,9 +16,6 @@ _STRIPS, _TILES = (273, 279), (324, 325)  # tags of the positions and of the num
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _JPEG = 7
 _TYPES = {1: "u1", 3: "u2", 4: "u4", 9: "i4", 13: "u4", 16: "u8"}
-
-_LARGEST_TILE = 2**24  # pixels, of a tile that is larger than its picture
-_TIMES_PICTURE = 4
 
 
 def check_tiff(file: BinaryIO, will_decode: bool) -> None:
@@ -35,7 +32,7 @@ def check_tiff(file: BinaryIO, will_decode: bool) -> None:
     width, height, tile_width, tile_height = (
         _first(file, order, entries, tag) for tag in (_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT)
     )
-    if tile_width * tile_height > max(_LARGEST_TILE, _TIMES_PICTURE * width * height):
+    if tile_width * tile_height > max(LARGEST_TILE, TIMES_PICTURE * width * height):
         raise UnsafePhotoError(f"a picture of {width} x {height} pixels in tiles of {tile_width} x {tile_height}")
     for tags in (_STRIPS, _TILES):
         positions, sizes = (_values(file, order, entries, tag) for tag in tags)
