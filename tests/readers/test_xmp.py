@@ -1,6 +1,7 @@
 """Positions, headings and times in XMP: in photos of every format, in any of its notations, and never from hostile XML."""
 
 import contextlib
+import struct
 
 import pillow_heif
 import pytest
@@ -127,6 +128,26 @@ def test_packets_in_every_encoding_of_unicode_are_read(tmp_path, encoding, decla
         return
     text = packet(LATITUDE_AND_LONGITUDE, "", declaration or '<?xpacket begin="\ufeff"?>').decode() + " " * 50
     assert degrees(read(tmp_path, text.encode(encoding))[0]) == pytest.approx(RIO)
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_properties_in_the_extended_packet_are_read(tmp_path, is_whole):
+    """Programs move properties there if a packet would exceed 64 kB, such as by a depth map."""
+    identity = b"0123456789ABCDEF" * 2
+    extended = packet(LATITUDE_AND_LONGITUDE) + b" " * 70_000
+    parts = [(start, extended[start : start + 40_000]) for start in range(0, len(extended), 40_000)]
+    segments = b""
+    for start, part in reversed(parts[: None if is_whole else 1]):
+        content = b"http://ns.adobe.com/xmp/extension/\0" + identity + struct.pack(">II", len(extended), start) + part
+        segments += b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+    note = (
+        f'xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="{identity.decode()}" exif:GPSImgDirection="90"'
+    )
+    path = tmp_path / "a.jpg"
+    draw(0).save(path, xmp=packet(note))
+    jpeg = path.read_bytes()
+    path.write_bytes(jpeg[:2] + segments + jpeg[2:])
+    assert degrees(read_place(path)) == (pytest.approx(RIO, abs=1e-9) if is_whole else None)
 
 
 def test_the_profile_that_imagemagick_writes_into_png_is_read(tmp_path):

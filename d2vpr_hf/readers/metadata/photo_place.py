@@ -14,7 +14,7 @@ from d2vpr_hf.readers.metadata.exif import DAMAGED, read_exif
 from d2vpr_hf.readers.metadata.photo_metadata import NOTHING, Note, PhotoMetadata, Stated, Value
 from d2vpr_hf.readers.metadata.sidecars import LARGEST_METADATA, SidecarFolders, SidecarsOfOnePhoto
 from d2vpr_hf.readers.metadata.takeout import read_takeout
-from d2vpr_hf.readers.metadata.xmp import parse_xmp, read_xmp
+from d2vpr_hf.readers.metadata.xmp import join_extension, parse_xmp, read_xmp
 from d2vpr_hf.readers.photos import UnreadablePhotoError, named_errors, open_header
 from d2vpr_hf.readers.remarks import RemarkCounter
 from d2vpr_hf.utils.regular_files import open_regular_file
@@ -98,11 +98,12 @@ class PhotoPlaceReader:
             sources = [_Source("EXIF", self._read_exif(image, name))]
             key = next((key for key in _XMP_KEYS if image.info.get(key)), None)
             content = None if key is None else image.info[key]
+            segments = [segment for name, segment in getattr(image, "applist", ()) if name == "APP1"]
         if key is None or _is_complete(sources, content):
             return sources
         if isinstance(content, str):
             content = _raw_profile(content) if key.startswith("Raw") else content.encode()
-        return [*sources, _Source("XMP", self._read_xmp(content, name))]
+        return [*sources, _Source("XMP", self._read_xmp(content, segments, name))]
 
     def _read_exif(self, image: PIL.Image.Image, name: str) -> PhotoMetadata:
         try:
@@ -113,10 +114,12 @@ class PhotoPlaceReader:
                 self._count([DAMAGED], name)
             return PhotoMetadata()
 
-    def _read_xmp(self, content: object, name: str) -> PhotoMetadata:
+    def _read_xmp(self, content: object, segments: Iterable[bytes], name: str) -> PhotoMetadata:
         with contextlib.suppress(UnreadablePhotoError), named_errors():
             if isinstance(content, bytes) and len(content) <= LARGEST_METADATA:
-                return read_xmp(parse_xmp(content), self.assume_north_east)
+                extension = join_extension(content, segments)
+                properties = parse_xmp(extension) if 0 < len(extension) <= LARGEST_METADATA else {}
+                return read_xmp(properties | parse_xmp(content), self.assume_north_east)
         self.remarks.add("skipped", "XMP blocks in photos that are damaged", name)
         return PhotoMetadata()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import struct
+from collections.abc import Iterable, Mapping
 from xml.parsers import expat
 
 from d2vpr_hf.readers.metadata.angles import (
@@ -43,6 +45,8 @@ _POSITIONS = (  # the names of a latitude and of a longitude
 _FAILED = {"exif:GPSStatus": "V", "drone-dji:GpsStatus": "INVALID", "drone-dji:RtkFlag": "0"}
 _TIMES = ("exif:DateTimeOriginal", "exif:DateTimeDigitized", "photoshop:DateCreated", "xmp:CreateDate", "exif:GPSTimeStamp")
 _SOURCE = "XMP"
+_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"  # ISO 16684-3, segments APP1
+_EXTENSION_ID = re.compile(rb"HasExtendedXMP[\s=>\"']*([0-9A-Fa-f]{32})")
 
 
 def parse_xmp(content: bytes) -> dict[str, str]:
@@ -67,6 +71,26 @@ def parse_xmp(content: bytes) -> dict[str, str]:
     except (expat.ExpatError, LookupError) as error:  # LookupError: an unknown encoding
         raise ValueError(f"not XML ({error})") from error
     return collector.properties
+
+
+def join_extension(packet: bytes, segments: Iterable[bytes]) -> bytes:
+    """Return the extended packet of a JPEG file, which has the properties beyond 64 kB; empty if it is missing or not whole.
+
+    Args:
+        packet: The packet that names the extended one.
+        segments: Contents of the file's segments APP1.
+    """
+    named = _EXTENSION_ID.search(packet)
+    if named is None:
+        return b""
+    parts: dict[int, bytes] = {}
+    size = 0
+    for segment in segments:
+        if segment.startswith(_EXTENSION + named[1]) and len(segment) >= len(_EXTENSION) + 40:
+            size, position = struct.unpack_from(">II", segment, len(_EXTENSION) + 32)
+            parts[position] = segment[len(_EXTENSION) + 40 :]
+    joined = b"".join(parts[position] for position in sorted(parts))
+    return joined if len(joined) == size else b""
 
 
 def read_xmp(properties: Mapping[str, str], assume_north_east: bool = False) -> PhotoMetadata:
