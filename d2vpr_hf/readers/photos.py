@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import PIL.Image
 from PIL.ExifTags import Base
@@ -117,7 +117,7 @@ def open_named_photo(source: PhotoSource) -> PIL.Image.Image:
         raise UnreadablePhotoError(f"{name}: {error}") from error
 
 
-def open_photo_file(photo: Path) -> BinaryIO:
+def open_photo_file(photo: Path) -> io.BufferedReader:
     """Open the file of a photo for reading, without looking at its content.
 
     Raises:
@@ -139,7 +139,7 @@ def open_header(photo: Path | bytes, will_decode: bool = False) -> Iterator[PIL.
     """
     with contextlib.ExitStack() as stack:
         with named_errors():
-            file = stack.enter_context(io.BytesIO(photo) if isinstance(photo, bytes) else open_photo_file(photo))
+            file: BinaryIO = stack.enter_context(io.BytesIO(photo) if isinstance(photo, bytes) else open_photo_file(photo))
             check_structure(file, will_decode)
             image = stack.enter_context(_identify(file))
             _check_exif(image)
@@ -253,7 +253,7 @@ def _turn_upright(image: PIL.Image.Image, photo: Path | bytes) -> PIL.Image.Imag
     For HEIF, phones write both EXIF and a rotation box. The box has precedence: the decoder applies it. Other programs write
     EXIF alone. The decoder removes EXIF's orientation in both cases, so it is applied here if there is no box.
     """
-    orientation = image.info.get("original_orientation")
+    orientation: Any = image.info.get("original_orientation")
     if not orientation or _has_rotation_box(photo):
         with contextlib.suppress(UnreadablePhotoError), named_errors():
             orientation = image.getexif().get(Base.Orientation, 1)

@@ -1,9 +1,9 @@
 """Open files whose names come from other people: regular files only. A pipe, a socket or a device could block for ever."""
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 # a pipe that replaces the file between the two checks must not block either; Windows has other flags
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"))
@@ -13,7 +13,7 @@ class UnfitFileError(OSError):
     """A file that is not regular or too large. The message has the reason, without the path."""
 
 
-def open_regular_file(path: str | Path, max_bytes: int | None = None) -> BinaryIO:
+def open_regular_file(path: str | Path, max_bytes: int | None = None) -> io.BufferedReader:
     """Open a regular file, or a link to one, for reading.
 
     Args:
@@ -25,13 +25,13 @@ def open_regular_file(path: str | Path, max_bytes: int | None = None) -> BinaryI
         OSError: If there is no such file, or it cannot be read.
     """
     _check(Path(path).stat(), max_bytes)
-    descriptor = os.open(path, _FLAGS)
+    file = io.FileIO(os.open(path, _FLAGS))
     try:
-        _check(os.fstat(descriptor), max_bytes)
-        return os.fdopen(descriptor, "rb")
+        _check(os.fstat(file.fileno()), max_bytes)
     except BaseException:
-        os.close(descriptor)
+        file.close()
         raise
+    return io.BufferedReader(file)
 
 
 def _check(status: os.stat_result, max_bytes: int | None) -> None:

@@ -80,12 +80,11 @@ def _check_items(file: BinaryIO, start: int, end: int, size: int) -> None:
     parts = _read_parts(contents.get(b"iref", b""))
     data = boxes.get(b"idat", (0, 0))[0]
     for number, item in items.items():
-        kind = kinds.get(number)
-        if kind == b"Exif":
+        if kinds.get(number) == b"Exif":
             content = _read_data(file, item, data)
             check_exif(content[4 + int.from_bytes(content[:4], "big") :])
             check_exif(content[4:])
-        elif kind == b"grid":
+        elif kinds.get(number) == b"grid":
             _check_grid(_read_data(file, item, data), sizes.get(parts.get(number, -1)))
 
 

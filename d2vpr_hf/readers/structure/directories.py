@@ -23,14 +23,14 @@ class Entry(NamedTuple):
     """An entry of a directory: the type and the number of its values, and their position."""
 
     kind: int
-    count: int
+    num_values: int
     position: int
 
 
 class _Layout(NamedTuple):
     """The layout of a directory: forms of its number of entries and of an entry, for `struct`, and bytes within an entry."""
 
-    count: struct.Struct
+    counter: struct.Struct
     entry: struct.Struct
     inline: int
 
@@ -87,12 +87,12 @@ def _header(file: BinaryIO) -> tuple[str, _Layout | None, int]:
 
 def _read(file: BinaryIO, size: int, layout: _Layout, start: int) -> dict[int, Entry]:
     """Read and check a directory; one that is cut off gives the entries that there are, and position 0 gives none."""
-    if start == 0 or start + layout.count.size > size:
+    if start == 0 or start + layout.counter.size > size:
         return {}
-    (count,) = layout.count.unpack(read_at(file, start, layout.count.size))
+    (count,) = layout.counter.unpack(read_at(file, start, layout.counter.size))
     if count > _MOST_ENTRIES:
         raise UnsafePhotoError(f"a directory of its tags has {count:,} entries")
-    start += layout.count.size
+    start += layout.counter.size
     content = file.read(count * layout.entry.size)
     content = content[: len(content) // layout.entry.size * layout.entry.size]
     order = layout.entry.format[0]
@@ -121,7 +121,7 @@ def _read(file: BinaryIO, size: int, layout: _Layout, start: int) -> dict[int, E
 
 def _pointer(file: BinaryIO, order: str, entry: Entry | None) -> int:
     """Return the position that an entry points to; 0 for a missing entry, and for values that are not one whole number."""
-    if entry is None or entry.count != 1 or entry.kind not in _POINTER_FORMS:
+    if entry is None or entry.num_values != 1 or entry.kind not in _POINTER_FORMS:
         return 0
     content = read_at(file, entry.position, _SIZES[entry.kind])
     if len(content) < _SIZES[entry.kind]:

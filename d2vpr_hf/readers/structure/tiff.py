@@ -61,6 +61,6 @@ def _values(file: BinaryIO, order: str, entries: Mapping[int, Entry], tag: int) 
     entry = entries.get(tag)
     if entry is None or entry.kind not in _TYPES:
         return np.empty(0, np.uint64)
-    form = np.dtype(_TYPES[entry.kind]).newbyteorder(order)
-    values = np.frombuffer(read_at(file, entry.position, entry.count * form.itemsize), form)
+    form = np.dtype(f"{order}{_TYPES[entry.kind]}")
+    values = np.frombuffer(read_at(file, entry.position, entry.num_values * form.itemsize), form)
     return np.maximum(values, 0).astype(np.uint64)
