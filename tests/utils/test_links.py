@@ -25,8 +25,9 @@ from d2vpr_hf.utils.atomic_files import (
 ROOT = Path(__file__).parents[2]
 # Files that run alone, without this package, and a script of developers
 EXEMPT = ("modeling", "d2vpr_hf/import_hub/child.py", "d2vpr_hf/assets", "d2vpr_hf/utils/atomic_files.py")
-# Places that create files in a scratch folder which was made for them alone, or in a process of its own
+# Places that create files in a scratch folder which was made for them alone, or in a process of its own, or that only read
 SCRATCH = {
+    "d2vpr_hf/utils/regular_files.py": {"open"},
     "d2vpr_hf/import_hub/archive.py": {"open", "copyfileobj", "copyfile"},
     "d2vpr_hf/import_hub/isolated_run.py": {"open", "write_text", "save"},
 }
