@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import d2vpr_hf
+from tests.warm_python import warm_libraries
 
 ROOT = Path(__file__).parents[1]
 SENTENCE_FILES = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"}
@@ -28,6 +29,12 @@ def python(*arguments, cwd, path=None):
     """Run Python without this session's path; `path` holds an installation to see."""
     environment = {"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"} | ({"PYTHONPATH": str(path)} if path else {})
     return subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def warm_python(code, *arguments, cwd, path=None):
+    """Run a program as `python` does, in a process that has imported torch and transformers."""
+    see = f"import sys; sys.path.insert(1, {str(path)!r})\n" if path else ""
+    return warm_libraries().run(see + code, *arguments, cwd=cwd)
 
 
 def build_wheel(source, folder):
@@ -116,7 +123,7 @@ SEE_EVERYTHING = "import d2vpr_hf.modeling, d2vpr_hf.training; print(d2vpr_hf.mo
 def test_the_wheel_works_from_anywhere(installed, tmp_path, anywhere):
     """In the repository root Python finds the bare folder first, which has no `modeling` in it."""
     cwd = tmp_path if anywhere else ROOT
-    done = python("-c", SEE_EVERYTHING, cwd=cwd, path=installed)
+    done = warm_python(SEE_EVERYTHING, cwd=cwd, path=installed)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(installed / "d2vpr_hf" / "modeling" / "__init__.py"), "D2VPRModel"]
     done = python("-m", "d2vpr_hf", "--version", cwd=cwd, path=installed)
@@ -129,7 +136,7 @@ TOUCH = "import d2vpr_hf; d2vpr_hf.D2VPRConfig; from transformers import AutoCon
 @pytest.mark.parametrize("anywhere", [True, False])
 def test_the_current_installation_works_from_anywhere(tmp_path, anywhere):
     """Touching a class registers it; then everything can be imported."""
-    done = python("-c", f"{TOUCH}; {SEE_EVERYTHING}", cwd=tmp_path if anywhere else ROOT)
+    done = warm_python(f"{TOUCH}; {SEE_EVERYTHING}", cwd=tmp_path if anywhere else ROOT)
     assert done.returncode == 0, done.stderr
 
 
@@ -203,6 +210,6 @@ for stage in ("distill", "finetune"):
 @pytest.mark.parametrize("folder", ["", str(ROOT / "training")], ids=["from the wheel", "as scripts"])
 def test_training_starts_from_the_wheel_and_as_a_script(installed, tmp_path, folder):
     """A script's own folder comes first on Python's path: no file there may be named like a library."""
-    done = python("-c", HELP_OF_STAGES, folder, cwd=tmp_path, path=installed)
+    done = warm_python(HELP_OF_STAGES, folder, cwd=tmp_path, path=installed)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("--places-per-batch") == 2

@@ -17,19 +17,16 @@ from tests.hub_server import TOKEN
 from tests.photos import save, save_row
 
 DESCRIBE = """
-import sys, torch
+import json, sys, datasets, huggingface_hub, torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 assert "d2vpr_hf" not in sys.modules
 processor = AutoImageProcessor.from_pretrained("user/model", trust_remote_code=True)
 model = AutoModel.from_pretrained("user/model", trust_remote_code=True).eval()
 with torch.inference_mode():
-    print(model(**processor(Image.open("query.jpg"), return_tensors="pt")).pooler_output[0].tolist())
-"""
-LIST_PLACES = """
-import datasets
-places = datasets.load_dataset("user/map", split="train")
-print(places["path"][:])
+    descriptor = model(**processor(Image.open("query.jpg"), return_tensors="pt")).pooler_output[0].tolist()
+places = datasets.load_dataset("user/map", split="train")["path"][:]
+print(json.dumps([descriptor, places, huggingface_hub.snapshot_download("user/where", repo_type="space")]))
 """
 ASK_THE_SPACE = """
 import json, os, runpy, sys
@@ -41,6 +38,8 @@ app = runpy.run_path(os.environ["SPACE"] + "/app.py")
 opened = app["open_space"](app["read_settings"]())
 answer = app["Endpoints"](opened.photo_map).search(["query.jpg"], [3])[0][0]
 print(json.dumps(answer))
+from d2vpr_hf.cli import main
+main()
 """
 
 
@@ -57,13 +56,12 @@ class Stranger:
         self.python = folder / "venv" / "bin" / "python"
         self.environment = {"PATH": os.defpath, "OMP_NUM_THREADS": "1"} | environment
 
-    def run(self, *arguments: str, **variables: str) -> str:
-        """Run Python, and return the last line of its output."""
-        environment = self.environment | variables
+    def run(self, code: str, *arguments: str, **variables: str) -> str:
+        """Run a program, and return its output."""
         done = subprocess.run(
-            [self.python, *arguments],
+            [self.python, "-c", code, *arguments],
             cwd=self.folder,
-            env=environment,
+            env=self.environment | variables,
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -103,16 +101,12 @@ def test_another_user_gets_the_same_answers(hub, tmp_path, private):
 
     stranger = Stranger(tmp_path, hub.environment(tmp_path / "cache", TOKEN if private else None))
     shutil.move(query, stranger.folder)
-    found = np.array(json.loads(stranger.run("-c", DESCRIBE)))
-    assert np.allclose(found, descriptor, atol=1e-5)
-    assert len(json.loads(stranger.run("-c", LIST_PLACES).replace("'", '"'))) == 9
+    same_descriptor, places, space = json.loads(stranger.run(DESCRIBE))
+    assert np.allclose(same_descriptor, descriptor, atol=1e-5)
+    assert len(places) == 9
 
-    download = "import huggingface_hub as hub; print(hub.snapshot_download('user/where', repo_type='space'))"
-    space = stranger.run("-c", download).strip()
     variables = {key: str(value) for key, value in hub.repositories["spaces", "user/where"].variables.items()}
-    answer = json.loads(stranger.run("-c", ASK_THE_SPACE, SPACE=space, **variables))
-    assert ranking(answer["matches"], "photo") == ranking(expected)
-    searched = json.loads(
-        stranger.run("-m", "d2vpr_hf", "search", "user/map", "query.jpg", "--top-k", "3", "--json", PYTHONPATH=space)
-    )
-    assert ranking(searched[0]["matches"]) == ranking(expected)
+    command = ("search", "user/map", "query.jpg", "--top-k", "3", "--json")
+    answer, _, searched = stranger.run(ASK_THE_SPACE, *command, SPACE=space, **variables).partition("\n")
+    assert ranking(json.loads(answer)["matches"], "photo") == ranking(expected)
+    assert ranking(json.loads(searched)[0]["matches"]) == ranking(expected)
