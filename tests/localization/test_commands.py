@@ -16,7 +16,7 @@ from d2vpr_hf.localization import load_calibration
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """A map of 12 spots, and 240 labelled queries: photos of the spots with added noise, or only noise."""
+    """A map of 12 spots, and 120 labelled queries: photos of the spots with added noise, or only noise."""
     folder = tmp_path_factory.mktemp("town")
     rng = np.random.default_rng(0)
     spots = [rng.integers(0, 255, (7, 7, 3)) for _ in range(12)]
@@ -24,7 +24,7 @@ def town(tmp_path_factory):
         (folder / side).mkdir()
     for spot, pixels in enumerate(spots):
         _save(folder / "database", pixels, spot, 0)
-    for query in range(240):
+    for query in range(120):
         pixels = spots[query % 12] + rng.normal(0, 12, (7, 7, 3)) if query % 3 else rng.integers(0, 255, (7, 7, 3))
         _save(folder / "queries", pixels, query % 12 if query % 3 else 500 + query % 2, query)
     return folder
@@ -47,10 +47,10 @@ def test_a_calibration_gives_confidences_survives_updates_and_is_verified(town, 
     before = json.loads(run("localize", index, query, "--json"))[0]
     assert before["confidence"] is None and "not calibrated" in before["note"]
     printed = run("calibrate", index, "--queries", town / "queries", "--plots", tmp_path / "plots")
-    assert "expected calibration error" in printed and "of 240 positions are correct" in printed
+    assert "expected calibration error" in printed and "of 120 positions are correct" in printed
     report = json.loads(run("calibrate", index, "--queries", town / "queries", "--json"))
-    assert report["count"] == 240 and report["skipped"] == {} and report["remarks"] == []
-    assert f"{100 * report['correct']:.1f} % of 240 positions are correct" in printed
+    assert report["count"] == 120 and report["skipped"] == {} and report["remarks"] == []
+    assert f"{100 * report['correct']:.1f} % of 120 positions are correct" in printed
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["precision_coverage.png", "reliability.png"]
     after = json.loads(run("localize", index, query, "--json", "--precision", "0"))[0]
     assert 0 <= after["confidence"] <= 1 and after["radius_90"] > 0 and after["no_match"] is False
@@ -59,10 +59,10 @@ def test_a_calibration_gives_confidences_survives_updates_and_is_verified(town, 
     run("add", index, query)
     run("compact", index)
     run("index", town / "database", "--out", index)
-    assert load_calibration(PlaceIndex.open(index)).num_queries == 240
+    assert load_calibration(PlaceIndex.open(index)).num_queries == 120
     run("verify", index)
     file = next(index.glob("calibration-*.json"))
-    file.write_bytes(file.read_bytes().replace(b"240", b"241"))
+    file.write_bytes(file.read_bytes().replace(b"120", b"121"))
     with pytest.raises(ValueError, match=file.name):
         run("verify", index)
     with pytest.raises(ValueError, match=file.name):
@@ -112,7 +112,7 @@ def test_queries_that_are_in_the_index_are_warned_of(town, tmp_path, caplog):
     run("calibrate", tmp_path / "index", "--queries", town / "queries")
     assert "are also photos of the index" not in caplog.text
     run("calibrate", tmp_path / "index", "--queries", queries)
-    assert "3 of 243 queries are also photos of the index, such as @500000" in caplog.text
+    assert "3 of 123 queries are also photos of the index, such as @500000" in caplog.text
     assert f"(there: {copies[0].name}): confidence is too high." in caplog.text
 
 
