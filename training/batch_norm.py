@@ -1,7 +1,7 @@
 """BatchNorm in training: three policies for its statistics."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import distributed, nn
@@ -83,9 +83,9 @@ class PreciseStatistics:
     def measure(self, batches: Iterable[torch.Tensor]) -> None:
         """Set the running statistics to those of batches of pixel values (B, 3, height, width) of all processes."""
         sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in self._norms}
-        counted = [norm.num_batches_tracked.clone() for norm in self._norms]
+        counted = [int(norm.num_batches_tracked or 0) for norm in self._norms]
 
-        def add(norm: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        def add(norm: Any, arguments: tuple[torch.Tensor, ...]) -> None:
             features = at_least_float32(arguments[0])
             variance, mean = torch.var_mean(features, dim=(0, 2, 3), correction=0)
             mean, variance = mean.cpu().double(), variance.cpu().double()
@@ -110,7 +110,8 @@ class PreciseStatistics:
             mean, square = total[0] / total[2], total[1] / total[2]
             norm.running_mean.copy_(mean)
             norm.running_var.copy_((square - mean.square()) * total[2] / (total[2] - 1).clamp(min=1))
-            norm.num_batches_tracked.copy_(tracked)
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.fill_(tracked)
 
 
 def share_statistics(model: nn.Module) -> None:

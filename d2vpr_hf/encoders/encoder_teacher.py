@@ -90,7 +90,7 @@ class EncoderTeacher(Teacher):
         """
         if not self.depends_on_batch:
             return
-        model = getattr(self.encoder, "model", None)
+        model: Any = getattr(self.encoder, "model", None)
         if not hasattr(model, "remove_cross_image_encoder"):
             raise ValueError(
                 f"{self.encoder.model_name} mixes the images of a batch in a way of its own, which `teacher_groups: off` does "
@@ -146,8 +146,10 @@ class EncoderTeacher(Teacher):
 def _device_steps(model: DescriptorModel) -> Preprocessing | None:
     """Return the steps of a model that only resize to one size and normalise; `None` for other steps."""
     steps = getattr(model, "preprocessing", None) or getattr(model, "steps", None)
-    is_plain = isinstance(steps, Preprocessing) and steps.size is not None and steps.crop_size is None is steps.pad_size
-    return steps if is_plain and steps.resample in ("bilinear", "bicubic") and steps.size == model.input_size else None
+    if not isinstance(steps, Preprocessing) or steps.size is None or steps.size != model.input_size:
+        return None
+    is_plain = steps.crop_size is None is steps.pad_size and steps.resample in ("bilinear", "bicubic")
+    return steps if is_plain else None
 
 
 def _to_numpy(values: torch.Tensor) -> Any:
