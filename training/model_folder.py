@@ -62,6 +62,8 @@ def write_model_folder(
         if evaluation is not None:
             evaluation.save(scratch / REPORT)
         origin = _origin(options, step, measurement)
+        if model.config.compatible_with and isinstance(options, DistillOptions):
+            origin += f"; its queries can search maps of {public_name(options.teachers[0])}"
         write_card(scratch, model, _facts(options), origin=origin, measured=evaluation, recipe=_recipe(options))
         replace_folder(scratch, folder)
     except WRITING_ERRORS as error:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ def test_the_teacher_is_written_into_the_student(folders):
     config = load_model(folders["student"]).config
     assert config.compatible_with == [PlaceEncoder(folders["teacher"]).fingerprint]
     assert PlaceEncoder(folders["student"]).compatible_with == tuple(config.compatible_with)
+    assert "its queries can search maps of teacher" in (Path(folders["student"]) / "README.md").read_text()
 
 
 def test_the_student_searches_the_index_of_its_teacher_but_adds_nothing(folders):
