@@ -130,7 +130,7 @@ def measure_dinov2(options: argparse.Namespace, precision: str, photos: list[byt
 def measure_own(options: argparse.Namespace, name: str, photos: list[bytes]) -> dict[str, Any]:
     """Compare the encoder of a model of this package with its backend."""
     choices: dict[str, Any] = {"device": options.device, "batch_size": options.batch_size, "num_workers": options.workers}
-    choices |= {"backend": options.backend, "precision": options.precision}
+    choices |= {"backend": options.backend, "precision": options.precision, "resize_on_gpu": options.resize_on_gpu}
     if name == "embedded":
         encoder = PlaceEncoder(**choices)
     else:
@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None, help="threads that decode; default: 2, on a GPU 12")
     parser.add_argument("--backend", default="torch", help="backend of our own models")
     parser.add_argument("--precision", help="precision of our own models; by default that of the encoder")
+    parser.add_argument("--resize-on-gpu", action="store_true", help="a GPU resizes the photos of our own models")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     on_gpu = options.device != "cpu"

@@ -51,12 +51,12 @@ class Part:
 
 PARTS = {
     "parity": Part("benchmarks.gpu.parity", 60, "descriptors, gradients and rendered photos against the CPU's"),
-    "inference": Part("benchmarks.gpu.inference", 170, "latency and throughput of the network"),
+    "inference": Part("benchmarks.gpu.inference", 200, "latency and throughput of the network"),
     "training": Part("benchmarks.gpu.training", 90, "training steps and loading"),
-    "photos": Part("benchmarks.gpu.photos", 70, "photos a second from end to end"),
-    "recipes": Part("benchmarks.gpu.recipes", 80, "short runs of both stages in half precision, resumed once"),
+    "photos": Part("benchmarks.gpu.photos", 60, "photos a second from end to end"),
+    "recipes": Part("benchmarks.gpu.recipes", 70, "short runs of both stages in half precision, resumed once"),
     "search": Part("benchmarks.gpu.search", 30, "exact search and bits of a million descriptors"),
-    "runtimes": Part("benchmarks.gpu.runtimes", 40, "ONNX Runtime by CUDA and TensorRT"),
+    "runtimes": Part("benchmarks.gpu.runtimes", 30, "ONNX Runtime by CUDA and TensorRT"),
 }
 
 

@@ -6,7 +6,14 @@ import os
 from benchmarks.encoder_overhead import draw_photos, measure_own
 from benchmarks.gpu.part import Setting
 
-CHOICES = (("torch", "bf16"), ("torch", "fp32"), ("torch-compiled", "bf16"))  # backend and precision of the student
+CHOICES = (  # model, backend, precision, and whether the GPU resizes
+    ("student", "torch", "bf16", True),
+    ("student", "torch", "bf16", False),
+    ("embedded", "torch", "bf16", True),
+    ("student", "torch-compiled", "bf16", True),
+    ("student", "torch", "fp32", False),
+    ("embedded", "torch", "fp32", False),
+)
 
 
 def measure(setting: Setting) -> None:
@@ -17,8 +24,7 @@ def measure(setting: Setting) -> None:
     photos = drawn * (batches * batch_size // len(drawn))
     setting.progress(f"{len(drawn)} photos are drawn")
     options = argparse.Namespace(device=setting.device, batch_size=batch_size, rounds=rounds, workers=cores)
-    choices = [("embedded", "torch", "fp32")]
-    if not setting.tiny:
-        choices += [("embedded", "torch", "bf16"), *(("student", *choice) for choice in CHOICES)]
-    for name, options.backend, options.precision in choices:
-        setting.note(f"{name}, {options.backend} {options.precision}", measure_own(options, name, photos) | {"threads": cores})
+    for name, options.backend, options.precision, options.resize_on_gpu in CHOICES[-1:] if setting.tiny else CHOICES:
+        resized = ", resized on the GPU" if options.resize_on_gpu else ""
+        title = f"{name}, {options.backend} {options.precision}{resized}"
+        setting.note(title, measure_own(options, name, photos) | {"threads": cores})

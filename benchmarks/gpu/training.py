@@ -65,7 +65,7 @@ def time_loading(setting: Setting) -> dict[str, float]:
     """Return photos a second that the loading processes decode, resize and augment."""
     workers = 0 if setting.tiny else len(os.sched_getaffinity(0))
     side, places, batches = (70, 4, 2) if setting.tiny else (480, 128, 6)
-    folder = write_places(setting.work / "places", places, photos=4, size=side)
+    folder = write_places(setting.work / "places", places, photos=4, size=side, cities=("Athens",))
     options = FinetuneOptions(
         out=str(setting.work / "unused"),
         model="embedded",

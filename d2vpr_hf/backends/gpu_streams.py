@@ -56,15 +56,35 @@ def start_on_gpu(streams: Any, network: Callable[[torch.Tensor], torch.Tensor], 
         pixel_values: Normalised images (B, 3, height, width), an array or a tensor on the CPU.
     """
     images = torch.as_tensor(pixel_values)
+    return start_loaded(streams, network, lambda: streams.to_device(images), images)
+
+
+def start_loaded(
+    streams: Any, network: Callable[[torch.Tensor], torch.Tensor], load: Callable[[], torch.Tensor], source: Any
+) -> Finish:
+    """Start a network on images that a function brings to the GPU; return a function that waits for its descriptors (B, D).
+
+    Args:
+        streams: A [`GpuStreams`].
+        network: Maps images on the GPU to descriptors there.
+        load: Returns the images on the GPU; their copies may still run.
+        source: Owner of the memory on the CPU that is copied; it is kept until the batch is finished.
+    """
     with torch.inference_mode():
-        finish: Finish = streams.to_cpu(network(streams.to_device(images)))
+        finish: Finish = streams.to_cpu(network(load()))
 
     def finish_and_release() -> NDArray[np.float32]:
         descriptors = finish()
-        _ = images  # until here the copy may have read its memory
+        _ = source
         return descriptors
 
     return finish_and_release
+
+
+def pin(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a copy of a photo in memory that a GPU reads without the CPU."""
+    pinned: NDArray[np.uint8] = torch.from_numpy(photo).pin_memory().numpy()
+    return pinned
 
 
 def stack_pinned(photos: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

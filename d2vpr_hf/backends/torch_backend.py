@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from d2vpr_hf.backends.cuda_graphs import Network, ReplayedNetwork
-from d2vpr_hf.backends.gpu_streams import Finish, GpuStreams, start_on_gpu
+from d2vpr_hf.backends.gpu_streams import Finish, GpuStreams, start_loaded, start_on_gpu
 from d2vpr_hf.backends.optimized.optimize import can_prepare, prepare
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.utils.threads import map_on_cores, num_cores
@@ -49,10 +49,12 @@ class TorchBackend:
         self._network: Callable[[torch.Tensor], Any]
         self._input_dtype = torch.float32
         self.streams = GpuStreams(self._device) if self._device.type == "cuda" else None
-        self._compute: Network = ReplayedNetwork(self._describe) if compiled and self.streams is not None else self._describe
+        self._compute: Network = self._describe
         if not can_prepare(model):
             self._use_unchanged(model, compiled)
             return
+        if compiled and self.streams is not None:  # other networks may read memory of the CPU, which a CUDA graph must not
+            self._compute = ReplayedNetwork(self._describe)
         on_cpu = self._device.type == "cpu" and not compiled
         in_float32 = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
         prepared = prepare(in_float32, TORCH_TYPES[self.precision], on_cpu=on_cpu)
@@ -76,6 +78,10 @@ class TorchBackend:
         """Start to describe images (B, 3, height, width) on a GPU; return a function that waits for the descriptors (B, D)."""
         return start_on_gpu(self.streams, self._compute, pixel_values)
 
+    def start_photos(self, load: Callable[[], torch.Tensor], photos: Any) -> Finish:
+        """Start to describe photos, whose pixel values `load` computes on a GPU; return a function that waits for them."""
+        return start_loaded(self.streams, self._compute, load, photos)
+
     @torch.inference_mode()
     def _run(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
         return self._compute(pixel_values.to(self._device)).cpu().numpy()
@@ -97,7 +103,7 @@ class FeatureBackend:
         device: The device.
         dtype: Type of the network's weights.
         precision: Number type to run in; `None` for that of the weights.
-        compiled: Whether torch compiles the network; on a GPU as for [`TorchBackend`].
+        compiled: Whether torch compiles the network.
 
     Attributes:
         streams: Copies to and from a GPU; `None` on a CPU.
@@ -121,7 +127,6 @@ class FeatureBackend:
         self._network: Callable[[torch.Tensor], Any] = torch.compile(network) if compiled else network
         self._divisible = device.type == "cpu" and not compiled
         self.streams = GpuStreams(device) if device.type == "cuda" else None
-        self._compute: Network = ReplayedNetwork(self._describe) if compiled and self.streams is not None else self._describe
 
     def encode(self, pixel_values: Any) -> NDArray[np.float32]:
         """Map normalised images (B, 3, height, width) to descriptors (B, D)."""
@@ -129,11 +134,11 @@ class FeatureBackend:
 
     def start(self, pixel_values: Any) -> Finish:
         """Start to describe images (B, 3, height, width) on a GPU; return a function that waits for the descriptors (B, D)."""
-        return start_on_gpu(self.streams, self._compute, pixel_values)
+        return start_on_gpu(self.streams, self._describe, pixel_values)
 
     @torch.inference_mode()
     def _run(self, pixel_values: torch.Tensor) -> NDArray[np.float32]:
-        return self._compute(pixel_values.to(self._device)).cpu().numpy()
+        return self._describe(pixel_values.to(self._device)).cpu().numpy()
 
     def _describe(self, images: torch.Tensor) -> torch.Tensor:
         """Map images on the device to descriptors (B, D) there."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 
 NameOf = Callable[[int], str | None]  # the path of a photo by its position
 Finish = Callable[[], NDArray[np.float32]]  # waits for the descriptors of a batch, and returns them
-Stack = Callable[[Sequence[NDArray[np.float32]]], NDArray[np.float32]]
+Stack = Callable[[Sequence[NDArray[np.float32]]], Any]
 
 
 class SizeGroups:
@@ -22,29 +23,31 @@ class SizeGroups:
         max_waiting: Largest number of photos that wait; beyond it, those of the size that waits longest become a batch that is
             not full. 0 makes batches of all photos at once.
         stack: Joins the pixel values of photos to a batch.
+        is_one_size: Whether photos of all shapes share batches, because they are resized later.
     """
 
-    def __init__(self, batch_size: int, max_waiting: int, stack: Stack = np.stack) -> None:
+    def __init__(self, batch_size: int, max_waiting: int, stack: Stack = np.stack, *, is_one_size: bool = False) -> None:
         self._batch_size, self._max_waiting = batch_size, max_waiting
-        self._stack = stack
+        self._stack, self._is_one_size = stack, is_one_size
         self._groups: dict[tuple[int, ...], list[tuple[int, NDArray[np.float32]]]] = {}  # in the order of their first photos
 
-    def add(self, photos: Iterable[tuple[int, NDArray[np.float32]]]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    def add(self, photos: Iterable[tuple[int, NDArray[np.float32]]]) -> Iterator[tuple[list[int], Any]]:
         """Add positions and pixel values of photos, and yield those of the batches that are due, stacked."""
         for row, pixels in photos:
-            group = self._groups.setdefault(pixels.shape, [])
+            shape = () if self._is_one_size else pixels.shape
+            group = self._groups.setdefault(shape, [])
             group.append((row, pixels))
             if len(group) == self._batch_size:
-                yield self._take(pixels.shape)
+                yield self._take(shape)
         while sum(map(len, self._groups.values())) > self._max_waiting:
             yield self._take(next(iter(self._groups)))
 
-    def finish(self) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    def finish(self) -> Iterator[tuple[list[int], Any]]:
         """Yield the batches of all photos that still wait."""
         while self._groups:
             yield self._take(next(iter(self._groups)))
 
-    def _take(self, shape: tuple[int, ...]) -> tuple[list[int], NDArray[np.float32]]:
+    def _take(self, shape: tuple[int, ...]) -> tuple[list[int], Any]:
         group = self._groups.pop(shape)
         return [row for row, _ in group], self._stack([pixels for _, pixels in group])
 
@@ -65,7 +68,7 @@ class EncodingRun:
 
     def __init__(
         self,
-        start: Callable[[NDArray[np.float32]], Finish],
+        start: Callable[[Any], Finish],
         width: int,
         expected_count: int,
         groups: SizeGroups,
@@ -109,7 +112,7 @@ class EncodingRun:
         skipped, corrected = dict(sorted(self._skipped.items())), dict(sorted(self._corrected.items()))
         return EncodedPhotos(self._descriptors.take(encoded), encoded, skipped, corrected)
 
-    def _store(self, batches: Iterator[tuple[list[int], NDArray[np.float32]]]) -> None:
+    def _store(self, batches: Iterator[tuple[list[int], Any]]) -> None:
         for rows, pixel_values in batches:
             self._started.append((rows, self._start(pixel_values)))
             self._finish_batches(self._num_ahead)

@@ -16,6 +16,7 @@ from d2vpr_hf.backends.protocol import Backend, start_describing
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import precision_of
+from d2vpr_hf.encoders.gpu_resizing import GpuResizing
 from d2vpr_hf.encoders.model_objects import (
     check_four_bits,
     check_processor,
@@ -204,6 +205,25 @@ class OwnModel:
     def start_describing(self, pixel_values: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
         """Start to describe pixel values on a GPU; return a function that waits for the descriptors (B, D)."""
         return start_describing(self.backend, pixel_values)
+
+    @property
+    def can_resize_on_gpu(self) -> bool:
+        """Whether the network runs on a GPU by torch, and all photos are resized to one size."""
+        steps = (self.processor.do_resize, self.processor.do_rescale, self.processor.do_normalize)
+        is_torch = self._open_backend is None and self.runtime.backend.startswith("torch")
+        return self.device.type == "cuda" and is_torch and all(steps) and self.shorter_side is None
+
+    def start_describing_bytes(self, photos: list[NDArray[Any]]) -> Callable[[], NDArray[np.float32]]:
+        """Start to resize and describe photos that `gpu_resizing` has read; return a function that waits for descriptors."""
+        backend: Any = self.backend
+        finish: Callable[[], NDArray[np.float32]] = backend.start_photos(lambda: self.gpu_resizing.load(photos), photos)
+        return finish
+
+    @functools.cached_property
+    def gpu_resizing(self) -> GpuResizing:
+        """Resizing on the GPU, if `can_resize_on_gpu` is true."""
+        backend: Any = self.backend
+        return GpuResizing(self.processor, backend.streams)
 
 
 def move_model(model: PreTrainedModel, device: str | torch.device | None) -> torch.device:

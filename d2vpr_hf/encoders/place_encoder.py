@@ -77,6 +77,9 @@ class PlaceEncoder:
         test_time: Form of queries, the photos of [`encode_queries`]: `"resize"`, `"five-crops"` or `"nearest-crop"`; see
             [`ModelOptions`].
         dim: Number of the first numbers of each descriptor to take, divided by their length; `None` for all.
+        resize_on_gpu: Whether a GPU resizes photos, so that the threads only decode them. It changes pixel values by rounding:
+            the first photos of several sizes are compared with the CPU, which resizes all if they differ by more than 0.001.
+            Only for models of this package on a GPU that resize photos to one size, and not for crops of queries.
 
     Attributes:
         descriptor_model: The model with its preprocessing, a [`DescriptorModel`].
@@ -101,6 +104,7 @@ class PlaceEncoder:
         keep_aspect: bool = False,
         test_time: TestTime = DEFAULT_TEST_TIME,
         dim: int | None = None,
+        resize_on_gpu: bool = False,
     ) -> None:
         check_backend(backend, precision)
         if batch_size < 1 or num_workers < 1:
@@ -131,6 +135,12 @@ class PlaceEncoder:
                 batch_size,
             )
         self._check_test_time()
+        self.resize_on_gpu = resize_on_gpu
+        if resize_on_gpu and not (self._has_own("start_describing_bytes") and self._attribute("can_resize_on_gpu")):
+            raise ValueError(
+                "`resize_on_gpu=True` needs a model of this package that torch runs on a GPU and that resizes photos to one "
+                f"size, got {self.model_name or 'another model'} on {self.device_type}. Omit it."
+            )
 
     def _check_test_time(self) -> None:
         """Check that the model can encode queries in their form.
@@ -327,6 +337,9 @@ class PlaceEncoder:
             ValueError: If a descriptor is not finite, zero or of another length, or depends on the other photos of its batch
                 though the model does not say so.
         """
+        if self.resize_on_gpu:
+            prepare = functools.partial(self._attribute("gpu_resizing").read, prepare=self._prepare)
+            return self._run(photos, prepare, self._start_bytes, self.descriptor_dim, progress, order, on_batch)
         return self._run(photos, self._prepare, self._start, self.descriptor_dim, progress, order, on_batch)
 
     def encode_queries(
@@ -352,8 +365,8 @@ class PlaceEncoder:
     def _run(
         self,
         photos: Any,
-        prepare: Callable[[Any], NDArray[np.float32]],
-        start: Callable[[NDArray[np.float32]], Finish],
+        prepare: Callable[[Any], NDArray[Any]],
+        start: Callable[[Any], Finish],
         width: int,
         progress: Progress | None,
         order: Sequence[int] | None,
@@ -363,7 +376,7 @@ class PlaceEncoder:
 
         Args:
             photos: As for [`encode`].
-            prepare: Returns the pixel values of an image.
+            prepare: Returns the pixel values of an image, or with `start=self._start_bytes` its bytes.
             start: Starts to describe stacked pixel values of photos; returns a function that waits for descriptors (B, width).
             width: Numbers of the descriptors of a photo.
             progress: As for [`encode`].
@@ -375,11 +388,17 @@ class PlaceEncoder:
         stream = photos if order is not None else _note_names(photos, names)
         # a batch of a model that mixes photos has the photos in their order, whatever their sizes
         mixes_sizes = self.input_size is None and not self.depends_on_batch
+        takes_bytes = start == self._start_bytes
         run = EncodingRun(
             start,
             width,
             operator.length_hint(photos),
-            SizeGroups(self.batch_size, _WAITING_BATCHES * self.batch_size if mixes_sizes else 0, self._stack),
+            SizeGroups(
+                self.batch_size,
+                _WAITING_BATCHES * self.batch_size if mixes_sizes else 0,
+                list if takes_bytes else self._stack,
+                is_one_size=takes_bytes,
+            ),
             names.get if order is None else lambda row: _name_of(photos[row]),
             on_batch,
             progress,
@@ -404,7 +423,11 @@ class PlaceEncoder:
     @property
     def _starts_ahead(self) -> bool:
         """Whether a GPU describes a batch while the next one is formed."""
-        return self.device_type == "cuda" and hasattr(self.descriptor_model, "start_describing")
+        return self.device_type == "cuda" and self._has_own("start_describing")
+
+    def _has_own(self, name: str) -> bool:
+        """Return whether the model's class has a method: a wrapper also passes on those of its model, without its change."""
+        return hasattr(type(self.descriptor_model), name)
 
     @property
     def _stack(self) -> Stack:
@@ -423,6 +446,11 @@ class PlaceEncoder:
             return functools.partial(self._describe, pixel_values)
         finish = self._attribute("start_describing")(pixel_values)
         return lambda: self._checked(pixel_values, self._read(finish(), len(pixel_values)))
+
+    def _start_bytes(self, photos: list[NDArray[Any]]) -> Finish:
+        """Start to resize and describe photos, bytes (3, h, w); return a function that waits for descriptors (B, D)."""
+        finish = self._attribute("start_describing_bytes")(photos)
+        return lambda: self._read(finish(), len(photos))
 
     def _describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the descriptors (B, D) of pixel values (B, 3, height, width), after checks of their form."""

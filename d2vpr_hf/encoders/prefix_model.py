@@ -3,9 +3,11 @@
 This module loads no torch.
 """
 
+import functools
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,12 @@ class PrefixModel:
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D) of unit length."""
         return prefix(self._model.describe(pixel_values), self.descriptor_dim)
+
+    def start_describing(self, pixel_values: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+        """Start to describe pixel values on a GPU, if the model can; return a function that waits for descriptors (B, D)."""
+        start = getattr(self._model, "start_describing", None)
+        finish = functools.partial(self._model.describe, pixel_values) if start is None else start(pixel_values)
+        return lambda: prefix(finish(), self.descriptor_dim)
 
 
 def prefix(descriptors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:

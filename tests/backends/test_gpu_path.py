@@ -18,6 +18,7 @@ from d2vpr_hf.backends.cuda_graphs import Recording, ReplayedNetwork
 from d2vpr_hf.backends.optimized.optimize import prepare
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.own_models import OwnModel
+from d2vpr_hf.encoders.prefix_model import PrefixModel
 from d2vpr_hf.encoders.projected_model import ProjectedModel
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from tests.conftest import tiny_model
@@ -163,15 +164,84 @@ def test_the_gpu_gets_a_batch_before_the_former_one_is_fetched(gpu_encoder, tmp_
     assert np.array_equal(encoded.rows, plain.rows)
 
 
-def test_descriptors_from_a_gpu_are_projected(gpu_encoder):
-    """A projected model passes on the methods of its model: unprojected descriptors would be taken for projected ones."""
+@pytest.mark.parametrize(
+    "wrap", [lambda model: ProjectedModel(model, lambda descriptors: descriptors[:, :8]), lambda model: PrefixModel(model, 8)]
+)
+def test_descriptors_from_a_gpu_are_changed_by_wrappers(gpu_encoder, wrap):
+    """A wrapper passes on the methods of its model: unprojected descriptors would be taken for projected ones."""
     encoder, streams, _ = gpu_encoder
-    model = encoder.descriptor_model
-    projected = ProjectedModel(model, lambda descriptors: descriptors[:, :8])
+    wrapped = wrap(encoder.descriptor_model)
     pixels = images(2).numpy()
-    finish = projected.start_describing(pixels)
+    finish = wrapped.start_describing(pixels)
     assert streams.order == ["copy 2", "compute 1"]
-    assert np.array_equal(finish(), model.describe(pixels)[:, :8])
+    assert np.array_equal(finish(), wrapped.describe(pixels))
+    with pytest.raises(ValueError, match="`resize_on_gpu=True` needs a model of this package"):
+        PlaceEncoder(wrapped, resize_on_gpu=True)
+
+
+def test_a_wrapper_without_the_method_computes_as_on_a_cpu(gpu_encoder):
+    """A wrapper of another program may pass on a method that it does not know, without its change of the descriptors."""
+
+    class Negated:
+        def __init__(self, model):
+            self._model = model
+
+        def __getattr__(self, name):
+            return getattr(self._model, name)
+
+        def describe(self, pixel_values):
+            return -self._model.describe(pixel_values)
+
+    encoder, _, stacked = gpu_encoder
+    encoder.descriptor_model = Negated(encoder.descriptor_model)
+    encoded = encoder.encode([draw(0), draw(1)])
+    plain = PlaceEncoder(tiny_model(), PROCESSOR, device="cpu", batch_size=2).encode([draw(0), draw(1)])
+    assert np.array_equal(encoded.descriptors, -plain.descriptors) and not stacked
+
+
+@pytest.fixture
+def resizing_encoder(gpu_encoder, monkeypatch):
+    """An encoder whose photos the GPU resizes."""
+    encoder, _, _ = gpu_encoder
+    monkeypatch.setattr(gpu_streams, "pin", lambda photo: photo)
+    encoder.resize_on_gpu = True
+    assert encoder.descriptor_model.can_resize_on_gpu
+    return encoder
+
+
+def test_a_gpu_resizes_photos_of_several_sizes_in_one_batch(resizing_encoder):
+    """Batches by the size of the file would be as small as there are sizes; arrays come as pixel values among bytes."""
+    photos = [draw(0, 80, 100), np.asarray(draw(1)), draw(2, 100, 80), draw(3, 80, 100).convert("L"), draw(4)]
+    encoded = resizing_encoder.encode(photos)
+    assert resizing_encoder.backend.streams.order[-1] == "wait 5"  # one copy for each photo
+    plain = PlaceEncoder(tiny_model(), PROCESSOR, device="cpu", batch_size=2).encode(photos)
+    np.testing.assert_allclose(encoded.descriptors, plain.descriptors, atol=1e-6)
+    assert encoded.rows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_gpu_that_resizes_differently_is_not_used(resizing_encoder, monkeypatch, caplog):
+    """Its descriptors would differ in silence from those of an index."""
+    photos = [draw(number, 80, 100) for number in range(4)]
+    resizing = resizing_encoder.descriptor_model.gpu_resizing
+    to_device, on_gpu = resizing_encoder.backend.streams.to_device, []
+
+    def brighten(photo):
+        on_gpu.append(photo.dtype)
+        return to_device(photo if photo.is_floating_point() else photo // 2 + 100)
+
+    monkeypatch.setattr(resizing_encoder.backend.streams, "to_device", brighten)
+    with caplog.at_level(logging.WARNING, "d2vpr_hf.encoders.gpu_resizing"):
+        encoded = resizing_encoder.encode(photos)
+    plain = PlaceEncoder(tiny_model(), PROCESSOR, device="cpu", batch_size=2).encode(photos)
+    np.testing.assert_allclose(encoded.descriptors, plain.descriptors, atol=1e-6)
+    assert not resizing.is_equal and torch.uint8 not in on_gpu[2:]
+    messages = [record.message for record in caplog.records if "resizes" in record.message]
+    assert len(messages) == 1 and messages[0].startswith("The GPU resizes photos of the size (80, 100) with pixel values that")
+
+
+def test_only_a_gpu_resizes():
+    with pytest.raises(ValueError, match=r"`resize_on_gpu=True` needs a model .* on a GPU .* on cpu\. Omit it"):
+        PlaceEncoder(tiny_model(), PROCESSOR, device="cpu", resize_on_gpu=True)
 
 
 def test_a_backend_on_a_cpu_computes_when_the_result_is_needed():
