@@ -5,6 +5,7 @@ from typing import Any
 
 from d2vpr_hf.encoders import Encoder
 from d2vpr_hf.model_info.model_options import SIZE_OPTIONS
+from d2vpr_hf.utils.value_types import check_types
 
 _KEYS = {  # attribute -> key in reports, in the order of the file
     "model_name": "name",
@@ -83,11 +84,17 @@ class EncoderInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "EncoderInfo":
-        """Read the `model` of a report; keys that an older report lacks are `None`."""
+        """Read the `model` of a report; keys that an older report lacks are `None`.
+
+        Raises:
+            ValueError: If a value has a wrong type.
+        """
         attributes = {attribute: values.get(key) for attribute, key in _KEYS.items()}
         height_and_width = attributes["resolution"]
         resolution = None if height_and_width is None else tuple(height_and_width)
-        return cls(**attributes | {"resolution": resolution, "model_options": attributes["model_options"] or {}})
+        encoder = cls(**attributes | {"resolution": resolution, "model_options": attributes["model_options"] or {}})
+        check_types(encoder)
+        return encoder
 
     def to_dict(self) -> dict[str, Any]:
         """Return the `model` of a report. For given descriptors, keys without a value are omitted."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
 from d2vpr_hf.utils.atomic_files import check_new_file, store_file, write_file
+from d2vpr_hf.utils.value_types import check_types, wrong_keys
 
 FORMAT = "d2vpr evaluation"
 FORMAT_VERSION = 1
@@ -24,6 +25,35 @@ DROPPED = "equal to the database photo"
 DISTANCE_SHARES = (5, 25, 100)  # metres
 
 CoordinateKind = Literal["metres", "degrees", "metres of several frames"]
+
+
+class _Photos(TypedDict):
+    path: str | None
+    count: int
+    checksum: str
+
+
+class _Remark(TypedDict):
+    kind: str
+    text: str
+    count: int
+
+
+class _DataSet(TypedDict):
+    layout: str
+    variant: str
+    query_set: str
+    remarks: NotRequired[list[_Remark]]
+    replaced_rule: NotRequired[str | None]
+
+
+class _Tables(TypedDict):
+    """The values of a report's tables that its text and comparisons use."""
+
+    database: _Photos
+    query_set: _Photos
+    remarks: dict[str, list[_Remark]]
+    data_set: _DataSet | None
 
 
 @dataclass(frozen=True)
@@ -60,8 +90,10 @@ class QueryResult:
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> "QueryResult":
-        """Make a result from the row of a report."""
-        return cls(**{"correct" if key == "right" else key: value for key, value in row.items()})
+        """Make a result from the row of a report. Raises ValueError if a value has a wrong type."""
+        result = cls(**{"correct" if key == "right" else key: value for key, value in row.items()})
+        check_types(result)
+        return result
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of a report."""
@@ -290,7 +322,7 @@ class Evaluation:
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             version = report["format_version"] if report["format"] == FORMAT else None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is not a report of an evaluation. `d2vpr evaluate --json` writes one.") from error
         if version != FORMAT_VERSION:
             raise ValueError(f"{path} has format {version}, this package reads {FORMAT!r} {FORMAT_VERSION}. Evaluate again.")
@@ -301,9 +333,9 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, report: dict[str, Any]) -> "Evaluation":
-        """Make an evaluation from the values of [`to_dict`]."""
+        """Make an evaluation from the values of [`to_dict`]. Raises ValueError if a value has a wrong type."""
         positives = dict(report["positives"])
-        return cls(
+        evaluation = cls(
             given_positives=positives.pop("given", None),
             rule=PositiveRule(**positives),
             recall_values=tuple(report["recall_values"]),
@@ -313,6 +345,14 @@ class Evaluation:
             **{name: report[name] for name in _PLAIN_FIELDS},
             **{name: report[name] for name in _LATER_FIELDS if name in report},
         )
+        check_types(evaluation)
+        wrong = wrong_keys({key: getattr(evaluation, key) for key in get_type_hints(_Tables)}, _Tables)
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} with values that are missing or of a wrong type")
+        numbers = evaluation.recall_values
+        if not numbers or min(numbers) < 1 or len(set(numbers)) < len(numbers):
+            raise ValueError(f"recall_values must be different numbers from 1, got {numbers}")
+        return evaluation
 
     def to_text(self) -> str:
         """Return the table that `d2vpr evaluate` prints."""

@@ -20,8 +20,10 @@ from d2vpr_hf.localization.consensus import FEATURES, NOT_COMPARABLE, NUM_MATCHE
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 from d2vpr_hf.places.geometry import comparable_coordinates
 from d2vpr_hf.places.place import check_finite_numbers
+from d2vpr_hf.utils.value_types import check_types
 
 CALIBRATION_FORMAT_VERSION = 1
+_LARGEST = 1e30  # above all weights, means and metres of a calibration
 MIN_QUERIES = 50  # with fewer queries, or fewer than 5 correct or wrong ones, probabilities would be guesses
 RADIUS_SHARE = 0.9
 _MIN_OF_EITHER_KIND = 5
@@ -116,6 +118,8 @@ class Calibration:
             renamed = {"num_correct" if key == "num_right" else key: value for key, value in values.items()}
             del renamed["format_version"]
             calibration = cls(**renamed) if version == CALIBRATION_FORMAT_VERSION else None
+            if calibration is not None:
+                check_types(calibration)
             is_complete = calibration is None or calibration._is_complete()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The calibration is damaged ({error!r}). Make a new one with `d2vpr calibrate`.") from error
@@ -126,19 +130,23 @@ class Calibration:
             )
         if not is_complete:
             raise ValueError(
-                "The calibration is damaged: its columns do not fit each other. Make a new one with `d2vpr calibrate`."
+                "The calibration is damaged: its columns do not fit each other, or have numbers out of their range. "
+                "Make a new one with `d2vpr calibrate`."
             )
         return calibration
 
     def _is_complete(self) -> bool:
-        """Return whether columns that belong together have the same length, and the features are those of this package."""
+        """Return whether columns that belong together have the same length, and confidences and radii of them are finite."""
         columns = (
             (self.weights, self.means, self.deviations, self.features),
             (self.thresholds, self.precision, self.coverage),
             (self.radius_confidence, self.radius),
         )
         lengths_fit = all(len({len(column) for column in group}) == 1 and group[0] for group in columns)
-        return lengths_fit and self.features == list(FEATURES)
+        if not lengths_fit or self.features != list(FEATURES):
+            return False
+        numbers = [*self.weights, self.bias, *self.means, *self.deviations, *self.radius]
+        return max(map(abs, numbers)) < _LARGEST and min(self.deviations) > 0 and min(self.radius) >= 0
 
 
 def fit_calibration(
