@@ -6,6 +6,9 @@ Its fields are `whichSet`, `dbImageFns` or `dbImage`, `utmDb`, `qImageFns` or `q
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from d2vpr_hf.readers.data_sets.listed_photos import FolderNames, find_base, lis
 from d2vpr_hf.readers.data_sets.variants import variant_name
 from d2vpr_hf.readers.read_options import ReadOptions
 
+_SCRIPT = Path(__file__).with_name("matlab_fields.py")
 _FIELDS = {"database": ("dbImageFns", "dbImage"), "queries": ("qImageFns", "qImage")}
 _PLACES = {"database": 1, "queries": 3}  # of fields without names
 _FOLDERS = ("queries_real", "queries", "query", "247query_subset_v2", "247query_v3", "images")  # of photos, next to the file
@@ -96,25 +100,22 @@ def read_struct(root: Path, file: Path) -> DataSet:
 
 
 def _load_struct(file: Path) -> dict[str, Any]:
-    """Return the fields of `dbStruct`, by name if it has names, else by place."""
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(str(file), variable_names=["dbStruct"])
-    except Exception as error:  # scipy raises errors of many types for damaged files
-        raise ValueError(f"{file} is not a .mat file that can be read: {error}. Download it again.") from error
-    struct = content.get("dbStruct")
-    if struct is None or struct.dtype.names is None or struct.size != 1:
+    """Return the fields of `dbStruct`, by name if it has names, and by place."""
+    command = [sys.executable, "-P", str(_SCRIPT), str(file)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode != 0:
+        reason = done.stderr.strip().rpartition("\n")[2][:300] or f"its reader ended with {done.returncode}"
+        raise ValueError(f"{file} is not a .mat file that can be read: {reason}. Download it again.")
+    fields: dict[str, Any] | None = json.loads(done.stdout)
+    if fields is None:
         raise ValueError(f"{file} has no structure dbStruct. Expected one as in the data sets of NetVLAD.")
-    record = struct.reshape(-1)[0]
-    fields = {name: record[name] for name in struct.dtype.names}
-    return fields | {str(place): record[name] for place, name in enumerate(struct.dtype.names)}
+    return fields | {str(place): value for place, value in enumerate(fields.values())}
 
 
 def _names(file: Path, struct: dict[str, Any], side: str) -> list[str]:
     """Return the paths of photos, from a cell array of texts."""
     cells = next((struct[name] for name in _FIELDS[side] if name in struct), struct.get(str(_PLACES[side])))
-    names = [] if cells is None else [_text(cell) for cell in np.asarray(cells).reshape(-1)]
+    names = [_text(cell) for cell in cells] if isinstance(cells, list) else []
     if not names or any(not name for name in names):
         raise ValueError(f"{file}: dbStruct has no list of photos {' or '.join(_FIELDS[side])}.")
     return names
@@ -122,15 +123,15 @@ def _names(file: Path, struct: dict[str, Any], side: str) -> list[str]:
 
 def _text(cell: Any) -> str:
     """Return the text of a cell; empty if it is something else."""
-    while isinstance(cell, np.ndarray) and cell.size == 1:
-        cell = cell.reshape(-1)[0]
-    return str(cell).strip() if isinstance(cell, str) else ""
+    while isinstance(cell, list) and len(cell) == 1:
+        cell = cell[0]
+    return cell.strip() if isinstance(cell, str) else ""
 
 
 def _metres(file: Path, struct: dict[str, Any], name: str, count: int) -> NDArray[np.float64]:
     """Return easting and northing (N, 2) of a field (2, N)."""
     values = struct.get(name, struct.get("2" if name == "utmDb" else "4"))
-    metres = np.asarray(values)
+    metres = _numbers(values)
     if metres.dtype.kind not in "iuf" or metres.shape not in ((2, count), (count, 2)) or not np.isfinite(metres).all():
         raise ValueError(
             f"{file}: dbStruct.{name} has the shape {metres.shape}. Expected metres (2, {count}), one column a photo."
@@ -139,8 +140,17 @@ def _metres(file: Path, struct: dict[str, Any], name: str, count: int) -> NDArra
     return np.asarray(metres, np.float64)
 
 
+def _numbers(values: Any) -> NDArray[Any]:
+    """Return nested lists as an array; it is empty unless they are numbers in rows of one length."""
+    try:
+        array = np.array(values)
+    except (ValueError, OverflowError):
+        array = np.empty(0)
+    return array if array.dtype.kind in "iuf" else np.empty(0)
+
+
 def _threshold(struct: dict[str, Any]) -> float | None:
-    value = np.asarray(struct.get("posDistThr", np.empty(0)))
+    value = _numbers(struct.get("posDistThr"))
     is_number = value.size == 1 and value.dtype.kind in "iuf" and 0 < float(value.reshape(-1)[0]) < np.inf
     return float(value.reshape(-1)[0]) if is_number else None
 
