@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,7 +198,7 @@ def _read_npy(path: Path, tensor: str | None) -> NDArray[Any]:
         raise ValueError(f"{path} has one array without a name. Leave `tensor` out.")
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, TypeError, OverflowError, EOFError, OSError) as error:
+    except (ValueError, TypeError, OverflowError, MemoryError, EOFError, OSError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"{path} is not a .npy file of numbers: {error}. Arrays of objects are not read.") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is an archive of arrays, not a .npy file. Save one array by `numpy.save`.")

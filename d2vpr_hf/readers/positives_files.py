@@ -44,7 +44,7 @@ class RowNames:
             ValueError: If a photo of a name does not exist, or a row is out of range.
         """
         if all(type(value) is int for value in values):
-            return self._check_rows(np.array(values, np.int64), source)
+            return self._check_rows(values, source)
         names = [str(value).strip().replace("\\", "/") for value in values]
         wanted = set(names)
         rows = dict.fromkeys(self.skipped, -1)
@@ -53,7 +53,7 @@ class RowNames:
             rows.update((path, row) for row, path in enumerate(block, start) if path in wanted)
         unknown = [name for name in dict.fromkeys(names) if name not in rows]
         if len(unknown) == len(wanted) and all(map(_is_number, wanted)):
-            return self._check_rows(np.array([int(name) for name in names], np.int64), source)
+            return self._check_rows([int(name) for name in names], source)
         if unknown:
             raise ValueError(
                 f"{source}: {len(unknown)} of {len(wanted)} names are not photos of the {self.side}, {unknown[0]} first. "
@@ -61,14 +61,15 @@ class RowNames:
             )
         return np.array([rows[name] for name in names], np.int64)
 
-    def _check_rows(self, numbers: NDArray[np.int64], source: Path) -> NDArray[np.int64]:
+    def _check_rows(self, values: Sequence[int], source: Path) -> NDArray[np.int64]:
         count = len(self.paths) if self.rows is None else len(self.rows)
-        outside = (numbers < 0) | (numbers >= count)
-        if outside.any():
+        if values and (min(values) < 0 or max(values) >= count):  # numbers of any size: they may not fit into an array
+            outside = [value for value in values if not 0 <= value < count]
             raise ValueError(
-                f"{source}: {int(outside.sum())} row numbers of the {self.side} are out of range, {numbers[outside][0]} first. "
+                f"{source}: {len(outside)} row numbers of the {self.side} are out of range, {str(outside[0])[:30]} first. "
                 f"There are {count} photos: expected rows from 0 to {count - 1}."
             )
+        numbers = np.array(values, np.int64)
         return numbers if self.rows is None else self.rows[numbers]
 
 

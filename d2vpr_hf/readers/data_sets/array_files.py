@@ -11,6 +11,8 @@ import io
 import math
 import pickle
 import re
+import struct
+import tokenize
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 
 _NUMERIC = re.compile(r"[iu][1248]|b1|f[248]")
 _ERRORS = (
-    *(pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
+    *(tokenize.TokenError, SyntaxError),  # numpy reads a header as Python
+    *(pickle.UnpicklingError, struct.error, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
     *(OverflowError, MemoryError, UnicodeError, RecursionError, AssertionError, NotImplementedError),
 )
 
