@@ -10,7 +10,7 @@ TORCH ?= torch
 MINUTES ?= 10
 NODE_MODULES := build/node/node_modules/@huggingface/transformers
 
-.PHONY: install locked locks audit sbom dist demo ablations ablations-real reproduce test unit test-slow lowest without-extras light ecosystem
+.PHONY: install locked locks audit sbom dist fuzz fuzz-guided demo ablations ablations-real reproduce test unit test-slow lowest without-extras light ecosystem
 .PHONY: browser node lint format typecheck suite clean
 
 install: $(INSTALLED)
@@ -46,6 +46,15 @@ $(TOOLS)/installed: locks/tools.txt
 	$(PYTHON) -m venv --clear $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/tools.txt
 	touch $@
+
+# damaged files for every parser, in turn for MINUTES; wrong outcomes are in build/fuzz/ (docs/fuzzing.md)
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES)
+
+# one target by atheris, which keeps inputs that reach new branches: make fuzz-guided TARGET=csv_tables MINUTES=10
+fuzz-guided: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,fuzz]"
+	$(BIN)/python -m tests.fuzz.run --guided $(TARGET) --minutes $(MINUTES)
 
 # wheel and source distribution, equal to the byte for one commit
 dist: $(INSTALLED)
