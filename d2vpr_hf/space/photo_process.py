@@ -26,7 +26,7 @@ def look_at(photo: Path, max_pixels: int) -> dict[str, Any]:
     Pixels of a photo with `max_pixels` or more are not read.
     """
     try:
-        with open_header(photo) as image:
+        with open_header(photo, will_decode=True) as image:
             size = image.size
         if size[0] * size[1] < max_pixels:
             with contextlib.suppress(ValueError):  # the position cannot be used, but reading it ended
