@@ -319,7 +319,9 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, PIL.Image.DecompressionBombError | UnsafePhotoError):
         return f"too large to be safe ({error})"
-    return f"damaged ({error or type(error).__name__})"
+    if isinstance(error, MemoryError):
+        return "too large for the memory of this machine"
+    return f"damaged ({str(error).strip() or type(error).__name__})"
 
 
 def _unidentified(first_bytes: bytes) -> str:

@@ -133,7 +133,7 @@ def test_any_error_of_a_decoder_names_its_photo(error, tmp_path, monkeypatch):
             if method == "getexif":  # a photo with EXIF that cannot be read is still a photo
                 assert open_photo(path).size == draw(0).size
                 continue
-            with pytest.raises(UnreadablePhotoError, match="damaged"):
+            with pytest.raises(UnreadablePhotoError, match="memory" if isinstance(error, MemoryError) else "damaged"):
                 open_photo(path, (8, 8))
             patched.setenv("D2VPR_RAISE_PHOTO_ERRORS", "1")
             with pytest.raises(type(error)):
