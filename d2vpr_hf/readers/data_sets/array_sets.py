@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.readers.data_sets.array_files import read_names, read_numbers, read_positives
 from d2vpr_hf.readers.data_sets.data_set import DataSet, DataSetPart, QuerySet
-from d2vpr_hf.readers.data_sets.folders import Sides, find_sides
+from d2vpr_hf.readers.data_sets.folders import Sides, find_sides, visible_folders
 from d2vpr_hf.readers.data_sets.layout import Layout
 from d2vpr_hf.readers.data_sets.listed_photos import ListedPhotos, find_base, list_table
 from d2vpr_hf.readers.data_sets.variants import variant_name
@@ -57,7 +57,7 @@ def _find_lists(root: Path) -> list[_Lists]:
     if root.is_file():
         match = _DATABASE.fullmatch(root.name)
         return [] if match is None else _lists_of(root, match["name"])
-    children = _subfolders(root)
+    children = visible_folders(root)
     inner = [each for folder in children for each in _lists_in(folder)]
     return _lists_in(root) or (inner if len(children) == 1 else [each for each in inner if not _is_whole(root, each)])
 
@@ -70,8 +70,9 @@ def _is_whole(root: Path, lists: _Lists) -> bool:
         return False  # reading reports the error
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+def has_lists(folder: Path) -> bool:
+    """Return whether the lists of a data set are in a folder itself."""
+    return bool(_lists_in(folder))
 
 
 def _lists_in(folder: Path) -> list[_Lists]:
@@ -134,7 +135,7 @@ def _check_rows(file: Path, rows: NDArray[np.int64], count: int, what: str) -> N
 def _base_folder(root: Path, lists: _Lists, names: Sequence[str]) -> Path:
     """Return the folder that the listed paths start from: the data set's, that of the lists, or one next to them."""
     folder = root if root.is_dir() else lists.database.parent
-    near = dict.fromkeys([folder, lists.database.parent, folder.parent, *_subfolders(folder), lists.database.parent.parent])
+    near = dict.fromkeys([folder, lists.database.parent, folder.parent, *visible_folders(folder), lists.database.parent.parent])
     return find_base(list(near), names) or folder
 
 
@@ -153,7 +154,8 @@ def _nordland_rule(named: Path, positives: Sequence[NDArray[np.int64]]) -> str:
     return f"±{frames} frame{'' if frames == 1 else 's'}"
 
 
-def _truth_file(root: Path) -> Path | None:
+def find_truth_file(root: Path) -> Path | None:
+    """Return the file of ground truth in a folder; `None` without one, or if there are several."""
     files = [path for path in sorted(root.glob("*.[nN][pP][yY]")) if _TRUTH_FILE.fullmatch(path.name)]
     preferred = [path for path in files if path.name.lower() == "ground_truth_new.npy"] or files
     return preferred[0] if len(preferred) == 1 else None
@@ -168,29 +170,39 @@ def _folder_sides(root: Path) -> Sides | None:
     if sides is None or len(sides.queries) != 1:
         return None
     folder = sides.database.parent
-    return sides if _truth_file(folder) is not None and not _lists_in(folder) else None
+    return sides if find_truth_file(folder) is not None and not _lists_in(folder) else None
 
 
 def _read_folders(root: Path, options: ReadOptions) -> DataSet:
     sides = _folder_sides(root)
     assert sides is not None
     root = sides.database.parent
-    truth = _truth_file(root)
+    truth = find_truth_file(root)
     assert truth is not None
-    database, queries = _photos_by_number(sides.database), _photos_by_number(sides.queries[0])
-    positives: list[NDArray[np.int64]] = [np.empty(0, np.int64) for _ in queries.places]
-    numbered = read_positives(truth)
-    _check_rows(truth, np.array([query for query, _ in numbered], np.int64), len(positives), "queries")
-    for query, rows in numbered:
-        _check_rows(truth, rows, len(database.places), "database photos")
-        positives[query] = np.unique(rows)
-    query_set = QuerySet(sides.queries[0].name, queries, tuple(positives))
+    database, queries = photos_by_number(sides.database), photos_by_number(sides.queries[0])
+    positives = positives_by_number(truth, len(queries.places), len(database.places))
+    query_set = QuerySet(sides.queries[0].name, queries, positives)
     counts = {query_set.name: len(positives)}
     variant = variant_name(root, len(database.places), counts, _nordland_rule(root.absolute(), positives))
     return DataSet("vpr-bench", variant, (DataSetPart("", database, (query_set,)),))
 
 
-def _photos_by_number(folder: Path) -> PlaceTable:
+def positives_by_number(truth: Path, num_queries: int, num_database: int) -> tuple[NDArray[np.int64], ...]:
+    """Return the positives of each query from a file of ground truth; queries that it does not list have none.
+
+    Raises:
+        ValueError: If the file is malformed, or refers to photos that do not exist.
+    """
+    positives: list[NDArray[np.int64]] = [np.empty(0, np.int64) for _ in range(num_queries)]
+    numbered = read_positives(truth)
+    _check_rows(truth, np.array([query for query, _ in numbered], np.int64), num_queries, "queries")
+    for query, rows in numbered:
+        _check_rows(truth, rows, num_database, "database photos")
+        positives[query] = np.unique(rows)
+    return tuple(positives)
+
+
+def photos_by_number(folder: Path) -> PlaceTable:
     """Return the photos of a folder in the order of the numbers in their names, to which the ground truth refers."""
     listing = list_photos(folder)
     paths = [photo.relative_to(folder).as_posix() for photo in listing.photos]

@@ -27,6 +27,7 @@ from d2vpr_hf.readers.remarks import Remark, merge_remarks
 DATABASE_NAMES = ("database", "gallery", "ref", "reference", "references", "db")
 THRESHOLDS = {"baidu": 10.0}  # metres, where the published threshold is not the usual one
 LEFT_EDGES = "headings of the left edges of crops, counted to the west, read as compass headings of the crops' middles"
+EMPTY_SETS = "empty folders of queries"
 UNREAD_PARTS = "folders of other parts of the data set (give one of them to evaluate it)"
 _SF_XL_SETS = {"queries_v1", "queries_v2", "queries_occlusion"}
 _QUERIES = re.compile(r"(query|queries)([ _.-].*)?|.*[ _.-](query|queries)", re.IGNORECASE)
@@ -67,9 +68,15 @@ def _sides(root: Path) -> Iterator[Sides]:
         yield around
     elif around is not None and root.absolute() in around.queries:
         yield replace(around, queries=(root.absolute(),))
-    children = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    children = visible_folders(root)
     if len(children) == 1:  # a folder around the data set
         yield from (sides for inner in _INNER if (sides := _sides_in(children[0] / inner)) is not None)
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones and those that macOS adds to archives."""
+    folders = (path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folders if not path.name.startswith((".", "__MACOSX")))
 
 
 def _sides_in(folder: Path) -> Sides | None:
@@ -94,7 +101,8 @@ def _read(root: Path, options: ReadOptions) -> DataSet:
     sides = find_sides(root)
     assert sides is not None
     database = read_places(sides.database, options)
-    query_sets = tuple(QuerySet(folder.name, read_places(folder, options)) for folder in sides.queries)
+    filled, empty = _split_empty(sides.queries)
+    query_sets = tuple(QuerySet(folder.name, read_places(folder, options)) for folder in filled)
     folder = sides.database.parent
     counts = {queries.name: len(queries.table.places) for queries in query_sets}
     family = find_family(folder, [(len(database.places), count) for count in counts.values()])
@@ -106,8 +114,17 @@ def _read(root: Path, options: ReadOptions) -> DataSet:
         variant_name(folder, len(database.places), counts, rule),
         (DataSetPart("", database, query_sets),),
         positive_dist_threshold=threshold,
-        remarks=_other_parts(root, sides),
+        remarks=_other_parts(root, sides) + empty,
     )
+
+
+def _split_empty(folders: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Remark, ...]]:
+    """Return the folders of queries that hold something, and a remark on the others; all folders if all are empty."""
+    filled = tuple(folder for folder in folders if any(folder.iterdir()))
+    if not filled or len(filled) == len(folders):
+        return folders, ()
+    empty = [folder for folder in folders if folder not in filled]
+    return filled, (Remark("skipped", EMPTY_SETS, len(empty), str(empty[0])),)
 
 
 def _read_sf_xl(root: Path, options: ReadOptions) -> DataSet:

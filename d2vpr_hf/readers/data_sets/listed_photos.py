@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,19 +108,22 @@ class FolderNames:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._names: dict[str, dict[str, str]] = {}
+        self._names: dict[str, tuple[str, dict[str, str]]] = {}  # the spelling of each folder, and the names in it
 
     def find(self, path: str) -> str | None:
-        """Return a path in the folder as the file system spells it, if its case or suffix differs; `None` if it is missing."""
+        """Return a path in the folder as the file system spells it, if its case or Unicode form differs; `None` without it."""
         parent, name = posixpath.split(path)
+        if not name:  # the root of an absolute path
+            return None
         if parent not in self._names:
-            self._names[parent] = self._list(parent)
-        names = self._names[parent]
-        spelling = names.get(name, names.get(name.casefold()))
-        return None if spelling is None else f"{parent}/{spelling}" if parent else spelling
+            folder = parent if (self._folder / parent).is_dir() else self.find(parent)
+            self._names[parent] = (folder or "", {} if folder is None else self._list(folder))
+        folder, names = self._names[parent]
+        spelling = names.get(name, names.get(_plain(name)))
+        return None if spelling is None else f"{folder}/{spelling}" if folder else spelling
 
     def _list(self, parent: str) -> dict[str, str]:
-        """Return the names in a folder by themselves, and by their letters in lower case where those are unique."""
+        """Return the names in a folder by themselves, and by their plain form where that is unique."""
         try:
             with os.scandir(self._folder / parent) as entries:
                 names = {entry.name: entry.name for entry in entries}
@@ -127,6 +131,11 @@ class FolderNames:
             return {}
         folded: dict[str, str] = {}
         for name in names:
-            key = name.casefold()
+            key = _plain(name)
             folded[key] = "" if key in folded else name
         return {key: name for key, name in folded.items() if name} | names
+
+
+def _plain(name: str) -> str:
+    """Return a name in lower case and one Unicode form: archives of macOS have decomposed letters."""
+    return unicodedata.normalize("NFC", name).casefold()

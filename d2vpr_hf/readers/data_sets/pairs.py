@@ -7,27 +7,31 @@ https://github.com/seyrankhademi/AmsterTime, https://arxiv.org/abs/2203.16291.
 
 from __future__ import annotations
 
-from pathlib import Path
+import unicodedata
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from d2vpr_hf.places.place import Place
 from d2vpr_hf.readers.data_sets.data_set import DataSet, DataSetPart, QuerySet
-from d2vpr_hf.readers.data_sets.folders import find_sides
+from d2vpr_hf.readers.data_sets.folders import find_sides, visible_folders
 from d2vpr_hf.readers.data_sets.layout import Layout
 from d2vpr_hf.readers.data_sets.variants import find_family, variant_name
 from d2vpr_hf.readers.photo_listing import PhotoListing, list_photos
 from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.read_options import ReadOptions
+from d2vpr_hf.readers.remarks import Remark
 
+WITHOUT_PARTNER = "queries without a database photo of their name, which count as misses"
 _FAMILIES = ("sped", "essex3in1", "cross-season")
 
 
 def _find_pair(root: Path) -> tuple[Path, Path] | None:
     """Return the folders `new` and `old` in a folder, or in the only folder in it."""
-    children = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    children = visible_folders(root)
     for folder in (root, *(children if len(children) == 1 else ())):
-        folders = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+        folders = {path.name.lower(): path for path in visible_folders(folder)}
         if "new" in folders and "old" in folders:
             return folders["new"], folders["old"]
     return None
@@ -58,15 +62,41 @@ def _read_named_pairs(root: Path, options: ReadOptions) -> DataSet:
 def _read_pairs(root: Path, layout: str, database_folder: Path, query_folder: Path) -> DataSet:
     database = _table(database_folder, list_photos(database_folder))
     queries = _table(query_folder, list_photos(query_folder))
-    row_of = {Path(place.path).stem: row for row, place in enumerate(database.places)}
-    stems = [Path(place.path).stem for place in queries.places]
-    if not any(stem in row_of for stem in stems):
+    row_of = _rows_by_name(database)
+    names = [_plain_name(place.path) for place in queries.places]
+    positives = tuple(np.array([row_of[name]] if name in row_of else [], np.int64) for name in names)
+    alone = [place.path for name, place in zip(names, queries.places, strict=True) if name not in row_of]
+    if len(alone) == len(names):
         raise ValueError(
-            f"No photo in {query_folder} has the name of one in {database_folder}, such as {stems[0]}. Pairs have equal names."
+            f"No photo in {query_folder} has the name of one in {database_folder}, such as {alone[0]}. Pairs have equal names."
         )
-    positives = tuple(np.array([row_of[stem]] if stem in row_of else [], np.int64) for stem in stems)
-    variant = variant_name(root, len(database.places), {"queries": len(stems)})
+    if alone:
+        remarks = (*queries.remarks, Remark("assumed", WITHOUT_PARTNER, len(alone), alone[0]))
+        queries = replace(queries, remarks=remarks)
+    variant = variant_name(root, len(database.places), {"queries": len(names)})
     return DataSet(layout, variant, (DataSetPart("", database, (QuerySet("queries", queries, positives),)),))
+
+
+def _rows_by_name(database: PlaceTable) -> dict[str, int]:
+    """Return the row of each database photo by its name.
+
+    Raises:
+        ValueError: If two photos have one name, so that the partner of a query is not certain.
+    """
+    row_of: dict[str, int] = {}
+    for row, place in enumerate(database.places):
+        first = row_of.setdefault(_plain_name(place.path), row)
+        if first != row:
+            raise ValueError(
+                f"{database.folder} has two photos of one name, {database.places[first].path} and {place.path}. Pairs have "
+                "equal names: remove one of the two."
+            )
+    return row_of
+
+
+def _plain_name(path: str) -> str:
+    """Return a path without its suffix, in one Unicode form and in lower case."""
+    return unicodedata.normalize("NFC", PurePosixPath(path).with_suffix("").as_posix()).casefold()
 
 
 def _table(folder: Path, listing: PhotoListing) -> PlaceTable:

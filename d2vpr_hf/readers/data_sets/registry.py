@@ -5,11 +5,13 @@ A new layout is a [`Layout`] in a module of its own, and an entry in `LAYOUTS`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from d2vpr_hf.readers.data_sets.array_sets import ARRAY_LISTS, VPR_BENCH
+from d2vpr_hf.readers.data_sets.array_sets import ARRAY_LISTS, VPR_BENCH, has_lists
 from d2vpr_hf.readers.data_sets.data_set import DataSet
-from d2vpr_hf.readers.data_sets.folders import FOLDERS, SF_XL
+from d2vpr_hf.readers.data_sets.folders import FOLDERS, SF_XL, visible_folders
+from d2vpr_hf.readers.data_sets.gardens_point import GARDENS_POINT
 from d2vpr_hf.readers.data_sets.layout import Layout
 from d2vpr_hf.readers.data_sets.matlab_structs import NETVLAD
 from d2vpr_hf.readers.data_sets.msls import MSLS, MSLS_ALL_QUERIES, MSLS_TEST, MSLS_TRAIN
@@ -18,7 +20,7 @@ from d2vpr_hf.readers.read_options import ReadOptions
 
 LAYOUTS: tuple[Layout, ...] = (
     *(MSLS, MSLS_ALL_QUERIES, MSLS_TRAIN, MSLS_TEST),
-    *(ARRAY_LISTS, VPR_BENCH, NETVLAD, AMSTERTIME, PAIRS, SF_XL, FOLDERS),
+    *(ARRAY_LISTS, VPR_BENCH, NETVLAD, AMSTERTIME, GARDENS_POINT, PAIRS, SF_XL, FOLDERS),
 )
 
 _MOST_FOLDERS = 50  # in which a data set is looked for
@@ -70,14 +72,24 @@ def _find_layout(root: Path, name: str | None) -> Layout:
 
 def _near_data_sets(root: Path) -> list[tuple[Path, str]]:
     """Return the folders inside a folder, or else around it, that are data sets, with the names of their layouts."""
-    children = [path for path in sorted(root.iterdir()) if path.is_dir()][:_MOST_FOLDERS]
-    for folders in (children, *([parent] for parent in root.absolute().parents[:2])):
-        near = [
-            (folder, layout.name)
-            for folder in folders
-            for layout in LAYOUTS
-            if not layout.is_chosen_by_name and layout.accepts(folder)
-        ]
+    near = _data_sets_of(visible_folders(root)[:_MOST_FOLDERS])
+    for parent in root.absolute().parents[:2]:
         if near:
-            return [(folder, name) for number, (folder, name) in enumerate(near) if folder not in dict(near[:number])]
-    return []
+            break
+        near = [each for each in _data_sets_of([parent]) if each[1] != ARRAY_LISTS.name or has_lists(parent)]
+    return near  # lists in a folder next to `root` are those of another data set
+
+
+def _data_sets_of(folders: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Return the folders that are data sets, each with the name of its first layout."""
+    layouts = [layout for layout in LAYOUTS if not layout.is_chosen_by_name]
+    names = ((folder, next((layout.name for layout in layouts if _accepts(layout, folder)), None)) for folder in folders)
+    return [(folder, name) for folder, name in names if name is not None]
+
+
+def _accepts(layout: Layout, folder: Path) -> bool:
+    """Return whether a layout accepts a folder around or next to a data set, which may not be readable."""
+    try:
+        return layout.accepts(folder)
+    except OSError:
+        return False

@@ -113,7 +113,7 @@ def data_set_name(root: Path) -> str:
     return root.name
 
 
-def variant_name(root: Path, database: int, queries: Mapping[str, int], rule: str = "") -> str:
+def variant_name(root: Path, database: int, queries: Mapping[str, int], rule: str = "", family: str | None = None) -> str:
     """Return the name of a data set's variant with its counts.
 
     Args:
@@ -121,8 +121,9 @@ def variant_name(root: Path, database: int, queries: Mapping[str, int], rule: st
         database: Number of its database photos.
         queries: Number of the queries of each query set.
         rule: Rule of the positives, such as `"±10 frames"`; empty for the usual one.
+        family: Name of the data set, if its form tells it; `None` to find it by names and counts.
     """
-    family = find_family(root, [(database, count) for count in queries.values()])
+    family = family or find_family(root, [(database, count) for count in queries.values()])
     names = []
     for query_set, count in queries.items():
         title = _published_title(family, database, count, rule)
