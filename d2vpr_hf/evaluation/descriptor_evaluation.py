@@ -14,6 +14,8 @@ from d2vpr_hf.stores.descriptors import Descriptors
 from d2vpr_hf.stores.exact import exact_search, similarity
 from d2vpr_hf.stores.views import search_views
 
+Matches = tuple[NDArray[np.float32], NDArray[np.int64]]
+
 
 def evaluate_descriptors(
     database_descriptors: Descriptors,
@@ -24,6 +26,7 @@ def evaluate_descriptors(
     *,
     recall_values: Sequence[int] = RECALL_VALUES,
     positives: Positives | None = None,
+    matches: Matches | None = None,
 ) -> Evaluation:
     """Evaluate descriptors of any model.
 
@@ -36,6 +39,7 @@ def evaluate_descriptors(
         recall_values: The N of recall@N.
         positives: Database rows of each query's positives, for data sets with their own ground truth. The rule then only
             groups queries into places by their positions.
+        matches: Result of [`nearest_rows`] for the largest of `recall_values`, if it is known; `None` to search.
 
     Raises:
         ValueError: If database or queries are empty, lengths do not match, or positions, headings or frames that the rule needs
@@ -45,9 +49,9 @@ def evaluate_descriptors(
     _check_descriptors(database_descriptors, database, "database")
     _check_descriptors(query_descriptors, queries, "query")
     positives = rule.find(database, queries) if positives is None else positives
-    distances, rows = search_views(
-        lambda descriptors, k: exact_search(descriptors, database_descriptors, k), query_descriptors, max(recall_values)
-    )
+    if matches is None:
+        matches = nearest_rows(database_descriptors, query_descriptors, max(recall_values))
+    distances, rows = matches
     correct, num_positives = mark_correct(rows, positives)
     predictions = Predictions(rows, similarity(distances), correct, database, queries)
     return Evaluation(
@@ -60,6 +64,11 @@ def evaluate_descriptors(
         coordinates=_coordinates(queries),
         predictions=predictions,
     )
+
+
+def nearest_rows(database: Descriptors, queries: NDArray[np.floating], k: int) -> Matches:
+    """Return squared distances (Q, k) and rows (Q, k) of the nearest of N descriptors to queries (Q, D) or (Q, V, D)."""
+    return search_views(lambda descriptors, count: exact_search(descriptors, database, count), queries, k)
 
 
 def _check_descriptors(descriptors: Descriptors, photos: PhotoSet, name: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress, encode_queries
-from d2vpr_hf.evaluation.descriptor_evaluation import evaluate_descriptors
+from d2vpr_hf.evaluation.descriptor_evaluation import Matches, evaluate_descriptors, nearest_rows
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.indexed_photos import IndexColumns, IndexedPhotos, SelectedDescriptors
 from d2vpr_hf.evaluation.photo_selection import PhotoSelection, PhotoTable, select_photos
@@ -28,9 +28,11 @@ from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.retrieval.shared_photos import find_indexed_photos, find_shared_photos, warn_of_shared_photos
 from d2vpr_hf.stores.descriptors import Descriptors
+from d2vpr_hf.stores.exact import QUERY_GROUP
 
 logger = logging.getLogger(__name__)
 
+_JOINED_QUERIES = 4 * QUERY_GROUP  # of several query sets that are searched together
 _REMEDY = "Give other queries, or `drop_shared=True` to leave them out."
 
 
@@ -154,7 +156,9 @@ class PartEvaluation:
         if save_to is not None and not isinstance(self._database, IndexedPhotos):
             rows = self.rows[database.rows]
             self._save(self._database, rows, database.descriptors, of_database, save_to / "database", overwrite)
-        evaluations = []
+        info = EncoderInfo.of(encoder)
+        evaluations: list[Evaluation] = []
+        pending: list[_EncodedSearch] = []  # of few queries, which one pass over the database serves
         for search in self.searches:
             queries = self._encode_queries(search.queries, encoder, seed, progress)
             if save_to is not None:
@@ -162,13 +166,13 @@ class PartEvaluation:
             is_read = new_rows[search.database.rows] >= 0
             selection = search.database.keep_rows(np.flatnonzero(is_read), search.database.skipped | unread)
             selection = replace(selection, remarks=(*selection.remarks, *remarks))
-            rows = new_rows[selection.rows]
-            descriptors: Descriptors = database.descriptors
-            if len(rows) < len(descriptors):
-                descriptors = SelectedDescriptors(descriptors, rows)
-            evaluation = self._evaluate(search, (selection, descriptors), queries, EncoderInfo.of(encoder), seed)
-            evaluations.append(self._with_database_model(evaluation, database_encoder))
-        return evaluations
+            encoded = _EncodedSearch(search, selection, new_rows[selection.rows], *queries)
+            if pending and not encoded.joins(pending):
+                evaluations += self._evaluate(pending, database.descriptors, info, seed)
+                pending = []
+            pending.append(encoded)
+        evaluations += self._evaluate(pending, database.descriptors, info, seed)
+        return [self._with_database_model(evaluation, database_encoder) for evaluation in evaluations]
 
     def _with_database_model(self, evaluation: Evaluation, database_encoder: Encoder | None) -> Evaluation:
         """Add the model of the database to an evaluation, where it is another one than that of the queries."""
@@ -301,21 +305,59 @@ class PartEvaluation:
                 index.add(descriptors[start:stop], [table.places[row] for row in rows[start:stop].tolist()])
 
     def _evaluate(
-        self,
-        search: _Search,
-        database: tuple[PhotoSelection, Descriptors],
-        queries: tuple[PhotoSelection, NDArray[Any]],
-        encoder: EncoderInfo,
-        seed: int | None,
+        self, searches: list["_EncodedSearch"], descriptors: Descriptors, encoder: EncoderInfo, seed: int | None
+    ) -> list[Evaluation]:
+        """Search all queries in the descriptors of the database at once, and evaluate each query set."""
+        rows = searches[0].rows
+        database = SelectedDescriptors(descriptors, rows) if len(rows) < len(descriptors) else descriptors
+        all_queries = np.concatenate([each.descriptors for each in searches]) if len(searches) > 1 else searches[0].descriptors
+        distances, neighbours = nearest_rows(database, all_queries, max(self._choices.recall_values))
+        evaluations, start = [], 0
+        for each in searches:
+            stop = start + len(each.descriptors)
+            matches = distances[start:stop], neighbours[start:stop]
+            evaluations.append(self._evaluate_set(each, database, matches, encoder, seed))
+            start = stop
+        return evaluations
+
+    def _evaluate_set(
+        self, encoded: "_EncodedSearch", database: Descriptors, matches: Matches, encoder: EncoderInfo, seed: int | None
     ) -> Evaluation:
-        """Evaluate the encoded database and queries, and add folders and skipped photos to the evaluation."""
-        evaluation = evaluate_selections(database, queries, search.positives, self._choices)
+        """Evaluate the matches of a query set, and add folders and skipped photos to the evaluation."""
+        search = encoded.search
+        evaluation = evaluate_selections(
+            (encoded.database, database), (encoded.queries, encoded.descriptors), search.positives, self._choices, matches
+        )
         dropped = search.shared if self._choices.drop_shared else {}
         if dropped:
             reasons = {path: f"{DROPPED} {match}" for path, match in dropped.items()}
             evaluation = replace(evaluation, skipped=evaluation.skipped | {"queries": evaluation.skipped["queries"] | reasons})
         shared = sum(query.path in search.shared for query in evaluation.queries) + len(dropped)
         return replace(evaluation, model=encoder, order_seed=seed, shared_photos=shared)
+
+
+@dataclass(frozen=True)
+class _EncodedSearch:
+    """A query set whose photos are encoded.
+
+    Attributes:
+        search: The search.
+        database: The database photos that could be read.
+        rows: (N,) rows of these photos among the descriptors of the database.
+        queries: The queries that could be read.
+        descriptors: (Q, D) or (Q, V, D) of the queries.
+    """
+
+    search: _Search
+    database: PhotoSelection
+    rows: NDArray[np.int64]
+    queries: PhotoSelection
+    descriptors: NDArray[Any]
+
+    def joins(self, others: Sequence["_EncodedSearch"]) -> bool:
+        """Return whether the search is in the same rows as others, and all of them are few enough for one pass."""
+        count = sum(each.descriptors[..., 0].size for each in (self, *others))
+        return count <= _JOINED_QUERIES and np.array_equal(self.rows, others[0].rows)
 
 
 @dataclass(frozen=True)
@@ -331,6 +373,7 @@ def evaluate_selections(
     queries: tuple[PhotoSelection, NDArray[Any]],
     positives: tuple[NDArray[np.int64], ...] | None,
     choices: Choices,
+    matches: Matches | None = None,
 ) -> Evaluation:
     """Evaluate the descriptors of two selections.
 
@@ -339,6 +382,7 @@ def evaluate_selections(
         queries: The same for the queries.
         positives: For each query of its table, the rows of its positives in the database's table; `None`: the rule decides.
         choices: Choices for the evaluation.
+        matches: As for [`evaluate_descriptors`].
     """
     selections = {"database": database[0], "queries": queries[0]}
     given = None
@@ -353,6 +397,7 @@ def evaluate_selections(
         choices.rule,
         recall_values=choices.recall_values,
         positives=given,
+        matches=matches,
     )
     return replace(
         evaluation,

@@ -12,9 +12,11 @@ from d2vpr_hf.evaluation import (
     Evaluation,
     PositiveRule,
     compare_evaluations,
+    descriptor_evaluation,
     evaluate,
     evaluate_data_set,
     evaluate_query_sets,
+    part_evaluation,
 )
 from d2vpr_hf.evaluation.plots import save_plots
 from d2vpr_hf.index import PlaceIndex
@@ -68,6 +70,23 @@ def use_colours(monkeypatch):
 
 def recalls(evaluation):
     return [entry["recall"] for entry in evaluation.recall().values()]
+
+
+def test_query_sets_share_a_pass_over_the_database(streets, monkeypatch):
+    """Four sets read a database of 2.8 M rows four times. Mixed up, their matches would be those of other queries."""
+    (streets / SETS[1] / at_name(544001, 4172000)).write_bytes(b"not an image")
+    sets = [QuerySet(name, read_places(streets / name)) for name in SETS]
+    alone = [evaluate_query_sets(streets / "database", [each], ColourEncoder())[0] for each in sets]
+    searched, search = [], descriptor_evaluation.exact_search
+    monkeypatch.setattr(
+        descriptor_evaluation, "exact_search", lambda *arguments: (searched.append(len(arguments[0])), search(*arguments))[1]
+    )
+    together = evaluate_query_sets(streets / "database", sets, ColourEncoder())
+    assert searched == [20]
+    assert [evaluation.queries for evaluation in together] == [evaluation.queries for evaluation in alone]
+    monkeypatch.setattr(part_evaluation, "_JOINED_QUERIES", 9)
+    evaluate_query_sets(streets / "database", sets, ColourEncoder())
+    assert searched == [20, 5, 5, 5, 5]
 
 
 def test_four_query_sets_encode_each_photo_once(streets):
