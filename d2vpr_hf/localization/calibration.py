@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from d2vpr_hf.evaluation.confidence import precision_curve
 from d2vpr_hf.localization.consensus import FEATURES, NOT_COMPARABLE, NUM_MATCHES, PositionEstimate
+from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME, TestTime
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 from d2vpr_hf.places.geometry import comparable_coordinates
 from d2vpr_hf.places.place import check_finite_numbers
@@ -55,6 +56,7 @@ class Calibration:
         query_fingerprint: Fingerprint of the model of the queries, if it is another one; `None` if it is the same.
         query_model: Name of that model, if it has one.
         features: Names of the F features.
+        test_time: Form of the queries that were encoded; see [`ModelOptions`].
     """
 
     weights: list[float]
@@ -74,6 +76,7 @@ class Calibration:
     query_fingerprint: str | None = None
     query_model: str | None = None
     features: list[str] = field(default_factory=lambda: list(FEATURES))
+    test_time: TestTime = DEFAULT_TEST_TIME
 
     def confidences(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the probability that each estimate is correct, in [0, 1]: features (Q, F) -> (Q,)."""
@@ -104,6 +107,8 @@ class Calibration:
         values = {"num_right" if name == "num_correct" else name: value for name, value in asdict(self).items()}
         of_pair = ("query_fingerprint", "query_model")  # omitted where there is one model, as before they existed
         stored = {name: value for name, value in values.items() if name not in of_pair or value is not None}
+        if self.test_time == DEFAULT_TEST_TIME:
+            del stored["test_time"]  # omitted for the usual form, as before it existed
         return {"format_version": CALIBRATION_FORMAT_VERSION} | stored
 
     @classmethod
@@ -156,6 +161,7 @@ def fit_calibration(
     positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD,
     num_matches: int = NUM_MATCHES,
     fingerprint: str | None = None,
+    test_time: TestTime = DEFAULT_TEST_TIME,
 ) -> Calibration:
     """Fit a calibration to queries with known positions.
 
@@ -167,6 +173,7 @@ def fit_calibration(
         positive_dist_threshold: Metres within which an estimate is correct.
         num_matches: Number of matches that each estimate was made from.
         fingerprint: Fingerprint of the model that the similarities come from.
+        test_time: Form of the queries.
 
     Raises:
         ValueError: If there are too few queries, too few correct or wrong estimates, or positions in a frame that the map
@@ -197,6 +204,7 @@ def fit_calibration(
         num_queries=len(correct),
         num_correct=int(correct.sum()),
         fingerprint=fingerprint,
+        test_time=test_time,
     )
 
 

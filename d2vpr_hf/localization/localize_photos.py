@@ -14,6 +14,7 @@ from d2vpr_hf.localization.calibration import MIN_QUERIES, Calibration, fit_cali
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
 from d2vpr_hf.localization.localize import NO_POSITIONS, PRECISION, Localization, localize
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
+from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.place_table import check_any_photo
@@ -130,6 +131,7 @@ def iterate_localize(
     """
     if calibration is not None and not _is_of_pair(calibration, index, encoder):
         raise ValueError(_other_pair(calibration, index))
+    warn_of_other_form(calibration, encoder)
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = iterate_search(
         index,
@@ -142,6 +144,18 @@ def iterate_localize(
         group_size=group_size,
     )
     return (_localize_result(result, calibration, precision) for result in results)
+
+
+def warn_of_other_form(calibration: Calibration | None, encoder: Encoder) -> None:
+    """Log a warning if the queries of a calibration had another form than those of an encoder: similarities differ then."""
+    form = getattr(encoder, "test_time", DEFAULT_TEST_TIME)  # encoders of other programs may have none
+    if calibration is not None and calibration.test_time != form:
+        logger.warning(
+            'The calibration was made with queries of the form `test_time="%s"`, and these have `test_time="%s"`: confidences '
+            "and radii are those of the other form. Give that form, or make a new calibration with `d2vpr calibrate`.",
+            calibration.test_time,
+            form,
+        )
 
 
 def localize_descriptors(
@@ -220,7 +234,11 @@ def calibrate(
     estimates = _need_positions([estimate_position(matches, radius=positive_dist_threshold) for matches in searches])
     truths: list[Place] = [placed[row] for row in encoded.rows]
     calibration = fit_calibration(
-        estimates, truths, positive_dist_threshold=positive_dist_threshold, fingerprint=index.settings.fingerprint
+        estimates,
+        truths,
+        positive_dist_threshold=positive_dist_threshold,
+        fingerprint=index.settings.fingerprint,
+        test_time=getattr(encoder, "test_time", DEFAULT_TEST_TIME),
     )
     if encoder.fingerprint != index.settings.fingerprint:
         calibration = replace(calibration, query_fingerprint=encoder.fingerprint, query_model=encoder.model_name)

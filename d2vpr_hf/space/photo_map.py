@@ -13,6 +13,7 @@ from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization import Calibration, Localization, load_calibration, localize
 from d2vpr_hf.localization.consensus import NUM_MATCHES
 from d2vpr_hf.localization.localize import PRECISION
+from d2vpr_hf.localization.localize_photos import warn_of_other_form
 from d2vpr_hf.maps import BaseMap, TileSource
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.filters import PlaceFilter, parse_numbers
@@ -129,6 +130,7 @@ class PhotoMap:
         check_encoder(index, encoder, for_queries=True)
         self.index, self.encoder = index, encoder
         self.calibration: Calibration | None = load_calibration(index, encoder)
+        warn_of_other_form(self.calibration, encoder)
         self.places = list(index.places)
         self.drawing = BaseMap(self.places, tiles)
 

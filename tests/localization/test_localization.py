@@ -20,6 +20,7 @@ from d2vpr_hf.localization import (
     judge_calibration,
     load_calibration,
     localize,
+    localize_photos,
 )
 from d2vpr_hf.localization.calibration import position_errors
 from d2vpr_hf.localization.consensus import NOT_COMPARABLE
@@ -28,6 +29,8 @@ from d2vpr_hf.localization.plots import save_plots
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.geometry import distances_in_frames, earth_degrees, earth_vectors, frame_points
 from d2vpr_hf.places.place import EARTH_RADIUS, with_degrees, with_utm
+from d2vpr_hf.retrieval.index_photos import index_photos
+from tests.index.workers import BytesEncoder, write_photos
 
 
 def match(rank, similarity, east, north=0.0, zone="32T", **fields):
@@ -442,3 +445,22 @@ def test_names_of_local_frames_do_not_matter(rows):
     )
     assert renamed.features == pytest.approx(plain.features) and renamed.place.x == plain.place.x
     assert renamed.place.frame == names[plain.place.frame]
+
+
+def test_another_form_of_queries_is_warned_of(tmp_path, caplog):
+    """Similarities of crops differ from those of whole photos, with which calibrations of earlier versions were made."""
+    usual, crops = (fit_calibration(*draw_answers(100), test_time=form) for form in ("resize", "five-crops"))
+    assert "test_time" not in usual.to_dict() and Calibration.from_dict(usual.to_dict()) == usual
+    assert Calibration.from_dict(crops.to_dict()).test_time == "five-crops"
+    table, encoder = write_photos(tmp_path / "photos", 3), BytesEncoder()
+    index, _ = index_photos(table, tmp_path / "index", encoder)
+    for form, calibration, count in (
+        ("resize", usual, 0),
+        ("five-crops", crops, 0),
+        ("resize", crops, 1),
+        ("five-crops", usual, 2),
+    ):
+        encoder.test_time = form
+        localize_photos(index, [table.photo(table.places[0])], encoder, calibration)
+        assert caplog.text.count("The calibration was made with queries of the form") == count
+    assert 'form `test_time="resize"`, and these have `test_time="five-crops"`' in caplog.text
