@@ -10,6 +10,7 @@ import typer
 
 from d2vpr_hf.cli.choices import DescriptorFormat, PairFormat
 from d2vpr_hf.cli.options import (
+    DescriptorOptions,
     EncoderOptions,
     FilterOptions,
     IndexArgument,
@@ -37,12 +38,15 @@ def pairs(
     index: IndexArgument,
     queries: Annotated[
         list[Path] | None,
-        typer.Argument(parser=parse_path, metavar="[QUERY...]", help="Photos, or folders of photos; or give --all."),
+        typer.Argument(
+            parser=parse_path, metavar="[QUERY...]", help="Photos, or folders of photos; or give --all or --descriptors."
+        ),
     ] = None,
     *,
     all_photos: Annotated[
         bool, typer.Option("--all", help="Pair each photo of the index with others of the index. Nothing is encoded.")
     ] = False,
+    given: DescriptorOptions,
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="FILE", help="Text file to write.")],
     format: Annotated[
         PairFormat, typer.Option("--format", help="hloc: a query and its match a line; colmap: each unordered pair once.")
@@ -59,13 +63,15 @@ def pairs(
     """Write pairs of similar photos for hloc or COLMAP.
 
     hloc matches the pairs by `match_features`, COLMAP by `colmap matches_importer --match_type pairs`. With --all, filters
-    apply to both photos of a pair.
+    apply to both photos of a pair. --descriptors takes an HDF5 file whose groups are named by photos.
     """
-    from d2vpr_hf.retrieval.image_pairs import pair_index, pair_queries
+    from d2vpr_hf.retrieval.image_pairs import pair_descriptors, pair_index, pair_queries
     from d2vpr_hf.utils.atomic_files import check_new_file
 
-    if bool(queries) == all_photos:
-        raise ValueError("Give either QUERY or `--all`.")
+    if all_photos and (queries or given.descriptors is not None):
+        raise ValueError("Give one of QUERY, `--all` and `--descriptors FILE`.")
+    given.check(queries or all_photos, "QUERY, `--all`,")
+    given.refuse_model(model, encoding)
     if all_photos and (model is not None or encoding.model_options()):
         raise ValueError("With `--all`, no photos are encoded. Omit `--model` and its options.")
     check_new_file(out, overwrite)
@@ -84,6 +90,20 @@ def pairs(
                 overwrite=overwrite,
                 progress=progress,
             )
+    elif given.descriptors is not None:
+        report = pair_descriptors(
+            opened,
+            given.descriptors,
+            out,
+            format=format,
+            top_k=top_k,
+            image_root=image_root,
+            allowed=allowed,
+            tensor=given.tensor,
+            normalize=given.normalize,
+            strict=strict,
+            overwrite=overwrite,
+        )
     else:
         encoder = encoding.load(model, opened)
         with progress_bar("Encoding", None) as progress:

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoders import Encoder, Progress
-from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.places.filters import Mask
+from d2vpr_hf.readers.descriptor_files import read_descriptors
 from d2vpr_hf.readers.remarks import Remark, report_remarks
+from d2vpr_hf.retrieval.given_descriptors import search_descriptors
 from d2vpr_hf.retrieval.image_names import ImageNames
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.utils.atomic_files import check_new_file, create_text, store_file
@@ -111,8 +113,78 @@ def pair_queries(
     )
     unread = {str(result.query): result.error for result in results if result.error is not None}
     matched = {names.of_photo(result.query): result.matches for result in results if result.error is None}
-    photos = [name for name in matched if not _UNUSABLE_NAME.search(name)]
     skipped = _skip_unusable([*names_of_rows, *matched], strict)
+    return _write_matches(path, format, top_k, names, matched, unread | skipped)
+
+
+def pair_descriptors(
+    index: PlaceIndex,
+    descriptors: str | Path,
+    out: str | Path,
+    *,
+    format: PairFormat = "hloc",
+    top_k: int = TOP_K,
+    image_root: str | Path | None = None,
+    allowed: Mask | None = None,
+    tensor: str | None = None,
+    normalize: bool = False,
+    strict: bool = False,
+    overwrite: bool = False,
+) -> PairReport:
+    """Write the pairs of photos whose descriptors another program made and the most similar photos of an index.
+
+    Args:
+        index: The index.
+        descriptors: An HDF5 file with a group for each photo, as hloc writes it. Its names are written unchanged, so they must
+            be relative to `image_root`.
+        out: As for [`pair_queries`].
+        format: As for [`pair_queries`].
+        top_k: As for [`pair_queries`].
+        image_root: Folder of all images; `None` for that of the index's photos.
+        allowed: As for [`pair_queries`].
+        tensor: As for [`search_descriptors`].
+        normalize: As for [`search_descriptors`].
+        strict: As for [`pair_queries`].
+        overwrite: As for [`pair_queries`].
+
+    Raises:
+        FileExistsError: If the file exists, unless `overwrite` is set.
+        ValueError: If the rows of the file have no names, their width is not that of the index, values are wrong, or there is
+            no pair.
+    """
+    path = _check_output(out, format, top_k, overwrite)
+    if read_descriptors(descriptors, tensor).names is None:
+        raise ValueError(
+            f"{descriptors} has no names of photos, which pairs need. Give an HDF5 file with a group for each photo, as hloc "
+            "writes it."
+        )
+    names = ImageNames(index, image_root=image_root)
+    names_of_rows = names.of_index()
+    usable = _usable(names_of_rows)
+    results = search_descriptors(
+        index,
+        descriptors,
+        top_k=top_k + 1,  # one may be the photo itself
+        tensor=tensor,
+        normalize=normalize,
+        allowed=usable if allowed is None else usable & allowed,
+    )
+    matched = {result.query.as_posix(): result.matches for result in results}
+    skipped = _skip_unusable([*names_of_rows, *matched], strict)
+    return _write_matches(path, format, top_k, names, matched, skipped)
+
+
+def _write_matches(
+    path: Path,
+    format: PairFormat,
+    top_k: int,
+    names: ImageNames,
+    matched: dict[str, list[Match]],
+    skipped: dict[str, str],
+) -> PairReport:
+    """Write the pairs of queries, by name, and their matches other than themselves."""
+    names_of_rows = names.of_index()
+    photos = [name for name in matched if not _UNUSABLE_NAME.search(name)]
 
     def pairs() -> Iterator[tuple[str, str]]:
         for name in photos:
@@ -120,7 +192,7 @@ def pair_queries(
             yield from ((name, other) for other in [other for other in others if other != name][:top_k])
 
     count = _write(path, pairs() if format == "hloc" else _unordered(pairs()))
-    return PairReport(path, format, count, len(photos), names.root, unread | skipped)
+    return PairReport(path, format, count, len(photos), names.root, skipped)
 
 
 def pair_index(

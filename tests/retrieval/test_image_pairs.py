@@ -152,6 +152,28 @@ def town(tmp_path_factory):
     return folder
 
 
+def test_descriptors_of_another_program_are_paired_by_their_names(town, tmp_path):
+    """The pairs are those of the encoded photos; rows without names cannot be paired."""
+    pytest.importorskip("h5py")
+    assert run("index", town / "query", "--out", tmp_path / "queries", "--model", "embedded")[0] == 0
+    queries = PlaceIndex.open(tmp_path / "queries")
+    export_descriptors(queries, tmp_path / "queries.h5", image_root=town)
+    arguments = ["pairs", town / "index", "--top-k", 2, "--image-root", town, "--out"]
+    assert run(*arguments, tmp_path / "photos.txt", town / "query", "--model", "embedded")[0] == 0
+    status, out, error = run(*arguments, tmp_path / "given.txt", "--descriptors", tmp_path / "queries.h5")
+    assert status == 0 and "Wrote 4 pairs of 2 photos for hloc" in out, error
+    assert (tmp_path / "given.txt").read_text() == (tmp_path / "photos.txt").read_text()
+    np.save(tmp_path / "rows.npy", np.asarray(queries.descriptors[:], np.float32))
+    for words, message in (
+        (["--descriptors", tmp_path / "rows.npy"], "has no names of photos"),
+        (["--descriptors", tmp_path / "queries.h5", "--model", "embedded"], "no photos are encoded. Omit --model"),
+        (["--descriptors", tmp_path / "queries.h5", "--all"], "Give one of QUERY, `--all` and `--descriptors FILE`"),
+        ([], "Give either QUERY, `--all`, or `--descriptors FILE`"),
+    ):
+        status, _, error = run(*arguments, tmp_path / "none.txt", *words)
+        assert status == 1 and message in error and not (tmp_path / "none.txt").exists()
+
+
 def test_queries_are_paired_with_their_matches(town, tmp_path):
     arguments = ["pairs", town / "index", town / "query", "--out", tmp_path / "pairs.txt", "--top-k", 2, "--model", "embedded"]
     status, out, _ = run(*arguments)
@@ -192,8 +214,8 @@ def test_the_command_for_all_photos_encodes_nothing(town, tmp_path, monkeypatch)
     status, out, _ = run("pairs", town / "index", "--all", "--out", tmp_path / "p.txt", "--format", "colmap", "--top-k", 4)
     assert status == 0 and "Wrote 10 pairs of 5 photos for colmap" in out
     for wrong, message in (
-        (["--all", town / "query"], "Give either QUERY or `--all`."),
-        ([], "Give either QUERY or `--all`."),
+        (["--all", town / "query"], "Give one of QUERY, `--all` and `--descriptors FILE`."),
+        ([], "Give either QUERY, `--all`, or `--descriptors FILE`."),
         (["--all", "--model", "embedded"], "With `--all`, no photos are encoded."),
     ):
         status, _, error = run("pairs", town / "index", "--out", tmp_path / "new.txt", *wrong)
