@@ -282,6 +282,13 @@ def _store(
         _write(out, facts, lambda folder: write_projected_model(folder, files, card, projection.mean, projection.components))
         return projection
     source = encoder.model_name
+    if encoder.model_options.get("keep_aspect"):
+        facts |= {"keep_aspect": True}
+        logger.warning(
+            "The image processor in %s stores the size of photos, and not that they keep their aspect. Open the model with "
+            "`keep_aspect=True`, as the projection was fitted.",
+            out,
+        )
     _set_projection(encoder, projection, whiten)
     _write(out, facts, lambda folder: _save_own_model(folder, encoder, facts, source))
     return projection
@@ -320,11 +327,12 @@ def _save_own_model(folder: Path, encoder: "PlaceEncoder", facts: dict[str, Any]
     """Write a model of this package with its projection, and its card."""
     name = "the model that comes with d2vpr-hf" if source in (None, EMBEDDED_NAME) else Path(source).name
     kind = "whitening" if facts["whiten"] else "PCA"
+    form = " that keep their aspect (`keep_aspect=True`)" if facts.get("keep_aspect") else ""
     card = CardFacts(
         summary=f"{name}, with {kind} of its descriptors to {facts['dim']} numbers.",
         license="apache-2.0" if source in (None, EMBEDDED_NAME) else "unknown",
         license_note=f"The licence of {name}.",
-        training_data=f"The projection: {len(facts['photos'])} photos. The rest: see {name}.",
+        training_data=f"The projection: {len(facts['photos'])} photos{form}. The rest: see {name}.",
         base_model=None if source in (None, EMBEDDED_NAME) else stated_base_model(source),
     )
     encoder.model.save_pretrained(folder)

@@ -222,6 +222,20 @@ def test_the_command_takes_an_index(indexed, tmp_path, monkeypatch):
         assert status == 1 and "Give either MODEL and PHOTOS, or `--index INDEX`." in error
 
 
+def test_the_aspect_that_a_projection_was_fitted_with_is_recorded(photos, tiny_folder, tmp_path, caplog):
+    """The image processor stores a size only: without the aspect, the model would project other descriptors in silence."""
+    encoder = PlaceEncoder(tiny_folder, device="cpu", image_size=42, keep_aspect=True)
+    fit_projection(photos, tmp_path / "small", encoder, 4)
+    assert "Open the model with `keep_aspect=True`" in caplog.text
+    assert json.loads((tmp_path / "small" / "projection.json").read_text())["keep_aspect"] is True
+    assert "photos that keep their aspect (`keep_aspect=True`)" in (tmp_path / "small" / "README.md").read_text()
+    caplog.clear()
+    again = PlaceEncoder(tmp_path / "small", device="cpu", keep_aspect=True)
+    assert not caplog.text and again.fingerprint == encoder.fingerprint
+    PlaceEncoder(tmp_path / "small", device="cpu")
+    assert "was fitted to photos that keep their aspect, and here they are resized to one size" in caplog.text
+
+
 @pytest.fixture
 def other_model(tmp_path):
     """A model of another library in a folder, with a licence."""

@@ -31,6 +31,7 @@ from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import MAX_SIDE, ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing, UnfitImageError
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
+from d2vpr_hf.pretrained.fitted_photos import warn_of_other_aspect
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
 from d2vpr_hf.pretrained.model_preprocessing import check_whole_patches
 from d2vpr_hf.pretrained.own_facts import facts_of, size_of, steps_of
@@ -296,6 +297,7 @@ def load_own_model(
     """
     pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
     model, processor = load_model(name, **pinned), processor or load_image_processor(name, **pinned)
+    warn_of_other_aspect(name, options.keep_aspect)
     return OwnModel(model, processor, device, backend, precision, name=name, revision=revision, options=options)
 
 
