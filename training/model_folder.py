@@ -3,12 +3,11 @@
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.evaluation.report import without_folders
 from d2vpr_hf.hub.model_cards import CardFacts, stated_base_model, write_card
 from d2vpr_hf.hub.snapshots import find_dataset
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRPreTrainedModel
@@ -16,6 +15,7 @@ from d2vpr_hf.pretrained.loading import fingerprint
 from d2vpr_hf.training.options import DistillOptions, PretrainOptions, TrainingOptions, to_yaml
 from d2vpr_hf.training.validation import Measurement
 from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_folder
+from d2vpr_hf.utils.hub_ids import public_name
 
 REPORT = "validation.json"
 _PATH_OPTIONS = (  # options whose values may be paths, or lists of paths
@@ -52,7 +52,7 @@ def write_model_folder(
         OSError: If the folder cannot be written, for example on a full disk.
     """
     scratch = folder.with_name(f".{folder.name}.writing")
-    evaluation = None if measurement is None or measurement.evaluation is None else _without_folders(measurement.evaluation)
+    evaluation = None if measurement is None or measurement.evaluation is None else without_folders(measurement.evaluation)
     try:
         make_empty(scratch)
         if model.config.compatible_with:
@@ -71,12 +71,6 @@ def write_model_folder(
         raise OSError(
             f"The model {folder} could not be written: {error}. Free some disk space, then continue with `resume=True`."
         ) from error
-
-
-def _without_folders(evaluation: Evaluation) -> Evaluation:
-    """Return an evaluation with the names of its folders in place of their paths on this machine."""
-    database, query_set = ({**side, "path": public_name(side["path"])} for side in (evaluation.database, evaluation.query_set))
-    return replace(evaluation, model=replace(evaluation.model, model_name="this model"), database=database, query_set=query_set)
 
 
 def _recipe(options: TrainingOptions) -> str:
@@ -138,9 +132,3 @@ def _origin(options: TrainingOptions, step: int, measurement: Measurement | None
     numbers = "".join(f", {name.replace('held_out_loss', 'held-out-loss')} {value:.4g}" for name, value in shown.items())
     vit = "" if options.vit is None else f" with the ViT of {public_name(options.vit)}"
     return f"{public_name(options.model)}{vit}, {_training_text(options)}, step {step}{numbers}"
-
-
-def public_name(name: str) -> str:
-    """Return the name of a model or a folder, without its path on this machine."""
-    path = Path(name)
-    return path.name if path.exists() or path.is_absolute() else name

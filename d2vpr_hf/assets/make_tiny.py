@@ -14,12 +14,12 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation, evaluate
+from d2vpr_hf.evaluation.report import without_folders
 from d2vpr_hf.hub.model_cards import CardFacts, write_card
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
@@ -214,13 +214,7 @@ def write_average(start: Path, run: Path, folder: Path) -> None:
 def measure_town(model: Path, town: Path) -> Evaluation:
     """Measure a model on the city that validated its training; the evaluation has no paths of this machine."""
     photos = town / "images" / "test"
-    evaluation = evaluate(photos / "database", photos / "queries", PlaceEncoder(model))
-    return replace(
-        evaluation,
-        database=evaluation.database | {"path": "database"},
-        query_set=evaluation.query_set | {"path": "queries"},
-        model=replace(evaluation.model, model_name="this model"),
-    )
+    return without_folders(evaluate(photos / "database", photos / "queries", PlaceEncoder(model)))
 
 
 def embed(source: Path, folder: Path, measured: Evaluation, sets: Mapping[str, Evaluation] | None = None) -> None:

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, get_type_hints
 
@@ -17,6 +17,7 @@ from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
 from d2vpr_hf.utils.atomic_files import check_new_file, store_file, write_file
+from d2vpr_hf.utils.hub_ids import public_name
 from d2vpr_hf.utils.value_types import check_types, wrong_keys
 
 FORMAT = "d2vpr evaluation"
@@ -361,6 +362,12 @@ class Evaluation:
 
 _PLAIN_FIELDS = ("database", "query_set", "order_seed", "skipped", "package_version")
 _LATER_FIELDS = ("remarks", "shared_photos", "coordinates", "data_set")  # added after format 1 shipped
+
+
+def without_folders(evaluation: Evaluation) -> Evaluation:
+    """Return the evaluation of a model for its own card: folders have their names, and no paths on this machine."""
+    database, query_set = ({**side, "path": public_name(side["path"])} for side in (evaluation.database, evaluation.query_set))
+    return replace(evaluation, model=replace(evaluation.model, model_name="this model"), database=database, query_set=query_set)
 
 
 def summary_lines(evaluations: Mapping[str, Evaluation]) -> Iterator[str]:
