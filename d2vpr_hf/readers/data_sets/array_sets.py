@@ -70,11 +70,6 @@ def _is_whole(root: Path, lists: _Lists) -> bool:
         return False  # reading reports the error
 
 
-def has_lists(folder: Path) -> bool:
-    """Return whether the lists of a data set are in a folder itself."""
-    return bool(_lists_in(folder))
-
-
 def _lists_in(folder: Path) -> list[_Lists]:
     matches = ((path, _DATABASE.fullmatch(path.name)) for path in sorted(folder.glob("*.[nN][pP][yY]")))
     return [each for path, match in matches if match is not None for each in _lists_of(path, match["name"])]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2vpr_hf.readers.data_sets.array_sets import ARRAY_LISTS, VPR_BENCH, has_lists
+from d2vpr_hf.readers.data_sets.array_sets import ARRAY_LISTS, VPR_BENCH
 from d2vpr_hf.readers.data_sets.data_set import DataSet
 from d2vpr_hf.readers.data_sets.folders import FOLDERS, SF_XL, visible_folders
 from d2vpr_hf.readers.data_sets.gardens_point import GARDENS_POINT
@@ -76,8 +76,8 @@ def _near_data_sets(root: Path) -> list[tuple[Path, str]]:
     for parent in root.absolute().parents[:2]:
         if near:
             break
-        near = [each for each in _data_sets_of([parent]) if each[1] != ARRAY_LISTS.name or has_lists(parent)]
-    return near  # lists in a folder next to `root` are those of another data set
+        near = [(folder, name) for folder, name in _data_sets_of([parent]) if not _is_of_sibling(name, parent, root)]
+    return near
 
 
 def _data_sets_of(folders: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -85,6 +85,13 @@ def _data_sets_of(folders: Sequence[Path]) -> list[tuple[Path, str]]:
     layouts = [layout for layout in LAYOUTS if not layout.is_chosen_by_name]
     names = ((folder, next((layout.name for layout in layouts if _accepts(layout, folder)), None)) for folder in folders)
     return [(folder, name) for folder, name in names if name is not None]
+
+
+def _is_of_sibling(name: str, parent: Path, root: Path) -> bool:
+    """Return whether the files by which a layout accepts a folder are in another folder next to `root`."""
+    layout = next((each for each in (ARRAY_LISTS, NETVLAD) if each.name == name), None)
+    siblings = (folder for folder in visible_folders(parent)[:_MOST_FOLDERS] if not root.absolute().is_relative_to(folder))
+    return layout is not None and any(_accepts(layout, folder) for folder in siblings)
 
 
 def _accepts(layout: Layout, folder: Path) -> bool:
