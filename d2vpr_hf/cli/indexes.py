@@ -456,10 +456,10 @@ def compact(index: IndexFolderArgument) -> None:
     from d2vpr_hf.index import PlaceIndex
 
     check_changeable(index)
-    opened = PlaceIndex.open(index)
-    before = opened.info()
-    opened.compact()
-    opened.build_store()
+    with PlaceIndex.open(index) as opened:
+        before = opened.info()
+        opened.compact()
+        opened.build_store()
     after = opened.info()
     echo(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
 

@@ -72,13 +72,13 @@ def calibrate(
         from d2vpr_hf.localization.plots import FILES
 
         check_plot_folder(plots, [queries, opened.folder], FILES)
-    with progress_bar("Encoding", len(table.places)) as progress:
+    with opened, progress_bar("Encoding", len(table.places)) as progress:
         encoder = encoding.load(model, opened)
         print_pair(opened, encoder)
         calibration, reliability = run(
             opened, table, encoder, positive_dist_threshold=positive_dist_threshold, strict=strict, progress=progress
         )
-    opened.store_calibration(calibration.to_dict())
+        opened.store_calibration(calibration.to_dict())
     pictures = []
     if plots is not None:
         from d2vpr_hf.localization.plots import save_plots

@@ -183,7 +183,7 @@ def merge_parts(
                 progress(len(shard) + len(shard.skipped))
         skipped = {path: reason for shard in shards for path, reason in shard.skipped.items()}
         index.upsert(np.empty((0, index.settings.descriptor_dim)), [], [], skipped=skipped, complete=True)
-    index.build_store(compression, store=store, uri=uri)
+        index.build_store(compression, store=store, uri=uri)
     return index
 
 

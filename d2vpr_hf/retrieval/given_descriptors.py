@@ -120,7 +120,7 @@ def index_descriptors(
             )
             if progress is not None:
                 progress(len(places_of_part))
-    index.build_store(compression, store=store, uri=uri)
+        index.build_store(compression, store=store, uri=uri)
     return index, DescriptorReport(len(rows) - count, count, len(indexed) - count, dict(table.skipped))
 
 

@@ -106,6 +106,8 @@ def index_photos(
         interrupted = partial(interruption_message, place, lambda: count_stored(update.index, paths), total, command)
         with interrupted():
             report = update.run(collection.items())
+            if update.index is not None:
+                update.index.build_store(compression, store=store, uri=uri)
     if not remarks:  # those of a stream are known now
         remarks = tuple(getattr(collection, "remarks", ()))
         report_remarks(remarks)
@@ -114,8 +116,6 @@ def index_photos(
     report_skipped(skipped, len(skipped) + report.added + report.changed + report.kept, strict)
     if update.index is None:
         raise ValueError(f"None of the {len(report.skipped)} photos in {base} could be read.")
-    with interrupted():
-        update.index.build_store(compression, store=store, uri=uri)
     return update.index, replace(report, skipped=skipped, remarks=merge_remarks([*remarks, *report.remarks]))
 
 
@@ -143,19 +143,19 @@ def add_photos(
         ValueError: If the index is of another model, or if a photo was skipped and `strict` is set.
     """
     opened = PlaceIndex.open(index)
-    check_setup(opened, encoder, building=not opened.complete)
-    base = opened.settings.photo_folder
-    tables, missing = _read_tables([Path(path) for path in photos], options or ReadOptions())
-    remarks = merge_remarks(remark for table in tables for remark in table.remarks)
-    report_remarks(remarks)
-    items = [
-        (replace(place, path=name_in_folder(base, table.photo(place))), table.photo(place))
-        for table in tables
-        for place in table.places
-    ]
-    skipped = missing | {str(table.folder / path): reason for table in tables for path, reason in table.skipped.items()}
-    total = len(items) + len(skipped)
     with opened:
+        check_setup(opened, encoder, building=not opened.complete)
+        base = opened.settings.photo_folder
+        tables, missing = _read_tables([Path(path) for path in photos], options or ReadOptions())
+        remarks = merge_remarks(remark for table in tables for remark in table.remarks)
+        report_remarks(remarks)
+        items = [
+            (replace(place, path=name_in_folder(base, table.photo(place))), table.photo(place))
+            for table in tables
+            for place in table.places
+        ]
+        skipped = missing | {str(table.folder / path): reason for table in tables for path, reason in table.skipped.items()}
+        total = len(items) + len(skipped)
         update = IndexUpdate(
             opened,
             lambda: opened,
@@ -170,10 +170,9 @@ def add_photos(
         interrupted = partial(interruption_message, index, lambda: count_stored(opened, paths), len(items))
         with interrupted():
             report = update.run(items)
+            opened.build_store()
     report_remarks(report.remarks)
     skipped |= report.skipped
-    with interrupted():
-        opened.build_store()
     report_skipped(skipped, total, strict)
     return opened, replace(report, skipped=skipped, remarks=merge_remarks([*remarks, *report.remarks]))
 
@@ -184,10 +183,10 @@ def remove_photos(index: str | Path, photos: Sequence[str | Path]) -> PlaceIndex
     Raises:
         ValueError: If a photo is not in the index; then no photo is removed.
     """
-    opened = PlaceIndex.open(index)
-    indexed, base = set(opened.places.column("path")), opened.settings.photo_folder
-    opened.remove([str(photo) if str(photo) in indexed else name_in_folder(base, Path(photo)) for photo in photos])
-    opened.build_store()
+    with PlaceIndex.open(index) as opened:
+        indexed, base = set(opened.places.column("path")), opened.settings.photo_folder
+        opened.remove([str(photo) if str(photo) in indexed else name_in_folder(base, Path(photo)) for photo in photos])
+        opened.build_store()
     return opened
 
 
