@@ -41,6 +41,7 @@ _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
 _STORE_FOLDER = re.compile(
     rf"derived-[0-9a-f]{{16}}\.(?:{'|'.join(COMPRESSIONS)}|(?P<service>{'|'.join(SERVICES)})-[0-9a-f]{{8}})"
 )
+_PARSING_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError)
 _REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it again"
 _REPAIR = "`d2vpr repair INDEX` removes the damaged parts, `d2vpr index PHOTOS --out INDEX` then encodes their photos again"
 
@@ -300,13 +301,13 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         text = path.read_bytes().decode()
         values = json.loads(text)
         version = values["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except _PARSING_ERRORS as error:
         raise _damaged(path, error) from error
     _check_version(folder, version)
     try:
         manifest = _from_values(values)
         _check_content(values, text, manifest)
-    except (ValueError, KeyError, TypeError) as error:
+    except _PARSING_ERRORS as error:
         raise _damaged(path, error) from error
     return manifest
 
@@ -407,9 +408,12 @@ def _from_values(values: dict[str, Any]) -> Manifest:
     values = {**added, "unfinished": None, "service_data": [], **values}
     _check_types(values)
     calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
+    shards = tuple(map(_shard, values["shards"]))
+    if len({file.name for shard in shards for file in (shard.descriptors, shard.places)}) < 2 * len(shards):
+        raise ValueError("a file of two shards")
     return Manifest(
         IndexSettings.from_dict(values),
-        shards=tuple(map(_shard, values["shards"])),
+        shards=shards,
         next_shard=values["next_shard"],
         skipped=values["left_out"],
         complete=values["complete"],

@@ -51,7 +51,9 @@ class PhotoFile:
         """
         if isinstance(photo, Path):
             status = photo.stat()
-            return cls(None, status.st_size, status.st_mtime_ns)
+            # a clock that was wrong gives years beyond 2262, which 64 bits of nanoseconds do not hold: the content decides then
+            time = status.st_mtime_ns if abs(status.st_mtime_ns) < 1 << 63 else None
+            return cls(None, status.st_size, time)
         return cls(None, len(photo)) if isinstance(photo, bytes) else cls()
 
     def with_hash(self, photo: PhotoSource) -> "PhotoFile":
@@ -69,20 +71,22 @@ class StoredPlaces:
     Args:
         path: The Parquet file, which is mapped.
         removed: Numbers of the removed rows, ascending.
+        sha256: Checksum of the file, which is compared at the first use; `None` if it is not known.
 
     Raises:
         ValueError: If the file is not a table of places.
     """
 
-    def __init__(self, path: Path, removed: Sequence[int] = ()) -> None:
+    def __init__(self, path: Path, removed: Sequence[int] = (), sha256: str | None = None) -> None:
         self._path, self._removed = path, removed
+        self._sha256 = sha256
         self._buffer = map_file(path)
         try:
             metadata = pq.read_metadata(pa.BufferReader(self._buffer))
-        except (pa.ArrowException, OSError) as error:
+            schema = metadata.schema.to_arrow_schema()
+        except Exception as error:  # a damaged footer makes the parser fail in many ways
             raise ValueError(f"it is not a Parquet file ({error})") from error
-        if metadata.schema.to_arrow_schema().names != ROW_SCHEMA.names:
-            raise ValueError(f"expected the columns {', '.join(ROW_SCHEMA.names)}")
+        _check_schema(schema)
         self.rows: int = metadata.num_rows
 
     def __len__(self) -> int:
@@ -90,15 +94,24 @@ class StoredPlaces:
 
     @functools.cached_property
     def table(self) -> pa.Table:
-        """The rows that were not removed, without impossible values; the checksum of every page is verified.
+        """The rows that were not removed, without impossible values.
+
+        The checksums of file and pages are compared, and then types and number of rows: a footer that was changed can name
+        other types, or leave rows out.
 
         Raises:
             ValueError: If the file is damaged.
         """
         try:
+            if self._sha256 is not None and hashlib.sha256(self._buffer).hexdigest() != self._sha256:
+                raise ValueError("its checksum has changed since it was stored")
             reader = pa.BufferReader(self._buffer)
             table = pq.read_table(reader, page_checksum_verification=True, read_dictionary=_REPEATED)
-        except (pa.ArrowException, OSError) as error:
+            _check_schema(table.schema)
+            if table.num_rows != self.rows:
+                raise ValueError(f"it holds {table.num_rows} rows instead of {self.rows}")
+            table.validate(full=True)
+        except Exception as error:  # see above
             raise damaged_file(self._path.parent, self._path.name, error) from error
         table = table.take(kept_rows(self.rows, self._removed)) if len(self._removed) else table
         table = without_impossible_values(table.combine_chunks(), self._path)
@@ -232,6 +245,14 @@ def table_to_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table.cast(ROW_SCHEMA), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def _check_schema(schema: pa.Schema) -> None:
+    """Raise ValueError unless a table has the columns of [`ROW_SCHEMA`] in their order and of their types."""
+    types = [field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema]
+    if schema.names != ROW_SCHEMA.names or types != ROW_SCHEMA.types:
+        expected = ", ".join(f"{field.name} {field.type}" for field in ROW_SCHEMA)
+        raise ValueError(f"expected the columns {expected}")
 
 
 def _place(row: dict[str, Any]) -> Place:

@@ -1,5 +1,6 @@
 """Shards: rows that are stored together, in a file of descriptors and a file of places, which never change."""
 
+import stat
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.index.manifest import Manifest, Shard, StoredFile, UnfinishedPortion, damaged_file, shard_names
 from d2vpr_hf.index.place_rows import ROW_SCHEMA, StoredPlaces, table_to_bytes
 from d2vpr_hf.stores.descriptors import MappedDescriptors, descriptors_to_bytes, kept_rows, map_descriptors
-from d2vpr_hf.utils.atomic_files import checksum
+from d2vpr_hf.utils.atomic_files import file_checksum
 
 
 class Rows(NamedTuple):
@@ -54,7 +55,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
     if descriptors.shape != (shard.rows, manifest.settings.descriptor_dim) or descriptors.dtype != manifest.settings.dtype:
         problem = f"it holds {descriptors.dtype} {descriptors.shape}, not {manifest.settings.dtype} of {shard.rows} rows"
         raise damaged_file(folder, shard.descriptors.name, problem)
-    places = _read_file(folder, shard.places, lambda path: StoredPlaces(path, shard.removed))
+    places = _read_file(folder, shard.places, lambda path: StoredPlaces(path, shard.removed, shard.places.sha256))
     if places.rows != shard.rows:
         raise damaged_file(folder, shard.places.name, f"it holds {places.rows} rows instead of {shard.rows}")
     return OpenShard(descriptors, places)
@@ -74,17 +75,27 @@ def check_content(folder: Path, *files: StoredFile) -> None:
 def content_problem(folder: Path, file: StoredFile) -> str | None:
     """Return the damage of a stored file, which is read in full; `None` if it is undamaged."""
     problem = _size_problem(folder, file)
-    if problem is None and checksum((folder / file.name).read_bytes()) != file.sha256:
+    if problem is None and _checksum_of(folder / file.name) != file.sha256:
         return "its checksum has changed since it was stored"
     return problem
 
 
+def _checksum_of(path: Path) -> str | None:
+    """Return the checksum of a file; `None` if it cannot be read."""
+    try:
+        return file_checksum(path)
+    except OSError:
+        return None
+
+
 def _size_problem(folder: Path, file: StoredFile) -> str | None:
-    path = folder / file.name
-    if not path.is_file():
+    try:
+        status = (folder / file.name).stat()
+    except OSError:  # also of a file that a writer removes at this moment
         return "it is missing"
-    size = path.stat().st_size
-    return None if size == file.size else f"it has {size} bytes instead of {file.size}"
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a file"
+    return None if status.st_size == file.size else f"it has {status.st_size} bytes instead of {file.size}"
 
 
 def without_paths(shard: Shard, opened: OpenShard, paths: Collection[str]) -> Shard:
@@ -127,8 +138,8 @@ def read_rows(shards: Sequence[Shard], opened: Sequence[OpenShard], shard_size: 
 
 
 def _read_file(folder: Path, file: StoredFile, read: Any) -> Any:
-    """Read a file, and turn a ValueError into the error of a damaged file."""
+    """Read a file, and turn an error into the one of a damaged file."""
     try:
         return read(folder / file.name)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise damaged_file(folder, file.name, error) from error

@@ -206,12 +206,12 @@ def remove_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def remove_folders(folder: Path, names: Iterable[str]) -> None:
-    """Remove folders with all their files; of a link, the link alone.
+    """Remove folders with all their files; of a link, the link alone. A file in the place of such a folder is removed too.
 
     Only call this for folders that this module stored, complete or not.
     """
     for name in names:
-        if (folder / name).is_symlink():
+        if (folder / name).is_symlink() or (folder / name).is_file():
             remove_files(folder, [name])
         else:
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -273,6 +273,12 @@ def _aside(place: Path) -> Path:
 def checksum(content: bytes) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal, without holding its content in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_new_file(path: Path, overwrite: bool) -> None:

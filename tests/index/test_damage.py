@@ -1,14 +1,19 @@
 """Damaged files are found and named, and their content never gets into a search result."""
 
+import contextlib
+import dataclasses
 import json
 import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from d2vpr_hf.index import DamagedIndexError, PhotoFile, PlaceIndex, place_index, verify_index
-from d2vpr_hf.index.manifest import read_manifest
+from d2vpr_hf.index import DamagedIndexError, PhotoFile, PlaceIndex, place_index, repair_index, verification, verify_index
+from d2vpr_hf.index.manifest import StoredFile, read_manifest
+from d2vpr_hf.index.place_rows import ROW_SCHEMA, StoredPlaces
 from d2vpr_hf.places import Place
 from d2vpr_hf.utils.atomic_files import checksum
 from tests.index.workers import DIM, begin, frame
@@ -113,10 +118,158 @@ def test_damaged_rows_never_get_a_correct_checksum(whole, tmp_path, kind):
         content = bytearray(last.read_bytes())
         content[60 if kind == "places" else -1] ^= 1  # within the pages of a table, within the numbers
         last.write_bytes(content)
-        index = PlaceIndex.open(broken)
+        index = PlaceIndex.resume(broken, replacement=False)  # `open` would find damaged descriptors of so small an index
         with pytest.raises(DamagedIndexError, match=re.escape(last.name)):
             change(index)
-        assert len(verify_index(broken)) == 1 and len(PlaceIndex.open(broken)) == 11
+        assert len(verify_index(broken)) == 1 and read_manifest(broken).count == 11
+
+
+def test_damaged_descriptors_of_a_small_index_are_found_when_it_is_opened(whole, tmp_path):
+    """A flipped bit changes no size; searches would return other similarities in silence."""
+    for file in sorted(whole.glob("descriptors-*")):
+        broken = shutil.copytree(whole, tmp_path / file.stem)
+        flip_bit(broken / file.name, 8 * file.stat().st_size - 3)
+        with pytest.raises(DamagedIndexError, match=rf"{file.name}: its checksum has changed.*`d2vpr verify`.*`d2vpr repair"):
+            PlaceIndex.open(broken)
+        with pytest.raises(DamagedIndexError, match=re.escape(file.name)):
+            PlaceIndex.from_pretrained(broken)
+        assert repair_index(broken).shards == 1 and PlaceIndex.open(broken).verify() == []
+
+
+def test_opening_a_large_index_reads_a_sample_of_its_descriptors(whole, tmp_path, monkeypatch):
+    """Some files each time, and others the next time: not all of a large map, and not always the same ones."""
+    size = max(file.stat().st_size for file in whole.glob("descriptors-*"))
+    monkeypatch.setattr(verification, "SAMPLE_BYTES", 2 * size)
+    checked, check = [], verification.check_content
+    monkeypatch.setattr(verification, "check_content", lambda folder, file: checked.append(file.name) or check(folder, file))
+    for _ in range(40):
+        before = len(checked)
+        PlaceIndex.open(whole)
+        assert len(checked) - before == 2
+    assert set(checked) == {file.name for file in whole.glob("descriptors-*")}
+    broken = shutil.copytree(whole, tmp_path / "broken")
+    flip_bit(broken / "descriptors-000001.safetensors", -8)
+    opened = 0
+    with pytest.raises(DamagedIndexError, match=r"descriptors-000001\.safetensors"):
+        for _ in range(100):
+            PlaceIndex.open(broken)
+            opened += 1
+    assert opened < 100
+
+
+def flip_bit(path, bit):
+    content = bytearray(path.read_bytes())
+    content[bit >> 3] ^= 1 << (bit & 7)
+    path.unlink()  # an opened index keeps the file
+    path.write_bytes(content)
+
+
+def columns_of(places):
+    return [places.column(name) for name in ROW_SCHEMA.names]
+
+
+def test_a_flipped_bit_in_the_footer_of_places_never_gives_other_places(whole, tmp_path):
+    """The footer is under no checksum of Parquet: it can turn paths into bytes, or leave rows out.
+
+    Without the checksum of the manifest, types, rows and pages are checked. With it every flip is found, and the file is named.
+    """
+    broken = shutil.copytree(whole, tmp_path / "broken")
+    file = broken / "places-000000.parquet"
+    good = file.read_bytes()
+    footer = len(good) - 8 - int.from_bytes(good[-8:-4], "little")
+    expected = columns_of(StoredPlaces(file))
+    for bit in range(8 * footer, 8 * len(good), 307):
+        flip_bit(file, bit)
+        with contextlib.suppress(ValueError):
+            assert columns_of(StoredPlaces(file)) == expected, bit
+        with pytest.raises(DamagedIndexError, match=r"places-000000\.parquet.*`d2vpr verify`.*`d2vpr repair"):
+            PlaceIndex.open(broken).places.column("path")
+        file.unlink()
+        file.write_bytes(good)
+
+
+def other_types(table):
+    return table.set_column(0, "path", table.column("path").cast(pa.binary()))
+
+
+def other_numbers(table):
+    return table.set_column(1, "latitude", table.column("latitude").cast(pa.float32()))
+
+
+def other_order(table):
+    return table.select(table.schema.names[::-1])
+
+
+@pytest.mark.parametrize("change", [other_types, other_numbers, other_order])
+def test_places_of_other_types_are_refused(whole, tmp_path, change):
+    """A faulty or foreign program wrote them, with correct checksums in the manifest."""
+    broken = shutil.copytree(whole, tmp_path / "broken")
+    file = broken / "places-000000.parquet"
+    table = change(pq.read_table(file))
+    file.unlink()
+    pq.write_table(table, file)
+    manifest = read_manifest(broken)
+    stored = StoredFile.of(file.name, file.read_bytes())
+    shards = (dataclasses.replace(manifest.shards[0], places=stored), *manifest.shards[1:])
+    (broken / "manifest.json").write_text(dataclasses.replace(manifest, shards=shards).to_text())
+    with pytest.raises(DamagedIndexError, match=r"places-000000\.parquet: expected the columns path string, latitude double"):
+        PlaceIndex.open(broken)
+    assert len(verify_index(broken)) == 1 and "places-000000.parquet" in verify_index(broken)[0]
+    done = repair_index(broken)
+    assert (done.shards, done.rows, done.paths) == (1, 4, []) and PlaceIndex.open(broken).verify() == []
+
+
+def test_files_that_cannot_be_parsed_are_named(whole, tmp_path):
+    """Parsers of headers raise errors of many types."""
+    values = {
+        "descriptors-000000.safetensors": b'{"descriptors": {"dtype": "F16", "shape": [1e999, 16], "data_offsets": [0, 0]}}',
+        "descriptors-000001.safetensors": b"[" * 100_000,
+        "places-000000.parquet": b"PAR1" + b"\xff" * 200 + (200).to_bytes(4, "little") + b"PAR1",
+    }
+    for name, content in values.items():
+        broken = shutil.copytree(whole, tmp_path / name)
+        if name.endswith("safetensors"):
+            content = len(content).to_bytes(8, "little") + content
+        (broken / name).unlink()
+        (broken / name).write_bytes(content)
+        manifest = read_manifest(broken)
+        kind = "places" if name.startswith("places") else "descriptors"
+        shards = [
+            dataclasses.replace(shard, **{kind: StoredFile.of(name, content)}) if getattr(shard, kind).name == name else shard
+            for shard in manifest.shards
+        ]
+        (broken / "manifest.json").write_text(dataclasses.replace(manifest, shards=tuple(shards)).to_text())
+        with pytest.raises(DamagedIndexError, match=re.escape(name)):
+            PlaceIndex.open(broken)
+        assert len(verify_index(broken)) == 1 and name in verify_index(broken)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 100_000,
+        b'{"format_version": 2, "shards": [{"rows": 1e999}]}',
+        b'{"format_version": 2, "runtimes": [5], "photos": [], "shards": {}}',
+        b"\xff\xfe",
+        b"null",
+        b"[2]",
+    ],
+)
+def test_a_manifest_that_cannot_be_parsed_is_damaged(whole, tmp_path, text):
+    broken = shutil.copytree(whole, tmp_path / "broken")
+    (broken / "manifest.json").write_bytes(text)
+    with pytest.raises(DamagedIndexError, match=r"manifest\.json is damaged"):
+        PlaceIndex.open(broken)
+
+
+def test_a_manifest_that_names_a_file_twice_is_damaged(whole, tmp_path):
+    """The rows of one file would be found twice, and the number of rows would be wrong."""
+    broken = shutil.copytree(whole, tmp_path / "broken")
+    manifest = read_manifest(broken)
+    shards = (*manifest.shards, manifest.shards[0])
+    (broken / "manifest.json").write_text(dataclasses.replace(manifest, shards=shards).to_text())
+    with pytest.raises(DamagedIndexError, match="a file of two shards"):
+        PlaceIndex.open(broken)
 
 
 def test_numbers_that_are_not_finite_are_found(tmp_path, monkeypatch):
