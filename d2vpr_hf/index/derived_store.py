@@ -5,7 +5,6 @@ that were removed later are masked, and rows that were added later are searched 
 built again. A store can always be built from the rows: it is not in the manifest, not verified and not sent to the Hub.
 """
 
-import functools
 import json
 import logging
 import secrets
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.index.derived_files import check_store_contents, check_store_sizes, write_checksums
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import Manifest, ServiceData, Shard, is_store_folder, store_folder, store_service
 from d2vpr_hf.index.shards import OpenShard
@@ -33,18 +33,22 @@ from d2vpr_hf.stores import (
     remote_store,
 )
 from d2vpr_hf.stores.descriptors import MappedDescriptors, kept_rows
+from d2vpr_hf.stores.exact import check_result
 from d2vpr_hf.utils import atomic_files
 from d2vpr_hf.utils.confirmed_names import confirm, is_confirmed
 
 logger = logging.getLogger(__name__)
 
-_EXACT = "The search is exact: %s `d2vpr index` and `d2vpr compact` build the store again."
+_EXACT = (
+    "The search is exact: the vector store %s%s cannot be used. %s `d2vpr index` and `d2vpr compact` build the store again."
+)
 
 # Number and share of added and removed rows above which a store is built again.
 # 4,096 rows of 512 numbers take 2 ms to search exactly; a store of a million takes 4 s to build.
 LAG_ROWS = 4096
 LAG_SHARE = 0.005
 _SHARDS = "shards.json"
+_MOST_ROWS = 1 << 24
 
 
 class BuiltShard(NamedTuple):
@@ -64,22 +68,68 @@ class BuiltShard(NamedTuple):
 class LazyStore:
     """The vector store in a folder, opened by the first search, because opening imports FAISS or the client of a service.
 
+    A store only makes searches faster. Whatever fails in it, the search is exact, and one warning names the store.
+
     Args:
         path: The folder.
         descriptors: The descriptors that the store was built of.
+
+    Attributes:
+        error: The error for which the store is not used; `None` for a store that can be used.
     """
 
-    def __init__(self, path: Path, descriptors: MappedDescriptors) -> None:
+    def __init__(self, path: Path, descriptors: MappedDescriptors | None) -> None:
         self.path, self._descriptors = path, descriptors
+        self.error: Exception | None = None
+        self._vectors: VectorStore | None = None
+        self._has_warned = False
 
-    @functools.cached_property
+    @property
     def vectors(self) -> VectorStore | None:
-        """The opened store; `None` if it is damaged or does not answer, which is logged."""
-        try:
-            return open_store(self.path, self._descriptors)
-        except (ValueError, OSError, ImportError) as error:
-            logger.warning(_EXACT, error)
+        """The opened store; `None` if it cannot be used. Opening it compares the contents of its files with their checksums."""
+        if self._vectors is None and self.error is None and self._descriptors is not None:
+            try:
+                check_store_contents(self.path)
+                self._vectors = open_store(self.path, self._descriptors)
+            except Exception as error:  # parsers of damaged files raise errors of any type
+                self.fail(error)
+        return self._vectors
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether the store was opened, so that its files are mapped."""
+        return self._vectors is not None
+
+    def search(
+        self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+        """Find the k nearest rows of the store, as [`VectorStore.search`] does; `None` if the store cannot be used."""
+        vectors = self.vectors
+        if vectors is None or self._descriptors is None:
             return None
+        try:
+            distances, rows = vectors.search(queries, k, allowed)
+            check_result(distances, rows, len(queries), k, len(self._descriptors) if allowed is None else allowed)
+        except ConnectionError as error:  # a service may answer the next search
+            self._warn(error)
+            return None
+        except Exception as error:  # see `vectors`
+            self.fail(error)
+            return None
+        self._has_warned = False
+        return distances, rows
+
+    def fail(self, error: Exception) -> None:
+        """Record that the store cannot be used, unless a writer has just replaced its folder."""
+        self._vectors = None
+        if self.path.exists():
+            self.error = error
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._has_warned:
+            logger.warning(_EXACT, self.path, _file_names(self.path), str(error) or type(error).__name__)
+        self._has_warned = True
 
 
 class DerivedStore:
@@ -115,27 +165,41 @@ class DerivedStore:
         return self._store.vectors
 
     @property
+    def is_usable(self) -> bool:
+        """Whether nothing has failed in the store until now."""
+        return self._store.error is None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the store failed and must be built again; a service that does not answer is not damaged."""
+        return not isinstance(self._store.error, ConnectionError | ImportError | None)
+
+    @property
     def was_replaced(self) -> bool:
         """Whether a writer removed the folder before this process opened the store."""
-        return "vectors" not in vars(self._store) and not self.path.exists()
+        return not self._store.is_opened and not self.path.exists()
 
     def of(self, manifest: Manifest) -> "DerivedStore":
         """Return the same store for the rows of another manifest."""
         return DerivedStore(self._store, self._built, manifest)
 
     def search(
-        self, vectors: VectorStore, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
         """Find the k nearest of the first `num_rows` rows, or of the allowed ones: squared distances and rows (Q, k).
 
         Args:
-            vectors: The opened store.
             queries: (Q, D).
             k: Number of neighbours.
             allowed: (num_rows,) bool, the rows to choose from; `None` for all.
+
+        Returns:
+            Distances and rows; `None` if the store cannot be used, which was logged.
         """
-        distances, rows = vectors.search(queries, k, self._mask(allowed))
-        return distances, rows if self._store_rows is None else np.searchsorted(self._store_rows, rows)
+        nearest = self._store.search(queries, k, self._mask(allowed))
+        if nearest is None or self._store_rows is None:
+            return nearest
+        return nearest[0], np.searchsorted(self._store_rows, nearest[1])
 
     def _mask(self, allowed: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
         """Turn a mask (num_rows,) of present rows into a mask of the store's rows; `None` stands for all rows."""
@@ -196,8 +260,8 @@ def has_store(manifest: Manifest) -> bool:
 
 
 def is_fresh(store: DerivedStore | None, manifest: Manifest) -> bool:
-    """Return whether there is a store and few rows were added or removed since it was built."""
-    return store is not None and store.lag <= max(LAG_ROWS, LAG_SHARE * manifest.count)
+    """Return whether there is a store that can be used, and few rows were added or removed since it was built."""
+    return store is not None and store.is_usable and store.lag <= max(LAG_ROWS, LAG_SHARE * manifest.count)
 
 
 def open_derived_store(
@@ -206,7 +270,7 @@ def open_derived_store(
     """Return the store with the smallest lag; `None` if no store covers a row.
 
     The files of a local store are checked, and it is opened by the first search. A store of a service is opened at once. A
-    store that is damaged or does not answer is logged and ignored.
+    store that is damaged or does not answer is logged; it is returned too, and its searches give `None`.
 
     Args:
         folder: The folder of the index.
@@ -216,21 +280,39 @@ def open_derived_store(
     """
     if not has_store(manifest):
         return None
-    built = {name: _read_built(folder / name) for name in list_names(folder) if is_of_kind(name, manifest)}
-    lags = {name: lag for name, shards_then in built.items() if (lag := _lag(shards_then, manifest)) is not None}
-    if not lags:
-        return None
-    name = min(lags, key=lambda name: lags[name])
-    if previous is not None and previous.path == folder / name:
-        return previous.of(manifest)
-    descriptors = _descriptors_of(built[name], shards, manifest)
-    store = LazyStore(folder / name, descriptors)
+    names = [name for name in list_names(folder) if is_of_kind(name, manifest)]
+    stores = []
+    for name in sorted(names, key=lambda name: name != store_folder(manifest)):
+        store = _open_store(folder / name, manifest, shards, previous)
+        if store is not None and store.is_usable and store.lag == 0:  # so that others, which may be damaged, are not looked at
+            return store
+        stores += [] if store is None else [store]
+    return min(stores, key=lambda store: (not store.is_usable, store.lag), default=None)
+
+
+def _open_store(
+    path: Path, manifest: Manifest, shards: Mapping[Shard, OpenShard], previous: DerivedStore | None
+) -> DerivedStore | None:
+    """Return the store in a folder; `None` if it covers no present row, or a writer has just removed the folder."""
+    store, built = LazyStore(path, None), []
     try:
-        check_store_files(folder / name, descriptors)
-    except (ValueError, OSError) as error:
-        logger.warning(_EXACT, error)
-        return None
-    return DerivedStore(store, built[name], manifest) if manifest.service is None or store.vectors is not None else None
+        built = _read_built(path, manifest)
+        if _lag(built, manifest) is None:
+            return None
+        if previous is not None and previous.path == path:
+            return previous.of(manifest)
+        descriptors = _descriptors_of(built, shards, manifest)
+        store = LazyStore(path, descriptors)
+        check_store_files(path, descriptors)
+        opened = DerivedStore(store, built, manifest)
+        if manifest.service is not None:
+            _ = opened.vectors
+        return opened
+    except Exception as error:  # see `LazyStore.vectors`
+        if previous is not None and previous.path == path and previous.is_damaged:  # it was logged before
+            return previous.of(manifest)
+        store.fail(error)
+        return None if store.error is None else DerivedStore(store, (), manifest)
 
 
 def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDescriptors) -> None:
@@ -254,6 +336,7 @@ def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDes
             store = remote_store(data.service).build(path, descriptors, data.uri, data.name)
         store.save(path)
         atomic_files.write_file(path / _SHARDS, built)
+        write_checksums(path)
 
     atomic_files.store_folder(folder, store_folder(manifest), write)
 
@@ -357,10 +440,31 @@ def _descriptors_of(built: Sequence[BuiltShard], shards: Mapping[Shard, OpenShar
     return MappedDescriptors(parts, removed, descriptor_dim=width, dtype=dtype)
 
 
-def _read_built(path: Path) -> list[BuiltShard]:
-    """Read the shards that a store was built of; an empty list if the file cannot be read."""
+def _read_built(path: Path, manifest: Manifest) -> list[BuiltShard]:
+    """Read the shards that a store was built of, after a look at all files of its folder.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: If a file is damaged, or these are not shards that an index had.
+    """
+    check_store_sizes(path)
+    values: list[dict[str, Any]] = json.loads((path / _SHARDS).read_bytes())
+    built = [BuiltShard(str(v["name"]), str(v["sha256"]), int(v["rows"]), tuple(map(int, v["removed"]))) for v in values]
+    present = {shard.descriptors: shard.rows for shard in manifest.shards}
+    rows_of = {(file.name, file.sha256): rows for file, rows in present.items()}
+    for shard in built:
+        removed = [row for row in shard.removed if 0 <= row < shard.rows]
+        is_possible = 0 < shard.rows == rows_of.get((shard.name, shard.sha256), shard.rows)
+        if not is_possible or sorted(set(removed)) != list(shard.removed):
+            raise ValueError(f"{path / _SHARDS} is damaged: {shard.name} cannot have {shard.rows} rows.")
+    if sum(shard.rows for shard in built) > _MOST_ROWS + 100 * manifest.count:  # they would take memory
+        raise ValueError(f"{path / _SHARDS} is of a far larger index.")
+    return built
+
+
+def _file_names(path: Path) -> str:
+    """Return the names of the files of numbers in a folder, as a part of a sentence."""
     try:
-        values: list[dict[str, Any]] = json.loads((path / _SHARDS).read_bytes())
-        return [BuiltShard(str(v["name"]), str(v["sha256"]), int(v["rows"]), tuple(map(int, v["removed"]))) for v in values]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        names = sorted(name for name in list_names(path) if not name.endswith(".json"))
+    except OSError:
+        return ""
+    return f" ({', '.join(names)})" if names else ""

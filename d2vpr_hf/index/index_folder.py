@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from d2vpr_hf.index.derived_files import has_checksums
 from d2vpr_hf.index.derived_store import (
     DerivedStore,
     build_derived_store,
@@ -33,8 +35,11 @@ from d2vpr_hf.index.manifest import (
 )
 from d2vpr_hf.index.place_rows import PendingRows, PlaceRows
 from d2vpr_hf.index.shards import OpenShard, open_shard
+from d2vpr_hf.index.verification import check_sample
 from d2vpr_hf.stores.descriptors import MappedDescriptors
 from d2vpr_hf.utils.atomic_files import make_folder, remove_files, remove_folders, rename_file, store_files
+
+logger = logging.getLogger(__name__)
 
 
 class IndexFolder:
@@ -67,6 +72,8 @@ class IndexFolder:
         self.store: DerivedStore | None = None
         self._depth = 0  # number of nested `writing` blocks
         self._known_paths: set[str] | None = None
+        self._has_changed = False  # whether a commit was made since the lock was acquired
+        self._may_rebuild = True  # whether a damaged vector store is built again after a change
         self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and its number of pending rows
         self.adopt(manifest)
 
@@ -109,6 +116,11 @@ class IndexFolder:
             self.store = open_derived_store(self.path, self.manifest, self.shards, None)
         return self.store
 
+    @property
+    def has_unchecked_store(self) -> bool:
+        """Whether an earlier version built the vector store, so that there are no checksums of its files."""
+        return self.manifest.service is None and self.store is not None and not has_checksums(self.store.path)
+
     # ---- the writer lock
 
     @contextlib.contextmanager
@@ -129,8 +141,18 @@ class IndexFolder:
             self.release()
 
     def release(self) -> None:
-        """Release the writer lock, unless it is still needed."""
-        if not (self._depth or self.keep_lock or len(self.pending) or self.manifest_name == REPLACEMENT):
+        """Release the writer lock, unless it is still needed. After a change, a vector store that is damaged is built again."""
+        if self._depth or self.keep_lock or len(self.pending) or self.manifest_name == REPLACEMENT:
+            return
+        try:
+            if self._has_changed and self._may_rebuild and self.store is not None and self.store.is_damaged:
+                self._may_rebuild = False  # a second try would fail like the first one
+                self.rebuild_store()
+                self._may_rebuild = self.store is not None and self.store.is_usable
+        except Exception as error:  # the change itself is stored, and a store only makes searches faster
+            logger.warning("The vector store of %s could not be built again, searches are exact: %s", self.path, error)
+        finally:
+            self._has_changed = False
             self.lock.release()
 
     def replace_old(self) -> None:
@@ -165,10 +187,12 @@ class IndexFolder:
             manifest: The new manifest.
             pending: Number of pending rows that the new manifest holds; they are then no longer pending.
         """
+        assert self.lock.held  # every change is made in a `writing` block, which reads the changes of other processes first
         self._attempt = (manifest, pending)
         if contents:
             store_files(self.path, contents)
         store_files(self.path, {self.manifest_name: manifest.to_text().encode()})
+        self._has_changed = True
         self.adopt(manifest)
         self.pending.drop(pending)
         self._attempt = None
@@ -222,16 +246,15 @@ def begin_folder(folder: str | Path, manifest: Manifest, overwrite: bool) -> Ind
     """
     path = check_free(Path(folder), overwrite)
     make_folder(path)
-    if (path / MANIFEST).exists():
-        manifest = replace(manifest, next_shard=free_number(list_names(path)))
-        begun = IndexFolder(path, manifest, manifest_name=REPLACEMENT)
-    else:
-        begun = IndexFolder(path, manifest)
+    begun = IndexFolder(path, manifest)
     begun.lock.acquire()
     try:
-        if begun.manifest_name == MANIFEST and (begun.path / MANIFEST).exists():
-            raise FileExistsError(f"Another process made {begun.path} at the same time. Open it, or give another folder.")
-        begun.commit({}, begun.manifest)
+        if (path / MANIFEST).exists():
+            if not overwrite:
+                raise FileExistsError(f"Another process made {path} at the same time. Open it, or give another folder.")
+            begun.manifest_name = REPLACEMENT
+            manifest = replace(manifest, next_shard=free_number(list_names(path)))
+        begun.commit({}, manifest)
     except BaseException:
         begun.lock.release()
         raise
@@ -240,8 +263,14 @@ def begin_folder(folder: str | Path, manifest: Manifest, overwrite: bool) -> Ind
     return begun
 
 
-def open_folder(path: Path, manifest_name: str = MANIFEST, *, read_only: bool = False) -> IndexFolder:
+def open_folder(path: Path, manifest_name: str = MANIFEST, *, read_only: bool = False, is_sampled: bool = False) -> IndexFolder:
     """Open an index. If a writer replaces files of the manifest before they are opened, read the manifest again.
+
+    Args:
+        path: The folder.
+        manifest_name: File name of the manifest.
+        read_only: Whether the index must not be changed.
+        is_sampled: Whether to compare some files of descriptors with their checksums.
 
     Raises:
         FileNotFoundError: If `path` is not an index.
@@ -250,7 +279,10 @@ def open_folder(path: Path, manifest_name: str = MANIFEST, *, read_only: bool = 
     while True:
         manifest = read_manifest(path, manifest_name)
         try:
-            return IndexFolder(path, manifest, manifest_name=manifest_name, read_only=read_only)
+            opened = IndexFolder(path, manifest, manifest_name=manifest_name, read_only=read_only)
+            if is_sampled:
+                check_sample(path, manifest.shards)
+            return opened
         except DamagedIndexError:
             if read_manifest(path, manifest_name) == manifest:
                 raise

@@ -92,15 +92,16 @@ class PlaceIndex:
     def open(cls, folder: str | Path) -> "PlaceIndex":
         """Open an index.
 
-        This checks that all files exist and have the right sizes and numbers of rows. Damage within a file of places is
-        detected when it is read, and within a file of descriptors only by [`verify`].
+        This checks that all files exist and have the right sizes and numbers of rows, and compares some files of descriptors
+        with their checksums: all of a small index, 16 MB of a large one. A file of places is compared with its checksum when it
+        is first used; [`verify`] compares all files.
 
         Raises:
             FileNotFoundError: If `folder` is not an index.
             DamagedIndexError: If a file is missing or damaged; it is a ValueError.
             ValueError: If another version of this package wrote it.
         """
-        index = cls(open_folder(Path(folder)))
+        index = cls(open_folder(Path(folder), is_sampled=True))
         if not index.complete:
             logger.warning(
                 "The index %s is not complete: its build was interrupted, or is still running. `d2vpr index` with the same "
@@ -149,7 +150,7 @@ class PlaceIndex:
         if Path(name).is_dir():
             return cls.open(name)
         folder = hub.fetch_index(str(name), revision=revision, token=token, thumbnails=thumbnails)
-        return cls(open_folder(folder, read_only=True))
+        return cls(open_folder(folder, read_only=True, is_sampled=True))
 
     # ---- contents
 
@@ -365,10 +366,12 @@ class PlaceIndex:
             ValueError: If shapes do not fit, there are more rows than a shard holds, a number is not finite, or a value of a
                 place is not valid. Nothing is stored.
         """
-        if len(places) > self.settings.shard_size:
-            raise ValueError(f"Expected at most a shard of {self.settings.shard_size} rows, got {len(places)}.")
         places = to_stored_places(places)
-        self._store_rows(to_stored(descriptors, places, self.settings), places, files, removed, **state)
+        rows = to_stored(descriptors, places, self.settings)
+        with self._storing():
+            if len(places) > self.settings.shard_size:
+                raise ValueError(f"Expected at most a shard of {self.settings.shard_size} rows, got {len(places)}.")
+            self._store_rows(rows, places, files, removed, **state)
 
     def _store_rows(
         self,
@@ -378,8 +381,7 @@ class PlaceIndex:
         removed: Collection[str],
         **state: Unpack[UpdateState],
     ) -> None:
-        with self._storing():
-            commit_rows(self._state, Rows(rows, rows_to_table(places, files)), set(removed), **state)
+        commit_rows(self._state, Rows(rows, rows_to_table(places, files)), set(removed), **state)
 
     def amend(self, places: Sequence[Place], files: Sequence[PhotoFile]) -> None:
         """Replace the places and file information of photos in the index; their descriptors stay.
@@ -491,14 +493,11 @@ class PlaceIndex:
             ValueError: If there is no such compression or store, or the address of a service is missing.
             ConnectionError: If the service does not answer.
         """
-        chosen = with_store(self._state.manifest, compression, store, uri)
-        if chosen == self._state.manifest and self.store_is_fresh is not False and not len(self._state.pending):
-            return
         with self._storing():
             chosen = with_store(self._state.manifest, compression, store, uri)
             if chosen != self._state.manifest:
                 self._state.commit({}, chosen)
-            if self.store_is_fresh is False:
+            if self.store_is_fresh is False or self._state.has_unchecked_store:
                 self._state.rebuild_store()
 
     @property

@@ -1,6 +1,5 @@
 """The search of an index: in its vector store, and exactly among the rows that the store does not cover."""
 
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.index.derived_store import DerivedStore
 from d2vpr_hf.index.index_folder import IndexFolder
 from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.timestamps import Timestamp, to_seconds
-from d2vpr_hf.stores import VectorStore
 from d2vpr_hf.stores.exact import check_search, exact_search, similarity
 from d2vpr_hf.stores.views import search_views
-
-logger = logging.getLogger(__name__)
 
 Nearest = tuple[NDArray[np.float32], NDArray[np.int64]]  # squared distances and rows (Q, k)
 
@@ -68,26 +63,10 @@ def _nearest_of_descriptors(
     """Find the k nearest rows of descriptors (Q, D)."""
     check_search(queries, folder.descriptors(), k, allowed)
     store = folder.store_to_search()
-    vectors = None if store is None else store.vectors
-    if store is not None and vectors is not None:
-        try:
-            return _nearest_with_store(folder, store, vectors, queries, k, allowed)
-        except ConnectionError as error:
-            logger.warning("The search is exact: %s", error)
-    return exact_search(queries, folder.descriptors(), k, allowed)
-
-
-def _nearest_with_store(
-    folder: IndexFolder,
-    store: DerivedStore,
-    vectors: VectorStore,
-    queries: NDArray[np.floating],
-    k: int,
-    allowed: NDArray[np.bool_] | None,
-) -> Nearest:
-    """Search the rows that the store covers in the store, and the rows behind them exactly."""
-    covered = store.num_rows
-    nearest_covered = store.search(vectors, queries, k, None if allowed is None else allowed[:covered])
+    covered = 0 if store is None else store.num_rows
+    nearest_covered = None if store is None else store.search(queries, k, None if allowed is None else allowed[:covered])
+    if store is None or nearest_covered is None:
+        return exact_search(queries, folder.descriptors(), k, allowed)
     if covered == folder.count:
         return nearest_covered
     allowed_behind = None if allowed is None else allowed[covered:]

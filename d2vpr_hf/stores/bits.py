@@ -99,6 +99,8 @@ class BitStore:
     def open(cls, path: Path, descriptors: Descriptors) -> Self:
         """Open a folder that `save` wrote, and check some rows: another version of FAISS may rotate differently."""
         bits, mean = cls._map(path, descriptors)
+        if not np.isfinite(mean).all():
+            raise ValueError(f"{path / _MEAN} is damaged: a number is not finite. Build the store again from the descriptors.")
         store = cls(descriptors, bits, np.array(mean))
         for row in range(0, len(bits), max(1, len(bits) // _PROBES)):
             descriptor = descriptors[row : row + 1]

@@ -79,12 +79,54 @@ def rescore(
 
     Returns:
         Squared distances and row numbers, as those of [`exact_search`].
+
+    Raises:
+        ValueError: If a candidate is not a row of the database, or is given twice for a query.
     """
+    check_candidates(candidates, len(database))
     query = np.repeat(np.arange(len(queries)), candidates.shape[1])
     rows = candidates.reshape(-1)
     distances = _distances(np.ascontiguousarray(queries, np.float32), database, query, rows)
     chosen = _first_of_each(query, k, rows, distances)
     return distances[chosen].reshape(len(queries), k), rows[chosen].reshape(len(queries), k)
+
+
+def check_candidates(rows: NDArray[np.int64], count: int) -> None:
+    """Raise ValueError unless each query has different rows (Q, R) of `count` rows: damaged stores return -1 or others."""
+    if not rows.size:
+        return
+    ordered = np.sort(rows, axis=1)
+    if ordered[:, 0].min() < 0 or ordered[:, -1].max() >= count:
+        raise ValueError(f"Expected rows from 0 to {count - 1}, found {ordered[:, 0].min()} to {ordered[:, -1].max()}.")
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError("A row was found twice for a query.")
+
+
+def check_result(
+    distances: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    num_queries: int,
+    k: int,
+    allowed: NDArray[np.bool_] | int,
+) -> None:
+    """Raise ValueError unless distances and rows can be the result of a search.
+
+    Args:
+        distances: (Q, min(k, number of allowed rows)).
+        rows: Of the same shape.
+        num_queries: Q.
+        k: Number of neighbours.
+        allowed: Mask of the rows to choose from, or the number of all rows.
+    """
+    count = allowed if isinstance(allowed, int) else int(allowed.sum())
+    expected = (num_queries, min(k, count))
+    if distances.shape != expected or rows.shape != expected or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(f"Expected distances and rows {expected}, found {distances.shape} and {rows.dtype} {rows.shape}.")
+    check_candidates(rows, allowed if isinstance(allowed, int) else len(allowed))
+    if not isinstance(allowed, int) and not allowed[rows].all():
+        raise ValueError("A row was found that the search excludes.")
+    if not np.isfinite(distances).all() or (np.diff(distances, axis=1) < 0).any():
+        raise ValueError("The distances are not finite, or not ascending.")
 
 
 def rescore_all_ties(

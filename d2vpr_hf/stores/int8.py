@@ -1,5 +1,7 @@
 """Eight bits for each number: a search by FAISS's scalar quantiser, and exact distances of the nearest rows."""
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 EXTRA_CANDIDATES = 32  # in addition to k: for k = 10 no neighbour of a million hard descriptors was missed (docs/search.md)
 _FILE = "int8.faiss"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Int8Store:
@@ -72,10 +75,17 @@ class Int8Store:
 
     def save(self, path: Path) -> None:
         """Write the FAISS index."""
+        store_file(path / _FILE, self._write)
+        write_description(path, self.info)
+
+    def _write(self, scratch: Path) -> None:
         import faiss
 
-        store_file(path / _FILE, lambda scratch: faiss.write_index(self._index, str(scratch)))
-        write_description(path, self.info)
+        try:
+            faiss.write_index(self._index, str(scratch))
+        except RuntimeError as error:  # the number of the system's error is lost, its text is not
+            number = next((number for number in _FULL if os.strerror(number) in str(error)), errno.EIO)
+            raise OSError(number, f"FAISS could not write it: {error}", str(scratch)) from error
 
     @classmethod
     def check(cls, path: Path, descriptors: Descriptors) -> None:
@@ -96,11 +106,14 @@ class Int8Store:
         file = path / _FILE
         try:
             index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as error:  # FAISS raises it for every kind of damage
-            raise ValueError(f"{file} is damaged. Build the store again from the descriptors.") from error
-        if (index.ntotal, index.d) != (len(descriptors), descriptors.shape[1]):
-            expected = f"{len(descriptors)} × {descriptors.shape[1]}"
+        except Exception as error:  # FAISS reads sizes from the file: RuntimeError, MemoryError and others
+            raise ValueError(f"{file} is damaged ({error}). Build the store again from the descriptors.") from error
+        count, width = descriptors.shape
+        if (index.ntotal, index.d) != (count, width):
+            expected = f"{count} × {width}"
             raise ValueError(f"Expected {expected} numbers in {file}, found {index.ntotal} × {index.d}. Build the store again.")
+        if not _is_whole(index, count, width):
+            raise ValueError(f"{file} is damaged: its parts do not fit together. Build the store again from the descriptors.")
         return cls(descriptors, index)
 
 
@@ -116,6 +129,19 @@ def _quantise(descriptors: Descriptors) -> "faiss.Index":
     for block in float32_blocks(descriptors):
         index.add(block)
     return index
+
+
+def _is_whole(index: "faiss.Index", count: int, width: int) -> bool:
+    """Return whether a FAISS index has the parts of [`_quantise`]: FAISS does not check their sizes before it reads them."""
+    import faiss
+
+    if not isinstance(index, faiss.IndexScalarQuantizer) or index.metric_type != faiss.METRIC_L2:
+        return False
+    quantizer = index.sq
+    sizes = (quantizer.d, quantizer.code_size, index.code_size, quantizer.trained.size(), index.codes.size())
+    ranges = faiss.vector_to_array(quantizer.trained)
+    is_quantizer = quantizer.qtype == faiss.ScalarQuantizer.QT_8bit
+    return bool(is_quantizer and sizes == (width, width, width, 2 * width, count * width) and np.isfinite(ranges).all())
 
 
 def _select(allowed: NDArray[np.bool_]) -> "faiss.SearchParameters":

@@ -85,14 +85,16 @@ class MilvusStore:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the k nearest rows of each query (Q, D): squared distances and row numbers (Q, k).
 
+        More neighbours than Milvus returns are searched exactly.
+
         Raises:
-            ValueError: If arguments do not fit, or k is larger than Milvus allows.
+            ValueError: If arguments do not fit, or Milvus returns too few rows.
         """
         check_search(queries, self._descriptors, k, allowed)
         count = len(self._descriptors) if allowed is None else int(allowed.sum())
         wanted, k = min(count, k + EXTRA_CANDIDATES), min(k, count)
         if wanted > _MAX_LIMIT:
-            raise ValueError(f"Milvus returns at most {_MAX_LIMIT - EXTRA_CANDIDATES} neighbours, got k = {k}.")
+            return exact_search(queries, self._descriptors, k, allowed)
         distances, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         expression = "" if allowed is None else row_expression(allowed)
         for start in range(0, len(queries) if k else 0, _QUERIES_AT_ONCE):

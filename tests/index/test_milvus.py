@@ -116,9 +116,10 @@ def test_a_collection_that_cannot_be_used_is_named_and_filled_again(tmp_path, se
     (collection,) = collections(uri)
     if damage == "unreachable":
         confirm("addresses", str(tmp_path / "nowhere" / "places.db"))
-        (index.folder / next(index.folder.glob("derived-*")) / "milvus.json").write_text(
-            json.dumps({"uri": str(tmp_path / "nowhere" / "places.db"), "collection": collection})
-        )
+        store = next(index.folder.glob("derived-*"))
+        connection = {"uri": str(tmp_path / "nowhere" / "places.db"), "collection": collection}
+        (store / "milvus.json").write_text(json.dumps(connection))
+        (store / "checksums.json").unlink()  # which would find the change
     else:
         client = pymilvus.MilvusClient(str(uri))
         client.drop_collection(collection)
@@ -225,3 +226,17 @@ def test_the_file_of_milvus_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert PlaceIndex.open(tmp_path / "index").store_is_fresh
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("row", [-1, 23, 0])
+def test_rows_that_a_server_cannot_have_are_not_returned(tmp_path, monkeypatch, caplog, row):
+    """No row, a row beyond the end, and a row twice: the search is exact, with one warning, and the next change fills again."""
+    index = with_rows(tmp_path / "index", tmp_path / "places.db")
+    with monkeypatch.context() as patched:
+        patched.setattr(MilvusStore, "_candidates", lambda store, queries, wanted, _: np.full((len(queries), wanted), row))
+        check_exact(index)
+        check_exact(index)
+    assert caplog.text.count("The search is exact") == 1 and index.store_is_fresh is False
+    index.remove(["a3.jpg"])
+    assert index.store_is_fresh
+    check_exact(index)
