@@ -30,6 +30,15 @@ def separate_scans(side: int, scans: int) -> bytes:
     return content[:start] + scan * scans + b"\xff\xd9"
 
 
+def with_equal_ids(content: bytes) -> bytes:
+    """Return a JPEG whose components all have the same id, which libjpeg accepts."""
+    changed = bytearray(content)
+    frame = content.index(b"\xff\xc0") + 10
+    for component in range(3):
+        changed[frame + 3 * component] = 1
+    return bytes(changed)
+
+
 def with_segments(segment: bytes, count: int) -> bytes:
     content = picture("JPEG")
     return content[:2] + segment * count + content[2:]
@@ -78,6 +87,16 @@ def grey_tags(width: int, height: int, compression: int = 8):
 
 def tiled(tile: int, side: int = 100) -> bytes:
     return tiff([*grey_tags(side, side), (322, 4, 1, tile), (323, 4, 1, tile), (324, 4, 1, 600), (325, 4, 1, 9)], bytes(600))
+
+
+def tiled_twice(tile: int, stated: int) -> bytes:
+    """Make a TIFF that states the size of its tiles twice: libtiff takes the first, Pillow the last."""
+    tags = [*grey_tags(100, 100), (322, 4, 1, tile), (323, 4, 1, tile), (324, 4, 1, 600), (325, 4, 1, 9)]
+    content = tiff([*tags, (322, 4, 1, stated), (323, 4, 1, stated)], bytes(600))
+    for tag in (322, 323):
+        first, second = (struct.pack("<HHII", tag, 4, 1, side) for side in (tile, stated))
+        content = content.replace(second + first, first + second)
+    return content
 
 
 def equal_strips(strips: int = 20_000, num_bytes: int = 1_000_000) -> bytes:
@@ -175,6 +194,7 @@ BOMBS = {
     "JPEG, many scans of few pixels": (repeated_scans(16, 1001), "scans"),
     "JPEG, large picture": (repeated_scans(5000, 200), "samples"),
     "JPEG, baseline in scans": (separate_scans(64, 1001), "scans"),
+    "JPEG, baseline in scans of equal ids": (with_equal_ids(separate_scans(64, 1001)), "scans"),
     "JPEG, tables between scans": (
         repeated_scans(16, 1).replace(b"\xff\xd9", b"\xff\xfe\0\x02" * 10_001 + b"\xff\xd9"),
         "between",
@@ -185,6 +205,8 @@ BOMBS = {
     "JPEG, fill bytes": (with_segments(b"\xff", 1_100_000), "bytes between"),
     "JPEG, stray bytes": (with_segments(b"x", 1_100_000), "bytes between"),
     "JPEG, 17 MB of EXIF": (with_segments(exif_segment(b"Exif\0\0II".ljust(65_000, b"\0")), 270), "its EXIF"),
+    "JPEG, EXIF that begins again": (with_segments(exif_segment(b"Exif\0\0" * 10_000), 99), "begins"),
+    "PNG, EXIF that begins again": (png((b"eXIf", b"Exif\0\0" * 100_000)), "begins"),
     "JPEG, overlapping EXIF": (with_segments(exif_segment(overlapping_exif()), 1), "tags"),
     "JPEG, overlapping inner EXIF": (with_segments(exif_segment(inner_exif()), 1), "tags"),
     "JPEG, overlapping multi-picture tags": (
@@ -207,6 +229,7 @@ BOMBS = {
     "PNM, long header": (b"P2\n#" + b"x" * 70_000 + b"\n9 9 255\n" + b"7 " * 81, "header"),
     "PNM, slow form": (b"P6\n9000 9000 254\n", "slow form"),
     "TIFF, large tile": (tiled(26_000), "tiles of"),
+    "TIFF, tiles stated twice": (tiled_twice(26_000, 112), "tiles of"),
     "TIFF, overlapping tags": (
         tiff([*grey_tags(9, 9), *((40_000 + n, 7, 90_000, 100) for n in range(99))], bytes(90_000)),
         "tags",

@@ -2,7 +2,7 @@
 
 import contextlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from d2vpr_hf.readers.structure.chunks import check_whole
@@ -85,7 +85,7 @@ def _check_items(file: BinaryIO, start: int, end: int, size: int) -> None:
             check_exif(content[4 + int.from_bytes(content[:4], "big") :])
             check_exif(content[4:])
         elif kinds.get(number) == b"grid":
-            _check_grid(_read_data(file, item, data), sizes.get(parts.get(number, -1)))
+            _check_grid(_read_data(file, item, data), _largest(sizes.get(part) for part in parts.get(number, ())))
 
 
 def _read_sizes(file: BinaryIO, properties: tuple[int, int] | None) -> dict[int, tuple[int, int]]:
@@ -101,7 +101,7 @@ def _read_sizes(file: BinaryIO, properties: tuple[int, int] | None) -> dict[int,
         if kind == b"ipma":
             for number, property_number in _read_associations(read_at(file, start, end - start)):
                 if 0 < property_number <= len(stated) and (size := stated[property_number - 1]) is not None:
-                    sizes[number] = size
+                    sizes[number] = _largest((size, sizes.get(number))) or size
     return sizes
 
 
@@ -119,9 +119,15 @@ def _read_associations(content: bytes) -> Iterator[tuple[int, int]]:
                 yield number, value & (0x7FFF if property_size == 2 else 0x7F)  # the first bit marks essential ones
 
 
-def _read_parts(content: bytes) -> dict[int, int]:
-    """Return the number of the first tile of each derived picture from a box `iref`."""
-    parts: dict[int, int] = {}
+def _largest(sizes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
+    """Return the largest of several sizes; `None` if none is known."""
+    known_sizes = [size for size in sizes if size is not None]
+    return max(known_sizes, key=lambda size: size[0] * size[1], default=None)
+
+
+def _read_parts(content: bytes) -> dict[int, list[int]]:
+    """Return the numbers of the tiles of each derived picture from a box `iref`."""
+    parts: dict[int, list[int]] = {}
     position = 4
     with contextlib.suppress(IndexError):  # cut off
         number_size = 4 if content[0] else 2
@@ -129,8 +135,9 @@ def _read_parts(content: bytes) -> dict[int, int]:
             size, _ = _number(content, position, 4)
             number, behind = _number(content, position + 8, number_size)
             count, behind = _number(content, behind, 2)
-            if content[position + 4 : position + 8] == b"dimg" and count:
-                parts[number], _ = _number(content, behind, number_size)
+            if content[position + 4 : position + 8] == b"dimg":
+                starts = range(behind, min(behind + count * number_size, len(content)), number_size)
+                parts.setdefault(number, []).extend(_number(content, start, number_size)[0] for start in starts)
             position += max(8, size)
     return parts
 
@@ -183,8 +190,9 @@ def _read_items(content: bytes) -> dict[int, _Item]:
             all_extents += extents
             if all_extents > _MOST_EXTENTS:
                 raise UnsafePhotoError(f"its items have more than {_MOST_EXTENTS:,} extents")
-            item = _Item(method & 15 == 1, [])
-            items[number] = item
+            if number in items:
+                raise UnsafePhotoError("its list of items has an item twice")
+            item = items[number] = _Item(method & 15 == 1, [])
             for _ in range(extents):
                 offset, position = _number(content, position + index_size, offset_size)
                 length, position = _number(content, position, length_size)

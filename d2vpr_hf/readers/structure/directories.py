@@ -9,11 +9,30 @@ from typing import BinaryIO, NamedTuple
 
 from d2vpr_hf.readers.structure.limits import UnsafePhotoError, check_overlap, read_at, size_of
 
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # bytes of a value, by type
+_SIZES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 1,
+    7: 1,
+    8: 2,
+    9: 4,
+    10: 8,
+    11: 4,
+    12: 8,
+    13: 4,
+    16: 8,
+    17: 8,
+    18: 8,
+}  # bytes of a value, by type
 _POINTER_FORMS = {3: "H", 4: "I", 8: "h", 9: "i", 13: "I", 16: "Q"}
 _TEXTS, _FRACTIONS = (1, 2, 6, 7), (5, 10)
 _EXIF, _GPS = 0x8769, 0x8825  # tags that point to directories
 _INTEROPERABILITY = 0xA005  # such a tag in that of EXIF
+_BEGINNING = b"Exif\0\0"
+_MOST_BEGINNINGS = 100
 _MOST_ENTRIES = 65_535  # of a directory; BigTIFF allows any number
 _MOST_NUMBERS = 4_000_000  # Pillow makes an object of each
 _MOST_FRACTIONS = 100_000
@@ -41,9 +60,12 @@ def check_exif(block: bytes) -> None:
     Raises:
         UnsafePhotoError: If they take excessive time or memory.
     """
-    while block.startswith(b"Exif\0\0"):
-        block = block[6:]
-    check_directories(block)
+    beginnings = 0
+    while block.startswith(_BEGINNING, beginnings * len(_BEGINNING)):  # Pillow removes them one by one, each with a copy
+        beginnings += 1
+        if beginnings > _MOST_BEGINNINGS:
+            raise UnsafePhotoError(f"its EXIF begins more than {_MOST_BEGINNINGS} times")
+    check_directories(block[beginnings * len(_BEGINNING) :])
 
 
 def check_directories(tiff: BinaryIO | bytes) -> dict[int, Entry]:
@@ -109,7 +131,8 @@ def _read(file: BinaryIO, size: int, layout: _Layout, start: int) -> dict[int, E
             continue
         numbers += values if kind in _SIZES and kind not in _TEXTS else 0
         fractions += values if kind in _FRACTIONS else 0
-        entries[tag] = Entry(kind, values, position)
+        if tag not in entries or tag in (_EXIF, _GPS, _INTEROPERABILITY):  # of two, libtiff takes the first, Pillow the last
+            entries[tag] = Entry(kind, values, position)
     check_overlap(all_bytes, size, "tags", times=4)
     if numbers > _MOST_NUMBERS or fractions > _MOST_FRACTIONS:
         raise UnsafePhotoError(

@@ -27,10 +27,12 @@ class _Frame(NamedTuple):
 
     Attributes:
         is_progressive: Whether scans refine each other.
-        samples: Number of samples of each component, by its id.
+        num_components: Number of components.
+        samples: Number of samples of a component, by its id; the largest of several with one id.
     """
 
     is_progressive: bool
+    num_components: int
     samples: dict[int, int]
 
 
@@ -63,7 +65,7 @@ def count_samples(file: BinaryIO, frame: _Frame, scan: int) -> int:
         ids = header[1 : 1 + 2 * header[0] : 2] if header else b""
         samples += sum(frame.samples.get(number, 0) for number in ids)
         count += 1
-        if not frame.is_progressive and count == 1 and len(ids) >= len(frame.samples):
+        if not frame.is_progressive and count == 1 and len(ids) >= frame.num_components:
             return samples  # nothing behind the only scan is decoded
         if count > _MOST_SCANS:
             raise UnsafePhotoError(f"it has more than {_MOST_SCANS:,} scans")
@@ -145,10 +147,10 @@ def _read_frame(marker: int, content: bytes) -> _Frame | None:
         components = [struct.unpack_from("BBB", content, 6 + 3 * number) for number in range(count)]
     except struct.error:
         return None
-    factors = {number: (sampling >> 4, sampling & 15) for number, sampling, _ in components}
-    most_columns, most_rows = (max((pair[axis] for pair in factors.values()), default=1) or 1 for axis in (0, 1))
-    samples = {
-        number: -(-width * across // most_columns) * -(-height * down // most_rows)
-        for number, (across, down) in factors.items()
-    }
-    return _Frame(marker in _PROGRESSIVE_FRAMES, samples)
+    most_columns = max((sampling >> 4 for _, sampling, _ in components), default=1) or 1
+    most_rows = max((sampling & 15 for _, sampling, _ in components), default=1) or 1
+    samples: dict[int, int] = {}
+    for number, sampling, _ in components:
+        area = -(-width * (sampling >> 4) // most_columns) * -(-height * (sampling & 15) // most_rows)
+        samples[number] = max(area, samples.get(number, 0))
+    return _Frame(marker in _PROGRESSIVE_FRAMES, count, samples)

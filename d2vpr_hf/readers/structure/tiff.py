@@ -15,7 +15,7 @@ _COMPRESSION = 259
 _STRIPS, _TILES = (273, 279), (324, 325)  # tags of the positions and of the numbers of bytes
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _JPEG = 7
-_TYPES = {1: "u1", 3: "u2", 4: "u4", 9: "i4", 13: "u4", 16: "u8"}
+_TYPES = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 8: "i2", 9: "i4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
 
 
 def check_tiff(file: BinaryIO, will_decode: bool) -> None:
