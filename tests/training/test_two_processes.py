@@ -89,11 +89,9 @@ def test_published_batch_norm_depends_on_the_number_of_processes(results, stage)
     assert largest_difference(first, single) > 1e-3
 
 
-def test_a_run_of_two_processes_resumes_to_the_same_weights(tmp_path_factory):
-    """The loss leaves parameters unused, BatchNorm statistics differ by process, and loaders have workers.
-
-    The whole run is started with torchrun.
-    """
+@pytest.mark.parametrize("launcher", ["forks", pytest.param("torchrun", marks=pytest.mark.slow)])
+def test_a_run_of_two_processes_resumes_to_the_same_weights(tmp_path_factory, launcher):
+    """The loss leaves parameters unused, BatchNorm statistics differ by process, and loaders have workers."""
     folder = tmp_path_factory.mktemp("runs")
     root = write_places(folder / "gsv")
     teacher = save_folder(tiny_cricavpr(use_cross_image_encoder=True), folder / "teacher")
@@ -101,7 +99,11 @@ def test_a_run_of_two_processes_resumes_to_the_same_weights(tmp_path_factory):
     flags = f"--photos {root} --model {student} --teacher {teacher} --teacher-group-places 2 --image-size 42 42"
     flags += " --places-per-batch 4 --held-out-places 4 --validate-every 2 --checkpoint-every 2 --log-every 1"
     flags += " --num-workers 1 --learning-rate 1e-3 --descriptor-weight 0 --token-mse-weight 1"
-    launch(f"--nproc-per-node 2 -m d2vpr_hf.training.distill {flags} --max-steps 4 --out {folder / 'whole'}")
+    whole_flags = [*flags.split(), "--max-steps", "4", "--out", str(folder / "whole")]
+    if launcher == "torchrun":
+        launch("--nproc-per-node", "2", "-m", "d2vpr_hf.training.distill", *whole_flags)
+    else:
+        run_distributed(2, "d2vpr_hf.training.distill", whole_flags, folder / "log")
     resumed_flags = [*flags.split(), "--out", folder / "resumed", "--max-steps"]
     for last_flags in (["2"], ["4", "--resume"]):
         run_distributed(2, "d2vpr_hf.training.distill", [*resumed_flags, *last_flags], folder / "log")
@@ -111,8 +113,8 @@ def test_a_run_of_two_processes_resumes_to_the_same_weights(tmp_path_factory):
     assert held_out_losses(folder / "resumed") == losses and len(losses) == 3
 
 
-def launch(words):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words.split()]
+def launch(*words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
