@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos
+from d2vpr_hf.backends.export_model import ExportOptions
 from d2vpr_hf.encoders import encode_queries
 from d2vpr_hf.explanation import explain_match
+from d2vpr_hf.export import export
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.retrieval.search_photos import search_photos
@@ -237,6 +239,18 @@ def test_graphs_keep_the_size_of_their_export():
     for options in ({"image_size": 224}, {"keep_aspect": True}):
         with pytest.raises(ValueError, match=f"takes images of {size[0]}x{size[1]} pixels.*Export the model again"):
             PlaceEncoder(OLD / "graph", **options)
+
+
+def test_a_graph_for_any_size_keeps_the_aspect_of_its_model(tmp_path):
+    """A graph that squares photos, or rounds their sides otherwise, gives the descriptors of other photos."""
+    pytest.importorskip("onnxruntime")
+    folder = save_folder(tiny_model(num_hidden_layers=1), tmp_path / "model")
+    encoder = PlaceEncoder(folder, device="cpu", image_size=42, keep_aspect=True)
+    export(encoder, tmp_path / "graph", ExportOptions(input="any-size"))
+    graph = PlaceEncoder(tmp_path / "graph", device="cpu")
+    assert (graph.shorter_side, graph.input_size, graph.fingerprint) == (42, None, encoder.fingerprint)
+    for image in PHOTOS:
+        np.testing.assert_allclose(graph.encode([image]).descriptors, encoder.encode([image]).descriptors, atol=1e-5)
 
 
 def test_an_old_graph_encodes_crops_of_queries():

@@ -53,6 +53,17 @@ def test_the_network_asks_for_a_gpu_once_for_all_photos(durations, tmp_path):
     assert durations == [17, 15, 15]
 
 
+@pytest.mark.parametrize("form", ["resize", "five-crops", "nearest-crop"])
+def test_queries_have_their_form_on_a_gpu(durations, tmp_path, form):
+    """Crops of queries would be missing, or ask for a GPU for each photo."""
+    photos = [save(tmp_path / f"{seed}.jpg", seed) for seed in range(3)]
+    counts = []
+    encoded = ZeroGPUEncoder(device="cpu", test_time=form).encode_queries(photos, counts.append, order=[2, 0, 1])
+    expected = PlaceEncoder(device="cpu", test_time=form).encode_queries(photos)
+    assert durations == [15] and counts == [3]
+    np.testing.assert_allclose(encoded.descriptors, expected.descriptors, atol=1e-6)
+
+
 @pytest.fixture
 def on_cpu(monkeypatch):
     """Let the encoder's default device be the CPU: the package `spaces` simulates a GPU, and its stand-in does not."""
