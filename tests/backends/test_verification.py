@@ -16,6 +16,7 @@ from d2vpr_hf.backends.export_model import ExportOptions
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.backends.verification import load_references
 from tests.command_line import run
+from tests.conftest import save_folder, tiny_model
 
 
 @pytest.fixture
@@ -105,9 +106,10 @@ def test_int8_is_the_same_without_vnni(quantised, tmp_path):
     assert np.linalg.norm(here - there) / np.linalg.norm(here) < 0.02
 
 
-def test_an_export_beyond_max_difference_is_refused(tiny_folder, world, tmp_path):
+def test_an_export_beyond_max_difference_is_refused(world, tmp_path):
     """The refusal names the figures, and advises what can help: more photos cannot, 64 are used at most."""
-    command = ("export", tiny_folder, tmp_path / "out", "--precision", "int8", "--photos", world / "queries")
+    folder = save_folder(tiny_model(num_hidden_layers=1), tmp_path / "model")
+    command = ("export", folder, tmp_path / "out", "--precision", "int8", "--photos", world / "queries")
     status, _, error = run(*command, "--max-difference", "1e-6")
     assert status != 0 and "more than" in error and "of a descriptor's norm at the 0.9 quantile of 6 images" in error
     assert not (tmp_path / "out").exists()

@@ -83,6 +83,14 @@ def index(world, encoder, tmp_path_factory):
     return index_photos(world / "database", tmp_path_factory.mktemp("index") / "index", encoder, dtype="float32")[0]
 
 
+@pytest.fixture(scope="module")
+def graph_folder(encoder, tmp_path_factory):
+    """Folder of the graph of the model with its options."""
+    folder = tmp_path_factory.mktemp("graph") / "graph"
+    export(encoder, folder)
+    return folder
+
+
 def test_search_agrees_with_plain_code(folder, world, index):
     """The encoder of the index opens the model with the options that the index records."""
     opened = PlaceEncoder.for_index(index)
@@ -122,12 +130,11 @@ def test_positions_and_recall(world, encoder, index, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
-def test_a_graph_searches_the_index_of_its_model(folder, world, encoder, index, tmp_path, backend):
+def test_a_graph_searches_the_index_of_its_model(folder, world, encoder, graph_folder, index, backend):
     """One that `export` wrote, and one that the encoder makes when it opens the model."""
     queries = sorted((world / "queries").iterdir())
     if backend == "torch":
-        export(encoder, tmp_path / "graph")
-        graph = PlaceEncoder(tmp_path / "graph")
+        graph = PlaceEncoder(graph_folder)
     else:
         graph = PlaceEncoder(folder, pool="gem", image_size=SIZE, device="cpu", backend=backend)
         assert str(graph.runtime) == "onnxruntime fp32"
@@ -189,9 +196,8 @@ def test_a_projection_is_uploaded_with_the_rights_of_its_model(folder, world, en
     assert PlaceEncoder("user/small").fingerprint == PlaceEncoder(tmp_path / "small").fingerprint
 
 
-def test_a_graph_is_uploaded_with_the_licence_of_its_model(encoder, hub, tmp_path):
-    export(encoder, tmp_path / "graph")
-    push_model(tmp_path / "graph", "user/graph")
+def test_a_graph_is_uploaded_with_the_licence_of_its_model(encoder, graph_folder, hub):
+    push_model(graph_folder, "user/graph")
     assert "license: apache-2.0" in hub.files("user/graph")["README.md"].decode()
     assert PlaceEncoder("user/graph").fingerprint == encoder.fingerprint
 
@@ -213,9 +219,8 @@ def test_a_space_opens_an_index_of_the_model(folder, world, hub, tmp_path):
     assert opened.by_patches and explanation.query.similarity.shape == (5, 6)
 
 
-def test_a_space_with_a_graph_says_why_it_explains_nothing(world, encoder, hub, tmp_path):
-    export(encoder, tmp_path / "graph")
-    push_model(tmp_path / "graph", "user/graph")
+def test_a_space_with_a_graph_says_why_it_explains_nothing(world, graph_folder, hub, tmp_path):
+    push_model(graph_folder, "user/graph")
     push_index(index_photos(world / "database", tmp_path / "index", PlaceEncoder("user/graph"))[0], "user/map")
     sources = check_sources(None, "user/map")
     assert {"export.json", "model.onnx", "references.npz"} <= set(sources.model.files)

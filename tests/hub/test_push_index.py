@@ -11,7 +11,6 @@ import yaml
 from huggingface_hub import DatasetCard, HfApi
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, add_photos, index_photos, search_photos
-from d2vpr_hf.export import export
 from d2vpr_hf.hub.cards import CARD_MARK
 from d2vpr_hf.hub.push_index import push_index
 from d2vpr_hf.hub.thumbnails import make_thumbnail, read_thumbnails
@@ -244,10 +243,8 @@ def test_the_model_is_uploaded_too(hub, local, tmp_path):
     assert PlaceEncoder.for_index(fetched).fingerprint == local.settings.fingerprint
 
 
-def test_an_exported_graph_is_uploaded_too(hub, embedded, tmp_path):
-    pytest.importorskip("onnxruntime")
-    export("embedded", tmp_path / "graph")
-    index, _ = index_photos(save_row(tmp_path / "photos"), tmp_path / "index", PlaceEncoder(tmp_path / "graph"))
+def test_an_exported_graph_is_uploaded_too(hub, embedded, embedded_graph, tmp_path):
+    index, _ = index_photos(save_row(tmp_path / "photos"), tmp_path / "index", PlaceEncoder(embedded_graph))
     index.push_to_hub("user/map", push_model="user/graph")
     index.push_to_hub("user/other", model="user/graph")
     for name in ("user/map", "user/other"):

@@ -356,12 +356,10 @@ def test_saving_a_model_does_not_save_an_image_processor(folder, tmp_path):
         PlaceEncoder(tmp_path / "saved")
 
 
-def test_the_model_of_a_graph_is_named_without_folders(hub, folder, tmp_path):
+def test_the_model_of_a_graph_is_named_without_folders(hub, folder, embedded_graph, tmp_path):
     """Others have no folder of this machine; the Hub id in the card of the folder is public."""
-    pytest.importorskip("onnx")
-    from d2vpr_hf.export import export
-
-    export(folder, tmp_path / "graph")
+    record = shutil.copytree(embedded_graph, tmp_path / "graph") / "export.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"model": str(folder)}))
     push_model(tmp_path / "graph", "user/graph")
     assert json.loads(hub.files("user/graph")["export.json"])["model"] is None
     (folder / "README.md").write_text("---\nbase_model: user/model\n---\n")
@@ -372,12 +370,8 @@ def test_the_model_of_a_graph_is_named_without_folders(hub, folder, tmp_path):
     assert not [path for path, content in hub.files("user/graph").items() if str(tmp_path).encode() in content]
 
 
-def test_an_exported_graph_is_uploaded_and_used_by_its_hub_id(hub, tmp_path):
-    pytest.importorskip("onnxruntime")
-    from d2vpr_hf.export import export
-
-    export("embedded", tmp_path / "graph")
-    push_model(tmp_path / "graph", "user/graph")
+def test_an_exported_graph_is_uploaded_and_used_by_its_hub_id(hub, embedded_graph):
+    push_model(embedded_graph, "user/graph")
     card = hub.files("user/graph")["README.md"].decode()
     assert not card_problems(card) and 'name = "user/graph"' in card and "license: apache-2.0" in card
     photo = Image.fromarray(np.arange(90 * 120 * 3, dtype=np.uint8).reshape(90, 120, 3))
