@@ -241,6 +241,7 @@ def test_graphs_keep_the_size_of_their_export():
             PlaceEncoder(OLD / "graph", **options)
 
 
+@pytest.mark.slow
 def test_a_graph_for_any_size_keeps_the_aspect_of_its_model(tmp_path):
     """A graph that squares photos, or rounds their sides otherwise, gives the descriptors of other photos."""
     pytest.importorskip("onnxruntime")
