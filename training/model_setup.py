@@ -1,6 +1,5 @@
 """The model to train: loading or making it, freezing parameters, and computing a batch in micro-batches."""
 
-import json
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.modeling import MODELS, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_model, own_fields
 from d2vpr_hf.training.distributed import gather_with_gradients, num_processes
+from d2vpr_hf.utils.bounded_files import parse_json
 
 _VIT = ("embeddings.", "encoder.")
 _LAYER_SCALE = (".layer_scale1.gamma", ".layer_scale2.gamma")
@@ -107,7 +107,7 @@ def _read_fields(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"The configuration {path} does not exist.")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(fields, dict):

@@ -15,6 +15,7 @@ from transformers import HfArgumentParser
 from d2vpr_hf.gridtown import TRAIN_SEEDS, Wildness
 from d2vpr_hf.training.batch_norm import BatchNormPolicy
 from d2vpr_hf.training.option_values import ValidationSet, WeightSchedule, parse_validation_sets, parse_weights
+from d2vpr_hf.utils.bounded_files import parse_yaml
 
 BatchKind = Literal["published", "city-wise", "mixed"]
 Schedule = Literal["constant", "published", "cosine", "linear", "steps"]
@@ -738,8 +739,8 @@ def _recipe_flags(kind: type[TrainingOptions], recipe: Path) -> Iterator[str]:
 
 def _read_recipe(recipe: Path) -> dict[Any, Any]:
     try:
-        values = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = parse_yaml(recipe.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
         raise ValueError(f"{recipe} is not a YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{recipe} must hold options such as `learning_rate: 1e-4`, one on each line.")
@@ -849,7 +850,7 @@ def check_resumable(stored: str, options: TrainingOptions, folder: Path) -> None
     Raises:
         ValueError: If options differ that must be equal; the message lists them.
     """
-    before, now = {**_defaults(options), **yaml.safe_load(stored)}, asdict(options)
+    before, now = {**_defaults(options), **parse_yaml(stored)}, asdict(options)
     for name in LOSS_WEIGHTS:  # defaults are texts, as the command line gives them
         if name in before:
             before[name] = WeightSchedule.parse(before[name], name).option

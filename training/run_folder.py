@@ -21,6 +21,7 @@ import torch
 from d2vpr_hf import __version__
 from d2vpr_hf.training.options import TrainingOptions, check_resumable, to_yaml
 from d2vpr_hf.utils.atomic_files import append_text, restore_folder, store_files
+from d2vpr_hf.utils.bounded_files import parse_json
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
 
@@ -79,7 +80,7 @@ class RunFolder:
         self.records.mkdir(parents=True, exist_ok=True)
         for name in ("best", "last"):
             restore_folder(self.path / name)
-        metrics = [line for line in lines if resumed_step is not None and json.loads(line)["step"] <= resumed_step]
+        metrics = [line for line in lines if resumed_step is not None and parse_json(line)["step"] <= resumed_step]
         texts = {
             self.metrics.name: "".join(metrics),
             self._options.name: to_yaml(options),

@@ -1,6 +1,7 @@
 """Check that a graph gives the descriptors of its model: when it is exported, and again on another kind of processor."""
 
 import logging
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.backends.cpu_kind import cpu_kind
 from d2vpr_hf.backends.protocol import Backend
 from d2vpr_hf.backends.runtime import Runtime
+from d2vpr_hf.utils.bounded_files import check_entry
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +137,18 @@ def save_references(path: Path, references: Sequence[Reference]) -> None:
 
 
 def load_references(path: Path) -> list[Reference]:
-    """Read the references of a folder."""
-    with np.load(path) as arrays:
+    """Read the references of a folder.
+
+    Raises:
+        ValueError: If the file is damaged, or states more than it holds.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                check_entry(entry)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Export the model again.") from error
+    with np.load(path, allow_pickle=False) as arrays:
         return [
             Reference(arrays[f"pixel_values_{number}"].astype(np.float32), arrays[f"descriptors_{number}"])
             for number in range(len(arrays.files) // 2)

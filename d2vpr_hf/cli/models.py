@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +20,7 @@ from d2vpr_hf.cli.options import (
     parse_path,
 )
 from d2vpr_hf.cli.terminal import echo, hush_transformers, progress_bar
+from d2vpr_hf.utils.bounded_files import parse_json
 
 
 def convert(
@@ -96,7 +96,7 @@ def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     parsed = {}
     for field, value in parse_pairs(changes, "--set FIELD=VALUE").items():
         try:
-            parsed[field] = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
+            parsed[field] = parse_json({"True": "true", "False": "false", "None": "null"}.get(value, value))
         except ValueError:
             parsed[field] = value
     return parsed

@@ -26,6 +26,7 @@ from d2vpr_hf.convert.convert import check_output, move_into
 from d2vpr_hf.convert.layouts import Weights
 from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
 from d2vpr_hf.utils.atomic_files import scratch_folder, set_usual_modes, write_file
+from d2vpr_hf.utils.bounded_files import parse_json
 
 _PLAN = "plan"
 _WIDTHS = (0.1, 0.25, 0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # multipliers of the number of channels
@@ -98,7 +99,7 @@ def load_mobilenet_v2(source: str | Path) -> MobileNetV2Model:
     """Turn a file into a `MobileNetV2Model` in eval mode without writing it; see [`convert_mobilenet_v2`]."""
     weights = read_weights(Path(source))
     try:
-        plan = json.loads(_read_metadata(Path(source))[_PLAN])
+        plan = parse_json(_read_metadata(Path(source))[_PLAN])
         numbers = [step["k"] for step in plan if step["op"] != "ADD"]
         operations = list(_planned_operations(plan, weights))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from d2vpr_hf.convert.layouts import Weights
+from d2vpr_hf.convert.weights_outline import MoreThanWeightsError, check_outline
 
 _LISTED = 20  # names shown of each kind in an error
 # errors that torch raises on files that are truncated, changed or of another kind
@@ -26,6 +27,9 @@ _DAMAGE = (
     AssertionError,
     struct.error,
     zipfile.BadZipFile,
+    MemoryError,
+    ArithmeticError,
+    OSError,
 )
 _PLAIN_TYPES = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
@@ -78,9 +82,13 @@ def _read_safetensors(source: Path) -> Weights:
 
 def _read_pickle(source: Path) -> object:
     try:
+        check_outline(source, _IGNORED)
         with _nothing_but_tensors():
             return torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch advises to execute the file; its message stays in the cause
+    except (
+        pickle.UnpicklingError,
+        MoreThanWeightsError,
+    ) as error:  # torch advises to execute the file; its message stays in the cause
         raise ConversionError(
             f"{source} holds more than weights, or is not a checkpoint; nothing in it was executed."
         ) from error

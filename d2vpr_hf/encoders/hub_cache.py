@@ -1,12 +1,12 @@
 """Known models in the Hub's cache on this machine. Importing this module loads no torch."""
 
-import json
 from pathlib import Path
 
 from d2vpr_hf.backends.onnx_file import read_outline
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.model_info.encoder_card import is_plain_name
 from d2vpr_hf.model_info.known_models import KnownModel
+from d2vpr_hf.utils.bounded_files import parse_json
 
 WEIGHTS = "model.safetensors"
 _WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -63,7 +63,7 @@ def _has_external_files(snapshot: Path, graph: str) -> bool:
 def _has_all_shards(snapshot: Path) -> bool:
     """Return whether a folder has weights in shards, all of them."""
     try:
-        names = set(json.loads((snapshot / _WEIGHTS_INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(parse_json((snapshot / _WEIGHTS_INDEX).read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing or damaged
         return False
     return bool(names) and all(is_plain_name(name) and (snapshot / name).is_file() for name in names)

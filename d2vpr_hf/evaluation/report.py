@@ -17,6 +17,7 @@ from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
 from d2vpr_hf.utils.atomic_files import check_new_file, store_file, write_file
+from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.hub_ids import public_name
 from d2vpr_hf.utils.value_types import check_types, wrong_keys
 
@@ -321,7 +322,7 @@ class Evaluation:
         if not path.is_file():
             raise FileNotFoundError(f"The report {path} does not exist. `d2vpr evaluate --json` writes one.")
         try:
-            report = json.loads(path.read_text(encoding="utf-8"))
+            report = parse_json(path.read_text(encoding="utf-8"))
             version = report["format_version"] if report["format"] == FORMAT else None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is not a report of an evaluation. `d2vpr evaluate --json` writes one.") from error

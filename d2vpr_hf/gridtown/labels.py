@@ -18,6 +18,7 @@ from d2vpr_hf.gridtown.rendering.scene import Scene, make_scene
 from d2vpr_hf.gridtown.rendering.view import View, make_view
 from d2vpr_hf.gridtown.rendering.walls import Hits, cast_walls, look_up
 from d2vpr_hf.utils.atomic_files import store_file
+from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.threads import on_one_core
 
 _HORIZON = 130.0  # metres; the largest depth, also that of the sky, because walls are drawn up to this distance
@@ -105,6 +106,6 @@ def read_labels(file: str | Path) -> dict[str, Labels]:
             f"The file of labels {file} does not exist. `d2vpr simulate --layout gsv-cities --label-cells` writes one."
         )
     with safe_open(file, "pt") as stored:
-        photos = json.loads(stored.metadata()["photos"])
+        photos = parse_json(stored.metadata()["photos"])
         columns = [stored.get_tensor(name) for name in Labels._fields]
     return {photo: Labels(*row) for photo, row in zip(photos, zip(*columns, strict=True), strict=True)}

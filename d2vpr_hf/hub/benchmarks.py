@@ -13,6 +13,7 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml, hf_hub
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from d2vpr_hf.evaluation import Evaluation
+from d2vpr_hf.utils.bounded_files import parse_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -67,5 +68,5 @@ def _read_tasks(dataset: str, revision: str | None, token: str | None) -> list[s
     except (HfHubHTTPError, OSError) as error:
         logger.warning("The Hub gave no eval.yaml of %s, so that no results are written for leaderboards: %s", dataset, error)
         return []
-    tasks = (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("tasks") or []
+    tasks = (parse_yaml(Path(path).read_text(encoding="utf-8")) or {}).get("tasks") or []
     return [str(task.get("id")) for task in tasks]

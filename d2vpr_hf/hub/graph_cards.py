@@ -1,6 +1,5 @@
 """Cards of exported graphs: a template for graphs that this package runs, and one for transformers.js."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY, EncoderEntry
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.pretrained.stated_facts import find_card, stated_license
+from d2vpr_hf.utils.bounded_files import parse_json
 
 _TEMPLATE = """---
 {{ card_data }}
@@ -163,7 +163,7 @@ def _model_type(exported: ExportedModel) -> str | None:
     path = exported.folder / exported.format.config_file
     if not path.is_file():
         return None
-    model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    model_type = parse_json(path.read_text(encoding="utf-8")).get("model_type")
     return None if model_type is None else str(model_type)
 
 

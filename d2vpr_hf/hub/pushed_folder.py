@@ -1,12 +1,12 @@
 """The kinds of folders that `d2vpr push` uploads, recognised by their files. This module loads no network."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 
 from d2vpr_hf.index.manifest import MANIFEST
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.model_info.encoder_card import CARD_FILE
+from d2vpr_hf.utils.bounded_files import parse_json
 
 _CONFIG_FILE = "config.json"
 _EXPORT_FILE = "export.json"
@@ -52,7 +52,7 @@ def recognize_folder(source: str | Path) -> FolderKind:
 def _is_manifest(path: Path) -> bool:
     """Return whether a file is the manifest of an index, possibly a damaged one: programs for the web use the name too."""
     try:
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
     except ValueError:
         return True
     return isinstance(values, dict) and "fingerprint" in values

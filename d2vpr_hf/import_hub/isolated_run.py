@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.printable import printable_line, printable_text
 from d2vpr_hf.utils.threads import num_cores
 
@@ -215,7 +216,7 @@ def _read_outcome(out: Path, scratch: Path) -> dict[str, Any]:
     if not _is_plain_file(path) or path.stat().st_size > _MAX_OUTCOME:
         raise HubCodeError("The process that ran the code ended without a result." + _log_text(scratch))
     try:
-        outcome = json.loads(path.read_text())
+        outcome = parse_json(path.read_text())
     except (ValueError, RecursionError):
         outcome = None
     if not isinstance(outcome, dict):

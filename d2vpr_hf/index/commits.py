@@ -31,6 +31,7 @@ from d2vpr_hf.index.shards import (
 )
 from d2vpr_hf.places import Place
 from d2vpr_hf.utils.atomic_files import store_files
+from d2vpr_hf.utils.bounded_files import parse_json
 
 
 class UpdateState(TypedDict, total=False):
@@ -196,7 +197,7 @@ def read_calibration(folder: IndexFolder) -> dict[str, Any] | None:
     if problem is not None:
         advice = "`d2vpr calibrate INDEX --queries DIR` makes it again; everything else in the index can be used"
         raise DamagedIndexError(f"The calibration of {folder.path} is damaged: {stored.name}: {problem}. {advice}.")
-    return json.loads((folder.path / stored.name).read_bytes())
+    return parse_json((folder.path / stored.name).read_bytes())
 
 
 def store_calibration(folder: IndexFolder, calibration: dict[str, Any]) -> None:

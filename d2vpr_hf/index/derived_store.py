@@ -35,6 +35,7 @@ from d2vpr_hf.stores import (
 from d2vpr_hf.stores.descriptors import MappedDescriptors, kept_rows
 from d2vpr_hf.stores.exact import check_result
 from d2vpr_hf.utils import atomic_files
+from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.confirmed_names import confirm, is_confirmed
 
 logger = logging.getLogger(__name__)
@@ -447,7 +448,7 @@ def _read_built(path: Path, manifest: Manifest) -> list[BuiltShard]:
         OSError, ValueError, KeyError, TypeError: If a file is damaged, or these are not shards that an index had.
     """
     check_store_sizes(path)
-    values: list[dict[str, Any]] = json.loads((path / _SHARDS).read_bytes())
+    values: list[dict[str, Any]] = parse_json((path / _SHARDS).read_bytes())
     built = [BuiltShard(str(v["name"]), str(v["sha256"]), int(v["rows"]), tuple(map(int, v["removed"]))) for v in values]
     present = {shard.descriptors: shard.rows for shard in manifest.shards}
     rows_of = {(file.name, file.sha256): rows for file, rows in present.items()}

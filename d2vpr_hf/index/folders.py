@@ -1,6 +1,5 @@
 """The folder of an index: the lock of its writer, and checks of folders that an index is written to."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from filelock import FileLock, Timeout
 
 from d2vpr_hf.index.manifest import FORMAT_VERSION, MANIFEST, is_index_file
 from d2vpr_hf.utils.atomic_files import TEMPORARY, check_writable
+from d2vpr_hf.utils.bounded_files import parse_json
 
 LOCK = ".lock"  # the locked file, which stays in the folder
 
@@ -80,7 +80,7 @@ def check_out(out: Path) -> Path:
 def is_index(folder: Path) -> bool:
     """Return whether a folder holds an index that this version may replace: of format 1 or 2, or with a damaged manifest."""
     try:
-        values = json.loads((folder / MANIFEST).read_bytes())
+        values = parse_json((folder / MANIFEST).read_bytes())
         return values["format_version"] in (1, FORMAT_VERSION) and "fingerprint" in values
     except (OSError, KeyError, TypeError):
         return False

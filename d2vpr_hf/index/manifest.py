@@ -12,6 +12,7 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.stores import COMPRESSIONS, SERVICES, Compression, check_compression
 from d2vpr_hf.stores.descriptors import DTYPES
 from d2vpr_hf.utils.atomic_files import TEMPORARY, checksum
+from d2vpr_hf.utils.bounded_files import parse_json
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -299,7 +300,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         raise FileNotFoundError(f"{folder} is not an index: it has no {name}. `d2vpr index` makes one.")
     try:
         text = path.read_bytes().decode()
-        values = json.loads(text)
+        values = parse_json(text)
         version = values["format_version"]
     except _PARSING_ERRORS as error:
         raise _damaged(path, error) from error
@@ -390,7 +391,7 @@ def _checksum(values: dict[str, Any]) -> str:
 def _check_content(values: dict[str, Any], text: str, manifest: Manifest) -> None:
     """Raise ValueError unless this version writes exactly this text for a manifest, apart from the spelling of its folder."""
     content = {key: value for key, value in values.items() if key != "checksum"}
-    written = json.loads(manifest.to_text()) | {key: values[key] for key in ("photos", "checksum")}
+    written = parse_json(manifest.to_text()) | {key: values[key] for key in ("photos", "checksum")}
     if values != written or values["checksum"] != _checksum(content) or json.dumps(values, indent=2) + "\n" != text:
         raise ValueError("its checksum is wrong, or it was edited")
 

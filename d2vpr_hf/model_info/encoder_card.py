@@ -11,6 +11,7 @@ from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.utils.atomic_files import store_files
+from d2vpr_hf.utils.bounded_files import parse_json
 
 CARD_FILE = "encoder.json"
 FORMAT_VERSION = 1
@@ -112,7 +113,7 @@ def read_card(folder: str | Path) -> EncoderCard:
     """
     path = Path(folder) / CARD_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it must be a table of values")
         return EncoderCard.from_dict(values)

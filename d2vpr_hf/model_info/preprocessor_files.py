@@ -4,13 +4,13 @@ The settings stand in `preprocessor_config.json`, in `processor_config.json` und
 `config.json` under `pretrained_cfg`.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.model_info.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Resample
+from d2vpr_hf.utils.bounded_files import parse_json
 
 HALF = (0.5, 0.5, 0.5)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -70,7 +70,7 @@ def read_processor_file(folder: Path) -> dict[str, Any] | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):

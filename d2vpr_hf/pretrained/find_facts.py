@@ -1,13 +1,12 @@
 """Find title and rights of a model by its name, without opening it. Importing this module loads no torch."""
 
-import json
-
 from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY, EncoderEntry
 from d2vpr_hf.model_info.known_models import find_known
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.pretrained.model_files import CONFIG_NAME, OWN_TITLES, fetch_file
 from d2vpr_hf.pretrained.stated_facts import CARD_NAME, stated_facts
+from d2vpr_hf.utils.bounded_files import parse_json
 
 _EXPORT_FILE = "export.json"
 
@@ -45,11 +44,11 @@ def _read_facts(name: str, revision: str | None) -> ModelFacts | None:
     if (path := fetch_file(name, CARD_FILE, revision, download=False)) is not None:
         return read_card(path.parent).facts
     if (path := fetch_file(name, _EXPORT_FILE, revision, download=False)) is not None:
-        entry = json.loads(path.read_text(encoding="utf-8")).get(ENCODER_KEY)
+        entry = parse_json(path.read_text(encoding="utf-8")).get(ENCODER_KEY)
         return None if entry is None else EncoderEntry.from_dict(entry).facts
     if (path := fetch_file(name, CONFIG_NAME, revision, download=False)) is None:
         return None
-    model_type = str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
+    model_type = str(parse_json(path.read_text(encoding="utf-8")).get("model_type"))
     card = fetch_file(name, CARD_NAME, revision, download=False)
     stated = stated_facts("" if card is None else card.read_text(encoding="utf-8", errors="replace"))
     title = OWN_TITLES.get(model_type, f"a model of type {model_type}")

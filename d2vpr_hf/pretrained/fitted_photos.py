@@ -1,7 +1,6 @@
 """The photos that a model's projection was fitted to: recall on them is too high, so an evaluation warns."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.readers.photos import open_photo_file
+from d2vpr_hf.utils.bounded_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def _read_facts(model_folder: str | None) -> dict[str, Any]:
     file = Path(model_folder or "") / PROJECTION_FILE
     if model_folder in (None, EMBEDDED_NAME) or not file.is_file():
         return {}
-    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    facts: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
     return facts
 
 

@@ -1,11 +1,11 @@
 """Single files of models in folders and on the Hub. This module loads neither torch nor transformers."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
 CONFIG_NAME = "config.json"
@@ -20,7 +20,7 @@ def stored_config(name: str | Path | None, revision: str | None = None) -> dict[
         return {}
     path = fetch_file(name, CONFIG_NAME, revision)
     try:
-        values = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+        values = {} if path is None else parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

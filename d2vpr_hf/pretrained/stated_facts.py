@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from d2vpr_hf.pretrained.model_files import fetch_file
+from d2vpr_hf.utils.bounded_files import parse_yaml
 
 CARD_NAME = "README.md"
 
@@ -62,7 +61,7 @@ def find_card(name: str | Path | None, revision: str | None = None) -> str | Non
 def _read_head(text: str) -> dict[str, Any]:
     match = _HEAD.match(text)
     try:
-        values = yaml.safe_load(match[1]) if match is not None else None
-    except yaml.YAMLError as error:
+        values = parse_yaml(match[1]) if match is not None else None
+    except ValueError as error:
         raise ValueError(f"The head of README.md, between its lines of three hyphens, cannot be read: {error}") from error
     return values if isinstance(values, dict) else {}

@@ -1,7 +1,6 @@
 """Load the vision tower of a model of transformers: complete, from safetensors, without executing code that comes with it."""
 
 import importlib.util
-import json
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from d2vpr_hf.model_info.encoder_card import is_plain_name
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, load_config, load_reported, refuse_keys, resolve_model
 from d2vpr_hf.pretrained.model_files import fetch_file
+from d2vpr_hf.utils.bounded_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ def _size_of_weights(name: str | Path, revision: str | None) -> int | None:
     if index is None:
         return None
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index} cannot be read: {error!r}. Download it again.") from error
     if not all(map(is_plain_name, shards)):

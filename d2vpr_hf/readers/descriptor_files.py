@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tokenize
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from d2vpr_hf.readers.place_table import PlaceTable
 from d2vpr_hf.readers.registry import read_places
 from d2vpr_hf.readers.remarks import Remark, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.utils.bounded_files import check_stated_size, parse_json
 from d2vpr_hf.utils.optional_imports import import_extra
 from d2vpr_hf.utils.unit_length import are_wrong
 
@@ -212,7 +212,7 @@ def _read_safetensors(path: Path, tensor: str | None) -> NDArray[Any]:
             header_size = int.from_bytes(file.read(8), "little")
             if header_size > min(_MAX_HEADER, path.stat().st_size):
                 raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(header_size))
+            header = parse_json(file.read(header_size))
         names = [name for name in header if name != "__metadata__"]
         chosen = _choose(path, names, tensor)
         values = header[chosen]
@@ -256,6 +256,10 @@ def _read_datasets(path: Path, datasets: list[tuple[str, Any]], tensor: str | No
             raise ValueError(
                 f"{path}: the numbers of {name} are in other files, which are not opened. Copy them into one file."
             )
+        try:
+            check_stated_size(int(item.nbytes), int(item.id.get_storage_size()))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {name}: {error}.") from error
     ending = f"/{tensor or HLOC_NAME}"
     by_photo = {name.removesuffix(ending): item for name, item in datasets if name.endswith(ending) and item.ndim == 1}
     if by_photo:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.readers.data_sets.array_files import read_positives as read_positives_array
 from d2vpr_hf.readers.remarks import Remark
+from d2vpr_hf.utils.bounded_files import check_entry, parse_json
 
 SUFFIXES = (".npy", ".npz", ".csv", ".json")
 _NAMES_AT_ONCE = 100_000
@@ -147,9 +148,10 @@ def _read_npz(path: Path) -> _Entries:
             if len(chosen) != 1:
                 texts = ", ".join(name.removesuffix(".npy") for name in names) or "none"
                 raise ValueError(f"{path} has the arrays {texts}. Expected one, or one with the name positives.")
+            check_entry(archive.getinfo(chosen[0]))
             with archive.open(chosen[0]) as file:
                 return [(query, rows.tolist()) for query, rows in read_positives_array(file)]
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, OSError, RuntimeError) as error:
         raise ValueError(f"{path} is not a .npz file: {error}.") from error
 
 
@@ -173,7 +175,7 @@ def _read_csv(path: Path) -> _Entries:
 
 def _read_json(path: Path) -> _Entries:
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = parse_json(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}.") from error
     given = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()

@@ -1,6 +1,5 @@
 """Descriptors on disk: safetensors files that are mapped into memory and read as one array."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
+
+from d2vpr_hf.utils.bounded_files import parse_json
 
 TENSOR = "descriptors"  # the name of the one tensor in a file
 DTYPES = {"float16": "F16", "float32": "F32"}  # as numpy and as safetensors name them
@@ -216,7 +217,7 @@ def _read_header(buffer: pa.Buffer) -> tuple[np.dtype[Any], tuple[int, int], int
     """Return the type and shape of the tensor in a safetensors file, and the position of its first number."""
     try:
         start = _SIZE_BYTES + int.from_bytes(buffer[:_SIZE_BYTES].to_pybytes(), "little")
-        tensor = json.loads(buffer[_SIZE_BYTES:start].to_pybytes())[TENSOR]
+        tensor = parse_json(buffer[_SIZE_BYTES:start].to_pybytes())[TENSOR]
         dtype = np.dtype(next(name for name, code in DTYPES.items() if code == tensor["dtype"]))
         rows, width = (int(number) for number in tensor["shape"])
         if tensor["data_offsets"][0] != 0 or min(rows, width) < 0:

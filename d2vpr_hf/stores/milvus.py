@@ -24,6 +24,7 @@ from d2vpr_hf.stores.descriptors import Descriptors
 from d2vpr_hf.stores.exact import check_search, exact_search, float32_blocks, relative_rounding, rescore
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 from d2vpr_hf.utils.atomic_files import write_file
+from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.confirmed_names import VARIABLES, is_confirmed
 from d2vpr_hf.utils.optional_imports import check_extra, import_extra
 
@@ -334,7 +335,7 @@ def _record_collection(path: Path, uri: str, collection: str) -> None:
 
 def _read_connection(path: Path) -> tuple[str, str]:
     try:
-        connection = json.loads((path / _CONNECTION).read_text(encoding="utf-8"))
+        connection = parse_json((path / _CONNECTION).read_text(encoding="utf-8"))
         return connection["uri"], connection["collection"]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path / _CONNECTION} is missing. Build the store again from the descriptors.") from error

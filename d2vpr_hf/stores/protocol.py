@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.stores.descriptors import Descriptors
 from d2vpr_hf.utils.atomic_files import write_file
+from d2vpr_hf.utils.bounded_files import parse_json
 
 STORE_FORMAT_VERSION = 1
 DESCRIPTION = "store.json"
@@ -200,7 +201,7 @@ def read_description(path: Path) -> dict[str, Any]:
             f"{path} has no {DESCRIPTION}, so it is not a vector store. Build it again from the descriptors."
         )
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
+        description = parse_json(file.read_text(encoding="utf-8"))
         version = description["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error!r}). Build the store again from the descriptors.") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from d2vpr_hf.utils.atomic_files import make_folder, store_files
+from d2vpr_hf.utils.bounded_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def _read() -> dict[str, list[str]]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError("it is too large")
-        values = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
         return {str(kind): [str(name) for name in names] for kind, names in values.items()}
     except FileNotFoundError:
         return {}

@@ -12,6 +12,7 @@ import math
 import pickle
 import re
 import struct
+import sys
 import tokenize
 from pathlib import Path
 from typing import IO, Any
@@ -106,12 +107,14 @@ def _read_file(file: IO[bytes], path: str) -> Any:
     if dtype.names is not None or dtype.kind not in "iufbUS":
         raise ValueError(f"{path} has an array of {dtype}. Expected numbers or texts.")
     size = math.prod(shape)
+    if min(shape, default=0) < 0 or (size and not dtype.itemsize):  # numpy would make any number of empty texts
+        raise ValueError(f"{path} is damaged: its header states an array {shape} of values of {dtype.itemsize} bytes.")
     if size * dtype.itemsize != len(content):
         raise ValueError(
             f"{path} is damaged: its header states {size:,} values of {dtype.itemsize} bytes, and there are {len(content):,} "
             "bytes. Download it again."
         )
-    array = np.frombuffer(content, dtype, size) if dtype.itemsize else np.zeros(size, dtype)
+    array = np.frombuffer(content, dtype, size) if size else np.zeros(0, dtype)
     array = array.reshape(shape, order="F" if is_fortran else "C")
     return np.char.decode(array, "utf-8") if dtype.kind == "S" else array
 
@@ -142,7 +145,7 @@ def _read_objects(path: str, content: bytes, shape: tuple[int, ...]) -> Any:
         array = _Unpickler(io.BytesIO(content)).load()
         if not isinstance(array, _Array) or array.shape != shape:
             raise ValueError("the array is not that of the header")
-        return array.to_plain()
+        return array.to_plain(len(content))
     except _ERRORS as error:
         raise ValueError(
             f"{path} is not a plain array of lists of numbers or texts: {error}. Files that call functions are not read. "
@@ -187,13 +190,21 @@ class _Array:
             raise ValueError("an array has a wrong shape or type")
         self.shape = tuple(shape)
 
-    def to_plain(self) -> Any:
-        """Return nested lists of plain values for objects, and an array for numbers and texts."""
+    def to_plain(self, max_values: int = sys.maxsize) -> Any:
+        """Return nested lists of plain values for objects, and an array for numbers and texts.
+
+        Raises:
+            ValueError: If an array of objects names its lists so often that they have more than `max_values` values.
+        """
         if not self.dtype.is_object:
             return self.dtype.read(self.content).reshape(self.shape, order="F" if self.is_fortran else "C")
         if not isinstance(self.content, list) or len(self.content) != math.prod(self.shape) or not 1 <= len(self.shape) <= 2:
             raise ValueError("an array has another number of values than its shape")
+        if sum(len(value) for value in self.content if isinstance(value, list | tuple)) > max_values:
+            raise ValueError("it names one list many times, which takes more memory than the file")
         values = [_plain(value) for value in self.content]
+        if sum(value.size for value in values if isinstance(value, np.ndarray)) > max_values:
+            raise ValueError("it names one array many times, which takes more memory than the file")
         if len(self.shape) == 1:
             return values
         return [values[start : start + self.shape[1]] for start in range(0, len(values), max(1, self.shape[1]))]
@@ -248,7 +259,14 @@ _NAMES: dict[tuple[str, str], Any] = {
 }
 
 
+def _refuse_bytearray(unpickler: Any) -> None:
+    """Refuse an opcode that reserves memory before it reads."""
+    raise pickle.UnpicklingError("it has a bytearray, which an array of numbers does not need")
+
+
 class _Unpickler(pickle._Unpickler):  # the one in Python keeps its memo in a dictionary: a large number in a file costs nothing
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearray}  # type: ignore[attr-defined]
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NAMES:
             raise pickle.UnpicklingError(f"it refers to {module[:40]}.{name[:40]}, which an array of numbers does not need")

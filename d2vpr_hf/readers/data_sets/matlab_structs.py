@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,12 @@ from d2vpr_hf.readers.data_sets.layout import Layout
 from d2vpr_hf.readers.data_sets.listed_photos import FolderNames, find_base, list_table
 from d2vpr_hf.readers.data_sets.variants import variant_name
 from d2vpr_hf.readers.read_options import ReadOptions
+from d2vpr_hf.utils.bounded_files import check_stated_size
 
 _SCRIPT = Path(__file__).with_name("matlab_fields.py")
+_MAT_HEADER = 128  # bytes
+_PACKED = 15  # type of an element that zlib packed
+_BLOCK = 1 << 20  # bytes
 _FIELDS = {"database": ("dbImageFns", "dbImage"), "queries": ("qImageFns", "qImage")}
 _PLACES = {"database": 1, "queries": 3}  # of fields without names
 _FOLDERS = ("queries_real", "queries", "query", "247query_subset_v2", "247query_v3", "images")  # of photos, next to the file
@@ -101,6 +106,7 @@ def read_struct(root: Path, file: Path) -> DataSet:
 
 def _load_struct(file: Path) -> dict[str, Any]:
     """Return the fields of `dbStruct`, by name if it has names, and by place."""
+    _check_sizes(file)
     command = [sys.executable, "-P", str(_SCRIPT), str(file)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode != 0:
@@ -110,6 +116,43 @@ def _load_struct(file: Path) -> dict[str, Any]:
     if fields is None:
         raise ValueError(f"{file} has no structure dbStruct. Expected one as in the data sets of NetVLAD.")
     return fields | {str(place): value for place, value in enumerate(fields.values())}
+
+
+def _check_sizes(file: Path) -> None:
+    """Check that no part of a `.mat` file is larger than its packed form can give, before it is unpacked and read.
+
+    Such a file has a header of 128 bytes and elements: type and size in 4 bytes each, then the content, which zlib packed in
+    elements of the type 15 (https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf).
+
+    Raises:
+        ValueError: If one is.
+    """
+    stored = file.stat().st_size
+    with file.open("rb") as content:
+        order: Literal["little", "big"] = "big" if content.read(_MAT_HEADER)[-2:] == b"MI" else "little"
+        while len(tag := content.read(8)) == 8:
+            kind, size = int.from_bytes(tag[:4], order), int.from_bytes(tag[4:], order)
+            start = content.tell()
+            if kind == _PACKED:
+                try:
+                    _check_packed(content, min(size, stored - start))
+                except ValueError as error:
+                    raise ValueError(f"{file} is damaged: {error}.") from error
+            content.seek(start + size)
+
+
+def _check_packed(content: BinaryIO, packed: int) -> None:
+    """Raise ValueError if an element that zlib packed is larger than plain contents are. It is unpacked without keeping it."""
+    unpacker, unpacked, rest = zlib.decompressobj(), 0, packed
+    try:
+        while rest > 0 and (block := content.read(min(rest, _BLOCK))):
+            rest -= len(block)
+            while block:
+                unpacked += len(unpacker.decompress(block, _BLOCK))
+                block = unpacker.unconsumed_tail
+                check_stated_size(unpacked, packed)  # before a bomb takes its time
+    except zlib.error:
+        return  # reading it raises an error
 
 
 def _names(file: Path, struct: dict[str, Any], side: str) -> list[str]:

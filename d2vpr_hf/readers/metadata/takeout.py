@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from d2vpr_hf.readers.metadata.photo_metadata import Note, PhotoMetadata, Stated, utc_text
+from d2vpr_hf.utils.bounded_files import parse_json
 
 _ENDING = ".supplemental-metadata"
 _LONGEST_STEM = 46  # characters before `.json`: Takeout cuts longer names
@@ -51,7 +51,7 @@ def read_takeout(content: bytes, photo: str) -> PhotoMetadata:
         ValueError: If the file is not JSON.
     """
     try:
-        values = json.loads(content)
+        values = parse_json(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from error
     if not isinstance(values, dict) or not _is_title(values.get("title"), photo):
