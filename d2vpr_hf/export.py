@@ -1,6 +1,5 @@
 """Export a model for other runtimes, calibrated on photos, and measure the change of recall."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from d2vpr_hf.backends.export_model import ExportOptions, export_source
-from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
+from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel, info_text
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.encoders.graph_sources import find_graph_source
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
@@ -99,4 +98,4 @@ def _record_recall(exported: ExportedModel, comparison: Comparison) -> None:
     """Add the recall of model and export to `export.json`."""
     recall = {f"recall@{row.recall_value}": [row.first, row.second] for row in comparison.differences}
     info = exported.info | {"recall_before_and_after": recall, "labelled_queries": comparison.num_queries}
-    store_files(exported.folder, {INFO_FILE: (json.dumps(info, indent=1) + "\n").encode()})
+    store_files(exported.folder, {INFO_FILE: info_text(info).encode()})

@@ -1,6 +1,7 @@
 """Checkpoints to resume from. Each is a folder that is either complete or absent."""
 
 import json
+import logging
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,10 +10,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from d2vpr_hf.training.distributed import on_main
-from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, make_empty, replace_folder, write_file
+from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, file_checksum, make_empty, replace_folder, write_file
+from d2vpr_hf.utils.bounded_files import parse_json
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "step-"
 _STATE = "run_state.json"
+_CHECKSUMS = "checksums.json"  # SHA-256 of all other files of a checkpoint
+
+_REMEDY = "Remove the checkpoint's folder to resume from the one before it, or begin a new run."
 
 
 @dataclass
@@ -115,9 +122,10 @@ class Checkpoints:
         """Restore a checkpoint into the objects that the accelerator has prepared.
 
         Raises:
-            ValueError: If the run that wrote the checkpoint had another number of processes.
+            ValueError: If a file is damaged, or the run that wrote the checkpoint had another number of processes.
         """
-        state = RunState(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
+        check_files(checkpoint)
+        state = RunState(**parse_json((checkpoint / _STATE).read_text(encoding="utf-8")))
         if state.num_processes != accelerator.num_processes:
             raise ValueError(
                 f"{checkpoint} was written by a run with {state.num_processes} processes, this run has "
@@ -130,6 +138,8 @@ class Checkpoints:
     def _commit(self, scratch: Path, checkpoint: Path, state: RunState) -> None:
         """Complete a checkpoint in its scratch folder, move it to its place, and delete old checkpoints."""
         write_file(scratch / _STATE, json.dumps(asdict(state), indent=1) + "\n")
+        checksums = {path.relative_to(scratch).as_posix(): file_checksum(path) for path in _files(scratch)}
+        write_file(scratch / _CHECKSUMS, json.dumps(checksums, indent=1) + "\n")
         replace_folder(scratch, checkpoint)
         for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
             shutil.rmtree(old)
@@ -139,3 +149,30 @@ class Checkpoints:
         if newest is None:
             return "Free some disk space and start again."
         return f"Free some disk space, then continue from {newest.name} with `resume=True`."
+
+
+def check_files(checkpoint: Path) -> None:
+    """Compare all files of a checkpoint with their checksums; checkpoints of earlier versions have none, which is logged.
+
+    Accelerate itself continues without random states that it cannot read, so that a run would not resume to the same weights.
+
+    Raises:
+        ValueError: If a file is missing, damaged, or was added.
+    """
+    path = checkpoint / _CHECKSUMS
+    if not path.is_file():
+        logger.warning("%s was written by an earlier version, without checksums: damage would not be noticed.", checkpoint)
+        return
+    try:
+        stated = dict(parse_json(path.read_bytes()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}). {_REMEDY}") from error
+    present = {file.relative_to(checkpoint).as_posix(): file for file in _files(checkpoint) if file != path}
+    wrong = [name for name in sorted({*stated, *present}) if name not in present or name not in stated]
+    wrong += [name for name, file in present.items() if name in stated and file_checksum(file) != stated[name]]
+    if wrong:
+        raise ValueError(f"The checkpoint {checkpoint} is damaged: {', '.join(wrong[:3])} is missing or has changed. {_REMEDY}")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,6 +1,5 @@
 """Export a model as a graph for another runtime, and verify that it gives the model's descriptors."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from d2vpr_hf import __version__
-from d2vpr_hf.backends.exported_model import FORMAT_VERSION, INFO_FILE, ExportedModel
+from d2vpr_hf.backends.exported_model import FORMAT_VERSION, INFO_FILE, ExportedModel, info_text, with_checksums
 from d2vpr_hf.backends.formats.export_format import GraphTask, InputKind
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
@@ -149,7 +148,7 @@ def export_source(
         record = {}
         if verifications:
             record = {"relative_difference": verifications[0].largest, "verification": verifications[0].to_dict()}
-        write_file(folder / INFO_FILE, json.dumps(exported.info | record, indent=1) + "\n")
+        write_file(folder / INFO_FILE, info_text(with_checksums(exported.info | record, folder)))
     return ExportedModel.open(out)
 
 

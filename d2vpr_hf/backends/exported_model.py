@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.backends.executorch_backend import ExecuTorchBackend
@@ -20,6 +20,8 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.verification import check_on_this_cpu
 from d2vpr_hf.model_info.encoder_card import locate_file
 from d2vpr_hf.pretrained.model_files import fetch_file
+from d2vpr_hf.utils.atomic_files import checksum, file_checksum
+from d2vpr_hf.utils.bounded_files import parse_json
 
 if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 INFO_FILE = "export.json"
 FORMAT_VERSION = 1
+_CHECKSUMS, _CHECKSUM = "sha256", "checksum"  # entries of `export.json`: of the other files, and of its own values
+_UNCHECKED = (INFO_FILE, "README.md")  # the card is for readers, who may edit it
 _BACKENDS: dict[str, Callable[[Path, str], Backend]] = {
     "executorch": ExecuTorchBackend,
     "onnxruntime": OnnxRuntimeBackend,
@@ -56,14 +60,40 @@ class ExportedModel:
         """
         path = Path(folder) / INFO_FILE
         try:
-            info = json.loads(path.read_text(encoding="utf-8"))
+            info = parse_json(path.read_text(encoding="utf-8"))
             if info["format_version"] != FORMAT_VERSION or info["format"] not in FORMATS:
                 raise ValueError(f"its format is {info['format_version']}, {info['format']!r}")
             if not isinstance(info["precision"], str):
                 raise ValueError(f"its precision is {info['precision']!r}")
+            if info.get(_CHECKSUM, _own_checksum(info)) != _own_checksum(info):
+                raise ValueError("its checksum is wrong: it is damaged, or was edited")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read ({error}). Export the model again.") from error
         return cls(Path(folder), info)
+
+    def check_files(self) -> None:
+        """Compare the files of the export with their checksums; exports of earlier versions have none, which is logged.
+
+        Raises:
+            FileNotFoundError: If a file is missing.
+            ValueError: If a file has changed.
+        """
+        stated = self.info.get(_CHECKSUMS)
+        if stated is None:
+            logger.warning(
+                "%s was exported by an earlier version, without checksums: damage of its files would not be noticed. Export "
+                "the model again.",
+                self.folder,
+            )
+            return
+        if not isinstance(stated, dict) or not all(map(_is_inside, stated)):
+            raise ValueError(f"{self.folder / INFO_FILE} names files outside of its folder. Export the model again.")
+        for name, expected in stated.items():
+            path = self.folder / name
+            if not path.is_file():
+                raise FileNotFoundError(f"{path} is missing. Export the model again, or copy the whole folder again.")
+            if file_checksum(path) != expected:
+                raise ValueError(f"{path} has changed since it was exported: it is damaged. Export the model again.")
 
     @property
     def format(self) -> ExportFormat:
@@ -147,6 +177,38 @@ class ExportedModel:
             for name in sorted(read_outline(path).external_files):
                 locate_file(path.parent, name)
         return _BACKENDS[runtime.backend](path, runtime.precision)
+
+
+def info_text(info: dict[str, Any]) -> str:
+    """Return the content of `export.json`, which ends with a checksum of all values before it."""
+    values = {key: value for key, value in info.items() if key != _CHECKSUM}
+    return json.dumps(values | {_CHECKSUM: _own_checksum(values)}, indent=1) + "\n"
+
+
+def with_checksums(info: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the information with the checksums of all files of an export, but the card for readers."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return info | {_CHECKSUMS: {name: file_checksum(folder / name) for name in names if name not in _UNCHECKED}}
+
+
+def with_contents(info: dict[str, Any], contents: dict[str, bytes | Path]) -> dict[str, Any]:
+    """Return the information with the checksums of some files, of which those given as bytes have new contents."""
+    if _CHECKSUMS not in info:
+        return info
+    new = {name: content for name, content in contents.items() if isinstance(content, bytes)}
+    kept = {name: digest for name, digest in info[_CHECKSUMS].items() if name in contents}
+    return info | {_CHECKSUMS: {name: checksum(new[name]) if name in new else digest for name, digest in kept.items()}}
+
+
+def _own_checksum(info: dict[str, Any]) -> str:
+    values = {key: value for key, value in info.items() if key != _CHECKSUM}
+    return checksum(json.dumps(values, sort_keys=True).encode())
+
+
+def _is_inside(name: str) -> bool:
+    """Return whether a path cannot lead out of the folder that it is relative to."""
+    path = PurePosixPath(name)
+    return bool(name) and "\\" not in name and ":" not in name and not path.is_absolute() and ".." not in path.parts
 
 
 def find_exported(name: str, revision: str | None = None) -> ExportedModel | None:

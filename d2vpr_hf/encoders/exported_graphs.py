@@ -59,6 +59,7 @@ class ExportedGraph:
         self._exported, self._backend_choice = exported, (backend, precision)
         self._given_processor = processor
         self.model_name, self.model_revision = name, revision
+        exported.check_files()
         self._entry = self._read_entry()
         self._check_options(options)
         self.model_options = self._entry.model_options | self._form_of_queries(options)

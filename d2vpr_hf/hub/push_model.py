@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel
+from d2vpr_hf.backends.exported_model import INFO_FILE, ExportedModel, info_text, with_contents
 from d2vpr_hf.backends.verification import REFERENCES_FILE
 from d2vpr_hf.encoders.open_model import open_model
 from d2vpr_hf.evaluation import Evaluation
@@ -35,6 +35,7 @@ from d2vpr_hf.pretrained.loading import load_image_processor, load_model
 from d2vpr_hf.pretrained.model_files import is_vision_config, stored_config
 from d2vpr_hf.pretrained.stated_facts import stated_license
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
+from d2vpr_hf.utils.bounded_files import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -164,39 +165,40 @@ def _encoder_files(folder: Path) -> tuple[Files, str]:
 def _graph_files(folder: Path) -> tuple[Files, str]:
     """Return the files of an exported graph, with the code of configuration and image processor, and its card."""
     exported = ExportedModel.open(folder)
+    exported.check_files()
     files: Files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix != ".py" and not _is_hidden(path.relative_to(folder))
     }
-    files[INFO_FILE] = _public_info(exported)
     # other formats have configuration files for another library, and other models no code of this package
     if exported.format.config_file == _CONFIG and (folder / _PROCESSOR).is_file():
         classes = (type(exported.config()), type(exported.processor()))
         files[_CONFIG] = _with_code(folder / _CONFIG, {"AutoConfig": classes[0]})
         files[_PROCESSOR] = _with_code(folder / _PROCESSOR, {"AutoImageProcessor": classes[1]})
         files |= _code(classes)
+    files[INFO_FILE] = _public_info(exported, files)
     return files, renew_graph_card(_read_card(folder), exported)
 
 
-def _public_info(exported: ExportedModel) -> bytes:
-    """Return `export.json` with the model's Hub id, if it has one, in place of a folder of this machine."""
+def _public_info(exported: ExportedModel, files: Files) -> bytes:
+    """Return `export.json` for the uploaded files, with the model's Hub id, if it has one, in place of a folder here."""
     source = exported.info.get("model")
     public_source = source if source in (None, EMBEDDED_NAME) else stated_base_model(source)
-    return (json.dumps(exported.info | {"model": public_source}, indent=1) + "\n").encode()
+    return info_text(with_contents(exported.info, files) | {"model": public_source}).encode()
 
 
 def _weights(folder: Path) -> list[str]:
     """Return the files of the weights that transformers loads from a folder: one file, or the shards with their index."""
     if (folder / SAFE_WEIGHTS_NAME).is_file():
         return [SAFE_WEIGHTS_NAME]
-    shards = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"].values()
+    shards = parse_json((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"].values()
     return [*sorted(set(shards)), SAFE_WEIGHTS_INDEX_NAME]
 
 
 def _with_code(path: Path, classes: dict[str, type]) -> bytes:
     """Return a JSON file with the table of classes that `trust_remote_code=True` loads from the code next to it."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = parse_json(path.read_text(encoding="utf-8"))
     values["auto_map"] = {auto: f"{part.__module__.rpartition('.')[2]}.{part.__name__}" for auto, part in classes.items()}
     return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
@@ -213,7 +215,7 @@ def _companions(folder: Path) -> Files:
     patterns = (*_COMPANIONS, f"{BENCHMARK_FOLDER}/*.yaml")
     paths = [path for pattern in patterns for path in folder.glob(pattern)]
     if (folder / _MODULES).is_file():
-        for part in json.loads((folder / _MODULES).read_text(encoding="utf-8")):
+        for part in parse_json((folder / _MODULES).read_text(encoding="utf-8")):
             paths.append(folder / f"{part['type'].partition('.')[0]}.py")
             paths += (folder / part["path"]).rglob("*") if part.get("path") else ()
     return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
