@@ -143,7 +143,8 @@ def _check_sizes(file: Path) -> None:
 
 def _check_packed(content: BinaryIO, packed: int) -> None:
     """Raise ValueError if an element that zlib packed is larger than plain contents are. It is unpacked without keeping it."""
-    unpacker, unpacked, rest = zlib.decompressobj(), 0, packed
+    unpacker = zlib.decompressobj()
+    unpacked, rest = 0, packed
     try:
         while rest > 0 and (block := content.read(min(rest, _BLOCK))):
             rest -= len(block)
