@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -258,6 +259,8 @@ class WholeEncoderOptions(ModelChoices):
         hush_transformers()
         if model is None and index is not None:
             index.settings.check_has_model()
+        if model is None and index is not None:
+            _ask_for_download(index.settings.model_name)
         if model is None and (index is None or index.settings.model_name in (None, EMBEDDED_NAME)):
             names = (place.path for place in index.places) if photos is None and index is not None else photos
             warn_of_embedded_model(names, is_indexed=index is not None)
@@ -296,6 +299,16 @@ class EncoderOptions(WholeEncoderOptions):
             "Default: all, or as many as the index records.",
         ),
     ] = None
+
+
+def _ask_for_download(name: str | None) -> None:
+    """Ask at a terminal whether a model that an index names may be downloaded; elsewhere, opening it explains what to type."""
+    from d2vpr_hf.pretrained.unreachable_hub import needs_confirmation
+    from d2vpr_hf.utils.confirmed_names import confirm
+
+    question = f"The index names the model {name} of the Hub. Use it, and download it if it is not in the cache?"
+    if name is not None and needs_confirmation(name) and sys.stdin.isatty() and typer.confirm(question, err=True):
+        confirm("models", name)
 
 
 @dataclass

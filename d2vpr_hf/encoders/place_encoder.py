@@ -31,9 +31,11 @@ from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME, Layer, ModelOptions, Pool, TestTime
 from d2vpr_hf.model_info.preprocessing import UnfitImageError
 from d2vpr_hf.pretrained.model_files import stored_config
-from d2vpr_hf.pretrained.unreachable_hub import offline_if_unreachable
+from d2vpr_hf.pretrained.unreachable_hub import cached_if_unconfirmed, offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, open_photo, photo_modes
+from d2vpr_hf.utils.confirmed_names import confirm
+from d2vpr_hf.utils.hub_ids import is_hub_id
 
 if TYPE_CHECKING:
     from d2vpr_hf.index import PlaceIndex
@@ -174,9 +176,12 @@ class PlaceEncoder:
                 descriptors, such as `pool`, the one that the index records.
 
         Raises:
-            ValueError: If the index holds descriptors that another program made, and no model is given.
+            ValueError: If the index holds descriptors that another program made, and no model is given; or if it names a model
+                of the Hub that is not in the cache, and that was never given as `model` on this machine.
         """
         settings = index.settings
+        if isinstance(model, str) and is_hub_id(model) and not Path(model).exists():
+            confirm("models", model)
         if model is None:
             settings.check_has_model()
         defaults: dict[str, Any] = {} if settings.batch_size is None else {"batch_size": settings.batch_size}
@@ -186,7 +191,8 @@ class PlaceEncoder:
         if is_recorded:
             model = settings.model_name
             defaults["revision"] = settings.model_revision
-        with offline_if_unreachable(model, (defaults | options).get("revision")):
+        revision = (defaults | options).get("revision")
+        with cached_if_unconfirmed(model, revision), offline_if_unreachable(model, revision):
             if settings.model_options and not _is_compatible(model, options.get("revision"), settings.fingerprint):
                 recorded = ModelOptions.from_dict(settings.model_options)
                 accepted: Collection[str] = settings.model_options

@@ -29,6 +29,7 @@ from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.index.hub import INDEX_FILES, TABLE_FILES, THUMBNAIL_SIZE
 from d2vpr_hf.index.manifest import MANIFEST, Manifest
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.utils.confirmed_names import confirm
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ def push_index(
         raise ValueError("Give either `model` or `push_model`: the model is on the Hub, or it is uploaded.")
     if thumbnail_size < 1:
         raise ValueError(f"Expected a `thumbnail_size` of at least 1 pixel, got {thumbnail_size}.")
+    if model_name := push_model or (model or "").partition("@")[0]:
+        confirm("models", model_name)
     opened = index if isinstance(index, PlaceIndex) else PlaceIndex.open(index)
     _check_repository(name, private, token)
     with opened.unchanged() as manifest, tempfile.TemporaryDirectory() as scratch:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from d2vpr_hf.pretrained.model_files import CONFIG_NAME
+from d2vpr_hf.utils.confirmed_names import VARIABLES, is_confirmed
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,47 @@ def offline_if_unreachable(name: Any, revision: str | None = None) -> Iterator[N
         return
     if _is_cached(name, revision):
         logger.warning("The Hub cannot be reached: the model %s is read from its cache.", name)
+    with _offline():
+        yield
+
+
+@contextlib.contextmanager
+def cached_if_unconfirmed(name: Any, revision: str | None = None) -> Iterator[None]:
+    """Open a model that an index names from the Hub's cache alone, unless the user gave its name on this machine.
+
+    An index from elsewhere could name any repository.
+
+    Raises:
+        ValueError: If the model is not complete in the cache.
+    """
+    from huggingface_hub import constants
+
+    if not needs_confirmation(name) or constants.HF_HUB_OFFLINE:
+        yield
+        return
+    try:
+        with _offline():
+            yield
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError) and _is_cached(name, revision):
+            raise
+        raise ValueError(
+            f"The index names the model {name} of the Hub, which is not in the cache and which you did not give on this "
+            f'machine, so that it is not downloaded. Give `model="{name}"` if you trust it, which is recorded for later runs, '
+            f"or set the environment variable {VARIABLES['models']}={name}."
+        ) from error
+
+
+def needs_confirmation(name: Any) -> bool:
+    """Return whether a name is that of a model on the Hub which the user never gave on this machine."""
+    is_on_hub = isinstance(name, str) and is_hub_id(name) and not Path(name).exists()
+    return is_on_hub and not is_confirmed("models", name)
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    from huggingface_hub import constants
+
     constants.HF_HUB_OFFLINE = True
     try:
         yield
