@@ -101,7 +101,7 @@ def distill(options: DistillOptions) -> Path:
         targets = [teacher.targets(images_of(batch, teacher), step, grid_size) for teacher in teachers]
         output = run.network(pixel_values)
         output, mapped = output if isinstance(output, tuple) else (output, None)
-        loss, terms = loss_of(output, *targets, step=step, mapped=mapped)
+        loss, terms = loss_of(output, targets, step, mapped)
         if metric_loss is None:
             return loss, terms
         descriptors = gather_with_gradients(output.pooler_output.float())

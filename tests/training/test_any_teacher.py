@@ -233,7 +233,7 @@ def test_relational_error_by_hand():
 
 def test_terms_are_averaged_over_teachers():
     near, far = (TeacherTargets(torch.zeros(1, 0, 0), torch.eye(4)[[row]]) for row in (0, 1))
-    loss, terms = DistillationLoss(0.0, descriptor_cosine_weight=1.0)(outputs(torch.eye(4)[:1]), near, far)
+    loss, terms = DistillationLoss(0.0, descriptor_cosine_weight=1.0)(outputs(torch.eye(4)[:1]), [near, far])
     assert loss.item() == pytest.approx(0.5) == terms["descriptor_cosine"].item()
 
 

@@ -64,7 +64,7 @@ class DistillationLoss:
     def __call__(
         self,
         output: D2VPRModelOutput,
-        *targets: TeacherTargets,
+        targets: TeacherTargets | Sequence[TeacherTargets],
         step: int = 0,
         mapped: Sequence[torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -72,13 +72,14 @@ class DistillationLoss:
 
         Args:
             output: The student's output.
-            targets: The targets of each teacher.
+            targets: The targets of the teacher, or a list with those of each teacher.
             step: The step, which the weights depend on.
             mapped: The student's descriptors as its head for each teacher maps them; `None` without heads.
 
         Raises:
             ValueError: If the shapes of student and teacher differ.
         """
+        targets = [targets] if isinstance(targets, TeacherTargets) else targets
         mapped = mapped or [output.pooler_output] * len(targets)  # type: ignore[list-item] # the models give descriptors
         terms = {
             name: torch.stack(
