@@ -139,7 +139,8 @@ def open_header(photo: Path | bytes, will_decode: bool = False) -> Iterator[PIL.
     """
     with contextlib.ExitStack() as stack:
         with named_errors():
-            file: BinaryIO = stack.enter_context(io.BytesIO(photo) if isinstance(photo, bytes) else open_photo_file(photo))
+            file: BinaryIO = io.BytesIO(photo) if isinstance(photo, bytes) else open_photo_file(photo)
+            stack.enter_context(file)
             check_structure(file, will_decode)
             image = stack.enter_context(_identify(file))
             _check_exif(image)
