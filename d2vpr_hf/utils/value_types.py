@@ -38,7 +38,7 @@ def has_type(value: Any, annotation: Any) -> bool:
 
 def wrong_keys(values: dict[str, Any], kind: Any) -> list[str]:
     """Return the keys of a dataclass or a `TypedDict` whose values have wrong types, or are missing in a `TypedDict`."""
-    required = getattr(kind, "__required_keys__", frozenset())
+    required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
     hints = get_type_hints(kind)
     return [
         key
