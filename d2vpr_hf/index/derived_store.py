@@ -173,7 +173,8 @@ class DerivedStore:
     @property
     def is_damaged(self) -> bool:
         """Whether the store failed and must be built again; a service that does not answer is not damaged."""
-        return not isinstance(self._store.error, ConnectionError | ImportError | None)
+        error = self._store.error
+        return error is not None and not isinstance(error, ConnectionError | ImportError)
 
     @property
     def was_replaced(self) -> bool:
@@ -282,12 +283,13 @@ def open_derived_store(
     if not has_store(manifest):
         return None
     names = [name for name in list_names(folder) if is_of_kind(name, manifest)]
-    stores = []
+    stores: list[DerivedStore] = []
     for name in sorted(names, key=lambda name: name != store_folder(manifest)):
         store = _open_store(folder / name, manifest, shards, previous)
         if store is not None and store.is_usable and store.lag == 0:  # so that others, which may be damaged, are not looked at
             return store
-        stores += [] if store is None else [store]
+        if store is not None:
+            stores.append(store)
     return min(stores, key=lambda store: (not store.is_usable, store.lag), default=None)
 
 
@@ -295,7 +297,7 @@ def _open_store(
     path: Path, manifest: Manifest, shards: Mapping[Shard, OpenShard], previous: DerivedStore | None
 ) -> DerivedStore | None:
     """Return the store in a folder; `None` if it covers no present row, or a writer has just removed the folder."""
-    store, built = LazyStore(path, None), []
+    store = LazyStore(path, None)
     try:
         built = _read_built(path, manifest)
         if _lag(built, manifest) is None:

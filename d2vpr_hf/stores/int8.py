@@ -131,7 +131,7 @@ def _quantise(descriptors: Descriptors) -> "faiss.Index":
     return index
 
 
-def _is_whole(index: "faiss.Index", count: int, width: int) -> bool:
+def _is_whole(index: Any, count: int, width: int) -> bool:
     """Return whether a FAISS index has the parts of [`_quantise`]: FAISS does not check their sizes before it reads them."""
     import faiss
 
