@@ -10,7 +10,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 _LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of storages; their numbers follow
 _NUMBER_BYTES = {"Half": 2, "BFloat16": 2, "Float": 4, "Double": 8, "ComplexFloat": 8, "ComplexDouble": 16} | {
@@ -175,8 +175,8 @@ class _Outline(pickle._Unpickler):  # the one in Python keeps its memo in a dict
         """Refuse an opcode that torch does not write."""
         raise ValueError("it has an opcode that torch does not write")
 
-    dispatch = {
-        **pickle._Unpickler.dispatch,  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
         pickle.BUILD[0]: load_build,
         pickle.NEWOBJ[0]: load_newobj,
         **dict.fromkeys((code[0] for code in _UNUSED), load_refused),

@@ -265,7 +265,7 @@ def _refuse_bytearray(unpickler: Any) -> None:
 
 
 class _Unpickler(pickle._Unpickler):  # the one in Python keeps its memo in a dictionary: a large number in a file costs nothing
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearray}  # type: ignore[attr-defined]
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearray}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NAMES:
