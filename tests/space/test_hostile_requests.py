@@ -125,5 +125,5 @@ def test_requests_leave_no_files(space):
     status, _, answer = send(space, "POST", "/gradio_api/call/search", {"data": [named(file), 3]})
     event = json.loads(answer)["event_id"]
     assert status == 200 and b"event: complete" in send(space, "GET", f"/gradio_api/call/search/{event}")[2]
-    assert set(space.visitors_files()) == before
+    assert set(space.visitors_files()) <= before  # clients of other tests may have left meanwhile
     assert "Traceback" not in space.log
