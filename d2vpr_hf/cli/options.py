@@ -255,6 +255,7 @@ class WholeEncoderOptions(ModelChoices):
         from d2vpr_hf.encoders.embedded_notice import warn_of_embedded_model
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
         from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+        from d2vpr_hf.pretrained.unreachable_hub import confirm_if_on_hub
 
         hush_transformers()
         if model is None and index is not None:
@@ -273,6 +274,7 @@ class WholeEncoderOptions(ModelChoices):
         }
         if self.batch_size is not None:
             arguments["batch_size"] = self.batch_size
+        confirm_if_on_hub(model)
         if index is None:
             return PlaceEncoder(model, **arguments)
         runtime = index.settings.runtime
@@ -283,7 +285,9 @@ class WholeEncoderOptions(ModelChoices):
     def load_plain(self, model: str) -> PlaceEncoder:
         """Load a second model, with its own sizes and pooling, on the device and with the batches of these options."""
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+        from d2vpr_hf.pretrained.unreachable_hub import confirm_if_on_hub
 
+        confirm_if_on_hub(model)
         return PlaceEncoder(model, device=self.device, num_workers=self.num_workers, batch_size=self.batch_size or BATCH_SIZE)
 
 

@@ -31,11 +31,9 @@ from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME, Layer, ModelOptions, Pool, TestTime
 from d2vpr_hf.model_info.preprocessing import UnfitImageError
 from d2vpr_hf.pretrained.model_files import stored_config
-from d2vpr_hf.pretrained.unreachable_hub import cached_if_unconfirmed, offline_if_unreachable
+from d2vpr_hf.pretrained.unreachable_hub import cached_if_unconfirmed, confirm_if_on_hub, offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.readers.photos import PhotoSource, UnreadablePhotoError, open_photo, photo_modes
-from d2vpr_hf.utils.confirmed_names import confirm
-from d2vpr_hf.utils.hub_ids import is_hub_id
 
 if TYPE_CHECKING:
     from d2vpr_hf.index import PlaceIndex
@@ -180,8 +178,7 @@ class PlaceEncoder:
                 of the Hub that is not in the cache, and that was never given as `model` on this machine.
         """
         settings = index.settings
-        if isinstance(model, str) and is_hub_id(model) and not Path(model).exists():
-            confirm("models", model)
+        confirm_if_on_hub(model)
         if model is None:
             settings.check_has_model()
         defaults: dict[str, Any] = {} if settings.batch_size is None else {"batch_size": settings.batch_size}

@@ -346,7 +346,9 @@ def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDes
 
 def may_build(manifest: Manifest) -> bool:
     """Return whether the store of an index may be built; log it if the user did not give the address of its service."""
-    if manifest.store_uri is None or is_confirmed("addresses", manifest.store_uri):
+    if manifest.store_uri is None or manifest.service is None:
+        return True
+    if is_confirmed("addresses", manifest.store_uri, remote_store(manifest.service).key):
         return True
     logger.warning(
         "The index names the service %s, an address that you did not give on this machine: no store is built there, and the "

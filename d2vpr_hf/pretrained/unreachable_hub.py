@@ -7,10 +7,10 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from d2vpr_hf.pretrained.model_files import CONFIG_NAME
-from d2vpr_hf.utils.confirmed_names import VARIABLES, is_confirmed
+from d2vpr_hf.utils.confirmed_names import VARIABLES, confirm, is_confirmed
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def offline_if_unreachable(name: Any, revision: str | None = None) -> Iterator[N
         name: Hub id of the model; with anything else, nothing is changed.
         revision: Branch, tag or commit.
     """
-    if not isinstance(name, str) or not is_hub_id(name) or Path(name).exists():
+    if not _is_on_hub(name):
         yield
         return
     from huggingface_hub import constants
@@ -71,8 +71,17 @@ def cached_if_unconfirmed(name: Any, revision: str | None = None) -> Iterator[No
 
 def needs_confirmation(name: Any) -> bool:
     """Return whether a name is that of a model on the Hub which the user never gave on this machine."""
-    is_on_hub = isinstance(name, str) and is_hub_id(name) and not Path(name).exists()
-    return is_on_hub and not is_confirmed("models", name)
+    return _is_on_hub(name) and not is_confirmed("models", name)
+
+
+def confirm_if_on_hub(name: Any) -> None:
+    """Record a name that the user gave, if it is that of a model on the Hub."""
+    if _is_on_hub(name):
+        confirm("models", name)
+
+
+def _is_on_hub(name: Any) -> TypeGuard[str]:
+    return isinstance(name, str) and is_hub_id(name) and not Path(name).exists()
 
 
 @contextlib.contextmanager

@@ -259,7 +259,7 @@ class MilvusStore:
 
 def check_address(uri: str) -> None:
     """Raise ValueError unless the user gave an address, on the command line, in Python or in the environment."""
-    if not is_confirmed("addresses", uri):
+    if not is_confirmed("addresses", uri, MilvusStore.key):
         raise ValueError(
             f"The index names Milvus at {uri}, an address that you did not give on this machine, so that it is not used. If it "
             f'is yours, set the environment variable {VARIABLES["addresses"]}={uri}, or build the store with `store="milvus"` '

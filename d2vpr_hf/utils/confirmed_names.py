@@ -4,29 +4,39 @@ An index from elsewhere names the model that made its rows, and perhaps a servic
 if the user gave it: as an argument, in an environment variable, or once before, which a file of the user's own records.
 """
 
+import contextlib
 import json
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from d2vpr_hf.utils.atomic_files import make_folder, store_files
 from d2vpr_hf.utils.bounded_files import parse_json
+from d2vpr_hf.utils.hub_ids import split_revision
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["models", "addresses"]
-VARIABLES: dict[Kind, str] = {"models": "D2VPR_MODELS", "addresses": "MILVUS_URI"}  # names separated by commas
+VARIABLES: dict[Kind, str] = {"models": "D2VPR_MODELS", "addresses": "D2VPR_ADDRESSES"}  # names separated by commas
 FOLDER_VARIABLE = "D2VPR_CONFIG"  # the folder of the file; otherwise that of settings of the system
 _FILE = "confirmed.json"
 _MAX_BYTES = 1 << 20
 _given: dict[Kind, set[str]] = {"models": set(), "addresses": set()}  # in this process, also where the file cannot be written
 
 
-def is_confirmed(kind: Kind, name: str) -> bool:
-    """Return whether the user gave a name, now or before."""
-    variable = os.environ.get(VARIABLES[kind], "")
-    return _plain(name) in _given[kind].union(map(_plain, variable.split(",")), _read().get(kind, ()))
+def is_confirmed(kind: Kind, name: str, key: Callable[[str], str] | None = None) -> bool:
+    """Return whether the user gave a name, now or before.
+
+    Args:
+        kind: Kind of the name.
+        name: The name, as a file from elsewhere records it.
+        key: Returns the recorded form of a name in the environment variable, and raises ValueError or ImportError if there is
+            none; `None` if names are recorded as they are given.
+    """
+    plain = _plain(name)
+    return plain in _given[kind] or plain in _in_environment(kind, key) or plain in _read().get(kind, ())
 
 
 def confirm(kind: Kind, name: str) -> None:
@@ -44,17 +54,25 @@ def confirm(kind: Kind, name: str) -> None:
 
 
 def confirmed_file() -> Path:
-    """Return the path of the file that records names."""
+    """Return the path of the file that records names.
+
+    Raises:
+        FileNotFoundError: If the user has no home folder, and no variable names another one.
+    """
     folder = os.environ.get(FOLDER_VARIABLE)
     if folder:
         return Path(folder) / _FILE
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "d2vpr" / _FILE
+    try:
+        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "d2vpr" / _FILE
+    except RuntimeError as error:
+        raise FileNotFoundError(f"there is no home folder; set {FOLDER_VARIABLE} to a folder") from error
 
 
 def _read() -> dict[str, list[str]]:
     """Return the recorded names by their kind; nothing if the file is missing or damaged."""
-    path = confirmed_file()
+    path = None
     try:
+        path = confirmed_file()
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError("it is too large")
         values = parse_json(path.read_bytes())
@@ -64,6 +82,15 @@ def _read() -> dict[str, list[str]]:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         logger.warning("%s cannot be read (%s), so that names which were confirmed before are asked for again.", path, error)
         return {}
+
+
+def _in_environment(kind: Kind, key: Callable[[str], str] | None) -> Iterator[str]:
+    """Yield the names in the environment variable of a kind."""
+    for text in filter(None, map(str.strip, os.environ.get(VARIABLES[kind], "").split(","))):
+        name = split_revision(text)[0] if kind == "models" else text
+        with contextlib.suppress(ImportError, ValueError):  # it is of another service, or the library is not installed
+            name = name if key is None else key(name)
+        yield _plain(name)
 
 
 def _plain(name: str) -> str:

@@ -3,6 +3,7 @@
 import pytest
 
 from d2vpr_hf import PlaceEncoder
+from d2vpr_hf.cli.options import EncoderOptions
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.pretrained.unreachable_hub import needs_confirmation
 from d2vpr_hf.utils import confirmed_names
@@ -49,8 +50,28 @@ def test_a_model_in_the_cache_needs_no_download(foreign, monkeypatch, tmp_path):
 
 
 def test_an_environment_may_name_models(foreign, monkeypatch):
-    monkeypatch.setenv("D2VPR_MODELS", "user/other,user/model")
+    monkeypatch.setenv("D2VPR_MODELS", "user/other,user/model@main")
     assert PlaceEncoder.for_index(foreign).model_revision == foreign.settings.model_revision
+
+
+def test_a_model_that_a_command_line_named_is_recorded(foreign):
+    """As `d2vpr index PHOTOS --model user/model` names it, so that the new index needs no other confirmation."""
+    assert EncoderOptions().load("user/model").model_name == "user/model"
+    assert "user/model" in confirmed_names.confirmed_file().read_text() and not needs_confirmation("user/model")
+
+
+def test_names_are_confirmed_where_there_is_no_home_folder(foreign, monkeypatch):
+    """Looking for it ended commands, even those that named the model."""
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in (confirmed_names.FOLDER_VARIABLE, "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(confirmed_names.Path, "home", home)
+    assert needs_confirmation("user/model")
+    confirmed_names.confirm("models", "user/model")
+    assert not needs_confirmation("user/model")
 
 
 def test_the_index_itself_confirms_nothing(foreign):

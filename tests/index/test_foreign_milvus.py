@@ -106,7 +106,7 @@ def test_an_address_of_an_index_from_elsewhere_is_not_contacted(tmp_path, mine, 
     connections.clear()
     opened = PlaceIndex.open(folder)
     check_exact(opened)
-    assert f"set the environment variable MILVUS_URI={mine}" in caplog.text and "The search is exact" in caplog.text
+    assert f"set the environment variable D2VPR_ADDRESSES={mine}" in caplog.text and "The search is exact" in caplog.text
     opened.remove(["a1.jpg"])
     opened.build_store()
     opened.build_store("none", store="faiss")
@@ -117,7 +117,8 @@ def test_an_address_of_an_index_from_elsewhere_is_not_contacted(tmp_path, mine, 
 def test_an_address_in_the_environment_is_used_with_the_token(tmp_path, mine, unknown, connections, monkeypatch):
     folder = with_rows(tmp_path / "index", mine).folder
     unknown()
-    monkeypatch.setenv("MILVUS_URI", f"http://localhost:1, {mine}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("D2VPR_ADDRESSES", "http://localhost:1, mine.db")  # the index records the absolute path
     monkeypatch.setenv("MILVUS_TOKEN", "root:hush-hush")
     connections.clear()
     check_exact(PlaceIndex.open(folder))
