@@ -5,7 +5,10 @@ from pathlib import Path
 
 
 def commit() -> str | None:
-    """Return the short hash of the commit of the code that runs; `None` outside a repository."""
+    """Return the short hash of the commit of the code that runs; `None` outside a repository or without git."""
     command = ["git", "rev-parse", "--short", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    except OSError:
+        return None
     return result.stdout.strip() or None

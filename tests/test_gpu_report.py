@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
-from benchmarks import gpu_report, gpu_tables
+from benchmarks import code_version, gpu_report, gpu_tables
+from benchmarks.gpu import inference, parity, photos, runtimes, training
 from benchmarks.gpu.part import Setting, describe_machine
 from benchmarks.page_tables import markers
+from d2vpr_hf.backends.cuda_graphs import Recording, ReplayedNetwork
 
 ROOT = Path(__file__).parents[1]
 MACHINE = {
@@ -126,6 +130,95 @@ def test_a_record_has_one_card(fake_part, tmp_path):
     (tmp_path / "out.json").write_text(json.dumps({"machine": MACHINE, "parts": {}}))
     with pytest.raises(ValueError, match=r"is a record of device cuda, card Made-up card, .* Give `--out` another file"):
         gpu_report.run(["fake"], "cpu", tmp_path / "out.json", tiny=True, minutes=60)
+
+
+def test_another_card_is_refused_before_the_first_part(fake_part, monkeypatch, tmp_path):
+    """The minutes of the first part were spent, and its figures thrown away."""
+    fake_part("fails")
+    (tmp_path / "out.json").write_text(json.dumps({"machine": MACHINE, "parts": {}}))
+    run_part, modules = gpu_report.run_part, []
+    monkeypatch.setattr(
+        gpu_report, "run_part", lambda module, *rest, **more: modules.append(module) or run_part(module, *rest, **more)
+    )
+    with pytest.raises(ValueError, match="Give `--out` another file"):
+        gpu_report.run(["fake"], "cpu", tmp_path / "out.json", tiny=True, minutes=60)
+    assert modules == [gpu_report.MACHINE]
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch):
+    """The report ended at once on a bare machine, also with `--commit`."""
+    monkeypatch.setenv("PATH", "")
+    assert code_version.commit() is None
+
+
+def test_photos_that_were_loaded_before_the_clock_started_do_not_count(monkeypatch):
+    """Sixteen processes had decoded all photos before, so that the rate was that of unpickling."""
+    now = [0.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
+
+    def load():
+        for number in range(20):
+            now[0] += 0 if number < 4 or number >= 16 else 2  # 4 batches are ready, and 4 more than are measured follow
+            yield 10
+
+    assert training.steady_rate(load(), 4, 12) == 5
+
+
+def test_a_provider_that_falls_back_to_the_cpu_has_failed(monkeypatch, tmp_path):
+    """Times of the CPU were noted as those of CUDA."""
+    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    fake = SimpleNamespace(InferenceSession=lambda *_, **__: session)
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    row = runtimes.time_provider(tmp_path, "CUDAExecutionProvider", 70, 1)
+    assert row == {"failed": "RuntimeError: ONNX Runtime did not load it and uses CPUExecutionProvider"}
+
+
+def test_a_rival_without_its_cuda_graph_has_failed():
+    """It runs without one after a warning, and its times stood in the row of the CUDA graph."""
+
+    def refuse(network, pixels):
+        raise RuntimeError("operation not permitted")
+
+    pixels = torch.ones(1, 3, 2, 2)
+    with pytest.raises(RuntimeError, match="no CUDA graph was recorded"):
+        inference.warm_up(ReplayedNetwork(torch.flatten, refuse), pixels)
+    inference.warm_up(ReplayedNetwork(torch.flatten, lambda network, x: Recording(lambda: None, x, network(x))), pixels)
+
+
+def test_float32_is_measured_without_tf32(monkeypatch, tmp_path):
+    """Convolutions of cuDNN take TF32 by default, which has ten bits."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    seen = []
+    monkeypatch.setattr(inference, "gemm_gflops", lambda *_: 1.0)
+    monkeypatch.setattr(inference, "compare_attention", lambda *_: None)
+    monkeypatch.setattr(inference, "race", lambda *_, **__: seen.append(torch.backends.cudnn.allow_tf32))
+    inference.measure(Setting("cpu", True, tmp_path))
+    encode = parity.TorchBackend.encode
+    monkeypatch.setattr(
+        parity.TorchBackend, "encode", lambda *given: seen.append(torch.backends.cudnn.allow_tf32) or encode(*given)
+    )
+    monkeypatch.setattr(parity, "PRECISIONS", ())
+    monkeypatch.setattr(parity, "compare_photos", lambda setting: {})
+    parity.measure(Setting("cpu", True, tmp_path))
+    assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
+
+
+def test_a_choice_that_fails_does_not_end_the_others(monkeypatch, tmp_path):
+    """Without a C compiler one choice ended the part."""
+
+    def measure_own(options, name, photos):
+        if options.backend == "torch-compiled":
+            raise RuntimeError("no compiler")
+        rates = {"backend": 200.0, "photos, encoder": 100.0}
+        return {"photos_per_second": rates, "photos, against ready pixels": 0.5}
+
+    monkeypatch.setattr(photos, "measure_own", measure_own)
+    monkeypatch.setattr(photos, "draw_photos", lambda count: [b""] * count)
+    setting = Setting("cuda", False, tmp_path)
+    photos.measure(setting)
+    table = gpu_tables.photos_table(setting.figures)
+    assert "| student, torch-compiled bf16, resized on the GPU | RuntimeError: no compiler |" in table
+    assert table.count("| 200 | 100 | 50 % |") == len(photos.CHOICES) - 1
 
 
 def copy_pages(folder) -> Path:

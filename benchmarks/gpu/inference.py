@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.gpu.parity import number_type
 from benchmarks.gpu.part import Setting
 from benchmarks.network_timing import GMAC, alternate, bare_dinov2, finished, gemm_gflops, student
 from d2vpr_hf.backends.cuda_graphs import ReplayedNetwork
@@ -34,6 +35,12 @@ ATTENTION = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTE
 def measure(setting: Setting) -> None:
     """Measure rivals, the most important ones first."""
     torch._dynamo.config.recompile_limit = 64
+    with number_type("fp32", setting.device):  # TF32, which is the default of convolutions, is not float32
+        measure_rivals(setting)
+
+
+def measure_rivals(setting: Setting) -> None:
+    """Measure rivals with the number types that are set."""
     sizes = TINY_ROUNDS if setting.tiny else ROUNDS
     largest = max(sizes)
     side = 64 if setting.tiny else 8192
@@ -55,8 +62,7 @@ def race(setting: Setting, title: str, precision: str, batch: int, rounds: int, 
     working: dict[str, Callable[[], Any]] = {}
     for name, call in calls.items():
         try:
-            finished(call(pixels))
-            finished(call(pixels))  # a CUDA graph is recorded by the second call
+            warm_up(call, pixels)
         except Exception as error:  # a rival that a version of torch cannot run must not end the others
             setting.note(f"{title}, {name}", {"failed": f"{type(error).__name__}: {error}"[:300]})
         else:
@@ -70,6 +76,18 @@ def race(setting: Setting, title: str, precision: str, batch: int, rounds: int, 
         if gmac is not None:
             row["share_of_peak"] = 2 * gmac * batch / row["median_ms"] / peak  # GFLOP / ms = TFLOP/s
     setting.note(title, rows)
+
+
+def warm_up(call: Call, pixels: torch.Tensor) -> None:
+    """Call a rival twice: the second call records a CUDA graph.
+
+    Raises:
+        RuntimeError: If it should have one and has none, so that its time would be that of the network without one.
+    """
+    for _ in range(2):
+        finished(call(pixels))
+    if isinstance(call, ReplayedNetwork) and not call.is_recorded(pixels.shape):
+        raise RuntimeError("no CUDA graph was recorded; the log has the reason")
 
 
 def rivals(setting: Setting, dtype: torch.dtype, batch: int, *, is_compiled: bool) -> Iterator[tuple[str, Call]]:

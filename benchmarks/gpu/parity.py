@@ -44,7 +44,8 @@ def measure(setting: Setting) -> None:
             },
         )
     for precision in ("fp32", "bf16", "fp16"):
-        prepared = torch.from_numpy(TorchBackend(model, precision).encode(images))
+        with number_type("fp32", setting.device):  # a backend has its own number type; float32 is without TF32
+            prepared = torch.from_numpy(TorchBackend(model, precision).encode(images))
         setting.note(f"prepared {precision}", {"descriptor": relative(prepared, golden)})
     setting.note("gridtown", compare_photos(setting))
 

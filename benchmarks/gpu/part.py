@@ -57,6 +57,11 @@ class Setting:
         print(f"  {time.perf_counter() - self.started:6.1f} s  {text}", flush=True)
 
 
+def measure(setting: Setting) -> None:
+    """Note nothing but the machine, which is written with each figure."""
+    setting.note("machine", "described")
+
+
 def describe_machine(device: str) -> dict[str, Any]:
     """Return card, driver, processor cores, and versions of the libraries."""
     return {

@@ -27,4 +27,8 @@ def measure(setting: Setting) -> None:
     for name, options.backend, options.precision, options.resize_on_gpu in CHOICES[-1:] if setting.tiny else CHOICES:
         resized = ", resized on the GPU" if options.resize_on_gpu else ""
         title = f"{name}, {options.backend} {options.precision}{resized}"
-        setting.note(title, measure_own(options, name, photos) | {"threads": cores})
+        try:
+            figures = measure_own(options, name, photos) | {"threads": cores}
+        except Exception as error:  # such as a missing compiler, which must not end the other choices
+            figures = {"failed": f"{type(error).__name__}: {error}"[:300]}
+        setting.note(title, figures)

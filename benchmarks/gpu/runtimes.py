@@ -45,6 +45,8 @@ def time_provider(graph: Any, provider: str, side: int, rounds: int) -> dict[str
 
     try:
         session = onnxruntime.InferenceSession(str(graph), providers=[provider])
+        if session.get_providers()[0] != provider:  # ONNX Runtime uses the CPU if it cannot load a provider
+            raise RuntimeError(f"ONNX Runtime did not load it and uses {', '.join(session.get_providers())}")
         images = {batch: torch.randn(batch, 3, side, side).numpy() for batch in BATCHES}
 
         def run(pixels: np.ndarray) -> Any:

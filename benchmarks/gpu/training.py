@@ -6,7 +6,7 @@ which the cost does not depend.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -64,21 +64,37 @@ def time_way(name: str, make: Callable[[], Way], images: torch.Tensor, rounds: i
 def time_loading(setting: Setting) -> dict[str, float]:
     """Return photos a second that the loading processes decode, resize and augment."""
     workers = 0 if setting.tiny else len(os.sched_getaffinity(0))
-    side, places, batches = (70, 4, 2) if setting.tiny else (480, 128, 6)
+    side, places, batch_places = (70, 4, 4) if setting.tiny else (480, 128, 16)
     folder = write_places(setting.work / "places", places, photos=4, size=side, cities=("Athens",))
+    ahead = max(1, 2 * workers)  # batches that the processes load before they are used
+    count = max(1, 6 * workers)
+    batches = ahead + count + ahead
     options = FinetuneOptions(
         out=str(setting.work / "unused"),
         model="embedded",
         photos=str(folder),
         image_size=list(_size(setting)),
-        places_per_batch=places,
+        places_per_batch=batch_places,
         num_workers=workers,
         epochs=batches,
         max_steps=batches,
     )
     data = TrainingData(options, Accelerator())
-    loader = iter(data.batches(0))
-    next(loader)  # starting the processes is not measured
+    sizes = (len(batch.pixels) for batch in data.batches(0))
+    return {"photos_per_second": steady_rate(sizes, ahead, count), "processes": workers, "side": side}
+
+
+def steady_rate(sizes: Iterator[int], ahead: int, count: int) -> float:
+    """Return photos a second of a loader that loads ahead, between two times at which its processes are equally busy.
+
+    Args:
+        sizes: Number of photos of each batch when it is loaded, of at least `ahead + count + ahead` batches.
+        ahead: Batches that are loaded before they are used. This number is not measured at the beginning, where they may be
+            loaded already, and at the end, where some processes have no work left.
+        count: Batches that are measured.
+    """
+    for _ in range(ahead):
+        next(sizes)
     start = time.perf_counter()
-    count = sum(len(batch.pixels) for batch in loader)
-    return {"photos_per_second": count / (time.perf_counter() - start), "processes": workers, "side": side}
+    photos = sum(next(sizes) for _ in range(count))
+    return photos / (time.perf_counter() - start)

@@ -64,6 +64,10 @@ class ReplayedNetwork:
             recording.replay()
             return recording.outputs.clone()
 
+    def is_recorded(self, size: torch.Size) -> bool:
+        """Return whether inputs of a size run by a recording."""
+        return self._recordings.get(size) is not None
+
     def _find_recording(self, pixel_values: torch.Tensor) -> Recording | None:
         size = pixel_values.shape
         if size in self._recordings:
