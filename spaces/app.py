@@ -65,7 +65,7 @@ _SESSIONS = 500  # pages whose values Gradio keeps; each may have a megabyte of 
 _NETWORK: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "network"}
 _MAPS: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "maps"}  # a long map leaves room for searches
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-_BEHIND_PROXY = "SPACE_HOST" in os.environ  # the Hub's proxy states the address of a visitor
+_BEHIND_PROXY = "SPACE_HOST" in os.environ  # the Hub's proxy states the address of a visitor; uvicorn reads that of others
 _CLOSED: dict[str, Any] = {  # features of Gradio that the page does not use
     "share": False,
     "debug": False,

@@ -111,7 +111,8 @@ class OwnMaps:
 
     Args:
         folder: Parent of the maps' folders.
-        seconds: Age at which a map is deleted, also while its visitor's page is open.
+        seconds: Time from `begin` after which a map is deleted, also while its visitor's page is open. Its photos are deleted
+            by the same clock, so that a map never outlives them.
         max_maps: Number of maps at a time; one more deletes the oldest.
     """
 
@@ -119,7 +120,7 @@ class OwnMaps:
         self.folder = folder
         self.seconds = seconds
         self.max_maps = max_maps
-        self._begun: dict[Hashable, Path] = {}  # folders of maps that are being made
+        self._begun: dict[Hashable, _BegunMap] = {}
         self._maps: dict[Hashable, _KeptMap] = {}
         self._lock = threading.Lock()
 
@@ -128,7 +129,7 @@ class OwnMaps:
         self.remove(owner)
         folder = self.folder / secrets.token_hex(16)
         with self._lock:
-            self._begun[owner] = folder
+            self._begun[owner] = _BegunMap(time.monotonic(), folder)
         return folder
 
     def keep(self, owner: Hashable, own_map: OwnMap, photo_map: PhotoMap) -> PhotoMap | None:
@@ -137,13 +138,15 @@ class OwnMaps:
         Returns:
             The map; `None` if it was deleted at once, because it was removed or begun again while it was being made.
         """
-        timer = threading.Timer(self.seconds, self._expire, (owner, own_map.folder))
-        timer.daemon = True
         with self._lock:
-            is_wanted = self._begun.get(owner) == own_map.folder
-            if is_wanted:
+            begun = self._begun.get(owner)
+            is_wanted = begun is not None and begun.folder == own_map.folder
+            if begun is not None and is_wanted:
                 del self._begun[owner]
-                self._maps[owner] = _KeptMap(time.monotonic(), own_map, photo_map, timer)
+                seconds = max(0.0, begun.since + self.seconds - time.monotonic())
+                timer = threading.Timer(seconds, self._expire, (owner, own_map.folder))
+                timer.daemon = True
+                self._maps[owner] = _KeptMap(begun.since, own_map, photo_map, timer)
                 timer.start()
             surplus = list(self._maps)[: -self.max_maps]  # a dictionary keeps the order of insertion
         for other in surplus:
@@ -185,8 +188,16 @@ class OwnMaps:
 
 
 @dataclass(frozen=True)
+class _BegunMap:
+    """A map that is being made: the time of `begin`, and its folder."""
+
+    since: float
+    folder: Path
+
+
+@dataclass(frozen=True)
 class _KeptMap:
-    """A map that is kept: the time of `keep`, the map in both forms, and the timer that deletes it."""
+    """A map that is kept: the time of `begin`, the map in both forms, and the timer that deletes it."""
 
     since: float
     own_map: OwnMap

@@ -29,6 +29,7 @@ Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Response = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_ALLOW_NAMES = "The Space's operator can allow names in D2VPR_HOSTS."
 _MEGA = 1_000_000
 _BODY_SECONDS = 60  # in which the JSON of a request must arrive
 _DROPPED_BYTES = 1_000_000_000  # of a refused request
@@ -131,10 +132,10 @@ class PrivateFiles:
         """Refuse requests that address the Space by a name that is not its own, or that a page of another host sends."""
         host = _header(scope, b"host")
         if not is_allowed_host(host, self.hosts):
-            raise _RefusedError(421, "The Space does not answer under this name. Its operator can allow names in D2VPR_HOSTS.")
+            raise _RefusedError(421, f"The Space does not answer under this name. {_ALLOW_NAMES}")
         origin = _header(scope, b"origin")
         if origin and not is_own_origin(origin, host, self.hosts):
-            raise _RefusedError(403, "A page of another host sent this request.")
+            raise _RefusedError(403, f"A page of another host sent this request. {_ALLOW_NAMES}")
 
     def _may_forward(self, name: bytes, value: bytes) -> bool:
         """Return whether Gradio may see a header: of those with names of hosts, it may see an allowed name only."""

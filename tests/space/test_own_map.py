@@ -135,6 +135,18 @@ def test_a_map_that_is_finished_after_its_visitor_left_is_deleted(tmp_path):
     assert maps.get("bob") == "second" and not first.exists()
 
 
+def test_a_map_does_not_outlive_its_photos(tmp_path, monkeypatch):
+    """Photos are deleted an hour after they were written; the hour of a map began when it was finished."""
+    now = [0.0]
+    monkeypatch.setattr(own_map.time, "monotonic", lambda: now[0])
+    maps = OwnMaps(tmp_path, seconds=100)
+    folder = maps.begin("alice")
+    now[0] = 40.0  # the photos are indexed
+    assert maps.keep("alice", Built(folder), "map") == "map" and maps._maps["alice"].timer.interval == 60
+    now[0] = 101.0
+    assert maps.get("alice") is None and not folder.exists()
+
+
 def test_a_timer_deletes_maps(tmp_path):
     """Maps were deleted when another one was made, so that the last one stayed until the Space was stopped."""
     maps = OwnMaps(tmp_path, seconds=0.05)

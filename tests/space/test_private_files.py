@@ -248,6 +248,7 @@ def test_pages_of_other_hosts_cannot_read_or_send(server):
     ):
         answer = server.request("GET", "/config", headers=[(b"origin", origin)])
         assert answer[0] == status and b"access-control-allow-origin" not in answer[1]
+        assert (b"D2VPR_HOSTS" in answer[2]) == (status == 403)
     assert server.request("OPTIONS", "/config", headers=[(b"origin", b"http://evil.org")])[0] == 403
     assert server.request("OPTIONS", "/config")[0] == 404
 
