@@ -92,7 +92,7 @@ lowest:
 # the wheel with models alone, in an environment of its own: folders are indexed, and errors name the extras
 without-extras:
 	$(PYTHON) -m venv --clear build/without-extras
-	build/without-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[models]" pytest
+	build/without-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[models]" pytest hypothesis
 	build/without-extras/bin/python -m pytest tests/test_without_extras.py
 
 # the wheel without torch, in an environment of its own: a graph indexes and searches folders, and errors name the extra for models
