@@ -42,7 +42,7 @@ _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
 _STORE_FOLDER = re.compile(
     rf"derived-[0-9a-f]{{16}}\.(?:{'|'.join(COMPRESSIONS)}|(?P<service>{'|'.join(SERVICES)})-[0-9a-f]{{8}})"
 )
-_PARSING_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, OSError)
+_PARSING_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it again"
 _REPAIR = "`d2vpr repair INDEX` removes the damaged parts, `d2vpr index PHOTOS --out INDEX` then encodes their photos again"
 
@@ -293,6 +293,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     Raises:
         FileNotFoundError: If the folder is not an index.
         DamagedIndexError: If the manifest is damaged.
+        OSError: If it cannot be read at this moment, which is no damage.
         ValueError: If it has another version of the format.
     """
     path = folder / name

@@ -93,8 +93,8 @@ class PlaceIndex:
         """Open an index.
 
         This checks that all files exist and have the right sizes and numbers of rows, and compares some files of descriptors
-        with their checksums: all of a small index, 16 MB of a large one. A file of places is compared with its checksum when it
-        is first used; [`verify`] compares all files.
+        with their checksums: all of a small index, at most 16 MB of a large one, and no file above 16 MB. A file of places is
+        compared with its checksum when it is first used; [`verify`] compares all files.
 
         Raises:
             FileNotFoundError: If `folder` is not an index.

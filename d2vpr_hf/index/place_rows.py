@@ -75,6 +75,7 @@ class StoredPlaces:
 
     Raises:
         ValueError: If the file is not a table of places.
+        MemoryError: If memory does not suffice for an undamaged file.
     """
 
     def __init__(self, path: Path, removed: Sequence[int] = (), sha256: str | None = None) -> None:
@@ -85,6 +86,8 @@ class StoredPlaces:
             metadata = pq.read_metadata(pa.BufferReader(self._buffer))
             schema = metadata.schema.to_arrow_schema()
         except Exception as error:  # a damaged footer makes the parser fail in many ways
+            if isinstance(error, MemoryError) and not self._has_changed():
+                raise
             raise ValueError(f"it is not a Parquet file ({error})") from error
         _check_schema(schema)
         self.rows: int = metadata.num_rows
@@ -103,7 +106,7 @@ class StoredPlaces:
             ValueError: If the file is damaged.
         """
         try:
-            if self._sha256 is not None and hashlib.sha256(self._buffer).hexdigest() != self._sha256:
+            if self._has_changed():
                 raise ValueError("its checksum has changed since it was stored")
             reader = pa.BufferReader(self._buffer)
             table = pq.read_table(reader, page_checksum_verification=True, read_dictionary=_REPEATED)
@@ -111,6 +114,8 @@ class StoredPlaces:
             if table.num_rows != self.rows:
                 raise ValueError(f"it holds {table.num_rows} rows instead of {self.rows}")
             table.validate(full=True)
+        except MemoryError:
+            raise
         except Exception as error:  # see above
             raise damaged_file(self._path.parent, self._path.name, error) from error
         table = table.take(kept_rows(self.rows, self._removed)) if len(self._removed) else table
@@ -119,6 +124,10 @@ class StoredPlaces:
             if table.num_rows and table.column(number).null_count == table.num_rows:
                 table = table.set_column(number, name, pa.nulls(table.num_rows))
         return table
+
+    def _has_changed(self) -> bool:
+        """Return whether the file has another checksum than when it was stored; false if that is not known."""
+        return self._sha256 is not None and hashlib.sha256(self._buffer).hexdigest() != self._sha256
 
     @functools.cached_property
     def seconds(self) -> NDArray[np.float64]:

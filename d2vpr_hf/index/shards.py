@@ -16,6 +16,8 @@ from d2vpr_hf.index.place_rows import ROW_SCHEMA, StoredPlaces, table_to_bytes
 from d2vpr_hf.stores.descriptors import MappedDescriptors, descriptors_to_bytes, kept_rows, map_descriptors
 from d2vpr_hf.utils.atomic_files import file_checksum
 
+_MISSING = "it is missing"
+
 
 class Rows(NamedTuple):
     """Descriptors (n, D) in the type of the index, and the table of their places."""
@@ -46,6 +48,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
 
     Raises:
         DamagedIndexError: If a file is missing, or has another size, shape or type than when it was stored.
+        OSError, MemoryError: If a file cannot be read at this moment, which is no damage.
     """
     for file in (shard.descriptors, shard.places):
         problem = _size_problem(folder, file)
@@ -73,26 +76,26 @@ def check_content(folder: Path, *files: StoredFile) -> None:
 
 
 def content_problem(folder: Path, file: StoredFile) -> str | None:
-    """Return the damage of a stored file, which is read in full; `None` if it is undamaged."""
+    """Return the damage of a stored file, which is read in full; `None` if it is undamaged.
+
+    Raises:
+        OSError: If the file cannot be read, as with too many open files. It may be undamaged: a repair must not remove it.
+    """
     problem = _size_problem(folder, file)
-    if problem is None and _checksum_of(folder / file.name) != file.sha256:
-        return "its checksum has changed since it was stored"
-    return problem
-
-
-def _checksum_of(path: Path) -> str | None:
-    """Return the checksum of a file; `None` if it cannot be read."""
+    if problem is not None:
+        return problem
     try:
-        return file_checksum(path)
-    except OSError:
-        return None
+        is_unchanged = file_checksum(folder / file.name) == file.sha256
+    except FileNotFoundError:  # a writer removed it at this moment
+        return _MISSING
+    return None if is_unchanged else "its checksum has changed since it was stored"
 
 
 def _size_problem(folder: Path, file: StoredFile) -> str | None:
     try:
         status = (folder / file.name).stat()
-    except OSError:  # also of a file that a writer removes at this moment
-        return "it is missing"
+    except FileNotFoundError:
+        return _MISSING
     if not stat.S_ISREG(status.st_mode):
         return "it is not a file"
     return None if status.st_size == file.size else f"it has {status.st_size} bytes instead of {file.size}"
@@ -138,8 +141,8 @@ def read_rows(shards: Sequence[Shard], opened: Sequence[OpenShard], shard_size: 
 
 
 def _read_file(folder: Path, file: StoredFile, read: Any) -> Any:
-    """Read a file, and turn an error into the one of a damaged file."""
+    """Read a file, and turn the error of a parser or of a missing file into the one of a damaged file."""
     try:
         return read(folder / file.name)
-    except (ValueError, OSError) as error:
+    except (ValueError, FileNotFoundError) as error:
         raise damaged_file(folder, file.name, error) from error

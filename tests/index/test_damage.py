@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import random
 import re
 import shutil
 
@@ -155,6 +156,15 @@ def test_opening_a_large_index_reads_a_sample_of_its_descriptors(whole, tmp_path
             PlaceIndex.open(broken)
             opened += 1
     assert opened < 100
+
+
+def test_opening_an_index_reads_no_file_that_is_larger_than_the_sample(whole, monkeypatch):
+    """A file of a million rows has gigabytes. The sample does not disturb random numbers of the caller either."""
+    monkeypatch.setattr(verification, "SAMPLE_BYTES", 1)
+    monkeypatch.setattr(verification, "check_content", lambda folder, file: pytest.fail(f"{file.name} was read"))
+    state = random.getstate()
+    PlaceIndex.open(whole)
+    assert random.getstate() == state
 
 
 def flip_bit(path, bit):

@@ -1,14 +1,17 @@
 """A repair removes only damaged parts of an index, and an update encodes only their photos again."""
 
+import errno
 import shutil
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
-from d2vpr_hf.index import DamagedIndexError, PlaceIndex, repair_index
+from d2vpr_hf.index import DamagedIndexError, PlaceIndex, place_rows, repair_index, shards, verify_index
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos
-from tests.index.workers import SHARD, BytesEncoder, write_photos
+from tests.index.workers import SHARD, BytesEncoder, begin, frame, write_photos
 
 COUNT = 17
 
@@ -91,3 +94,41 @@ def test_an_index_with_a_damaged_manifest_or_a_writer_is_not_repaired(built, tmp
         repair_index(folder)
     with pytest.raises(FileNotFoundError, match="is not an index"):
         repair_index(tmp_path)
+
+
+def raising(error):
+    def read(*arguments, **keywords):
+        raise error
+
+    return read
+
+
+@pytest.mark.parametrize("part", ["checksums", "sizes", "tables"])
+def test_a_file_that_cannot_be_read_at_this_moment_is_not_removed(tmp_path, monkeypatch, part):
+    """With a bad cable, too many open files or too little memory, a repair would throw undamaged rows away."""
+    with begin(tmp_path / "index") as index:
+        index.add(*frame(0))
+    folder, before = index.folder, (index.folder / "manifest.json").read_bytes()
+    with monkeypatch.context() as patched:
+        if part == "checksums":
+            patched.setattr(shards, "file_checksum", raising(OSError(errno.EIO, "Input/output error")))
+        elif part == "sizes":
+            stat = Path.stat
+            failing = raising(PermissionError(errno.EACCES, "Permission denied"))
+            patched.setattr(Path, "stat", lambda path, **options: (failing if "desc" in path.name else stat)(path, **options))
+        else:
+            patched.setattr(place_rows.pq, "read_metadata", raising(pa.lib.ArrowMemoryError("malloc failed")))
+        for change in (repair_index, verify_index):
+            with pytest.raises(MemoryError if part == "tables" else OSError, match=r"error|denied|malloc"):
+                change(folder)
+    assert (folder / "manifest.json").read_bytes() == before and verify_index(folder) == []
+
+
+def test_a_manifest_that_cannot_be_read_at_this_moment_is_not_damaged(tmp_path, monkeypatch):
+    """The advice to build the index again would cost hours of encoding."""
+    folder = begin(tmp_path / "index").folder
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", raising(OSError(errno.EMFILE, "Too many open files")))
+        with pytest.raises(OSError, match="Too many open files"):
+            PlaceIndex.open(folder)
+    assert len(PlaceIndex.open(folder)) == 0
