@@ -329,7 +329,7 @@ def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDes
     Raises:
         OSError: If the disk is full or the folder cannot be written to.
     """
-    data = next((data for data in manifest.service_data if data.folder == store_folder(manifest)), None)
+    data = next((data for data in reversed(manifest.service_data) if data.folder == store_folder(manifest)), None)
     built = json.dumps([BuiltShard.of(shard)._asdict() for shard in manifest.shards], indent=1) + "\n"
 
     def write(path: Path) -> None:
@@ -362,7 +362,7 @@ def record_service_data(manifest: Manifest, descriptors: MappedDescriptors, name
     """Return a manifest that records the data which the store of its rows will have at a service, under a new name.
 
     The name has a part that others cannot guess, so that no index from elsewhere names the data. Data whose folder is not among
-    the names in the index were removed before.
+    the names in the index were removed before; data of the present store stay until the new ones are complete.
     """
     if manifest.service is None or manifest.store_uri is None:
         return manifest
@@ -370,8 +370,14 @@ def record_service_data(manifest: Manifest, descriptors: MappedDescriptors, name
     name = f"{manifest.rows_id}_{secrets.token_hex(8)}"
     checksum = remote_store(manifest.service).checksum(descriptors)
     data = ServiceData(store_folder(manifest), manifest.service, manifest.store_uri, name, checksum)
-    others = tuple(other for other in manifest.service_data if other.folder in present - {data.folder})
+    others = tuple(other for other in manifest.service_data if other.folder in present | {data.folder})
     return replace(manifest, service_data=(*others, data))
+
+
+def without_old_data(manifest: Manifest) -> Manifest:
+    """Return a manifest that records only the latest data of each store."""
+    latest = {data.folder: data for data in manifest.service_data}
+    return replace(manifest, service_data=tuple(latest.values()))
 
 
 def discard_store(path: Path, manifest: Manifest) -> None:
@@ -388,7 +394,14 @@ def discard_store(path: Path, manifest: Manifest) -> None:
         try:
             remote_store(data.service).discard(data.uri, data.name, data.checksum)
         except (OSError, ImportError, ValueError) as error:
-            logger.warning("The data of %s at a service are no longer needed but were not removed: %s", path, error)
+            logger.warning(
+                "The data of %s are no longer needed but were not removed: the %s data at %s whose name ends in %s. %s",
+                path,
+                data.service,
+                data.uri,
+                data.name,
+                error,
+            )
 
 
 def is_of_kind(name: str, manifest: Manifest) -> bool:

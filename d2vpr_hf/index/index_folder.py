@@ -19,6 +19,7 @@ from d2vpr_hf.index.derived_store import (
     may_build,
     open_derived_store,
     record_service_data,
+    without_old_data,
 )
 from d2vpr_hf.index.folders import WriterLock, check_free, list_names
 from d2vpr_hf.index.manifest import (
@@ -26,6 +27,7 @@ from d2vpr_hf.index.manifest import (
     REPLACEMENT,
     DamagedIndexError,
     Manifest,
+    ServiceData,
     Shard,
     free_number,
     is_store_folder,
@@ -210,14 +212,21 @@ class IndexFolder:
         if not may_build(self.manifest):
             return
         descriptors = self.descriptors(pending=False)
-        recorded = record_service_data(self.manifest, descriptors, list_names(self.path))
-        if recorded != self.manifest:
-            discard_store(self.path / store_folder(self.manifest), self.manifest)
+        old_manifest, path = self.manifest, self.path / store_folder(self.manifest)
+        recorded = record_service_data(old_manifest, descriptors, list_names(self.path))
+        if recorded != old_manifest:
             self.commit({}, recorded)
-        build_derived_store(self.path, self.manifest, descriptors)
+        try:
+            build_derived_store(self.path, self.manifest, descriptors)
+        finally:  # until now, readers searched the data of the old store
+            if recorded != old_manifest:
+                discard_store(path, old_manifest)
         self.store = None  # the new folder may have the name of a damaged one
-        self.adopt(self.manifest)
-        self.clean()
+        if without_old_data(self.manifest) != self.manifest:
+            self.commit({}, without_old_data(self.manifest))
+        else:
+            self.adopt(self.manifest)
+            self.clean()
 
     def forget_paths(self) -> None:
         """Collect the paths of the rows again at their next use."""
@@ -253,7 +262,7 @@ def begin_folder(folder: str | Path, manifest: Manifest, overwrite: bool) -> Ind
             if not overwrite:
                 raise FileExistsError(f"Another process made {path} at the same time. Open it, or give another folder.")
             begun.manifest_name = REPLACEMENT
-            manifest = replace(manifest, next_shard=free_number(list_names(path)))
+            manifest = replace(manifest, next_shard=free_number(list_names(path)), service_data=_data_at_services(path))
         begun.commit({}, manifest)
     except BaseException:
         begun.lock.release()
@@ -261,6 +270,18 @@ def begin_folder(folder: str | Path, manifest: Manifest, overwrite: bool) -> Ind
     begun.is_outdated = False
     begun.release()
     return begun
+
+
+def _data_at_services(folder: Path) -> tuple[ServiceData, ...]:
+    """Return the data at services of the index in a folder, and of one that was begun to replace it.
+
+    A new index takes over the duty to remove them. They are not known if a manifest is damaged.
+    """
+    data: dict[ServiceData, None] = {}  # as a set, but in order
+    for name in (MANIFEST, REPLACEMENT):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            data.update(dict.fromkeys(read_manifest(folder, name).service_data))
+    return tuple(data)
 
 
 def open_folder(path: Path, manifest_name: str = MANIFEST, *, read_only: bool = False, is_sampled: bool = False) -> IndexFolder:

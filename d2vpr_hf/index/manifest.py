@@ -293,7 +293,7 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     Raises:
         FileNotFoundError: If the folder is not an index.
         DamagedIndexError: If the manifest is damaged.
-        OSError: If it cannot be read at this moment, which is no damage.
+        OSError: If it cannot be read at this moment, which is not damage.
         ValueError: If it has another version of the format.
     """
     path = folder / name

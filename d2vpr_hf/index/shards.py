@@ -48,7 +48,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
 
     Raises:
         DamagedIndexError: If a file is missing, or has another size, shape or type than when it was stored.
-        OSError, MemoryError: If a file cannot be read at this moment, which is no damage.
+        OSError, MemoryError: If a file cannot be read at this moment, which is not damage.
     """
     for file in (shard.descriptors, shard.places):
         problem = _size_problem(folder, file)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -150,9 +151,9 @@ class MilvusStore:
 
     @staticmethod
     def checksum(descriptors: Descriptors) -> str:
-        """Return the SHA-256 of the number of descriptors and of some of them, as float32, in which Milvus stores them."""
+        """Return the number of descriptors, and hashes of some of them as float32, in which Milvus stores them."""
         rows = _sampled_rows(len(descriptors))
-        return _checksum(len(descriptors), {row: np.asarray(descriptors[row : row + 1])[0] for row in rows})
+        return ":".join([str(len(descriptors)), *(_row_hash(row, descriptors[row : row + 1]) for row in rows)])
 
     @classmethod
     def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str) -> Self:
@@ -194,7 +195,9 @@ class MilvusStore:
 
     @staticmethod
     def discard(uri: str, name: str, checksum: str) -> None:
-        """Drop the collection that [`build`] filled, if it is still there and holds these rows, or none.
+        """Drop the collection that [`build`] filled, if it is still there and holds these rows, or the first ones or none.
+
+        A build that was killed leaves the first rows.
 
         Raises:
             ConnectionError: If the server does not answer.
@@ -271,8 +274,13 @@ def _sampled_rows(count: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, _SAMPLED_ROWS)).astype(int).tolist()))
 
 
-def _checksum(count: int, descriptors: dict[int, Any]) -> str:
-    """Return the SHA-256 of a number of rows, and of the descriptors of some of them."""
+def _row_hash(row: int, descriptor: Any) -> str:
+    """Return a hash of the number and the descriptor of a row."""
+    return hashlib.sha256(f"{row} ".encode() + np.asarray(descriptor, np.float32).tobytes()).hexdigest()[:16]
+
+
+def _old_checksum(count: int, descriptors: dict[int, Any]) -> str:
+    """Return the checksum of earlier versions: the SHA-256 of a number of rows, and of the descriptors of some of them."""
     digest = hashlib.sha256(str(count).encode())
     for row, descriptor in sorted(descriptors.items()):
         digest.update(f" {row} ".encode() + np.asarray(descriptor, np.float32).tobytes())
@@ -280,16 +288,24 @@ def _checksum(count: int, descriptors: dict[int, Any]) -> str:
 
 
 def _holds_rows(client: "MilvusClient", collection: str, checksum: str) -> bool:
-    """Return whether a collection has the fields of a store, and rows of a checksum, or none."""
+    """Return whether a collection has the fields of a store, and rows of a checksum, or the first ones or none."""
     fields = {field["name"] for field in client.describe_collection(collection)["fields"]}
     if fields != {"row", "descriptor"}:
         return False
     count = int(client.get_collection_stats(collection)["row_count"])
+    if count == 0:
+        return True
+    is_old = re.fullmatch(r"\d{1,12}(:[0-9a-f]{16})+", checksum) is None
+    recorded_count, *hashes = [str(count)] if is_old else checksum.split(":")
+    sampled = _sampled_rows(int(recorded_count))
     client.load_collection(collection)
-    rows = client.query(
-        collection, filter=f"row in {_sampled_rows(count)}", output_fields=["row", "descriptor"], timeout=_SEARCH_SECONDS
-    )
-    return count == 0 or _checksum(count, {entry["row"]: entry["descriptor"] for entry in rows}) == checksum
+    entries = client.query(collection, filter=f"row in {sampled}", output_fields=["row", "descriptor"], timeout=_SEARCH_SECONDS)
+    rows = {int(entry["row"]): entry["descriptor"] for entry in entries}
+    if is_old:
+        return _old_checksum(count, rows) == checksum
+    hash_of = dict(zip(sampled, hashes, strict=False))
+    are_equal = all(hash_of.get(row) == _row_hash(row, descriptor) for row, descriptor in rows.items())
+    return are_equal and count <= int(recorded_count) and rows.keys() >= {row for row in sampled if row < count}
 
 
 def _may_miss(queries: NDArray[np.floating], ranked: NDArray[np.float32], k: int) -> NDArray[np.bool_]:

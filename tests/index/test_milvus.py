@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
 from d2vpr_hf.index import PlaceIndex, derived_store
+from d2vpr_hf.index.manifest import read_manifest
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_photos
+from d2vpr_hf.stores import milvus
 from d2vpr_hf.stores.milvus import MilvusStore
 from d2vpr_hf.utils.confirmed_names import confirm
 from tests.index.test_compression import check_exact, named, unit
@@ -169,6 +171,51 @@ def test_a_killed_build_leaves_no_collection(tmp_path, monkeypatch):
     again.build_store()
     assert len(collections(uri)) == 1 and left not in collections(uri)
     check_exact(again)
+
+
+def test_an_index_that_is_replaced_leaves_no_collection(tmp_path):
+    """The new manifest must name the data of the old one, or nothing would ever remove them."""
+    uri = tmp_path / "places.db"
+    with_rows(tmp_path / "index", uri)
+    with begin(tmp_path / "index", overwrite=True) as index:
+        index.add(unit(3, 1), named("b", 3))
+        assert len(collections(uri)) == 1
+    assert collections(uri) == []
+
+
+def test_a_collection_with_the_first_rows_is_removed(tmp_path, caplog):
+    """A process that was killed leaves them; the collection is recorded, and nothing else would remove it."""
+    uri = tmp_path / "places.db"
+    index = with_rows(tmp_path / "index", uri)
+    (collection,) = collections(uri)
+    pymilvus.MilvusClient(str(uri)).drop_collection(collection)
+    MilvusStore(unit(23, 0).astype(np.float16)[:5], str(uri), collection)
+    index.build_store("none", store="faiss")
+    assert collections(uri) == [] and "other rows" not in caplog.text
+
+
+def test_data_recorded_by_an_earlier_version_are_removed(tmp_path):
+    """Their checksum is one hash of all sampled rows."""
+    uri = str(tmp_path / "places.db")
+    rows = unit(23, 0)
+    MilvusStore(rows, uri, "d2vpr_places_old")
+    confirm("addresses", uri)
+    MilvusStore.discard(uri, "old", milvus._old_checksum(23, {row: rows[row] for row in milvus._sampled_rows(23)}))
+    assert collections(uri) == []
+
+
+def test_the_present_collection_stays_until_the_new_one_is_complete(tmp_path, monkeypatch):
+    """Readers search it meanwhile."""
+    uri = tmp_path / "places.db"
+    index = with_rows(tmp_path / "index", uri)
+    (old,) = collections(uri)
+    fill, present = MilvusStore._fill, []
+    monkeypatch.setattr(MilvusStore, "_fill", lambda *arguments: present.extend(collections(uri)) or fill(*arguments))
+    with index._state.writing():
+        index._state.rebuild_store()
+    assert present == [old] and len(collections(uri)) == 1 and old not in collections(uri)
+    assert len(read_manifest(index.folder).service_data) == 1
+    check_exact(index)
 
 
 @pytest.mark.parametrize(
