@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from .refused_settings import refuse_code
+from .refused_settings import refuse_code, with_attention
 from .saved_files import set_new_file_mode
 
 Rules = tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...]
@@ -246,6 +246,7 @@ class VPRConfig(PreTrainedConfig):
         Raises:
             ValueError: If they name code, a compiled kernel or another repository; arguments may.
         """
+        config_dict = with_attention(config_dict, kwargs.get("attn_implementation"))
         refuse_code(config_dict, config_dict.get("_name_or_path") or "the model")
         return super().from_dict(config_dict, **kwargs)
 

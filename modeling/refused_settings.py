@@ -25,7 +25,8 @@ from typing import Any
 _PLAIN_IMPLEMENTATIONS = (None, "", "eager", "sdpa", "flex_attention", "batched_mm", "grouped_mm")
 _IMPLEMENTATION = re.compile(r"_*(attn|experts)_implementation(_internal)?")
 # of weights that their own installed library restores; others fetch compiled kernels from the Hub
-_PLAIN_QUANTIZATION = ("bitsandbytes", "quanto", "torchao")
+_PLAIN_QUANTIZATION = ("bitsandbytes", "quanto", "torchao", "hqq", "compressed-tensors")
+_ATTENTION = ("attn_implementation", "_attn_implementation")
 _KERNELS = ("kernel_config", "kernel_mapping", "use_kernels", "use_kernel")
 _CODE = ("custom_pipelines", "custom_generate")
 _OTHER_MODELS = ("architecture", "backbone", "base_model_name_or_path")  # names of timm; an address is another repository
@@ -43,9 +44,24 @@ def refuse_code(values: Any, source: Any) -> None:
         reason = _problem(key, value)
         if reason is not None:
             raise ValueError(
-                f"The configuration of {source} has `{key}`: {str(value)[:80]!r}, which {reason}. This is refused. Remove the "
-                "entry if you trust the model, or ask its author; `attn_implementation` can be given as an argument."
+                f"The configuration of {source} has `{key}`: {str(value)[:80]!r}, which {reason}. This is refused. If you "
+                "trust the model, give a copy of its folder without this entry, or `attn_implementation` to `load_model`, "
+                "which replaces a stored one."
             )
+
+
+def with_attention(values: dict[str, Any], attention: Any) -> dict[str, Any]:
+    """Return the contents of a config.json without their attention, if the caller names another one.
+
+    transformers prefers the stored one to the caller's.
+
+    Args:
+        values: The contents.
+        attention: The argument `attn_implementation` of the caller; only one word replaces those of all parts.
+    """
+    if not isinstance(attention, str):
+        return values
+    return {key: value for key, value in values.items() if key not in _ATTENTION}
 
 
 def _problem(key: str, value: Any) -> str | None:
@@ -89,4 +105,4 @@ def _entries(values: Any) -> Iterator[tuple[str, Any]]:
     raise ValueError(f"The configuration has more than {_MAX_TABLES} tables and lists, more than any model has.")
 
 
-__all__ = ["refuse_code"]
+__all__ = ["refuse_code", "with_attention"]

@@ -11,12 +11,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, find_adapter_config_file, is_peft_available
 
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL, EMBEDDED_NAME
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
-from d2vpr_hf.modeling.refused_settings import refuse_code
+from d2vpr_hf.modeling.refused_settings import refuse_code, with_attention
 from d2vpr_hf.pretrained.model_files import EMPTY_NAME
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
@@ -67,7 +67,7 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
         hint = " `d2vpr convert --as` converts it." if config.model_type in DINOV2_TYPES else ""
         raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {types}.{hint}")
     _refuse_unknown_keys(source, config, kwargs)
-    return _load_complete(source, dtype, **kwargs)
+    return _load_complete(source, config, dtype, **kwargs)
 
 
 def load_dinov2(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwargs: Any) -> PreTrainedModel:
@@ -85,7 +85,7 @@ def load_dinov2(name: str | Path, *, dtype: torch.dtype = torch.float32, **kwarg
     source, config = resolve_model(name), load_config(name, **kwargs)
     if config.model_type not in DINOV2_TYPES:
         raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {' or '.join(map(repr, DINOV2_TYPES))}.")
-    return _load_complete(source, dtype, **kwargs)
+    return _load_complete(source, config, dtype, **kwargs)
 
 
 def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConfig:
@@ -98,9 +98,19 @@ def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConf
     source = resolve_model(name)
     try:
         stored, _ = PreTrainedConfig.get_config_dict(source, **_hub_arguments(kwargs))
-        refuse_code(stored, source)
+        attention = kwargs.get("attn_implementation")
+        checked = with_attention(stored, attention)
+        if stored.get("model_type") in CONFIG_MAPPING:  # transformers has its code, and does not look for other code
+            checked = {key: value for key, value in checked.items() if key != "auto_map"}
+        refuse_code(checked, source)
         _refuse_adapter(source, kwargs)
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **_hub_arguments(kwargs))
+        if attention is None:
+            return AutoConfig.from_pretrained(source, trust_remote_code=False, **_hub_arguments(kwargs))
+        config = AutoConfig.from_pretrained(
+            source, trust_remote_code=False, attn_implementation=attention, **_hub_arguments(kwargs)
+        )
+        config._attn_implementation = attention  # transformers takes the stored one of its own models
+        return config
     except OSError as error:
         if Path(source).is_dir():
             raise ValueError(f"The configuration of {source} cannot be read: {error}") from error
@@ -111,8 +121,10 @@ def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConf
         raise ValueError(f"The configuration of {source} cannot be read: {error!r}") from error
 
 
-def _load_complete(source: str, dtype: torch.dtype, **kwargs: Any) -> Any:
+def _load_complete(source: str, config: PreTrainedConfig, dtype: torch.dtype, **kwargs: Any) -> Any:
     """Load a model, and raise if its weights are not exactly those that its configuration requires."""
+    if kwargs.get("attn_implementation") is not None:
+        kwargs["config"] = config  # read from the file again, it would have the stored attention
     model, report = load_reported(source, dtype, **kwargs)
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     refuse_keys(source, {kind: report[kind] for kind in kinds})

@@ -33,7 +33,7 @@ def is_confirmed(kind: Kind, name: str, key: Callable[[str], str] | None = None)
         kind: Kind of the name.
         name: The name, as a file from elsewhere records it.
         key: Returns the recorded form of a name in the environment variable, and raises ValueError or ImportError if there is
-            none; `None` if names are recorded as they are given.
+            none; `None` if names are recorded unchanged.
     """
     plain = _plain(name)
     return plain in _given[kind] or plain in _in_environment(kind, key) or plain in _read().get(kind, ())

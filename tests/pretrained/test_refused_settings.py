@@ -31,6 +31,7 @@ REFUSED = {
     "a switch of kernels": {"use_kernels": True},
     "weights of a fetched kernel": {"quantization_config": {"quant_method": "mxfp4"}},
     "weights of another fetched kernel": {"quantization_config": {"quant_method": "fp8"}},
+    "weights whose library fetches a kernel": {"quantization_config": {"quant_method": "gptq"}},
     "code elsewhere": {"auto_map": {"AutoModel": "stranger/repository--modeling.Model"}},
     "a pipeline": {"custom_pipelines": {"place": {"impl": "pipeline.Place", "pt": ["AutoModel"]}}},
     "weights of timm elsewhere": {"architecture": "hf-hub:stranger/repository"},
@@ -43,6 +44,7 @@ ALLOWED = [
     {"quantization_config": {"load_in_4bit": True}},
     {"auto_map": {"AutoModel": "modeling_d2vpr.D2VPRModel"}, "architectures": ["D2VPRModel"]},
     {"architecture": "resnet18.a1_in1k", "backbone": "resnet50"},
+    {"quantization_config": {"quant_method": "compressed-tensors"}},
 ]
 
 
@@ -102,6 +104,27 @@ def test_no_kernel_is_fetched_for_models_of_transformers(tmp_path, kernels, valu
         with pytest.raises(ValueError, match="This is refused"):
             load(tmp_path)
     assert not kernels
+
+
+@pytest.mark.parametrize("stored", ["flash_attention_2", KERNEL])
+def test_attention_of_the_caller_replaces_the_stored_one(tiny_folder, tmp_path, kernels, stored):
+    """transformers itself prefers the stored one, and fetches its kernel."""
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(tmp_path / "dinov2")
+    shutil.copytree(tiny_folder, tmp_path / "own")
+    for load, name in ((load_dinov2, "dinov2"), (load_model, "own")):
+        edit_config(tmp_path / name, _attn_implementation=stored)
+        assert load(tmp_path / name, attn_implementation="eager").config._attn_implementation == "eager"
+        with pytest.raises(ValueError, match="This is refused"):
+            load(tmp_path / name, attn_implementation={"": "eager"})
+    assert not kernels
+
+
+def test_code_elsewhere_has_no_effect_on_models_that_transformers_has(tmp_path):
+    config = Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(tmp_path)
+    edit_config(tmp_path, **REFUSED["code elsewhere"])
+    assert type(load_dinov2(tmp_path)) is Dinov2Model
 
 
 def test_unknown_keys_with_an_underscore_are_refused_too(tiny_folder, tmp_path):
