@@ -130,24 +130,35 @@ def test_packets_in_every_encoding_of_unicode_are_read(tmp_path, encoding, decla
     assert degrees(read(tmp_path, text.encode(encoding))[0]) == pytest.approx(RIO)
 
 
-@pytest.mark.parametrize("is_whole", [True, False])
-def test_properties_in_the_extended_packet_are_read(tmp_path, is_whole):
-    """Programs move properties there if a packet would exceed 64 kB, such as by a depth map."""
+def write_extended(path, attributes, extended, count=None):
+    """Write a photo with XMP and the first parts of an extended packet, in segments of 40 kB; `None` for all."""
     identity = b"0123456789ABCDEF" * 2
-    extended = packet(LATITUDE_AND_LONGITUDE) + b" " * 70_000
     parts = [(start, extended[start : start + 40_000]) for start in range(0, len(extended), 40_000)]
     segments = b""
-    for start, part in reversed(parts[: None if is_whole else 1]):
+    for start, part in reversed(parts[:count]):
         content = b"http://ns.adobe.com/xmp/extension/\0" + identity + struct.pack(">II", len(extended), start) + part
         segments += b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
-    note = (
-        f'xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="{identity.decode()}" exif:GPSImgDirection="90"'
-    )
-    path = tmp_path / "a.jpg"
+    note = f'xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="{identity.decode()}" {attributes}'
     draw(0).save(path, xmp=packet(note))
     jpeg = path.read_bytes()
     path.write_bytes(jpeg[:2] + segments + jpeg[2:])
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_properties_in_the_extended_packet_are_read(tmp_path, is_whole):
+    """Programs move properties there if a packet would exceed 64 kB, such as by a depth map."""
+    path = tmp_path / "a.jpg"
+    extended = packet(LATITUDE_AND_LONGITUDE) + b" " * 70_000
+    write_extended(path, 'exif:GPSImgDirection="90"', extended, None if is_whole else 1)
     assert degrees(read_place(path)) == (pytest.approx(RIO, abs=1e-9) if is_whole else None)
+
+
+def test_a_damaged_extended_packet_leaves_the_packet(tmp_path):
+    """Its error took the position of the photo's good packet away."""
+    write_extended(tmp_path / "a.jpg", LATITUDE_AND_LONGITUDE, b"<x:xmpmeta" * 10)
+    table = read_photo(tmp_path / "a.jpg")
+    assert degrees(table.places[0]) == pytest.approx(RIO, abs=1e-9)
+    assert [remark.text for remark in table.remarks] == ["extended XMP blocks in photos that are damaged"]
 
 
 def test_the_profile_that_imagemagick_writes_into_png_is_read(tmp_path):

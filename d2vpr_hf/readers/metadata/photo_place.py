@@ -117,11 +117,18 @@ class PhotoPlaceReader:
     def _read_xmp(self, content: object, segments: Iterable[bytes], name: str) -> PhotoMetadata:
         with contextlib.suppress(UnreadablePhotoError), named_errors():
             if isinstance(content, bytes) and len(content) <= LARGEST_METADATA:
-                extension = join_extension(content, segments)
-                properties = parse_xmp(extension) if 0 < len(extension) <= LARGEST_METADATA else {}
-                return read_xmp(properties | parse_xmp(content), self.assume_north_east)
+                properties = parse_xmp(content)
+                return read_xmp(self._read_extension(content, segments, name) | properties, self.assume_north_east)
         self.remarks.add("skipped", "XMP blocks in photos that are damaged", name)
         return PhotoMetadata()
+
+    def _read_extension(self, packet: bytes, segments: Iterable[bytes], name: str) -> dict[str, str]:
+        """Return the properties in the extended packet of a JPEG file. A damaged one is counted."""
+        with contextlib.suppress(UnreadablePhotoError), named_errors():
+            extension = join_extension(packet, segments)
+            return parse_xmp(extension) if 0 < len(extension) <= LARGEST_METADATA else {}
+        self.remarks.add("skipped", "extended XMP blocks in photos that are damaged", name)
+        return {}
 
     def _sidecar_sources(self, photo: Path, name: str) -> list[_Source]:
         """Return the sources in files next to a photo. A file that cannot be read is counted."""
