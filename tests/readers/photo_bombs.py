@@ -200,6 +200,10 @@ BOMBS = {
         "between",
     ),
     "JPEG, empty EXIF segments": (with_segments(b"\xff\xe1\0\x0aExif\0\0II", 1100), "segments"),
+    "JPEG, EXIF between large segments": (
+        with_segments(exif_segment(b"Exif\0\0II") + exif_segment(bytes(34_000)), 1100),
+        "segments of EXIF",
+    ),
     "JPEG, comments": (with_segments(b"\xff\xfe\0\x02", 1100), "segments"),
     "JPEG, profiles": (with_segments(b"\xff\xe2\0\x10ICC_PROFILE\0\1\1", 1100), "segments"),
     "JPEG, fill bytes": (with_segments(b"\xff", 1_100_000), "bytes between"),
@@ -250,6 +254,9 @@ BOMBS = {
 USUAL = {
     "progressive": picture("JPEG", 600, 400, progressive=True),
     "progressive with metadata": with_segments(exif_segment(b"Exif\0\0II*\0\x08\0\0\0\0\0"), 1),
+    "a panorama with 1,100 segments of XMP": with_segments(
+        exif_segment(b"http://ns.adobe.com/xmp/extension/\0".ljust(17_000)), 1100
+    ),
     "20 profile segments": with_segments(b"\xff\xe2\0\x10ICC_PROFILE\0\1\1", 20),
     "PNG": picture("PNG", 600, 400),
     "GIF": gif(b"!\xfe\x05hello\0"),

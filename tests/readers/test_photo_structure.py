@@ -64,6 +64,7 @@ def test_limits_are_where_they_are_stated():
     check_structure(io.BytesIO(png(*[(b"iCCP", b"x\0\0")] * 256)), will_decode=True)
     check_structure(io.BytesIO(tiled(4096)), will_decode=True)
     check_structure(io.BytesIO(repeated_scans(16, 990)), will_decode=True)
+    check_structure(io.BytesIO(b"P6\n6000 4000\n65535\n"), will_decode=True)  # a developed raw photo of 24 megapixels
     for content in (png(*[(b"iCCP", b"x\0\0")] * 257), tiled(4112), repeated_scans(16, 1000)):
         with pytest.raises(UnsafePhotoError):
             check_structure(io.BytesIO(content), will_decode=True)

@@ -9,6 +9,7 @@ from d2vpr_hf.readers.structure.limits import UnsafePhotoError, read_at
 _RUN_LENGTHS = (1, 2)  # compressions of BMP
 _MOST_PIXELS = 2**24  # of a BMP with run lengths
 _MOST_SAMPLES = 2**26  # of a PNM in text, or with a largest value other than 255 and 65535
+_MOST_WIDE_SAMPLES = 2**28  # of a PPM with 65535, as converters of raw photos write it; they take two bytes each in the file
 _HEADER_BYTES = 2**16  # of a PNM
 _MOST_COMMENTS = 1000  # Pillow copies up to a megabyte for each
 _PIECE = 2**20
@@ -52,8 +53,9 @@ def check_pnm(file: BinaryIO, will_decode: bool) -> None:
     is_text = kind in b"123"
     samples = numbers[0] * numbers[1] * (3 if kind in b"36" else 1)
     is_plain = kind == b"4" or (not is_text and numbers[2] in (255, 65535 if kind == b"5" else 255))
-    if will_decode and not is_plain and samples > _MOST_SAMPLES:
-        raise UnsafePhotoError(f"a PNM of {samples:,} samples in a slow form; at most {_MOST_SAMPLES:,} are read")
+    limit = _MOST_WIDE_SAMPLES if kind == b"6" and numbers[2] == 65535 else _MOST_SAMPLES
+    if will_decode and not is_plain and samples > limit:
+        raise UnsafePhotoError(f"a PNM of {samples:,} samples in a slow form; at most {limit:,} are read")
     if will_decode and is_text:
         _check_comments(file)
 

@@ -15,7 +15,8 @@ _PROGRESSIVE_FRAMES = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _END, _SCAN = 0xD9, 0xDA
 _EXIF_APP, _MULTI_PICTURE_APP = 0xE1, 0xE2
 
-_MOST_SEGMENTS = 1024  # in front of the pixels; metadata of 64 MB fit into them
+_MOST_SEGMENTS = 1024  # in front of the pixels, unless most are as large as those of a panorama; of EXIF always
+_LARGE_SEGMENT = 2**14  # bytes; a segment has 2**16 at most
 _MOST_STRAY_BYTES = 2**20  # between segments
 _MOST_SCANS = 1000
 MOST_SAMPLES = 4_000_000_000  # of all scans; libjpeg takes about a second for a thousand million, however small the file is
@@ -86,7 +87,7 @@ def _check_segments(file: BinaryIO, start: int) -> tuple[_Frame | None, int | No
     """Check the segments up to the first scan; return the frame and the position of the scan's header, `None` if missing."""
     frame: _Frame | None = None
     exif: list[bytes] = []
-    stray_bytes, segments = 0, 0
+    stray_bytes, segments, segment_bytes = 0, 0, 0
     position = start
     while True:
         marker, behind = _next_marker(file, position, _MARKER)
@@ -96,8 +97,8 @@ def _check_segments(file: BinaryIO, start: int) -> tuple[_Frame | None, int | No
         segments += 1
         if stray_bytes > _MOST_STRAY_BYTES:
             raise UnsafePhotoError(f"it has more than {_MOST_STRAY_BYTES:,} bytes between its segments")
-        if segments > _MOST_SEGMENTS:
-            raise UnsafePhotoError(f"it has more than {_MOST_SEGMENTS:,} segments in front of its pixels")
+        if segments > _MOST_SEGMENTS and segment_bytes < segments * _LARGE_SEGMENT:
+            raise UnsafePhotoError(f"it has more than {_MOST_SEGMENTS:,} small segments in front of its pixels")
         position = behind
         if marker in _WITHOUT_LENGTH:
             continue
@@ -112,12 +113,15 @@ def _check_segments(file: BinaryIO, start: int) -> tuple[_Frame | None, int | No
         elif marker == _MULTI_PICTURE_APP and content.startswith(b"MPF\0"):
             check_directories(content[4:])
         position += len(content) + 2
+        segment_bytes += len(content)
 
 
 def _check_joined_exif(parts: list[bytes]) -> None:
     size = sum(map(len, parts))
     if size > LARGEST_METADATA:
         raise UnsafePhotoError(f"its EXIF has {size:,} bytes; at most {LARGEST_METADATA:,} are read")
+    if len(parts) > _MOST_SEGMENTS:  # Pillow copies all for each
+        raise UnsafePhotoError(f"it has more than {_MOST_SEGMENTS:,} segments of EXIF")
     check_exif(b"".join(parts))
 
 
