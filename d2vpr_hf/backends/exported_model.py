@@ -186,9 +186,10 @@ def info_text(info: dict[str, Any]) -> str:
 
 
 def with_checksums(info: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the information with the checksums of all files of an export, but the card for readers."""
+    """Return the information with the checksums of all files of an export, but the card for readers and code."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return info | {_CHECKSUMS: {name: file_checksum(folder / name) for name in names if name not in _UNCHECKED}}
+    checked = [name for name in names if name not in _UNCHECKED and not name.endswith(".py")]  # a graph needs no code
+    return info | {_CHECKSUMS: {name: file_checksum(folder / name) for name in checked}}
 
 
 def with_contents(info: dict[str, Any], contents: dict[str, bytes | Path]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from d2vpr_hf.cli.options import (
     parse_path,
 )
 from d2vpr_hf.cli.terminal import echo, hush_transformers, progress_bar
-from d2vpr_hf.utils.bounded_files import parse_json
 
 
 def convert(
@@ -93,6 +92,8 @@ def convert(
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
     """Parse FIELD=VALUE; a value is JSON or Python's True, False or None if it can be parsed so, and text otherwise."""
+    from d2vpr_hf.utils.bounded_files import parse_json
+
     parsed = {}
     for field, value in parse_pairs(changes, "--set FIELD=VALUE").items():
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+from d2vpr_hf.backends.verification import REFERENCES_FILE
 from d2vpr_hf.hub.uploads import check_repository_name, explained_errors
 from d2vpr_hf.index import IndexSettings
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
@@ -16,7 +17,7 @@ from d2vpr_hf.utils.hub_ids import split_revision
 
 logger = logging.getLogger(__name__)
 
-_MODEL_FILES = ["*.json", "*.safetensors", "*.onnx*", "model*", "onnx/model*"]
+_MODEL_FILES = ["*.json", "*.safetensors", "*.onnx*", "model*", "onnx/model*", REFERENCES_FILE, "LICENSE*"]
 _REMEDIES = (
     'Name it by its Hub id with `model="user/model"` if it is on the Hub, or upload it too with `push_model="user/model"`.'
 )

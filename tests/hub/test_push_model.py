@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from d2vpr_hf import PlaceEncoder
+from d2vpr_hf.backends.exported_model import info_text
 from d2vpr_hf.cli import app
 from d2vpr_hf.convert import convert_weights
 from d2vpr_hf.hub.push_model import push_model
@@ -359,7 +360,7 @@ def test_saving_a_model_does_not_save_an_image_processor(folder, tmp_path):
 def test_the_model_of_a_graph_is_named_without_folders(hub, folder, embedded_graph, tmp_path):
     """Others have no folder of this machine; the Hub id in the card of the folder is public."""
     record = shutil.copytree(embedded_graph, tmp_path / "graph") / "export.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"model": str(folder)}))
+    record.write_text(info_text(json.loads(record.read_text()) | {"model": str(folder)}))
     push_model(tmp_path / "graph", "user/graph")
     assert json.loads(hub.files("user/graph")["export.json"])["model"] is None
     (folder / "README.md").write_text("---\nbase_model: user/model\n---\n")

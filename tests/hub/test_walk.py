@@ -36,7 +36,9 @@ import d2vpr_hf
 assert Path(d2vpr_hf.__file__).is_relative_to(os.environ["SPACE"]), d2vpr_hf.__file__
 app = runpy.run_path(os.environ["SPACE"] + "/app.py")
 opened = app["open_space"](app["read_settings"]())
-answer = app["Endpoints"](opened.photo_map).search(["query.jpg"], [3])[0][0]
+query = Path("query.jpg").resolve()
+files = app["Files"](app["Visitors"](query.parent), frozenset({query}))
+answer = app["Endpoints"](opened.photo_map, files).search([str(query)], [3])[0][0]
 print(json.dumps(answer))
 from d2vpr_hf.cli import main
 main()

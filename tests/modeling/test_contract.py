@@ -245,7 +245,9 @@ def test_weights_offloaded_to_disk(tiny_folder, tmp_path):
         assert relative(model(images).pooler_output, expected) < ROUNDING
 
 
-@pytest.mark.parametrize("implementation", ["eager", "sdpa", pytest.param("flex_attention", marks=NEEDS_INDUCTOR)])
+@pytest.mark.parametrize(
+    "implementation", ["eager", "sdpa", pytest.param("flex_attention", marks=[NEEDS_INDUCTOR, pytest.mark.slow])]
+)
 def test_attention_implementations_agree(tiny_kind, implementation):
     torch.manual_seed(0)
     model = tiny_kind(use_cross_image_encoder=True)
@@ -320,7 +322,7 @@ def test_gradient_checkpointing_counts_batch_norm_once(tiny_kind, reentrant):
 
 
 @pytest.mark.parametrize("hidden_states", [False, True])
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=NEEDS_INDUCTOR)])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[NEEDS_INDUCTOR, pytest.mark.slow])])
 def test_compiles_without_graph_breaks(tiny_kind, backend, hidden_states):
     torch._dynamo.reset()
     model = tiny_kind(use_cross_image_encoder=True)

@@ -240,7 +240,7 @@ def test_a_damaged_or_huge_hdf5_file_is_refused(tmp_path: Path) -> None:
     content = (tmp_path / "d.h5").read_bytes()
     (tmp_path / "d.h5").write_bytes(content.replace(b"TREE", b"FREE"))
     for name in ("huge.h5", "d.h5"):
-        with pytest.raises(ValueError, match="damaged, or larger than the memory"):
+        with pytest.raises(ValueError, match="is damaged"):
             read_descriptors(tmp_path / name)
 
 

@@ -259,13 +259,17 @@ _NAMES: dict[tuple[str, str], Any] = {
 }
 
 
-def _refuse_bytearray(unpickler: Any) -> None:
-    """Refuse an opcode that reserves memory before it reads."""
-    raise pickle.UnpicklingError("it has a bytearray, which an array of numbers does not need")
+def _load_bytearray(unpickler: Any) -> None:
+    """Read the bytes of an array of protocol 5. The inherited opcode reserves the stated memory before it reads."""
+    (size,) = struct.unpack("<Q", unpickler.read(8))
+    content = unpickler.read(min(size, sys.maxsize))  # of a file in memory: no more than there is
+    if len(content) != size:
+        raise pickle.UnpicklingError(f"it states {size:,} bytes of content, and {len(content):,} are stored")
+    unpickler.append(bytearray(content))
 
 
 class _Unpickler(pickle._Unpickler):  # the one in Python keeps its memo in a dictionary: a large number in a file costs nothing
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _refuse_bytearray}
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NAMES:
