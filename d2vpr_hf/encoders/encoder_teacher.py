@@ -16,7 +16,7 @@ from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
 from d2vpr_hf.modeling.vision_transformer import GridSize
 from d2vpr_hf.pretrained.pooling import generalized_mean
-from d2vpr_hf.pretrained.teachers import Teacher, TeacherTargets
+from d2vpr_hf.pretrained.teachers import Teacher, TeacherTargets, resize_and_normalise
 from d2vpr_hf.pretrained.token_grids import resample_patches
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
 from d2vpr_hf.utils.threads import map_on_cores
@@ -97,6 +97,8 @@ class EncoderTeacher(Teacher):
                 "not switch off. Choose other groups."
             )
         model.remove_cross_image_encoder()
+        encoder: Any = self.encoder
+        encoder.reopen_backend()  # the constructor has opened one, with the cross-image encoder
         self.depends_on_batch = False
 
     def _prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -106,12 +108,8 @@ class EncoderTeacher(Teacher):
             rows = [Image.fromarray(image.permute(1, 2, 0).numpy(force=True)) for image in images]
             prepared = map_on_cores(self.encoder.prepare, rows)
             return torch.from_numpy(np.stack(prepared)).to(self.device)
-        pixels = images.float()
-        if images.shape[2:] != self.input_size:
-            mode = "bicubic" if steps.resample == "bicubic" else "bilinear"
-            pixels = nn.functional.interpolate(pixels, self.input_size, mode=mode, antialias=True).clamp(0, 255)
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (steps.mean, steps.std))
-        return (pixels * steps.rescale_factor - mean) / std
+        assert self.input_size is not None  # checked in the constructor
+        return resize_and_normalise(images, self.input_size, steps)
 
     def _targets(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
         descriptors = torch.from_numpy(self.encoder.describe(_to_numpy(pixel_values))).to(self.device)

@@ -140,7 +140,7 @@ class OwnModel:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of weights, configuration and preprocessing. Computed once."""
+        """Hash of weights, configuration and preprocessing. Computed once; see `reopen_backend`."""
         digest = fingerprint(merge_adapters(self.model), self.processor)
         if self.shorter_side is None:
             return digest
@@ -151,6 +151,13 @@ class OwnModel:
         """Fingerprints of models whose descriptors can be compared with this one's; none if it was changed since."""
         config = self.config
         return tuple(config.compatible_with) if config.own_fingerprint == self.fingerprint else ()
+
+    @property
+    def trained_prefixes(self) -> tuple[int, ...] | None:
+        """Numbers of first numbers for which training kept a head; `None` without such a head, as with PCA."""
+        config = self.config
+        is_trained = config.projection_dim is not None and (config.matryoshka_dims or config.compatible_with)
+        return tuple(config.matryoshka_dims) if is_trained else None
 
     @property
     def runtime(self) -> Runtime:
@@ -177,8 +184,12 @@ class OwnModel:
         return open_backend(model, self.processor, runtime.backend, runtime.precision, steps=self.steps)
 
     def reopen_backend(self) -> None:
-        """Close the backend, so that the next photos are encoded with the weights that the model has then."""
+        """Close the backend, so that the next photos are encoded with the weights that the model has then.
+
+        The fingerprint is then computed again.
+        """
         self.__dict__.pop("backend", None)
+        self.__dict__.pop("fingerprint", None)
 
     def prepare(self, image: Any) -> NDArray[np.float32]:
         """Return the pixel values (3, height, width) of an image."""

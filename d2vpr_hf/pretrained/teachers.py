@@ -135,15 +135,27 @@ class Teacher(nn.Module):
                 f"{tuple(images.shape)} of {images.dtype}."
             )
         assert self.preprocessing is not None and self.input_size is not None
-        steps = self.preprocessing
-        mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (steps.mean, steps.std))
-        pixels = images.float()
-        if images.shape[2:] != self.input_size:
-            pixels = nn.functional.interpolate(pixels, self.input_size, mode="bilinear", antialias=True)
-        return ((pixels * steps.rescale_factor - mean) / std).to(self.dtype, memory_format=torch.channels_last)
+        pixel_values = resize_and_normalise(images, self.input_size, self.preprocessing)
+        return pixel_values.to(self.dtype, memory_format=torch.channels_last)
 
     def _targets(self, pixel_values: torch.Tensor, grid_size: GridSize | None) -> TeacherTargets:
         raise NotImplementedError
+
+
+def resize_and_normalise(images: torch.Tensor, size: tuple[int, int], steps: Preprocessing) -> torch.Tensor:
+    """Resize bytes (B, 3, height, width) on their device, antialiased and in floating point, and normalise them.
+
+    Args:
+        images: The bytes.
+        size: Height and width in pixels of the result.
+        steps: Filter, factor, mean and standard deviation; a filter that torch does not have is replaced by the bilinear one.
+    """
+    pixels = images.float()
+    if images.shape[2:] != size:
+        mode = "bicubic" if steps.resample == "bicubic" else "bilinear"
+        pixels = nn.functional.interpolate(pixels, size, mode=mode, antialias=True).clamp(0, 255)
+    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (steps.mean, steps.std))
+    return (pixels * steps.rescale_factor - mean) / std
 
 
 class PlaceTeacher(Teacher):

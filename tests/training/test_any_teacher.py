@@ -17,6 +17,7 @@ from d2vpr_hf.pretrained.loading import load_model
 from d2vpr_hf.pretrained.teachers import TeacherTargets, load_teacher
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss, relational_error
+from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
 from d2vpr_hf.training.option_values import WeightSchedule
 from d2vpr_hf.training.options import DistillOptions, check_resumable, parse_options, to_yaml
 from tests.conftest import perturb, save_folder, tiny_cricavpr, tiny_model
@@ -86,6 +87,22 @@ def test_an_encoder_teaches_the_descriptors_that_an_index_holds(folders, kind):
     targets = teacher(pixels)
     np.testing.assert_allclose(targets.descriptors.numpy(), encoder.encode(images).descriptors, atol=2e-5)
     assert targets.tokens.shape == (3, 0, 0)
+
+
+def test_groups_off_removes_the_cross_image_encoder_of_an_encoder(tmp_path):
+    """The backend that measured the width keeps the encoder: targets would mix, under the earlier fingerprint."""
+    folder = save_folder(tiny_cricavpr(hidden_size=96, use_cross_image_encoder=True), tmp_path / "teacher")
+    teacher = load_teacher(folder, descriptor="encoder")
+    assert teacher.depends_on_batch and teacher.encoder.fingerprint == PlaceEncoder(folder).fingerprint
+    pixels = photos(size=teacher.input_size)[1]
+    mixed = teacher(pixels).descriptors
+    GroupedTeacher(teacher, "off", 2, seed=0)
+    together, alone = teacher(pixels).descriptors, torch.cat([teacher(image[None]).descriptors for image in pixels])
+    assert torch.allclose(together, alone, atol=1e-5) and not torch.allclose(together, mixed, atol=1e-3)
+    assert teacher.encoder.fingerprint == PlaceEncoder(folder, cross_image_encoder=False).fingerprint
+    without = load_model(folder)
+    without.remove_cross_image_encoder()
+    assert PlaceEncoder(save_folder(without, tmp_path / "without")).fingerprint == teacher.encoder.fingerprint
 
 
 def test_photos_of_another_size_are_resized_antialiased(folders):
