@@ -65,6 +65,9 @@ def export(
     info: dict[str, Any] = {"model": encoder.model_name, "fingerprint": encoder.fingerprint}
     if encoder.compatible_with:
         info["compatible_with"] = list(encoder.compatible_with)
+    prefixes = getattr(encoder.descriptor_model, "trained_prefixes", None)
+    if prefixes is not None:
+        info["trained_prefixes"] = list(prefixes)
     images = [] if photos is None else _read_some(find_photos(Path(photos)))
     info["calibration_photos"] = len(images) if options.precision == "int8" else 0
     exported = export_source(find_graph_source(encoder.descriptor_model), Path(out), options, images, info)

@@ -298,6 +298,7 @@ def _set_projection(encoder: "PlaceEncoder", projection: Projection, whiten: boo
     """Set the projection of a model of this package."""
     config, dim = encoder.model.config, len(projection.components)
     config.projection_dim, config.normalize_projection = dim, whiten
+    config.compatible_with, config.own_fingerprint = [], None  # the projected descriptors are in another space
     encoder.model.projection = DescriptorProjection(config.unprojected_dim, dim).to(encoder.device)
     with torch.no_grad():
         encoder.model.projection.mean.copy_(torch.from_numpy(projection.mean))

@@ -4,6 +4,8 @@ import logging
 
 from d2vpr_hf.encoders.encoder_teacher import EncoderTeacher
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
+from d2vpr_hf.model_info.preprocessing import Preprocessing
+from d2vpr_hf.pretrained.own_facts import steps_of
 from d2vpr_hf.pretrained.teachers import PlaceTeacher
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
 from d2vpr_hf.training.options import DistillOptions
@@ -47,4 +49,19 @@ def shared_space(options: DistillOptions, teacher: GroupedTeacher) -> list[str]:
     except FileNotFoundError as error:  # a teacher without an image processor teaches, but cannot encode photos
         logger.info("The student cannot search indexes of its teacher, which cannot encode photos: %s", error)
         return []
+    if difference := _difference(options.resize, encoder):
+        logger.info(
+            "The student cannot search indexes of its teacher, because the teacher sees other pixels in this run than in an "
+            "index: %s. With `teacher_descriptor: encoder` it sees those of an index.",
+            difference,
+        )
+        return []
     return [encoder.fingerprint]
+
+
+def _difference(resize: str, encoder: PlaceEncoder) -> str:
+    """Return a text of the steps by which a teacher sees photos in a run but not in an index; empty if there is none."""
+    steps = steps_of(encoder.processor)
+    in_run = Preprocessing(size=steps.size, resample=resize, resized_as=steps.resized_as)  # type: ignore[arg-type] # bilinear or bicubic
+    pairs = {name: (getattr(in_run, name), getattr(steps, name)) for name in ("resample", "rescale_factor", "mean", "std")}
+    return ", ".join(f"{name} {run} and not {index}" for name, (run, index) in pairs.items() if run != index)

@@ -292,7 +292,7 @@ def evaluate(
         }
         encoder = sides.load(encoding, model, cross_image_encoder)
         if database_model is not None:
-            arguments["database_encoder"] = encoding.load_plain(database_model)
+            arguments["database_encoder"] = encoding.load_plain(database_model, cross_image_encoder=cross_image_encoder)
         with progress_bar("Encoding", sides.num_photos * (1 + shuffle_check)) as progress:
             evaluations = sides.evaluate(encoder, arguments | {"progress": progress})
     for evaluation in evaluations:

@@ -282,13 +282,25 @@ class WholeEncoderOptions(ModelChoices):
             arguments |= {"backend": runtime.backend, "precision": runtime.precision}
         return PlaceEncoder.for_index(index, model, **arguments)
 
-    def load_plain(self, model: str) -> PlaceEncoder:
-        """Load a second model, with its own sizes and pooling, on the device and with the batches of these options."""
+    def load_plain(self, model: str, *, cross_image_encoder: bool | None = None) -> PlaceEncoder:
+        """Load a second model, with its own sizes and pooling, on the device and with the batches of these options.
+
+        Args:
+            model: The model's name.
+            cross_image_encoder: `False` removes that of either model; a second model without one is accepted.
+        """
         from d2vpr_hf.encoders.place_encoder import PlaceEncoder
         from d2vpr_hf.pretrained.unreachable_hub import confirm_if_on_hub
 
         confirm_if_on_hub(model)
-        return PlaceEncoder(model, device=self.device, num_workers=self.num_workers, batch_size=self.batch_size or BATCH_SIZE)
+        return PlaceEncoder(
+            model,
+            device=self.device,
+            num_workers=self.num_workers,
+            batch_size=self.batch_size or BATCH_SIZE,
+            cross_image_encoder=False if cross_image_encoder is False else None,
+            dim=self.model_options().get("dim"),
+        )
 
 
 @dataclass

@@ -193,6 +193,12 @@ class ExportedGraph:
         return tuple(map(str, self._exported.info.get("compatible_with", ())))
 
     @property
+    def trained_prefixes(self) -> tuple[int, ...] | None:
+        """Numbers of first numbers for which training kept a head; `None` without such a head, as the export states it."""
+        dims = self._exported.info.get("trained_prefixes")
+        return None if dims is None else tuple(map(int, dims))
+
+    @property
     def runtime(self) -> Runtime:
         """Backend and precision, without opening the backend."""
         return self._exported.settle_backend(*self._backend_choice)

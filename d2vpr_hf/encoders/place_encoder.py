@@ -25,6 +25,7 @@ from d2vpr_hf.encoders.photo_batches import (
     read_descriptors,
     read_pixels,
 )
+from d2vpr_hf.encoders.prefix_model import prefix_fingerprint
 from d2vpr_hf.encoders.protocol import DescriptorModel, EncodedPhotos, Progress, ReceiveBatch
 from d2vpr_hf.encoders.query_crops import NUM_CROPS, mean_of_crops
 from d2vpr_hf.model_info.model_facts import ModelFacts
@@ -190,10 +191,12 @@ class PlaceEncoder:
             defaults["revision"] = settings.model_revision
         revision = (defaults | options).get("revision")
         with cached_if_unconfirmed(model, revision), offline_if_unreachable(model, revision):
-            if settings.model_options and not _is_compatible(model, options.get("revision"), settings.fingerprint):
+            if settings.model_options:
                 recorded = ModelOptions.from_dict(settings.model_options)
                 accepted: Collection[str] = settings.model_options
-                if not is_recorded and model is not None:
+                if _is_compatible(model, options.get("revision"), settings.fingerprint, recorded.dim):
+                    accepted = ("dim",)  # it has its own way to compute descriptors
+                elif not is_recorded and model is not None:
                     accepted = accepted_options(model, options.get("revision"))
                 defaults |= {name: getattr(recorded, name) for name in settings.model_options if name in accepted}
             encoder = cls(model, **defaults | options)
@@ -524,10 +527,12 @@ class PlaceEncoder:
         return CorrectedPixels(pixel_values, SCALED_BY_OWN_RANGE) if is_corrected else pixel_values
 
 
-def _is_compatible(model: Any, revision: str | None, fingerprint: str) -> bool:
-    """Return whether a model states that it is compatible with another one, whose options it then does not need."""
+def _is_compatible(model: Any, revision: str | None, fingerprint: str, dim: int | None) -> bool:
+    """Return whether a model states that it is compatible with another one, or with its first `dim` numbers."""
     stated = stored_config(model, revision).get("compatible_with") if isinstance(model, str | Path) else None
-    return isinstance(stated, list) and fingerprint in stated
+    if not isinstance(stated, list):
+        return False
+    return fingerprint in (stated if dim is None else [prefix_fingerprint(whole, dim) for whole in stated])
 
 
 def _note_names(photos: Iterable[Any], names: dict[int, str]) -> Iterator[Any]:

@@ -47,6 +47,17 @@ class PrefixModel:
                 model.descriptor_dim,
             )
 
+        trained = getattr(model, "trained_prefixes", None)  # models of other programs do not state them
+        if trained is not None and dim not in (*trained, model.descriptor_dim):
+            logger.warning(
+                "The head of %s was trained for the whole descriptors%s: the first %d of %d numbers may describe a part of the "
+                "photo only.",
+                model.model_name or "this model",
+                f" and `dim` {', '.join(map(str, trained))}" if trained else "",
+                dim,
+                model.descriptor_dim,
+            )
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "network":  # the network gives the whole descriptors: it must not be exported
             raise AttributeError(name)
@@ -65,15 +76,13 @@ class PrefixModel:
     @property
     def fingerprint(self) -> str:
         """Hash of the model's fingerprint and the number of numbers."""
-        return self._cut(self._model.fingerprint)
+        return prefix_fingerprint(self._model.fingerprint, self.descriptor_dim)
 
     @property
     def compatible_with(self) -> tuple[str, ...]:
         """Fingerprints of as many numbers of the models that the model is compatible with."""
-        return tuple(map(self._cut, getattr(self._model, "compatible_with", ())))
-
-    def _cut(self, fingerprint: str) -> str:
-        return hashlib.sha256(json.dumps([fingerprint, "dim", self.descriptor_dim]).encode()).hexdigest()
+        whole = getattr(self._model, "compatible_with", ())
+        return tuple(prefix_fingerprint(fingerprint, self.descriptor_dim) for fingerprint in whole)
 
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D) of unit length."""
@@ -86,6 +95,11 @@ class PrefixModel:
         return lambda: prefix(finish(), self.descriptor_dim)
 
 
+def prefix_fingerprint(fingerprint: str, dim: int) -> str:
+    """Return the fingerprint of a model that takes the first numbers of the descriptors of another one."""
+    return hashlib.sha256(json.dumps([fingerprint, "dim", dim]).encode()).hexdigest()
+
+
 def prefix(descriptors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """Return the first numbers of descriptors (B, D), divided by their length; a length of 0 stays."""
     first = descriptors[:, :dim]
@@ -93,4 +107,4 @@ def prefix(descriptors: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(first / np.where(lengths > 0, lengths, 1)).astype(np.float32)
 
 
-__all__ = ["PrefixModel", "prefix"]
+__all__ = ["PrefixModel", "prefix", "prefix_fingerprint"]

@@ -176,6 +176,13 @@ def localize_descriptors(
     Raises:
         ValueError: If the width is not that of the index, or values are wrong.
     """
+    if calibration is not None and calibration.query_fingerprint is not None:
+        logger.warning(
+            "The calibration of %s was made with queries of %s, another model than that of the index. Confidences and radii "
+            "are correct only if that model made the descriptors of the queries.",
+            index.folder,
+            calibration.query_model or "a model without a name",
+        )
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = search_descriptors(index, descriptors, top_k=top_k, tensor=tensor, normalize=normalize, allowed=allowed)
     return [_localize_result(result, calibration, precision) for result in results]

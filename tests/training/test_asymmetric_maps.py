@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,17 @@ from accelerate.state import AcceleratorState
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos
 from d2vpr_hf.evaluation import Evaluation, evaluate
-from d2vpr_hf.localization import Calibration, load_calibration, localize_photos
+from d2vpr_hf.localization import Calibration, load_calibration, localize_descriptors, localize_photos
 from d2vpr_hf.localization.consensus import FEATURES
+from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_model
+from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.retrieval import search_photos
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune
+from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
 from d2vpr_hf.training.options import DistillOptions, FinetuneOptions
+from d2vpr_hf.training.teacher_space import shared_space
 from tests.command_line import run
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.photos import save
@@ -63,6 +68,17 @@ def test_the_teacher_is_written_into_the_student(folders):
     assert config.compatible_with == [PlaceEncoder(folders["teacher"]).fingerprint]
     assert PlaceEncoder(folders["student"]).compatible_with == tuple(config.compatible_with)
     assert "its queries can search maps of teacher" in (Path(folders["student"]) / "README.md").read_text()
+
+
+@pytest.mark.parametrize("change", [{}, {"image_mean": [0.5, 0.5, 0.5]}, {"resample": 3}])
+def test_a_teacher_that_sees_other_pixels_in_an_index_is_not_stated(folders, tmp_path, caplog, change):
+    """A run normalises by the student's mean: an index of this teacher holds other descriptors than the student learns."""
+    shutil.copytree(folders["teacher"], tmp_path / "teacher")
+    D2VPRImageProcessor(size={"height": 70, "width": 70}, **change).save_pretrained(tmp_path / "teacher")
+    options = DistillOptions(**options_of(folders, tmp_path / "run", teacher=str(tmp_path / "teacher"), image_size=[70, 70]))
+    with caplog.at_level(logging.INFO):
+        stated = shared_space(options, GroupedTeacher(load_teacher(tmp_path / "teacher"), "off", 2, seed=0))
+    assert len(stated) == (not change) and all(name.removeprefix("image_") in caplog.text for name in change)
 
 
 def test_the_student_searches_the_index_of_its_teacher_but_adds_nothing(folders):
@@ -131,6 +147,20 @@ def test_the_commands_name_both_models(folders, tmp_path):
     assert status == 0 and f"Queries are encoded by {folders['student']}; the index was made by {folders['teacher']}" in err
 
 
+def test_both_models_take_as_many_numbers(folders, tmp_path, caplog):
+    """`--dim` of the queries and of a second model, and of an index that records it for a compatible model."""
+    words = ["evaluate", "--database", folders["database"], "--queries", folders["queries"], "--model", folders["student"]]
+    status, out, err = run(*words, "--database-model", folders["teacher"], "--dim", "64", "--no-cross-image-encoder")
+    assert status == 0 and "of the database" in out, err
+    index_photos(folders["database"], tmp_path / "index", PlaceEncoder(folders["teacher"], dim=64))
+    index = PlaceIndex.open(tmp_path / "index")
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        student = PlaceEncoder.for_index(index, folders["student"])
+    assert student.model_options == {"dim": 64} and "was trained for the whole descriptors: the first 64" in caplog.text
+    assert len(search_photos(index, [folders["queries"]], student)) == 4
+
+
 def calibration_of(index, **changes):
     width = len(FEATURES)
     values = {"weights": [1.0] * width, "bias": 0.0, "means": [0.0] * width, "deviations": [1.0] * width}
@@ -144,7 +174,7 @@ def calibration_of(index, **changes):
     return Calibration(**values, fingerprint=index.settings.fingerprint, **changes)
 
 
-def test_a_calibration_belongs_to_the_pair(folders, caplog):
+def test_a_calibration_belongs_to_the_pair(folders, tmp_path, caplog):
     """Confidences that were fitted to the teacher's similarities would be wrong for the student's."""
     index = PlaceIndex.open(folders["index"])
     teacher, student = PlaceEncoder(folders["teacher"]), PlaceEncoder(folders["student"])
@@ -157,6 +187,11 @@ def test_a_calibration_belongs_to_the_pair(folders, caplog):
         with caplog.at_level(logging.WARNING):
             assert load_calibration(index, wrong) is None
         assert "was made with queries of" in caplog.text and "neither confidence nor radius" in caplog.text
+        caplog.clear()
+        np.save(tmp_path / "queries.npy", index.descriptors[:].astype(np.float32))
+        with caplog.at_level(logging.WARNING):
+            localize_descriptors(index, tmp_path / "queries.npy", calibration)
+        assert ("only if that model made the descriptors" in caplog.text) == (calibration is of_student)
         caplog.clear()
         with pytest.raises(ValueError, match="was made with queries of"):
             localize_photos(index, [folders["queries"]], wrong, calibration)
