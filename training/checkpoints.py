@@ -157,7 +157,7 @@ def check_files(checkpoint: Path) -> None:
     Accelerate itself continues without random states that it cannot read, so that a run would not resume to the same weights.
 
     Raises:
-        ValueError: If a file is missing, damaged, or was added.
+        ValueError: If a file is missing, damaged, or was added, unless the added one is hidden (its name begins with a dot).
     """
     path = checkpoint / _CHECKSUMS
     if not path.is_file():
@@ -168,7 +168,10 @@ def check_files(checkpoint: Path) -> None:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}). {_REMEDY}") from error
     present = {file.relative_to(checkpoint).as_posix(): file for file in _files(checkpoint) if file != path}
-    wrong = [name for name in sorted({*stated, *present}) if name not in present or name not in stated]
+    hidden = {name for name in present if f"/{name}".count("/.")}  # file systems and file managers add such files
+    wrong = [
+        name for name in sorted({*stated, *present} - (hidden - stated.keys())) if name not in present or name not in stated
+    ]
     wrong += [name for name, file in present.items() if name in stated and file_checksum(file) != stated[name]]
     if wrong:
         raise ValueError(f"The checkpoint {checkpoint} is damaged: {', '.join(wrong[:3])} is missing or has changed. {_REMEDY}")

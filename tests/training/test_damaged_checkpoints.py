@@ -48,6 +48,10 @@ def test_a_file_that_was_added_is_an_error(saved, tmp_path):
         checkpoints.load(accelerator, copy)
 
 
-def test_an_undamaged_checkpoint_is_loaded(saved):
+def test_an_undamaged_checkpoint_is_loaded(saved, tmp_path):
+    """File systems and file managers add hidden files, which training does not read."""
     accelerator, checkpoints, newest = saved
+    copy = shutil.copytree(newest, tmp_path / newest.name)
+    (copy / ".DS_Store").write_bytes(b"stranger")
+    assert checkpoints.load(accelerator, copy).step == 3
     assert checkpoints.load(accelerator, newest).step == 3
