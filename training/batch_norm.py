@@ -81,7 +81,11 @@ class PreciseStatistics:
 
     @torch.no_grad()
     def measure(self, batches: Iterable[torch.Tensor]) -> None:
-        """Set the running statistics to those of batches of pixel values (B, 3, height, width) of all processes."""
+        """Set the running statistics to those of batches of pixel values (B, 3, height, width) of all processes.
+
+        Raises:
+            ValueError: If there is no batch, or the network does not call its BatchNorms, as a compiled one.
+        """
         sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in self._norms}
         counted = [int(norm.num_batches_tracked or 0) for norm in self._norms]
 
@@ -107,6 +111,8 @@ class PreciseStatistics:
             total = sums[norm].to(norm.running_mean.device)
             if num_processes() > 1:
                 distributed.all_reduce(total)
+            if not total[2].all():
+                raise ValueError("No batch reached a BatchNorm, so that its statistics cannot be measured. Give photos.")
             mean, square = total[0] / total[2], total[1] / total[2]
             norm.running_mean.copy_(mean)
             norm.running_var.copy_((square - mean.square()) * total[2] / (total[2] - 1).clamp(min=1))

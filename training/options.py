@@ -320,6 +320,11 @@ class TrainingOptions:
                 "precise_batch_norm measures statistics that `batch_norm: frozen` keeps. Set precise_batch_norm to 0, or "
                 "another batch_norm."
             )
+        if self.precise_batch_norm and self.compile:
+            raise ValueError(
+                "precise_batch_norm reads the inputs of BatchNorms, which a compiled network does not show. Set compile to "
+                "false, or precise_batch_norm to 0."
+            )
         if (self.schedule == "steps") != bool(self.milestones):
             raise ValueError("milestones belong to `schedule: steps`, which needs at least one. Set both, or neither.")
         if self.milestones and (min(self.milestones) < 1 or self.milestone_factor <= 0):

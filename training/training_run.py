@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs, set_seed
 from PIL.Image import Resampling
 from torch import nn
 
@@ -90,6 +90,10 @@ def _check_accelerator(accelerator: Accelerator, options: TrainingOptions) -> No
         )
     if options.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("A CPU does not train in fp16. Take `mixed_precision: bf16`, or `no`.")
+    if options.ema_decay is not None and accelerator.distributed_type == DistributedType.FSDP:
+        raise ValueError(
+            "`ema_decay` averages whole weights, and FSDP shards them. Set ema_decay to null, or train without FSDP."
+        )
     missing = sorted(set(options.trackers or ()) - {str(tracker) for tracker in accelerator.log_with})
     if missing:
         raise ImportError(f"The trackers {', '.join(missing)} are not installed: `pip install {' '.join(missing)}`.")

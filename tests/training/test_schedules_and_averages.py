@@ -1,18 +1,22 @@
 """Learning rates over steps, averages of weights, precise statistics, and the recipes that use them."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import nn
 
 from d2vpr_hf.training.batch_norm import PreciseStatistics
 from d2vpr_hf.training.finetune import finetune
-from d2vpr_hf.training.model_setup import choose_cross_image_encoder, freeze
-from d2vpr_hf.training.optimizer import learning_rate_factor
+from d2vpr_hf.training.model_setup import TrainingWrapper, choose_cross_image_encoder, freeze
+from d2vpr_hf.training.objectives.head import StudentWithHeads, keep_head
+from d2vpr_hf.training.optimizer import learning_rate_factor, make_optimizer
 from d2vpr_hf.training.options import DistillOptions, FinetuneOptions, parse_options
+from d2vpr_hf.training.training_run import _check_accelerator
 from d2vpr_hf.training.weight_average import MovingAverage
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import write_places
@@ -41,6 +45,7 @@ def test_options_that_do_not_belong_together():
         (["--schedule", "steps", "--milestones", "0"], "epochs of at least 1"),
         (["--ema-decay", "1"], "between 0 and 1"),
         (["--precise-batch-norm", "2", "--batch-norm", "frozen"], "keeps"),
+        (["--precise-batch-norm", "2", "--compile"], "a compiled network does not show"),
     ):
         with pytest.raises(ValueError, match=problem):
             parse_options(FinetuneOptions, [*NEEDED, *flags])
@@ -78,6 +83,36 @@ def test_precise_statistics_are_those_of_all_batches():
     assert torch.allclose(norms[0].running_mean, features.mean((0, 2, 3)), atol=1e-5)
     assert torch.allclose(norms[0].running_var, features.var((0, 2, 3)), rtol=1e-4)
     assert torch.equal(norms[0].num_batches_tracked, counted) and not model.training
+
+
+def test_statistics_of_no_image_are_an_error():
+    """They would be 0 / 0, and the saved model would give numbers that are not finite."""
+    model = tiny_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match="No batch reached a BatchNorm"):
+        PreciseStatistics(model).measure([])
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_average_of_sharded_weights_is_refused():
+    options = SimpleNamespace(ema_decay=0.9, mixed_precision="no", trackers=None)
+    accelerator = SimpleNamespace(num_processes=1, distributed_type=DistributedType.FSDP, log_with=[])
+    with pytest.raises(ValueError, match="FSDP shards them"):
+        _check_accelerator(accelerator, options)
+
+
+@pytest.mark.parametrize("policy", ["keep", "drop"])
+def test_rates_of_the_modern_recipe_name_parameters(policy):
+    """With a head that is dropped, parameters have other names than with one that is kept."""
+    flags = [] if policy == "keep" else ["--learning-rate-factors", "heads.*=10", "aggregator.sampler.*=0.1"]
+    words = ["distill_modern", *NEEDED, "--teacher", "t", "--validation-data", "v", "--head-policy", policy]
+    options = parse_options(DistillOptions, [*words, *flags])
+    student = tiny_model()
+    network = StudentWithHeads(student, [8], [True], 0)
+    if policy == "keep":
+        keep_head(student, 8, 0, normalize=True)
+        network = TrainingWrapper(student)
+    assert {group["factor"] for group in make_optimizer(network, options).param_groups} == {10, 1, 0.1}
 
 
 def test_a_resumed_run_with_average_and_precise_statistics_ends_at_the_same_weights(tmp_path):
