@@ -79,10 +79,16 @@ def check_encoder(index: PlaceIndex, encoder: Encoder, *, for_queries: bool = Fa
         recorded, options = index.settings.model_options, getattr(encoder, "model_options", {})
         if options != recorded:
             name = f"{name} with {_options_text(recorded)} (here with {_options_text(options)})"
+        advice = ""
+        if for_queries and compatible_with(encoder):
+            advice = (
+                " This encoder can search indexes of its teacher with photos of the size that the teacher saw. A teacher with "
+                "a cross-image encoder makes them by a copy without it (docs/training.md, One map for two models)."
+            )
         raise ValueError(
             f"The index was built with another model or other preprocessing: with {name}, fingerprint {expected[:12]} at that "
             f"time, while this encoder has {fingerprint[:12]}. Use that model (`model`), or build the index again with "
-            "`d2vpr index PHOTOS --overwrite`."
+            f"`d2vpr index PHOTOS --overwrite`.{advice}"
         )
 
 
