@@ -5,6 +5,7 @@ that were removed later are masked, and rows that were added later are searched 
 built again. A store can always be built from the rows: it is not in the manifest, not verified and not sent to the Hub.
 """
 
+import errno
 import json
 import logging
 import secrets
@@ -40,9 +41,9 @@ from d2vpr_hf.utils.confirmed_names import confirm, is_confirmed
 
 logger = logging.getLogger(__name__)
 
-_EXACT = (
-    "The search is exact: the vector store %s%s cannot be used. %s `d2vpr index` and `d2vpr compact` build the store again."
-)
+_EXACT = "The search is exact: the vector store %s%s cannot be used. %s %s"
+_REBUILD = "`d2vpr index` and `d2vpr compact` build the store again."
+_RETRY = "The next search tries the store again."
 
 # Number and share of added and removed rows above which a store is built again.
 # 4,096 rows of 512 numbers take 2 ms to search exactly; a store of a million takes 4 s to build.
@@ -69,21 +70,24 @@ class BuiltShard(NamedTuple):
 class LazyStore:
     """The vector store in a folder, opened by the first search, because opening imports FAISS or the client of a service.
 
-    A store only makes searches faster. Whatever fails in it, the search is exact, and one warning names the store.
+    A store only makes searches faster. Whatever fails in it, the search is exact, and one warning names the store. After an
+    error that may pass, such as a service that does not answer or too many open files, the next search tries the store again.
 
     Args:
         path: The folder.
-        descriptors: The descriptors that the store was built of.
+        descriptors: The descriptors that the store was built of; `None` if the folder could not be read.
+        previous: The store of the same folder that was used before, whose warning is not repeated.
 
     Attributes:
-        error: The error for which the store is not used; `None` for a store that can be used.
+        error: The damage for which the store is not used; `None` for a store that can be used.
     """
 
-    def __init__(self, path: Path, descriptors: MappedDescriptors | None) -> None:
+    def __init__(self, path: Path, descriptors: MappedDescriptors | None, previous: "LazyStore | None" = None) -> None:
         self.path, self._descriptors = path, descriptors
         self.error: Exception | None = None
         self._vectors: VectorStore | None = None
-        self._has_warned = False
+        self._has_warned = previous is not None and previous._has_warned
+        self._damaged_folder: tuple[int, int] | None = None  # the state of the folder at the error
 
     @property
     def vectors(self) -> VectorStore | None:
@@ -97,9 +101,18 @@ class LazyStore:
         return self._vectors
 
     @property
-    def is_opened(self) -> bool:
-        """Whether the store was opened, so that its files are mapped."""
-        return self._vectors is not None
+    def is_usable(self) -> bool:
+        """Whether the store is opened, or nothing has failed in it until now."""
+        return self._vectors is not None or (self._descriptors is not None and self.error is None and not self._has_warned)
+
+    @property
+    def must_be_read(self) -> bool:
+        """Whether the folder must be read again: it was removed, replaced after an error, or could not be read."""
+        if self._vectors is not None:
+            return False
+        if self.error is not None:
+            return _folder_state(self.path) != self._damaged_folder
+        return self._descriptors is None or not self.path.exists()
 
     def search(
         self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
@@ -111,9 +124,6 @@ class LazyStore:
         try:
             distances, rows = vectors.search(queries, k, allowed)
             check_result(distances, rows, len(queries), k, len(self._descriptors) if allowed is None else allowed)
-        except ConnectionError as error:  # a service may answer the next search
-            self._warn(error)
-            return None
         except Exception as error:  # see `vectors`
             self.fail(error)
             return None
@@ -121,15 +131,18 @@ class LazyStore:
         return distances, rows
 
     def fail(self, error: Exception) -> None:
-        """Record that the store cannot be used, unless a writer has just replaced its folder."""
+        """Log an error; record that the store cannot be used, unless the error may pass or a writer has just replaced it."""
+        if _may_pass(error):
+            self._warn(error, _RETRY)
+            return
         self._vectors = None
         if self.path.exists():
-            self.error = error
-            self._warn(error)
+            self.error, self._damaged_folder = error, _folder_state(self.path)
+            self._warn(error, _REBUILD)
 
-    def _warn(self, error: Exception) -> None:
+    def _warn(self, error: Exception, advice: str) -> None:
         if not self._has_warned:
-            logger.warning(_EXACT, self.path, _file_names(self.path), str(error) or type(error).__name__)
+            logger.warning(_EXACT, self.path, _file_names(self.path), str(error) or type(error).__name__, advice)
         self._has_warned = True
 
 
@@ -167,19 +180,22 @@ class DerivedStore:
 
     @property
     def is_usable(self) -> bool:
-        """Whether nothing has failed in the store until now."""
-        return self._store.error is None
+        """Whether nothing has failed in the store until now, or it was opened after an error that has passed."""
+        return self._store.is_usable
 
     @property
     def is_damaged(self) -> bool:
         """Whether the store failed and must be built again; a service that does not answer is not damaged."""
-        error = self._store.error
-        return error is not None and not isinstance(error, ConnectionError | ImportError)
+        return self._store.error is not None and not isinstance(self._store.error, ImportError)
 
     @property
-    def was_replaced(self) -> bool:
-        """Whether a writer removed the folder before this process opened the store."""
-        return not self._store.is_opened and not self.path.exists()
+    def must_be_read(self) -> bool:
+        """Whether the folder must be read again; see [`LazyStore.must_be_read`]."""
+        return self._store.must_be_read
+
+    def fits(self, manifest: Manifest) -> bool:
+        """Return whether the store covers rows of another manifest, or could not be read."""
+        return not self._built or _lag(self._built, manifest) is not None
 
     def of(self, manifest: Manifest) -> "DerivedStore":
         """Return the same store for the rows of another manifest."""
@@ -297,25 +313,27 @@ def _open_store(
     path: Path, manifest: Manifest, shards: Mapping[Shard, OpenShard], previous: DerivedStore | None
 ) -> DerivedStore | None:
     """Return the store in a folder; `None` if it covers no present row, or a writer has just removed the folder."""
-    store = LazyStore(path, None)
+    same = previous if previous is not None and previous.path == path and not previous.must_be_read else None
+    unread = previous._store if previous is not None and previous.path == path and not previous.is_damaged else None
     try:
         built = _read_built(path, manifest)
         if _lag(built, manifest) is None:
             return None
-        if previous is not None and previous.path == path:
-            return previous.of(manifest)
+        if same is not None:
+            return same.of(manifest)
         descriptors = _descriptors_of(built, shards, manifest)
-        store = LazyStore(path, descriptors)
+        store = LazyStore(path, descriptors, unread)
         check_store_files(path, descriptors)
         opened = DerivedStore(store, built, manifest)
         if manifest.service is not None:
             _ = opened.vectors
         return opened
     except Exception as error:  # see `LazyStore.vectors`
-        if previous is not None and previous.path == path and previous.is_damaged:  # it was logged before
-            return previous.of(manifest)
+        if same is not None and (same.is_damaged or _may_pass(error)) and same.fits(manifest):  # damage was logged before
+            return same.of(manifest)
+        store = LazyStore(path, None, unread)
         store.fail(error)
-        return None if store.error is None else DerivedStore(store, (), manifest)
+        return DerivedStore(store, (), manifest) if path.exists() else None
 
 
 def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDescriptors) -> None:
@@ -477,6 +495,25 @@ def _read_built(path: Path, manifest: Manifest) -> list[BuiltShard]:
     if sum(shard.rows for shard in built) > _MOST_ROWS + 100 * manifest.count:  # they would take memory
         raise ValueError(f"{path / _SHARDS} is of a far larger index.")
     return built
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether an error says nothing about the files of a store, so that a later search may succeed.
+
+    Such are connections that fail, too little memory, and errors of the system other than missing files.
+    """
+    if isinstance(error, ConnectionError | TimeoutError | MemoryError):
+        return True
+    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
+def _folder_state(path: Path) -> tuple[int, int] | None:
+    """Return numbers that change when a folder is replaced; `None` if there is no folder."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _file_names(path: Path) -> str:

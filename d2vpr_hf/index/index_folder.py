@@ -113,9 +113,9 @@ class IndexFolder:
         return MappedDescriptors(parts, removed, descriptor_dim=settings.descriptor_dim, dtype=settings.dtype)
 
     def store_to_search(self) -> DerivedStore | None:
-        """Return the vector store. If a writer replaced its folder after this process opened the index, open the new one."""
-        if self.store is not None and self.store.was_replaced:
-            self.store = open_derived_store(self.path, self.manifest, self.shards, None)
+        """Return the vector store. If its folder was replaced or could not be read before, read it now."""
+        if self.store is not None and self.store.must_be_read:
+            self.store = open_derived_store(self.path, self.manifest, self.shards, self.store)
         return self.store
 
     @property

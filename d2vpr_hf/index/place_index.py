@@ -470,10 +470,11 @@ class PlaceIndex:
     @property
     def store_is_fresh(self) -> bool | None:
         """Whether a vector store can be used and few rows were added or removed since it was built; `None` without one."""
-        store, manifest = self._state.store, self._state.manifest
+        manifest = self._state.manifest
         if not has_store(manifest):
             return None
-        return store is not None and is_fresh(store, manifest) and store.vectors is not None
+        store = self._state.store_to_search()
+        return store is not None and store.vectors is not None and is_fresh(store, manifest)
 
     def build_store(
         self, compression: Compression | None = None, *, store: StoreWord | None = None, uri: str | None = None
@@ -483,6 +484,8 @@ class PlaceIndex:
         Rows that are added later are searched exactly, and removed rows are masked. If there are many of them, this builds the
         store again. A vector store can be built from the rows at any time: it is not verified and not sent to the Hub.
 
+        This takes the writer lock, also if there is nothing to do.
+
         Args:
             compression: Compression of a store in the index folder, recorded in the manifest; `None` for the recorded one.
             store: `"faiss"` for a store in the index folder, or the service that searches, such as `"milvus"`; recorded in the
@@ -490,7 +493,9 @@ class PlaceIndex:
             uri: Address of the service, recorded in the manifest; only with a service, see [`RemoteStore`].
 
         Raises:
-            ValueError: If there is no such compression or store, or the address of a service is missing.
+            ValueError: If there is no such compression or store, the address of a service is missing, or the index is in the
+                Hub's cache.
+            BlockingIOError: If another process is changing the index.
             ConnectionError: If the service does not answer.
         """
         with self._storing():

@@ -30,6 +30,8 @@ def map_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray[A
         raise FileNotFoundError(f"{path} is missing. Build the store again from the descriptors.")
     try:
         values = np.load(path, mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
+    except (OSError, MemoryError):  # as with too many open files; the file may be undamaged
+        raise
     except Exception as error:  # numpy reads the header with Python's parser, whose errors are of many types
         raise ValueError(f"{path} is damaged ({error}). Build the store again from the descriptors.") from error
     if values.dtype != dtype or values.shape != shape or not values.flags.c_contiguous:

@@ -106,7 +106,12 @@ class Int8Store:
         file = path / _FILE
         try:
             index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
-        except Exception as error:  # FAISS reads sizes from the file: RuntimeError, MemoryError and others
+        except MemoryError:
+            raise
+        except Exception as error:  # FAISS reads sizes from the file: RuntimeError and others
+            number = next((number for number in (errno.EMFILE, errno.ENFILE) if os.strerror(number) in str(error)), None)
+            if number is not None:  # the file may be undamaged
+                raise OSError(number, f"FAISS could not open it: {error}", str(file)) from error
             raise ValueError(f"{file} is damaged ({error}). Build the store again from the descriptors.") from error
         count, width = descriptors.shape
         if (index.ntotal, index.d) != (count, width):

@@ -3,6 +3,7 @@
 It is built again at the next change. Otherwise one flipped bit in a file that can be made again would close the whole index.
 """
 
+import errno
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2vpr_hf.index import PlaceIndex, derived_files
+from d2vpr_hf.index import PlaceIndex, derived_files, derived_store
 from d2vpr_hf.index.derived_store import LazyStore
 from d2vpr_hf.stores.bits import BitStore
 from d2vpr_hf.stores.exact import exact_search
@@ -182,7 +183,6 @@ JUNK = {
     "of other queries": lambda d, r: (d[:1], r[:1]),
     "not whole": lambda d, r: (d, r + 0.5),
     "IndexError": raising(IndexError("row -1")),
-    "MemoryError": raising(MemoryError()),
     "RuntimeError": raising(RuntimeError("in faiss")),
 }
 
@@ -240,6 +240,49 @@ def test_a_store_that_cannot_be_read_is_not_used(built, tmp_path, caplog, monkey
         search_exactly(index)
     (warning,) = warnings_of(caplog)
     assert "Permission denied" in warning and store.name in warning
+
+
+PASSING = {
+    "too many open files": OSError(errno.EMFILE, "Too many open files"),
+    "too little memory": MemoryError(),
+    "no connection": ConnectionError("no answer"),
+}
+
+
+@pytest.mark.parametrize("error", PASSING)
+@pytest.mark.parametrize("part", ["sizes", "opening", "searching"])
+def test_a_store_is_used_again_after_an_error_that_passes(built, tmp_path, caplog, monkeypatch, part, error):
+    """A robot runs for days: one error must neither turn its store off for good nor make a writer build it again."""
+    folder, store = copy_of(built["bits"], tmp_path)
+    before = store.stat().st_ino
+    with monkeypatch.context() as patched:
+
+        def failing(*arguments):
+            raise PASSING[error]
+
+        places = {"sizes": (derived_store, "check_store_sizes"), "opening": (derived_store, "open_store")}
+        patched.setattr(*places.get(part, (BitStore, "search")), failing)
+        index = PlaceIndex.open(folder)
+        for _ in range(2):
+            search_exactly(index)
+        with index:
+            index.add(unit(1, 5), named("b", 1))
+        (warning,) = warnings_of(caplog)
+        assert "The next search tries the store again" in warning and store.name in warning
+    monkeypatch.setattr(BitStore, "search", junk(lambda distances, rows: (distances + 1, rows)))
+    assert (index.nearest(index.descriptors[:1], 1)[0] >= 1).all() and index.store_is_fresh  # the store searched
+    assert store.stat().st_ino == before
+
+
+def test_a_store_that_another_process_built_again_is_used(built, tmp_path, monkeypatch):
+    """The damage that a reader has seen is not that of the new store in the same folder."""
+    folder, store = copy_of(built["bits"], tmp_path)
+    flip(store / "bits.npy", 10)
+    reader, writer = PlaceIndex.open(folder), PlaceIndex.open(folder)
+    search_exactly(reader)
+    writer.build_store()
+    assert reader.store_is_fresh and next(folder.glob("derived-*")) == store
+    search_exactly(reader)
 
 
 def test_many_changes_with_a_store_that_cannot_be_built_warn_once(built, tmp_path, caplog, monkeypatch):
