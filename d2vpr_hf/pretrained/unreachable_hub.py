@@ -5,6 +5,7 @@ Importing this module loads no library.
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -16,6 +17,7 @@ from d2vpr_hf.utils.hub_ids import is_hub_id
 logger = logging.getLogger(__name__)
 
 _SECONDS = 5.0  # to wait for an answer of the Hub
+_lock = threading.RLock()  # the client has one switch for all threads: models of the Hub are opened one at a time
 
 
 @contextlib.contextmanager
@@ -33,13 +35,14 @@ def offline_if_unreachable(name: Any, revision: str | None = None) -> Iterator[N
         return
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or _is_reachable(name):
-        yield
-        return
-    if _is_cached(name, revision):
-        logger.warning("The Hub cannot be reached: the model %s is read from its cache.", name)
-    with _offline():
-        yield
+    with _lock:
+        if constants.HF_HUB_OFFLINE or _is_reachable(name):
+            yield
+            return
+        if _is_cached(name, revision):
+            logger.warning("The Hub cannot be reached: the model %s is read from its cache.", name)
+        with _offline():
+            yield
 
 
 @contextlib.contextmanager
@@ -53,20 +56,24 @@ def cached_if_unconfirmed(name: Any, revision: str | None = None) -> Iterator[No
     """
     from huggingface_hub import constants
 
-    if not needs_confirmation(name) or constants.HF_HUB_OFFLINE:
+    if not needs_confirmation(name):
         yield
         return
-    try:
-        with _offline():
+    with _lock:
+        if constants.HF_HUB_OFFLINE:  # by the user
             yield
-    except (OSError, ValueError) as error:
-        if not isinstance(error, OSError) and _is_cached(name, revision):
-            raise
-        raise ValueError(
-            f"The index names the model {name} of the Hub, which is not in the cache and which you did not give on this "
-            f'machine, so that it is not downloaded. Give `model="{name}"` if you trust it, which is recorded for later runs, '
-            f"or set the environment variable {VARIABLES['models']}={name}."
-        ) from error
+            return
+        try:
+            with _offline():
+                yield
+        except (OSError, ValueError) as error:
+            if _is_cached(name, revision) and not (isinstance(error, OSError) and _lacks_file(error)):
+                raise
+            raise ValueError(
+                f"The index names the model {name} of the Hub, which is not in the cache and which you did not give on this "
+                f'machine, so that it is not downloaded. Give `model="{name}"` if you trust it, which is recorded for later '
+                f"runs, or set the environment variable {VARIABLES['models']}={name}."
+            ) from error
 
 
 def needs_confirmation(name: Any) -> bool:
@@ -88,11 +95,22 @@ def _is_on_hub(name: Any) -> TypeGuard[str]:
 def _offline() -> Iterator[None]:
     from huggingface_hub import constants
 
-    constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = False
+    with _lock:
+        before = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield
+        finally:
+            constants.HF_HUB_OFFLINE = before
+
+
+def _lacks_file(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it was raised from, says that a file is neither in the cache nor downloaded."""
+    while error is not None:
+        if isinstance(error, FileNotFoundError | ConnectionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_cached(name: str, revision: str | None) -> bool:

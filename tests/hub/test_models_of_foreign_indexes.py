@@ -1,11 +1,14 @@
 """An index from elsewhere names a model of the Hub: it is downloaded only after the user gave its name, once."""
 
+import threading
+
 import pytest
+from huggingface_hub import constants
 
 from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.cli.options import EncoderOptions
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.pretrained.unreachable_hub import needs_confirmation
+from d2vpr_hf.pretrained.unreachable_hub import cached_if_unconfirmed, needs_confirmation
 from d2vpr_hf.utils import confirmed_names
 from tests.hub.test_push_index import folder_files
 from tests.index.workers import begin
@@ -52,6 +55,36 @@ def test_a_model_in_the_cache_needs_no_download(foreign, monkeypatch, tmp_path):
 def test_an_environment_may_name_models(foreign, monkeypatch):
     monkeypatch.setenv("D2VPR_MODELS", "user/other,user/model@main")
     assert PlaceEncoder.for_index(foreign).model_revision == foreign.settings.model_revision
+
+
+def test_other_errors_of_a_model_in_the_cache_are_not_hidden(foreign):
+    """A file that may not be read was reported as one that is not in the cache."""
+    commit = foreign.settings.model_revision
+    PlaceEncoder("user/model", revision=commit)
+    with pytest.raises(PermissionError, match="weights"), cached_if_unconfirmed("user/model", commit):
+        raise PermissionError("weights")
+    with pytest.raises(ValueError, match="not in the cache"), cached_if_unconfirmed("user/model", commit):
+        raise FileNotFoundError("weights")
+
+
+def test_a_model_that_another_thread_opened_does_not_end_the_check(foreign):
+    """The client has one switch for all threads, which the first thread that was ready turned back."""
+    started, left = threading.Event(), threading.Event()
+    switches = []
+
+    def open_other():
+        started.set()
+        with cached_if_unconfirmed("user/other"):
+            left.wait(10)
+            switches.append(constants.HF_HUB_OFFLINE)
+
+    thread = threading.Thread(target=open_other)
+    with cached_if_unconfirmed("user/model"):
+        thread.start()
+        assert started.wait(10)
+    left.set()
+    thread.join(10)
+    assert switches == [True] and not constants.HF_HUB_OFFLINE
 
 
 def test_a_model_that_a_command_line_named_is_recorded(foreign):

@@ -87,8 +87,8 @@ def _check_segments(file: BinaryIO, start: int) -> tuple[_Frame | None, int | No
     """Check the segments up to the first scan; return the frame and the position of the scan's header, `None` if missing."""
     frame: _Frame | None = None
     exif: list[bytes] = []
-    stray_bytes, segments, segment_bytes = 0, 0, 0
-    position = start
+    stray_bytes, segments = 0, 0
+    segment_bytes, position = 0, start
     while True:
         marker, behind = _next_marker(file, position, _MARKER)
         if marker is None or behind is None:
