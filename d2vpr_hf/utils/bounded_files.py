@@ -34,10 +34,17 @@ def parse_yaml(text: str) -> Any:
     depths = itertools.accumulate((1 if bracket in "[{" else -1) for bracket in re.findall(r"[\[\]{}]", text))
     if max(depths, default=0) > _MAX_DEPTH:  # reading it would take hours
         raise ValueError(f"it is nested more than {_MAX_DEPTH} times")
+
+    class PlainLoader(yaml.SafeLoader):
+        """Loader that reads no aliases."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has aliases, which are not read")
+            return super().compose_node(parent, index)
+
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it has aliases, which are not read")
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=PlainLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split()) or "it is nested too deeply") from error
 

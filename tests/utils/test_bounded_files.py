@@ -37,6 +37,9 @@ def test_a_text_that_is_not_json_is_a_value_error(text):
 def test_a_yaml_text_with_aliases_or_damage_is_a_value_error(text):
     with pytest.raises(ValueError, match=r"."):
         parse_yaml(text)
+    if "*" in text:
+        with pytest.raises(ValueError, match="aliases"):
+            parse_yaml(text)
     stated_facts(f"---\n{text}\n---\nA card.")  # a card of this kind states nothing
 
 
