@@ -9,7 +9,15 @@ from typing import Any
 import torch
 
 from d2vpr_hf import __version__
-from d2vpr_hf.backends.exported_model import FORMAT_VERSION, INFO_FILE, ExportedModel, info_text, with_checksums
+from d2vpr_hf.backends.exported_model import (
+    ATTRIBUTES,
+    ATTRIBUTES_FILE,
+    FORMAT_VERSION,
+    INFO_FILE,
+    ExportedModel,
+    info_text,
+    with_checksums,
+)
 from d2vpr_hf.backends.formats.export_format import GraphTask, InputKind
 from d2vpr_hf.backends.formats.registry import FORMATS
 from d2vpr_hf.backends.graph.onnx_graph import DescriptorNetwork
@@ -148,6 +156,7 @@ def export_source(
         record = {}
         if verifications:
             record = {"relative_difference": verifications[0].largest, "verification": verifications[0].to_dict()}
+        write_file(folder / ATTRIBUTES_FILE, ATTRIBUTES)
         write_file(folder / INFO_FILE, info_text(with_checksums(exported.info | record, folder)))
     return ExportedModel.open(out)
 

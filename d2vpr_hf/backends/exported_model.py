@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 INFO_FILE = "export.json"
 FORMAT_VERSION = 1
 _CHECKSUMS, _CHECKSUM = "sha256", "checksum"  # entries of `export.json`: of the other files, and of its own values
-_UNCHECKED = (INFO_FILE, "README.md")  # the card is for readers, who may edit it
+ATTRIBUTES_FILE = ".gitattributes"
+ATTRIBUTES = "* -text\n"  # git on Windows would write texts with other line ends, which have other checksums
+_UNCHECKED = (INFO_FILE, ATTRIBUTES_FILE, "README.md")  # the card is for readers, who may edit it
 _BACKENDS: dict[str, Callable[[Path, str], Backend]] = {
     "executorch": ExecuTorchBackend,
     "onnxruntime": OnnxRuntimeBackend,

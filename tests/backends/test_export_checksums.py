@@ -24,6 +24,7 @@ def exported(tmp_path):
 
 def test_an_undamaged_export_is_opened(exported):
     (exported / "README.md").write_text("An edited card.")
+    (exported / ".gitattributes").write_bytes(b"* -text\r\n")
     opened = ExportedModel.open(exported)
     opened.check_files()
     assert set(opened.info["sha256"]) == {"model.onnx", "model.onnx.data", "config.json", "nested/weights.bin"}

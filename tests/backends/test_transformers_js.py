@@ -66,6 +66,7 @@ def read(path):
 
 def test_the_layout_is_that_of_the_library(folder):
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == {
+        ".gitattributes",
         "README.md",
         "config.json",
         "d2vpr_config.json",
