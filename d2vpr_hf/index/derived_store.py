@@ -86,7 +86,7 @@ class LazyStore:
         self.path, self._descriptors = path, descriptors
         self.error: Exception | None = None
         self._vectors: VectorStore | None = None
-        self._has_warned = previous is not None and previous._has_warned
+        self._has_warned: bool = previous is not None and previous._has_warned
         self._damaged_folder: tuple[int, int] | None = None  # the state of the folder at the error
 
     @property
