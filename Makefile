@@ -49,7 +49,7 @@ $(TOOLS)/installed: locks/tools.txt
 
 # damaged files for every parser, in turn for MINUTES; wrong outcomes are in build/fuzz/ (docs/fuzzing.md)
 fuzz: $(INSTALLED)
-	$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES)
+	$(BIN)/python -m tests.fuzz.run --minutes $(MINUTES) $(if $(FIRST),--first $(FIRST))
 
 # one target by atheris, which keeps inputs that reach new branches: make fuzz-guided TARGET=csv_tables MINUTES=10
 fuzz-guided: $(INSTALLED)

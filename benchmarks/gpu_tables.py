@@ -22,7 +22,7 @@ PAGES = {
     "training": "training.md",
     "recipes": "training.md",
 }
-NOT_MEASURED = "Not measured: no GPU was available."
+NOT_MEASURED = "Not measured yet: docs/gpu has no record of `benchmarks.gpu_report`."
 
 Figures = dict[str, Any]
 

@@ -123,12 +123,13 @@ def _move_extents(content: bytearray, iloc: int, shift: int) -> None:
         struct.pack_into(">I", content, offset, struct.unpack_from(">I", content, offset)[0] + shift)
 
 
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG, with its length and checksum."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def _png_bomb(side: int) -> bytes:
     """Make a valid grey PNG of side x side zeros; at 20,000 its 49 kB decode to 400 MB."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes((1 + side // 8) * side), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")

@@ -44,10 +44,6 @@ class SlowExecutionError(BaseException):
     """An execution took longer than its time; not an Exception, so that no parser's handling of errors hides it."""
 
 
-class HungryExecutionError(Exception):
-    """An execution took more memory than its bound."""
-
-
 def draw_input(name: str, prepared: Prepared, number: int) -> bytes:
     """Return the input of an execution; it depends on the target and the number alone."""
     draws = random.Random(f"{name}:{number}")
@@ -66,7 +62,7 @@ def execute(prepared: Prepared, content: bytes) -> str | None:
         place = f"{Path(ours[-1].filename).name}:{ours[-1].name}" if ours else "no frame of the package"
         return f"{type(error).__name__} in {place}: {str(error)[:160]!r}"
     taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    return f"HungryExecutionError: {taken >> 20} MiB" if taken > MEMORY // 4 else None
+    return f"{taken >> 20} MiB more memory" if taken > MEMORY // 4 else None
 
 
 @contextlib.contextmanager
@@ -168,12 +164,12 @@ def store_outcomes(name: str, outcomes: list[dict[str, object]], sums: dict[str,
             print(f"{name}:{outcome['number']}: {text}", flush=True)
 
 
-def run_all(names: list[str], minutes: float, slice_seconds: float) -> int:
-    """Run targets in turn for some minutes; return the number of wrong outcomes of this run."""
+def run_all(names: list[str], minutes: float, slice_seconds: float, first_number: int) -> int:
+    """Run targets in turn for some minutes, each from a number on if it never ran; return the number of wrong outcomes."""
     OUT.mkdir(parents=True, exist_ok=True)
     record = OUT / "executions.json"
     executions: dict[str, int] = json.loads(record.read_text()) if record.exists() else {}
-    first = dict(executions)
+    first = {name: executions.get(name, first_number) for name in names}
     sums: dict[str, dict[str, int]] = {}
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
@@ -181,15 +177,17 @@ def run_all(names: list[str], minutes: float, slice_seconds: float) -> int:
             seconds = min(slice_seconds, end - time.monotonic())
             if seconds <= 0:
                 break
-            executions[name], outcomes = run_slice(name, executions.get(name, 0), seconds)
+            executions[name], outcomes = run_slice(name, executions.get(name, first_number), seconds)
             store_outcomes(name, outcomes, sums)
             replacement = record.with_suffix(".new")
             replacement.write_text(json.dumps(executions, indent=1) + "\n")
             replacement.replace(record)
-    print("\n| target | executions | of all runs | wrong outcomes | kinds of them |\n| --- | --- | --- | --- | --- |")
+    print(
+        "\n| target | executions | number of the next input | wrong outcomes | kinds of them |\n| --- | --- | --- | --- | --- |"
+    )
     for name in names:
-        counts, count = sums.get(name, {}), executions.get(name, 0)
-        print(f"| `{name}` | {count - first.get(name, 0):,} | {count:,} | {sum(counts.values()):,} | {len(counts)} |")
+        counts, number = sums.get(name, {}), executions.get(name, first_number)
+        print(f"| `{name}` | {number - first[name]:,} | {number:,} | {sum(counts.values()):,} | {len(counts)} |")
     return sum(sum(counts.values()) for counts in sums.values())
 
 
@@ -240,6 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--slice", type=float, default=SLICE, help="seconds of a target before the next one")
+    parser.add_argument("--first", type=int, default=0, help="number of the first input of a target that never ran here")
     parser.add_argument("--targets", nargs="+", choices=sorted(TARGETS), default=list(TARGETS))
     parser.add_argument("--guided", choices=sorted(TARGETS), help="run this target by atheris, guided by coverage")
     parser.add_argument("--input", metavar="NAME:NUMBER", help="run one input again; NAME:FILE for a stored one")
@@ -249,7 +248,7 @@ def main() -> None:
         run_once(options.input)
     elif options.guided:
         run_guided(options.guided, options.minutes)
-    elif run_all(options.targets, options.minutes, options.slice):
+    elif run_all(options.targets, options.minutes, options.slice, options.first):
         sys.exit(1)
 
 

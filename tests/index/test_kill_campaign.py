@@ -198,6 +198,7 @@ def run_campaign(tmp_path, num_kills, seed):
         for process in (*writers.values(), *readers):
             process.join(60)
     assert all(process.exitcode == 0 for process in (*writers.values(), *readers))
+    assert all(int(log.with_suffix(".rounds").read_text()) > 0 for log in logs)
     assert [log.read_text() for log in logs if log.exists()] == []
     check_journals(folder, journals)
     index = PlaceIndex.open(folder)

@@ -6,6 +6,8 @@ import zlib
 
 from PIL import Image
 
+from tests.photos import png_chunk
+
 _MEGABYTE = zlib.compress(bytes(1 << 20), 9)
 
 
@@ -118,11 +120,7 @@ def scans_in_strips() -> bytes:
 def png(*chunks: tuple[bytes, bytes]) -> bytes:
     """Make a PNG with chunks in front of its pixels."""
     content = picture("PNG")
-    return content[:33] + b"".join(_chunk(*chunk) for chunk in chunks) + content[33:]
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return content[:33] + b"".join(png_chunk(*chunk) for chunk in chunks) + content[33:]
 
 
 def gif(extension: bytes) -> bytes:

@@ -23,6 +23,7 @@ from d2vpr_hf.training.options import DistillOptions, check_resumable, parse_opt
 from tests.conftest import perturb, save_folder, tiny_cricavpr, tiny_model
 from tests.other_model import OtherModel
 from tests.training.places import write_places
+from tests.training.run_files import read_metrics
 
 PROCESSOR = {
     **{"image_processor_type": "ViTImageProcessor", "size": {"height": 64, "width": 64}, "do_resize": True},
@@ -45,12 +46,6 @@ def folders(tmp_path_factory):
     }
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state()
-
-
 def make_options(folders, out, **changes):
     values = {
         **{"photos": folders["photos"], "model": folders["model"], "teacher": folders["vit"], "out": str(out)},
@@ -63,10 +58,6 @@ def make_options(folders, out, **changes):
 def train(folders, out, **changes):
     AcceleratorState._reset_state()
     return distill(make_options(folders, out, **changes))
-
-
-def losses(out):
-    return [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
 # ---- teachers
@@ -127,7 +118,7 @@ def test_tokens_of_an_encoder(folders):
 def test_a_teacher_of_another_width_size_and_normalisation(folders, tmp_path):
     """The student keeps its own descriptors; photos come in the teacher's size, the larger, and the student's are smaller."""
     best = train(folders, tmp_path / "run", head="linear", descriptor_cosine_weight="1.0", relational_weight="0:1.0 2:0.5")
-    lines = losses(tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
     assert {"descriptor_mse", "descriptor_cosine", "relational"} <= lines[0].keys()
     assert load_model(best).config.projection_dim is None
     assert not any(name.startswith(("head", "projection")) for name in load_file(best / "model.safetensors"))
@@ -146,7 +137,7 @@ def test_a_kept_head_is_the_projection_of_the_model(folders, tmp_path):
     descriptors = PlaceEncoder(best).encode(photos()[0]).descriptors
     assert descriptors.shape == (3, 32) and np.allclose(np.linalg.norm(descriptors, axis=1), 1, atol=1e-5)
     assert model.projection.mean.abs().max() > 0  # it was trained
-    held_out = [line["held_out_loss"] for line in losses(tmp_path / "run") if "held_out_loss" in line]
+    held_out = [line["held_out_loss"] for line in read_metrics(tmp_path / "run") if "held_out_loss" in line]
     assert held_out[-1] < held_out[0]
 
 

@@ -1,12 +1,11 @@
 """Eight processes (gloo, CPU) take the steps of one process, by the recipe for 8 GPUs."""
 
-import json
-
 import pytest
 
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.forked import run_distributed
 from tests.training.places import write_places
+from tests.training.run_files import read_metrics
 
 
 @pytest.mark.slow
@@ -20,6 +19,6 @@ def test_eight_processes_have_the_losses_of_one(tmp_path):
         out = tmp_path / str(processes)
         words = [out, root, teacher, student]
         run_distributed(processes, "tests.training.eight_processes", [str(word) for word in words], tmp_path / "log")
-        lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+        lines = read_metrics(out)
         losses[processes] = [line["loss"] for line in lines if "loss" in line]
     assert len(losses[1]) == 5 and losses[8] == pytest.approx(losses[1], rel=1e-5)

@@ -1,6 +1,5 @@
 """A student learns: distillation on a CPU from a small teacher that was trained on Gridtown."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from d2vpr_hf.gridtown import simulate
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.model_setup import load_or_make
 from d2vpr_hf.training.options import CONFIGS, DistillOptions
+from tests.training.run_files import read_metrics
 
 TEACHER = Path(__file__).parents[1] / "data" / "gridtown_teacher"
 STUDENT = CONFIGS / "student_tiny.json"
@@ -57,15 +57,11 @@ def test_distillation_lowers_the_loss_and_raises_recall(town, tmp_path):
         num_workers=1,
     )
     distill(options)
-    losses = [line["held_out_loss"] for line in _metrics(tmp_path) if "held_out_loss" in line]
+    losses = [line["held_out_loss"] for line in read_metrics(tmp_path) if "held_out_loss" in line]
     assert losses[-1] < 0.7 * losses[0]
-    recalls = [line["recall@1"] for line in _metrics(tmp_path) if "recall@1" in line]
+    recalls = [line["recall@1"] for line in read_metrics(tmp_path) if "recall@1" in line]
     untrained, trained = recalls[0], recalls[-1]
     assert trained - untrained > 3 * _standard_error(sides, tmp_path / "last", options.seed)
-
-
-def _metrics(out):
-    return [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
 def _standard_error(sides, student, seed):

@@ -28,12 +28,6 @@ def folders(tmp_path_factory):
     }
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state()
-
-
 def train(folders, out, **changes):
     AcceleratorState._reset_state()
     values = {

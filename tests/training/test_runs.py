@@ -33,6 +33,7 @@ from tests.forked import start_module
 from tests.hub.card_rules import card_problems
 from tests.hub_server import running_hub, use_hub
 from tests.training.places import draw, write_places
+from tests.training.run_files import read_metrics
 
 STAGES = {
     "pretrain": (PretrainOptions, pretrain),
@@ -52,14 +53,6 @@ def folders(tmp_path_factory):
         "teacher": str(save_folder(tiny_cricavpr(use_cross_image_encoder=True), root / "teacher")),
         "model": str(save_folder(tiny_model(), root / "student")),
     }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Reset Accelerate, so that each run finds it in the state in which a process starts."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 def make_options(stage, folders, out, **changes):
@@ -90,10 +83,6 @@ def make_options(stage, folders, out, **changes):
 def train(stage, folders, out, **changes):
     AcceleratorState._reset_state()
     return STAGES[stage][1](make_options(stage, folders, out, **changes))
-
-
-def metrics(out):
-    return [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
 def state_of(out):
@@ -130,15 +119,15 @@ def test_a_run_leaves_models_records_and_checkpoints(folders, whole, stage):
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step-00000004", "step-00000006"]
     assert "seed: 0" in (out / "run" / "options.yaml").read_text()
     assert json.loads((out / "run" / "run.json").read_text())["versions"]["torch"] == torch.__version__
-    steps = [line["step"] for line in metrics(out) if "loss" in line]
+    steps = [line["step"] for line in read_metrics(out) if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
-    assert all(line["images_per_second"] > 0 for line in metrics(out) if "loss" in line)
+    assert all(line["images_per_second"] > 0 for line in read_metrics(out) if "loss" in line)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_best_model_is_that_of_the_lowest_held_out_loss(whole, stage):
     """The saved best model is the model that was measured."""
-    held_out = {line["step"]: line["held_out_loss"] for line in metrics(whole / stage) if "held_out_loss" in line}
+    held_out = {line["step"]: line["held_out_loss"] for line in read_metrics(whole / stage) if "held_out_loss" in line}
     assert sorted(held_out) == [0, 3, 6]
     best = min(held_out, key=held_out.get)
     trained = load_model(whole / stage / "last").state_dict()
@@ -174,7 +163,7 @@ def test_an_interrupted_run_ends_at_the_same_weights(folders, whole, tmp_path, m
     train(stage, folders, tmp_path / "run", resume=True)
     assert_same_end(state_of(tmp_path / "run"), state_of(whole / stage))
     resumed, uninterrupted = (
-        [{name: value for name, value in line.items() if name != "images_per_second"} for line in metrics(out)]
+        [{name: value for name, value in line.items() if name != "images_per_second"} for line in read_metrics(out)]
         for out in (tmp_path / "run", whole / stage)
     )
     assert resumed == uninterrupted
@@ -344,13 +333,13 @@ def test_a_run_resumes_with_the_options_it_began_with(folders, tmp_path):
         train("finetune", folders, tmp_path, resume=True, seed=1, ms_beta=40.0)
     assert (tmp_path / "run" / "options.yaml").read_text() == before
     train("finetune", folders, tmp_path, resume=True, max_steps=3)
-    assert metrics(tmp_path)[-1]["step"] == 3
+    assert read_metrics(tmp_path)[-1]["step"] == 3
 
 
 def test_a_run_resumes_with_another_cache(folders, tmp_path):
     train("distill", folders, tmp_path, max_steps=2)
     train("distill", folders, tmp_path, resume=True, max_steps=3, teacher_cache=str(tmp_path / "targets"))
-    assert metrics(tmp_path)[-1]["step"] == 3
+    assert read_metrics(tmp_path)[-1]["step"] == 3
 
 
 def test_a_full_disk_leaves_no_incomplete_model(folders, tmp_path, monkeypatch):
@@ -378,16 +367,16 @@ def test_unreadable_photos_are_counted(folders, tmp_path):
     for photo in list((root / "Images" / "Athens").glob("*_p0.jpg")):
         photo.write_text("no photo")
     train("finetune", folders | {"photos": str(root)}, tmp_path / "run")
-    assert metrics(tmp_path / "run")[-2]["unreadable_photos"] > 0
+    assert read_metrics(tmp_path / "run")[-2]["unreadable_photos"] > 0
 
 
 def test_patience_ends_a_run(folders, tmp_path):
     """With a learning rate of zero no validation is better than the first: the run ends after those of steps 1 and 2."""
     train("finetune", folders, tmp_path, learning_rate=0.0, batch_norm="frozen", validate_every=1, patience=2)
-    assert metrics(tmp_path)[-1]["step"] == 2
+    assert read_metrics(tmp_path)[-1]["step"] == 2
     assert (tmp_path / "last" / "config.json").exists()
     train("finetune", folders, tmp_path, learning_rate=0.0, batch_norm="frozen", validate_every=1, patience=2, resume=True)
-    assert metrics(tmp_path)[-1]["step"] == 2
+    assert read_metrics(tmp_path)[-1]["step"] == 2
 
 
 def test_validation_by_recall_is_in_the_card(folders, tmp_path):
@@ -399,7 +388,7 @@ def test_validation_by_recall_is_in_the_card(folders, tmp_path):
     card = (best / "README.md").read_text()
     assert report.query_set["count"] == 20 and report.database["count"] == 20
     assert f"| recall, % | {100 * recall:.1f} |" in card and "model-index" not in card  # no data set of the Hub
-    assert max(line["recall@1"] for line in metrics(tmp_path) if "recall@1" in line) == recall
+    assert max(line["recall@1"] for line in read_metrics(tmp_path) if "recall@1" in line) == recall
 
 
 def test_an_empty_validation_set_is_refused_before_the_run_begins(folders, tmp_path):
@@ -441,7 +430,7 @@ def test_a_compiled_network_has_the_same_losses(folders, whole, tmp_path, monkey
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_module(module, backend="aot_eager"))
     train("finetune", folders, tmp_path, compile=True, max_steps=2)
     train("finetune", folders, tmp_path, compile=True, max_steps=4, resume=True)
-    compiled, plain = ([line["loss"] for line in metrics(out) if "loss" in line] for out in (tmp_path, whole / "finetune"))
+    compiled, plain = ([line["loss"] for line in read_metrics(out) if "loss" in line] for out in (tmp_path, whole / "finetune"))
     assert compiled[:2] == pytest.approx(plain[:2], rel=1e-4) and len(compiled) == 4
     assert load_model(tmp_path / "last").config.model_type == "d2vpr"
 
@@ -517,7 +506,7 @@ def test_a_run_on_a_mixture_resumes_to_the_same_weights(folders, mixture, tmp_pa
     assert "gsv, street (photos without labels), around (views into panoramas)" in card
     assert "street=1.5" in card and "walk=database,queries" in card and str(tmp_path.parent.parent) not in card
     if stage == "distill":
-        logged = [line for line in metrics(tmp_path / "whole") if "loss" in line]
+        logged = [line for line in read_metrics(tmp_path / "whole") if "loss" in line]
         assert all(line["metric_loss"] >= 0 and "positive_pairs" in line and "descriptor_mse" in line for line in logged)
         sums = [line["descriptor_mse"] + 0.5 * line["metric_loss"] for line in logged]
         assert sums == pytest.approx([line["loss"] for line in logged], rel=1e-5)
@@ -543,7 +532,7 @@ def test_the_best_model_is_chosen_by_the_mean_over_all_sets(folders, mixture, tm
     """Also without a main set; rules of sets differ: within 1,000 m every photo is correct."""
     sets = {"validation_sets": mixture["validation_sets"], "validate_every": 2, "held_out_places": 0}
     train("finetune", folders, tmp_path / "run", **sets)
-    lines = [line for line in metrics(tmp_path / "run") if "mean_recall@1" in line]
+    lines = [line for line in read_metrics(tmp_path / "run") if "mean_recall@1" in line]
     assert [line["step"] for line in lines] == [0, 2, 4, 6]
     for line in lines:
         values = [line[f"{name}/recall@1"] for name in ("walk", "walk.frames", "walk.metres")]
@@ -553,7 +542,7 @@ def test_the_best_model_is_chosen_by_the_mean_over_all_sets(folders, mixture, tm
     folder, queries = mixture["validation_sets"][0].removeprefix("walk=").split(",")
     main = {"validation_database": folder, "validation_queries": queries, "best_metric": "mean_recall@1", "max_steps": 1}
     train("finetune", folders, tmp_path / "main", **sets, **main)
-    first = metrics(tmp_path / "main")[0]
+    first = read_metrics(tmp_path / "main")[0]
     recalls = [value for name, value in first.items() if name.endswith("recall@1") and name != "mean_recall@1"]
     assert len(recalls) == 4 and first["mean_recall@1"] == pytest.approx(np.mean(recalls))
 
@@ -570,4 +559,4 @@ def test_a_run_of_an_earlier_version_resumes(folders, tmp_path):
     with pytest.raises(ValueError, match=r"other options: crop_scale \(\[0.35, 1.0\] then, \[0.5, 1.0\] now\)"):
         train("finetune", folders, tmp_path, max_steps=3, resume=True, crop_scale=[0.5, 1.0])
     train("finetune", folders, tmp_path, max_steps=3, resume=True)
-    assert metrics(tmp_path)[-1]["step"] == 3
+    assert read_metrics(tmp_path)[-1]["step"] == 3

@@ -1,6 +1,5 @@
 """Learning rates over steps, averages of weights, precise statistics, and the recipes that use them."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -20,14 +19,9 @@ from d2vpr_hf.training.training_run import _check_accelerator
 from d2vpr_hf.training.weight_average import MovingAverage
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.training.places import write_places
+from tests.training.run_files import read_metrics
 
 NEEDED = ["--out", "o", "--model", "m", "--photos", "p"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state()
 
 
 def test_rates_by_hand():
@@ -130,7 +124,7 @@ def test_a_resumed_run_with_average_and_precise_statistics_ends_at_the_same_weig
     trained = load_file(tmp_path / "whole" / "checkpoints/step-00000006/model.safetensors")
     saved = load_file(tmp_path / "whole" / "last" / "model.safetensors")
     assert any(not torch.equal(trained[f"model.{key}"], tensor) for key, tensor in saved.items() if "weight" in key)
-    lines = [json.loads(line) for line in (tmp_path / "whole" / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(tmp_path / "whole")
     assert [line["step"] for line in lines if "held_out_loss" in line] == [0, 3, 6]
     rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
     assert rates == pytest.approx([0.005, 0.01, 0.01, 0.005, 0.005, 0.005])

@@ -1,6 +1,5 @@
 """Two processes (gloo, CPU) compute the same as one process with the joined batch."""
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import torch
 from tests.conftest import relative, save_folder, tiny_cricavpr, tiny_model
 from tests.forked import distributed, run_distributed
 from tests.training.places import write_places
+from tests.training.run_files import read_metrics
 
 WEIGHTS = "model.safetensors"
 EQUAL = [
@@ -121,7 +121,7 @@ def launch(*words):
 
 
 def held_out_losses(out):
-    lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(out)
     return [line["held_out_loss"] for line in lines if "held_out_loss" in line]
 
 

@@ -15,6 +15,7 @@ from d2vpr_hf.training.validation import ValidationSet
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
 from tests.readers.data_sets.trees import at_name, save_objects, write_msls_city
 from tests.training.places import write_places
+from tests.training.run_files import read_metrics
 
 TRAINING_CITIES = yaml.safe_load((CONFIGS / "distill_gsv_cities.yaml").read_text())["cities"]
 STARTS = {"cph": (55.67, 12.56), "sf": (37.77, -122.42)}
@@ -74,7 +75,7 @@ def run(folders, out, *flags, steps=10):
     needed = [f"--{name}={folders[name]}" for name in ("photos", "teacher", "model")]
     small = ["--image-size", "42", "42", "--num-workers", "0", "--max-steps", str(steps), "--out", str(out)]
     distill(parse_options(DistillOptions, ["distill_gsv_cities", *needed, *small, *flags]))
-    return [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    return read_metrics(out)
 
 
 @pytest.mark.parametrize(("form", "name", "highest"), [("raw", "MSLS val", 0.75), ("npy", "msls_val", 0.875)])
