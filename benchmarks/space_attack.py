@@ -13,6 +13,7 @@ import json
 import random
 import secrets
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -23,21 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from PIL import Image
-
 from benchmarks.space_load import Server, serving
+from tests.readers.photo_bombs import repeated_scans
 
 _POLITE = (503, 507)  # "the queue is full", "no room": sentences and not error pages
 _PATIENCE = 300  # seconds
-
-
-def progressive_bomb(scans: int = 150) -> bytes:
-    """Return a small JPEG whose last scan is repeated."""
-    file = io.BytesIO()
-    Image.new("L", (3000, 3000), 128).save(file, "JPEG", progressive=True)
-    content = file.getvalue()
-    start = content.rindex(b"\xff\xda")
-    return content[:-2] + content[start:-2] * scans + b"\xff\xd9"
 
 
 def zip_bomb() -> bytes:
@@ -60,7 +51,13 @@ class Attack:
     def __init__(self, server: Server, photos: list[Path]) -> None:
         self.server = server
         self.photos = [photo.read_bytes() for photo in photos]
-        self.hostile = [progressive_bomb(), zip_bomb(), b"<script>alert(1)</script>", self.photos[0][:500], b"\xff\xd8" * 5000]
+        self.hostile = [
+            repeated_scans(3000, 150),
+            zip_bomb(),
+            b"<script>alert(1)</script>",
+            self.photos[0][:500],
+            b"\xff\xd8" * 5000,
+        ]
         self.results: Counter[str] = Counter()
         self.foreign: list[str] = []
         self.errors: list[str] = []
@@ -225,8 +222,13 @@ def main() -> None:
     print(f"foreign files {len(attack.foreign)}, error pages {len(attack.errors)}, wrong answers {attack.wrong}")
     print(f"memory {early[0]:.0f} MB after {options.minutes / 6:.1f} minutes, {late[-1]:.0f} MB at the end: {growth:+.1f} %")
     if options.json is not None:
-        report = {"results": attack.results, "foreign": attack.foreign, "errors": attack.errors, "memory": memory}
+        report = {
+            **{"results": attack.results, "foreign": attack.foreign, "errors": attack.errors, "wrong": attack.wrong},
+            "memory": memory,
+        }
         options.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+    if attack.foreign or attack.errors or attack.wrong:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
