@@ -13,7 +13,7 @@ from d2vpr_hf.index import SHARD_SIZE, IndexSettings, PlaceIndex, check_out, che
 from d2vpr_hf.index.place_rows import PhotoFile
 from d2vpr_hf.places.filters import Mask
 from d2vpr_hf.readers import PlaceTable
-from d2vpr_hf.readers.descriptor_files import check_values, read_descriptors, read_placed_descriptors
+from d2vpr_hf.readers.descriptor_files import DescriptorFile, check_values, read_descriptors, read_placed_descriptors
 from d2vpr_hf.retrieval.search_photos import SearchResult
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def index_descriptors(
 
 def search_descriptors(
     index: PlaceIndex,
-    descriptors: str | Path,
+    descriptors: str | Path | DescriptorFile,
     *,
     top_k: int = 5,
     tensor: str | None = None,
@@ -139,9 +139,9 @@ def search_descriptors(
 
     Args:
         index: The index.
-        descriptors: A file that [`read_descriptors`] reads.
+        descriptors: A file that [`read_descriptors`] reads, or one that it has opened.
         top_k: Number of matches for each descriptor.
-        tensor: Name of the tensor in the file; `None` for the only one.
+        tensor: Name of the tensor in a file that is not open yet; `None` for the only one.
         normalize: Whether to divide each descriptor by its length. Without it, other lengths than 1 are an error.
         allowed: (N,) mask of the rows to search; `None` for all rows.
 
@@ -151,7 +151,7 @@ def search_descriptors(
     Raises:
         ValueError: If the width is not that of the index, or values are wrong.
     """
-    file = read_descriptors(descriptors, tensor)
+    file = descriptors if isinstance(descriptors, DescriptorFile) else read_descriptors(descriptors, tensor)
     width = file.descriptors.shape[1]
     if width != index.settings.descriptor_dim:
         raise ValueError(

@@ -114,7 +114,7 @@ def pair_queries(
     unread = {str(result.query): result.error for result in results if result.error is not None}
     matched = {names.of_photo(result.query): result.matches for result in results if result.error is None}
     skipped = _skip_unusable([*names_of_rows, *matched], strict)
-    return _write_matches(path, format, top_k, names, matched, unread | skipped)
+    return _write_matches(path, format, top_k, names.root, names_of_rows, matched, unread | skipped)
 
 
 def pair_descriptors(
@@ -142,7 +142,7 @@ def pair_descriptors(
         top_k: As for [`pair_queries`].
         image_root: Folder of all images; `None` for that of the index's photos.
         allowed: As for [`pair_queries`].
-        tensor: As for [`search_descriptors`].
+        tensor: Name of the tensor in the file; `None` for the only one.
         normalize: As for [`search_descriptors`].
         strict: As for [`pair_queries`].
         overwrite: As for [`pair_queries`].
@@ -153,7 +153,8 @@ def pair_descriptors(
             no pair.
     """
     path = _check_output(out, format, top_k, overwrite)
-    if read_descriptors(descriptors, tensor).names is None:
+    file = read_descriptors(descriptors, tensor)
+    if file.names is None:
         raise ValueError(
             f"{descriptors} has no names of photos, which pairs need. Give an HDF5 file with a group for each photo, as hloc "
             "writes it."
@@ -163,27 +164,26 @@ def pair_descriptors(
     usable = _usable(names_of_rows)
     results = search_descriptors(
         index,
-        descriptors,
+        file,
         top_k=top_k + 1,  # one may be the photo itself
-        tensor=tensor,
         normalize=normalize,
         allowed=usable if allowed is None else usable & allowed,
     )
     matched = {result.query.as_posix(): result.matches for result in results}
     skipped = _skip_unusable([*names_of_rows, *matched], strict)
-    return _write_matches(path, format, top_k, names, matched, skipped)
+    return _write_matches(path, format, top_k, names.root, names_of_rows, matched, skipped)
 
 
 def _write_matches(
     path: Path,
     format: PairFormat,
     top_k: int,
-    names: ImageNames,
+    root: Path | None,
+    names_of_rows: Sequence[str],
     matched: dict[str, list[Match]],
     skipped: dict[str, str],
 ) -> PairReport:
     """Write the pairs of queries, by name, and their matches other than themselves."""
-    names_of_rows = names.of_index()
     photos = [name for name in matched if not _UNUSABLE_NAME.search(name)]
 
     def pairs() -> Iterator[tuple[str, str]]:
@@ -192,7 +192,7 @@ def _write_matches(
             yield from ((name, other) for other in [other for other in others if other != name][:top_k])
 
     count = _write(path, pairs() if format == "hloc" else _unordered(pairs()))
-    return PairReport(path, format, count, len(photos), names.root, skipped)
+    return PairReport(path, format, count, len(photos), root, skipped)
 
 
 def pair_index(
