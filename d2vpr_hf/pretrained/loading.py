@@ -61,12 +61,13 @@ def load_model(name: str | Path | None = None, *, dtype: torch.dtype = torch.flo
         FileNotFoundError: If there is no such folder, or it lacks the configuration or the weights.
         ValueError: If weights are missing, unexpected or of another shape, or a configuration key is unknown.
     """
-    source, config = resolve_model(name), load_config(name, **kwargs)
+    source = resolve_model(name)
+    stored, config = _load_config(source, kwargs)
     if not isinstance(config, VPRConfig):
         types = " or ".join(repr(config_class.model_type) for config_class in MODELS)
         hint = " `d2vpr convert --as` converts it." if config.model_type in DINOV2_TYPES else ""
         raise ValueError(f"{source} is a model of type {config.model_type!r}; expected {types}.{hint}")
-    _refuse_unknown_keys(source, config, kwargs)
+    _refuse_unknown_keys(source, stored, config)
     return _load_complete(source, config, dtype, **kwargs)
 
 
@@ -95,7 +96,11 @@ def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConf
         FileNotFoundError: If there is no such model.
         ValueError: If the configuration cannot be read, or would load code or another repository.
     """
-    source = resolve_model(name)
+    return _load_config(resolve_model(name), kwargs)[1]
+
+
+def _load_config(source: str, kwargs: dict[str, Any]) -> tuple[dict[str, Any], PreTrainedConfig]:
+    """Return the values in a model's config.json, and the configuration; errors as for [`load_config`]."""
     try:
         stored, _ = PreTrainedConfig.get_config_dict(source, **_hub_arguments(kwargs))
         attention = kwargs.get("attn_implementation")
@@ -104,13 +109,11 @@ def load_config(name: str | Path | None = None, **kwargs: Any) -> PreTrainedConf
             checked = {key: value for key, value in checked.items() if key != "auto_map"}
         refuse_code(checked, source)
         _refuse_adapter(source, kwargs)
-        if attention is None:
-            return AutoConfig.from_pretrained(source, trust_remote_code=False, **_hub_arguments(kwargs))
-        config = AutoConfig.from_pretrained(
-            source, trust_remote_code=False, attn_implementation=attention, **_hub_arguments(kwargs)
-        )
-        config._attn_implementation = attention  # transformers takes the stored one of its own models
-        return config
+        chosen = {} if attention is None else {"attn_implementation": attention}
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **chosen, **_hub_arguments(kwargs))
+        if attention is not None:
+            config._attn_implementation = attention  # transformers takes the stored one of its own models
+        return stored, config
     except OSError as error:
         if Path(source).is_dir():
             raise ValueError(f"The configuration of {source} cannot be read: {error}") from error
@@ -296,8 +299,7 @@ def _refuse_adapter(source: str, kwargs: dict[str, Any]) -> None:
         )
 
 
-def _refuse_unknown_keys(source: str, config: PreTrainedConfig, kwargs: dict[str, Any]) -> None:
-    stored, _ = PreTrainedConfig.get_config_dict(source, **_hub_arguments(kwargs))
+def _refuse_unknown_keys(source: str, stored: dict[str, Any], config: PreTrainedConfig) -> None:
     allowed = {field.name for field in dataclasses.fields(config)} | _BOOKKEEPING_KEYS
     unknown = sorted(key for key in stored if key not in allowed)
     if unknown:
