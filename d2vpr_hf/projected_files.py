@@ -1,6 +1,5 @@
 """The files of a model of another library with a projection: unchanged copies, the projection, and `encoder.json`."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from d2vpr_hf.encoders.protocol import DescriptorModel
 from d2vpr_hf.hub.encoder_cards import make_encoder_card
 from d2vpr_hf.model_info.encoder_card import EncoderCard, write_card
 from d2vpr_hf.model_info.preprocessing import Preprocessing
-from d2vpr_hf.utils.atomic_files import copy_file
+from d2vpr_hf.utils.atomic_files import copy_file, file_checksum
 from d2vpr_hf.utils.hub_ids import is_hub_id
 
 WEIGHTS = "projection.safetensors"
@@ -104,8 +103,7 @@ def write_projected_model(
     for name in files.names:
         copy_file(files.folder / name, folder / name)  # the file itself where the Hub's cache has a link
     save_file({"mean": mean, "components": np.ascontiguousarray(components)}, folder / WEIGHTS)
-    checksum = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    card = replace(card, sha256=card.sha256 | {WEIGHTS: checksum})
+    card = replace(card, sha256=card.sha256 | {WEIGHTS: file_checksum(folder / WEIGHTS)})
     write_card(folder, card)
     kind = "whitening" if card.normalize_projection else "PCA"
     name = files.base_model or card.title

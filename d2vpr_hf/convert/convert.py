@@ -1,6 +1,5 @@
 """Turn weights of another code into a complete model folder of this package."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from d2vpr_hf.convert.weights_file import ConversionError, listing, read_weights
 from d2vpr_hf.hub.model_cards import CardFacts, write_card
 from d2vpr_hf.modeling import MODELS, D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.loading import load_config, load_dinov2, own_fields
-from d2vpr_hf.utils.atomic_files import copy_file, scratch_folder, set_usual_modes
+from d2vpr_hf.utils.atomic_files import copy_file, file_checksum, scratch_folder, set_usual_modes
 
 _FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # Our names of weights that a source may lack: transformers makes the mask token optional, and nothing uses it.
@@ -263,5 +262,4 @@ def _origin(source: str | Path) -> str:
     path = Path(source).resolve()
     if not path.is_file():
         return path.name if path.is_dir() else str(source)
-    with path.open("rb") as file:
-        return f"{path.name} (SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()})"
+    return f"{path.name} (SHA-256 {file_checksum(path)})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.utils.atomic_files import file_checksum
 from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.printable import printable_line, printable_text
 from d2vpr_hf.utils.threads import num_cores
@@ -283,6 +283,5 @@ def _hash_downloads(cache: Path) -> dict[str, str]:
     hashes, folder = {}, cache.resolve()
     for path in sorted(cache.rglob("*")):
         if path.suffix in _WEIGHTS and path.is_file() and path.resolve().is_relative_to(folder):
-            with path.open("rb") as file:
-                hashes[printable_line(path.name)] = hashlib.file_digest(file, "sha256").hexdigest()
+            hashes[printable_line(path.name)] = file_checksum(path)
     return hashes

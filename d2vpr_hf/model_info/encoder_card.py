@@ -1,6 +1,5 @@
 """The card of an encoder, `encoder.json`: how this package opens a model of another library. This module loads no library."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -10,7 +9,7 @@ from typing import Any, Self
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing
-from d2vpr_hf.utils.atomic_files import store_files
+from d2vpr_hf.utils.atomic_files import file_checksum, store_files
 from d2vpr_hf.utils.bounded_files import parse_json
 
 CARD_FILE = "encoder.json"
@@ -172,8 +171,7 @@ def hash_files(folder: Path, names: Iterable[str], card: EncoderCard | None = No
     """
     checksums = {}
     for name in names:
-        with locate_file(folder, name).open("rb") as file:
-            checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        checksums[name] = file_checksum(locate_file(folder, name))
         expected = checksums[name] if card is None else card.sha256.get(name, checksums[name])
         if checksums[name] != expected:
             raise ValueError(
