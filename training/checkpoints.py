@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from d2vpr_hf.training.distributed import on_main
-from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, file_checksum, make_empty, replace_folder, write_file
+from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, folder_checksums, make_empty, replace_folder, write_file
 from d2vpr_hf.utils.bounded_files import parse_json
 
 logger = logging.getLogger(__name__)
@@ -138,8 +138,7 @@ class Checkpoints:
     def _commit(self, scratch: Path, checkpoint: Path, state: RunState) -> None:
         """Complete a checkpoint in its scratch folder, move it to its place, and delete old checkpoints."""
         write_file(scratch / _STATE, json.dumps(asdict(state), indent=1) + "\n")
-        checksums = {path.relative_to(scratch).as_posix(): file_checksum(path) for path in _files(scratch)}
-        write_file(scratch / _CHECKSUMS, json.dumps(checksums, indent=1) + "\n")
+        write_file(scratch / _CHECKSUMS, json.dumps(folder_checksums(scratch), indent=1) + "\n")
         replace_folder(scratch, checkpoint)
         for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
             shutil.rmtree(old)
@@ -167,15 +166,12 @@ def check_files(checkpoint: Path) -> None:
         stated = dict(parse_json(path.read_bytes()))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}). {_REMEDY}") from error
-    present = {file.relative_to(checkpoint).as_posix(): file for file in _files(checkpoint) if file != path}
-    hidden = {name for name in present if f"/{name}".count("/.")}  # file systems and file managers add such files
-    wrong = [
-        name for name in sorted({*stated, *present} - (hidden - stated.keys())) if name not in present or name not in stated
-    ]
-    wrong += [name for name, file in present.items() if name in stated and file_checksum(file) != stated[name]]
+
+    def is_checked(name: str) -> bool:
+        is_hidden = "/." in f"/{name}"  # file systems and file managers add such files
+        return name in stated or not (is_hidden or name == _CHECKSUMS)
+
+    present = folder_checksums(checkpoint, is_checked)
+    wrong = [name for name in sorted({*stated, *present}) if name not in present or present[name] != stated.get(name)]
     if wrong:
         raise ValueError(f"The checkpoint {checkpoint} is damaged: {', '.join(wrong[:3])} is missing or has changed. {_REMEDY}")
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -20,7 +20,7 @@ from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.verification import check_on_this_cpu
 from d2vpr_hf.model_info.encoder_card import locate_file
 from d2vpr_hf.pretrained.model_files import fetch_file
-from d2vpr_hf.utils.atomic_files import checksum, file_checksum
+from d2vpr_hf.utils.atomic_files import checksum, file_checksum, folder_checksums
 from d2vpr_hf.utils.bounded_files import parse_json
 
 if TYPE_CHECKING:
@@ -189,9 +189,11 @@ def info_text(info: dict[str, Any]) -> str:
 
 def with_checksums(info: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the information with the checksums of all files of an export, but the card for readers and code."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    checked = [name for name in names if name not in _UNCHECKED and not name.endswith(".py")]  # a graph needs no code
-    return info | {_CHECKSUMS: {name: file_checksum(folder / name) for name in checked}}
+
+    def is_checked(name: str) -> bool:
+        return name not in _UNCHECKED and not name.endswith(".py")  # a graph needs no code
+
+    return info | {_CHECKSUMS: folder_checksums(folder, is_checked)}
 
 
 def with_contents(info: dict[str, Any], contents: dict[str, bytes | Path]) -> dict[str, Any]:

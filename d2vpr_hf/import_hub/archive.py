@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from d2vpr_hf.import_hub.hub_source import HubSource
+from d2vpr_hf.utils.atomic_files import folder_checksums
 
 MAX_FILES = 20_000
 MAX_BYTES = 1 << 30  # of all files; code is small, and weights come by other ways
@@ -51,10 +52,8 @@ def fetch_code(source: HubSource, folder: Path) -> str:
 def hash_files(folder: Path) -> str:
     """Return a SHA-256 of the names and contents of all files in a folder; the times and modes of files do not matter."""
     total = hashlib.sha256()
-    for path in sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()):
-        with (folder / path).open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{content}  {path}\n".encode(errors="surrogateescape"))
+    for name, content in folder_checksums(folder).items():
+        total.update(f"{content}  {name}\n".encode(errors="surrogateescape"))
     return total.hexdigest()
 
 

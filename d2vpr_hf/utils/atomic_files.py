@@ -281,6 +281,17 @@ def file_checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_checksums(folder: Path, is_checked: Callable[[str], bool] | None = None) -> dict[str, str]:
+    """Return the SHA-256 of the files in a folder and its subfolders, by their paths in it, in alphabetical order.
+
+    Args:
+        folder: The folder.
+        is_checked: Returns whether a file is included, by its path in the folder; `None` for all files.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return {name: file_checksum(folder / name) for name in names if is_checked is None or is_checked(name)}
+
+
 def check_new_file(path: Path, overwrite: bool) -> None:
     """Check that a file can be written to a path.
 
