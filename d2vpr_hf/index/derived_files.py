@@ -9,7 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from d2vpr_hf.index.manifest import StoredFile
+from d2vpr_hf.index.shards import content_problem, size_problem
 from d2vpr_hf.utils.atomic_files import file_checksum, write_file
+from d2vpr_hf.utils.bounded_files import parse_json
 
 CHECKSUMS = "checksums.json"
 
@@ -31,13 +33,9 @@ def check_store_sizes(path: Path) -> None:
         others = [entry.path for entry in entries if not entry.is_file(follow_symlinks=False)]
     if others:  # reading a pipe or a device may never end
         raise ValueError(f"{others[0]} is not a regular file.")
-    for file in _recorded_files(path) or ():
-        if not (path / file.name).exists():
-            raise ValueError(f"{path / file.name} is missing.")
-        if (path / file.name).stat().st_size != file.size:
-            raise ValueError(f"{path / file.name} has another size than when it was stored.")
-        if file.name.endswith(".json"):
-            _check_content(path, file)
+    for file in _recorded_files(path):
+        find_problem = content_problem if file.name.endswith(".json") else size_problem
+        _check(path / file.name, find_problem(path, file))
 
 
 def check_store_contents(path: Path) -> None:
@@ -45,8 +43,8 @@ def check_store_contents(path: Path) -> None:
 
     A store of 512 MB takes about half a second, once for each process that searches it.
     """
-    for file in _recorded_files(path) or ():
-        _check_content(path, file)
+    for file in _recorded_files(path):
+        _check(path / file.name, content_problem(path, file))
 
 
 def has_checksums(path: Path) -> bool:
@@ -54,21 +52,21 @@ def has_checksums(path: Path) -> bool:
     return (path / CHECKSUMS).exists()
 
 
-def _recorded_files(path: Path) -> list[StoredFile] | None:
-    """Read sizes and checksums; `None` for a store that an earlier version built."""
+def _recorded_files(path: Path) -> list[StoredFile]:
+    """Read sizes and checksums; none for a store that an earlier version built."""
     file = path / CHECKSUMS
     if not has_checksums(path):
-        return None
+        return []
     try:
-        values = json.loads(file.read_bytes())["files"]
+        values = parse_json(file.read_bytes())["files"]
         files = [StoredFile(str(v["name"]), int(v["size"]), str(v["sha256"])) for v in values]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{file} is damaged ({error!r}).") from error
     if any(Path(entry.name).name != entry.name for entry in files):
         raise ValueError(f"{file} is damaged: it names a file of another folder.")
     return files
 
 
-def _check_content(path: Path, file: StoredFile) -> None:
-    if file_checksum(path / file.name) != file.sha256:
-        raise ValueError(f"{path / file.name} is damaged: its checksum has changed since it was stored.")
+def _check(file: Path, problem: str | None) -> None:
+    if problem is not None:
+        raise ValueError(f"{file} is damaged: {problem}.")

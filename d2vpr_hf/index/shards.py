@@ -51,7 +51,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
         OSError, MemoryError: If a file cannot be read at this moment, which is not damage.
     """
     for file in (shard.descriptors, shard.places):
-        problem = _size_problem(folder, file)
+        problem = size_problem(folder, file)
         if problem is not None:
             raise damaged_file(folder, file.name, problem)
     descriptors = _read_file(folder, shard.descriptors, map_descriptors)
@@ -81,7 +81,7 @@ def content_problem(folder: Path, file: StoredFile) -> str | None:
     Raises:
         OSError: If the file cannot be read, as with too many open files. It may be undamaged: a repair must not remove it.
     """
-    problem = _size_problem(folder, file)
+    problem = size_problem(folder, file)
     if problem is not None:
         return problem
     try:
@@ -91,7 +91,8 @@ def content_problem(folder: Path, file: StoredFile) -> str | None:
     return None if is_unchanged else "its checksum has changed since it was stored"
 
 
-def _size_problem(folder: Path, file: StoredFile) -> str | None:
+def size_problem(folder: Path, file: StoredFile) -> str | None:
+    """Return the reason why a stored file is not a file of its size; `None` if it is one."""
     try:
         status = (folder / file.name).stat()
     except FileNotFoundError:

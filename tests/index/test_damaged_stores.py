@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2vpr_hf.index import PlaceIndex, derived_files, derived_store
+from d2vpr_hf.index import PlaceIndex, derived_files, derived_store, shards
 from d2vpr_hf.index.derived_store import LazyStore
 from d2vpr_hf.stores.bits import BitStore
 from d2vpr_hf.stores.exact import exact_search
@@ -231,11 +231,11 @@ def test_a_store_that_cannot_be_read_is_not_used(built, tmp_path, caplog, monkey
     """A user without the permission to read it can search all the same."""
     folder, store = copy_of(built["bits"], tmp_path)
 
-    def forbidden(path):
-        raise PermissionError(13, "Permission denied", str(path))
+    def forbidden(folder, file):
+        raise PermissionError(13, "Permission denied", str(folder / file.name))
 
     with monkeypatch.context() as patched:
-        patched.setattr(derived_files, "file_checksum", forbidden)
+        patched.setattr(derived_files, "content_problem", forbidden)
         index = PlaceIndex.open(folder)
         search_exactly(index)
     (warning,) = warnings_of(caplog)
@@ -326,7 +326,7 @@ def test_a_store_that_a_writer_replaces_while_it_is_opened_is_no_damage(built, t
         raise FileNotFoundError(store / "bits.npy")
 
     with monkeypatch.context() as patched:
-        patched.setattr(derived_files, "file_checksum", replaced)
+        patched.setattr(shards, "file_checksum", replaced)
         search_exactly(index)
     shutil.move(tmp_path / "old", store)
     search_exactly(index)
