@@ -79,6 +79,16 @@ def visible_folders(folder: Path) -> list[Path]:
     return sorted(path for path in folders if not path.name.startswith((".", "__MACOSX")))
 
 
+def find_named(root: Path, *names: str) -> dict[str, Path]:
+    """Return the folders by name, in lower case, in a folder or in the only folder in it; none unless all `names` are there."""
+    children = visible_folders(root)
+    for folder in (root, *(children if len(children) == 1 else ())):
+        folders = {path.name.lower(): path for path in visible_folders(folder)}
+        if all(name in folders for name in names):
+            return folders
+    return {}
+
+
 def _sides_in(folder: Path) -> Sides | None:
     if not folder.is_dir():
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from d2vpr_hf.readers.data_sets.array_sets import find_truth_file, photos_by_number, positives_by_number
 from d2vpr_hf.readers.data_sets.data_set import DataSet, DataSetPart, QuerySet
-from d2vpr_hf.readers.data_sets.folders import visible_folders
+from d2vpr_hf.readers.data_sets.folders import find_named
 from d2vpr_hf.readers.data_sets.layout import Layout
 from d2vpr_hf.readers.data_sets.variants import variant_name
 from d2vpr_hf.readers.read_options import ReadOptions
@@ -23,21 +23,12 @@ _MORE_QUERIES = "day_left"
 WITHOUT_TRUTH = "walks that the file of positives does not belong to"
 
 
-def _find_walks(root: Path) -> dict[str, Path]:
-    """Return the folders of the walks by name, in a folder or in the only folder in it; none without both right ones."""
-    children = visible_folders(root)
-    for folder in (root, *(children if len(children) == 1 else ())):
-        walks = {path.name.lower(): path for path in visible_folders(folder)}
-        if _DATABASE in walks and _QUERIES in walks:
-            return {name: walks[name] for name in (_DATABASE, _QUERIES, _MORE_QUERIES) if name in walks}
-    return {}
-
-
 def _read(root: Path, options: ReadOptions) -> DataSet:
-    walks = _find_walks(root)
-    folder = walks[_DATABASE].parent
+    folders = find_named(root, _DATABASE, _QUERIES)
+    walks = {name: folders[name] for name in (_QUERIES, _MORE_QUERIES) if name in folders}
+    folder = folders[_DATABASE].parent
     truth = find_truth_file(folder)
-    database = photos_by_number(walks.pop(_DATABASE))
+    database = photos_by_number(folders[_DATABASE])
     remarks: tuple[Remark, ...] = ()
     if truth is None:
         query_sets = [QuerySet(name, photos_by_number(path)) for name, path in walks.items()]
@@ -62,6 +53,6 @@ GARDENS_POINT = Layout(
     "gardens-point",
     "Gardens Point, raw",
     "a folder with day_right/ and night_right/, and possibly day_left/, whose photos have equal numbers",
-    lambda root: root.is_dir() and bool(_find_walks(root)),
+    lambda root: root.is_dir() and bool(find_named(root, _DATABASE, _QUERIES)),
     _read,
 )

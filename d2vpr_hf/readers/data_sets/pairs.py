@@ -15,7 +15,7 @@ import numpy as np
 
 from d2vpr_hf.places.place import Place
 from d2vpr_hf.readers.data_sets.data_set import DataSet, DataSetPart, QuerySet
-from d2vpr_hf.readers.data_sets.folders import find_sides, visible_folders
+from d2vpr_hf.readers.data_sets.folders import find_named, find_sides
 from d2vpr_hf.readers.data_sets.layout import Layout
 from d2vpr_hf.readers.data_sets.variants import find_family, variant_name
 from d2vpr_hf.readers.photo_listing import PhotoListing, list_photos
@@ -27,20 +27,9 @@ WITHOUT_PARTNER = "queries without a database photo of their name, which count a
 _FAMILIES = ("sped", "essex3in1", "cross-season")
 
 
-def _find_pair(root: Path) -> tuple[Path, Path] | None:
-    """Return the folders `new` and `old` in a folder, or in the only folder in it."""
-    children = visible_folders(root)
-    for folder in (root, *(children if len(children) == 1 else ())):
-        folders = {path.name.lower(): path for path in visible_folders(folder)}
-        if "new" in folders and "old" in folders:
-            return folders["new"], folders["old"]
-    return None
-
-
 def _read_amstertime(root: Path, options: ReadOptions) -> DataSet:
-    folders = _find_pair(root)
-    assert folders is not None
-    return _read_pairs(root, "amstertime", *folders)
+    folders = find_named(root, "new", "old")
+    return _read_pairs(root, "amstertime", folders["new"], folders["old"])
 
 
 def _is_pairs(root: Path) -> bool:
@@ -108,7 +97,7 @@ AMSTERTIME = Layout(
     "amstertime",
     "AmsterTime, raw",
     "a folder with new/ and old/, whose photos have equal names",
-    lambda root: root.is_dir() and _find_pair(root) is not None,
+    lambda root: root.is_dir() and bool(find_named(root, "new", "old")),
     _read_amstertime,
 )
 PAIRS = Layout(
