@@ -5,7 +5,6 @@ import functools
 import importlib
 import io
 import os
-import struct
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +18,8 @@ from d2vpr_hf.readers.photo_listing import list_photos
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.readers.structure import UnsafePhotoError, check_exif, check_structure, read_metadata_boxes
-from d2vpr_hf.readers.structure.limits import LARGEST_FILE, LARGEST_WHOLE_FILE
+from d2vpr_hf.readers.structure.boxes import iterate_boxes
+from d2vpr_hf.readers.structure.limits import LARGEST_FILE, LARGEST_WHOLE_FILE, read_at, size_of
 from d2vpr_hf.utils.light_imports import import_alone
 from d2vpr_hf.utils.regular_files import UnfitFileError, open_regular_file
 
@@ -293,22 +293,10 @@ def _named_values() -> Iterator[None]:
 def _has_rotation_box(photo: Path | bytes) -> bool:
     """Return whether the `meta` box of a HEIF file (ISO/IEC 23008-12) has a rotation or mirror property."""
     with io.BytesIO(photo) if isinstance(photo, bytes) else open_photo_file(photo) as file:
-        boxes = dict(_meta_boxes(file))
-    return any(kind in boxes.get(b"meta", b"") for kind in (b"irot", b"imir"))
-
-
-def _meta_boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the kind and content of each `meta` box; other boxes, which hold the pixels, are not read."""
-    while len(header := file.read(8)) == 8:
-        size, kind = struct.unpack(">I4s", header)
-        if size == 1:  # a 64-bit size follows
-            size = struct.unpack(">Q", file.read(8))[0] - 8
-        if size < 8:  # the last box, up to the end
-            return
-        if kind == b"meta":
-            yield kind, file.read(size - 8)
-        else:
-            file.seek(size - 8, os.SEEK_CUR)
+        boxes = {kind: (start, end) for kind, start, end in iterate_boxes(file, 0, size_of(file))}
+        start, end = boxes.get(b"meta", (0, 0))
+        properties = read_at(file, start, end - start)
+    return any(kind in properties for kind in (b"irot", b"imir"))
 
 
 def _reason(error: Exception) -> str:
