@@ -6,7 +6,6 @@ its map; by default these are the embedded model and a simulated town, which nee
 
 import contextlib
 import ctypes
-import errno
 import functools
 import logging
 import os
@@ -52,7 +51,7 @@ from d2vpr_hf.space.photo_map import MAX_MATCHES, Answer, PhotoMap, SearchOption
 from d2vpr_hf.space.pictures import map_picture_uri, picture_uri  # noqa: E402
 from d2vpr_hf.space.private_files import PrivateFiles, address_of, visitor_of  # noqa: E402
 from d2vpr_hf.space.settings import read_settings  # noqa: E402
-from d2vpr_hf.space.uploads import LIMITS, UploadError  # noqa: E402
+from d2vpr_hf.space.uploads import LIMITS, NO_ROOM, UploadError  # noqa: E402
 from d2vpr_hf.space.visitors import Visitors  # noqa: E402
 
 _BATCH = 16  # requests of programs that are encoded together
@@ -527,7 +526,7 @@ def _reason(error: Exception) -> str:
     """Return the reason of an error without the server's folders, which errors of files name."""
     if not isinstance(error, OSError):
         return str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+    if error.errno in NO_ROOM:
         return "The Space has no room for this at the moment. Try again later."
     return _DELETED
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from pathlib import Path, PurePosixPath
 
-from d2vpr_hf.space.uploads import LIMITS, UploadError, safe_name
+from d2vpr_hf.space.uploads import LIMITS, UploadError, new_place
 from d2vpr_hf.utils.atomic_files import create_file
 
 _SECONDS = 20  # for the whole photo
@@ -26,9 +25,7 @@ async def fetch_photo(url: str, folder: Path, max_bytes: int = LIMITS.photo_byte
     """
     import httpx  # comes with Gradio
 
-    name = safe_name(PurePosixPath(httpx.URL(url).path).name)
-    photo = folder / secrets.token_hex(16) / name
-    photo.parent.mkdir(parents=True)
+    photo = new_place(folder, PurePosixPath(httpx.URL(url).path).name)
     try:
         async with asyncio.timeout(_SECONDS):
             await _fetch(url, photo, max_bytes)

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from d2vpr_hf.space.hosts import is_allowed_host, is_own_origin
 from d2vpr_hf.space.routes import Route, find_route, is_session
-from d2vpr_hf.space.upload_requests import Receiver, UploadRefusedError
+from d2vpr_hf.space.upload_requests import Receiver, RefusedError
 from d2vpr_hf.space.visitors import COOKIE, Visitors
 
 Message = MutableMapping[str, Any]
@@ -97,7 +97,7 @@ class PrivateFiles:
         body = _Body(receive)
         try:
             await self._serve(scope, body.receive, send)
-        except _RefusedError as refusal:
+        except RefusedError as refusal:
             await body.drop()
             await _refuse(send, refusal.status, str(refusal))
 
@@ -105,7 +105,7 @@ class PrivateFiles:
         self._check_origin(scope)
         match = find_route(scope["method"], _path_of(scope))
         if match is None:
-            raise _RefusedError(404, "There is no such page.")
+            raise RefusedError(404, "There is no such page.")
         route, parts = match
         scope = {**scope, "headers": [pair for pair in scope["headers"] if self._may_forward(*pair)]}
         if route.kind == "agent":
@@ -132,10 +132,10 @@ class PrivateFiles:
         """Refuse requests that address the Space by a name that is not its own, or that a page of another host sends."""
         host = _header(scope, b"host")
         if not is_allowed_host(host, self.hosts):
-            raise _RefusedError(421, f"The Space does not answer under this name. {_ALLOW_NAMES}")
+            raise RefusedError(421, f"The Space does not answer under this name. {_ALLOW_NAMES}")
         origin = _header(scope, b"origin")
         if origin and not is_own_origin(origin, host, self.hosts):
-            raise _RefusedError(403, f"A page of another host sent this request. {_ALLOW_NAMES}")
+            raise RefusedError(403, f"A page of another host sent this request. {_ALLOW_NAMES}")
 
     def _may_forward(self, name: bytes, value: bytes) -> bool:
         """Return whether Gradio may see a header: of those with names of hosts, it may see an allowed name only."""
@@ -146,18 +146,18 @@ class PrivateFiles:
     def _check_session(self, visitor: str | None, session: object) -> None:
         """Refuse a session of another visitor."""
         if not is_session(session):
-            raise _RefusedError(400, "The name of the session is not valid.")
+            raise RefusedError(400, "The name of the session is not valid.")
         if not self.visitors.claim_session(visitor, str(session)):
-            raise _RefusedError(403, "This session belongs to another visitor.")
+            raise RefusedError(403, "This session belongs to another visitor.")
 
     def _file(self, visitor: str | None, file: Path) -> Response:
         from starlette.responses import FileResponse  # comes with Gradio
 
         path = file.resolve()
         if not self.visitors.may_fetch(visitor, path) and path not in self.public:
-            raise _RefusedError(403, "This file belongs to another visitor, or was deleted.")
+            raise RefusedError(403, "This file belongs to another visitor, or was deleted.")
         if not path.is_file():
-            raise _RefusedError(404, "This file was deleted.")
+            raise RefusedError(404, "This file was deleted.")
         kind = mimetypes.guess_type(path.name)[0]
         shown = kind in _SHOWN_TYPES
         return FileResponse(
@@ -174,10 +174,7 @@ class PrivateFiles:
         content_type = _header(scope, b"content-type")
         name = _query(scope).get("upload_id")
         address = self._address(scope)
-        try:
-            files = await self.receiver.receive(content_type, _chunks(receive), visitor or address, address, name)
-        except UploadRefusedError as refusal:
-            raise _RefusedError(refusal.status, str(refusal)) from None
+        files = await self.receiver.receive(content_type, _chunks(receive), visitor or address, address, name)
         for file in files:
             self.visitors.add_file(visitor, file)
         return JSONResponse([str(file) for file in files])
@@ -198,7 +195,7 @@ class PrivateFiles:
             values = await _read_json(receive, route.max_body)
             self._check_call(scope, values, visitor)
         if not all(self._may_use(visitor, file) for file in _named_files(values)):
-            raise _RefusedError(403, "The request names a file that you did not upload here.")
+            raise RefusedError(403, "The request names a file that you did not upload here.")
         body = _write_json(values)
         headers = [(name, value) for name, value in scope["headers"] if name not in (b"content-length", b"content-type")]
         headers += [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
@@ -207,16 +204,16 @@ class PrivateFiles:
     def _check_call(self, scope: Scope, values: Any, visitor: str | None) -> None:
         """Refuse the call of a function that the page does not have, in a session of another visitor, or one call too many."""
         if not isinstance(values, dict):
-            raise _RefusedError(400, "The request is not a JSON object.")
+            raise RefusedError(400, "The request is not a JSON object.")
         session, function = values.get("session_hash"), values.get("fn_index")
         if session is not None or function is not None:
             self._check_session(visitor, session)
         if self.functions is not None and function is not None and function not in [*self.functions]:
-            raise _RefusedError(404, "There is no such function.")
+            raise RefusedError(404, "There is no such function.")
         if values.get("batched") or values.get("oauth_token") is not None or values.get("simple_format"):
-            raise _RefusedError(400, "The request has a field that the page does not use.")
+            raise RefusedError(400, "The request has a field that the page does not use.")
         if self.waiting(visitor or self._address(scope)) >= _MAX_WAITING:
-            raise _RefusedError(429, f"{_MAX_WAITING} of your requests are waiting. Wait for their answers first.")
+            raise RefusedError(429, f"{_MAX_WAITING} of your requests are waiting. Wait for their answers first.")
 
     def _may_use(self, visitor: str | None, file: str) -> bool:
         if "\0" in file:
@@ -249,14 +246,6 @@ class _Body:
             async with asyncio.timeout(_BODY_SECONDS):
                 while self._has_more and size < _DROPPED_BYTES:
                     size += len((await self.receive()).get("body", b""))
-
-
-class _RefusedError(Exception):
-    """A refused request: its HTTP status, and a sentence for the visitor."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 def visitor_of(scope: Mapping[str, Any]) -> str | None:
@@ -293,7 +282,7 @@ def _query(scope: Scope) -> dict[str, str]:
     pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise _RefusedError(400, "A parameter is stated twice.")
+        raise RefusedError(400, "A parameter is stated twice.")
     return values
 
 
@@ -337,20 +326,20 @@ async def _read_json(receive: Receive, max_bytes: int) -> Any:
                 parts.append(part)
                 size += len(part)
                 if size > max_bytes:
-                    raise _RefusedError(413, f"The request is larger than {max_bytes // _MEGA} MB.")
+                    raise RefusedError(413, f"The request is larger than {max_bytes // _MEGA} MB.")
     except TimeoutError:
-        raise _RefusedError(408, "The request took too long to arrive.") from None
+        raise RefusedError(408, "The request took too long to arrive.") from None
     try:
         return json.loads(b"".join(parts), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise _RefusedError(400, "The request is not JSON.") from None
+        raise RefusedError(400, "The request is not JSON.") from None
 
 
 def _write_json(values: Any) -> bytes:
     try:
         return json.dumps(values, separators=(",", ":")).encode()
     except RecursionError:
-        raise _RefusedError(400, "The request is nested too deeply.") from None
+        raise RefusedError(400, "The request is nested too deeply.") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -363,7 +352,7 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
     while more:
         message = await receive()
         if message["type"] != "http.request":
-            raise _RefusedError(400, "The request was broken off.")
+            raise RefusedError(400, "The request was broken off.")
         more = message.get("more_body", False)
         yield message.get("body", b"")
 

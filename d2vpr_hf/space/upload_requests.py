@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import secrets
 import shutil
 import threading
 import time
@@ -19,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from d2vpr_hf.space.uploads import LIMITS, safe_name
+from d2vpr_hf.space.uploads import LIMITS, NO_ROOM, new_place
 from d2vpr_hf.utils.atomic_files import create_file
 
 if TYPE_CHECKING:
@@ -31,8 +29,8 @@ _MAX_DISPOSITION = 4096  # bytes of a header that names a file
 _MAX_RECORDS = 10_000  # visitors whose uploads are counted
 
 
-class UploadRefusedError(Exception):
-    """A refused upload: its HTTP status, and a sentence for the visitor."""
+class RefusedError(Exception):
+    """A refused request: its HTTP status, and a sentence for the visitor."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -73,7 +71,7 @@ class UploadCounts:
         """Count files and bytes of a visitor and of the address from which they come.
 
         Raises:
-            UploadRefusedError: If these are too many for an hour.
+            RefusedError: If these are too many for an hour.
         """
         with self._lock:
             self._add(f"visitor {visitor}", files, size, 1)
@@ -89,7 +87,7 @@ class UploadCounts:
         if len(self._counts) > _MAX_RECORDS:
             self._counts.popitem(last=False)
         if count.files > share * self._limits.hourly_files or count.size > share * self._limits.hourly_bytes:
-            raise UploadRefusedError(
+            raise RefusedError(
                 429,
                 f"At most {self._limits.hourly_files} files and {self._limits.hourly_bytes // _MEGA} MB can be uploaded within "
                 "an hour. Try again later.",
@@ -147,7 +145,7 @@ class Receiver:
             upload_name: Name that the page gave to the upload, for its progress.
 
         Raises:
-            UploadRefusedError: If the form is malformed or too large, or there is no space for it.
+            RefusedError: If the form is malformed or too large, or there is no space for it.
         """
         reception = Reception()
         self.pending[visitor, upload_name] = reception
@@ -186,13 +184,13 @@ class Receiver:
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > self.limits.request_bytes:
-                        raise UploadRefusedError(413, f"An upload may have at most {self.limits.request_bytes // _MEGA} MB.")
+                        raise RefusedError(413, f"An upload may have at most {self.limits.request_bytes // _MEGA} MB.")
                     count(0, len(chunk))
                     await asyncio.to_thread(form.write, chunk)
         except FormParserError:
-            raise UploadRefusedError(400, "The upload is not a form with files.") from None
+            raise RefusedError(400, "The upload is not a form with files.") from None
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
+            if error.errno in NO_ROOM:
                 raise _no_space() from None
             raise
 
@@ -218,7 +216,7 @@ class _FormFiles:
 
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or b"boundary" not in options:
-            raise UploadRefusedError(400, "The upload is not a form with files.")
+            raise RefusedError(400, "The upload is not a form with files.")
         self._parse_header = parse_options_header
         self._folder, self._reception = folder, reception
         self._limits, self._count = limits, count
@@ -245,7 +243,7 @@ class _FormFiles:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._close()
         if kind is None and not self._ended:
-            raise UploadRefusedError(400, "The upload ended in the middle of a file.")
+            raise RefusedError(400, "The upload ended in the middle of a file.")
 
     def write(self, chunk: bytes) -> None:
         """Read a part of the request's body."""
@@ -257,7 +255,7 @@ class _FormFiles:
     def _extend(self, buffer: bytearray, data: bytes) -> None:
         buffer += data
         if len(buffer) > _MAX_DISPOSITION:
-            raise UploadRefusedError(400, "The name of an uploaded file is too long.")
+            raise RefusedError(400, "The name of an uploaded file is too long.")
 
     def _end_header(self) -> None:
         if self._header_name.lower() == b"content-disposition":
@@ -270,11 +268,10 @@ class _FormFiles:
         if options.get(b"name") != b"files" or b"filename" not in options:
             return
         if len(self._reception.files) >= self._limits.files:
-            raise UploadRefusedError(413, f"At most {self._limits.files} files can be uploaded at a time.")
+            raise RefusedError(413, f"At most {self._limits.files} files can be uploaded at a time.")
         self._count(1, 0)
         self._reception.name = options[b"filename"].decode("utf-8", "replace")
-        file = self._folder / secrets.token_hex(16) / safe_name(self._reception.name)
-        file.parent.mkdir(parents=True)
+        file = new_place(self._folder, self._reception.name)
         self._reception.files.append(file)
         self._file = create_file(file)
 
@@ -292,5 +289,5 @@ class _FormFiles:
         self._ended = True
 
 
-def _no_space() -> UploadRefusedError:
-    return UploadRefusedError(507, "The Space has no room for uploads at the moment. Try again later.")
+def _no_space() -> RefusedError:
+    return RefusedError(507, "The Space has no room for uploads at the moment. Try again later.")

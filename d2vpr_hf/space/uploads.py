@@ -5,7 +5,9 @@ pieces of bounded size. A zip that has a path out of its folder, a link, a passw
 """
 
 import contextlib
+import errno
 import re
+import secrets
 import stat
 import time
 import zipfile
@@ -17,6 +19,8 @@ from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
 from d2vpr_hf.readers.program_files import program_file
 from d2vpr_hf.space.photo_checks import PhotoChecks, PhotoProblemError
 from d2vpr_hf.utils.atomic_files import create_file
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)  # the disk is full, or too many files are open
 
 _CHUNK = 1 << 20
 _MEGA = 1_000_000
@@ -128,6 +132,13 @@ def safe_name(name: str) -> str:
     last = PurePosixPath(name.replace("\\", "/")).name
     plain = re.sub(r"[^\w.@+ -]", "_", last).strip(". ") or "photo"
     return plain[-120:].encode()[-_MAX_NAME:].decode(errors="ignore")
+
+
+def new_place(folder: Path, name: str) -> Path:
+    """Make a folder with a secret name in a folder, and return the path of a new file in it, with a safe name."""
+    file = folder / secrets.token_hex(16) / safe_name(name)
+    file.parent.mkdir(parents=True)
+    return file
 
 
 def _read_files(files: Sequence[Path], limits: Limits) -> Iterator[tuple[str, Iterator[bytes]]]:

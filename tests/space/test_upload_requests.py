@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from d2vpr_hf.space.upload_requests import Receiver, UploadCounts, UploadLimits, UploadRefusedError
+from d2vpr_hf.space.upload_requests import Receiver, RefusedError, UploadCounts, UploadLimits
 
 FORM = "multipart/form-data; boundary=edge"
 
@@ -73,7 +73,7 @@ def test_names_lead_nowhere(tmp_path, name):
 )
 def test_refused_uploads_leave_nothing(tmp_path, body, content_type, status):
     receiver = Receiver(tmp_path, UploadLimits(files=3, request_bytes=1500 if status == 413 else 10_000_000))
-    with pytest.raises(UploadRefusedError) as refusal:
+    with pytest.raises(RefusedError) as refusal:
         receive(receiver, body, content_type, step=1000)
     assert refusal.value.status == status and str(tmp_path) not in str(refusal.value)
     assert files_in(tmp_path) == [] and receiver.pending == {}
@@ -93,13 +93,13 @@ def test_a_full_disk_is_told_politely(tmp_path, monkeypatch, number):
 
     receiver = Receiver(tmp_path)
     monkeypatch.setattr("d2vpr_hf.space.upload_requests.create_file", fail)
-    with pytest.raises(UploadRefusedError, match="no room for uploads") as refusal:
+    with pytest.raises(RefusedError, match="no room for uploads") as refusal:
         receive(receiver, part("a.jpg") + b"--edge--\r\n")
     assert refusal.value.status == 507 and files_in(tmp_path) == []
 
 
 def test_some_space_on_the_disk_stays_free(tmp_path):
-    with pytest.raises(UploadRefusedError, match="no room"):
+    with pytest.raises(RefusedError, match="no room"):
         receive(Receiver(tmp_path, UploadLimits(free_bytes=10**18)), part("a.jpg") + b"--edge--\r\n")
 
 
@@ -108,12 +108,12 @@ def test_uploads_of_an_hour_are_counted():
     counts = UploadCounts(UploadLimits(hourly_files=3, hourly_bytes=100, address_share=2), clock=lambda: now[0])
     for _ in range(3):
         counts.add("alice", "1.2.3.4", 1, 10)
-    with pytest.raises(UploadRefusedError, match="At most 3 files"):
+    with pytest.raises(RefusedError, match="At most 3 files"):
         counts.add("alice", "1.2.3.4", 1, 10)
     counts.add("bob", "1.2.3.4", 2, 80)
-    with pytest.raises(UploadRefusedError):  # a new cookie for each file does not help
+    with pytest.raises(RefusedError):  # a new cookie for each file does not help
         counts.add("carol", "1.2.3.4", 2, 1)
-    with pytest.raises(UploadRefusedError):
+    with pytest.raises(RefusedError):
         counts.add("bob", "5.6.7.8", 0, 30)
     now[0] = 3601.0
     counts.add("alice", "1.2.3.4", 1, 10)
