@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-Finish = Callable[[], NDArray[np.float32]]  # waits for descriptors (B, D), and returns them
+from d2vpr_hf.backends.protocol import Finish
 
 
 class GpuStreams:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+Finish = Callable[[], NDArray[np.float32]]  # waits for the descriptors (B, D) of a batch, and returns them
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 BackendName = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "executorch"]
 
@@ -34,14 +35,14 @@ class Backend(Protocol):
         """Map normalised images (B, 3, height, width) of one size, an array or a tensor on the CPU, to descriptors (B, D)."""
 
 
-def start_describing(backend: Backend, pixel_values: Any) -> Callable[[], NDArray[np.float32]]:
+def start_describing(backend: Backend, pixel_values: Any) -> Finish:
     """Start a backend that computes on a GPU and so has `streams`; return a function that waits for descriptors (B, D).
 
     Another backend computes when that function is called.
     """
     if getattr(backend, "streams", None) is None:
         return functools.partial(backend.encode, pixel_values)
-    finish: Callable[[], NDArray[np.float32]] = backend.start(pixel_values)  # type: ignore[attr-defined] # those with streams have it
+    finish: Finish = backend.start(pixel_values)  # type: ignore[attr-defined] # those with streams have it
     return finish
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.backends.protocol import Finish
 from d2vpr_hf.encoders.photo_batches import CorrectedPixels, DescriptorArray, Preprocessed, check_finite
 from d2vpr_hf.encoders.protocol import EncodedPhotos, Progress, ReceiveBatch
 
 NameOf = Callable[[int], str | None]  # the path of a photo by its position
-Finish = Callable[[], NDArray[np.float32]]  # waits for the descriptors of a batch, and returns them
 Stack = Callable[[Sequence[NDArray[np.float32]]], Any]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel
 
-from d2vpr_hf.backends.protocol import Backend, start_describing
+from d2vpr_hf.backends.protocol import Backend, Finish, start_describing
 from d2vpr_hf.backends.registry import open_backend, settle_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import precision_of
@@ -214,7 +214,7 @@ class OwnModel:
         """Map pixel values (B, 3, height, width) to descriptors (B, D)."""
         return self.backend.encode(pixel_values)
 
-    def start_describing(self, pixel_values: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+    def start_describing(self, pixel_values: NDArray[np.float32]) -> Finish:
         """Start to describe pixel values on a GPU; return a function that waits for the descriptors (B, D)."""
         return start_describing(self.backend, pixel_values)
 
@@ -225,10 +225,10 @@ class OwnModel:
         is_torch = self._open_backend is None and self.runtime.backend.startswith("torch")
         return self.device.type == "cuda" and is_torch and all(steps) and self.shorter_side is None
 
-    def start_describing_bytes(self, photos: list[NDArray[Any]]) -> Callable[[], NDArray[np.float32]]:
+    def start_describing_bytes(self, photos: list[NDArray[Any]]) -> Finish:
         """Start to resize and describe photos that `gpu_resizing` has read; return a function that waits for descriptors."""
         backend: Any = self.backend
-        finish: Callable[[], NDArray[np.float32]] = backend.start_photos(lambda: self.gpu_resizing.load(photos), photos)
+        finish: Finish = backend.start_photos(lambda: self.gpu_resizing.load(photos), photos)
         return finish
 
     @functools.cached_property

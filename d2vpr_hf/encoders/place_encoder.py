@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2vpr_hf.backends.protocol import check_backend
+from d2vpr_hf.backends.protocol import Finish, check_backend
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.encoders.automatic_model import AUTOMATIC, is_candidate
-from d2vpr_hf.encoders.encoding_run import EncodingRun, Finish, SizeGroups, Stack
+from d2vpr_hf.encoders.encoding_run import EncodingRun, SizeGroups, Stack
 from d2vpr_hf.encoders.open_model import accepted_options, open_model
 from d2vpr_hf.encoders.photo_batches import (
     CorrectedPixels,

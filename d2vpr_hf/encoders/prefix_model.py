@@ -3,17 +3,16 @@
 This module loads no torch.
 """
 
-import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from d2vpr_hf.encoders.protocol import DescriptorModel
+from d2vpr_hf.backends.protocol import Finish
+from d2vpr_hf.encoders.protocol import DescriptorModel, start_model
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +87,9 @@ class PrefixModel:
         """Map pixel values (B, 3, height, width) to descriptors (B, D) of unit length."""
         return prefix(self._model.describe(pixel_values), self.descriptor_dim)
 
-    def start_describing(self, pixel_values: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+    def start_describing(self, pixel_values: NDArray[np.float32]) -> Finish:
         """Start to describe pixel values on a GPU, if the model can; return a function that waits for descriptors (B, D)."""
-        start = getattr(self._model, "start_describing", None)
-        finish = functools.partial(self._model.describe, pixel_values) if start is None else start(pixel_values)
+        finish = start_model(self._model, pixel_values)
         return lambda: prefix(finish(), self.descriptor_dim)
 
 

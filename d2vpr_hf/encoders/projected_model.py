@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from d2vpr_hf.encoders.protocol import DescriptorModel
+from d2vpr_hf.backends.protocol import Finish
+from d2vpr_hf.encoders.protocol import DescriptorModel, start_model
 from d2vpr_hf.model_info.encoder_card import EncoderCard, hash_files
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.stored_projection import StoredProjection, read_projection
@@ -66,10 +66,9 @@ class ProjectedModel:
         """Map pixel values (B, 3, height, width) to projected descriptors (B, D)."""
         return self._projection(self._model.describe(pixel_values))
 
-    def start_describing(self, pixel_values: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+    def start_describing(self, pixel_values: NDArray[np.float32]) -> Finish:
         """Start to describe pixel values on a GPU, if the model can; return a function that waits for descriptors (B, D)."""
-        start = getattr(self._model, "start_describing", None)
-        finish = functools.partial(self._model.describe, pixel_values) if start is None else start(pixel_values)
+        finish = start_model(self._model, pixel_values)
         return lambda: self._projection(finish())
 
 

@@ -1,5 +1,6 @@
 """The interfaces of encoders: of photos to descriptors, and of the models that they run. Importing it loads no torch."""
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.backends.protocol import Finish
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.readers.remarks import Remark, RemarkCounter
@@ -183,3 +185,9 @@ class DescriptorModel(Protocol):
 
     def describe(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map pixel values (B, 3, height, width) to descriptors (B, D), L2-normalised unless they were projected."""
+
+
+def start_model(model: DescriptorModel, pixel_values: NDArray[np.float32]) -> Finish:
+    """Start to describe pixel values on a GPU, if the model can; return a function that waits for descriptors (B, D)."""
+    start: Callable[[NDArray[np.float32]], Finish] | None = getattr(model, "start_describing", None)
+    return functools.partial(model.describe, pixel_values) if start is None else start(pixel_values)

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from d2vpr_hf.backends.protocol import Backend, check_backend, start_describing
+from d2vpr_hf.backends.protocol import Backend, Finish, check_backend, start_describing
 from d2vpr_hf.backends.registry import convert
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.backends.torch_backend import FeatureBackend, precision_of
@@ -229,7 +228,7 @@ class TransformersModel:
         """Map pixel values (B, 3, height, width) to descriptors (B, D)."""
         return self.backend.encode(pixel_values)
 
-    def start_describing(self, pixel_values: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+    def start_describing(self, pixel_values: NDArray[np.float32]) -> Finish:
         """Start to describe pixel values on a GPU; return a function that waits for the descriptors (B, D)."""
         return start_describing(self.backend, pixel_values)
 
