@@ -164,7 +164,7 @@ def check_files(checkpoint: Path) -> None:
         return
     try:
         stated = dict(parse_json(path.read_bytes()))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}). {_REMEDY}") from error
 
     def is_checked(name: str) -> bool:

@@ -64,6 +64,6 @@ def _has_all_shards(snapshot: Path) -> bool:
     """Return whether a folder has weights in shards, all of them."""
     try:
         names = set(parse_json((snapshot / _WEIGHTS_INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # missing or damaged
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
         return False
     return bool(names) and all(is_plain_name(name) and (snapshot / name).is_file() for name in names)

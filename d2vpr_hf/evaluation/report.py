@@ -324,7 +324,7 @@ class Evaluation:
         try:
             report = parse_json(path.read_text(encoding="utf-8"))
             version = report["format_version"] if report["format"] == FORMAT else None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a report of an evaluation. `d2vpr evaluate --json` writes one.") from error
         if version != FORMAT_VERSION:
             raise ValueError(f"{path} has format {version}, this package reads {FORMAT!r} {FORMAT_VERSION}. Evaluate again.")

@@ -217,7 +217,7 @@ def _read_outcome(out: Path, scratch: Path) -> dict[str, Any]:
         raise HubCodeError("The process that ran the code ended without a result." + _log_text(scratch))
     try:
         outcome = parse_json(path.read_text())
-    except (ValueError, RecursionError):
+    except ValueError:
         outcome = None
     if not isinstance(outcome, dict):
         raise HubCodeError("The process that ran the code wrote a result that is not valid.")

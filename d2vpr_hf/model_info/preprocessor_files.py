@@ -71,7 +71,7 @@ def read_processor_file(folder: Path) -> dict[str, Any] | None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must have a JSON object, got {type(values).__name__}.")

@@ -21,7 +21,7 @@ def stored_config(name: str | Path | None, revision: str | None = None) -> dict[
     path = fetch_file(name, CONFIG_NAME, revision)
     try:
         values = {} if path is None else parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -133,7 +133,7 @@ def _size_of_weights(name: str | Path, revision: str | None) -> int | None:
         return None
     try:
         shards = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} cannot be read: {error!r}. Download it again.") from error
     if not all(map(is_plain_name, shards)):
         raise ValueError(f"{index} names files of weights outside of its folder. Only names of files next to it are allowed.")

@@ -225,7 +225,7 @@ def _read_safetensors(path: Path, tensor: str | None) -> NDArray[Any]:
         size = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
         if stop - start != size or 8 + header_size + stop > path.stat().st_size:
             raise ValueError("it is cut off, or its header is wrong")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, _ChoiceError):
             raise
         raise ValueError(f"{path} is not a safetensors file with descriptors: {error}.") from error

@@ -176,7 +176,7 @@ def _read_csv(path: Path) -> _Entries:
 def _read_json(path: Path) -> _Entries:
     try:
         values = parse_json(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}.") from error
     given = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     entries: _Entries = [(query, each if isinstance(each, list) else [each]) for query, each in given]

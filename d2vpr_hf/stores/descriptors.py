@@ -222,6 +222,6 @@ def _read_header(buffer: pa.Buffer) -> tuple[np.dtype[Any], tuple[int, int], int
         rows, width = (int(number) for number in tensor["shape"])
         if tensor["data_offsets"][0] != 0 or min(rows, width) < 0:
             raise ValueError("the numbers do not begin directly after the header")
-    except (ValueError, KeyError, TypeError, LookupError, StopIteration, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, StopIteration, OverflowError) as error:
         raise ValueError(f"it is not a safetensors file of {TENSOR} (N, D) in {' or '.join(DTYPES)}") from error
     return dtype, (rows, width), start

@@ -79,7 +79,7 @@ def _read() -> dict[str, list[str]]:
         return {str(kind): [str(name) for name in names] for kind, names in values.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         logger.warning("%s cannot be read (%s), so that names which were confirmed before are asked for again.", path, error)
         return {}
 

@@ -52,7 +52,7 @@ def read_takeout(content: bytes, photo: str) -> PhotoMetadata:
     """
     try:
         values = parse_json(content)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"not JSON ({error})") from error
     if not isinstance(values, dict) or not _is_title(values.get("title"), photo):
         return PhotoMetadata()
