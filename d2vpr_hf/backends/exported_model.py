@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.backends.executorch_backend import ExecuTorchBackend
@@ -22,6 +22,7 @@ from d2vpr_hf.model_info.encoder_card import locate_file
 from d2vpr_hf.pretrained.model_files import fetch_file
 from d2vpr_hf.utils.atomic_files import checksum, file_checksum, folder_checksums
 from d2vpr_hf.utils.bounded_files import parse_json
+from d2vpr_hf.utils.regular_files import stays_inside
 
 if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
@@ -88,7 +89,7 @@ class ExportedModel:
                 self.folder,
             )
             return
-        if not isinstance(stated, dict) or not all(map(_is_inside, stated)):
+        if not isinstance(stated, dict) or not all(map(stays_inside, stated)):
             raise ValueError(f"{self.folder / INFO_FILE} names files outside of its folder. Export the model again.")
         for name, expected in stated.items():
             path = self.folder / name
@@ -208,12 +209,6 @@ def with_contents(info: dict[str, Any], contents: dict[str, bytes | Path]) -> di
 def _own_checksum(info: dict[str, Any]) -> str:
     values = {key: value for key, value in info.items() if key != _CHECKSUM}
     return checksum(json.dumps(values, sort_keys=True).encode())
-
-
-def _is_inside(name: str) -> bool:
-    """Return whether a path cannot lead out of the folder that it is relative to."""
-    path = PurePosixPath(name)
-    return bool(name) and "\\" not in name and ":" not in name and not path.is_absolute() and ".." not in path.parts
 
 
 def find_exported(name: str, revision: str | None = None) -> ExportedModel | None:

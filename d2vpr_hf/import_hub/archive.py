@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from d2vpr_hf.import_hub.hub_source import HubSource
 from d2vpr_hf.utils.atomic_files import folder_checksums
+from d2vpr_hf.utils.regular_files import stays_inside
 
 MAX_FILES = 20_000
 MAX_BYTES = 1 << 30  # of all files; code is small, and weights come by other ways
@@ -119,14 +120,13 @@ def _safe_path(name: str, mode: int) -> PurePosixPath:
     Raises:
         ValueError: If it leaves the folder that the archive is unpacked into, or is not a file.
     """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts or any(sign in name for sign in "\\:\0"):
+    if not stays_inside(name):
         raise ValueError(f"The archive has a file {name!r}, which leaves its folder. Nothing of it was unpacked.")
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         raise ValueError(
             f"The archive has a link or special file, {name!r}; these can lead out of its folder. Nothing of it was unpacked."
         )
-    return path
+    return PurePosixPath(name)
 
 
 def _check_bounds(count: int, size: int) -> None:

@@ -1,9 +1,9 @@
-"""Open files whose names come from other people: regular files only. A pipe, a socket or a device could block for ever."""
+"""Files whose names come from other people: inside a folder, and regular. A pipe, a socket or a device could block for ever."""
 
 import io
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 # a pipe that replaces the file between the two checks must not block either; Windows has other flags
 _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"))
@@ -11,6 +11,12 @@ _FLAGS = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NO
 
 class UnfitFileError(OSError):
     """A file that is not regular or too large. The message has the reason, without the path."""
+
+
+def stays_inside(name: str) -> bool:
+    """Return whether a path is that of a file in a folder that it is relative to, and cannot lead out of it, on any system."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set(name) & set("\\:\0")
 
 
 def open_regular_file(path: str | Path, max_bytes: int | None = None) -> io.BufferedReader:

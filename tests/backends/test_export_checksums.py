@@ -53,7 +53,7 @@ def test_a_changed_value_of_the_information_is_an_error(exported):
         ExportedModel.open(exported)
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../b", "C:\\secret", ""])
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/../../b", "C:\\secret", "a\0b", ".", ""])
 def test_no_file_outside_is_read(exported, name):
     info = json.loads((exported / INFO_FILE).read_text())
     (exported / INFO_FILE).write_text(info_text(info | {"sha256": {name: "0" * 64}}))
