@@ -54,7 +54,7 @@ ROUTES = (
     Route("upload", ("POST",), r"/gradio_api/upload"),
     Route("progress", ("GET",), r"/gradio_api/upload_progress"),
     Route("work", ("POST",), r"/gradio_api/queue/join", _JSON_BYTES),
-    Route("work", ("POST",), rf"/gradio_api/call/(?P<endpoint>{'|'.join(ENDPOINTS)})", _JSON_BYTES),
+    Route("work", ("POST",), rf"/gradio_api/call/(?:{'|'.join(ENDPOINTS)})", _JSON_BYTES),
     Route("answers", ("GET",), r"/gradio_api/queue/data"),
     Route("answers", ("GET",), rf"/gradio_api/heartbeat/(?P<session>{_SESSION})"),
     Route("answers", ("GET",), rf"/gradio_api/call/(?:{'|'.join(ENDPOINTS)})/(?P<event>[0-9a-f]{{32}})"),
