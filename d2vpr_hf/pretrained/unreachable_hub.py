@@ -54,11 +54,11 @@ def cached_if_unconfirmed(name: Any, revision: str | None = None) -> Iterator[No
     Raises:
         ValueError: If the model is not complete in the cache.
     """
-    from huggingface_hub import constants
-
     if not needs_confirmation(name):
         yield
         return
+    from huggingface_hub import constants
+
     with _lock:
         if constants.HF_HUB_OFFLINE:  # by the user
             yield
