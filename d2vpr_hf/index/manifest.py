@@ -13,6 +13,7 @@ from d2vpr_hf.stores import COMPRESSIONS, SERVICES, Compression, check_compressi
 from d2vpr_hf.stores.descriptors import DTYPES
 from d2vpr_hf.utils.atomic_files import TEMPORARY, checksum
 from d2vpr_hf.utils.bounded_files import parse_json
+from d2vpr_hf.utils.value_types import has_type
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
@@ -431,7 +432,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
 def _check_types(values: dict[str, Any]) -> None:
     attributes = [*fields(IndexSettings), *fields(Manifest)[1:]]
     types: dict[str, Any] = {_KEYS.get(field.name, field.name): field.type for field in attributes}
-    wrong = [key for key, kind in (types | _JSON_TYPES).items() if not isinstance(values[key], kind)]
+    wrong = [key for key, kind in (types | _JSON_TYPES).items() if not has_type(values[key], kind)]
     if wrong:
         raise ValueError(f"{', '.join(wrong)} of a wrong type")
 

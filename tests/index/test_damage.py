@@ -306,6 +306,17 @@ def test_a_manifest_cannot_lead_out_of_its_folder(whole, tmp_path, name):
         PlaceIndex.open(broken)
 
 
+def test_a_truth_value_is_no_number_of_a_manifest(whole, tmp_path):
+    """Python counts `true` as 1: the next shard would replace the files of shard 1."""
+    broken = shutil.copytree(whole, tmp_path / "broken")
+    values = json.loads((broken / "manifest.json").read_text()) | {"next_shard": True}
+    del values["checksum"]
+    values["checksum"] = checksum(json.dumps(values, sort_keys=True).encode())
+    (broken / "manifest.json").write_text(json.dumps(values, indent=2) + "\n")
+    with pytest.raises(DamagedIndexError, match="next_shard of a wrong type"):
+        PlaceIndex.open(broken)
+
+
 def test_manifests_with_wrong_values_are_refused(whole, tmp_path):
     broken = shutil.copytree(whole, tmp_path / "broken")
     values = json.loads((whole / "manifest.json").read_text())
