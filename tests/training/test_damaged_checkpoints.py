@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from d2vpr_hf.training.checkpoints import Checkpoints, RunState
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+@pytest.fixture
+def saved(fresh_accelerate, tmp_path_factory):
     """Return the parts of a tiny run, and the folder of its checkpoint."""
     accelerator = Accelerator(cpu=True)
     model = accelerator.prepare(torch.nn.Linear(2, 2))
