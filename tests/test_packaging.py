@@ -20,7 +20,7 @@ _FOLDERS = (  # of a source distribution
 )
 _FILES = {
     *(".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),
-    "SECURITY.md",
+    *("SECURITY.md", "hubconf.py"),
     *("constraints-lowest.txt", "constraints.txt", "pyproject.toml"),
 }
 

@@ -1,0 +1,1 @@
+"""Bridges to other programs: hloc, databases, drawing programs and reports in one file."""
