@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-AnswerFormat = Literal["table", "json", "jsonl", "geojson", "csv", "gpx"]
+AnswerFormat = Literal["table", "json", "jsonl", "geojson", "csv", "gpx", "kml"]
 Backend = Literal["torch", "torch-compiled", "onnxruntime", "openvino", "executorch", "auto"]
 Compression = Literal["none", "half", "int8", "bits"]
 DescriptorFormat = Literal["h5"]
@@ -11,6 +11,7 @@ ExportFormat = Literal["onnx", "openvino", "transformers-js", "coreml", "executo
 ExportInput = Literal["fixed", "any-size", "photos"]
 ExportPrecision = Literal["fp32", "bf16", "int8"]
 KnownKind = Literal["own", "transformers", "onnx", "torch-hub"]
+IndexTarget = Literal["parquet", "lancedb", "qdrant", "geojson", "gpx", "kml"]
 Layout = Literal["at-names", "gsv-cities"]
 ModelKind = Literal["student", "cricavpr"]
 PairFormat = Literal["hloc", "colmap"]

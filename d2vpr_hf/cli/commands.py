@@ -32,7 +32,7 @@ _COMMANDS = {
     "Make an index": (indexes.index, indexes.add, indexes.remove, indexes.embed, indexes.merge),
     "Inspect and maintain an index": (indexes.info, indexes.verify, indexes.repair, indexes.compact),
     "Find where photos were taken": (searches.search, localization.localize, localization.calibrate),
-    "Exchange with other programs": (exchange.pairs, exchange.export_descriptors),
+    "Exchange with other programs": (exchange.pairs, exchange.export_descriptors, exchange.export_index),
     "Evaluate": (evaluation.evaluate, evaluation.compare),
     "Choose and make models": (
         known_models.models,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from d2vpr_hf.cli.choices import DescriptorFormat, PairFormat
+from d2vpr_hf.cli.choices import DescriptorFormat, IndexTarget, PairFormat
 from d2vpr_hf.cli.options import (
     DescriptorOptions,
     EncoderOptions,
@@ -148,3 +148,31 @@ def export_descriptors(
     with progress_bar("Writing", len(opened)) as progress:
         count = run(opened, out, format=format, image_root=image_root, overwrite=overwrite, progress=progress)
     echo(f"Wrote {count} descriptors of {opened.settings.descriptor_dim} numbers: {out}.")
+
+
+def export_index(
+    index: IndexArgument,
+    *,
+    to: Annotated[IndexTarget, typer.Option("--to", help="Form of the rows; geojson, gpx and kml have no descriptors.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", parser=parse_path, metavar="PATH", help="File, or folder of a database of lancedb or qdrant."),
+    ] = None,
+    uri: Annotated[
+        str | None, typer.Option("--uri", metavar="ADDRESS", help="Server instead of --out, such as http://HOST:6333.")
+    ] = None,
+    table: Annotated[str, typer.Option("--table", metavar="NAME", help="Table or collection in a database.")] = "places",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing file, or the table of an earlier export.")
+    ] = False,
+) -> None:
+    """Write the rows of an index into a database, a Parquet file or a map.
+
+    The rows are places with descriptors, and the table states the model. docs/bridges.md shows searches.
+    """
+    from d2vpr_hf.bridges.export_index import export_index as run
+
+    opened = open_index(index)
+    with progress_bar("Writing", len(opened)) as progress:
+        count = run(opened, to, out=out, uri=uri, table=table, overwrite=overwrite, progress=progress)
+    echo(f"Wrote {count} of {len(opened)} rows: {out or uri}.")

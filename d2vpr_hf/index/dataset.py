@@ -1,4 +1,4 @@
-"""The rows of an index as a data set that `datasets` searches by FAISS."""
+"""The rows of an index as an Arrow table, and as a data set that `datasets` searches by FAISS."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ def index_to_dataset(descriptors: MappedDescriptors, places: PlaceRows, searchab
     import_extra("datasets", "datasets")
     import datasets
 
+    table = index_table(descriptors, places)
     width = descriptors.shape[1]
-    row_type = pa.list_(pa.from_numpy_dtype(descriptors.dtype), width)
-    chunks = [pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=row_type) for part in descriptors.parts]
-    table = places.to_table().append_column(COLUMN, pa.chunked_array(chunks, row_type))
     features = datasets.Features(
         {
             **datasets.Features.from_arrow_schema(PLACE_SCHEMA),
@@ -36,3 +34,10 @@ def index_to_dataset(descriptors: MappedDescriptors, places: PlaceRows, searchab
     if searchable and len(dataset):
         dataset.add_faiss_index(COLUMN)
     return dataset
+
+
+def index_table(descriptors: MappedDescriptors, places: PlaceRows) -> pa.Table:
+    """Return the columns of places, and `descriptor`, a list (D,) for each row; descriptors that are mapped stay so."""
+    row_type = pa.list_(pa.from_numpy_dtype(descriptors.dtype), descriptors.shape[1])
+    chunks = [pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), type=row_type) for part in descriptors.parts]
+    return places.to_table().append_column(COLUMN, pa.chunked_array(chunks, row_type))

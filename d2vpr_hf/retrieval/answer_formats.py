@@ -1,4 +1,4 @@
-"""Answers of searches and localizations as texts for other programs: JSON, JSON lines, GeoJSON, CSV and GPX."""
+"""Answers of searches and localizations as texts for other programs: JSON, JSON lines, GeoJSON, CSV, GPX and KML."""
 
 from __future__ import annotations
 
@@ -6,26 +6,18 @@ import csv
 import io
 import json
 import logging
-import math
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
-from xml.etree import ElementTree
 
-from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import read_place
 from d2vpr_hf.readers.skipped import printable_path
+from d2vpr_hf.retrieval.waypoints import Waypoint, gpx_text, kml_text
 
 logger = logging.getLogger(__name__)
 
-AnswerFormat = Literal["json", "jsonl", "geojson", "csv", "gpx"]
+AnswerFormat = Literal["json", "jsonl", "geojson", "csv", "gpx", "kml"]
 FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
-
-_GPX_NAMESPACE = "http://www.topografix.com/GPX/1/1"
-_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML 1.0 does not allow
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Answer(Protocol):
@@ -49,8 +41,9 @@ def format_answers(answers: Sequence[Answer], format: AnswerFormat) -> str:
         answers: Answers of one kind, one for each query.
         format: `"json"` is a list of the answers' `to_dict`, `"jsonl"` has one of these on each line. `"csv"` has a header and
             the rows of all answers, and `"geojson"` (RFC 7946) a feature for each of these. `"gpx"` (GPX 1.1) has a waypoint
-            for each answer, of its first row, with the time at which the query was taken, if its file states one. Rows without
-            a latitude and longitude have no geometry in GeoJSON and are not in GPX; a warning counts them.
+            for each answer, of its first row, with the time at which the query was taken, if its file states one; `"kml"`
+            (KML 2.2) has placemarks of the same. Rows without a latitude and longitude have no geometry in GeoJSON and are not
+            in GPX and KML; a warning counts them.
 
     Raises:
         ValueError: If there is no such format, or a number is not finite.
@@ -61,7 +54,10 @@ def format_answers(answers: Sequence[Answer], format: AnswerFormat) -> str:
         return json.dumps([answer.to_dict() for answer in answers], indent=2, allow_nan=False)
     if format == "jsonl":
         return "\n".join(map(answer_line, answers))
-    return {"geojson": _to_geojson, "csv": _to_csv, "gpx": _to_gpx}[format](answers)
+    if format in ("gpx", "kml"):
+        waypoints = _waypoints(answers, format.upper())
+        return gpx_text(waypoints) if format == "gpx" else kml_text(waypoints)
+    return _to_geojson(answers) if format == "geojson" else _to_csv(answers)
 
 
 def answer_line(answer: Answer) -> str:
@@ -70,8 +66,12 @@ def answer_line(answer: Answer) -> str:
 
 
 def _to_geojson(answers: Sequence[Answer]) -> str:
-    rows = [row for answer in answers for row in answer.to_rows()]
-    count = sum(not _is_on_globe(row) for row in rows)
+    return geojson_text([row for answer in answers for row in answer.to_rows()])
+
+
+def geojson_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Return rows of JSON values as features (RFC 7946); those without latitude and longitude have no geometry."""
+    count = sum(not is_on_globe(row) for row in rows)
     if count:
         logger.warning("%d of %d features have no latitude and longitude; their geometry is null.", count, len(rows))
     features = [{"type": "Feature", "geometry": _geometry(row), "properties": row} for row in rows]
@@ -79,7 +79,7 @@ def _to_geojson(answers: Sequence[Answer]) -> str:
 
 
 def _geometry(row: dict[str, Any]) -> dict[str, Any] | None:
-    return {"type": "Point", "coordinates": [row["longitude"], row["latitude"]]} if _is_on_globe(row) else None
+    return {"type": "Point", "coordinates": [row["longitude"], row["latitude"]]} if is_on_globe(row) else None
 
 
 def _to_csv(answers: Sequence[Answer]) -> str:
@@ -98,29 +98,19 @@ def _cell(value: Any) -> Any:
     return printable_path(value) if isinstance(value, str) else value
 
 
-def _to_gpx(answers: Sequence[Answer]) -> str:
-    root = ElementTree.Element("gpx", {"version": "1.1", "creator": "d2vpr-hf", "xmlns": _GPX_NAMESPACE})
+def _waypoints(answers: Sequence[Answer], format: str) -> list[Waypoint]:
+    """Return the positions of queries; a warning counts those without latitude and longitude."""
     rows = [answer.to_rows()[0] for answer in answers]
-    for row in filter(_is_on_globe, rows):
-        _add_waypoint(root, row)
-    if len(root) < len(rows):
+    on_globe = [row for row in rows if is_on_globe(row)]
+    if len(on_globe) < len(rows):
+        count = len(rows) - len(on_globe)
         logger.warning(
-            "%d of %d queries have no latitude and longitude; GPX has no waypoint for them.", len(rows) - len(root), len(rows)
+            "%d of %d queries have no latitude and longitude; %s has no waypoint for them.", count, len(rows), format
         )
-    ElementTree.indent(root)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, encoding="unicode")}'
-
-
-def _add_waypoint(root: ElementTree.Element, row: dict[str, Any]) -> None:
-    """Add a waypoint; the schema fixes the order of its elements."""
-    longitude = f"{row['longitude']:.9f}"
-    if float(longitude) == 180:
-        longitude = "-180.000000000"  # the same meridian: the schema excludes 180
-    waypoint = ElementTree.SubElement(root, "wpt", {"lat": f"{row['latitude']:.9f}", "lon": longitude})
-    texts = {"time": _xml_time(_query_time(Path(row["query"]))), "name": row["query"], "desc": _description(row)}
-    for name, text in texts.items():
-        if text:
-            ElementTree.SubElement(waypoint, name).text = _NOT_IN_XML.sub("\ufffd", printable_path(text))
+    return [
+        Waypoint(row["latitude"], row["longitude"], row["query"], _description(row), _query_time(Path(row["query"])))
+        for row in on_globe
+    ]
 
 
 def _query_time(photo: Path) -> str | None:
@@ -129,14 +119,6 @@ def _query_time(photo: Path) -> str | None:
         return read_place(photo).timestamp if photo.is_file() else None
     except (OSError, ValueError):  # such as a name that begins with @ but does not follow the convention
         return None
-
-
-def _xml_time(timestamp: str | None) -> str:
-    """Return a time in UTC in the form of XML Schema, or an empty text if it is not known."""
-    seconds = to_seconds(timestamp)
-    if math.isnan(seconds):
-        return ""
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
 
 
 def _description(row: dict[str, Any]) -> str:
@@ -150,5 +132,6 @@ def _description(row: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _is_on_globe(row: dict[str, Any]) -> bool:
+def is_on_globe(row: dict[str, Any]) -> bool:
+    """Return whether a row of JSON values has a latitude and a longitude."""
     return row["latitude"] is not None and row["longitude"] is not None

@@ -109,7 +109,7 @@ def test_choices_are_those_of_the_library(words, library):
         ),
         (["search", "i", "q", "--pool", "max"], ["cls", "mean", "gem", "cls+gem", "pooler", "regions"]),
         (["search", "i", "q", "--backend-precision", "fp8"], ["fp32", "bf16", "fp16", "int8"]),
-        (["search", "i", "q", "--format", "kml"], ["table", "json", "jsonl", "geojson", "csv", "gpx"]),
+        (["search", "i", "q", "--format", "kmz"], ["table", "json", "jsonl", "geojson", "csv", "gpx", "kml"]),
         (["pairs", "i", "--all", "--out", "o", "--format", "opensfm"], ["hloc", "colmap"]),
         (["export", "m", "o", "--format", "tflite"], EXPORT_FORMATS),
         (["export", "m", "o", "--precision", "fp16"], ["fp32", "bf16", "int8"]),

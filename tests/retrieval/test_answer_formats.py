@@ -19,6 +19,7 @@ from d2vpr_hf.retrieval.search_photos import SearchResult
 from tests.command_line import run
 
 GPX = "{http://www.topografix.com/GPX/1/1}"
+KML = "{http://www.opengis.net/kml/2.2}"
 ROME = Place("rome.jpg", latitude=41.89, longitude=12.49, heading=90.0, timestamp="2024-05-01T12:30:00.25+02:00")
 LOCAL = Place("hall.jpg", x=1.5, y=2.0, frame="hall")
 
@@ -131,13 +132,31 @@ def test_gpx_is_valid_for_extreme_positions_and_names():
     assert [point[0].text for point in points] == ["a & b <c>.jpg", "bell\ufffd\ufffd.jpg", "new\nline\\udcff.jpg"]
 
 
+def test_kml_has_the_points_of_gpx(tmp_path):
+    """Programs show descriptions as HTML: a photo's name must not become a tag there."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({0x9003: "2024:05:01 12:30:00", 0x9011: "+02:00"})
+    Image.new("RGB", (8, 8)).save(tmp_path / "q.jpg", exif=exif)
+    odd = Place("<img src=x>.jpg", latitude=-33.5, longitude=180.0)
+    answers = [Localization(str(tmp_path / "q.jpg"), ROME), SearchResult(Path("a & b.jpg"), [match(1, odd)])]
+    root = ElementTree.fromstring(format_answers(answers, "kml").encode())
+    assert root.tag == f"{KML}kml" and [child.tag for child in root] == [f"{KML}Document"]
+    first, second = root[0]
+    assert [child.tag.removeprefix(KML) for child in first] == ["name", "TimeStamp", "Point"]
+    assert first.findtext(f"{KML}TimeStamp/{KML}when") == "2024-05-01T10:30:00Z"
+    assert first.findtext(f"{KML}Point/{KML}coordinates") == "12.490000000,41.890000000"
+    assert second.findtext(f"{KML}name") == "a & b.jpg"
+    assert second.findtext(f"{KML}description") == "/map/&lt;img src=x&gt;.jpg, similarity 0.5000"
+    assert second.findtext(f"{KML}Point/{KML}coordinates") == "180.000000000,-33.500000000"
+
+
 def test_numbers_that_are_not_finite_and_other_formats_are_refused():
     broken = [Localization("q.jpg", Place("", latitude=1.0, longitude=2.0), radius_90=float("nan"))]
     for name in ("json", "jsonl", "geojson"):
         with pytest.raises(ValueError, match="not JSON compliant"):
             format_answers(broken, name)
-    with pytest.raises(ValueError, match=f"Expected `format` as one of {', '.join(FORMATS)}, got 'kml'"):
-        format_answers(ANSWERS, "kml")
+    with pytest.raises(ValueError, match=f"Expected `format` as one of {', '.join(FORMATS)}, got 'kmz'"):
+        format_answers(ANSWERS, "kmz")
 
 
 @pytest.fixture(scope="module")
