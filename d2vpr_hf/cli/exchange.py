@@ -166,7 +166,7 @@ def export_index(
         bool, typer.Option("--overwrite", help="Replace an existing file, or the table of an earlier export.")
     ] = False,
 ) -> None:
-    """Write the rows of an index into a database, a Parquet file or a map.
+    """Write an index for databases, Parquet or maps.
 
     The rows are places with descriptors, and the table states the model. docs/bridges.md shows searches.
     """
