@@ -30,7 +30,7 @@ GROUPS = {
     "Make an index": ["index", "add", "remove", "embed", "merge"],
     "Inspect and maintain an index": ["info", "verify", "repair", "compact"],
     "Find where photos were taken": ["search", "localize", "calibrate"],
-    "Exchange with other programs": ["pairs", "export-descriptors"],
+    "Exchange with other programs": ["pairs", "export-descriptors", "export-index"],
     "Evaluate": ["evaluate", "compare"],
     "Choose and make models": ["models", "convert", "fit-projection", "export", "card-onnx", "import-hub"],
     "Make photos and places": ["simulate", "places"],
