@@ -57,6 +57,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Requests)
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []  # "METHOD path" of all requests
+        self.requests_with_token: list[str] = []  # those of them that came with any token
         self.unknown_requests: list[str] = []
         self.default_hardware = "cpu-basic"  # of new Spaces
         self.card_errors: list[str] = []  # errors that `/api/validate-yaml` reports
@@ -116,6 +117,8 @@ class _Requests(BaseHTTPRequestHandler):
             self.content = b"".join(self._chunks())
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
         self.server.requests.append(f"{self.command} {url.path}")
+        if self.headers.get("Authorization"):
+            self.server.requests_with_token.append(f"{self.command} {url.path}")
         if parts[0] == "api":
             self._answer_api(parts[1:])
         else:

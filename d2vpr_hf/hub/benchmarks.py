@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.utils.bounded_files import parse_yaml
+from d2vpr_hf.utils.confirmed_names import token_for
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,8 @@ def benchmark_results(evaluation: Evaluation, model: str, token: str | None = No
     Args:
         evaluation: The evaluation. Recall is written in percent.
         model: Hub id of the model, whose `validation.json` is the source.
-        token: Access token.
+        token: Access token; it is sent only for a data set that the user named ([`token_for`]), because an evaluation may be from
+            elsewhere.
     """
     dataset, revision = evaluation.dataset or (None, None)
     if dataset is None:
@@ -62,7 +64,9 @@ def _recalls(evaluation: Evaluation) -> dict[int, dict[str, Any]]:
 def _read_tasks(dataset: str, revision: str | None, token: str | None) -> list[str]:
     """Return the tasks of a benchmark; none if the data set is not a benchmark, or cannot be read."""
     try:
-        path = hf_hub_download(dataset, "eval.yaml", repo_type="dataset", revision=revision, token=token)
+        path = hf_hub_download(
+            dataset, "eval.yaml", repo_type="dataset", revision=revision, token=token_for("datasets", dataset, token)
+        )
     except EntryNotFoundError:
         return []
     except (HfHubHTTPError, OSError) as error:

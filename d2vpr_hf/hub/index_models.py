@@ -13,6 +13,7 @@ from d2vpr_hf.backends.verification import REFERENCES_FILE
 from d2vpr_hf.hub.uploads import check_repository_name, explained_errors
 from d2vpr_hf.index import IndexSettings
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
+from d2vpr_hf.utils.confirmed_names import token_for
 from d2vpr_hf.utils.hub_ids import split_revision
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ _MODEL_FILES = ["*.json", "*.safetensors", "*.onnx*", "model*", "onnx/model*", R
 _REMEDIES = (
     'Name it by its Hub id with `model="user/model"` if it is on the Hub, or upload it too with `push_model="user/model"`.'
 )
+NOT_SENT = ' The index names this model, so that your token was not sent: give `model="{name}"` if it is private.'
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,10 @@ def find_public_model(settings: IndexSettings, name: str | None, token: str | No
         _check_descriptors(settings, PublicModel(EMBEDDED_NAME), token)
         return PublicModel(EMBEDDED_NAME)
     name, revision = split_revision(name)
-    model = _ask_hub(name, revision or (settings.model_revision if name == recorded else None), token)
+    sent = token_for("models", name, token)  # `push_index` confirms a name that it is given
+    model = _ask_hub(name, revision or (settings.model_revision if name == recorded else None), sent)
     if name != recorded or model.revision != settings.model_revision:  # another branch may have other weights
-        _check_descriptors(settings, model, token)
+        _check_descriptors(settings, model, sent)
     return model
 
 
@@ -121,7 +124,7 @@ def warn_of_private_model(model: PublicModel, index_name: str, token: str | None
         logger.warning("The model %s is private: people who find the index %s cannot search it.", model.name, index_name)
 
 
-def _ask_hub(name: str, revision: str | None, token: str | None) -> PublicModel:
+def _ask_hub(name: str, revision: str | None, token: str | bool | None) -> PublicModel:
     """Return the commit of a model on the Hub that a revision names, or its main branch."""
     with explained_errors(name):
         try:
@@ -134,11 +137,12 @@ def _ask_hub(name: str, revision: str | None, token: str | None) -> PublicModel:
         except RepositoryNotFoundError as error:
             raise ValueError(
                 f"There is no model {name} on the Hub, or your token may not read it. `d2vpr push` uploads a model."
+                + (NOT_SENT.format(name=name) if token is False else "")
             ) from error
     return PublicModel(name, information.sha, bool(information.private))
 
 
-def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str | None) -> None:
+def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str | bool | None) -> None:
     if not _makes_descriptors(settings, model.name, model.revision, token):
         commit = f" at its commit {model.revision[:12]}" if model.revision else " of this version of the package"
         raise ValueError(
@@ -147,7 +151,7 @@ def _check_descriptors(settings: IndexSettings, model: PublicModel, token: str |
         )
 
 
-def _makes_descriptors(settings: IndexSettings, name: str, revision: str | None, token: str | None) -> bool:
+def _makes_descriptors(settings: IndexSettings, name: str, revision: str | None, token: str | bool | None) -> bool:
     """Return whether a model or an exported graph has the fingerprint of an index; one on the Hub is downloaded."""
     from d2vpr_hf.encoders.open_model import open_model
     from d2vpr_hf.model_info.known_models import find_known

@@ -10,11 +10,13 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from d2vpr_hf.backends.exported_model import INFO_FILE
+from d2vpr_hf.hub.index_models import NOT_SENT
 from d2vpr_hf.hub.space_files import ModelOnHub
 from d2vpr_hf.index.manifest import MANIFEST, IndexSettings, read_manifest
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_NAME
 from d2vpr_hf.model_info.encoder_card import CARD_FILE, read_card
 from d2vpr_hf.model_info.known_models import find_known
+from d2vpr_hf.utils.confirmed_names import token_for
 from d2vpr_hf.utils.hub_ids import split_revision
 
 _CONFIG_FILES = ("config.json", "preprocessor_config.json")
@@ -62,7 +64,7 @@ def check_sources(model: str | None, index: str | None, token: str | None = None
     if model_name in (None, EMBEDDED_NAME):
         variables |= {} if model is None else {"D2VPR_MODEL": EMBEDDED_NAME}
         return SpaceSources(variables, None, index_name, private)
-    model_on_hub = _check_model(str(model_name), token)
+    model_on_hub = _check_model(str(model_name), token, is_named=model is not None)
     variables["D2VPR_MODEL"] = f"{model_on_hub.name}@{model_on_hub.revision}"
     private += [model_on_hub.name] if model_on_hub.private else []
     return SpaceSources(variables, model_on_hub, index_name, private)
@@ -94,15 +96,18 @@ def _model_of_index(index: str, settings: IndexSettings) -> str | None:
     return f"{name}@{settings.model_revision}" if settings.model_revision else name
 
 
-def _check_model(text: str, token: str | None) -> ModelOnHub:
-    """Return a model on the Hub."""
+def _check_model(text: str, token: str | None, is_named: bool) -> ModelOnHub:
+    """Return a model on the Hub; the token is sent for one that the user named, and not for one that only an index names."""
     name, revision = _split_remote(text)
     remedy = f"`d2vpr push MODEL {name}` uploads a model."
+    sent: str | bool | None = token if is_named else token_for("models", name, token)
+    if sent is False:
+        remedy += NOT_SENT.format(name=name)
     with _explained(f"model {text}", remedy):
-        info = HfApi(token=token).model_info(name, revision=revision)
+        info = HfApi(token=sent).model_info(name, revision=revision)
     files = [file.rfilename for file in info.siblings or []]
     weights = [file for file in files if any(fnmatch.fnmatch(file, pattern) for pattern in _WEIGHTS)]
-    if graph := _graph_files(name, str(info.sha), files, token):
+    if graph := _graph_files(name, str(info.sha), files, sent):
         return ModelOnHub(name, str(info.sha), graph, bool(info.private or info.gated))
     others = [file for file in _OTHER_FILES if file in files]
     if CARD_FILE in files:
@@ -116,7 +121,7 @@ def _check_model(text: str, token: str | None) -> ModelOnHub:
     return ModelOnHub(name, str(info.sha), [*configs, *others, *weights], bool(info.private or info.gated))
 
 
-def _graph_files(name: str, revision: str, files: Sequence[str], token: str | None) -> list[str]:
+def _graph_files(name: str, revision: str, files: Sequence[str], token: str | bool | None) -> list[str]:
     """Return the files of an exported graph or a graph with a card; an empty list for a model with weights of its own."""
     if INFO_FILE in files:
         return [file for file in files if not file.startswith(".") and not file.endswith(".py")]

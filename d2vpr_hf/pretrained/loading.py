@@ -289,10 +289,8 @@ def _hub_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_adapter(source: str, kwargs: dict[str, Any]) -> None:
-    """Raise ValueError for an adapter on the Hub: transformers would load the model that its `adapter_config.json` names."""
-    if not is_peft_available() or Path(source).is_dir():
-        return
-    if find_adapter_config_file(source, **_hub_arguments(kwargs)) is not None:
+    """Raise ValueError for an adapter: transformers would load the model that its `adapter_config.json` names."""
+    if is_peft_available() and find_adapter_config_file(source, **_hub_arguments(kwargs)) is not None:
         raise ValueError(
             f"{source} has an adapter_config.json, which names another model to load. Merge the adapter into its model "
             "(`merge_and_unload` of PEFT), or load both in Python and give the object."

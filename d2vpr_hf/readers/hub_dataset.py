@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from d2vpr_hf.readers.place_dataset import place_features
 from d2vpr_hf.readers.remarks import RemarkCounter, report_remarks
 from d2vpr_hf.readers.tables.dataset_columns import ImageFile, compute_columns, match_columns
+from d2vpr_hf.utils.confirmed_names import confirm
+from d2vpr_hf.utils.hub_ids import is_hub_id
 from d2vpr_hf.utils.optional_imports import import_extra
 
 if TYPE_CHECKING:
@@ -97,6 +99,10 @@ def _builder(name: str, config: str | None, revision: str | None) -> datasets.Da
         if Path(name).suffix.lower() != ".parquet":
             raise ValueError(f"Expected a Hub id, a folder or a .parquet file, got the file {name}.")
         return datasets.load_dataset_builder("parquet", data_files=name)
+    if Path(name).exists():  # its card may list files of other people's repositories, for which no token is sent
+        return datasets.load_dataset_builder(name, config, token=False)
+    if is_hub_id(name, needs_user=False):
+        confirm("datasets", name)
     builder = datasets.load_dataset_builder(name, config, revision=revision)
     if revision is not None and isinstance(builder, Cache):
         raise ValueError(

@@ -20,6 +20,7 @@ from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.readers.structure import UnsafePhotoError, check_exif, check_structure, read_metadata_boxes
 from d2vpr_hf.readers.structure.boxes import iterate_boxes
 from d2vpr_hf.readers.structure.limits import LARGEST_FILE, LARGEST_WHOLE_FILE, read_at, size_of
+from d2vpr_hf.utils.confirmed_names import Kind, token_for
 from d2vpr_hf.utils.light_imports import import_alone
 from d2vpr_hf.utils.regular_files import UnfitFileError, open_regular_file
 
@@ -191,11 +192,26 @@ def _local(source: PhotoSource) -> Path | bytes:
     return _fetch(source)
 
 
+def _access(url: str) -> dict[str, Any]:
+    """Return the arguments by which a URL is opened: on the Hub without the user's token, unless the user named the data set.
+
+    Lists of strangers could name any repository.
+    """
+    outer, _, inner = url.rpartition("::")
+    if not inner.startswith("hf://"):
+        return {}
+    parts = inner.removeprefix("hf://").partition("@")[0].split("/")
+    kind: Kind = "datasets" if parts[0] == "datasets" else "models"
+    name = "/".join(parts[1:3] if parts[0] in ("datasets", "spaces") else parts[:2])
+    sent = {"token": token_for(kind, name)}
+    return {"hf": sent} if outer else sent
+
+
 def _fetch(url: str) -> bytes:
     import fsspec  # slow to import, and local photos do not need it
 
     try:
-        with fsspec.open(url, "rb") as file:
+        with fsspec.open(url, "rb", **_access(url)) as file:
             content: bytes = file.read(LARGEST_WHOLE_FILE + 1)
     except FileNotFoundError as error:
         cause = error.__cause__  # over HTTP any failure raises this error

@@ -1,7 +1,8 @@
-"""Record the models on the Hub and the addresses of services that the user of this machine named.
+"""Record the models and data sets on the Hub, and the addresses of services, that the user of this machine named.
 
 An index from elsewhere names the model that made its rows, and perhaps a service that searches them. Such a name is used only
 if the user gave it: as an argument, in an environment variable, or once before, which a file of the user's own records.
+The token of the Hub is sent for such names only ([`token_for`]).
 """
 
 import contextlib
@@ -18,12 +19,16 @@ from d2vpr_hf.utils.hub_ids import split_revision
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["models", "addresses"]
-VARIABLES: dict[Kind, str] = {"models": "D2VPR_MODELS", "addresses": "D2VPR_ADDRESSES"}  # names separated by commas
+Kind = Literal["models", "datasets", "addresses"]
+VARIABLES: dict[Kind, str] = {  # names separated by commas
+    "models": "D2VPR_MODELS",
+    "datasets": "D2VPR_DATASETS",
+    "addresses": "D2VPR_ADDRESSES",
+}
 FOLDER_VARIABLE = "D2VPR_CONFIG"  # the folder of the file; otherwise that of settings of the system
 _FILE = "confirmed.json"
 _MAX_BYTES = 1 << 20
-_given: dict[Kind, set[str]] = {"models": set(), "addresses": set()}  # in this process, also where the file cannot be written
+_given: dict[Kind, set[str]] = {kind: set() for kind in VARIABLES}  # in this process, also where the file cannot be written
 
 
 def is_confirmed(kind: Kind, name: str, key: Callable[[str], str] | None = None) -> bool:
@@ -37,6 +42,17 @@ def is_confirmed(kind: Kind, name: str, key: Callable[[str], str] | None = None)
     """
     plain = _plain(name)
     return plain in _given[kind] or plain in _in_environment(kind, key) or plain in _read().get(kind, ())
+
+
+def token_for(kind: Kind, name: str, token: str | None = None) -> str | bool | None:
+    """Return the token to send to the Hub for a name that a file from elsewhere contains: `False` unless the user gave the name.
+
+    Args:
+        kind: Kind of the name.
+        name: Hub id, without a revision.
+        token: Token of the user; `None` for that of `hf auth login`.
+    """
+    return token if is_confirmed(kind, name) else False
 
 
 def confirm(kind: Kind, name: str) -> None:
@@ -87,7 +103,7 @@ def _read() -> dict[str, list[str]]:
 def _in_environment(kind: Kind, key: Callable[[str], str] | None) -> Iterator[str]:
     """Yield the names in the environment variable of a kind."""
     for text in filter(None, map(str.strip, os.environ.get(VARIABLES[kind], "").split(","))):
-        name = split_revision(text)[0] if kind == "models" else text
+        name = text if kind == "addresses" else split_revision(text)[0]
         with contextlib.suppress(ImportError, ValueError):  # it is of another service, or the library is not installed
             name = name if key is None else key(name)
         yield _plain(name)
