@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from d2vpr_hf.training.distributed import on_main
-from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, folder_checksums, make_empty, replace_folder, write_file
+from d2vpr_hf.utils.atomic_files import WRITING_ERRORS, folder_checksums, make_empty, remove_folders, replace_folder, write_file
 from d2vpr_hf.utils.bounded_files import parse_json
 
 logger = logging.getLogger(__name__)
@@ -140,8 +140,7 @@ class Checkpoints:
         write_file(scratch / _STATE, json.dumps(asdict(state), indent=1) + "\n")
         write_file(scratch / _CHECKSUMS, json.dumps(folder_checksums(scratch), indent=1) + "\n")
         replace_folder(scratch, checkpoint)
-        for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]:
-            shutil.rmtree(old)
+        remove_folders(self.folder, [old.name for old in sorted(self.folder.glob(f"{_PREFIX}*"))[: -self.keep]])
 
     def _advice(self) -> str:
         newest = self.newest()

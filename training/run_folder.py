@@ -20,7 +20,7 @@ import torch
 
 from d2vpr_hf import __version__
 from d2vpr_hf.training.options import TrainingOptions, check_resumable, to_yaml
-from d2vpr_hf.utils.atomic_files import append_text, restore_folder, store_files
+from d2vpr_hf.utils.atomic_files import append_text, refuse_links, restore_folder, store_files
 from d2vpr_hf.utils.bounded_files import parse_json
 
 _LIBRARIES = ("torch", "transformers", "accelerate", "pytorch-metric-learning", "pillow", "numpy")
@@ -28,7 +28,7 @@ _LIBRARIES = ("torch", "transformers", "accelerate", "pytorch-metric-learning", 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run.
+    """The folder of a run, which may be a link; `run/` and `checkpoints/` in it may not, because files are written into them.
 
     Attributes:
         path: The folder.
@@ -59,6 +59,12 @@ class RunFolder:
     @property
     def _options(self) -> Path:
         return self.records / "options.yaml"
+
+    def refuse_links(self) -> None:
+        """Raise FileExistsError if a folder of the run that files are written into is a link, or something in `run/`."""
+        refuse_links(self.path, (self.records.name, self.checkpoints.name))
+        if self.records.is_dir():
+            refuse_links(self.records, (path.name for path in self.records.iterdir()))  # trackers have folders there
 
     def begin(self, options: TrainingOptions, resumed_step: int | None) -> None:
         """Create the folder and write the options and the environment of the run.

@@ -57,9 +57,11 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
 
     Raises:
         ImportError: If a tracker's library is not installed.
+        FileExistsError: If a folder of the run that files are written into is a link.
         ValueError: If the device does not support `mixed_precision`, or if Accelerate does not see all processes that were
             started: each of them would train, and write, for itself.
     """
+    RunFolder(Path(options.out)).refuse_links()
     accelerator = Accelerator(
         mixed_precision=options.mixed_precision,
         log_with=options.trackers,

@@ -65,6 +65,7 @@ def check_out(out: Path) -> Path:
     Raises:
         FileExistsError: If something exists at `out` that is not an index.
         PermissionError: If its parent folder cannot be written to.
+        OSError: If the manifest there exists and cannot be read at this moment.
     """
     try:
         folder = out.resolve()
@@ -78,12 +79,20 @@ def check_out(out: Path) -> Path:
 
 
 def is_index(folder: Path) -> bool:
-    """Return whether a folder holds an index that this version may replace: of format 1 or 2, or with a damaged manifest."""
+    """Return whether a folder holds an index that this version may replace: of format 1 or 2, or with a damaged manifest.
+
+    Raises:
+        OSError: If the manifest exists and cannot be read at this moment.
+    """
     try:
         values = parse_json((folder / MANIFEST).read_bytes())
         return values["format_version"] in (1, FORMAT_VERSION) and "fingerprint" in values
-    except (OSError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, KeyError, TypeError):
         return False
+    except OSError as error:
+        raise OSError(
+            error.errno, f"The manifest cannot be read, so that nothing was changed ({error.strerror})", str(folder / MANIFEST)
+        ) from error
     except ValueError:  # the manifest is not JSON any more
         names = [name for name in list_names(folder) if name != LOCK]
         return len(names) > 1 and all(map(is_index_file, names))

@@ -185,6 +185,20 @@ def restore_folder(place: Path) -> None:
         _aside(place).rename(place)
 
 
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Check that entries of a folder which will be written into are not links: they could lead anywhere.
+
+    Raises:
+        FileExistsError: If one is a link.
+    """
+    for name in names:
+        if (folder / name).is_symlink():
+            raise FileExistsError(
+                f"{folder / name} is a link, which is not followed when files are written. Remove it; to write to another disk, "
+                f"give a folder there in place of {folder}."
+            )
+
+
 def make_empty(folder: Path) -> None:
     """Create an empty folder, and remove files that an earlier run may have left there."""
     remove_folders(folder.parent, [folder.name])

@@ -274,6 +274,27 @@ def test_a_run_is_not_overwritten(folders, whole):
         train("finetune", folders, whole / "finetune")
 
 
+@pytest.mark.parametrize("name", ["run", "checkpoints", "run/d2vpr"])
+def test_no_file_is_written_through_a_link(folders, tmp_path, name):
+    """A folder of a run from elsewhere could lead anywhere; `out` itself is named by the user."""
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    (out / name).parent.mkdir(parents=True)
+    elsewhere.mkdir()
+    (out / name).symlink_to(elsewhere, target_is_directory=True)
+    with pytest.raises(FileExistsError, match="is a link, which is not followed"):
+        train("finetune", folders, out, trackers=["tensorboard"])
+    assert not any(elsewhere.iterdir())
+
+
+def test_an_old_checkpoint_that_is_a_link_is_removed_alone(folders, tmp_path):
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    (elsewhere / "sub").mkdir(parents=True)
+    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / "step-00000000").symlink_to(elsewhere, target_is_directory=True)
+    train("finetune", folders, out, max_steps=2, held_out_places=0, keep_checkpoints=1)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000002"] and (elsewhere / "sub").is_dir()
+
+
 def test_another_number_of_processes_is_refused(folders, tmp_path):
     train("finetune", folders, tmp_path, max_steps=2, held_out_places=0)
     state = tmp_path / "checkpoints" / "step-00000002" / "run_state.json"
