@@ -30,8 +30,8 @@ def benchmark_results(evaluation: Evaluation, model: str, token: str | None = No
     Args:
         evaluation: The evaluation. Recall is written in percent.
         model: Hub id of the model, whose `validation.json` is the source.
-        token: Access token; it is sent only for a data set that the user named ([`token_for`]), because an evaluation may be from
-            elsewhere.
+        token: Access token; it is sent only for a data set that the user named ([`token_for`]), because an evaluation may be
+            from elsewhere.
     """
     dataset, revision = evaluation.dataset or (None, None)
     if dataset is None:

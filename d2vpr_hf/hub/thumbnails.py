@@ -1,15 +1,20 @@
 """Thumbnails of the photos of an index: small JPEGs without metadata, in the table of its places on the Hub."""
 
+import contextlib
 import functools
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
 from d2vpr_hf.index.hub import TABLE_FILES
 from d2vpr_hf.readers import PhotoSource, open_photo
+from d2vpr_hf.stores.descriptors import map_file
+from d2vpr_hf.utils.parquet_sizes import check_pages, check_texts
 
 IMAGE_COLUMN = "image"
 PATH_COLUMN = "path"
@@ -70,12 +75,17 @@ def make_thumbnail(photo: PhotoSource, side: int) -> bytes:
 
 
 def _list_rows(file: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
-    """Yield the path of each row that has a thumbnail, and the position of the row in its file."""
-    with pq.ParquetFile(file) as table:
+    """Yield the path of each row that has a thumbnail, and the position of the row in its file.
+
+    Raises:
+        ValueError: If the file is damaged, or states more content than it can hold.
+    """
+    with _opened(file) as table:
         if IMAGE_COLUMN not in table.schema_arrow.names:
             return
         for group in range(table.num_row_groups):
             columns = table.read_row_group(group, columns=[PATH_COLUMN, f"{IMAGE_COLUMN}.path"])
+            check_texts(columns, file.stat().st_size)
             has_image = columns.column(IMAGE_COLUMN).is_valid().to_pylist()
             for row, path in enumerate(columns.column(PATH_COLUMN).to_pylist()):
                 if has_image[row]:
@@ -84,6 +94,23 @@ def _list_rows(file: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
 
 def _read_group(file: Path, group: int) -> list[bytes]:
     """Return the thumbnails of a group of rows; empty bytes for a row without one."""
-    with pq.ParquetFile(file) as table:
+    with _opened(file) as table:
         images = table.read_row_group(group, columns=[IMAGE_COLUMN]).column(IMAGE_COLUMN)
+        check_texts(pa.table({"bytes": pc.struct_field(images, "bytes")}), file.stat().st_size)
     return [b"" if image is None else image["bytes"] for image in images.to_pylist()]
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    """Open a file of the table; its texts and images are read as places in dictionaries, which are small.
+
+    Raises:
+        ValueError: If the file is damaged, or states more content than it can hold, here or where it is read.
+    """
+    try:
+        content = map_file(file)
+        with pq.ParquetFile(pa.BufferReader(content), read_dictionary=[PATH_COLUMN, f"{IMAGE_COLUMN}.bytes"]) as table:
+            check_pages(table.metadata, content)
+            yield table
+    except (ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{file} cannot be read: {error}. Download the index again.") from error

@@ -20,9 +20,11 @@ from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import PhotoSource
 from d2vpr_hf.readers.photos import open_photo_file
 from d2vpr_hf.stores.descriptors import kept_rows, map_file
+from d2vpr_hf.utils.parquet_sizes import check_pages, check_texts
 
 _FILE_FIELDS = (("content_hash", pa.string()), ("file_size", pa.int64()), ("file_mtime_ns", pa.int64()))
 ROW_SCHEMA = pa.schema([*PLACE_SCHEMA, *_FILE_FIELDS])
+_TEXTS = [field.name for field in ROW_SCHEMA if field.type == pa.string()]
 _REPEATED = ["utm_zone", "frame", "condition"]  # columns with few different values; a table in memory holds each value once
 
 
@@ -109,11 +111,16 @@ class StoredPlaces:
             if self._has_changed():
                 raise ValueError("its checksum has changed since it was stored")
             reader = pa.BufferReader(self._buffer)
-            table = pq.read_table(reader, page_checksum_verification=True, read_dictionary=_REPEATED)
+            check_pages(pq.read_metadata(reader), self._buffer)
+            table = pq.read_table(reader, page_checksum_verification=True, read_dictionary=_TEXTS)
             _check_schema(table.schema)
+            check_texts(table, self._buffer.size)
             if table.num_rows != self.rows:
                 raise ValueError(f"it holds {table.num_rows} rows instead of {self.rows}")
             table.validate(full=True)
+            for number, field in enumerate(ROW_SCHEMA):
+                if field.name in _TEXTS and field.name not in _REPEATED:
+                    table = table.set_column(number, field, table.column(number).cast(field.type))
         except MemoryError:
             raise
         except Exception as error:  # see above

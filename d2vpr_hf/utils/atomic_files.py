@@ -194,8 +194,8 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
     for name in names:
         if (folder / name).is_symlink():
             raise FileExistsError(
-                f"{folder / name} is a link, which is not followed when files are written. Remove it; to write to another disk, "
-                f"give a folder there in place of {folder}."
+                f"{folder / name} is a link, which is not followed when files are written. Remove it; to write to another "
+                f"disk, give a folder there in place of {folder}."
             )
 
 

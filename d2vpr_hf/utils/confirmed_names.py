@@ -45,7 +45,7 @@ def is_confirmed(kind: Kind, name: str, key: Callable[[str], str] | None = None)
 
 
 def token_for(kind: Kind, name: str, token: str | None = None) -> str | bool | None:
-    """Return the token to send to the Hub for a name that a file from elsewhere contains: `False` unless the user gave the name.
+    """Return the token to send to the Hub for a name from elsewhere: `False`, which is none, unless the user gave the name.
 
     Args:
         kind: Kind of the name.

@@ -64,6 +64,16 @@ def manifest_problems(folder):
         return [f"manifest.json: {error}"]
 
 
+def test_places_that_take_more_memory_than_their_file_holds_are_damage(tmp_path):
+    """A stranger's index has correct checksums, and a text of 200 kB that 500 rows share."""
+    file = tmp_path / "places-000000.parquet"
+    rows = [{"path": "a" * 200_000}] * 500
+    pq.write_table(pa.Table.from_pylist(rows, ROW_SCHEMA), file, compression="zstd")
+    assert file.stat().st_size < 20_000
+    with pytest.raises(DamagedIndexError, match=r"places-000000\.parquet: it states 100,000,000 bytes of content"):
+        _ = StoredPlaces(file).table
+
+
 @pytest.mark.parametrize("change", ["missing", "cut", "longer", "empty"])
 def test_an_index_with_a_damaged_file_is_not_opened(whole, tmp_path, change):
     """The error names the file and the way to repair it; `verify` names the same."""
