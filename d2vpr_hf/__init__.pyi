@@ -7,6 +7,7 @@ Type checkers read this file instead of `__init__.py`, which reads it too and im
 
 from d2vpr_hf.pretrained.loading import load_model as load_model
 from d2vpr_hf.pretrained.loading import load_image_processor as load_image_processor
+from d2vpr_hf.encoders.load_teacher import load_teacher as load_teacher
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder as PlaceEncoder
 from d2vpr_hf.encoders import EncodedPhotos as EncodedPhotos
 from d2vpr_hf.model_info.known_models import known_models as known_models
@@ -43,7 +44,6 @@ from d2vpr_hf.evaluation import PositiveRule as PositiveRule
 from d2vpr_hf.evaluation import compare_evaluations as compare_evaluations
 from d2vpr_hf.convert import convert_weights as convert_weights
 from d2vpr_hf.convert import convert_to_published as convert_to_published
-from d2vpr_hf.pretrained.teachers import load_teacher as load_teacher
 from d2vpr_hf.gridtown import simulate as simulate
 from d2vpr_hf.gridtown import make_town as make_town
 from d2vpr_hf.gridtown import Town as Town

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from d2vpr_hf.encoders.encoder_teacher import EncoderTeacher
+from d2vpr_hf.encoders.load_teacher import load_teacher
 from d2vpr_hf.modeling import VPRPreTrainedModel
-from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData

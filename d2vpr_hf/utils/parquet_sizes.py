@@ -5,6 +5,7 @@ unpacks to gigabytes. The format is that of https://github.com/apache/parquet-fo
 of pages, and each page has a header in Thrift's compact protocol.
 """
 
+import enum
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,7 +18,21 @@ from d2vpr_hf.utils.bounded_files import check_stated_size
 _NUMBER_BYTES = 8  # of a value in memory: a number, or the place of a text
 _MAX_DEPTH = 8  # of structures in the header of a page; 3 are known
 _UNPACKED, _PACKED = 2, 3  # fields of the header: the page's sizes in bytes
-_STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 11, 12  # types
+
+
+class _Type(enum.IntEnum):
+    """Types of Thrift's compact protocol; those between `BYTE` and `DOUBLE` are integers."""
+
+    STOP = 0
+    TRUE = 1
+    FALSE = 2
+    BYTE = 3
+    DOUBLE = 7
+    BINARY = 8
+    LIST = 9
+    SET = 10
+    MAP = 11
+    STRUCT = 12
 
 
 class _Page(NamedTuple):
@@ -108,7 +123,7 @@ class _Header:
     def integers(self) -> Iterator[tuple[int, int]]:
         """Yield number and value of each integer of the structure; at last 0 and the header's length."""
         for number, kind in self._fields():
-            if _BYTE < kind < _DOUBLE:
+            if _Type.BYTE < kind < _Type.DOUBLE:
                 yield number, self._integer()
             else:
                 self._skip(kind, 0)
@@ -117,7 +132,7 @@ class _Header:
     def _fields(self) -> Iterator[tuple[int, int]]:
         """Yield number and type of each field up to the end of a structure; the caller reads or skips its value."""
         number = 0
-        while (byte := self._byte()) & 0x0F != _STOP:
+        while (byte := self._byte()) & 0x0F != _Type.STOP:
             number = number + (byte >> 4) if byte >> 4 else self._integer()
             yield number, byte & 0x0F
 
@@ -144,23 +159,23 @@ class _Header:
         """Skip a value. Truth values are in the type of a field, and take a byte as items of a list."""
         if depth > _MAX_DEPTH:
             raise IndexError
-        if kind in (_TRUE, _FALSE, _BYTE):
-            self._position += kind == _BYTE or is_item
-        elif _BYTE < kind < _DOUBLE:
+        if kind in (_Type.TRUE, _Type.FALSE, _Type.BYTE):
+            self._position += kind == _Type.BYTE or is_item
+        elif _Type.BYTE < kind < _Type.DOUBLE:
             self._length()
-        elif kind == _DOUBLE:
+        elif kind == _Type.DOUBLE:
             self._position += 8
-        elif kind == _BINARY:
+        elif kind == _Type.BINARY:
             length = self._length()  # it moves the position too
             self._position += length
-        elif kind in (_LIST, _SET):
+        elif kind in (_Type.LIST, _Type.SET):
             byte = self._byte()
             self._skip_items(self._length() if byte >> 4 == 15 else byte >> 4, (byte & 0x0F,), depth)
-        elif kind == _MAP:
+        elif kind == _Type.MAP:
             count = self._length()
             byte = self._byte() if count else 0
             self._skip_items(count, (byte >> 4, byte & 0x0F), depth)
-        elif kind == _STRUCT:
+        elif kind == _Type.STRUCT:
             for _, inner in self._fields():
                 self._skip(inner, depth + 1)
         else:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, MobileNetV2Config, MobileNetV2Model, ViTConfig, ViTModel
 
-from d2vpr_hf.pretrained.teachers import Dinov2Teacher, FeatureTeacher, load_teacher
+from d2vpr_hf.encoders.load_teacher import load_teacher
+from d2vpr_hf.pretrained.teachers import Dinov2Teacher, FeatureTeacher
 from d2vpr_hf.pretrained.token_grids import resample_patches
 from tests.conftest import perturb, relative, save_folder, tiny_cricavpr
 

@@ -8,8 +8,9 @@ import torch
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from d2vpr_hf.convert import load_converted
+from d2vpr_hf.encoders.load_teacher import load_teacher
 from d2vpr_hf.pretrained.loading import load_model
-from d2vpr_hf.pretrained.teachers import Dinov2Teacher, PlaceTeacher, load_teacher
+from d2vpr_hf.pretrained.teachers import Dinov2Teacher, PlaceTeacher
 from tests.conftest import hub_cache, perturb, relative, save_folder, tiny_cricavpr, tiny_model
 
 TINY_DINOV2 = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 70, "patch_size": 14}

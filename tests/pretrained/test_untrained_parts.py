@@ -10,10 +10,10 @@ from transformers import Dinov2Config, Dinov2Model
 
 from d2vpr_hf.backends.exported_model import ExportedModel
 from d2vpr_hf.convert import convert_weights
+from d2vpr_hf.encoders.load_teacher import load_teacher
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.modeling import D2VPRConfig, D2VPRImageProcessor, D2VPRModel
 from d2vpr_hf.pretrained.loading import fingerprint, load_model
-from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.training.model_setup import add_cross_image_encoder
 from tests.command_line import run
 from tests.conftest import TINY, published_weights, tiny_model

@@ -13,8 +13,9 @@ from transformers import ViTConfig, ViTModel
 
 from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.encoders.encoder_teacher import EncoderTeacher
+from d2vpr_hf.encoders.load_teacher import load_teacher
 from d2vpr_hf.pretrained.loading import load_model
-from d2vpr_hf.pretrained.teachers import TeacherTargets, load_teacher
+from d2vpr_hf.pretrained.teachers import TeacherTargets
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss, relational_error
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher

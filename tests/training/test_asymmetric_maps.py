@@ -10,12 +10,12 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from d2vpr_hf import PlaceEncoder, PlaceIndex, index_photos
+from d2vpr_hf.encoders.load_teacher import load_teacher
 from d2vpr_hf.evaluation import Evaluation, evaluate
 from d2vpr_hf.localization import Calibration, load_calibration, localize_descriptors, localize_photos
 from d2vpr_hf.localization.consensus import FEATURES
 from d2vpr_hf.modeling import D2VPRImageProcessor
 from d2vpr_hf.pretrained.loading import load_model
-from d2vpr_hf.pretrained.teachers import load_teacher
 from d2vpr_hf.retrieval import search_photos
 from d2vpr_hf.training.distill import distill
 from d2vpr_hf.training.finetune import finetune

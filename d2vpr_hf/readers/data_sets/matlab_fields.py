@@ -17,7 +17,8 @@ from scipy.io import loadmat
 
 _HEADER, _TAG = 128, 8  # bytes
 _MATRIX, _PACKED = 14, 15  # types of elements
-_CELL, _STRUCT, _OBJECT, _CHAR = 1, 2, 3, 4  # classes of arrays
+_CELL, _STRUCT = 1, 2  # classes of arrays
+_OBJECT, _CHAR = 3, 4
 _MEMORY = 8 << 30  # bytes; Tokyo 24/7, the largest list of photos, takes 1
 
 
