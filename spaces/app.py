@@ -44,7 +44,6 @@ from d2vpr_hf.space.credentials import forget_token  # noqa: E402
 from d2vpr_hf.space.expiry import start_deleting  # noqa: E402
 from d2vpr_hf.space.fair_queue import FairQueue  # noqa: E402
 from d2vpr_hf.space.fetched_photos import fetch_photo  # noqa: E402
-from d2vpr_hf.space.hosts import allowed_hosts, content_policy  # noqa: E402
 from d2vpr_hf.space.opened_space import OpenedSpace, open_space  # noqa: E402
 from d2vpr_hf.space.own_map import OwnMaps, build_own_map, pack_index  # noqa: E402
 from d2vpr_hf.space.photo_map import MAX_MATCHES, Answer, PhotoMap, SearchOptions  # noqa: E402
@@ -53,6 +52,7 @@ from d2vpr_hf.space.private_files import PrivateFiles, address_of, visitor_of  #
 from d2vpr_hf.space.settings import read_settings  # noqa: E402
 from d2vpr_hf.space.uploads import LIMITS, NO_ROOM, UploadError  # noqa: E402
 from d2vpr_hf.space.visitors import Visitors  # noqa: E402
+from d2vpr_hf.web.hosts import allowed_hosts, content_policy  # noqa: E402
 
 _BATCH = 16  # requests of programs that are encoded together
 _IS_BATCHED = not is_zero_gpu()  # there each request is paid by the quota of its visitor

@@ -21,6 +21,7 @@ from d2vpr_hf.cli import (
     onnx_cards,
     photos,
     searches,
+    serve,
     space,
 )
 from d2vpr_hf.cli.flags import CommandError, FlagCommand
@@ -43,7 +44,7 @@ _COMMANDS = {
         import_hub.import_hub,
     ),
     "Make photos and places": (photos.simulate, photos.places),
-    "Try it and show it": (demo.demo, space.space),
+    "Try it and show it": (demo.demo, space.space, serve.serve),
     "Share it on the Hugging Face Hub": (hub.push, space.push_space),
 }
 

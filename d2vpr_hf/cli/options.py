@@ -50,19 +50,19 @@ def open_index(name: str, *, thumbnails: bool = False) -> PlaceIndex:
     """Open an index in a folder, or one on the Hub under `user/name` or `user/name@revision`; thumbnails of the latter too."""
     from d2vpr_hf.index import PlaceIndex
 
-    return PlaceIndex.from_pretrained(name, thumbnails=thumbnails) if _is_on_hub(name) else PlaceIndex.open(name)
+    return PlaceIndex.from_pretrained(name, thumbnails=thumbnails) if is_on_hub(name) else PlaceIndex.open(name)
 
 
 def index_folder(name: str) -> Path:
     """Return the folder of an index; one on the Hub is downloaded."""
     from d2vpr_hf.index.hub import fetch_index
 
-    return fetch_index(name) if _is_on_hub(name) else Path(name)
+    return fetch_index(name) if is_on_hub(name) else Path(name)
 
 
 def check_changeable(index: Path) -> None:
     """Raise ValueError if an index to be changed is a Hub id."""
-    if _is_on_hub(str(index)):
+    if is_on_hub(str(index)):
         from d2vpr_hf.utils.hub_ids import split_revision
 
         name = split_revision(str(index))[0]
@@ -72,7 +72,8 @@ def check_changeable(index: Path) -> None:
         )
 
 
-def _is_on_hub(name: str) -> bool:
+def is_on_hub(name: str) -> bool:
+    """Return whether a name of an index is a Hub id, and no folder of this name exists."""
     from d2vpr_hf.utils.hub_ids import is_hub_id, split_revision
 
     return not Path(name).exists() and is_hub_id(split_revision(name)[0])

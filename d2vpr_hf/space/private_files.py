@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from d2vpr_hf.space.hosts import is_allowed_host, is_own_origin
 from d2vpr_hf.space.routes import Route, find_route, is_session
 from d2vpr_hf.space.upload_requests import Receiver, RefusedError
 from d2vpr_hf.space.visitors import COOKIE, Visitors
+from d2vpr_hf.web.hosts import is_allowed_host, is_own_origin
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

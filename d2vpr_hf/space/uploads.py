@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES
 from d2vpr_hf.readers.program_files import program_file
-from d2vpr_hf.space.photo_checks import PhotoChecks, PhotoProblemError
 from d2vpr_hf.utils.atomic_files import create_file
+from d2vpr_hf.web.photo_checks import PhotoChecks, find_problem
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)  # the disk is full, or too many files are open
 
@@ -258,13 +258,4 @@ def _write(target: Path, chunks: Iterator[bytes], max_bytes: int, limits: Limits
 
 def _find_problem(photo: Path, limits: Limits) -> str | None:
     """Return the reason why a file cannot be used, or `None`."""
-    size = photo.stat().st_size
-    if size > limits.photo_bytes:
-        return f"its file is larger than {limits.photo_bytes // _MEGA} MB"
-    try:
-        width, height = _CHECKS.look_at(photo)
-    except PhotoProblemError as error:
-        return str(error)
-    if width * height >= limits.pixels:
-        return f"it has {width * height / _MEGA:.1f} megapixels, and photos must have fewer than {limits.pixels // _MEGA}"
-    return None
+    return find_problem(photo, _CHECKS, limits.photo_bytes, limits.pixels)

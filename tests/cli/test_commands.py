@@ -83,5 +83,5 @@ def test_version_and_help():
         *("index", "add", "remove", "embed", "merge", "info", "verify", "repair", "compact"),
         *("search", "localize", "calibrate", "pairs", "export-descriptors", "evaluate", "compare"),
         *("models", "convert", "fit-projection", "export", "card-onnx", "import-hub"),
-        *("simulate", "places", "demo", "space", "push", "push-space"),
+        *("simulate", "places", "demo", "space", "serve", "push", "push-space"),
     ]

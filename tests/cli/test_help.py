@@ -34,7 +34,7 @@ GROUPS = {
     "Evaluate": ["evaluate", "compare"],
     "Choose and make models": ["models", "convert", "fit-projection", "export", "card-onnx", "import-hub"],
     "Make photos and places": ["simulate", "places"],
-    "Try it and show it": ["demo", "space"],
+    "Try it and show it": ["demo", "space", "serve"],
     "Share it on the Hugging Face Hub": ["push", "push-space"],
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]

@@ -13,8 +13,8 @@ from d2vpr_hf.space.credentials import forget_token
 from d2vpr_hf.space.expiry import delete_old_files, start_deleting
 from d2vpr_hf.space.fair_queue import FairQueue
 from d2vpr_hf.space.fetched_photos import fetch_photo
-from d2vpr_hf.space.hosts import allowed_hosts, content_policy
 from d2vpr_hf.space.uploads import UploadError
+from d2vpr_hf.web.hosts import allowed_hosts, content_policy
 
 
 def test_visitors_take_turns():

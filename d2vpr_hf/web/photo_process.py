@@ -3,7 +3,7 @@
 A decoder may take minutes for a small file, ask for gigabytes, or crash. A process of its own has limits and can be
 ended. The answer is `{"size": [width, height]}` or `{"problem": reason}`.
 
-    python -m d2vpr_hf.space.photo_process CPU_SECONDS MAX_PIXELS
+    python -m d2vpr_hf.web.photo_process CPU_SECONDS MAX_PIXELS
 """
 
 import contextlib

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from d2vpr_hf.space import photo_checks
-from d2vpr_hf.space.photo_checks import PhotoChecks, PhotoProblemError
+from d2vpr_hf.web import photo_checks
+from d2vpr_hf.web.photo_checks import PhotoChecks, PhotoProblemError
 from tests.photos import jpeg, save
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 _CPU_SECONDS = 6.0  # for a photo: 50 megapixels of progressive JPEG take about 3
 _WALL_SECONDS = 30.0  # for a photo, on a machine with other load
+_MEGA = 1_000_000
 _MAX_RESULTS = 2000  # photos whose results are kept
 _KEPT_VARIABLES = ("PATH", "TMPDIR", "TEMP", "TMP", "HOME", "LANG", "SYSTEMROOT", "LD_LIBRARY_PATH")  # no token among them
 
@@ -49,7 +50,7 @@ class PhotoChecks:
         cpu_seconds: float = _CPU_SECONDS,
         wall_seconds: float = _WALL_SECONDS,
     ) -> None:
-        self._command = [sys.executable, "-m", "d2vpr_hf.space.photo_process", str(cpu_seconds), str(max_pixels)]
+        self._command = [sys.executable, "-m", "d2vpr_hf.web.photo_process", str(cpu_seconds), str(max_pixels)]
         self._wall_seconds = wall_seconds
         self._idle: queue.LifoQueue[subprocess.Popen[str] | None] = queue.LifoQueue()
         for _ in range(processes):
@@ -125,6 +126,34 @@ class PhotoChecks:
                 answer: dict[str, Any] = json.loads(line)
                 return answer
         return None
+
+    def close(self) -> None:
+        """End the processes that are idle; the others end with this program."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                process = self._idle.get_nowait()
+                if process is not None:
+                    _end(process)
+
+
+def find_problem(photo: Path, checks: PhotoChecks, max_bytes: int, max_pixels: int) -> str | None:
+    """Return the reason why a stranger's photo cannot be used, or `None`.
+
+    Args:
+        photo: Its file.
+        checks: Processes that look at it.
+        max_bytes: Largest size of its file.
+        max_pixels: Number of pixels that it must stay below.
+    """
+    if photo.stat().st_size > max_bytes:
+        return f"its file is larger than {max_bytes // _MEGA} MB"
+    try:
+        width, height = checks.look_at(photo)
+    except PhotoProblemError as error:
+        return str(error)
+    if width * height >= max_pixels:
+        return f"it has {width * height / _MEGA:.1f} megapixels, and photos must have fewer than {max_pixels // _MEGA}"
+    return None
 
 
 def _end(process: subprocess.Popen[str]) -> int:

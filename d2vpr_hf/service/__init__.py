@@ -1,0 +1,1 @@
+"""The HTTP service of an index: `d2vpr serve INDEX`."""
