@@ -73,9 +73,9 @@ def estimate_position(
     if len(rows) < len(places):
         distances = distances[np.ix_(rows, rows)]  # (V, V) between voters
     similarities = np.array([matches[row].similarity for row in rows.tolist()])
-    weights = _weights(similarities)
+    weights = match_weights(similarities)
     agreeing = _find_majority(distances, weights, radius)
-    place = _mean_place(places, frames, rows[agreeing], weights[agreeing])
+    place = mean_place(places, frames, rows[agreeing], weights[agreeing])
     frame, position = next(iter(flat_coordinates(place).items()), (EARTH, (place.latitude or 0.0, place.longitude or 0.0)))
     return PositionEstimate(place, frame, position, _features(similarities, weights, distances, agreeing))
 
@@ -101,7 +101,7 @@ def _find_majority(distances: NDArray[np.float64], weights: NDArray[np.float64],
     return np.asarray(is_near[np.argmin(np.where(is_largest, spread, np.inf))])
 
 
-def _weights(similarities: NDArray[np.float64]) -> NDArray[np.float64]:
+def match_weights(similarities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return weights of sum 1 that fall with the distance to the best similarity, relative to the range of similarities."""
     scale = max(float(similarities[0] - similarities[-1]), 1e-9)
     weights = np.exp(-_SHARPNESS * (similarities[0] - similarities) / scale)
@@ -121,7 +121,7 @@ def _features(
     return np.array([best, margin, weights[agreeing].sum(), math.log1p(spread), similarities[0] - similarities[-1]])
 
 
-def _mean_place(places: Sequence[Place], frames: FramePoints, rows: NDArray[np.int64], weights: NDArray[np.float64]) -> Place:
+def mean_place(places: Sequence[Place], frames: FramePoints, rows: NDArray[np.int64], weights: NDArray[np.float64]) -> Place:
     """Return the weighted mean of the places of some rows, with the frame or zone and the heading of the best of them.
 
     Of several frames, the one with the largest weight counts, and of equal ones the preferred one. The mean has local
