@@ -68,6 +68,12 @@ def _is_of_pair(calibration: Calibration, index: PlaceIndex, encoder: Encoder) -
     return calibration.fingerprint is None or encoder.fingerprint == expected
 
 
+def check_pair_of(calibration: Calibration | None, index: PlaceIndex, encoder: Encoder) -> None:
+    """Raise ValueError if a calibration was made with queries of another model than the encoder's."""
+    if calibration is not None and not _is_of_pair(calibration, index, encoder):
+        raise ValueError(_other_pair(calibration, index))
+
+
 def _other_pair(calibration: Calibration, index: PlaceIndex) -> str:
     made_with = calibration.query_model or index.settings.model_name or "another model"
     return (
@@ -129,8 +135,7 @@ def iterate_localize(
 
     Arguments as for [`localize_photos`], and `group_size` as for [`iterate_search`].
     """
-    if calibration is not None and not _is_of_pair(calibration, index, encoder):
-        raise ValueError(_other_pair(calibration, index))
+    check_pair_of(calibration, index, encoder)
     warn_of_other_form(calibration, encoder)
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = iterate_search(

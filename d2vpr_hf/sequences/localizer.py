@@ -340,7 +340,11 @@ class SequenceLocalizer:
         best = int(np.argmax(support))
         near = np.flatnonzero(is_near[best] & (probabilities > 0))
         places = [frame.states.places[row] for row in near.tolist()]
-        values = {"matches": frame.matches, "seconds": frame.seconds, "confidence_alone": frame.confidence_alone}
+        values: dict[str, Any] = {
+            "matches": frame.matches,
+            "seconds": frame.seconds,
+            "confidence_alone": frame.confidence_alone,
+        }
         if not len(near):
             return SequenceAnswer(frame.query, confidence=0.0, no_match=True, changed=not frame.alone.no_match, **values)
         place = mean_place(places, frame_points(places), np.arange(len(near)), probabilities[near])

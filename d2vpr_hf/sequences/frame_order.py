@@ -1,0 +1,178 @@
+"""The frames of a sequence in the order of their times, or of their names."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from d2vpr_hf.places.timestamps import to_seconds
+from d2vpr_hf.readers import ReadOptions, read_place, read_places
+from d2vpr_hf.readers.at_names import is_at_name
+from d2vpr_hf.readers.photo_listing import list_photos
+from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.sequences.frame_table import FrameTable, read_frame_table
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A photo of a sequence.
+
+    Attributes:
+        photo: Its file.
+        seconds: Its time in seconds since 1970; `None` if the order is not that of times.
+        metres: Metres from the frame before it, by odometry; `None` if they are not known.
+        turn: Change of the heading from the frame before it in degrees, clockwise; `None` if it is not known.
+    """
+
+    photo: Path
+    seconds: float | None = None
+    metres: float | None = None
+    turn: float | None = None
+
+
+@dataclass(frozen=True)
+class FrameOrder:
+    """The frames of a sequence in their order.
+
+    Attributes:
+        frames: The frames.
+        order: Kind of the order, as text.
+    """
+
+    frames: list[Frame]
+    order: str
+
+
+def read_frames(folder: str | Path, odometry: FrameTable | None = None, *, strict: bool = False) -> FrameOrder:
+    """Read the photos of a folder, or of a CSV file, as frames.
+
+    Args:
+        folder: A CSV file that [`read_frame_table`] reads, a folder with one, or a folder of photos, whose times are those of
+            `@` names, EXIF, XMP and sidecar files.
+        odometry: Movements between the frames, from [`read_odometry`]; a CSV file of the photos may have them too.
+        strict: Whether a photo that is not used is an error.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no photo in it.
+        ValueError: If the folder has several CSV files, or no line of the odometry belongs to a frame.
+    """
+    folder = Path(folder)
+    file = _find_table(folder, odometry)
+    if file is None:
+        table = read_places(folder, ReadOptions(positions=None if _has_at_names(folder) else "exif"))
+        report_skipped(table.skipped, table.count, strict)
+        photos = [table.photo(place) for place in table.places]
+        order = order_frames(photos, [to_seconds(place.timestamp) for place in table.places], is_listed=False)
+    else:
+        frames = read_frame_table(file)
+        _report_unlisted(folder, frames, strict)
+        seconds = [to_seconds(row.timestamp) for row in frames.rows]
+        order = order_frames([row.photo for row in frames.rows], seconds, is_listed=False)
+        odometry = frames if odometry is None and "metres" in frames.fields else odometry
+    return order if odometry is None else with_odometry(order, odometry)
+
+
+def _find_table(folder: Path, odometry: FrameTable | None) -> Path | None:
+    """Return the CSV file of a folder, apart from that of the odometry, or the CSV file itself; `None` without one."""
+    if folder.is_file():
+        return folder
+    used = None if odometry is None else odometry.file.resolve()
+    tables = [file for file in sorted(folder.glob("*.[cC][sS][vV]")) if file.is_file() and file.resolve() != used]
+    if len(tables) > 1:
+        names = ", ".join(table.name for table in tables)
+        raise ValueError(f"{folder} has several CSV files ({names}). Give the one of the frames instead of the folder.")
+    return tables[0] if tables else None
+
+
+def _has_at_names(folder: Path) -> bool:
+    """Return whether a photo of a folder has an `@` name."""
+    return any(is_at_name(file) for file in list_photos(folder).photos)
+
+
+def _report_unlisted(folder: Path, frames: FrameTable, strict: bool) -> None:
+    """Count the photos of a folder that its table does not list."""
+    if folder.is_file():
+        return
+    listed = {row.photo.resolve() for row in frames.rows}
+    photos = list_photos(folder).photos
+    unlisted = {photo.name: f"not in {frames.file.name}" for photo in photos if photo.resolve() not in listed}
+    report_skipped(unlisted, len(photos), strict)
+
+
+def list_frames(photos: Sequence[str | Path], odometry: FrameTable | None = None) -> FrameOrder:
+    """Return photos as frames, in the order of the times of their names, EXIF, XMP and sidecar files, else as given.
+
+    Raises:
+        ValueError: If a path is a folder, or no line of the odometry belongs to a frame.
+    """
+    paths = list(map(Path, photos))
+    folders = [path for path in paths if path.is_dir()]
+    if folders:
+        raise ValueError(f"{folders[0]} is a folder. Give `sequence_folder=...` for the photos of a folder.")
+    order = order_frames(paths, [_photo_seconds(path) for path in paths], is_listed=True)
+    return order if odometry is None else with_odometry(order, odometry)
+
+
+def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed: bool) -> FrameOrder:
+    """Order photos by their times; without times of all of them, as listed, or by the natural order of their names.
+
+    Photos of one time, such as those within a second, are in the natural order of their names.
+
+    Args:
+        photos: The photos.
+        seconds: Their times; NaN for times that are not known.
+        is_listed: Whether the photos are in an order that their user chose.
+    """
+    rows = list(range(len(photos))) if is_listed else sorted(range(len(photos)), key=lambda row: natural_key(photos[row]))
+    kind = "as given" if is_listed else "natural order of names"
+    num_timed = int(np.isfinite(seconds).sum())
+    if len(photos) > 1 and num_timed == len(photos) and len(set(seconds)) > 1:
+        rows.sort(key=lambda row: seconds[row])
+        return FrameOrder([Frame(photos[row], float(seconds[row])) for row in rows], "order of times")
+    if 0 < num_timed < len(photos):
+        logger.warning(
+            "%d of %d frames have no time, so that the times of the others are not used.", len(photos) - num_timed, len(photos)
+        )
+    elif num_timed > 1:
+        logger.warning("All %d frames have the same time, which is not used.", len(photos))
+    return FrameOrder([Frame(photos[row]) for row in rows], kind)
+
+
+def natural_key(path: Path) -> list[tuple[int, int, str]]:
+    """Return a key that sorts numbers in names by their value: `frame2` before `frame10`."""
+    parts = re.split(r"([0-9]+)", path.as_posix())
+    return [(0, int(part), "") if number % 2 else (1, 0, part) for number, part in enumerate(parts)]
+
+
+def with_odometry(order: FrameOrder, odometry: FrameTable) -> FrameOrder:
+    """Add the movements of an odometry to frames; a warning counts the frames that it lacks.
+
+    Raises:
+        ValueError: If no line of the odometry belongs to a frame after the first.
+    """
+    rows = {row.photo.resolve(): row for row in odometry.rows}
+    frames, num_lacking = [], 0
+    for number, frame in enumerate(order.frames):
+        row = rows.get(frame.photo.resolve())
+        num_lacking += number > 0 and (row is None or row.metres is None)
+        frames.append(frame if row is None else replace(frame, metres=row.metres, turn=row.turn))
+    if 0 < num_lacking == len(frames) - 1:
+        raise ValueError(f"{odometry.file} has no metres of any frame after the first, such as {frames[1].photo}.")
+    if num_lacking:
+        logger.warning("%d of %d frames after the first have no metres in %s.", num_lacking, len(frames) - 1, odometry.file)
+    return FrameOrder(frames, order.order)
+
+
+def _photo_seconds(photo: Path) -> float:
+    """Return the time of a photo; NaN if it is not known or the file cannot be read, which the encoder reports."""
+    try:
+        return to_seconds(read_place(photo).timestamp)
+    except (OSError, ValueError):
+        return float("nan")
