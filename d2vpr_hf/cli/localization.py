@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,7 +29,92 @@ from d2vpr_hf.cli.terminal import check_answers, echo, position_column, print_an
 from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from d2vpr_hf.localization import Localization
+    from d2vpr_hf.sequences import SequenceSettings
+    from d2vpr_hf.sequences.frame_order import FrameOrder
+
+
+@dataclass
+class SequenceOptions:
+    """Options for localizing photos as the frames of a sequence."""
+
+    sequence: Annotated[
+        bool, typer.Option("--sequence", help="The queries are frames of a drive or walk, which are localized together.")
+    ] = False
+    sequence_folder: Annotated[
+        Path | None,
+        typer.Option(
+            parser=parse_path,
+            metavar="DIR",
+            help="Folder of such frames, or their CSV file: by time, else by name. No queries.",
+        ),
+    ] = None
+    online: Annotated[
+        bool, typer.Option("--online", help="For a sequence: use the frames up to each one only, as a robot does.")
+    ] = False
+    max_speed: Annotated[
+        float | None, typer.Option(metavar="M/S", help="For a sequence: largest speed in metres a second. Default: 20.")
+    ] = None
+    frame_interval: Annotated[
+        float | None, typer.Option(metavar="S", help="For a sequence: seconds between frames without times. Default: 1.")
+    ] = None
+    odometry: Annotated[
+        Path | None,
+        typer.Option(
+            parser=parse_path,
+            metavar="CSV",
+            help="For a sequence: path, metres from the frame before, and turn (degrees, clockwise) of each frame.",
+        ),
+    ] = None
+    camera_direction: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DEGREES",
+            help="For a sequence: direction of the camera, clockwise from that of travel; 0 looks forward. Default: not known.",
+        ),
+    ] = None
+    outside_share: Annotated[
+        float | None, typer.Option(help="For a sequence: share of frames expected outside the map. Default: 0.3.")
+    ] = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the queries are a sequence."""
+        return self.sequence or self.sequence_folder is not None
+
+    def check(self, queries: list[Path] | None) -> None:
+        """Raise ValueError for options that do not belong together."""
+        names = ("online", "max_speed", "frame_interval", "odometry", "camera_direction", "outside_share")
+        values = [name for name in names if getattr(self, name) not in (None, False)]
+        if values and not self.is_given:
+            raise ValueError(f"`{values[0]}` belongs to a sequence. Give `sequence=True` or `sequence_folder=...` too.")
+        if self.sequence_folder is not None and queries:
+            raise ValueError("Give either queries or `sequence_folder=...`, which names all of them.")
+
+    def settings(self) -> SequenceSettings:
+        """Make the settings of the options that are given."""
+        from d2vpr_hf.sequences import Motion, SequenceSettings
+
+        def given(*names: str) -> dict[str, Any]:
+            return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+        motion = Motion(**given("max_speed", "camera_direction"))
+        return SequenceSettings(motion, **given("frame_interval", "outside_share"))
+
+    def frames(self, queries: list[Path], *, strict: bool) -> FrameOrder:
+        """Read the frames, and print their order on stderr."""
+        from d2vpr_hf.sequences.frame_order import list_frames, read_frames
+        from d2vpr_hf.sequences.frame_table import read_odometry
+
+        odometry = None if self.odometry is None else read_odometry(self.odometry)
+        if self.sequence_folder is None:
+            order = list_frames(queries, odometry)
+        else:
+            order = read_frames(self.sequence_folder, odometry, strict=strict)
+        typer.echo(f"{len(order.frames)} frames, in the {order.order}.", err=True)
+        return order
 
 
 def calibrate(
@@ -105,6 +191,7 @@ def localize(
             "--precision", min=0.0, max=1.0, help="Smallest share of correct answers; unsure ones are reported as no match."
         ),
     ] = 0.95,
+    frames: SequenceOptions,
     where: FilterOptions,
     answers: AnswerOptions,
     model: ModelOption = None,
@@ -118,10 +205,13 @@ def localize(
     from d2vpr_hf.localization import iterate_localize, load_calibration, localize_descriptors
 
     answer_format = answers.chosen()
-    given.check(queries, "QUERY")
+    frames.check(queries)
+    given.check(queries or frames.sequence_folder, "QUERY")
     given.refuse_model(model, encoding)
     opened = open_index(index)
     allowed = where.place_filter().allowed(opened.places)
+    if given.descriptors is not None and frames.is_given:
+        raise ValueError("A sequence needs photos. Omit `descriptors`, or call `SequenceLocalizer.add` with each descriptor.")
     if given.descriptors is not None:
         calibration = load_calibration(opened)
         localized = localize_descriptors(
@@ -139,16 +229,33 @@ def localize(
     encoder = encoding.load(model, opened)
     print_pair(opened, encoder)
     calibration = load_calibration(opened, encoder)
-    pending_answers = iterate_localize(
-        opened,
-        queries,
-        encoder,
-        calibration,
-        precision=min_precision,
-        allowed=allowed,
-        strict=strict,
-        group_size=encoder.batch_size if answer_format == "jsonl" else None,
-    )
+    group_size = encoder.batch_size if answer_format == "jsonl" else None
+    if frames.is_given:
+        from d2vpr_hf.sequences.sequence_photos import localize_sequence
+
+        pending_answers: Iterable[Localization] = localize_sequence(
+            opened,
+            frames.frames(queries, strict=strict).frames,
+            encoder,
+            calibration,
+            frames.settings(),
+            online=frames.online,
+            precision=min_precision,
+            allowed=allowed,
+            strict=strict,
+            group_size=group_size,
+        )
+    else:
+        pending_answers = iterate_localize(
+            opened,
+            queries,
+            encoder,
+            calibration,
+            precision=min_precision,
+            allowed=allowed,
+            strict=strict,
+            group_size=group_size,
+        )
     check_answers(queries, print_answers(pending_answers, answer_format, _lines))
 
 
@@ -161,6 +268,7 @@ def _line(answer: Localization) -> str:
     if answer.error is not None:
         return f"{query}: {printable_line(answer.error)}"
     confidence = "" if answer.confidence is None else f"  confidence {answer.confidence:.3f}"
+    confidence += "  changed by the sequence" if getattr(answer, "changed", None) else ""
     if answer.place is None:
         return f"{query}  {'no match' if answer.no_match else answer.note}{confidence}"
     radius = f"  ({answer.note})" if answer.radius_90 is None else f"  within {answer.radius_90:.1f} m (90 %)"
