@@ -100,7 +100,9 @@ def map_photos(town: Town) -> Iterator[Photo]:
     for number, (x, y, yaw) in enumerate(map_cameras(town)):
         rng = np.random.default_rng([town.city.seed, 71, number])
         x, y = (float(value + rng.uniform(-0.5, 0.5)) for value in (x, y))
-        camera = Camera(x, y, float(rng.uniform(2.1, 2.4)), yaw + np.radians(rng.uniform(-2, 2)), np.radians(5.0), np.radians(80.0))
+        camera = Camera(
+            x, y, float(rng.uniform(2.1, 2.4)), yaw + np.radians(rng.uniform(-2, 2)), np.radians(5.0), np.radians(80.0)
+        )
         yield Photo(number, 0, 0, int(rng.integers(1 << 40)), camera, draw_conditions("day", rng), 1.0)
 
 
@@ -108,7 +110,8 @@ def drive_photos(town: Town, ride: Ride, number: int) -> Iterator[Photo]:
     """Yield the photos of a drive: light, lane, mounting and field of view are those of the drive, traffic that of a frame."""
     rng = np.random.default_rng([town.city.seed, 72, number])
     conditions, field_of_view = draw_conditions("day", rng), np.radians(80.0 + rng.uniform(-12, 12))
-    lane, mounting, tilt, height = rng.uniform(-3, 3), rng.uniform(-15, 15), rng.uniform(1, 9), rng.uniform(1.9, 2.6)
+    lane, mounting = rng.uniform(-3, 3), rng.uniform(-15, 15)
+    tilt, height = rng.uniform(1, 9), rng.uniform(1.9, 2.6)
     for frame, ((x, y), yaw) in enumerate(zip(ride.points.tolist(), ride.yaws.tolist(), strict=True)):
         camera = Camera(
             x=float(x - lane * np.sin(yaw)),
@@ -126,7 +129,9 @@ def encode(town: Town, photos: list[Photo], encoder: PlaceEncoder, size: int) ->
     parts = []
     for start in range(0, len(photos), 64):
         block = photos[start : start + 64]
-        files = [encode_jpeg(pixels, photo, town.city) for pixels, photo in zip(town.take(block, (size, size)), block, strict=True)]
+        files = [
+            encode_jpeg(pixels, photo, town.city) for pixels, photo in zip(town.take(block, (size, size)), block, strict=True)
+        ]
         parts.append(np.asarray(encoder.encode(files).descriptors, np.float32))
     return np.concatenate(parts)
 

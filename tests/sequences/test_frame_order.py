@@ -1,0 +1,104 @@
+"""The order of frames, their times, and odometry from a CSV file."""
+
+import math
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from d2vpr_hf.sequences.frame_order import Frame, list_frames, natural_key, order_frames, read_frames
+from d2vpr_hf.sequences.frame_table import read_odometry
+
+NAN = math.nan
+
+
+def names(order):
+    return [frame.photo.name for frame in order.frames]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in (10, 9, 1):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"frame{number}.png")
+    return tmp_path
+
+
+def test_numbers_in_names_are_sorted_by_their_value():
+    paths = [Path(name) for name in ("a/10.jpg", "a/9.jpg", "a/b.jpg", "a/9b.jpg", "a/09.jpg", "2.jpg")]
+    assert [path.as_posix() for path in sorted(paths, key=natural_key)] == [
+        "2.jpg",
+        "a/9.jpg",
+        "a/09.jpg",
+        "a/9b.jpg",
+        "a/10.jpg",
+        "a/b.jpg",
+    ]
+    assert sorted(["f10.jpg", "f9.jpg", "f1.jpg"], key=lambda name: natural_key(Path(name))) == ["f1.jpg", "f9.jpg", "f10.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_listed", "expected", "kind", "warning"),
+    [
+        ([3.0, 1.0, 2.0], True, ["1.jpg", "10.jpg", "2.jpg"], "order of times", None),
+        ([NAN, NAN, NAN], False, ["1.jpg", "2.jpg", "10.jpg"], "natural order of names", None),
+        ([NAN, NAN, NAN], True, ["2.jpg", "1.jpg", "10.jpg"], "as given", None),
+        ([3.0, NAN, 2.0], False, ["1.jpg", "2.jpg", "10.jpg"], "natural order of names", "1 of 3 frames have no time"),
+        ([3.0, 3.0, 3.0], False, ["1.jpg", "2.jpg", "10.jpg"], "natural order of names", "All 3 frames have the same time"),
+        ([3.0, 3.0, 2.0], False, ["10.jpg", "1.jpg", "2.jpg"], "order of times", None),  # within a second: by name
+    ],
+)
+def test_frames_are_in_the_order_of_their_times(seconds, is_listed, expected, kind, warning, caplog):
+    order = order_frames([Path("2.jpg"), Path("1.jpg"), Path("10.jpg")], seconds, is_listed=is_listed)
+    assert (names(order), order.order) == (expected, kind)
+    assert all((frame.seconds is not None) == (kind == "order of times") for frame in order.frames)
+    assert (warning in caplog.text) if warning else not caplog.messages
+
+
+def test_a_folder_is_read_by_its_table_or_by_names(photos):
+    assert names(read_frames(photos)) == ["frame1.png", "frame9.png", "frame10.png"]
+    (photos / "times.csv").write_text("path,timestamp\nframe1.png,2024-05-01T12:00:09Z\nframe9.png,2024-05-01T12:00:01Z\n")
+    order = read_frames(photos)
+    assert names(order) == ["frame9.png", "frame1.png"] and order.frames[1].seconds - order.frames[0].seconds == 8
+    with pytest.raises(ValueError, match="frame10"):
+        read_frames(photos, strict=True)
+    (photos / "odometry.csv").write_text("path,metres\nframe1.png,3\n")
+    with pytest.raises(ValueError, match="has several CSV files"):
+        read_frames(photos)
+    assert read_frames(photos, read_odometry(photos / "odometry.csv")).frames[1].metres == 3
+
+
+def test_listed_photos_keep_their_order_and_folders_are_refused(photos):
+    paths = [photos / "frame9.png", photos / "missing.png", photos / "frame1.png"]
+    order = list_frames(paths)
+    assert [frame.photo for frame in order.frames] == paths and order.order == "as given"
+    with pytest.raises(ValueError, match="is a folder"):
+        list_frames([photos])
+
+
+def test_odometry_belongs_to_frames_by_their_paths(photos, tmp_path_factory, caplog):
+    table = photos.parent / f"{photos.name}.csv"
+    table.write_text(f"path,metres,turn\n{photos.name}/frame1.png,0,0\n{photos.name}/frame9.png,2.5,-10\n")
+    order = read_frames(photos, read_odometry(table))
+    assert order.frames[1] == Frame(photos / "frame9.png", None, 2.5, -10.0)
+    assert order.frames[2].metres is None and "1 of 2 frames after the first have no metres" in caplog.text
+    table.write_text("path,metres\nother/frame9.png,2.5\n")
+    with pytest.raises(ValueError, match="has no metres of any frame after the first"):
+        read_frames(photos, read_odometry(table))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,speed\na,1\n", "no column `metres`"),
+        ("metres\n1\n", "no column `path`"),
+        ("path,metres\na,1\na,2\n", "line 3: .*a is there twice"),
+        ("path,metres\na,-1\n", "line 2: metres must be at least 0, got -1"),
+        ("path,metres\na,fast\n", "line 2: metres must be a finite number, got 'fast'"),
+        ("path,metres,turn\na,1,nan\n", "line 2: turn must be a finite number"),
+    ],
+)
+def test_wrong_odometry_is_refused_with_its_line(tmp_path, text, message):
+    table = tmp_path / "odometry.csv"
+    table.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_odometry(table)
