@@ -35,7 +35,7 @@ import gradio as gr  # noqa: E402
 
 from d2vpr_hf.explanation import Explanation, PatchSimilarity  # noqa: E402
 from d2vpr_hf.index import Match  # noqa: E402
-from d2vpr_hf.localization.localize import PRECISION  # noqa: E402
+from d2vpr_hf.localization.calibration import PRECISION  # noqa: E402
 from d2vpr_hf.readers import UnreadablePhotoError  # noqa: E402
 from d2vpr_hf.readers.photo_listing import PHOTO_SUFFIXES  # noqa: E402
 from d2vpr_hf.space import pages  # noqa: E402

@@ -15,6 +15,7 @@ from d2vpr_hf.cli.options import (
     EncoderOptions,
     NewModelOption,
     ReadingOptions,
+    RerankOptions,
     StrictOption,
     parse_model,
     parse_path,
@@ -236,6 +237,7 @@ def evaluate(
             help="Use the model's cross-image encoder or not. Default: use it if the model has one.",
         ),
     ] = None,
+    reranking: RerankOptions,
     shuffle_check: Annotated[
         bool, typer.Option("--shuffle-check", help="Evaluate once more with the photos in a random order.")
     ] = False,
@@ -256,6 +258,8 @@ def evaluate(
     A query counts for recall@N if at least one of its first N matches is correct.
     """
     rules.rule()
+    options = reranking.reranking()
+    reranking.refuse_descriptors(given.descriptors)
     values = _parse_recall_values(recall_values)
     photos.check()
     if (given.descriptors is None) != (not query_descriptors):
@@ -289,6 +293,7 @@ def evaluate(
             "drop_shared": drop_shared,
             "strict": strict,
             "overwrite": overwrite,
+            "reranking": options,
         }
         encoder = sides.load(encoding, model, cross_image_encoder)
         if database_model is not None:

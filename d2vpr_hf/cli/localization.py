@@ -20,6 +20,7 @@ from d2vpr_hf.cli.options import (
     ModelOption,
     QueriesArgument,
     ReadingOptions,
+    RerankOptions,
     StrictOption,
     check_changeable,
     open_index,
@@ -137,6 +138,7 @@ def calibrate(
         typer.Option(parser=parse_path, metavar="DIR", help="Folder for plots of reliability and of precision over coverage."),
     ] = None,
     reading: ReadingOptions,
+    reranking: RerankOptions,
     model: ModelOption = None,
     encoding: EncoderOptions,
     strict: StrictOption = False,
@@ -151,6 +153,7 @@ def calibrate(
     from d2vpr_hf.readers import read_places
 
     check_changeable(index)
+    options = reranking.reranking()
     opened = PlaceIndex.open(index)
     table = read_places(queries, reading.read_options())
     if plots is not None:
@@ -162,7 +165,13 @@ def calibrate(
         encoder = encoding.load(model, opened)
         print_pair(opened, encoder)
         calibration, reliability = run(
-            opened, table, encoder, positive_dist_threshold=positive_dist_threshold, strict=strict, progress=progress
+            opened,
+            table,
+            encoder,
+            positive_dist_threshold=positive_dist_threshold,
+            strict=strict,
+            progress=progress,
+            reranking=options,
         )
         opened.store_calibration(calibration.to_dict())
     pictures = []
@@ -193,6 +202,7 @@ def localize(
     ] = 0.95,
     frames: SequenceOptions,
     where: FilterOptions,
+    reranking: RerankOptions,
     answers: AnswerOptions,
     model: ModelOption = None,
     encoding: EncoderOptions,
@@ -208,6 +218,10 @@ def localize(
     frames.check(queries)
     given.check(queries or frames.sequence_folder, "QUERY")
     given.refuse_model(model, encoding)
+    reranking.refuse_descriptors(given.descriptors)
+    options = reranking.reranking()
+    if frames.is_given and options is not None:
+        raise ValueError("A sequence weighs all matches by their similarity. Omit `rerank`.")
     opened = open_index(index)
     allowed = where.place_filter().allowed(opened.places)
     if given.descriptors is not None and frames.is_given:
@@ -255,6 +269,7 @@ def localize(
             allowed=allowed,
             strict=strict,
             group_size=group_size,
+            reranking=options,
         )
     check_answers(queries, print_answers(pending_answers, answer_format, _lines))
 
@@ -269,6 +284,7 @@ def _line(answer: Localization) -> str:
         return f"{query}: {printable_line(answer.error)}"
     confidence = "" if answer.confidence is None else f"  confidence {answer.confidence:.3f}"
     confidence += "  changed by the sequence" if getattr(answer, "changed", None) else ""
+    confidence += "  re-ranked" if answer.reranked else ""
     if answer.place is None:
         return f"{query}  {'no match' if answer.no_match else answer.note}{confidence}"
     radius = f"  ({answer.note})" if answer.radius_90 is None else f"  within {answer.radius_90:.1f} m (90 %)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2vpr_hf.cli.choices import AnswerFormat, Backend, Pool, PositionSource, Precision, TestTime
+from d2vpr_hf.cli.choices import AnswerFormat, Backend, Pool, PositionSource, Precision, RerankMode, TestTime
 from d2vpr_hf.cli.terminal import hush_transformers
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.places.filters import PlaceFilter
     from d2vpr_hf.readers import ReadOptions
+    from d2vpr_hf.reranking.options import Reranking
 
 BATCH_SIZE = 16
 
@@ -404,6 +405,35 @@ class FilterOptions:
             "heading": parse_numbers(self.heading, "--heading DEGREES,TOLERANCE"),
         }
         return PlaceFilter(**ranges, since=self.since, until=self.until)  # type: ignore[arg-type] # PlaceFilter counts them
+
+
+@dataclass
+class RerankOptions:
+    """Options for re-ranking."""
+
+    rerank: Annotated[
+        RerankMode | None,
+        typer.Option(
+            help="Order the best matches by their regions too: of answers that the calibration calls unsure, or of all "
+            "(regions). Default: the order of similarity."
+        ),
+    ] = None
+    rerank_top: Annotated[
+        int | None, typer.Option(min=2, help="With --rerank: number of matches that are compared at most. Default: 20.")
+    ] = None
+
+    def reranking(self) -> Reranking | None:
+        """Return the options; `None` without re-ranking."""
+        from d2vpr_hf.reranking.options import reranking_of
+
+        return reranking_of(self.rerank, self.rerank_top)
+
+    def refuse_descriptors(self, descriptors: Path | None) -> None:
+        """Raise ValueError if matches of given descriptors are to be re-ranked."""
+        if descriptors is not None and self.rerank is not None:
+            raise ValueError(
+                "`rerank` needs the regions of a model's descriptors, and the model of `descriptors` is not known. Omit it."
+            )
 
 
 @dataclass

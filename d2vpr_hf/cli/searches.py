@@ -15,6 +15,7 @@ from d2vpr_hf.cli.options import (
     IndexArgument,
     ModelOption,
     QueriesArgument,
+    RerankOptions,
     StrictOption,
     open_index,
     parse_path,
@@ -29,6 +30,7 @@ def search(
     given: DescriptorOptions,
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Matches for each query.")] = 5,
     where: FilterOptions,
+    reranking: RerankOptions,
     answers: AnswerOptions,
     plot: Annotated[
         Path | None,
@@ -44,6 +46,8 @@ def search(
     answer_format = answers.chosen()
     given.check(queries, "QUERY")
     given.refuse_model(model, encoding)
+    reranking.refuse_descriptors(given.descriptors)
+    options = reranking.reranking()
     opened = open_index(index, thumbnails=plot is not None)
     allowed = where.place_filter().allowed(opened.places)
     if given.descriptors is not None:
@@ -66,7 +70,7 @@ def search(
     print_pair(opened, encoder)
     group_size = encoder.batch_size if answer_format == "jsonl" else None
     pending_results = iterate_search(
-        opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, group_size=group_size
+        opened, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, group_size=group_size, reranking=options
     )
     results = print_answers(pending_results, answer_format, results_text)
     if plot is not None:

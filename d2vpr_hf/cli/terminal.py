@@ -80,9 +80,9 @@ def results_text(results: list[SearchResult]) -> str:
         query = printable_line(str(result.query))
         lines.append(query if result.error is None else f"{query}: {printable_line(result.error)}")
         for match in result.matches:
-            lines.append(
-                f"  {match.rank:3d}  {match.similarity:7.4f}  {printable_line(match.place.path)}{position_column(match.place)}"
-            )
+            place = f"{printable_line(match.place.path)}{position_column(match.place)}"
+            regions = "" if match.region_similarity is None else f"  regions {match.region_similarity:.4f}"
+            lines.append(f"  {match.rank:3d}  {match.similarity:7.4f}{regions}  {place}")
     return "\n".join(lines)
 
 

@@ -21,6 +21,7 @@ from d2vpr_hf.model_info.encoder_entry import ENCODER_KEY, EncoderEntry
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import square_decoding_size
+from d2vpr_hf.model_info.region_boxes import Box, own_region_boxes
 
 if TYPE_CHECKING:
     from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig
@@ -145,6 +146,16 @@ class ExportedGraph:
     def depends_on_batch(self) -> bool:
         """Whether the model has a cross-image encoder."""
         return self._entry.depends_on_batch
+
+    @property
+    def region_boxes(self) -> list[Box] | None:
+        """Boxes of the R regions whose features a descriptor consists of; `None` if they are not known."""
+        return own_region_boxes(self.config)
+
+    @property
+    def holds_regions(self) -> bool:
+        """Whether a descriptor is the features of its regions in a row."""
+        return self.projection_dim is None
 
     @property
     def input_size(self) -> tuple[int, int] | None:

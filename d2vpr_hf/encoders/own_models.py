@@ -30,6 +30,7 @@ from d2vpr_hf.encoders.rgb_images import to_rgb
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import MAX_SIDE, ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing, UnfitImageError
+from d2vpr_hf.model_info.region_boxes import Box, own_region_boxes
 from d2vpr_hf.modeling import D2VPRImageProcessor, VPRConfig, VPRPreTrainedModel
 from d2vpr_hf.pretrained.fitted_photos import warn_of_other_aspect
 from d2vpr_hf.pretrained.loading import fingerprint, load_image_processor, load_model
@@ -117,6 +118,21 @@ class OwnModel:
     def depends_on_batch(self) -> bool:
         """Whether the model has a cross-image encoder."""
         return self.config.use_cross_image_encoder
+
+    @property
+    def region_boxes(self) -> list[Box] | None:
+        """Boxes of the R regions whose features a descriptor consists of; `None` if they are not known."""
+        return own_region_boxes(self.config)
+
+    @property
+    def region_dim(self) -> int:
+        """Width of the features of a region."""
+        return self.config.feature_size
+
+    @property
+    def holds_regions(self) -> bool:
+        """Whether a descriptor is the features of its regions in a row."""
+        return self.projection_dim is None
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -217,6 +233,12 @@ class OwnModel:
     def start_describing(self, pixel_values: NDArray[np.float32]) -> Finish:
         """Start to describe pixel values on a GPU; return a function that waits for the descriptors (B, D)."""
         return start_describing(self.backend, pixel_values)
+
+    @torch.inference_mode()
+    def describe_regions(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map pixel values (B, 3, height, width) to the features of regions (B, R, D), by torch."""
+        output = self.model(torch.as_tensor(pixel_values).to(self.device, self.model.dtype))
+        return np.asarray(output.region_features.float().numpy(force=True))
 
     @property
     def can_resize_on_gpu(self) -> bool:

@@ -31,6 +31,7 @@ from d2vpr_hf.encoders.query_crops import NUM_CROPS, mean_of_crops
 from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME, Layer, ModelOptions, Pool, TestTime
 from d2vpr_hf.model_info.preprocessing import UnfitImageError
+from d2vpr_hf.model_info.region_boxes import Box
 from d2vpr_hf.pretrained.model_files import stored_config
 from d2vpr_hf.pretrained.unreachable_hub import cached_if_unconfirmed, confirm_if_on_hub, offline_if_unreachable
 from d2vpr_hf.pretrained.untrained_parts import warn_of_untrained_parts
@@ -367,6 +368,51 @@ class PlaceEncoder:
         start = functools.partial(functools.partial, self._describe_crops)
         encoded = self._run(photos, self._prepare_crops, start, width, progress, order)
         return replace(encoded, descriptors=encoded.descriptors.reshape(-1, NUM_CROPS, self.descriptor_dim))
+
+    @property
+    def region_boxes(self) -> list[Box] | None:
+        """Boxes of the R regions that the model describes, from 0 to 1, the whole photo first; `None` if it has none."""
+        return getattr(self.descriptor_model, "region_boxes", None)
+
+    @property
+    def holds_regions(self) -> bool:
+        """Whether a descriptor is the features of the regions in a row."""
+        return self.region_boxes is not None and bool(getattr(self.descriptor_model, "holds_regions", False))
+
+    @property
+    def can_encode_regions(self) -> bool:
+        """Whether [`encode_regions`] can encode photos."""
+        has_regions = self.region_boxes is not None and hasattr(self.descriptor_model, "describe_regions")
+        return has_regions and not self.depends_on_batch
+
+    @property
+    def region_shape(self) -> tuple[int, int]:
+        """R and D of the features of regions, if the model can compute them."""
+        return len(self.region_boxes or ()), self._attribute("region_dim")
+
+    def encode_regions(self, photos: Any, progress: Progress | None = None) -> EncodedPhotos:
+        """Encode the regions of photos; arguments and errors are those of [`encode`].
+
+        Returns:
+            Features (M, R, D) of the regions of each photo, as `descriptors`.
+
+        Raises:
+            ValueError: If the model cannot compute regions, or they depend on the other photos of a batch.
+        """
+        if not self.can_encode_regions:
+            raise ValueError(
+                f"{self.facts.title} computes no regions or tokens of patches for photos one by one. Use a D²-VPR, a CricaVPR "
+                "or a vision transformer of transformers, with its weights and without a cross-image encoder."
+            )
+        num_regions, width = self.region_shape
+        start = functools.partial(functools.partial, self._describe_regions)
+        encoded = self._run(photos, self._prepare, start, num_regions * width, progress, None)
+        return replace(encoded, descriptors=encoded.descriptors.reshape(-1, num_regions, width))
+
+    def _describe_regions(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the features (B, R * D) of the regions of pixel values (B, 3, height, width)."""
+        features: NDArray[np.float32] = self._attribute("describe_regions")(pixel_values)
+        return features.reshape(len(features), -1)  # (B, R, D) -> (B, R * D)
 
     def _run(
         self,

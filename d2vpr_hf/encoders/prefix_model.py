@@ -30,6 +30,8 @@ class PrefixModel:
         ValueError: If the descriptors have fewer numbers.
     """
 
+    holds_regions = False  # the first numbers are a part of them
+
     def __init__(self, model: DescriptorModel, dim: int) -> None:
         self._model = model
         self.descriptor_dim = dim

@@ -29,6 +29,7 @@ class ProjectedModel:
     """
 
     compatible_with: tuple[str, ...] = ()  # that of the model without the projection does not hold
+    holds_regions = False  # the projection mixes them
 
     def __init__(self, model: DescriptorModel, projection: StoredProjection) -> None:
         self._model, self._projection = model, projection

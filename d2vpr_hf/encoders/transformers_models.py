@@ -33,10 +33,11 @@ from d2vpr_hf.model_info.model_facts import ModelFacts
 from d2vpr_hf.model_info.model_families import OTHER, VIT_SIZES, family_of
 from d2vpr_hf.model_info.model_options import ModelOptions
 from d2vpr_hf.model_info.preprocessing import Preprocessing, square_decoding_size
+from d2vpr_hf.model_info.region_boxes import Box, pyramid_boxes
 from d2vpr_hf.pretrained.feature_network import FeatureNetwork, patch_size_of
 from d2vpr_hf.pretrained.loading import IDLE_TENSORS, adapter_settings, hash_weights, own_fields, plain_value
 from d2vpr_hf.pretrained.model_preprocessing import apply_size, choose_preprocessing
-from d2vpr_hf.pretrained.pooling import available_pools, pool_features
+from d2vpr_hf.pretrained.pooling import RegionPooling, available_pools, pool_features
 from d2vpr_hf.pretrained.stated_facts import find_card, stated_facts
 from d2vpr_hf.pretrained.vision_towers import load_vision_tower, tower_of
 
@@ -141,6 +142,35 @@ class TransformersModel:
         if features.grid_size is None:
             return None
         return features.patches.unflatten(1, features.grid_size).float().numpy(force=True)
+
+    @property
+    def region_boxes(self) -> list[Box]:
+        """Boxes of the R cells that tokens of patches are pooled in: CricaVPR's pyramid, the whole photo first."""
+        return pyramid_boxes()
+
+    @property
+    def holds_regions(self) -> bool:
+        """Whether a descriptor is the features of its regions in a row."""
+        return self.network.pool == "regions"
+
+    @functools.cached_property
+    def region_dim(self) -> int:
+        """Width of the features of a region."""
+        height, width = self.preprocessing.input_size or self.preprocessing.resized_size(480, 640)
+        return self.describe_regions(np.zeros((1, 3, height, width), np.float32)).shape[2]
+
+    @torch.inference_mode()
+    def describe_regions(self, pixel_values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Map pixel values (B, 3, height, width) to the features (B, R, D) of cells, by torch: the GeM of their tokens.
+
+        Raises:
+            ValueError: If the tokens have no grid, or too small a one.
+        """
+        features = self.network.features(torch.as_tensor(pixel_values).to(self.device, self.model.dtype))
+        if features.grid_size is None:
+            raise ValueError(f"The tokens of {self._title()} have no grid of patches, so that it has no regions.")
+        pooled = pool_features(features, "regions", RegionPooling().to(self.device))
+        return pooled.unflatten(1, (len(self.region_boxes), -1)).float().numpy(force=True)
 
     @property
     def facts(self) -> ModelFacts:

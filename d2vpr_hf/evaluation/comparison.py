@@ -111,6 +111,9 @@ def _notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
     sizes = [evaluation.model.size_text for evaluation in (first, second)]
     if first.model.resolution == second.model.resolution and sizes[0] != sizes[1]:
         yield f"The sizes of photos or the forms of queries differ: {sizes[0]} and {sizes[1]}."
+    rerankings = ["none" if run.reranking is None else run.reranking["rerank"] for run in (first, second)]
+    if rerankings[0] != rerankings[1]:
+        yield f"Matches are re-ranked differently: {rerankings[0]} and {rerankings[1]}."
     settings = [(run.model.cross_image_encoder, run.model.batch_size, run.order_seed) for run in (first, second)]
     if any(ran for ran, _, _ in settings) and settings[0] != settings[1]:
         yield "A cross-image encoder ran with different settings; descriptors depend on the batch and the order of the photos."

@@ -25,6 +25,8 @@ from d2vpr_hf.readers.data_sets.data_set import select_rows
 from d2vpr_hf.readers.descriptor_files import read_placed_descriptors
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.reranking.open_reranker import check_regions
+from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.retrieval.compatibility import check_encoder, check_pair
 
 SHUFFLE_SEED = 0
@@ -47,6 +49,7 @@ def evaluate(
     overwrite: bool = False,
     progress: Progress | None = None,
     database_encoder: Encoder | None = None,
+    reranking: Reranking | None = None,
 ) -> Evaluation:
     """Search the database with each query and compute recall.
 
@@ -70,6 +73,8 @@ def evaluate(
         progress: Called with the number of photos that were just encoded.
         database_encoder: Encoder of the database photos, if their descriptors come from another model; one of the two must be
             compatible with the other, as a distilled student is with its teacher. `None` encodes both by `encoder`.
+        reranking: Options of re-ranking; `None` keeps the order of similarity. With `mode="unsure"`, the database must be an
+            index with a calibration.
 
     Raises:
         ValueError: If positions cannot be compared because they are missing or of different kinds, no photo could be read, all
@@ -89,6 +94,7 @@ def evaluate(
         overwrite=overwrite,
         progress=progress,
         database_encoder=database_encoder,
+        reranking=reranking,
     )
     return evaluations[0]
 
@@ -108,6 +114,7 @@ def evaluate_query_sets(
     overwrite: bool = False,
     progress: Progress | None = None,
     database_encoder: Encoder | None = None,
+    reranking: Reranking | None = None,
 ) -> list[Evaluation]:
     """Search one database with several query sets, and encode each database photo once.
 
@@ -125,6 +132,7 @@ def evaluate_query_sets(
         overwrite: As for [`evaluate`].
         progress: As for [`evaluate`].
         database_encoder: As for [`evaluate`].
+        reranking: As for [`evaluate`].
 
     Returns:
         One evaluation for each query set.
@@ -132,7 +140,10 @@ def evaluate_query_sets(
     Raises:
         ValueError: As [`evaluate`] does.
     """
-    choices = Choices(rule or PositiveRule(), True, positives_source, check_recall_values(recall_values), drop_shared, strict)
+    choices = Choices(
+        rule or PositiveRule(), True, positives_source, check_recall_values(recall_values), drop_shared, strict, reranking
+    )
+    _check_reranking(reranking, encoder, database_encoder)
     if database_encoder is not None:
         check_pair(database_encoder, encoder)
     if isinstance(database, PlaceIndex):
@@ -173,6 +184,7 @@ def evaluate_data_set(
     overwrite: bool = False,
     progress: Progress | None = None,
     database_encoder: Encoder | None = None,
+    reranking: Reranking | None = None,
 ) -> list[Evaluation]:
     """Evaluate a data set, each part in its own database, and encode each database photo once for all query sets.
 
@@ -189,6 +201,7 @@ def evaluate_data_set(
         overwrite: As for [`evaluate`].
         progress: As for [`evaluate`].
         database_encoder: As for [`evaluate`].
+        reranking: As for [`evaluate`].
 
     Returns:
         One evaluation for each query set, over the queries of all parts.
@@ -205,7 +218,9 @@ def evaluate_data_set(
         check_recall_values(recall_values),
         drop_shared,
         strict,
+        reranking,
     )
+    _check_reranking(reranking, encoder, database_encoder)
     report_remarks(data_set.remarks, data_set.variant)
     data_set = replace(data_set, parts=tuple(part for part in data_set.parts if part.query_sets))
     out = None if save_descriptors is None else Path(save_descriptors)
@@ -265,6 +280,15 @@ def _with_name(evaluation: Evaluation, name: str, count: int) -> Evaluation:
         return evaluation
     shuffled = None if evaluation.shuffled is None else _with_name(evaluation.shuffled, name, count)
     return replace(evaluation, query_set=evaluation.query_set | {"name": name}, shuffled=shuffled)
+
+
+def _check_reranking(reranking: Reranking | None, encoder: Encoder, database_encoder: Encoder | None) -> None:
+    """Raise ValueError before photos are encoded if matches cannot be re-ranked."""
+    if reranking is None:
+        return
+    check_regions(encoder)
+    if database_encoder is not None:
+        raise ValueError("Re-ranking compares regions of one model. Leave `rerank` or `database_model` out.")
 
 
 def _refuse_second_encoding(index: PlaceIndex, shuffle_check: bool) -> None:

@@ -49,7 +49,14 @@ def merge_parts(evaluations: Mapping[str, Evaluation], data_set: dict[str, Any])
         coordinates=_merge_coordinates(parts),
         predictions=_merge_predictions(parts, roots, prefixes),
         data_set=data_set | {"parts": sizes},
+        reranking=_merge_reranking([part.reranking for part in parts if part.reranking is not None]),
     )
+
+
+def _merge_reranking(parts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the options and counts of re-ranking over all parts; `None` without re-ranking."""
+    sums = {name: sum(part[name] for part in parts) for name in ("reranked", "comparisons")}
+    return parts[0] | sums if parts else None
 
 
 def _merge_queries(

@@ -25,10 +25,13 @@ from d2vpr_hf.readers.data_sets.data_set import select_rows
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import Remark, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.reranking.open_reranker import make_reranker
+from d2vpr_hf.reranking.options import Reranking
+from d2vpr_hf.reranking.reranker import FindUnsure
 from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.retrieval.shared_photos import find_indexed_photos, find_shared_photos, warn_of_shared_photos
 from d2vpr_hf.stores.descriptors import Descriptors
-from d2vpr_hf.stores.exact import QUERY_GROUP
+from d2vpr_hf.stores.exact import QUERY_GROUP, similarity
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Choices:
         recall_values: The N of recall@N.
         drop_shared: Whether queries that are database photos too are dropped.
         strict: Whether a skipped photo is an error.
+        reranking: Options of re-ranking; `None` keeps the order of similarity.
     """
 
     rule: PositiveRule
@@ -55,6 +59,7 @@ class Choices:
     recall_values: tuple[int, ...]
     drop_shared: bool = False
     strict: bool = False
+    reranking: Reranking | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,11 @@ class PartEvaluation:
     ) -> None:
         self.name, self._choices = name, choices
         self._database, self._query_sets = database, query_sets
+        if choices.reranking is not None and choices.reranking.mode == "unsure" and not isinstance(database, IndexedPhotos):
+            raise ValueError(
+                '`rerank="unsure"` needs the calibration of an index. Give an index as `database`, or `rerank="regions"` to '
+                "re-rank all."
+            )
         for table in (database, *(queries.table for queries in query_sets)):
             if isinstance(table, PlaceTable):
                 check_any_photo(table)
@@ -168,10 +178,10 @@ class PartEvaluation:
             selection = replace(selection, remarks=(*selection.remarks, *remarks))
             encoded = _EncodedSearch(search, selection, new_rows[selection.rows], *queries)
             if pending and not encoded.joins(pending):
-                evaluations += self._evaluate(pending, database.descriptors, info, seed)
+                evaluations += self._evaluate(pending, database.descriptors, encoder, info, seed)
                 pending = []
             pending.append(encoded)
-        evaluations += self._evaluate(pending, database.descriptors, info, seed)
+        evaluations += self._evaluate(pending, database.descriptors, encoder, info, seed)
         return [self._with_database_model(evaluation, database_encoder) for evaluation in evaluations]
 
     def _with_database_model(self, evaluation: Evaluation, database_encoder: Encoder | None) -> Evaluation:
@@ -305,20 +315,59 @@ class PartEvaluation:
                 index.add(descriptors[start:stop], [table.places[row] for row in rows[start:stop].tolist()])
 
     def _evaluate(
-        self, searches: list["_EncodedSearch"], descriptors: Descriptors, encoder: EncoderInfo, seed: int | None
+        self,
+        searches: list["_EncodedSearch"],
+        descriptors: Descriptors,
+        encoder: Encoder,
+        info: EncoderInfo,
+        seed: int | None,
     ) -> list[Evaluation]:
         """Search all queries in the descriptors of the database at once, and evaluate each query set."""
         rows = searches[0].rows
         database = SelectedDescriptors(descriptors, rows) if len(rows) < len(descriptors) else descriptors
         all_queries = np.concatenate([each.descriptors for each in searches]) if len(searches) > 1 else searches[0].descriptors
-        distances, neighbours = nearest_rows(database, all_queries, max(self._choices.recall_values))
+        reranking = self._choices.reranking
+        depth = max(self._choices.recall_values)
+        count = depth if reranking is None else max(depth, reranking.num_searched)
+        distances, neighbours = nearest_rows(database, all_queries, count)
         evaluations, start = [], 0
         for each in searches:
             stop = start + len(each.descriptors)
-            matches = distances[start:stop], neighbours[start:stop]
-            evaluations.append(self._evaluate_set(each, database, matches, encoder, seed))
+            matches, facts = (distances[start:stop], neighbours[start:stop]), None
+            if reranking is not None:
+                matches, facts = self._rerank(each, database, matches, encoder, reranking)
+            matches = matches[0][:, :depth], matches[1][:, :depth]
+            evaluations.append(replace(self._evaluate_set(each, database, matches, info, seed), reranking=facts))
             start = stop
         return evaluations
+
+    def _rerank(
+        self, encoded: "_EncodedSearch", database: Descriptors, matches: Matches, encoder: Encoder, reranking: Reranking
+    ) -> tuple[Matches, dict[str, Any]]:
+        """Return the matches of a query set in their new order, and the options and counts for the report."""
+        find_unsure: FindUnsure | None = None
+        if reranking.mode == "unsure":
+            find_unsure = self._unsure_finder(encoder, encoded.database.rows)
+        files = encoded.database.files
+        is_same = not isinstance(self._database, IndexedPhotos) or self._has_model_of(encoder)
+        reranker = make_reranker(encoder, database if is_same else None, files.__getitem__, reranking, find_unsure)
+        distances, rows = matches
+        reranked = reranker.rerank(encoded.descriptors, encoded.queries.files, rows, similarity(distances))
+        reranker.report()
+        in_order = np.take_along_axis(distances, reranked.order, axis=1), reranked.rows
+        counts = {"reranked": reranker.num_reranked, "comparisons": reranker.num_compared}
+        return in_order, reranking.to_dict() | counts
+
+    def _has_model_of(self, encoder: Encoder) -> bool:
+        return isinstance(self._database, IndexedPhotos) and self._database.index.settings.fingerprint == encoder.fingerprint
+
+    def _unsure_finder(self, encoder: Encoder, index_rows: NDArray[np.int64]) -> FindUnsure:
+        """Return a function that finds queries with an unsure answer, from numbers of the evaluated rows of the index."""
+        from d2vpr_hf.localization.unsure_answers import unsure_finder  # localization imports this room
+
+        assert isinstance(self._database, IndexedPhotos)  # the constructor has checked it
+        find = unsure_finder(self._database.index, encoder)
+        return lambda rows, similarities: find(index_rows[rows], similarities)
 
     def _evaluate_set(
         self, encoded: "_EncodedSearch", database: Descriptors, matches: Matches, encoder: EncoderInfo, seed: int | None

@@ -49,6 +49,13 @@ class _DataSet(TypedDict):
     replaced_rule: NotRequired[str | None]
 
 
+class _Reranking(TypedDict):
+    rerank: str
+    rerank_top: int
+    reranked: int
+    comparisons: int
+
+
 class _Tables(TypedDict):
     """The values of a report's tables that its text and comparisons use."""
 
@@ -56,6 +63,7 @@ class _Tables(TypedDict):
     query_set: _Photos
     remarks: dict[str, list[_Remark]]
     data_set: _DataSet | None
+    reranking: _Reranking | None
 
 
 @dataclass(frozen=True)
@@ -147,6 +155,7 @@ class Evaluation:
             another rule was chosen and, of a data set in parts, the size of each part's database; `None` if no data set was
             given.
         given_positives: Source of given positives; `rule` then only groups queries into places. `None` if the rule decides.
+        reranking: Options of re-ranking, and the numbers of queries `reranked` and of `comparisons`; `None` without it.
         predictions: Search results for plots; `None` after loading.
     """
 
@@ -165,6 +174,7 @@ class Evaluation:
     shuffled: "Evaluation | None" = None
     data_set: dict[str, Any] | None = None
     given_positives: str | None = None
+    reranking: dict[str, Any] | None = None
     predictions: Predictions | None = field(default=None, repr=False, compare=False)
 
     @functools.cached_property
@@ -282,6 +292,7 @@ class Evaluation:
             "format_version": FORMAT_VERSION,
             "package_version": self.package_version,
             **data_set,
+            **({} if self.reranking is None else {"reranking": self.reranking}),
             "model": self.model.to_dict(),
             "database": self.database,
             "query_set": self.query_set,
@@ -362,7 +373,7 @@ class Evaluation:
 
 
 _PLAIN_FIELDS = ("database", "query_set", "order_seed", "skipped", "package_version")
-_LATER_FIELDS = ("remarks", "shared_photos", "coordinates", "data_set")  # added after format 1 shipped
+_LATER_FIELDS = ("remarks", "shared_photos", "coordinates", "data_set", "reranking")  # added after format 1 shipped
 
 
 def without_folders(evaluation: Evaluation) -> Evaluation:
@@ -422,6 +433,11 @@ def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
     yield f"model:     {evaluation.model}"
     if evaluation.database_model is not None:
         yield f"of the database: {evaluation.database_model}"
+    if evaluation.reranking is not None:
+        yield (
+            "re-ranked: {reranked} of {queries} queries by regions (rerank {rerank}), {comparisons} comparisons, of the first "
+            "{rerank_top} matches at most".format(queries=len(evaluation.queries), **evaluation.reranking)
+        )
     missed, num_places = evaluation.num_without_positives, len(set(evaluation.places.tolist()))
     where = " on the sphere" if evaluation.coordinates == "degrees" else ""
     positives = f"{evaluation.rule}{where}" if evaluation.given_positives is None else f"given by {evaluation.given_positives}"

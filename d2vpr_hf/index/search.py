@@ -15,6 +15,8 @@ from d2vpr_hf.places.timestamps import Timestamp, to_seconds
 from d2vpr_hf.stores.exact import check_search, exact_search, similarity
 from d2vpr_hf.stores.views import search_views
 
+RERANKING_COLUMNS = ("reranked", "region_similarity", "fused_similarity")  # keys of a match's JSON
+
 Nearest = tuple[NDArray[np.float32], NDArray[np.int64]]  # squared distances and rows (Q, k)
 
 
@@ -28,6 +30,10 @@ class Match:
         place: Its place.
         photo: Its file.
         similarity: Cosine similarity of the descriptors, at most 1; computed as 1 - d² / 2 from their L2 distance d.
+        region_similarity: Similarity of the regions of both photos, if re-ranking compared them; see
+            [`d2vpr_hf.reranking.region_similarity`].
+        fused_similarity: The weighted mean of both, which re-ranked matches are ordered by; `None` without re-ranking. A match
+            that was not compared counts with the smallest region similarity of its query.
     """
 
     rank: int
@@ -35,6 +41,18 @@ class Match:
     place: Place
     photo: Path
     similarity: float
+    region_similarity: float | None = None
+    fused_similarity: float | None = None
+
+    @property
+    def reranked(self) -> bool:
+        """Whether the matches of the query were re-ranked."""
+        return self.fused_similarity is not None
+
+    @property
+    def ordering_similarity(self) -> float:
+        """The similarity that matches are ordered by: the fused one of re-ranked matches, or that of the descriptors."""
+        return self.similarity if self.fused_similarity is None else self.fused_similarity
 
     def to_dict(self) -> dict[str, Any]:
         """Return the match as JSON values, as docs/formats.md describes them for all outputs.
@@ -42,7 +60,8 @@ class Match:
         The similarity is also there under its earlier name, `score`.
         """
         values = {"rank": self.rank, "path": str(self.photo), "similarity": self.similarity}
-        return values | self.place.to_dict() | {"score": self.similarity}
+        values |= self.place.to_dict() | {"score": self.similarity}
+        return values | {name: getattr(self, name) for name in RERANKING_COLUMNS}
 
 
 def nearest_rows(folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None) -> Nearest:
@@ -103,8 +122,15 @@ def rows_before(places: PlaceRows, seconds: float, query_time: Timestamp | None)
 
 def to_matches(nearest: Nearest, places: PlaceRows, photo_folder: Path) -> list[list[Match]]:
     """Return the result of a search (Q, k) as matches, with the places of the rows."""
-    results = zip(nearest[1].tolist(), similarity(nearest[0]).tolist(), strict=True)
-    return [_matches_of_query(rows, similarities, places, photo_folder) for rows, similarities in results]
+    return rows_to_matches(nearest[1], similarity(nearest[0]), places, photo_folder)
+
+
+def rows_to_matches(
+    rows: NDArray[np.int64], similarities: NDArray[np.float32], places: PlaceRows, photo_folder: Path
+) -> list[list[Match]]:
+    """Return rows (Q, k) with their similarities as matches, with the places of the rows."""
+    results = zip(rows.tolist(), similarities.tolist(), strict=True)
+    return [_matches_of_query(of_query, values, places, photo_folder) for of_query, values in results]
 
 
 def _matches_of_query(rows: list[int], similarities: list[float], places: PlaceRows, photo_folder: Path) -> list[Match]:

@@ -6,48 +6,34 @@ and their errors give the radius that contains the true position in 90 % of the 
 of numbers only and is stored as JSON.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
-from d2vpr_hf.evaluation.confidence import precision_curve
+from d2vpr_hf.localization.confidence_fit import ConfidenceFit, fit_confidences
 from d2vpr_hf.localization.consensus import FEATURES, NOT_COMPARABLE, NUM_MATCHES, PositionEstimate
+from d2vpr_hf.localization.reranked_fit import RERANKED_FEATURES, RerankedEstimate, RerankedFit, fit_reranked
 from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME, TestTime
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 from d2vpr_hf.places.geometry import comparable_coordinates
 from d2vpr_hf.places.place import check_finite_numbers
+from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.utils.value_types import check_types
 
 CALIBRATION_FORMAT_VERSION = 1
-_LARGEST = 1e30  # above all weights, means and metres of a calibration
+PRECISION = 0.95  # default share of correct answers
 MIN_QUERIES = 50  # with fewer queries, or fewer than 5 correct or wrong ones, probabilities would be guesses
-RADIUS_SHARE = 0.9
 _MIN_OF_EITHER_KIND = 5
-_PENALTY = 1.0  # factor on half the squared weights; keeps them finite for few or linearly separable queries
-_CURVE_POINTS = 200
-_LEAST_RADIUS = 0.1  # metres
-_RADIUS_POINTS = 201  # the radius is stored for the confidences 0, 0.005, ... 1
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Parameters that convert features of a position estimate to a confidence and a radius.
+class Calibration(ConfidenceFit):
+    """Parameters that convert features of a position estimate to a confidence and a radius, for one map.
 
     Attributes:
-        weights: (F,) weights of the standardised features in the logistic regression.
-        bias: Bias of the logistic regression.
-        means, deviations: (F,) means and standard deviations that standardise the features.
-        thresholds: (T,) falling thresholds on the confidence.
-        precision: (T,) share of correct estimates among those with a confidence at or above the threshold.
-        coverage: (T,) share of all queries with such a confidence.
-        radius_confidence: (R,) rising confidences.
-        radius: (R,) metres within which 90 % of the estimates of each of these confidences are from the true position; never
-            rising.
         num_matches: Number of matches that an estimate is made from.
         positive_dist_threshold: Metres within which an estimate is correct.
         num_queries: Number of labelled queries.
@@ -57,17 +43,9 @@ class Calibration:
         query_model: Name of that model, if it has one.
         features: Names of the F features.
         test_time: Form of the queries that were encoded; see [`ModelOptions`].
+        reranked: The fit for runs that re-rank matches; `None` if none was made.
     """
 
-    weights: list[float]
-    bias: float
-    means: list[float]
-    deviations: list[float]
-    thresholds: list[float]
-    precision: list[float]
-    coverage: list[float]
-    radius_confidence: list[float]
-    radius: list[float]
     num_matches: int = NUM_MATCHES
     positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD
     num_queries: int = 0
@@ -77,36 +55,13 @@ class Calibration:
     query_model: str | None = None
     features: list[str] = field(default_factory=lambda: list(FEATURES))
     test_time: TestTime = DEFAULT_TEST_TIME
-
-    def confidences(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the probability that each estimate is correct, in [0, 1]: features (Q, F) -> (Q,)."""
-        standardised = (np.asarray(features, np.float64) - self.means) / self.deviations
-        return expit(standardised @ np.array(self.weights) + self.bias)
-
-    def threshold(self, precision: float) -> float:
-        """Return the smallest threshold on the confidence with at least this precision on the labelled queries.
-
-        It is infinity if no threshold has this precision, and 0 for a precision of 0, so that every estimate is accepted.
-
-        Raises:
-            ValueError: If the precision is not within 0 and 1.
-        """
-        if not 0 <= precision <= 1:
-            raise ValueError(f"`precision` must be within 0 and 1, got {precision}.")
-        if precision == 0:
-            return 0.0
-        reached = np.flatnonzero(np.array(self.precision) >= precision)
-        return self.thresholds[reached[-1]] if len(reached) else math.inf
-
-    def radius_90(self, confidence: float) -> float:
-        """Return the metres within which 90 % of the estimates of this confidence are from the true position."""
-        return float(np.exp(np.interp(confidence, self.radius_confidence, np.log(self.radius))))
+    reranked: RerankedFit | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the calibration as JSON values, for [`PlaceIndex.store_calibration`]."""
         values = {"num_right" if name == "num_correct" else name: value for name, value in asdict(self).items()}
-        of_pair = ("query_fingerprint", "query_model")  # omitted where there is one model, as before they existed
-        stored = {name: value for name, value in values.items() if name not in of_pair or value is not None}
+        later = ("query_fingerprint", "query_model", "reranked")  # omitted where they are not set, as before they existed
+        stored = {name: value for name, value in values.items() if name not in later or value is not None}
         if self.test_time == DEFAULT_TEST_TIME:
             del stored["test_time"]  # omitted for the usual form, as before it existed
         return {"format_version": CALIBRATION_FORMAT_VERSION} | stored
@@ -122,9 +77,13 @@ class Calibration:
             version = values["format_version"]
             renamed = {"num_correct" if key == "num_right" else key: value for key, value in values.items()}
             del renamed["format_version"]
+            if renamed.get("reranked") is not None:
+                renamed["reranked"] = RerankedFit(**renamed["reranked"])
             calibration = cls(**renamed) if version == CALIBRATION_FORMAT_VERSION else None
             if calibration is not None:
                 check_types(calibration)
+                if calibration.reranked is not None:
+                    check_types(calibration.reranked)
             is_complete = calibration is None or calibration._is_complete()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The calibration is damaged ({error!r}). Make a new one with `d2vpr calibrate`.") from error
@@ -142,16 +101,10 @@ class Calibration:
 
     def _is_complete(self) -> bool:
         """Return whether columns that belong together have the same length, and confidences and radii of them are finite."""
-        columns = (
-            (self.weights, self.means, self.deviations, self.features),
-            (self.thresholds, self.precision, self.coverage),
-            (self.radius_confidence, self.radius),
-        )
-        lengths_fit = all(len({len(column) for column in group}) == 1 and group[0] for group in columns)
-        if not lengths_fit or self.features != list(FEATURES):
+        if self.features != list(FEATURES) or not self.has_columns_of(FEATURES):
             return False
-        numbers = [*self.weights, self.bias, *self.means, *self.deviations, *self.radius]
-        return max(map(abs, numbers)) < _LARGEST and min(self.deviations) > 0 and min(self.radius) >= 0
+        fit = self.reranked
+        return fit is None or (fit.features == list(RERANKED_FEATURES) and fit.has_columns_of(RERANKED_FEATURES))
 
 
 def fit_calibration(
@@ -162,6 +115,8 @@ def fit_calibration(
     num_matches: int = NUM_MATCHES,
     fingerprint: str | None = None,
     test_time: TestTime = DEFAULT_TEST_TIME,
+    reranked: Sequence[RerankedEstimate] | None = None,
+    reranking: Reranking | None = None,
 ) -> Calibration:
     """Fit a calibration to queries with known positions.
 
@@ -174,6 +129,8 @@ def fit_calibration(
         num_matches: Number of matches that each estimate was made from.
         fingerprint: Fingerprint of the model that the similarities come from.
         test_time: Form of the queries.
+        reranked: Position estimates of all queries after re-ranking, for a second fit.
+        reranking: The options of this re-ranking.
 
     Raises:
         ValueError: If there are too few queries, too few correct or wrong estimates, or positions in a frame that the map
@@ -183,22 +140,8 @@ def fit_calibration(
     correct = errors <= positive_dist_threshold
     _check_enough(errors, positive_dist_threshold)
     features = np.array([estimate.features for estimate in estimates])
-    means, deviations = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
-    weights, bias = _fit_logistic((features - means) / deviations, correct)
-    confidences = expit((features - means) / deviations @ weights + bias)
-    curve = precision_curve(confidences, correct, int(correct.sum()))
-    points = np.unique(np.linspace(0, len(curve.thresholds) - 1, _CURVE_POINTS).astype(int))
-    radius_confidence = np.linspace(0, 1, _RADIUS_POINTS)
-    return Calibration(
-        weights=weights.tolist(),
-        bias=bias,
-        means=means.tolist(),
-        deviations=deviations.tolist(),
-        thresholds=curve.thresholds[points].tolist(),
-        precision=curve.precision[points].tolist(),
-        coverage=curve.coverage[points].tolist(),
-        radius_confidence=radius_confidence.tolist(),
-        radius=_fit_radii(radius_confidence, errors, positive_dist_threshold).tolist(),
+    calibration = Calibration(
+        **fit_confidences(features, errors, positive_dist_threshold),
         num_matches=num_matches,
         positive_dist_threshold=positive_dist_threshold,
         num_queries=len(correct),
@@ -206,9 +149,20 @@ def fit_calibration(
         fingerprint=fingerprint,
         test_time=test_time,
     )
+    if reranked is None or reranking is None:
+        return calibration
+    fit = fit_reranked(
+        (calibration.confidences(features), errors),
+        reranked,
+        position_errors(reranked, truths),
+        positive_dist_threshold,
+        reranking,
+        calibration.threshold(PRECISION),
+    )
+    return replace(calibration, reranked=fit)
 
 
-def position_errors(estimates: Sequence[PositionEstimate], truths: Sequence[Place]) -> NDArray[np.float64]:
+def position_errors(estimates: Sequence[PositionEstimate | RerankedEstimate], truths: Sequence[Place]) -> NDArray[np.float64]:
     """Return the distance between each estimate and the true position, (Q,) metres.
 
     An estimate in another frame of the map than the true one, such as another floor's, is `NOT_COMPARABLE` metres off.
@@ -254,48 +208,3 @@ def _advice(count: int, num_correct: int) -> str | None:
     if count - num_correct < _MIN_OF_EITHER_KIND:
         return "Remove queries that are in the index themselves, and add harder ones and some from outside the map."
     return None
-
-
-def _fit_logistic(features: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-    """Fit weights (F,) and a bias to standardised features (Q, F) by penalised maximum likelihood."""
-    from scipy.optimize import minimize
-
-    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        values = features @ parameters[:-1] + parameters[-1]
-        slope = expit(values) - correct
-        penalty = 0.5 * _PENALTY * float(parameters[:-1] @ parameters[:-1])
-        gradient = np.append(features.T @ slope + _PENALTY * parameters[:-1], slope.sum())
-        return float((np.logaddexp(0, values) - correct * values).sum()) + penalty, gradient
-
-    minimum = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B")
-    return minimum.x[:-1], float(minimum.x[-1])
-
-
-def _fit_radii(
-    confidences: NDArray[np.float64], errors: NDArray[np.float64], positive_dist_threshold: float
-) -> NDArray[np.float64]:
-    """Return the radius in metres that contains 90 % of the estimates of each confidence, (R,) -> (R,); never rising.
-
-    An estimate of confidence p is correct with probability p, and every wrong estimate has a larger error than every correct
-    one. From p = 0.9 on, the radius is therefore the 0.9 / p quantile of the errors of correct estimates, below it the
-    (0.9 - p) / (1 - p) quantile of the errors of wrong ones. Quantiles of the estimates with similar confidences would need a
-    hundred of them each: with fewer, one wrong estimate in ten makes the radius of confident answers as large as the map.
-    """
-    is_correct = errors <= positive_dist_threshold
-    correct, wrong = np.sort(errors[is_correct]), np.sort(errors[~is_correct])
-    radii = [
-        _upper_quantile(correct, RADIUS_SHARE / confidence, positive_dist_threshold)
-        if confidence >= RADIUS_SHARE
-        else _upper_quantile(wrong, (RADIUS_SHARE - confidence) / (1 - confidence), wrong[-1])
-        for confidence in confidences.tolist()
-    ]
-    return np.maximum(radii, _LEAST_RADIUS)
-
-
-def _upper_quantile(errors: NDArray[np.float64], share: float, upper_bound: float) -> float:
-    """Return the value that the error of a new estimate does not exceed with probability `share`.
-
-    It is one of the sorted errors, such as the 90th of 99 errors for a share of 0.9, or `upper_bound` if they are too few.
-    """
-    rank = math.ceil(round(share * (len(errors) + 1), 6))  # rounded, because products such as 0.9 * 110 are slightly too large
-    return float(errors[rank - 1]) if rank <= len(errors) else upper_bound

@@ -54,7 +54,7 @@ def estimate_position(
     whichever UTM zone they are. Matches without a common frame, such as those of two local frames, disagree.
 
     Args:
-        matches: Matches of one query, the most similar first.
+        matches: Matches of one query, the most similar first; re-ranked ones vote by their fused similarities.
         num_matches: Number of matches that vote.
         radius: Metres within which matches agree.
 
@@ -72,7 +72,7 @@ def estimate_position(
     rows = np.flatnonzero(np.isfinite(distances.diagonal()))  # matches with a position
     if len(rows) < len(places):
         distances = distances[np.ix_(rows, rows)]  # (V, V) between voters
-    similarities = np.array([matches[row].similarity for row in rows.tolist()])
+    similarities = np.array([matches[row].ordering_similarity for row in rows.tolist()])
     weights = match_weights(similarities)
     agreeing = _find_majority(distances, weights, radius)
     place = mean_place(places, frames, rows[agreeing], weights[agreeing])

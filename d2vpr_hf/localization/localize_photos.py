@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2vpr_hf.encoders import encode_queries
-from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.localization.calibration import MIN_QUERIES, Calibration, fit_calibration
+from d2vpr_hf.index import Match, PlaceIndex
+from d2vpr_hf.localization.calibration import MIN_QUERIES, PRECISION, Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
-from d2vpr_hf.localization.localize import NO_POSITIONS, PRECISION, Localization, localize
+from d2vpr_hf.localization.localize import NO_POSITIONS, Localization, fit_of_reranked, localize
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
+from d2vpr_hf.localization.reranked_fit import RerankedEstimate, estimate_reranked
 from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.reranking.open_reranker import open_reranker
+from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.retrieval.compatibility import check_encoder
 from d2vpr_hf.retrieval.given_descriptors import search_descriptors
 from d2vpr_hf.retrieval.search_photos import SearchResult, iterate_search
@@ -92,6 +95,7 @@ def localize_photos(
     allowed: Mask | None = None,
     strict: bool = False,
     progress: Progress | None = None,
+    reranking: Reranking | None = None,
 ) -> list[Localization]:
     """Localize photos in an index.
 
@@ -104,17 +108,26 @@ def localize_photos(
         allowed: (N,) mask of the rows to search, from [`PlaceFilter.allowed`]; `None` for all rows.
         strict: Whether a photo that cannot be read is an error.
         progress: Called with the number of photos that were just encoded.
+        reranking: Options of re-ranking, those that the calibration was made with; `None` for no re-ranking.
 
     Returns:
         One answer for each photo, in their order.
 
     Raises:
         ValueError: If the encoder has another model than the index that is not compatible with it, or the calibration was made
-            with queries of another model.
+            with queries of another model or without this re-ranking.
     """
     return list(
         iterate_localize(
-            index, queries, encoder, calibration, precision=precision, allowed=allowed, strict=strict, progress=progress
+            index,
+            queries,
+            encoder,
+            calibration,
+            precision=precision,
+            allowed=allowed,
+            strict=strict,
+            progress=progress,
+            reranking=reranking,
         )
     )
 
@@ -130,6 +143,7 @@ def iterate_localize(
     strict: bool = False,
     progress: Progress | None = None,
     group_size: int | None = None,
+    reranking: Reranking | None = None,
 ) -> Iterator[Localization]:
     """Localize photos in an index, and yield the answers of each group of photos before the next one is encoded.
 
@@ -137,6 +151,7 @@ def iterate_localize(
     """
     check_pair_of(calibration, index, encoder)
     warn_of_other_form(calibration, encoder)
+    check_reranking(calibration, reranking)
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = iterate_search(
         index,
@@ -147,8 +162,28 @@ def iterate_localize(
         strict=strict,
         progress=progress,
         group_size=group_size,
+        reranking=reranking,
+        all_candidates=True,
     )
-    return (_localize_result(result, calibration, precision) for result in results)
+    is_reranking = reranking is not None
+    return (_localize_result(result, calibration, precision, reranking=is_reranking) for result in results)
+
+
+def check_reranking(calibration: Calibration | None, reranking: Reranking | None) -> None:
+    """Raise ValueError if a calibration was fitted without re-ranking, or with other options than those of a run."""
+    if calibration is None or reranking is None:
+        return
+    fitted = fit_of_reranked(calibration).reranking
+    if fitted != reranking:
+        raise ValueError(
+            f"The calibration was fitted with re-ranking of {_options_text(fitted)}, and this run has "
+            f'{_options_text(reranking)}. Give `rerank="{fitted.mode}", rerank_top={fitted.top}`, or make a new calibration '
+            "with `d2vpr calibrate --rerank`."
+        )
+
+
+def _options_text(reranking: Reranking) -> str:
+    return ", ".join(f"{name} {value}" for name, value in reranking.to_dict().items())
 
 
 def warn_of_other_form(calibration: Calibration | None, encoder: Encoder) -> None:
@@ -193,10 +228,12 @@ def localize_descriptors(
     return [_localize_result(result, calibration, precision) for result in results]
 
 
-def _localize_result(result: SearchResult, calibration: Calibration | None, precision: float) -> Localization:
+def _localize_result(
+    result: SearchResult, calibration: Calibration | None, precision: float, *, reranking: bool = False
+) -> Localization:
     if result.error is not None:
         return Localization(str(result.query), error=result.error)
-    return localize(result.matches, calibration, str(result.query), precision)
+    return localize(result.matches, calibration, str(result.query), precision, reranking=reranking)
 
 
 def calibrate(
@@ -207,6 +244,7 @@ def calibrate(
     positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD,
     strict: bool = False,
     progress: Progress | None = None,
+    reranking: Reranking | None = None,
 ) -> tuple[Calibration, Reliability]:
     """Fit a calibration to labelled queries, and estimate its reliability by fitting on halves of the queries.
 
@@ -219,6 +257,8 @@ def calibrate(
         positive_dist_threshold: Metres within which a position is correct.
         strict: Whether a photo that cannot be used is an error.
         progress: Called with the number of photos that were just encoded.
+        reranking: Options of re-ranking, to fit confidences and radii of runs that re-rank matches too; the reliability is then
+            that of such runs.
 
     Returns:
         The calibration of all queries, to be stored with `index.store_calibration(calibration.to_dict())`, and the reliability
@@ -242,20 +282,42 @@ def calibrate(
     skipped = {place.path: "no position" for place in table.places if not place.has_position}
     skipped |= table.skipped | {placed[row].path: reason for row, reason in encoded.skipped.items()}
     report_skipped(skipped, len(table.places) + len(table.skipped), strict)
-    searches = index.search(encoded.descriptors, NUM_MATCHES) if len(encoded.rows) else []
+    top_k = NUM_MATCHES if reranking is None else max(NUM_MATCHES, reranking.top)
+    searches = index.search(encoded.descriptors, top_k) if len(encoded.rows) else []
     estimates = _need_positions([estimate_position(matches, radius=positive_dist_threshold) for matches in searches])
     truths: list[Place] = [placed[row] for row in encoded.rows]
+    reranked: list[RerankedEstimate] | None = None
+    if reranking is not None:
+        reranker = open_reranker(index, encoder, replace(reranking, mode="regions"))
+        queries_of_rows = [photos[row] for row in encoded.rows.tolist()]
+        searches = reranker.rerank_matches(encoded.descriptors, queries_of_rows, searches)
+        reranker.report()
+        reranked = _need_reranked(searches, positive_dist_threshold)
     calibration = fit_calibration(
         estimates,
         truths,
         positive_dist_threshold=positive_dist_threshold,
         fingerprint=index.settings.fingerprint,
         test_time=getattr(encoder, "test_time", DEFAULT_TEST_TIME),
+        reranked=reranked,
+        reranking=reranking,
     )
     if encoder.fingerprint != index.settings.fingerprint:
         calibration = replace(calibration, query_fingerprint=encoder.fingerprint, query_model=encoder.model_name)
-    reliability = cross_judge(estimates, truths, positive_dist_threshold)
+    reliability = cross_judge(estimates, truths, positive_dist_threshold, reranked=reranked, reranking=reranking)
     return calibration, replace(reliability, skipped=skipped, remarks=table.remarks)
+
+
+def _need_reranked(searches: Sequence[Sequence[Match]], positive_dist_threshold: float) -> list[RerankedEstimate]:
+    """Return the estimates of labelled queries after re-ranking, or raise ValueError if some were not re-ranked."""
+    estimates = [estimate_reranked(matches, NUM_MATCHES, positive_dist_threshold) for matches in searches]
+    reranked = [estimate for estimate in estimates if isinstance(estimate, RerankedEstimate)]
+    if len(reranked) < len(estimates):
+        raise ValueError(
+            f"{len(estimates) - len(reranked)} of {len(estimates)} queries cannot be re-ranked: none of the photos of their "
+            "matches could be read to be encoded again. Bring the photos of the map there, or leave `rerank` out."
+        )
+    return reranked
 
 
 def _check_labelled(index: PlaceIndex, table: PlaceTable, num_placed: int) -> None:

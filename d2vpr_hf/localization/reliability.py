@@ -9,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.localization.calibration import Calibration, fit_calibration, position_errors
+from d2vpr_hf.localization.confidence_fit import ConfidenceFit
 from d2vpr_hf.localization.consensus import FEATURES, PositionEstimate
+from d2vpr_hf.localization.localize import fit_of_reranked
+from d2vpr_hf.localization.reranked_fit import RerankedEstimate
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, flat_coordinates
 from d2vpr_hf.places.place import EARTH_RADIUS
 from d2vpr_hf.readers import Remark
+from d2vpr_hf.reranking.options import Reranking
 
 BINS = 15  # of equal width, the usual number
 
@@ -88,22 +92,53 @@ class Reliability:
         )
 
 
-def judge_calibration(calibration: Calibration, estimates: Sequence[PositionEstimate], truths: Sequence[Place]) -> Reliability:
-    """Compare a calibration with the true places of queries that it was not fitted to."""
+def judge_calibration(
+    calibration: Calibration,
+    estimates: Sequence[PositionEstimate],
+    truths: Sequence[Place],
+    reranked: Sequence[RerankedEstimate] | None = None,
+) -> Reliability:
+    """Compare a calibration with the true places of queries that it was not fitted to.
+
+    Args:
+        calibration: The calibration.
+        estimates: Position estimates of Q queries.
+        truths: True places of these queries.
+        reranked: Estimates after re-ranking, to judge answers of a run that re-ranks matches.
+    """
     errors = position_errors(estimates, truths)
     features = np.array([estimate.features for estimate in estimates])
     confidences = calibration.confidences(features)
-    radii = np.array([calibration.radius_90(confidence) for confidence in confidences.tolist()])
+    fit: ConfidenceFit = calibration
+    if reranked is not None:
+        fit = fit_of_reranked(calibration)
+        is_reranked = fit.are_reranked(confidences)
+        new_confidences = fit.confidences(np.array([estimate.features for estimate in reranked]))
+        confidences = np.where(is_reranked, new_confidences, confidences)
+        errors = np.where(is_reranked, position_errors(reranked, truths), errors)
+    radii = np.array([fit.radius_90(confidence) for confidence in confidences.tolist()])
     similarities = features[:, FEATURES.index("similarity")]
     return Reliability(confidences, similarities, errors <= calibration.positive_dist_threshold, errors, radii)
 
 
 def cross_judge(
-    estimates: Sequence[PositionEstimate], truths: Sequence[Place], positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD
+    estimates: Sequence[PositionEstimate],
+    truths: Sequence[Place],
+    positive_dist_threshold: float = POSITIVE_DIST_THRESHOLD,
+    *,
+    reranked: Sequence[RerankedEstimate] | None = None,
+    reranking: Reranking | None = None,
 ) -> Reliability:
     """Fit a calibration to each half of the queries and judge it on the other half.
 
     The halves are the squares of a chessboard, so that queries near each other are in the same half.
+
+    Args:
+        estimates: Position estimates of Q queries.
+        truths: True places of these queries.
+        positive_dist_threshold: Metres within which an estimate is correct.
+        reranked: Estimates after re-ranking, to judge answers of runs that re-rank matches.
+        reranking: The options of this re-ranking.
 
     Raises:
         ValueError: If [`fit_calibration`] raises it for a half.
@@ -111,16 +146,23 @@ def cross_judge(
     half = np.array([_cell(truth, 4 * positive_dist_threshold) % 2 for truth in truths])
     parts = []
     for tested_half in (0, 1):
-        fit_rows, test_rows = np.flatnonzero(half != tested_half).tolist(), np.flatnonzero(half == tested_half).tolist()
-        fit_estimates, fit_truths = [estimates[row] for row in fit_rows], [truths[row] for row in fit_rows]
+        fitted, tested = (np.flatnonzero(chosen).tolist() for chosen in (half != tested_half, half == tested_half))
+        of_fitted, of_tested = (None if reranked is None else [reranked[row] for row in rows] for rows in (fitted, tested))
         try:
-            calibration = fit_calibration(fit_estimates, fit_truths, positive_dist_threshold=positive_dist_threshold)
+            calibration = fit_calibration(
+                [estimates[row] for row in fitted],
+                [truths[row] for row in fitted],
+                positive_dist_threshold=positive_dist_threshold,
+                reranked=of_fitted,
+                reranking=reranking,
+            )
         except ValueError as error:
             squares = f"every other square of {4 * positive_dist_threshold:g} m"
             raise ValueError(
                 f"Confidences are judged on halves of the queries, those in {squares}, and one half cannot be used: {error}"
             ) from error
-        parts.append(judge_calibration(calibration, [estimates[row] for row in test_rows], [truths[row] for row in test_rows]))
+        judged = [estimates[row] for row in tested], [truths[row] for row in tested]
+        parts.append(judge_calibration(calibration, *judged, of_tested))
 
     def join(column: str) -> NDArray[Any]:
         return np.concatenate([getattr(part, column) for part in parts])

@@ -10,11 +10,14 @@ from typing import Any, ClassVar
 
 from d2vpr_hf.encoders import Encoder, Progress, encode_queries
 from d2vpr_hf.index import Match, PlaceIndex
+from d2vpr_hf.index.search import RERANKING_COLUMNS
 from d2vpr_hf.places.filters import Mask
 from d2vpr_hf.places.place import PLACE_COLUMNS
 from d2vpr_hf.readers.photo_listing import PhotoListing, list_photos
 from d2vpr_hf.readers.remarks import Remark, merge_remarks, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
+from d2vpr_hf.reranking.open_reranker import open_reranker
+from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.retrieval.compatibility import check_encoder
 
 logger = logging.getLogger(__name__)
@@ -30,7 +33,10 @@ class SearchResult:
         error: The reason why the photo could not be read, or `None`.
     """
 
-    columns: ClassVar[tuple[str, ...]] = ("query", "rank", "path", "similarity", *PLACE_COLUMNS, "error")
+    columns: ClassVar[tuple[str, ...]] = (
+        *("query", "rank", "path", "similarity", *PLACE_COLUMNS, "error"),
+        *RERANKING_COLUMNS,
+    )
 
     query: Path
     matches: list[Match]
@@ -60,6 +66,7 @@ def search_photos(
     allowed: Mask | None = None,
     strict: bool = False,
     progress: Progress | None = None,
+    reranking: Reranking | None = None,
 ) -> list[SearchResult]:
     """Search an index with photos, and return the most similar photos of the index for each.
 
@@ -71,16 +78,19 @@ def search_photos(
         allowed: (N,) mask of the rows to search, from [`PlaceFilter.allowed`]; `None` for all rows.
         strict: Whether a photo that cannot be read is an error.
         progress: Called with the number of photos just finished.
+        reranking: Options of re-ranking; `None` keeps the order of similarity.
 
     Returns:
         One result for each query photo, in order; a photo that could not be read has an error and no matches. Images of folders
         in a format that is not read follow, with an error.
 
     Raises:
-        ValueError: If the encoder's model or preprocessing is not the index's.
+        ValueError: If the encoder's model or preprocessing is not the index's, or matches cannot be re-ranked.
     """
     return list(
-        iterate_search(index, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, progress=progress, group_size=None)
+        iterate_search(
+            index, queries, encoder, top_k=top_k, allowed=allowed, strict=strict, progress=progress, reranking=reranking
+        )
     )
 
 
@@ -94,6 +104,8 @@ def iterate_search(
     strict: bool = False,
     progress: Progress | None = None,
     group_size: int | None = None,
+    reranking: Reranking | None = None,
+    all_candidates: bool = False,
 ) -> Iterator[SearchResult]:
     """Search an index with photos, and yield the results of each group of photos before the next one is encoded.
 
@@ -107,8 +119,13 @@ def iterate_search(
         progress: Called with the number of photos just finished.
         group_size: Number of photos that are encoded before their results are yielded, best a multiple of `encoder.batch_size`;
             `None` for all. Photos whose descriptors depend on each other are always encoded together.
+        reranking: Options of re-ranking; `None` keeps the order of similarity.
+        all_candidates: Whether results have all matches that re-ranking considered, also beyond `top_k`.
     """
     check_encoder(index, encoder, for_queries=True)
+    reranker = None if reranking is None else open_reranker(index, encoder, reranking)
+    num_searched = top_k if reranking is None else max(top_k, reranking.num_searched)
+    num_shown = num_searched if all_candidates else top_k
     listings = [_list_queries(Path(query)) for query in queries]
     report_remarks(merge_remarks(remark for listing in listings for remark in listing.remarks))
     photos = [photo for listing in listings for photo in listing.photos]
@@ -123,10 +140,14 @@ def iterate_search(
         skipped = {str(group[row]): reason for row, reason in encoded.skipped.items()} | skipped
         if strict:
             report_skipped(skipped, len(photos) + len(unread), strict)
-        matches = index.search(encoded.descriptors, top_k, allowed=allowed)
+        matches = index.search(encoded.descriptors, num_searched, allowed=allowed)
+        if reranker is not None:
+            matches = reranker.rerank_matches(encoded.descriptors, [group[row] for row in encoded.rows.tolist()], matches)
         matches_of_row = dict(zip(encoded.rows.tolist(), matches, strict=True))
         for row, photo in enumerate(group):
-            yield SearchResult(photo, matches_of_row.get(row, []), encoded.skipped.get(row))
+            yield SearchResult(photo, matches_of_row.get(row, [])[:num_shown], encoded.skipped.get(row))
+    if reranker is not None:
+        reranker.report()
     report_remarks(merge_remarks(remarks))
     report_skipped(skipped, len(photos) + len(unread), strict)
     yield from unread

@@ -11,8 +11,8 @@ from typing import Any
 
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization import Calibration, Localization, load_calibration, localize
+from d2vpr_hf.localization.calibration import PRECISION
 from d2vpr_hf.localization.consensus import NUM_MATCHES
-from d2vpr_hf.localization.localize import PRECISION
 from d2vpr_hf.localization.localize_photos import warn_of_other_form
 from d2vpr_hf.maps import BaseMap, TileSource
 from d2vpr_hf.places import Place, distance_in_metres

@@ -1,0 +1,108 @@
+"""The reranker of an index, or of other descriptors, for an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME
+from d2vpr_hf.reranking.options import Reranking
+from d2vpr_hf.reranking.region_similarity import position_penalties
+from d2vpr_hf.reranking.region_sources import EncodedRegions, RegionSource, StoredRegions
+from d2vpr_hf.reranking.reranker import FindUnsure, Reranker
+
+if TYPE_CHECKING:
+    from d2vpr_hf.encoders import Encoder
+    from d2vpr_hf.stores.descriptors import Descriptors
+
+
+def open_reranker(index: PlaceIndex, encoder: Encoder, options: Reranking) -> Reranker:
+    """Return the reranker of an index.
+
+    Args:
+        index: The index; with `mode="unsure"`, it needs a calibration.
+        encoder: Encoder of the queries.
+        options: Options of re-ranking.
+
+    Raises:
+        ValueError: If the encoder gives no regions, the photos of the index are needed and their folder does not exist, or the
+            index has no calibration that fits and `mode="unsure"` needs one.
+    """
+    check_regions(encoder)
+    find_unsure: FindUnsure | None = None
+    if options.mode == "unsure":
+        from d2vpr_hf.localization.unsure_answers import unsure_finder  # localization imports this room
+
+        find_unsure = unsure_finder(index, encoder)
+    photo_folder, is_same = index.settings.photo_folder, encoder.fingerprint == index.settings.fingerprint
+    if not (is_same and holds_regions(encoder)) and not photo_folder.is_dir():
+        raise ValueError(
+            f"The descriptors of {index.folder} hold no regions, and its photos are not in {photo_folder} to be encoded again. "
+            "Leave `rerank` out, or bring the photos there."
+        )
+    places = index.places
+    return make_reranker(
+        encoder,
+        index.descriptors if is_same else None,
+        lambda row: photo_folder / places[row].path,
+        options,
+        find_unsure,
+    )
+
+
+def make_reranker(
+    encoder: Encoder,
+    descriptors: Descriptors | None,
+    photo_of_row: Callable[[int], Path],
+    options: Reranking,
+    find_unsure: FindUnsure | None = None,
+) -> Reranker:
+    """Return the reranker of descriptors.
+
+    Args:
+        encoder: Encoder of the queries.
+        descriptors: (N, D) descriptors by the same encoder; `None` if another one made them.
+        photo_of_row: Returns the photo of a row, which is encoded again if the descriptors hold no regions.
+        options: Options of re-ranking.
+        find_unsure: Finds the queries to re-rank; `None` re-ranks all.
+
+    Raises:
+        ValueError: If the encoder gives no regions.
+    """
+    boxes = check_regions(encoder)
+    source: RegionSource
+    if descriptors is not None and holds_regions(encoder):
+        source = StoredRegions(descriptors, len(boxes))
+    else:
+        source = EncodedRegions(encoder, photo_of_row)
+    return Reranker(source, position_penalties(boxes), options, find_unsure)
+
+
+def holds_regions(encoder: Encoder) -> bool:
+    """Return whether the descriptors of an encoder are the features of regions in a row."""
+    return bool(getattr(encoder, "holds_regions", False))
+
+
+def check_regions(encoder: Encoder) -> Any:
+    """Return the boxes of an encoder's regions.
+
+    Raises:
+        ValueError: If it gives none, or encodes queries as crops.
+    """
+    boxes = getattr(encoder, "region_boxes", None)
+    form = getattr(encoder, "test_time", DEFAULT_TEST_TIME)
+    if form != DEFAULT_TEST_TIME:
+        raise ValueError(
+            f"Re-ranking compares the regions of whole photos, and `test_time={form!r}` encodes queries as crops. Leave one of "
+            "them out."
+        )
+    can_encode = holds_regions(encoder) or bool(getattr(encoder, "can_encode_regions", False))
+    if boxes is None or not can_encode:
+        raise ValueError(
+            f"{encoder.model_name or 'This encoder'} gives descriptors only, without regions or tokens of patches, so that its "
+            "matches cannot be re-ranked. Leave `rerank` out, or use a D²-VPR, a CricaVPR or a vision transformer of "
+            "transformers, with its weights."
+        )
+    return boxes

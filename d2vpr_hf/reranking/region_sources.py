@@ -1,0 +1,134 @@
+"""Sources of the regions of queries and candidates: the stored rows, or the photos, which are encoded again."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2vpr_hf.reranking.region_similarity import split_regions
+from d2vpr_hf.stores.descriptors import Descriptors, take_rows
+
+if TYPE_CHECKING:
+    from d2vpr_hf.encoders import Encoder
+
+logger = logging.getLogger(__name__)
+
+_CACHE_BYTES = 256 * 2**20
+Regions = NDArray[np.float32]  # (N, R, D), L2-normalised
+
+
+class RegionSource(Protocol):
+    """The regions of queries and of rows."""
+
+    def of_queries(self, descriptors: NDArray[np.floating], photos: Sequence[Any]) -> Regions:
+        """Return the regions (Q, R, D) of queries, from their descriptors (Q, D) or their photos; NaN for unreadable photos."""
+
+    def of_rows(self, rows: NDArray[np.int64]) -> Regions:
+        """Return the regions (M, R, D) of different rows; NaN for rows whose photos cannot be read."""
+
+    def report(self) -> None:
+        """Log the number of photos that were encoded again, and of those that could not be read."""
+
+
+class StoredRegions:
+    """Regions of descriptors (N, R * D) that hold them.
+
+    Args:
+        descriptors: The descriptors of the database.
+        num_regions: R.
+    """
+
+    def __init__(self, descriptors: Descriptors, num_regions: int) -> None:
+        self._descriptors, self._num_regions = descriptors, num_regions
+
+    def of_queries(self, descriptors: NDArray[np.floating], photos: Sequence[Any]) -> Regions:
+        """Return the regions (Q, R, D) of the descriptors of queries."""
+        return split_regions(descriptors, self._num_regions)
+
+    def of_rows(self, rows: NDArray[np.int64]) -> Regions:
+        """Return the regions (M, R, D) of rows."""
+        return split_regions(take_rows(self._descriptors, rows), self._num_regions)
+
+    def report(self) -> None:
+        """Log nothing: no photo is encoded again."""
+
+
+class EncodedRegions:
+    """Regions of photos that are encoded again, because the stored descriptors hold none.
+
+    Args:
+        encoder: A [`PlaceEncoder`] whose model computes regions.
+        photo_of_row: Returns the photo of a row.
+    """
+
+    def __init__(self, encoder: Encoder, photo_of_row: Callable[[int], Path]) -> None:
+        self._encoder: Any = encoder
+        self._photo_of_row = photo_of_row
+        self._cache: OrderedDict[int, NDArray[np.float16] | None] = OrderedDict()  # `None` for unreadable photos
+        self._cached_bytes = 0
+        self._num_queries = self._num_rows = 0
+        self._unread: dict[int, str] = {}
+
+    def of_queries(self, descriptors: NDArray[np.floating], photos: Sequence[Any]) -> Regions:
+        """Return the regions (Q, R, D) of the photos of queries."""
+        self._num_queries += len(photos)
+        return self._encode(photos)[0]
+
+    def of_rows(self, rows: NDArray[np.int64]) -> Regions:
+        """Return the regions (M, R, D) of the photos of rows; each is encoded once, as long as the cache has room for it."""
+        numbers = rows.tolist()
+        missing = [row for row in numbers if row not in self._cache]
+        known = {row: self._cache[row] for row in numbers if row in self._cache}
+        if missing:
+            encoded, skipped = self._encode([self._photo_of_row(row) for row in missing])
+            self._num_rows += len(missing)
+            self._unread |= {missing[number]: reason for number, reason in skipped.items()}
+            of_missing = [None if number in skipped else regions for number, regions in enumerate(encoded.astype(np.float16))]
+            known |= dict(zip(missing, of_missing, strict=True))
+        self._keep(known)
+        regions = np.full((len(numbers), *self._encoder.region_shape), np.nan, np.float32)
+        for number, row in enumerate(numbers):
+            if known[row] is not None:
+                regions[number] = known[row]
+        return regions
+
+    def _encode(self, photos: Sequence[Any]) -> tuple[Regions, dict[int, str]]:
+        encoded = self._encoder.encode_regions(photos)
+        regions = np.full((len(photos), *self._encoder.region_shape), np.nan, np.float32)
+        if len(encoded.rows):
+            regions[encoded.rows] = split_regions(encoded.descriptors, regions.shape[1])
+        return regions, encoded.skipped
+
+    def _keep(self, regions: dict[int, NDArray[np.float16] | None]) -> None:
+        """Add regions to the cache, and drop those that were not used for the longest time."""
+        for row, part in regions.items():
+            if row not in self._cache:
+                self._cached_bytes += 0 if part is None else part.nbytes
+            self._cache[row] = part
+            self._cache.move_to_end(row)
+        while self._cached_bytes > _CACHE_BYTES:
+            _, part = self._cache.popitem(last=False)
+            self._cached_bytes -= 0 if part is None else part.nbytes
+
+    def report(self) -> None:
+        """Log the number of photos that were encoded again, and of those that could not be read."""
+        logger.warning(
+            "The descriptors of this index hold no regions. For re-ranking, %d photos of the index and %d queries were encoded "
+            "again.",
+            self._num_rows,
+            self._num_queries,
+        )
+        if self._unread:
+            row, reason = next(iter(self._unread.items()))
+            logger.warning(
+                "%d photos of the index could not be read and keep their place in the order of similarity, %s first: %s",
+                len(self._unread),
+                self._photo_of_row(row),
+                reason,
+            )
