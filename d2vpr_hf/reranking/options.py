@@ -37,7 +37,7 @@ class Reranking:
 
     @property
     def num_searched(self) -> int:
-        """Number of matches that a search must return: the candidates, and those that a calibration judges."""
+        """The number of matches that a search must return: the candidates, and those that a calibration judges."""
         return max(self.top, _NUM_JUDGED)
 
     def to_dict(self) -> dict[str, Any]:

@@ -83,19 +83,19 @@ class EncodedRegions:
     def of_rows(self, rows: NDArray[np.int64]) -> Regions:
         """Return the regions (M, R, D) of the photos of rows; each is encoded once, as long as the cache has room for it."""
         numbers = rows.tolist()
-        missing = [row for row in numbers if row not in self._cache]
-        known = {row: self._cache[row] for row in numbers if row in self._cache}
+        cached = {row: self._cache[row] for row in numbers if row in self._cache}
+        missing = [row for row in numbers if row not in cached]
         if missing:
             encoded, skipped = self._encode([self._photo_of_row(row) for row in missing])
             self._num_rows += len(missing)
             self._unread |= {missing[number]: reason for number, reason in skipped.items()}
             of_missing = [None if number in skipped else regions for number, regions in enumerate(encoded.astype(np.float16))]
-            known |= dict(zip(missing, of_missing, strict=True))
-        self._keep(known)
+            cached |= dict(zip(missing, of_missing, strict=True))
+        self._keep(cached)
         regions = np.full((len(numbers), *self._encoder.region_shape), np.nan, np.float32)
         for number, row in enumerate(numbers):
-            if known[row] is not None:
-                regions[number] = known[row]
+            if cached[row] is not None:
+                regions[number] = cached[row]
         return regions
 
     def _encode(self, photos: Sequence[Any]) -> tuple[Regions, dict[int, str]]:

@@ -42,7 +42,7 @@ class RerankedRows:
 
 
 class Reranker:
-    """Give matches a new order by the similarity of their regions.
+    """Sort matches by the similarity of their regions.
 
     Args:
         source: The regions of queries and rows.
@@ -64,7 +64,8 @@ class Reranker:
         find_unsure: FindUnsure | None = None,
     ) -> None:
         self.options = options
-        self._source, self._penalties, self._find_unsure = source, penalties, find_unsure
+        self._source, self._penalties = source, penalties
+        self._find_unsure = find_unsure
         self.num_queries = self.num_reranked = self.num_compared = 0
 
     def rerank(
@@ -139,21 +140,23 @@ class Reranker:
         self, rows: NDArray[np.int64], similarities: NDArray[np.float32], compared: NDArray[np.float32]
     ) -> RerankedRows:
         """Return the matches in the order of their fused similarities."""
-        is_compared = ~np.isnan(compared)
-        is_reranked = is_compared.any(axis=1)
+        is_compared: NDArray[np.bool_] = np.isfinite(compared)
+        is_reranked = np.asarray(is_compared.any(axis=1))
         smallest = np.where(is_compared, compared, np.inf).min(axis=1, initial=np.inf, keepdims=True)
         weight = self.options.weight
-        fused = (similarities + weight * np.where(is_compared, compared, smallest)) / (1 + weight)
-        fused[~is_reranked] = np.nan
-        fused = fused.astype(np.float32)
+        fused = ((similarities + weight * np.where(is_compared, compared, smallest)) / (1 + weight)).astype(np.float32)
         order = np.argsort(-np.where(is_reranked[:, None], fused, similarities), axis=1, kind="stable")
         self.num_queries += len(rows)
         self.num_reranked += int(is_reranked.sum())
         self.num_compared += int(is_compared.sum())
-        rows, similarities, compared, fused = (
-            np.take_along_axis(values, order, axis=1) for values in (rows, similarities, compared, fused)
+        return RerankedRows(
+            order,
+            np.take_along_axis(rows, order, axis=1),
+            np.take_along_axis(similarities, order, axis=1),
+            np.take_along_axis(compared, order, axis=1),
+            np.take_along_axis(np.where(is_reranked[:, None], fused, np.float32(np.nan)), order, axis=1),
+            is_reranked,
         )
-        return RerankedRows(order, rows, similarities, compared, fused, is_reranked)
 
 
 def _reorder(matches: Sequence[Match], rows: list[int], region_similarities: list[float], fused: list[float]) -> list[Match]:
