@@ -372,6 +372,7 @@ def test_an_answer_is_converted_to_json_values():
         "radius_90": 3.5,
         "confidence": 0.75,
         "no_match": False,
+        "reranked": False,
         "matches": [],
     }
     assert Localization("q.jpg", error="broken").to_dict()["error"] == "broken"

@@ -120,6 +120,7 @@ def test_the_truth_is_read_from_exif_and_is_not_in_the_json(photo_map, tmp_path)
 MATCH_KEYS = [
     *("rank", "path", "similarity", "latitude", "longitude", "utm_east", "utm_north", "utm_zone"),
     *("heading", "yaw", "frame", "timestamp", "condition", "score"),
+    *("reranked", "region_similarity", "fused_similarity"),
 ]
 
 
