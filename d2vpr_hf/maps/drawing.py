@@ -29,20 +29,37 @@ _NEAREST = 12  # nearest spots that are tested as a detour of a way
 
 
 @dataclass(frozen=True)
+class MapLayer:
+    """Findings of one kind on a map: dots, and lines between two places.
+
+    Attributes:
+        kind: Name of its class in the style sheet.
+        places: Places of the dots.
+        lines: Ends of the lines.
+    """
+
+    kind: str
+    places: Sequence[Place] = ()
+    lines: Sequence[tuple[Place, Place]] = ()
+
+
+@dataclass(frozen=True)
 class MapMarks:
-    """The marks of a query on a map.
+    """The marks of a query on a map, or of findings about the map itself.
 
     Attributes:
         matches: Places of the matches, the best first.
         estimate: Estimated place of the query, or `None`.
         radius: Metres of the circle around the estimate, or `None`.
         truth: True place of the query, or `None` if unknown.
+        layers: Findings, the first ones at the bottom; they do not change the part of the map that is drawn.
     """
 
     matches: Sequence[Place] = field(default_factory=tuple)
     estimate: Place | None = None
     radius: float | None = None
     truth: Place | None = None
+    layers: Sequence[MapLayer] = ()
 
 
 class BaseMap:
@@ -77,7 +94,8 @@ class BaseMap:
             return ""
         canvas = _Canvas(self.plane, self._view(marks))
         tiles = "" if self.tiles is None else self.tiles.draw(self.plane, canvas.view, canvas.scale)
-        parts = [tiles, self._draw_base(canvas), _draw_marks(canvas, marks), _draw_scale_bar(canvas)]
+        layers = "".join(_draw_layer(canvas, layer) for layer in marks.layers)
+        parts = [tiles, self._draw_base(canvas), layers, _draw_marks(canvas, marks), _draw_scale_bar(canvas)]
         return (
             f'<svg class="map{" tiled" if tiles else ""}" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" tabindex="0" '
             f'aria-label="{escape(f"{caption} {self.hidden_text(marks)}".strip())}">{"".join(parts)}</svg>'
@@ -155,6 +173,15 @@ class _Canvas:
         """Return the coordinates of a place in units, or `None` if it has no position in the plane's frame."""
         x, y = self.to_units(self.plane.project([place]))[0].tolist()
         return None if math.isnan(x) or math.isnan(y) else (x, y)
+
+
+def _draw_layer(canvas: _Canvas, layer: MapLayer) -> str:
+    """Draw the lines and dots of a layer; places in other frames are left out."""
+    dots = [canvas.place(place) for place in layer.places]
+    lines = [(canvas.place(first), canvas.place(second)) for first, second in layer.lines]
+    line_path = "".join(f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" for a, b in lines if a is not None and b is not None)
+    dot_path = "".join(f"M{dot[0]:.1f} {dot[1]:.1f}h0" for dot in dots if dot is not None)
+    return f'<path class="{layer.kind} line" d="{line_path}"/><path class="{layer.kind} dot" d="{dot_path}"/>'
 
 
 def _draw_marks(canvas: _Canvas, marks: MapMarks) -> str:
