@@ -34,6 +34,7 @@ from d2vpr_hf.localization import localize_photos as localize_photos
 from d2vpr_hf.localization import calibrate as calibrate
 from d2vpr_hf.localization import Localization as Localization
 from d2vpr_hf.localization import Calibration as Calibration
+from d2vpr_hf.map_check import check_map as check_map
 from d2vpr_hf.projection import fit_projection as fit_projection
 from d2vpr_hf.evaluation import evaluate as evaluate
 from d2vpr_hf.evaluation import evaluate_data_set as evaluate_data_set

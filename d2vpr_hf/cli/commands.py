@@ -17,6 +17,7 @@ from d2vpr_hf.cli import (
     indexes,
     known_models,
     localization,
+    map_check,
     models,
     onnx_cards,
     photos,
@@ -31,7 +32,13 @@ from d2vpr_hf.utils.interrupts import SignalHandler, raise_interrupted
 
 _COMMANDS = {
     "Make an index": (indexes.index, indexes.add, indexes.remove, indexes.embed, indexes.merge),
-    "Inspect and maintain an index": (indexes.info, indexes.verify, indexes.repair, indexes.compact),
+    "Inspect and maintain an index": (
+        indexes.info,
+        map_check.check_map,
+        indexes.verify,
+        indexes.repair,
+        indexes.compact,
+    ),
     "Find where photos were taken": (searches.search, localization.localize, localization.calibrate),
     "Exchange with other programs": (exchange.pairs, exchange.export_descriptors, exchange.export_index),
     "Evaluate": (evaluation.evaluate, evaluation.compare),

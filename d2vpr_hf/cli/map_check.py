@@ -54,11 +54,10 @@ def check_map(
     """
     from d2vpr_hf.map_check import check_map as run
     from d2vpr_hf.map_check.page import to_page
-    from d2vpr_hf.utils.atomic_files import check_new_file, check_writable, write_file
+    from d2vpr_hf.utils.atomic_files import check_new_file, write_file
 
     for file in filter(None, (page, geojson)):
         check_new_file(file, overwrite)
-        check_writable(file)
     opened = open_index(index)
     with progress_bar("Comparing", len(opened)) as progress:
         report = run(
@@ -72,8 +71,10 @@ def check_map(
             progress=progress,
         )
     if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
         write_file(page, to_page(report, opened, pictures))
     if geojson is not None:
+        geojson.parent.mkdir(parents=True, exist_ok=True)
         write_file(geojson, report.to_geojson() + "\n")
     if as_json:
         echo(json.dumps(report.to_dict(), indent=2, allow_nan=False))

@@ -93,7 +93,7 @@ def fit_confidences(
 def fit_regression(features: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, Any]:
     """Fit the logistic regression; return weights, bias, means and deviations."""
     means, deviations = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
-    weights, bias = _fit_logistic((features - means) / deviations, correct)
+    weights, bias = fit_logistic((features - means) / deviations, correct)
     return {"weights": weights.tolist(), "bias": bias, "means": means.tolist(), "deviations": deviations.tolist()}
 
 
@@ -118,7 +118,7 @@ def fit_curves(confidences: NDArray[np.float64], errors: NDArray[np.float64], po
     }
 
 
-def _fit_logistic(features: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+def fit_logistic(features: NDArray[np.float64], correct: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
     """Fit weights (F,) and a bias to standardised features (Q, F) by penalised maximum likelihood."""
     from scipy.optimize import minimize
 

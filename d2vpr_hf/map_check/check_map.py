@@ -98,13 +98,12 @@ def _check_arguments(
         raise ValueError(f"`min_confidence` must be within 0 and 1, got {min_confidence}.")
     if num_neighbours < MIN_AGREEING or max_photos < 2:
         raise ValueError(
-            f"`num_neighbours` must be at least {MIN_AGREEING} and `max_photos` at least 2, got {num_neighbours} and {max_photos}."
+            f"`num_neighbours` must be at least {MIN_AGREEING} and `max_photos` at least 2, got {num_neighbours} and "
+            f"{max_photos}."
         )
 
 
-def _draw_areas(
-    positions: MapPositions, rows: NDArray[np.int64], side: float, max_photos: int, seed: int
-) -> NDArray[np.int64]:
+def _draw_areas(positions: MapPositions, rows: NDArray[np.int64], side: float, max_photos: int, seed: int) -> NDArray[np.int64]:
     """Return the rows to check, ascending: all, or those of areas drawn at random."""
     if len(rows) <= max_photos:
         return rows
@@ -150,8 +149,8 @@ class _Pairs:
             return f"{counts}; similarities mean something from {MIN_PAIRS} of either on"
         if not (self.is_near & (self.probabilities >= _SIMILAR)).any():
             return (
-                "photos near each other are no more similar than photos far apart, as in a map with one photo of each view. Add "
-                "the photos of a second visit"
+                "photos near each other are not more similar than photos far apart, as in a map with one photo of each view. "
+                "Add the photos of a second visit"
             )
         return None
 
@@ -160,9 +159,10 @@ def _fitted_probabilities(
     features: NDArray[np.float64], is_near: NDArray[np.bool_], is_far: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Return the probabilities (N, K) of features (N, K, F), fitted to the near and far pairs; NaN if these are too few."""
+    if min(is_near.sum(), is_far.sum()) < MIN_PAIRS:
+        return np.full(is_near.shape, np.nan)
     is_known = is_near | is_far
-    model = LogisticModel.fit(features[is_known], is_near[is_known])
-    return np.full(is_near.shape, np.nan) if model is None else model.probabilities(features)
+    return LogisticModel.fit(features[is_known], is_near[is_known]).probabilities(features)
 
 
 @dataclass(frozen=True)
@@ -223,13 +223,13 @@ class _CheckedMap:
         pairs, photos = self.pairs, np.arange(len(self.rows))
         evidence = weigh_evidence(self.positions, self.neighbours.rows, pairs.same_view, self.threshold)
         distances = pairs.distances[photos, evidence.best]
-        is_known = (distances <= self.threshold) | ((distances > self.far) & np.isfinite(distances))
-        model = LogisticModel.fit(evidence.features[is_known], distances[is_known] <= self.threshold)
-        if model is None:
+        is_near, is_far = distances <= self.threshold, (distances > self.far) & np.isfinite(distances)
+        if is_near.sum() < MIN_PAIRS:
             return []
+        model = LogisticModel.fit(evidence.features[is_near | is_far], is_near[is_near | is_far])
         confidences = model.probabilities(evidence.features)
         likeness = np.where(pairs.is_near, pairs.same_view, 0.0).max(axis=1)
-        is_misplaced = (distances > self.far) & np.isfinite(distances) & (confidences >= min_confidence)
+        is_misplaced = is_far & (confidences >= min_confidence)
         is_misplaced &= (evidence.members.sum(axis=1) >= MIN_AGREEING) & (likeness < _UNLIKE)
         photos = np.flatnonzero(is_misplaced)
         photos = photos[np.argsort(-confidences[photos], kind="stable")]
@@ -254,9 +254,9 @@ class _CheckedMap:
         if not len(photos):
             return (), 0
         others = self.neighbours.rows[photos, columns]
-        own = np.where(self.pairs.is_near, self.neighbours.similarities, -np.inf).max(axis=1)
+        best_near = np.where(self.pairs.is_near, self.neighbours.similarities, -np.inf).max(axis=1)
         similarities = self.neighbours.similarities[photos, columns]
-        confuses = similarities >= own[photos]
+        confuses = similarities >= best_near[photos]
         numbers = np.minimum(photos, others) * len(self.rows) + np.maximum(photos, others)
         _, firsts, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         any_confuses = np.bincount(inverse.reshape(-1), weights=confuses) > 0
@@ -285,7 +285,6 @@ def _list_areas(
     photos = np.bincount(grid.numbers, minlength=count)
     firsts = np.unique(grid.numbers, return_index=True)[1].tolist()
     counts = {name: np.bincount(grid.numbers, weights=state, minlength=count).astype(int) for name, state in states.items()}
-    counts["correct"] = np.bincount(grid.numbers, weights=states["correct"] & states["with_second"], minlength=count).astype(int)
     areas = []
     for number in range(count):
         frame = positions.frames[grid.cells[number, 0]]

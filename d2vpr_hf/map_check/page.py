@@ -22,21 +22,28 @@ _WIDTH, _HEIGHT = 720, 220  # units of the drawing of similarities
 Picture = Callable[[Place], str]  # returns HTML of a place's photo
 
 _STYLE = """
-body { font: 15px/1.5 "Segoe UI", Roboto, Arial, sans-serif; color: #1f2937; background: #fff; max-width: 1080px; margin: 24px auto; padding: 0 16px; }
-h1 { font-size: 26px; } h2 { font-size: 20px; margin-top: 36px; } p { max-width: 75ch; }
-.map { width: 100%; background: #f3f4f6; border-radius: 10px; }
+body { font: 15px/1.5 "Segoe UI", Roboto, Arial, sans-serif; color: #1f2937; background: #fff; max-width: 1080px;
+  margin: 24px auto; padding: 0 16px; } h1 { font-size: 26px; } h2 { font-size: 20px; margin-top: 36px; }
+p { max-width: 75ch; } .map { width: 100%; background: #f3f4f6; border-radius: 10px; }
 .map .ways { stroke: #fff; stroke-width: 9; stroke-linecap: round; fill: none; }
-.map .database, .dot { stroke: #94a3b8; stroke-width: 4; stroke-linecap: round; fill: none; } .line { fill: none; stroke-width: 1.4; }
-.reliable { stroke: #15803d; } .weak { stroke: #c2410c; } .sparse { stroke: #6b7280; } .pair { stroke: #7c3aed; } .misplaced { stroke: #dc2626; }
-.map .dot.weak, .map .dot.reliable, .map .dot.sparse { stroke-width: 14; stroke-opacity: 0.45; stroke-linecap: square; } .map .dot.misplaced { stroke-width: 9; }
-.map .furniture path { fill: none; stroke: #1f2937; stroke-width: 1.6; } .map .furniture text { font-size: 12px; text-anchor: middle; }
-.key { display: inline-block; width: 12px; height: 12px; margin: 0 6px 0 18px; border: 6px solid; box-sizing: border-box; }
-.k-reliable { border-color: #15803d; } .k-weak { border-color: #c2410c; } .k-sparse { border-color: #6b7280; } .k-pair { border-color: #7c3aed; } .k-misplaced { border-color: #dc2626; }
+.map .database, .dot { stroke: #94a3b8; stroke-width: 4; stroke-linecap: round; fill: none; }
+.line { fill: none; stroke-width: 1.4; } .reliable { stroke: #15803d; } .weak { stroke: #c2410c; }
+.sparse { stroke: #6b7280; } .pair { stroke: #7c3aed; } .misplaced { stroke: #dc2626; }
+.map .dot.weak, .map .dot.reliable, .map .dot.sparse { stroke-width: 14; stroke-opacity: 0.45; stroke-linecap: square; }
+.map .dot.misplaced { stroke-width: 9; } .map .furniture path { fill: none; stroke: #1f2937; stroke-width: 1.6; }
+.map .furniture text { font-size: 12px; text-anchor: middle; }
+.key { display: inline-block; width: 12px; height: 12px; margin: 0 6px 0 18px; border: 6px solid; box-sizing:
+  border-box; } .k-reliable { border-color: #15803d; } .k-weak { border-color: #c2410c; }
+.k-sparse { border-color: #6b7280; } .k-pair { border-color: #7c3aed; } .k-misplaced { border-color: #dc2626; }
 .finding { display: flex; flex-wrap: wrap; gap: 10px; padding: 12px 0; border-top: 1px solid #e5e7eb; }
-.finding p { flex-basis: 100%; margin: 0; } figure { margin: 0; width: 200px; } figure img { width: 200px; border-radius: 6px; display: block; }
-figcaption { font-size: 12px; color: #4b5563; overflow-wrap: anywhere; } .absent { display: block; padding: 24px 8px; background: #f3f4f6; border-radius: 6px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { text-align: right; padding: 3px 12px; border-bottom: 1px solid #e5e7eb; }
-th:first-child, td:first-child { text-align: left; } .bars .near { fill: #15803d; fill-opacity: 0.6; } .bars .far { fill: #7c3aed; fill-opacity: 0.45; } .bars text { font-size: 12px; }
+.finding p { flex-basis: 100%; margin: 0; } figure { margin: 0; width: 200px; }
+figure img { width: 200px; border-radius: 6px; display: block; }
+figcaption { font-size: 12px; color: #4b5563; overflow-wrap: anywhere; }
+.absent { display: block; padding: 24px 8px; background: #f3f4f6; border-radius: 6px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 3px 12px; border-bottom: 1px solid #e5e7eb; }
+th:first-child, td:first-child { text-align: left; } .bars .near { fill: #15803d; fill-opacity: 0.6; }
+.bars .far { fill: #7c3aed; fill-opacity: 0.45; } .bars text { font-size: 12px; }
 """
 
 
@@ -63,7 +70,8 @@ def to_page(report: MapReport, index: PlaceIndex, pictures: int = PICTURES) -> s
         "<h2>Areas</h2>",
         _table(report.areas[:_ROWS], len(report.areas)),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{_STYLE}</style>'
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += f"<title>{title}</title><style>{_STYLE}</style>"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
@@ -84,8 +92,10 @@ def draw_similarities(counts: SimilarityCounts) -> str:
         for x, anchor, edge in ((0, "start", 0), (_WIDTH, "end", -1))
     )
     label = f"{sum(counts.near)} near pairs and {sum(counts.far)} far pairs by similarity"
-    legend = f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 4}" text-anchor="middle">similarity: near pairs green, far pairs violet</text>'
-    return f'<svg class="bars" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(bars)}{ends}{legend}</svg>'
+    legend = "similarity: near pairs green, far pairs violet"
+    ends += f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{legend}</text>'
+    head = f'<svg class="bars" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+    return f"{head}{''.join(bars)}{ends}</svg>"
 
 
 def _draw_map(report: MapReport, index: PlaceIndex) -> str:
@@ -127,7 +137,8 @@ def _finding(finding: MisplacedPhoto | AliasPair, picture: Picture) -> str:
         text += "; the photo resembles no photo near itself as much" if finding.confuses else ""
         return f'<div class="finding"><p>{text}</p>{picture(finding.first)}{picture(finding.second)}</div>'
     where = escape(position_text(finding.suggested))
-    text = f"stated {escape(position_text(finding.place))}, suggested {where}: {finding.distance:,.0f} m, confidence {finding.confidence:.3f}"
+    text = f"stated {escape(position_text(finding.place))}, suggested {where}: {finding.distance:,.0f} m"
+    text += f", confidence {finding.confidence:.3f}"
     agreeing = "".join(picture(place) for place in finding.agreeing[:3])
     return f'<div class="finding"><p>{text}</p>{picture(finding.place)}{agreeing}</div>'
 

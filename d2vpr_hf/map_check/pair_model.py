@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from d2vpr_hf.localization.calibration import fit_logistic
+from d2vpr_hf.localization.confidence_fit import fit_logistic
 
 MIN_PAIRS = 50  # of near pairs, and of far ones; with fewer, probabilities would be guesses
 _MOST_PAIRS = 200_000  # of the fit
@@ -33,10 +33,8 @@ class LogisticModel:
     bias: float
 
     @classmethod
-    def fit(cls, features: NDArray[np.float64], correct: NDArray[np.bool_]) -> "LogisticModel | None":
-        """Fit the model to features (Q, F) and their labels (Q,); `None` with fewer than `MIN_PAIRS` of either label."""
-        if min(correct.sum(), (~correct).sum()) < MIN_PAIRS:
-            return None
+    def fit(cls, features: NDArray[np.float64], correct: NDArray[np.bool_]) -> "LogisticModel":
+        """Fit the model to features (Q, F) and their labels (Q,)."""
         step = max(1, len(correct) // _MOST_PAIRS)
         features, correct = features[::step], correct[::step]
         means, deviations = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
@@ -56,10 +54,10 @@ def pair_features(neighbours: NDArray[np.int64], similarities: NDArray[np.floati
     values = similarities.astype(np.float64)
     means = values.mean(axis=1)
     features = np.stack([values, values - means[neighbours], values - means[:, None], np.zeros_like(values)], axis=2)
-    own_rows = np.arange(len(neighbours))
+    photo_rows = np.arange(len(neighbours))
     for rank in range(neighbours.shape[1]):
-        is_neighbour = neighbours[:, rank][neighbours] == own_rows[:, None]  # (N, K) whether this is the rank of the photo there
-        features[is_neighbour, 3] = np.exp(-rank / _RANK_SCALE)
+        has_rank = neighbours[:, rank][neighbours] == photo_rows[:, None]  # (N, K) whether the photo has this rank there
+        features[has_rank, 3] = np.exp(-rank / _RANK_SCALE)
     return features
 
 

@@ -52,7 +52,7 @@ class MapPositions:
         return MapPositions(self.frames, self.codes[rows], self.points[rows], self.headings[rows])
 
     def distances(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the distances in metres of photos (...) and (...), whose numbers broadcast; infinite without a common frame."""
+        """Return the distances (...) in metres of photos whose numbers broadcast; infinite without a common frame."""
         first, second = np.broadcast_arrays(first, second)
         distances = np.full(first.shape, np.inf)
         for code, frame in enumerate(self.frames):

@@ -275,7 +275,8 @@ def _section(title: str, count: int, lines: Sequence[str]) -> list[str]:
 def _misplaced_line(photo: MisplacedPhoto) -> str:
     path = printable_line(photo.place.path)
     where = printable_line(position_text(photo.suggested))
-    return f"{path}: {len(photo.agreeing)} photos agree on {where}, {photo.distance:.0f} m away (confidence {photo.confidence:.3f})"
+    certainty = f"{photo.distance:.0f} m away (confidence {photo.confidence:.3f})"
+    return f"{path}: {len(photo.agreeing)} photos agree on {where}, {certainty}"
 
 
 def _pair_line(pair: AliasPair) -> str:

@@ -176,7 +176,7 @@ class _Canvas:
 
 
 def _draw_layer(canvas: _Canvas, layer: MapLayer) -> str:
-    """Draw the lines and dots of a layer; places in other frames are left out."""
+    """Draw the lines and dots of a layer; places in other frames are skipped."""
     dots = [canvas.place(place) for place in layer.places]
     lines = [(canvas.place(first), canvas.place(second)) for first, second in layer.lines]
     line_path = "".join(f"M{a[0]:.1f} {a[1]:.1f}L{b[0]:.1f} {b[1]:.1f}" for a, b in lines if a is not None and b is not None)

@@ -28,7 +28,7 @@ from d2vpr_hf.stores.descriptors import DTYPES
 
 GROUPS = {
     "Make an index": ["index", "add", "remove", "embed", "merge"],
-    "Inspect and maintain an index": ["info", "verify", "repair", "compact"],
+    "Inspect and maintain an index": ["info", "check-map", "verify", "repair", "compact"],
     "Find where photos were taken": ["search", "localize", "calibrate"],
     "Exchange with other programs": ["pairs", "export-descriptors", "export-index"],
     "Evaluate": ["evaluate", "compare"],
