@@ -35,6 +35,7 @@ from d2vpr_hf.stores import (
 )
 from d2vpr_hf.stores.descriptors import MappedDescriptors, kept_rows
 from d2vpr_hf.stores.exact import check_result
+from d2vpr_hf.stores.files import MappedFile
 from d2vpr_hf.utils import atomic_files
 from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.confirmed_names import confirm, is_confirmed
@@ -86,6 +87,7 @@ class LazyStore:
         self.path, self._descriptors = path, descriptors
         self.error: Exception | None = None
         self._vectors: VectorStore | None = None
+        self._mapped: list[MappedFile] = []  # files of the opened store
         self._has_warned: bool = previous is not None and previous._has_warned
         self._damaged_folder: tuple[int, int] | None = None  # the state of the folder at the error
 
@@ -95,6 +97,7 @@ class LazyStore:
         if self._vectors is None and self.error is None and self._descriptors is not None:
             try:
                 check_store_contents(self.path)
+                self._mapped = [MappedFile.of(path) for path in sorted(self.path.iterdir())]
                 self._vectors = open_store(self.path, self._descriptors)
             except Exception as error:  # parsers of damaged files raise errors of any type
                 self.fail(error)
@@ -122,6 +125,8 @@ class LazyStore:
         if vectors is None or self._descriptors is None:
             return None
         try:
+            for mapped in self._mapped:
+                mapped.check()
             distances, rows = vectors.search(queries, k, allowed)
             check_result(distances, rows, len(queries), k, len(self._descriptors) if allowed is None else allowed)
         except Exception as error:  # see `vectors`

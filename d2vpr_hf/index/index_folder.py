@@ -102,8 +102,14 @@ class IndexFolder:
         return self._known_paths
 
     def descriptors(self, first_shard: int = 0, *, pending: bool = True) -> MappedDescriptors:
-        """Return the descriptors of the shards from `first_shard` on, and then the pending ones, as one array (N, D)."""
+        """Return the descriptors of the shards from `first_shard` on, and then the pending ones, as one array (N, D).
+
+        Raises:
+            DamagedIndexError: If another program cut a file since it was mapped: reading it would end the process.
+        """
         shards = list(self.shards.items())[first_shard:]
+        for _, opened in shards:
+            opened.check()
         parts: list[NDArray[Any]] = [opened.descriptors for _, opened in shards]
         removed: list[tuple[int, ...]] = [shard.removed for shard, _ in shards]
         if pending:

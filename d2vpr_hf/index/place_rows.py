@@ -20,6 +20,7 @@ from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import PhotoSource
 from d2vpr_hf.readers.photos import open_photo_file
 from d2vpr_hf.stores.descriptors import kept_rows, map_file
+from d2vpr_hf.stores.files import MappedFile
 from d2vpr_hf.utils.parquet_sizes import check_pages, check_texts
 
 _FILE_FIELDS = (("content_hash", pa.string()), ("file_size", pa.int64()), ("file_mtime_ns", pa.int64()))
@@ -83,6 +84,7 @@ class StoredPlaces:
     def __init__(self, path: Path, removed: Sequence[int] = (), sha256: str | None = None) -> None:
         self._path, self._removed = path, removed
         self._sha256 = sha256
+        self._mapped = MappedFile.of(path)
         self._buffer = map_file(path)
         try:
             metadata = pq.read_metadata(pa.BufferReader(self._buffer))
@@ -108,6 +110,7 @@ class StoredPlaces:
             ValueError: If the file is damaged.
         """
         try:
+            self._mapped.check()
             if self._has_changed():
                 raise ValueError("its checksum has changed since it was stored")
             reader = pa.BufferReader(self._buffer)

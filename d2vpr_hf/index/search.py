@@ -80,12 +80,13 @@ def _nearest_of_descriptors(
     folder: IndexFolder, queries: NDArray[np.floating], k: int, allowed: NDArray[np.bool_] | None
 ) -> Nearest:
     """Find the k nearest rows of descriptors (Q, D)."""
-    check_search(queries, folder.descriptors(), k, allowed)
+    descriptors = folder.descriptors()
+    check_search(queries, descriptors, k, allowed)
     store = folder.store_to_search()
     covered = 0 if store is None else store.num_rows
     nearest_covered = None if store is None else store.search(queries, k, None if allowed is None else allowed[:covered])
     if store is None or nearest_covered is None:
-        return exact_search(queries, folder.descriptors(), k, allowed)
+        return exact_search(queries, descriptors, k, allowed)
     if covered == folder.count:
         return nearest_covered
     allowed_behind = None if allowed is None else allowed[covered:]

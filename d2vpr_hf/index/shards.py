@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.index.manifest import Manifest, Shard, StoredFile, UnfinishedPortion, damaged_file, shard_names
 from d2vpr_hf.index.place_rows import ROW_SCHEMA, StoredPlaces, table_to_bytes
 from d2vpr_hf.stores.descriptors import MappedDescriptors, descriptors_to_bytes, kept_rows, map_descriptors
+from d2vpr_hf.stores.files import MappedFile
 from d2vpr_hf.utils.atomic_files import file_checksum
 
 _MISSING = "it is missing"
@@ -27,10 +28,18 @@ class Rows(NamedTuple):
 
 
 class OpenShard(NamedTuple):
-    """The mapped files of a shard: all descriptors, and the places without the removed ones."""
+    """The mapped files of a shard: all descriptors, the places without the removed ones, and the file of the descriptors."""
 
     descriptors: NDArray[Any]
     places: StoredPlaces
+    mapped: MappedFile
+
+    def check(self) -> None:
+        """Raise DamagedIndexError if the descriptors were cut since they were mapped."""
+        try:
+            self.mapped.check()
+        except ValueError as error:
+            raise damaged_file(self.mapped.path.parent, self.mapped.path.name, error) from error
 
 
 def make_shard(number: int, rows: Rows, unfinished: UnfinishedPortion | None = None) -> tuple[Shard, dict[str, bytes]]:
@@ -54,6 +63,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
         problem = size_problem(folder, file)
         if problem is not None:
             raise damaged_file(folder, file.name, problem)
+    mapped = _read_file(folder, shard.descriptors, MappedFile.of)
     descriptors = _read_file(folder, shard.descriptors, map_descriptors)
     if descriptors.shape != (shard.rows, manifest.settings.descriptor_dim) or descriptors.dtype != manifest.settings.dtype:
         problem = f"it holds {descriptors.dtype} {descriptors.shape}, not {manifest.settings.dtype} of {shard.rows} rows"
@@ -61,7 +71,7 @@ def open_shard(folder: Path, shard: Shard, manifest: Manifest) -> OpenShard:
     places = _read_file(folder, shard.places, lambda path: StoredPlaces(path, shard.removed, shard.places.sha256))
     if places.rows != shard.rows:
         raise damaged_file(folder, shard.places.name, f"it holds {places.rows} rows instead of {shard.rows}")
-    return OpenShard(descriptors, places)
+    return OpenShard(descriptors, places, mapped)
 
 
 def check_content(folder: Path, *files: StoredFile) -> None:

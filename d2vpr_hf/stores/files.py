@@ -1,12 +1,46 @@
 """Arrays in files that are mapped into memory."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from d2vpr_hf.utils.atomic_files import create_file, store_file
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """A file when it was mapped. If another program then cuts it, reading the missing part ends the process (SIGBUS).
+
+    A file that was removed or replaced is no danger: its mapping stays complete.
+
+    Attributes:
+        path: The file.
+        device, inode: Numbers that distinguish it from a new file of this name.
+        size: In bytes.
+    """
+
+    path: Path
+    device: int
+    inode: int
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Return the present state of a file."""
+        status = path.stat()
+        return cls(path, status.st_dev, status.st_ino, status.st_size)
+
+    def check(self) -> None:
+        """Raise ValueError if the file is shorter than it was. Call this before each long use of the mapping."""
+        try:
+            status = self.path.stat()
+        except OSError:  # removed, or its folder was
+            return
+        if (status.st_dev, status.st_ino) == (self.device, self.inode) and status.st_size < self.size:
+            raise ValueError(f"it was cut to {status.st_size} of {self.size} bytes while it was in use")
 
 
 def save_array(path: Path, values: NDArray[Any]) -> None:

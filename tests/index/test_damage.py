@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import random
 import re
 import shutil
@@ -350,3 +351,28 @@ def test_a_damaged_index_can_be_replaced(whole, tmp_path):
         with begin(broken, overwrite=True) as index:
             index.add(*frame(0))
         assert verify_index(broken) == [] and len(files_of(broken)) == 3
+
+
+@pytest.mark.parametrize("name", ["descriptors-000001.safetensors", "places-000001.parquet"])
+def test_a_file_that_is_cut_while_it_is_in_use_is_named(whole, tmp_path, name):
+    """Reading the missing part of a mapped file ends the process (SIGBUS), without a word."""
+    folder = shutil.copytree(whole, tmp_path / "index")
+    index = PlaceIndex.open(folder)
+    size = (folder / name).stat().st_size
+    os.truncate(folder / name, size - 40)
+    with pytest.raises(DamagedIndexError, match=rf"{name}: it was cut to {size - 40} of {size} bytes while it was in use"):
+        index.search(np.eye(DIM, dtype=np.float32)[:1], 12)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced"])
+def test_a_file_that_is_removed_while_it_is_in_use_stays_readable(whole, tmp_path, change):
+    """As a writer removes files of rows that it stored again; a reader keeps the old rows."""
+    folder = shutil.copytree(whole, tmp_path / "index")
+    index = PlaceIndex.open(folder)
+    query = np.eye(DIM, dtype=np.float32)[:1]
+    for file in folder.glob("*-000001.*"):
+        file.unlink()
+        if change == "replaced":
+            file.write_bytes(b"x")
+    found, expected = (opened.search(query, 12)[0] for opened in (index, PlaceIndex.open(whole)))
+    assert [match.place for match in found] == [match.place for match in expected]

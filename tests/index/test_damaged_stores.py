@@ -353,3 +353,17 @@ def test_a_service_that_answers_again_is_used_again(caplog):
         assert len(warnings_of(caplog)) == 1 and store.error is None
         Store.vectors.answers = True
         assert store.search(QUERIES, 3, None) is not None
+
+
+@pytest.mark.parametrize("kind", ["bits", "int8"])
+def test_a_store_that_is_cut_while_it_is_in_use_is_not_read(built, tmp_path, caplog, kind):
+    """Reading the missing part of a mapped file ends the process."""
+    folder, store = copy_of(built[kind], tmp_path)
+    index = PlaceIndex.open(folder)
+    search_exactly(index)
+    (file,) = store.glob(f"{kind}.*")
+    os.truncate(file, file.stat().st_size // 2)
+    caplog.clear()
+    search_exactly(index)
+    (warning,) = warnings_of(caplog)
+    assert "while it was in use" in warning and "search is exact" in warning
