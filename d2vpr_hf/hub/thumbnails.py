@@ -109,8 +109,8 @@ def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     """
     try:
         content = map_file(file)
+        check_pages(content)
         metadata = pq.read_metadata(pa.BufferReader(content))
-        check_pages(metadata, content)
         names = {metadata.schema.column(number).path for number in range(metadata.num_columns)}
         texts = sorted(names & {PATH_COLUMN, f"{IMAGE_COLUMN}.bytes"})
         with pq.ParquetFile(pa.BufferReader(content), metadata=metadata, read_dictionary=texts) as table:

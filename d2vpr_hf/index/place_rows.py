@@ -114,7 +114,7 @@ class StoredPlaces:
             if self._has_changed():
                 raise ValueError("its checksum has changed since it was stored")
             reader = pa.BufferReader(self._buffer)
-            check_pages(pq.read_metadata(reader), self._buffer)
+            check_pages(self._buffer)
             table = pq.read_table(reader, page_checksum_verification=True, read_dictionary=_TEXTS)
             _check_schema(table.schema)
             check_texts(table, self._buffer.size)

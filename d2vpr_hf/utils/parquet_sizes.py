@@ -1,23 +1,23 @@
 """Check that a Parquet file does not state more content than its bytes can hold, before Arrow reserves memory for it.
 
 A few bytes can state any number of rows (run lengths), any number of long texts (places in a dictionary), or pages that zstd
-unpacks to gigabytes. The format is that of https://github.com/apache/parquet-format: each column of a group of rows is a chunk
-of pages, and each page has a header in Thrift's compact protocol.
+unpacks to gigabytes. The format is that of https://github.com/apache/parquet-format: a footer lists groups of rows with a chunk
+of pages for each column, and each page has a header, both in Thrift's compact protocol (THRIFT-110). They are read here, for
+Arrow's objects of groups and chunks end the process (`std::terminate`) where a damaged footer makes them raise an error.
 """
 
 import enum
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from d2vpr_hf.utils.bounded_files import check_stated_size
 
 _NUMBER_BYTES = 8  # of a value in memory: a number, or the place of a text
-_MAX_DEPTH = 8  # of structures in the header of a page; 3 are known
-_UNPACKED, _PACKED = 2, 3  # fields of the header: the page's sizes in bytes
+_MAX_DEPTH = 16  # of structures; 6 are known
+_MAGIC = b"PAR1"
+_END = 8  # bytes of the footer's length and of the magic number behind it
 
 
 class _Type(enum.IntEnum):
@@ -35,39 +35,72 @@ class _Type(enum.IntEnum):
     STRUCT = 12
 
 
-class _Page(NamedTuple):
-    start: int  # of its content, in the file
+class _File(enum.IntEnum):
+    """Fields of the footer."""
+
+    ROWS = 3
+    GROUPS = 4
+
+
+class _Group(enum.IntEnum):
+    """Fields of a group of rows."""
+
+    CHUNKS = 1
+    ROWS = 3
+
+
+class _Chunk(enum.IntEnum):
+    """Fields of a chunk, which are in its field 3."""
+
+    FACTS = 3
+    VALUES = 5
+    PACKED = 7
+    DATA = 9
+    DICTIONARY = 11
+
+
+class _Header(enum.IntEnum):
+    """Fields of the header of a page."""
+
+    UNPACKED = 2
+    PACKED = 3
+
+
+class Page(NamedTuple):
+    """A page of a chunk: the place of its content in the file, and its sizes in bytes without the header."""
+
+    start: int
     unpacked: int
     packed: int
 
 
-def check_pages(metadata: pq.FileMetaData, content: pa.Buffer) -> None:
+def check_pages(content: pa.Buffer) -> None:
     """Check the rows and pages that a Parquet file states.
 
     Args:
-        metadata: The footer, of columns that are not lists.
-        content: The file.
+        content: The file, of columns that are not lists.
 
     Raises:
-        ValueError: If numbers of rows contradict each other, or they or pages are larger than the file can hold.
+        ValueError: If the file is damaged, its numbers of rows contradict each other, or they or its pages are larger than the
+            file can hold.
     """
-    check_stated_size(metadata.num_rows * metadata.num_columns * _NUMBER_BYTES, content.size)
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    if metadata.num_rows < 0 or sum(group.num_rows for group in groups) != metadata.num_rows:
-        raise ValueError("its groups of rows do not have the number of rows that it states")
-    unpacked = 0
     view = memoryview(content).cast("B")
-    for group in groups:
-        for number in range(group.num_columns):
-            chunk = group.column(number)
-            if chunk.num_values != group.num_rows:
-                raise ValueError(f"its column {chunk.path_in_schema} states {chunk.num_values} values, not {group.num_rows}")
-            start, end = _chunk_span(chunk)
-            if not 0 <= start <= end <= content.size:
-                raise ValueError(f"its column {chunk.path_in_schema} is outside of the file")
-            for page in _pages(view, start, end):
-                unpacked += page.unpacked
-                check_stated_size(unpacked, content.size)
+    try:
+        footer = read_footer(view)
+        rows, groups = footer[_File.ROWS], footer.get(_File.GROUPS, [])
+        if rows < 0 or sum(group[_Group.ROWS] for group in groups) != rows:
+            raise ValueError("its groups of rows do not have the number of rows that it states")
+        values = unpacked = 0
+        for group in groups:
+            for chunk in group[_Group.CHUNKS]:
+                facts = chunk[_Chunk.FACTS]
+                if facts[_Chunk.VALUES] != group[_Group.ROWS]:
+                    raise ValueError(f"a column states {facts[_Chunk.VALUES]} values for {group[_Group.ROWS]} rows")
+                values += group[_Group.ROWS]
+                unpacked += sum(page.unpacked for page in read_pages(view, facts))
+                check_stated_size(max(values * _NUMBER_BYTES, unpacked), len(view))
+    except (IndexError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError("its footer is damaged") from error
 
 
 def check_texts(table: pa.Table, stored: int) -> None:
@@ -88,57 +121,103 @@ def check_texts(table: pa.Table, stored: int) -> None:
     check_stated_size(size, stored)
 
 
-def _chunk_span(chunk: pq.ColumnChunkMetaData) -> tuple[int, int]:
-    """Return the start and the end of a chunk in the file, as Arrow finds them."""
-    start = chunk.data_page_offset
-    if chunk.dictionary_page_offset:
-        start = min(start, chunk.dictionary_page_offset)
-    return start, start + chunk.total_compressed_size
-
-
-def _pages(view: memoryview, start: int, end: int) -> Iterator[_Page]:
-    """Yield the pages of a chunk.
+def read_footer(view: memoryview) -> dict[int, Any]:
+    """Return the values of the footer by the numbers of their fields.
 
     Raises:
-        ValueError: If a header is damaged, or a page ends outside of its chunk.
+        IndexError: If it is damaged.
     """
+    size = int.from_bytes(view[-_END:-4], "little")
+    if bytes(view[-4:]) != _MAGIC or size > len(view) - _END:
+        raise IndexError
+    return _Reader(view[len(view) - _END - size : len(view) - _END]).structure()
+
+
+def read_pages(view: memoryview, facts: dict[int, Any]) -> list[Page]:
+    """Return the pages of a chunk.
+
+    Args:
+        view: The file.
+        facts: The values of the chunk, from its field 3.
+
+    Raises:
+        ValueError: If the chunk is outside of the file, or a page is outside of its chunk.
+        IndexError, KeyError: If a header is damaged.
+    """
+    start = facts[_Chunk.DATA]
+    if facts.get(_Chunk.DICTIONARY):  # as Arrow finds the start
+        start = min(start, facts[_Chunk.DICTIONARY])
+    end = start + facts[_Chunk.PACKED]
+    if not 0 <= start <= end <= len(view):
+        raise ValueError("a column is outside of the file")
+    pages = []
     while start < end:
-        try:
-            fields = dict(_Header(view[start:end]).integers())
-            page = _Page(start + fields[0], fields[_UNPACKED], fields[_PACKED])
-        except (IndexError, KeyError) as error:
-            raise ValueError("the header of a page is damaged") from error
+        reader = _Reader(view[start:end])
+        header = reader.structure()
+        page = Page(start + reader.position, header[_Header.UNPACKED], header[_Header.PACKED])
         if min(page.unpacked, page.packed) < 0 or page.start + page.packed > end:
-            raise ValueError("the header of a page is damaged")
-        yield page
+            raise ValueError("a page is outside of its column")
+        pages.append(page)
         start = page.start + page.packed
+    return pages
 
 
-class _Header:
-    """The header of a page: a structure in Thrift's compact protocol (THRIFT-110)."""
+class _Reader:
+    """Reads values in Thrift's compact protocol, and raises IndexError where they are damaged.
+
+    Attributes:
+        position: Number of bytes that were read.
+    """
 
     def __init__(self, view: memoryview) -> None:
-        self._view, self._position = view, 0
+        self._view, self.position = view, 0
 
-    def integers(self) -> Iterator[tuple[int, int]]:
-        """Yield number and value of each integer of the structure; at last 0 and the header's length."""
-        for number, kind in self._fields():
-            if _Type.BYTE < kind < _Type.DOUBLE:
-                yield number, self._integer()
-            else:
-                self._skip(kind, 0)
-        yield 0, self._position
-
-    def _fields(self) -> Iterator[tuple[int, int]]:
-        """Yield number and type of each field up to the end of a structure; the caller reads or skips its value."""
+    def structure(self, depth: int = 0) -> dict[int, Any]:
+        """Return the values of a structure by the numbers of their fields."""
+        if depth > _MAX_DEPTH:
+            raise IndexError
+        values: dict[int, Any] = {}
         number = 0
         while (byte := self._byte()) & 0x0F != _Type.STOP:
             number = number + (byte >> 4) if byte >> 4 else self._integer()
-            yield number, byte & 0x0F
+            kind = byte & 0x0F
+            values[number] = kind == _Type.TRUE if kind in (_Type.TRUE, _Type.FALSE) else self._value(kind, depth)
+        return values
+
+    def _value(self, kind: int, depth: int) -> Any:
+        """Return a value that is an item, or that of a field; texts and floating-point numbers are skipped."""
+        if kind in (_Type.TRUE, _Type.FALSE, _Type.BYTE):
+            return self._byte()
+        if _Type.BYTE < kind < _Type.DOUBLE:
+            return self._integer()
+        if kind == _Type.DOUBLE:
+            self.position += 8
+        elif kind == _Type.BINARY:
+            length = self._length()  # it moves the position too
+            self.position += length
+        elif kind in (_Type.LIST, _Type.SET):
+            byte = self._byte()
+            count = self._length() if byte >> 4 == 15 else byte >> 4
+            return self._items(count, (byte & 0x0F,), depth)
+        elif kind == _Type.MAP:
+            count = self._length()
+            byte = self._byte() if count else 0
+            return self._items(count, (byte >> 4, byte & 0x0F), depth)
+        elif kind == _Type.STRUCT:
+            return self.structure(depth + 1)
+        else:
+            raise IndexError
+        return None
+
+    def _items(self, count: int, kinds: tuple[int, ...], depth: int) -> list[Any]:
+        """Return the items of a list, or the keys and values of a table in turn."""
+        if count > len(self._view) or depth > _MAX_DEPTH:  # an item has a byte at least
+            raise IndexError
+        return [self._value(kind, depth + 1) for _ in range(count) for kind in kinds]
 
     def _byte(self) -> int:
-        self._position += 1
-        return self._view[self._position - 1]
+        self.position += 1
+        return self._view[self.position - 1]
 
     def _length(self) -> int:
         """Return a number of at most 10 bytes with 7 bits each, the lowest first."""
@@ -155,38 +234,5 @@ class _Header:
         value = self._length()
         return value >> 1 ^ -(value & 1)
 
-    def _skip(self, kind: int, depth: int, is_item: bool = False) -> None:
-        """Skip a value. Truth values are in the type of a field, and take a byte as items of a list."""
-        if depth > _MAX_DEPTH:
-            raise IndexError
-        if kind in (_Type.TRUE, _Type.FALSE, _Type.BYTE):
-            self._position += kind == _Type.BYTE or is_item
-        elif _Type.BYTE < kind < _Type.DOUBLE:
-            self._length()
-        elif kind == _Type.DOUBLE:
-            self._position += 8
-        elif kind == _Type.BINARY:
-            length = self._length()  # it moves the position too
-            self._position += length
-        elif kind in (_Type.LIST, _Type.SET):
-            byte = self._byte()
-            self._skip_items(self._length() if byte >> 4 == 15 else byte >> 4, (byte & 0x0F,), depth)
-        elif kind == _Type.MAP:
-            count = self._length()
-            byte = self._byte() if count else 0
-            self._skip_items(count, (byte >> 4, byte & 0x0F), depth)
-        elif kind == _Type.STRUCT:
-            for _, inner in self._fields():
-                self._skip(inner, depth + 1)
-        else:
-            raise IndexError
 
-    def _skip_items(self, count: int, kinds: tuple[int, ...], depth: int) -> None:
-        if count > len(self._view):  # an item has a byte at least
-            raise IndexError
-        for _ in range(count):
-            for kind in kinds:
-                self._skip(kind, depth + 1, is_item=True)
-
-
-__all__ = ["check_pages", "check_texts"]
+__all__ = ["Page", "check_pages", "check_texts", "read_footer", "read_pages"]
