@@ -14,7 +14,7 @@ from d2vpr_hf.utils.atomic_files import create_file, store_file
 class MappedFile:
     """A file when it was mapped. If another program then cuts it, reading the missing part ends the process (SIGBUS).
 
-    A file that was removed or replaced is no danger: its mapping stays complete.
+    The mapping of a file that was removed or replaced stays complete.
 
     Attributes:
         path: The file.
