@@ -75,7 +75,6 @@ app = typer.Typer(
     cls=_Program,
     help="Visual place recognition with D²-VPR: where was this photo taken?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf.cli.options import parse_path
-from d2vpr_hf.cli.terminal import echo, hush_transformers, progress_bar, results_text
+from d2vpr_hf.cli.terminal import echo, hush_transformers, notice, progress_bar, results_text
 
 
 def demo(
@@ -23,9 +23,9 @@ def demo(
     from d2vpr_hf.demo import run_demo
 
     hush_transformers()
-    echo("Rendering a simulated town, then encoding its photos.")
+    notice("Rendering a simulated town, then encoding its photos.")
     with progress_bar("Encoding", None) as progress:
         result = run_demo(out, progress=progress)
     echo(results_text(result.results))
     echo(result.evaluation.to_text())
-    echo(f"Simulated streets of the easy tier. Pictures: {', '.join(map(str, result.pictures))}")
+    notice(f"Simulated streets of the easy tier. Pictures: {', '.join(map(str, result.pictures))}")

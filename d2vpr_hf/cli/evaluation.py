@@ -20,7 +20,7 @@ from d2vpr_hf.cli.options import (
     parse_model,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import echo, progress_bar, table_text
+from d2vpr_hf.cli.terminal import echo, notice, progress_bar, table_text
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders.place_encoder import PlaceEncoder
@@ -180,12 +180,12 @@ class ReportOptions:
             if self.report is not None:
                 file = self._report_file(name, len(evaluations))
                 evaluation.save(file, overwrite)
-                echo(f"Report: {file}")
+                notice(f"Report: {file}")
             if self.plots is not None:
                 from d2vpr_hf.evaluation.plots import save_plots
 
                 files = save_plots(evaluation, self._plot_folder(name, len(evaluations)))
-                echo(f"Pictures: {', '.join(map(str, files))}")
+                notice(f"Pictures: {', '.join(map(str, files))}")
 
     def _report_file(self, name: str, count: int) -> Path:
         assert self.report is not None
@@ -282,10 +282,10 @@ def evaluate(
     recalls = f"Recall@N of N = {', '.join(map(str, values))}."
     start = time.perf_counter()
     if given.descriptors is not None:
-        echo(f"Correct: {sides.correct}. {recalls}")
+        notice(f"Correct: {sides.correct}. {recalls}")
         evaluations = _evaluate_files(sides, given, query_descriptors or [], values, strict)
     else:
-        echo(f"Correct: {sides.correct}. {recalls} Batch size {encoding.batch_size}.")
+        notice(f"Correct: {sides.correct}. {recalls} Batch size {encoding.batch_size}.")
         arguments: dict[str, Any] = {
             "recall_values": values,
             "shuffle_check": shuffle_check,
@@ -306,7 +306,7 @@ def evaluate(
         from d2vpr_hf.evaluation.report import summary_lines
 
         echo("\n".join(summary_lines(dict(zip(sides.names, evaluations, strict=True)))))
-    echo(f"took {time.perf_counter() - start:.1f} s")
+    notice(f"took {time.perf_counter() - start:.1f} s")
     outcome.save(dict(zip(sides.names, evaluations, strict=True)), overwrite)
 
 
@@ -341,19 +341,19 @@ class _Sides:
         from d2vpr_hf.readers import PlaceTable
 
         if self.data_set is not None:
-            echo(f"Data set: {self.data_set}")
+            notice(f"Data set: {self.data_set}")
             for part in self.data_set.parts:
                 prefix = f"{part.name}: " if part.name else ""
-                echo(f"{prefix}Database: {table_text(part.database)}")
+                notice(f"{prefix}Database: {table_text(part.database)}")
                 for queries in part.query_sets:
-                    echo(f"{prefix}{queries.name.capitalize()}: {table_text(queries.table)}")
+                    notice(f"{prefix}{queries.name.capitalize()}: {table_text(queries.table)}")
             return
         if isinstance(self.database, PlaceTable):
-            echo(f"Database: {table_text(self.database)}")
+            notice(f"Database: {table_text(self.database)}")
         elif self.database is not None:
-            echo(f"Database: the index {self.database.folder} of {len(self.database)} photos.")
+            notice(f"Database: the index {self.database.folder} of {len(self.database)} photos.")
         for queries in self.query_sets:
-            echo(f"{queries.name.capitalize()}: {table_text(queries.table)}")
+            notice(f"{queries.name.capitalize()}: {table_text(queries.table)}")
 
     def load(self, encoding: EncoderOptions, model: str | None, cross_image_encoder: bool | None) -> PlaceEncoder:
         """Load the encoder; that of the index, if the database is one."""

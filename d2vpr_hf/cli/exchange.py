@@ -20,7 +20,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_used, echo, progress_bar
+from d2vpr_hf.cli.terminal import check_used, echo, notice, progress_bar
 
 ImageRootOption = Annotated[
     Path | None,
@@ -124,7 +124,7 @@ def pairs(
         echo(json.dumps({"index": index} | report.to_dict(), indent=2))
     else:
         root = "" if report.image_root is None else f" Names are relative to {report.image_root}."
-        echo(f"Wrote {report.pairs} pairs of {report.photos} photos for {format}: {out}.{root}")
+        notice(f"Wrote {report.pairs} pairs of {report.photos} photos for {format}: {out}.{root}")
     check_used([query for query in queries or [] if str(query) in report.skipped], len(queries or []))
 
 
@@ -147,7 +147,7 @@ def export_descriptors(
     opened = open_index(index)
     with progress_bar("Writing", len(opened)) as progress:
         count = run(opened, out, format=format, image_root=image_root, overwrite=overwrite, progress=progress)
-    echo(f"Wrote {count} descriptors of {opened.settings.descriptor_dim} numbers: {out}.")
+    notice(f"Wrote {count} descriptors of {opened.settings.descriptor_dim} numbers: {out}.")
 
 
 def export_index(
@@ -175,4 +175,4 @@ def export_index(
     opened = open_index(index)
     with progress_bar("Writing", len(opened)) as progress:
         count = run(opened, to, out=out, uri=uri, table=table, overwrite=overwrite, progress=progress)
-    echo(f"Wrote {count} of {len(opened)} rows: {out or uri}.")
+    notice(f"Wrote {count} of {len(opened)} rows: {out or uri}.")

@@ -14,6 +14,8 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from d2vpr_hf.cli.endings import INTERRUPTIONS, continuation
+from d2vpr_hf.cli.terminal import is_quiet
 from d2vpr_hf.utils.interrupts import InterruptedBySignalError, exit_status, signal_name
 from d2vpr_hf.utils.printable import printable_text
 
@@ -45,14 +47,19 @@ class FlagCommand(TyperCommand):
             CommandError: In place of errors that the user can correct.
         """
         parameters = {str(parameter.name): parameter for parameter in self.params}
+        quiet = bool(ctx.params.get("quiet"))
+        is_quiet.set(quiet)
         handler = logging.StreamHandler()
         handler.setFormatter(_FlagFormatter(parameters))
+        handler.setLevel(logging.ERROR if quiet else logging.WARNING)
+        handler.addFilter(lambda record: record.name != INTERRUPTIONS)  # the line of the interrupt has the same text
         logging.basicConfig(level=logging.WARNING, handlers=[handler])
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:  # typer would print "Aborted!" and end with status 1
             number = interrupt.number if isinstance(interrupt, InterruptedBySignalError) else signal.SIGINT
-            sys.stderr.write(f"d2vpr: stopped by {signal_name(number)}.\n")
+            advice = name_flags(continuation(str(ctx.command.name), interrupt), parameters)
+            sys.stderr.write(printable_text(f"d2vpr: stopped by {signal_name(number)}. {advice[:1].upper()}{advice[1:]}\n"))
             sys.exit(exit_status(number))
         except BrokenPipeError:
             raise  # typer ends the program without a message

@@ -12,7 +12,7 @@ import typer
 from d2vpr_hf.cli.models import parse_changes
 from d2vpr_hf.cli.onnx_cards import CardOptions
 from d2vpr_hf.cli.options import parse_path
-from d2vpr_hf.cli.terminal import echo
+from d2vpr_hf.cli.terminal import echo, notice
 
 
 def import_hub(
@@ -91,14 +91,14 @@ def import_hub(
         photos=card_options.photos,
         cache=cache,
         timeout=timeout,
-        announce=lambda plan: echo(f"{plan.to_text()}\nRunning the code in a process of its own ..."),
+        announce=lambda plan: notice(f"{plan.to_text()}\nRunning the code in a process of its own ..."),
         **card_options.facts(),
     )
-    echo(f"Wrote {out}: {done.card.title}.")
-    echo(f"- graph and network differ by {done.largest_difference:.1e} of a descriptor's length at most")
+    notice(f"Wrote {out}: {done.card.title}.")
+    notice(f"- graph and network differ by {done.largest_difference:.1e} of a descriptor's length at most")
     for line in (*describe_checks(done.card), *done.remarks):
-        echo(f"- {line}")
-    echo(f"Next: d2vpr index PHOTOS --model {out} --out INDEX")
+        notice(f"- {line}")
+    notice(f"Next: d2vpr index PHOTOS --model {out} --out INDEX")
 
 
 def _command(name: str, out: Path) -> str:

@@ -23,12 +23,13 @@ from d2vpr_hf.cli.options import (
     ReadingOptions,
     StrictOption,
     check_changeable,
+    expand_patterns,
     index_folder,
     open_index,
     parse_model,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_used, echo, progress_bar, table_text
+from d2vpr_hf.cli.terminal import check_used, echo, notice, progress_bar, table_text
 from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def index(
     existing = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     collection = dataset.read(photos, reading)
     if not as_json:
-        echo(dataset.text(collection))
+        notice(dataset.text(collection))
     total = None if collection.count is None else collection.count - len(collection.skipped)
     with progress_bar("Indexing", total) as progress:
         encoder = encoding.load(model, existing, photos=collection.paths)
@@ -208,9 +209,9 @@ def index(
         echo(json.dumps(facts | {"descriptor_dim": encoder.descriptor_dim} | report.to_dict(), indent=2))
         return
     with_positions = "" if photos is not None else f", {num_positions} with a position,"
-    echo(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
+    notice(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
     if existing is not None:
-        echo(_changes_text(report))
+        notice(_changes_text(report))
 
 
 def _index_descriptors(
@@ -228,7 +229,7 @@ def _index_descriptors(
 
     table = read_places(Path(str(given.places)), reading.read_options())
     if not as_json:
-        echo(f"Places: {table_text(table)}")
+        notice(f"Places: {table_text(table)}")
     with progress_bar("Indexing", len(table.places)) as progress:
         built, report = index_descriptors(
             Path(str(given.descriptors)),
@@ -251,7 +252,7 @@ def _index_descriptors(
         facts |= {"descriptor_name": settings.descriptor_name, "descriptor_dim": settings.descriptor_dim}
         echo(json.dumps(facts | report.to_dict(), indent=2))
         return
-    echo(
+    notice(
         f"{report.added} added, {report.replaced} replaced, {report.kept} kept. {out} holds {len(built)} descriptors of "
         f"{settings.descriptor_dim} numbers under the name {settings.descriptor_name!r}; search it with `--descriptors` of the "
         "same model."
@@ -298,7 +299,7 @@ def embed(
     if as_json:
         echo(json.dumps({"parts": str(out), "process": rank, "processes": num_processes} | report.to_dict(), indent=2))
         return
-    echo(
+    notice(
         f"Process {rank + 1} of {num_processes}: {report.encoded} shards encoded, {report.kept} kept, "
         f"of {report.total} in all; {len(report.skipped)} photos skipped."
     )
@@ -306,7 +307,13 @@ def embed(
 
 def merge(
     parts: Annotated[
-        list[Path], typer.Argument(parser=parse_path, metavar="PARTS...", help="Folders that `embed` wrote shards into.")
+        list[Path],
+        typer.Argument(
+            parser=parse_path,
+            callback=expand_patterns,
+            metavar="PARTS...",
+            help="Folders that `embed` wrote shards into, or patterns such as 'parts-*'.",
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="INDEX", help="Index folder to write.")],
@@ -335,13 +342,19 @@ def merge(
         echo(json.dumps(facts | {"skipped": merged.skipped}, indent=2))
         return
     skipped = f"; {len(merged.skipped)} photos skipped" if merged.skipped else ""
-    echo(f"Merged {len(merged)} photos as descriptors of {merged.settings.descriptor_dim} numbers into {out}{skipped}.")
+    notice(f"Merged {len(merged)} photos as descriptors of {merged.settings.descriptor_dim} numbers into {out}{skipped}.")
 
 
 def add(
     index: IndexFolderArgument,
     photos: Annotated[
-        list[Path], typer.Argument(parser=parse_path, metavar="PHOTOS...", help="Photos, folders, or CSV files.")
+        list[Path],
+        typer.Argument(
+            parser=parse_path,
+            callback=expand_patterns,
+            metavar="PHOTOS...",
+            help="Photos, folders, CSV files, or patterns such as 'a/*.jpg'.",
+        ),
     ],
     *,
     reading: ReadingOptions,
@@ -366,7 +379,7 @@ def add(
     if as_json:
         echo(json.dumps({"index": str(index), "photos": len(changed)} | report.to_dict(), indent=2))
     else:
-        echo(f"{_changes_text(report)} {len(changed)} photos in {index}.")
+        notice(f"{_changes_text(report)} {len(changed)} photos in {index}.")
     names = {photo: name_in_folder(changed.settings.photo_folder, photo) for photo in photos}
     indexed = set(changed.places.column("path")) if report.skipped else set()  # photos that are given twice are skipped once
     unused = [
@@ -389,7 +402,7 @@ def remove(
 
     check_changeable(index)
     remaining = remove_photos(index, photos)
-    echo(f"Removed {len(set(photos))} photos; {len(remaining)} remain in {index}.")
+    notice(f"Removed {len(set(photos))} photos; {len(remaining)} remain in {index}.")
 
 
 def info(
@@ -427,7 +440,7 @@ def verify(index: IndexArgument) -> None:
             remedy = f"`hf download {index.partition('@')[0]} --repo-type dataset --force-download` downloads them again."
         lines = (f"{len(problems)} files of {index} are damaged:", *(f"  {line}" for line in problems))
         raise ValueError("\n".join([*lines, remedy]))
-    echo(f"{index} is undamaged.")
+    notice(f"{index} is undamaged.")
 
 
 def repair(index: IndexFolderArgument) -> None:
@@ -461,7 +474,7 @@ def compact(index: IndexFolderArgument) -> None:
         opened.compact()
         opened.build_store()
     after = opened.info()
-    echo(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
+    notice(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
 
 
 def _changes_text(report: UpdateReport) -> str:

@@ -26,7 +26,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_answers, echo, position_column, print_answers, print_pair, progress_bar
+from d2vpr_hf.cli.terminal import check_answers, echo, notice, position_column, print_answers, print_pair, progress_bar
 from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class SequenceOptions:
             order = list_frames(queries, odometry)
         else:
             order = read_frames(self.sequence_folder, odometry, strict=strict)
-        typer.echo(f"{len(order.frames)} frames, in the {order.order}.", err=True)
+        notice(f"{len(order.frames)} frames, in the {order.order}.", err=True)
         return order
 
 
@@ -186,7 +186,7 @@ def calibrate(
     echo(f"Calibrated {index}. Each half of the queries was judged with the fit to the other half:")
     echo(reliability.to_text())
     if pictures:
-        echo(f"Pictures: {', '.join(pictures)}")
+        notice(f"Pictures: {', '.join(pictures)}")
 
 
 def localize(

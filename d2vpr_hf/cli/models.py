@@ -19,7 +19,7 @@ from d2vpr_hf.cli.options import (
     parse_pairs,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import echo, hush_transformers, progress_bar
+from d2vpr_hf.cli.terminal import echo, hush_transformers, notice, progress_bar
 
 
 def convert(
@@ -65,13 +65,13 @@ def convert(
         if target is not None or changes:
             raise ValueError("`--to published` writes a model unchanged; omit `--as` and `--set`.")
         published = convert_to_published(source, out, overwrite=overwrite)
-        echo(f"Wrote {source} as {published.name}: {out}.")
+        notice(f"Wrote {source} as {published.name}: {out}.")
         return
     if is_mobilenet_v2(source):
         if target is not None or changes:
             raise ValueError(f"{source} is a MobileNetV2, a complete model; omit `--as` and `--set`.")
         convert_mobilenet_v2(source, out, overwrite=overwrite)
-        echo(f"{source} is a MobileNetV2; wrote the folder {out} of a model of transformers.")
+        notice(f"{source} is a MobileNetV2; wrote the folder {out} of a model of transformers.")
         return
     done = convert_weights(source, out, target=target, changes=parse_changes(changes), seed=seed, overwrite=overwrite)
     untrained = done.model.config.untrained_parts
@@ -79,15 +79,15 @@ def convert(
     if untrained:
         stage = "distill" if done.model.config.model_type == "d2vpr" else "finetune"
         command = f"train it, as docs/training.md shows: accelerate launch -m d2vpr_hf.training.{stage} ... --model {out}"
-    echo(f"{source} is {done.source.name}; wrote the model folder {out}. Next: {command}")
+    notice(f"{source} is {done.source.name}; wrote the model folder {out}. Next: {command}")
     if untrained:
-        echo(f"Until then the places that it finds are random: {', '.join(untrained)} were drawn at random.")
+        notice(f"Until then the places that it finds are random: {', '.join(untrained)} were drawn at random.")
     if done.assumed_heads:
-        echo(f"Assumed {done.assumed_heads} attention heads, of 64 channels each; if not, `--set num_attention_heads=N`.")
+        notice(f"Assumed {done.assumed_heads} attention heads, of 64 channels each; if not, `--set num_attention_heads=N`.")
     if done.drawn:
-        echo(f"Drew {len(done.drawn)} tensors that {source} does not have, with seed {seed}.")
+        notice(f"Drew {len(done.drawn)} tensors that {source} does not have, with seed {seed}.")
     if done.dropped:
-        echo(f"Skipped tensors that the model does not use: {', '.join(done.dropped)}.")
+        notice(f"Skipped tensors that the model does not use: {', '.join(done.dropped)}.")
 
 
 def parse_changes(changes: list[str] | None) -> dict[str, Any]:
@@ -228,6 +228,6 @@ def export(
         verified = "not verified, because this format does not run here; compare its descriptors with the model's on a device"
     else:
         verified = f"descriptors differ from the model's by {difference:.1e} of their norm"
-    echo(f"Wrote {out}: {format}, {precision}; {verified}.")
+    notice(f"Wrote {out}: {format}, {precision}; {verified}.")
     if done.comparison is not None:
         echo(f"A: {model}, B: {out}\n{done.comparison.to_text()}")

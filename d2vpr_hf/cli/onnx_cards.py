@@ -10,7 +10,7 @@ import typer
 
 from d2vpr_hf.cli.choices import Resample
 from d2vpr_hf.cli.options import parse_image_size, parse_path
-from d2vpr_hf.cli.terminal import echo
+from d2vpr_hf.cli.terminal import notice
 
 
 def parse_channels(text: str) -> tuple[float, float, float]:
@@ -113,7 +113,7 @@ def card_onnx(
         photos=card_options.photos,
         **card_options.facts(),
     )
-    echo(f"Wrote {out}: {card.title}.")
+    notice(f"Wrote {out}: {card.title}.")
     for line in describe_checks(card):
-        echo(f"- {line}")
-    echo(f"Next: d2vpr index PHOTOS --model {out} --out INDEX")
+        notice(f"- {line}")
+    notice(f"Next: d2vpr index PHOTOS --model {out} --out INDEX")

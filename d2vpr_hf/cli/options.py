@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from d2vpr_hf.cli.choices import AnswerFormat, Backend, Pool, PositionSource, Precision, RerankMode, TestTime
 from d2vpr_hf.cli.terminal import hush_transformers
+from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +37,27 @@ def parse_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise typer.BadParameter(f"there is no home folder for {text}") from error
+
+
+def expand_patterns(paths: list[Path] | None) -> list[Path] | None:
+    """Return paths with the files that match a pattern in place of it, sorted: Windows and quotes leave `*.jpg` unchanged.
+
+    A path that exists is not a pattern, whatever characters it has. `**` also matches folders in folders.
+    """
+    if paths is None:
+        return None
+    expanded: list[Path] = []
+    for path in paths:
+        if not glob.has_magic(str(path)) or path.exists():
+            expanded.append(path)
+            continue
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - patterns may be absolute
+        if not matches and set("*?").isdisjoint(str(path)):  # brackets are usual in names
+            matches = [str(path)]
+        if not matches:
+            raise typer.BadParameter(f"no file matches the pattern {printable_line(str(path))}")
+        expanded += map(Path, matches)
+    return expanded
 
 
 def parse_model(text: str) -> str:
@@ -84,7 +107,12 @@ IndexArgument = Annotated[str, typer.Argument(parser=parse_index, metavar="INDEX
 IndexFolderArgument = Annotated[Path, typer.Argument(parser=parse_path, metavar="INDEX", help="Index folder.")]
 QueriesArgument = Annotated[
     list[Path] | None,
-    typer.Argument(parser=parse_path, metavar="[QUERY...]", help="Photos, or folders of photos; or give --descriptors."),
+    typer.Argument(
+        parser=parse_path,
+        callback=expand_patterns,
+        metavar="[QUERY...]",
+        help="Photos, folders of photos, or patterns such as 'a/*.jpg'; or give --descriptors.",
+    ),
 ]
 ModelOption = Annotated[
     str | None,

@@ -11,7 +11,7 @@ import typer
 
 from d2vpr_hf.cli.choices import Layout, Tier
 from d2vpr_hf.cli.options import JsonOption, ReadingOptions, StrictOption, parse_path
-from d2vpr_hf.cli.terminal import echo, progress_bar, table_text
+from d2vpr_hf.cli.terminal import echo, notice, progress_bar, table_text
 
 
 def places(
@@ -54,7 +54,7 @@ def places(
     check_writable(out)
     table = read_places(photos, reading.read_options())
     if not as_json:
-        echo(f"Places: {grid}.\n{table_text(table)}")
+        notice(f"Places: {grid}.\n{table_text(table)}")
     grouped = group_places(table, grid, min_photos=min_photos, min_days=min_days)
     report_remarks(grouped.remarks)
     report_skipped(grouped.skipped, len(table.places) + len(table.skipped), strict)
@@ -69,7 +69,7 @@ def places(
         facts = {"file": str(out), "source": table.source} | counts | {"skipped": grouped.skipped}
         echo(json.dumps(facts | {"remarks": [remark.to_dict() for remark in grouped.remarks]}, indent=2))
     else:
-        echo(f"{describe_places(grouped)}\nWrote {out}.")
+        notice(f"{describe_places(grouped)}\nWrote {out}.")
 
 
 @dataclass
@@ -126,4 +126,4 @@ def simulate(
         options["conditions"] = [name.strip() for name in city.conditions.split(",")]
     with progress_bar("Rendering", None) as progress:
         count = render_city(out, num_places, seed, progress=progress, **options)
-    echo(f"Wrote {count} photos of {num_places} places to {out}.")
+    notice(f"Wrote {count} photos of {num_places} places to {out}.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from d2vpr_hf.cli.options import EncoderOptions, IndexArgument, ModelOption, is_on_hub, open_index, parse_path
-from d2vpr_hf.cli.terminal import echo
+from d2vpr_hf.cli.terminal import notice
 
 if TYPE_CHECKING:
     from d2vpr_hf.service.api_keys import ApiKeys
@@ -134,9 +134,9 @@ def serve(
         make_app(service, keys, address.names()),
         service,
         listener,
-        lambda: echo(f"Serving {count} photos of {index} at {url}; {url}/docs describes the requests."),
+        lambda: notice(f"Serving {count} photos of {index} at {url}; {url}/docs describes the requests."),
     )
-    echo(f"Ended after {service.answered} requests.")
+    notice(f"Ended after {service.answered} requests.")
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
     from d2vpr_hf.retrieval.answer_formats import Answer
     from d2vpr_hf.retrieval.search_photos import SearchResult
 
+is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)  # whether the command has `--quiet`
+
 AnswerType = TypeVar("AnswerType", bound="Answer")
 
 
 def echo(text: str) -> None:
     """Print a text. Control characters are shown as escapes: names of files and texts from files must not steer a terminal."""
     typer.echo(printable_text(text))
+
+
+def notice(text: str, *, err: bool = False) -> None:
+    """Print a line about the run, which `--quiet` skips; `err` prints it on stderr."""
+    if not is_quiet.get():
+        typer.echo(printable_text(text), err=err)
 
 
 def hush_transformers() -> None:
@@ -48,13 +57,22 @@ def hush_transformers() -> None:
 
 @contextlib.contextmanager
 def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Draw a progress bar on stderr, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    """Draw a progress bar on stderr, if that is a terminal, with the time that is left.
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    Args:
+        label: The work.
+        total: Number of photos; `None` if it is not known: the bar then has the time that passed.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    if total is None:
+        times = (TimeElapsedColumn(), TextColumn("passed"))
+    else:
+        times = (TimeRemainingColumn(elapsed_when_finished=True), TextColumn("left"))
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), *times)
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=is_quiet.get() or not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
 
@@ -65,7 +83,7 @@ def print_pair(index: PlaceIndex, encoder: Encoder) -> None:
 
     check_encoder(index, encoder, for_queries=True)
     if (text := describe_pair(index, encoder)) is not None:
-        typer.echo(text, err=True)
+        notice(text, err=True)
 
 
 def table_text(table: PlaceTable) -> str:

@@ -25,20 +25,22 @@ def interruption_message(
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        logger.warning("%s", _interrupted_text(place, count_stored(), total, command))
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        text = _stored_text(place, count_stored(), total, command)
+        interrupt.add_note(text)  # for the line of the command line
+        logger.warning("Stopped: %s", text)
         raise
 
 
-def _interrupted_text(place: object, stored: int, total: int | None, command: str) -> str:
+def _stored_text(place: object, stored: int, total: int | None, command: str) -> str:
     if not stored:
-        return f"Stopped before the first photo was stored in {place}. The same command begins again."
+        return f"no photo is stored in {place} yet. The same command begins again."
     verb = "photo is" if (total or stored) == 1 else "photos are"
     if total is None:
-        return f"Stopped: {stored:,} {verb} stored in {place}. {command} keeps them and encodes the others."
+        return f"{stored:,} {verb} stored in {place}. {command} keeps them and encodes the others."
     if stored >= total:
-        return f"Stopped: all {total:,} {verb} stored in {place}. {command} does the rest."
-    return f"Stopped: {stored:,} of {total:,} {verb} stored in {place}. {command} encodes the others."
+        return f"all {total:,} {verb} stored in {place}. {command} does the rest."
+    return f"{stored:,} of {total:,} {verb} stored in {place}. {command} encodes the others."
 
 
 def count_stored(index: PlaceIndex | None, paths: Collection[str] | None) -> int:

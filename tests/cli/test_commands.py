@@ -81,7 +81,7 @@ def test_version_and_help():
     listed = re.findall(r"^  ([a-z-]+)  ", help_text.partition("--help")[2], flags=re.MULTILINE)
     assert listed == [
         *("index", "add", "remove", "embed", "merge", "info", "verify", "repair", "compact"),
-        *("search", "localize", "calibrate", "pairs", "export-descriptors", "evaluate", "compare"),
+        *("search", "localize", "calibrate", "pairs", "export-descriptors", "export-index", "evaluate", "compare"),
         *("models", "convert", "fit-projection", "export", "card-onnx", "import-hub"),
         *("simulate", "places", "demo", "space", "serve", "push", "push-space"),
     ]
