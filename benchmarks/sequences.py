@@ -1,6 +1,6 @@
 """Localization of sequences on drives through Gridtown cities: the tables of docs/sequences.md.
 
-    python benchmarks/sequences.py [--drives 12] [--frames 60] [--image-size 112] [--fit]
+    python benchmarks/sequences.py [--image-size 112]
 
 The plan is in docs/sequences.md. Photos are rendered and encoded once, to `build/sequences`.
 """
@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ CITY_PLACES = 120  # sets the size of a city: six inner streets in either direct
 SPACING = 12.0  # metres between positions of the map
 MAPPED_SHARE = 0.7
 SPEEDS = {"driving": (8.0, 1.0), "walking": (1.4, 2.0)}  # metres a second, seconds a frame
-FIT_CITY, TEST_CITIES = 9111, (9101, 9102)
+DRIVES = {"driving": (12, 60), "walking": (36, 20)}  # drives of a city, and frames of each
+FIT_CITIES, TEST_CITIES = (9111, 9112), (9101, 9102)
 
 
 @dataclass(frozen=True)
@@ -144,37 +146,48 @@ def places_of(town: Town, photos: list[Photo]) -> NDArray[np.float64]:
     )
 
 
-def make_city_data(seed: int, arguments: argparse.Namespace) -> Path:
-    """Render and encode the map and the drives of a city, unless that was done; return the file."""
-    file = Path(f"build/sequences/{seed}-{arguments.drives}-{arguments.frames}-{arguments.image_size}.npz")
-    if file.exists():
-        return file
-    file.parent.mkdir(parents=True, exist_ok=True)
+def make_city_data(seed: int, size: int) -> dict[str, Path]:
+    """Render and encode the map and the drives of a city, unless that was done; return the files."""
+    names = ["map", *(f"{kind}-{drives}x{frames}" for kind, (drives, frames) in DRIVES.items())]
+    files = {name.partition("-")[0]: Path(f"build/sequences/{seed}-{size}-{name}.npz") for name in names}
+    if all(file.exists() for file in files.values()):
+        return files
     town, encoder = make_town(seed, CITY_PLACES), PlaceEncoder("embedded", device="cpu")
+    for name, file in files.items():
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(
+                file, **(_map_columns(town, encoder, size) if name == "map" else _drive_columns(town, encoder, size, name))
+            )
+    return files
+
+
+def _map_columns(town: Town, encoder: PlaceEncoder, size: int) -> dict[str, NDArray[Any]]:
     photos = list(map_photos(town))
-    columns = {"map": encode(town, photos, encoder, arguments.image_size), "map_places": places_of(town, photos)}
-    for kind, (speed, interval) in SPEEDS.items():
-        for number in range(arguments.drives):
-            rng = np.random.default_rng([seed, 73, number, len(kind)])
-            ride = draw_ride(town, rng, arguments.frames, speed * interval)
-            frames = list(drive_photos(town, ride, number + (1000 if kind == "walking" else 0)))
-            columns[f"{kind}-{number}"] = encode(town, frames, encoder, arguments.image_size)
-            columns[f"{kind}-{number}-places"] = places_of(town, frames)
-            columns[f"{kind}-{number}-ride"] = np.column_stack([ride.points, ride.yaws])
-    np.savez(file, **columns)
-    return file
+    return {"descriptors": encode(town, photos, encoder, size), "places": places_of(town, photos)}
+
+
+def _drive_columns(town: Town, encoder: PlaceEncoder, size: int, kind: str) -> dict[str, NDArray[Any]]:
+    (speed, interval), (num_drives, num_frames) = SPEEDS[kind], DRIVES[kind]
+    columns = {}
+    for number in range(num_drives):
+        rng = np.random.default_rng([town.city.seed, 73, number, len(kind)])
+        ride = draw_ride(town, rng, num_frames, speed * interval)
+        frames = list(drive_photos(town, ride, number + (1000 if kind == "walking" else 0)))
+        columns[f"{number}-descriptors"] = encode(town, frames, encoder, size)
+        columns[f"{number}-places"] = places_of(town, frames)
+        columns[f"{number}-ride"] = np.column_stack([ride.points, ride.yaws])
+    return columns
 
 
 def main() -> None:
     """Render, encode, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--drives", type=int, default=12, help="Drives of each speed in each city.")
-    parser.add_argument("--frames", type=int, default=60, help="Frames of a drive.")
     parser.add_argument("--image-size", type=int, default=112)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for seed in (FIT_CITY, *TEST_CITIES):
-        print(make_city_data(seed, arguments), flush=True)
+    for seed in (*FIT_CITIES, *TEST_CITIES):
+        print(*make_city_data(seed, arguments.image_size).values(), flush=True)
 
 
 if __name__ == "__main__":

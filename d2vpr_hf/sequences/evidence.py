@@ -84,6 +84,24 @@ def frame_evidence(
     )
 
 
+def repeated_share(matches: Sequence[Match], earlier: Sequence[Match]) -> float:
+    """Return the share of a frame's evidence that repeats an earlier frame's, in [0, 1]: the weights of their common matches.
+
+    A camera that stands still sees the same wrong place again and again, which must not make it surer.
+    """
+    weights, earlier_weights = (
+        dict(
+            zip(
+                (match.row for match in each),
+                match_weights(np.array([match.similarity for match in each])).tolist(),
+                strict=True,
+            )
+        )
+        for each in (matches, earlier)
+    )
+    return float(sum(min(weight, earlier_weights.get(row, 0.0)) for row, weight in weights.items()))
+
+
 def _shares(weights: Floats, agrees: np.ndarray) -> Floats:
     """Return the share of each weight in the sum of its group."""
     sums = np.where(agrees, weights[agrees].sum(), weights[~agrees].sum())

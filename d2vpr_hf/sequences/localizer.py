@@ -22,7 +22,7 @@ from d2vpr_hf.localization.consensus import mean_place
 from d2vpr_hf.localization.localize import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED, PRECISION, Localization, localize
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres
 from d2vpr_hf.places.geometry import frame_points
-from d2vpr_hf.sequences.evidence import Evidence, frame_evidence
+from d2vpr_hf.sequences.evidence import Evidence, frame_evidence, repeated_share
 from d2vpr_hf.sequences.hidden_markov import Logs, best_path, forward_step, normalise, smooth
 from d2vpr_hf.sequences.map_density import MapDensity
 from d2vpr_hf.sequences.motion import Motion, Step
@@ -42,7 +42,8 @@ class SequenceSettings:
         outside_share: Share of frames that are expected outside the map.
         stretch: Metres of travel after which half of the stretches inside or outside the map have ended.
         jump: Probability that the next frame is anywhere in the map, such as after a cut in a video.
-        evidence: Exponent of the evidence of all frames but the first, in (0, 1]: frames near each other repeat evidence.
+        evidence: Exponent of the new share of a frame's evidence; frames near each other repeat evidence.
+        least_evidence: Smallest weight of a frame's evidence.
         num_matches: Number of matches of each frame that are states.
         num_carried: Number of positions that are followed without a match.
         slope, bias: Recalibration of the confidence: slope of its log odds, and addition to them.
@@ -53,7 +54,8 @@ class SequenceSettings:
     outside_share: float = 0.3
     stretch: float = 200.0
     jump: float = 1e-3
-    evidence: float = 0.5
+    evidence: float = 1.0
+    least_evidence: float = 0.05
     num_matches: int = 20
     num_carried: int = 10
     slope: float = 1.0
@@ -281,14 +283,20 @@ class SequenceLocalizer:
         else:
             step = self._pending or Step(0.0)
             rows, carried = self._carry(last, step)
-            transition = self._transition(last, rows, states, carried, step)
+            weight = self._weight(matches, last)
+            transition = self._transition(last, rows, states, carried, step, weight)
             unseen = np.full(len(carried), evidence.log_unseen)
-            emission = self.settings.evidence * np.concatenate([emission, unseen, [evidence.log_nowhere]])
+            emission = weight * np.concatenate([emission, unseen, [evidence.log_nowhere]])
             states = states.join(carried)
             belief = forward_step(last.belief, transition, emission)
         alone = localize(matches, self.calibration, query, self.precision)
         confidence = None if self.calibration is None else evidence.confidence
         return _Frame(query, matches, seconds, alone, confidence, states, emission, transition, belief)
+
+    def _weight(self, matches: Sequence[Match], last: _Frame) -> float:
+        """Return the exponent of the evidence of a frame: the smaller, the more of it repeats the frame before."""
+        repeated = repeated_share(matches, last.matches)
+        return max(self.settings.least_evidence, (1 - repeated) ** self.settings.evidence)
 
     def _prior(self, count: int) -> Logs:
         """Return the logarithms (count + 1,) of the probabilities before the first frame."""
@@ -309,14 +317,20 @@ class SequenceLocalizer:
         rows = np.flatnonzero(moved.spreads <= _WIDEST * self.density.spacing)
         return order[rows], moved.take(rows)
 
-    def _transition(self, last: _Frame, rows: NDArray[np.int64], states: States, carried: States, step: Step) -> Logs:
-        """Return the logarithms (R + 1, S + 1) of the probabilities of movements from the states of the last frame."""
+    def _transition(
+        self, last: _Frame, rows: NDArray[np.int64], states: States, carried: States, step: Step, weight: float
+    ) -> Logs:
+        """Return the logarithms (R + 1, S + 1) of the probabilities of movements from the states of the last frame.
+
+        The number of photos that share a movement has the weight of the frame's evidence: a frame that repeats the one before
+        shows neither where the camera is nor where it moved.
+        """
         leave, enter = self._crossings(step)
-        moves = self.settings.motion.log_moves(last.states, states, step, self.density)
+        fits, log_counts = self.settings.motion.log_moves(last.states, states, step, self.density)
         jump, num_photos = self.settings.jump, self.density.num_photos
-        inside = (1 - leave) * ((1 - jump) * np.exp(moves) + jump / num_photos)
+        inside = (1 - leave) * ((1 - jump) * np.exp(fits - weight * log_counts[:, None]) + jump / num_photos)
         stays = np.zeros((len(last.states), len(carried)))
-        unmatched = np.maximum(_LEAST_STAY, 1 - np.exp(moves[rows]).sum(axis=1))
+        unmatched = np.maximum(_LEAST_STAY, 1 - np.exp(fits[rows] - log_counts[rows, None]).sum(axis=1))
         stays[rows, np.arange(len(rows))] = (1 - leave) * (1 - jump) * unmatched
         top = np.concatenate([inside, stays, np.full((len(last.states), 1), leave)], axis=1)
         bottom = np.concatenate([np.full(len(states), enter / num_photos), np.zeros(len(carried)), [1 - enter]])

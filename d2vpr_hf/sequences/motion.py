@@ -69,10 +69,18 @@ class Motion:
         """Return the largest distance in metres of a movement."""
         return self.max_speed * step.seconds if step.metres is None else abs(step.metres)
 
-    def log_moves(self, first: States, second: States, step: Step, density: MapDensity) -> Floats:
-        """Return the logarithm (S, T) of the probability to move from each state to each state of the next frame.
+    def log_moves(self, first: States, second: States, step: Step, density: MapDensity) -> tuple[Floats, Floats]:
+        """Return how well movements fit, and the number of photos that share them, both as logarithms.
 
-        All photos of the map that a movement may reach share its probability: it is divided by their number.
+        Args:
+            first: S states.
+            second: T states of the next frame.
+            step: The movement between the frames.
+            density: The positions of the map.
+
+        Returns:
+            (S, T), at most 0, for the movement from each state to each state of the next frame; and (S,), for the number of
+            photos of the map that the movement may reach. The difference is the probability of the movement.
         """
         distances = state_distances(first, second)
         slack = np.hypot(density.spacing, first.spreads)
@@ -86,8 +94,9 @@ class Motion:
             inner = reach - slack
             counts = density.count(first, reach + slack)
             counts -= np.where(inner > 0, density.count(first, np.maximum(inner, 0.0)), 0.0)
-        logs = -0.5 * (misses / slack[:, None]) ** 2 - np.log(np.maximum(counts, 1.0))[:, None]
-        return logs + self._log_directions(first, second, step, distances, density.spacing)
+        fits = -0.5 * (misses / slack[:, None]) ** 2
+        fits += self._log_directions(first, second, step, distances, density.spacing)
+        return fits, np.log(np.maximum(counts, 1.0))
 
     def _log_directions(self, first: States, second: States, step: Step, distances: Floats, spacing: float) -> Floats:
         """Return the logarithm (S, T) of the agreement of headings with the turn, and of movements with the camera."""
