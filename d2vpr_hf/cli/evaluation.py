@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from d2vpr_hf.cli.choices import SequencePositives, SequenceScores
 from d2vpr_hf.cli.options import (
     DescriptorOptions,
     EncoderOptions,
@@ -25,6 +26,7 @@ from d2vpr_hf.cli.terminal import echo, notice, progress_bar, table_text
 if TYPE_CHECKING:
     from d2vpr_hf.encoders.place_encoder import PlaceEncoder
     from d2vpr_hf.evaluation import Evaluation, PositiveRule
+    from d2vpr_hf.evaluation.sequence_rule import SequenceRule
     from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.readers import PlaceTable
     from d2vpr_hf.readers.data_sets import DataSet, QuerySet
@@ -141,6 +143,36 @@ class RuleOptions:
 
 
 @dataclass
+class SequenceRuleOptions:
+    """Options for the evaluation of sequences."""
+
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="L", help="Search sequences of L consecutive photos of a folder instead of single photos."),
+    ] = None
+    sequence_scores: Annotated[
+        SequenceScores | None,
+        typer.Option(
+            help="Comparison of sequences. mean: means of descriptors; sum: similarities photo by photo. Default: mean."
+        ),
+    ] = None
+    sequence_positives: Annotated[
+        SequencePositives | None,
+        typer.Option(help="Photos of a sequence that must be near: the centre ones (SeqNet) or any (JIST). Default: centre."),
+    ] = None
+
+    def rule(self) -> SequenceRule | None:
+        """Make the rule; `None` for single photos."""
+        from d2vpr_hf.evaluation.sequence_rule import SequenceRule
+
+        if self.sequence_length is None:
+            if self.sequence_scores is not None or self.sequence_positives is not None:
+                raise ValueError("`sequence_scores` and `sequence_positives` belong to `sequence_length=...`. Give it too.")
+            return None
+        return SequenceRule(self.sequence_length, self.sequence_scores or "mean", self.sequence_positives or "centre")
+
+
+@dataclass
 class ReportOptions:
     """Options for a report and its pictures."""
 
@@ -224,6 +256,7 @@ def evaluate(
         ),
     ] = None,
     rules: RuleOptions,
+    sequences: SequenceRuleOptions,
     recall_values: Annotated[
         list[str] | None,
         typer.Option(
@@ -258,6 +291,7 @@ def evaluate(
     A query counts for recall@N if at least one of its first N matches is correct.
     """
     rules.rule()
+    sequence = sequences.rule()
     options = reranking.reranking()
     reranking.refuse_descriptors(given.descriptors)
     values = _parse_recall_values(recall_values)
@@ -283,7 +317,7 @@ def evaluate(
     start = time.perf_counter()
     if given.descriptors is not None:
         notice(f"Correct: {sides.correct}. {recalls}")
-        evaluations = _evaluate_files(sides, given, query_descriptors or [], values, strict)
+        evaluations = _evaluate_files(sides, given, query_descriptors or [], values, strict, sequence)
     else:
         notice(f"Correct: {sides.correct}. {recalls} Batch size {encoding.batch_size}.")
         arguments: dict[str, Any] = {
@@ -294,6 +328,7 @@ def evaluate(
             "strict": strict,
             "overwrite": overwrite,
             "reranking": options,
+            "sequence": sequence,
         }
         encoder = sides.load(encoding, model, cross_image_encoder)
         if database_model is not None:
@@ -425,7 +460,12 @@ def _set_names(queries: Sequence[Path]) -> list[str]:
 
 
 def _evaluate_files(
-    sides: _Sides, given: DescriptorOptions, files: list[Path], recall_values: tuple[int, ...], strict: bool
+    sides: _Sides,
+    given: DescriptorOptions,
+    files: list[Path],
+    recall_values: tuple[int, ...],
+    strict: bool,
+    sequence: SequenceRule | None,
 ) -> list[Evaluation]:
     """Evaluate descriptors that another program made."""
     from d2vpr_hf.evaluation import evaluate_descriptor_sets
@@ -448,6 +488,7 @@ def _evaluate_files(
         sides.rule,
         data_set=sides.data_set,
         has_order=sides.has_order,
+        sequence=sequence,
         use_given_positives=not sides.is_rule_given,
         positives_source=sides.positives_source,
         recall_values=recall_values,

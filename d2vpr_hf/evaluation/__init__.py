@@ -14,6 +14,7 @@ from d2vpr_hf.evaluation.evaluate import (
 from d2vpr_hf.evaluation.positives import NearbyPositives, PhotoSet, PositiveRule, Positives
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, bootstrap_interval, recall_at
 from d2vpr_hf.evaluation.report import Evaluation, Predictions, QueryResult
+from d2vpr_hf.evaluation.sequence_rule import SequenceRule
 
 __all__ = [
     "RECALL_VALUES",
@@ -28,6 +29,7 @@ __all__ = [
     "PrecisionCurve",
     "Predictions",
     "QueryResult",
+    "SequenceRule",
     "bootstrap_interval",
     "compare_evaluations",
     "evaluate",

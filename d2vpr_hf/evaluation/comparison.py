@@ -76,6 +76,9 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
 
 
 def _check_comparable(first: Evaluation, second: Evaluation) -> None:
+    lengths = [1 if run.sequences is None else run.sequences["length"] for run in (first, second)]
+    if lengths[0] != lengths[1]:
+        raise ValueError(f"The reports are of sequences of {lengths[0]} and of {lengths[1]} photos.")
     if (first.given_positives is None) != (second.given_positives is None):
         raise ValueError(
             f"The reports have different positives: {first.criterion} in the first, {second.criterion} in the second."
@@ -111,6 +114,9 @@ def _notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
     sizes = [evaluation.model.size_text for evaluation in (first, second)]
     if first.model.resolution == second.model.resolution and sizes[0] != sizes[1]:
         yield f"The sizes of photos or the forms of queries differ: {sizes[0]} and {sizes[1]}."
+    scores = [run.sequences["scores"] for run in (first, second) if run.sequences is not None]
+    if len(set(scores)) > 1:
+        yield f"Sequences are compared differently: by the {scores[0]} in the first, by the {scores[1]} in the second."
     rerankings = ["none" if run.reranking is None else run.reranking["rerank"] for run in (first, second)]
     if rerankings[0] != rerankings[1]:
         yield f"Matches are re-ranked differently: {rerankings[0]} and {rerankings[1]}."

@@ -16,6 +16,7 @@ from d2vpr_hf.evaluation.photo_selection import select_photos
 from d2vpr_hf.evaluation.positives import PositiveRule
 from d2vpr_hf.evaluation.recall import RECALL_VALUES, check_recall_values
 from d2vpr_hf.evaluation.report import Evaluation
+from d2vpr_hf.evaluation.sequence_rule import SequenceRule
 from d2vpr_hf.index import PlaceIndex, check_free
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 from d2vpr_hf.pretrained.fitted_photos import warn_of_fitted_photos
@@ -50,6 +51,7 @@ def evaluate(
     progress: Progress | None = None,
     database_encoder: Encoder | None = None,
     reranking: Reranking | None = None,
+    sequence: SequenceRule | None = None,
 ) -> Evaluation:
     """Search the database with each query and compute recall.
 
@@ -75,6 +77,7 @@ def evaluate(
             compatible with the other, as a distilled student is with its teacher. `None` encodes both by `encoder`.
         reranking: Options of re-ranking; `None` keeps the order of similarity. With `mode="unsure"`, the database must be an
             index with a calibration.
+        sequence: Rule of sequences, for which windows of photos are searched; `None` for single photos.
 
     Raises:
         ValueError: If positions cannot be compared because they are missing or of different kinds, no photo could be read, all
@@ -95,6 +98,7 @@ def evaluate(
         progress=progress,
         database_encoder=database_encoder,
         reranking=reranking,
+        sequence=sequence,
     )
     return evaluations[0]
 
@@ -115,6 +119,7 @@ def evaluate_query_sets(
     progress: Progress | None = None,
     database_encoder: Encoder | None = None,
     reranking: Reranking | None = None,
+    sequence: SequenceRule | None = None,
 ) -> list[Evaluation]:
     """Search one database with several query sets, and encode each database photo once.
 
@@ -133,6 +138,7 @@ def evaluate_query_sets(
         progress: As for [`evaluate`].
         database_encoder: As for [`evaluate`].
         reranking: As for [`evaluate`].
+        sequence: As for [`evaluate`].
 
     Returns:
         One evaluation for each query set.
@@ -141,7 +147,14 @@ def evaluate_query_sets(
         ValueError: As [`evaluate`] does.
     """
     choices = Choices(
-        rule or PositiveRule(), True, positives_source, check_recall_values(recall_values), drop_shared, strict, reranking
+        rule or PositiveRule(),
+        True,
+        positives_source,
+        check_recall_values(recall_values),
+        drop_shared,
+        strict,
+        reranking,
+        sequence,
     )
     _check_reranking(reranking, encoder, database_encoder)
     if database_encoder is not None:
@@ -185,6 +198,7 @@ def evaluate_data_set(
     progress: Progress | None = None,
     database_encoder: Encoder | None = None,
     reranking: Reranking | None = None,
+    sequence: SequenceRule | None = None,
 ) -> list[Evaluation]:
     """Evaluate a data set, each part in its own database, and encode each database photo once for all query sets.
 
@@ -202,6 +216,7 @@ def evaluate_data_set(
         progress: As for [`evaluate`].
         database_encoder: As for [`evaluate`].
         reranking: As for [`evaluate`].
+        sequence: As for [`evaluate`].
 
     Returns:
         One evaluation for each query set, over the queries of all parts.
@@ -219,6 +234,7 @@ def evaluate_data_set(
         drop_shared,
         strict,
         reranking,
+        sequence,
     )
     _check_reranking(reranking, encoder, database_encoder)
     report_remarks(data_set.remarks, data_set.variant)
@@ -308,6 +324,7 @@ def evaluate_descriptor_files(
     tensor: str | None = None,
     normalize: bool = False,
     strict: bool = False,
+    sequence: SequenceRule | None = None,
 ) -> Evaluation:
     """Evaluate descriptors in files that another program wrote. The photos are not needed.
 
@@ -320,6 +337,7 @@ def evaluate_descriptor_files(
         tensor: Name of the tensor in the files; `None` for the only one.
         normalize: Whether to divide each descriptor by its length. Without it, other lengths than 1 are an error.
         strict: Whether a place without a descriptor or position is an error.
+        sequence: As for [`evaluate`].
 
     Raises:
         ValueError: If descriptors and places do not match, values are wrong, the widths of both sides differ, or positions
@@ -334,6 +352,7 @@ def evaluate_descriptor_files(
         tensor=tensor,
         normalize=normalize,
         strict=strict,
+        sequence=sequence,
     )
     return evaluations[0]
 
@@ -351,6 +370,7 @@ def evaluate_descriptor_sets(
     tensor: str | None = None,
     normalize: bool = False,
     strict: bool = False,
+    sequence: SequenceRule | None = None,
 ) -> list[Evaluation]:
     """Evaluate descriptors in files for several query sets.
 
@@ -366,6 +386,7 @@ def evaluate_descriptor_sets(
         tensor: As for [`evaluate_descriptor_files`].
         normalize: As for [`evaluate_descriptor_files`].
         strict: As for [`evaluate_descriptor_files`].
+        sequence: As for [`evaluate`].
 
     Returns:
         One evaluation for each query set.
@@ -374,7 +395,12 @@ def evaluate_descriptor_sets(
         ValueError: As [`evaluate_descriptor_files`] does.
     """
     choices = Choices(
-        rule or PositiveRule(), use_given_positives, positives_source, check_recall_values(recall_values), strict=strict
+        rule or PositiveRule(),
+        use_given_positives,
+        positives_source,
+        check_recall_values(recall_values),
+        strict=strict,
+        sequence=sequence,
     )
     table, rows = read_placed_descriptors(*database, tensor=tensor, normalize=normalize, strict=strict, has_order=has_order)
     evaluations = []

@@ -14,8 +14,10 @@ from d2vpr_hf.evaluation.descriptor_evaluation import Matches, evaluate_descript
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.indexed_photos import IndexColumns, IndexedPhotos, SelectedDescriptors
 from d2vpr_hf.evaluation.photo_selection import PhotoSelection, PhotoTable, select_photos
-from d2vpr_hf.evaluation.positives import PositiveRule
+from d2vpr_hf.evaluation.positives import PositiveRule, Positives
 from d2vpr_hf.evaluation.report import DROPPED, Evaluation
+from d2vpr_hf.evaluation.sequence_rule import SequenceRule
+from d2vpr_hf.evaluation.sequence_windows import WindowDescriptors, WindowPositives, describe_sequences, find_windows
 from d2vpr_hf.hub.snapshots import find_dataset
 from d2vpr_hf.index import SHARD_SIZE, PlaceIndex
 from d2vpr_hf.places.place_columns import PlaceColumns
@@ -51,6 +53,7 @@ class Choices:
         drop_shared: Whether queries that are database photos too are dropped.
         strict: Whether a skipped photo is an error.
         reranking: Options of re-ranking; `None` keeps the order of similarity.
+        sequence: Rule of sequences; `None` for single photos.
     """
 
     rule: PositiveRule
@@ -60,6 +63,7 @@ class Choices:
     drop_shared: bool = False
     strict: bool = False
     reranking: Reranking | None = None
+    sequence: SequenceRule | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class PartEvaluation:
         for table in (database, *(queries.table for queries in query_sets)):
             if isinstance(table, PlaceTable):
                 check_any_photo(table)
+        if choices.sequence is not None and choices.reranking is not None:
+            raise ValueError("Re-ranking compares single photos. Omit `rerank` or `sequence_length`.")
         if isinstance(database, IndexedPhotos):
             columns: PlaceColumns = IndexColumns(database.places)
         else:
@@ -158,6 +164,10 @@ class PartEvaluation:
             raise ValueError(
                 'An index has one descriptor of each photo, and `test_time="nearest-crop"` gives five of each query. Leave '
                 "`save_descriptors` out, or take another form of queries."
+            )
+        if self._choices.sequence is not None and getattr(encoder, "test_time", None) == "nearest-crop":
+            raise ValueError(
+                'Sequences have one descriptor of each photo. Omit `test_time="nearest-crop"` or `sequence_length`.'
             )
         of_database = database_encoder or encoder
         database, unread, remarks = self._encode_database(of_database, seed, progress)
@@ -325,6 +335,8 @@ class PartEvaluation:
         """Search all queries in the descriptors of the database at once, and evaluate each query set."""
         rows = searches[0].rows
         database = SelectedDescriptors(descriptors, rows) if len(rows) < len(descriptors) else descriptors
+        if self._choices.sequence is not None:
+            return [self._evaluate_set(each, database, None, info, seed) for each in searches]
         all_queries = np.concatenate([each.descriptors for each in searches]) if len(searches) > 1 else searches[0].descriptors
         reranking = self._choices.reranking
         depth = max(self._choices.recall_values)
@@ -370,7 +382,7 @@ class PartEvaluation:
         return lambda rows, similarities: find(index_rows[rows], similarities)
 
     def _evaluate_set(
-        self, encoded: "_EncodedSearch", database: Descriptors, matches: Matches, encoder: EncoderInfo, seed: int | None
+        self, encoded: "_EncodedSearch", database: Descriptors, matches: Matches | None, encoder: EncoderInfo, seed: int | None
     ) -> Evaluation:
         """Evaluate the matches of a query set, and add folders and skipped photos to the evaluation."""
         search = encoded.search
@@ -438,16 +450,19 @@ def evaluate_selections(
     if positives is not None:
         of_queries = (positives[row] for row in queries[0].rows.tolist())
         given = select_rows(of_queries, database[0].rows, len(database[0].table.places))
-    evaluation = evaluate_descriptors(
-        database[1],
-        queries[1],
-        database[0].photos,
-        queries[0].photos,
-        choices.rule,
-        recall_values=choices.recall_values,
-        positives=given,
-        matches=matches,
-    )
+    if choices.sequence is None:
+        evaluation = evaluate_descriptors(
+            database[1],
+            queries[1],
+            database[0].photos,
+            queries[0].photos,
+            choices.rule,
+            recall_values=choices.recall_values,
+            positives=given,
+            matches=matches,
+        )
+    else:
+        evaluation = _evaluate_sequences(database, queries, given, choices, choices.sequence)
     return replace(
         evaluation,
         given_positives=None if given is None else choices.positives_source,
@@ -459,6 +474,33 @@ def evaluate_selections(
             for side, selection in selections.items()
         },
     )
+
+
+def _evaluate_sequences(
+    database: tuple[PhotoSelection, Descriptors],
+    queries: tuple[PhotoSelection, NDArray[Any]],
+    positives: Positives | None,
+    choices: Choices,
+    sequence: SequenceRule,
+) -> Evaluation:
+    """Evaluate windows of consecutive photos, whose names and positions are those of their centre photos."""
+    sides = [
+        (selection, descriptors, find_windows(selection, sequence.length)) for selection, descriptors in (database, queries)
+    ]
+    searched, asking = (WindowDescriptors(descriptors, windows, sequence.scores) for _, descriptors, windows in sides)
+    photos = [selection.photos.take(windows[:, sequence.centre]) for selection, _, windows in sides]
+    of_photos = choices.rule.find(database[0].photos, queries[0].photos) if positives is None else positives
+    evaluation = evaluate_descriptors(
+        searched,
+        asking[:],
+        photos[0],
+        photos[1],
+        choices.rule,
+        recall_values=choices.recall_values,
+        positives=WindowPositives(of_photos, sides[0][2], sides[1][2], sequence),
+    )
+    counts = [len(selection.rows) for selection, _, _ in sides], [len(windows) for _, _, windows in sides]
+    return replace(evaluation, sequences=describe_sequences(sequence, *counts))
 
 
 def _origin(table: PhotoTable) -> dict[str, str]:

@@ -16,6 +16,7 @@ from d2vpr_hf.evaluation.confidence import PrecisionCurve, precision_curve
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
 from d2vpr_hf.evaluation.positives import PhotoSet, PositiveRule
 from d2vpr_hf.evaluation.recall import bootstrap_interval, hits_at, recall_at, recall_with_positives
+from d2vpr_hf.evaluation.sequence_rule import SequenceRule
 from d2vpr_hf.utils.atomic_files import check_new_file, store_file, write_file
 from d2vpr_hf.utils.bounded_files import parse_json
 from d2vpr_hf.utils.hub_ids import public_name
@@ -56,6 +57,16 @@ class _Reranking(TypedDict):
     comparisons: int
 
 
+class _Sequences(TypedDict):
+    length: int
+    scores: str
+    positives: str
+    database_photos: int
+    query_photos: int
+    database_sequences: int
+    query_sequences: int
+
+
 class _Tables(TypedDict):
     """The values of a report's tables that its text and comparisons use."""
 
@@ -64,6 +75,7 @@ class _Tables(TypedDict):
     remarks: dict[str, list[_Remark]]
     data_set: _DataSet | None
     reranking: _Reranking | None
+    sequences: _Sequences | None
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,8 @@ class Evaluation:
             given.
         given_positives: Source of given positives; `rule` then only groups queries into places. `None` if the rule decides.
         reranking: Options of re-ranking, and the numbers of queries `reranked` and of `comparisons`; `None` without it.
+        sequences: `length`, `scores` and `positives` of sequences, and the numbers of photos and sequences of both sides;
+            `None` for single photos. Rows and counts are then those of sequences, by the names of their centre photos.
         predictions: Search results for plots; `None` after loading.
     """
 
@@ -175,6 +189,7 @@ class Evaluation:
     data_set: dict[str, Any] | None = None
     given_positives: str | None = None
     reranking: dict[str, Any] | None = None
+    sequences: dict[str, Any] | None = None
     predictions: Predictions | None = field(default=None, repr=False, compare=False)
 
     @functools.cached_property
@@ -293,6 +308,7 @@ class Evaluation:
             "package_version": self.package_version,
             **data_set,
             **({} if self.reranking is None else {"reranking": self.reranking}),
+            **({} if self.sequences is None else {"sequences": self.sequences}),
             "model": self.model.to_dict(),
             "database": self.database,
             "query_set": self.query_set,
@@ -373,7 +389,14 @@ class Evaluation:
 
 
 _PLAIN_FIELDS = ("database", "query_set", "order_seed", "skipped", "package_version")
-_LATER_FIELDS = ("remarks", "shared_photos", "coordinates", "data_set", "reranking")  # added after format 1 shipped
+_LATER_FIELDS = (
+    "remarks",
+    "shared_photos",
+    "coordinates",
+    "data_set",
+    "reranking",
+    "sequences",
+)  # added after format 1 shipped
 
 
 def without_folders(evaluation: Evaluation) -> Evaluation:
@@ -429,7 +452,10 @@ def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.data_set is not None:
         yield "data set:  {variant} (layout {layout}), query set {query_set}".format(**evaluation.data_set)
     for name, side in (("database", evaluation.database), ("queries", evaluation.query_set)):
-        yield f"{name + ':':10} {side['count']} photos{'' if side['path'] is None else ' of ' + side['path']}"
+        unit = "photos" if evaluation.sequences is None else "sequences"
+        yield f"{name + ':':10} {side['count']} {unit}{'' if side['path'] is None else ' of ' + side['path']}"
+    if evaluation.sequences is not None:
+        yield _sequence_line(evaluation.sequences)
     yield f"model:     {evaluation.model}"
     if evaluation.database_model is not None:
         yield f"of the database: {evaluation.database_model}"
@@ -456,6 +482,12 @@ def _setup_lines(evaluation: Evaluation) -> Iterator[str]:
             yield f"skipped:   {len(skipped)} photos of the {name}, such as {': '.join(skipped[0])}"
         for remark in evaluation.remarks.get(name, []):
             yield f"{remark['kind'] + ':':10} {remark['count']} {remark['text']} ({name})"
+
+
+def _sequence_line(sequences: Mapping[str, Any]) -> str:
+    """Return the definition of the sequences of an evaluation."""
+    rule = SequenceRule(sequences["length"], sequences["scores"], sequences["positives"])
+    return f"sequences: {rule}; of {sequences['database_photos']} and {sequences['query_photos']} photos"
 
 
 def _recall_rows(evaluation: Evaluation) -> list[list[str]]:

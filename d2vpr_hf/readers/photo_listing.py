@@ -3,10 +3,11 @@
 import heapq
 import os
 import posixpath
+import re
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from d2vpr_hf.readers.image_signatures import NUM_BYTES, READ, image_format
 from d2vpr_hf.readers.program_files import program_folder, program_name
@@ -95,6 +96,12 @@ def list_photos(folder: Path, listed: Collection[str] = ()) -> PhotoListing:
             + (f" Skipped images: {' '.join(skipped)}" if skipped else "")
         )
     return PhotoListing(photos, search.skipped, remarks, tuple(sorted(search.tables)))
+
+
+def natural_key(path: PurePath) -> list[tuple[int, int, str]]:
+    """Return a key that sorts numbers in names by their value: `frame2` before `frame10`."""
+    parts = re.split(r"([0-9]+)", path.as_posix())
+    return [(0, int(part), "") if number % 2 else (1, 0, part) for number, part in enumerate(parts)]
 
 
 def paths_file(folder: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import ReadOptions, read_place, read_places
 from d2vpr_hf.readers.at_names import is_at_name
-from d2vpr_hf.readers.photo_listing import list_photos
+from d2vpr_hf.readers.photo_listing import list_photos, natural_key
 from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.sequences.frame_table import FrameTable, read_frame_table
 
@@ -143,12 +142,6 @@ def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed:
     elif num_timed > 1:
         logger.warning("All %d frames have the same time, which is not used.", len(photos))
     return FrameOrder([Frame(photos[row]) for row in rows], kind)
-
-
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
-    """Return a key that sorts numbers in names by their value: `frame2` before `frame10`."""
-    parts = re.split(r"([0-9]+)", path.as_posix())
-    return [(0, int(part), "") if number % 2 else (1, 0, part) for number, part in enumerate(parts)]
 
 
 def with_odometry(order: FrameOrder, odometry: FrameTable) -> FrameOrder:

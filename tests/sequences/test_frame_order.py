@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from d2vpr_hf.sequences.frame_order import Frame, list_frames, natural_key, order_frames, read_frames
+from d2vpr_hf.readers.photo_listing import natural_key
+from d2vpr_hf.sequences.frame_order import Frame, list_frames, order_frames, read_frames
 from d2vpr_hf.sequences.frame_table import read_odometry
 
 NAN = math.nan

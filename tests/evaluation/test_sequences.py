@@ -1,0 +1,119 @@
+"""Evaluation of sequences against a brute force, and as the command line reports it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from d2vpr_hf.evaluation import Evaluation, PositiveRule, SequenceRule, compare_evaluations, evaluate_descriptor_files
+from tests.command_line import run
+
+LENGTH = 3
+
+
+@pytest.fixture
+def drives(tmp_path):
+    """Two drives of 8 and 5 photos in the database, and one of 6 queries; positions are 10 m apart, descriptors random."""
+    rng = np.random.default_rng(0)
+    sides = {}
+    for name, lengths in (("database", {"one": 8, "two": 5}), ("queries", {"drive": 6})):
+        rows = [
+            (f"{folder}/frame{number}.jpg", 1000.0 * (folder == "two") + 10.0 * number)
+            for folder, count in lengths.items()
+            for number in range(count)
+        ]
+        descriptors = rng.normal(size=(len(rows), 6))
+        descriptors /= np.linalg.norm(descriptors, axis=1, keepdims=True)
+        table = tmp_path / f"{name}.csv"
+        table.write_text("path,x,y\n" + "".join(f"{path},{x},0\n" for path, x in rows))
+        np.save(tmp_path / f"{name}.npy", descriptors.astype(np.float32))
+        sides[name] = tmp_path / f"{name}.npy", table, rows, descriptors
+    return sides
+
+
+def windows_of(rows):
+    return [
+        list(range(start, start + LENGTH))
+        for start in range(len(rows) - LENGTH + 1)
+        if rows[start][0].split("/")[0] == rows[start + LENGTH - 1][0].split("/")[0]
+    ]
+
+
+@pytest.mark.parametrize("scores", ["mean", "sum"])
+@pytest.mark.parametrize("positives", ["centre", "any"])
+def test_sequences_are_ranked_and_judged_as_by_brute_force(drives, scores, positives):
+    (file, table, rows, database), (query_file, query_table, query_rows, queries) = drives.values()
+    evaluation = evaluate_descriptor_files(
+        (file, table),
+        (query_file, query_table),
+        PositiveRule(10.0),
+        recall_values=[1, 2],
+        sequence=SequenceRule(LENGTH, scores, positives),
+    )
+    windows, query_windows = windows_of(rows), windows_of(query_rows)
+    assert (len(windows), len(query_windows)) == (9, 4)
+    assert [query.path for query in evaluation.queries] == [query_rows[each[1]][0] for each in query_windows]
+    for query, asking in zip(evaluation.queries, query_windows, strict=True):
+        ranking = []
+        for window in windows:
+            if scores == "sum":
+                similarity = np.mean([queries[i] @ database[j] for i, j in zip(asking, window, strict=True)])
+            else:
+                means = queries[asking].sum(axis=0), database[window].sum(axis=0)
+                similarity = means[0] @ means[1] / np.linalg.norm(means[0]) / np.linalg.norm(means[1])
+            pairs = [(asking[1], window[1])] if positives == "centre" else [(i, j) for i in asking for j in window]
+            is_positive = any(abs(query_rows[i][1] - rows[j][1]) <= 10.0 for i, j in pairs)
+            ranking.append((similarity, is_positive, rows[window[1]][0]))
+        ranking.sort(reverse=True)
+        assert query.top_match == ranking[0][2]
+        assert query.similarity == pytest.approx(ranking[0][0], abs=1e-5)
+        assert query.num_positives == sum(positive for _, positive, _ in ranking)
+        ranks = [rank for rank, (_, positive, _) in enumerate(ranking, 1) if positive]
+        assert query.first_positive_rank == (ranks[0] if ranks and ranks[0] <= 2 else None)
+
+
+def test_a_sequence_of_one_photo_is_a_photo(drives):
+    sides = [side[:2] for side in drives.values()]
+    single = evaluate_descriptor_files(*sides, PositiveRule(10.0))
+    of_one = evaluate_descriptor_files(*sides, PositiveRule(10.0), sequence=SequenceRule(1))
+    assert [query.to_dict() for query in of_one.queries] == [query.to_dict() for query in single.queries]
+
+
+def test_reports_state_the_sequences_and_compare_only_equal_lengths(drives, tmp_path):
+    (file, table, *_), (query_file, query_table, *_) = drives.values()
+    arguments = ["--database", table, "--queries", query_table, "--descriptors", file, "--query-descriptors", query_file]
+    reports = {}
+    for name, options in {"mean": [], "sum": ["--sequence-scores", "sum"], "any": ["--sequence-positives", "any"]}.items():
+        report = tmp_path / f"{name}.json"
+        status, out, err = run("evaluate", *arguments, "--sequence-length", 3, *options, "--json", report)
+        assert status == 0, err
+        assert "9 sequences of" in out and "sequences: 3 consecutive photos" in out and "of 13 and 6 photos" in out
+        reports[name] = Evaluation.load(report)
+        assert json.loads(report.read_text())["sequences"]["database_sequences"] == 9
+    assert any("compared differently" in note for note in compare_evaluations(reports["mean"], reports["sum"]).notes)
+    with pytest.raises(ValueError, match="different positives"):
+        compare_evaluations(reports["mean"], reports["any"])
+    assert run("evaluate", *arguments, "--json", tmp_path / "single.json")[0] == 0
+    with pytest.raises(ValueError, match=r"of sequences of 3 and of 1 photos"):
+        compare_evaluations(reports["mean"], Evaluation.load(tmp_path / "single.json"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sequence-length", "7"], "There is no sequence of 7 consecutive photos in a folder of the queries"),
+        (["--sequence-scores", "sum"], "belong to `--sequence-length L`. Give it too."),
+    ],
+)
+def test_impossible_sequences_are_refused(drives, options, message):
+    (file, table, *_), (query_file, query_table, *_) = drives.values()
+    arguments = ["--database", table, "--queries", query_table, "--descriptors", file, "--query-descriptors", query_file]
+    status, _, err = run("evaluate", *arguments, *options)
+    assert status == 1 and message in err, err
+
+
+def test_unknown_scores_are_refused():
+    with pytest.raises(ValueError, match="`sequence_scores` as one of mean, sum"):
+        SequenceRule(3, "product")
+    with pytest.raises(ValueError, match="`sequence_length` of at least 1"):
+        SequenceRule(0)
