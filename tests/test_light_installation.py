@@ -107,6 +107,14 @@ def test_a_graph_does_the_whole_job(folder):
     assert json.loads(results["localize"].stdout)[0]["matches"][0]["path"].endswith(photo.name)
 
 
+def test_doctor_examines_an_installation_without_torch(folder):
+    done = run(folder, COMMAND, "doctor", "--json")
+    assert done.returncode == 0, done.stderr
+    sections = json.loads(done.stdout)["sections"]
+    assert sections["backends"]["torch"] is None and sections["self-test"]["passed"] is True
+    assert "needs torch" in sections["self-test"]["subject"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from d2vpr_hf import __version__
 from d2vpr_hf.cli import (
     demo,
+    doctor,
     evaluation,
     exchange,
     hub,
@@ -24,6 +25,7 @@ from d2vpr_hf.cli import (
     searches,
     serve,
     space,
+    watch,
 )
 from d2vpr_hf.cli.flags import CommandError, FlagCommand
 from d2vpr_hf.cli.option_groups import spread_groups
@@ -31,7 +33,7 @@ from d2vpr_hf.cli.terminal import echo
 from d2vpr_hf.utils.interrupts import SignalHandler, raise_interrupted
 
 _COMMANDS = {
-    "Make an index": (indexes.index, indexes.add, indexes.remove, indexes.embed, indexes.merge),
+    "Make an index": (indexes.index, indexes.add, indexes.remove, watch.watch, indexes.embed, indexes.merge),
     "Inspect and maintain an index": (
         indexes.info,
         map_check.check_map,
@@ -51,7 +53,7 @@ _COMMANDS = {
         import_hub.import_hub,
     ),
     "Make photos and places": (photos.simulate, photos.places),
-    "Try it and show it": (demo.demo, space.space, serve.serve),
+    "Try it and show it": (demo.demo, space.space, serve.serve, doctor.doctor),
     "Share it on the Hugging Face Hub": (hub.push, space.push_space),
 }
 

@@ -29,12 +29,11 @@ from d2vpr_hf.cli.options import (
     parse_model,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_used, echo, notice, progress_bar, table_text
+from d2vpr_hf.cli.terminal import changes_text, check_used, echo, notice, progress_bar, table_text
 from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
     from d2vpr_hf.readers import PhotoCollection
-    from d2vpr_hf.retrieval.updates import UpdateReport
 
 
 @dataclass
@@ -211,7 +210,7 @@ def index(
     with_positions = "" if photos is not None else f", {num_positions} with a position,"
     notice(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
     if existing is not None:
-        notice(_changes_text(report))
+        notice(changes_text(report))
 
 
 def _index_descriptors(
@@ -379,7 +378,7 @@ def add(
     if as_json:
         echo(json.dumps({"index": str(index), "photos": len(changed)} | report.to_dict(), indent=2))
     else:
-        notice(f"{_changes_text(report)} {len(changed)} photos in {index}.")
+        notice(f"{changes_text(report)} {len(changed)} photos in {index}.")
     names = {photo: name_in_folder(changed.settings.photo_folder, photo) for photo in photos}
     indexed = set(changed.places.column("path")) if report.skipped else set()  # photos that are given twice are skipped once
     unused = [
@@ -475,10 +474,6 @@ def compact(index: IndexFolderArgument) -> None:
         opened.build_store()
     after = opened.info()
     notice(f"{before['bytes']} -> {after['bytes']} bytes, {before['shards']} -> {after['shards']} shards in {index}.")
-
-
-def _changes_text(report: UpdateReport) -> str:
-    return f"{report.added} added, {report.changed} changed, {report.removed} removed, {report.kept} kept."
 
 
 def _value_text(value: Any) -> str:

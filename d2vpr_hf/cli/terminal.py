@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.readers import PlaceTable
     from d2vpr_hf.retrieval.answer_formats import Answer
     from d2vpr_hf.retrieval.search_photos import SearchResult
+    from d2vpr_hf.retrieval.updates import UpdateReport
 
 is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)  # whether the command has `--quiet`
 
@@ -89,6 +90,11 @@ def print_pair(index: PlaceIndex, encoder: Encoder) -> None:
 def table_text(table: PlaceTable) -> str:
     """Return the number of photos, and the source of their positions."""
     return f"{len(table.places)} photos, {table.num_positions} with a position (from: {table.source})."
+
+
+def changes_text(report: UpdateReport) -> str:
+    """Return the counts of an update."""
+    return f"{report.added} added, {report.changed} changed, {report.removed} removed, {report.kept} kept."
 
 
 def results_text(results: list[SearchResult]) -> str:

@@ -80,8 +80,8 @@ def test_version_and_help():
     help_text = CliRunner().invoke(app, ["--help"]).output
     listed = re.findall(r"^  ([a-z-]+)  ", help_text.partition("--help")[2], flags=re.MULTILINE)
     assert listed == [
-        *("index", "add", "remove", "embed", "merge", "info", "verify", "repair", "compact"),
+        *("index", "add", "remove", "watch", "embed", "merge", "info", "check-map", "verify", "repair", "compact"),
         *("search", "localize", "calibrate", "pairs", "export-descriptors", "export-index", "evaluate", "compare"),
         *("models", "convert", "fit-projection", "export", "card-onnx", "import-hub"),
-        *("simulate", "places", "demo", "space", "serve", "push", "push-space"),
+        *("simulate", "places", "demo", "space", "serve", "doctor", "push", "push-space"),
     ]

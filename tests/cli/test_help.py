@@ -27,14 +27,14 @@ from d2vpr_hf.stores import COMPRESSIONS
 from d2vpr_hf.stores.descriptors import DTYPES
 
 GROUPS = {
-    "Make an index": ["index", "add", "remove", "embed", "merge"],
+    "Make an index": ["index", "add", "remove", "watch", "embed", "merge"],
     "Inspect and maintain an index": ["info", "check-map", "verify", "repair", "compact"],
     "Find where photos were taken": ["search", "localize", "calibrate"],
     "Exchange with other programs": ["pairs", "export-descriptors", "export-index"],
     "Evaluate": ["evaluate", "compare"],
     "Choose and make models": ["models", "convert", "fit-projection", "export", "card-onnx", "import-hub"],
     "Make photos and places": ["simulate", "places"],
-    "Try it and show it": ["demo", "space", "serve"],
+    "Try it and show it": ["demo", "space", "serve", "doctor"],
     "Share it on the Hugging Face Hub": ["push", "push-space"],
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
