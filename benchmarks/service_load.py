@@ -178,7 +178,7 @@ def bare_seconds(index: PlaceIndex, photos: list[Path]) -> dict[str, float]:
 
 
 def change_index(folder: Path, answers: set[str], ended: threading.Event) -> None:
-    """Remove a photo that is no answer and add it again, until `ended` is set; the service reloads the index each time."""
+    """Remove a photo that is not an answer and add it again, until `ended` is set; the service reloads the index each time."""
     while not ended.wait(1.0):
         with PlaceIndex.open(folder) as index:
             row = next(row for row in reversed(range(len(index))) if index.places[row].path not in answers)

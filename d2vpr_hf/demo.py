@@ -16,6 +16,7 @@ from d2vpr_hf.retrieval.plots import plot_search
 from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 
 NUM_PLACES = 60
+NUM_PHOTOS = NUM_PLACES * (4 + 5)  # four views of each place, and five queries
 TEST_CITY = 9001  # a seed that no model is trained on
 NUM_SHOWN = 6
 _TIER = "easy"

@@ -20,11 +20,11 @@ def demo(
 
     It needs no network: the model is the small one in this package.
     """
-    from d2vpr_hf.demo import run_demo
+    from d2vpr_hf.demo import NUM_PHOTOS, run_demo
 
     hush_transformers()
     notice("Rendering a simulated town, then encoding its photos.")
-    with progress_bar("Encoding", None) as progress:
+    with progress_bar("Encoding", NUM_PHOTOS) as progress:
         result = run_demo(out, progress=progress)
     echo(results_text(result.results))
     echo(result.evaluation.to_text())

@@ -20,7 +20,7 @@ from d2vpr_hf.cli.options import (
     open_index,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import check_used, echo, notice, progress_bar
+from d2vpr_hf.cli.terminal import check_used, count_photos, echo, notice, progress_bar
 
 ImageRootOption = Annotated[
     Path | None,
@@ -106,7 +106,7 @@ def pairs(
         )
     else:
         encoder = encoding.load(model, opened)
-        with progress_bar("Encoding", None) as progress:
+        with progress_bar("Encoding", count_photos(queries or [])) as progress:
             report = pair_queries(
                 opened,
                 queries or [],

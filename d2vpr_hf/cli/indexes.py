@@ -29,7 +29,7 @@ from d2vpr_hf.cli.options import (
     parse_model,
     parse_path,
 )
-from d2vpr_hf.cli.terminal import changes_text, check_used, echo, notice, progress_bar, table_text
+from d2vpr_hf.cli.terminal import changes_text, check_used, count_photos, echo, notice, progress_bar, table_text
 from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
@@ -373,7 +373,7 @@ def add(
 
     check_changeable(index)
     encoder = encoding.load(model, PlaceIndex.open(index))
-    with progress_bar("Adding", None) as progress:
+    with progress_bar("Adding", count_photos(photos)) as progress:
         changed, report = add_photos(index, photos, encoder, options=reading.read_options(), strict=strict, progress=progress)
     if as_json:
         echo(json.dumps({"index": str(index), "photos": len(changed)} | report.to_dict(), indent=2))

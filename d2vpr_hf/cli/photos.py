@@ -124,6 +124,8 @@ def simulate(
     options["wildness"] = Wildness(options.pop("wild"), options.pop("textures"))
     if city.conditions is not None:
         options["conditions"] = [name.strip() for name in city.conditions.split(",")]
-    with progress_bar("Rendering", None) as progress:
+    photos_of_place = 4 + city.photos_per_place  # views and queries
+    total = city.num_cities * num_places * photos_of_place if city.layout == "at-names" else None
+    with progress_bar("Rendering", total) as progress:
         count = render_city(out, num_places, seed, progress=progress, **options)
     notice(f"Wrote {count} photos of {num_places} places to {out}.")

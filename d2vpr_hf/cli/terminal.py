@@ -78,6 +78,11 @@ def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None
         yield lambda count: bar.advance(task, count)
 
 
+def count_photos(paths: Sequence[Path]) -> int | None:
+    """Return the number of photos for a progress bar; `None` if there are folders or tables among the paths."""
+    return len(paths) if all(path.suffix.lower() != ".csv" and path.is_file() for path in paths) else None
+
+
 def print_pair(index: PlaceIndex, encoder: Encoder) -> None:
     """Print both models on stderr where queries are encoded by another model than the index."""
     from d2vpr_hf.retrieval.compatibility import check_encoder, describe_pair

@@ -2,6 +2,7 @@
 
 import re
 import signal
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from d2vpr_hf.cli import app
 from d2vpr_hf.cli.endings import STATUSES, continuation
 from d2vpr_hf.cli.options import expand_patterns
+from d2vpr_hf.cli.terminal import progress_bar
 from d2vpr_hf.utils.interrupts import InterruptedBySignalError
 from tests.command_line import run, run_program
 from tests.photos import save, save_row
@@ -113,3 +115,21 @@ def test_a_note_of_the_work_comes_before_the_general_sentence():
     assert "not stored yet" in continuation("index", interrupt)
     interrupt.add_note("4 of 9 photos are stored in i. The same command encodes the others.")
     assert continuation("index", interrupt) == "4 of 9 photos are stored in i. The same command encodes the others."
+
+
+@pytest.mark.parametrize(("total", "words"), [(100, "left"), (None, "passed")])
+def test_progress_tells_the_time_on_a_terminal_only(monkeypatch, capsys, total, words):
+    from rich.console import Console
+
+    with progress_bar("Encoding", total) as progress:
+        progress(50)
+    assert capsys.readouterr().err == ""  # not a terminal
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with progress_bar("Encoding", total) as progress:
+        progress(50)
+    err = capsys.readouterr().err
+    assert "Encoding" in err and re.search(rf"(\d:\d\d|-:--)\S* {words}", err)
+    monkeypatch.setattr("d2vpr_hf.cli.terminal.is_quiet", ContextVar("quiet", default=True))
+    with progress_bar("Encoding", total) as progress:
+        progress(50)
+    assert capsys.readouterr().err == ""
