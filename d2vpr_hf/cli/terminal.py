@@ -65,13 +65,21 @@ def progress_bar(label: str, total: int | None) -> Iterator[Callable[[int], None
         total: Number of photos; `None` if it is not known: the bar then has the time that passed.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
+    columns: list[ProgressColumn] = [TextColumn(label), BarColumn(), MofNCompleteColumn()]
     if total is None:
-        times = (TimeElapsedColumn(), TextColumn("passed"))
+        columns += [TimeElapsedColumn(), TextColumn("passed")]
     else:
-        times = (TimeRemainingColumn(elapsed_when_finished=True), TextColumn("left"))
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), *times)
+        columns += [TimeRemainingColumn(), TextColumn("left")]
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=is_quiet.get() or not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)

@@ -116,7 +116,7 @@ class ServedIndex:
             index = self._open_index()
             if index.complete:
                 self.current = self._next_generation(index)
-        except (ValueError, OSError, ImportError) as error:
+        except Exception as error:  # whatever a library raises: requests must still be answered
             self.failed += 1
             if not self._has_warned:
                 logger.warning("The changed index cannot be opened; the service keeps its old state. %s", error)

@@ -5,7 +5,9 @@ import shutil
 import pytest
 
 from d2vpr_hf.index import PlaceIndex
+from d2vpr_hf.retrieval import watch_folder as module
 from d2vpr_hf.retrieval.watch_folder import FolderWatch, RestingFiles, file_states, watch_folder
+from tests.command_line import run
 from tests.evaluation.colours import ColourEncoder
 from tests.photos import jpeg, save
 
@@ -173,3 +175,21 @@ def test_the_loop_reports_updates_until_it_is_interrupted(tmp_path, watch, clock
     with pytest.raises(KeyboardInterrupt):
         watch_folder(watch, lambda index, report: reports.append((len(index), report.added)), poll_seconds=0.5, sleep=sleep)
     assert reports == [(1, 1)] and min(sleeps) >= 0.5
+
+
+def test_the_command_ends_with_status_0_unless_it_interrupts_an_update(tmp_path, monkeypatch):
+    """Ctrl-C is the usual end; in the middle of an update the line has the number of the stored photos."""
+    (tmp_path / "photos").mkdir()
+    interrupt = KeyboardInterrupt()
+
+    def interrupted(watch, report, *, poll_seconds):
+        raise interrupt
+
+    monkeypatch.setattr(module, "watch_folder", interrupted)
+    words = ("watch", tmp_path / "photos", "--out", tmp_path / "index")
+    status, out, err = run(*words)
+    assert (status, err) == (0, "") and out.splitlines()[-1].startswith("Ended. The same command continues")
+    interrupt.add_note("4 of 9 photos are stored in i. The same command encodes the others.")
+    status, _, err = run(*words)
+    assert (status, err) == (130, f"d2vpr: stopped by Ctrl-C. {interrupt.__notes__[0]}\n")
+    assert run("watch", tmp_path / "nowhere", "--out", tmp_path / "index")[2].startswith("d2vpr: There is no folder")
