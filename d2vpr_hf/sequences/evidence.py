@@ -19,7 +19,7 @@ from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 from d2vpr_hf.sequences.hidden_markov import Logs
 from d2vpr_hf.sequences.states import Floats, States, state_distances
 
-_LEAST = 1e-4  # no single frame is surer than this
+LEAST_CONFIDENCE = 1e-4  # no single frame is surer than this
 _OTHER_MATCHES = 0.5  # probability that a place of the map is among the matches if the estimate is wrong
 _UNCALIBRATED = 0.5  # confidence of an estimate without a calibration
 
@@ -63,7 +63,7 @@ def frame_evidence(
         return None
     confidence = _UNCALIBRATED
     if calibration is not None:
-        confidence = float(np.clip(calibration.confidences(estimate.features[None])[0], _LEAST, 1 - _LEAST))
+        confidence = float(np.clip(calibration.confidences(estimate.features[None])[0], LEAST_CONFIDENCE, 1 - LEAST_CONFIDENCE))
     states = States.of_places([match.place for match in placed])
     agrees = state_distances(states, States.of_places([estimate.place]))[:, 0] <= radius
     agrees[0] |= not agrees.any()

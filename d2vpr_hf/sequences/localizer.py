@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from d2vpr_hf.evaluation.indexed_photos import IndexColumns
 from d2vpr_hf.index import Match, PlaceIndex
@@ -22,13 +23,14 @@ from d2vpr_hf.localization.consensus import mean_place
 from d2vpr_hf.localization.localize import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED, PRECISION, Localization, localize
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres
 from d2vpr_hf.places.geometry import frame_points
-from d2vpr_hf.sequences.evidence import Evidence, frame_evidence, repeated_share
+from d2vpr_hf.sequences.evidence import LEAST_CONFIDENCE, Evidence, frame_evidence, repeated_share
 from d2vpr_hf.sequences.hidden_markov import Logs, best_path, forward_step, normalise, smooth
-from d2vpr_hf.sequences.map_density import MapDensity
+from d2vpr_hf.sequences.map_density import Density, MapDensity
 from d2vpr_hf.sequences.motion import Motion, Step
 from d2vpr_hf.sequences.states import States, state_distances
 
 _WIDEST = 4.0  # spread, in spacings of the map, beyond which a position without matches is given up
+_REMEMBERED = 20  # frames of a robot whose confidences alone count for the next answer
 _LEAST_STAY = 0.02  # probability that a movement ends at a photo that is not among the matches
 
 
@@ -46,7 +48,10 @@ class SequenceSettings:
         least_evidence: Smallest weight of a frame's evidence.
         num_matches: Number of matches of each frame that are states.
         num_carried: Number of positions that are followed without a match.
-        slope, bias: Recalibration of the confidence: slope of its log odds, and addition to them.
+        slope, agreement, bias: Recalibration of the confidence, from [`fit_recalibration`]: its log odds are `slope` times
+            those of the model, plus `agreement` times the mean log odds of the confidences of the frames alone, plus `bias`.
+            Errors of frames of one street depend on each other, so that the model is too sure. A single frame is not
+            recalibrated.
     """
 
     motion: Motion = Motion()
@@ -58,14 +63,15 @@ class SequenceSettings:
     least_evidence: float = 0.05
     num_matches: int = 20
     num_carried: int = 10
-    slope: float = 1.0
-    bias: float = 0.0
+    slope: float = 0.33
+    agreement: float = 0.98
+    bias: float = 0.04
 
     def __post_init__(self) -> None:
         for name in ("outside_share", "jump"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"Expected `{name}` between 0 and 1, got {getattr(self, name)}.")
-        for name in ("frame_interval", "stretch", "evidence", "num_matches", "slope"):
+        for name in ("frame_interval", "stretch", "evidence", "num_matches"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"Expected `{name}` above 0, got {getattr(self, name)}.")
 
@@ -126,37 +132,25 @@ class _Frame:
     belief: Logs
 
 
-class SequenceLocalizer:
-    """Localizes the frames of a sequence. Frames are added one by one, in the order of their times.
+class SequenceFilter:
+    """The hidden Markov model over the matches of frames, from any map. Frames are added in the order of their times.
 
     Args:
-        index: The map.
-        calibration: Calibration of the index; without one, answers have neither confidence nor radius, and "not in the map" is
-            never an answer.
-        settings: Settings of the model.
-        precision: As for [`localize`]: a position whose confidence is below both this share and the calibration's threshold
-            for it is not an answer.
-
-    Example:
-    ```python
-    localizer = SequenceLocalizer(index, load_calibration(index, encoder))
-    for photo, seconds in robot:
-        descriptor = encoder.encode([photo]).descriptors[0]
-        answer = localizer.add(descriptor, seconds)  # what is known now
-    answers = localizer.smooth()  # with all frames, also later ones
-    ```
+        density: The positions of the map.
+        calibration: As for [`SequenceLocalizer`].
+        settings: As for [`SequenceLocalizer`].
+        precision: As for [`SequenceLocalizer`].
     """
 
     def __init__(
         self,
-        index: PlaceIndex,
+        density: Density,
         calibration: Calibration | None = None,
         settings: SequenceSettings = SequenceSettings(),
         precision: float = PRECISION,
     ) -> None:
-        self.index, self.calibration = index, calibration
+        self.density, self.calibration = density, calibration
         self.settings, self.precision = settings, precision
-        self.density = MapDensity(IndexColumns(index.places))
         self._frames: list[_Frame | SequenceAnswer] = []  # an answer for each frame that was skipped
         self._pending: Step | None = None  # movement since the last frame with states, over frames that were skipped
         self._seconds: float | None = None
@@ -165,20 +159,6 @@ class SequenceLocalizer:
     def radius(self) -> float:
         """Metres within which a position is correct."""
         return POSITIVE_DIST_THRESHOLD if self.calibration is None else self.calibration.positive_dist_threshold
-
-    def add(
-        self,
-        descriptor: NDArray[np.floating],
-        seconds: float | None = None,
-        *,
-        metres: float | None = None,
-        turn: float | None = None,
-        query: str = "",
-    ) -> SequenceAnswer:
-        """Search the map with the descriptor of a frame, and add the frame; arguments as for [`add_matches`]."""
-        num_matches = max(self.settings.num_matches, 0 if self.calibration is None else self.calibration.num_matches)
-        matches = self.index.search(descriptor, num_matches)[0]
-        return self.add_matches(matches, seconds, metres=metres, turn=turn, query=query)
 
     def add_matches(
         self,
@@ -212,7 +192,7 @@ class SequenceLocalizer:
         frame = self._make_frame(query, tuple(matches), seconds, evidence)
         self._frames.append(frame)
         self._pending = None
-        return self._answer(frame, frame.belief)
+        return self._answer(frame, frame.belief, self._mean_log_odds(self._placed))
 
     def skip(
         self,
@@ -239,17 +219,20 @@ class SequenceLocalizer:
 
     def smooth(self) -> list[SequenceAnswer]:
         """Return the answers for all frames, each given all frames (forward-backward)."""
-        placed = [frame for frame in self._frames if isinstance(frame, _Frame)]
+        placed = self._placed
         if not placed:
             return [frame for frame in self._frames if isinstance(frame, SequenceAnswer)]
+        log_odds = self._mean_log_odds(placed)
         transitions = [frame.log_transition for frame in placed if frame.log_transition is not None]
         beliefs, emissions = [frame.belief for frame in placed], [frame.log_emission for frame in placed]
         posteriors = iter(smooth(beliefs, transitions, emissions))
-        return [self._answer(frame, next(posteriors)) if isinstance(frame, _Frame) else frame for frame in self._frames]
+        return [
+            self._answer(frame, next(posteriors), log_odds) if isinstance(frame, _Frame) else frame for frame in self._frames
+        ]
 
     def best_path(self) -> list[Match | None]:
         """Return the match of each usable frame on the most probable path of all (Viterbi); `None` without one there."""
-        placed = [frame for frame in self._frames if isinstance(frame, _Frame)]
+        placed = self._placed
         if not placed:
             return []
         transitions = [frame.log_transition for frame in placed if frame.log_transition is not None]
@@ -259,6 +242,20 @@ class SequenceLocalizer:
             matches[state] if state < min(len(matches), self.settings.num_matches) else None
             for matches, state in zip(matched, path, strict=True)
         ]
+
+    @property
+    def num_searched(self) -> int:
+        """Number of matches that each frame needs."""
+        return num_searched(self.settings, self.calibration)
+
+    def forget(self) -> None:
+        """Drop all frames but the last usable ones, which the next frame needs: for a robot that never smooths."""
+        self._frames = list(self._placed[-_REMEMBERED:])
+
+    @property
+    def _placed(self) -> list[_Frame]:
+        """The frames with states."""
+        return [frame for frame in self._frames if isinstance(frame, _Frame)]
 
     # ---- adding a frame
 
@@ -346,8 +343,13 @@ class SequenceLocalizer:
 
     # ---- answers
 
-    def _answer(self, frame: _Frame, logs: Logs) -> SequenceAnswer:
-        """Return the answer for a frame from the probabilities of its states."""
+    def _mean_log_odds(self, frames: Sequence[_Frame]) -> float | None:
+        """Return the mean log odds of the confidences of frames alone; `None` for one frame, or without a calibration."""
+        confidences = [frame.confidence_alone for frame in frames if frame.confidence_alone is not None]
+        return float(logit(np.array(confidences)).mean()) if len(confidences) > 1 else None
+
+    def _answer(self, frame: _Frame, logs: Logs, log_odds: float | None) -> SequenceAnswer:
+        """Return the answer for a frame from the probabilities of its states, and the mean log odds of frames alone."""
         probabilities = np.exp(logs[:-1]) * np.minimum(1.0, self.radius / np.maximum(frame.states.spreads, 1e-9))
         is_near = state_distances(frame.states, frame.states) <= self.radius
         support = is_near @ probabilities
@@ -365,13 +367,21 @@ class SequenceLocalizer:
         if self.calibration is None:
             answer = Localization(frame.query, place, note=NOT_CALIBRATED)
         else:
-            confidence = recalibrate(float(support[best]), self.settings.slope, self.settings.bias)
+            confidence = self._recalibrate(float(support[best]), log_odds)
             if confidence < min(self.calibration.threshold(self.precision), self.precision):
                 answer = Localization(frame.query, confidence=confidence, no_match=True)
             else:
                 radius = self.calibration.radius_90(confidence)
                 answer = Localization(frame.query, place, radius, confidence, no_match=False)
         return SequenceAnswer.of_frame(answer, changed=self._has_changed(answer, frame.alone), **values)
+
+    def _recalibrate(self, confidence: float, log_odds: float | None) -> float:
+        """Return the confidence with other log odds; see [`SequenceSettings`]."""
+        if log_odds is None:
+            return min(confidence, 1.0)
+        settings = self.settings
+        own = float(logit(np.clip(confidence, LEAST_CONFIDENCE, 1 - LEAST_CONFIDENCE)))
+        return float(expit(settings.slope * own + settings.agreement * log_odds + settings.bias))
 
     def _has_changed(self, answer: Localization, alone: Localization) -> bool:
         """Return whether an answer differs from another one: no match, or a position elsewhere."""
@@ -381,8 +391,51 @@ class SequenceLocalizer:
         return distance is None or distance > self.radius
 
 
-def recalibrate(confidence: float, slope: float, bias: float) -> float:
-    """Return a confidence whose log odds were multiplied by a slope and shifted."""
-    bounded = min(max(confidence, 1e-9), 1 - 1e-9)
-    odds = slope * math.log(bounded / (1 - bounded)) + bias
-    return 1 / (1 + math.exp(-odds))
+class SequenceLocalizer(SequenceFilter):
+    """Localizes the frames of a sequence. Frames are added one by one, in the order of their times.
+
+    Args:
+        index: The map.
+        calibration: Calibration of the index; without one, answers have neither confidence nor radius, and "not in the map" is
+            never an answer.
+        settings: Settings of the model.
+        precision: As for [`localize`]: a position whose confidence is below both this share and the calibration's threshold
+            for it is not an answer.
+
+    Example:
+    ```python
+    localizer = SequenceLocalizer(index, load_calibration(index, encoder))
+    for photo, seconds in robot:
+        descriptor = encoder.encode([photo]).descriptors[0]
+        answer = localizer.add(descriptor, seconds)  # what is known now
+    answers = localizer.smooth()  # with all frames, also later ones
+    ```
+    """
+
+    def __init__(
+        self,
+        index: PlaceIndex,
+        calibration: Calibration | None = None,
+        settings: SequenceSettings = SequenceSettings(),
+        precision: float = PRECISION,
+    ) -> None:
+        super().__init__(MapDensity(IndexColumns(index.places)), calibration, settings, precision)
+        self.index = index
+
+    def add(
+        self,
+        descriptor: NDArray[np.floating],
+        seconds: float | None = None,
+        *,
+        metres: float | None = None,
+        turn: float | None = None,
+        query: str = "",
+    ) -> SequenceAnswer:
+        """Search the map with the descriptor of a frame, and add the frame; arguments as for [`add_matches`]."""
+        matches = self.index.search(descriptor, self.num_searched)[0]
+        return self.add_matches(matches, seconds, metres=metres, turn=turn, query=query)
+
+
+def num_searched(settings: SequenceSettings, calibration: Calibration | None) -> int:
+    """Return the number of matches that each frame of a sequence needs."""
+    return max(settings.num_matches, 0 if calibration is None else calibration.num_matches)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -15,22 +17,43 @@ _SAME_SPOT = 1.0  # metres within which photos show views of one position
 SPACING = (5.0, 25.0)  # metres; the spacing of a map is kept between them
 
 
+class Density(Protocol):
+    """The positions of a map."""
+
+    @property
+    def num_photos(self) -> int:
+        """Number of photos with a position."""
+
+    @property
+    def spacing(self) -> float:
+        """Usual distance in metres between neighbouring positions."""
+
+    def count(self, states: States, radii: NDArray[np.float64]) -> Floats:
+        """Return the number of the map's photos within a radius (S,) in metres of each state, at least 1: (S,)."""
+
+
 class MapDensity:
     """The positions of a map's photos in k-d trees, one for each frame.
 
     Args:
         columns: The fields of the photos' places.
-
-    Attributes:
-        num_photos: Number of photos with a position.
-        spacing: Usual distance in metres between neighbouring positions, within `SPACING`.
     """
 
     def __init__(self, columns: PlaceColumns) -> None:
         points_of = _points_of_frames(columns)
         self._trees = {name: cKDTree(points) for name, points in points_of.items()}
-        self.num_photos = sum(map(len, points_of.values()))
-        self.spacing = _spacing(points_of)
+        self._num_photos = sum(map(len, points_of.values()))
+        self._spacing = _spacing(points_of)
+
+    @property
+    def num_photos(self) -> int:
+        """Number of photos with a position."""
+        return self._num_photos
+
+    @property
+    def spacing(self) -> float:
+        """Usual distance in metres between neighbouring positions, within `SPACING`."""
+        return self._spacing
 
     def count(self, states: States, radii: NDArray[np.float64]) -> Floats:
         """Return the number of the map's photos within a radius (S,) in metres of each state, at least 1: (S,)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2vpr_hf.sequences.map_density import MapDensity
+from d2vpr_hf.sequences.map_density import Density
 from d2vpr_hf.sequences.states import Floats, States, bearings, state_distances
 
 _TURN_SPREAD = 45.0  # degrees; maps often have four views of a position
@@ -69,7 +69,7 @@ class Motion:
         """Return the largest distance in metres of a movement."""
         return self.max_speed * step.seconds if step.metres is None else abs(step.metres)
 
-    def log_moves(self, first: States, second: States, step: Step, density: MapDensity) -> tuple[Floats, Floats]:
+    def log_moves(self, first: States, second: States, step: Step, density: Density) -> tuple[Floats, Floats]:
         """Return how well movements fit, and the number of photos that share them, both as logarithms.
 
         Args:

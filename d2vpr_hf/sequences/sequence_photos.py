@@ -12,7 +12,7 @@ from d2vpr_hf.localization.localize import PRECISION
 from d2vpr_hf.localization.localize_photos import check_pair_of, warn_of_other_form
 from d2vpr_hf.retrieval.search_photos import SearchResult, iterate_search
 from d2vpr_hf.sequences.frame_order import Frame
-from d2vpr_hf.sequences.localizer import SequenceAnswer, SequenceLocalizer, SequenceSettings
+from d2vpr_hf.sequences.localizer import SequenceAnswer, SequenceLocalizer, SequenceSettings, num_searched
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Encoder, Progress
@@ -65,11 +65,6 @@ def localize_sequence(
     )
     localizer = SequenceLocalizer(index, calibration, settings, precision)
     return localize_results(localizer, results, frames, online=online)
-
-
-def num_searched(settings: SequenceSettings, calibration: Calibration | None) -> int:
-    """Return the number of matches that each frame of a sequence needs."""
-    return max(settings.num_matches, 0 if calibration is None else calibration.num_matches)
 
 
 def localize_results(
