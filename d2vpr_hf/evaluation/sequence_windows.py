@@ -56,7 +56,8 @@ class WindowDescriptors:
     """
 
     def __init__(self, descriptors: Descriptors, windows: NDArray[np.int64], scores: Scores) -> None:
-        self._descriptors, self._windows, self._scores = descriptors, windows, scores
+        self._descriptors, self._windows = descriptors, windows
+        self._scores = scores
         factor = windows.shape[1] if scores == "sum" else 1
         self.shape = (len(windows), factor * descriptors.shape[1])
         self.dtype = np.dtype(np.float32)
