@@ -20,6 +20,7 @@ import torch
 from d2vpr_hf.encoders.encoder_teacher import EncoderTeacher
 from d2vpr_hf.encoders.load_teacher import load_teacher
 from d2vpr_hf.modeling import VPRPreTrainedModel
+from d2vpr_hf.modeling.vision_transformer import GridSize
 from d2vpr_hf.training.command_line import run_script
 from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
@@ -27,7 +28,7 @@ from d2vpr_hf.training.distributed import gather_with_gradients
 from d2vpr_hf.training.model_setup import TrainingWrapper, choose_cross_image_encoder, load_or_make
 from d2vpr_hf.training.objectives.distillation_loss import DistillationLoss
 from d2vpr_hf.training.objectives.grouped_teacher import GroupedTeacher
-from d2vpr_hf.training.objectives.head import StudentWithHeads, keep_head, prefixes
+from d2vpr_hf.training.objectives.head import StudentWithHeads, keep_head, metric_of_prefixes
 from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.objectives.teacher_components import TeacherComponents
 from d2vpr_hf.training.options import DistillOptions
@@ -80,8 +81,11 @@ def distill(options: DistillOptions) -> Path:
         student.config.compatible_with = shared_space(options, teachers[0])
     network = _with_head(student, options, teachers, components)
     run = TrainingRun(options, accelerator, student, network, data)
-    patch_size = student.config.patch_size
-    grid_size = (options.size[0] // patch_size, options.size[1] // patch_size)
+
+    def grid_of(size: tuple[int, int] | None) -> GridSize:
+        """Return the rows and columns of the student's patches; `None` is the size of validation."""
+        height, width = size or options.size
+        return height // student.config.patch_size, width // student.config.patch_size
 
     def images_of(batch: PlaceBatch, teacher: GroupedTeacher) -> torch.Tensor:
         """Return the images that a teacher sees, in the form that it takes."""
@@ -93,12 +97,12 @@ def distill(options: DistillOptions) -> Path:
         if components is not None:
             path = run.folder.teacher_components
             images = functools.partial(images_of, teacher=teachers[0])
-            components.fit_or_load(path, data, accelerator, images, grid_size, resumed=resumed)
+            components.fit_or_load(path, data, accelerator, images, grid_of(None), resumed=resumed)
 
     def step_loss(batch: PlaceBatch, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Compute the loss of a batch, or of one of its micro-batches."""
         pixel_values = run.pixel_values(batch)
-        targets = [teacher.targets(images_of(batch, teacher), step, grid_size) for teacher in teachers]
+        targets = [teacher.targets(images_of(batch, teacher), step, grid_of(batch.size)) for teacher in teachers]
         output = run.network(pixel_values)
         output, mapped = output if isinstance(output, tuple) else (output, None)
         loss, terms = loss_of(output, targets, step, mapped)
@@ -106,10 +110,7 @@ def distill(options: DistillOptions) -> Path:
             return loss, terms
         descriptors = gather_with_gradients(output.pooler_output.float())
         place_ids = gather_with_gradients(batch.place_ids.to(descriptors.device))
-        metric, numbers = metric_loss(descriptors, place_ids)
-        if options.matryoshka_dims:
-            shorter = [metric_loss(part, place_ids)[0] for part in prefixes(descriptors, options.matryoshka_dims)[1:]]
-            metric = torch.stack([metric, *shorter]).mean()
+        metric, numbers = metric_of_prefixes(metric_loss, descriptors, place_ids, options.matryoshka_dims or ())
         return loss + metric_weight(step) * metric, {**terms, "metric_loss": metric.detach(), **numbers}
 
     run.begin(lambda batch: step_loss(batch, step=0)[0], prepare)

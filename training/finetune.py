@@ -19,6 +19,7 @@ from d2vpr_hf.training.data.batches import PlaceBatch
 from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import gather_with_gradients
 from d2vpr_hf.training.model_setup import MicroBatchedDescriptors, choose_cross_image_encoder, load_or_make
+from d2vpr_hf.training.objectives.head import metric_of_prefixes, train_projection
 from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 from d2vpr_hf.training.options import FinetuneOptions
 from d2vpr_hf.training.training_run import TrainingRun, start_accelerator
@@ -37,8 +38,11 @@ def finetune(options: FinetuneOptions) -> Path:
     data = TrainingData(options, accelerator)
     data.check_negatives()
     model = choose_cross_image_encoder(
-        load_or_make(options.model, options.seed, options.vit), options.cross_image_encoder, options.seed
+        load_or_make(options.model, options.seed, options.vit, allows_projection=True),
+        options.cross_image_encoder,
+        options.seed,
     )
+    train_projection(model)
     network = MicroBatchedDescriptors(model, options.gradient_accumulation_steps)
     loss_of = MetricLoss(options.ms_alpha, options.ms_beta, options.ms_base, options.miner_epsilon)
     run = TrainingRun(options, accelerator, model, network, data)
@@ -47,7 +51,7 @@ def finetune(options: FinetuneOptions) -> Path:
         """Compute the loss over the descriptors of all processes; each process computes the same value."""
         descriptors = gather_with_gradients(run.network(run.pixel_values(batch)).float())
         place_ids = gather_with_gradients(batch.place_ids.to(descriptors.device))
-        return loss_of(descriptors, place_ids)
+        return metric_of_prefixes(loss_of, descriptors, place_ids, model.config.matryoshka_dims or ())
 
     run.begin(held_out_loss=lambda batch: joint_loss(batch)[0])
     for batch in run.batches():

@@ -18,7 +18,7 @@ _VIT = ("embeddings.", "encoder.")
 _LAYER_SCALE = (".layer_scale1.gamma", ".layer_scale2.gamma")
 
 
-def load_or_make(name: str, seed: int, vit: str | None = None) -> VPRPreTrainedModel:
+def load_or_make(name: str, seed: int, vit: str | None = None, *, allows_projection: bool = False) -> VPRPreTrainedModel:
     """Load a model, or make one with random weights from a configuration.
 
     Args:
@@ -26,6 +26,7 @@ def load_or_make(name: str, seed: int, vit: str | None = None) -> VPRPreTrainedM
             including `model_type`.
         seed: Seed of random weights.
         vit: Folder or Hub id of a model of this package, or `embedded`, whose ViT the new model starts with; see [`take_vit`].
+        allows_projection: Whether the model may project its descriptors.
 
     Raises:
         FileNotFoundError, ValueError: As [`load_model`] and [`take_vit`] raise them; ValueError also for an invalid
@@ -40,7 +41,7 @@ def load_or_make(name: str, seed: int, vit: str | None = None) -> VPRPreTrainedM
             )
         take_vit(model, _load(vit))
     model.config.compatible_with, model.config.own_fingerprint = [], None  # training changes the descriptors
-    if model.projection is not None:
+    if model.projection is not None and not allows_projection:
         raise ValueError(
             f"{name} projects its descriptors. Train a model without projection, then fit a projection to the trained model."
         )

@@ -128,6 +128,18 @@ def _parse_validation_set(text: str) -> ValidationSet:
     raise ValueError(f"validation_sets are {_SET_FORM}, such as frames:2 or metres:10; got {suffix!r} in {text!r}.")
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Return the height and width of a size: the side of a square such as `224`, or both numbers such as `224x280`.
+
+    Raises:
+        ValueError: If the text is something else.
+    """
+    sides = str(text).lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise ValueError(f"image_sizes are sides such as 224, or heights and widths such as 224x280, got {text!r}.")
+    return int(sides[0]), int(sides[-1])
+
+
 def parse_weights(texts: Sequence[str], sources: Sequence[str]) -> list[float]:
     """Read the weight of each source from SOURCE=WEIGHT; sources that are not named have weight 1.
 

@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 
 from d2vpr_hf.gridtown import TRAIN_SEEDS, Wildness
 from d2vpr_hf.training.batch_norm import BatchNormPolicy
-from d2vpr_hf.training.option_values import ValidationSet, WeightSchedule, parse_validation_sets, parse_weights
+from d2vpr_hf.training.option_values import ValidationSet, WeightSchedule, parse_size, parse_validation_sets, parse_weights
 from d2vpr_hf.utils.bounded_files import parse_yaml
 
 BatchKind = Literal["published", "city-wise", "mixed"]
@@ -90,8 +90,13 @@ class TrainingOptions:
     )
     weights: list[str] | None = _option(
         None,
-        "Shares of the sources in every batch, as SOURCE=WEIGHT above 0, for example gridtown=3; by default 1 each. Every "
-        "source has at least one place in a batch.",
+        "Shares of the sources, as SOURCE=WEIGHT above 0, for example gridtown=3; by default 1 each. They are shares of every "
+        "batch, in which every source has at least one place, or with `batch_sources: one` of the batches.",
+    )
+    batch_sources: Literal["all", "one"] = _option(
+        "all",
+        "Sources of the places of a batch, if there are several. all: every batch has a share of each, by `weights`; one: each "
+        "batch comes from one source, which is drawn from seed and step by `weights`.",
     )
     cities: list[str] | None = _option(None, "Cities of a GSV-Cities folder to train on; by default all.")
     gridtown_seeds: list[int] = _option([1, 2, 3, 4], "Seeds of the cities of Gridtown, each from 1 to 8000.")
@@ -120,6 +125,12 @@ class TrainingOptions:
     redraw_order: bool = _option(True, "Draw a new order of places for every epoch.")
     image_size: list[int] = _option(
         [224, 224], "Height and width of training photos in pixels, multiples of the model's patch size."
+    )
+    image_sizes: list[str] | None = _option(
+        None,
+        "Sizes of training photos, of which one is drawn for each batch from seed and step: sides of squares such as 224, or "
+        "heights and widths such as 224x280, multiples of the patch size. Validation and the saved model keep `image_size`. By "
+        "default `image_size` alone.",
     )
     resize: Literal["bilinear", "bicubic"] = _option(
         "bilinear", "Interpolation that resizes photos, in training, in validation and in the model that is saved."
@@ -280,6 +291,11 @@ class TrainingOptions:
         return height, width
 
     @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths of which one is drawn for each batch."""
+        return [self.size] if self.image_sizes is None else [parse_size(size) for size in self.image_sizes]
+
+    @property
     def labelled(self) -> list[str]:
         """Sources of photos of known places: the values of `photos`."""
         if isinstance(self.photos, list):
@@ -341,11 +357,18 @@ class TrainingOptions:
                 f"{twice[0]} is given twice among photos, unlabelled and panoramas: its photos would be wrong negatives of "
                 "each other. Give it once, with a larger weight."
             )
-        if len(self.source_weights) > self.places_per_batch:
+        if self.batch_sources == "all" and len(self.source_weights) > self.places_per_batch:
             raise ValueError(
                 f"A batch of {self.places_per_batch} places cannot hold at least one of each of {len(self.sources)} sources. "
-                "Raise places_per_batch, or remove sources."
+                "Raise places_per_batch, remove sources, or set `batch_sources: one`."
             )
+        if self.batch_sources == "one" and 0 < self.held_out_places < self.places_per_batch * len(self.sources):
+            raise ValueError(
+                "With `batch_sources: one` each source has held-out batches of its own: set held_out_places to at least "
+                f"places_per_batch times the number of sources, {self.places_per_batch * len(self.sources)}, or to 0; got "
+                f"{self.held_out_places}."
+            )
+        _ = self.sizes  # raises an error now
 
     def _check_validation(self) -> None:
         if (self.validation_queries is None) != (self.validation_database in (None, "gridtown")):
@@ -648,6 +671,8 @@ class PretrainOptions(TrainingOptions):
                 "Pretraining takes one folder of photos with labels, whole and without augmentation; got the sources "
                 f"{', '.join(self.sources)}, crop_places={self.crop_places}, augmentation={self.augmentation}."
             )
+        if self.image_sizes is not None:
+            raise ValueError(f"Labels belong to the patches of one size: remove image_sizes, got {self.image_sizes}.")
         if self.photos == "gridtown" or self.augment_operations or self.gradient_accumulation_steps > 1:
             raise ValueError(
                 "Pretraining takes photos with labels from disk (`d2vpr simulate --layout gsv-cities --label-cells`), without "

@@ -19,6 +19,8 @@ class Purpose(IntEnum):
     PLACE_GEOMETRY = 7
     PHOTO_GEOMETRY = 8
     START_DIRECTION = 9
+    SOURCE = 10
+    IMAGE_SIZE = 11
 
 
 def make_rng(purpose: Purpose, seed: int, *numbers: int) -> Generator:

@@ -32,6 +32,12 @@ def shared_space(options: DistillOptions, teacher: GroupedTeacher) -> list[str]:
         return []
     if isinstance(teacher.teacher, EncoderTeacher):
         return [teacher.teacher.encoder.fingerprint]
+    if teacher.teacher.input_size is None and options.size not in options.sizes:
+        logger.info(
+            "The student cannot search indexes of its teacher, which sees photos in the `image_sizes` of this run and never in "
+            "`image_size`. Add it to them, or set `teacher_image_size`."
+        )
+        return []
     if not isinstance(teacher.teacher, PlaceTeacher) or teacher.teacher.model.projection is not None:
         logger.info(
             "An index of %s holds other descriptors than the student learns, so that the student cannot search it. With "

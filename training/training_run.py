@@ -23,6 +23,7 @@ from d2vpr_hf.modeling.modeling_vpr import part_name
 from d2vpr_hf.training.batch_norm import PreciseStatistics, apply_policy, share_statistics
 from d2vpr_hf.training.checkpoints import Checkpoints, RunState
 from d2vpr_hf.training.data.batches import PlaceBatch
+from d2vpr_hf.training.data.mixture import OneSourceSampler
 from d2vpr_hf.training.data.training_data import TrainingData
 from d2vpr_hf.training.distributed import on_main
 from d2vpr_hf.training.meter import Meter, check_finite
@@ -30,6 +31,7 @@ from d2vpr_hf.training.model_folder import write_model_folder
 from d2vpr_hf.training.model_setup import freeze, gather_for_cross_image_encoder
 from d2vpr_hf.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rate
 from d2vpr_hf.training.options import TrainingOptions, to_yaml
+from d2vpr_hf.training.random_streams import Purpose, make_rng
 from d2vpr_hf.training.run_folder import RunFolder
 from d2vpr_hf.training.validation import Measurement, Validation
 from d2vpr_hf.training.weight_average import MovingAverage
@@ -131,8 +133,10 @@ class TrainingRun:
         self.folder = RunFolder(Path(options.out))
         height, width = options.size
         patch_size = model.config.patch_size
-        if any(side < patch_size or side % patch_size for side in options.size):
-            raise ValueError(f"image_size must be multiples of the model's patch size, {patch_size}, got {[height, width]}.")
+        for name, sizes in (("image_size", [options.size]), ("image_sizes", options.sizes)):
+            wrong = [list(size) for size in sizes if any(side < patch_size or side % patch_size for side in size)]
+            if wrong:
+                raise ValueError(f"{name} must be multiples of the model's patch size, {patch_size}, got {wrong[0]}.")
         resample = Resampling[options.resize.upper()]
         self.processor = D2VPRImageProcessor(size={"height": height, "width": width}, resample=resample)
         _prepare_model(model, options)
@@ -181,7 +185,7 @@ class TrainingRun:
             return
         with self._stop:
             for batch in self.data.batches(self.state.step):
-                yield batch
+                yield batch._replace(size=draw_size(self.options, self.state.step))
                 if self._is_over():
                     return
 
@@ -193,13 +197,15 @@ class TrainingRun:
         for number, (pixels, place_ids, seen_by_teacher) in enumerate(chunks, 1):
             # processes exchange gradients in the backward pass of the last micro-batch only
             with self.accelerator.no_sync(self.network) if number < count else contextlib.nullcontext():
-                yield PlaceBatch(pixels, place_ids, [], teacher_pixels=seen_by_teacher)
+                yield PlaceBatch(pixels, place_ids, [], teacher_pixels=seen_by_teacher, size=batch.size)
 
     def pixel_values(self, batch: PlaceBatch) -> torch.Tensor:
-        """Move a batch to the device and normalise it: (B, 3, height, width) float32, in the student's size."""
+        """Move a batch to the device and normalise it: (B, 3, height, width) float32, in the batch's size."""
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
-        is_larger = tuple(pixels.shape[2:]) != self.options.size  # photos that a teacher sees in another size
-        return self.processor(pixels, do_resize=is_larger, return_tensors="pt")["pixel_values"]
+        height, width = batch.size or self.options.size
+        is_other = tuple(pixels.shape[2:]) != (height, width)  # photos that a teacher, or another batch, sees in another size
+        size = {"height": height, "width": width}
+        return self.processor(pixels, do_resize=is_other, size=size, return_tensors="pt")["pixel_values"]
 
     def labels(self, batch: PlaceBatch) -> Labels:
         """Move a batch's labels to the device."""
@@ -424,10 +430,20 @@ class TrainingRun:
         )
 
 
+def draw_size(options: TrainingOptions, step: int) -> tuple[int, int]:
+    """Return the height and width of the images of a step."""
+    sizes = options.sizes
+    return sizes[int(make_rng(Purpose.IMAGE_SIZE, options.seed, step).integers(len(sizes)))] if len(sizes) > 1 else sizes[0]
+
+
 def _shares_text(data: TrainingData) -> str:
     """Return a line for each source of a mixture; an empty text for one source."""
     if len(data.shares) == 1:
         return ""
+    if isinstance(data.sampler, OneSourceSampler):
+        counts = [count for _, count in data.shares.values()]
+        lines = zip(data.shares, counts, data.sampler.shares, strict=True)
+        return "".join(f"  {name}: {count} places, {share:.1%} of the batches\n" for name, count, share in lines)
     return "".join(f"  {name}: {count} places, {share} in a batch\n" for name, (share, count) in data.shares.items())
 
 

@@ -533,6 +533,34 @@ def test_a_run_on_a_mixture_resumes_to_the_same_weights(folders, mixture, tmp_pa
         assert sums == pytest.approx([line["loss"] for line in logged], rel=1e-5)
 
 
+def test_a_run_with_one_source_and_one_size_for_each_batch_resumes(folders, mixture, tmp_path):
+    """Source and size follow from seed and step. Then stage 2 trains the student with its kept head."""
+    changes = {**mixture, "num_workers": 1, "schedule": "constant", "held_out_places": 0}
+    changes |= {"batch_sources": "one", "image_sizes": ["28", "42"]}
+    changes |= {"teacher_groups": "off", "metric_weight": 0.5, "head": "linear", "head_policy": "keep", "batch_norm": "frozen"}
+    changes |= {"relational_weight": 1, "matryoshka_dims": [8, 16], "teacher_image_size": [56, 56]}
+    train("distill", folders, tmp_path / "whole", **changes)
+    train("distill", folders, tmp_path / "run", **changes, max_steps=3)
+    train("distill", folders, tmp_path / "run", **changes, resume=True)
+    assert_same_end(state_of(tmp_path / "run"), state_of(tmp_path / "whole"))
+    student = load_model(tmp_path / "whole" / "last")
+    assert student.config.compatible_with and student.config.matryoshka_dims == [8, 16]
+    assert load_image_processor(tmp_path / "whole" / "last").size == {"height": 42, "width": 42}
+    model = str(tmp_path / "whole" / "last")
+    train("finetune", {**folders, "model": model}, tmp_path / "tuned", max_steps=2)
+    tuned = load_model(tmp_path / "tuned" / "last")
+    assert not torch.equal(tuned.projection.components, student.projection.components)
+    assert tuned.config.projection_dim == student.config.projection_dim and not tuned.config.compatible_with
+    train("finetune", {**folders, "model": model}, tmp_path / "frozen", max_steps=2, frozen=["projection.*"])
+    frozen = load_model(tmp_path / "frozen" / "last")
+    assert torch.equal(frozen.projection.components, student.projection.components)
+
+
+def test_sizes_that_are_not_whole_patches_are_refused(folders, tmp_path):
+    with pytest.raises(ValueError, match=r"image_sizes must be multiples of the model's patch size, 14, got \[40, 42\]"):
+        train("finetune", folders, tmp_path, image_sizes=["42", "40x42"])
+
+
 def test_micro_batches_have_their_clean_photos(folders, mixture, tmp_path, monkeypatch):
     """A teacher that saw the clean photos of another micro-batch would teach the wrong targets."""
     seen = []

@@ -17,7 +17,7 @@ from tests.training.run_files import read_metrics
 WEIGHTS = "model.safetensors"
 EQUAL = [
     *("distill-frozen", "distill-synchronised", "distill-micro-batches", "distill-tokens", "distill-metric"),
-    *("distill-relational", "distill-head-drop", "distill-head-keep"),
+    *("distill-relational", "distill-head-drop", "distill-head-keep", "distill-sizes"),
     *("finetune-frozen", "finetune-synchronised", "finetune-micro-batches", "finetune-encoder", "finetune-checkpointing"),
 ]
 

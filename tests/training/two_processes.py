@@ -46,6 +46,7 @@ def cases(root, teacher, student):
     for policy in ("drop", "keep"):
         head = {"head": "linear", "head_policy": policy, "learning_rate": 1e-3}
         yield f"distill-head-{policy}", distill, DistillOptions(**distilled, **frozen, **relational, **head)
+    yield "distill-sizes", distill, DistillOptions(**distilled, **frozen, image_sizes=["56x42"], token_cosine_weight=0.1)
     yield "finetune-micro-batches", finetune, FinetuneOptions(**common, **micro_batches)
     yield "finetune-encoder", finetune, FinetuneOptions(**common, **frozen, cross_image_encoder="add")
     yield "finetune-checkpointing", finetune, FinetuneOptions(**common, batch_norm="synchronised", gradient_checkpointing=True)

@@ -31,6 +31,7 @@ class PlaceBatch(NamedTuple):
         labels: Labels of the photos, if the data set has any.
         teacher_pixels: (B, 3, height, width) uint8 RGB, the same parts of the photos in the teacher's size and without
             augmentation; `None` if the teacher sees `pixels`.
+        size: Height and width of the network's images, to which `pixels` are resized on the device; `None` for `image_size`.
     """
 
     pixels: torch.Tensor
@@ -38,6 +39,7 @@ class PlaceBatch(NamedTuple):
     skipped: list[str]
     labels: Labels | None = None
     teacher_pixels: torch.Tensor | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class _SignalSafeLoader(DataLoader[PlaceBatch]):
 
 def join_places(places: Sequence[PlaceBatch]) -> PlaceBatch:
     """Join batches, each of one or more places, into one batch."""
-    pixels, place_ids, skipped, labels, teacher_pixels = zip(*places, strict=True)
+    pixels, place_ids, skipped, labels, teacher_pixels, _ = zip(*places, strict=True)
     all_skipped = [photo for photos in skipped for photo in photos]
     for_teacher = None if teacher_pixels[0] is None else torch.cat(teacher_pixels)
     return PlaceBatch(torch.cat(pixels), torch.cat(place_ids), all_skipped, _join_labels(labels, torch.cat), for_teacher)

@@ -1,6 +1,7 @@
-"""A mixture of training sets: every batch has a fixed number of places of each."""
+"""A mixture of training sets: every batch has a fixed number of places of each, or comes from one that is drawn."""
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.training.data.place_photos import PlacePhotos, Shot
 from d2vpr_hf.training.data.place_sampler import PlaceSampler
+from d2vpr_hf.training.random_streams import Purpose, make_rng
+
+_BLOCK = 1024  # steps whose sources are drawn together
 
 
 def divide_batch(num_places: int, weights: Sequence[float]) -> list[int]:
@@ -130,3 +134,98 @@ class MixedSampler:
         """Positions of the sources' places, in an order in which the sources alternate."""
         sizes = [part.places_per_batch for part in self.parts]
         return np.argsort(np.concatenate([(np.arange(size) + 0.5) / size for size in sizes]), kind="stable").tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class OneSourceSampler:
+    """Take every batch from one of several samplers, which is drawn by weights. Each sampler has its own epochs.
+
+    The source of a step follows from seed and step, and its batch from the number of earlier steps with this source.
+
+    Attributes:
+        parts: Sampler of each source, all with batches of the same size.
+        weights: Weight of each source, above 0.
+        seed: Seed of the draws.
+    """
+
+    parts: Sequence[PlaceSampler]
+    weights: Sequence[float]
+    seed: int = 0
+
+    @property
+    def places_per_batch(self) -> int:
+        """The number of places in a batch."""
+        return self.parts[0].places_per_batch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches of an epoch, in which each place of each source comes at least once on average."""
+        return max(math.ceil(part.batches_per_epoch / share) for part, share in zip(self.parts, self.shares, strict=True))
+
+    @property
+    def num_places(self) -> int:
+        """The number of places of all sources."""
+        return sum(part.num_places for part in self.parts)
+
+    @property
+    def shares(self) -> list[float]:
+        """The probability of each source, 1 in sum."""
+        return [weight / sum(self.weights) for weight in self.weights]
+
+    def places(self, step: int) -> list[tuple[int, int]]:
+        """Return the (epoch of its source, place) pairs of a step's batch."""
+        block, place = divmod(step, _BLOCK)
+        drawn = self._draw(block)
+        source = int(drawn[place])
+        return self.parts[source].places(self._taken_before(block)[source] + int(np.count_nonzero(drawn[:place] == source)))
+
+    def _draw(self, block: int) -> NDArray[np.int64]:
+        """Return the source of each step of a block."""
+        return make_rng(Purpose.SOURCE, self.seed, block).choice(len(self.parts), _BLOCK, p=self.shares)
+
+    def _taken_before(self, block: int) -> list[int]:
+        """Return the number of batches of each source before a block."""
+        counts = self._counts
+        while len(counts) <= block:
+            drawn = np.bincount(self._draw(len(counts) - 1), minlength=len(self.parts)).tolist()
+            counts.append([before + number for before, number in zip(counts[-1], drawn, strict=True)])
+        return counts[block]
+
+    @functools.cached_property
+    def _counts(self) -> list[list[int]]:
+        return [[0] * len(self.parts)]
+
+
+@dataclass(frozen=True, eq=False)
+class SuccessiveSampler:
+    """Take all batches of one sampler after those of another, as for held-out places.
+
+    Attributes:
+        parts: The samplers, all with batches of the same size.
+    """
+
+    parts: Sequence[PlaceSampler]
+
+    @property
+    def places_per_batch(self) -> int:
+        """The number of places in a batch."""
+        return self.parts[0].places_per_batch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches of all samplers."""
+        return sum(part.batches_per_epoch for part in self.parts)
+
+    @property
+    def num_places(self) -> int:
+        """The number of places of all samplers."""
+        return sum(part.num_places for part in self.parts)
+
+    def places(self, step: int) -> list[tuple[int, int]]:
+        """Return the (epoch, place) pairs of a step's batch."""
+        epoch, number = divmod(step, self.batches_per_epoch)
+        for part in self.parts:
+            if number < part.batches_per_epoch:
+                return part.places(epoch * part.batches_per_epoch + number)
+            number -= part.batches_per_epoch
+        raise AssertionError(step)

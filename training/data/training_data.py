@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from d2vpr_hf.training.data.augmentation import Augmentation, RandAugment
 from d2vpr_hf.training.data.batches import NO_AUGMENTATION, PlaceBatch, PlaceDataset, load_batches
-from d2vpr_hf.training.data.mixture import MixedPhotos, MixedSampler, divide_batch
+from d2vpr_hf.training.data.mixture import MixedPhotos, MixedSampler, OneSourceSampler, SuccessiveSampler, divide_batch
 from d2vpr_hf.training.data.photometric import Photometric
 from d2vpr_hf.training.data.place_photos import LabelledPhotos, PlacePhotos
 from d2vpr_hf.training.data.place_sampler import BatchSampler, LocalBatches, PlaceSampler
@@ -49,30 +49,38 @@ class TrainingData:
     def __init__(self, options: TrainingOptions, accelerator: Accelerator, teacher_size: tuple[int, int] | None = None) -> None:
         _check_shares(options, accelerator.num_processes)
         self.options, self.accelerator = options, accelerator
-        larger = tuple(map(max, zip(options.size, teacher_size or options.size, strict=True)))
-        self._size = options.size if options.has_clean_view else (larger[0], larger[1])
-        self._teacher_size = teacher_size or options.size if options.has_clean_view else None
-        sources = open_sources(options, self._teacher_size or self._size)
+        student_size = _largest(options.size, *options.sizes)
+        largest = _largest(student_size, teacher_size or student_size)
+        self._size = student_size if options.has_clean_view else largest
+        self._teacher_size = teacher_size or student_size if options.has_clean_view else None
+        sources = open_sources(options, largest)
         self.photos: PlacePhotos = MixedPhotos(sources) if len(sources) > 1 else sources[0]
         self._augment = _make_augmentation(options)
         self._parts = self._divide_places(sources)
         self.photos.hold_out(np.concatenate([_NO_PLACES, *(part.held_out for part in self._parts)]))
-        self.sampler = _join([part.sampler for part in self._parts])
+        self.sampler = _join([part.sampler for part in self._parts], options)
         held_out = [part.held_out_sampler for part in self._parts if part.held_out_sampler is not None]
-        self.held_out_sampler = _join(held_out) if held_out else None
+        self.held_out_sampler = _join(held_out, options, is_held_out=True) if held_out else None
         steps = options.epochs * self.sampler.batches_per_epoch
         self.total_steps = min(steps, options.max_steps or steps)
 
     def _divide_places(self, sources: list[PlacePhotos]) -> list["_SourcePlaces"]:
         """Divide the places of each source into held-out ones and those to train on."""
         options = self.options
-        shares = divide_batch(options.places_per_batch, options.source_weights)
+        size, num_held_out = options.places_per_batch, options.held_out_places // options.places_per_batch
         if not isinstance(self.photos, MixedPhotos):
-            return [_SourcePlaces(options.sources[0], self.photos.cities, shares[0], options.batches, options)]
+            return [_SourcePlaces(options.sources[0], self.photos.cities, size, num_held_out, options.batches, options)]
+        shares, held_out = [size] * len(sources), [num_held_out] * len(sources)
+        if options.batch_sources == "all":
+            shares = divide_batch(size, options.source_weights)
+        elif num_held_out:
+            held_out = divide_batch(num_held_out, options.source_weights)
         return [
-            _SourcePlaces(name, cities, share, "city-wise" if source.must_not_mix else options.batches, options, (number,))
-            for number, (name, source, cities, share) in enumerate(
-                zip(options.sources, sources, self.photos.cities_of_sources, shares, strict=True)
+            _SourcePlaces(
+                name, cities, share, count, "city-wise" if source.must_not_mix else options.batches, options, (number,)
+            )
+            for number, (name, source, cities, share, count) in enumerate(
+                zip(options.sources, sources, self.photos.cities_of_sources, shares, held_out, strict=True)
             )
         ]
 
@@ -158,6 +166,7 @@ class _SourcePlaces:
         name: Name of the source, for messages.
         cities: The place ids of each city.
         share: Number of places in a batch.
+        num_held_out: Number of held-out batches.
         kind: Places that form a batch.
         options: Options of the run.
         stream: Numbers that distinguish the random orders of the sources of a mixture.
@@ -169,12 +178,18 @@ class _SourcePlaces:
     """
 
     def __init__(
-        self, name: str, cities: Cities, share: int, kind: BatchKind, options: TrainingOptions, stream: tuple[int, ...] = ()
+        self,
+        name: str,
+        cities: Cities,
+        share: int,
+        num_held_out: int,
+        kind: BatchKind,
+        options: TrainingOptions,
+        stream: tuple[int, ...] = (),
     ) -> None:
         self.name = name
-        num_batches = options.held_out_places // options.places_per_batch
         try:
-            trained, held_out = _split(cities, share, kind, num_batches, options)
+            trained, held_out = _split(cities, share, kind, num_held_out, options)
             self.held_out = np.concatenate([_NO_PLACES, *held_out])
             self.held_out_sampler = (
                 PlaceSampler(held_out, share, "city-wise", False, options.seed, stream) if held_out else None
@@ -185,8 +200,19 @@ class _SourcePlaces:
             raise ValueError(f"{name}: {error}") from error
 
 
-def _join(parts: list[PlaceSampler]) -> BatchSampler:
-    return parts[0] if len(parts) == 1 else MixedSampler(parts)
+def _join(parts: list[PlaceSampler], options: TrainingOptions, *, is_held_out: bool = False) -> BatchSampler:
+    """Return the batches of all sources, which are those of the only source if there is one."""
+    if len(parts) == 1:
+        return parts[0]
+    if options.batch_sources == "all":
+        return MixedSampler(parts)
+    return SuccessiveSampler(parts) if is_held_out else OneSourceSampler(parts, options.source_weights, options.seed)
+
+
+def _largest(*sizes: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest height and width that cover all sizes."""
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    return height, width
 
 
 def _make_augmentation(options: TrainingOptions) -> Augmentation:

@@ -10,6 +10,7 @@ from torch import nn
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.modeling.modeling_vpr import DescriptorProjection, flatten_and_normalize
 from d2vpr_hf.training.model_setup import TrainingWrapper
+from d2vpr_hf.training.objectives.metric_loss import MetricLoss
 
 
 class TrainedProjection(DescriptorProjection):
@@ -35,6 +36,27 @@ class TrainedProjection(DescriptorProjection):
 def prefixes(descriptors: torch.Tensor, widths: Sequence[int]) -> list[torch.Tensor]:
     """Return descriptors (B, D), and the first numbers of each for each width, L2-normalised."""
     return [descriptors, *(nn.functional.normalize(descriptors[:, :width], dim=1) for width in widths)]
+
+
+def metric_of_prefixes(
+    loss_of: MetricLoss, descriptors: torch.Tensor, place_ids: torch.Tensor, widths: Sequence[int]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the metric loss, averaged over descriptors (B, D) and their first numbers, and the numbers of the whole ones."""
+    metric, numbers = loss_of(descriptors, place_ids)
+    if not widths:
+        return metric, numbers
+    shorter = [loss_of(part, place_ids)[0] for part in prefixes(descriptors, widths)[1:]]
+    return torch.stack([metric, *shorter]).mean(), numbers
+
+
+def train_projection(model: VPRPreTrainedModel) -> None:
+    """Let the numbers of a model's projection be trained, if it has one, such as a head that distillation kept."""
+    fixed = model.projection
+    if fixed is None:
+        return
+    trained = TrainedProjection(model.config.unprojected_dim, model.config.descriptor_dim, seed=0).to(model.dtype)
+    trained.load_state_dict(fixed.state_dict())
+    model.projection = trained
 
 
 def keep_head(student: VPRPreTrainedModel, width: int, seed: int, *, normalize: bool) -> None:
