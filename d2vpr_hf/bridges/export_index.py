@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from d2vpr_hf import __version__
 from d2vpr_hf.bridges.place_points import write_points
 from d2vpr_hf.index.dataset import index_table
+from d2vpr_hf.stores.postgres import address_key, index_type, is_table_name, write_table
 from d2vpr_hf.utils.atomic_files import check_new_file, store_file
 from d2vpr_hf.utils.optional_imports import import_extra
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from d2vpr_hf.encoders.protocol import Progress
     from d2vpr_hf.index import PlaceIndex
 
-Target = Literal["parquet", "lancedb", "qdrant", "geojson", "gpx", "kml"]
+Target = Literal["parquet", "lancedb", "qdrant", "pgvector", "geojson", "gpx", "kml"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 TABLE = "places"
 METADATA_KEY = "d2vpr"  # under it, files and tables have the metadata; a table without it is of another program
@@ -35,7 +36,7 @@ QDRANT_KEY_VARIABLE = "QDRANT_API_KEY"
 
 _ROWS_AT_ONCE = 1000
 _FILES: tuple[Target, ...] = ("parquet", "geojson", "gpx", "kml")
-_SERVERS: tuple[Target, ...] = ("qdrant",)
+_SERVERS: tuple[Target, ...] = ("qdrant", "pgvector")
 _FOLDERS: tuple[Target, ...] = ("lancedb", "qdrant")
 
 
@@ -94,11 +95,13 @@ def export_index(
 
     Args:
         index: The index.
-        to: `"parquet"`; `"lancedb"`; `"qdrant"`, a server or an embedded folder; or, without descriptors, `"geojson"`,
-            `"gpx"` and `"kml"`.
+        to: `"parquet"`; `"lancedb"`; `"qdrant"`, a server or an embedded folder; `"pgvector"`, a PostgreSQL server; or,
+            without descriptors, `"geojson"`, `"gpx"` and `"kml"`.
         out: The file, or for `"lancedb"` and `"qdrant"` the folder of the database.
-        uri: The address of the server, without a key: `"http://HOST:6333"`. The key of Qdrant is read from the environment
-            variable `QDRANT_API_KEY`.
+        uri: The address of the server, without secrets: `"http://HOST:6333"`, or `"postgresql://USER@HOST/DATABASE"`. The key
+            of Qdrant is read from the environment variable `QDRANT_API_KEY`; libpq reads the password of PostgreSQL from
+            `PGPASSWORD` or its password file. `?index=hnsw` or `?index=ivfflat` at the end of the latter address also builds
+            an index of pgvector.
         table: Name of the table, or collection, in a database.
         overwrite: Whether to replace an existing file, or the table of an earlier export.
         progress: Called with the number of rows just written.
@@ -243,6 +246,29 @@ def _payload(place: Any, seconds: float) -> dict[str, Any]:
     return values if np.isnan(seconds) else values | {"seconds": seconds}
 
 
+def _to_pgvector(index: PlaceIndex, export: Export) -> int:
+    assert export.uri is not None
+    address_key(export.uri)
+    if not is_table_name(export.table):
+        raise ValueError(f"Expected a table name of small letters, digits and underscores, got {export.table!r}.")
+
+    def refuse(is_own: bool) -> None:
+        if not (is_own and export.overwrite):
+            export.refuse_table(is_own)
+
+    write_table(
+        export.uri,
+        export.table,
+        index.descriptors,
+        index.places.to_timed_table(),
+        metadata=export_metadata(index),
+        index=index_type(export.uri),
+        refuse=refuse,
+        progress=export.progress,
+    )
+    return len(index)
+
+
 def _to_points(format: Literal["geojson", "gpx", "kml"]) -> Callable[[PlaceIndex, Export], int]:
     def write(index: PlaceIndex, export: Export) -> int:
         assert export.out is not None
@@ -255,6 +281,7 @@ _WRITERS: dict[Target, Callable[[Any, Export], int]] = {
     "parquet": _to_parquet,
     "lancedb": _to_lancedb,
     "qdrant": _to_qdrant,
+    "pgvector": _to_pgvector,
     "geojson": _to_points("geojson"),
     "gpx": _to_points("gpx"),
     "kml": _to_points("kml"),

@@ -136,7 +136,8 @@ class StoreOptions:
         typer.Option(
             parser=parse_model,
             metavar="FILE|URL",
-            help="With --store milvus: a file that ends in .db, or a server. The index keeps it.",
+            help="Address of the service, which the index keeps. milvus: a file that ends in .db, or a server; pgvector: "
+            "postgresql://USER@HOST/DATABASE.",
         ),
     ] = None
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.index.derived_files import check_store_contents, check_store_sizes, write_checksums
 from d2vpr_hf.index.folders import list_names
 from d2vpr_hf.index.manifest import Manifest, ServiceData, Shard, is_store_folder, store_folder, store_service
+from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.index.shards import OpenShard
 from d2vpr_hf.stores import (
     LOCAL_STORE,
@@ -341,13 +342,14 @@ def _open_store(
         return DerivedStore(store, (), manifest) if path.exists() else None
 
 
-def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDescriptors) -> None:
+def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDescriptors, places: PlaceRows) -> None:
     """Build the store of the rows of a manifest, in place of a damaged one.
 
     Args:
         folder: The folder of the index.
         manifest: The manifest, which also records the kind of store.
         descriptors: The descriptors (N, D) of its rows.
+        places: Their places.
 
     Raises:
         OSError: If the disk is full or the folder cannot be written to.
@@ -359,7 +361,7 @@ def build_derived_store(folder: Path, manifest: Manifest, descriptors: MappedDes
         if data is None:
             store = build_store(descriptors, manifest.compression)
         else:
-            store = remote_store(data.service).build(path, descriptors, data.uri, data.name)
+            store = remote_store(data.service).build(path, descriptors, data.uri, data.name, places.to_timed_table())
         store.save(path)
         atomic_files.write_file(path / _SHARDS, built)
         write_checksums(path)

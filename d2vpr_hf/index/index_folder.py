@@ -223,7 +223,8 @@ class IndexFolder:
         if recorded != old_manifest:
             self.commit({}, recorded)
         try:
-            build_derived_store(self.path, self.manifest, descriptors)
+            places = PlaceRows([opened.places for opened in self.shards.values()])
+            build_derived_store(self.path, self.manifest, descriptors, places)
         finally:  # until now, readers searched the data of the old store
             if recorded != old_manifest:
                 discard_store(path, old_manifest)

@@ -233,6 +233,10 @@ class PlaceRows(Sequence[Place]):
             PLACE_SCHEMA.names
         )
 
+    def to_timed_table(self) -> pa.Table:
+        """Return all rows as [`to_table`] does, with the column `seconds`: their times since 1970, null if not known."""
+        return self.to_table().append_column("seconds", pa.array(self.seconds, pa.float64(), from_pandas=True))
+
     def column(self, name: str) -> list[Any]:
         """Return a column, such as `"latitude"`; `None` for values that are not known."""
         return [value for part in self._parts for value in part.column(name)]

@@ -59,6 +59,11 @@ class PlaceFilter:
             logger.warning("None of %d photos passes the filters, so that there are no matches.", len(places))
         return allowed if has_filter else None
 
+    def check(self) -> None:
+        """Raise ValueError if a filter's values are not valid."""
+        for _ in self._masks([]):
+            pass
+
     def _masks(self, places: Sequence[Place]) -> Iterator[tuple[str, str, Mask, Mask]]:
         """Yield the name of each filter, the field that it compares, its mask, and the mask of the places with that field."""
         if self.near is not None:

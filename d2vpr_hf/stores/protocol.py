@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from d2vpr_hf.stores.descriptors import Descriptors
@@ -127,7 +128,7 @@ class RemoteStore(VectorStore, Protocol):
         """
 
     @classmethod
-    def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str) -> Self:
+    def build(cls, path: Path, descriptors: Descriptors, uri: str, name: str, places: pa.Table) -> Self:
         """Send descriptors to the service.
 
         Args:
@@ -135,6 +136,7 @@ class RemoteStore(VectorStore, Protocol):
             descriptors: (N, D).
             uri: Address of the service.
             name: A name that no other descriptors at the same service have.
+            places: The N places, with the column `seconds`, for services whose users search them by position or time.
 
         Raises:
             ConnectionError: If the service does not answer.

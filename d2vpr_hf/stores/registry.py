@@ -9,13 +9,14 @@ from d2vpr_hf.stores.exact import ExactStore
 from d2vpr_hf.stores.half import HalfStore
 from d2vpr_hf.stores.int8 import Int8Store
 from d2vpr_hf.stores.milvus import MilvusStore
+from d2vpr_hf.stores.pgvector import PgVectorStore
 from d2vpr_hf.stores.protocol import Estimate, LocalStore, RemoteStore, VectorStore, read_description
 
 Compression = Literal["none", "half", "int8", "bits"]
-StoreWord = Literal["faiss", "milvus"]  # a local store of any compression, or a service
+StoreWord = Literal["faiss", "milvus", "pgvector"]  # a local store of any compression, or a service
 
 _LOCAL: dict[Compression, type[LocalStore]] = {"none": ExactStore, "half": HalfStore, "int8": Int8Store, "bits": BitStore}
-_REMOTE: dict[str, type[RemoteStore]] = {"milvus": MilvusStore}
+_REMOTE: dict[str, type[RemoteStore]] = {"milvus": MilvusStore, "pgvector": PgVectorStore}
 
 COMPRESSIONS = tuple(_LOCAL)
 SERVICES = tuple(_REMOTE)

@@ -100,7 +100,7 @@ def test_choices_are_those_of_the_library(words, library):
     ("arguments", "words"),
     [
         (["index", "p", "--out", "i", "--compression", "zip"], ["none", "half", "int8", "bits"]),
-        (["index", "p", "--out", "i", "--store", "chroma"], ["faiss", "milvus"]),
+        (["index", "p", "--out", "i", "--store", "chroma"], ["faiss", "milvus", "pgvector"]),
         (["index", "p", "--out", "i", "--dtype", "int8"], ["float16", "float32"]),
         (["index", "p", "--out", "i", "--positions", "gps"], ["csv", "names", "exif"]),
         (

@@ -200,7 +200,7 @@ def test_data_recorded_by_an_earlier_version_are_removed(tmp_path):
     rows = unit(23, 0)
     MilvusStore(rows, uri, "d2vpr_places_old")
     confirm("addresses", uri)
-    MilvusStore.discard(uri, "old", milvus._old_checksum(23, {row: rows[row] for row in milvus._sampled_rows(23)}))
+    MilvusStore.discard(uri, "old", milvus._old_checksum(23, {row: rows[row] for row in milvus.sampled_rows(23)}))
     assert collections(uri) == []
 
 
