@@ -6,6 +6,7 @@ only a query of the same model may be compared with them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -199,11 +200,12 @@ def _counted(table: pa.Table, export: Export) -> pa.RecordBatchReader:
 def _to_qdrant(index: PlaceIndex, export: Export) -> int:
     qdrant_client = import_extra("qdrant_client", "qdrant")
     models = qdrant_client.models
-    try:
+    with _answering_qdrant(export):
         client = _connect_qdrant(qdrant_client.QdrantClient, export)
         if client.collection_exists(export.table):
             is_own = METADATA_KEY in (client.get_collection(export.table).config.metadata or {})
             if not (is_own and export.overwrite):
+                client.close()
                 export.refuse_table(is_own)
             client.delete_collection(export.table)
         settings = models.VectorParams(size=index.settings.descriptor_dim, distance=models.Distance.EUCLID)
@@ -216,11 +218,20 @@ def _to_qdrant(index: PlaceIndex, export: Export) -> int:
             client.upload_collection(export.table, vectors=vectors, payload=payloads, ids=rows, wait=True)
             export.count(len(rows))
         client.close()
-    except (OSError, *_qdrant_errors()) as error:
-        if isinstance(error, FileExistsError):
-            raise
-        raise ConnectionError(f"Qdrant at {export.uri or export.out} cannot be used: {error}") from error
     return len(index)
+
+
+@contextlib.contextmanager
+def _answering_qdrant(export: Export) -> Iterator[None]:
+    """Turn errors of the client, and of a folder that another process uses, into ConnectionError."""
+    from qdrant_client.http.exceptions import ApiException
+
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except (OSError, RuntimeError, ApiException) as error:
+        raise ConnectionError(f"Qdrant at {export.uri or export.out} cannot be used: {error}") from error
 
 
 def _connect_qdrant(client: Callable[..., Any], export: Export) -> Any:
@@ -229,13 +240,6 @@ def _connect_qdrant(client: Callable[..., Any], export: Export) -> Any:
     if "@" in export.uri or "?" in export.uri:
         raise ValueError(f"The address of Qdrant has no user and no options; set {QDRANT_KEY_VARIABLE} to its key.")
     return client(url=export.uri, api_key=os.environ.get(QDRANT_KEY_VARIABLE))
-
-
-def _qdrant_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of the client: of its answers, of connections, and of a folder that another process uses."""
-    from qdrant_client.http.exceptions import ApiException
-
-    return ApiException, RuntimeError
 
 
 def _payload(place: Any, seconds: float) -> dict[str, Any]:

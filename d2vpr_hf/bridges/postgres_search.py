@@ -49,7 +49,7 @@ def search_table(
         condition, values = place_conditions(where or PlaceFilter(), has_location="location" in _columns(connection, table))
         kind = f"vector({queries.shape[1]})"
         statement = sql.SQL(
-            f"SELECT {{}}, 1 - (descriptor::{kind} <-> %(query)s::{kind}) ^ 2 / 2 AS similarity FROM {{}} WHERE {condition} "  # type: ignore[arg-type] # texts of this package
+            f"SELECT {{}}, 1 - (descriptor::{kind} <-> %(query)s::{kind}) ^ 2 / 2 AS similarity FROM {{}} WHERE {condition} "
             f"ORDER BY descriptor::{kind} <-> %(query)s::{kind}, row LIMIT %(top_k)s"
         ).format(sql.SQL(", ").join(map(sql.Identifier, columns)), sql.Identifier(table))
         return [

@@ -288,4 +288,4 @@ def row_condition(allowed: NDArray[np.bool_] | None) -> tuple[str, list[Any]]:
 def _sql(text: str, table: str) -> Any:
     from psycopg import sql
 
-    return sql.SQL(text).format(sql.Identifier(table))  # type: ignore[arg-type] # texts of this module, not of a user
+    return sql.SQL(text).format(sql.Identifier(table))

@@ -70,7 +70,7 @@ def address_key(uri: str) -> str:
 def index_type(uri: str) -> IndexType | None:
     """Return the kind of approximate index that an address asks for by `?index=`; `None` for exact searches."""
     word = dict(parse_qsl(urlsplit(uri).query)).get("index")
-    return None if word is None else INDEX_TYPES[INDEX_TYPES.index(word)]  # type: ignore[arg-type]
+    return None if word is None else INDEX_TYPES[INDEX_TYPES.index(word)]
 
 
 def connect(uri: str) -> psycopg.Connection[Any]:
@@ -81,12 +81,12 @@ def connect(uri: str) -> psycopg.Connection[Any]:
         ConnectionError: If the server does not answer, or refuses the user.
         ValueError: If the server has no pgvector and the user may not install it.
     """
-    psycopg = import_extra("psycopg", EXTRA)
+    library = import_extra("psycopg", EXTRA)
     place, _, query = uri.partition("?")
     options = {name: value for name, value in parse_qsl(query, keep_blank_values=True) if name != "index"}
     address = f"{place}?{urlencode({'connect_timeout': _CONNECT_SECONDS} | options)}"
     with answering(uri):
-        connection: psycopg.Connection[Any] = psycopg.connect(address, autocommit=True, application_name="d2vpr-hf")
+        connection: psycopg.Connection[Any] = library.connect(address, autocommit=True, application_name="d2vpr-hf")
         connection.execute(f"SET statement_timeout = {1000 * _SECONDS}")
     try:
         _need_pgvector(connection)
@@ -281,8 +281,10 @@ def _copy_descriptors(
         for start in range(0, len(descriptors), rows_at_once):
             part = descriptors[start : start + rows_at_once]
             block = np.zeros(len(part), layout)
-            block["fields"], block["row_size"], block["row"] = 2, 8, np.arange(start, start + len(part))
-            block["size"], block["dim"], block["numbers"] = 4 + width * np.dtype(number).itemsize, width, part
+            block["fields"], block["row_size"] = 2, 8
+            block["row"] = np.arange(start, start + len(part))
+            block["size"], block["dim"] = 4 + width * np.dtype(number).itemsize, width
+            block["numbers"] = part
             copy.write(block.tobytes())
             if progress is not None:
                 progress(len(part))
@@ -293,7 +295,7 @@ def _copy_places(connection: psycopg.Connection[Any], places: pa.Table) -> None:
     """Send places into the temporary table `sent_places`; empty CSV fields without quotes are null."""
     from psycopg import sql
 
-    columns = [sql.SQL("row bigint")]
+    columns: list[sql.Composable] = [sql.SQL("row bigint")]
     columns += [
         sql.SQL("{} {}").format(sql.Identifier(field.name), sql.SQL(_COLUMN_TYPES[field.type])) for field in places.schema
     ]

@@ -222,7 +222,7 @@ def test_the_present_collection_stays_until_the_new_one_is_complete(tmp_path, mo
     ("options", "match"),
     [
         (["--store", "milvus"], "give `--uri places.db` or"),
-        (["--uri", "places.db"], "give `--store milvus` with `--uri`"),
+        (["--uri", "places.db"], "give `--store milvus` or `--store pgvector` with `--uri`"),
         (["--store", "milvus", "--uri", "places"], "Expected a file that ends in .db, or an address"),
         (["--store", "milvus", "--uri", "https://me:hush@host:19530"], "Set MILVUS_TOKEN to `user:password`"),
         (["--store", "milvus", "--uri", "https://host:19530?token=hush"], "Set MILVUS_TOKEN to `user:password`"),
@@ -238,7 +238,7 @@ def test_invalid_store_options_are_refused_before_photos_are_encoded(tmp_path, o
 @pytest.mark.parametrize(
     ("store", "uri", "compression", "match"),
     [
-        ("chroma", None, None, "Expected a store of faiss, milvus, got 'chroma'"),
+        ("chroma", None, None, "Expected a store of faiss, milvus, pgvector, got 'chroma'"),
         ("milvus", "a.db", "zip", "Expected a compression of none"),
     ],
 )

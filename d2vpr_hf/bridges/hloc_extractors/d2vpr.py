@@ -12,7 +12,7 @@ from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 class D2VPR(BaseModel):
     """Global descriptors of a [`PlaceEncoder`]."""
 
-    default_conf = {"model": None, "options": {}}
+    default_conf: dict[str, Any] = {"model": None, "options": {}}
     required_inputs = ["image"]
 
     def _init(self, conf: dict[str, Any]) -> None:
