@@ -127,6 +127,8 @@ def serve(
         lambda opened: None if opened.settings.descriptor_name is not None and model is None else encoding.load(model, opened),
     )
     service = PhotoService(served, limits.limits(), reload_seconds=reload_seconds)
+    if served.current.encoder is not None:
+        service.start_checks()
     host = f"[{address.host}]" if ":" in address.host else address.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     count = len(served.current.index)

@@ -69,11 +69,12 @@ class Generation:
         descriptors = np.zeros((1, self.index.settings.descriptor_dim), np.float32)
         descriptors[0, 0] = 1
         if self.encoder is not None and with_encoder:
-            descriptors = encode_queries(self.encoder, [_picture()]).descriptors
+            descriptors = encode_queries(self.encoder, [small_picture()]).descriptors
         self.index.search(descriptors, 1)
+        self.index.places.column("path")  # maps all files of places: a writer may remove them while requests run
 
 
-def _picture() -> bytes:
+def small_picture() -> bytes:
     """Return the file of a small picture."""
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "PNG")

@@ -15,9 +15,10 @@ from pathlib import Path
 
 from d2vpr_hf.service.answers import Answer, Question, answer_batch
 from d2vpr_hf.service.batching import BatchWorker
-from d2vpr_hf.service.generations import Generation, ServedIndex, watch
+from d2vpr_hf.service.generations import Generation, ServedIndex, small_picture, watch
 from d2vpr_hf.service.limits import Admissions, RefusedError, ServiceLimits
 from d2vpr_hf.service.metrics import Counter, Gauge, Histogram, exposition
+from d2vpr_hf.utils.atomic_files import write_file
 from d2vpr_hf.utils.threads import num_cores
 from d2vpr_hf.web.photo_checks import PhotoChecks, find_problem
 
@@ -110,6 +111,13 @@ class PhotoService:
             Gauge("d2vpr_index_generation", "Number of the state of the index.", lambda: self.served.current.number),
             Gauge("d2vpr_uptime_seconds", "Time since the start.", lambda: time.monotonic() - self._started),
         )
+
+    def start_checks(self) -> None:
+        """Start the processes that look at photos, so that the first requests need not wait for that."""
+        for number in range(num_cores()):
+            picture = self._folder / f"first-{number}"
+            write_file(picture, small_picture())
+            self._check_threads.submit(find_problem, picture, self._checks, self.limits.photo_bytes, self.limits.pixels)
 
     def metrics_text(self) -> str:
         """Return the metrics in the text format of Prometheus."""

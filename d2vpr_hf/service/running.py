@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -28,7 +29,8 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        raise OSError(error.errno, f"The service cannot listen at {host}, port {port} ({error.strerror})") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(f"The service cannot listen at {host}, port {port}: {reason}. Give another `port=...`.") from error
 
 
 def run(app: Any, service: PhotoService, listener: socket.socket, announce: Callable[[], None]) -> None:

@@ -48,6 +48,10 @@ class MatchValues(PlaceValues):
     path: str = Field(description="Name of the photo in the index.", examples=["street/0042.jpg"])
     similarity: float = Field(description="Cosine similarity of the descriptors, at most 1.", examples=[0.8214])
     score: float = Field(description="The similarity, under its earlier name.", examples=[0.8214])
+    region_similarity: float | None = Field(
+        None, description="Null: the service does not re-rank matches; as fused_similarity."
+    )
+    fused_similarity: float | None = None
 
 
 class SearchValues(BaseModel):
@@ -67,6 +71,7 @@ class LocalizationValues(PlaceValues):
     radius_90: float | None = Field(None, description="Metres within which the position is in 90 % of such cases.")
     confidence: float | None = Field(None, description="Probability that the position is correct to 25 m.", examples=[0.97])
     no_match: bool | None = Field(None, description="Whether the confidence is too low for an answer.")
+    reranked: bool = Field(False, description="False: the service does not re-rank matches.")
     matches: list[MatchValues] = Field(description="The matches that the answer was computed from.")
     note: str | None = Field(None, description="Reason why the answer is incomplete; absent if it is not.")
     error: str | None = Field(None, description="Reason why the query could not be read; absent if it could.")
