@@ -27,6 +27,7 @@ from d2vpr_hf.retrieval import index_photos as index_photos
 from d2vpr_hf.retrieval import add_photos as add_photos
 from d2vpr_hf.retrieval import remove_photos as remove_photos
 from d2vpr_hf.retrieval import UpdateReport as UpdateReport
+from d2vpr_hf.retrieval.fuse_places import fuse_places as fuse_places
 from d2vpr_hf.retrieval import search_photos as search_photos
 from d2vpr_hf.stores.exact import exact_search as exact_search
 from d2vpr_hf.stores import build_store as build_store

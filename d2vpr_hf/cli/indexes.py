@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from d2vpr_hf.cli.choices import Compression, Dtype, Store
+from d2vpr_hf.cli.choices import Compression, Dtype, FusionMethod, Store
 from d2vpr_hf.cli.options import (
     DescriptorOptions,
     EncoderOptions,
@@ -33,6 +33,7 @@ from d2vpr_hf.cli.terminal import changes_text, check_used, count_photos, echo, 
 from d2vpr_hf.utils.printable import printable_line
 
 if TYPE_CHECKING:
+    from d2vpr_hf.index import PlaceIndex
     from d2vpr_hf.readers import PhotoCollection
 
 
@@ -142,6 +143,55 @@ class StoreOptions:
     ] = None
 
 
+@dataclass
+class FusionOptions:
+    """Options for one row for each place, in place of one for each photo."""
+
+    fuse_places: Annotated[
+        FusionMethod | None,
+        typer.Option(
+            help="Store one row for each place, fused of its photos; matches list them. mean: mean descriptor; hops: sum of "
+            "differences from the mean of the map. The index of all photos is INDEX-photos.",
+        ),
+    ] = None
+    fuse_cell: Annotated[float, typer.Option(help="With --fuse-places: side of a grid cell of a place in metres.")] = 10.0
+    fuse_heading: Annotated[
+        float, typer.Option(help="With --fuse-places: range of headings of a place in degrees; 360 ignores headings.")
+    ] = 30.0
+
+    def photo_index(self, out: Path, overwrite: bool) -> Path:
+        """Return the folder of the index of all photos: `out`, or one next to it for an index of fused places."""
+        from d2vpr_hf.readers import PlaceGrid
+        from d2vpr_hf.retrieval.fuse_places import check_fused_out
+
+        if self.fuse_places is None:
+            return out
+        PlaceGrid(self.fuse_cell, self.fuse_heading)  # raises ValueError
+        check_fused_out(out, overwrite)
+        return out.with_name(f"{out.name}-photos")
+
+    def fuse(self, built: PlaceIndex, out: Path, overwrite: bool, search: StoreOptions) -> dict[str, Any]:
+        """Write the index of fused places, and return its counts; none if photos are not fused."""
+        from d2vpr_hf.readers import PlaceGrid
+        from d2vpr_hf.retrieval.fuse_places import fuse_places
+
+        if self.fuse_places is None:
+            return {}
+        with progress_bar("Fusing", len(built)) as progress:
+            _, report = fuse_places(
+                built,
+                out,
+                method=self.fuse_places,
+                grid=PlaceGrid(self.fuse_cell, self.fuse_heading),
+                overwrite=overwrite,
+                compression=search.compression,
+                store=search.store,
+                uri=search.uri,
+                progress=progress,
+            )
+        return report.to_dict()
+
+
 def index(
     *,
     out: Annotated[Path, typer.Option("--out", parser=parse_path, metavar="INDEX", help="Index folder to write.")],
@@ -161,6 +211,7 @@ def index(
         Dtype | None, typer.Option(help="Number type of the descriptors in a new index. Default: float16.")
     ] = None,
     search: StoreOptions,
+    fusion: FusionOptions,
 ) -> None:
     """Index photos, or update an index of them.
 
@@ -176,8 +227,17 @@ def index(
     folder = check_out(out)  # checked before a model or data set is downloaded
     check_store(search.store, search.uri, search.compression)
     given.check_index(photos, dataset.dataset, model)
+    folder = fusion.photo_index(folder, overwrite)
+    photo_search = search if fusion.fuse_places is None else StoreOptions()
     if given.descriptors is not None and given.places is not None:
-        _index_descriptors(given, out, reading, search, strict, as_json, overwrite, dtype)
+        built, facts, text = _index_descriptors(given, folder, reading, photo_search, as_json, overwrite, strict, dtype)
+        counts = fusion.fuse(built, out, overwrite, search)
+        if as_json:
+            echo(json.dumps(facts | counts, indent=2))
+            return
+        notice(text)
+        if counts:
+            notice(_fusion_text(counts, out))
         return
     existing = None if overwrite else PlaceIndex.resume(folder, replacement=False)
     collection = dataset.read(photos, reading)
@@ -188,16 +248,17 @@ def index(
         encoder = encoding.load(model, existing, photos=collection.paths)
         built, report = index_photos(
             collection,
-            out,
+            folder,
             encoder,
             strict=strict,
             overwrite=overwrite,
             dtype=dtype,
-            compression=search.compression,
-            store=search.store,
-            uri=search.uri,
+            compression=photo_search.compression,
+            store=photo_search.store,
+            uri=photo_search.uri,
             progress=progress,
         )
+    counts = fusion.fuse(built, out, overwrite, search)
     num_positions = sum(place.has_position for place in built.places)
     if as_json:
         facts = {
@@ -206,12 +267,14 @@ def index(
             "positions": num_positions,
             "source": getattr(collection, "source", "dataset"),
         }
-        echo(json.dumps(facts | {"descriptor_dim": encoder.descriptor_dim} | report.to_dict(), indent=2))
+        echo(json.dumps(facts | {"descriptor_dim": encoder.descriptor_dim} | report.to_dict() | counts, indent=2))
         return
     with_positions = "" if photos is not None else f", {num_positions} with a position,"
-    notice(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {out}.")
+    notice(f"Indexed {len(built)} photos{with_positions} as descriptors of {encoder.descriptor_dim} numbers in {folder}.")
     if existing is not None:
         notice(changes_text(report))
+    if counts:
+        notice(_fusion_text(counts, out))
 
 
 def _index_descriptors(
@@ -219,11 +282,12 @@ def _index_descriptors(
     out: Path,
     reading: ReadingOptions,
     search: StoreOptions,
-    strict: bool,
     as_json: bool,
     overwrite: bool,
+    strict: bool,
     dtype: Dtype | None,
-) -> None:
+) -> tuple[PlaceIndex, dict[str, Any], str]:
+    """Index descriptors; return the index, and the report as JSON values and as a text."""
     from d2vpr_hf.readers import read_places
     from d2vpr_hf.retrieval.given_descriptors import index_descriptors
 
@@ -247,16 +311,20 @@ def _index_descriptors(
             progress=progress,
         )
     settings = built.settings
-    if as_json:
-        facts = {"index": str(out), "photos": len(built), "positions": sum(place.has_position for place in built.places)}
-        facts |= {"descriptor_name": settings.descriptor_name, "descriptor_dim": settings.descriptor_dim}
-        echo(json.dumps(facts | report.to_dict(), indent=2))
-        return
-    notice(
+    facts = {"index": str(out), "photos": len(built), "positions": sum(place.has_position for place in built.places)}
+    facts |= {"descriptor_name": settings.descriptor_name, "descriptor_dim": settings.descriptor_dim}
+    text = (
         f"{report.added} added, {report.replaced} replaced, {report.kept} kept. {out} holds {len(built)} descriptors of "
         f"{settings.descriptor_dim} numbers under the name {settings.descriptor_name!r}; search it with `--descriptors` of the "
         "same model."
     )
+    return built, facts | report.to_dict(), text
+
+
+def _fusion_text(counts: dict[str, Any], out: Path) -> str:
+    """Return a line with the counts of a fusion."""
+    single = f", {counts['not_fused']} of which have no cell or direction and stay alone" if counts["not_fused"] else ""
+    return f"Fused {counts['fused_photos']} photos{single} to {counts['fused_rows']} rows in {out}."
 
 
 def embed(

@@ -5,7 +5,7 @@ from pathlib import Path
 from d2vpr_hf.index.manifest import MANIFEST
 from d2vpr_hf.utils.hub_ids import split_revision
 
-INDEX_FILES = [MANIFEST, "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json"]
+INDEX_FILES = [MANIFEST, "descriptors-*.safetensors", "places-*.parquet", "calibration-*.json", "fused-photos-*.parquet"]
 TABLE_FILES = "data/train-*.parquet"  # of the table of places, with thumbnails if there are some
 THUMBNAIL_SIZE = 256  # pixels of the longer side
 

@@ -22,10 +22,12 @@ from d2vpr_hf.index.derived_store import (
     without_old_data,
 )
 from d2vpr_hf.index.folders import WriterLock, check_free, list_names
+from d2vpr_hf.index.fused_photos import FusedPhotos
 from d2vpr_hf.index.manifest import (
     MANIFEST,
     REPLACEMENT,
     DamagedIndexError,
+    Fusion,
     Manifest,
     ServiceData,
     Shard,
@@ -76,6 +78,8 @@ class IndexFolder:
         self._known_paths: set[str] | None = None
         self._has_changed = False  # whether a commit was made since the lock was acquired
         self._may_rebuild = True  # whether a damaged vector store is built again after a change
+        self.fused_photos: FusedPhotos | None = None
+        self._fusion: Fusion | None = None
         self._attempt: tuple[Manifest, int] | None = None  # a commit that failed, and its number of pending rows
         self.adopt(manifest)
 
@@ -92,7 +96,7 @@ class IndexFolder:
     @property
     def places(self) -> PlaceRows:
         """The place of each row, in the order of the descriptors."""
-        return PlaceRows([*(opened.places for opened in self.shards.values()), self.pending.places])
+        return PlaceRows([*(opened.places for opened in self.shards.values()), self.pending.places], self.fused_photos)
 
     @property
     def paths(self) -> set[str]:
@@ -210,6 +214,9 @@ class IndexFolder:
         """Make a manifest the current one: open its shards, and the vector store that covers most of them."""
         old = self.shards
         self.shards = {shard: old.get(shard) or open_shard(self.path, shard, manifest) for shard in manifest.shards}
+        if manifest.fusion != self._fusion:
+            self._fusion = manifest.fusion
+            self.fused_photos = None if manifest.fusion is None else FusedPhotos(self.path, manifest.fusion)
         self.manifest = manifest
         self.store = open_derived_store(self.path, manifest, self.shards, self.store)
 

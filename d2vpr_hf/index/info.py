@@ -33,6 +33,7 @@ def index_info(folder: IndexFolder) -> dict[str, Any]:
         "scanned_bytes": {compression: estimate.scanned_bytes for compression, estimate in estimates.items()},
         "estimated_ms": {compression: round(1000 * estimate.latency_seconds, 1) for compression, estimate in estimates.items()},
         "calibrated": manifest.calibration is not None,
+        "fused_places": None if manifest.fusion is None else str(manifest.fusion),
     }
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from d2vpr_hf.backends.runtime import Runtime
 from d2vpr_hf.stores import COMPRESSIONS, SERVICES, Compression, check_compression
@@ -36,16 +36,22 @@ _JSON_TYPES: dict[str, Any] = {  # of keys whose values have another type in Pyt
     "calibration": dict | None,
     "unfinished": dict | None,
     "service_data": list,
+    "fusion": dict | None,
 }
 _OLD_FILES = ("descriptors.safetensors", "places.parquet")  # of format 1
 _SHARD_FILE = re.compile(r"(?:descriptors|places)-(\d{6,})(?P<interim>-\d{8,})?\.(?:safetensors|parquet)")
 _CALIBRATION_FILE = re.compile(r"calibration-[0-9a-f]{16}\.json")
+_FUSED_FILE = re.compile(r"fused-photos-[0-9a-f]{16}\.parquet")
 _STORE_FOLDER = re.compile(
     rf"derived-[0-9a-f]{{16}}\.(?:{'|'.join(COMPRESSIONS)}|(?P<service>{'|'.join(SERVICES)})-[0-9a-f]{{8}})"
 )
 _PARSING_ERRORS = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 _REBUILD = "`d2vpr index PHOTOS --out INDEX --overwrite` builds it again"
 _REPAIR = "`d2vpr repair INDEX` removes the damaged parts, `d2vpr index PHOTOS --out INDEX` then encodes their photos again"
+
+
+FusionMethod = Literal["mean", "hops"]
+FUSION_METHODS: tuple[FusionMethod, ...] = get_args(FusionMethod)
 
 
 class DamagedIndexError(ValueError):
@@ -115,6 +121,32 @@ class ServiceData:
         match = _STORE_FOLDER.fullmatch(self.folder)
         if match is None or match["service"] != self.service or not re.fullmatch(r"[0-9a-z_]{1,64}", self.name):
             raise ValueError(f"data of a service in {self.folder!r} under the name {self.name!r}")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """The rule by which the descriptors of the photos of a place became one row.
+
+    Attributes:
+        method: `"mean"` or `"hops"`, see [`d2vpr_hf.retrieval.fuse_places.fuse_places`].
+        cell, heading: Side of a grid cell in metres and width of a bin of directions in degrees, as of [`PlaceGrid`].
+        photos: Number of photos.
+        file: The file that lists the photos of each row.
+    """
+
+    method: FusionMethod
+    cell: float
+    heading: float
+    photos: int
+    file: StoredFile
+
+    def __post_init__(self) -> None:
+        if self.method not in FUSION_METHODS:
+            raise ValueError(f"Expected a fusion of {', '.join(FUSION_METHODS)}, got {self.method!r}.")
+
+    def __str__(self) -> str:
+        directions = "any direction" if self.heading == 360 else f"directions of {self.heading:g}°"
+        return f"{self.method} of {self.photos} photos, cells of {self.cell:g} m, {directions}"
 
 
 @dataclass(frozen=True)
@@ -217,6 +249,7 @@ class Manifest:
         service: Kind of that service; `None` for a store in the folder.
         unfinished: The portion that a build was encoding, and the next run continues; `None` if there is none.
         service_data: The data that this index sent to services, and may remove from there.
+        fusion: The fusion of photos that made the rows; `None` if each row is a photo.
     """
 
     settings: IndexSettings
@@ -230,6 +263,7 @@ class Manifest:
     service: str | None = None
     unfinished: UnfinishedPortion | None = None
     service_data: tuple[ServiceData, ...] = ()
+    fusion: Fusion | None = None
 
     def __post_init__(self) -> None:
         check_compression(self.compression)
@@ -256,7 +290,8 @@ class Manifest:
     def files(self) -> list[StoredFile]:
         """All files that the manifest names."""
         shard_files = [file for shard in self.shards for file in (shard.descriptors, shard.places)]
-        return shard_files if self.calibration is None else [*shard_files, self.calibration]
+        others = (self.calibration, None if self.fusion is None else self.fusion.file)
+        return [*shard_files, *(file for file in others if file is not None)]
 
     def to_text(self) -> str:
         """Return the content of the manifest's file, which ends with a checksum of all values before it."""
@@ -271,6 +306,7 @@ class Manifest:
             "descriptor_name": settings.pop("descriptor_name"),
             "unfinished": None if self.unfinished is None else asdict(self.unfinished),
             "service_data": [asdict(data) for data in self.service_data],
+            "fusion": None if self.fusion is None else asdict(self.fusion),
         }
         values = {
             "format_version": FORMAT_VERSION,
@@ -340,6 +376,11 @@ def calibration_file(content: bytes) -> str:
     return f"calibration-{checksum(content)[:16]}.json"
 
 
+def fused_photos_file(content: bytes) -> str:
+    """Return the name of the file that lists the photos of fused places; it has a hash of the content."""
+    return f"fused-photos-{checksum(content)[:16]}.parquet"
+
+
 def leftover_files(names: Sequence[str], manifest: Manifest, used: Sequence[str]) -> list[str]:
     """Return the files that an index once wrote and no longer needs; files that it never writes are not among them.
 
@@ -355,7 +396,7 @@ def leftover_files(names: Sequence[str], manifest: Manifest, used: Sequence[str]
 def is_index_file(name: str) -> bool:
     """Return whether an index writes files of this name, apart from the lock."""
     name = name.removesuffix(TEMPORARY)
-    patterns = (_SHARD_FILE, _CALIBRATION_FILE, _STORE_FOLDER)
+    patterns = (_SHARD_FILE, _CALIBRATION_FILE, _FUSED_FILE, _STORE_FOLDER)
     return name in (MANIFEST, REPLACEMENT, *_OLD_FILES) or any(pattern.fullmatch(name) for pattern in patterns)
 
 
@@ -408,7 +449,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         "model_options": {},
         "descriptor_name": None,
     }
-    values = {**added, "unfinished": None, "service_data": [], **values}
+    values = {**added, "unfinished": None, "service_data": [], "fusion": None, **values}
     _check_types(values)
     calibration = None if values["calibration"] is None else _stored_file(values["calibration"], _CALIBRATION_FILE)
     shards = tuple(map(_shard, values["shards"]))
@@ -426,6 +467,7 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         service=values["store_service"],
         unfinished=None if values["unfinished"] is None else _unfinished(values["unfinished"]),
         service_data=tuple(ServiceData(**{key: str(value) for key, value in data.items()}) for data in values["service_data"]),
+        fusion=None if values["fusion"] is None else _fusion(values["fusion"]),
     )
 
 
@@ -447,6 +489,11 @@ def _shard(values: dict[str, Any]) -> Shard:
 
 def _unfinished(values: dict[str, Any]) -> UnfinishedPortion:
     return UnfinishedPortion(int(values["photos"]), bool(values["retried"]))
+
+
+def _fusion(values: dict[str, Any]) -> Fusion:
+    file = _stored_file(values["file"], _FUSED_FILE)
+    return Fusion(values["method"], float(values["cell"]), float(values["heading"]), int(values["photos"]), file)
 
 
 def _stored_file(values: dict[str, Any], pattern: re.Pattern[str]) -> StoredFile:

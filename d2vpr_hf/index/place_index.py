@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -27,9 +28,20 @@ from d2vpr_hf.index.commits import (
 )
 from d2vpr_hf.index.dataset import index_to_dataset
 from d2vpr_hf.index.derived_store import has_store, is_fresh, with_store
+from d2vpr_hf.index.fused_photos import fused_photos_to_bytes
 from d2vpr_hf.index.index_folder import IndexFolder, begin_folder, open_folder
 from d2vpr_hf.index.info import index_info
-from d2vpr_hf.index.manifest import MANIFEST, REPLACEMENT, IndexSettings, Manifest, UnfinishedPortion
+from d2vpr_hf.index.manifest import (
+    MANIFEST,
+    REPLACEMENT,
+    Fusion,
+    FusionMethod,
+    IndexSettings,
+    Manifest,
+    StoredFile,
+    UnfinishedPortion,
+    fused_photos_file,
+)
 from d2vpr_hf.index.place_rows import PhotoFile, PlaceRows, rows_to_table
 from d2vpr_hf.index.search import Match, nearest_rows, rows_before, to_matches
 from d2vpr_hf.index.shards import Rows
@@ -306,6 +318,7 @@ class PlaceIndex:
         rows = to_stored(descriptors, places, self.settings)
         files = [PhotoFile()] * len(places) if files is None else list(files)
         with self._state.writing():
+            self.check_takes_photos()
             check_new_places(self._state, places)
             for start in range(0, len(rows), self.settings.shard_size):
                 part = slice(start, start + self.settings.shard_size)
@@ -337,6 +350,7 @@ class PlaceIndex:
         files = [PhotoFile()] * len(places) if files is None else list(files)
         check_different(places)
         with self._storing():
+            self.check_takes_photos()
             for start in range(0, len(rows), self.settings.shard_size):
                 part = slice(start, start + self.settings.shard_size)
                 replaced = [place.path for place in places[part] if place.path in self._state.paths]
@@ -369,6 +383,7 @@ class PlaceIndex:
         places = to_stored_places(places)
         rows = to_stored(descriptors, places, self.settings)
         with self._storing():
+            self.check_takes_photos()
             if len(places) > self.settings.shard_size:
                 raise ValueError(f"Expected at most a shard of {self.settings.shard_size} rows, got {len(places)}.")
             self._store_rows(rows, places, files, removed, **state)
@@ -410,6 +425,7 @@ class PlaceIndex:
         """
         removed = set(paths)
         with self._state.writing():
+            self.check_takes_photos()
             check_known_paths(self._state, removed)
             commit_pending(self._state)
             commit_rows(self._state, None, removed)
@@ -460,7 +476,41 @@ class PlaceIndex:
             commit_pending(self._state)
             yield
 
-    # ---- vector store, calibration and Hub
+    # ---- fused places, vector store, calibration and Hub
+
+    @property
+    def fusion(self) -> Fusion | None:
+        """The fusion that made the rows, each of which then stands for a place; `None` if each row is a photo."""
+        return self._state.manifest.fusion
+
+    def check_takes_photos(self) -> None:
+        """Raise ValueError if the rows are fused places, so that single photos cannot be added, changed or removed."""
+        if self.fusion is not None:
+            raise ValueError(
+                f"The rows of the index {self.folder} are fused places ({self.fusion}), and single photos cannot be added, "
+                "changed or removed. Change the index of all photos, and fuse it again: `d2vpr index PHOTOS --out INDEX "
+                f"--fuse-places {self.fusion.method}`."
+            )
+
+    def store_fusion(self, method: FusionMethod, cell: float, heading: float, photos: Sequence[Sequence[str]]) -> None:
+        """Record that the rows are fused places, once all of them were added. From then on no row can be added or removed.
+
+        Args:
+            method: As in [`Fusion`].
+            cell: As there, in metres.
+            heading: As there, in degrees.
+            photos: Paths of the photos of each row.
+
+        Raises:
+            ValueError: If there is another number of rows.
+        """
+        if len(photos) != len(self):
+            raise ValueError(f"Expected the photos of {len(self)} rows, got {len(photos)}.")
+        content = fused_photos_to_bytes(self.places.column("path"), photos)
+        file = StoredFile.of(fused_photos_file(content), content)
+        with self._storing():
+            fusion = Fusion(method, cell, heading, sum(map(len, photos)), file)
+            self._state.commit({file.name: content}, replace(self._state.manifest, fusion=fusion))
 
     @property
     def compression(self) -> Compression:

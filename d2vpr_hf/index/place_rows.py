@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from d2vpr_hf.index.fused_photos import FusedPhotos
 from d2vpr_hf.index.manifest import damaged_file
 from d2vpr_hf.index.unchecked_values import without_impossible_values
 from d2vpr_hf.places import PLACE_SCHEMA, Place
@@ -193,9 +194,15 @@ class PendingPlaces:
 
 
 class PlaceRows(Sequence[Place]):
-    """The places of an index, in the order of its descriptors."""
+    """The places of an index, in the order of its descriptors.
 
-    def __init__(self, parts: Sequence[StoredPlaces | PendingPlaces]) -> None:
+    Args:
+        parts: The places of shards, and pending ones.
+        fused_photos: The photos of each row of fused places; `None` if each row is a photo.
+    """
+
+    def __init__(self, parts: Sequence[StoredPlaces | PendingPlaces], fused_photos: FusedPhotos | None = None) -> None:
+        self._fused_photos = fused_photos
         self._parts = [part for part in parts if len(part)]
         self._starts = np.cumsum([0, *map(len, self._parts)])
 
@@ -217,6 +224,14 @@ class PlaceRows(Sequence[Place]):
 
     def __iter__(self) -> Iterator[Place]:
         return (place for place, _ in self.with_files())
+
+    def photos_of(self, place: Place) -> tuple[str, ...]:
+        """Return the paths of the photos that were fused to a row; none if each row is a photo.
+
+        Raises:
+            DamagedIndexError: If the file that lists them is missing or damaged.
+        """
+        return () if self._fused_photos is None else self._fused_photos.of(place.path)
 
     def with_files(self) -> Iterator[tuple[Place, PhotoFile]]:
         """Yield each place and the properties of its file."""

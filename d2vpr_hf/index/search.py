@@ -34,6 +34,8 @@ class Match:
             [`d2vpr_hf.reranking.region_similarity`].
         fused_similarity: The weighted mean of both, which re-ranked matches are ordered by; `None` without re-ranking. A match
             that was not compared counts with the smallest region similarity of its query.
+        photos: The files of all photos of a fused place, of which `photo` is the one most like them all; empty if the row is a
+            single photo.
     """
 
     rank: int
@@ -43,6 +45,7 @@ class Match:
     similarity: float
     region_similarity: float | None = None
     fused_similarity: float | None = None
+    photos: tuple[Path, ...] = ()
 
     @property
     def reranked(self) -> bool:
@@ -61,6 +64,7 @@ class Match:
         """
         values = {"rank": self.rank, "path": str(self.photo), "similarity": self.similarity}
         values |= self.place.to_dict() | {"score": self.similarity}
+        values |= {"photos": [str(photo) for photo in self.photos]} if self.photos else {}
         return values | {name: getattr(self, name) for name in RERANKING_COLUMNS}
 
 
@@ -137,4 +141,14 @@ def rows_to_matches(
 def _matches_of_query(rows: list[int], similarities: list[float], places: PlaceRows, photo_folder: Path) -> list[Match]:
     row_places = [places[row] for row in rows]
     values = enumerate(zip(rows, row_places, similarities, strict=True), 1)
-    return [Match(rank, row, place, photo_folder / place.path, value) for rank, (row, place, value) in values]
+    return [
+        Match(
+            rank,
+            row,
+            place,
+            photo_folder / place.path,
+            value,
+            photos=tuple(photo_folder / path for path in places.photos_of(place)),
+        )
+        for rank, (row, place, value) in values
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from d2vpr_hf.index.folders import WriterLock
+from d2vpr_hf.index.fused_photos import REMEDY as FUSED_REMEDY
 from d2vpr_hf.index.manifest import MANIFEST, DamagedIndexError, Manifest, Shard, StoredFile, read_manifest
 from d2vpr_hf.index.place_rows import StoredPlaces
 from d2vpr_hf.index.shards import check_content, content_problem, open_shard
@@ -46,6 +47,8 @@ def _problems(folder: Path, manifest: Manifest) -> list[str]:
     if manifest.calibration is not None:
         calibration_problems = _file_problems(folder, manifest.calibration)
         problems += [f"{problem}; `d2vpr calibrate` makes it again" for problem in calibration_problems]
+    if manifest.fusion is not None:
+        problems += [f"{problem}; {FUSED_REMEDY}" for problem in _file_problems(folder, manifest.fusion.file)]
     return problems
 
 

@@ -184,6 +184,20 @@ def group_places(
     )
 
 
+def number_places(photos: Sequence[Place], grid: PlaceGrid) -> tuple[NDArray[np.int64], dict[int, str]]:
+    """Return the number (N,) of the place that each photo shows, and the reasons for photos that show none, by row.
+
+    Numbers are from 0 on without gaps, in the order of frames, cells and directions; -1 for a photo without a place.
+    """
+    poses = [grid.locate(place) for place in _in_common_zones(all_with_utm(all_with_degrees(photos)))]
+    reasons = {row: pose for row, pose in enumerate(poses) if isinstance(pose, str)}
+    numbers = np.full(len(photos), -1)
+    numbers[[row for row in range(len(poses)) if row not in reasons]] = _number_rows(
+        grid.views([pose for pose in poses if not isinstance(pose, str)])
+    )
+    return numbers, reasons
+
+
 def _in_common_zones(places: list[Place]) -> list[Place]:
     """Return places with UTM metres of one zone where photos of several zones are next to each other.
 

@@ -105,6 +105,7 @@ def check_setup(index: PlaceIndex, encoder: Encoder, dtype: str | None = None, *
         dtype: Number type of the new descriptors; `None` for the type of the index.
         building: Whether the index is not complete, so that another backend or precision is an error and not a warning.
     """
+    index.check_takes_photos()
     check_encoder(index, encoder)
     _check_runtime(index, encoder, building)
     batch_size = index.settings.batch_size

@@ -182,6 +182,7 @@ def _settings(name: str, descriptor_dim: int, dtype: str | None, photo_folder: P
 
 def _check_index(index: PlaceIndex, name: str | None, width: int, dtype: str | None) -> None:
     """Raise ValueError unless an index takes descriptors of this name and width."""
+    index.check_takes_photos()
     settings = index.settings
     if settings.descriptor_name is None:
         raise ValueError(
