@@ -3,9 +3,9 @@
     python benchmarks/map_check.py INDEX [--seeds 5] [--share 0.02] [--metres 200]
     python benchmarks/map_check.py --rows 100000 [--dim 512]
 
-With an index, a share of its photos is moved by some metres in a random direction, in a copy, for each seed. The table has the
-precision and recall of the misplaced photos, counted over all seeds, at several confidences. With `--rows`, drawn descriptors in
-groups of eight are indexed and checked: seconds, CPU seconds and peak memory of the process.
+With an index, a share of its photos is moved by some metres in a random direction, in a copy, for each seed. The table has
+the precision and recall of the misplaced photos, counted over all seeds, at several confidences. With `--rows`, drawn
+descriptors in groups of eight are indexed and checked: seconds, CPU seconds and peak memory of the process.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def measure_faults(folder: Path, seeds: int, share: float, metres: float) -> str
     nearest = f"{np.percentile(errors, 50):.1f} and {np.percentile(errors, 90):.1f} m" if errors else "none"
     lines += [
         "",
-        f"{total} photos were moved in {seeds} copies. Suggested positions of those found at 0.8: median and 90 % {nearest} off.",
+        f"{total} photos were moved in {seeds} copies. Suggested positions at 0.8, median and 90 %: {nearest} off.",
         f"Without moved photos: {len(unmoved.misplaced)} of {unmoved.checked} called misplaced.",
         "",
         unmoved.to_text().split("\nMisplaced")[0],
