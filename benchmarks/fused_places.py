@@ -34,6 +34,12 @@ def name_numbers(place: Place) -> tuple[int, int]:
     return int(numbers[1]), int(numbers[3])
 
 
+def name_view(place: Place) -> tuple[int, int]:
+    """Return the numbers of place and view in the name of a Gridtown photo."""
+    numbers = place.path.rsplit("/", 1)[-1].split("@")[7].split("-")
+    return int(numbers[1]), int(numbers[2])
+
+
 def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
     """Return rows of unit length."""
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
@@ -49,6 +55,17 @@ def sub_index(index: PlaceIndex, rows: NDArray[np.int64], folder: Path) -> Place
     places = list(index.places)
     with PlaceIndex.create(folder, index.settings) as chosen:
         chosen.add(index.descriptors.take(rows), [places[row] for row in rows.tolist()])
+    return PlaceIndex.open(folder)
+
+
+def by_view(index: PlaceIndex, folder: Path) -> PlaceIndex:
+    """Return the index with positions and headings by which each view of a place has a cell and a direction of its own."""
+    places = []
+    for place in index.places:
+        number, view = name_view(place)
+        places.append(Place(place.path, x=100.0 * number + 5, y=5.0, frame="views", yaw=90.0 * view + 45))
+    with PlaceIndex.create(folder, index.settings) as chosen:
+        chosen.add(np.asarray(index.descriptors[:]), places)
     return PlaceIndex.open(folder)
 
 
@@ -79,6 +96,12 @@ def variants(
         axes = vectors[:, ::-1][:, :dim]
         reduced = unit(descriptors @ axes)
         yield f"all rows, bytes of {title}", (reduced, at, 2.0 * dim), lambda queries, axes=axes: unit(queries @ axes)
+    true_position = {name_numbers(place)[0]: position for place, position in zip(places, at, strict=True)}
+    views = by_view(index, scratch / "views")
+    for method in ("mean", "hops"):
+        fused, _ = fuse_places(views, scratch / f"{method}-views", method=method, grid=PlaceGrid(10, 90))
+        spots = np.array([true_position[name_numbers(place)[0]] for place in fused.places])
+        yield f"{method}, true views", (np.asarray(fused.descriptors[:], np.float32), spots, 2.0 * width), same
 
 
 def eight_bits(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,9 +142,9 @@ def main() -> None:
     query_places = []
     for fold in range(4):
         held_out = (2 * fold + 1, 2 * fold + 2)
-        kept = [visit for visit in range(1, 9) if visit not in held_out][: options.drives]
+        map_visits = [visit for visit in range(1, 9) if visit not in held_out][: options.drives]
         query_rows = np.flatnonzero(np.isin(visits, held_out))
-        map_rows = np.flatnonzero(np.isin(visits, (0, *kept)))
+        map_rows = np.flatnonzero(np.isin(visits, (0, *map_visits)))
         queries = index.descriptors.take(query_rows).astype(np.float32)
         truths = positions([places[row] for row in query_rows.tolist()])
         query_places.append(place_numbers[query_rows])
@@ -143,9 +166,8 @@ def main() -> None:
         difference = recalled[:, 0].astype(float) - base[:, 0]
         low, high = interval(difference, numbers)
         recalls = " | ".join(f"{100 * value:.1f}" for value in recalled.mean(axis=0))
-        print(
-            f"| {name} | {rows:.0f} | {share:.2f} | {recalls} | {100 * difference.mean():+.1f} | {100 * low:+.1f} to {100 * high:+.1f} |"
-        )
+        gain = f"{100 * difference.mean():+.1f} | {100 * low:+.1f} to {100 * high:+.1f}"
+        print(f"| {name} | {rows:.0f} | {share:.2f} | {recalls} | {gain} |")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def test_hops_adds_differences_from_the_mean_of_the_map(tmp_path):
     total = parts.sum(axis=0)
     expected = centre + total / np.linalg.norm(total) * np.mean([np.linalg.norm(part) for part in parts])
     np.testing.assert_allclose(fused.descriptors[0], expected / np.linalg.norm(expected), atol=1e-6)
-    np.testing.assert_array_equal(fused.descriptors[1], rows[2])  # a single photo stays as it is
+    np.testing.assert_array_equal(fused.descriptors[1], rows[2])  # a single photo does not change
 
 
 def test_degrees_are_fused_across_the_border_of_two_zones(tmp_path):
