@@ -4,13 +4,12 @@
     python -m benchmarks.reranking MAP QUERIES --validation-map VALIDATION_MAP --validation-queries VALIDATION_QUERIES
 
 Both maps are of the embedded model. It prints the tables of docs/reranking.md; --choose prints that of the validation map, from
-which the weight and the penalty were chosen.
+which penalty and gap were chosen.
 """
 
 import argparse
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -24,25 +23,29 @@ from d2vpr_hf.evaluation import Evaluation, PositiveRule, compare_evaluations
 from d2vpr_hf.evaluation.indexed_photos import IndexedPhotos
 from d2vpr_hf.evaluation.part_evaluation import Choices, evaluate_selections
 from d2vpr_hf.evaluation.photo_selection import PhotoSelection, select_photos
+from d2vpr_hf.evaluation.recall import mark_correct
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.index.search import rows_to_matches
 from d2vpr_hf.localization import estimate_position, fit_calibration, judge_calibration
+from d2vpr_hf.localization.calibrated_reranking import find_unsure
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate
+from d2vpr_hf.localization.reliability import chessboard_halves
 from d2vpr_hf.localization.reranked_fit import RerankedEstimate, estimate_reranked
-from d2vpr_hf.localization.unsure_answers import find_unsure
+from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
 from d2vpr_hf.projection import ProjectionFit
 from d2vpr_hf.readers import read_places
 from d2vpr_hf.reranking import Reranking
-from d2vpr_hf.reranking.region_similarity import position_penalties
+from d2vpr_hf.reranking.options import TOP
+from d2vpr_hf.reranking.region_similarity import DISTANCE_PENALTY, position_penalties
 from d2vpr_hf.reranking.region_sources import EncodedRegions, RegionSource, StoredRegions
-from d2vpr_hf.reranking.reranker import FindUnsure, Reranker
+from d2vpr_hf.reranking.region_weights import fit_region_weights
+from d2vpr_hf.reranking.reranker import FindUnsure, Reranker, order_rows, reorder
 from d2vpr_hf.stores.exact import exact_search, similarity
 
 DEPTH = 100  # matches of a query
 RECALLS = (1, 5, 10)
-ENCODED_AGAIN = 200  # queries of the row that encodes photos again, for its cost
+ENCODED_AGAIN = 300  # queries of the row that encodes photos again
 PCA_DIM = 256
-ONLY_EQUAL = 9.0  # a penalty that no cosine outweighs
 REGIONS = Reranking("regions")
 
 
@@ -89,68 +92,110 @@ def search(index: PlaceIndex, photos: Path, encoder: PlaceEncoder) -> Searched:
     return Searched(index, database, queries, rows, distances, encoded.descriptors)
 
 
-def rerank(
+@dataclass(frozen=True)
+class Compared:
+    """Matches of a map whose regions were compared.
+
+    Attributes:
+        searched: The map.
+        values: (Q, DEPTH, R) values of the regions; NaN for matches that were not compared.
+        milliseconds: Time of the comparison for each query.
+    """
+
+    searched: Searched
+    values: NDArray[np.float32]
+    milliseconds: float
+
+    def fit(self, chosen: NDArray[np.bool_] | None = None) -> Reranking:
+        """Return options with the weights that the queries give, all of them or some (Q,)."""
+        correct = _correct(self.searched)
+        rows = slice(None) if chosen is None else chosen
+        weight, weights = fit_region_weights(self.values[rows], self.searched.similarities[rows], correct[rows])
+        return Reranking("regions", TOP, weight, region_weights=weights)
+
+    def order(self, options: Reranking) -> NDArray[np.int64]:
+        """Return the new order (Q, DEPTH) by the weights of some options."""
+        return order_rows(self.searched.rows, self.searched.similarities, self.values, options).order
+
+
+def compare(
     searched: Searched,
     boxes: Any,
     options: Reranking = REGIONS,
     *,
     source: RegionSource | None = None,
-    distance_penalty: float | None = None,
+    distance_penalty: float = DISTANCE_PENALTY,
     find: FindUnsure | None = None,
-) -> tuple[NDArray[np.int64], float, Reranker]:
-    """Return the new order (Q, DEPTH), the milliseconds for each query, and the reranker."""
-    penalties = position_penalties(boxes) if distance_penalty is None else position_penalties(boxes, distance_penalty)
+) -> Compared:
+    """Compare the regions of all queries and candidates."""
     source = source or StoredRegions(searched.index.descriptors, len(boxes))
-    reranker = Reranker(source, penalties, options, find)
+    source.of_rows(searched.rows[:1, 0])  # the whitening is fitted once
+    reranker = Reranker(source, position_penalties(boxes, distance_penalty), options, find)
     start = time.perf_counter()
-    reranked = reranker.rerank(searched.descriptors, searched.queries.files, searched.rows, searched.similarities)
-    return reranked.order, 1000 * (time.perf_counter() - start) / len(searched.rows), reranker
+    values = reranker.compare(searched.descriptors, searched.queries.files, searched.rows, searched.similarities)
+    return Compared(searched, values, 1000 * (time.perf_counter() - start) / len(searched.rows))
+
+
+def _correct(searched: Searched) -> NDArray[np.bool_]:
+    """Return whether each match (Q, DEPTH) is correct."""
+    positives = PositiveRule().find(searched.database.photos, searched.queries.photos)
+    return mark_correct(searched.rows, positives)[0]
 
 
 def choose(validation: Searched, boxes: Any) -> str:
-    """Return R@1 on the validation map for all weights, penalties and gaps, as a Markdown table of the best of each gap."""
-    lines = ["| penalty | weight | gap | R@1, % |", "| --- | --- | --- | --- |"]
-    grid = product((0.0, 0.1, 0.2, 0.4, 0.8, ONLY_EQUAL), (0.25, 0.5, 1.0, 2.0, 4.0), (0.02, 0.05, 0.1, 0.2, 2.0))
-    results = []
-    for penalty, weight, gap in grid:
-        order, _, _ = rerank(validation, boxes, Reranking("regions", 20, weight, gap), distance_penalty=penalty)
-        results.append((100 * _recall(validation.evaluate(order)), penalty, weight, gap))
-    results.sort(key=lambda result: -result[0])
-    lines += [f"| {penalty:g} | {weight:g} | {gap:g} | {recall:.2f} |" for recall, penalty, weight, gap in results[:20]]
+    """Return R@1 on the validation map as a Markdown table: equal weights, and fitted ones cross-validated over places."""
+    lines = ["| penalty | gap | equal weights: R@1, % | fitted weights: R@1, % |", "| --- " * 4 + "|"]
+    places = PositiveRule().group(validation.queries.photos)
+    fold = np.random.default_rng(0).permutation(places.max() + 1)[places] % 5
+    for penalty, gap in product((0.0, 0.2, 0.4, 0.8), (0.05, 0.1, 0.2)):
+        compared = compare(validation, boxes, Reranking("regions", TOP, max_gap=gap), distance_penalty=penalty)
+        recall = 100 * _recall(validation.evaluate(compared.order(REGIONS)))
+        fitted = 100 * _recall(validation.evaluate(_cross_fitted(compared, fold)))
+        lines.append(f"| {penalty:g} | {gap:g} | {recall:.1f} | {fitted:.1f} |")
     return "\n".join(lines)
+
+
+def _cross_fitted(compared: Compared, fold: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the order of each query by weights that the queries of other folds gave."""
+    order = np.zeros_like(compared.searched.rows)
+    for number in np.unique(fold).tolist():
+        order[fold == number] = compared.order(compared.fit(fold != number))[fold == number]
+    return order
 
 
 def measure(test: Searched, validation: Searched, encoder: PlaceEncoder) -> list[str]:
     """Return the lines of the table of recalls."""
     boxes = encoder.region_boxes
+    fitted = compare(validation, boxes).fit()
     calibration = fit_calibration(_estimates(validation), validation.queries.places)
     find: FindUnsure = partial(find_unsure, test.index, calibration)
     base = test.evaluate()
-    only_equal = ONLY_EQUAL
-    rows: dict[str, Callable[[], tuple[NDArray[np.int64], float, Reranker]]] = {
-        "all answers, top 20": lambda: rerank(test, boxes),
-        "unsure answers, top 20": lambda: rerank(test, boxes, Reranking("unsure"), find=find),
-        **{f"all, top {top}": partial(rerank, test, boxes, Reranking("regions", top)) for top in (5, 10, 50, 100)},
-        "equal regions only": lambda: rerank(test, boxes, distance_penalty=only_equal),
-        "no position prior": lambda: rerank(test, boxes, distance_penalty=0.0),
-    }
     lines = [
         "| row | R@1 | R@5 | R@10 | R@1, difference (95 % interval) | won, lost | re-ranked | compared, mean | ms a query |",
         "| --- " * 9 + "|",
         f"| similarity | {_recalls(base)} | | | | | |",
     ]
-    for name, run in rows.items():
-        order, milliseconds, reranker = run()
-        lines.append(_row(name, base, test.evaluate(order), milliseconds, reranker))
-    return [*lines, *_projected_rows(test, validation, encoder)]
+    compared = compare(test, boxes)
+    places = PositiveRule().group(test.queries.photos)
+    half = np.random.default_rng(0).permutation(places.max() + 1)[places] % 2
+    rows = {
+        "whitened regions, equal weights": (compared, compared.order(REGIONS)),
+        "weights of the validation city": (compared, compared.order(fitted)),
+        "weights of the other half of the places": (compared, _cross_fitted(compared, half)),
+    }
+    unsure = compare(test, boxes, Reranking("unsure"), find=find)
+    rows["weights of the validation city, unsure answers"] = unsure, unsure.order(fitted)
+    for top in (5, 10, 50):
+        some = compare(test, boxes, Reranking("regions", top))
+        rows[f"weights of the validation city, top {top}"] = some, some.order(fitted)
+    lines += [_row(name, base, *row) for name, row in rows.items()]
+    named = zip(("whole photo", *map(str, range(1, len(boxes or ())))), fitted.region_weights or (), strict=True)
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in named)
+    return [*lines, *_projected_rows(test, validation, encoder), "", f"Weight {fitted.weight:.2f}; regions: {weights}."]
 
 
 def _projected_rows(test: Searched, validation: Searched, encoder: PlaceEncoder) -> list[str]:
-    """Return the rows of a PCA, whose candidates are encoded again.
-
-    The features of regions are those of the stored rows, up to rounding, because the network is the same: recall is measured
-    with these, and the cost with photos that are encoded again for some queries.
-    """
+    """Return the rows of a PCA, whose candidates are encoded again: some queries, for recall and cost."""
     fit = ProjectionFit(encoder.descriptor_dim)
     fit.add(np.asarray(validation.index.descriptors, np.float32))
     components = fit.components(PCA_DIM)
@@ -158,29 +203,17 @@ def _projected_rows(test: Searched, validation: Searched, encoder: PlaceEncoder)
         _unit((np.asarray(side, np.float32) - components.mean) @ components.components.T)
         for side in (test.index.descriptors, test.descriptors)
     ]
-    distances, rows = exact_search(sides[1], sides[0], DEPTH)
-    projected = Searched(test.index, test.database, test.queries, rows, distances, test.descriptors)
-    base = projected.evaluate()
-    order, _, reranker = rerank(projected, encoder.region_boxes)
+    chosen = np.linspace(0, len(test.rows) - 1, min(ENCODED_AGAIN, len(test.rows))).astype(int)
+    distances, rows = exact_search(sides[1][chosen], sides[0], DEPTH)
+    some = Searched(
+        test.index, test.database, test.queries.keep_rows(chosen, {}), rows, distances, np.asarray(test.descriptors[chosen])
+    )
     paths = test.index.places.column("path")
     source = EncodedRegions(encoder, lambda row: test.index.settings.photo_folder / paths[row])
-    chosen = np.linspace(0, len(rows) - 1, ENCODED_AGAIN).astype(int)
-    some = Searched(
-        test.index,
-        test.database,
-        test.queries.keep_rows(chosen, {}),
-        rows[chosen],
-        distances[chosen],
-        test.descriptors[chosen],
-    )
-    encoded_order, milliseconds, _ = rerank(some, encoder.region_boxes, source=source)
-    equal = (encoded_order[:, 0] == order[chosen, 0]).mean()
+    base, compared = some.evaluate(), compare(some, encoder.region_boxes, source=source)
     return [
-        f"| PCA to {PCA_DIM}, similarity | {_recalls(base)} | | | | | |",
-        _row(f"PCA to {PCA_DIM}, photos encoded again", base, projected.evaluate(order), milliseconds, reranker),
-        "",
-        f"Of {ENCODED_AGAIN} queries whose candidates were encoded again, {100 * equal:.1f} % have the same best match as with "
-        "the stored rows of the model without PCA.",
+        f"| PCA to {PCA_DIM}, similarity, {len(chosen)} queries | {_recalls(base)} | | | | | |",
+        _row(f"PCA to {PCA_DIM}, photos encoded again", base, compared, compared.order(REGIONS)),
     ]
 
 
@@ -189,23 +222,30 @@ def confidences(test: Searched, encoder: PlaceEncoder) -> list[str]:
     estimates, truths = _estimates(test), test.queries.places
     places = PositiveRule().group(test.queries.photos)
     half = np.random.default_rng(0).permutation(places.max() + 1) % 2
-    fitted, tested = (np.flatnonzero(half[places] == side).tolist() for side in (0, 1))
-    reranked = _reranked(test, encoder)
+    fitted, tested = (np.flatnonzero(half[places] == side) for side in (0, 1))
+    compared = compare(test, encoder.region_boxes)
+    reranked = {}
+    # as `d2vpr calibrate` does: the estimates that confidences are fitted to have weights of other queries
+    chessboard = chessboard_halves([truths[row] for row in fitted.tolist()], POSITIVE_DIST_THRESHOLD)
+    for side in (0, 1):
+        reranked |= _reranked(compared, fitted[chessboard == side], fitted[chessboard != side])
+    reranked |= _reranked(compared, tested, fitted)
     lines = ["| run | correct | calibration error | Brier | answered at 0.95 (correct of them) |", "| --- " * 5 + "|"]
     for name, reranking in (("similarity", None), ("regions", REGIONS), ("unsure", Reranking("unsure"))):
         sides = [
             ([estimates[row] for row in rows], [truths[row] for row in rows], [reranked[row] for row in rows])
-            for rows in (fitted, tested)
+            for rows in (fitted.tolist(), tested.tolist())
         ]
         of_fitted, of_tested = (None if reranking is None else side[2] for side in sides)
-        calibration = fit_calibration(*sides[0][:2], reranked=of_fitted, reranking=reranking)
+        options = None if reranking is None else replace(reranking, region_weights=(1.0,))
+        calibration = fit_calibration(*sides[0][:2], reranked=of_fitted, reranking=options)
         judged = judge_calibration(calibration, *sides[1][:2], of_tested)
         fit = calibration if reranking is None or calibration.reranked is None else calibration.reranked
         answered = judged.confidences >= fit.threshold(0.95)
         share = f"{100 * answered.mean():.1f} % ({100 * judged.correct[answered].mean():.1f} %)" if answered.any() else "none"
         lines.append(
             f"| {name} | {100 * judged.correct.mean():.1f} % | {judged.expected_calibration_error:.3f} | {judged.brier:.4f} "
-            f"| {share} |"
+            f"({judged.base_brier:.4f}) | {share} |"
         )
     return lines
 
@@ -217,24 +257,29 @@ def _estimates(searched: Searched) -> list[PositionEstimate]:
     return [estimate for of_query in matches if (estimate := estimate_position(of_query)) is not None]
 
 
-def _reranked(searched: Searched, encoder: PlaceEncoder) -> list[RerankedEstimate]:
-    boxes, index = encoder.region_boxes or [], searched.index
-    reranker = Reranker(StoredRegions(index.descriptors, len(boxes)), position_penalties(boxes), REGIONS)
-    rows, similarities = searched.rows[:, : REGIONS.num_searched], searched.similarities[:, : REGIONS.num_searched]
+def _reranked(
+    compared: Compared, chosen: NDArray[np.int64], fitted: NDArray[np.int64]
+) -> dict[int, RerankedEstimate | PositionEstimate | None]:
+    """Return the estimates of some queries after re-ranking by the weights that others give."""
+    searched, index = compared.searched, compared.searched.index
+    others = np.isin(np.arange(len(searched.rows)), fitted)
+    depth = REGIONS.num_searched
+    rows, similarities = searched.rows[chosen, :depth], searched.similarities[chosen, :depth]
     matches = rows_to_matches(rows, similarities, index.places, index.settings.photo_folder)
-    results = reranker.rerank_matches(searched.descriptors, searched.queries.files, matches)
-    estimates = [estimate_reranked(of_query, NUM_MATCHES) for of_query in results]
-    return [estimate for estimate in estimates if isinstance(estimate, RerankedEstimate)]
+    reordered = reorder(matches, order_rows(rows, similarities, compared.values[chosen, :depth], compared.fit(others)))
+    return {row: estimate_reranked(of_query, NUM_MATCHES) for row, of_query in zip(chosen.tolist(), reordered, strict=True)}
 
 
-def _row(name: str, base: Evaluation, evaluation: Evaluation, milliseconds: float, reranker: Reranker) -> str:
+def _row(name: str, base: Evaluation, compared: Compared, order: NDArray[np.int64]) -> str:
+    evaluation = compared.searched.evaluate(order)
     first = compare_evaluations(base, evaluation).differences[0]
     low, high = first.interval_95 or (np.nan, np.nan)
-    share = reranker.num_reranked / reranker.num_queries
     difference = f"{100 * (first.second - first.first):+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+    is_compared = np.isfinite(compared.values[..., 0])
+    is_reranked = is_compared.any(axis=1)
     return (
-        f"| {name} | {_recalls(evaluation)} | {difference} | {first.won}, {first.lost} | {100 * share:.1f} % "
-        f"| {reranker.num_compared / max(1, reranker.num_reranked):.1f} | {milliseconds:.2f} |"
+        f"| {name} | {_recalls(evaluation)} | {difference} | {first.won}, {first.lost} | {100 * is_reranked.mean():.1f} % "
+        f"| {is_compared.sum() / max(1, is_reranked.sum()):.1f} | {compared.milliseconds:.2f} |"
     )
 
 

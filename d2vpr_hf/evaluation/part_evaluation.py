@@ -358,8 +358,8 @@ class PartEvaluation:
     ) -> tuple[Matches, dict[str, Any]]:
         """Return the matches of a query set in their new order, and the options and counts for the report."""
         find_unsure: FindUnsure | None = None
-        if reranking.mode == "unsure":
-            find_unsure = self._unsure_finder(encoder, encoded.database.rows)
+        if isinstance(self._database, IndexedPhotos):
+            reranking, find_unsure = self._calibrated(self._database.index, encoder, reranking, encoded.database.rows)
         files = encoded.database.files
         is_same = not isinstance(self._database, IndexedPhotos) or self._has_model_of(encoder)
         reranker = make_reranker(encoder, database if is_same else None, files.__getitem__, reranking, find_unsure)
@@ -373,13 +373,17 @@ class PartEvaluation:
     def _has_model_of(self, encoder: Encoder) -> bool:
         return isinstance(self._database, IndexedPhotos) and self._database.index.settings.fingerprint == encoder.fingerprint
 
-    def _unsure_finder(self, encoder: Encoder, index_rows: NDArray[np.int64]) -> FindUnsure:
-        """Return a function that finds queries with an unsure answer, from numbers of the evaluated rows of the index."""
-        from d2vpr_hf.localization.unsure_answers import unsure_finder  # localization imports this room
+    def _calibrated(
+        self, index: PlaceIndex, encoder: Encoder, reranking: Reranking, index_rows: NDArray[np.int64]
+    ) -> tuple[Reranking, FindUnsure | None]:
+        """Return the options with the weights of the index's calibration, and the function that finds unsure answers.
 
-        assert isinstance(self._database, IndexedPhotos)  # the constructor has checked it
-        find = unsure_finder(self._database.index, encoder)
-        return lambda rows, similarities: find(index_rows[rows], similarities)
+        The function takes numbers of the evaluated rows of the index.
+        """
+        from d2vpr_hf.localization.calibrated_reranking import calibrated_reranking  # localization imports this room
+
+        options, find = calibrated_reranking(index, encoder, reranking)
+        return options, None if find is None else lambda rows, similarities: find(index_rows[rows], similarities)
 
     def _evaluate_set(
         self, encoded: "_EncodedSearch", database: Descriptors, matches: Matches | None, encoder: EncoderInfo, seed: int | None

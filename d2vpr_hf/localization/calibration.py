@@ -84,6 +84,7 @@ class Calibration(ConfidenceFit):
                 check_types(calibration)
                 if calibration.reranked is not None:
                     check_types(calibration.reranked)
+                    calibration.reranked.reranking  # noqa: B018 - it checks the options
             is_complete = calibration is None or calibration._is_complete()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"The calibration is damaged ({error!r}). Make a new one with `d2vpr calibrate`.") from error

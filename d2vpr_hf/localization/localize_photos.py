@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2vpr_hf.encoders import encode_queries
-from d2vpr_hf.index import Match, PlaceIndex
+from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization.calibration import MIN_QUERIES, PRECISION, Calibration, fit_calibration
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
+from d2vpr_hf.localization.labelled_reranking import LabelledMatches, rerank_labelled
 from d2vpr_hf.localization.localize import NO_POSITIONS, Localization, fit_of_reranked, localize
 from d2vpr_hf.localization.reliability import Reliability, cross_judge
-from d2vpr_hf.localization.reranked_fit import RerankedEstimate, estimate_reranked
+from d2vpr_hf.localization.reranked_fit import RerankedEstimate
 from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place
 from d2vpr_hf.readers import PlaceTable, read_places
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
-from d2vpr_hf.reranking.open_reranker import open_reranker
 from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.retrieval.compatibility import check_encoder
 from d2vpr_hf.retrieval.given_descriptors import search_descriptors
@@ -151,7 +151,8 @@ def iterate_localize(
     """
     check_pair_of(calibration, index, encoder)
     warn_of_other_form(calibration, encoder)
-    check_reranking(calibration, reranking)
+    if reranking is not None and calibration is not None:
+        reranking = fitted_reranking(calibration, reranking)
     top_k = NUM_MATCHES if calibration is None else calibration.num_matches
     results = iterate_search(
         index,
@@ -169,21 +170,20 @@ def iterate_localize(
     return (_localize_result(result, calibration, precision, reranking=is_reranking) for result in results)
 
 
-def check_reranking(calibration: Calibration | None, reranking: Reranking | None) -> None:
-    """Raise ValueError if a calibration was fitted without re-ranking, or with other options than those of a run."""
-    if calibration is None or reranking is None:
-        return
+def fitted_reranking(calibration: Calibration, reranking: Reranking) -> Reranking:
+    """Return the options of re-ranking with the weights of a calibration.
+
+    Raises:
+        ValueError: If the calibration was fitted without re-ranking, or with other options.
+    """
     fitted = fit_of_reranked(calibration).reranking
-    if fitted != reranking:
+    if (fitted.mode, fitted.top) != (reranking.mode, reranking.top):
         raise ValueError(
-            f"The calibration was fitted with re-ranking of {_options_text(fitted)}, and this run has "
-            f'{_options_text(reranking)}. Give `rerank="{fitted.mode}", rerank_top={fitted.top}`, or make a new calibration '
-            "with `d2vpr calibrate --rerank`."
+            f'The calibration was fitted with `rerank="{fitted.mode}", rerank_top={fitted.top}`, and this run has '
+            f'`rerank="{reranking.mode}", rerank_top={reranking.top}`. Give the former, or make a new calibration with '
+            "`d2vpr calibrate --rerank`."
         )
-
-
-def _options_text(reranking: Reranking) -> str:
-    return ", ".join(f"{name} {value}" for name, value in reranking.to_dict().items())
+    return fitted
 
 
 def warn_of_other_form(calibration: Calibration | None, encoder: Encoder) -> None:
@@ -288,11 +288,9 @@ def calibrate(
     truths: list[Place] = [placed[row] for row in encoded.rows]
     reranked: list[RerankedEstimate] | None = None
     if reranking is not None:
-        reranker = open_reranker(index, encoder, replace(reranking, mode="regions"))
         queries_of_rows = [photos[row] for row in encoded.rows.tolist()]
-        searches = reranker.rerank_matches(encoded.descriptors, queries_of_rows, searches)
-        reranker.report()
-        reranked = _need_reranked(searches, positive_dist_threshold)
+        labelled = LabelledMatches(encoded.descriptors, queries_of_rows, searches, truths, positive_dist_threshold)
+        reranking, reranked = rerank_labelled(index, encoder, reranking, labelled)
     calibration = fit_calibration(
         estimates,
         truths,
@@ -306,18 +304,6 @@ def calibrate(
         calibration = replace(calibration, query_fingerprint=encoder.fingerprint, query_model=encoder.model_name)
     reliability = cross_judge(estimates, truths, positive_dist_threshold, reranked=reranked, reranking=reranking)
     return calibration, replace(reliability, skipped=skipped, remarks=table.remarks)
-
-
-def _need_reranked(searches: Sequence[Sequence[Match]], positive_dist_threshold: float) -> list[RerankedEstimate]:
-    """Return the estimates of labelled queries after re-ranking, or raise ValueError if some were not re-ranked."""
-    estimates = [estimate_reranked(matches, NUM_MATCHES, positive_dist_threshold) for matches in searches]
-    reranked = [estimate for estimate in estimates if isinstance(estimate, RerankedEstimate)]
-    if len(reranked) < len(estimates):
-        raise ValueError(
-            f"{len(estimates) - len(reranked)} of {len(estimates)} queries cannot be re-ranked: none of the photos of their "
-            "matches could be read to be encoded again. Bring the photos of the map there, or leave `rerank` out."
-        )
-    return reranked
 
 
 def _check_labelled(index: PlaceIndex, table: PlaceTable, num_placed: int) -> None:

@@ -143,7 +143,7 @@ def cross_judge(
     Raises:
         ValueError: If [`fit_calibration`] raises it for a half.
     """
-    half = np.array([_cell(truth, 4 * positive_dist_threshold) % 2 for truth in truths])
+    half = chessboard_halves(truths, positive_dist_threshold)
     parts = []
     for tested_half in (0, 1):
         fitted, tested = (np.flatnonzero(chosen).tolist() for chosen in (half != tested_half, half == tested_half))
@@ -168,6 +168,11 @@ def cross_judge(
         return np.concatenate([getattr(part, column) for part in parts])
 
     return Reliability(join("confidences"), join("similarities"), join("correct"), join("errors"), join("radii"))
+
+
+def chessboard_halves(truths: Sequence[Place], positive_dist_threshold: float) -> NDArray[np.int64]:
+    """Return the half, 0 or 1, of each query (Q,): squares of a chessboard, so that queries near each other share a half."""
+    return np.array([_cell(truth, 4 * positive_dist_threshold) % 2 for truth in truths], np.int64)
 
 
 def _cell(place: Place, side: float) -> int:

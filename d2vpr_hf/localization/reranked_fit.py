@@ -55,7 +55,7 @@ class RerankedFit(ConfidenceFit):
     Attributes:
         rerank: The queries that are re-ranked: `"regions"` for all, `"unsure"` for those below `unsure_below`.
         rerank_top: Number of matches that are compared at most.
-        weight, max_gap: The other options; see [`Reranking`].
+        weight, max_gap, region_weights: The other options; see [`Reranking`].
         unsure_below: Confidence before re-ranking below which an answer is unsure; `None` if all are.
         num_correct: Number of labelled queries with a correct estimate.
         features: Names of the F features.
@@ -65,6 +65,7 @@ class RerankedFit(ConfidenceFit):
     rerank_top: int
     weight: float
     max_gap: float
+    region_weights: list[float]
     unsure_below: float | None
     num_correct: int
     features: list[str] = field(default_factory=lambda: list(RERANKED_FEATURES))
@@ -76,7 +77,7 @@ class RerankedFit(ConfidenceFit):
     @property
     def reranking(self) -> Reranking:
         """The options of re-ranking that the fit was made with."""
-        return Reranking(self.rerank, self.rerank_top, self.weight, self.max_gap)
+        return Reranking(self.rerank, self.rerank_top, self.weight, self.max_gap, tuple(self.region_weights))
 
 
 def fit_reranked(

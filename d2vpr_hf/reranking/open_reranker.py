@@ -30,12 +30,25 @@ def open_reranker(index: PlaceIndex, encoder: Encoder, options: Reranking) -> Re
         ValueError: If the encoder gives no regions, the photos of the index are needed and their folder does not exist, or the
             index has no calibration that fits and `mode="unsure"` needs one.
     """
-    check_regions(encoder)
-    find_unsure: FindUnsure | None = None
-    if options.mode == "unsure":
-        from d2vpr_hf.localization.unsure_answers import unsure_finder  # localization imports this room
+    from d2vpr_hf.localization.calibrated_reranking import calibrated_reranking  # localization imports this room
 
-        find_unsure = unsure_finder(index, encoder)
+    check_regions(encoder)
+    return index_reranker(index, encoder, *calibrated_reranking(index, encoder, options))
+
+
+def index_reranker(index: PlaceIndex, encoder: Encoder, options: Reranking, find_unsure: FindUnsure | None = None) -> Reranker:
+    """Return the reranker of an index, without its calibration.
+
+    Args:
+        index: The index.
+        encoder: Encoder of the queries.
+        options: Options of re-ranking.
+        find_unsure: Finds the queries to re-rank; `None` re-ranks all.
+
+    Raises:
+        ValueError: If the encoder gives no regions, or the photos of the index are needed and their folder does not exist.
+    """
+    check_regions(encoder)
     photo_folder, is_same = index.settings.photo_folder, encoder.fingerprint == index.settings.fingerprint
     if not (is_same and holds_regions(encoder)) and not photo_folder.is_dir():
         raise ValueError(

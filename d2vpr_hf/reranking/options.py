@@ -7,7 +7,7 @@ RerankMode = Literal["unsure", "regions"]
 
 TOP = 20  # candidates of a query
 _NUM_JUDGED = 10  # matches that vote for a position
-WEIGHT, MAX_GAP = 2.0, 0.05  # chosen on a validation city; see docs/reranking.md
+WEIGHT, MAX_GAP = 2.0, 0.1  # chosen on a validation city; see docs/reranking.md
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,15 @@ class Reranking:
         top: Number of matches of a query that are compared at most.
         weight: Weight of the region similarity; that of the similarity of the descriptors is 1.
         max_gap: A match is compared if its similarity is at most this much below that of the best one.
+        region_weights: Weights of the regions in the region similarity, with a sum of 1; `None` for those of the calibration of
+            the index, if it was fitted with re-ranking, and otherwise for equal ones.
     """
 
     mode: RerankMode = "unsure"
     top: int = TOP
     weight: float = WEIGHT
     max_gap: float = MAX_GAP
+    region_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(RerankMode):
@@ -34,6 +37,8 @@ class Reranking:
             raise ValueError(f"`rerank_top` must be at least 2, got {self.top}.")
         if not (self.weight > 0 and self.max_gap > 0):
             raise ValueError(f"The weight and the gap of re-ranking must be above 0, got {self.weight} and {self.max_gap}.")
+        if self.region_weights is not None and not (min(self.region_weights) >= 0 and 0.999 < sum(self.region_weights) < 1.001):
+            raise ValueError(f"The weights of regions must be at least 0 with a sum of 1, got {self.region_weights}.")
 
     @property
     def num_searched(self) -> int:
@@ -42,7 +47,9 @@ class Reranking:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON values, with the names of the command line's flags."""
-        return {"rerank": self.mode, "rerank_top": self.top, "weight": self.weight, "max_gap": self.max_gap}
+        weights = None if self.region_weights is None else list(self.region_weights)
+        values = {"rerank": self.mode, "rerank_top": self.top, "weight": self.weight, "max_gap": self.max_gap}
+        return values | {"region_weights": weights}
 
 
 def reranking_of(rerank: RerankMode | None, rerank_top: int | None) -> Reranking | None:

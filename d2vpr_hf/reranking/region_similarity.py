@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.model_info.region_boxes import Box
 
-DISTANCE_PENALTY = 0.4  # for centres that are one side of the photo apart
+DISTANCE_PENALTY = 0.4  # for centres that are one side of the photo apart; chosen on a validation city
 
 
 def position_penalties(boxes: Sequence[Box], distance_penalty: float = DISTANCE_PENALTY) -> NDArray[np.float32]:
@@ -31,13 +31,13 @@ def split_regions(descriptors: NDArray[np.floating], num_regions: int) -> NDArra
     return np.asarray(regions / np.maximum(lengths, 1e-12)[..., None], np.float32)
 
 
-def region_similarities(
+def region_values(
     query: NDArray[np.float32], candidates: NDArray[np.float32], penalties: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the region similarity (C,) of a query and its candidates.
+    """Return the value of each region (C, R) for a query and its candidates; their weighted mean is the region similarity.
 
-    It is the mean over the regions of one photo of the largest cosine, less the penalty, with a region of the other one,
-    averaged over both directions. Equal photos have 1.
+    The value of region r is the largest cosine, less the penalty, of the query's region r with a region of the candidate,
+    averaged with that of the candidate's region r with a region of the query. Equal photos have values of 1.
 
     Args:
         query: Regions (R, D) of the query.
@@ -47,5 +47,4 @@ def region_similarities(
     count, num_regions, width = candidates.shape
     cosines = candidates.reshape(-1, width) @ query.T  # (C * R, D) @ (D, R)
     values = cosines.reshape(count, num_regions, num_regions) - penalties
-    means = values.max(axis=1).mean(axis=1) + values.max(axis=2).mean(axis=1)
-    return np.asarray(means / 2, np.float32)
+    return np.asarray((values.max(axis=1) + values.max(axis=2)) / 2, np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.reranking.region_similarity import split_regions
+from d2vpr_hf.reranking.whitening import SAMPLE, Whitening, fit_whitening
 from d2vpr_hf.stores.descriptors import Descriptors, take_rows
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class RegionSource(Protocol):
 
 
 class StoredRegions:
-    """Regions of descriptors (N, R * D) that hold them.
+    """Regions of descriptors (N, R * D) that hold them, whitened.
 
     Args:
         descriptors: The descriptors of the database.
@@ -47,20 +49,27 @@ class StoredRegions:
     def __init__(self, descriptors: Descriptors, num_regions: int) -> None:
         self._descriptors, self._num_regions = descriptors, num_regions
 
+    @functools.cached_property
+    def _whitening(self) -> Whitening | None:
+        """The whitening of some rows, spread evenly; `None` for a database with few rows."""
+        rows = np.unique(np.linspace(0, len(self._descriptors) - 1, SAMPLE).astype(np.int64))
+        return fit_whitening(split_regions(take_rows(self._descriptors, rows), self._num_regions))
+
     def of_queries(self, descriptors: NDArray[np.floating], photos: Sequence[Any]) -> Regions:
         """Return the regions (Q, R, D) of the descriptors of queries."""
-        return split_regions(descriptors, self._num_regions)
+        regions = split_regions(descriptors, self._num_regions)
+        return regions if self._whitening is None else self._whitening(regions)
 
     def of_rows(self, rows: NDArray[np.int64]) -> Regions:
         """Return the regions (M, R, D) of rows."""
-        return split_regions(take_rows(self._descriptors, rows), self._num_regions)
+        return self.of_queries(take_rows(self._descriptors, rows), ())
 
     def report(self) -> None:
         """Log nothing: no photo is encoded again."""
 
 
 class EncodedRegions:
-    """Regions of photos that are encoded again, because the stored descriptors hold none.
+    """Regions of photos that are encoded again, because the stored descriptors hold none; they are not whitened.
 
     Args:
         encoder: A [`PlaceEncoder`] whose model computes regions.

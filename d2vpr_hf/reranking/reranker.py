@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from d2vpr_hf.index import Match
 from d2vpr_hf.reranking.options import Reranking
-from d2vpr_hf.reranking.region_similarity import region_similarities
+from d2vpr_hf.reranking.region_similarity import region_values
 from d2vpr_hf.reranking.region_sources import RegionSource
 
 FindUnsure = Callable[[NDArray[np.int64], NDArray[np.float32]], NDArray[np.bool_]]
@@ -75,13 +75,30 @@ class Reranker:
         rows: NDArray[np.int64],
         similarities: NDArray[np.float32],
     ) -> RerankedRows:
-        """Re-rank the matches of queries.
+        """Re-rank the matches of queries; arguments and errors as for [`compare`]."""
+        reranked = order_rows(rows, similarities, self.compare(descriptors, photos, rows, similarities), self.options)
+        self.num_queries += len(rows)
+        self.num_reranked += int(reranked.is_reranked.sum())
+        self.num_compared += int(np.isfinite(reranked.region_similarities).sum())
+        return reranked
+
+    def compare(
+        self,
+        descriptors: NDArray[np.floating],
+        photos: Sequence[Any],
+        rows: NDArray[np.int64],
+        similarities: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Compare the regions of queries with those of their matches.
 
         Args:
             descriptors: (Q, D) descriptors of the queries.
             photos: Photos of the queries, for a source that encodes them again.
             rows: (Q, k) rows of their matches, the most similar first; -1 for a missing one.
             similarities: (Q, k) cosine similarities of these rows.
+
+        Returns:
+            (Q, k, R) values of the regions; NaN for matches that are not compared.
 
         Raises:
             ValueError: If queries have several descriptors each.
@@ -91,7 +108,7 @@ class Reranker:
                 'Re-ranking needs one descriptor of each query, and `test_time="nearest-crop"` gives several. Leave it out.'
             )
         candidates = self._candidates(rows, similarities)
-        compared = np.full(rows.shape, np.nan, np.float32)
+        values = np.full((*rows.shape, len(self._penalties)), np.nan, np.float32)
         numbers = np.flatnonzero(candidates.any(axis=1))
         if len(numbers):
             needed, positions = np.unique(rows[candidates], return_inverse=True)
@@ -99,29 +116,15 @@ class Reranker:
             queries = self._source.of_queries(descriptors[numbers], [photos[number] for number in numbers.tolist()])
             parts = np.split(positions, np.cumsum(candidates[numbers].sum(axis=1))[:-1])
             for number, query, part in zip(numbers.tolist(), queries, parts, strict=True):
-                compared[number, candidates[number]] = region_similarities(query, regions[part], self._penalties)
-        return self._ordered(rows, similarities, compared)
+                values[number, candidates[number]] = region_values(query, regions[part], self._penalties)
+        return values
 
     def rerank_matches(
         self, descriptors: NDArray[np.floating], photos: Sequence[Any], matches: Sequence[Sequence[Match]]
     ) -> list[list[Match]]:
-        """Re-rank matches of queries with the same number of matches each; arguments as for [`rerank`]."""
-        if not matches or not matches[0]:
-            return [list(of_query) for of_query in matches]
-        rows = np.array([[match.row for match in of_query] for of_query in matches], np.int64)
-        similarities = np.array([[match.similarity for match in of_query] for of_query in matches], np.float32)
-        reranked = self.rerank(descriptors, photos, rows, similarities)
-        return [
-            _reorder(of_query, *values) if is_reranked else list(of_query)
-            for of_query, is_reranked, *values in zip(
-                matches,
-                reranked.is_reranked.tolist(),
-                reranked.rows.tolist(),
-                reranked.region_similarities.tolist(),
-                reranked.fused_similarities.tolist(),
-                strict=True,
-            )
-        ]
+        """Re-rank matches of queries with the same number of matches each; arguments and errors as for [`compare`]."""
+        rows, similarities = match_arrays(matches)
+        return reorder(matches, self.rerank(descriptors, photos, rows, similarities))
 
     def report(self) -> None:
         """Log the number of photos that were encoded again, if any were."""
@@ -136,27 +139,63 @@ class Reranker:
             candidates &= self._find_unsure(rows, similarities)[:, None]
         return candidates
 
-    def _ordered(
-        self, rows: NDArray[np.int64], similarities: NDArray[np.float32], compared: NDArray[np.float32]
-    ) -> RerankedRows:
-        """Return the matches in the order of their fused similarities."""
-        is_compared: NDArray[np.bool_] = np.isfinite(compared)
-        is_reranked = np.asarray(is_compared.any(axis=1))
-        smallest = np.where(is_compared, compared, np.inf).min(axis=1, initial=np.inf, keepdims=True)
-        weight = self.options.weight
-        fused = ((similarities + weight * np.where(is_compared, compared, smallest)) / (1 + weight)).astype(np.float32)
-        order = np.argsort(-np.where(is_reranked[:, None], fused, similarities), axis=1, kind="stable")
-        self.num_queries += len(rows)
-        self.num_reranked += int(is_reranked.sum())
-        self.num_compared += int(is_compared.sum())
-        return RerankedRows(
-            order,
-            np.take_along_axis(rows, order, axis=1),
-            np.take_along_axis(similarities, order, axis=1),
-            np.take_along_axis(compared, order, axis=1),
-            np.take_along_axis(np.where(is_reranked[:, None], fused, np.float32(np.nan)), order, axis=1),
-            is_reranked,
+
+def order_rows(
+    rows: NDArray[np.int64], similarities: NDArray[np.float32], values: NDArray[np.float32], options: Reranking
+) -> RerankedRows:
+    """Sort matches by their fused similarities.
+
+    Args:
+        rows: (Q, k) rows.
+        similarities: (Q, k) cosine similarities of the descriptors.
+        values: (Q, k, R) values of the regions; NaN for matches that were not compared.
+        options: Weights.
+
+    Raises:
+        ValueError: If there are weights for another number of regions.
+    """
+    num_regions = values.shape[2]
+    weights = np.full(num_regions, 1 / num_regions) if options.region_weights is None else np.array(options.region_weights)
+    if len(weights) != num_regions:
+        raise ValueError(f"Expected weights of {num_regions} regions, got {len(weights)}. Make a new calibration.")
+    compared = np.asarray(values @ weights.astype(np.float32))  # (Q, k, R) -> (Q, k)
+    is_compared: NDArray[np.bool_] = np.isfinite(compared)
+    is_reranked = np.asarray(is_compared.any(axis=1))
+    smallest = np.where(is_compared, compared, np.inf).min(axis=1, initial=np.inf, keepdims=True)
+    completed = np.where(is_compared, compared, smallest)
+    fused = ((similarities + options.weight * completed) / (1 + options.weight)).astype(np.float32)
+    order = np.argsort(-np.where(is_reranked[:, None], fused, similarities), axis=1, kind="stable")
+    return RerankedRows(
+        order,
+        np.take_along_axis(rows, order, axis=1),
+        np.take_along_axis(similarities, order, axis=1),
+        np.take_along_axis(compared, order, axis=1),
+        np.take_along_axis(np.where(is_reranked[:, None], fused, np.float32(np.nan)), order, axis=1),
+        is_reranked,
+    )
+
+
+def match_arrays(matches: Sequence[Sequence[Match]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return rows and similarities (Q, k) of the matches of queries with k matches each."""
+    rows = np.array([[match.row for match in of_query] for of_query in matches], np.int64)
+    similarities = np.array([[match.similarity for match in of_query] for of_query in matches], np.float32)
+    shape = len(matches), len(matches[0]) if matches else 0
+    return rows.reshape(shape), similarities.reshape(shape)
+
+
+def reorder(matches: Sequence[Sequence[Match]], reranked: RerankedRows) -> list[list[Match]]:
+    """Return the matches of queries in their new order; those of a query that was not re-ranked stay."""
+    return [
+        _reorder(of_query, *values) if is_reranked else list(of_query)
+        for of_query, is_reranked, *values in zip(
+            matches,
+            reranked.is_reranked.tolist(),
+            reranked.rows.tolist(),
+            reranked.region_similarities.tolist(),
+            reranked.fused_similarities.tolist(),
+            strict=True,
         )
+    ]
 
 
 def _reorder(matches: Sequence[Match], rows: list[int], region_similarities: list[float], fused: list[float]) -> list[Match]:

@@ -9,7 +9,7 @@ from d2vpr_hf.encoders import EncodedPhotos
 from d2vpr_hf.index import Match
 from d2vpr_hf.places import Place
 from d2vpr_hf.reranking import Reranking
-from d2vpr_hf.reranking.region_similarity import region_similarities, split_regions
+from d2vpr_hf.reranking.region_similarity import region_values, split_regions
 from d2vpr_hf.reranking.region_sources import EncodedRegions, StoredRegions
 from d2vpr_hf.reranking.reranker import Reranker
 
@@ -34,6 +34,16 @@ def test_the_order_is_that_of_the_weighted_mean():
     np.testing.assert_allclose(result.fused_similarities, [[0.83, 1.48 / 3, 0.5 / 3]], atol=1e-6)
     np.testing.assert_allclose(result.similarities, [[0.49, 0.48, 0.50]])
     assert (reranker.num_queries, reranker.num_reranked, reranker.num_compared) == (1, 1, 3)
+
+
+def test_weights_of_regions_count():
+    """The first region of row 2 is in the query, and the second is not: with all weight on the first, it has 1."""
+    result = make(Reranking("regions", region_weights=(1.0, 0.0))).rerank(QUERY, [None], ROWS, SIMILARITIES)
+    assert dict(zip(result.rows[0].tolist(), result.region_similarities[0].tolist(), strict=True)) == pytest.approx(
+        {0: 0.0, 1: 1.0, 2: 1.0}
+    )
+    with pytest.raises(ValueError, match="weights of 2 regions, got 3"):
+        make(Reranking("regions", region_weights=(0.5, 0.3, 0.2))).rerank(QUERY, [None], ROWS, SIMILARITIES)
 
 
 def test_matches_behind_a_gap_are_not_compared_and_stay_behind():
@@ -83,8 +93,8 @@ def test_many_queries_at_once_have_the_order_of_one_by_one():
     for query in range(9):
         near = similarities[query] >= similarities[query, 0] - 0.04
         regions = split_regions(database[rows[query, near]], 3)
-        values = region_similarities(split_regions(queries[query : query + 1], 3)[0], regions, penalties)
-        fused = similarities[query, near] + 0.1 * values
+        values = region_values(split_regions(queries[query : query + 1], 3)[0], regions, penalties)
+        fused = similarities[query, near] + 0.1 * values.mean(axis=1)
         expected = [*rows[query, near][np.argsort(-fused, kind="stable")], *rows[query, ~near]]
         assert together.rows[query].tolist() == expected
 

@@ -1,8 +1,9 @@
-"""Queries whose answer the calibration of an index calls unsure."""
+"""The share of a calibration in re-ranking: the weights of regions, and the queries whose answers are unsure."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,31 +14,45 @@ from d2vpr_hf.index.search import rows_to_matches
 from d2vpr_hf.localization.calibration import PRECISION, Calibration
 from d2vpr_hf.localization.consensus import estimate_position
 from d2vpr_hf.localization.localize_photos import load_calibration
+from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.reranking.reranker import FindUnsure
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Encoder
 
 
-def unsure_finder(index: PlaceIndex, encoder: Encoder) -> FindUnsure:
-    """Return a function that finds queries with an unsure answer, whose confidence does not give a precision of 0.95.
+def calibrated_reranking(index: PlaceIndex, encoder: Encoder, options: Reranking) -> tuple[Reranking, FindUnsure | None]:
+    """Return options of re-ranking with the weights of the calibration of an index, and the function that finds unsure answers.
+
+    Args:
+        index: The index. If its calibration was fitted with re-ranking, weights that are not given are taken from it.
+        encoder: Encoder of the queries.
+        options: The options.
+
+    Returns:
+        The options, and the function; `None` if all queries are re-ranked.
 
     Raises:
-        ValueError: If the index has no calibration for queries of this encoder.
+        ValueError: If unsure answers are to be re-ranked, and the index has no calibration for queries of this encoder.
     """
     calibration = load_calibration(index, encoder)
+    if calibration is not None and calibration.reranked is not None and options.region_weights is None:
+        fit = calibration.reranked
+        options = replace(options, weight=fit.weight, max_gap=fit.max_gap, region_weights=tuple(fit.region_weights))
+    if options.mode == "regions":
+        return options, None
     if calibration is None:
         raise ValueError(
             f'`rerank="unsure"` re-ranks the answers that a calibration calls unsure, and {index.folder} has none for these '
             'queries. Fit one with `d2vpr calibrate INDEX --queries DIR`, or give `rerank="regions"` to re-rank all.'
         )
-    return functools.partial(find_unsure, index, calibration)
+    return options, functools.partial(find_unsure, index, calibration)
 
 
 def find_unsure(
     index: PlaceIndex, calibration: Calibration, rows: NDArray[np.int64], similarities: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Return which queries (Q,) have an unsure answer, from rows and similarities (Q, k) of their matches."""
+    """Return which queries (Q,) have an answer below the precision of 0.95, from their matches (Q, k)."""
     count = calibration.num_matches
     matches = rows_to_matches(rows[:, :count], similarities[:, :count], index.places, index.settings.photo_folder)
     estimates = [estimate_position(of_query, count, calibration.positive_dist_threshold) for of_query in matches]
