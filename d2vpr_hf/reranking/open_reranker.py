@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME
+from d2vpr_hf.reranking.known_weights import with_known_weights
 from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.reranking.region_similarity import position_penalties
 from d2vpr_hf.reranking.region_sources import EncodedRegions, RegionSource, StoredRegions
@@ -90,7 +91,7 @@ def make_reranker(
         source = StoredRegions(descriptors, len(boxes))
     else:
         source = EncodedRegions(encoder, photo_of_row)
-    return Reranker(source, position_penalties(boxes), options, find_unsure)
+    return Reranker(source, position_penalties(boxes), with_known_weights(options, encoder.fingerprint), find_unsure)
 
 
 def holds_regions(encoder: Encoder) -> bool:

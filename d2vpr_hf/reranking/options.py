@@ -21,7 +21,7 @@ class Reranking:
         weight: Weight of the region similarity; that of the similarity of the descriptors is 1.
         max_gap: A match is compared if its similarity is at most this much below that of the best one.
         region_weights: Weights of the regions in the region similarity, with a sum of 1; `None` for those of the calibration of
-            the index, if it was fitted with re-ranking, and otherwise for equal ones.
+            the index, if it was fitted with re-ranking, or else those that are known for the model, or else equal ones.
     """
 
     mode: RerankMode = "unsure"

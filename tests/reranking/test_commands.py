@@ -159,10 +159,10 @@ def test_an_evaluation_records_re_ranking_and_equals_the_search(town, tmp_path, 
     evaluation = Evaluation.load(report)
     assert evaluation.reranking["reranked"] == 120 and evaluation.reranking["rerank_top"] == 5
     assert 120 <= evaluation.reranking["comparisons"] <= 600 and "re-ranked: 120 of 120 queries" in output
-    found = search_photos(
+    results = search_photos(
         PlaceIndex.open(town / "index"), [town / "queries"], encoder, top_k=1, reranking=Reranking("regions", 5)
     )
-    tops = {result.query.name: result.matches[0].place.path for result in found}
+    tops = {result.query.name: result.matches[0].place.path for result in results}
     assert {query.path: query.top_match for query in evaluation.queries} == tops
     from_index = run("evaluate", "--database", town / "index", *arguments, "--json", tmp_path / "index.json")
     assert from_index[0] == 0

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.model_info.region_boxes import own_region_boxes, pyramid_boxes
 from d2vpr_hf.modeling import CricaVPRConfig, D2VPRConfig
 from d2vpr_hf.modeling.grid_aggregation import cell_averaging
 from d2vpr_hf.reranking import Reranking
+from d2vpr_hf.reranking.known_weights import with_known_weights
 from d2vpr_hf.reranking.options import reranking_of
 from d2vpr_hf.reranking.region_similarity import position_penalties, region_values, split_regions
 from d2vpr_hf.reranking.region_weights import MIN_QUERIES, fit_region_weights
@@ -118,3 +120,12 @@ def test_too_few_labelled_queries_keep_equal_weights_and_matches_that_were_not_c
     padded = np.concatenate([values, more], 1), np.pad(similarities, ((0, 0), (0, 1))), np.pad(correct, ((0, 0), (0, 1)))
     np.testing.assert_allclose(np.hstack(fit_region_weights(*padded)), np.hstack(weights), rtol=1e-4)
     assert fit_region_weights(more, similarities[:, :1], correct[:, :1]) == (2.0, (0.5, 0.5))
+
+
+def test_the_embedded_model_has_known_weights():
+    """Another embedded model needs other weights: `python -m benchmarks.reranking` prints them."""
+    fingerprint = PlaceEncoder("embedded").fingerprint
+    options = with_known_weights(Reranking(), fingerprint)
+    assert len(options.region_weights) == 14 and options.region_weights[-1] < min(options.region_weights[:7])
+    assert with_known_weights(Reranking(region_weights=(1.0,)), fingerprint).region_weights == (1.0,)
+    assert with_known_weights(Reranking(), "another").region_weights is None
