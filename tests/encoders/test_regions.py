@@ -63,8 +63,10 @@ def test_a_vision_transformer_has_the_cells_of_its_tokens(photos):
 
 
 class OtherEncoder:
-    model_name, fingerprint, descriptor_dim, projection_dim = "other", "o", 4, None
-    batch_size, depends_on_batch, runtime = 1, False, Runtime("other", "fp32")
+    model_name, fingerprint = "other", "o"
+    descriptor_dim, projection_dim = 4, None
+    batch_size, depends_on_batch = 1, False
+    runtime = Runtime("other", "fp32")
 
 
 def test_an_encoder_without_regions_is_refused_by_name():
