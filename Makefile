@@ -11,7 +11,7 @@ MINUTES ?= 10
 NODE_MODULES := build/node/node_modules/@huggingface/transformers
 
 .PHONY: install locked locks audit sbom dist fuzz fuzz-guided demo ablations ablations-real reproduce test unit test-slow lowest without-extras light ecosystem
-.PHONY: browser node lint format typecheck suite clean
+.PHONY: browser node lint format typecheck suite clean docs docs-version notebooks
 
 install: $(INSTALLED)
 
@@ -121,6 +121,21 @@ node: $(INSTALLED) $(NODE_MODULES)
 
 $(NODE_MODULES):
 	npm install --prefix build/node --no-save --ignore-scripts --no-audit --no-fund @huggingface/transformers@4.3.1
+
+# the documentation site, build/site; a broken link, a page that the navigation lacks or a wrong anchor is an error
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# a version of the site in the branch gh-pages, which GitHub Pages serves: make docs-version VERSION=0.1 [ALIAS=latest]; nothing is pushed
+docs-version: docs
+	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mike deploy --update-aliases $(VERSION) $(ALIAS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mike set-default $(or $(ALIAS),$(VERSION))
+
+# run the notebooks of docs/notebooks/ and store their outputs, without anything of this machine
+notebooks: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/python .ci/site/notebooks.py docs/notebooks/*.ipynb
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

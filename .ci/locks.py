@@ -2,6 +2,7 @@
 
 `make locks` calls this with the uv of locks/tools.txt. torch has files of its own, because it exists in several builds:
 locks/torch.txt has the one of the package index with its GPU libraries, locks/torch-cpu.txt (by hand) the one without them.
+locks/docs.txt has the packages that only the documentation site needs.
 """
 
 import re
@@ -10,16 +11,23 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-OPTIONS = ["--quiet", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate"]
+OPTIONS = ["--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate"]
+PYTHON = "3.11"
+DOCS_PYTHON = "3.11.5"  # the lowest of a library of mkdocs-material
 TORCH = re.compile(r"(torch|triton|cuda-[\w-]+|nvidia-[\w-]+)==")  # torch and the libraries that only torch needs
 HEADER = "# Made by `make locks` from {source}. Install with `make locked`.\n"
 
 
-def compile_lock(uv: str, *arguments: str) -> list[str]:
+def compile_lock(uv: str, *arguments: str, python: str = PYTHON) -> list[str]:
     """Return the pinned packages that uv resolves, each with the lines of its hashes."""
-    command = [uv, "pip", "compile", *OPTIONS, *arguments]
+    command = [uv, "pip", "compile", *OPTIONS, "--python-version", python, *arguments]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return re.findall(r"^\S.*\n(?: .*\n)*", done.stdout, re.MULTILINE)
+
+
+def name_of(package: str) -> str:
+    """Return the name of a pinned package."""
+    return package.partition("==")[0]
 
 
 def write_lock(name: str, source: str, packages: list[str]) -> None:
@@ -29,10 +37,14 @@ def write_lock(name: str, source: str, packages: list[str]) -> None:
 
 def main(uv: str) -> None:
     """Write all files of locks/ that are not kept by hand."""
-    packages = compile_lock(uv, "--extra", "dev", "--constraint", "constraints.txt", "pyproject.toml")
+    project = ["--constraint", "constraints.txt", "pyproject.toml"]
+    packages = compile_lock(uv, "--extra", "dev", *project)
+    names = {name_of(package) for package in packages}
+    documentation = compile_lock(uv, "--extra", "dev", "--extra", "docs", *project, python=DOCS_PYTHON)
     source = "pyproject.toml and constraints.txt"
     write_lock("packages", source, [package for package in packages if not TORCH.match(package)])
     write_lock("torch", source, [package for package in packages if TORCH.match(package)])
+    write_lock("docs", source, [package for package in documentation if name_of(package) not in names])
     write_lock("tools", ".ci/tools.in", compile_lock(uv, ".ci/tools.in"))
 
 

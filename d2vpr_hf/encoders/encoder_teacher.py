@@ -162,7 +162,7 @@ def open_encoder_teacher(
     device: torch.device | None = None,
     revision: str | None = None,
 ) -> EncoderTeacher:
-    """Open a model for a [`PlaceEncoder`](d2vpr_hf.encoders.place_encoder) as a teacher.
+    """Open a model for a [`PlaceEncoder`] as a teacher.
 
     Args:
         name: Folder or Hub id, `"embedded"`, `"auto"`, or an object.

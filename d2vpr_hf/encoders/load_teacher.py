@@ -39,7 +39,7 @@ def load_teacher(
     """Load a teacher in eval mode, with its gradients off.
 
     Args:
-        name: Everything that [`PlaceEncoder`](d2vpr_hf.encoders) takes as a model: folder or Hub id of a model of this package,
+        name: Everything that [`PlaceEncoder`] takes as a model: folder or Hub id of a model of this package,
             such as a converted CricaVPR, or of a vision model of transformers, such as `"facebook/dinov2-base"`; a graph, or
             a model with a card; `"embedded"`, `"auto"`, or an object.
         dtype: Type of the weights.
@@ -49,7 +49,7 @@ def load_teacher(
         descriptor: Descriptors that are the targets. `"regions"`: those of the published regions, before any projection;
             `"encoder"`: those that an index of this model holds; `"auto"`: the latter for graphs, models with a card and
             objects, the former for others.
-        device: Device of an [`EncoderTeacher`](d2vpr_hf.encoders.encoder_teacher); other teachers are moved by their `to`.
+        device: Device of an [`EncoderTeacher`]; other teachers are moved by their `to`.
         kwargs: Passed to `from_pretrained`; for vision models with an input size of their own only `revision`.
 
     Raises:

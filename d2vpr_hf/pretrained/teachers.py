@@ -33,7 +33,7 @@ class TeacherTargets(NamedTuple):
         tokens (`torch.Tensor` of shape (B, 1 + N, width)): The global token first, then the patches row by row; (B, 0, 0) of a
             teacher without tokens.
         descriptors (`torch.Tensor` of shape (B, descriptor_dim)): L2-normalised, before any projection; those of an
-            [`EncoderTeacher`](d2vpr_hf.encoders.encoder_teacher) as an index holds them.
+            [`EncoderTeacher`] as an index holds them.
     """
 
     tokens: torch.Tensor

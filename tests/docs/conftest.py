@@ -10,7 +10,7 @@ from transformers import Dinov2Config, Dinov2Model
 from tests.hub.spaces import folder_files
 from tests.hub_server import running_hub, use_hub
 from tests.networks import save_folder, tiny_model
-from tests.photos import save, save_row
+from tests.photos import at_name, save, save_row
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 70, "patch_size": 14}
 STEPS = {
@@ -32,10 +32,18 @@ def small_dinov2(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch, small_dinov2) -> Path:
-    """The current folder: nine photos in PHOTOS, query.jpg, two more photos, a tiny model, the recipes, and a Hub of `user`."""
+    """The current folder: photos in PHOTOS, QUERIES and LABELLED, query.jpg, frames, a tiny model, and a Hub of `user`.
+
+    LABELLED has as many photos of the places of PHOTOS as of places outside the map, so that calibrations have both.
+    """
     save_row(tmp_path / "PHOTOS")
     save_row(tmp_path / "QUERIES")
-    save(tmp_path / "query.jpg", 3)
+    for i in range(60):
+        save(tmp_path / "LABELLED" / at_name(544000 + 100 * (i % 9) + i / 10, 4172759), i % 9, quality=30 + i % 40)
+        save(tmp_path / "LABELLED" / at_name(550000 + 100 * i, 4172758), 100 + i)
+    save(tmp_path / "query.jpg", 3, quality=60)
+    for i in range(3):
+        save(tmp_path / "frames" / f"{i:06d}.jpg", i, quality=60)
     save(tmp_path / "more" / "good.jpg", 12)
     save(tmp_path / "more" / "bad.jpg", 13)
     save_folder(tiny_model(), tmp_path / "my-d2vpr")

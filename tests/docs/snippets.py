@@ -66,7 +66,7 @@ class PageRun:
     """Runs the blocks of a page in the current folder.
 
     Attributes:
-        not_run: Commands that are not run, by their beginning, with the reason.
+        not_run: Commands and python blocks that are not run, by their first words, with the reason.
         replaced: Commands that run in another form, by their whole text.
         ran: Number of commands and python blocks that ran.
         used: Beginnings of `not_run` and texts of `replaced` that the page has.
@@ -87,16 +87,14 @@ class PageRun:
                 for words in shell_commands(snippet.text):
                     self._run_command(snippet, words)
             elif snippet.language == "python":
-                printed = self._run_python(snippet)
+                printed = self._run_python(snippet) if not self._is_listed(snippet.text.split()) else ""
             elif snippet.language == "text":
                 assert printed == snippet.text, f"{snippet.place} is printed as:\n{printed}"
 
     def _run_command(self, snippet: Snippet, words: list[str]) -> None:
         text = shlex.join(words)
-        for beginning in self.not_run:
-            if words[: len(beginning.split())] == beginning.split():
-                self.used.add(beginning)
-                return
+        if self._is_listed(words):
+            return
         if text in self.replaced:
             self.used.add(text)
             words = shlex.split(self.replaced[text])
@@ -106,6 +104,12 @@ class PageRun:
         status, output, errors = run(*words[1:])
         assert status == 0, f"{snippet.place}: `{text}` ends with {status}:\n{output[-2000:]}\n{errors[-2000:]}"
         self.ran += 1
+
+    def _is_listed(self, words: list[str]) -> bool:
+        """Return whether a command or a python block begins as one that is not run."""
+        beginnings = [beginning for beginning in self.not_run if words[: len(beginning.split())] == beginning.split()]
+        self.used.update(beginnings)
+        return bool(beginnings)
 
     def _run_python(self, snippet: Snippet) -> str:
         output = io.StringIO()
