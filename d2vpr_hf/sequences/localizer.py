@@ -245,7 +245,7 @@ class SequenceFilter:
 
     @property
     def num_searched(self) -> int:
-        """Number of matches that each frame needs."""
+        """The number of matches that each frame needs."""
         return num_searched(self.settings, self.calibration)
 
     def forget(self) -> None:

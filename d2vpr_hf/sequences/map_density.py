@@ -22,7 +22,7 @@ class Density(Protocol):
 
     @property
     def num_photos(self) -> int:
-        """Number of photos with a position."""
+        """The number of photos with a position."""
 
     @property
     def spacing(self) -> float:
@@ -47,7 +47,7 @@ class MapDensity:
 
     @property
     def num_photos(self) -> int:
-        """Number of photos with a position."""
+        """The number of photos with a position."""
         return self._num_photos
 
     @property

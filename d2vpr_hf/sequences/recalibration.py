@@ -37,9 +37,9 @@ def fit_recalibration(
         usable = [(answer, mark) for answer, mark in zip(answers, marks, strict=True) if answer.seconds is not None]
         if any(answer.confidence is None or answer.confidence_alone is None for answer, _ in usable):
             raise ValueError("A recalibration needs confidences. Calibrate the index first.")
-        own = [_log_odds(answer.confidence or 0.0) for answer, _ in usable]
+        odds_of_answers = [_log_odds(answer.confidence or 0.0) for answer, _ in usable]
         mean = float(np.mean([_log_odds(answer.confidence_alone or 0.0) for answer, _ in usable])) if usable else 0.0
-        features += [(odds, mean) for odds in own]
+        features += [(odds, mean) for odds in odds_of_answers]
         labels += [mark for _, mark in usable]
     rows, marks = np.array(features), np.array(labels, bool)
     if not len(rows) or marks.all() or not marks.any():

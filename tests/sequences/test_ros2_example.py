@@ -26,7 +26,8 @@ class Node:
     parameters: dict = {}
 
     def __init__(self, name):
-        self.name, self.subscriptions, self.published = name, {}, {}
+        self.name = name
+        self.subscriptions, self.published = {}, {}
 
     def declare_parameter(self, name, default):
         return SimpleNamespace(value=self.parameters.get(name, default))
