@@ -335,9 +335,12 @@ def table_row(name: str, frames: Frames, threshold: float) -> str:
     inside, accepted = frames.is_inside, frames.confidence >= threshold
     interval = bootstrap_interval(frames.correct[inside][:, None], frames.drive[inside])
     low, high = (0.0, 0.0) if interval is None else interval[:, 0]
+    recall = f"{100 * frames.correct[inside].mean():.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    if not frames.confidence.any():  # of a path, which has positions only
+        return f"| {name} | {recall} | | | |"
     cells = [
         name,
-        f"{100 * frames.correct[inside].mean():.1f} ({100 * low:.1f} to {100 * high:.1f})",
+        recall,
         f"{100 * accepted[~inside].mean():.1f} %",
         f"{100 * accepted.mean():.1f} % ({100 * frames.correct[accepted].mean():.1f} %)" if accepted.any() else "none",
         f"{calibration_error(frames):.3f}",
