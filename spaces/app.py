@@ -46,7 +46,7 @@ from d2vpr_hf.space.fair_queue import FairQueue  # noqa: E402
 from d2vpr_hf.space.fetched_photos import fetch_photo  # noqa: E402
 from d2vpr_hf.space.opened_space import OpenedSpace, open_space  # noqa: E402
 from d2vpr_hf.space.own_map import OwnMaps, build_own_map, pack_index  # noqa: E402
-from d2vpr_hf.space.photo_map import MAX_MATCHES, Answer, PhotoMap, SearchOptions  # noqa: E402
+from d2vpr_hf.space.photo_map import MAX_FRAMES, MAX_MATCHES, Answer, PhotoMap, SearchOptions  # noqa: E402
 from d2vpr_hf.space.pictures import map_picture_uri, picture_uri  # noqa: E402
 from d2vpr_hf.space.private_files import PrivateFiles, address_of, visitor_of  # noqa: E402
 from d2vpr_hf.space.settings import read_settings  # noqa: E402
@@ -141,6 +141,22 @@ class Views:
         """Return whether matches of a map can be explained: by this model, and with their photos here."""
         has_photos = photo_map is not self.opened.photo_map or self.opened.has_photos
         return has_photos and self.opened.reason_against is None
+
+    # ---- sequence
+
+    def locate_sequence(
+        self, files: list[str] | None, interval: float, precision: float, request: gr.Request
+    ) -> tuple[str, str, str]:
+        """Localize photos of a drive or walk together in the Space's map."""
+        if not files:
+            raise _page_error("There are no photos yet. Choose the frames of a drive or walk.")
+        photos = [self.files.open(file, request) for file in files]
+        try:
+            answers = self.opened.photo_map.answer_sequence(photos, interval, precision)
+        except (ValueError, OSError) as error:
+            raise _page_error(_reason(error)) from None
+        drawing = self.opened.photo_map.drawing
+        return pages.sequence_verdict(answers), pages.sequence_map(drawing, answers), pages.sequence_table(answers)
 
     # ---- why
 
@@ -312,6 +328,8 @@ def build(opened: OpenedSpace, files: Files) -> gr.Blocks:
         with gr.Tabs(selected="localise") as tabs:
             with gr.Tab("Localise", id="localise"):
                 map_cards = _localise_view(views, latest)
+            with gr.Tab("Sequence", id="sequence"):
+                _sequence_view(views)
             with gr.Tab("Why", id="why"):
                 rank, why = _why_view(views, latest)
             with gr.Tab("Your photos", id="own"):
@@ -351,6 +369,26 @@ def _localise_view(views: Views, latest: gr.State) -> tuple[gr.HTML, gr.State]:
         event.success(js=_SHOW_VERDICT, **_PRIVATE)
         event.failure(views.show_nothing, None, outputs, **_PRIVATE, show_progress="hidden")
     return cards, search
+
+
+def _sequence_view(views: Views) -> None:
+    """Lay out the view of sequences."""
+    gr.HTML(pages.sequence_intro(MAX_FRAMES))
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            types = sorted(PHOTO_SUFFIXES)
+            files = gr.File(label="Photos of a drive or walk", file_count="multiple", file_types=types, height=180)
+            _pass_on_files(files)
+            interval = gr.Slider(0.1, 60, value=1, step=0.1, label="Seconds between photos", info="For photos without times.")
+            precision = gr.Slider(0, 1, value=PRECISION, step=0.01, label="Smallest precision")
+            go = gr.Button("Locate the sequence", variant="primary", size="lg")
+        with gr.Column(scale=7, min_width=320):
+            verdict = gr.HTML("")
+            drawing = gr.HTML(pages.map_panel(views.opened.photo_map.drawing, None))
+    frames = gr.HTML("")
+    outputs = [verdict, drawing, frames]
+    event = go.click(views.locate_sequence, [files, interval, precision], outputs, **_PRIVATE, **_NETWORK)
+    event.failure(lambda: ("", ""), None, [verdict, frames], **_PRIVATE, show_progress="hidden")
 
 
 def _cards() -> tuple[gr.HTML, gr.State]:

@@ -15,7 +15,8 @@ from d2vpr_hf.localization.localize import NOT_CALIBRATED
 from d2vpr_hf.maps import BaseMap, MapMarks
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres, position_text
 from d2vpr_hf.readers import Remark
-from d2vpr_hf.space.photo_map import Answer
+from d2vpr_hf.sequences import SequenceAnswer
+from d2vpr_hf.space.photo_map import Answer, SequenceAnswers
 from d2vpr_hf.space.uploads import Limits
 
 Picture = Callable[[Match], str | None]  # returns the picture of a match as a data URI, or `None` if it cannot be shown
@@ -169,6 +170,56 @@ def why_intro(*, by_patches: bool = False, reason_against: str | None = None) ->
         "similarity of two photos is exactly the sum of 14 parts: one of the whole photo and one of each of the 13 regions. "
         "Each bar shows a part. Point at a bar, or move through the bars with the Tab key, to see its region alone.</p>"
     )
+
+
+def sequence_intro(limit: int) -> str:
+    """Return the introduction to sequences."""
+    return (
+        f'<p class="fine">Upload 2 to {limit} photos of one drive or walk, such as frames of a video (not the video). They '
+        "are localized together, in the order of their times, or else of the numbers in their names. A frame that alone would "
+        "be unsure or wrong gets its position from the others, and frames outside the map get none.</p>"
+    )
+
+
+def sequence_verdict(answers: SequenceAnswers) -> str:
+    """Return the number of frames with a position, and their order."""
+    placed = [frame for frame in answers.frames if frame.place is not None]
+    changed = sum(bool(frame.changed) for frame in answers.frames)
+    text = f"In the {answers.order}. The sequence changed {changed} answers of single frames."
+    note = _NO_CONFIDENCE if any(frame.note == NOT_CALIBRATED for frame in answers.frames) else ""
+    return _verdict("found" if placed else "none", f"{len(placed)} of {len(answers.frames)} frames have a position", text, note)
+
+
+def sequence_map(drawing: BaseMap, answers: SequenceAnswers) -> str:
+    """Draw the map with the positions of the frames, numbered in their order."""
+    places = [frame.place for frame in answers.frames if frame.place is not None]
+    svg = drawing.draw(MapMarks(places), f"Map with the positions of {len(places)} frames, numbered in their order")
+    if not svg:
+        return empty_state("No map", "The photos of this index have no positions.")
+    legend = (
+        '<span class="key database">photos of the map</span><span class="key match">frames with a position, in order</span>'
+    )
+    return f'<figure class="map-panel">{svg}<figcaption>{legend}</figcaption></figure>'
+
+
+def sequence_table(answers: SequenceAnswers) -> str:
+    """Return a table with a row for each frame."""
+    head = "".join(f"<th>{name}</th>" for name in ("Frame", "Position", "Sure", "Alone", "Changed"))
+    rows = "".join(_sequence_row(number, frame) for number, frame in enumerate(answers.frames, 1))
+    return f'<div class="frames"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _sequence_row(number: int, frame: SequenceAnswer) -> str:
+    """Return the row of a frame; a photo that cannot be used has the reason."""
+    if frame.place is not None:
+        radius = "" if frame.radius_90 is None else f", within {metres(frame.radius_90)}"
+        position = position_text(frame.place, digits=1) + radius
+    else:
+        position = frame.error or ("no match" if frame.no_match else frame.note or "no position")
+    shares = ("" if share is None else f"{100 * share:.0f} %" for share in (frame.confidence, frame.confidence_alone))
+    changed = "yes" if frame.changed else ""
+    cells = (f"{number} · {frame.query}", position, *shares, changed)
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def own_intro(limits: Limits) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from d2vpr_hf.index import Match, PlaceIndex
@@ -18,12 +18,18 @@ from d2vpr_hf.maps import BaseMap, TileSource
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.filters import PlaceFilter, parse_numbers
 from d2vpr_hf.readers import read_place
+from d2vpr_hf.readers.photo_listing import natural_key
 from d2vpr_hf.retrieval.compatibility import check_encoder
 from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
+from d2vpr_hf.sequences import SequenceAnswer, SequenceLocalizer, SequenceSettings
+from d2vpr_hf.sequences.frame_order import list_frames
+from d2vpr_hf.sequences.localizer import num_searched
+from d2vpr_hf.sequences.sequence_photos import localize_results
 from d2vpr_hf.space.space_encoder import SpaceEncoder
 from d2vpr_hf.space.uploads import UploadError, check_photo
 
 MAX_MATCHES = 20
+MAX_FRAMES = 60  # photos of a sequence
 _READING_SECONDS = 20  # for the photos of a batch, beyond which its other photos are refused
 
 
@@ -114,6 +120,19 @@ class Answer:
         return estimate | {"matches": [_match_to_dict(match) for match in self.matches]}
 
 
+@dataclass(frozen=True)
+class SequenceAnswers:
+    """The answers for a sequence.
+
+    Attributes:
+        frames: The answer for each photo, in their order.
+        order: Kind of the order, as text.
+    """
+
+    frames: list[SequenceAnswer]
+    order: str
+
+
 class PhotoMap:
     """An index with its encoder and calibration, ready to answer questions. Safe to use from threads.
 
@@ -184,6 +203,52 @@ class PhotoMap:
         localization = localize(result.matches, self.calibration, question.photo.name, question.precision)
         guess = localization.place or localize(result.matches, None).place
         return Answer(localization, result.matches[: min(question.top_k, MAX_MATCHES)], guess, place_of_photo(question.photo))
+
+    def answer_sequence(self, photos: Sequence[Path], interval: float, precision: float = PRECISION) -> SequenceAnswers:
+        """Localize photos as the frames of a sequence: in the order of their times, else of the numbers in their names.
+
+        Args:
+            photos: Files of at least two and at most `MAX_FRAMES` frames.
+            interval: Seconds between frames without times.
+            precision: As for [`Question`].
+
+        Raises:
+            UploadError: If there are too few or too many photos, or none can be used.
+            ValueError: If a number is out of its range.
+        """
+        if not 2 <= len(photos) <= MAX_FRAMES:
+            raise UploadError(f"A sequence has 2 to {MAX_FRAMES} photos, got {len(photos)}.")
+        if not 0 <= precision <= 1:
+            raise ValueError(f"Expected a precision of 0 to 1, got {precision}.")
+        settings = SequenceSettings(frame_interval=interval)
+        by_name = sorted(photos, key=lambda photo: natural_key(PurePath(photo.name)))
+        errors = self._check_frames(by_name)
+        usable = [photo for photo in by_name if photo not in errors]
+        if not usable:
+            raise UploadError(next(iter(errors.values())))
+        order = list_frames(by_name)
+        top_k = num_searched(settings, self.calibration)
+        results = dict(zip(usable, search_photos(self.index, usable, self.encoder, top_k=top_k), strict=True))
+        unusable = {photo: SearchResult(photo, [], error) for photo, error in errors.items()}
+        in_order = [(results | unusable)[frame.photo] for frame in order.frames]
+        localizer = SequenceLocalizer(self.index, self.calibration, settings, precision)
+        answers = [
+            replace(answer, query=Path(answer.query).name) for answer in localize_results(localizer, in_order, order.frames)
+        ]
+        return SequenceAnswers(answers, order.order if order.order == "order of times" else "natural order of names")
+
+    def _check_frames(self, photos: Sequence[Path]) -> dict[Path, str]:
+        """Return the reasons why photos cannot be used; the others of a slow upload are refused."""
+        until = time.monotonic() + _READING_SECONDS
+        errors: dict[Path, str] = {}
+        for number, photo in enumerate(photos):
+            try:
+                if number and time.monotonic() > until:
+                    raise UploadError("The photos take too long to read. Upload fewer or smaller ones.")
+                check_photo(photo)
+            except (UploadError, OSError) as error:
+                errors[photo] = str(error) if isinstance(error, UploadError) else "This photo was deleted. Upload it again."
+        return errors
 
 
 def _typed(text: str | None) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import secrets
 import urllib.request
+from urllib.error import HTTPError
 
 import pytest
 
@@ -59,6 +60,17 @@ def test_a_photo_is_located_with_the_options_of_the_page(page, space):
     assert "No photo passes the filters" in page.send("locate", photo, 5, 0.95, "", between, "", "")[2]
     assert "DEGREES,TOLERANCE" in page.send("locate", photo, 5, 0.95, "", "north", "", "")
     assert "There is no photo yet" in page.send("locate", None, *OPTIONS)
+
+
+def test_a_sequence_is_located(page, space):
+    photos = [uploaded(space, photo) for photo in space.queries[:3]]
+    verdict, drawing, table = page.send("locate_sequence", photos, 1.0, 0.95)
+    assert "3 of 3 frames have a position" in verdict and "<svg" in drawing and table.count("<tr>") == 4
+    assert "There are no photos yet" in page.send("locate_sequence", None, 1.0, 0.95)
+    assert "A sequence has 2 to 60 photos, got 1" in page.send("locate_sequence", photos[:1], 1.0, 0.95)
+    stranger = {"path": upload(space, space.queries[0].read_bytes(), "mallory"), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(HTTPError, match="403"):  # a photo of another visitor
+        page.send("locate_sequence", [photos[0], stranger], 1.0, 0.95)
 
 
 def test_an_example_is_located_and_its_match_explained(page):

@@ -12,9 +12,11 @@ from d2vpr_hf.places import Place
 from d2vpr_hf.places.filters import PlaceFilter
 from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
+from d2vpr_hf.sequences import SequenceAnswer
 from d2vpr_hf.space import pages
-from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, SearchOptions, place_of_photo
+from d2vpr_hf.space.photo_map import Answer, PhotoMap, Question, SearchOptions, SequenceAnswers, place_of_photo
 from d2vpr_hf.space.pictures import picture_uri
+from d2vpr_hf.space.uploads import UploadError
 from tests.localization.test_localization import draw_answers
 from tests.photos import at_name, draw, gps_exif, save
 
@@ -196,3 +198,39 @@ def test_cards_show_similarity_distance_and_correctness(photo_map, queries):
 @pytest.mark.parametrize(("distance", "text"), [(0.0, "0.0 m"), (9.94, "9.9 m"), (25.4, "25 m"), (1234.0, "1.2 km")])
 def test_metres(distance, text):
     assert pages.metres(distance) == text
+
+
+def test_a_sequence_is_localized_in_the_order_of_names_and_bad_frames_are_named(photo_map, tmp_path):
+    """Each upload is in a folder with a random name, which must not decide the order."""
+    frames = []
+    for number, folder in ((10, "a"), (2, "z"), (1, "m")):
+        (tmp_path / folder).mkdir()
+        frames.append(save(tmp_path / folder / f"frame{number}.jpg", min(number, 3) - 1))
+    (tmp_path / "frame3.jpg").write_text("hello")
+    answers = photo_map.answer_sequence([*frames, tmp_path / "frame3.jpg"], 20.0)
+    assert [frame.query for frame in answers.frames] == ["frame1.jpg", "frame2.jpg", "frame3.jpg", "frame10.jpg"]
+    assert answers.order == "natural order of names"
+    assert [frame.seconds for frame in answers.frames] == [0.0, 20.0, None, 60.0]
+    assert "cannot be used" in answers.frames[2].error
+    assert [round((frame.place.utm_east - 544000) / 40) for frame in answers.frames if frame.place] == [0, 1, 2]
+    table = pages.sequence_table(answers)
+    assert table.count("<tr>") == 5 and "frame10.jpg" in table and str(tmp_path) not in table
+    assert "3 of 4 frames have a position" in pages.sequence_verdict(answers)
+    assert "<svg" in pages.sequence_map(photo_map.drawing, answers)
+
+
+def test_too_few_too_many_and_unusable_frames_are_refused(photo_map, queries, tmp_path):
+    for photos in (queries[:1], queries * 13):
+        with pytest.raises(UploadError, match="A sequence has 2 to 60 photos"):
+            photo_map.answer_sequence(photos, 1.0)
+    (tmp_path / "text.jpg").write_text("hello")
+    with pytest.raises(UploadError, match="cannot be used"):
+        photo_map.answer_sequence([tmp_path / "text.jpg", tmp_path / "zz-missing.jpg"], 1.0)
+    with pytest.raises(ValueError, match="`frame_interval` above 0"):
+        photo_map.answer_sequence(queries, 0.0)
+
+
+def test_the_table_of_a_sequence_escapes_names():
+    frame = SequenceAnswer("<b>.jpg", error="<i>")
+    table = pages.sequence_table(SequenceAnswers([frame], "order of times"))
+    assert "&lt;b&gt;.jpg" in table and "<i>" not in table
