@@ -38,7 +38,7 @@ GROUPS = {
     "Share it on the Hugging Face Hub": ["push", "push-space"],
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
-HEAVY = ("torch", "transformers", "datasets", "faiss")
+HEAVY = ("torch", "transformers", "datasets", "faiss", "fastapi", "uvicorn")
 
 
 def help_text(*arguments):

@@ -15,11 +15,12 @@ from starlette.testclient import TestClient
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import localize_photos
 from d2vpr_hf.places.place import PLACE_COLUMNS
-from d2vpr_hf.retrieval.index_photos import add_photos, remove_photos
+from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.service import answers, schemas
 from d2vpr_hf.service.api_keys import ApiKeys
 from d2vpr_hf.service.app import make_app
+from d2vpr_hf.service.generations import ServedIndex
 from d2vpr_hf.service.limits import ServiceLimits
 from d2vpr_hf.service.photo_service import PhotoService
 from tests.photos import jpeg, save
@@ -332,6 +333,30 @@ def test_a_damaged_index_leaves_the_old_one(tmp_path, caplog):
     assert served.reload_if_changed() and served.current.number == 2
     manifest.unlink()
     assert not served.reload_if_changed()
+
+
+def test_a_build_is_loaded_when_it_is_complete(tmp_path):
+    """A service that loads half of an update would answer without the other half of the map."""
+    index = make_index(tmp_path)
+    served = open_served(index)
+    for complete in (False, True):
+        with PlaceIndex.open(index) as opened:
+            opened.upsert(np.empty((0, 18), np.float32), [], [], complete=complete)
+        assert served.reload_if_changed() is complete
+    assert served.current.number == 2
+
+
+def test_an_index_of_another_model_gets_its_encoder(tmp_path):
+    class OtherEncoder(ServedEncoder):
+        fingerprint = "d" * 64
+
+    index = make_index(tmp_path)
+    encoders = {encoder.fingerprint: encoder for encoder in (ServedEncoder(), OtherEncoder())}
+    served = ServedIndex(index, lambda: PlaceIndex.open(index), lambda opened: encoders[opened.settings.fingerprint])
+    first = served.current
+    index_photos(tmp_path / "photos", index, OtherEncoder(), overwrite=True)
+    assert served.reload_if_changed()
+    assert (first.encoder.fingerprint, served.current.encoder.fingerprint) == ("c" * 64, "d" * 64)
 
 
 def test_an_index_of_given_descriptors_takes_descriptors_only(tmp_path):
