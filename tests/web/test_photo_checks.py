@@ -64,7 +64,8 @@ def test_a_photo_that_needs_gigabytes_is_refused(checks, tmp_path):
 def test_the_process_has_no_token(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_SECRET")
     process = PhotoChecks(1)._start()
-    environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+    while not (environment := Path(f"/proc/{process.pid}/environ").read_bytes()):  # empty for a moment at the start
+        pass
     process.stdin.close()
     process.wait(60)
     assert b"SECRET" not in environment and b"OMP_NUM_THREADS=1" in environment
