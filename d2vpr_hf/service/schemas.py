@@ -48,10 +48,9 @@ class MatchValues(PlaceValues):
     path: str = Field(description="Name of the photo in the index.", examples=["street/0042.jpg"])
     similarity: float = Field(description="Cosine similarity of the descriptors, at most 1.", examples=[0.8214])
     score: float = Field(description="The similarity, under its earlier name.", examples=[0.8214])
-    region_similarity: float | None = Field(
-        None, description="Null: the service does not re-rank matches; as fused_similarity."
-    )
-    fused_similarity: float | None = None
+    reranked: bool = Field(False, description="False: the service does not re-rank matches.")
+    region_similarity: float | None = Field(None, description="Null without re-ranking.")
+    fused_similarity: float | None = Field(None, description="Null without re-ranking.")
 
 
 class SearchValues(BaseModel):
