@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def list_frames(photos: Sequence[str | Path], odometry: FrameTable | None = None
 def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed: bool) -> FrameOrder:
     """Order photos by their times; without times of all of them, as listed, or by the natural order of their names.
 
-    Photos of one time, such as those within a second, are in the natural order of their names.
+    Photos of one time are in the natural order of their names, and spread evenly over a whole second.
 
     Args:
         photos: The photos.
@@ -134,7 +135,8 @@ def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed:
     num_timed = int(np.isfinite(seconds).sum())
     if len(photos) > 1 and num_timed == len(photos) and len(set(seconds)) > 1:
         rows.sort(key=lambda row: seconds[row])
-        return FrameOrder([Frame(photos[row], float(seconds[row])) for row in rows], "order of times")
+        times = _spread_over_seconds([float(seconds[row]) for row in rows])
+        return FrameOrder([Frame(photos[row], time) for row, time in zip(rows, times, strict=True)], "order of times")
     if 0 < num_timed < len(photos):
         logger.warning(
             "%d of %d frames have no time, so that the times of the others are not used.", len(photos) - num_timed, len(photos)
@@ -142,6 +144,22 @@ def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed:
     elif num_timed > 1:
         logger.warning("All %d frames have the same time, which is not used.", len(photos))
     return FrameOrder([Frame(photos[row]) for row in rows], kind)
+
+
+def _spread_over_seconds(times: list[float]) -> list[float]:
+    """Return times (N,) in their order, with those of one whole second spread evenly over it.
+
+    EXIF often has whole seconds only: at the same time, frames would have to be at the same position.
+    """
+    counts = Counter(times)
+    shared = {time: count for time, count in counts.items() if count > 1 and time.is_integer()}
+    if not shared:
+        return times
+    logger.warning("%d frames share the whole second of their time; they are spread evenly over it.", sum(shared.values()))
+    first_numbers = {time: number for number, time in reversed(list(enumerate(times)))}
+    return [
+        time + (number - first_numbers[time]) / counts[time] if time in shared else time for number, time in enumerate(times)
+    ]
 
 
 def with_odometry(order: FrameOrder, odometry: FrameTable) -> FrameOrder:

@@ -45,7 +45,8 @@ def test_numbers_in_names_are_sorted_by_their_value():
         ([NAN, NAN, NAN], True, ["2.jpg", "1.jpg", "10.jpg"], "as given", None),
         ([3.0, NAN, 2.0], False, ["1.jpg", "2.jpg", "10.jpg"], "natural order of names", "1 of 3 frames have no time"),
         ([3.0, 3.0, 3.0], False, ["1.jpg", "2.jpg", "10.jpg"], "natural order of names", "All 3 frames have the same time"),
-        ([3.0, 3.0, 2.0], False, ["10.jpg", "1.jpg", "2.jpg"], "order of times", None),  # within a second: by name
+        ([3.5, 3.5, 2.0], False, ["10.jpg", "1.jpg", "2.jpg"], "order of times", None),
+        ([3.0, 3.0, 2.0], False, ["10.jpg", "1.jpg", "2.jpg"], "order of times", "2 frames share the whole second"),
     ],
 )
 def test_frames_are_in_the_order_of_their_times(seconds, is_listed, expected, kind, warning, caplog):
@@ -53,6 +54,11 @@ def test_frames_are_in_the_order_of_their_times(seconds, is_listed, expected, ki
     assert (names(order), order.order) == (expected, kind)
     assert all((frame.seconds is not None) == (kind == "order of times") for frame in order.frames)
     assert (warning in caplog.text) if warning else not caplog.messages
+
+
+def test_frames_of_one_second_are_spread_over_it():
+    order = order_frames([Path(f"{number}.jpg") for number in range(5)], [7.0, 7.0, 7.0, 8.0, 9.5], is_listed=False)
+    assert [frame.seconds for frame in order.frames] == pytest.approx([7.0, 7 + 1 / 3, 7 + 2 / 3, 8.0, 9.5])
 
 
 def test_a_folder_is_read_by_its_table_or_by_names(photos):

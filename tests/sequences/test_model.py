@@ -28,9 +28,9 @@ def test_the_probabilities_of_a_frame_sum_to_one(road, calibration):
 
 
 def test_evidence_repeats_as_far_as_matches_repeat(road):
-    first, other = (road.search(seen((number, 0.9)), 3)[0] for number in (5, 30))
+    first, second = (road.search(seen((number, 0.9)), 3)[0] for number in (5, 30))
     assert repeated_share(first, first) == pytest.approx(1.0)
-    assert repeated_share(first, other) < 0.2
+    assert repeated_share(first, second) < 0.2
 
 
 def test_movements_within_reach_share_their_probability(road):
