@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import mimetypes
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -34,6 +35,8 @@ _MEGA = 1_000_000
 _BODY_SECONDS = 60  # in which the JSON of a request must arrive
 _DROPPED_BYTES = 1_000_000_000  # of a refused request
 _AGENTS = 4  # requests of agents that are read at the same time, as each may take 40 MB
+_MAX_OF_AGENT = 4  # requests of agents at one network address that are answered at the same time
+_MAX_OF_AGENTS = 24  # requests of all agents; below `_MAX_WAITING`, because Gradio asks for all of them as one visitor
 _MAX_WAITING = 40  # requests of a visitor in the queue
 _YEAR = 31_536_000  # seconds
 _SHOWN_TYPES = ("image/jpeg", "image/png", "image/webp")  # files that browsers show; others are saved
@@ -84,6 +87,7 @@ class PrivateFiles:
         self._headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
         self._headers.append((b"content-security-policy", policy.encode()))
         self._agents = asyncio.Semaphore(_AGENTS)
+        self._agent_requests: Counter[str] = Counter()  # that are being answered, by network address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or refuse it."""
@@ -189,11 +193,33 @@ class PrivateFiles:
     async def _work(self, scope: Scope, receive: Receive, send: Send, route: Route, visitor: str | None) -> None:
         """Check the JSON of a request and pass it on."""
         if route.kind == "agent":
-            async with self._agents:
-                values = await _read_json(receive, route.max_body)
+            with self._agent_request(self._address(scope)):
+                async with self._agents:
+                    values = await _read_json(receive, route.max_body)
+                await self._pass_on(scope, receive, send, values, visitor)
         else:
             values = await _read_json(receive, route.max_body)
             self._check_call(scope, values, visitor)
+            await self._pass_on(scope, receive, send, values, visitor)
+
+    @contextlib.contextmanager
+    def _agent_request(self, address: str) -> Iterator[None]:
+        """Count a request of an agent while it is answered, and refuse one too many of its address or of all agents."""
+        if self._agent_requests[address] >= _MAX_OF_AGENT:
+            raise RefusedError(
+                429, f"{_MAX_OF_AGENT} requests of your address are being answered. Wait for their answers first."
+            )
+        if self._agent_requests.total() >= _MAX_OF_AGENTS:
+            raise RefusedError(429, f"{_MAX_OF_AGENTS} requests of agents are being answered. Try again later.")
+        self._agent_requests[address] += 1
+        try:
+            yield
+        finally:
+            self._agent_requests[address] -= 1
+            self._agent_requests += Counter()  # addresses without requests are forgotten
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, values: Any, visitor: str | None) -> None:
+        """Pass a request on, if the visitor may use all files that it names."""
         if not all(self._may_use(visitor, file) for file in _named_files(values)):
             raise RefusedError(403, "The request names a file that you did not upload here.")
         body = _write_json(values)

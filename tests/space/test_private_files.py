@@ -292,6 +292,44 @@ def test_cookies_of_agents_are_dropped(server):
     assert server.request("POST", "/gradio_api/mcp/", b"{}", "alice")[0] == 200
 
 
+def test_agents_of_one_address_cannot_take_the_place_of_others(tmp_path):
+    """Gradio asks for all agents as one visitor, so that the requests of each are counted here, by network address."""
+    answered, statuses = asyncio.Event(), []
+
+    async def app(scope, receive, send):
+        await answered.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    middleware = PrivateFiles(app, Visitors(tmp_path))
+
+    async def ask(address):
+        async def receive():
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        async def send(message):
+            if message["type"] == "http.response.start":
+                statuses.append((address, message["status"]))
+
+        scope = {"type": "http", "method": "POST", "path": "/gradio_api/mcp/", "scheme": "http", "client": (address, 1)}
+        await middleware(scope | {"headers": [(b"host", b"localhost")], "query_string": b""}, receive, send)
+
+    async def run():
+        asked = [asyncio.create_task(ask(f"10.0.0.{number}")) for number in [1] * 6 + [2] * 2 + [*range(3, 30)]]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        refused = list(statuses)
+        answered.set()
+        await asyncio.gather(*asked)
+        await ask("10.0.0.1")  # its earlier requests are answered
+        return refused
+
+    refused = asyncio.run(run())
+    assert refused[:2] == [("10.0.0.1", 429)] * 2  # 4 of 6
+    assert len(refused) == 2 + 27 - 18 and all(status == 429 for _, status in refused)  # 24 of all: 4 + 2 + 18
+    assert statuses[-1] == ("10.0.0.1", 200) and not middleware._agent_requests
+
+
 def test_files_are_deleted_when_their_last_owner_leaves(server):
     """A photo may have two owners, and a visitor may have two pages open: none may lose a file that is still in use."""
     upload(server)
