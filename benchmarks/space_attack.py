@@ -29,6 +29,9 @@ from tests.readers.photo_bombs import repeated_scans
 
 _POLITE = (503, 507)  # "the queue is full", "no room": sentences and not error pages
 _PATIENCE = 300  # seconds
+_TOLERANCE = 1e-3  # of similarities: their last digits depend on the other photos of a batch
+
+Answer = list[tuple[str, float]]  # name and similarity of each match, the most similar first
 
 
 def zip_bomb() -> bytes:
@@ -39,6 +42,20 @@ def zip_bomb() -> bytes:
     return file.getvalue()
 
 
+def is_same(answer: Answer, expected: Answer) -> bool:
+    """Return whether two answers are the same up to rounding, which may exchange photos of nearly the same similarity.
+
+    A photo that is only in one of them must be nearly as similar as the last one.
+    """
+    if len(answer) != len(expected):
+        return False
+    by_name, last = dict(expected), expected[-1][1] if expected else 0.0
+    by_rank = zip(answer, expected, strict=True)
+    if any(abs(found[1] - wanted[1]) > _TOLERANCE for found, wanted in by_rank):
+        return False
+    return all(abs(similarity - by_name.get(name, last)) <= _TOLERANCE for name, similarity in answer)
+
+
 class Attack:
     """The requests of all clients, and their results.
 
@@ -46,6 +63,8 @@ class Attack:
         results: Number of each kind of result.
         foreign: Files that another visitor got.
         errors: Answers that are error pages.
+        wrong: Answers to honest requests that are those of another photo.
+        expected: Answer for each photo without load.
     """
 
     def __init__(self, server: Server, photos: list[Path]) -> None:
@@ -61,10 +80,21 @@ class Attack:
         self.results: Counter[str] = Counter()
         self.foreign: list[str] = []
         self.errors: list[str] = []
-        self.wrong = 0
+        self.wrong: list[str] = []
         self._uploads: list[str] = []
         self._lock = threading.Lock()
-        self.expected = [self.search("expected", photo) for photo in self.photos]
+        self.expected = [self._search_alone(photo) for photo in self.photos]
+
+    def _search_alone(self, photo: bytes) -> Answer:
+        """Return the answer for a photo without load.
+
+        Raises:
+            RuntimeError: If there is none.
+        """
+        answer, reason = self.search("expected", photo)
+        if answer is None:
+            raise RuntimeError(f"The Space refused a photo of its own town: {reason}")
+        return answer
 
     def run_round(self, requests: int, until: float) -> None:
         """Send requests as a new visitor."""
@@ -84,15 +114,18 @@ class Attack:
     def honest(self, visitor: str, draws: random.Random) -> None:
         """Search with a photo."""
         number = draws.randrange(len(self.photos))
-        answer = self.search(visitor, self.photos[number])
-        if answer is not None:
-            self.note("honest answer")
+        answer, reason = self.search(visitor, self.photos[number])
+        if answer is None:  # such as a full queue
+            self.note(f"honest request refused: {reason}")
+            return
+        self.note("honest answer")
+        if not is_same(answer, self.expected[number]):
             with self._lock:
-                self.wrong += answer != self.expected[number]
+                self.wrong.append(f"photo {number}: {answer} instead of {self.expected[number]}")
 
     def hostile_upload(self, visitor: str, draws: random.Random) -> None:
         """Search with a file that is not a photo, or a bomb."""
-        answer = self.search(visitor, draws.choice(self.hostile), draws.choice(("a.jpg", "a.zip", "../../a.jpg", "<b>.png")))
+        answer, _ = self.search(visitor, draws.choice(self.hostile), draws.choice(("a.jpg", "a.zip", "../../a.jpg", "<b>.png")))
         self.note("hostile upload: " + ("refused" if answer is None else "answered"))
 
     def steal(self, visitor: str, draws: random.Random) -> None:
@@ -140,17 +173,14 @@ class Attack:
             line.sendall((head + part).encode() + draws.randbytes(1_000_000))
         self.note("upload broken off")
 
-    def search(self, visitor: str, content: bytes, name: str = "a.jpg") -> list[str] | None:
-        """Upload a file and search with it; return the names of the matches, or `None` if it was refused.
-
-        Similarities are not compared: their last digits depend on the other photos of a batch.
-        """
+    def search(self, visitor: str, content: bytes, name: str = "a.jpg") -> tuple[Answer | None, str]:
+        """Upload a file and search with it; return the matches, or `None` and the reason if it was refused."""
         form = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
         status, body = self.ask(
             visitor, "/gradio_api/upload", form + content + b"\r\n--b--\r\n", "multipart/form-data; boundary=b"
         )
         if status != 200:
-            return None
+            return None, f"upload {status}"
         file = json.loads(body)[0]
         with self._lock:
             self._uploads.append(file)
@@ -158,11 +188,15 @@ class Attack:
         data = json.dumps({"data": [{"path": file, "meta": {"_type": "gradio.FileData"}}, 3]}).encode()
         status, body = self.ask(visitor, "/gradio_api/call/search", data)
         if status != 200:
-            return None
+            return None, f"call {status}"
         _, body = self.ask(visitor, f"/gradio_api/call/search/{json.loads(body)['event_id']}")
         answer = body.rpartition(b"event: complete\ndata: ")[2]
-        matches = json.loads(answer)[0].get("matches") if answer != body else None
-        return None if matches is None else [match["photo"] for match in matches]
+        if answer == body:
+            return None, "no complete answer"
+        values = json.loads(answer)[0]
+        if "matches" not in values:
+            return None, str(values.get("error"))[:60]
+        return [(match["photo"], match["similarity"]) for match in values["matches"]], ""
 
     def ask(self, visitor: str, path: str, body: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes]:
         """Send a request with a visitor's cookie; return the status and the body of the answer."""
@@ -219,7 +253,8 @@ def main() -> None:
     growth = 100 * (sum(late) / len(late) / (sum(early) / len(early)) - 1)
     for result, count in sorted(attack.results.items()):
         print(f"{count:7} {result}")
-    print(f"foreign files {len(attack.foreign)}, error pages {len(attack.errors)}, wrong answers {attack.wrong}")
+    print(f"foreign files {len(attack.foreign)}, error pages {len(attack.errors)}, wrong answers {len(attack.wrong)}")
+    print("\n".join([*attack.foreign[:5], *attack.errors[:5], *attack.wrong[:5]]))
     print(f"memory {early[0]:.0f} MB after {options.minutes / 6:.1f} minutes, {late[-1]:.0f} MB at the end: {growth:+.1f} %")
     if options.json is not None:
         report = {
