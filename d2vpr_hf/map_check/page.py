@@ -36,7 +36,7 @@ p { max-width: 75ch; } .map { width: 100%; background: #f3f4f6; border-radius: 1
   border-box; } .k-reliable { border-color: #15803d; } .k-weak { border-color: #c2410c; }
 .k-sparse { border-color: #6b7280; } .k-pair { border-color: #7c3aed; } .k-misplaced { border-color: #dc2626; }
 .finding { display: flex; flex-wrap: wrap; gap: 10px; padding: 12px 0; border-top: 1px solid #e5e7eb; }
-.finding p { flex-basis: 100%; margin: 0; } figure { margin: 0; width: 200px; }
+.finding p { flex-basis: 100%; max-width: none; margin: 0; } figure { margin: 0; width: 200px; }
 figure img { width: 200px; border-radius: 6px; display: block; }
 figcaption { font-size: 12px; color: #4b5563; overflow-wrap: anywhere; }
 .absent { display: block; padding: 24px 8px; background: #f3f4f6; border-radius: 6px; }
