@@ -277,4 +277,7 @@ def _match_to_dict(match: Match) -> dict[str, Any]:
     each table with a `path` for a file to download.
     """
     values = {name: value for name, value in match.to_dict().items() if name != "path"}
+    if match.photos:
+        folder = match.photo.parents[len(Path(match.place.path).parts) - 1]
+        values["photos"] = [photo.relative_to(folder).as_posix() for photo in match.photos if photo.is_relative_to(folder)]
     return {"rank": match.rank, "photo": match.place.path} | values

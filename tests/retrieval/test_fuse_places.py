@@ -213,3 +213,10 @@ def test_descriptors_of_another_program_are_fused(tmp_path):
     assert result.exit_code == 0, result.output
     assert "Fused 2 photos to 1 rows" in result.output
     assert len(PlaceIndex.open(tmp_path / "map").search(unit(1, 1), 1)[0][0].photos) == 2
+
+
+def test_the_space_names_photos_without_folders_of_the_server(fused):
+    from d2vpr_hf.space.photo_map import _match_to_dict
+
+    values = _match_to_dict(fused.search(unit(1, 1), 1)[0][0])
+    assert values["photos"] == ["a1.jpg", "a2.jpg"] and str(fused.folder.parent) not in json.dumps(values)
