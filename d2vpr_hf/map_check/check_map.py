@@ -187,11 +187,11 @@ class _CheckedMap:
         is_alias = pairs.is_far & is_similar
         is_alias &= ~is_misplaced[:, None] & ~is_misplaced[self.neighbours.rows]
         is_alone = self.positions.to_nearest() > self.threshold
-        states = {
+        states: dict[str, NDArray[np.bool_]] = {
             "with_second": ~is_alone,
-            "confirmed": (pairs.is_near & is_similar).any(axis=1),
+            "confirmed": np.asarray((pairs.is_near & is_similar).any(axis=1)),
             "correct": pairs.is_near[:, 0],
-            "ambiguous": is_alias.any(axis=1),
+            "ambiguous": np.asarray(is_alias.any(axis=1)),
             "misplaced": is_misplaced,
         }
         alias_pairs, num_pairs = self._list_pairs(is_alias)

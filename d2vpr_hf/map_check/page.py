@@ -146,7 +146,7 @@ def _finding(finding: MisplacedPhoto | AliasPair, picture: Picture) -> str:
 def _different(pairs: Sequence[AliasPair], count: int) -> list[AliasPair]:
     """Return the first pairs of which each has two photos that are in none before it."""
     shown: set[str] = set()
-    chosen = []
+    chosen: list[AliasPair] = []
     for pair in pairs:
         paths = {pair.first.path, pair.second.path}
         if shown.isdisjoint(paths) and len(chosen) < count:

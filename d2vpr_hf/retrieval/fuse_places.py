@@ -99,9 +99,9 @@ def fuse_places(
     places = list(index.places)
     numbers, reasons = number_places(places, grid)
     if len(reasons) == len(places):
-        row, reason = next(iter(reasons.items()))
+        row, first_reason = next(iter(reasons.items()))
         raise ValueError(
-            f"No photo of {index.folder} has a cell and a direction ({grid}). {places[row].path}: {reason}. Give positions, or "
+            f"No photo of {index.folder} has a cell and a direction ({grid}). {places[row].path}: {first_reason}. Give positions, or "
             "`fuse_heading=360`, which ignores directions (in Python, `PlaceGrid(heading=360)`)."
         )
     members = _members(numbers)
