@@ -101,8 +101,8 @@ def fuse_places(
     if len(reasons) == len(places):
         row, first_reason = next(iter(reasons.items()))
         raise ValueError(
-            f"No photo of {index.folder} has a cell and a direction ({grid}). {places[row].path}: {first_reason}. Give positions, or "
-            "`fuse_heading=360`, which ignores directions (in Python, `PlaceGrid(heading=360)`)."
+            f"No photo of {index.folder} has a cell and a direction ({grid}). {places[row].path}: {first_reason}. Give "
+            "positions, or `fuse_heading=360`, which ignores directions (in Python, `PlaceGrid(heading=360)`)."
         )
     members = _members(numbers)
     sums = _Sums(index, method)
