@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from d2vpr_hf.cli.options import IndexArgument, JsonOption, open_index, parse_path
-from d2vpr_hf.cli.terminal import echo, progress_bar
+from d2vpr_hf.cli.terminal import echo, notice, progress_bar
 
 
 def check_map(
@@ -81,4 +81,4 @@ def check_map(
         return
     echo(report.to_text())
     for file in filter(None, (page, geojson)):
-        echo(f"Wrote {file}.")
+        notice(f"Wrote {file}.")

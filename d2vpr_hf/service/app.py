@@ -28,7 +28,7 @@ from d2vpr_hf.service.generations import Generation
 from d2vpr_hf.service.limits import RefusedError
 from d2vpr_hf.service.metrics import CONTENT_TYPE
 from d2vpr_hf.service.photo_service import PhotoService
-from d2vpr_hf.web.hosts import is_allowed_host
+from d2vpr_hf.web.hosts import is_allowed_host, is_own_origin
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ def make_app(service: PhotoService, keys: ApiKeys, hosts: frozenset[str] = froze
     Args:
         service: Answers the requests.
         keys: Keys of clients.
-        hosts: Names of this machine. Without keys, requests for other names are refused: the page of a stranger could make its
-            own name point to this machine.
+        hosts: Names of this machine. Without keys, requests for other names, and from pages of other hosts, are refused: the
+            page of a stranger could make its own name point to this machine.
     """
     app = FastAPI(title="D²-VPR", version=__version__, description=_DESCRIPTION, redoc_url=None)
     app.add_middleware(_Gate, service=service, keys=keys, hosts=hosts)
@@ -346,9 +346,12 @@ class _Gate:
             await response(scope, receive, send)
 
     def _check(self, request: Request) -> None:
-        """Raise RefusedError for a wrong host or key, or a body that is too large by its own statement."""
-        if not self._keys and not is_allowed_host(request.headers.get("host", ""), self._hosts):
+        """Raise RefusedError for a wrong host, page or key, or a body that is too large by its own statement."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if not self._keys and not is_allowed_host(host, self._hosts):
             raise RefusedError(421, "This name of the host is not one of the service. Start it with `--allow-host NAME`.")
+        if not self._keys and origin is not None and not is_own_origin(origin, host, self._hosts):
+            raise RefusedError(403, "Pages of other hosts may not use a service without keys.")
         if request.url.path not in _OPEN_PATHS and not self._keys.accept(_key_of(request)):
             raise RefusedError(401, f"Send a key of this service in the header {KEY_HEADER}.")
         length = request.headers.get("content-length", "")

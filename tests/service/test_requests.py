@@ -217,6 +217,9 @@ def test_without_keys_only_own_names_are_served(service):
     app = make_app(service, ApiKeys(), frozenset({"localhost", "maps.lan"}))
     for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("maps.lan", 200), ("evil.example", 421)):
         assert TestClient(app, base_url=f"http://{host}").get("/ready").status_code == status
+    client = TestClient(app, base_url="http://localhost:8000")
+    for origin, status in (("http://localhost:8000", 200), ("http://localhost:9", 403), ("https://evil.example", 403)):
+        assert client.get("/ready", headers={"Origin": origin}).status_code == status
 
 
 def test_the_description_has_both_forms_of_bodies_and_the_key(client):
