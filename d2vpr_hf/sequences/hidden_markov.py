@@ -47,17 +47,17 @@ def smooth(beliefs: Sequence[Logs], transitions: Sequence[Logs], emissions: Sequ
     return posteriors[::-1]
 
 
-def best_path(prior: Logs, transitions: Sequence[Logs], emissions: Sequence[Logs]) -> list[int]:
+def best_path(belief: Logs, transitions: Sequence[Logs], emissions: Sequence[Logs]) -> list[int]:
     """Return the most probable sequence of states, as the number of the state of each frame (Viterbi).
 
     Args:
-        prior: The belief (S,) before the first frame.
-        transitions: The transitions between the frames.
-        emissions: The emission of each frame.
+        belief: The belief (S,) of the first frame.
+        transitions: The transitions between the F frames, F - 1.
+        emissions: The emission of each frame after the first, F - 1.
     """
-    scores = prior + emissions[0]
+    scores = belief
     origins: list[NDArray[np.intp]] = []
-    for transition, emission in zip(transitions, emissions[1:], strict=True):
+    for transition, emission in zip(transitions, emissions, strict=True):
         paths = scores[:, None] + transition
         origins.append(paths.argmax(axis=0))
         scores = paths.max(axis=0) + emission

@@ -30,7 +30,7 @@ from d2vpr_hf.sequences.motion import Motion, Step
 from d2vpr_hf.sequences.states import States, state_distances
 
 _WIDEST = 4.0  # spread, in spacings of the map, beyond which a position without matches is given up
-_REMEMBERED = 20  # frames of a robot whose confidences alone count for the next answer
+_NEIGHBOURS = 20  # frames before and after a frame whose confidences alone count for its answer
 _LEAST_STAY = 0.02  # probability that a movement ends at a photo that is not among the matches
 
 
@@ -49,7 +49,7 @@ class SequenceSettings:
         num_matches: Number of matches of each frame that are states.
         num_carried: Number of positions that are followed without a match.
         slope, agreement, bias: Recalibration of the confidence, from [`fit_recalibration`]: its log odds are `slope` times
-            those of the model, plus `agreement` times the mean log odds of the confidences of the frames alone, plus `bias`.
+            those of the model, plus `agreement` times the mean log odds of its neighbours' confidences alone, plus `bias`.
             Errors of frames of one street depend on each other, so that the model is too sure. A single frame is not
             recalibrated.
     """
@@ -192,7 +192,7 @@ class SequenceFilter:
         frame = self._make_frame(query, tuple(matches), seconds, evidence)
         self._frames.append(frame)
         self._pending = None
-        return self._answer(frame, frame.belief, self._mean_log_odds(self._placed))
+        return self._answer(frame, frame.belief, self._recent_log_odds())
 
     def skip(
         self,
@@ -222,12 +222,12 @@ class SequenceFilter:
         placed = self._placed
         if not placed:
             return [frame for frame in self._frames if isinstance(frame, SequenceAnswer)]
-        log_odds = self._mean_log_odds(placed)
-        transitions = [frame.log_transition for frame in placed if frame.log_transition is not None]
+        log_odds = iter(_local_means([_log_odds(frame) for frame in placed]))
         beliefs, emissions = [frame.belief for frame in placed], [frame.log_emission for frame in placed]
-        posteriors = iter(smooth(beliefs, transitions, emissions))
+        posteriors = iter(smooth(beliefs, _transitions(placed), emissions))
         return [
-            self._answer(frame, next(posteriors), log_odds) if isinstance(frame, _Frame) else frame for frame in self._frames
+            self._answer(frame, next(posteriors), next(log_odds)) if isinstance(frame, _Frame) else frame
+            for frame in self._frames
         ]
 
     def best_path(self) -> list[Match | None]:
@@ -235,8 +235,8 @@ class SequenceFilter:
         placed = self._placed
         if not placed:
             return []
-        transitions = [frame.log_transition for frame in placed if frame.log_transition is not None]
-        path = best_path(self._prior(len(placed[0].states)), transitions, [frame.log_emission for frame in placed])
+        later = [frame.log_emission for frame in placed[1:]]
+        path = best_path(placed[0].belief, _transitions(placed), later)
         matched = [[match for match in frame.matches if match.place.has_position] for frame in placed]
         return [
             matches[state] if state < min(len(matches), self.settings.num_matches) else None
@@ -250,7 +250,7 @@ class SequenceFilter:
 
     def forget(self) -> None:
         """Drop all frames but the last usable ones, which the next frame needs: for a robot that never smooths."""
-        self._frames = list(self._placed[-_REMEMBERED:])
+        self._frames = list(self._placed[-_NEIGHBOURS:])
 
     @property
     def _placed(self) -> list[_Frame]:
@@ -343,13 +343,13 @@ class SequenceFilter:
 
     # ---- answers
 
-    def _mean_log_odds(self, frames: Sequence[_Frame]) -> float | None:
-        """Return the mean log odds of the confidences of frames alone; `None` for one frame, or without a calibration."""
-        confidences = [frame.confidence_alone for frame in frames if frame.confidence_alone is not None]
-        return float(logit(np.array(confidences)).mean()) if len(confidences) > 1 else None
+    def _recent_log_odds(self) -> float | None:
+        """Return the mean log odds of the confidences alone of the latest frames; `None` for a single one."""
+        latest = [frame for frame in self._frames[-_NEIGHBOURS:] if isinstance(frame, _Frame)]
+        return float(np.mean([_log_odds(frame) for frame in latest])) if len(latest) > 1 else None
 
     def _answer(self, frame: _Frame, logs: Logs, log_odds: float | None) -> SequenceAnswer:
-        """Return the answer for a frame from the probabilities of its states, and the mean log odds of frames alone."""
+        """Return the answer for a frame from the probabilities of its states, and the mean log odds of its neighbours."""
         probabilities = np.exp(logs[:-1]) * np.minimum(1.0, self.radius / np.maximum(frame.states.spreads, 1e-9))
         is_near = state_distances(frame.states, frame.states) <= self.radius
         support = is_near @ probabilities
@@ -434,6 +434,26 @@ class SequenceLocalizer(SequenceFilter):
         """Search the map with the descriptor of a frame, and add the frame; arguments as for [`add_matches`]."""
         matches = self.index.search(descriptor, self.num_searched)[0]
         return self.add_matches(matches, seconds, metres=metres, turn=turn, query=query)
+
+
+def _transitions(frames: Sequence[_Frame]) -> list[Logs]:
+    """Return the transitions between frames; that from a forgotten frame is not among them."""
+    return [frame.log_transition for frame in frames[1:] if frame.log_transition is not None]
+
+
+def _log_odds(frame: _Frame) -> float:
+    """Return the log odds of the confidence of a frame alone; 0 without a calibration."""
+    return 0.0 if frame.confidence_alone is None else float(logit(frame.confidence_alone))
+
+
+def _local_means(values: Sequence[float]) -> list[float | None]:
+    """Return the mean of each value and its neighbours on both sides; `None` for a single value."""
+    if len(values) < 2:
+        return [None] * len(values)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    numbers = np.arange(len(values))
+    starts, stops = np.maximum(numbers - _NEIGHBOURS, 0), np.minimum(numbers + _NEIGHBOURS + 1, len(values))
+    return ((sums[stops] - sums[starts]) / (stops - starts)).tolist()
 
 
 def num_searched(settings: SequenceSettings, calibration: Calibration | None) -> int:

@@ -41,11 +41,13 @@ def fit_recalibration(
         mean = float(np.mean([_log_odds(answer.confidence_alone or 0.0) for answer, _ in usable])) if usable else 0.0
         features += [(odds, mean) for odds in odds_of_answers]
         labels += [mark for _, mark in usable]
-    rows, marks = np.array(features), np.array(labels, bool)
-    if not len(rows) or marks.all() or not marks.any():
-        raise ValueError(f"A recalibration needs correct and wrong answers, got {int(marks.sum())} correct of {len(marks)}.")
+    rows, is_correct = np.array(features), np.array(labels, bool)
+    if not len(rows) or is_correct.all() or not is_correct.any():
+        raise ValueError(
+            f"A recalibration needs correct and wrong answers, got {int(is_correct.sum())} correct of {len(is_correct)}."
+        )
     means, deviations = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9)
-    weights, bias = fit_logistic((rows - means) / deviations, marks)
+    weights, bias = fit_logistic((rows - means) / deviations, is_correct)
     slope, agreement = (weights / deviations).tolist()
     return replace(settings, slope=slope, agreement=agreement, bias=float(bias - (weights / deviations) @ means))
 

@@ -166,3 +166,31 @@ def test_the_index_is_not_changed(road, calibration):
     before = PlaceIndex.open(road.folder).info()
     drive(SequenceLocalizer(road, calibration), [seen((1, 0.9)), seen((2, 0.9))])
     assert PlaceIndex.open(road.folder).info() == before
+
+
+def test_confidences_of_far_frames_do_not_count(road, calibration):
+    """A long stretch outside the map must not lower the confidence of frames long before it."""
+    inside = [seen((number % 40, 0.9)) for number in range(30)]
+    outside = [seen(((7 * number) % 40, 0.4)) for number in range(60)]
+    confidences = []
+    for frames in (inside, [*inside, *outside]):
+        localizer = SequenceLocalizer(road, calibration)
+        for number, frame in enumerate(frames):
+            localizer.add(frame, float(number))
+        confidences.append([answer.confidence for answer in localizer.smooth()])
+    assert confidences[1][5] == pytest.approx(confidences[0][5], abs=0.01)
+    assert confidences[1][29] < confidences[0][29]
+
+
+def test_a_robot_forgets_old_frames_and_answers_alike(road, calibration):
+    """Only the latest frames count for the next online answer."""
+    frames = [seen((number % 40, 0.8)) for number in range(45)]
+    answers = []
+    for forgets in (False, True):
+        localizer = SequenceLocalizer(road, calibration)
+        for number, frame in enumerate(frames):
+            answer = localizer.add(frame, float(number))
+            if forgets:
+                localizer.forget()
+        answers.append(answer)
+    assert answers[0].confidence == pytest.approx(answers[1].confidence) and len(localizer.smooth()) == 20
