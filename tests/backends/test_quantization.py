@@ -3,8 +3,9 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 
-from d2vpr_hf.backends.graph.quantization import safe_scales
+from d2vpr_hf.backends.graph.quantization import quantize_graph, safe_scales
 
 INT16 = np.iinfo(np.int16)
 
@@ -69,5 +70,21 @@ def test_exported_weights_cannot_saturate(quantised):
     graph = onnx.load(quantised[0] / "model.onnx").graph
     weights = [onnx.numpy_helper.to_array(weight) for weight in graph.initializer]
     weights = [weight for weight in weights if weight.dtype == np.int8 and weight.ndim == 2]
-    assert len(weights) == 2 * 7  # of two blocks
+    assert len(weights) == 2 * 9 + 3  # of two blocks, patches, recovery and offsets
     assert max(largest_pair(weight) for weight in weights) * 255 <= INT16.max
+
+
+def test_a_network_of_convolutions_has_no_int8(tmp_path):
+    """Such a graph was written unchanged, and called int8."""
+    helper, number = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["pixel_values", "kernel"], ["descriptors"])],
+        "convolutions",
+        [helper.make_tensor_value_info("pixel_values", number, (1, 3, 4, 4))],
+        [helper.make_tensor_value_info("descriptors", number, (1, 2, 1, 1))],
+        [onnx.numpy_helper.from_array(np.ones((2, 3, 4, 4), np.float32), "kernel")],
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r'it consists of convolutions\. Export it with `precision="fp32"`'):
+        quantize_graph(tmp_path / "model.onnx", tmp_path / "int8.onnx", [torch.zeros(1, 3, 4, 4)])
+    assert not (tmp_path / "int8.onnx").exists()

@@ -46,12 +46,12 @@ def describe(model, pixels):
     return model(pixels).pooler_output
 
 
-@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("form", [{"on_cpu": True}, {}, {"for_graph": True}])
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_prepared_model_gives_the_plain_descriptors(kind, on_cpu):
+def test_a_prepared_model_gives_the_plain_descriptors(kind, form):
     """Channels joined in a wrong order, a forgotten scale, x and y swapped where samples are gathered."""
     model = MODELS[kind]()
-    prepared = prepare(model, on_cpu=on_cpu)
+    prepared = prepare(model, **form)
     for size in ((70, 70), (42, 126), (126, 42), (70, 70)):
         assert relative(describe(prepared, images(3, 3, *size)), describe(model, images(3, 3, *size))) < 3e-6
 

@@ -34,7 +34,7 @@ class DescriptorNetwork(nn.Module):
 
     def __init__(self, model: nn.Module, steps: Preprocessing | None) -> None:
         super().__init__()
-        self.network = prepare(model) if isinstance(model, VPRPreTrainedModel) else model
+        self.network = prepare(model, for_graph=True) if isinstance(model, VPRPreTrainedModel) else model
         self.preprocessing = None if steps is None else GraphPreprocessing(steps)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Quantise the products of an ONNX graph's blocks to int8, with activation ranges measured on photos.
+"""Quantise the products of an ONNX graph over tokens to int8, with activation ranges measured on photos.
 
 Processors without VNNI (AVX2 and the first AVX-512) multiply unsigned activations with signed weights by `vpmaddubsw`, which
 adds the products of two neighbouring inputs in 16 bits and saturates at 32767. With weights up to 127 and activations up to
@@ -18,17 +18,26 @@ from d2vpr_hf.backends.graph.graph_names import INPUT
 from d2vpr_hf.utils.optional_imports import import_extra
 
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the key under which torch records the module of a node
-_BLOCKS = "network.encoder"  # the parts after the blocks decide where features are read, and take little time
+# the aggregator pools by powers; its products other than the first are small
+_IN_FLOAT = "network.aggregator"
+_FIRST_PRODUCT = "network.aggregator.sampler.offset_generator.patch_projection"
 _LARGEST_PAIR = 128  # largest sum of two neighbouring weights of the same sign: 128 * 255 = 32640 fits in 16 bits
 
 
 def quantize_graph(source: Path, target: Path, batches: Sequence[torch.Tensor]) -> None:
-    """Write a graph whose blocks multiply in int8: a weight scale for each output channel, activations by their range.
+    """Write a graph that multiplies tokens by weights in int8: weight scales by output channel, activations by their range.
+
+    Results of products stay in float32 up to the next product: to round them too doubles the change of descriptors. Attention
+    multiplies in float32, because most of its probabilities are as small as the steps of 8 bits.
 
     Args:
         source: A graph that `write_onnx` wrote.
         target: The new file.
         batches: Inputs (B, 3, height, width) on which the ranges of activations are measured.
+
+    Raises:
+        ImportError: If onnxruntime or onnx is not installed.
+        ValueError: If no weights are multiplied with tokens, as in a network of convolutions.
     """
     quantization = import_extra("onnxruntime.quantization", "export")
     onnx = import_extra("onnx", "export")
@@ -42,13 +51,12 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[torch.Tensor]) 
 
     graph = onnx.load(source).graph
     weights = {weight.name: weight for weight in graph.initializer}
-    products = [
-        node
-        for node in graph.node
-        if node.op_type == "MatMul"
-        and node.input[1] in weights
-        and any(entry.key == _SCOPES and f"'{_BLOCKS}'" in entry.value for entry in node.metadata_props)
-    ]
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights and _is_quantised(node)]
+    if not products:
+        raise ValueError(
+            "int8 multiplies tokens by weights, and this network has no such product: it consists of convolutions. Export it "
+            'with `precision="fp32"`.'
+        )
     scales = {
         node.input[1]: [
             {"axis": 1, "quant_type": quantization.QuantType.QInt8, "scale": scale, "zero_point": np.int8(0)}
@@ -66,8 +74,14 @@ def quantize_graph(source: Path, target: Path, batches: Sequence[torch.Tensor]) 
         per_channel=True,
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
-        extra_options={"TensorQuantOverrides": scales},
+        extra_options={"TensorQuantOverrides": scales, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
+
+
+def _is_quantised(node: Any) -> bool:
+    """Return whether a product belongs to a module whose products are in int8."""
+    modules = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
+    return f"'{_IN_FLOAT}'" not in modules or f"'{_FIRST_PRODUCT}'" in modules
 
 
 def safe_scales(weights: NDArray[np.float32]) -> NDArray[np.float32]:

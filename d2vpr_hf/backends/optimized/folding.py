@@ -32,9 +32,9 @@ def make_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
 def select_channels(linear: nn.Linear, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> nn.Linear:
     """Reorder the outputs (rows) or the inputs (columns) of a linear layer."""
     weight: torch.Tensor = linear.weight
-    bias: torch.Tensor = linear.bias
+    bias: torch.Tensor | None = linear.bias
     if rows is not None:
-        weight, bias = weight[list(rows)], bias[list(rows)]
+        weight, bias = weight[list(rows)], None if bias is None else bias[list(rows)]
     return make_linear(weight if columns is None else weight[:, list(columns)], bias)
 
 

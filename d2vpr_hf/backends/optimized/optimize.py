@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from d2vpr_hf.backends.optimized.aggregation import GatheringAggregator, PreparedAggregator, PreparedRecovery
-from d2vpr_hf.backends.optimized.blocks import PreparedBlock, PreparedEmbeddings
+from d2vpr_hf.backends.optimized.blocks import GraphBlock, PreparedBlock, PreparedEmbeddings
 from d2vpr_hf.backends.optimized.fused_linear import pack_products
 from d2vpr_hf.modeling import VPRPreTrainedModel
 from d2vpr_hf.modeling.deformable_aggregation import DeformableAggregator
@@ -19,7 +19,9 @@ _PLAIN_LAYERS = ("torch.nn.modules.", "transformers.activations", "d2vpr_hf.mode
 
 
 @torch.no_grad()
-def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on_cpu: bool = False) -> VPRPreTrainedModel:
+def prepare(
+    model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on_cpu: bool = False, for_graph: bool = False
+) -> VPRPreTrainedModel:
     """Make a copy of a model that gives the same descriptors in less time. The copy can only compute descriptors.
 
     BatchNorms, LayerScales and scales are folded into neighbouring layers, parallel branches are joined, and constants are
@@ -31,6 +33,7 @@ def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on
         dtype: Number type of the products. With a half-precision type the residual stream, normalisations, sampling geometry
             and pooling stay in float32: with all of them in bfloat16, descriptors change (cosine 0.99).
         on_cpu: Whether to use kernels that are fastest on a CPU, but can neither be exported nor compiled.
+        for_graph: Whether to use forms that other runtimes compute fastest.
 
     Returns:
         A model whose `pooler_output` is the descriptor, in float32.
@@ -38,10 +41,16 @@ def prepare(model: VPRPreTrainedModel, dtype: torch.dtype = torch.float32, *, on
     if model.training:
         raise ValueError("A model in training mode cannot be prepared: call `model.eval()` first.")
     prepared: Any = copy.copy(model)
-    parts = {name: _optimize_part(part, dtype, on_cpu) for name, part in model.named_children()}
+    forms: dict[type[nn.Module], Any] = {
+        Embeddings: PreparedEmbeddings,
+        AdapterBlock: GraphBlock if for_graph else PreparedBlock,
+        RecoveryModule: PreparedRecovery,
+        DeformableAggregator: GatheringAggregator if on_cpu else PreparedAggregator,
+    }
+    parts = {name: _optimize_part(part, dtype, forms) for name, part in model.named_children()}
     prepared._modules = dict(model._modules) | parts  # a part that was removed is `None`, and no child
     prepared.encoder = copy.copy(model.encoder)
-    blocks = nn.ModuleList(_optimize_part(block, dtype, on_cpu) for block in model.encoder.layers)
+    blocks = nn.ModuleList(_optimize_part(block, dtype, forms) for block in model.encoder.layers)
     prepared.encoder._modules = dict(model.encoder._modules) | {"layers": blocks}
     if on_cpu and dtype == torch.float32:
         pack_products(prepared)
@@ -71,15 +80,9 @@ def _is_plain(module: nn.Module) -> bool:
     return weights_are_plain and not is_changed and type(module).__module__.startswith(_PLAIN_LAYERS)
 
 
-def _optimize_part(part: nn.Module, dtype: torch.dtype, on_cpu: bool) -> nn.Module:
+def _optimize_part(part: nn.Module, dtype: torch.dtype, forms: dict[type[nn.Module], Any]) -> nn.Module:
     """Return the faster form of a part, or the part itself if it has none: another aggregator runs unchanged.
 
     The type must be exact, because a subclass may compute something else.
     """
-    forms: dict[type[nn.Module], Any] = {
-        Embeddings: PreparedEmbeddings,
-        AdapterBlock: PreparedBlock,
-        RecoveryModule: PreparedRecovery,
-        DeformableAggregator: GatheringAggregator if on_cpu else PreparedAggregator,
-    }
     return forms[type(part)](part, dtype) if type(part) in forms else part
