@@ -194,13 +194,24 @@ class ReportOptions:
         ),
     ] = None
 
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            parser=parse_path,
+            metavar="OUT",
+            help="HTML page with numbers, a map and photos, which needs no other file; of several query sets, one for each.",
+        ),
+    ] = None
+
     def check(self, photos: list[Path], names: Sequence[str], overwrite: bool) -> None:
         """Refuse, before the work, outputs that cannot or must not be written."""
         for name in names:
-            if self.report is not None:
-                from d2vpr_hf.utils.atomic_files import check_new_file
+            for file in (self.report, self.html):
+                if file is not None:
+                    from d2vpr_hf.utils.atomic_files import check_new_file
 
-                check_new_file(self._report_file(name, len(names)), overwrite)
+                    check_new_file(_file_of_set(file, name, len(names)), overwrite)
             if self.plots is not None:
                 from d2vpr_hf.evaluation.plots import check_plot_folder
 
@@ -210,26 +221,30 @@ class ReportOptions:
         """Write reports and pictures, and print their paths."""
         for name, evaluation in evaluations.items():
             if self.report is not None:
-                file = self._report_file(name, len(evaluations))
+                file = _file_of_set(self.report, name, len(evaluations))
                 evaluation.save(file, overwrite)
                 notice(f"Report: {file}")
+            if self.html is not None:
+                from d2vpr_hf.evaluation.page import to_page
+                from d2vpr_hf.utils.atomic_files import write_file
+
+                file = _file_of_set(self.html, name, len(evaluations))
+                write_file(file, to_page(evaluation))
+                notice(f"Page: {file}")
             if self.plots is not None:
                 from d2vpr_hf.evaluation.plots import save_plots
 
                 files = save_plots(evaluation, self._plot_folder(name, len(evaluations)))
                 notice(f"Pictures: {', '.join(map(str, files))}")
 
-    def _report_file(self, name: str, count: int) -> Path:
-        assert self.report is not None
-        return (
-            self.report
-            if count == 1
-            else self.report.with_name(f"{self.report.stem}-{name.replace('/', '-')}{self.report.suffix}")
-        )
-
     def _plot_folder(self, name: str, count: int) -> Path:
         assert self.plots is not None
         return self.plots if count == 1 else self.plots / name
+
+
+def _file_of_set(file: Path, name: str, count: int) -> Path:
+    """Return the file of a query set; with several, its name is a part of the file's."""
+    return file if count == 1 else file.with_name(f"{file.stem}-{name.replace('/', '-')}{file.suffix}")
 
 
 def evaluate(

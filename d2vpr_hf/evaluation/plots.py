@@ -73,7 +73,7 @@ def plot_map(evaluation: Evaluation) -> Figure:
     Raises:
         ValueError: If positions of queries or matches are unknown, or in several local frames.
     """
-    if not _has_positions(evaluation):
+    if not has_positions(evaluation):
         raise ValueError("A map needs the positions of queries and matches in one frame, and this evaluation has none.")
     ends = np.array([(query.position[:2], query.top_match_position[:2]) for query in evaluation.queries])  # type: ignore[index]
     correct = np.array([query.correct for query in evaluation.queries])
@@ -129,20 +129,29 @@ def plot_matches(evaluation: Evaluation, *, correct: bool) -> Figure | None:
     Raises:
         ValueError: If the evaluation has no photos because it was loaded or made from descriptors.
     """
-    predictions = evaluation.predictions
-    if predictions is None or not _has_photos(evaluation):
-        raise ValueError("A plot of matches needs the photos; use an evaluation that `evaluate` returned.")
-    queries = np.flatnonzero(predictions.correct[:, 0] == correct)
-    order = np.argsort(predictions.similarities[queries, 0] * (1 if correct else -1), kind="stable")
-    rows = [_cells(predictions, query) for query in queries[order][:_GRID_ROWS].tolist()]
+    rows = example_rows(evaluation, correct=correct)
     return plot_rows(rows) if rows else None
 
 
+def example_rows(evaluation: Evaluation, *, correct: bool) -> list[list[Cell]]:
+    """Return the correct or the wrong queries that [`plot_matches`] draws, each with its first matches.
+
+    Raises:
+        ValueError: If the evaluation has no photos because it was loaded or made from descriptors.
+    """
+    predictions = evaluation.predictions
+    if predictions is None or not has_photos(evaluation):
+        raise ValueError("A plot of matches needs the photos; use an evaluation that `evaluate` returned.")
+    queries = np.flatnonzero(predictions.correct[:, 0] == correct)
+    order = np.argsort(predictions.similarities[queries, 0] * (1 if correct else -1), kind="stable")
+    return [_cells(predictions, query) for query in queries[order][:_GRID_ROWS].tolist()]
+
+
 def _figures(evaluation: Evaluation) -> Iterator[tuple[str, Figure | None]]:
-    if _has_positions(evaluation):
+    if has_positions(evaluation):
         yield "map.png", plot_map(evaluation)
     yield "precision_coverage.png", plot_precision_coverage(evaluation)
-    if _has_photos(evaluation):
+    if has_photos(evaluation):
         yield "right.png", plot_matches(evaluation, correct=True)
         yield "wrong.png", plot_matches(evaluation, correct=False)
 
@@ -181,12 +190,14 @@ def _distance(predictions: Predictions, query: int, row: int) -> float | None:
     return None if distances is None or np.isinf(distances[0]) else float(distances[0])
 
 
-def _has_positions(evaluation: Evaluation) -> bool:
+def has_positions(evaluation: Evaluation) -> bool:
+    """Return whether all queries and their top matches have positions in one frame, which a map needs."""
     known = all(query.position is not None and query.top_match_position is not None for query in evaluation.queries)
     return known and evaluation.coordinates != "metres of several frames"
 
 
-def _has_photos(evaluation: Evaluation) -> bool:
+def has_photos(evaluation: Evaluation) -> bool:
+    """Return whether the photos of an evaluation are known, which pictures of matches need."""
     predictions = evaluation.predictions
     return predictions is not None and None not in (predictions.database.folder, predictions.queries.folder)
 

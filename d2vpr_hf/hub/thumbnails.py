@@ -1,5 +1,6 @@
 """Thumbnails of the photos of an index: small JPEGs without metadata, in the table of its places on the Hub."""
 
+import base64
 import contextlib
 import functools
 import io
@@ -72,6 +73,11 @@ def make_thumbnail(photo: PhotoSource, side: int) -> bytes:
     file = io.BytesIO()
     plain.save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
+
+
+def inline_thumbnail(photo: PhotoSource, side: int) -> str:
+    """Return a thumbnail as a `data:` URL, for pages that need no other file; errors as for [`make_thumbnail`]."""
+    return f"data:image/jpeg;base64,{base64.b64encode(make_thumbnail(photo, side)).decode()}"
 
 
 def _list_rows(file: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-from d2vpr_hf.hub.thumbnails import make_thumbnail
+from d2vpr_hf.hub.thumbnails import inline_thumbnail
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.map_check.report import AliasPair, Area, MapReport, MisplacedPhoto, SimilarityCounts
 from d2vpr_hf.maps import BaseMap, MapLayer, MapMarks
@@ -175,9 +174,9 @@ def _photo_reader(folder: Path) -> Picture:
     def read(place: Place) -> str:
         caption = f"<figcaption>{escape(place.path)}</figcaption>"
         try:
-            content = base64.b64encode(make_thumbnail(folder / place.path, _SIDE)).decode()
+            source = inline_thumbnail(folder / place.path, _SIDE)
         except (OSError, UnreadablePhotoError):
             return f'<figure><span class="absent">This photo is not here.</span>{caption}</figure>'
-        return f'<figure><img alt="" src="data:image/jpeg;base64,{content}">{caption}</figure>'
+        return f'<figure><img alt="" src="{source}">{caption}</figure>'
 
     return read
