@@ -194,10 +194,10 @@ class ReportOptions:
         ),
     ] = None
 
-    html: Annotated[
+    page: Annotated[
         Path | None,
         typer.Option(
-            "--html",
+            "--page",
             parser=parse_path,
             metavar="OUT",
             help="HTML page with numbers, a map and photos, which needs no other file; of several query sets, one for each.",
@@ -207,7 +207,7 @@ class ReportOptions:
     def check(self, photos: list[Path], names: Sequence[str], overwrite: bool) -> None:
         """Refuse, before the work, outputs that cannot or must not be written."""
         for name in names:
-            for file in (self.report, self.html):
+            for file in (self.report, self.page):
                 if file is not None:
                     from d2vpr_hf.utils.atomic_files import check_new_file
 
@@ -224,11 +224,11 @@ class ReportOptions:
                 file = _file_of_set(self.report, name, len(evaluations))
                 evaluation.save(file, overwrite)
                 notice(f"Report: {file}")
-            if self.html is not None:
+            if self.page is not None:
                 from d2vpr_hf.evaluation.page import to_page
                 from d2vpr_hf.utils.atomic_files import write_file
 
-                file = _file_of_set(self.html, name, len(evaluations))
+                file = _file_of_set(self.page, name, len(evaluations))
                 write_file(file, to_page(evaluation))
                 notice(f"Page: {file}")
             if self.plots is not None:

@@ -105,7 +105,7 @@ def test_a_photo_that_is_gone_is_named(town, evaluation, tmp_path):
 
 def test_the_command_writes_a_page_and_keeps_an_existing_one(town, tiny_folder, tmp_path):
     arguments = ["evaluate", "--database", town / "<b>database", "--queries", town / "queries", "--model", tiny_folder]
-    arguments += ["--html", tmp_path / "page.html"]
+    arguments += ["--page", tmp_path / "page.html"]
     status, _, err = run(*arguments)
     assert status == 0, err
     assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
