@@ -16,7 +16,20 @@ ROOT = Path(__file__).parents[1]
 SENTENCE_FILES = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"}
 _SPACE_SUFFIXES = {".py", ".css", ".js", ".md", ".txt"}
 _FOLDERS = (  # of a source distribution
-    *(".ci", ".github", "benchmarks", "d2vpr_hf", "docker", "docs", "locks", "modeling", "spaces", "tests", "training"),
+    *(
+        ".ci",
+        ".github",
+        "benchmarks",
+        "d2vpr_hf",
+        "docker",
+        "docs",
+        "examples",
+        "locks",
+        "modeling",
+        "spaces",
+        "tests",
+        "training",
+    ),
 )
 _FILES = {
     *(".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "Makefile", "README.md"),
