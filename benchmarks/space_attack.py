@@ -254,7 +254,8 @@ def main() -> None:
     for result, count in sorted(attack.results.items()):
         print(f"{count:7} {result}")
     print(f"foreign files {len(attack.foreign)}, error pages {len(attack.errors)}, wrong answers {len(attack.wrong)}")
-    print("\n".join([*attack.foreign[:5], *attack.errors[:5], *attack.wrong[:5]]))
+    for line in (*attack.foreign[:5], *attack.errors[:5], *attack.wrong[:5]):
+        print(line)
     print(f"memory {early[0]:.0f} MB after {options.minutes / 6:.1f} minutes, {late[-1]:.0f} MB at the end: {growth:+.1f} %")
     if options.json is not None:
         report = {
