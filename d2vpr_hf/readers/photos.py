@@ -20,7 +20,7 @@ from d2vpr_hf.readers.skipped import report_skipped
 from d2vpr_hf.readers.structure import UnsafePhotoError, check_exif, check_structure, read_metadata_boxes
 from d2vpr_hf.readers.structure.boxes import iterate_boxes
 from d2vpr_hf.readers.structure.limits import LARGEST_FILE, LARGEST_WHOLE_FILE, read_at, size_of
-from d2vpr_hf.utils.confirmed_names import Kind, token_for
+from d2vpr_hf.utils.confirmed_names import VARIABLES, Kind, token_for
 from d2vpr_hf.utils.light_imports import import_alone
 from d2vpr_hf.utils.regular_files import UnfitFileError, open_regular_file
 
@@ -210,16 +210,21 @@ def _access(url: str) -> dict[str, Any]:
 def _fetch(url: str) -> bytes:
     import fsspec  # slow to import, and local photos do not need it
 
+    access = _access(url)
+    is_anonymous = False in (access.get("token"), access.get("hf", {}).get("token"))
+    hint = (
+        f"; your token was not sent: {VARIABLES['datasets']}=USER/NAME names a data set that you trust" if is_anonymous else ""
+    )
     try:
-        with fsspec.open(url, "rb", **_access(url)) as file:
+        with fsspec.open(url, "rb", **access) as file:
             content: bytes = file.read(LARGEST_WHOLE_FILE + 1)
     except FileNotFoundError as error:
         cause = error.__cause__  # over HTTP any failure raises this error
         if cause is None or getattr(cause, "status", None) == HTTPStatus.NOT_FOUND:
-            raise UnreadablePhotoError("no such file") from error
+            raise UnreadablePhotoError(f"no such file{hint}") from error
         raise UnreadablePhotoError(f"it could not be fetched ({cause})") from error
     except Exception as error:  # each protocol raises other errors
-        raise UnreadablePhotoError(f"it could not be fetched ({error})") from error
+        raise UnreadablePhotoError(f"it could not be fetched ({error}){hint}") from error
     if len(content) > LARGEST_WHOLE_FILE:
         raise UnreadablePhotoError(f"its file has more than {LARGEST_WHOLE_FILE:,} bytes")
     return content

@@ -87,9 +87,11 @@ def test_a_list_of_photos_names_no_repository(hub, monkeypatch):
 
     monkeypatch.setattr(fsspec, "open", opened)
     urls = ("hf://datasets/user/private/a.png", "hf://user/private@main/a.png", "zip://a.png::hf://datasets/user/private/b.zip")
-    for url in (*urls, "https://example.org/a.png"):
-        with pytest.raises(UnreadablePhotoError):
+    for url in urls:
+        with pytest.raises(UnreadablePhotoError, match="no such file; your token was not sent: D2VPR_DATASETS=USER/NAME"):
             open_photo(url)
+    with pytest.raises(UnreadablePhotoError, match=r"no such file$"):
+        open_photo("https://example.org/a.png")
     assert sent == [{"token": False}, {"token": False}, {"hf": {"token": False}}, {}]
     confirmed_names.confirm("datasets", "user/private")
     sent.clear()
