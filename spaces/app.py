@@ -237,6 +237,7 @@ class Endpoints:
         heading: list[str],
         since: list[str],
         until: list[str],
+        rerank: list[bool],
     ) -> tuple[list[dict[str, Any]]]:
         """Estimate where a photo was taken: position, radius in metres (90 % of cases), confidence, matches, or no match.
 
@@ -248,8 +249,9 @@ class Endpoints:
             heading: "DEGREES,TOLERANCE" to search photos with this heading, within the tolerance, or empty.
             since: Search photos of this time or later, such as 2024-05-01, or empty.
             until: Search photos of this time or earlier, or empty.
+            rerank: Whether to order the best matches by the similarity of their regions too.
         """
-        columns = zip(top_k, precision, near, heading, since, until, strict=True)
+        columns = zip(top_k, precision, near, heading, since, until, rerank, strict=True)
         answers = self.photo_map.answer_requests(self.files.open_uploads(photo), [SearchOptions(*row) for row in columns])
         return ([_json_of(answer, answer.to_dict()) for answer in answers],)
 
@@ -353,7 +355,7 @@ def _localise_view(views: Views, latest: gr.State) -> tuple[gr.HTML, gr.State]:
             photo = _photo_input("Your photo")
             go = gr.Button("Locate", variant="primary", size="lg")
             strip = gr.HTML(pages.example_strip(pictures), js_on_load=_SEND_BUTTON.format(what="data-example"))
-            options = _options()
+            options = _options(can_rerank=views.opened.photo_map.reranking is not None)
         with gr.Column(scale=7, min_width=320):
             nothing = views.show_nothing()
             verdict, drawing = gr.HTML(nothing[0]), gr.HTML(nothing[1])
@@ -396,7 +398,7 @@ def _cards() -> tuple[gr.HTML, gr.State]:
     return gr.HTML("", js_on_load=_SEND_BUTTON.format(what="data-rank")), gr.State(None, time_to_live=_MAX_AGE)
 
 
-def _options() -> list[Any]:
+def _options(*, can_rerank: bool) -> list[Any]:
     """Lay out the inputs of a search, in the order of the fields of [`SearchOptions`]."""
     with gr.Accordion("Search options", open=False):
         top_k = gr.Slider(1, MAX_MATCHES, value=5, step=1, label="Matches")
@@ -408,7 +410,14 @@ def _options() -> list[Any]:
         with gr.Row():
             since = gr.Textbox(label="Since", placeholder="2024-05-01", max_lines=1, min_width=120)
             until = gr.Textbox(label="Until", placeholder="2025-01-01", max_lines=1, min_width=120)
-    return [top_k, precision, near, heading, since, until]
+        rerank = gr.Checkbox(
+            label="Compare regions of the best matches",
+            info="A second look at answers that are unsure."
+            if can_rerank
+            else "The photos of this map have no stored regions.",
+            interactive=can_rerank,
+        )
+    return [top_k, precision, near, heading, since, until, rerank]
 
 
 def _why_view(views: Views, latest: gr.State) -> tuple[gr.Slider, gr.HTML]:
@@ -463,7 +472,8 @@ def _endpoints(endpoints: Endpoints) -> None:
         precision = gr.Number(PRECISION, label="precision")
         rank = gr.Number(1, label="rank", precision=0)
         texts = [gr.Textbox("", label=name) for name in ("near", "heading", "since", "until")]
-    inputs = [photo, top_k, precision, *texts]
+        rerank = gr.Checkbox(False, label="rerank")
+    inputs = [photo, top_k, precision, *texts, rerank]
     call.click(_one_by_one(endpoints.localize), inputs, result, api_name="localize", **batch, **_NETWORK)
     call.click(_one_by_one(endpoints.search), [photo, top_k], result, api_name="search", **batch, **_NETWORK)
     call.click(endpoints.explain, [photo, rank], result, api_name="explain", **_NETWORK)

@@ -40,6 +40,7 @@ def verdict(answer: Answer) -> str:
         position_text(estimate.place, digits=1),
         "" if estimate.radius_90 is None else f"within {metres(estimate.radius_90)} in 90 % of such cases",
         "" if error is None else f"{metres(error)} from the true position",
+        "re-ranked by regions" if answer.is_reranked else "",
     ]
     title = "Best guess" if estimate.confidence is None else f"Found · {_confidence_text(estimate)}"
     note = _NO_CONFIDENCE if estimate.note == NOT_CALIBRATED else ""
@@ -295,10 +296,11 @@ def _card(answer: Answer, match: Match, picture: str | None, explained: bool) ->
     )
     button = f'<button type="button" data-rank="{match.rank}">Why?</button>' if picture is not None and explained else ""
     width = 100 * max(0.0, min(1.0, match.similarity))
+    regions = "" if match.region_similarity is None else f" · {match.region_similarity:.3f} by regions"
     return (
         f'<li class="card {_judgement(answer, match)}"><div class="photo">{image}<span class="rank">{match.rank}</span></div>'
         f'<div class="facts"><div class="similarity" title="cosine similarity"><span style="width:{width:.1f}%"></span></div>'
-        f"<p><b>{match.similarity:.3f}</b> similar</p>{_distance_line(answer, match)}{button}</div></li>"
+        f"<p><b>{match.similarity:.3f}</b> similar{regions}</p>{_distance_line(answer, match)}{button}</div></li>"
     )
 
 

@@ -14,11 +14,15 @@ from d2vpr_hf.localization import Calibration, Localization, load_calibration, l
 from d2vpr_hf.localization.calibration import PRECISION
 from d2vpr_hf.localization.consensus import NUM_MATCHES
 from d2vpr_hf.localization.localize_photos import warn_of_other_form
+from d2vpr_hf.localization.reranked_fit import first_order
 from d2vpr_hf.maps import BaseMap, TileSource
+from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME
 from d2vpr_hf.places import Place, distance_in_metres
 from d2vpr_hf.places.filters import PlaceFilter, parse_numbers
 from d2vpr_hf.readers import read_place
 from d2vpr_hf.readers.photo_listing import natural_key
+from d2vpr_hf.reranking.open_reranker import holds_regions
+from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.retrieval.compatibility import check_encoder
 from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 from d2vpr_hf.sequences import SequenceAnswer, SequenceLocalizer, SequenceSettings
@@ -42,12 +46,14 @@ class Question:
         top_k: Number of matches, at most 20.
         precision: Share of correct answers among the answers given; less sure ones are "no match".
         places: Filter for the photos of the map.
+        rerank: Whether the best matches are re-ranked by the similarity of their regions.
     """
 
     photo: Path
     top_k: int = 5
     precision: float = PRECISION
     places: PlaceFilter = field(default_factory=PlaceFilter)
+    rerank: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class SearchOptions:
         heading: "DEGREES,TOLERANCE": search photos with this heading, within the tolerance.
         since: A time such as 2024-05-01: search photos of this time or later.
         until: Search photos of this time or earlier.
+        rerank: Whether the best matches are re-ranked by the similarity of their regions.
     """
 
     top_k: float = 5
@@ -69,6 +76,7 @@ class SearchOptions:
     heading: str | None = None
     since: str | None = None
     until: str | None = None
+    rerank: bool = False
 
     def question(self, photo: Path) -> Question:
         """Make the question for a photo.
@@ -85,7 +93,7 @@ class SearchOptions:
             "heading": parse_numbers(_typed(self.heading), "DEGREES,TOLERANCE"),
         }
         places = PlaceFilter(**ranges, since=_typed(self.since), until=_typed(self.until))  # type: ignore[arg-type]
-        return Question(photo, int(self.top_k), float(self.precision), places)
+        return Question(photo, int(self.top_k), float(self.precision), places, bool(self.rerank))
 
 
 @dataclass(frozen=True)
@@ -109,6 +117,11 @@ class Answer:
         """The reason why there is no answer, or `None`."""
         return self.localization.error
 
+    @property
+    def is_reranked(self) -> bool:
+        """Whether the matches were re-ranked."""
+        return bool(self.matches) and self.matches[0].reranked
+
     def distance(self, match: Match) -> float | None:
         """Return the distance in metres from a match to the truth, or without a truth to the guess; `None` without both."""
         reference = self.truth or self.guess
@@ -117,7 +130,8 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON values of the endpoint `/localize`, without the position that the visitor's photo states."""
         estimate = {name: value for name, value in self.localization.to_dict().items() if name != "query"}
-        return estimate | {"matches": [_match_to_dict(match) for match in self.matches]}
+        matches = [_match_to_dict(match) for match in self.matches]
+        return estimate | {"reranked": self.is_reranked, "matches": matches}
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,18 @@ class PhotoMap:
         warn_of_other_form(self.calibration, encoder)
         self.places = list(index.places)
         self.drawing = BaseMap(self.places, tiles)
+        self.reranking = self._reranking()
+
+    def _reranking(self) -> Reranking | None:
+        """Return the options of re-ranking; `None` if the rows of the map hold no regions.
+
+        They are those of the calibration, or else all answers are re-ranked.
+        """
+        is_same = self.encoder.fingerprint == self.index.settings.fingerprint
+        if not (is_same and holds_regions(self.encoder) and self.encoder.test_time == DEFAULT_TEST_TIME):
+            return None
+        fit = None if self.calibration is None else self.calibration.reranked
+        return Reranking("regions") if fit is None else fit.reranking
 
     def answer_requests(self, photos: Sequence[Path | str], options: Sequence[SearchOptions]) -> list[Answer]:
         """Answer the requests of programs, in order; an option out of its range or form becomes the error of its answer."""
@@ -172,21 +198,25 @@ class PhotoMap:
         """
         until = time.monotonic() + _READING_SECONDS
         answers: dict[int, Answer] = {}
-        groups: dict[PlaceFilter, list[int]] = defaultdict(list)
+        groups: dict[tuple[PlaceFilter, bool], list[int]] = defaultdict(list)
         for number, question in enumerate(questions):
             try:
                 if number and time.monotonic() > until:
                     raise UploadError("The Space is busy with other photos. Try again.")
                 check_photo(question.photo)
-                groups[question.places].append(number)
+                groups[question.places, question.rerank].append(number)
             except (UploadError, OSError) as error:
                 answers[number] = _refusal(error)
-        for places, numbers in groups.items():
-            answers |= dict(zip(numbers, self._answer_group(places, [questions[number] for number in numbers]), strict=True))
+        for (places, rerank), numbers in groups.items():
+            of_group = self._answer_group(places, [questions[number] for number in numbers], rerank=rerank)
+            answers |= dict(zip(numbers, of_group, strict=True))
         return [answers[number] for number in range(len(questions))]
 
-    def _answer_group(self, places: PlaceFilter, questions: list[Question]) -> list[Answer]:
-        """Answer questions that have the same filters."""
+    def _answer_group(self, places: PlaceFilter, questions: list[Question], *, rerank: bool) -> list[Answer]:
+        """Answer questions that have the same filters and the same choice of re-ranking."""
+        if rerank and self.reranking is None:
+            reason = ValueError("The photos of this map have no stored regions, so that matches cannot be re-ranked.")
+            return [_refusal(reason)] * len(questions)
         try:
             allowed = places.allowed(self.places)
         except ValueError as error:
@@ -194,13 +224,20 @@ class PhotoMap:
         most_matches = max(min(question.top_k, MAX_MATCHES) for question in questions)
         num_matches = NUM_MATCHES if self.calibration is None else self.calibration.num_matches
         photos = [question.photo for question in questions]
-        results = search_photos(self.index, photos, self.encoder, top_k=max(most_matches, num_matches), allowed=allowed)
+        reranking = self.reranking if rerank else None
+        top_k = max(most_matches, num_matches, 0 if reranking is None else reranking.num_searched)
+        results = search_photos(self.index, photos, self.encoder, top_k=top_k, allowed=allowed, reranking=reranking)
         return [self._localize(question, result) for question, result in zip(questions, results, strict=True)]
 
     def _localize(self, question: Question, result: SearchResult) -> Answer:
         if result.error is not None:
             return _refusal(UploadError(f"This photo cannot be used: {result.error}."))
-        localization = localize(result.matches, self.calibration, question.photo.name, question.precision)
+        calibration, matches = self.calibration, result.matches
+        is_fitted = calibration is not None and calibration.reranked is not None
+        if question.rerank and calibration is not None and not is_fitted:
+            matches = first_order(matches)  # the calibration's confidence is that of the first order
+        reranking = question.rerank and is_fitted
+        localization = localize(matches, calibration, question.photo.name, question.precision, reranking=reranking)
         guess = localization.place or localize(result.matches, None).place
         return Answer(localization, result.matches[: min(question.top_k, MAX_MATCHES)], guess, place_of_photo(question.photo))
 

@@ -19,11 +19,13 @@ from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import calibrate
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 from d2vpr_hf.readers import PlaceTable, read_place, read_places
+from d2vpr_hf.reranking.open_reranker import holds_regions
+from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import SearchResult, search_photos
 from d2vpr_hf.utils.atomic_files import store_files
 
-_VERSION = 2  # version of the map's content; a map of another version is not used
+_VERSION = 3  # version of the map's content; a map of another version is not used
 _MAPPED_SHARE = 2 / 3  # share of the places that are in the map, from the west
 _OUTSIDE = 2 * POSITIVE_DIST_THRESHOLD  # metres from the map's nearest photo beyond which a query is outside the map
 
@@ -142,7 +144,7 @@ def _calibrate(index: PlaceIndex, queries: PlaceTable, examples: Sequence[Path],
     example_names = {photo.name for photo in examples}
     labelled = replace(queries, places=[place for place in queries.places if Path(place.path).name not in example_names])
     try:
-        calibration, _ = calibrate(index, labelled, encoder)
+        calibration, _ = calibrate(index, labelled, encoder, reranking=Reranking() if holds_regions(encoder) else None)
     except ValueError:
         return
     index.store_calibration(calibration.to_dict())

@@ -10,6 +10,7 @@ from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization import fit_calibration, localize_photos
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.filters import PlaceFilter
+from d2vpr_hf.reranking import Reranking
 from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
 from d2vpr_hf.sequences import SequenceAnswer
@@ -171,6 +172,26 @@ def test_no_match_keeps_the_guess_for_the_map_only(photo_map, queries):
     assert ("over 99 % sure" if confidence > 0.99 else f"{100 * confidence:.0f} % sure") in pages.verdict(anyway)
     certain = replace(anyway, localization=replace(anyway.localization, confidence=1.0))
     assert "over 99 % sure" in pages.verdict(certain) and "100 %" not in pages.verdict(certain)
+
+
+def test_re_ranked_answers_are_those_of_the_command_line_and_shown(photo_map, queries):
+    """Other questions of the batch keep their order. A calibration without re-ranking keeps its confidence."""
+    plain_map = PhotoMap(PlaceIndex.open(photo_map.index.folder), photo_map.encoder)
+    plain, answer = plain_map.answer([Question(queries[0]), Question(queries[0], rerank=True)])
+    options = Reranking("regions")
+    result = search_photos(photo_map.index, queries[:1], photo_map.encoder, reranking=options)[0]
+    assert answer.matches == result.matches and answer.is_reranked and not plain.is_reranked
+    assert answer.to_dict()["reranked"] is True and answer.to_dict()["matches"][0]["region_similarity"] is not None
+    assert "re-ranked by regions" in pages.verdict(answer) and " by regions</p>" in pages.match_cards(answer, picture_of)
+    assert "by regions" not in pages.verdict(plain) + pages.match_cards(plain, picture_of)
+    judged = calibrated(photo_map)
+    first, second = judged.answer([Question(queries[0], precision=0.0), Question(queries[0], precision=0.0, rerank=True)])
+    assert second.is_reranked and second.localization.confidence == first.localization.confidence
+
+
+def test_a_map_without_stored_regions_refuses_re_ranking(photo_map, queries, monkeypatch):
+    monkeypatch.setattr(photo_map, "reranking", None)
+    assert photo_map.answer([Question(queries[0], rerank=True)])[0].error.startswith("The photos of this map have no stored")
 
 
 def test_pages_escape_file_names(photo_map, queries):
