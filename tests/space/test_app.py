@@ -52,7 +52,7 @@ def test_the_three_endpoints_and_their_arguments(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/localize", "/search", "/explain"}
     assert [argument["parameter_name"] for argument in endpoints["/localize"]["parameters"]] == [
-        "photo", "top_k", "precision", "near", "heading", "since", "until",
+        "photo", "top_k", "precision", "near", "heading", "since", "until", "rerank",
     ]  # fmt: skip
     assert [argument["parameter_name"] for argument in endpoints["/explain"]["parameters"]] == ["photo", "rank"]
 
@@ -63,7 +63,8 @@ def test_endpoints_answer_as_the_command_line(client, space, expected):
         assert paths(answer) == expected[photo.name] and set(answer) == {"matches"}
         located = client.predict(handle_file(photo), top_k=3, api_name="/localize")
         assert located["matches"] == answer["matches"] and located["latitude"] == pytest.approx(46.35, abs=0.01)
-        assert located["confidence"] is None and "not calibrated" in located["note"]
+        assert located["confidence"] is None and "not calibrated" in located["note"] and located["reranked"] is False
+    assert client.predict(handle_file(photo), rerank=True, api_name="/localize")["reranked"] is True
 
 
 def test_filters_reach_the_search(client, space):
