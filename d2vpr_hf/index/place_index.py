@@ -493,7 +493,7 @@ class PlaceIndex:
             )
 
     def store_fusion(self, method: FusionMethod, cell: float, heading: float, photos: Sequence[Sequence[str]]) -> None:
-        """Record that the rows are fused places, once all of them were added. From then on no row can be added or removed.
+        """Record that the rows are fused places and the index is complete. From then on no row can be added or removed.
 
         Args:
             method: As in [`Fusion`].
@@ -510,7 +510,7 @@ class PlaceIndex:
         file = StoredFile.of(fused_photos_file(content), content)
         with self._storing():
             fusion = Fusion(method, cell, heading, sum(map(len, photos)), file)
-            self._state.commit({file.name: content}, replace(self._state.manifest, fusion=fusion))
+            self._state.commit({file.name: content}, replace(self._state.manifest, fusion=fusion, complete=True))
 
     @property
     def compression(self) -> Compression:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoders import Progress
-from d2vpr_hf.index import Match, PlaceIndex, check_out, check_store, is_index
+from d2vpr_hf.index import Match, PhotoFile, PlaceIndex, check_out, check_store, is_index
 from d2vpr_hf.index.manifest import FUSION_METHODS, FusionMethod
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.timestamps import to_seconds
@@ -112,7 +112,8 @@ def fuse_places(
             part = members[start : start + fused.settings.shard_size]
             descriptors, best = sums.fuse(part)
             photos = [[places[row] for row in rows.tolist()] for rows in part]
-            fused.add(descriptors, [_fused_place(of_place, row) for of_place, row in zip(photos, best, strict=True)])
+            fused_places = [_fused_place(of_place, row) for of_place, row in zip(photos, best, strict=True)]
+            fused.upsert(descriptors, fused_places, [PhotoFile()] * len(part), complete=False)  # until all rows are stored
             if progress is not None:
                 progress(sum(map(len, part)))
         paths = [[places[row].path for row in rows.tolist()] for rows in members]
@@ -141,7 +142,8 @@ def check_fused_out(out: Path, overwrite: bool) -> None:
     """Raise FileExistsError if an index of photos, which must not be lost, is where one of fused places will be written."""
     if not overwrite and is_index(out) and not _is_fused(out):
         raise FileExistsError(
-            f"{out} is an index with a row for each photo. Give another `out` for the fused places, or `overwrite=True`."
+            f"{out} is an index with a row for each photo, or its fusion was interrupted. Give another `out` for the fused "
+            "places, or `overwrite=True`."
         )
 
 

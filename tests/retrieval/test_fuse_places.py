@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
 from d2vpr_hf.index import DamagedIndexError, IndexSettings, PhotoFile, PlaceIndex
+from d2vpr_hf.index.hub import INDEX_FILES
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers import PlaceGrid
 from d2vpr_hf.retrieval.fuse_places import fuse_places
@@ -220,3 +222,24 @@ def test_the_space_names_photos_without_folders_of_the_server(fused):
 
     values = _match_to_dict(fused.search(unit(1, 1), 1)[0][0])
     assert values["photos"] == ["a1.jpg", "a2.jpg"] and str(fused.folder.parent) not in json.dumps(values)
+
+
+def test_an_interrupted_fusion_is_not_complete(tmp_path, monkeypatch):
+    index = make_index(tmp_path)
+    monkeypatch.setattr(PlaceIndex, "store_fusion", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fuse_places(index, tmp_path / "fused")
+    monkeypatch.undo()
+    assert not PlaceIndex.open(tmp_path / "fused").complete
+    with pytest.raises(FileExistsError, match="interrupted"):
+        fuse_places(index, tmp_path / "fused")
+    fuse_places(index, tmp_path / "fused", overwrite=True)
+    fused = PlaceIndex.open(tmp_path / "fused")
+    assert fused.complete and len(fused) == 4 and fused.verify() == []
+
+
+def test_the_hub_gets_and_returns_the_list_of_photos(fused):
+    name = next(fused.folder.glob("fused-photos-*")).name
+    with fused.unchanged() as manifest:
+        assert name in [file.name for file in manifest.files]
+    assert any(fnmatch(name, pattern) for pattern in INDEX_FILES)
