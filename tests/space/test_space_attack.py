@@ -1,4 +1,4 @@
-"""The benchmark that attacks the Space compares answers: rounding is no error, another photo's answer is one."""
+"""The benchmark that attacks the Space compares answers: rounding is not an error, another photo's answer is."""
 
 import pytest
 
