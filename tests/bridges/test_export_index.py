@@ -1,7 +1,9 @@
 """Exported rows are those of the index, and searched by the database itself they give the answers of the index."""
 
+import importlib.util
 import json
 import logging
+import sys
 from typing import get_args
 from xml.etree import ElementTree
 
@@ -137,6 +139,22 @@ def test_points_on_a_map_are_those_with_degrees(index, tmp_path, caplog):
 @pytest.mark.parametrize("index", ["float16"], indirect=True)
 def test_wrong_destinations_are_refused(index, to, options, match):
     with pytest.raises(ValueError, match=match):
+        export_index(index, to, **options)
+
+
+@pytest.mark.parametrize(
+    ("to", "module", "options"),
+    [
+        ("lancedb", "lancedb", {"out": "places.lance"}),
+        ("qdrant", "qdrant_client", {"out": "qdrant"}),
+        ("pgvector", "psycopg", {"uri": "postgresql://localhost/maps"}),
+    ],
+)
+@pytest.mark.parametrize("index", ["float16"], indirect=True)
+def test_a_missing_library_is_named_with_its_extra(index, monkeypatch, to, module, options):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    with pytest.raises(ImportError, match=rf'pip install "d2vpr-hf\[{to}\]"'):
         export_index(index, to, **options)
 
 
