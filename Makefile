@@ -127,10 +127,11 @@ docs: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# a version of the site in the branch gh-pages, which GitHub Pages serves: make docs-version VERSION=0.1 [ALIAS=latest]; nothing is pushed
+# a version of the site in the branch gh-pages, which GitHub Pages serves: make docs-version VERSION=0.1 [ALIAS=latest]; nothing is pushed.
+# The version with an alias, or else the first one, is where the site begins
 docs-version: docs
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mike deploy --update-aliases $(VERSION) $(ALIAS)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mike set-default $(or $(ALIAS),$(VERSION))
+	$(if $(ALIAS),,git cat-file -e gh-pages:index.html 2>/dev/null ||) PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mike set-default $(or $(ALIAS),$(VERSION))
 
 # run the notebooks of docs/notebooks/ and store their outputs, without anything of this machine
 notebooks: $(INSTALLED)
