@@ -315,12 +315,12 @@ def test_agents_of_one_address_cannot_take_the_place_of_others(tmp_path):
         await middleware(scope | {"headers": [(b"host", b"localhost")], "query_string": b""}, receive, send)
 
     async def run():
-        asked = [asyncio.create_task(ask(f"10.0.0.{number}")) for number in [1] * 6 + [2] * 2 + [*range(3, 30)]]
+        tasks = [asyncio.create_task(ask(f"10.0.0.{number}")) for number in [1] * 6 + [2] * 2 + [*range(3, 30)]]
         for _ in range(50):
             await asyncio.sleep(0)
         refused = list(statuses)
         answered.set()
-        await asyncio.gather(*asked)
+        await asyncio.gather(*tasks)
         await ask("10.0.0.1")  # its earlier requests are answered
         return refused
 
