@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
+from starlette.requests import ClientDisconnect
 
 from d2vpr_hf.service.limits import RefusedError, ServiceLimits
 from d2vpr_hf.service.photo_service import Reservation
@@ -28,6 +31,7 @@ PHOTO_FIELD = "photos"
 _CHUNK = 1 << 20
 _LONGEST_NAME = 200  # characters
 _LONGEST_FIELD = 1000  # bytes
+_FEW_COMMAS = 100  # of the options of a JSON body
 _MEGA = 1_000_000
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -76,11 +80,17 @@ class BodyReader:
         Raises:
             RefusedError: If the body is malformed or breaks a limit.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == FORM:
-            return await self._read_form(request, form, folder, reservation)
-        if kind == JSON:
-            return await self._read_json(request, body, folder, reservation)
+        header, parameters = parse_options_header(request.headers.get("content-type"))
+        kind, charset = header.decode("latin-1"), parameters.get(b"charset", b"utf-8").decode("latin-1")
+        if charset.lower() not in ("utf-8", "utf8"):  # others may take long, or give texts that no answer can contain
+            raise RefusedError(415, f"Expected a body in UTF-8, got the charset {printable_line(charset)!r}.")
+        try:
+            if kind == FORM:
+                return await self._read_form(request, form, folder, reservation)
+            if kind == JSON:
+                return await self._read_json(request, body, folder, reservation)
+        except ClientDisconnect:
+            raise RefusedError(400, "The client closed the connection before the end of the body.") from None
         raise RefusedError(415, f"Expected a body of the type {FORM} or {JSON}, got {kind or 'none'!r}.")
 
     async def _read_form(
@@ -95,6 +105,10 @@ class BodyReader:
                 raise RefusedError(
                     422, f"Expected photos as files of the field `{PHOTO_FIELD}`, as curl's -F photos=@FILE sends."
                 )
+            counts = Counter(name for name, _ in fields.multi_items())
+            for name in sorted(counts.keys() - {PHOTO_FIELD}):
+                if counts[name] > 1:
+                    raise RefusedError(422, f"{printable_line(name)} is given {counts[name]} times. Give it once.")
             self._check_count(len(uploads), "photos")
             options = parse_options(form, texts)
             reservation.add(photos=len(uploads) - 1)
@@ -109,6 +123,7 @@ class BodyReader:
         self, request: Request, body: type[Options], folder: Path, reservation: Reservation
     ) -> Received[Options]:
         content = await request.body()
+        self._check_size(content)
         values: Any = await run_in_threadpool(parse_options, body, content)
         if (values.photos is None) == (getattr(values, "descriptors", None) is None):
             raise RefusedError(422, "Give either `photos` or `descriptors`.")
@@ -124,6 +139,16 @@ class BodyReader:
             await run_in_threadpool(self._decode, photo.content, file, number)
             photos.append((_name(photo.name, number), file))
         return Received(values, photos)
+
+    def _check_size(self, content: bytes) -> None:
+        """Refuse a JSON text that has more values than its limits allow: parsed, each takes up to a hundred times its bytes."""
+        count = content.count(b",")
+        if count > _FEW_COMMAS + self._limits.photos * (self._descriptor_dim + _LONGEST_NAME):
+            raise RefusedError(
+                413,
+                f"Expected 1 to {self._limits.photos} photos, or descriptors of {self._descriptor_dim} numbers, in a request, "
+                f"got {count:,} values.",
+            )
 
     def _check_count(self, count: int, what: str) -> None:
         if not 1 <= count <= self._limits.photos:

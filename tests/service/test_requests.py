@@ -1,5 +1,6 @@
 """Requests to the service, in this process: answers equal to the library's, limits, keys, reloads and errors."""
 
+import asyncio
 import base64
 import dataclasses
 import json
@@ -26,6 +27,7 @@ from d2vpr_hf.service.photo_service import PhotoService
 from tests.photos import jpeg, save
 from tests.service.serving import KEY, ServedEncoder, big_png, descriptor_of, make_index, open_served
 
+FORM = "multipart/form-data; charset={}; boundary=b"
 LIMITS = ServiceLimits(photos=3, photo_bytes=200_000, pixels=1_000_000, request_bytes=400_000, pending_photos=6, top_k=7)
 
 
@@ -52,6 +54,15 @@ def client(service):
 def post(client, path, *contents, **options):
     files = [("photos", (f"{number}.jpg", content)) for number, content in enumerate(contents)]
     return client.post(path, files=files, data=options)
+
+
+def post_json(client, text):
+    return client.post("/search", content=text, headers={"Content-Type": "application/json"})
+
+
+def post_text(client, content_type, disposition):
+    body = b"--b\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\nx\r\n--b--\r\n"
+    return client.post("/search", content=body, headers={"Content-Type": content_type})
 
 
 def named(matches, folder):
@@ -138,6 +149,11 @@ def test_a_photo_that_cannot_be_read_spares_the_others(client):
         (lambda c: post(c, "/search", jpeg(), top_k="many"), 422, "top_k"),
         (lambda c: post(c, "/search", jpeg(), top_k="8"), 422, "at most 7"),
         (lambda c: post(c, "/search", jpeg(), k="3"), 422, "k: Extra inputs"),
+        (lambda c: post(c, "/search", jpeg(), top_k=["3", "4"]), 422, "top_k is given 2 times"),
+        (lambda c: post_text(c, FORM.format("unicode_escape"), b'name="photos"; filename="\\\\ud800"'), 415, "UTF-8"),
+        (lambda c: post_text(c, FORM.format("punycode"), b'name="a-9a-9"'), 415, "'punycode'"),
+        (lambda c: post_json(c, b'{"descriptors": [[' + b"0," * 5000 + b"0]]}"), 413, "got 5,000 values"),
+        (lambda c: post_json(c, b"{" + b'"a":1,' * 60_000 + b'"a":1}'), 413, "got 60,000 values"),
         (lambda c: post(c, "/search", jpeg(), near="1,2"), 422, "LAT,LON,METRES"),
         (lambda c: post(c, "/search", jpeg(), near="91,2,3"), 422, "latitude within 90"),
         (lambda c: post(c, "/localize", jpeg(), since="01/05/2024"), 422, "Expected a time"),
@@ -146,13 +162,9 @@ def test_a_photo_that_cannot_be_read_spares_the_others(client):
         (lambda c: c.post("/search", json={}), 422, "either `photos` or `descriptors`"),
         (lambda c: c.post("/search", json={"descriptors": [[1.0]]}), 422, "has 1 numbers"),
         (lambda c: c.post("/search", json={"descriptors": [[0.5] * 18]}), 422, "expected 1"),
-        (
-            lambda c: c.post("/search", content=b'{"descriptors": [[NaN]]}', headers={"content-type": "application/json"}),
-            422,
-            "numbers",
-        ),
+        (lambda c: post_json(c, b'{"descriptors": [[NaN]]}'), 422, "numbers"),
         (lambda c: c.post("/encode", json={"descriptors": [[1.0]]}), 422, "Extra inputs|Field required"),
-        (lambda c: c.post("/search", content=b"{", headers={"content-type": "application/json"}), 422, "JSON"),
+        (lambda c: post_json(c, b"{"), 422, "JSON"),
         (lambda c: c.post("/search", content=b"--x", headers={"content-type": "multipart/form-data"}), 400, "boundary"),
         (lambda c: c.get("/search"), 405, "Method Not Allowed"),
         (lambda c: c.get("/../etc/passwd"), 404, "Not Found"),
@@ -165,6 +177,28 @@ def test_wrong_requests(client, service, folder, send, status, message):
     assert any(part in text for part in message.split("|")), text
     assert str(folder) not in text and "/tmp" not in text
     assert (service.admissions.photos, service.admissions.num_bytes) == (0, 0)
+
+
+def test_a_client_that_leaves_is_no_failure_of_the_service(client, service, caplog):
+    """Each would be a 500 and a traceback in the log: a stranger could fill the disk."""
+
+    async def leave():
+        messages = [{"type": "http.request", "body": b"--b", "more_body": True}, {"type": "http.disconnect"}]
+        sent = []
+        headers = [(b"content-type", FORM.format("utf-8").encode()), (b"x-api-key", KEY.encode())]
+        scope = {"type": "http", "method": "POST", "path": "/search", "query_string": b"", "headers": headers}
+
+        async def receive():
+            return messages.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        await client.app(scope, receive, send)
+        return sent[0]["status"]
+
+    assert asyncio.run(leave()) == 400
+    assert not caplog.records and service.admissions.photos == 0
 
 
 def test_a_full_service_refuses_with_a_time(client, service):
