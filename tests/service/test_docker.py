@@ -53,5 +53,7 @@ def test_services_name_volumes_and_secrets_that_exist():
         names = {volume.partition(":")[0] for volume in service.get("volumes", ()) if not volume.startswith("$")}
         assert names <= set(COMPOSE["volumes"]) and set(service.get("secrets", ())) <= set(COMPOSE["secrets"])
         assert set(service.get("depends_on", {})) <= set(COMPOSE["services"])
-    served = COMPOSE["services"]["serve"]
+    watch, served = COMPOSE["services"]["watch"], COMPOSE["services"]["serve"]
+    address = watch["command"][watch["command"].index("--uri") + 1]
+    assert served["environment"]["D2VPR_ADDRESSES"] == address  # or the service would search without Milvus
     assert served["ports"] == ["127.0.0.1:8000:8000"] and served["environment"]["D2VPR_API_KEY_FILE"] == "/run/secrets/keys"
