@@ -177,8 +177,7 @@ def _to_lancedb(index: PlaceIndex, export: Export) -> int:
     lancedb = import_extra("lancedb", "lancedb")
     table = export_table(index)
     database = lancedb.connect(str(export.out))
-    names = database.list_tables().tables if hasattr(database, "list_tables") else database.table_names()
-    if export.table in names:
+    if export.table in database.list_tables().tables:
         is_own = METADATA_KEY.encode() in (database.open_table(export.table).schema.metadata or {})
         if not (is_own and export.overwrite):
             export.refuse_table(is_own)
