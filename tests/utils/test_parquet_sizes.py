@@ -119,13 +119,27 @@ def zigzag(number):
     ],
 )
 def test_numbers_of_rows_that_contradict_each_other_are_refused(rows, group_rows, values, message):
-    """A footer by hand: rows, and one group with one chunk without pages."""
-    facts = b"\x56" + zigzag(values) + b"\x26" + zigzag(0) + b"\x26" + zigzag(4) + b"\x00"
-    group = b"\x19\x1c" + b"\x3c" + facts + b"\x00" + b"\x26" + zigzag(group_rows) + b"\x00"
-    footer = b"\x36" + zigzag(rows) + b"\x19\x1c" + group + b"\x00"
-    content = b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
     with pytest.raises(ValueError, match=message):
-        check_pages(pa.py_buffer(content))
+        check_pages(by_hand(rows, [(group_rows, values)]))
+
+
+def test_a_negative_number_of_rows_does_not_make_up_for_a_large_one():
+    with pytest.raises(ValueError, match="number of rows"):
+        check_pages(by_hand(10, [(10 - (1 << 40), 10 - (1 << 40)), (1 << 40, 1 << 40)]))
+
+
+def by_hand(rows, groups):
+    """Return a file with a number of rows, and groups of rows and values with one chunk without pages each."""
+    footer = b"\x36" + zigzag(rows) + b"\x19" + bytes([len(groups) << 4 | 0x0C])
+    for group_rows, values in groups:
+        facts = b"\x56" + zigzag(values) + b"\x26" + zigzag(0) + b"\x26" + zigzag(4) + b"\x00"
+        footer += b"\x19\x1c" + b"\x3c" + facts + b"\x00" + b"\x26" + zigzag(group_rows) + b"\x00"
+    footer += b"\x00"
+    return pa.py_buffer(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+def test_a_table_without_rows_is_read():
+    check_pages(written(PLAIN.slice(0, 0)))
 
 
 def test_long_texts_that_are_repeated_are_refused():
