@@ -142,8 +142,8 @@ def check_fused_out(out: Path, overwrite: bool) -> None:
     """Raise FileExistsError if an index of photos, which must not be lost, is where one of fused places will be written."""
     if not overwrite and is_index(out) and not _is_fused(out):
         raise FileExistsError(
-            f"{out} is an index with a row for each photo, or its fusion was interrupted. Give another `out` for the fused "
-            "places, or `overwrite=True`."
+            f"{out} is an index with a row for each photo, or its fusion was interrupted. In the latter case remove it; else "
+            "give another `out` for the fused places, or `overwrite=True`."
         )
 
 
