@@ -8,9 +8,10 @@ from pathlib import Path
 
 from d2vpr_hf.hub.thumbnails import inline_thumbnail
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.map_check.report import AliasPair, Area, MapReport, MisplacedPhoto, SimilarityCounts
+from d2vpr_hf.map_check.report import AliasPair, Area, MapReport, MisplacedPhoto, SimilarityCounts, corner_text
 from d2vpr_hf.maps import BaseMap, MapLayer, MapMarks
 from d2vpr_hf.places import Place, position_text
+from d2vpr_hf.places.geometry import EARTH
 from d2vpr_hf.readers.photos import UnreadablePhotoError
 
 PICTURES = 24  # findings of each kind that are shown with photos
@@ -157,12 +158,13 @@ def _different(pairs: Sequence[AliasPair], count: int) -> list[AliasPair]:
 def _table(areas: Sequence[Area], total: int) -> str:
     names = ("photos", "with_second", "confirmed", "correct", "ambiguous", "misplaced")
     titles = ("photos", "with a second near by", "with a similar one near by", "recognised", "ambiguous", "misplaced")
-    head = "".join(f"<th>{title}</th>" for title in ("area (south, west)", "reliability", "95 %", *titles))
+    head = "".join(f"<th>{title}</th>" for title in ("area (south-west corner)", "reliability", "95 %", *titles))
     rows = []
     for area in areas:
         share = "" if area.reliability is None else f"{100 * area.reliability:.0f} %"
         interval = "" if area.interval is None else f"{100 * area.interval[0]:.0f} to {100 * area.interval[1]:.0f}"
-        cells = (f"{area.south:.5f}, {area.west:.5f}", share, interval, *(str(getattr(area, name)) for name in names))
+        corner = corner_text(area) if area.frame == EARTH else f"{corner_text(area)}, {escape(area.frame)}"
+        cells = (corner, share, interval, *(str(getattr(area, name)) for name in names))
         rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     rest = f"<p>{total - len(areas)} more areas are in the JSON.</p>" if total > len(areas) else ""
     return f"<table><tr>{head}</tr>{''.join(rows)}</table>{rest}"

@@ -35,8 +35,9 @@ class LogisticModel:
     @classmethod
     def fit(cls, features: NDArray[np.float64], correct: NDArray[np.bool_]) -> "LogisticModel":
         """Fit the model to features (Q, F) and their labels (Q,)."""
-        step = max(1, len(correct) // _MOST_PAIRS)
-        features, correct = features[::step], correct[::step]
+        if len(correct) > _MOST_PAIRS:  # drawn, as each n-th pair would have the same ranks for all photos
+            drawn = np.random.default_rng(0).choice(len(correct), _MOST_PAIRS, replace=False)
+            features, correct = features[drawn], correct[drawn]
         means, deviations = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
         return cls(means, deviations, *fit_logistic((features - means) / deviations, correct))
 

@@ -61,13 +61,12 @@ class MapPositions:
         return distances
 
     def to_nearest(self) -> NDArray[np.float64]:
-        """Return the distance (N,) in metres of each photo's position to that of the nearest other photo; infinite without."""
+        """Return the distance (N,) in metres of each photo to the nearest other one, as of [`distances`]; infinite without."""
         nearest = np.full(len(self.codes), np.inf)
         for code, frame in enumerate(self.frames):
             rows = np.flatnonzero(self.codes == code)
             if len(rows) > 1:
-                points = np.nan_to_num(self.points[rows], nan=0.0)  # heights that are not known count as 0
-                straight = cKDTree(points).query(points, k=2)[0][:, 1]
+                straight = _straight_to_nearest(self.points[rows])
                 nearest[rows] = arcs(straight) if frame == EARTH else straight
         return nearest
 
@@ -114,7 +113,22 @@ class AreaGrid:
         west, south, east, north = self.corners(area)
         shrinkage = float(_shrinkage(self.cells[area, 2], self.side))
         to_degrees = math.degrees(1 / EARTH_RADIUS)
-        return west / shrinkage * to_degrees, south * to_degrees, east / shrinkage * to_degrees, north * to_degrees
+        west, east = (max(-180.0, min(180.0, edge / shrinkage * to_degrees)) for edge in (west, east))  # ends at the date line
+        south, north = (max(-90.0, min(90.0, edge * to_degrees)) for edge in (south, north))
+        return west, south, east, north
+
+
+def _straight_to_nearest(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distance (R,) of points (R, 3) to the nearest other one: in the plane where a height of both is not known."""
+    is_flat = np.isnan(points[:, 2])
+    solid, flat = points[~is_flat], points[is_flat, :2]
+    nearest = np.full(len(points), np.inf)
+    if len(solid):
+        nearest[~is_flat] = cKDTree(solid).query(solid, k=2)[0][:, 1]
+    if len(flat):
+        nearest[is_flat] = cKDTree(points[:, :2]).query(flat, k=2)[0][:, 1]
+        nearest[~is_flat] = np.minimum(nearest[~is_flat], cKDTree(flat).query(solid[:, :2])[0])
+    return nearest
 
 
 def _shrinkage(row: NDArray[np.floating] | np.int64, side: float) -> NDArray[np.float64]:

@@ -245,8 +245,8 @@ class MapReport:
     def to_geojson(self) -> str:
         """Return the findings as GeoJSON (RFC 7946).
 
-        Areas are polygons, pairs and misplaced photos are lines; the property `kind` is `"area"`, `"pair"` or `"misplaced"`.
-        Findings in a local frame have no geometry.
+        Areas are polygons, pairs and misplaced photos are lines, of two parts across the date line; the property `kind` is
+        `"area"`, `"pair"` or `"misplaced"`. Findings in a local frame have no geometry.
         """
         features = [_feature("area", _square(area), area.to_dict()) for area in self.areas]
         features += [_feature("pair", _line(pair.first, pair.second), pair.to_dict()) for pair in self.pairs]
@@ -285,7 +285,9 @@ def _pair_line(pair: AliasPair) -> str:
 
 
 def _area_line(area: Area) -> str:
-    edges = f"{area.south:.5f}, {area.west:.5f} to {area.north:.5f}, {area.east:.5f}"
+    edges = f"{corner_text(area)} to {corner_text(area, is_north_east=True)}"
+    if area.frame != EARTH:
+        edges += f" in {printable_line(area.frame)}"
     if area.interval is None or area.reliability is None:
         return f"{edges}: {area.photos} photos, none with another photo near by"
     low, high = (100 * edge for edge in area.interval)
@@ -293,6 +295,12 @@ def _area_line(area: Area) -> str:
         f"{edges}: {area.correct} of {area.with_second} recognised ({100 * area.reliability:.0f} %, {low:.0f} to {high:.0f}), "
         f"{area.photos - area.with_second} alone, {area.ambiguous} ambiguous, {area.misplaced} misplaced"
     )
+
+
+def corner_text(area: Area, *, is_north_east: bool = False) -> str:
+    """Return the south-west corner of an area, or the other one: degrees with latitude first, or east and north in metres."""
+    x, y = (area.east, area.north) if is_north_east else (area.west, area.south)
+    return f"{y:.5f}, {x:.5f}" if area.frame == EARTH else f"x {x:g} m, y {y:g} m"
 
 
 def _feature(kind: str, geometry: dict[str, Any] | None, properties: dict[str, Any]) -> dict[str, Any]:
@@ -303,7 +311,13 @@ def _line(first: Place, second: Place) -> dict[str, Any] | None:
     ends = [with_degrees(place) for place in (first, second)]
     if any(end.latitude is None or end.longitude is None for end in ends):
         return None
-    return {"type": "LineString", "coordinates": [[end.longitude, end.latitude] for end in ends]}
+    start, stop = ([end.longitude or 0.0, end.latitude or 0.0] for end in ends)
+    if abs(stop[0] - start[0]) <= 180:
+        return {"type": "LineString", "coordinates": [start, stop]}
+    edge = math.copysign(180.0, start[0])
+    to_edge, from_edge = 180 - abs(start[0]), 180 - abs(stop[0])
+    latitude = start[1] + (stop[1] - start[1]) * to_edge / max(to_edge + from_edge, 1e-12)
+    return {"type": "MultiLineString", "coordinates": [[start, [edge, latitude]], [[-edge, latitude], stop]]}
 
 
 def _square(area: Area) -> dict[str, Any] | None:

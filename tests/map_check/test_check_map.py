@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
 from d2vpr_hf.index import IndexSettings, PlaceIndex
-from d2vpr_hf.map_check import check_map
+from d2vpr_hf.map_check import check_map, pair_model
 from d2vpr_hf.map_check import neighbours as neighbours_module
 from d2vpr_hf.map_check.evidence import weigh_evidence
 from d2vpr_hf.map_check.neighbours import find_neighbours
 from d2vpr_hf.map_check.page import to_page
+from d2vpr_hf.map_check.pair_model import LogisticModel
 from d2vpr_hf.map_check.positions import AreaGrid, MapPositions
-from d2vpr_hf.map_check.report import wilson_interval
+from d2vpr_hf.map_check.report import _line, wilson_interval
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.place import distance_in_metres, with_utm
 
@@ -116,6 +117,38 @@ def test_floors_above_each_other_are_apart(tmp_path):
     assert report.alone == 2
 
 
+def test_heights_that_are_not_known_leave_photos_near_each_other(tmp_path):
+    """Of each place, one photo has a height of 500 m and the others none: they are compared in the plane, as everywhere."""
+    descriptors, places = make_rows(local=True)
+    mixed = [replace(place, z=500.0 if place.path.endswith("-0.jpg") else None) for place in places]
+    report = check_map(make_index(tmp_path, descriptors, mixed))
+    assert report.alone == 1 and report.correct <= report.checked - report.alone
+    positions = MapPositions.of(mixed)
+    rows = np.arange(len(mixed))
+    distances = positions.distances(rows[:, None], rows)
+    np.fill_diagonal(distances, np.inf)
+    np.testing.assert_allclose(positions.to_nearest(), distances.min(axis=1))
+
+
+def test_geojson_ends_at_the_date_line(tmp_path):
+    """RFC 7946, 3.1.9: longitudes stay within 180 degrees, and lines are cut; a pair from 179.99 to -179.98 at a third."""
+    descriptors, places = make_rows()
+    at_edge = [
+        Place(place.path, latitude=0.001 * number, longitude=179.99999 * (1 if number % 2 else -1))
+        for number, place in enumerate(places)
+    ]
+    features = json.loads(check_map(make_index(tmp_path, descriptors, at_edge)).to_geojson())["features"]
+    squares = [feature["geometry"]["coordinates"][0] for feature in features if feature["properties"]["kind"] == "area"]
+    assert squares and all(abs(longitude) <= 180 for square in squares for longitude, _ in square)
+    line = _line(Place("a", latitude=10.0, longitude=179.99), Place("b", latitude=13.0, longitude=-179.98))
+    assert line["type"] == "MultiLineString"
+    first, second = line["coordinates"]
+    assert first == [[179.99, 10.0], [180.0, pytest.approx(11.0)]] and second == [
+        [-180.0, pytest.approx(11.0)],
+        [-179.98, 13.0],
+    ]
+
+
 def test_geojson_has_the_kinds_with_degrees(report):
     features = json.loads(report.to_geojson())["features"]
     kinds = [feature["properties"]["kind"] for feature in features]
@@ -198,6 +231,14 @@ def test_a_photo_is_never_its_own_neighbour():
     equal = np.ones((40, 4), np.float32) / 2
     rows = find_neighbours(equal, 5).rows
     assert (rows != np.arange(40)[:, None]).all() and rows.shape == (40, 5)
+
+
+def test_the_fit_of_many_pairs_sees_all_ranks(monkeypatch):
+    """The first neighbour of each of 200 photos is correct, and the 15 others are not; every 16th pair is a first one."""
+    monkeypatch.setattr(pair_model, "_MOST_PAIRS", 200)
+    is_first = np.tile(np.arange(16) == 0, 200)
+    model = LogisticModel.fit(is_first[:, None].astype(float), is_first)
+    assert model.probabilities(np.array([[1.0]])) > 0.8 and model.probabilities(np.array([[0.0]])) < 0.2
 
 
 def test_evidence_is_the_group_with_the_largest_sum():
