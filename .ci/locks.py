@@ -15,7 +15,7 @@ OPTIONS = ["--quiet", "--universal", "--generate-hashes", "--no-header", "--no-a
 PYTHON = "3.11"
 DOCS_PYTHON = "3.11.5"  # the lowest of a library of mkdocs-material
 TORCH = re.compile(r"(torch|triton|cuda-[\w-]+|nvidia-[\w-]+)==")  # torch and the libraries that only torch needs
-HEADER = "# Made by `make locks` from {source}. Install with `make locked`.\n"
+HEADER = "# Made by `make locks` from {source}. {use}\n"
 
 
 def compile_lock(uv: str, *arguments: str, python: str = PYTHON) -> list[str]:
@@ -30,9 +30,9 @@ def name_of(package: str) -> str:
     return package.partition("==")[0]
 
 
-def write_lock(name: str, source: str, packages: list[str]) -> None:
+def write_lock(name: str, source: str, use: str, packages: list[str]) -> None:
     """Write a file of locks/."""
-    (ROOT / "locks" / f"{name}.txt").write_text(HEADER.format(source=source) + "".join(packages), encoding="utf-8")
+    (ROOT / "locks" / f"{name}.txt").write_text(HEADER.format(source=source, use=use) + "".join(packages), encoding="utf-8")
 
 
 def main(uv: str) -> None:
@@ -42,10 +42,18 @@ def main(uv: str) -> None:
     names = {name_of(package) for package in packages}
     documentation = compile_lock(uv, "--extra", "dev", "--extra", "docs", *project, python=DOCS_PYTHON)
     source = "pyproject.toml and constraints.txt"
-    write_lock("packages", source, [package for package in packages if not TORCH.match(package)])
-    write_lock("torch", source, [package for package in packages if TORCH.match(package)])
-    write_lock("docs", source, [package for package in documentation if name_of(package) not in names])
-    write_lock("tools", ".ci/tools.in", compile_lock(uv, ".ci/tools.in"))
+    installed = "Install with `make locked`."
+    write_lock("packages", source, installed, [package for package in packages if not TORCH.match(package)])
+    write_lock("torch", source, installed, [package for package in packages if TORCH.match(package)])
+    write_lock(
+        "docs",
+        source,
+        "Only the documentation site needs these.",
+        [package for package in documentation if name_of(package) not in names],
+    )
+    write_lock(
+        "tools", ".ci/tools.in", "`make locks`, `make audit` and `make sbom` use these.", compile_lock(uv, ".ci/tools.in")
+    )
 
 
 if __name__ == "__main__":
