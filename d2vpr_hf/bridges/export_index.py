@@ -119,6 +119,8 @@ def export_index(
     if to not in TARGETS:
         raise ValueError(f"Expected `to` as one of {', '.join(TARGETS)}, got {to!r}.")
     _check_destination(to, out, uri)
+    if table != TABLE and to in _FILES:
+        raise ValueError(f"`to={to!r}` is a file and has no `table={table!r}`. Omit it.")
     if not len(index):
         raise ValueError(f"The index {index.folder} has no photos.")
     if to in _FILES and out is not None:

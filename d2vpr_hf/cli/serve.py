@@ -33,9 +33,23 @@ class LimitOptions:
     queue_mb: Annotated[float, typer.Option(min=0.001, metavar="MB", help="Size of all requests that wait.")] = 1024.0
 
     def limits(self) -> ServiceLimits:
-        """Return the limits."""
+        """Return the limits.
+
+        Raises:
+            ValueError: If a request within its own limits would never find room.
+        """
         from d2vpr_hf.service.limits import ServiceLimits
 
+        if self.queue < self.max_photos:
+            raise ValueError(
+                f"A request of `max_photos={self.max_photos}` would never find room in `queue={self.queue}`. Give a larger "
+                "queue, or fewer photos."
+            )
+        if self.queue_mb < self.max_request_mb:
+            raise ValueError(
+                f"A request of `max_request_mb={self.max_request_mb:g}` would never find room in `queue_mb={self.queue_mb:g}`. "
+                "Give a larger queue, or smaller requests."
+            )
         return ServiceLimits(
             photos=self.max_photos,
             photo_bytes=int(self.max_photo_mb * _MEGA),
@@ -120,13 +134,14 @@ def serve(
     from d2vpr_hf.service.running import bind, run
 
     keys = address.keys()
+    request_limits = limits.limits()
     listener = bind(address.host, address.port)
     served = ServedIndex(
         None if is_on_hub(index) else Path(index),
         lambda: open_index(index),
         lambda opened: None if opened.settings.descriptor_name is not None and model is None else encoding.load(model, opened),
     )
-    service = PhotoService(served, limits.limits(), reload_seconds=reload_seconds)
+    service = PhotoService(served, request_limits, reload_seconds=reload_seconds)
     if served.current.encoder is not None:
         service.start_checks()
     host = f"[{address.host}]" if ":" in address.host else address.host

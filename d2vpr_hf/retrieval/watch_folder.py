@@ -98,6 +98,7 @@ class FolderWatch:
         self._due_since: float | None = None  # time of the first look at which an update was due
         self._retry_at = -float("inf")
         self._error: str | None = None
+        self._is_held_up = False  # whether the warning of tables that never rest was given
 
     def look(self) -> tuple[PlaceIndex, UpdateReport] | None:
         """Look at the folder, and update the index if files that rest differ from those of the last update.
@@ -117,7 +118,16 @@ class FolderWatch:
             return None
         self._due_since = now if self._due_since is None else self._due_since
         is_waiting = now - self._due_since < _LONGEST_WAIT and not moving.isdisjoint(self._indexed)
-        if is_waiting or any(path.lower().endswith(_WITH_POSITIONS) for path in moving):
+        tables = sorted(path for path in moving if path.lower().endswith(_WITH_POSITIONS))
+        if tables and now - self._due_since >= _LONGEST_WAIT and not self._is_held_up:
+            self._is_held_up = True
+            logger.warning(
+                "The index is not updated while %s is being written, because such a file can have positions. If it is a log, "
+                "move it out of %s.",
+                tables[0],
+                self._folder,
+            )
+        if is_waiting or tables:
             return None
         try:
             updated = self._update(moving)
@@ -128,6 +138,7 @@ class FolderWatch:
             self._error = str(error)
             return None
         self._indexed, self._error = resting, None
+        self._is_held_up = False
         self._due_since = None
         return updated
 

@@ -44,8 +44,7 @@ def read_api_keys(file: Path | None, environment: Mapping[str, str]) -> ApiKeys:
         environment: The variables of the environment.
 
     Raises:
-        OSError: If the file cannot be read.
-        ValueError: If it has no key, or a key is short.
+        ValueError: If the file cannot be read or has no key, or a key is short.
     """
     named = environment.get(FILE_VARIABLE)
     if file is None and named:
@@ -53,8 +52,15 @@ def read_api_keys(file: Path | None, environment: Mapping[str, str]) -> ApiKeys:
     if file is None:
         key = environment.get(KEY_VARIABLE, "").strip()
         return ApiKeys([_checked(key, f"the variable {KEY_VARIABLE}")] if key else [])
-    with open_regular_file(file, _LARGEST_FILE) as stream:
-        lines = [line.strip() for line in stream.read().decode("utf-8").splitlines()]
+    try:
+        with open_regular_file(file, _LARGEST_FILE) as stream:
+            lines = [line.strip() for line in stream.read().decode("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ValueError(
+            f"The file of API keys {file} cannot be read: {reason}. Write a key a line; `openssl rand -hex 32` makes a good "
+            "one."
+        ) from error
     keys = [_checked(line, str(file)) for line in lines if line and not line.startswith("#")]
     if not keys:
         raise ValueError(f"The file of API keys {file} has no key. Write one a line; lines that begin with # are comments.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -29,8 +28,11 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(f"The service cannot listen at {host}, port {port}: {reason}. Give another `port=...`.") from error
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # socket adds the address
+        raise OSError(
+            f"The service cannot listen at {host}, port {port}: {reason}. Give another `port=...`, or a `host=...` that is an "
+            "address of this machine."
+        ) from error
 
 
 def run(app: Any, service: PhotoService, listener: socket.socket, announce: Callable[[], None]) -> None:

@@ -42,7 +42,7 @@ def open_regular_file(path: str | Path, max_bytes: int | None = None) -> io.Buff
 
 def _check(status: os.stat_result, max_bytes: int | None) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise UnfitFileError("a folder, not a photo")
+        raise UnfitFileError("a folder, not a file")
     if not stat.S_ISREG(status.st_mode):
         raise UnfitFileError("not a regular file")
     if max_bytes is not None and status.st_size > max_bytes:

@@ -146,13 +146,13 @@ def find_problem(photo: Path, checks: PhotoChecks, max_bytes: int, max_pixels: i
         max_pixels: Number of pixels that it must stay below.
     """
     if photo.stat().st_size > max_bytes:
-        return f"its file is larger than {max_bytes // _MEGA} MB"
+        return f"its file is larger than {max_bytes / _MEGA:g} MB"
     try:
         width, height = checks.look_at(photo)
     except PhotoProblemError as error:
         return str(error)
     if width * height >= max_pixels:
-        return f"it has {width * height / _MEGA:.1f} megapixels, and photos must have fewer than {max_pixels // _MEGA}"
+        return f"it has {width * height / _MEGA:.1f} megapixels, and photos must have fewer than {max_pixels / _MEGA:g}"
     return None
 
 

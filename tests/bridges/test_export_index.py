@@ -133,6 +133,7 @@ def test_points_on_a_map_are_those_with_degrees(index, tmp_path, caplog):
         ("parquet", {"uri": "http://localhost"}, "needs `out`, got `uri`"),
         ("qdrant", {}, "needs `out` or `uri`, got neither"),
         ("qdrant", {"uri": "http://localhost", "out": "x"}, "got `out` and `uri`"),
+        ("geojson", {"out": "x", "table": "t"}, "has no `table='t'`"),
         ("csv", {"out": "x"}, "Expected `to` as one of parquet"),
     ],
 )

@@ -357,5 +357,5 @@ def test_an_empty_query_folder_does_not_stop_the_others(encoder, photos, tmp_pat
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.jxl").write_bytes(b"\xff\x0a" + bytes(20))
     results = search_photos(built, [tmp_path / "empty", save(tmp_path / "q.jpg", 1)], encoder)
-    assert [(result.error, len(result.matches)) for result in results] == [("a folder, not a photo", 0), (None, 5)]
+    assert [(result.error, len(result.matches)) for result in results] == [("a folder, not a file", 0), (None, 5)]
     assert "Skipped images: a.jxl (JPEG XL" in caplog.text

@@ -129,6 +129,17 @@ def test_a_table_that_is_being_written_holds_everything_up(tmp_path, watch, cloc
     assert PlaceIndex.open(tmp_path / "index").places[0].latitude == 1.0
 
 
+def test_a_log_that_is_written_all_the_time_is_named(tmp_path, watch, clock, caplog):
+    """It holds everything up as a table does; without a warning the user could not see why no photo is indexed."""
+    save(tmp_path / "photos" / "a.jpg", 1)
+    for second in range(100):
+        (tmp_path / "photos" / "camera.txt").write_text("line\n" * second)
+        assert watch.look() is None
+        assert caplog.text.count("while camera.txt is being written") == (second >= 32)
+        clock.now += 1
+    assert settle(watch, clock) == (1, 0, 0, 0)
+
+
 def test_a_folder_that_vanishes_leaves_the_index(tmp_path, watch, clock, caplog):
     """A disk that is not mounted, or a folder that was emptied by mistake, must not remove all rows."""
     save(tmp_path / "photos" / "a.jpg", 1)

@@ -139,6 +139,10 @@ def test_keys(tmp_path):
     with pytest.raises(ValueError, match="at least 16") as error:
         read_api_keys(file, {})
     assert "short" not in str(error.value)  # a key is never shown
+    file.write_bytes(b"\xff" * 20)
+    for unreadable, reason in ((file, "utf-8"), (tmp_path, "a folder"), (tmp_path / "none", "No such file")):
+        with pytest.raises(ValueError, match=f"keys .* cannot be read: .*{reason}.*`openssl rand"):
+            read_api_keys(unreadable, {})
 
 
 def test_metrics_have_the_form_of_prometheus():

@@ -143,7 +143,7 @@ def test_a_photo_that_cannot_be_read_spares_the_others(client):
             413,
             "at most",
         ),
-        (lambda c: post(c, "/search", bytes(300_000)), 422, "larger than 0 MB"),
+        (lambda c: post(c, "/search", bytes(300_000)), 422, "larger than 0.2 MB"),
         (lambda c: post(c, "/search"), 415, "multipart/form-data or application/json"),
         (lambda c: c.post("/search", data={"top_k": "3"}, files={"image": b"x"}), 422, "`photos`"),
         (lambda c: post(c, "/search", jpeg(), top_k="many"), 422, "top_k"),

@@ -120,6 +120,25 @@ def test_a_used_port_is_one_line(index):
     with bind("127.0.0.1", 0) as listener:
         status, _, err = run("serve", index, "--port", listener.getsockname()[1])
     assert status == 1 and err.startswith("d2vpr: ") and "cannot listen at 127.0.0.1" in err
+    assert "Address already in use. Give another `--port PORT`" in err
+
+
+def test_a_name_without_an_address_is_one_line():
+    with pytest.raises(OSError, match=r"at no\.invalid, port 0: (?!Unknown error).*`host=\.\.\.`"):
+        bind("no.invalid", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--queue", 8], "`--max-photos 16` would never find room in `--queue 8`"),
+        (["--queue-mb", 10], "`--max-request-mb 64` would never find room in `--queue-mb 10`"),
+    ],
+)
+def test_a_queue_has_room_for_the_largest_request(index, options, message):
+    """Or such a request would be told to come back later, for ever."""
+    status, _, err = run("serve", index, "--port", 0, *options)
+    assert status == 1 and message in err
 
 
 def test_an_encoder_that_mixes_photos_gets_them_one_by_one(tmp_path):
