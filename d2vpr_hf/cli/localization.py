@@ -66,7 +66,7 @@ class SequenceOptions:
         typer.Option(
             parser=parse_path,
             metavar="CSV",
-            help="For a sequence: path, metres from the frame before, and turn (degrees, clockwise) of each frame.",
+            help="For a sequence: path, metres from the line before, and turn (degrees, clockwise) of each frame.",
         ),
     ] = None
     camera_direction: Annotated[

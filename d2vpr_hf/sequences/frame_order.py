@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ class FrameOrder:
 
 
 def read_frames(folder: str | Path, odometry: FrameTable | None = None, *, strict: bool = False) -> FrameOrder:
-    """Read the photos of a folder, or of a CSV file, as frames.
+    """Read the photos of a folder, or of a CSV file, as frames: in the order of their times, else of the lines or the names.
 
     Args:
         folder: A CSV file that [`read_frame_table`] reads, a folder with one, or a folder of photos, whose times are those of
@@ -61,7 +62,7 @@ def read_frames(folder: str | Path, odometry: FrameTable | None = None, *, stric
 
     Raises:
         FileNotFoundError: If there is no such folder, or no photo in it.
-        ValueError: If the folder has several CSV files, or no line of the odometry belongs to a frame.
+        ValueError: If the folder has several CSV files, or [`with_odometry`] raises it.
     """
     folder = Path(folder)
     file = _find_table(folder, odometry)
@@ -74,7 +75,7 @@ def read_frames(folder: str | Path, odometry: FrameTable | None = None, *, stric
         frames = read_frame_table(file)
         _report_unlisted(folder, frames, strict)
         seconds = [to_seconds(row.timestamp) for row in frames.rows]
-        order = order_frames([row.photo for row in frames.rows], seconds, is_listed=False)
+        order = order_frames([row.photo for row in frames.rows], seconds, is_listed=True)
         odometry = frames if odometry is None and "metres" in frames.fields else odometry
     return order if odometry is None else with_odometry(order, odometry)
 
@@ -110,7 +111,7 @@ def list_frames(photos: Sequence[str | Path], odometry: FrameTable | None = None
     """Return photos as frames, in the order of the times of their names, EXIF, XMP and sidecar files, else as given.
 
     Raises:
-        ValueError: If a path is a folder, or no line of the odometry belongs to a frame.
+        ValueError: If a path is a folder, or [`with_odometry`] raises it.
     """
     paths = list(map(Path, photos))
     folders = [path for path in paths if path.is_dir()]
@@ -123,7 +124,7 @@ def list_frames(photos: Sequence[str | Path], odometry: FrameTable | None = None
 def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed: bool) -> FrameOrder:
     """Order photos by their times; without times of all of them, as listed, or by the natural order of their names.
 
-    Photos of one time are in the natural order of their names, and spread evenly over a whole second.
+    Photos of one time are in the order that they have without times, and spread evenly over a whole second.
 
     Args:
         photos: The photos.
@@ -131,7 +132,7 @@ def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed:
         is_listed: Whether the photos are in an order that their user chose.
     """
     rows = list(range(len(photos))) if is_listed else sorted(range(len(photos)), key=lambda row: natural_key(photos[row]))
-    kind = "as given" if is_listed else "natural order of names"
+    kind = "given order" if is_listed else "natural order of names"
     num_timed = int(np.isfinite(seconds).sum())
     if len(photos) > 1 and num_timed == len(photos) and len(set(seconds)) > 1:
         rows.sort(key=lambda row: seconds[row])
@@ -147,7 +148,7 @@ def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed:
 
 
 def _spread_over_seconds(times: list[float]) -> list[float]:
-    """Return times (N,) in their order, with those of one whole second spread evenly over it.
+    """Return times (N,) in their order, with those of one whole second spread evenly over it, or up to the next time in it.
 
     EXIF often has whole seconds only: at the same time, frames would have to be at the same position.
     """
@@ -157,28 +158,63 @@ def _spread_over_seconds(times: list[float]) -> list[float]:
         return times
     logger.warning("%d frames share the whole second of their time; they are spread evenly over it.", sum(shared.values()))
     first_numbers = {time: number for number, time in reversed(list(enumerate(times)))}
+    different = sorted(counts)
+    spans = {time: min(1.0, later - time) for time, later in zip(different, [*different[1:], np.inf], strict=True)}
     return [
-        time + (number - first_numbers[time]) / counts[time] if time in shared else time for number, time in enumerate(times)
+        time + spans[time] * (number - first_numbers[time]) / counts[time] if time in shared else time
+        for number, time in enumerate(times)
     ]
 
 
 def with_odometry(order: FrameOrder, odometry: FrameTable) -> FrameOrder:
     """Add the movements of an odometry to frames; a warning counts the frames that it lacks.
 
+    Each line is the movement from the line before it; the first line may be that from a frame without a line. Movements
+    of lines between two frames, such as those of photos that are skipped, are added.
+
     Raises:
-        ValueError: If no line of the odometry belongs to a frame after the first.
+        ValueError: If the lines of two frames are in another order than the frames, or no line has the metres of a frame after
+            the first.
     """
-    rows = {row.photo.resolve(): row for row in odometry.rows}
+    numbers = {row.photo.resolve(): number for number, row in enumerate(odometry.rows)}
+    lines = [numbers.get(frame.photo.resolve()) for frame in order.frames]
+    _check_line_order(order, odometry, lines)
     frames, num_lacking = [], 0
-    for number, frame in enumerate(order.frames):
-        row = rows.get(frame.photo.resolve())
-        num_lacking += number > 0 and (row is None or row.metres is None)
-        frames.append(frame if row is None else replace(frame, metres=row.metres, turn=row.turn))
+    for number, (frame, line) in enumerate(zip(order.frames, lines, strict=True)):
+        metres, turn = _movement(odometry, lines[number - 1] if number else None, line)
+        num_lacking += number > 0 and metres is None
+        frames.append(replace(frame, metres=metres, turn=turn))
     if 0 < num_lacking == len(frames) - 1:
         raise ValueError(f"{odometry.file} has no metres of any frame after the first, such as {frames[1].photo}.")
     if num_lacking:
         logger.warning("%d of %d frames after the first have no metres in %s.", num_lacking, len(frames) - 1, odometry.file)
     return FrameOrder(frames, order.order)
+
+
+def _check_line_order(order: FrameOrder, odometry: FrameTable, lines: Sequence[int | None]) -> None:
+    """Raise ValueError if the lines of an odometry are in another order than the frames: movements would be those of others."""
+    listed = [(line, frame.photo) for line, frame in zip(lines, order.frames, strict=True) if line is not None]
+    for (line, photo), (next_line, next_photo) in pairwise(listed):
+        if next_line < line:
+            raise ValueError(
+                f"The lines of {odometry.file} are movements from the line before, and {next_photo.name} is before "
+                f"{photo.name} there. The frames are in the {order.order}: sort the lines like them."
+            )
+
+
+def _movement(odometry: FrameTable, earlier: int | None, line: int | None) -> tuple[float | None, float | None]:
+    """Return metres and turn from the frame of an earlier line to that of a line; `None` for those that are not known."""
+    if line is None or (earlier is None and line > 0):
+        return None, None
+    rows = odometry.rows[line : line + 1] if earlier is None else odometry.rows[earlier + 1 : line + 1]
+    metres, turns = [row.metres for row in rows], [row.turn for row in rows]
+    return _total(metres), _total(turns)
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    """Return the sum of values; `None` if one of them is not known."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _photo_seconds(photo: Path) -> float:

@@ -24,8 +24,8 @@ class FrameRow:
     Attributes:
         photo: The photo's file.
         timestamp: Its time, as written; `None` if it is not known.
-        metres: Metres from the frame before it; `None` if they are not known.
-        turn: Change of the heading from the frame before it in degrees, clockwise; `None` if it is not known.
+        metres: Metres from the line before it; `None` if they are not known.
+        turn: Change of the heading from the line before it in degrees, clockwise; `None` if it is not known.
     """
 
     photo: Path
@@ -54,7 +54,7 @@ def read_frame_table(file: str | Path) -> FrameTable:
 
     Args:
         file: A CSV file with a line for each frame: `path` of the photo, from the folder of the CSV file, and any of
-            `timestamp`, `metres` from the frame before it, and `turn`, the change of the heading in degrees, clockwise. Other
+            `timestamp`, `metres` from the line before it, and `turn`, the change of the heading in degrees, clockwise. Other
             columns are not read, and empty cells are not known.
 
     Raises:
@@ -81,7 +81,7 @@ def read_odometry(file: str | Path) -> FrameTable:
     table = read_frame_table(file)
     if "metres" not in table.fields:
         raise ValueError(
-            f"{file} has no column `metres`. An odometry has the columns path, metres from the frame before, and optionally "
+            f"{file} has no column `metres`. An odometry has the columns path, metres from the line before, and optionally "
             "turn (degrees, clockwise)."
         )
     return table
