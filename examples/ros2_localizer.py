@@ -26,6 +26,16 @@ from d2vpr_hf.sequences import LoopDetector, Motion, SequenceAnswer, SequenceLoc
 RADII_OF_90 = math.sqrt(2 * math.log(10))  # standard deviations that contain 90 % of a normal distribution in the plane
 
 
+def movement(
+    first: tuple[float, float, float] | None, second: tuple[float, float, float] | None
+) -> tuple[float | None, float | None]:
+    """Return metres and turn (degrees, clockwise) between poses; `None` if one of them is not known."""
+    if first is None or second is None:
+        return None, None
+    turn = math.degrees(first[2] - second[2])
+    return math.dist(first[:2], second[:2]), (turn + 180) % 360 - 180
+
+
 class LocalizerNode(Node):
     """Localizes each image in a map."""
 
@@ -43,6 +53,7 @@ class LocalizerNode(Node):
         self.map_frame = self._parameter("map_frame", "map")
         self.pose: tuple[float, float, float] | None = None  # x, y and yaw (radians) of the latest odometry
         self.last_pose: tuple[float, float, float] | None = None  # that of the last image
+        self.last_loop_pose: tuple[float, float, float] | None = None  # that of the last image that was not skipped
         self.poses = self.create_publisher(PoseWithCovarianceStamped, "~/pose", 10)
         self.answers = self.create_publisher(String, "~/answer", 10)
         self.loops = self.create_publisher(String, "~/loop", 10)
@@ -73,6 +84,8 @@ class LocalizerNode(Node):
         self._publish(message.header, answer)
         if self.detector is not None and self.pose is not None:
             x, y, _ = self.pose
+            metres, turn = movement(self.last_loop_pose, self.pose)  # over images that were skipped
+            self.last_loop_pose = self.pose
             loop = self.detector.add(descriptor, Place("", x=x, y=y), seconds, metres=metres, turn=turn)
             if loop is not None and loop.verified:
                 self.loops.publish(String(data=json.dumps(vars(loop))))
@@ -80,10 +93,7 @@ class LocalizerNode(Node):
     def _movement(self) -> tuple[float | None, float | None]:
         """Return metres and turn (degrees, clockwise) since the last image; `None` without odometry."""
         last, self.last_pose = self.last_pose, self.pose
-        if last is None or self.pose is None:
-            return None, None
-        turn = math.degrees(last[2] - self.pose[2])
-        return math.dist(last[:2], self.pose[:2]), (turn + 180) % 360 - 180
+        return movement(last, self.pose)
 
     def _publish(self, header: Any, answer: SequenceAnswer) -> None:
         values = {name: value for name, value in answer.to_dict().items() if name != "matches"}

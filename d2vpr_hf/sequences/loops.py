@@ -14,6 +14,7 @@ from d2vpr_hf.index import Match
 from d2vpr_hf.localization.calibration import Calibration
 from d2vpr_hf.localization.localize import PRECISION
 from d2vpr_hf.places import Place, distance_in_metres
+from d2vpr_hf.places.geometry import EARTH
 from d2vpr_hf.sequences.localizer import SequenceAnswer, SequenceFilter, SequenceSettings
 from d2vpr_hf.sequences.map_density import SPACING
 from d2vpr_hf.sequences.states import Floats, States
@@ -152,7 +153,8 @@ class LoopDetector:
         if answer.place is None:
             return None
         radius = self._filter.radius
-        near = [match for match in matches if (distance_in_metres(match.place, answer.place) or 0.0) <= radius]
+        distances = [distance_in_metres(match.place, answer.place) for match in matches]
+        near = [match for match, metres in zip(matches, distances, strict=True) if metres is not None and metres <= radius]
         if not near:
             return None
         best = near[0]
@@ -204,7 +206,8 @@ class _Trajectory:
 
     def count(self, states: States, radii: NDArray[np.float64]) -> Floats:
         """Return the number of frames within a radius (S,) of each state, at least 1."""
-        steps = states.points[:, None, :2] - self._points[None, : self.num_photos, :2]
+        steps = states.points[:, None] - self._points[None, : self.num_photos]
+        steps[states.frames != EARTH, :, 2] = 0.0  # flat frames: heights may not be known
         is_near = np.linalg.norm(steps, axis=-1) <= radii[:, None]
         is_near &= states.frames[:, None] == self._frames[None, : self.num_photos]
         return np.maximum(is_near.sum(axis=1), 1.0)

@@ -1,10 +1,15 @@
 """Loops of a robot that drives two laps of a square."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from d2vpr_hf.index import Match
 from d2vpr_hf.places import Place
-from d2vpr_hf.sequences import LoopDetector
+from d2vpr_hf.sequences import LoopDetector, SequenceAnswer
+from d2vpr_hf.sequences.loops import _Trajectory
+from d2vpr_hf.sequences.states import States
 
 LAP = 40  # frames of a lap, 5 m and 1 s apart
 
@@ -66,6 +71,31 @@ def test_a_jump_between_stretches_verifies_nothing(calibration):
     assert not any(loop is not None and loop.verified for loop in loops)
 
 
+def test_a_loop_is_not_with_a_frame_of_another_floor():
+    """The most similar frame is on another floor than the position of the answer."""
+    detector = LoopDetector(min_similarity=0.7)
+    floors = [Place("", x=0.0, y=0.0, frame=floor) for floor in ("one", "two")]
+    for number, floor in enumerate(floors):
+        detector.add(descriptors_of_laps(1)[0], floor, float(number))
+    matches = [Match(rank, rank - 1, floor, Path(), 0.9) for rank, floor in enumerate(floors, 1)]
+    assert detector._loop(SequenceAnswer("", floors[1]), matches, 100.0).earlier_frame == 1
+    assert detector._loop(SequenceAnswer("", floors[1]), matches[:1], 100.0) is None
+
+
+@pytest.mark.parametrize("in_degrees", [False, True])
+def test_frames_are_counted_within_a_radius(in_degrees):
+    """Frames 10 m apart from south to north, near the equator: 5 within 20 m of the middle one."""
+    places = [
+        Place("", latitude=number * 10 / 111_195, longitude=0.0) if in_degrees else Place("", x=0.0, y=10.0 * number)
+        for number in range(21)
+    ]
+    trajectory = _Trajectory()
+    for number, place in enumerate(places):
+        trajectory.append(np.ones(2, np.float32), place, float(number))
+    trajectory.num_photos = len(places)
+    assert trajectory.count(States.of_places([places[10]]), np.array([20.5])).tolist() == [5.0]
+
+
 def test_wrong_arguments_are_refused(calibration):
     with pytest.raises(ValueError, match="either `calibration`, for confidences, or `min_similarity`"):
         LoopDetector()
@@ -73,3 +103,5 @@ def test_wrong_arguments_are_refused(calibration):
         LoopDetector(calibration=calibration, exclude_last_frames=-1)
     with pytest.raises(ValueError, match="Frame 0 has no position"):
         LoopDetector(calibration=calibration).add(descriptors_of_laps(1)[0], Place(""), 0.0)
+    with pytest.raises(ValueError, match="finite number of seconds, got nan"):
+        LoopDetector(calibration=calibration).add(descriptors_of_laps(1)[0], Place("", x=0.0, y=0.0), np.nan)

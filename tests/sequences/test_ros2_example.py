@@ -109,3 +109,18 @@ def test_the_node_publishes_poses_answers_and_skipped_images(example, tmp_path, 
     node.pose = (28.0, 4.0, 0.5 + math.pi / 2)
     metres, turn = node._movement()
     assert metres == pytest.approx(5.0) and turn == pytest.approx(-90.0)
+
+
+def test_loops_have_the_odometry_over_skipped_images(example, tmp_path, monkeypatch):
+    """The third image is damaged: the fourth one is 10 m from the second one, the last that the detector has."""
+    rng = np.random.default_rng(0)
+    pictures = [jpeg(rng.integers(0, 255, (7, 7, 3)).astype(np.uint8)) for _ in range(4)]
+    encoder = PlaceEncoder("embedded", device="cpu")
+    with PlaceIndex.create(tmp_path / "map", index_settings(encoder)) as index:
+        index.add(encoder.encode(pictures).descriptors, [Place(f"{number}", x=5.0 * number, y=3.0) for number in range(4)])
+    monkeypatch.setattr(Node, "parameters", {"index": str(tmp_path / "map")})
+    node, steps = example.LocalizerNode(), []
+    node.detector = SimpleNamespace(add=lambda descriptor, pose, seconds, **step: steps.append((seconds, step["metres"])))
+    for topic, message in recorded_messages(pictures):
+        node.subscriptions[topic](message)
+    assert steps == [(100.0, None), (101.0, pytest.approx(5.0)), (103.0, pytest.approx(10.0))]
