@@ -44,7 +44,11 @@ class Evidence:
 
 
 def frame_evidence(
-    matches: Sequence[Match], calibration: Calibration | None, num_photos: int, outside_share: float
+    matches: Sequence[Match],
+    calibration: Calibration | None,
+    num_photos: int,
+    outside_share: float,
+    num_states: int | None = None,
 ) -> Evidence | None:
     """Return the evidence of a frame; `None` if no match has a position.
 
@@ -54,6 +58,7 @@ def frame_evidence(
             never an answer.
         num_photos: Number of the map's photos with a position.
         outside_share: Share of frames that are outside the map, before the first frame is seen.
+        num_states: Number of matches that are states; `None` for all. The estimate is made from as many as the calibration's.
     """
     radius = POSITIVE_DIST_THRESHOLD if calibration is None else calibration.positive_dist_threshold
     num_matches = NUM_MATCHES if calibration is None else calibration.num_matches
@@ -64,6 +69,7 @@ def frame_evidence(
     confidence = _UNCALIBRATED
     if calibration is not None:
         confidence = float(np.clip(calibration.confidences(estimate.features[None])[0], LEAST_CONFIDENCE, 1 - LEAST_CONFIDENCE))
+    placed = placed[:num_states]
     states = States.of_places([match.place for match in placed])
     agrees = state_distances(states, States.of_places([estimate.place]))[:, 0] <= radius
     agrees[0] |= not agrees.any()

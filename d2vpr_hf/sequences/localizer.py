@@ -182,8 +182,9 @@ class SequenceFilter:
             ValueError: If a time is before that of the last frame, or a number is not finite.
         """
         seconds = self._move_on(seconds, metres, turn)
+        settings = self.settings
         evidence = frame_evidence(
-            matches[: self.settings.num_matches], self.calibration, self.density.num_photos, self.settings.outside_share
+            matches, self.calibration, self.density.num_photos, settings.outside_share, settings.num_matches
         )
         if evidence is None:
             answer = SequenceAnswer(query, note=NO_POSITIONS if matches else NO_MATCHES, matches=tuple(matches))
@@ -237,11 +238,9 @@ class SequenceFilter:
             return []
         later = [frame.log_emission for frame in placed[1:]]
         path = best_path(placed[0].belief, _transitions(placed), later)
-        matched = [[match for match in frame.matches if match.place.has_position] for frame in placed]
-        return [
-            matches[state] if state < min(len(matches), self.settings.num_matches) else None
-            for matches, state in zip(matched, path, strict=True)
-        ]
+        count = self.settings.num_matches
+        matched = [[match for match in frame.matches if match.place.has_position][:count] for frame in placed]
+        return [matches[state] if state < len(matches) else None for matches, state in zip(matched, path, strict=True)]
 
     @property
     def num_searched(self) -> int:
@@ -261,6 +260,8 @@ class SequenceFilter:
 
     def _move_on(self, seconds: float | None, metres: float | None, turn: float | None) -> float:
         """Record the movement to a frame, and return its time."""
+        if seconds is not None and not math.isfinite(seconds):
+            raise ValueError(f"Expected the time of a frame as a finite number of seconds, got {seconds}.")
         if self._seconds is None:
             self._seconds = 0.0 if seconds is None else seconds
             return self._seconds

@@ -168,6 +168,22 @@ def test_the_index_is_not_changed(road, calibration):
     assert PlaceIndex.open(road.folder).info() == before
 
 
+def test_fewer_states_leave_the_estimate_of_the_frame_alone(road, calibration):
+    """The calibration was fitted to estimates of ten matches, however many of them are states."""
+    by_support = replace(calibration, weights=[0.0, 0.0, 3.0, 0.0, 0.0], bias=0.0)
+    descriptor = seen((7, 0.8), (30, 0.79), (20, 0.78))
+    expected = localize(road.search(descriptor, 20)[0], by_support, precision=0.0).confidence
+    answer = SequenceLocalizer(road, by_support, SequenceSettings(num_matches=1), precision=0.0).add(descriptor)
+    assert answer.confidence_alone == pytest.approx(expected)
+
+
+def test_the_path_has_no_matches_beyond_the_states(road):
+    localizer = SequenceLocalizer(road, None, SequenceSettings(num_matches=2))
+    for number in range(3):
+        localizer.add_matches(road.search(seen((10 + number, 0.9)), 20)[0], float(number), metres=10.0 * (number > 0))
+    assert all(match is None or match.rank <= 2 for match in localizer.best_path())
+
+
 def test_confidences_of_far_frames_do_not_count(road, calibration):
     """A long stretch outside the map must not lower the confidence of frames long before it."""
     inside = [seen((number % 40, 0.9)) for number in range(30)]
