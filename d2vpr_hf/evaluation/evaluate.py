@@ -237,6 +237,8 @@ def evaluate_data_set(
         sequence,
     )
     _check_reranking(reranking, encoder, database_encoder)
+    if sequence is not None:
+        _check_photo_order(data_set)
     report_remarks(data_set.remarks, data_set.variant)
     data_set = replace(data_set, parts=tuple(part for part in data_set.parts if part.query_sets))
     out = None if save_descriptors is None else Path(save_descriptors)
@@ -305,6 +307,16 @@ def _check_reranking(reranking: Reranking | None, encoder: Encoder, database_enc
     check_regions(encoder)
     if database_encoder is not None:
         raise ValueError("Re-ranking compares regions of one model. Leave `rerank` or `database_model` out.")
+
+
+def _check_photo_order(data_set: DataSet) -> None:
+    """Raise ValueError if neither the lists nor the names of a data set have the order of drives."""
+    if data_set.layout.startswith("msls"):
+        raise ValueError(
+            "The photos of MSLS are keys without an order, and those of all drives of a city are in one folder. For "
+            "`sequence_length`, give CSV files as `database` and `queries` that list the photos of each drive in its order, "
+            "with a folder for each drive."
+        )
 
 
 def _refuse_second_encoding(index: PlaceIndex, shuffle_check: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from d2vpr_hf.evaluation.positives import PhotoSet
 from d2vpr_hf.evaluation.report import CoordinateKind, Evaluation, Predictions, QueryResult
+from d2vpr_hf.evaluation.sequence_windows import SEQUENCE_COUNTS
 
 
 def merge_parts(evaluations: Mapping[str, Evaluation], data_set: dict[str, Any]) -> Evaluation:
@@ -49,14 +50,15 @@ def merge_parts(evaluations: Mapping[str, Evaluation], data_set: dict[str, Any])
         coordinates=_merge_coordinates(parts),
         predictions=_merge_predictions(parts, roots, prefixes),
         data_set=data_set | {"parts": sizes},
-        reranking=_merge_reranking([part.reranking for part in parts if part.reranking is not None]),
+        reranking=_merge_counts([part.reranking for part in parts], "reranked", "comparisons"),
+        sequences=_merge_counts([part.sequences for part in parts], *SEQUENCE_COUNTS),
     )
 
 
-def _merge_reranking(parts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the options and counts of re-ranking over all parts; `None` without re-ranking."""
-    sums = {name: sum(part[name] for part in parts) for name in ("reranked", "comparisons")}
-    return parts[0] | sums if parts else None
+def _merge_counts(parts: Sequence[dict[str, Any] | None], *counts: str) -> dict[str, Any] | None:
+    """Return the options that all parts share, with the sums of their counts; `None` for parts without them."""
+    given = [part for part in parts if part is not None]
+    return given[0] | {name: sum(part[name] for part in given) for name in counts} if given else None
 
 
 def _merge_queries(

@@ -13,23 +13,32 @@ from d2vpr_hf.evaluation.photo_selection import PhotoSelection
 from d2vpr_hf.evaluation.positives import Positives
 from d2vpr_hf.evaluation.sequence_rule import Scores, SequenceRule
 from d2vpr_hf.readers import PlaceTable
+from d2vpr_hf.readers.at_names import is_at_name
 from d2vpr_hf.readers.photo_listing import natural_key
 from d2vpr_hf.stores.descriptors import Descriptors, take_rows
+
+SEQUENCE_COUNTS = ("database_photos", "query_photos", "database_sequences", "query_sequences")  # of reports
 
 
 def find_windows(selection: PhotoSelection, length: int) -> NDArray[np.int64]:
     """Return the rows (W, length) in a selection of all sequences of consecutive photos.
 
-    A sequence is in one folder. Its photos are in the order of a CSV file or list, else in the natural order of their names; a
-    photo that is not selected, such as one that cannot be read, interrupts it.
+    A sequence is in one folder. Its photos are in the order of a CSV file, else in the natural order of their names; a photo
+    that is not selected, such as one that cannot be read, interrupts it.
 
     Raises:
-        ValueError: If there is no sequence of this length.
+        ValueError: If there is no sequence of this length, or the order of names is that of positions, as of `@` names.
     """
     paths = [place.path for place in selection.table.places]
     order = np.arange(len(paths))
     if not (isinstance(selection.table, PlaceTable) and selection.table.source == "csv"):
-        order = np.array(sorted(range(len(paths)), key=lambda row: natural_key(PurePosixPath(paths[row]))), np.int64)
+        names = list(map(PurePosixPath, paths))
+        if any(map(is_at_name, names)):
+            raise ValueError(
+                f"The names of the {selection.name} in {selection.table.folder} begin with @ and a position, so that their "
+                "order is not that of a drive. Give a CSV file that lists the photos in their order, or omit `sequence_length`."
+            )
+        order = np.array(sorted(range(len(paths)), key=lambda row: _folder_key(names[row])), np.int64)
     numbers = np.full(len(paths), -1, np.int64)
     numbers[selection.rows] = np.arange(len(selection.rows))
     folders = np.unique([paths[row].rpartition("/")[0] for row in order.tolist()], return_inverse=True)[1]
@@ -44,6 +53,11 @@ def find_windows(selection: PhotoSelection, length: int) -> NDArray[np.int64]:
         f"There is no sequence of {length} consecutive photos in a folder of the {selection.name} in {selection.table.folder}. "
         "Give a smaller `sequence_length`, or one folder for each drive."
     )
+
+
+def _folder_key(path: PurePosixPath) -> tuple[Any, Any]:
+    """Return a key that keeps the photos of a folder together: those of its subfolders are not between them."""
+    return natural_key(path.parent), natural_key(path)
 
 
 class WindowDescriptors:
@@ -113,5 +127,4 @@ class WindowPositives:
 
 def describe_sequences(rule: SequenceRule, num_photos: Sequence[int], num_sequences: Sequence[int]) -> dict[str, Any]:
     """Return the sequences of an evaluation for its report: the rule, and the numbers of photos and sequences of both sides."""
-    counts = {"database_photos": num_photos[0], "query_photos": num_photos[1]}
-    return rule.to_dict() | counts | {"database_sequences": num_sequences[0], "query_sequences": num_sequences[1]}
+    return rule.to_dict() | dict(zip(SEQUENCE_COUNTS, [*num_photos, *num_sequences], strict=True))

@@ -8,7 +8,7 @@ place. The time is `YYYYMMDD_hhmmss`, whose right parts may be missing. See VPR-
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from d2vpr_hf.places.place import Place, check_fields, complete_places, parse_number
@@ -24,7 +24,7 @@ _CROP = re.compile(r"pitch-?\d+_yaw-?\d+")  # the note of a crop of Pittsburgh; 
 _NUMBERS = {"utm_east": 1, "utm_north": 2, "latitude": 5, "longitude": 6, "heading": 9}  # the part of each number
 
 
-def is_at_name(path: Path) -> bool:
+def is_at_name(path: PurePath) -> bool:
     """Return whether a file's name follows the convention; the names of its folders do not matter."""
     return path.name.startswith("@")
 

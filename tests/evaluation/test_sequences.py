@@ -1,11 +1,20 @@
 """Evaluation of sequences against a brute force, and as the command line reports it."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from d2vpr_hf.evaluation import Evaluation, PositiveRule, SequenceRule, compare_evaluations, evaluate_descriptor_files
+from d2vpr_hf.evaluation.evaluate import evaluate_data_set
+from d2vpr_hf.evaluation.merged_parts import merge_parts
+from d2vpr_hf.evaluation.photo_selection import select_photos
+from d2vpr_hf.evaluation.sequence_windows import find_windows
+from d2vpr_hf.places import Place
+from d2vpr_hf.readers import PlaceTable
+from d2vpr_hf.readers.data_sets.data_set import DataSet
 from tests.command_line import run
 
 LENGTH = 3
@@ -110,6 +119,36 @@ def test_impossible_sequences_are_refused(drives, options, message):
     arguments = ["--database", table, "--queries", query_table, "--descriptors", file, "--query-descriptors", query_file]
     status, _, err = run("evaluate", *arguments, *options)
     assert status == 1 and message in err, err
+
+
+def windows_by_name(tmp_path, *names):
+    places = [Place(name, x=10.0 * number, y=0.0) for number, name in enumerate(names)]
+    table = PlaceTable(tmp_path, places, "exif")
+    selection, _ = select_photos(table, table, PositiveRule(10.0))
+    return [[names[row] for row in window] for window in find_windows(selection, 2).tolist()]
+
+
+def test_photos_of_a_subfolder_do_not_interrupt_their_folder(tmp_path):
+    """In the natural order of all paths, `a/b/1.jpg` is between the photos of `a`."""
+    names = ("a/10.jpg", "a/b/1.jpg", "a/b/2.jpg", "a/c.jpg", "a/9.jpg")
+    assert windows_by_name(tmp_path, *names) == [["a/9.jpg", "a/10.jpg"], ["a/10.jpg", "a/c.jpg"], ["a/b/1.jpg", "a/b/2.jpg"]]
+
+
+def test_names_without_an_order_of_drives_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="begin with @ and a position, so that their order is not that of a drive"):
+        windows_by_name(tmp_path, "@5@5@a@.jpg", "@6@5@b@.jpg")
+    msls = DataSet("msls-all-queries", "MSLS val", ())
+    with pytest.raises(ValueError, match="photos of MSLS are keys without an order"):
+        evaluate_data_set(msls, SimpleNamespace(), sequence=SequenceRule(5))
+
+
+def test_parts_of_a_data_set_sum_their_sequences(drives, tmp_path):
+    sides = [side[:2] for side in drives.values()]
+    part = evaluate_descriptor_files(*sides, PositiveRule(10.0), sequence=SequenceRule(LENGTH))
+    folders = {side: {"path": str(tmp_path / side), "count": 1, "checksum": ""} for side in ("database", "query_set")}
+    merged = merge_parts({"one": replace(part, **folders), "two": replace(part, **folders)}, {})
+    counts = {"database_photos": 26, "query_photos": 12, "database_sequences": 18, "query_sequences": 8}
+    assert merged.sequences == SequenceRule(LENGTH).to_dict() | counts and merged.reranking is None
 
 
 def test_unknown_scores_are_refused():
