@@ -110,8 +110,8 @@ class Compared:
         """Return options with the weights that the queries give, all of them or some (Q,)."""
         correct = _correct(self.searched)
         rows = slice(None) if chosen is None else chosen
-        weight, weights = fit_region_weights(self.values[rows], self.searched.similarities[rows], correct[rows])
-        return Reranking("regions", TOP, weight, region_weights=weights)
+        fitted = fit_region_weights(self.values[rows], self.searched.similarities[rows], correct[rows])
+        return REGIONS if fitted is None else Reranking("regions", TOP, fitted[0], region_weights=fitted[1])
 
     def order(self, options: Reranking) -> NDArray[np.int64]:
         """Return the new order (Q, DEPTH) by the weights of some options."""

@@ -368,7 +368,7 @@ class PartEvaluation:
         reranker.report()
         in_order = np.take_along_axis(distances, reranked.order, axis=1), reranked.rows
         counts = {"reranked": reranker.num_reranked, "comparisons": reranker.num_compared}
-        return in_order, reranking.to_dict() | counts
+        return in_order, reranker.options.to_dict() | counts
 
     def _has_model_of(self, encoder: Encoder) -> bool:
         return isinstance(self._database, IndexedPhotos) and self._database.index.settings.fingerprint == encoder.fingerprint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +37,7 @@ def calibrated_reranking(index: PlaceIndex, encoder: Encoder, options: Reranking
     calibration = load_calibration(index, encoder)
     if calibration is not None and calibration.reranked is not None and options.region_weights is None:
         fit = calibration.reranked
-        options = replace(options, weight=fit.weight, max_gap=fit.max_gap, region_weights=tuple(fit.region_weights))
+        options = options.with_weights(fit.weight, fit.region_weights, fit.max_gap)
     if options.mode == "regions":
         return options, None
     if calibration is None:

@@ -66,6 +66,7 @@ def rerank_labelled(
         ValueError: If queries cannot be re-ranked.
     """
     reranker = index_reranker(index, encoder, replace(reranking, mode="regions"))
+    defaults = replace(reranker.options, mode=reranking.mode)
     rows, similarities = match_arrays(labelled.matches)
     values = reranker.compare(labelled.descriptors, labelled.photos, rows, similarities)
     reranker.report()
@@ -73,7 +74,7 @@ def rerank_labelled(
     half = chessboard_halves(labelled.truths, labelled.positive_dist_threshold)
     estimates: list[RerankedEstimate | None] = [None] * len(rows)
     for tested in (0, 1):
-        options = _fitted(reranking, values, similarities, correct, half != tested)
+        options = _fitted(defaults, values, similarities, correct, half != tested)
         chosen = np.flatnonzero(half == tested)
         reranked = order_rows(rows[chosen], similarities[chosen], values[chosen], options)
         reordered = reorder([labelled.matches[row] for row in chosen.tolist()], reranked)
@@ -83,10 +84,10 @@ def rerank_labelled(
     complete = [estimate for estimate in estimates if estimate is not None]
     if len(complete) < len(estimates):
         raise ValueError(
-            f"{len(estimates) - len(complete)} of {len(estimates)} queries cannot be re-ranked: none of the photos of their "
-            "matches could be read to be encoded again. Bring the photos of the map there, or leave `rerank` out."
+            f"{len(estimates) - len(complete)} of {len(estimates)} queries cannot be re-ranked: photos of their best matches "
+            "could not be read to be encoded again. Bring the photos of the map there, or leave `rerank` out."
         )
-    return _fitted(reranking, values, similarities, correct, np.ones(len(rows), bool)), complete
+    return _fitted(defaults, values, similarities, correct, np.ones(len(rows), bool)), complete
 
 
 def _fitted(
@@ -96,6 +97,9 @@ def _fitted(
     correct: NDArray[np.bool_],
     chosen: NDArray[np.bool_],
 ) -> Reranking:
-    """Return the options with the weights that some queries give."""
-    weight, region_weights = fit_region_weights(values[chosen], similarities[chosen], correct[chosen])
-    return replace(reranking, weight=weight, region_weights=region_weights)
+    """Return the options with the weights that some queries give; with too few of them, those of the model, or equal ones."""
+    fitted = fit_region_weights(values[chosen], similarities[chosen], correct[chosen])
+    if fitted is not None:
+        return replace(reranking, weight=fitted[0], region_weights=fitted[1])
+    num_regions = values.shape[2]
+    return replace(reranking, region_weights=reranking.region_weights or (1 / num_regions,) * num_regions)

@@ -3,8 +3,6 @@
 Indexes whose calibration was fitted with re-ranking have weights of their own, and other models have equal weights.
 """
 
-from dataclasses import replace
-
 from d2vpr_hf.reranking.options import Reranking
 
 KNOWN_WEIGHTS = {  # fingerprint of the model: weight of the region similarity, and weights of the regions
@@ -19,5 +17,4 @@ def with_known_weights(options: Reranking, fingerprint: str) -> Reranking:
     """Return options with the weights that are known for a model, unless they have weights."""
     if options.region_weights is not None or fingerprint not in KNOWN_WEIGHTS:
         return options
-    weight, region_weights = KNOWN_WEIGHTS[fingerprint]
-    return replace(options, weight=weight, region_weights=region_weights)
+    return options.with_weights(*KNOWN_WEIGHTS[fingerprint])

@@ -1,6 +1,7 @@
 """Options of re-ranking. This module loads no library."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 RerankMode = Literal["unsure", "regions"]
@@ -21,7 +22,8 @@ class Reranking:
         weight: Weight of the region similarity; that of the similarity of the descriptors is 1.
         max_gap: A match is compared if its similarity is at most this much below that of the best one.
         region_weights: Weights of the regions in the region similarity, with a sum of 1; `None` for those of the calibration of
-            the index, if it was fitted with re-ranking, or else those that are known for the model, or else equal ones.
+            the index, if it was fitted with re-ranking, or else those that are known for the model, or else equal ones. The
+            former two bring their `weight`, and a calibration its `max_gap`, in place of defaults.
     """
 
     mode: RerankMode = "unsure"
@@ -44,6 +46,15 @@ class Reranking:
     def num_searched(self) -> int:
         """The number of matches that a search must return: the candidates, and those that a calibration judges."""
         return max(self.top, _NUM_JUDGED)
+
+    def with_weights(self, weight: float, region_weights: Sequence[float], max_gap: float = MAX_GAP) -> "Reranking":
+        """Return the options with fitted weights; another `weight` or `max_gap` than the default stays."""
+        return replace(
+            self,
+            weight=weight if self.weight == WEIGHT else self.weight,
+            max_gap=max_gap if self.max_gap == MAX_GAP else self.max_gap,
+            region_weights=tuple(region_weights),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as JSON values, with the names of the command line's flags."""

@@ -127,6 +127,8 @@ class EncodedRegions:
 
     def report(self) -> None:
         """Log the number of photos that were encoded again, and of those that could not be read."""
+        if not self._num_rows:
+            return
         logger.warning(
             "The descriptors of this index hold no regions. For re-ranking, %d photos of the index and %d queries were encoded "
             "again.",
@@ -136,7 +138,8 @@ class EncodedRegions:
         if self._unread:
             row, reason = next(iter(self._unread.items()))
             logger.warning(
-                "%d photos of the index could not be read and keep their place in the order of similarity, %s first: %s",
+                "%d photos of the index could not be read, and count with the smallest region similarity of their query; %s "
+                "first: %s",
                 len(self._unread),
                 self._photo_of_row(row),
                 reason,

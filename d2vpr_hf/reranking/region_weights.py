@@ -6,12 +6,12 @@ from numpy.typing import NDArray
 from d2vpr_hf.reranking.options import WEIGHT
 
 _PENALTY = 100.0  # factor on half the squared distance from equal weights; chosen on a validation city
-MIN_QUERIES = 30  # queries with correct and wrong candidates; with fewer, weights stay equal
+MIN_QUERIES = 30  # queries with correct and wrong candidates; with fewer, none are fitted
 
 
 def fit_region_weights(
     values: NDArray[np.float32], similarities: NDArray[np.float32], correct: NDArray[np.bool_]
-) -> tuple[float, tuple[float, ...]]:
+) -> tuple[float, tuple[float, ...]] | None:
     """Fit weights so that correct candidates have larger fused similarities than wrong ones.
 
     They maximise the logarithm of the share of the correct candidates in a softmax over those of a query, less a penalty on
@@ -23,16 +23,16 @@ def fit_region_weights(
         correct: (Q, K) whether a match is correct.
 
     Returns:
-        The weight of the region similarity, and the R weights of the regions in it, with a sum of 1. Equal weights if there are
-        too few queries with correct and wrong candidates.
+        The weight of the region similarity, and the R weights of the regions in it, with a sum of 1; `None` if there are too
+        few queries with correct and wrong candidates.
     """
     num_regions = values.shape[2]
     is_compared = np.isfinite(values[..., 0])
     correct = correct & is_compared
     is_used = correct.any(axis=1) & (is_compared & ~correct).any(axis=1)
-    equal = np.full(num_regions, 1 / num_regions)
     if is_used.sum() < MIN_QUERIES:
-        return WEIGHT, tuple(equal.tolist())
+        return None
+    equal = np.full(num_regions, 1 / num_regions)
     features = np.concatenate([similarities[..., None], values], axis=2)[is_used].astype(np.float64)  # (Q, K, 1 + R)
     features[~is_compared[is_used]] = 0.0
     inside = features[is_compared[is_used]]

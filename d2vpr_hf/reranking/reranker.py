@@ -25,7 +25,7 @@ class RerankedRows:
 
     Attributes:
         order: (Q, k) earlier positions of the matches, from 0.
-        rows: (Q, k) rows; those that were not compared keep their order behind the others.
+        rows: (Q, k) rows; those beyond the candidates keep their order behind the others.
         similarities: (Q, k) cosine similarities of the descriptors.
         region_similarities: (Q, k) region similarities; NaN for rows that were not compared.
         fused_similarities: (Q, k) mean of both, weighted; NaN for queries that were not re-ranked. A row that was not compared
@@ -128,8 +128,7 @@ class Reranker:
 
     def report(self) -> None:
         """Log the number of photos that were encoded again, if any were."""
-        if self.num_reranked:
-            self._source.report()
+        self._source.report()
 
     def _candidates(self, rows: NDArray[np.int64], similarities: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return which matches (Q, k) are compared."""

@@ -12,7 +12,9 @@ from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import Calibration, load_calibration, localize_photos
+from d2vpr_hf.localization.labelled_reranking import _fitted
 from d2vpr_hf.reranking import Reranking
+from d2vpr_hf.reranking.known_weights import KNOWN_WEIGHTS
 from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
 from tests.command_line import run
@@ -170,6 +172,24 @@ def test_an_evaluation_records_re_ranking_and_equals_the_search(town, tmp_path, 
     compared = run("evaluate", "--database", town / "index", *arguments[:4], "--json", tmp_path / "plain.json")
     assert compared[0] == 0 and "reranking" not in json.loads((tmp_path / "plain.json").read_text())
     assert "re-ranked differently: none and regions" in run("compare", tmp_path / "plain.json", report)[1]
+
+
+def test_a_report_has_the_weights_that_were_used(town, tmp_path, encoder, monkeypatch):
+    weights = (0.5, 0.5, *[0.0] * 12)
+    monkeypatch.setitem(KNOWN_WEIGHTS, encoder.fingerprint, (3.0, weights))
+    arguments = ("--database", town / "index", "--queries", town / "queries", "--rerank", "regions")
+    assert run("evaluate", *arguments, "--json", tmp_path / "report.json")[0] == 0
+    reranking = Evaluation.load(tmp_path / "report.json").reranking
+    assert (reranking["weight"], reranking["region_weights"]) == (3.0, list(weights))
+
+
+def test_too_few_labelled_queries_keep_the_weights_of_the_model():
+    """With two queries nothing is fitted: the weights are those before, or equal ones."""
+    values, similarities = np.ones((2, 3, 2), np.float32), np.ones((2, 3), np.float32)
+    of_model = Reranking("regions", weight=3.0, region_weights=(0.9, 0.1))
+    for options, weights in ((of_model, (0.9, 0.1)), (Reranking("regions"), (0.5, 0.5))):
+        fitted = _fitted(options, values, similarities, np.eye(2, 3, dtype=bool), np.ones(2, bool))
+        assert (fitted.weight, fitted.region_weights) == (options.weight, weights)
 
 
 def test_a_calibrated_index_evaluates_its_unsure_answers(town, calibrated, encoder):

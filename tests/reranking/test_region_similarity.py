@@ -112,14 +112,14 @@ def test_the_region_that_shows_the_place_gets_the_weight():
     assert weight > 2
 
 
-def test_too_few_labelled_queries_keep_equal_weights_and_matches_that_were_not_compared_do_not_count():
+def test_too_few_labelled_queries_fit_nothing_and_matches_that_were_not_compared_do_not_count():
     values, similarities, correct = labelled(MIN_QUERIES)
-    assert fit_region_weights(values[:-1], similarities[:-1], correct[:-1]) == (2.0, (0.5, 0.5))
+    assert fit_region_weights(values[:-1], similarities[:-1], correct[:-1]) is None
     weights = fit_region_weights(values, similarities, correct)
     more = np.full((MIN_QUERIES, 1, 2), np.nan, np.float32)
     padded = np.concatenate([values, more], 1), np.pad(similarities, ((0, 0), (0, 1))), np.pad(correct, ((0, 0), (0, 1)))
     np.testing.assert_allclose(np.hstack(fit_region_weights(*padded)), np.hstack(weights), rtol=1e-4)
-    assert fit_region_weights(more, similarities[:, :1], correct[:, :1]) == (2.0, (0.5, 0.5))
+    assert fit_region_weights(more, similarities[:, :1], correct[:, :1]) is None
 
 
 def test_the_embedded_model_has_known_weights():
@@ -129,3 +129,4 @@ def test_the_embedded_model_has_known_weights():
     assert len(options.region_weights) == 14 and options.region_weights[-1] < min(options.region_weights[:7])
     assert with_known_weights(Reranking(region_weights=(1.0,)), fingerprint).region_weights == (1.0,)
     assert with_known_weights(Reranking(), "another").region_weights is None
+    assert options.weight != 2.0 and with_known_weights(Reranking(weight=5.0), fingerprint).weight == 5.0

@@ -161,3 +161,8 @@ def test_photos_that_cannot_be_read_are_counted_and_not_compared(caplog):
     assert "1 photos of the index could not be read" in caplog.text and "0 first: not an image" in caplog.text
     unreadable = make(source=EncodedRegions(RegionEncoder(unreadable=(100,)), lambda row: Path(str(row))))
     assert unreadable.rerank(QUERY, [Path("100")], ROWS, SIMILARITIES).is_reranked.tolist() == [False]
+    unread = make(source=EncodedRegions(RegionEncoder(unreadable=(0, 1, 2)), lambda row: Path(str(row))))
+    caplog.clear()
+    assert unread.rerank(QUERY, [Path("100")], ROWS, SIMILARITIES).is_reranked.tolist() == [False]
+    unread.report()
+    assert "3 photos of the index could not be read" in caplog.text
