@@ -19,6 +19,7 @@ _HEADER, _TAG = 128, 8  # bytes
 _MATRIX, _PACKED = 14, 15  # types of elements
 _CELL, _STRUCT = 1, 2  # classes of arrays
 _OBJECT, _CHAR = 3, 4
+_FUNCTION, _OPAQUE = 16, 17  # they hold an array
 _MEMORY = 8 << 30  # bytes; Tokyo 24/7, the largest list of photos, takes 1
 
 
@@ -64,6 +65,8 @@ def _parts_of_matrix(part: memoryview, order: Literal["little", "big"]) -> list[
     elements = _elements(part, order)
     flags, dimensions = (next(elements, (0, part[:0]))[1] for _ in range(2))
     array_class = int.from_bytes(flags[:4], order) & 0xFF
+    if array_class in (_FUNCTION, _OPAQUE):
+        return list(elements)
     if array_class not in (_CELL, _STRUCT, _OBJECT, _CHAR):
         return []
     sides = [int.from_bytes(dimensions[start : start + 4], order, signed=True) for start in range(0, len(dimensions), 4)]

@@ -51,7 +51,9 @@ def test_cells_structures_and_texts_of_huge_dimensions_are_refused(tmp_path, sid
     text = array(4, sides, element(16, b"", order), b"dbStruct", order)
     structure = array(2, sides, fields([b"a"], order), b"dbStruct", order)
     inner = array(2, (1, 1), fields([b"dbImage"], order) + array(1, sides, order=order), b"dbStruct", order)
-    for content in (cell, text, structure, inner):
+    function = array(16, (1, 1), array(1, sides, order=order), b"dbStruct", order)
+    opaque = element(14, element(6, struct.pack(f"{order}II", 17, 0), order) + element(1, b"dbStruct", order) + cell, order)
+    for content in (cell, text, structure, inner, function, opaque):
         file = write(tmp_path / "data.mat", content, order, packed)
         with pytest.raises(ValueError, match="states an array of " + "x".join(map(str, sides))):
             check_dimensions(file)
