@@ -203,7 +203,8 @@ def _access(url: str) -> dict[str, Any]:
     parts = inner.removeprefix("hf://").partition("@")[0].split("/")
     kind: Kind = "datasets" if parts[0] == "datasets" else "models"
     name = "/".join(parts[1:3] if parts[0] in ("datasets", "spaces") else parts[:2])
-    sent = {"token": token_for(kind, name)}
+    is_inside = ".." not in inner.split("/")  # clients of HTTP resolve such parts, up to another repository
+    sent = {"token": token_for(kind, name) if is_inside else False}
     return {"hf": sent} if outer else sent
 
 

@@ -99,6 +99,10 @@ def test_a_list_of_photos_names_no_repository(hub, monkeypatch):
         with pytest.raises(UnreadablePhotoError):
             open_photo(url)
     assert sent == [{"token": None}, {"token": False}, {"hf": {"token": None}}]  # a model of the same name is another one
+    sent.clear()
+    with pytest.raises(UnreadablePhotoError, match="your token was not sent"):
+        open_photo("hf://datasets/user/private/../../../../other/private/resolve/main/a.png")
+    assert sent == [{"token": False}]
 
 
 def test_a_data_set_that_the_user_names_may_use_the_token(hub):
