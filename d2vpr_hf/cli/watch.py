@@ -57,7 +57,7 @@ def watch(
         store=search.store,
         uri=search.uri,
     )
-    notice(f"Watching {photos}. Ctrl-C ends it.")
+    notice(f"Watching {photos}. Ctrl-C ends it.", err=as_json)
 
     def report(index: PlaceIndex, update: UpdateReport) -> None:
         if as_json:
@@ -70,4 +70,4 @@ def watch(
     except KeyboardInterrupt as interrupt:
         if getattr(interrupt, "__notes__", None):  # an update was interrupted
             raise
-    notice(f"Ended. The same command continues to watch {photos}.")
+    notice(f"Ended. The same command continues to watch {photos}.", err=as_json)

@@ -200,6 +200,8 @@ def test_the_command_ends_with_status_0_unless_it_interrupts_an_update(tmp_path,
     words = ("watch", tmp_path / "photos", "--out", tmp_path / "index")
     status, out, err = run(*words)
     assert (status, err) == (0, "") and out.splitlines()[-1].startswith("Ended. The same command continues")
+    status, out, err = run(*words, "--json")
+    assert (status, out) == (0, "") and "Ended. The same" in err  # programs read stdout
     interrupt.add_note("4 of 9 photos are stored in i. The same command encodes the others.")
     status, _, err = run(*words)
     assert (status, err) == (130, f"d2vpr: stopped by Ctrl-C. {interrupt.__notes__[0]}\n")
