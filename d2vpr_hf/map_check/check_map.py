@@ -187,10 +187,11 @@ class _CheckedMap:
         is_alias = pairs.is_far & is_similar
         is_alias &= ~is_misplaced[:, None] & ~is_misplaced[self.neighbours.rows]
         is_alone = self.positions.to_nearest() > self.threshold
+        most_similar = np.isfinite(pairs.distances).argmax(axis=1)  # of the photos in the same frame
         states: dict[str, NDArray[np.bool_]] = {
             "with_second": ~is_alone,
             "confirmed": np.asarray((pairs.is_near & is_similar).any(axis=1)),
-            "correct": pairs.is_near[:, 0],
+            "correct": pairs.is_near[np.arange(count), most_similar],
             "ambiguous": np.asarray(is_alias.any(axis=1)),
             "misplaced": is_misplaced,
         }

@@ -110,6 +110,15 @@ def test_a_local_frame_gives_the_same_findings(tmp_path, report):
     assert {feature["geometry"] for feature in features} == {None}  # the hall is nowhere on the globe
 
 
+def test_photos_in_another_frame_do_not_count_as_far(tmp_path):
+    """The photos of even visits are in one frame and the others in another: two of each place stay near each other."""
+    descriptors, places = make_rows(local=True)
+    halves = [replace(place, frame="even" if int(place.path[3]) % 2 == 0 else "odd") for place in places]
+    report = check_map(make_index(tmp_path, descriptors, halves), num_neighbours=8)
+    assert report.alone == 2  # the place of one photo, and the second odd visit of the place whose first one was moved
+    assert report.correct == len(places) - report.alone - 1  # the moved photo
+
+
 def test_floors_above_each_other_are_apart(tmp_path):
     descriptors, places = make_rows(local=True)
     upper = [replace(place, path=f"u{place.path}", z=200.0) for place in places]
