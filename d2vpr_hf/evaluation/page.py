@@ -16,14 +16,13 @@ from d2vpr_hf.hub.thumbnails import inline_thumbnail
 from d2vpr_hf.maps import BaseMap, MapLayer, MapMarks
 from d2vpr_hf.places import Place
 from d2vpr_hf.readers.photos import UnreadablePhotoError
+from d2vpr_hf.utils.html_pages import html_page
 
 _SIDE = 220  # pixels of a photo
 _WIDTH, _HEIGHT = 720, 300  # units of the drawing of the curve
 _MARGIN, _TOP = 44, 28
 _MAX_POINTS = 500  # of the curve
 
-# nothing is loaded and no script runs, whatever a name of a file contains
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 body { font: 15px/1.5 "Segoe UI", Roboto, Arial, sans-serif; color: #1f2937; background: #fff; max-width: 1080px;
   margin: 24px auto; padding: 0 16px; } h1 { font-size: 26px; } h2 { font-size: 20px; margin-top: 36px; }
@@ -60,10 +59,9 @@ def to_page(evaluation: Evaluation) -> str:
         evaluation: The evaluation. The files of the shown photos are read.
     """
     sides = [side["path"] for side in (evaluation.query_set, evaluation.database)]
-    title = "Evaluation" if None in sides else f"Evaluation: {escape(str(sides[0]))} in {escape(str(sides[1]))}"
+    title = "Evaluation" if None in sides else f"Evaluation: {sides[0]} in {sides[1]}"
     counts = f"{len(evaluation.queries)} queries, {evaluation.database['count']} database photos"
     parts = [
-        f"<h1>{title}</h1>",
         f"<p>{counts}; correct: {escape(evaluation.criterion)}. Model: {escape(str(evaluation.model))}.</p>",
         _numbers(evaluation),
         "<h2>Map</h2>",
@@ -76,9 +74,7 @@ def to_page(evaluation: Evaluation) -> str:
         *_examples(evaluation),
         f"<h2>Report</h2><pre>{escape(evaluation.to_text())}</pre>",
     ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>{title}</title><style>{_STYLE}</style>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+    return html_page(title, _STYLE, parts)
 
 
 def _numbers(evaluation: Evaluation) -> str:

@@ -13,6 +13,7 @@ from d2vpr_hf.maps import BaseMap, MapLayer, MapMarks
 from d2vpr_hf.places import Place, position_text
 from d2vpr_hf.places.geometry import EARTH
 from d2vpr_hf.readers.photos import UnreadablePhotoError
+from d2vpr_hf.utils.html_pages import html_page
 
 PICTURES = 24  # findings of each kind that are shown with photos
 _SIDE = 200  # pixels of a photo
@@ -56,9 +57,7 @@ def to_page(report: MapReport, index: PlaceIndex, pictures: int = PICTURES) -> s
         pictures: Number of findings of each kind that are shown with photos.
     """
     picture = _photo_reader(index.settings.photo_folder)
-    title = f"Check of the map {escape(Path(report.index).name)}"
     parts = [
-        f"<h1>{title}</h1>",
         *(f"<p>{escape(line)}</p>" for line in report.to_text().splitlines() if not line.startswith("  ")),
         _draw_map(report, index),
         "<h2>Similarities of near and far photos</h2>",
@@ -70,9 +69,7 @@ def to_page(report: MapReport, index: PlaceIndex, pictures: int = PICTURES) -> s
         "<h2>Areas</h2>",
         _table(report.areas[:_ROWS], len(report.areas)),
     ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f"<title>{title}</title><style>{_STYLE}</style>"
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+    return html_page(f"Check of the map {Path(report.index).name}", _STYLE, parts)
 
 
 def draw_similarities(counts: SimilarityCounts) -> str:

@@ -287,6 +287,7 @@ def test_the_page_holds_everything(tmp_path):
     index = make_index(tmp_path, descriptors, places)
     page = to_page(check_map(index), index)
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and "<b>.jpg" not in page
+    assert "Content-Security-Policy" in page and "default-src 'none'; img-src data:" in page
     assert page.count("data:image/jpeg;base64,") == 1 and "This photo is not here." in page
     assert 'class="misplaced line" d="M' in page
 
