@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from d2vpr_hf import __version__
+from d2vpr_hf.utils.optional_imports import import_without_reports
 
 _LIBRARIES = {  # distributions by the extra that installs them; an empty text for those of every installation
     "": ("numpy", "pillow", "pillow-heif", "pyarrow", "faiss-cpu", "scipy", "safetensors", "huggingface-hub", "typer"),
@@ -149,7 +150,7 @@ def _backends() -> list[Finding]:
 def _try_import(module: str) -> tuple[bool | None, str | None]:
     """Return whether a module can be imported, `None` if it is not installed, and the problem with one that cannot."""
     try:
-        importlib.import_module(module)
+        import_without_reports(module)
     except ModuleNotFoundError as error:
         if error.name is not None and module.startswith(error.name):
             return None, None

@@ -2,9 +2,11 @@
 
 import importlib
 import importlib.util
+import sys
 from types import ModuleType
 
 MODEL_LIBRARIES = ("torch", "transformers")
+_REPORTERS = {"openvino": "openvino_telemetry"}  # library: package by which it reports each import and conversion to its maker
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
@@ -14,9 +16,27 @@ def import_extra(module: str, extra: str) -> ModuleType:
         ImportError: If it is not installed, with the command that installs it.
     """
     try:
-        return importlib.import_module(module)
+        return import_without_reports(module)
     except ImportError as error:
         raise _missing(module, extra, str(error)) from error
+
+
+def import_without_reports(module: str) -> ModuleType:
+    """Import a library, and nothing by which it would report its use to its maker.
+
+    The library does without the package for reports, as if that were not installed. One that was imported before is unchanged.
+
+    Raises:
+        ImportError: If the library cannot be imported.
+    """
+    reporter = _REPORTERS.get(module)
+    if reporter is None or module in sys.modules or reporter in sys.modules:
+        return importlib.import_module(module)
+    sys.modules[reporter] = None  # type: ignore[assignment] # Python's way to let an import fail
+    try:
+        return importlib.import_module(module)
+    finally:
+        del sys.modules[reporter]
 
 
 def check_extra(module: str, extra: str) -> None:
