@@ -221,6 +221,7 @@ def _test_photos(folder: Path) -> str | None:
     from d2vpr_hf.encoders.place_encoder import PlaceEncoder
     from d2vpr_hf.retrieval.index_photos import index_photos
     from d2vpr_hf.retrieval.search_photos import search_photos
+    from d2vpr_hf.utils.atomic_files import write_file
 
     photos = [folder / "photos" / f"{number}.png" for number in range(_NUM_PHOTOS)]
     photos[0].parent.mkdir()
@@ -228,7 +229,7 @@ def _test_photos(folder: Path) -> str | None:
         coarse = np.random.default_rng(number).integers(0, 256, (5, 7, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(coarse).resize((210, 150), Image.Resampling.BICUBIC).save(file, "PNG")
-        photo.write_bytes(file.getvalue())
+        write_file(photo, file.getvalue())
     encoder = PlaceEncoder()
     index, _ = index_photos(folder / "photos", folder / "index", encoder)
     results = search_photos(index, photos, encoder, top_k=1)

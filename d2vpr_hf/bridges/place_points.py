@@ -10,7 +10,7 @@ from typing import Literal
 from d2vpr_hf.places import Place
 from d2vpr_hf.retrieval.answer_formats import geojson_text
 from d2vpr_hf.retrieval.waypoints import Waypoint, gpx_text, kml_text
-from d2vpr_hf.utils.atomic_files import store_file
+from d2vpr_hf.utils.atomic_files import store_file, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def write_points(places: Sequence[Place], out: Path, format: PointFormat, progre
         text = geojson_text([{"row": row, **vars(place)} for row, place in on_globe])
     else:
         text = (gpx_text if format == "gpx" else kml_text)(_waypoint(place) for _, place in on_globe)
-    store_file(out, lambda scratch: scratch.write_text(text + "\n", encoding="utf-8"))
+    store_file(out, lambda scratch: write_file(scratch, text + "\n"))
     progress(len(places))
     return len(on_globe)
 

@@ -12,7 +12,7 @@ from d2vpr_hf.space.visitors import COOKIE
 from tests.photos import draw, gps_exif
 from tests.space.test_app import upload
 
-OPTIONS = [5, 0.95, "", "", "", ""]  # matches, precision, near, heading, since, until
+OPTIONS = [5, 0.95, "", "", "", "", False]  # matches, precision, near, heading, since, until, re-ranking
 
 
 class Page:
@@ -56,9 +56,9 @@ def test_a_photo_is_located_with_the_options_of_the_page(page, space):
     places = PlaceIndex.open(space.folder / "index").places
     near = f"{places[5].latitude}, {places[5].longitude}, 5"
     between = f"{(places[0].heading + 45) % 360}, 10"  # the headings of the town are 90 degrees apart
-    assert 1 <= page.send("locate", photo, 3, 0.95, near, "", "", "")[2].count('class="card ') <= 3
-    assert "No photo passes the filters" in page.send("locate", photo, 5, 0.95, "", between, "", "")[2]
-    assert "DEGREES,TOLERANCE" in page.send("locate", photo, 5, 0.95, "", "north", "", "")
+    assert 1 <= page.send("locate", photo, 3, 0.95, near, "", "", "", False)[2].count('class="card ') <= 3
+    assert "No photo passes the filters" in page.send("locate", photo, 5, 0.95, "", between, "", "", False)[2]
+    assert "DEGREES,TOLERANCE" in page.send("locate", photo, 5, 0.95, "", "north", "", "", False)
     assert "There is no photo yet" in page.send("locate", None, *OPTIONS)
 
 

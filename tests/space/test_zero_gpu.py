@@ -92,7 +92,7 @@ def test_each_request_of_a_program_asks_for_a_gpu(durations, on_cpu, tmp_path, m
     page = app.build(open_space(Settings(None, str(tmp_path / "index"), tmp_path, None)), files)
     events = {event.api_name: event for event in page.fns.values()}
     assert not any(events[name].batch for name in ("localize", "search", "explain"))
-    assert events["localize"].fn(str(photos[1]), 3, 0.95, "", "", "", "")["matches"][0]["photo"] == photos[1].name
+    assert events["localize"].fn(str(photos[1]), 3, 0.95, "", "", "", "", False)["matches"][0]["photo"] == photos[1].name
     assert [match["photo"] for match in events["search"].fn(str(photos[2]), 1)["matches"]] == [photos[2].name]
     assert "Expected 1 to 20 matches" in events["search"].fn(str(photos[2]), 0)["error"]
     assert durations == [15, 15]
