@@ -302,9 +302,7 @@ CASES: list[Case] = [
 def parse() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--scratch", type=Path, help="Folder for temporary files; 11 GB (2 GB without the largest case)."
-    )
+    parser.add_argument("--scratch", type=Path, help="Folder for temporary files; 11 GB (2 GB without the largest case).")
     parser.add_argument("--quick", action="store_true", help="Up to 30,000 descriptors only.")
     parser.add_argument("--case", type=int, nargs="+", help=f"Numbers of the cases, from 0 to {len(CASES) - 1}.")
     parser.add_argument("--index", type=Path, help="Measure the descriptors of this index instead of drawn ones.")
