@@ -124,6 +124,8 @@ class Service:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
         assert self.process.stdout is not None
         self.line = self.process.stdout.readline()
+        if not self.line.startswith("Serving"):
+            raise RuntimeError("The service did not start; its message is above.")
 
     def stop(self) -> tuple[int, float]:
         """End the service by SIGTERM; return its status and the seconds that it took."""

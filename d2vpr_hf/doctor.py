@@ -41,6 +41,9 @@ _LIBRARIES = {  # distributions by the extra that installs them; an empty text f
     "serve": ("fastapi", "uvicorn", "python-multipart"),
     "hdf5": ("h5py",),
     "milvus": ("pymilvus", "milvus-lite"),
+    "pgvector": ("psycopg",),
+    "lancedb": ("lancedb",),
+    "qdrant": ("qdrant-client",),
 }
 _BACKENDS = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "executorch": "executorch.runtime"}
 _GIGA = 1e9

@@ -11,6 +11,7 @@ faster and may miss some.
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -80,6 +81,7 @@ class PgVectorStore:
         self._descriptors = descriptors
         self._uri, self._table = uri, table
         self._client: psycopg.Connection[Any] | None = None
+        self._lock = threading.Lock()  # transactions of two threads cannot share a connection
         self._index = index_type(uri)
         if self._index is not None and descriptors.shape[1] > MAX_INDEXED["halfvec"]:
             self._index = None
@@ -122,16 +124,17 @@ class PgVectorStore:
 
     def _candidates(self, queries: NDArray[np.float32], wanted: int, condition: str, values: list[Any]) -> NDArray[np.int64]:
         """Return the rows (Q, `wanted`) that are nearest to each query by PostgreSQL's distances."""
-        connection = self._connection()
         nearest: list[list[int]] = []
-        with answering(self._uri), connection.transaction():
-            for query in queries:
-                rows: list[int] = []
-                if self._index is not None and wanted <= _MAX_EXPLORED:
-                    rows = self._from_index(connection, query, wanted, condition, values)
-                if len(rows) < wanted:
-                    rows = self._from_scan(connection, query, wanted, condition, values)
-                nearest.append(rows)
+        with self._lock, answering(self._uri):
+            connection = self._connection()
+            with connection.transaction():
+                for query in queries:
+                    rows: list[int] = []
+                    if self._index is not None and wanted <= _MAX_EXPLORED:
+                        rows = self._from_index(connection, query, wanted, condition, values)
+                    if len(rows) < wanted:
+                        rows = self._from_scan(connection, query, wanted, condition, values)
+                    nearest.append(rows)
         if any(len(rows) != wanted for rows in nearest):
             raise ValueError(f"The table {self._table} has too few rows. Remove it, and build the store again.")
         return np.array(nearest, np.int64)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,17 @@ def test_it_finds_the_rows_of_exact_search(server, tmp_path, dtype, monkeypatch)
         for allowed in masks:
             expected, expected_rows = exact_search(queries, database, 10, allowed)
             distances, rows = store.search(queries, 10, allowed)
+            assert np.array_equal(rows, expected_rows) and np.array_equal(distances, expected)
+    store.close()
+
+
+def test_threads_share_a_store(server, tmp_path):
+    """A service or a Space searches from several threads."""
+    store = build(server, tmp_path, draw(3000, 64), "threads")
+    queries = draw(20, 64, seed=1)
+    expected, expected_rows = store.search(queries, 5)
+    with ThreadPoolExecutor(4) as pool:
+        for distances, rows in pool.map(lambda _: store.search(queries, 5), range(20)):
             assert np.array_equal(rows, expected_rows) and np.array_equal(distances, expected)
     store.close()
 
