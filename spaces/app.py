@@ -412,7 +412,7 @@ def _options(*, can_rerank: bool) -> list[Any]:
             until = gr.Textbox(label="Until", placeholder="2025-01-01", max_lines=1, min_width=120)
         rerank = gr.Checkbox(
             label="Compare regions of the best matches",
-            info="A second look at answers that are unsure."
+            info="Order the best matches by their regions too."
             if can_rerank
             else "The photos of this map have no stored regions.",
             interactive=can_rerank,

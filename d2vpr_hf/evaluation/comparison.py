@@ -117,7 +117,9 @@ def _notes(first: Evaluation, second: Evaluation) -> Iterator[str]:
     scores = [run.sequences["scores"] for run in (first, second) if run.sequences is not None]
     if len(set(scores)) > 1:
         yield f"Sequences are compared differently: by the {scores[0]} in the first, by the {scores[1]} in the second."
-    rerankings = ["none" if run.reranking is None else run.reranking["rerank"] for run in (first, second)]
+    rerankings = [
+        "none" if run.reranking is None else "{rerank}, top {rerank_top}".format(**run.reranking) for run in (first, second)
+    ]
     if rerankings[0] != rerankings[1]:
         yield f"Matches are re-ranked differently: {rerankings[0]} and {rerankings[1]}."
     settings = [(run.model.cross_image_encoder, run.model.batch_size, run.order_seed) for run in (first, second)]

@@ -60,7 +60,8 @@ def to_page(evaluation: Evaluation) -> str:
     """
     sides = [side["path"] for side in (evaluation.query_set, evaluation.database)]
     title = "Evaluation" if None in sides else f"Evaluation: {sides[0]} in {sides[1]}"
-    counts = f"{len(evaluation.queries)} queries, {evaluation.database['count']} database photos"
+    unit = "photos" if evaluation.sequences is None else "sequences"
+    counts = f"{len(evaluation.queries)} queries, {evaluation.database['count']} database {unit}"
     parts = [
         f"<p>{counts}; correct: {escape(evaluation.criterion)}. Model: {escape(str(evaluation.model))}.</p>",
         _numbers(evaluation),

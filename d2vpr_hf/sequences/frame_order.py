@@ -62,7 +62,7 @@ def read_frames(folder: str | Path, odometry: FrameTable | None = None, *, stric
 
     Raises:
         FileNotFoundError: If there is no such folder, or no photo in it.
-        ValueError: If the folder has several CSV files, or [`with_odometry`] raises it.
+        ValueError: If the folder has several CSV files, a line names a folder, or [`with_odometry`] raises it.
     """
     folder = Path(folder)
     file = _find_table(folder, odometry)
@@ -73,6 +73,7 @@ def read_frames(folder: str | Path, odometry: FrameTable | None = None, *, stric
         order = order_frames(photos, [to_seconds(place.timestamp) for place in table.places], is_listed=False)
     else:
         frames = read_frame_table(file)
+        _check_photos([row.photo for row in frames.rows])
         _report_unlisted(folder, frames, strict)
         seconds = [to_seconds(row.timestamp) for row in frames.rows]
         order = order_frames([row.photo for row in frames.rows], seconds, is_listed=True)
@@ -114,11 +115,16 @@ def list_frames(photos: Sequence[str | Path], odometry: FrameTable | None = None
         ValueError: If a path is a folder, or [`with_odometry`] raises it.
     """
     paths = list(map(Path, photos))
-    folders = [path for path in paths if path.is_dir()]
-    if folders:
-        raise ValueError(f"{folders[0]} is a folder. Give `sequence_folder=...` for the photos of a folder.")
+    _check_photos(paths)
     order = order_frames(paths, [_photo_seconds(path) for path in paths], is_listed=True)
     return order if odometry is None else with_odometry(order, odometry)
+
+
+def _check_photos(paths: Sequence[Path]) -> None:
+    """Raise ValueError if a path is a folder: its photos would take the places of the frames behind it."""
+    folder = next((path for path in paths if path.is_dir()), None)
+    if folder is not None:
+        raise ValueError(f"{folder} is a folder. Give `sequence_folder=...` for the photos of a folder.")
 
 
 def order_frames(photos: Sequence[Path], seconds: Sequence[float], *, is_listed: bool) -> FrameOrder:

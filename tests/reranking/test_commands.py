@@ -171,7 +171,7 @@ def test_an_evaluation_records_re_ranking_and_equals_the_search(town, tmp_path, 
     assert Evaluation.load(tmp_path / "index.json").ranks.tolist() == evaluation.ranks.tolist()
     compared = run("evaluate", "--database", town / "index", *arguments[:4], "--json", tmp_path / "plain.json")
     assert compared[0] == 0 and "reranking" not in json.loads((tmp_path / "plain.json").read_text())
-    assert "re-ranked differently: none and regions" in run("compare", tmp_path / "plain.json", report)[1]
+    assert "re-ranked differently: none and regions, top 5" in run("compare", tmp_path / "plain.json", report)[1]
 
 
 def test_a_report_has_the_weights_that_were_used(town, tmp_path, encoder, monkeypatch):

@@ -92,6 +92,10 @@ def test_listed_photos_keep_their_order_and_folders_are_refused(photos):
     assert [frame.photo for frame in order.frames] == paths and order.order == "given order"
     with pytest.raises(ValueError, match="is a folder"):
         list_frames([photos])
+    (photos / "inner").mkdir()
+    (photos / "frames.csv").write_text("path\nframe9.png\ninner\n")
+    with pytest.raises(ValueError, match="inner is a folder"):
+        read_frames(photos)
 
 
 def test_odometry_belongs_to_frames_by_their_paths(photos, tmp_path_factory, caplog):
