@@ -32,6 +32,7 @@ def find_windows(selection: PhotoSelection, length: int) -> NDArray[np.int64]:
     paths = [place.path for place in selection.table.places]
     order = np.arange(len(paths))
     if not (isinstance(selection.table, PlaceTable) and selection.table.source == "csv"):
+        paths += selection.table.skipped  # photos that are not in the table, but in the drive
         names = list(map(PurePosixPath, paths))
         if any(map(is_at_name, names)):
             raise ValueError(

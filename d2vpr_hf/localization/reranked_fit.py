@@ -137,6 +137,6 @@ def estimate_reranked(
 
 
 def first_order(matches: Sequence[Match]) -> list[Match]:
-    """Return matches in the order of their descriptors' similarities, without the values of re-ranking."""
-    ordered = sorted(matches, key=lambda match: -match.similarity)
+    """Return matches in the order of a search, by their descriptors' similarities, without the values of re-ranking."""
+    ordered = sorted(matches, key=lambda match: (-match.similarity, match.row))
     return [Match(rank, it.row, it.place, it.photo, it.similarity) for rank, it in enumerate(ordered, 1)]

@@ -121,9 +121,9 @@ def test_impossible_sequences_are_refused(drives, options, message):
     assert status == 1 and message in err, err
 
 
-def windows_by_name(tmp_path, *names):
+def windows_by_name(tmp_path, *names, skipped=()):
     places = [Place(name, x=10.0 * number, y=0.0) for number, name in enumerate(names)]
-    table = PlaceTable(tmp_path, places, "exif")
+    table = PlaceTable(tmp_path, places, "exif", dict.fromkeys(skipped, "not an image"))
     selection, _ = select_photos(table, table, PositiveRule(10.0))
     return [[names[row] for row in window] for window in find_windows(selection, 2).tolist()]
 
@@ -132,6 +132,12 @@ def test_photos_of_a_subfolder_do_not_interrupt_their_folder(tmp_path):
     """In the natural order of all paths, `a/b/1.jpg` is between the photos of `a`."""
     names = ("a/10.jpg", "a/b/1.jpg", "a/b/2.jpg", "a/c.jpg", "a/9.jpg")
     assert windows_by_name(tmp_path, *names) == [["a/9.jpg", "a/10.jpg"], ["a/10.jpg", "a/c.jpg"], ["a/b/1.jpg", "a/b/2.jpg"]]
+
+
+def test_photos_that_are_skipped_interrupt_a_drive(tmp_path):
+    names = [f"a/{number}.jpg" for number in (7, 8, 10, 11)]
+    assert windows_by_name(tmp_path, *names, skipped=("a/9.heic",)) == [names[:2], names[2:]]
+    assert len(windows_by_name(tmp_path, *names)) == 3
 
 
 def test_names_without_an_order_of_drives_are_refused(tmp_path):

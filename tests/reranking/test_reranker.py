@@ -1,5 +1,6 @@
 """The new order of matches, of which ones, and the counts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from d2vpr_hf.encoders import EncodedPhotos
 from d2vpr_hf.index import Match
+from d2vpr_hf.localization.reranked_fit import first_order
 from d2vpr_hf.places import Place
 from d2vpr_hf.reranking import Reranking
 from d2vpr_hf.reranking.region_similarity import region_values, split_regions
@@ -166,3 +168,8 @@ def test_photos_that_cannot_be_read_are_counted_and_not_compared(caplog):
     assert unread.rerank(QUERY, [Path("100")], ROWS, SIMILARITIES).is_reranked.tolist() == [False]
     unread.report()
     assert "3 photos of the index could not be read" in caplog.text
+
+
+def test_the_first_order_is_that_of_the_search_for_equal_photos_too():
+    matches = [Match(rank, rank - 1, Place(""), Path(), similarity) for rank, similarity in enumerate((0.9, 0.9, 0.8), 1)]
+    assert first_order([replace(matches[row], fused_similarity=0.5) for row in (2, 1, 0)]) == matches
