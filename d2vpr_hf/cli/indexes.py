@@ -164,9 +164,11 @@ class FusionOptions:
         from d2vpr_hf.readers import PlaceGrid
         from d2vpr_hf.retrieval.fuse_places import check_fused_out
 
+        grid = PlaceGrid(self.fuse_cell, self.fuse_heading)
         if self.fuse_places is None:
+            if grid != PlaceGrid():
+                raise ValueError("`--fuse-cell` and `--fuse-heading` belong to `--fuse-places`. Give it too.")
             return out
-        PlaceGrid(self.fuse_cell, self.fuse_heading)  # raises ValueError
         check_fused_out(out, overwrite)
         return out.with_name(f"{out.name}-photos")
 

@@ -85,7 +85,9 @@ class PlaceIndex:
     # ---- creating and opening
 
     @classmethod
-    def create(cls, folder: str | Path, settings: IndexSettings, *, overwrite: bool = False) -> "PlaceIndex":
+    def create(
+        cls, folder: str | Path, settings: IndexSettings, *, overwrite: bool = False, searched_like: "PlaceIndex | None" = None
+    ) -> "PlaceIndex":
         """Begin an index without rows.
 
         Args:
@@ -93,12 +95,17 @@ class PlaceIndex:
             settings: The settings of the encoder that makes its rows, and of how they are stored.
             overwrite: Whether the new index may replace another one. The old one stays until [`close`], or the end of a `with`
                 block that is not interrupted.
+            searched_like: An index whose choice of a vector store is recorded for the new one.
 
         Raises:
             FileExistsError: If something exists at `folder`, unless `overwrite` is set and it is an index.
             BlockingIOError: If another process is changing the index there.
         """
-        return cls(begin_folder(folder, Manifest(settings), overwrite))
+        manifest = Manifest(settings)
+        if searched_like is not None:
+            chosen = searched_like._state.manifest
+            manifest = replace(manifest, compression=chosen.compression, service=chosen.service, store_uri=chosen.store_uri)
+        return cls(begin_folder(folder, manifest, overwrite))
 
     @classmethod
     def open(cls, folder: str | Path) -> "PlaceIndex":

@@ -80,7 +80,8 @@ def fuse_places(
             mean length of the photos' differences, added to that mean again: the part that all photos of the map share is then
             not enlarged. Both have the mean length of the photos' descriptors, 1 for most encoders.
         grid: The rule that decides which photos show one place; `None` for cells of 10 m and directions of 30°.
-        overwrite: Whether to replace an index at `out`. One of fused places is always replaced.
+        overwrite: Whether to replace an index at `out`. One of fused places is always replaced; its compression and store are
+            kept then, and its calibration is not.
         compression: As for [`d2vpr_hf.retrieval.index_photos.index_photos`].
         store: Library that searches.
         uri: Address of a service.
@@ -106,8 +107,9 @@ def fuse_places(
         )
     members = _members(numbers)
     sums = _Sums(index, method)
-    replaces = overwrite or _is_fused(folder)
-    with PlaceIndex.create(folder, replace(index.settings), overwrite=replaces) as fused:
+    earlier = None if overwrite else _fused_index(folder)
+    replaces = overwrite or earlier is not None
+    with PlaceIndex.create(folder, replace(index.settings), overwrite=replaces, searched_like=earlier) as fused:
         for start in range(0, len(members), fused.settings.shard_size):
             part = members[start : start + fused.settings.shard_size]
             descriptors, best = sums.fuse(part)
@@ -140,17 +142,17 @@ def _check_source(index: PlaceIndex, out: Path, method: str) -> None:
 
 def check_fused_out(out: Path, overwrite: bool) -> None:
     """Raise FileExistsError if an index of photos, which must not be lost, is where one of fused places will be written."""
-    if not overwrite and is_index(out) and not _is_fused(out):
+    if not overwrite and is_index(out) and _fused_index(out) is None:
         raise FileExistsError(
             f"{out} is an index with a row for each photo, or its fusion was interrupted. In the latter case remove it; else "
             "give another `out` for the fused places, or `overwrite=True`."
         )
 
 
-def _is_fused(folder: Path) -> bool:
-    """Return whether a folder holds an index of fused places."""
+def _fused_index(folder: Path) -> PlaceIndex | None:
+    """Return the index of fused places in a folder, or `None`."""
     index = PlaceIndex.resume(folder, replacement=False)
-    return index is not None and index.fusion is not None
+    return None if index is None or index.fusion is None else index
 
 
 def _members(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:

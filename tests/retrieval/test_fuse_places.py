@@ -175,6 +175,24 @@ def test_the_store_searches_fused_rows(tmp_path):
     assert fused.compression == "int8" and len(fused.search(unit(1, 1), 1)[0][0].photos) == 2
 
 
+def test_a_later_fusion_keeps_the_choice_of_a_store(tmp_path):
+    index = make_index(tmp_path, dtype="float16")
+    fuse_places(index, tmp_path / "fused", compression="int8")
+    fuse_places(index, tmp_path / "fused", method="hops")
+    fused = PlaceIndex.open(tmp_path / "fused")
+    assert fused.compression == "int8" and fused.store_is_fresh
+    fuse_places(index, tmp_path / "fused", compression="none")
+    assert PlaceIndex.open(tmp_path / "fused").compression == "none"
+    fuse_places(index, tmp_path / "fused", compression="int8")
+    fuse_places(index, tmp_path / "fused", overwrite=True)
+    assert PlaceIndex.open(tmp_path / "fused").compression == "none"
+
+
+def test_options_of_a_fusion_need_it(tmp_path):
+    refused = CliRunner().invoke(app, ["index", str(tmp_path), "--out", str(tmp_path / "map"), "--fuse-cell", "20"])
+    assert "belong to `--fuse-places`" in str(refused.exception)
+
+
 @pytest.fixture(scope="module")
 def photo_folder(tmp_path_factory):
     """Four photos of two places with @ names."""
