@@ -40,13 +40,17 @@ def watch(
     still being written wait. With --json, each update is a line.
     """
     from d2vpr_hf.index import PlaceIndex, check_out, check_store
+    from d2vpr_hf.retrieval.compatibility import check_setup
     from d2vpr_hf.retrieval.watch_folder import FolderWatch, watch_folder
 
     if not photos.is_dir():
         raise NotADirectoryError(f"There is no folder {photos}. Give a folder of photos.")
     folder = check_out(out)
     check_store(search.store, search.uri, search.compression)
-    encoder = encoding.load(model, PlaceIndex.resume(folder, replacement=False), photos=())
+    existing = PlaceIndex.resume(folder, replacement=False)
+    encoder = encoding.load(model, existing, photos=())
+    if existing is not None:  # an index that can never be updated is an error now
+        check_setup(existing, encoder, building=not existing.complete)
     folder_watch = FolderWatch(
         photos,
         out,

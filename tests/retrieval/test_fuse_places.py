@@ -221,6 +221,8 @@ def test_the_command_indexes_fuses_updates_and_searches(photo_folder, tmp_path):
     assert "fused places" in str(refused.exception)
     unfused = run(app, ["index", str(photos), "--out", str(tmp_path / "map")])
     assert "fuse it again" in str(unfused.exception)
+    watched = run(app, ["watch", str(photos), "--out", str(tmp_path / "map")])
+    assert "fuse it again" in str(watched.exception)
     other = run(app, ["index", str(photos), "--out", str(tmp_path / "map-photos"), "--fuse-places", "mean"])
     assert "a row for each photo" in str(other.exception)
 
