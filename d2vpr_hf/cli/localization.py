@@ -88,7 +88,7 @@ class SequenceOptions:
     def check(self, queries: list[Path] | None) -> None:
         """Raise ValueError for options that do not belong together."""
         names = ("online", "max_speed", "frame_interval", "odometry", "camera_direction", "outside_share")
-        values = [name for name in names if getattr(self, name) not in (None, False)]
+        values = [name for name in names if (value := getattr(self, name)) is not None and value is not False]  # 0 is given
         if values and not self.is_given:
             raise ValueError(f"`{values[0]}` belongs to a sequence. Give `sequence=True` or `sequence_folder=...` too.")
         if self.sequence_folder is not None and queries:

@@ -91,6 +91,7 @@ def test_odometry_and_speed_reach_the_model(town, tmp_path):
     ("arguments", "message"),
     [
         (["a.png", "--online"], "`--online` belongs to a sequence. Give `--sequence` or `--sequence-folder DIR` too."),
+        (["a.png", "--max-speed", "0"], "`--max-speed` belongs to a sequence."),
         (["a.png", "--sequence-folder", "b"], "Give either queries or `--sequence-folder DIR`"),
         (["--sequence"], "Give either QUERY or `--descriptors FILE`"),
         (["--sequence", "--descriptors", "a.npy"], "A sequence needs photos. Omit `--descriptors`"),
