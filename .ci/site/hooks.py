@@ -30,6 +30,7 @@ _TOP_PAGES = {
 _TOP_PAGES["CODE_OF_CONDUCT.md"] = "code_of_conduct.md"
 _SOURCES = {site: name for name, site in _TOP_PAGES.items()}
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\[\]]*\])*\])\(([^()\s]+)\)")
+_ITEM_AFTER_TABLE = re.compile(r"^( *\|.*\|\n)(?=- )", re.MULTILINE)
 _FENCED = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 _GENERATED: dict[str, str] = {}  # texts of the pages of commands and of the Python reference, by path
 _PACKAGE = ROOT / "build" / "site-package"
@@ -62,14 +63,17 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Point relative links of a page to the site, or to the repository for files that are not pages of the site."""
+    """Point relative links of a page to the site, or to the repository for files that are not pages of the site.
+
+    A list goes on after a table as on GitHub; Python-Markdown would take its next items for text.
+    """
     source = page.file.src_uri
     original = _SOURCES.get(source, f"docs/{source}")
 
     def point(link: re.Match[str]) -> str:
         return _pointed(link, source, original, config, files)
 
-    parts = _FENCED.split(markdown)  # each second part is a block of code
+    parts = _FENCED.split(_ITEM_AFTER_TABLE.sub(r"\1\n", markdown))  # each second part is a block of code
     return "".join(part if i % 2 else _LINK.sub(point, part) for i, part in enumerate(parts))
 
 
