@@ -340,7 +340,12 @@ class _Gate:
                 return
             with self._service.reserved() as reservation:
                 scope.setdefault("state", {})["reservation"] = reservation
-                await self._app(scope, self._limited(receive, reservation.add), send)
+
+                async def release_and_send(message: Message) -> None:
+                    reservation.release()  # a client that does not read its answer must not keep the others out
+                    await send(message)
+
+                await self._app(scope, self._limited(receive, reservation.add), release_and_send)
         except RefusedError as error:
             response = await _refuse(request, error)
             await response(scope, receive, send)

@@ -48,8 +48,9 @@ class Reservation:
         self._num_bytes += num_bytes
 
     def release(self) -> None:
-        """Release the room."""
+        """Release the room that is reserved at present."""
         self._service.admissions.remove(self._photos, self._num_bytes)
+        self._photos = self._num_bytes = 0
 
 
 class PhotoService:

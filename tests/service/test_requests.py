@@ -65,6 +65,17 @@ def post_text(client, content_type, disposition):
     return client.post("/search", content=body, headers={"Content-Type": content_type})
 
 
+async def call(app, content_type, messages, send):
+    """Call the application as a server does, with the messages of a request's body."""
+
+    async def receive():
+        return messages.pop(0)
+
+    headers = [(b"content-type", content_type.encode()), (b"x-api-key", KEY.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/search", "query_string": b"", "headers": headers}
+    await app(scope, receive, send)
+
+
 def named(matches, folder):
     """Return matches as JSON values with the names of photos in the index."""
     prefix = str(folder / "photos") + "/"
@@ -182,23 +193,27 @@ def test_wrong_requests(client, service, folder, send, status, message):
 def test_a_client_that_leaves_is_no_failure_of_the_service(client, service, caplog):
     """Each would be a 500 and a traceback in the log: a stranger could fill the disk."""
 
-    async def leave():
-        messages = [{"type": "http.request", "body": b"--b", "more_body": True}, {"type": "http.disconnect"}]
-        sent = []
-        headers = [(b"content-type", FORM.format("utf-8").encode()), (b"x-api-key", KEY.encode())]
-        scope = {"type": "http", "method": "POST", "path": "/search", "query_string": b"", "headers": headers}
+    messages = [{"type": "http.request", "body": b"--b", "more_body": True}, {"type": "http.disconnect"}]
+    sent = []
 
-        async def receive():
-            return messages.pop(0)
+    async def send(message):
+        sent.append(message)
 
-        async def send(message):
-            sent.append(message)
-
-        await client.app(scope, receive, send)
-        return sent[0]["status"]
-
-    assert asyncio.run(leave()) == 400
+    asyncio.run(call(client.app, FORM.format("utf-8"), messages, send))
+    assert sent[0]["status"] == 400
     assert not caplog.records and service.admissions.photos == 0
+
+
+def test_a_client_that_does_not_read_its_answer_holds_no_room(client, service, folder):
+    """A few of them would fill the queue for ever: no time limit ends the sending of an answer."""
+    pending = []
+
+    async def send(message):
+        pending.append((service.admissions.photos, service.admissions.num_bytes))
+
+    text = json.dumps({"descriptors": [descriptor_of(folder / "query.jpg").tolist()] * 3}).encode()
+    asyncio.run(call(client.app, "application/json", [{"type": "http.request", "body": text}], send))
+    assert pending == [(0, 0), (0, 0)]
 
 
 def test_a_full_service_refuses_with_a_time(client, service):
