@@ -1,6 +1,5 @@
 """Signals: the first is handled, the second ends the process, and a change is never interrupted in its middle."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -18,7 +17,8 @@ from d2vpr_hf.utils.interrupts import (
 
 
 def send(number=signal.SIGINT):
-    os.kill(os.getpid(), number)
+    """Send a signal to the main thread: one to the process may reach a thread that an earlier test left, and so come later."""
+    signal.pthread_kill(threading.main_thread().ident, number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
