@@ -26,8 +26,8 @@ _TOP_PAGES = {
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "CODE_OF_CONDUCT.md": "code_of_conduct.md",
 }
-_TOP_PAGES["CODE_OF_CONDUCT.md"] = "code_of_conduct.md"
 _SOURCES = {site: name for name, site in _TOP_PAGES.items()}
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\[\]]*\])*\])\(([^()\s]+)\)")
 _ITEM_AFTER_TABLE = re.compile(r"^( *\|.*\|\n)(?=- )", re.MULTILINE)
@@ -65,7 +65,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Point relative links of a page to the site, or to the repository for files that are not pages of the site.
 
-    A list goes on after a table as on GitHub; Python-Markdown would take its next items for text.
+    A list continues after a table as on GitHub; Python-Markdown would take its next items for text.
     """
     source = page.file.src_uri
     original = _SOURCES.get(source, f"docs/{source}")

@@ -14,7 +14,7 @@ def message_page() -> dict[str, str]:
     """Return the text of the page by its path in the documentation."""
     rooms: dict[str, list[str]] = {}
     for path in python_files():
-        room = "/".join(path.relative_to(ROOT).parts[:2][: 2 if len(path.relative_to(ROOT).parts) > 2 else 1])
+        room = "/".join(path.relative_to(ROOT).parts[:-1][:2])
         rooms.setdefault(room, []).extend(raised_messages(path))
     lines = [
         "# All messages\n",

@@ -1,6 +1,7 @@
 """The bash and python blocks of a page, run from top to bottom in a folder with small photos, models and a Hub on localhost."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -8,6 +9,7 @@ import shlex
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from tests.command_line import run
 
@@ -36,6 +38,15 @@ class Snippet:
     @property
     def place(self) -> str:
         return f"{self.page}:{self.line}"
+
+
+def load_script(name: str) -> ModuleType:
+    """Import a script of .ci/site/ by its path."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / ".ci" / "site" / f"{name}.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def read_snippets(page: str) -> list[Snippet]:

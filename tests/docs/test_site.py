@@ -1,15 +1,12 @@
 """The documentation site, checked without mkdocs: its navigation, and the pages that are made when it is built."""
 
-import importlib.util
-import sys
-
 import pytest
 import typer
 import yaml
 
 import d2vpr_hf
 from d2vpr_hf.cli import app
-from tests.docs.snippets import ROOT
+from tests.docs.snippets import ROOT, load_script
 
 MADE = {"index.md", "changes.md", "contributing.md", "code_of_conduct.md", "security.md", "messages.md", "commands/", "python/"}
 
@@ -20,15 +17,6 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)
-
-
-def load(name):
-    """Import a script of .ci/site/ by its path."""
-    specification = importlib.util.spec_from_file_location(name, ROOT / ".ci" / "site" / f"{name}.py")
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module
 
 
 def entries(section):
@@ -59,7 +47,7 @@ def test_a_wrong_link_fails_the_build(settings):
 
 
 def test_the_pages_of_commands_have_every_command_and_option():
-    pages = load("command_pages").command_pages()
+    pages = load_script("command_pages").command_pages()
     text = "\n".join(pages.values())
     for name, command in typer.main.get_command(app).commands.items():
         assert text.count(f"## `d2vpr {name}`\n") == 1
@@ -70,7 +58,7 @@ def test_the_pages_of_commands_have_every_command_and_option():
 
 
 def test_the_pages_of_python_have_every_public_name():
-    pages = load("reference_pages").reference_pages()
+    pages = load_script("reference_pages").reference_pages()
     names = [line.removeprefix("::: d2vpr_hf.") for text in pages.values() for line in text.splitlines() if line[:4] == "::: "]
     assert sorted(names) == sorted(d2vpr_hf.__all__)
     assert all(f"[`{name}`]" in pages["python/index.md"] for name in d2vpr_hf.__all__)

@@ -1,12 +1,11 @@
 """docs/troubleshooting.md: each message that it explains is still one of the code."""
 
 import ast
-import importlib.util
 import re
 
 import pytest
 
-from tests.docs.snippets import ROOT
+from tests.docs.snippets import ROOT, load_script
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (`+)(.+?)\1 \| ", PAGE, re.MULTILINE)
@@ -15,11 +14,7 @@ MESSAGES = [text.strip() for _, text in ROWS]
 
 @pytest.fixture(scope="module")
 def message_page():
-    path = ROOT / ".ci" / "site" / "message_page.py"
-    specification = importlib.util.spec_from_file_location("message_page", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("message_page")
 
 
 @pytest.fixture(scope="module")
