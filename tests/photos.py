@@ -18,6 +18,28 @@ def save_row(folder):
     return folder
 
 
+def save_town(folder: Path, noise: float) -> Path:
+    """Write photos of 12 spots, 300 m apart, as a database and 120 labelled queries, and return the folder.
+
+    Two of three queries show a spot with noise of this standard deviation; the others show only noise, from outside the map.
+    """
+    rng = np.random.default_rng(0)
+    spots = [rng.integers(0, 255, (7, 7, 3)) for _ in range(12)]
+    for side in ("database", "queries"):
+        (folder / side).mkdir()
+    for spot, pixels in enumerate(spots):
+        _save_spot(folder / "database", pixels, spot, 0)
+    for query in range(120):
+        pixels = spots[query % 12] + rng.normal(0, noise, (7, 7, 3)) if query % 3 else rng.integers(0, 255, (7, 7, 3))
+        _save_spot(folder / "queries", pixels, query % 12 if query % 3 else 500 + query % 2, query)
+    return folder
+
+
+def _save_spot(folder: Path, pixels: np.ndarray, spot: int, number: int) -> None:
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).resize((70, 70), Image.Resampling.BICUBIC)
+    image.save(folder / f"@{500_000 + 300 * spot}@4649776@32@T@@@{number}@@@@@@@@.png")
+
+
 def draw(seed: int, height: int = 60, width: int = 90) -> Image.Image:
     """Draw a smooth coloured picture, different for each seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)

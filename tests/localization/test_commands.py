@@ -3,36 +3,20 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from d2vpr_hf.cli import app
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.localization import load_calibration
+from tests.photos import save_town
 
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """A map of 12 spots, and 120 labelled queries: photos of the spots with added noise, or only noise."""
-    folder = tmp_path_factory.mktemp("town")
-    rng = np.random.default_rng(0)
-    spots = [rng.integers(0, 255, (7, 7, 3)) for _ in range(12)]
-    for side in ("database", "queries"):
-        (folder / side).mkdir()
-    for spot, pixels in enumerate(spots):
-        _save(folder / "database", pixels, spot, 0)
-    for query in range(120):
-        pixels = spots[query % 12] + rng.normal(0, 12, (7, 7, 3)) if query % 3 else rng.integers(0, 255, (7, 7, 3))
-        _save(folder / "queries", pixels, query % 12 if query % 3 else 500 + query % 2, query)
-    return folder
-
-
-def _save(folder, pixels, spot, number):
-    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).resize((56, 56), Image.Resampling.BICUBIC)
-    image.save(folder / f"@{500_000 + 300 * spot}@4649776@32@T@@@{number}@@@@@@@@.png")
+    """A map of 12 spots with labelled queries."""
+    return save_town(tmp_path_factory.mktemp("town"), noise=12)
 
 
 def run(*arguments):

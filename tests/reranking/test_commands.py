@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from d2vpr_hf.encoders.place_encoder import PlaceEncoder
 from d2vpr_hf.evaluation import Evaluation
@@ -19,30 +18,17 @@ from d2vpr_hf.retrieval.index_photos import index_photos
 from d2vpr_hf.retrieval.search_photos import search_photos
 from tests.command_line import run
 from tests.conftest import save_folder, tiny_model
+from tests.photos import save_town
 
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """A map of 12 spots, and 120 labelled queries: photos of the spots with added noise, or only noise; and a tiny model."""
-    folder = tmp_path_factory.mktemp("town")
-    rng = np.random.default_rng(0)
-    spots = [rng.integers(0, 255, (7, 7, 3)) for _ in range(12)]
-    for side in ("database", "queries"):
-        (folder / side).mkdir()
-    for spot, pixels in enumerate(spots):
-        _save(folder / "database", pixels, spot, 0)
-    for query in range(120):
-        pixels = spots[query % 12] + rng.normal(0, 25, (7, 7, 3)) if query % 3 else rng.integers(0, 255, (7, 7, 3))
-        _save(folder / "queries", pixels, query % 12 if query % 3 else 500 + query % 2, query)
+    """A map of 12 spots with labelled queries, and two tiny models."""
+    folder = save_town(tmp_path_factory.mktemp("town"), noise=25)
     save_folder(tiny_model(), folder / "model")
     save_folder(tiny_model(projection_dim=8, normalize_projection=True), folder / "projected")
     index_photos(folder / "database", folder / "index", PlaceEncoder(folder / "model"))
     return folder
-
-
-def _save(folder, pixels, spot, number):
-    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).resize((70, 70), Image.Resampling.BICUBIC)
-    image.save(folder / f"@{500_000 + 300 * spot}@4649776@32@T@@@{number}@@@@@@@@.png")
 
 
 @pytest.fixture(scope="module")
