@@ -156,9 +156,7 @@ def evaluate_query_sets(
         reranking,
         sequence,
     )
-    _check_reranking(reranking, encoder, database_encoder)
-    if database_encoder is not None:
-        check_pair(database_encoder, encoder)
+    _check_encoders(encoder, database_encoder, reranking)
     if isinstance(database, PlaceIndex):
         if database_encoder is not None:
             raise ValueError("An index has descriptors of its own model already. Leave `database_model` out.")
@@ -172,7 +170,7 @@ def evaluate_query_sets(
         for name in ("database", *(queries.name for queries in query_sets)):
             check_free(out / name, overwrite)
     part = PartEvaluation(photos, query_sets, choices)
-    for each in (encoder, *([] if database_encoder is None else [database_encoder])):
+    for each in filter(None, (encoder, database_encoder)):
         warn_of_fitted_photos(each.model_name, part.files)
     evaluations = part.run(encoder, None, progress, out, overwrite, database_encoder)
     if shuffle_check:
@@ -224,8 +222,6 @@ def evaluate_data_set(
     Raises:
         ValueError: As [`evaluate`] does.
     """
-    if database_encoder is not None:
-        check_pair(database_encoder, encoder)
     choices = Choices(
         data_set_rule(data_set) if rule is None else rule,
         rule is None,
@@ -236,7 +232,7 @@ def evaluate_data_set(
         reranking,
         sequence,
     )
-    _check_reranking(reranking, encoder, database_encoder)
+    _check_encoders(encoder, database_encoder, reranking)
     if sequence is not None:
         _check_photo_order(data_set)
     report_remarks(data_set.remarks, data_set.variant)
@@ -300,13 +296,14 @@ def _with_name(evaluation: Evaluation, name: str, count: int) -> Evaluation:
     return replace(evaluation, query_set=evaluation.query_set | {"name": name}, shuffled=shuffled)
 
 
-def _check_reranking(reranking: Reranking | None, encoder: Encoder, database_encoder: Encoder | None) -> None:
-    """Raise ValueError before photos are encoded if matches cannot be re-ranked."""
-    if reranking is None:
-        return
-    check_regions(encoder)
+def _check_encoders(encoder: Encoder, database_encoder: Encoder | None, reranking: Reranking | None) -> None:
+    """Raise ValueError before photos are encoded if descriptors cannot be compared, or matches cannot be re-ranked."""
     if database_encoder is not None:
-        raise ValueError("Re-ranking compares regions of one model. Leave `rerank` or `database_model` out.")
+        check_pair(database_encoder, encoder)
+    if reranking is not None:
+        check_regions(encoder)
+        if database_encoder is not None:
+            raise ValueError("Re-ranking compares regions of one model. Leave `rerank` or `database_model` out.")
 
 
 def _check_photo_order(data_set: DataSet) -> None:
