@@ -27,8 +27,9 @@ from d2vpr_hf.readers.data_sets.data_set import select_rows
 from d2vpr_hf.readers.place_table import check_any_photo
 from d2vpr_hf.readers.remarks import Remark, report_remarks
 from d2vpr_hf.readers.skipped import report_skipped
-from d2vpr_hf.reranking.open_reranker import make_reranker
+from d2vpr_hf.reranking.open_reranker import check_regions, holds_regions, make_reranker
 from d2vpr_hf.reranking.options import Reranking
+from d2vpr_hf.reranking.region_sources import EncodedRegions, RegionSource, StoredRegions
 from d2vpr_hf.reranking.reranker import FindUnsure
 from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.retrieval.shared_photos import find_indexed_photos, find_shared_photos, warn_of_shared_photos
@@ -360,9 +361,12 @@ class PartEvaluation:
         find_unsure: FindUnsure | None = None
         if isinstance(self._database, IndexedPhotos):
             reranking, find_unsure = self._calibrated(self._database.index, encoder, reranking, encoded.database.rows)
-        files = encoded.database.files
-        is_same = not isinstance(self._database, IndexedPhotos) or self._has_model_of(encoder)
-        reranker = make_reranker(encoder, database if is_same else None, files.__getitem__, reranking, find_unsure)
+        source: RegionSource
+        if holds_regions(encoder) and self._has_descriptors_of(encoder):
+            source = StoredRegions(database, len(check_regions(encoder)))
+        else:
+            source = EncodedRegions(encoder, encoded.database.files.__getitem__)
+        reranker = make_reranker(encoder, source, reranking, find_unsure)
         distances, rows = matches
         reranked = reranker.rerank(encoded.descriptors, encoded.queries.files, rows, similarity(distances))
         reranker.report()
@@ -370,8 +374,10 @@ class PartEvaluation:
         counts = {"reranked": reranker.num_reranked, "comparisons": reranker.num_compared}
         return in_order, reranker.options.to_dict() | counts
 
-    def _has_model_of(self, encoder: Encoder) -> bool:
-        return isinstance(self._database, IndexedPhotos) and self._database.index.settings.fingerprint == encoder.fingerprint
+    def _has_descriptors_of(self, encoder: Encoder) -> bool:
+        """Return whether an encoder made the descriptors of the database: the photos are encoded by it, or its index was."""
+        database = self._database
+        return not isinstance(database, IndexedPhotos) or database.index.settings.fingerprint == encoder.fingerprint
 
     def _calibrated(
         self, index: PlaceIndex, encoder: Encoder, reranking: Reranking, index_rows: NDArray[np.int64]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2vpr_hf.index import PlaceIndex
@@ -11,12 +9,11 @@ from d2vpr_hf.model_info.model_options import DEFAULT_TEST_TIME
 from d2vpr_hf.reranking.known_weights import with_known_weights
 from d2vpr_hf.reranking.options import Reranking
 from d2vpr_hf.reranking.region_similarity import position_penalties
-from d2vpr_hf.reranking.region_sources import EncodedRegions, RegionSource, StoredRegions
+from d2vpr_hf.reranking.region_sources import EncodedRegions, RegionSource, indexed_regions
 from d2vpr_hf.reranking.reranker import FindUnsure, Reranker
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Encoder
-    from d2vpr_hf.stores.descriptors import Descriptors
 
 
 def open_reranker(index: PlaceIndex, encoder: Encoder, options: Reranking) -> Reranker:
@@ -49,49 +46,35 @@ def index_reranker(index: PlaceIndex, encoder: Encoder, options: Reranking, find
     Raises:
         ValueError: If the encoder gives no regions, or the photos of the index are needed and their folder does not exist.
     """
-    check_regions(encoder)
-    photo_folder, is_same = index.settings.photo_folder, encoder.fingerprint == index.settings.fingerprint
-    if not (is_same and holds_regions(encoder)) and not photo_folder.is_dir():
+    boxes = check_regions(encoder)
+    if encoder.fingerprint == index.settings.fingerprint and holds_regions(encoder):
+        return make_reranker(encoder, indexed_regions(index, len(boxes)), options, find_unsure)
+    photo_folder, places = index.settings.photo_folder, index.places
+    if not photo_folder.is_dir():
         raise ValueError(
             f"The descriptors of {index.folder} hold no regions, and its photos are not in {photo_folder} to be encoded again. "
             "Leave `rerank` out, or bring the photos there."
         )
-    places = index.places
-    return make_reranker(
-        encoder,
-        index.descriptors if is_same else None,
-        lambda row: photo_folder / places[row].path,
-        options,
-        find_unsure,
-    )
+    source = EncodedRegions(encoder, lambda row: photo_folder / places[row].path)
+    return make_reranker(encoder, source, options, find_unsure)
 
 
 def make_reranker(
-    encoder: Encoder,
-    descriptors: Descriptors | None,
-    photo_of_row: Callable[[int], Path],
-    options: Reranking,
-    find_unsure: FindUnsure | None = None,
+    encoder: Encoder, source: RegionSource, options: Reranking, find_unsure: FindUnsure | None = None
 ) -> Reranker:
-    """Return the reranker of descriptors.
+    """Return a reranker with the weights that are known for the model of an encoder.
 
     Args:
         encoder: Encoder of the queries.
-        descriptors: (N, D) descriptors by the same encoder; `None` if another one made them.
-        photo_of_row: Returns the photo of a row, which is encoded again if the descriptors hold no regions.
+        source: The regions of queries and rows.
         options: Options of re-ranking.
         find_unsure: Finds the queries to re-rank; `None` re-ranks all.
 
     Raises:
         ValueError: If the encoder gives no regions.
     """
-    boxes = check_regions(encoder)
-    source: RegionSource
-    if descriptors is not None and holds_regions(encoder):
-        source = StoredRegions(descriptors, len(boxes))
-    else:
-        source = EncodedRegions(encoder, photo_of_row)
-    return Reranker(source, position_penalties(boxes), with_known_weights(options, encoder.fingerprint), find_unsure)
+    penalties = position_penalties(check_regions(encoder))
+    return Reranker(source, penalties, with_known_weights(options, encoder.fingerprint), find_unsure)
 
 
 def holds_regions(encoder: Encoder) -> bool:

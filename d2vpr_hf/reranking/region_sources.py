@@ -8,13 +8,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from d2vpr_hf.index import PlaceIndex
 from d2vpr_hf.reranking.region_similarity import split_regions
 from d2vpr_hf.reranking.whitening import SAMPLE, Whitening, fit_whitening
-from d2vpr_hf.stores.descriptors import Descriptors, take_rows
+from d2vpr_hf.stores.descriptors import Descriptors, MappedDescriptors, take_rows
 
 if TYPE_CHECKING:
     from d2vpr_hf.encoders import Encoder
@@ -66,6 +68,21 @@ class StoredRegions:
 
     def report(self) -> None:
         """Log nothing: no photo is encoded again."""
+
+
+_INDEXED: WeakKeyDictionary[PlaceIndex, tuple[MappedDescriptors, int, StoredRegions]] = WeakKeyDictionary()
+
+
+def indexed_regions(index: PlaceIndex, num_regions: int) -> StoredRegions:
+    """Return the regions of an index whose descriptors hold them; their whitening is fitted once for the same stored rows."""
+    descriptors = index.descriptors
+    if index in _INDEXED:
+        earlier, earlier_num_regions, regions = _INDEXED[index]
+        if earlier_num_regions == num_regions and descriptors.shares_rows(earlier):
+            return regions
+    regions = StoredRegions(descriptors, num_regions)
+    _INDEXED[index] = descriptors, num_regions, regions
+    return regions
 
 
 class EncodedRegions:

@@ -56,7 +56,7 @@ class MappedDescriptors:
         dtype: str,
     ) -> None:
         self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self._parts = list(parts)
+        self._parts, self._removed = list(parts), [tuple(rows) for rows in removed]
         self._remaining = [kept_rows(len(part), rows) if len(rows) else None for part, rows in zip(parts, removed, strict=True)]
         lengths = [len(part) - len(rows) for part, rows in zip(parts, removed, strict=True)]
         self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
@@ -76,6 +76,18 @@ class MappedDescriptors:
     def parts(self) -> list[NDArray[Any]]:
         """Arrays that are together all rows in order; views of the parts that have no removed rows."""
         return [self[start:stop] for start, stop in pairwise(self._starts.tolist()) if stop > start]
+
+    def shares_rows(self, other: "MappedDescriptors") -> bool:
+        """Return whether both are the same rows of the same arrays in memory."""
+        parts, other_parts = self._filled_parts(), other._filled_parts()
+        return len(parts) == len(other_parts) and all(
+            part is other_part and removed == other_removed
+            for (part, removed), (other_part, other_removed) in zip(parts, other_parts, strict=True)
+        )
+
+    def _filled_parts(self) -> list[tuple[NDArray[Any], tuple[int, ...]]]:
+        """Return the parts that have rows, and the removed ones of these."""
+        return [(part, removed) for part, removed in zip(self._parts, self._removed, strict=True) if len(part)]
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from d2vpr_hf.encoders import EncodedPhotos
-from d2vpr_hf.index import Match
+from d2vpr_hf.index import IndexSettings, Match, PlaceIndex
 from d2vpr_hf.localization.reranked_fit import first_order
 from d2vpr_hf.places import Place
 from d2vpr_hf.reranking import Reranking
 from d2vpr_hf.reranking.region_similarity import region_values, split_regions
-from d2vpr_hf.reranking.region_sources import EncodedRegions, StoredRegions
+from d2vpr_hf.reranking.region_sources import EncodedRegions, StoredRegions, indexed_regions
 from d2vpr_hf.reranking.reranker import Reranker
+from d2vpr_hf.reranking.whitening import MIN_ROWS, fit_whitening
+from tests.stores.drawn_rows import draw
 
 NO_PENALTY = np.zeros((2, 2), np.float32)
 A, B, C = np.eye(3)
@@ -123,6 +125,36 @@ def test_matches_keep_their_places_and_get_new_ranks():
 def test_queries_with_several_descriptors_are_refused():
     with pytest.raises(ValueError, match=r"gives several\. Leave it out"):
         make().rerank(np.zeros((1, 5, 6)), [None], ROWS, SIMILARITIES)
+
+
+def test_the_whitening_of_an_index_is_fitted_once_and_again_when_its_rows_change(tmp_path, monkeypatch):
+    """Rows that are not stored yet may change with each frame, so that the whitening is fitted at each call."""
+    fits = []
+
+    def fit(regions):
+        fits.append(regions)
+        return fit_whitening(regions)
+
+    monkeypatch.setattr("d2vpr_hf.reranking.region_sources.fit_whitening", fit)
+    descriptors, places = draw(MIN_ROWS + 2, 6), [Place(f"{row}.jpg") for row in range(MIN_ROWS + 2)]
+    index = PlaceIndex.create(tmp_path / "index", IndexSettings("model", "fingerprint", 6))
+    index.add(descriptors[:-1], places[:-1])
+    index.flush()
+    counts = []
+    for change in (
+        lambda: None,
+        lambda: index.remove([places[0].path]),
+        lambda: index.update(descriptors[:1], places[1:2]),
+        lambda: index.add(descriptors[-1:], places[-1:]),
+        index.flush,
+        index.compact,
+    ):
+        change()
+        fits.clear()
+        regions = [indexed_regions(index, 2).of_rows(np.arange(200)) for _ in range(2)]
+        counts.append(len(fits))
+        np.testing.assert_array_equal(regions, [StoredRegions(index.descriptors, 2).of_rows(np.arange(200))] * 2)
+    assert counts == [1, 1, 1, 2, 1, 1]
 
 
 class RegionEncoder:

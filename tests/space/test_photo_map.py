@@ -189,6 +189,16 @@ def test_re_ranked_answers_are_those_of_the_command_line_and_shown(photo_map, qu
     assert second.is_reranked and second.localization.confidence == first.localization.confidence
 
 
+def test_requests_share_the_whitening_of_a_map(photo_map, queries, monkeypatch):
+    """Its fit costs more than the search, and a Space has one map for all visitors."""
+    fits = []
+    monkeypatch.setattr("d2vpr_hf.reranking.region_sources.fit_whitening", fits.append)
+    opened = PhotoMap(PlaceIndex.open(photo_map.index.folder), photo_map.encoder)
+    for photo in queries[:2]:
+        assert opened.answer([Question(photo, rerank=True)])[0].is_reranked
+    assert len(fits) == 1
+
+
 def test_a_map_without_stored_regions_refuses_re_ranking(photo_map, queries, monkeypatch):
     monkeypatch.setattr(photo_map, "reranking", None)
     assert photo_map.answer([Question(queries[0], rerank=True)])[0].error.startswith("The photos of this map have no stored")
