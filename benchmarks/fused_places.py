@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf import Place, PlaceGrid, PlaceIndex, exact_search, fuse_places
+from d2vpr_hf.evaluation.recall import bootstrap_interval
 from d2vpr_hf.readers.group_places import number_places
 
 RADIUS = 25.0  # metres
 RECALLS = (1, 5)
 GRIDS = ((10, 30), (10, 60), (10, 90), (10, 360), (20, 90))  # metres and degrees
-RESAMPLES = 2000
 
 Rows = tuple[NDArray[np.float32], NDArray[np.float64], float]  # descriptors, positions and bytes of a row
 
@@ -117,15 +117,6 @@ def hits(rows: Rows, queries: NDArray[np.float32], truths: NDArray[np.float64]) 
     return np.stack([is_correct[:, :count].any(axis=1) for count in RECALLS], axis=1)
 
 
-def interval(differences: NDArray[np.float64], places: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the 95 % interval of a mean difference (Q,), resampling places."""
-    sums, counts = np.bincount(places, weights=differences), np.bincount(places)
-    drawn = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -163,8 +154,10 @@ def main() -> None:
         recalled = np.concatenate(parts)
         rows, share = np.mean([size for size, _ in sizes[name]]), np.mean([size for _, size in sizes[name]])
         share /= np.mean([size for _, size in sizes["all rows"]])
-        difference = recalled[:, 0].astype(float) - base[:, 0]
-        low, high = interval(difference, numbers)
+        difference = recalled[:, :1].astype(int) - base[:, :1]
+        interval = bootstrap_interval(difference, numbers)
+        assert interval is not None  # there are many places
+        low, high = interval[:, 0]
         recalls = " | ".join(f"{100 * value:.1f}" for value in recalled.mean(axis=0))
         gain = f"{100 * difference.mean():+.1f} | {100 * low:+.1f} to {100 * high:+.1f}"
         print(f"| {name} | {rows:.0f} | {share:.2f} | {recalls} | {gain} |")
