@@ -64,8 +64,8 @@ class Export:
         if self.progress is not None:
             self.progress(rows)
 
-    def refuse_table(self, has_metadata: bool) -> None:
-        """Raise an error about an existing table, unless an earlier export wrote it and it may be replaced."""
+    def check_replaceable(self, has_metadata: bool) -> None:
+        """Raise FileExistsError about an existing table, unless an earlier export wrote it and it may be replaced."""
         place = self.uri or self.out
         if not has_metadata:
             raise FileExistsError(
@@ -180,9 +180,7 @@ def _to_lancedb(index: PlaceIndex, export: Export) -> int:
     table = export_table(index)
     database = lancedb.connect(str(export.out))
     if export.table in database.list_tables().tables:
-        is_own = METADATA_KEY.encode() in (database.open_table(export.table).schema.metadata or {})
-        if not (is_own and export.overwrite):
-            export.refuse_table(is_own)
+        export.check_replaceable(METADATA_KEY.encode() in (database.open_table(export.table).schema.metadata or {}))
     database.create_table(export.table, data=_counted(table, export), schema=table.schema, mode="overwrite")
     return len(table)
 
@@ -201,13 +199,9 @@ def _counted(table: pa.Table, export: Export) -> pa.RecordBatchReader:
 def _to_qdrant(index: PlaceIndex, export: Export) -> int:
     qdrant_client = import_extra("qdrant_client", "qdrant")
     models = qdrant_client.models
-    with _answering_qdrant(export):
-        client = _connect_qdrant(qdrant_client.QdrantClient, export)
+    with _answering_qdrant(export), contextlib.closing(_connect_qdrant(qdrant_client.QdrantClient, export)) as client:
         if client.collection_exists(export.table):
-            is_own = METADATA_KEY in (client.get_collection(export.table).config.metadata or {})
-            if not (is_own and export.overwrite):
-                client.close()
-                export.refuse_table(is_own)
+            export.check_replaceable(METADATA_KEY in (client.get_collection(export.table).config.metadata or {}))
             client.delete_collection(export.table)
         settings = models.VectorParams(size=index.settings.descriptor_dim, distance=models.Distance.EUCLID)
         client.create_collection(export.table, vectors_config=settings, metadata={METADATA_KEY: export_metadata(index)})
@@ -218,7 +212,6 @@ def _to_qdrant(index: PlaceIndex, export: Export) -> int:
             vectors = index.descriptors[start : rows.stop].astype(np.float32)
             client.upload_collection(export.table, vectors=vectors, payload=payloads, ids=rows, wait=True)
             export.count(len(rows))
-        client.close()
     return len(index)
 
 
@@ -256,11 +249,6 @@ def _to_pgvector(index: PlaceIndex, export: Export) -> int:
     address_key(export.uri)
     if not is_table_name(export.table):
         raise ValueError(f"Expected a table name of small letters, digits and underscores, got {export.table!r}.")
-
-    def refuse(is_own: bool) -> None:
-        if not (is_own and export.overwrite):
-            export.refuse_table(is_own)
-
     write_table(
         export.uri,
         export.table,
@@ -268,7 +256,7 @@ def _to_pgvector(index: PlaceIndex, export: Export) -> int:
         index.places.to_timed_table(),
         metadata=export_metadata(index),
         index=index_type(export.uri),
-        refuse=refuse,
+        refuse=export.check_replaceable,
         progress=export.progress,
     )
     return len(index)
