@@ -45,8 +45,9 @@ def search_table(
     address_key(uri)
     queries = np.atleast_2d(descriptors)
     with connect(uri) as connection, answering(uri), connection.cursor(row_factory=dict_row) as cursor:
-        columns = [name for name in _columns(connection, table) if name not in ("descriptor", "location")]
-        condition, values = place_conditions(where or PlaceFilter(), has_location="location" in _columns(connection, table))
+        names = _columns(connection, table)
+        columns = [name for name in names if name not in ("descriptor", "location")]
+        condition, values = place_conditions(where or PlaceFilter(), has_location="location" in names)
         kind = f"vector({queries.shape[1]})"
         statement = sql.SQL(
             f"SELECT {{}}, 1 - (descriptor::{kind} <-> %(query)s::{kind}) ^ 2 / 2 AS similarity FROM {{}} WHERE {condition} "
