@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -25,7 +24,9 @@ from d2vpr_hf.stores.exact import float32_blocks
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 from d2vpr_hf.stores.services import (
     check_address,
+    checksum_rows,
     fits_checksum,
+    is_rows_checksum,
     read_connection,
     record_connection,
     rows_checksum,
@@ -258,8 +259,8 @@ def _holds_rows(client: "MilvusClient", collection: str, checksum: str) -> bool:
     count = int(client.get_collection_stats(collection)["row_count"])
     if count == 0:
         return True
-    is_old = re.fullmatch(r"\d{1,12}(:[0-9a-f]{16})+", checksum) is None
-    sampled = sampled_rows(count if is_old else int(checksum.split(":")[0]))
+    is_old = not is_rows_checksum(checksum)
+    sampled = sampled_rows(count) if is_old else checksum_rows(checksum)
     client.load_collection(collection)
     entries = client.query(collection, filter=f"row in {sampled}", output_fields=["row", "descriptor"], timeout=_SEARCH_SECONDS)
     rows = {int(entry["row"]): entry["descriptor"] for entry in entries}

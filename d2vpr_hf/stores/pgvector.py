@@ -37,12 +37,13 @@ from d2vpr_hf.stores.postgres import (
 from d2vpr_hf.stores.protocol import StoreInfo, check_description, write_description
 from d2vpr_hf.stores.services import (
     check_address,
+    checksum_rows,
     fits_checksum,
+    is_rows_checksum,
     read_connection,
     record_connection,
     rows_checksum,
     runs_of,
-    sampled_rows,
     search_candidates,
 )
 
@@ -89,8 +90,7 @@ class PgVectorStore:
         with answering(uri):
             if not has_table(connection, table):
                 raise FileNotFoundError(f"The table {table} in {uri} is gone. Build the store again from the descriptors.")
-            row = connection.execute(_sql("SELECT count(*) FROM {}", table)).fetchone()
-        count = 0 if row is None else int(row[0])
+            count = _count_rows(connection, table)
         if count != len(descriptors):
             raise ValueError(
                 f"The table {table} in {uri} holds {count} rows, the descriptors are {len(descriptors)}. Remove it, and build "
@@ -269,12 +269,15 @@ def _check_address(uri: str) -> None:
 
 def _holds_rows(connection: psycopg.Connection[Any], table: str, checksum: str) -> bool:
     """Return whether this program wrote a table, and its rows are those of a checksum."""
-    metadata = read_metadata(connection, table)
-    if metadata is None or not checksum.partition(":")[0].isdigit():
+    if read_metadata(connection, table) is None or not is_rows_checksum(checksum):
         return False
+    rows = read_rows(connection, table, checksum_rows(checksum))
+    return fits_checksum(checksum, _count_rows(connection, table), rows)
+
+
+def _count_rows(connection: psycopg.Connection[Any], table: str) -> int:
     row = connection.execute(_sql("SELECT count(*) FROM {}", table)).fetchone()
-    count = 0 if row is None else int(row[0])
-    return fits_checksum(checksum, count, read_rows(connection, table, sampled_rows(int(checksum.partition(":")[0]))))
+    return 0 if row is None else int(row[0])
 
 
 def row_condition(allowed: NDArray[np.bool_] | None) -> tuple[str, list[Any]]:

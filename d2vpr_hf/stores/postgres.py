@@ -24,6 +24,7 @@ from d2vpr_hf.utils.optional_imports import check_extra, import_extra
 
 if TYPE_CHECKING:
     import psycopg
+    from psycopg import sql
 
 IndexType = Literal["hnsw", "ivfflat"]
 INDEX_TYPES: tuple[IndexType, ...] = get_args(IndexType)
@@ -176,25 +177,33 @@ def write_table(
             _replace(connection, table, refuse)
         _copy_descriptors(connection, descriptors, progress)
         _copy_places(connection, places)
-        columns = sql.SQL(", ").join(map(sql.Identifier, places.column_names))
         has_postgis = _has_postgis(connection)
-        point = "ST_SetSRID(ST_MakePoint(longitude, latitude), 4326)::geography AS location, "
-        connection.execute(
-            sql.SQL(
-                "CREATE TABLE {} AS SELECT row, {}, {} descriptor FROM sent_places JOIN sent_descriptors USING (row)"
-            ).format(name, columns, sql.SQL(point if has_postgis else ""))
-        )
-        connection.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY (row)").format(name))
+        _join_sent_tables(connection, name, places.column_names, with_location=has_postgis)
         keys = ["USING gist (location)"] if has_postgis else []
         if {"latitude", "longitude"} <= set(places.column_names):
             keys.append("(latitude, longitude)")
-        keys += [f"({column})" for column in ("seconds",) if column in places.column_names]
-        keys += [] if index is None else [_descriptor_index(index, str(descriptors.dtype), width, len(descriptors))]
+        if "seconds" in places.column_names:
+            keys.append("(seconds)")
+        if index is not None:
+            keys.append(_descriptor_index(index, str(descriptors.dtype), width, len(descriptors)))
         for key in keys:
             connection.execute(sql.SQL("CREATE INDEX ON {} {}").format(name, sql.SQL(key)))
         comment = json.dumps({COMMENT_KEY: metadata})
         connection.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(name, sql.Literal(comment)))
-        connection.execute("DROP TABLE sent_places, sent_descriptors")
+
+
+def _join_sent_tables(
+    connection: psycopg.Connection[Any], name: sql.Identifier, place_columns: list[str], *, with_location: bool
+) -> None:
+    """Make a table with a row key of the temporary tables `sent_places` and `sent_descriptors`, which are dropped."""
+    from psycopg import sql
+
+    point = "ST_SetSRID(ST_MakePoint(longitude, latitude), 4326)::geography AS location, " if with_location else ""
+    statement = "CREATE TABLE {} AS SELECT row, {}, {} descriptor FROM sent_places JOIN sent_descriptors USING (row)"
+    columns = sql.SQL(", ").join(map(sql.Identifier, place_columns))
+    connection.execute(sql.SQL(statement).format(name, columns, sql.SQL(point)))
+    connection.execute(sql.SQL("ALTER TABLE {} ADD PRIMARY KEY (row)").format(name))
+    connection.execute("DROP TABLE sent_places, sent_descriptors")
 
 
 def _descriptor_index(index: IndexType, dtype: str, width: int, count: int) -> str:

@@ -7,6 +7,7 @@ the rows that are equally near.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def check_address(uri: str, service: str, kind: str, key: Callable[[str], str]) 
 
 
 def sampled_rows(count: int) -> list[int]:
-    """Return the rows whose hashes are in a checksum."""
+    """Return the rows of `count` whose hashes are in a checksum."""
     return sorted(set(np.linspace(0, count - 1, min(count, _SAMPLED_ROWS)).astype(int).tolist()))
 
 
@@ -128,6 +129,16 @@ def rows_checksum(descriptors: Descriptors) -> str:
     """Return the number of descriptors, and hashes of some of them as float32."""
     rows = sampled_rows(len(descriptors))
     return ":".join([str(len(descriptors)), *(row_hash(row, descriptors[row : row + 1]) for row in rows)])
+
+
+def is_rows_checksum(checksum: str) -> bool:
+    """Return whether a text is in the form of [`rows_checksum`]; the checksums of earlier versions are not."""
+    return re.fullmatch(r"\d{1,12}(:[0-9a-f]{16})*", checksum) is not None
+
+
+def checksum_rows(checksum: str) -> list[int]:
+    """Return the rows whose hashes [`rows_checksum`] has written into a checksum."""
+    return sampled_rows(int(checksum.partition(":")[0]))
 
 
 def row_hash(row: int, descriptor: Any) -> str:
@@ -138,7 +149,7 @@ def row_hash(row: int, descriptor: Any) -> str:
 def fits_checksum(checksum: str, count: int, rows: dict[int, Any]) -> bool:
     """Return whether `count` rows, of which some are given, are those of a checksum or the first of them."""
     recorded_count, *hashes = checksum.split(":")
-    sampled = sampled_rows(int(recorded_count))
+    sampled = checksum_rows(checksum)
     hash_of = dict(zip(sampled, hashes, strict=False))
     are_equal = all(hash_of.get(row) == row_hash(row, descriptor) for row, descriptor in rows.items())
     return are_equal and count <= int(recorded_count) and rows.keys() >= {row for row in sampled if row < count}
