@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,6 @@ from d2vpr_hf.index.place_rows import PlaceRows
 from d2vpr_hf.places import Place
 from d2vpr_hf.places.place_columns import Codes, ColumnTexts, PlaceColumns
 from d2vpr_hf.readers import Remark
-from d2vpr_hf.stores.descriptors import Descriptors, take_rows
 
 
 @dataclass(frozen=True)
@@ -83,27 +81,3 @@ class IndexColumns(PlaceColumns):
         if "" in texts:
             codes[codes == texts.index("")] = -1
         return codes, texts
-
-
-class SelectedDescriptors:
-    """Some rows of descriptors, as [`Descriptors`]; they are read when they are used.
-
-    Args:
-        descriptors: (N, D).
-        rows: (M,) the selected rows.
-    """
-
-    def __init__(self, descriptors: Descriptors, rows: NDArray[np.int64]) -> None:
-        self._descriptors, self._rows = descriptors, rows
-        self.shape = (len(rows), descriptors.shape[1])
-        self.dtype = descriptors.dtype
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
-        return take_rows(self._descriptors, self._rows[rows])
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return any rows, (M, D)."""
-        return take_rows(self._descriptors, self._rows[rows])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.encoders import EncodedPhotos, Encoder, Progress, encode_queries
 from d2vpr_hf.evaluation.descriptor_evaluation import Matches, evaluate_descriptors, nearest_rows
 from d2vpr_hf.evaluation.encoder_info import EncoderInfo
-from d2vpr_hf.evaluation.indexed_photos import IndexColumns, IndexedPhotos, SelectedDescriptors
+from d2vpr_hf.evaluation.indexed_photos import IndexColumns, IndexedPhotos
 from d2vpr_hf.evaluation.photo_selection import PhotoSelection, PhotoTable, select_photos
 from d2vpr_hf.evaluation.positives import PositiveRule, Positives
 from d2vpr_hf.evaluation.report import DROPPED, Evaluation
@@ -33,7 +33,7 @@ from d2vpr_hf.reranking.region_sources import EncodedRegions, RegionSource, Stor
 from d2vpr_hf.reranking.reranker import FindUnsure
 from d2vpr_hf.retrieval.compatibility import index_settings
 from d2vpr_hf.retrieval.shared_photos import find_indexed_photos, find_shared_photos, warn_of_shared_photos
-from d2vpr_hf.stores.descriptors import Descriptors
+from d2vpr_hf.stores.descriptors import Descriptors, SelectedDescriptors
 from d2vpr_hf.stores.exact import QUERY_GROUP, similarity
 
 logger = logging.getLogger(__name__)

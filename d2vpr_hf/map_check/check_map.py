@@ -17,12 +17,13 @@ from d2vpr_hf.encoders import Progress
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization.consensus import estimate_position
 from d2vpr_hf.map_check.evidence import MIN_AGREEING, weigh_evidence
-from d2vpr_hf.map_check.neighbours import ChosenDescriptors, Neighbours, find_neighbours
+from d2vpr_hf.map_check.neighbours import Neighbours, find_neighbours
 from d2vpr_hf.map_check.pair_model import MIN_PAIRS, LogisticModel, heading_feature, pair_features
 from d2vpr_hf.map_check.positions import NO_FRAME, AreaGrid, MapPositions
 from d2vpr_hf.map_check.report import AliasPair, Area, MapReport, MisplacedPhoto, SimilarityCounts
 from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place, distance_in_metres
 from d2vpr_hf.places.geometry import EARTH
+from d2vpr_hf.stores.descriptors import SelectedDescriptors
 
 NUM_NEIGHBOURS = 16
 MAX_PHOTOS = 100_000  # of a map that is checked whole; two cores take about two minutes
@@ -78,7 +79,7 @@ def check_map(
         )
     rows = _draw_areas(all_positions.take(located), located, area, max_photos, seed)
     positions, places = all_positions.take(rows), [all_places[row] for row in rows.tolist()]
-    descriptors = index.descriptors if len(rows) == len(index) else ChosenDescriptors(index.descriptors, rows)
+    descriptors = index.descriptors if len(rows) == len(index) else SelectedDescriptors(index.descriptors, rows)
     neighbours = find_neighbours(descriptors, num_neighbours, progress)
     pairs = _Pairs.of(positions, neighbours, positive_dist_threshold, far)
     checked = _CheckedMap(rows, places, positions, neighbours, pairs, positive_dist_threshold, far)

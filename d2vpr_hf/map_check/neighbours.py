@@ -5,7 +5,6 @@ components of the map's own descriptors leave a few candidates for each photo, w
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,31 +31,6 @@ class Neighbours:
 
     rows: NDArray[np.int64]
     similarities: NDArray[np.float32]
-
-
-class ChosenDescriptors:
-    """Some rows of descriptors, which are read when they are used.
-
-    Args:
-        descriptors: (N, D).
-        rows: (M,) numbers of the chosen rows, ascending.
-    """
-
-    def __init__(self, descriptors: Descriptors, rows: NDArray[np.int64]) -> None:
-        self._descriptors, self._rows = descriptors, rows
-        self.shape = (len(rows), descriptors.shape[1])
-        self.dtype = descriptors.dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Return rows [a:b], (b - a, D)."""
-        return take_rows(self._descriptors, self._rows[rows])
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Return any rows (R,), (R, D)."""
-        return take_rows(self._descriptors, self._rows[rows])
 
 
 def find_neighbours(descriptors: Descriptors, num_neighbours: int, progress: Progress | None = None) -> Neighbours:

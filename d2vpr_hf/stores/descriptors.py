@@ -185,6 +185,30 @@ class MappedDescriptors:
         return rows if remaining is None else remaining[rows]
 
 
+class SelectedDescriptors:
+    """Some rows of descriptors, as [`Descriptors`]; they are read when they are used.
+
+    Args:
+        descriptors: (N, D).
+        rows: (M,) the selected rows.
+    """
+
+    def __init__(self, descriptors: Descriptors, rows: NDArray[np.int64]) -> None:
+        self._descriptors, self._rows = descriptors, rows
+        self.shape = (len(rows), descriptors.shape[1])
+        self.dtype = descriptors.dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice, /) -> NDArray[Any]:
+        return take_rows(self._descriptors, self._rows[rows])
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return any rows, (M, D)."""
+        return take_rows(self._descriptors, self._rows[rows])
+
+
 def take_rows(descriptors: Descriptors, rows: NDArray[np.int64]) -> NDArray[Any]:
     """Return any rows of descriptors, (M, D). The method `take` of an array would flatten it."""
     return descriptors[rows] if isinstance(descriptors, np.ndarray) else descriptors.take(rows)  # type: ignore[attr-defined]

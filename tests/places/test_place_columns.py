@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from d2vpr_hf.evaluation.indexed_photos import IndexColumns, SelectedDescriptors
+from d2vpr_hf.evaluation.indexed_photos import IndexColumns
 from d2vpr_hf.index import IndexSettings, PlaceIndex
 from d2vpr_hf.places import Place, flat_coordinates
 from d2vpr_hf.places.place import LOCAL_FRAME, with_degrees
 from d2vpr_hf.places.place_columns import ColumnTexts, PlaceColumns, take_texts
+from d2vpr_hf.stores.descriptors import SelectedDescriptors
 
 PLACES = [
     Place("s north", utm_east=544000.0, utm_north=4172000.0, utm_zone="10S"),
