@@ -16,11 +16,6 @@ from d2vpr_hf.places.filters import PlaceFilter, parse_numbers
 _FORMS = {"near": "near=LAT,LON,METRES", "box": "box=SOUTH,WEST,NORTH,EAST", "heading": "heading=DEGREES,TOLERANCE"}
 
 
-def form_note(name: str) -> str:
-    """Return the form in which a form's field has several numbers, as the end of its description."""
-    return f" In a form: {_FORMS[name].partition('=')[2]}." if name in _FORMS else ""
-
-
 class PlaceValues(BaseModel):
     """A position, heading and time; null for values that are not known."""
 
