@@ -98,18 +98,11 @@ def fuse_places(
     check_fused_out(folder, overwrite)
     _check_source(index, folder, method)
     places = list(index.places)
-    numbers, reasons = number_places(places, grid)
-    if len(reasons) == len(places):
-        row, first_reason = next(iter(reasons.items()))
-        raise ValueError(
-            f"No photo of {index.folder} has a cell and a direction ({grid}). {places[row].path}: {first_reason}. Give "
-            "positions, or `fuse_heading=360`, which ignores directions (in Python, `PlaceGrid(heading=360)`)."
-        )
-    members = _members(numbers)
+    members, reasons = _group(places, grid, index.folder)
     sums = _Sums(index, method)
     earlier = None if overwrite else _fused_index(folder)
     replaces = overwrite or earlier is not None
-    with PlaceIndex.create(folder, replace(index.settings), overwrite=replaces, searched_like=earlier) as fused:
+    with PlaceIndex.create(folder, index.settings, overwrite=replaces, searched_like=earlier) as fused:
         for start in range(0, len(members), fused.settings.shard_size):
             part = members[start : start + fused.settings.shard_size]
             descriptors, best = sums.fuse(part)
@@ -155,14 +148,20 @@ def _fused_index(folder: Path) -> PlaceIndex | None:
     return None if index is None or index.fusion is None else index
 
 
-def _members(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return the rows of each place, in the order of their first rows; a photo without a place (-1) is alone."""
-    numbers = numbers.copy()
+def _group(places: Sequence[Place], grid: PlaceGrid, folder: Path) -> tuple[list[NDArray[np.int64]], dict[int, str]]:
+    """Return the rows of each place, in the order of their first rows, and the reasons why other photos are alone, by row."""
+    numbers, reasons = number_places(places, grid)
+    if len(reasons) == len(places):
+        row, reason = next(iter(reasons.items()))
+        raise ValueError(
+            f"No photo of {folder} has a cell and a direction ({grid}). {places[row].path}: {reason}. Give positions, or "
+            "`fuse_heading=360`, which ignores directions (in Python, `PlaceGrid(heading=360)`)."
+        )
     single = np.flatnonzero(numbers < 0)
     numbers[single] = numbers.max() + 1 + np.arange(len(single))
     order = np.argsort(numbers, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-    return sorted(groups, key=lambda rows: int(rows[0]))
+    return sorted(groups, key=lambda rows: int(rows[0])), reasons
 
 
 class _Sums:
