@@ -110,16 +110,10 @@ def read_positives(
     pairs = np.unique(np.column_stack([query_rows, database_rows])[is_used], axis=0)
     cuts = np.searchsorted(pairs[:, 0], np.arange(1, len(queries.paths)))
     positives = tuple(np.split(pairs[:, 1].astype(np.int64), cuts)) if len(queries.paths) else ()
-    return positives, tuple(_remarks(path, entries, of_entries, is_used, queries))
+    return positives, tuple(_remarks(path, of_entries, is_used, queries))
 
 
-def _remarks(
-    path: Path,
-    entries: Sequence[tuple[Any, Sequence[Any]]],
-    rows: NDArray[np.int64],
-    is_used: NDArray[np.bool_],
-    queries: RowNames,
-) -> list[Remark]:
+def _remarks(path: Path, rows: NDArray[np.int64], is_used: NDArray[np.bool_], queries: RowNames) -> list[Remark]:
     remarks = []
     if not is_used.all():
         text = f"pairs of {path.name} with a photo that is missing"

@@ -56,8 +56,8 @@ def check_places(places: Iterable[Any]) -> None:
         for name, most in (("latitude", 90), ("longitude", 180)):
             value = getattr(place, name)
             check(value is None or (isinstance(value, float) and abs(value) <= most), f"{name} {value!r}")
-        for name in ("utm_east", "utm_north", "heading", "height"):
-            value = getattr(place, name, None)
+        for name in ("utm_east", "utm_north", "x", "y", "z", "yaw", "heading"):
+            value = getattr(place, name)
             check(value is None or math.isfinite(value), f"{name} {value!r}")
 
 
