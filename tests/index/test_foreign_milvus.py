@@ -10,6 +10,7 @@ import pytest
 from d2vpr_hf.index import IndexSettings, PlaceIndex, manifest, repair_index
 from d2vpr_hf.places import Place
 from d2vpr_hf.utils import confirmed_names
+from tests.index.remote_stores import check_not_contacted, forget_addresses
 from tests.index.test_compression import check_exact
 from tests.index.test_milvus import collections, with_rows
 
@@ -26,17 +27,6 @@ def mine(tmp_path):
     client.insert("precious", [{"id": 1, "vector": [1.0, 2.0, 3.0, 4.0]}])
     client.close()
     return uri
-
-
-@pytest.fixture
-def unknown(tmp_path, monkeypatch):
-    """Return a function after whose call no address is confirmed, as on the machine of another user."""
-
-    def forget():
-        monkeypatch.setenv(confirmed_names.FOLDER_VARIABLE, str(tmp_path / "another user"))
-        monkeypatch.setattr(confirmed_names, "_given", {"models": set(), "addresses": set()})
-
-    return forget
 
 
 @pytest.fixture
@@ -97,26 +87,20 @@ def test_a_manifest_with_an_odd_name_is_refused(name):
         manifest.ServiceData("derived-0123456789abcdef.milvus-01234567", "milvus", "a.db", name, "0" * 64)
 
 
-def test_an_address_of_an_index_from_elsewhere_is_not_contacted(tmp_path, mine, unknown, connections, monkeypatch, caplog):
+def test_an_address_of_an_index_from_elsewhere_is_not_contacted(tmp_path, mine, connections, monkeypatch, caplog):
     """Neither for a search nor for a change; the rows are searched exactly, and the message says how to confirm it."""
     folder = with_rows(tmp_path / "index", mine).folder
     before = collections(mine)
-    unknown()
+    forget_addresses(monkeypatch, tmp_path / "another user")
     monkeypatch.setenv("MILVUS_TOKEN", "root:hush-hush")
     connections.clear()
-    opened = PlaceIndex.open(folder)
-    check_exact(opened)
-    assert f"set the environment variable D2VPR_ADDRESSES={mine}" in caplog.text and "The search is exact" in caplog.text
-    opened.remove(["a1.jpg"])
-    opened.build_store()
-    opened.build_store("none", store="faiss")
-    assert not connections and collections(mine) == before
-    assert "were not removed" in caplog.text
+    check_not_contacted(folder, mine, connections, caplog)
+    assert collections(mine) == before
 
 
-def test_an_address_in_the_environment_is_used_with_the_token(tmp_path, mine, unknown, connections, monkeypatch):
+def test_an_address_in_the_environment_is_used_with_the_token(tmp_path, mine, connections, monkeypatch):
     folder = with_rows(tmp_path / "index", mine).folder
-    unknown()
+    forget_addresses(monkeypatch, tmp_path / "another user")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("D2VPR_ADDRESSES", "http://localhost:1, mine.db")  # the index records the absolute path
     monkeypatch.setenv("MILVUS_TOKEN", "root:hush-hush")
@@ -129,7 +113,7 @@ def test_an_address_that_was_given_once_stays_confirmed(tmp_path, mine, connecti
     """Another process of the same user reads it from the user's file, not from the index."""
     monkeypatch.setenv(confirmed_names.FOLDER_VARIABLE, str(tmp_path / "config"))
     folder = with_rows(tmp_path / "index", mine).folder
-    monkeypatch.setattr(confirmed_names, "_given", {"models": set(), "addresses": set()})
+    forget_addresses(monkeypatch, tmp_path / "config")
     connections.clear()
     check_exact(PlaceIndex.open(folder))
     assert connections

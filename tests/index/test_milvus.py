@@ -15,6 +15,7 @@ from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_pho
 from d2vpr_hf.stores import milvus
 from d2vpr_hf.stores.milvus import MilvusStore
 from d2vpr_hf.utils.confirmed_names import confirm
+from tests.index.remote_stores import DAMAGES, check_damage, check_killed_build, record_searches, redirect
 from tests.index.test_compression import check_exact, named, unit
 from tests.index.workers import SHARD, BytesEncoder, begin, write_photos
 
@@ -24,10 +25,7 @@ pytest.importorskip("milvus_lite")
 
 @pytest.fixture
 def searches(monkeypatch):
-    """Return a list with an entry for each search of Milvus: otherwise an exact search could pass for one."""
-    entries, search = [], MilvusStore.search
-    monkeypatch.setattr(MilvusStore, "search", lambda *arguments: entries.append(1) or search(*arguments))
-    return entries
+    return record_searches(monkeypatch, MilvusStore)
 
 
 def collections(uri):
@@ -89,11 +87,11 @@ def test_collections_that_are_no_longer_used_are_removed(tmp_path, searches):
     index.build_store(store="milvus", uri=str(second))
     assert index.store_is_fresh and collections(first) == [] and len(collections(second)) == 1
     check_exact(index)
-    assert searches == [1]
+    assert searches == [5]
     index.build_store("bits", store="faiss")
     assert collections(second) == [] and [path.suffix for path in index.folder.glob("derived-*")] == [".bits"]
     check_exact(index)
-    assert searches == [1] and index.info()["store"] == "faiss"
+    assert searches == [5] and index.info()["store"] == "faiss"
     index.build_store("none")
     assert not list(index.folder.glob("derived-*"))
 
@@ -106,7 +104,7 @@ def test_a_manifest_without_milvus_has_no_entry_for_it(tmp_path):
     assert "store_uri" not in json.loads((index.folder / "manifest.json").read_text())
 
 
-@pytest.mark.parametrize("damage", ["gone", "of other rows", "unreachable"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_collection_that_cannot_be_used_is_named_and_filled_again(tmp_path, searches, caplog, damage):
     """A search must not find wrong rows: it is exact and logs that, and the next build fills a collection.
 
@@ -117,25 +115,14 @@ def test_a_collection_that_cannot_be_used_is_named_and_filled_again(tmp_path, se
     index = with_rows(tmp_path / "index", uri)
     (collection,) = collections(uri)
     if damage == "unreachable":
-        confirm("addresses", str(tmp_path / "nowhere" / "places.db"))
-        store = next(index.folder.glob("derived-*"))
-        connection = {"uri": str(tmp_path / "nowhere" / "places.db"), "collection": collection}
-        (store / "milvus.json").write_text(json.dumps(connection))
-        (store / "checksums.json").unlink()  # which would find the change
+        redirect(index, "milvus.json", str(tmp_path / "nowhere" / "places.db"), {"collection": collection})
     else:
         client = pymilvus.MilvusClient(str(uri))
         client.drop_collection(collection)
         if damage == "of other rows":
             MilvusStore(unit(5, 3), str(uri), collection)
-    opened = PlaceIndex.open(index.folder)
-    assert opened.store_is_fresh is False
-    expected = {"gone": "is gone", "of other rows": "holds 5 rows, the descriptors are 23", "unreachable": "did not answer"}
-    assert expected[damage] in caplog.text and "The search is exact" in caplog.text
-    check_exact(opened)
-    assert not searches
-    opened.build_store()
-    check_exact(PlaceIndex.open(index.folder))
-    assert searches == [1] and len(collections(uri)) == (2 if damage == "of other rows" else 1)
+    check_damage(index, damage, searches, caplog)
+    assert len(collections(uri)) == (2 if damage == "of other rows" else 1)
     assert (collection in collections(uri)) == (damage == "of other rows")
 
 
@@ -150,27 +137,8 @@ def test_without_its_server_an_index_is_searched_exactly(tmp_path, caplog):
 
 def test_a_killed_build_leaves_no_collection(tmp_path, monkeypatch):
     """If rows changed meanwhile, the next build fills another collection: the folder must record the unfinished one."""
-    uri = tmp_path / "places.db"
-    index = begin(tmp_path / "index")
-    index.add(unit(9, 0), named("a", 9))
-    index.flush()
-
-    class Killed(BaseException):
-        pass
-
-    def killed(folder, name, write):
-        write(folder / f"{name}.tmp")
-        raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(derived_store.atomic_files, "store_folder", killed)
-        index.build_store(store="milvus", uri=str(uri))
-    (left,) = collections(uri)
-    again = PlaceIndex.open(index.folder)
-    again.remove(["a1.jpg"])
-    again.build_store()
-    assert len(collections(uri)) == 1 and left not in collections(uri)
-    check_exact(again)
+    uri = str(tmp_path / "places.db")
+    check_killed_build(tmp_path / "index", monkeypatch, lambda: collections(uri), store="milvus", uri=uri)
 
 
 def test_an_index_that_is_replaced_leaves_no_collection(tmp_path):

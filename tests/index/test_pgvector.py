@@ -12,8 +12,16 @@ from d2vpr_hf.index.manifest import read_manifest
 from d2vpr_hf.places import Place
 from d2vpr_hf.retrieval.index_photos import add_photos, index_photos, remove_photos
 from d2vpr_hf.stores.pgvector import PgVectorStore
-from d2vpr_hf.utils import confirmed_names
 from tests.command_line import run
+from tests.index.remote_stores import (
+    DAMAGES,
+    check_damage,
+    check_killed_build,
+    check_not_contacted,
+    forget_addresses,
+    record_searches,
+    redirect,
+)
 from tests.index.test_compression import check_exact, named, unit
 from tests.index.workers import SHARD, BytesEncoder, begin, write_photos
 from tests.postgres_server import running_postgres
@@ -39,10 +47,7 @@ def uri(server):
 
 @pytest.fixture
 def searches(monkeypatch):
-    """Return a list that has the number of queries of each search in PostgreSQL."""
-    counts, search = [], PgVectorStore.search
-    monkeypatch.setattr(PgVectorStore, "search", lambda self, q, *rest: counts.append(len(q)) or search(self, q, *rest))
-    return counts
+    return record_searches(monkeypatch, PgVectorStore)
 
 
 def tables(uri):
@@ -99,7 +104,7 @@ def test_photos_are_indexed_added_and_removed(tmp_path, uri, searches):
     assert status == 0 and (values["store"], values["store_uri"]) == ("pgvector", uri)
 
 
-@pytest.mark.parametrize("damage", ["gone", "of other rows", "unreachable"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_table_that_cannot_be_used_is_named_and_written_again(tmp_path, uri, searches, caplog, damage):
     """A search must not find wrong rows. A table with other rows than the index sent there is not dropped."""
     index = with_rows(tmp_path / "index", uri)
@@ -111,20 +116,9 @@ def test_a_table_that_cannot_be_used_is_named_and_written_again(tmp_path, uri, s
             connection.execute(f"DELETE FROM {table} WHERE row > 4")
             connection.execute(f"UPDATE {table} SET descriptor = l2_normalize(descriptor + descriptor * descriptor)")
     if damage == "unreachable":
-        nowhere = uri.replace("host=", "host=/nowhere")
-        confirmed_names.confirm("addresses", nowhere)
-        store = next(index.folder.glob("derived-*"))
-        (store / "pgvector.json").write_text(json.dumps({"uri": nowhere, "table": table}))
-        (store / "checksums.json").unlink()  # which would find the change
-    opened = PlaceIndex.open(index.folder)
-    assert opened.store_is_fresh is False
-    expected = {"gone": "is gone", "of other rows": "holds 5 rows, the descriptors are 23", "unreachable": "did not answer"}
-    assert expected[damage] in caplog.text and "The search is exact" in caplog.text
-    check_exact(opened)
-    assert not searches
-    opened.build_store()
-    check_exact(PlaceIndex.open(index.folder))
-    assert searches == [5] and (table in tables(uri)) == (damage == "of other rows")
+        redirect(index, "pgvector.json", uri.replace("host=", "host=/nowhere"), {"table": table})
+    check_damage(index, damage, searches, caplog)
+    assert (table in tables(uri)) == (damage == "of other rows")
 
 
 def test_a_server_that_stops_is_reported_once_and_used_again(tmp_path, server, uri, caplog):
@@ -143,53 +137,18 @@ def test_a_server_that_stops_is_reported_once_and_used_again(tmp_path, server, u
 
 
 def test_a_killed_build_leaves_no_table(tmp_path, uri, monkeypatch):
-    index = begin(tmp_path / "index")
-    index.add(unit(9, 0), named("a", 9))
-    index.flush()
-
-    class Killed(BaseException):
-        pass
-
-    def killed(folder, name, write):
-        write(folder / f"{name}.tmp")
-        raise Killed
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(derived_store.atomic_files, "store_folder", killed)
-        index.build_store(store="pgvector", uri=uri)
-    (left,) = tables(uri)
-    again = PlaceIndex.open(index.folder)
-    again.remove(["a1.jpg"])
-    again.build_store()
-    assert len(tables(uri)) == 1 and left not in tables(uri)
-    check_exact(again)
+    check_killed_build(tmp_path / "index", monkeypatch, lambda: tables(uri), store="pgvector", uri=uri)
 
 
-@pytest.fixture
-def unknown(tmp_path, monkeypatch):
-    """Return a function after whose call no address is confirmed, as on the machine of another user."""
-
-    def forget():
-        monkeypatch.setenv(confirmed_names.FOLDER_VARIABLE, str(tmp_path / "another user"))
-        monkeypatch.setattr(confirmed_names, "_given", {"models": set(), "addresses": set()})
-
-    return forget
-
-
-def test_an_address_of_an_index_from_elsewhere_is_not_contacted(tmp_path, uri, unknown, monkeypatch, caplog):
+def test_an_address_of_an_index_from_elsewhere_is_not_contacted(tmp_path, uri, monkeypatch, caplog):
     """Neither for a search nor for a change: a password would reach a stranger's server."""
     folder = with_rows(tmp_path / "index", uri).folder
     before = tables(uri)
-    unknown()
+    forget_addresses(monkeypatch, tmp_path / "another user")
     connections, connect = [], psycopg.connect
     monkeypatch.setattr(psycopg, "connect", lambda *args, **options: connections.append(args) or connect(*args, **options))
-    opened = PlaceIndex.open(folder)
-    check_exact(opened)
-    assert f"set the environment variable D2VPR_ADDRESSES={uri}" in caplog.text and "The search is exact" in caplog.text
-    opened.remove(["a1.jpg"])
-    opened.build_store()
-    opened.build_store("none", store="faiss")
-    assert not connections and tables(uri) == before and "were not removed" in caplog.text
+    check_not_contacted(folder, uri, connections, caplog)
+    assert tables(uri) == before
     monkeypatch.setenv("D2VPR_ADDRESSES", f"http://localhost:1, {uri}")
     with_store = PlaceIndex.open(with_rows(tmp_path / "second", uri).folder)
     check_exact(with_store)
