@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2vpr_hf.encoders import Progress
-from d2vpr_hf.index import Match, PhotoFile, PlaceIndex, check_out, check_store, is_index
+from d2vpr_hf.index import PhotoFile, PlaceIndex, check_out, check_store, is_index
 from d2vpr_hf.index.manifest import FUSION_METHODS, FusionMethod
 from d2vpr_hf.places import Place
+from d2vpr_hf.places.geometry import frame_points
 from d2vpr_hf.places.timestamps import to_seconds
 from d2vpr_hf.readers import PlaceGrid
 from d2vpr_hf.readers.group_places import number_places
@@ -214,15 +215,14 @@ def _fused_place(photos: Sequence[Place], best: int) -> Place:
     chosen = photos[best]
     if len(photos) == 1 or not chosen.has_position:
         return chosen
-    from d2vpr_hf.localization.consensus import estimate_position  # imports this package
+    from d2vpr_hf.localization.consensus import mean_place  # imports this package
 
-    matches = [Match(rank, 0, photo, Path(photo.path), 1.0) for rank, photo in enumerate(photos, 1)]
-    estimate = estimate_position(matches, len(photos), math.inf)
-    assert estimate is not None  # all photos of a cell have positions
+    count = len(photos)
+    mean = mean_place(photos, frame_points(photos), np.arange(count), np.full(count, 1 / count))
     latest = max(photos, key=lambda photo: np.nan_to_num(to_seconds(photo.timestamp), nan=-math.inf))
     conditions = {photo.condition for photo in photos}
     return replace(
-        estimate.place,
+        mean,
         path=chosen.path,
         heading=_mean_direction([photo.heading for photo in photos]),
         yaw=_mean_direction([photo.yaw for photo in photos]),
