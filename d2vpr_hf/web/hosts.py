@@ -1,6 +1,6 @@
-"""The names by which browsers may address the Space, and the hosts that its page may address.
+"""The names by which browsers may address the Space or the service, and the hosts that the Space's page may address.
 
-A page of a stranger can make its own name point to this machine (DNS rebinding): the browser then takes the Space for a part of
+A page of a stranger can make its own name point to this machine (DNS rebinding): the browser then takes both for a part of
 that page, and sends the stranger's name as the host. Such requests are refused. An address in numbers cannot be rebound.
 """
 
@@ -31,7 +31,7 @@ def is_allowed_host(header: str, names: frozenset[str]) -> bool:
 
 
 def is_own_origin(origin: str, header: str, names: frozenset[str]) -> bool:
-    """Return whether an `Origin` header states a page of the Space: with the host and port of the `Host` header, or with one of
+    """Return whether an `Origin` header states an own page: with the host and port of the `Host` header, or with one of
     the names, as a proxy may replace the `Host` header. Other ports of this machine may have other pages.
     """
     host = _host_of(origin)
