@@ -343,41 +343,42 @@ class PartEvaluation:
         depth = max(self._choices.recall_values)
         count = depth if reranking is None else max(depth, reranking.num_searched)
         distances, neighbours = nearest_rows(database, all_queries, count)
+        source = None if reranking is None else self._region_source(searches[0], database, encoder)
         evaluations, start = [], 0
         for each in searches:
             stop = start + len(each.descriptors)
             matches, facts = (distances[start:stop], neighbours[start:stop]), None
-            if reranking is not None:
-                matches, facts = self._rerank(each, database, matches, encoder, reranking)
+            if reranking is not None and source is not None:
+                matches, facts = self._rerank(each, source, matches, encoder, reranking)
             matches = matches[0][:, :depth], matches[1][:, :depth]
             evaluations.append(replace(self._evaluate_set(each, database, matches, info, seed), reranking=facts))
             start = stop
+        if source is not None:
+            source.report()
         return evaluations
 
+    def _region_source(self, encoded: "_EncodedSearch", database: Descriptors, encoder: Encoder) -> RegionSource:
+        """Return the regions of the database, which all query sets share: a photo is encoded again for the first one only."""
+        is_same = (
+            not isinstance(self._database, IndexedPhotos) or self._database.index.settings.fingerprint == encoder.fingerprint
+        )
+        if is_same and holds_regions(encoder):
+            return StoredRegions(database, len(check_regions(encoder)))
+        return EncodedRegions(encoder, encoded.database.files.__getitem__)
+
     def _rerank(
-        self, encoded: "_EncodedSearch", database: Descriptors, matches: Matches, encoder: Encoder, reranking: Reranking
+        self, encoded: "_EncodedSearch", source: RegionSource, matches: Matches, encoder: Encoder, reranking: Reranking
     ) -> tuple[Matches, dict[str, Any]]:
         """Return the matches of a query set in their new order, and the options and counts for the report."""
         find_unsure: FindUnsure | None = None
         if isinstance(self._database, IndexedPhotos):
             reranking, find_unsure = self._calibrated(self._database.index, encoder, reranking, encoded.database.rows)
-        source: RegionSource
-        if holds_regions(encoder) and self._has_descriptors_of(encoder):
-            source = StoredRegions(database, len(check_regions(encoder)))
-        else:
-            source = EncodedRegions(encoder, encoded.database.files.__getitem__)
         reranker = make_reranker(encoder, source, reranking, find_unsure)
         distances, rows = matches
         reranked = reranker.rerank(encoded.descriptors, encoded.queries.files, rows, similarity(distances))
-        reranker.report()
         in_order = np.take_along_axis(distances, reranked.order, axis=1), reranked.rows
         counts = {"reranked": reranker.num_reranked, "comparisons": reranker.num_compared}
         return in_order, reranker.options.to_dict() | counts
-
-    def _has_descriptors_of(self, encoder: Encoder) -> bool:
-        """Return whether an encoder made the descriptors of the database: the photos are encoded by it, or its index was."""
-        database = self._database
-        return not isinstance(database, IndexedPhotos) or database.index.settings.fingerprint == encoder.fingerprint
 
     def _calibrated(
         self, index: PlaceIndex, encoder: Encoder, reranking: Reranking, index_rows: NDArray[np.int64]

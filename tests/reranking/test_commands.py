@@ -201,3 +201,15 @@ def test_photos_of_a_projected_model_are_encoded_again_and_counted(town, tmp_pat
             search_photos(index, queries, encoder, reranking=Reranking("regions"))
     finally:
         shutil.move(tmp_path / "moved", town / "database")
+
+
+def test_query_sets_share_the_photos_that_are_encoded_again(town, tmp_path, caplog):
+    for name, start in (("first", 0), ("second", 3)):
+        (tmp_path / name).mkdir()
+        for photo in some_queries(town, 12)[start : start + 3]:
+            shutil.copy(photo, tmp_path / name)
+    arguments = ("--queries", tmp_path / "first", "--queries", tmp_path / "second", "--model", town / "projected")
+    code, _, errors = run("evaluate", "--database", town / "database", *arguments, "--rerank", "regions")
+    assert code == 0, errors
+    counts = re.findall(r"(\d+) photos of the index and (\d+) queries were encoded again", caplog.text + errors)
+    assert len(set(counts)) == 1 and counts[0][1] == "6" and 1 <= int(counts[0][0]) <= 12
