@@ -108,6 +108,16 @@ class Calibration(ConfidenceFit):
         return fit is None or (fit.features == list(RERANKED_FEATURES) and fit.has_columns_of(RERANKED_FEATURES))
 
 
+def num_matches_of(calibration: Calibration | None) -> int:
+    """Return the number of matches that an estimate is made from; the default without a calibration."""
+    return NUM_MATCHES if calibration is None else calibration.num_matches
+
+
+def radius_of(calibration: Calibration | None) -> float:
+    """Return the metres within which an estimate is correct; the default without a calibration."""
+    return POSITIVE_DIST_THRESHOLD if calibration is None else calibration.positive_dist_threshold
+
+
 def fit_calibration(
     estimates: Sequence[PositionEstimate],
     truths: Sequence[Place],

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from d2vpr_hf.index import Match
-from d2vpr_hf.localization.calibration import PRECISION, Calibration
+from d2vpr_hf.localization.calibration import PRECISION, Calibration, num_matches_of, radius_of
 from d2vpr_hf.localization.confidence_fit import ConfidenceFit
-from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
+from d2vpr_hf.localization.consensus import PositionEstimate, estimate_position
 from d2vpr_hf.localization.reranked_fit import RerankedEstimate, RerankedFit, estimate_reranked
-from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, Place
+from d2vpr_hf.places import Place
 from d2vpr_hf.places.place import PLACE_COLUMNS
 
 NOT_CALIBRATED = "not calibrated: `d2vpr calibrate INDEX --queries DIR` fits confidences and radii to labelled queries"
@@ -88,7 +88,7 @@ def localize(
     Raises:
         ValueError: If the calibration was fitted without re-ranking, and matches are re-ranked.
     """
-    num_matches = NUM_MATCHES if calibration is None else calibration.num_matches
+    num_matches = num_matches_of(calibration)
     answer = _localize(matches, num_matches, calibration, query, precision, reranking=reranking)
     return replace(answer, matches=tuple(matches[:num_matches]))
 
@@ -103,7 +103,7 @@ def _localize(
     reranking: bool,
 ) -> Localization:
     """Localize a photo from its matches; the answer lacks these."""
-    radius = POSITIVE_DIST_THRESHOLD if calibration is None else calibration.positive_dist_threshold
+    radius = radius_of(calibration)
     if calibration is None or not reranking:
         estimate: PositionEstimate | RerankedEstimate | None = estimate_position(matches, num_matches, radius)
     else:

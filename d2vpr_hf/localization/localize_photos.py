@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from d2vpr_hf.encoders import encode_queries
 from d2vpr_hf.index import PlaceIndex
-from d2vpr_hf.localization.calibration import MIN_QUERIES, PRECISION, Calibration, fit_calibration
+from d2vpr_hf.localization.calibration import MIN_QUERIES, PRECISION, Calibration, fit_calibration, num_matches_of
 from d2vpr_hf.localization.consensus import NUM_MATCHES, PositionEstimate, estimate_position
 from d2vpr_hf.localization.labelled_reranking import LabelledMatches, rerank_labelled
 from d2vpr_hf.localization.localize import NO_POSITIONS, Localization, fit_of_reranked, localize
@@ -153,7 +153,7 @@ def iterate_localize(
     warn_of_other_form(calibration, encoder)
     if reranking is not None and calibration is not None:
         reranking = fitted_reranking(calibration, reranking)
-    top_k = NUM_MATCHES if calibration is None else calibration.num_matches
+    top_k = num_matches_of(calibration)
     results = iterate_search(
         index,
         queries,
@@ -223,7 +223,7 @@ def localize_descriptors(
             index.folder,
             calibration.query_model or "a model without a name",
         )
-    top_k = NUM_MATCHES if calibration is None else calibration.num_matches
+    top_k = num_matches_of(calibration)
     results = search_descriptors(index, descriptors, top_k=top_k, tensor=tensor, normalize=normalize, allowed=allowed)
     return [_localize_result(result, calibration, precision) for result in results]
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from d2vpr_hf.index import Match
-from d2vpr_hf.localization.calibration import Calibration
-from d2vpr_hf.localization.consensus import NUM_MATCHES, estimate_position, match_weights
-from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD
+from d2vpr_hf.localization.calibration import Calibration, num_matches_of, radius_of
+from d2vpr_hf.localization.consensus import estimate_position, match_weights
 from d2vpr_hf.sequences.hidden_markov import Logs
 from d2vpr_hf.sequences.states import Floats, States, state_distances
 
@@ -60,10 +59,9 @@ def frame_evidence(
         outside_share: Share of frames that are outside the map, before the first frame is seen.
         num_states: Number of matches that are states; `None` for all. The estimate is made from as many as the calibration's.
     """
-    radius = POSITIVE_DIST_THRESHOLD if calibration is None else calibration.positive_dist_threshold
-    num_matches = NUM_MATCHES if calibration is None else calibration.num_matches
+    radius = radius_of(calibration)
     placed = [match for match in matches if match.place.has_position]
-    estimate = estimate_position(placed, num_matches, radius)
+    estimate = estimate_position(placed, num_matches_of(calibration), radius)
     if estimate is None:
         return None
     confidence = _UNCALIBRATED

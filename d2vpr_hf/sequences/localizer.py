@@ -18,10 +18,10 @@ from scipy.special import expit, logit
 
 from d2vpr_hf.evaluation.indexed_photos import IndexColumns
 from d2vpr_hf.index import Match, PlaceIndex
-from d2vpr_hf.localization.calibration import Calibration
+from d2vpr_hf.localization.calibration import Calibration, radius_of
 from d2vpr_hf.localization.consensus import mean_place
 from d2vpr_hf.localization.localize import NO_MATCHES, NO_POSITIONS, NOT_CALIBRATED, PRECISION, Localization, localize
-from d2vpr_hf.places import POSITIVE_DIST_THRESHOLD, distance_in_metres
+from d2vpr_hf.places import distance_in_metres
 from d2vpr_hf.places.geometry import frame_points
 from d2vpr_hf.sequences.evidence import LEAST_CONFIDENCE, Evidence, frame_evidence, repeated_share
 from d2vpr_hf.sequences.hidden_markov import Logs, best_path, forward_step, normalise, smooth
@@ -158,7 +158,7 @@ class SequenceFilter:
     @property
     def radius(self) -> float:
         """Metres within which a position is correct."""
-        return POSITIVE_DIST_THRESHOLD if self.calibration is None else self.calibration.positive_dist_threshold
+        return radius_of(self.calibration)
 
     def add_matches(
         self,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from d2vpr_hf.encoders import EncodedPhotos, encode_queries
 from d2vpr_hf.index import Match
 from d2vpr_hf.localization import Localization, localize
-from d2vpr_hf.localization.consensus import NUM_MATCHES
+from d2vpr_hf.localization.calibration import num_matches_of
 from d2vpr_hf.localization.localize import PRECISION
 from d2vpr_hf.places.filters import PlaceFilter
 from d2vpr_hf.retrieval.search_photos import SearchResult
@@ -135,8 +135,7 @@ def _search(questions: Sequence[Question], descriptors: dict[int, NDArray[np.flo
 def _num_matches(question: Question) -> int:
     if question.kind == "search":
         return question.top_k
-    calibration = question.generation.calibration
-    return NUM_MATCHES if calibration is None else calibration.num_matches
+    return num_matches_of(question.generation.calibration)
 
 
 def _named(match: Match) -> Match:

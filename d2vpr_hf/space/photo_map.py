@@ -11,8 +11,7 @@ from typing import Any
 
 from d2vpr_hf.index import Match, PlaceIndex
 from d2vpr_hf.localization import Calibration, Localization, load_calibration, localize
-from d2vpr_hf.localization.calibration import PRECISION
-from d2vpr_hf.localization.consensus import NUM_MATCHES
+from d2vpr_hf.localization.calibration import PRECISION, num_matches_of
 from d2vpr_hf.localization.localize_photos import warn_of_other_form
 from d2vpr_hf.localization.reranked_fit import first_order
 from d2vpr_hf.maps import BaseMap, TileSource
@@ -222,10 +221,9 @@ class PhotoMap:
         except ValueError as error:
             return [_refusal(error)] * len(questions)
         most_matches = max(min(question.top_k, MAX_MATCHES) for question in questions)
-        num_matches = NUM_MATCHES if self.calibration is None else self.calibration.num_matches
         photos = [question.photo for question in questions]
         reranking = self.reranking if rerank else None
-        top_k = max(most_matches, num_matches, 0 if reranking is None else reranking.num_searched)
+        top_k = max(most_matches, num_matches_of(self.calibration), 0 if reranking is None else reranking.num_searched)
         results = search_photos(self.index, photos, self.encoder, top_k=top_k, allowed=allowed, reranking=reranking)
         return [self._localize(question, result) for question, result in zip(questions, results, strict=True)]
 
