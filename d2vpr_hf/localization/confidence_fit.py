@@ -47,8 +47,7 @@ class ConfidenceFit:
 
     def confidences(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the probability that each estimate is correct, in [0, 1]: features (Q, F) -> (Q,)."""
-        standardised = (np.asarray(features, np.float64) - self.means) / self.deviations
-        return expit(standardised @ np.array(self.weights) + self.bias)
+        return regression_values(features, self.weights, self.bias, self.means, self.deviations)
 
     def threshold(self, precision: float) -> float:
         """Return the smallest threshold on the confidence with at least this precision on the labelled queries.
@@ -87,7 +86,7 @@ def fit_confidences(
 ) -> dict[str, Any]:
     """Fit confidences and radii to features (Q, F) and errors (Q,) in metres; return the values of a [`ConfidenceFit`]."""
     regression = fit_regression(features, errors <= positive_dist_threshold)
-    return regression | fit_curves(regression_values(regression, features), errors, positive_dist_threshold)
+    return regression | fit_curves(regression_values(features, **regression), errors, positive_dist_threshold)
 
 
 def fit_regression(features: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, Any]:
@@ -97,10 +96,12 @@ def fit_regression(features: NDArray[np.float64], correct: NDArray[np.bool_]) ->
     return {"weights": weights.tolist(), "bias": bias, "means": means.tolist(), "deviations": deviations.tolist()}
 
 
-def regression_values(regression: dict[str, Any], features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the confidences (Q,) that a fitted regression gives features (Q, F)."""
-    standardised = (features - regression["means"]) / regression["deviations"]
-    return expit(standardised @ np.array(regression["weights"]) + regression["bias"])
+def regression_values(
+    features: NDArray[np.floating], weights: Sequence[float], bias: float, means: Sequence[float], deviations: Sequence[float]
+) -> NDArray[np.float64]:
+    """Return the confidences (Q,) that a logistic regression gives features (Q, F)."""
+    standardised = (np.asarray(features, np.float64) - means) / deviations
+    return expit(standardised @ np.array(weights) + bias)
 
 
 def fit_curves(confidences: NDArray[np.float64], errors: NDArray[np.float64], positive_dist_threshold: float) -> dict[str, Any]:

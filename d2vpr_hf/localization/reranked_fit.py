@@ -101,7 +101,7 @@ def fit_reranked(
     features = np.array([estimate.features for estimate in estimates])
     regression = fit_regression(features, errors <= positive_dist_threshold)
     is_reranked = np.ones(len(errors), bool) if reranking.mode == "regions" else first[0] < unsure_below
-    confidences = np.where(is_reranked, regression_values(regression, features), first[0])
+    confidences = np.where(is_reranked, regression_values(features, **regression), first[0])
     errors = np.where(is_reranked, errors, first[1])
     has_sure_answers = reranking.mode == "unsure" and np.isfinite(unsure_below)
     return RerankedFit(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import logit
 
-from d2vpr_hf.localization.confidence_fit import fit_logistic
+from d2vpr_hf.localization.confidence_fit import fit_regression
 from d2vpr_hf.sequences.evidence import LEAST_CONFIDENCE
 from d2vpr_hf.sequences.localizer import SequenceAnswer, SequenceSettings
 
@@ -46,10 +46,10 @@ def fit_recalibration(
         raise ValueError(
             f"A recalibration needs correct and wrong answers, got {int(is_correct.sum())} correct of {len(is_correct)}."
         )
-    means, deviations = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9)
-    weights, bias = fit_logistic((rows - means) / deviations, is_correct)
-    slope, agreement = (weights / deviations).tolist()
-    return replace(settings, slope=slope, agreement=agreement, bias=float(bias - (weights / deviations) @ means))
+    regression = fit_regression(rows, is_correct)
+    weights = np.array(regression["weights"]) / regression["deviations"]
+    slope, agreement = weights.tolist()
+    return replace(settings, slope=slope, agreement=agreement, bias=float(regression["bias"] - weights @ regression["means"]))
 
 
 def _log_odds(confidence: float) -> float:
